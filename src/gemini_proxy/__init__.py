@@ -1,0 +1,1 @@
+"""A guardrail proxy for the Gemini API."""

@@ -1,0 +1,121 @@
+"""A small Gemini of our own for ``gemini-proxy demo``: it speaks the wire and says what sets the guardrails off."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from gemini_proxy.gemini.fields import field, objects
+
+MODEL = "sample-1"
+_PAUSE = 0.03
+"""Seconds between two words, so that a stream can be watched."""
+# Put together here so that no scanner takes this file for a leak.
+SAMPLE_KEY = "AIza" + "SyDemoDemoDemoDemoDemoDemoDemoDemo0"
+
+
+def sample_model() -> web.Application:
+    """An application that answers the calls a Gemini client makes, without a key and without a network."""
+    app = web.Application(client_max_size=2**27)
+    app.router.add_post("/{version}/models/{name}:{method}", _answer)
+    app.router.add_get("/{version}/models", _models)
+    app.router.add_get("/{version}/models/{name}", _model)
+    return app
+
+
+async def _models(request: web.Request) -> web.Response:
+    return _json({"models": [_described(MODEL)]})
+
+
+async def _model(request: web.Request) -> web.Response:
+    return _json(_described(request.match_info["name"]))
+
+
+def _described(name: str) -> dict[str, Any]:
+    methods = ["generateContent", "streamGenerateContent", "countTokens"]
+    return {"name": f"models/{name}", "displayName": "Sample model", "supportedGenerationMethods": methods}
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
+    body = orjson.loads(await request.read())
+    method = request.match_info["method"]
+    if method == "generateContent":
+        return _json(_whole(body))
+    if method == "streamGenerateContent":
+        return await _stream(request, body, sse=request.query.get("alt") == "sse")
+    if method == "countTokens":
+        return _json({"totalTokens": len(_last_text(body).split())})
+    return _json({"error": {"code": 404, "message": f"no method {method}", "status": "NOT_FOUND"}}, 404)
+
+
+def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json", charset="UTF-8")
+
+
+def _last_text(body: Mapping[str, Any]) -> str:
+    contents = objects(field(body, "contents"), "contents")
+    parts = objects(field(contents[-1], "parts"), "parts") if contents else []
+    return " ".join(str(part.get("text", "")) for part in parts)
+
+
+def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the model says to the last text: mostly an echo, with a few words it reacts to."""
+    asked = _last_text(body)
+    folded = asked.lower()
+    if "key" in folded:
+        return [{"text": f"Of course. The key of the build server is {SAMPLE_KEY}, keep it safe."}]
+    if "delete" in folded:
+        return [{"functionCall": {"name": "delete_file", "args": {"path": "/etc/passwd"}}}]
+    if "json" in folded or (body.get("generationConfig") or {}).get("responseMimeType") == "application/json":
+        return [{"text": '{"answer": "a sample model has no opinion"}'}]
+    return [{"text": f"You said: {asked[:500]} That is all a sample model can say about it."}]
+
+
+def _usage(body: Mapping[str, Any], words: int) -> dict[str, int]:
+    asked = len(_last_text(body).split())
+    return {"promptTokenCount": asked, "candidatesTokenCount": words, "totalTokenCount": asked + words}
+
+
+def _response(parts: list[dict[str, Any]], usage: Mapping[str, int], *, last: bool) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
+    if last:
+        candidate["finishReason"] = "STOP"
+    return {"candidates": [candidate], "usageMetadata": dict(usage), "modelVersion": MODEL, "responseId": "sample"}
+
+
+def _whole(body: Mapping[str, Any]) -> dict[str, Any]:
+    parts = _parts(body)
+    return _response(parts, _usage(body, sum(len(part.get("text", "").split()) for part in parts)), last=True)
+
+
+def _pieces(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answer in the events that a stream has, a few words each."""
+    parts = _parts(body)
+    if "text" not in parts[0]:
+        return [_response(parts, _usage(body, 1), last=True)]
+    words = parts[0]["text"].split(" ")
+    groups = [" ".join(words[at : at + 3]) + (" " if at + 3 < len(words) else "") for at in range(0, len(words), 3)]
+    return [
+        _response([{"text": group}], _usage(body, 3 * place), last=place == len(groups))
+        for place, group in enumerate(groups, start=1)
+    ]
+
+
+async def _stream(request: web.Request, body: Mapping[str, Any], *, sse: bool) -> web.StreamResponse:
+    kind = "text/event-stream" if sse else "application/json; charset=UTF-8"
+    response = web.StreamResponse(headers={"content-type": kind})
+    await response.prepare(request)
+    async for data in _framed(_pieces(body), sse=sse):
+        await response.write(data)
+    return response
+
+
+async def _framed(pieces: list[dict[str, Any]], *, sse: bool) -> AsyncIterator[bytes]:
+    for place, piece in enumerate(pieces):
+        event = orjson.dumps(piece)
+        yield b"data: " + event + b"\r\n\r\n" if sse else (b"\n,\r\n" if place else b"[") + event
+        await asyncio.sleep(_PAUSE)
+    if not sse:
+        yield b"\n]"

@@ -1,0 +1,94 @@
+"""``serve``, and the commands that look at a server from outside: ``check-config`` and ``healthcheck``."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+import aiohttp
+import click
+
+from gemini_proxy.cli.settings import Settings, fail
+from gemini_proxy.config import Config, ListenAddress, listen_address, service_manager
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.app import create_app
+from gemini_proxy.server.logs import configure_logs
+from gemini_proxy.server.runner import serve as serve_app
+from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.traces.errors import StoreError
+
+
+@click.command()
+@click.pass_obj
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    config, rules = settings.config, settings.rules
+    configure_logs()
+    run_server(config, rules)
+
+
+def run_server(config: Config, rules: RuleSet) -> None:
+    """Serve ``config`` on the event loop it names; ends the program with a reason where it cannot."""
+    addresses = [listen_address(text) for text in config.server.listen]
+    manager = service_manager()
+    notifier = Notifier(manager.notify_socket, manager.watchdog_seconds)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+            runner.run(
+                serve_app(create_app(config, rules), addresses, config.server.shutdown_grace, notifier, _announce)
+            )
+    except StoreError as error:
+        fail(f"traces.database: {config.traces.database}: {error}")
+    except OSError as error:
+        fail(f"server.listen: {', '.join(config.server.listen)}: {error.strerror or error}")
+
+
+def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
+    if config.server.loop == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError:
+        fail('server.loop: "uvloop": not installed; install gemini-proxy[uvloop], or use "asyncio"')
+    return uvloop.new_event_loop
+
+
+def _announce(bound: list[str]) -> None:
+    for address in bound:
+        click.echo(f"gemini-proxy listens on {address if address.startswith('unix:') else f'http://{address}'}")
+
+
+@click.command("check-config")
+@click.pass_obj
+def check_config(settings: Settings) -> None:
+    """Load the configuration and every policy, and say what is wrong with them."""
+    config, rules = settings.config, settings.rules
+    for rule in (*rules.blocking, *rules.logging):
+        for warning in rule.policy.warnings:
+            click.echo(f"{rule.name}:{warning}", err=True)
+    click.echo(
+        f"configuration ok: upstream {config.upstream.base_url}, "
+        f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, traces in {config.traces.database}"
+    )
+
+
+@click.command()
+@click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait.")
+@click.pass_obj
+def healthcheck(settings: Settings, timeout: float) -> None:
+    """Ask the configured server whether it is ready; exit code 1 if it is not."""
+    address = listen_address(settings.config.server.listen[0])
+    ready, answer = asyncio.run(_ask(address, timeout))
+    click.echo(answer, err=not ready)
+    sys.exit(0 if ready else 1)
+
+
+async def _ask(address: ListenAddress, seconds: float) -> tuple[bool, str]:
+    connector = aiohttp.UnixConnector(address.path) if address.path else aiohttp.TCPConnector()
+    host = "localhost" if address.path else str(address)
+    limit = aiohttp.ClientTimeout(total=seconds)
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=limit) as session:
+            async with session.get(f"http://{host}/readyz") as response:
+                return response.status == 200, await response.text()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return False, f"{address}: {type(error).__name__}"

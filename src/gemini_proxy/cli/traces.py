@@ -1,0 +1,118 @@
+"""``gemini-proxy traces``: list, show and export what was recorded, without touching it."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import click
+import orjson
+
+from gemini_proxy.cli.conversation import print_list, print_trace
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Outcome, Trace, trace_json
+
+T = TypeVar("T")
+
+
+class _Traces(Protocol):
+    @property
+    def database(self) -> str: ...
+
+
+class TracesConfig(Protocol):
+    """The part of the configuration that these commands need."""
+
+    @property
+    def traces(self) -> _Traces: ...
+
+
+@click.group()
+def traces() -> None:
+    """Look at recorded exchanges."""
+
+
+@traces.command("list")
+@click.option("--dataset", help="Only traces of this dataset.")
+@click.option("--outcome", type=click.Choice([word.value for word in Outcome]), help="Only exchanges that ended so.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit: int, as_json: bool) -> None:
+    """The newest traces first."""
+    wanted = Outcome(outcome) if outcome else None
+    found = _with_store(config, lambda store: store.recent(limit, dataset=dataset, outcome=wanted))
+    if not as_json:
+        print_list(found)
+        return
+    for summary in found:
+        click.echo(orjson.dumps(asdict(summary)))
+
+
+@traces.command()
+@click.argument("trace_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="The whole trace as one JSON object.")
+@click.pass_obj
+def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
+    """One trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
+
+    try:
+        found = _with_store(config, lambda store: store.get(trace_id))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if found is None:
+        raise click.ClickException(f"no trace begins with {trace_id}")
+    if as_json:
+        click.echo(_json(found))
+    else:
+        print_trace(found)
+
+
+@traces.command()
+@click.option("--dataset", help="Only traces of this dataset.")
+@click.option("--format", "_format", type=click.Choice(["jsonl"]), default="jsonl", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.pass_obj
+def export(config: TracesConfig, dataset: str | None, _format: str, output: Path | None) -> None:
+    """Every trace, oldest first, one JSON object a line."""
+
+    async def write(store: TraceStore) -> None:
+        with _opened(output) as file:
+            async for trace in store.export(dataset):
+                file.write(_json(trace) + b"\n")
+            file.flush()
+
+    try:
+        _with_store(config, write)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output or 'standard output'}: {error.strerror}") from None
+
+
+def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
+    if output is None:
+        return nullcontext(sys.stdout.buffer)
+    return output.open("wb")
+
+
+def _json(trace: Trace) -> bytes:
+    return orjson.dumps(trace_json(trace), default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _with_store(config: TracesConfig, work: Callable[[TraceStore], Awaitable[T]]) -> T:
+    """Run ``work`` on the existing database; what the store raises ends the command with exit code 1."""
+
+    async def run() -> T:
+        store = await TraceStore.open_read_only(config.traces.database)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None

@@ -1,0 +1,107 @@
+"""The proxy's own errors, each with the HTTP status and the Google status word its client sees.
+
+    ProxyError                      500 INTERNAL
+    ├── BadRequest                  400 INVALID_ARGUMENT
+    │   ├── PayloadTooLarge         413 INVALID_ARGUMENT
+    │   └── UnsupportedMediaType    415 INVALID_ARGUMENT
+    ├── Unauthenticated             401 UNAUTHENTICATED
+    ├── NotFound                    404 NOT_FOUND
+    ├── MethodNotAllowed            405 UNIMPLEMENTED
+    ├── Unavailable                 503 UNAVAILABLE
+    ├── UpstreamError               502 UNAVAILABLE
+    │   ├── UpstreamTimeout         504 DEADLINE_EXCEEDED
+    │   ├── UpstreamCut             502 UNAVAILABLE
+    │   └── DecodeError             502 UNAVAILABLE
+    └── EngineUnavailable           503 UNAVAILABLE
+
+Messages are written for the client and never hold a secret.
+"""
+
+from typing import ClassVar
+
+
+class ProxyError(Exception):
+    """Something the proxy answers by itself; ``message`` goes to the client as it is."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(ProxyError):
+    """The client's request cannot be read, or can be read two ways."""
+
+    status = 400
+    code = "INVALID_ARGUMENT"
+
+
+class PayloadTooLarge(BadRequest):
+    """The body is over the configured limit, as sent or after decompression."""
+
+    status = 413
+
+
+class UnsupportedMediaType(BadRequest):
+    """A content type, charset or content encoding the proxy does not read."""
+
+    status = 415
+
+
+class Unauthenticated(ProxyError):
+    """No key, or one that this server does not know."""
+
+    status = 401
+    code = "UNAUTHENTICATED"
+
+
+class NotFound(ProxyError):
+    """A path, method, version or model form outside the allow-list."""
+
+    status = 404
+    code = "NOT_FOUND"
+
+
+class MethodNotAllowed(ProxyError):
+    """A known path with an HTTP method it does not take."""
+
+    status = 405
+    code = "UNIMPLEMENTED"
+
+
+class Unavailable(ProxyError):
+    """The proxy cannot take the request now: draining, or a required trace cannot be written."""
+
+    status = 503
+    code = "UNAVAILABLE"
+
+
+class UpstreamError(ProxyError):
+    """The upstream could not be reached, or its answer is not one."""
+
+    status = 502
+    code = "UNAVAILABLE"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not answer, or fell silent, within its time."""
+
+    status = 504
+    code = "DEADLINE_EXCEEDED"
+
+
+class UpstreamCut(UpstreamError):
+    """The upstream's body broke off before its end."""
+
+
+class DecodeError(UpstreamError):
+    """Upstream bytes that cannot be read; what cannot be read cannot be checked and is not passed on."""
+
+
+class EngineUnavailable(ProxyError):
+    """A check gave no verdict: over its budget, past its deadline, or broken."""
+
+    status = 503
+    code = "UNAVAILABLE"

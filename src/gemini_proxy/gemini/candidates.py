@@ -1,0 +1,256 @@
+"""One candidate of a response, put together from the events it came in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.function_calls import FunctionCalls, StreamedCall
+from gemini_proxy.gemini.spellings import camel_keys
+
+# google.ai.generativelanguage.v1beta Candidate.FinishReason, the numbers of clients that ask for ``enum-encoding=int``.
+_FINISH_REASONS = (
+    "FINISH_REASON_UNSPECIFIED",
+    "STOP",
+    "MAX_TOKENS",
+    "SAFETY",
+    "RECITATION",
+    "OTHER",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MALFORMED_FUNCTION_CALL",
+    "IMAGE_SAFETY",
+    "UNEXPECTED_TOOL_CALL",
+)
+_NOT_FINISHED = frozenset((None, "FINISH_REASON_UNSPECIFIED", "CONTINUATION"))
+_CALL_MARKS = frozenset(("functionCall", "thought", "thoughtSignature"))
+_TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
+
+
+class TextRun:
+    """Consecutive text with one ``thought`` flag; its pieces are joined when asked for."""
+
+    __slots__ = ("_pieces", "length", "signature", "thought")
+
+    def __init__(self, thought: bool) -> None:
+        self.thought = thought
+        self.signature: Any = None
+        self.length = 0
+        self._pieces: list[str] = []
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+        self.length += len(text)
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The run as one part."""
+        self._pieces = ["".join(self._pieces)]
+        part: dict[str, Any] = {"text": self._pieces[0]}
+        if self.thought:
+            part["thought"] = True
+        if self.signature is not None:
+            part["thoughtSignature"] = self.signature
+        return part
+
+
+_Slot = TextRun | StreamedCall | dict[str, Any]
+
+
+class Candidate:
+    """What is known of one candidate so far. What it returns is not to be changed, and ``args`` of an open call grow.
+
+    ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known.
+    ``grounding_metadata`` is the last that was not empty, ``url_context_metadata`` the first, ``citations`` every
+    citation once, in the order they came. ``text_length`` counts the characters of all text parts, thoughts included.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.finish_reason: str | None = None
+        self.finish_message: str | None = None
+        self.safety_ratings: Any = None
+        self.grounding_metadata: Any = None
+        self.url_context_metadata: Any = None
+        self.citations: list[Any] = []
+        self.continuation_token_seen = False
+        self.text_length = 0
+        self._role: str | None = None
+        self._slots: list[_Slot] = []
+        self._run: TextRun | None = None
+        self._calls = FunctionCalls()
+        self._parts: list[dict[str, Any]] | None = None
+        self._cited: set[bytes] = set()
+
+    @property
+    def role(self) -> str:
+        """The first role given, ``model`` if none was."""
+        return self._role or "model"
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts in order, keys in camelCase: runs of text joined, function calls whole, all else as it came."""
+        if self._parts is None:
+            self._parts = [slot if isinstance(slot, dict) else slot.part for slot in self._slots]
+        return self._parts
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finish reason came that says the answer is over, not that it goes on elsewhere."""
+        return self.finish_reason not in _NOT_FINISHED
+
+    @property
+    def has_open_call(self) -> bool:
+        """Whether a streamed call is not closed yet."""
+        return self._calls.open is not None
+
+    @property
+    def function_calls(self) -> int:
+        """How many complete calls there are."""
+        return self._calls.complete
+
+    def add(self, candidate: Mapping[str, Any]) -> None:
+        """Add one event's candidate; raises DecodeError for a shape in which text might go unread."""
+        for key, value in candidate.items():
+            if value is not None:
+                read = _FIELDS.get(key)
+                if read is not None:
+                    read(self, value)
+
+    def next_hop(self) -> None:
+        """Forget how the answer so far ended: another answer to the same request continues it."""
+        self.finish_reason = self.finish_message = None
+        self.continuation_token_seen = False
+
+    def _add_content(self, content: Any) -> None:
+        if not isinstance(content, Mapping):
+            raise DecodeError("The upstream sent a candidate with content that is not an object")
+        role = content.get("role")
+        if self._role is None and role:
+            if not isinstance(role, str):
+                raise DecodeError("The upstream sent a role that is not a string")
+            self._role = role
+        parts = content.get("parts")
+        if isinstance(parts, Mapping):
+            parts = (parts,)
+        elif not isinstance(parts, list):
+            if parts is not None:
+                raise DecodeError("The upstream sent parts that are not a list")
+            return
+        self._parts = None
+        for part in parts:
+            self._add_part(part)
+
+    def _add_part(self, part: Any) -> None:
+        if not isinstance(part, Mapping):
+            if part is not None:
+                raise DecodeError("The upstream sent a part that is not an object")
+            return
+        text = part.get("text")
+        if len(part) == 1 and type(text) is str:
+            self._add_text(text, False, None)
+            return
+        part = camel_keys(part)
+        text = part.get("text", "")
+        thought = part.get("thought", False)
+        if not isinstance(text, str) or not isinstance(thought, bool):
+            raise DecodeError("The upstream sent a part whose text or thought flag cannot be read")
+        if "functionCall" in part:
+            self._add_call(part)
+        elif part.keys() <= _TEXT_KEYS:
+            self._add_text(text, thought, part.get("thoughtSignature"))
+        else:
+            self.text_length += len(text)
+            self._append(part)
+
+    def _add_text(self, text: str, thought: bool, signature: Any) -> None:
+        if not text and signature is None:
+            return
+        run = self._run
+        if run is None or run.thought is not thought:
+            run = TextRun(thought)
+            self._append(run)
+            self._run = run
+        if run.signature is None:
+            run.signature = signature
+        if text:
+            run.add(text)
+            self.text_length += len(text)
+
+    def _add_call(self, part: dict[str, Any]) -> None:
+        """Add a call; what else than marks its part holds becomes a part of its own, so that none of it is lost."""
+        marked = {key: value for key, value in part.items() if key in _CALL_MARKS}
+        slot = self._calls.add(marked)
+        if slot is not None:
+            self._append(slot)
+        rest = {key: value for key, value in part.items() if key not in _CALL_MARKS}
+        if rest:
+            self._add_part(rest)
+
+    def _append(self, slot: _Slot) -> None:
+        self._slots.append(slot)
+        self._run = None
+
+    def _set_finish_reason(self, reason: Any) -> None:
+        if isinstance(reason, int) and not isinstance(reason, bool):
+            reason = _FINISH_REASONS[reason] if 0 <= reason < len(_FINISH_REASONS) else str(reason)
+        if not isinstance(reason, str):
+            raise DecodeError("The upstream sent a finish reason that is neither a name nor a number")
+        if reason and (self.finish_reason is None or reason != _FINISH_REASONS[0]):
+            self.finish_reason = reason
+
+    def _set_finish_message(self, message: Any) -> None:
+        if not isinstance(message, str):
+            raise DecodeError("The upstream sent a finish message that is not a string")
+        self.finish_message = message
+
+    def _set_safety_ratings(self, ratings: Any) -> None:
+        self.safety_ratings = ratings
+
+    def _set_grounding(self, metadata: Any) -> None:
+        self.grounding_metadata = metadata or self.grounding_metadata
+
+    def _set_url_context(self, metadata: Any) -> None:
+        self.url_context_metadata = self.url_context_metadata or metadata
+
+    def _add_citations(self, metadata: Any) -> None:
+        if not isinstance(metadata, Mapping):
+            raise DecodeError("The upstream sent citation metadata that is not an object")
+        for key in ("citationSources", "citation_sources", "citations"):
+            sources = metadata.get(key) or []
+            for source in sources if isinstance(sources, list) else [sources]:
+                self._add_citation(source)
+
+    def _add_citation(self, source: Any) -> None:
+        try:
+            seen = orjson.dumps(source, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError as error:
+            raise DecodeError("The upstream sent a citation that is nested too deeply") from error
+        if seen not in self._cited:
+            self._cited.add(seen)
+            self.citations.append(source)
+
+    def _see_token(self, token: Any) -> None:
+        self.continuation_token_seen = self.continuation_token_seen or bool(token)
+
+
+_FIELDS: dict[str, Callable[[Candidate, Any], None]] = {
+    "content": Candidate._add_content,
+    "finishReason": Candidate._set_finish_reason,
+    "finish_reason": Candidate._set_finish_reason,
+    "finishMessage": Candidate._set_finish_message,
+    "finish_message": Candidate._set_finish_message,
+    "safetyRatings": Candidate._set_safety_ratings,
+    "safety_ratings": Candidate._set_safety_ratings,
+    "groundingMetadata": Candidate._set_grounding,
+    "grounding_metadata": Candidate._set_grounding,
+    "urlContextMetadata": Candidate._set_url_context,
+    "url_context_metadata": Candidate._set_url_context,
+    "citationMetadata": Candidate._add_citations,
+    "citation_metadata": Candidate._add_citations,
+    "continuationToken": Candidate._see_token,
+    "continuation_token": Candidate._see_token,
+}

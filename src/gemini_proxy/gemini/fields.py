@@ -1,0 +1,61 @@
+"""Reading Gemini's JSON as its own parser does: camelCase or snake_case, one object where a list is meant.
+
+Source: the ProtoJSON specification (both spellings of a name are accepted) and the behaviour of Google's parser, which
+takes a single element in place of a list, flattens nested lists and skips nulls in them.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from gemini_proxy.errors import BadRequest
+
+_HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
+JsonObject = Mapping[str, Any]
+
+
+@lru_cache(maxsize=512)
+def snake_case(name: str) -> str:
+    """``systemInstruction`` -> ``system_instruction``."""
+    return _HUMP.sub(r"_\1", name).lower()
+
+
+def field(source: JsonObject, name: str) -> Any:
+    """The value of ``name`` (camelCase) in either spelling, None where absent. Raises BadRequest where both are."""
+    value = source.get(name)
+    other = snake_case(name)
+    if other != name and other in source:
+        if name in source:
+            raise BadRequest(f'The request gives "{name}" in two spellings; it can be read two ways.')
+        return source[other]
+    return value
+
+
+def objects(value: Any, where: str) -> list[JsonObject]:
+    """The objects of a repeated field. Raises BadRequest for anything that is neither an object nor a list of them."""
+    if type(value) is list and all(type(item) is dict for item in value):
+        return value
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, list):
+        raise BadRequest(f'"{where}" must be an object or a list of objects.')
+    return [found for item in value for found in objects(item, where)]
+
+
+def an_object(value: Any, where: str) -> JsonObject | None:
+    """The object of a single field; None where absent. Raises BadRequest for anything else."""
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise BadRequest(f'"{where}" must be an object.')
+
+
+def a_string(value: Any, where: str) -> str:
+    """The string of a field; empty where absent. Raises BadRequest for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    raise BadRequest(f'"{where}" must be a string.')

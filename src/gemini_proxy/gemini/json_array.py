@@ -1,0 +1,118 @@
+"""The framing of a streamed answer without ``alt=sse``: one JSON array, written element by element."""
+
+import re
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
+from gemini_proxy.gemini.json_scan import ObjectScanner
+
+_WHITE_SPACE = re.compile(rb"[ \t\r\n]*+")
+
+
+class _Expects(Enum):
+    BODY = auto()
+    FIRST_ELEMENT = auto()
+    ELEMENT = auto()
+    SEPARATOR = auto()
+    END = auto()
+
+
+class JsonArrayFraming:
+    """One frame an element, with the separators before it; the closing bracket is in a last frame, made by ``end``.
+
+    A body that is a single JSON object (an error) is one frame, and the array then was never opened.
+    """
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit = max_frame_bytes
+        self._reader = FrameReader()
+        self._held = bytearray()  # from the end of the last frame
+        self._scanned = 0  # how much of that is separators already read
+        self._expects = _Expects.BODY
+        self._object: ObjectScanner | None = None
+        self._opened = False
+        self._closed = False
+        self._elements = 0
+
+    @property
+    def opened(self) -> bool:
+        """Whether ``[`` was read."""
+        return self._opened
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``]`` was read."""
+        return self._closed
+
+    @property
+    def elements(self) -> int:
+        """The number of elements framed so far; a single object in place of an array does not count."""
+        return self._elements
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames of the elements that ``data`` completes; raises DecodeError for anything else than an array."""
+        return self._reader.read(self._frames(data))
+
+    def end(self) -> list[Frame]:
+        """The frame of the closing bracket; raises DecodeError when the array, or anything at all, is missing."""
+        return self._reader.read(self._rest())
+
+    def _rest(self) -> Iterator[Frame]:
+        if self._expects is not _Expects.END:
+            raise DecodeError("The upstream's JSON array ended before its closing bracket")
+        if self._held:
+            yield Frame(bytes(self._held), None)
+
+    def _frames(self, data: bytes) -> Iterator[Frame]:
+        self._held += data
+        source, start = self._held, 0
+        while (end := self._find_end(source, start)) != -1:
+            check_frame_size(end - start, self._limit)
+            payload = decode_object(source[start + self._scanned : end])
+            yield Frame(bytes(source[start:end]), payload)
+            self._count_element()
+            start = end
+        del source[:start]
+        check_frame_size(len(source), self._limit)
+
+    def _find_end(self, source: bytearray, start: int) -> int:
+        """The end of the frame that begins at ``start``, with ``_scanned`` at its object; -1 when it is not there."""
+        if self._object is None:
+            at = self._read_separators(source, start + self._scanned)
+            self._scanned = at - start
+            if at == len(source):
+                return -1
+            self._object = ObjectScanner()
+        return self._object.find_end(source, start + self._scanned)
+
+    def _count_element(self) -> None:
+        self._object = None
+        self._scanned = 0
+        self._expects = _Expects.SEPARATOR if self._opened else _Expects.END
+        self._elements += self._opened
+
+    def _read_separators(self, source: bytearray, at: int) -> int:
+        """The index of the next element's first byte, or the end of the source."""
+        while True:
+            match = _WHITE_SPACE.match(source, at)
+            at = at if match is None else match.end()
+            if at == len(source):
+                return at
+            byte = source[at : at + 1]
+            if byte == b"{" and self._expects in (_Expects.BODY, _Expects.FIRST_ELEMENT, _Expects.ELEMENT):
+                return at
+            self._expects = self._after(byte)
+            at += 1
+
+    def _after(self, byte: bytearray) -> _Expects:
+        if byte == b"[" and self._expects is _Expects.BODY:
+            self._opened = True
+            return _Expects.FIRST_ELEMENT
+        if byte == b"," and self._expects is _Expects.SEPARATOR:
+            return _Expects.ELEMENT
+        if byte == b"]" and self._expects in (_Expects.FIRST_ELEMENT, _Expects.SEPARATOR):
+            self._closed = True
+            return _Expects.END
+        raise DecodeError(f"The upstream's JSON array holds an unexpected byte {bytes(byte)!r}")

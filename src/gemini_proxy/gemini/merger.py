@@ -1,0 +1,166 @@
+"""A whole response from the events it came in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.candidates import Candidate
+from gemini_proxy.gemini.function_calls import carries_function_call
+
+__all__ = ["Candidate", "Merger", "carries_function_call"]
+
+# Both APIs have their own name for "no reason"; clients that ask for integers get 0.
+_NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
+
+
+class Merger:
+    """Adds up ``GenerateContentResponse`` objects: text is a delta, counts are totals, what came once stays.
+
+    Names are read in camelCase and snake_case, null is absent, unknown fields of a response and of a candidate are
+    passed over. The cost of ``add`` is that of its payload; parts are put together when asked for.
+
+    ``prompt_feedback``: the last given, though one that blocks stays. ``error``: the first given in this hop.
+    """
+
+    def __init__(self) -> None:
+        self.prompt_feedback: dict[str, Any] | None = None
+        self.model_version: str | None = None
+        self.response_id: str | None = None
+        self.error: Any = None
+        self._usage: dict[str, Any] | None = None
+        self._earlier_usage: dict[str, Any] | None = None
+        self._token_seen = False
+        self._candidates: dict[int, Candidate] = {}
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """The candidates seen, ordered by index. They grow with the merger."""
+        return [self._candidates[index] for index in sorted(self._candidates)]
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The last usage of each hop, its counts summed."""
+        if self._usage is None or self._earlier_usage is None:
+            return self._usage or self._earlier_usage
+        return _summed(self._earlier_usage, self._usage)
+
+    @property
+    def continuation_token_seen(self) -> bool:
+        """Whether this hop gave a token, with which clients ask for more by themselves."""
+        return self._token_seen or any(each.continuation_token_seen for each in self._candidates.values())
+
+    @property
+    def function_calls(self) -> int:
+        """How many complete function calls there are in all candidates."""
+        return sum(each.function_calls for each in self._candidates.values())
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the prompt feedback says that the prompt was blocked."""
+        return _blocks(self.prompt_feedback)
+
+    def text_lengths(self) -> dict[int, int]:
+        """Characters of text so far, thoughts included, by candidate index."""
+        return {index: each.text_length for index, each in self._candidates.items()}
+
+    def finished(self, candidate_count: int | None = None) -> bool:
+        """Whether the answer is over: an error, a blocked prompt, or a terminal finish reason for every candidate.
+
+        Every candidate is every one seen, and at least ``candidate_count``. More events may follow all the same.
+        """
+        if self.error is not None or self.blocked:
+            return True
+        seen = self._candidates
+        return len(seen) >= (candidate_count or 1) and all(each.finished for each in seen.values())
+
+    def add(self, payload: Mapping[str, Any]) -> None:
+        """Add one event's response; raises DecodeError for a shape in which a part of the answer might go unread."""
+        for key, value in payload.items():
+            if value is None:
+                continue
+            if key == "candidates":
+                self._add_candidates(value)
+            elif key in _USAGE:
+                self._usage = _object(value, key)
+            elif key in _OTHER_FIELDS:
+                self._add_field(key, value)
+
+    def next_hop(self) -> None:
+        """Another answer to the same request follows: its parts continue these, its ending replaces this one."""
+        self._earlier_usage, self._usage = self.usage, None
+        self._token_seen = False
+        self.error = None
+        for candidate in self._candidates.values():
+            candidate.next_hop()
+
+    def _add_candidates(self, candidates: Any) -> None:
+        if not isinstance(candidates, list):
+            raise DecodeError("The upstream sent candidates that are not a list")
+        for candidate in candidates:
+            if isinstance(candidate, Mapping):
+                self._candidate(candidate.get("index")).add(candidate)
+            elif candidate is not None:
+                raise DecodeError("The upstream sent a candidate that is not an object")
+
+    def _candidate(self, index: Any) -> Candidate:
+        if index is None:
+            index = 0
+        elif type(index) is not int or index < 0:
+            raise DecodeError("The upstream sent a candidate whose index is not a number")
+        found = self._candidates.get(index)
+        if found is None:
+            found = self._candidates[index] = Candidate(index)
+        return found
+
+    def _add_field(self, key: str, value: Any) -> None:
+        match key:
+            case "modelVersion" | "model_version":
+                self.model_version = _string(value, key) or self.model_version
+            case "responseId" | "response_id":
+                self.response_id = _string(value, key) or self.response_id
+            case "promptFeedback" | "prompt_feedback":
+                feedback = _object(value, key)
+                if _blocks(feedback) or not self.blocked:
+                    self.prompt_feedback = feedback
+            case "error":
+                self.error = value if self.error is None else self.error
+            case _:
+                self._token_seen = self._token_seen or bool(value)
+
+
+_USAGE = frozenset(("usageMetadata", "usage_metadata"))
+_OTHER_FIELDS = frozenset(
+    (
+        *("modelVersion", "model_version", "responseId", "response_id"),
+        *("promptFeedback", "prompt_feedback", "error", "continuationToken", "continuation_token"),
+    )
+)
+
+
+def _object(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DecodeError(f"The upstream sent a {key} that is not an object")
+    return value
+
+
+def _string(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise DecodeError(f"The upstream sent a {key} that is not a string")
+    return value
+
+
+def _blocks(feedback: dict[str, Any] | None) -> bool:
+    if feedback is None:
+        return False
+    reason = feedback.get("blockReason", feedback.get("block_reason"))
+    return isinstance(reason, dict | list) or reason not in _NO_BLOCK
+
+
+def _summed(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """``later`` with every top-level count increased by the earlier one."""
+    summed = {**earlier, **later}
+    for key, value in earlier.items():
+        other = later.get(key)
+        if key.lower().endswith("count") and isinstance(value, int) and isinstance(other, int):
+            summed[key] = value + other
+    return summed

@@ -1,0 +1,117 @@
+"""Refusals in the forms that every Gemini client surfaces, once, without retrying.
+
+A streamed refusal is one ordinary ``GenerateContentResponse`` event: a text part, a terminal finish reason and a finish
+message, so that clients show it and do not resume. The prompt feedback carries proto field names inside: clients that
+read ``block_reason`` find it, those that drop the text at ``blockReason`` do not. A unary refusal is HTTP 400.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Phase = Literal["request", "response"]
+Feedback = Literal["compat", "none", "native"]
+
+ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+JSON_TYPE = "application/json; charset=UTF-8"
+"""The content type of Google error JSON."""
+GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was refused and why.
+
+    ``messages`` are the rules' own words; ``errors`` one JSON object a violation (args, kwargs, ranges, guardrail);
+    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` where no verdict could be had.
+    """
+
+    phase: Phase
+    messages: tuple[str, ...]
+    errors: tuple[Mapping[str, Any], ...] = ()
+    guardrail: str = ""
+    reason: str = "GUARDRAIL_BLOCKED"
+    prefix: str = "[Invariant]"
+    trace_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """One line for people: the prefix, what did not pass, and each distinct message once."""
+        why = "; ".join(dict.fromkeys(message for message in self.messages if message))
+        sentence = f"{self.prefix} The {self.phase} did not pass the guardrails".lstrip()
+        return f"{sentence}: {why}" if why else sentence
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What the client has seen of the stream: candidate indexes, and the answer's own identifiers where known."""
+
+    indexes: tuple[int, ...] = (0,)
+    usage: Mapping[str, Any] | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+
+
+def sse_refusal(refusal: Refusal, state: StreamState, feedback: Feedback) -> bytes:
+    """The last event of a refused stream."""
+    return b"data: " + _ascii_json(_response(refusal, state, feedback)) + b"\r\n\r\n"
+
+
+def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, elements: int) -> bytes:
+    """The last element of a refused JSON array and its end; nothing may follow the bracket.
+
+    Prompt feedback is left out: the legacy client that reads arrays raises on it.
+    """
+    start = b"" if opened else b"["
+    separator = b"\n,\r\n" if elements else b""
+    return start + separator + _ascii_json(_response(refusal, state, "none")) + b"\n]"
+
+
+def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[str, Any]:
+    """The body of a refusal by HTTP 400: Google error JSON whose ``details`` are a list."""
+    metadata = {"guardrail": refusal.guardrail, "phase": refusal.phase, "trace": refusal.trace_id}
+    info = {"@type": ERROR_INFO, "reason": refusal.reason, "domain": "gemini-proxy", "metadata": metadata}
+    errors = {"@type": GUARDRAIL_ERRORS, "errors": list(refusal.errors)}
+    return error_body(400, refusal.text, code, [info, errors])
+
+
+def error_body(status: int, message: str, code: str, details: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """A google.rpc.Status in its JSON form."""
+    error: dict[str, Any] = {"code": status, "message": message, "status": code}
+    if details:
+        error["details"] = list(details)
+    return {"error": error}
+
+
+def _response(refusal: Refusal, state: StreamState, feedback: Feedback) -> dict[str, Any]:
+    response: dict[str, Any] = {"candidates": [_candidate(refusal.text, index) for index in state.indexes]}
+    if feedback == "compat":
+        response["promptFeedback"] = {
+            "block_reason": "SAFETY",
+            "block_reason_message": refusal.text,
+            "safetyRatings": [],
+        }
+    elif feedback == "native":
+        response["promptFeedback"] = {"blockReason": "SAFETY", "blockReasonMessage": refusal.text, "safetyRatings": []}
+    response["usageMetadata"] = dict(state.usage or {"promptTokenCount": 0, "totalTokenCount": 0})
+    if state.model_version:
+        response["modelVersion"] = state.model_version
+    response["responseId"] = state.response_id or refusal.trace_id
+    response["guardrails"] = {"errors": list(refusal.errors)}
+    return response
+
+
+def _candidate(text: str, index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "content": {"role": "model", "parts": [{"text": text}]},
+        "finishReason": "SAFETY",
+        "finishMessage": text,
+        "safetyRatings": [],
+    }
+
+
+def _ascii_json(value: Mapping[str, Any]) -> bytes:
+    """Escaped to ASCII: several clients split lines at raw U+2028 and its like."""
+    return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")

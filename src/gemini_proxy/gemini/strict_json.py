@@ -1,0 +1,66 @@
+"""A JSON object read in the one way that every parser reads it, or not at all.
+
+Google's front end concatenates repeated keys where other parsers keep the last one, so a body with a repeated key means
+two things and is refused. UTF-8 only; no byte order mark, no NaN, no lone surrogates, no trailing bytes.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+from gemini_proxy.errors import BadRequest
+
+MAX_DEPTH = 64
+"""Deeper than any request of a real client; keeps every later walk within Python's stack."""
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Read one JSON object. Raises BadRequest for anything else, for repeated keys and for depth over MAX_DEPTH."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadRequest("The request body is not valid JSON in UTF-8.") from None
+    if type(value) is not dict:
+        raise BadRequest("The request body must be a JSON object.")
+    # Every key has one colon outside strings. Where the colons of the text are those of the keys and strings that were
+    # read, no key was lost to a repetition. An escaped colon could balance a lost one: then the exact reading decides.
+    if _colons(value) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
+        _refuse_repeated_keys(body)
+    return value
+
+
+def _colons(root: dict[str, Any]) -> int:
+    """Count the colons that writing ``root`` takes; refuse what is nested too deep."""
+    count, depth = 0, 0
+    level: list[Any] = [root]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadRequest(f"The request body is nested more than {MAX_DEPTH} levels deep.")
+        inner: list[Any] = []
+        for container in level:
+            if type(container) is dict:
+                count += len(container)
+                for key in container:
+                    if ":" in key:
+                        count += key.count(":")
+                values: Any = container.values()
+            else:
+                values = container
+            for value in values:
+                if type(value) is str:
+                    if ":" in value:
+                        count += value.count(":")
+                elif type(value) is dict or type(value) is list:
+                    inner.append(value)
+        level = inner
+    return count
+
+
+def _refuse_repeated_keys(body: bytes) -> None:
+    def pairs_once(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict(pairs)) != len(pairs):
+            raise BadRequest("The request body repeats a key within one object; it can be read two ways.")
+
+    json.loads(body, object_pairs_hook=pairs_once)

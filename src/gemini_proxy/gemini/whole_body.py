@@ -1,0 +1,31 @@
+"""The framing of a unary answer: one JSON object."""
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
+
+
+class WholeBodyFraming:
+    """One frame, at the end of the body; an empty body and anything but a JSON object is a DecodeError."""
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit = max_frame_bytes
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """No frame yet; raises DecodeError as soon as the body is over the limit."""
+        self._size += len(data)
+        if self._size > self._limit:
+            self._pieces.clear()
+        check_frame_size(self._size, self._limit)
+        self._pieces.append(data)
+        return []
+
+    def end(self) -> list[Frame]:
+        """The body's one frame; raises DecodeError when it is not a JSON object or over the limit."""
+        check_frame_size(self._size, self._limit)
+        if not self._size:
+            raise DecodeError("The upstream sent an empty body")
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        return [Frame(body, decode_object(body))]

@@ -1,0 +1,51 @@
+"""What was checked and what was not: a part of every trace, summed up in a response header."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemini_proxy.gemini.parts import Unseen
+
+HEADER = "x-gemini-proxy-guardrails"
+_LISTED = 20
+"""Parts named one by one in a trace; the rest is counted. A batch of a thousand images needs no thousand lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``pending`` (in a header sent before the end) or ``off``."""
+
+    mode: str
+    rules: tuple[str, ...]
+    checked_messages: int
+    unseen: tuple[Unseen, ...]
+    verdict: str
+    unchecked: str = ""
+    milliseconds: float = 0.0
+
+    @property
+    def header(self) -> str:
+        """Tokens only: header values must not carry text from a policy, a prompt or an answer."""
+        summary = f"verdict={self.verdict}; mode={self.mode}; rules={len(self.rules)}; unseen={len(self.unseen)}"
+        return f"{summary}; ms={self.milliseconds:.1f}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For the trace."""
+        described: dict[str, Any] = {
+            "verdict": self.verdict,
+            "mode": self.mode,
+            "rules": list(self.rules),
+            "checked_messages": self.checked_messages,
+            "not_checked": listed(self.unseen),
+            "milliseconds": round(self.milliseconds, 3),
+        }
+        if len(self.unseen) > _LISTED:
+            described["not_checked_in_all"] = len(self.unseen)
+        if self.unchecked:
+            described["unchecked"] = self.unchecked
+        return described
+
+
+def listed(unseen: Sequence[Unseen]) -> list[dict[str, str]]:
+    return [{"address": one.address, "reason": one.reason} for one in unseen[:_LISTED]]

@@ -1,0 +1,111 @@
+"""The policy engine in this process, with its long checks in other ones."""
+
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.policy import (
+    Budget,
+    BudgetExceeded,
+    Conversation,
+    ConversationError,
+    EvaluationError,
+    Policy,
+    compile_policy,
+)
+
+QUICK_MICROSECONDS: Final = 5_000
+"""The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
+QUICK_LIMIT_SECONDS: Final = 0.01
+"""Where a check that was expected to be quick is stopped and started again in another process."""
+_GRACE: Final = 1.0
+"""Seconds beyond its own deadline after which a check's process is taken for stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A violation without its guardrail: what travels between processes."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    ranges: tuple[str, ...]
+
+
+class NativeEngine:
+    """Checks with the policies compiled here. ``timeout`` is in seconds a check, all its guardrails together."""
+
+    def __init__(self, workers: Workers, timeout: float) -> None:
+        self._workers = workers
+        self._timeout = timeout
+
+    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
+        started = time.perf_counter()
+        try:
+            conversation = Conversation.of(check.messages)
+            if self._expected(check, conversation) <= QUICK_MICROSECONDS:
+                policies = [guardrail.policy for guardrail in check.guardrails]
+                limit = min(QUICK_LIMIT_SECONDS, self._timeout)
+                return _verdict(check, _check_all(policies, conversation, check.parameters, limit), started)
+        except BudgetExceeded:
+            return self._judge_elsewhere(check, started)
+        except (EvaluationError, ConversationError) as error:
+            raise _unavailable(error) from None
+        return self._judge_elsewhere(check, started)
+
+    async def _judge_elsewhere(self, check: Check, started: float) -> Verdict:
+        texts = [(guardrail.policy.text, guardrail.policy.source) for guardrail in check.guardrails]
+        try:
+            found = await self._workers.run_within(
+                self._timeout + _GRACE, check_in_worker, texts, check.messages, check.parameters, self._timeout
+            )
+        except EvaluationError as error:
+            raise _unavailable(error) from None
+        return _verdict(check, found, started)
+
+    @staticmethod
+    def _expected(check: Check, conversation: Conversation) -> int:
+        return sum(guardrail.policy.expected_cost(conversation) for guardrail in check.guardrails)
+
+
+def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailable:
+    return EngineUnavailable(f"the check gave no verdict: {error}")
+
+
+def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> Verdict:
+    violations = tuple(
+        Violation(one.args, one.kwargs, one.ranges, guardrail)
+        for guardrail, ones in zip(check.guardrails, found, strict=True)
+        for one in ones
+    )
+    return Verdict(violations, (time.perf_counter() - started) * 1000)
+
+
+def _check_all(
+    policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], seconds: float
+) -> list[list[Found]]:
+    budget = Budget(seconds=seconds)
+    return [
+        [Found(one.args, one.kwargs, one.ranges) for one in policy.check(conversation, parameters, budget)]
+        for policy in policies
+    ]
+
+
+def check_in_worker(
+    texts: Sequence[tuple[str, str]],
+    messages: Sequence[Mapping[str, Any]],
+    parameters: Mapping[str, Any],
+    seconds: float,
+) -> list[list[Found]]:
+    """``_check_all`` in a process of its own, which compiles each policy once."""
+    policies = [_compiled(text, source) for text, source in texts]
+    return _check_all(policies, Conversation.of(messages), parameters, seconds)
+
+
+_compiled = lru_cache(maxsize=256)(compile_policy)

@@ -1,0 +1,88 @@
+"""Guardrails: policies with a name and an action, and the set of them that holds for one exchange."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.policy import Policy, PolicyError, compile_policy
+
+Action = Literal["block", "log"]
+
+HEADER_NAME = "Invariant-Guardrails"
+MAX_HEADER_POLICY = 16_384
+"""Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """One policy in force. ``block`` decides over the exchange, ``log`` only annotates its trace."""
+
+    id: str
+    name: str
+    action: Action
+    policy: Policy = field(repr=False)
+
+    @property
+    def described(self) -> dict[str, str]:
+        """As annotations and refusals name it."""
+        return {"id": self.id, "name": self.name, "content": self.policy.text, "action": self.action}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """What holds for one exchange."""
+
+    blocking: tuple[Guardrail, ...] = ()
+    logging: tuple[Guardrail, ...] = ()
+
+
+def guardrail(name: str, text: str, action: Action) -> Guardrail:
+    """Compile ``text`` into a guardrail whose id is that of its content. Raises PolicyError."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Guardrail(digest, name, action, compile_policy(text, name))
+
+
+def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"]) -> RuleSet:
+    """The rules for a request that carries ``header``: added to those of the files, in their place, or ignored.
+
+    Raises BadRequest when the header cannot be read or its policy does not load. A client may replace rules only where
+    the operator chose so; logging rules stay in any case.
+    """
+    if header is None or mode == "off":
+        return files
+    added = (_header_guardrail(header),)
+    return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
+
+
+@lru_cache(maxsize=256)
+def _header_guardrail(header: str) -> Guardrail:
+    """Clients repeat their policy with every request. The key is the text itself, so nothing crosses between clients."""
+    if len(header) > MAX_HEADER_POLICY:
+        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
+    try:
+        return guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block")
+    except PolicyError as error:
+        raise BadRequest(f"{HEADER_NAME}: {error}") from None
+
+
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)", re.DOTALL)
+_SIMPLE = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"'}
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    """One escape of Python's ``unicode_escape`` encoding, in which clients send their policy."""
+    code = escape[1]
+    if code in _SIMPLE:
+        return _SIMPLE[code]
+    if len(code) < 3 or int(code[1:], 16) > 0x10FFFF:
+        raise BadRequest(f"{HEADER_NAME}: the value is not unicode-escaped text; a backslash itself is written twice.")
+    return chr(int(code[1:], 16))
+
+
+def parameters_missing(rules: Sequence[Guardrail], given: dict[str, Any]) -> list[str]:
+    """``policy: name`` for each ``input.<name>`` that a policy reads and the configuration does not give."""
+    return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(given))]

@@ -1,0 +1,62 @@
+"""What a check says: the violations it found, where they are, and how long it took."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gemini_proxy.guardrails.rules import Guardrail
+
+_MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    ranges: tuple[str, ...]
+    rule: Guardrail
+
+    @property
+    def message(self) -> str:
+        """The rule's own words."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def guardrail(self) -> Mapping[str, Any]:
+        """As annotations name the rule."""
+        return self.rule.described
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """For a refusal: what the client may know. Objects in kwargs could hold the refused content and stay here."""
+        return {
+            "args": [value for value in self.args if _scalar(value)],
+            "kwargs": {name: value for name, value in self.kwargs.items() if _scalar(value)},
+            "ranges": list(self.ranges),
+            "guardrail": {"id": self.rule.id, "name": self.rule.name, "action": self.rule.action},
+        }
+
+    def moved(self, start: int, by: int) -> "Violation":
+        """The same violation where messages from index ``start`` on stand ``by`` places later."""
+
+        def shift(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return f"messages.{index + by if index >= start else index}"
+
+        return replace(self, ranges=tuple(_MESSAGE.sub(shift, address, count=1) for address in self.ranges))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one check. ``unchecked`` says why there was none, where the configuration lets that pass."""
+
+    violations: tuple[Violation, ...] = ()
+    milliseconds: float = 0.0
+    unchecked: str = ""
+
+
+def _scalar(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))

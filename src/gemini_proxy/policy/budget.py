@@ -1,0 +1,78 @@
+"""What one check may spend: steps, time and the size of the values it builds."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from gemini_proxy.policy.errors import BudgetExceeded
+
+# Steps between two looks at the clock. A step is at most about a microsecond, so a deadline is noticed
+# within a millisecond.
+_SLICE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of one check.
+
+    ``steps``: one per loop turn or call, plus one per 128 characters looked at by a regular expression.
+    ``deadline``: a moment of ``time.perf_counter``; ``seconds``: the same, counted from the check's start; the
+    earlier one holds. ``max_chars`` and ``max_items``: the longest string and list a rule may build.
+    """
+
+    steps: int = 5_000_000
+    deadline: float | None = None
+    seconds: float | None = None
+    max_chars: int = 1_000_000
+    max_items: int = 100_000
+
+    def ends(self) -> float | None:
+        """The deadline of a check that starts now."""
+        if self.seconds is None:
+            return self.deadline
+        ends = perf_counter() + self.seconds
+        return ends if self.deadline is None else min(ends, self.deadline)
+
+
+class Meter:
+    """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded."""
+
+    __slots__ = ("_rest", "deadline", "left", "max_chars", "max_items")
+
+    def __init__(self, budget: Budget) -> None:
+        self.left = 0
+        self._rest = budget.steps
+        self.deadline = budget.ends()
+        self.max_chars = budget.max_chars
+        self.max_items = budget.max_items
+
+    def charge(self, steps: int) -> None:
+        """Take ``steps``; loops that are hot do the subtraction themselves and call ``refill`` below zero."""
+        self.left -= steps
+        if self.left < 0:
+            self.refill()
+
+    def refill(self) -> None:
+        """Settle the overdraft, look at the clock and grant the next slice."""
+        self._rest += self.left
+        if self._rest < 0:
+            raise BudgetExceeded("over its step budget")
+        if self.deadline is not None and perf_counter() > self.deadline:
+            raise BudgetExceeded("past its deadline")
+        self.left = min(_SLICE, self._rest)
+        self._rest -= self.left
+
+    def room(self, chars: int) -> None:
+        """Refuse to build a string longer than the bound, and pay for its copy."""
+        if chars > self.max_chars:
+            raise BudgetExceeded(f"a string of {chars} characters is over the bound of {self.max_chars}")
+        self.charge(chars >> 9)
+
+    def items(self, count: int) -> None:
+        """Refuse to build a list longer than the bound, and pay for it."""
+        if count > self.max_items:
+            raise BudgetExceeded(f"a list of {count} items is over the bound of {self.max_items}")
+        self.charge(count >> 4)
+
+    def seconds_left(self) -> float | None:
+        """Seconds to the deadline, or None without one."""
+        return None if self.deadline is None else self.deadline - perf_counter()

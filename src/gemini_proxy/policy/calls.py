@@ -1,0 +1,168 @@
+"""Calls: built-in functions, detectors, predicates and methods. Arity and keywords are checked at load."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemini_proxy.policy import syntax
+from gemini_proxy.policy.builtins import FUNCTIONS, Function, find_all, matches
+from gemini_proxy.policy.detectors import Detector, Parser
+from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.events import FIELDS
+from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
+from gemini_proxy.policy.imports import UNAVAILABLE
+from gemini_proxy.policy.methods import ARITY, call_method
+from gemini_proxy.policy.predicates import CompiledPredicate
+from gemini_proxy.policy.regex import Mode, compile_at_run_time
+from gemini_proxy.policy.run import Code, Frame, Run
+from gemini_proxy.policy.scope import Scope, nearest
+from gemini_proxy.policy.texts import texts_of
+from gemini_proxy.policy.values import word_for
+
+
+class CallCompiler(ExpressionCompiler):
+    """Adds calls to expressions."""
+
+    def call(self, node: syntax.Call, scope: Scope) -> Term:
+        if isinstance(node.function, syntax.Attribute):
+            return self._method(node, node.function, scope)
+        if not isinstance(node.function, syntax.Name):
+            self.context.fail(node, "only functions and methods can be called")
+        name = node.function.name
+        if name in scope.slots or name in self.context.constants:
+            self.context.fail(node, f'"{name}" is not a function')
+        predicate = self.context.predicates.get(name)
+        if predicate is not None:
+            return self._predicate(node, predicate, scope)
+        return self._named(node, name, scope)
+
+    def _named(self, node: syntax.Call, name: str, scope: Scope) -> Term:
+        imported = self.context.imported.get(name)
+        role, name = (imported.role, imported.name) if imported is not None else ("function", name)
+        if role == "detector":
+            return self._detector(node, name, scope)
+        if role == "function" and name in ("find", "match"):
+            return self._regex_call(node, name, scope)
+        if role == "function" and name in FUNCTIONS:
+            return self._function(node, name, FUNCTIONS[name], scope)
+        if role == "quantifier":
+            self.context.fail(node, f"{name} begins a block", f"{name}(...): and an indented block")
+        if name in ("PolicyViolation", "Violation"):
+            self.context.fail(node, "a violation is raised, not computed")
+        if name in UNAVAILABLE:
+            self.context.fail(node, f"{name} is not available: it needs {UNAVAILABLE[name]}")
+        self.context.unknown(node, name, scope.slots)
+
+    def _arguments(self, node: syntax.Call, scope: Scope) -> tuple[list[Code], dict[str, Code]]:
+        args = [self.code(arg, scope) for arg in node.args]
+        return args, {name: self.code(value, scope) for name, value in node.kwargs}
+
+    def _check(self, node: syntax.Call, name: str, least: int, most: int, keywords: frozenset[str]) -> None:
+        if not least <= len(node.args) <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            self.context.fail(node, f"{name}(...) takes {wanted} arguments, not {len(node.args)}")
+        for keyword, value in node.kwargs:
+            if keyword not in keywords:
+                self.context.fail(value, f'{name}(...) has no option "{keyword}"', nearest(keyword, keywords))
+
+    def _function(self, node: syntax.Call, name: str, function: Function, scope: Scope) -> Term:
+        self._check(node, name, function.least, function.most, function.keywords)
+        args, kwargs = self._arguments(node, scope)
+        call = function.call
+        if len(args) == 1 and not kwargs:
+            only = args[0]
+            return Term(lambda frame: call(frame[0], only(frame)))
+
+        def apply(frame: Frame) -> Any:
+            named = {key: code(frame) for key, code in kwargs.items()}
+            return call(frame[0], *[arg(frame) for arg in args], **named)
+
+        return Term(apply)
+
+    def _regex_call(self, node: syntax.Call, name: str, scope: Scope) -> Term:
+        self._check(node, name, 2, 2, frozenset())
+        pattern, value = self.compile(node.args[0], scope), self.code(node.args[1], scope)
+        mode: Mode = "find" if name == "find" else "match"
+        use = find_all if name == "find" else matches
+        if pattern.known is None:
+            return Term(_computed(pattern.code, value, mode))
+        if not isinstance(pattern.known.value, str):
+            self.context.fail(node.args[0], f"a pattern is a text, not a {word_for(pattern.known.value)}")
+        written = pattern.known.raw if pattern.known.raw is not None else pattern.known.value
+        regex = self.context.regex(node.args[0], written, mode)
+        return Term(lambda frame: use(frame[0], regex, value(frame)))
+
+    def _detector(self, node: syntax.Call, name: str, scope: Scope) -> Term:
+        detector = self.context.detectors.detectors[name]
+        self._check(node, name, 1, 1 if isinstance(detector, Detector) else 3, detector.options)
+        args, kwargs = self._arguments(node, scope)
+        value, rest = args[0], args[1:]
+
+        def detect(frame: Frame) -> Any:
+            run: Run = frame[0]
+            texts = list(texts_of(value(frame)))
+            options = {key: code(frame) for key, code in kwargs.items()}
+            if isinstance(detector, Detector):
+                findings = list(detector.detect(texts, options, run))
+                result: Any = [found.label for found in findings]
+            else:
+                parsed = detector.parse(texts, [arg(frame) for arg in rest], options, run)
+                findings, result = list(parsed.findings), parsed.value
+            run.items(len(findings))
+            run.marks.extend((texts[found.text], found.start, found.end) for found in findings)
+            return result
+
+        return Term(detect)
+
+    def _predicate(self, node: syntax.Call, predicate: CompiledPredicate, scope: Scope) -> Term:
+        if node.kwargs or len(node.args) != len(predicate.parameters):
+            self.context.fail(node, f"{predicate.name}(...) takes {len(predicate.parameters)} arguments")
+        args = [self.compile(arg, scope) for arg in node.args]
+        for arg, written, (name, kind) in zip(args, node.args, predicate.parameters, strict=True):
+            if arg.kind in FIELDS and kind in FIELDS and arg.kind != kind:
+                self.context.fail(written, f'"{name}" is a {kind}, not a {arg.kind}')
+        predicate.compile(self.context, node)
+        codes = [arg.code for arg in args]
+
+        def apply(frame: Frame) -> Any:
+            run = frame[0]
+            run.left -= 1
+            if run.left < 0:
+                run.refill()
+            return predicate.apply(run, [code(frame) for code in codes])
+
+        return Term(apply)
+
+    def _method(self, node: syntax.Call, function: syntax.Attribute, scope: Scope) -> Term:
+        name = function.name
+        if name not in ARITY:
+            self.context.fail(function, f'unknown method "{name}"', nearest(name, ARITY))
+        least, most = ARITY[name]
+        if name != "format":
+            self._check(node, name, least, most, frozenset())
+        inner = self.compile(function.value, scope)
+        if inner.kind is not None and inner.kind != "function":
+            self.context.fail(function, f"a {inner.kind} has no methods", "read a field first, as in .content")
+        args, kwargs = self._arguments(node, scope)
+        return Term(_method_call(inner.code, name, args, kwargs))
+
+
+def _method_call(value: Code, name: str, args: list[Code], kwargs: Mapping[str, Code]) -> Code:
+    def apply(frame: Frame) -> Any:
+        named = {key: code(frame) for key, code in kwargs.items()}
+        return call_method(frame[0], value(frame), name, tuple([arg(frame) for arg in args]), named)
+
+    return apply
+
+
+def _computed(pattern: Code, value: Code, mode: Mode) -> Code:
+    """A call of find or match whose pattern is known only when it runs; a list of patterns is not one."""
+
+    def apply(frame: Frame) -> Any:
+        run: Run = frame[0]
+        written = pattern(frame)
+        if not isinstance(written, str):
+            raise EvaluationError(f"a pattern is a text, not a {word_for(written)}")
+        regex = compile_at_run_time(written, mode, run.regexes, run)
+        return (find_all if mode == "find" else matches)(run, regex, value(frame))
+
+    return apply

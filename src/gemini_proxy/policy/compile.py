@@ -1,0 +1,187 @@
+"""A policy's text to a Policy: statements in order, names resolved, everything checked that can be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemini_proxy.policy import syntax
+from gemini_proxy.policy.classify import Cost, scope_of
+from gemini_proxy.policy.detectors import DetectorRegistry
+from gemini_proxy.policy.errors import PolicyError
+from gemini_proxy.policy.events import FIELDS
+from gemini_proxy.policy.imports import MODULES, REFUSED_MODULES, UNAVAILABLE, names_of, resolve
+from gemini_proxy.policy.parser import parse
+from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.predicates import Body, CompiledPredicate
+from gemini_proxy.policy.quantifiers import QuantifierCompiler
+from gemini_proxy.policy.rules import Rule
+from gemini_proxy.policy.run import Code, Frame, Run
+from gemini_proxy.policy.scope import VALUE_KINDS, Context, Known, Scope, nearest
+
+# A megabyte of policy is a mistake; who takes policies from strangers sets a lower bound.
+MAX_CHARS = 1_000_000
+_MAX_RULES = 1000
+_RESERVED = frozenset(("input", "find", "match", "PolicyViolation", "Violation"))
+
+
+def compile_policy(
+    text: str, source: str = "<policy>", *, detectors: DetectorRegistry | None = None, max_chars: int = MAX_CHARS
+) -> Policy:
+    """Compile a policy. Raises PolicyError and nothing else, whatever the text.
+
+    ``source`` names the text in errors; ``detectors`` are those a policy may import, by default the built-in ones.
+    """
+    if len(text) > max_chars:
+        raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters")
+    if detectors is None:
+        from gemini_proxy.policy.detectors.builtin import BUILTIN
+
+        detectors = BUILTIN
+    try:
+        return _PolicyCompiler(text, source, detectors).policy()
+    except RecursionError as error:
+        raise PolicyError(source, 1, 1, "the policy is nested too deeply", text=text) from error
+
+
+class _PolicyCompiler:
+    def __init__(self, text: str, source: str, detectors: DetectorRegistry) -> None:
+        self._text = text
+        self._source = source
+        self._module = parse(text, source)
+        self._context = Context(text, source, detectors)
+        self._compiler = QuantifierCompiler(self._context)
+
+    def policy(self) -> Policy:
+        rules = [statement for statement in self._module.statements if isinstance(statement, syntax.Raise)]
+        if len(rules) > _MAX_RULES:
+            self._context.fail(rules[_MAX_RULES], f"more than {_MAX_RULES} rules")
+        self._define_names()
+        for predicate in self._context.predicates.values():
+            predicate.compile(self._context, predicate.node)
+        compiled = tuple(self._rule(rule) for rule in rules)
+        if not compiled:
+            self._context.warn(syntax.Node(1, 1), "this policy has no rule")
+        context = self._context
+        return Policy(self._source, self._text, compiled, frozenset(context.parameters), tuple(context.warnings))
+
+    def _define_names(self) -> None:
+        for statement in self._module.statements:
+            if isinstance(statement, syntax.Import):
+                self._import(statement)
+            elif isinstance(statement, syntax.Define):
+                self._constant(statement)
+            elif isinstance(statement, syntax.Predicate):
+                self._check_new(statement, statement.name)
+                self._check_parameters(statement)
+                self._context.predicates[statement.name] = CompiledPredicate(statement, self._predicate)
+
+    def _check_new(self, node: syntax.Node, name: str) -> None:
+        context = self._context
+        if name in _RESERVED or name in context.constants or name in context.predicates or name in context.imported:
+            context.fail(node, f'"{name}" is defined already')
+
+    # Statements
+
+    def _import(self, statement: syntax.Import) -> None:
+        module = statement.module.replace("invariant.analyzer", "invariant", 1)
+        if module in REFUSED_MODULES:
+            self._context.fail(statement, f'"{statement.module}" is not available: {REFUSED_MODULES[module]}')
+        if module not in MODULES:
+            hint = nearest(module, MODULES) or "invariant, invariant.detectors and invariant.parsers are available"
+            self._context.fail(statement, f'"{statement.module}" cannot be imported', hint)
+        for name, alias in statement.names:
+            self._import_name(module, name, alias)
+
+    def _import_name(self, module: str, name: syntax.Name, alias: str) -> None:
+        context = self._context
+        imported = resolve(module, name.name, context.detectors.names)
+        if imported is None and name.name in UNAVAILABLE and name.name not in context.detectors.names:
+            context.fail(name, f"{name.name} is not available: it needs {UNAVAILABLE[name.name]}")
+        if imported is None:
+            hint = nearest(name.name, names_of(module, context.detectors.names))
+            context.fail(name, f'"{module}" has nothing named "{name.name}" to import', hint)
+        if alias != name.name and alias in _RESERVED:
+            context.fail(name, f'"{alias}" is defined already')
+        context.imported[alias] = imported
+
+    def _constant(self, statement: syntax.Define) -> None:
+        context = self._context
+        self._check_new(statement, statement.name)
+        context.allow_input = False
+        scope = Scope()
+        term = self._compiler.compile(statement.value, scope)
+        context.allow_input = True
+        known = term.known
+        if known is None:
+            slots = [None] * scope.size
+
+            def evaluate(frame: Frame) -> Any:
+                return term.code([*frame, *slots])
+
+            known = Known(context.evaluate(statement, evaluate), None)
+        context.constants[statement.name] = known
+
+    def _check_parameters(self, statement: syntax.Predicate) -> None:
+        kinds = (*FIELDS, *VALUE_KINDS)
+        for name, kind in statement.parameters:
+            if kind and kind not in kinds:
+                self._context.fail(statement, f'unknown type "{kind}" of "{name}"', nearest(kind, kinds))
+
+    def _predicate(self, statement: syntax.Predicate) -> Body:
+        scope = Scope()
+        for name, _ in statement.parameters:
+            scope.bind(name)
+        if all(isinstance(line, syntax.Condition) for line in statement.body):
+            code = self._all_of(statement, scope)
+        else:
+            code = self._compiler.block(statement.body, scope, lambda frame: True)
+
+        def apply(run: Run, args: list[Any]) -> Any:
+            return code([run, *args, *[None] * (scope.size - len(args) - 1)])
+
+        return apply
+
+    def _all_of(self, statement: syntax.Predicate, scope: Scope) -> Code:
+        """Conditions alone are one expression, so a predicate can also compute a value."""
+        codes = [
+            self._compiler.code(line.value, scope) for line in statement.body if isinstance(line, syntax.Condition)
+        ]
+
+        def conjoin(frame: Frame) -> Any:
+            value: Any = True
+            for code in codes:
+                value = code(frame)
+                if not value:
+                    break
+            return value
+
+        return conjoin
+
+    def _rule(self, statement: syntax.Raise) -> CompiledRule:
+        scope = Scope()
+        holder: list[Code] = []
+        body = self._compiler.block(statement.body, scope, lambda frame: holder[0](frame))
+        args, kwargs = self._error(statement.error, scope)
+        events = [slot for name, slot in scope.slots.items() if scope.kinds.get(name) in FIELDS]
+        predicates = [predicate.node for predicate in self._context.predicates.values()]
+        kind = scope_of(statement, self._context.detectors.names, frozenset(self._context.predicates))
+        rule = Rule(statement.line, statement.text, kind)
+        compiled = CompiledRule(
+            rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
+        )
+        holder.append(compiled.fire)
+        return compiled
+
+    def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:
+        """The arguments of what a rule raises: of PolicyViolation(...), or the one text."""
+        if isinstance(error, syntax.Call) and isinstance(error.function, syntax.Name):
+            imported = self._context.imported.get(error.function.name)
+            name = imported.name if imported is not None else error.function.name
+            if name in ("PolicyViolation", "Violation"):
+                args = [self._compiler.code(arg, scope) for arg in error.args]
+                return args, {key: self._compiler.code(value, scope) for key, value in error.kwargs}
+        if isinstance(error, syntax.Name) and error.name in ("PolicyViolation", "Violation"):
+            return [], {}
+        term = self._compiler.compile(error, scope)
+        if term.known is not None and not isinstance(term.known.value, str):
+            self._context.fail(error, "a rule raises a text or PolicyViolation(...)")
+        return [term.code], {}

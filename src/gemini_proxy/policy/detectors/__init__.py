@@ -1,0 +1,80 @@
+"""Detectors: what finds secrets, personal data and the like in texts, without a network or a model.
+
+A detector is a value with a name, the options it takes, and ``detect``. The registry is passed to ``compile_policy``;
+who loads plug-ins builds a registry that holds them too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+from gemini_proxy.policy.budget import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``texts[text][start:end]`` is a ``label``, offsets in characters."""
+
+    text: int
+    start: int
+    end: int
+    label: str
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds labelled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
+    any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> frozenset[str]: ...
+
+    def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]: ...
+
+
+@runtime_checkable
+class Parser(Protocol):
+    """Turns a text into a value of its own shape instead of labels, as ``python_code`` does."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> frozenset[str]: ...
+
+    def parse(
+        self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter
+    ) -> "Parsed": ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The value of a call, and what it rests on."""
+
+    value: Any
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRegistry:
+    """The detectors a policy can import, by name."""
+
+    detectors: Mapping[str, Detector | Parser]
+
+    @classmethod
+    def of(cls, *detectors: Detector | Parser) -> "DetectorRegistry":
+        return cls(MappingProxyType({detector.name: detector for detector in detectors}))
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.detectors)
+
+    def with_detectors(self, *detectors: Detector | Parser) -> "DetectorRegistry":
+        """A registry with more detectors, which replace those of the same name."""
+        added = {detector.name: detector for detector in detectors}
+        return DetectorRegistry(MappingProxyType({**self.detectors, **added}))

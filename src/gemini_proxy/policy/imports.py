@@ -1,0 +1,75 @@
+"""The allow-list of imports. Nothing is ever imported: a name on the list stands for something built in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gemini_proxy.policy.builtins import FUNCTIONS
+from gemini_proxy.policy.events import FIELDS
+
+Role = Literal["function", "detector", "quantifier", "kind", "violation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an imported name stands for: its role, and its own name where the policy renames it."""
+
+    role: Role
+    name: str
+
+
+# Names of the stock language that need a model, a network or a program that is not here.
+UNAVAILABLE: Mapping[str, str] = {
+    "moderated": "a moderation model; a detector plug-in named moderated brings it",
+    "llm": "a language model; a detector plug-in named llm brings it",
+    "llm_confirm": "a language model; a detector plug-in named llm_confirm brings it",
+    "is_similar": "an embedding model; a detector plug-in named is_similar brings it",
+    "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
+    "ocr": "the tesseract program; a detector plug-in named ocr brings it",
+    "ipython_code": "IPython; python_code reads cells without magics",
+    "is_dangerous_code": "the semgrep program; a detector plug-in brings it",
+}
+
+# Modules of the stock library that reach files or users; refused with a reason of their own.
+REFUSED_MODULES: Mapping[str, str] = {
+    "invariant.files": "policies cannot read files",
+    "invariant.access_control": "access control lists are not available; compare names in the rule",
+}
+
+_DETECTOR_MODULES = (
+    "code", "copyright", "fuzzy_matching", "moderation", "pii", "prompt_injection", "secrets", "sentence_similarity",
+)  # fmt: skip
+_PARSERS = frozenset(("html_code", "links", "ocr"))
+_QUANTIFIERS = frozenset(("count", "forall"))
+
+MODULES = frozenset(
+    (
+        "invariant", "invariant.builtins", "invariant.nodes", "invariant.message", "invariant.errors",
+        "invariant.quantifiers", "invariant.llm", "invariant.detectors", "invariant.parsers",
+        "invariant.parsers.html", "invariant.parsers.ocr",
+        *(f"invariant.detectors.{module}" for module in _DETECTOR_MODULES),
+    )
+)  # fmt: skip
+
+
+def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | None:
+    """What ``from module import name`` means, None if the module has no such name."""
+    if module.startswith("invariant.detectors"):
+        return Imported("detector", name) if name in detectors and name not in _PARSERS else None
+    if module.startswith("invariant.parsers"):
+        return Imported("detector", name) if name in detectors and name in _PARSERS else None
+    if name in _QUANTIFIERS:
+        return Imported("quantifier", name)
+    if name in FUNCTIONS or name in ("find", "match"):
+        return Imported("function", name)
+    if name in FIELDS:
+        return Imported("kind", name)
+    if name in ("PolicyViolation", "Violation"):
+        return Imported("violation", name)
+    return Imported("detector", name) if module == "invariant" and name in detectors else None
+
+
+def names_of(module: str, detectors: frozenset[str]) -> frozenset[str]:
+    """The names a module offers, for suggestions."""
+    every = {*detectors, *FUNCTIONS, *FIELDS, *_QUANTIFIERS, "find", "match", "PolicyViolation"}
+    return frozenset(name for name in every if resolve(module, name, detectors) is not None)

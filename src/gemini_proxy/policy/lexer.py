@@ -1,0 +1,192 @@
+"""Text of a policy to tokens, with INDENT and DEDENT made from leading white space.
+
+Lines may end in LF, CRLF or CR. Inside brackets line ends and indentation mean nothing, as in Python. A tab counts to
+the next multiple of eight.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["name", "number", "string", "op", "tool", "newline", "indent", "dedent", "end"]
+
+_MAX_INDENT_LEVELS = 20
+
+_NUMBER = re.compile(r"(?:\d+(?:_\d+)*)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
+_OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
+_BLANK = re.compile(r"(?:[ \t\f\xa0\ufeff]|\\\n)+")
+_STRING = re.compile(
+    r"([rRfF]{0,2})(\"\"\"(?:[^\"\\]|\\[\s\S]|\"(?!\"\"))*\"\"\"|'''(?:[^'\\]|\\[\s\S]|'(?!''))*'''"
+    r"|\"(?:[^\"\\\n]|\\[\s\S])*\"|'(?:[^'\\\n]|\\[\s\S])*')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """``text`` is as written; of a tool token, the tool's name. ``end`` is the offset after it."""
+
+    kind: Kind
+    text: str
+    line: int
+    column: int
+    start: int
+    end: int
+
+
+class LexError(Exception):
+    """No token can start here."""
+
+    def __init__(self, reason: str, line: int, column: int, suggestion: str | None = None) -> None:
+        super().__init__(reason, line, column, suggestion)
+        self.reason = reason
+        self.line = line
+        self.column = column
+        self.suggestion = suggestion
+
+
+def unify_lines(text: str) -> str:
+    """CRLF and CR become LF; nothing else changes."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def tokenize(text: str) -> tuple[Token, ...]:
+    """Tokens of a text whose lines end in LF; the last is ``end``. Raises LexError."""
+    return tuple(_Lexer(text).run())
+
+
+class _Lexer:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._line = 1
+        self._line_start = 0
+        self._indents = [0]
+        self._brackets: list[Token] = []
+        self._previous: Token | None = None
+
+    def run(self) -> Iterator[Token]:
+        while self._at < len(self._text):
+            if not self._brackets and self._at == self._line_start:
+                yield from self._start_line()
+                if self._at >= len(self._text):
+                    break
+            token = self._next()
+            if token is not None:
+                self._previous = token
+                yield token
+        if self._brackets:
+            opened = self._brackets[-1]
+            raise LexError(f'"{opened.text}" is never closed', opened.line, opened.column)
+        if self._previous is not None and self._previous.kind != "newline":
+            yield self._token("newline", "")
+        yield from (self._token("dedent", "") for _ in self._indents[1:])
+        yield self._token("end", "")
+
+    def _start_line(self) -> Iterator[Token]:
+        """Skip blank and comment lines, then compare the indentation with the open ones."""
+        while True:
+            width, at = self._indentation()
+            if at >= len(self._text) or self._text[at] not in "\n#":
+                break
+            end = self._text.find("\n", at)
+            if end < 0:
+                self._at = len(self._text)
+                return
+            self._new_line(end + 1)
+        self._at = at
+        if at >= len(self._text):
+            return
+        if width > self._indents[-1]:
+            self._indents.append(width)
+            if len(self._indents) > _MAX_INDENT_LEVELS:
+                raise LexError("indented too deeply", self._line, self._column())
+            yield self._token("indent", "")
+        while width < self._indents[-1]:
+            self._indents.pop()
+            yield self._token("dedent", "")
+        if width != self._indents[-1]:
+            raise LexError("this indentation fits no line above", self._line, self._column())
+
+    def _indentation(self) -> tuple[int, int]:
+        width, at = 0, self._at
+        while at < len(self._text) and (char := self._text[at]) in " \t\f\xa0\ufeff":
+            width = (width // 8 + 1) * 8 if char == "\t" else width + (char != "\ufeff")
+            at += 1
+        return width, at
+
+    def _next(self) -> Token | None:
+        text, at = self._text, self._at
+        char = text[at]
+        if char == "\n":
+            token = None if self._brackets else self._token("newline", "\n")
+            self._new_line(at + 1)
+            return token
+        if char == "#":
+            end = text.find("\n", at)
+            self._at = len(text) if end < 0 else end
+            return None
+        if blank := _BLANK.match(text, at):
+            self._count_lines(at, blank.end())
+            self._at = blank.end()
+            return None
+        return self._word(at)
+
+    def _word(self, at: int) -> Token:
+        text = self._text
+        if found := _STRING.match(text, at):
+            if len(found.group(2)) == 2 and text.startswith(found.group(2)[0], found.end()):
+                raise LexError("this triple-quoted string is never closed", self._line, self._column())
+            token = self._token("string", found.group())
+            self._count_lines(at, found.end())
+            self._at = found.end()
+            return token
+        if self._expects_tool() and (found := _TOOL.match(text, at)):
+            return self._take("tool", found.group(1), found.end())
+        if found := _NAME.match(text, at):
+            return self._take("name", found.group(), found.end())
+        if found := _NUMBER.match(text, at):
+            return self._take("number", found.group(), found.end())
+        if found := _OPERATOR.match(text, at):
+            token = self._take("op", found.group(), found.end())
+            self._match_bracket(token)
+            return token
+        if text[at] in "\"'":
+            raise LexError("this string is not closed on its line", self._line, self._column())
+        hint = "negation is the word not" if text[at] == "!" else None
+        raise LexError(f"unexpected character {text[at]!r}", self._line, self._column(), hint)
+
+    def _expects_tool(self) -> bool:
+        previous = self._previous
+        return previous is not None and previous.kind == "name" and previous.text in ("is", "not")
+
+    def _match_bracket(self, token: Token) -> None:
+        if token.text in "([{":
+            self._brackets.append(token)
+        elif token.text in ")]}":
+            if not self._brackets or self._brackets[-1].text + token.text not in ("()", "[]", "{}"):
+                raise LexError(f'"{token.text}" closes nothing', token.line, token.column)
+            self._brackets.pop()
+
+    def _column(self) -> int:
+        return self._at - self._line_start + 1
+
+    def _token(self, kind: Kind, text: str) -> Token:
+        return Token(kind, text, self._line, self._column(), self._at, self._at + len(text))
+
+    def _take(self, kind: Kind, text: str, end: int) -> Token:
+        token = Token(kind, text, self._line, self._column(), self._at, end)
+        self._at = end
+        return token
+
+    def _new_line(self, at: int) -> None:
+        self._line += 1
+        self._at = self._line_start = at
+
+    def _count_lines(self, start: int, end: int) -> None:
+        count = self._text.count("\n", start, end)
+        if count:
+            self._line += count
+            self._line_start = self._text.rfind("\n", start, end) + 1

@@ -1,0 +1,126 @@
+"""A compiled policy and the check of a conversation against it."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gemini_proxy.policy.budget import Budget
+from gemini_proxy.policy.classify import Cost
+from gemini_proxy.policy.errors import EvaluationError, Warning
+from gemini_proxy.policy.events import Conversation, Event
+from gemini_proxy.policy.ranges import locate
+from gemini_proxy.policy.rules import Rule, Violation
+from gemini_proxy.policy.run import Code, Frame, Run
+from gemini_proxy.policy.values import plain
+
+# Enough for anyone to read: a flow in which everything matches would give millions.
+MAX_VIOLATIONS = 1000
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+_DEFAULT_BUDGET = Budget()
+
+
+class CompiledRule:
+    """A rule as code. ``body`` calls ``fire`` for each binding for which every line holds."""
+
+    __slots__ = ("_args", "_body", "_events", "_kwargs", "_size", "cost", "rule")
+
+    def __init__(
+        self,
+        rule: Rule,
+        body: Code,
+        events: tuple[int, ...],
+        args: list[Code],
+        kwargs: Mapping[str, Code],
+        size: int,
+        cost: Cost,
+    ) -> None:
+        self.rule = rule
+        self.cost = cost
+        self._body = body
+        self._events = events
+        self._args = args
+        self._kwargs = kwargs
+        self._size = size
+
+    def check(self, run: Run) -> list[Violation]:
+        """Violations of this rule; any failure in it becomes an EvaluationError with its line."""
+        found: list[Violation] = []
+        frame: Frame = [None] * (self._size + 1)
+        frame[0] = run
+        frame[self._size] = found
+        run.marks.clear()
+        try:
+            self._body(frame)
+        except EvaluationError as error:
+            error.line = self.rule.line
+            raise
+        # The one boundary: whatever a rule did to the data it met, the check has no answer.
+        except Exception as error:
+            raise EvaluationError(f"{type(error).__name__}: {error}", self.rule.line) from error
+        return found
+
+    def fire(self, frame: Frame) -> bool:
+        """Record a violation; True once there are enough."""
+        run: Run = frame[0]
+        marks = list(run.marks)
+        run.charge(10 + len(marks))
+        args = tuple(plain(code(frame)) for code in self._args)
+        kwargs = {name: plain(code(frame)) for name, code in self._kwargs.items()}
+        found: list[Violation] = frame[self._size]
+        found.append(Violation(self.rule, args, kwargs, self._ranges(run, frame, marks)))
+        return len(found) >= MAX_VIOLATIONS
+
+    def _ranges(self, run: Run, frame: Frame, marks: list[Any]) -> tuple[str, ...]:
+        bound = [frame[slot] for slot in self._events if type(frame[slot]) is Event]
+        events = [*bound, *(mark for mark in marks if type(mark) is Event)]
+        spans = [mark for mark in marks if type(mark) is tuple]
+        # A rule that declares no event of its own can still have read any of them.
+        return locate(spans, events, list(_all_events(run)) if spans else ())
+
+
+def _all_events(run: Run) -> Iterator[Event]:
+    for kind in ("Message", "ToolCall", "ToolOutput", "Tool"):
+        yield from run.events(kind)
+
+
+class Policy:
+    """Rules compiled from one text. Immutable and safe to share between threads."""
+
+    __slots__ = ("_rules", "parameters", "rules", "source", "text", "warnings")
+
+    def __init__(
+        self,
+        source: str,
+        text: str,
+        rules: tuple[CompiledRule, ...],
+        parameters: frozenset[str],
+        warnings: tuple[Warning, ...],
+    ) -> None:
+        self.source = source
+        self.text = text
+        self.parameters = parameters
+        self.warnings = warnings
+        self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
+        self._rules = rules
+
+    def check(
+        self,
+        conversation: Conversation,
+        parameters: Mapping[str, Any] = _NO_PARAMETERS,
+        budget: Budget | None = None,
+    ) -> tuple[Violation, ...]:
+        """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
+
+        Raises EvaluationError, or BudgetExceeded, which is one, when there is no answer: then nothing is known, neither
+        that the conversation is clean nor that it is not.
+        """
+        run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET)
+        violations: list[Violation] = []
+        for rule in self._rules:
+            violations.extend(rule.check(run))
+        return tuple(violations)
+
+    def expected_cost(self, conversation: Conversation) -> int:
+        """A rough upper estimate of a check in microseconds, without looking at the messages again."""
+        counts, chars = conversation.counts, conversation.chars
+        return int(sum(rule.cost.microseconds(counts, chars) for rule in self._rules)) + 1

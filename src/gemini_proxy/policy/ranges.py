@@ -1,0 +1,98 @@
+"""Where in the messages something stands: ``messages.2.content:10-25``, offsets in characters.
+
+While a rule is evaluated it leaves marks: a string and the span found in it, or a string as a whole. Only when the rule
+fires are marks turned into addresses, by finding the very string object within the events of the binding.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gemini_proxy.policy.events import RAW_ARGUMENTS, Event
+from gemini_proxy.policy.values import Piece, Place
+
+# A string, and the start and end of what was found in it; start -1 marks the string as a whole.
+Mark = tuple[str, int, int]
+
+# Enough to show; a text of a million matches needs no million addresses.
+MAX_RANGES = 1000
+
+
+def locate(marks: Iterable[Mark], events: Sequence[Event], fallback: Sequence[Event]) -> tuple[str, ...]:
+    """Addresses of events and marks, without those that a more exact one stands for.
+
+    ``fallback`` are searched for strings that none of ``events`` holds.
+    """
+    addresses: dict[str, None] = {}
+    index: dict[int, str] | None = None
+    wider: dict[int, str] | None = None
+    for text, start, end in marks:
+        root, shift = (text.root, text.shift) if type(text) is Piece else (text, 0)
+        if isinstance(root, Place):
+            addresses[str(root)] = None
+            continue
+        index = index if index is not None else _index(events)
+        address = index.get(id(root))
+        if address is None:
+            wider = wider if wider is not None else _index(fallback)
+            address = wider.get(id(root))
+        if address is not None:
+            exact = start >= 0 and shift is not None
+            addresses[f"{address}:{start + shift}-{end + shift}" if exact and shift is not None else address] = None
+        if len(addresses) >= MAX_RANGES:
+            break
+    found = list(addresses)
+    return tuple(_without_covered([event.address for event in events if event.kind != "Input"], found))
+
+
+def _without_covered(events: list[str], found: list[str]) -> list[str]:
+    """Events first come where nothing more exact was found in them; then each most exact address once."""
+    covered = {parent for address in found for parent in _parents(address)}
+    kept: dict[str, None] = {}
+    for event in events:
+        inside = [address for address in found if address not in covered and event in _parents(address)]
+        kept.update(dict.fromkeys(inside or [event]))
+    kept.update(dict.fromkeys(address for address in found if address not in covered))
+    return list(kept)[:MAX_RANGES]
+
+
+def _parents(address: str) -> list[str]:
+    """Every proper prefix of an address by whole segments, the address without its offsets included."""
+    path, colon, _ = address.rpartition(":") if _has_offsets(address) else (address, "", "")
+    parents = [path] if colon else []
+    while (dot := path.rfind(".")) > 0:
+        path = path[:dot]
+        parents.append(path)
+    return parents
+
+
+def _has_offsets(address: str) -> bool:
+    start, dash, end = address.rpartition(":")[2].partition("-")
+    return bool(dash) and start.isdigit() and end.isdigit()
+
+
+def _index(events: Sequence[Event]) -> dict[int, str]:
+    """Addresses of all strings inside events, by the identity of the string object."""
+    found: dict[int, str] = {}
+    for event in events:
+        _add(found, event)
+    return found
+
+
+def _add(found: dict[int, str], event: Event) -> None:
+    stack: list[tuple[Any, str]] = [(event.data, event.address)]
+    if event.kind == "Input":
+        stack = [(event.data["messages"], "messages")]
+    if event.kind == "TextChunk" and not event.address.rpartition(".")[2].isdigit():
+        stack = [(event.data["text"], event.address)]
+    for call in event.calls:
+        _add(found, call)
+    while stack:
+        item, address = stack.pop()
+        if isinstance(item, str):
+            found.setdefault(id(item), address)
+        elif isinstance(item, dict):
+            for key, value in item.items():
+                whole = key == RAW_ARGUMENTS and len(item) == 1 and address.endswith(".function.arguments")
+                stack.append((value, address if whole else f"{address}.{key}"))
+        elif isinstance(item, list):
+            stack.extend((value, f"{address}.{position}") for position, value in enumerate(item))

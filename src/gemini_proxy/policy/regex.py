@@ -1,0 +1,180 @@
+"""Regular expressions in linear time: google-re2, with offsets in characters and every search paid for.
+
+RE2 wants bytes. For ASCII text a byte offset is a character offset; for other text offsets are counted from the last
+match on, so that all matches of a text cost one pass.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import re2
+
+from gemini_proxy.policy.budget import Meter
+from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
+from gemini_proxy.policy.regex_dialect import DialectError, translate
+
+# RE2 keeps the automaton of one pattern within this; beyond it searches get slower, never larger.
+_MAX_MEMORY = 2 << 20
+# The largest program accepted: 7,000 instructions is "(?s).{0,500}z.{0,400}q".
+_MAX_PROGRAM = 10_000
+_MAX_PATTERN = 10_000
+# Measured worst case of a search that has lost its automaton: seconds for a byte and an instruction.
+_SLOWEST = 2e-9
+_PROBE = 16 << 10
+
+_LITERAL = re.compile(r"[A-Za-z0-9 _@/:;,<>=!\"'`~%&#-]+")
+
+Span = tuple[int, int]
+Mode = Literal["find", "match", "whole"]
+
+
+class RegexError(ValueError):
+    """A pattern that cannot be compiled; ``suggestion`` names the rewrite, if there is one."""
+
+    def __init__(self, reason: str, suggestion: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.suggestion = suggestion
+
+
+class Regex:
+    """One pattern for one use. ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any
+    character, so that a line end cannot hide what follows it. Raises RegexError.
+    """
+
+    __slots__ = ("_ascii", "_mode", "_unicode", "_unicode_pattern", "caveats", "pattern", "size")
+
+    def __init__(self, pattern: str, mode: Mode) -> None:
+        if len(pattern) > _MAX_PATTERN:
+            raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters")
+        try:
+            translation = translate(pattern, whole=mode == "whole")
+        except DialectError as error:
+            raise RegexError(error.reason, error.suggestion) from error
+        self.pattern = pattern
+        self.caveats = translation.caveats
+        self._mode: Mode = mode
+        self._ascii = _compile(translation.ascii, mode)
+        self._unicode_pattern = translation.unicode
+        self._unicode: Any = self._ascii if translation.unicode == translation.ascii else None
+        # Unicode classes make large programs, and only counted repetition can make one too large.
+        if self._unicode is None and "{" in pattern.replace(r"\p{", "").replace(r"\P{", ""):
+            self._unicode = _compile(translation.unicode, mode)
+        self.size: int = self._ascii.programsize
+
+    def _for(self, text: str) -> Any:
+        if text.isascii():
+            return self._ascii
+        if self._unicode is None:
+            # Two threads may both compile; both get equal patterns and one of them stays.
+            self._unicode = _compile(self._unicode_pattern, self._mode)
+        return self._unicode
+
+    def test(self, text: str, meter: Meter) -> bool:
+        """Whether the pattern matches the text, in the pattern's own mode."""
+        compiled = self._for(text)
+        data = _encode(text)
+        self._pay(compiled, data, meter)
+        if self._mode == "find":
+            return compiled.search(data) is not None
+        return (compiled.match if self._mode == "match" else compiled.fullmatch)(data) is not None
+
+    def spans(self, text: str, meter: Meter) -> Iterator[Span]:
+        """Where the pattern is found, left to right without overlap, in characters."""
+        compiled = self._for(text)
+        data = _encode(text)
+        self._pay(compiled, data, meter)
+        found = compiled.search(data)
+        if found is None:
+            return
+        spans: Iterator[Span] = _spans(compiled, data, meter)
+        yield from spans if len(data) == len(text) else _in_characters(spans, data)
+
+    def _pay(self, compiled: Any, data: bytes, meter: Meter) -> None:
+        size = len(data)
+        meter.charge(1 + (size >> 7))
+        if size > _PROBE:
+            left = meter.seconds_left()
+            if left is not None and size * compiled.programsize * _SLOWEST > left:
+                _probe(compiled, data, meter)
+
+
+def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:
+    for found in compiled.finditer(data):
+        meter.left -= 1
+        if meter.left < 0:
+            meter.refill()
+        yield found.span()
+
+
+def _in_characters(spans: Iterator[Span], data: bytes) -> Iterator[Span]:
+    at_byte = at_char = 0
+    for start, end in spans:
+        # An empty match may stand inside a character: it has no place in the text.
+        if start == end and start < len(data) and data[start] & 0xC0 == 0x80:
+            continue
+        first = at_char + _count(data, at_byte, start)
+        at_byte, at_char = end, first + _count(data, start, end)
+        yield first, at_char
+
+
+def _count(data: bytes, start: int, end: int) -> int:
+    return len(data[start:end].decode("utf-8", "surrogatepass"))
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
+    """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun."""
+    for start in range(0, len(data), _PROBE):
+        compiled.search(data[start : start + _PROBE])
+        left = meter.seconds_left()
+        if left is not None and left < 0:
+            raise BudgetExceeded("a regular expression would run past the deadline")
+
+
+def _options(mode: Mode) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.dot_nl = mode != "find"
+    options.max_mem = _MAX_MEMORY
+    return options
+
+
+def _compile(pattern: str, mode: Mode) -> Any:
+    try:
+        compiled = re2.compile(pattern, _options(mode))
+    except (re2.error, UnicodeEncodeError) as error:
+        raise RegexError(_reason(error)) from error
+    finally:
+        # re2 would keep the last 128 patterns of anyone, each with its automaton.
+        re2.purge()
+    if compiled.programsize > _MAX_PROGRAM:
+        raise RegexError("this pattern is too large", "use smaller counts in {m,n}")
+    return compiled
+
+
+def _reason(error: Exception) -> str:
+    detail = error.args[0] if error.args else ""
+    text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else "it is not valid Unicode"
+    return f"this regular expression cannot be read: {text}"
+
+
+def compile_at_run_time(pattern: str, mode: Mode, cache: dict[tuple[str, Mode], Regex], meter: Meter) -> Regex:
+    """A pattern that a rule computed, kept in the check's own ``cache``. Raises EvaluationError."""
+    regex = cache.get((pattern, mode))
+    if regex is None:
+        meter.charge(100 + len(pattern))
+        try:
+            regex = Regex(pattern, mode)
+        except RegexError as error:
+            hint = f" ({error.suggestion})" if error.suggestion else ""
+            raise EvaluationError(f"{error.reason}{hint}") from error
+        meter.charge(regex.size)
+        if len(cache) < 64:
+            cache[pattern, mode] = regex
+    return regex

@@ -1,0 +1,44 @@
+"""The state of one check: its meter, its marks, and what rules can reach. Never shared, so nothing needs a lock."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemini_proxy.policy.budget import Budget, Meter
+from gemini_proxy.policy.events import Conversation, Event
+from gemini_proxy.policy.regex import Mode, Regex
+
+# A compiled expression or line: takes the frame, whose slot 0 is the Run and whose other slots are variables.
+Frame = list[Any]
+Code = Callable[[Frame], Any]
+
+# An event that a count found, or text: the string and the span within; start -1 stands for the whole string.
+Mark = Event | tuple[str, int, int]
+
+
+class Run(Meter):
+    """``marks`` grows as tests succeed and is cut back where a binding fails."""
+
+    __slots__ = ("_events", "_positions", "conversation", "marks", "parameters", "regexes")
+
+    def __init__(self, conversation: Conversation, parameters: Mapping[str, Any], budget: Budget) -> None:
+        super().__init__(budget)
+        self.conversation = conversation
+        self.parameters = parameters
+        self.marks: list[Mark] = []
+        self.regexes: dict[tuple[str, Mode], Regex] = {}
+        self._events: dict[str, list[Event]] = {}
+        self._positions: dict[str, list[int]] = {}
+
+    def events(self, kind: str) -> list[Event]:
+        """The conversation's events of a kind, built at most once a check."""
+        found = self._events.get(kind)
+        if found is None:
+            found = self._events[kind] = self.conversation.events(kind)
+        return found
+
+    def positions(self, kind: str) -> list[int]:
+        """The positions of ``events(kind)``, ascending."""
+        found = self._positions.get(kind)
+        if found is None:
+            found = self._positions[kind] = [event.position for event in self.events(kind)]
+        return found

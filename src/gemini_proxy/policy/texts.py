@@ -1,0 +1,68 @@
+"""What a value says: the strings that text tests and detectors look at."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from gemini_proxy.policy.events import Event, chunks
+from gemini_proxy.policy.values import Content, Place, leaves
+
+
+def texts_of(value: Any) -> Iterable[str]:
+    """The strings of a value, in order; of None and truth values none.
+
+    A text is itself, content its texts, a message or output its content, a call its arguments, a declaration all it
+    says. Lists and dictionaries give every string, key and number at any depth.
+    """
+    if isinstance(value, str):
+        return (value,)
+    kind = type(value)
+    if kind is Content:
+        return value.texts  # type: ignore[no-any-return]  # kind narrows no further
+    if kind is Event:
+        return _event_texts(value)
+    if value is None or kind is bool:
+        return ()
+    if kind is list or kind is tuple:
+        return [text for item in value for text in texts_of(item)]
+    return [text for text in leaves(value, "")]
+
+
+def _event_texts(event: Event) -> Iterable[str]:
+    if event.kind in ("Message", "ToolOutput"):
+        return texts_of(event.content)
+    if event.kind == "ToolCall":
+        return list(leaves(event.data["function"]["arguments"], Place(f"{event.address}.function.arguments")))
+    if event.kind == "TextChunk":
+        return (event.data["text"],)
+    if event.kind == "Image":
+        return ()
+    return list(leaves(event.data, event.address))
+
+
+def images_of(value: Any) -> list[str]:
+    """The URLs of the images in a value: of image chunks, and of texts that are an image data URL themselves."""
+    if isinstance(value, str):
+        return [value] if value.startswith("data:image/") else []
+    if isinstance(value, list | tuple):
+        return [url for item in value for url in images_of(item)]
+    if isinstance(value, Content):
+        holder = Event("Message", 0, value.address.removesuffix(".content"), {})
+        holder.content = value
+        return _image_chunks(holder)
+    if isinstance(value, Event):
+        if value.kind == "Image":
+            return [_url(value)]
+        if isinstance(value.content, str):
+            return images_of(value.content)
+        return _image_chunks(value) if value.content is not None else []
+    return []
+
+
+def _image_chunks(holder: Event) -> list[str]:
+    return [_url(chunk) for chunk in chunks(holder) if chunk.kind == "Image"]
+
+
+def _url(image: Event) -> str:
+    source = image.data.get("image_url")
+    url = source.get("url") if isinstance(source, dict) else source
+    return url if isinstance(url, str) else ""

@@ -1,0 +1,161 @@
+"""The values rules compute with, and how they remember where in the messages they stand.
+
+A string that comes from a message is that very object: its place is found by identity when a violation needs it, so
+reading costs nothing. A string made from one (a match, a slice, a stripped or lowered text) is a Piece that knows its
+root. Nothing else carries a place.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gemini_proxy.policy.errors import EvaluationError
+
+# Deeper data than any JSON reader of the proxy lets in.
+_MAX_DATA_DEPTH = 1000
+
+
+class Place(str):
+    """The address of a value that is not a string itself: a number, or a dictionary whose key was read."""
+
+    __slots__ = ()
+
+
+class Piece(str):
+    """Text derived from ``root``: its character ``i`` stands at ``shift + i`` there, or somewhere, if ``shift`` is None."""
+
+    __slots__ = ("root", "shift")
+    root: str
+    shift: int | None
+
+    def __new__(cls, text: str, root: str, shift: int | None) -> "Piece":
+        piece = str.__new__(cls, text)
+        piece.root = root
+        piece.shift = shift
+        return piece
+
+
+class Record(dict[str, Any]):
+    """A detector's result with named fields; reading a field it has not is an error, not None."""
+
+    __slots__ = ()
+
+
+def cut(text: str, start: int, end: int) -> Piece:
+    """``text[start:end]``, remembering where it stands."""
+    if type(text) is Piece:
+        return Piece(text[start:end], text.root, None if text.shift is None else text.shift + start)
+    return Piece(text[start:end], text, start)
+
+
+def derived(text: str, origin: str) -> Piece:
+    """``text`` made from ``origin`` character by character if the lengths agree, else only somewhere in it."""
+    same = len(text) == len(origin)
+    if type(origin) is Piece:
+        return Piece(text, origin.root, origin.shift if same else None)
+    return Piece(text, origin, 0 if same else None)
+
+
+class Content:
+    """The content of a message or tool output that is not a plain string: chunks, or data of any shape.
+
+    For tests on text (``in``, ``find``, ``match``, string methods, detectors) it stands for its ``texts``; for indexing,
+    iteration and ``len`` it is the value itself.
+    """
+
+    __slots__ = ("_texts", "address", "value")
+
+    def __init__(self, value: Any, address: str) -> None:
+        self.value = value
+        self.address = address
+        self._texts: tuple[str, ...] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of each text chunk; of other data every string, key and number, at any depth."""
+        if self._texts is None:
+            self._texts = tuple(_content_texts(self.value, self.address))
+        return self._texts
+
+
+def is_chunk(item: object) -> bool:
+    """Whether a list item is a typed chunk of content."""
+    return isinstance(item, dict) and isinstance(item.get("type"), str)
+
+
+def _content_texts(value: Any, address: str) -> Iterator[str]:
+    if not isinstance(value, list):
+        yield from leaves(value, address)
+        return
+    for index, item in enumerate(value):
+        if not is_chunk(item):
+            yield from leaves(item, f"{address}.{index}")
+        elif isinstance(item.get("text"), str):
+            yield item["text"]
+        elif item["type"] != "image_url":
+            yield from leaves({key: item[key] for key in item if key != "type"}, f"{address}.{index}")
+
+
+def leaves(value: Any, address: str) -> Iterator[str]:
+    """Every string, key and number inside JSON-like data, in document order; keys and numbers as Pieces of a Place."""
+    if type(value) is str:
+        yield value
+        return
+    stack: list[tuple[Any, str]] = [(value, address)]
+    while stack:
+        item, where = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            yield from (Piece(key, Place(where), None) for key in item if isinstance(key, str))
+            stack.extend((item[key], f"{where}.{key}") for key in reversed(item))
+        elif isinstance(item, list | tuple):
+            stack.extend((item[index], f"{where}.{index}") for index in range(len(item) - 1, -1, -1))
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield Piece(str(item), Place(where), None)
+
+
+def count_chars(value: Any) -> int:
+    """Characters of all strings inside JSON-like data."""
+    if isinstance(value, str):
+        return len(value)
+    total, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, dict):
+            stack.extend(item)
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+        else:
+            total += 4
+    return total
+
+
+def word_for(value: object) -> str:
+    """A value's type as an error message names it."""
+    names = {str: "text", Piece: "text", int: "number", float: "number", bool: "truth value", type(None): "None"}
+    names |= {list: "list", tuple: "list", dict: "dictionary", Content: "content"}
+    return names.get(type(value), type(value).__name__)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON-able data: events as their dictionaries, pieces as strings."""
+    if depth > _MAX_DATA_DEPTH:
+        raise EvaluationError("a value is nested too deeply")
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, Content):
+        return value.value
+    data = getattr(value, "data", None)
+    return data if isinstance(data, dict | list) else str(value)

@@ -1,0 +1,80 @@
+"""The answer to one client: its head is sent with its first byte, so that until then it can still become another one."""
+
+from collections.abc import Mapping
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gemini_proxy.gemini.refusal import JSON_TYPE
+
+
+class ClientAnswer:
+    """Builds the response of one exchange. Streams leave chunk by chunk; anything else is sent whole at the end."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._response = web.StreamResponse()
+        self._streams = False
+
+    @property
+    def begun(self) -> bool:
+        """True once the head has been sent."""
+        return self._response.prepared
+
+    @property
+    def response(self) -> web.StreamResponse:
+        return self._response
+
+    def head(self, status: int, headers: CIMultiDict[str], *, streams: bool) -> None:
+        """Say what the head will be. Streams tell nginx and caches to pass them on as they come."""
+        self._streams = streams
+        if streams:
+            headers["x-accel-buffering"] = "no"
+            headers.setdefault("cache-control", "no-cache")
+        self._response = web.StreamResponse(status=status, headers=headers)
+
+    def stream_head(self, content_type: str) -> None:
+        """The head of a stream that has no upstream answer behind it."""
+        self.head(200, CIMultiDict({"content-type": content_type}), streams=True)
+
+    def whole(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
+        """Answer with ``body``, all at once."""
+        self._streams = False
+        self._response = web.Response(status=status, headers=headers, body=body)
+
+    def error(self, status: int, body: Mapping[str, object]) -> None:
+        """Answer with Google error JSON."""
+        self.whole(status, CIMultiDict({"content-type": JSON_TYPE}), orjson.dumps(body, default=str))
+
+    def note(self, name: str, value: str) -> None:
+        """Add a header, where the head has not been sent yet."""
+        if not self.begun:
+            self._response.headers[name] = value
+
+    async def write(self, data: bytes) -> None:
+        if not self.begun:
+            await self._response.prepare(self._request)
+        await self._response.write(data)
+
+    async def finish(self, tail: bytes) -> web.StreamResponse:
+        """The response with its last bytes; aiohttp sends its end after the middlewares have returned."""
+        if isinstance(self._response, web.Response):
+            return self._response
+        if not self._streams:
+            head = self._response
+            self._response = web.Response(status=head.status, headers=head.headers, body=tail)
+        elif tail:
+            await self.write(tail)
+        return self._response
+
+
+def break_off(request: web.Request) -> None:
+    """End the connection so that the client sees a broken body: no last chunk; without chunks (HTTP/1.0), a reset."""
+    transport = request.transport
+    if transport is None:
+        return
+    if request.version >= (1, 1):
+        transport.close()
+    else:
+        transport.abort()

@@ -1,0 +1,107 @@
+"""The two keys of a request: whose Gemini quota is used, and whose rules and traces these are. No I/O."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gemini_proxy.errors import BadRequest
+
+INVARIANT_HEADER = "invariant-authorization"
+_FORMAT = "Invalid API Key format"
+_SUFFIX = re.compile(r";\s*invariant-auth\s*=\s*", re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_INVARIANT = re.compile("invariant", re.IGNORECASE)
+
+FORWARDED = frozenset({"content-type", "user-agent", "x-server-timeout", "accept", "traceparent", "tracestate"})
+"""Request headers that go upstream, beside ``x-goog-*`` and what the configuration adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """``gemini`` goes upstream and nowhere else; ``invariant`` never does. Neither shows in a repr."""
+
+    gemini: str | None
+    invariant: str | None
+
+    def __repr__(self) -> str:
+        return f"Credentials(gemini={'***' if self.gemini else None}, invariant={'***' if self.invariant else None})"
+
+
+def read_credentials(
+    headers: CIMultiDictProxy[str] | CIMultiDict[str],
+    query_key: str | None,
+    configured: str | None,
+    dataset: str | None,
+) -> Credentials:
+    """Find both keys. ``configured`` is the operator's own Gemini key, used where the client brings none.
+
+    The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else ``?key=``; others are ignored.
+    Raises BadRequest for a repeated header, a malformed pair of keys, or a key that is missing.
+    """
+    given, paired = _split(_gemini_source(headers, query_key))
+    header = _bearer(_single(headers, INVARIANT_HEADER))
+    invariant = header or paired
+    gemini = given or configured
+    if dataset is not None and not invariant:
+        raise BadRequest("Missing invariant api key" if gemini else "Missing LLM Provider API Key")
+    if not gemini:
+        raise BadRequest("Missing LLM Provider API Key")
+    for key in filter(None, (gemini, invariant)):
+        if not _KEY.fullmatch(key):
+            raise BadRequest(_FORMAT)
+    return Credentials(gemini, invariant)
+
+
+def _gemini_source(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> str:
+    return _single(headers, "x-goog-api-key") or _bearer(_single(headers, "authorization")) or query_key or ""
+
+
+def _single(headers: CIMultiDictProxy[str] | CIMultiDict[str], name: str) -> str:
+    values = headers.getall(name, ())
+    if len(values) > 1:
+        raise BadRequest(f"The header {name} is given more than once.")
+    return values[0].strip() if values else ""
+
+
+def _bearer(value: str) -> str:
+    if not value:
+        return ""
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise BadRequest(_FORMAT)
+    return token.strip()
+
+
+def _split(value: str) -> tuple[str, str]:
+    """Part ``{gemini key};invariant-auth={key}``; both halves are needed where there is a semicolon."""
+    if ";" not in value and not _INVARIANT.search(value):
+        return value, ""
+    halves = _SUFFIX.split(value)
+    if len(halves) != 2 or not all(half.strip() for half in halves):
+        raise BadRequest(_FORMAT)
+    gemini, invariant = (half.strip() for half in halves)
+    if ";" in gemini + invariant or _INVARIANT.search(gemini):
+        raise BadRequest(_FORMAT)
+    return gemini, invariant
+
+
+def upstream_headers(
+    headers: CIMultiDictProxy[str] | CIMultiDict[str], gemini_key: str, extra: Sequence[str] = ()
+) -> Mapping[str, str]:
+    """The headers for the upstream, by allow-list; the key goes as ``x-goog-api-key`` whatever way it came.
+
+    Raises BadRequest for a header that would change what of the answer can be checked.
+    """
+    if "x-goog-fieldmask" in headers:
+        raise BadRequest("The header X-Goog-FieldMask hides parts of the answer and is not supported.")
+    outgoing = {"x-goog-api-key": gemini_key, "accept-encoding": "identity"}
+    named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
+    for name, value in headers.items():
+        folded = name.lower()
+        if folded in outgoing or folded in named or _INVARIANT.search(folded):
+            continue
+        if (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) and not _INVARIANT.search(value):
+            outgoing[folded] = value
+    return outgoing

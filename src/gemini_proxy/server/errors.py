@@ -1,0 +1,72 @@
+"""Every error the proxy answers with, as Google error JSON; and the middleware that makes it so."""
+
+import logging
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gemini_proxy.errors import MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
+from gemini_proxy.gemini.calls import SUPPORTED
+from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
+from gemini_proxy.server.answer import break_off
+from gemini_proxy.server.keys import CONFIG, STATE
+
+log = logging.getLogger(__name__)
+
+
+def error_response(error: ProxyError) -> web.Response:
+    """``error`` as the client sees it. The rest of a refused body is not waited for."""
+    body = orjson.dumps(error_body(error.status, error.message, error.code))
+    response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
+    if isinstance(error, PayloadTooLarge):
+        response.force_close()
+    if isinstance(error, Unavailable):
+        response.headers["retry-after"] = "1"
+    return response
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever escapes into a Google-shaped answer; once bytes were sent, into a broken body."""
+    state = request.app[STATE]
+    if state.in_flight >= request.app[CONFIG].server.max_exchanges:
+        return error_response(Unavailable("The proxy is handling as many requests as it may."))
+    state.in_flight += 1
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        log.info("refused: %s %s", error.status, error.message)
+        return _answer(request, error)
+    except web.HTTPException as error:
+        return _answer(request, _translated(error))
+    except (ConnectionError, TimeoutError):
+        raise ConnectionError("the client is gone") from None
+    except Exception as error:
+        # The text of a foreign exception may hold what a client sent: its type and place must do.
+        log.error("unexpected %s in %s", type(error).__name__, _place(error))
+        return _answer(request, ProxyError("The proxy failed on this request."))
+    finally:
+        state.in_flight -= 1
+
+
+def _answer(request: web.Request, error: ProxyError) -> web.Response:
+    if request.writer.output_size > 0:
+        break_off(request)
+        raise ConnectionError("the answer broke off")
+    return error_response(error)
+
+
+def _translated(error: web.HTTPException) -> ProxyError:
+    if error.status == 405:
+        return MethodNotAllowed("This path does not take that HTTP method.")
+    if error.status == 404:
+        return NotFound(f"This path is not served by the proxy; {SUPPORTED}.")
+    return ProxyError("The proxy failed on this request.")
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace else "unknown"

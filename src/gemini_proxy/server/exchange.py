@@ -1,0 +1,75 @@
+"""One request and its answer, from the first byte read to the trace written: the only mutable value of a request."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.merger import Merger
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.refusal import Refusal
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.guardrails.gate import FrameGate
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.verdict import Violation
+from gemini_proxy.server.credentials import Credentials
+from gemini_proxy.traces.trace import Outcome
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Times are of ``time.perf_counter``; ``outcome`` is None until it is known.
+
+    ``checking`` is a request check that runs beside the upstream call; ``framing`` the content type of an answer that
+    goes through the gate, None before there is one.
+    """
+
+    call: ModelCall
+    credentials: Credentials
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    rules: RuleSet = field(default_factory=RuleSet)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    request: GeminiRequest | None = None
+    checking: "asyncio.Task[None] | None" = None
+    framing: str | None = None
+    merger: Merger = field(default_factory=Merger)
+    gate: FrameGate | None = None
+    answer_messages: tuple[Message, ...] = ()
+    unseen: list[Unseen] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    refusal: Refusal | None = None
+    unchecked: str = ""
+    check_ms: float = 0.0
+    upstream_status: int | None = None
+    headed: float | None = None
+    first_byte: float | None = None
+    outcome: Outcome | None = None
+    error: str = ""
+    recorded: bool = False
+
+    def mark_head(self) -> None:
+        """The head of the upstream's answer has come."""
+        self.headed = time.perf_counter()
+
+    def mark_first_byte(self) -> None:
+        """The first byte of the answer leaves for the client."""
+        self.first_byte = time.perf_counter()
+
+    @property
+    def messages(self) -> list[Message]:
+        """All that was said, the answer last; what the addresses of annotations point into."""
+        return [*(self.request.messages if self.request else ()), *self.answer_messages]
+
+
+class Refused(Exception):
+    """Ends an exchange with ``refusal``; caught by the guardrail middleware alone."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal

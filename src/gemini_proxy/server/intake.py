@@ -1,0 +1,45 @@
+"""Reads what a request brings, once and whole: its body, its meaning, and the rules that hold for it."""
+
+from aiohttp import web
+
+from gemini_proxy.config import Config
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, with_header
+from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.server.body import read_body
+from gemini_proxy.server.credentials import upstream_headers
+from gemini_proxy.server.exchange import Exchange
+
+_LARGE = 524_288
+"""Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
+
+
+class Intake:
+    """Fills an exchange from its request, or raises the error that the client gets."""
+
+    def __init__(self, config: Config, rules: RuleSet, workers: Workers) -> None:
+        self._server = config.server
+        self._forwarded = config.upstream.forward_headers
+        self._header_mode = config.guardrails.header_policies
+        self._rules = rules
+        self._workers = workers
+
+    async def take(self, exchange: Exchange, request: web.Request) -> None:
+        """Read rules, headers and body. Raises BadRequest and its kinds."""
+        exchange.rules = self._rules_for(request)
+        key = exchange.credentials.gemini or ""
+        exchange.headers = upstream_headers(request.headers, key, self._forwarded)
+        exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
+        exchange.request = await self._read(exchange)
+
+    def _rules_for(self, request: web.Request) -> RuleSet:
+        given = request.headers.getall(HEADER_NAME, ())
+        if len(given) > 1:
+            raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
+        return with_header(self._rules, given[0] if given else None, self._header_mode) if given else self._rules
+
+    async def _read(self, exchange: Exchange) -> GeminiRequest:
+        if len(exchange.body) < _LARGE:
+            return read_request(exchange.call, exchange.body)
+        return await self._workers.run(read_request, exchange.call, exchange.body)

@@ -1,0 +1,40 @@
+"""Typed keys for what the application and its requests carry."""
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gemini_proxy.config import Config
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.server.answer import ClientAnswer
+from gemini_proxy.server.credentials import Credentials
+from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.server.intake import Intake
+from gemini_proxy.server.lifecycle import Lifecycle
+from gemini_proxy.server.record import Scribe
+from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.server.upstream import Upstream
+from gemini_proxy.traces.store import TraceStore
+
+
+@dataclass(slots=True)
+class State:
+    """What the server is doing: exchanges in flight, and whether it has begun to stop."""
+
+    in_flight: int = 0
+    draining: bool = False
+
+
+CONFIG = web.AppKey("CONFIG", Config)
+LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
+INTAKE = web.AppKey("INTAKE", Intake)
+SCRIBE = web.AppKey("SCRIBE", Scribe)
+STATE = web.AppKey("STATE", State)
+STORE = web.AppKey("STORE", TraceStore)
+TASKS = web.AppKey("TASKS", Tasks)
+UPSTREAM = web.AppKey("UPSTREAM", Upstream)
+
+CALL = web.RequestKey("CALL", ModelCall)
+CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
+ANSWER = web.RequestKey("ANSWER", ClientAnswer)
+EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

@@ -1,0 +1,197 @@
+"""The guardrail lifecycle of an exchange: start, chunk, end. It asks the engine and moves the gate; it does no HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+
+from gemini_proxy.config import Guardrails, Refusals
+from gemini_proxy.errors import DecodeError, EngineUnavailable
+from gemini_proxy.gemini.frames import Framing
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.refusal import Phase, Refusal
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules
+from gemini_proxy.guardrails.engine import Check, Engine
+from gemini_proxy.guardrails.gate import FrameGate
+from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.server.exchange import Exchange, Refused
+from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.trace import Outcome
+
+
+class Lifecycle:
+    """Runs the checks of every exchange with one engine and one configuration."""
+
+    def __init__(
+        self, engine: Engine, guardrails: Guardrails, refusals: Refusals, tasks: Tasks, max_answer_bytes: int
+    ) -> None:
+        self._engine = engine
+        self._guardrails = guardrails
+        self._refusals = refusals
+        self._tasks = tasks
+        self._max_answer_bytes = max_answer_bytes
+
+    async def start(self, exchange: Exchange) -> "asyncio.Task[None] | None":
+        """Check the request. A check that takes a while is returned as a task, to run beside the upstream call.
+
+        Raises Refused.
+        """
+        request = _request(exchange)
+        exchange.unseen.extend(request.unseen)
+        self._note_thoughts(exchange, request.messages)
+        verdict = self._judge(exchange, "request", request.messages)
+        if not isinstance(verdict, Verdict) and self._guardrails.request_check == "overlap":
+            return self._tasks.beside(self._admit_later(exchange, verdict), "request check")
+        self._apply(exchange, "request", [await self._wait(exchange, "request", verdict)], exchange.unseen)
+        return None
+
+    async def _admit_later(self, exchange: Exchange, verdict: Awaitable[Verdict]) -> None:
+        self._apply(exchange, "request", [await self._wait(exchange, "request", verdict)], exchange.unseen)
+
+    async def admit(self, exchange: Exchange) -> None:
+        """Return when the request may have an answer. Raises Refused."""
+        if exchange.checking is not None:
+            await exchange.checking
+            exchange.checking = None
+
+    def open_gate(self, exchange: Exchange, framing: Framing) -> None:
+        """Put the gate before an answer that comes in ``framing``."""
+        request = _request(exchange)
+        exchange.gate = FrameGate(
+            framing, exchange.merger, self._guardrails.stream_check, request.candidate_count, self._max_answer_bytes
+        )
+
+    async def feed(self, exchange: Exchange, data: bytes) -> bytes:
+        """The bytes that may leave now that ``data`` came from upstream. Raises Refused, and DecodeError for bytes that
+        cannot be read."""
+        gate = exchange.gate
+        assert gate is not None
+        leaving = gate.feed(data)
+        if exchange.checking is not None:
+            await self.admit(exchange)
+        if gate.wants_verdict:
+            await self._judge_answer(exchange)
+            leaving += gate.release()
+        return leaving
+
+    async def end(self, exchange: Exchange) -> bytes:
+        """The bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
+
+        An answer without a gate (an upstream error, a call that generates nothing) has nothing withheld.
+        """
+        await self.admit(exchange)
+        if exchange.gate is None:
+            return b""
+        leaving = exchange.gate.end()
+        await self._judge_answer(exchange)
+        return leaving + exchange.gate.release()
+
+    async def remains(self, exchange: Exchange) -> bytes:
+        """What of an answer that broke off may still leave. Raises Refused."""
+        assert exchange.gate is not None
+        await self._judge_answer(exchange)
+        return exchange.gate.release()
+
+    def outcome(self, exchange: Exchange) -> Outcome:
+        """How an exchange ended that was not refused and did not fail."""
+        status = exchange.upstream_status or 0
+        if status >= 400 or exchange.merger.error is not None:
+            return Outcome.UPSTREAM_ERROR
+        if exchange.unchecked:
+            return Outcome.UNCHECKED
+        if exchange.gate is not None and not exchange.merger.finished():
+            return Outcome.UPSTREAM_CUT
+        return Outcome.COMPLETED
+
+    def unreadable(self, exchange: Exchange, error: DecodeError) -> None:
+        """Refuse an answer that cannot be read: what cannot be checked is not passed on."""
+        self._refused(exchange, "response", [error.message], reason="ANSWER_UNREADABLE")
+
+    async def _judge_answer(self, exchange: Exchange) -> None:
+        request = _request(exchange)
+        candidates = self._read_answer(exchange, request)
+        verdicts: list[Verdict] = []
+        unseen: list[Unseen] = []
+        offset = len(request.messages)
+        for candidate in candidates:
+            judged = self._judge(exchange, "response", (*request.messages, *candidate.messages))
+            verdict = await self._wait(exchange, "response", judged)
+            verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
+            unseen.extend(candidate.unseen)
+            offset += len(candidate.messages)
+        self._apply(exchange, "response", verdicts, unseen)
+        exchange.unseen.extend(one for one in unseen if one not in exchange.unseen)
+
+    def _read_answer(self, exchange: Exchange, request: GeminiRequest) -> tuple[CandidateMessages, ...]:
+        candidates = candidate_messages(request, exchange.merger)
+        exchange.answer_messages = tuple(message for candidate in candidates for message in candidate.messages)
+        self._note_thoughts(exchange, exchange.answer_messages)
+        return candidates
+
+    def _judge(self, exchange: Exchange, phase: Phase, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
+        if not exchange.rules.blocking:
+            return _NOTHING_TO_CHECK
+        visible = for_rules(messages, self._guardrails.thoughts)
+        try:
+            return self._engine.judge(Check(exchange.rules.blocking, visible, self._guardrails.parameters))
+        except EngineUnavailable as error:
+            raise self._refused(exchange, phase, [error.message], reason="GUARDRAIL_UNAVAILABLE") from None
+
+    async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
+        try:
+            verdict = judged if isinstance(judged, Verdict) else await judged
+        except EngineUnavailable as error:
+            raise self._refused(exchange, phase, [error.message], reason="GUARDRAIL_UNAVAILABLE") from None
+        exchange.check_ms += verdict.milliseconds
+        exchange.unchecked = exchange.unchecked or verdict.unchecked
+        return verdict
+
+    def _apply(self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], unseen: Sequence[Unseen]) -> None:
+        violations = [violation for verdict in verdicts for violation in verdict.violations]
+        if violations:
+            exchange.violations.extend(violations)
+            raise self._refused(exchange, phase, [violation.message for violation in violations], violations)
+        if unseen and self._guardrails.unseen_content == "block":
+            named = ", ".join(dict.fromkeys(one.reason for one in unseen))
+            raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
+
+    def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+        if self._guardrails.thoughts == "skip" and any("thought" in message for message in messages):
+            note = Unseen("messages", "thoughts, which the configuration skips")
+            if note not in exchange.unseen:
+                exchange.unseen.append(note)
+
+    def _refused(
+        self,
+        exchange: Exchange,
+        phase: Phase,
+        messages: Sequence[str],
+        violations: Sequence[Violation] = (),
+        reason: str = "GUARDRAIL_BLOCKED",
+    ) -> Refused:
+        exchange.refusal = Refusal(
+            phase=phase,
+            messages=tuple(messages),
+            errors=tuple(violation.error for violation in violations),
+            guardrail=violations[0].rule.name if violations else "",
+            reason=reason,
+            prefix=self._refusals.prefix,
+            trace_id=exchange.id,
+        )
+        return Refused(exchange.refusal)
+
+
+_NOTHING_TO_CHECK = Verdict()
+
+
+def _request(exchange: Exchange) -> GeminiRequest:
+    assert exchange.request is not None
+    return exchange.request
+
+
+def _placed(verdict: Verdict, start: int, by: int) -> Verdict:
+    """The verdict on one candidate, with its addresses counted through all candidates' messages."""
+    if not by or not verdict.violations:
+        return verdict
+    moved = tuple(violation.moved(start, by) for violation in verdict.violations)
+    return Verdict(moved, verdict.milliseconds, verdict.unchecked)

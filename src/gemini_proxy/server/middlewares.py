@@ -1,0 +1,115 @@
+"""Around every model call: who it is from, and the guardrail lifecycle from its first byte to its trace."""
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gemini_proxy.errors import DecodeError, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.refusal import error_body, error_refusal
+from gemini_proxy.guardrails.coverage import HEADER
+from gemini_proxy.server.answer import ClientAnswer, break_off
+from gemini_proxy.server.credentials import read_credentials
+from gemini_proxy.server.exchange import Exchange, Refused
+from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, INTAKE, LIFECYCLE, SCRIBE
+from gemini_proxy.server.refuse import refusal_tail
+from gemini_proxy.traces.trace import Outcome
+
+
+@web.middleware
+async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find the call and the keys. Raises what makes either unusable."""
+    if "target" not in request.match_info:
+        return await handler(request)
+    call = read_call(request.method, request.raw_path)
+    configured = request.app[CONFIG].upstream.api_key
+    request[CALL] = call
+    request[CREDENTIALS] = read_credentials(
+        request.headers, call.query.key, configured.get_secret_value() if configured else None, call.dataset
+    )
+    return await handler(request)
+
+
+@web.middleware
+async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Own the exchange: start, the handler's chunks, end, record. A listing of models carries nothing to check."""
+    if CALL not in request or request[CALL].http_method == "GET":
+        return await handler(request)
+    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS])
+    answer = request[ANSWER] = ClientAnswer(request)
+    await request.app[INTAKE].take(exchange, request)
+    try:
+        tail, whole = await _run(request, exchange, answer, handler)
+        await _record(request, exchange, answer)
+        response = await answer.finish(tail)
+    except (asyncio.CancelledError, ConnectionError):
+        _client_gone(request, exchange)
+        raise
+    finally:
+        if exchange.checking is not None:
+            exchange.checking.cancel()
+    if not whole:
+        break_off(request)
+    return response
+
+
+async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, handler: Handler) -> tuple[bytes, bool]:
+    """Bring the exchange to its outcome: the bytes still to be sent, and whether the answer then is whole."""
+    lifecycle = request.app[LIFECYCLE]
+    try:
+        exchange.checking = await lifecycle.start(exchange)
+        await handler(request)
+        tail = await lifecycle.end(exchange)
+        exchange.outcome = lifecycle.outcome(exchange)
+        return tail, True
+    except Refused:
+        return _refuse(request, exchange, answer), True
+    except DecodeError as error:
+        lifecycle.unreadable(exchange, error)
+        return _refuse(request, exchange, answer), True
+    except UpstreamError as error:
+        return await _cut(request, exchange, answer, error)
+
+
+def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> bytes:
+    """Turn the answer into a refusal: in band where the client expects a stream, else by HTTP 400."""
+    refusal = exchange.refusal
+    assert refusal is not None
+    exchange.outcome = Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE
+    refusals = request.app[CONFIG].refusals
+    in_band = answer.begun or (exchange.call.streams and refusals.before_stream == "event")
+    if not in_band:
+        answer.error(400, error_refusal(refusal, refusals.error_status))
+        return b""
+    return refusal_tail(exchange, answer, refusal, refusals.feedback)
+
+
+async def _cut(
+    request: web.Request, exchange: Exchange, answer: ClientAnswer, error: UpstreamError
+) -> tuple[bytes, bool]:
+    """The upstream failed. What passed the check still goes out, and then the body breaks off as the upstream's did."""
+    exchange.error = error.message
+    begun = isinstance(error, (UpstreamCut, UpstreamTimeout)) and exchange.gate is not None
+    exchange.outcome = Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR
+    if not answer.begun:
+        answer.error(error.status, error_body(error.status, error.message, error.code))
+        return b"", True
+    try:
+        return await request.app[LIFECYCLE].remains(exchange), False
+    except Refused:
+        return _refuse(request, exchange, answer), True
+
+
+async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
+    scribe = request.app[SCRIBE]
+    answer.note(HEADER, scribe.coverage(exchange).header)
+    await scribe.record(exchange)
+
+
+def _client_gone(request: web.Request, exchange: Exchange) -> None:
+    """Record what the client no longer waits for, unless its trace was written before it left."""
+    if exchange.recorded:
+        return
+    exchange.outcome = Outcome.CLIENT_GONE
+    request.app[SCRIBE].record_later(exchange)

@@ -1,0 +1,117 @@
+"""From an exchange to its trace, and the trace into the store before the last byte leaves."""
+
+import hashlib
+import hmac
+import time
+from typing import Any
+
+from gemini_proxy.config import Guardrails
+from gemini_proxy.errors import Unavailable
+from gemini_proxy.guardrails.coverage import Coverage
+from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.recorder import Recorder
+from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
+
+
+class Scribe:
+    """Writes the trace of every exchange. ``required`` makes an exchange that cannot be recorded an error."""
+
+    def __init__(self, recorder: Recorder, guardrails: Guardrails, tasks: Tasks, *, required: bool) -> None:
+        self._recorder = recorder
+        self._guardrails = guardrails
+        self._tasks = tasks
+        self._required = required
+
+    async def record(self, exchange: Exchange) -> None:
+        """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
+        exchange.recorded = True
+        written = await self._recorder.commit(self._trace(exchange))
+        if self._required and not written:
+            raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
+
+    def record_later(self, exchange: Exchange) -> None:
+        """Record an exchange whose client has left; shutdown waits for it."""
+        exchange.recorded = True
+        self._tasks.spawn(self._recorder.commit(self._trace(exchange)), "record")
+
+    def coverage(self, exchange: Exchange) -> Coverage:
+        """What of the exchange was checked so far."""
+        guardrails = self._guardrails
+        return Coverage(
+            mode=guardrails.stream_check if exchange.call.generates else "request",
+            rules=tuple(rule.name for rule in exchange.rules.blocking),
+            checked_messages=len(exchange.messages) if exchange.rules.blocking and not exchange.unchecked else 0,
+            unseen=tuple(exchange.unseen),
+            verdict=_verdict(exchange, off=guardrails.engine == "off"),
+            unchecked=exchange.unchecked,
+            milliseconds=exchange.check_ms,
+        )
+
+    def _trace(self, exchange: Exchange) -> Trace:
+        call = exchange.call
+        invariant = exchange.credentials.invariant
+        return Trace(
+            id=exchange.id,
+            created=exchange.created,
+            dataset=call.dataset,
+            tenant=tenant(invariant) if invariant else None,
+            outcome=exchange.outcome or Outcome.FAILED,
+            model=call.model,
+            stream=call.streams,
+            messages=exchange.messages,
+            annotations=annotations_for(exchange.violations) if exchange.violations else (),
+            metadata=self._metadata(exchange),
+            duration_ms=_milliseconds(exchange.started, time.perf_counter()),
+            log_rules=tuple(
+                {**rule.described, "parameters": self._guardrails.parameters} for rule in exchange.rules.logging
+            ),
+        )
+
+    def _metadata(self, exchange: Exchange) -> dict[str, Any]:
+        merger = exchange.merger
+        metadata: dict[str, Any] = {
+            **(exchange.request.settings if exchange.request else {}),
+            "via_gateway": True,
+            "method": exchange.call.method.value,
+            "model": exchange.call.model,
+            "usage": merger.usage,
+            "model_version": merger.model_version,
+            "response_id": merger.response_id,
+            "finish_reasons": [candidate.finish_reason for candidate in merger.candidates],
+            "latencies_ms": _latencies(exchange),
+            "coverage": self.coverage(exchange).described,
+        }
+        if merger.prompt_feedback:
+            metadata["prompt_feedback"] = merger.prompt_feedback
+        if exchange.upstream_status is not None:
+            metadata["upstream_status"] = exchange.upstream_status
+        if exchange.refusal is not None:
+            metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
+        if exchange.error:
+            metadata["error"] = exchange.error
+        return metadata
+
+
+def tenant(invariant_key: str) -> str:
+    """Who a key belongs to, without the key: one value per key, the same on every machine."""
+    return hmac.new(b"gemini-proxy tenant", invariant_key.encode(), hashlib.sha256).hexdigest()
+
+
+def _verdict(exchange: Exchange, *, off: bool) -> str:
+    if exchange.refusal is not None:
+        return "refused"
+    if off or not exchange.rules.blocking:
+        return "off"
+    if exchange.unchecked:
+        return "unchecked"
+    return "pending" if exchange.outcome is None else "passed"
+
+
+def _latencies(exchange: Exchange) -> dict[str, float]:
+    marks = {"upstream_head": exchange.headed, "first_byte": exchange.first_byte}
+    return {name: _milliseconds(exchange.started, at) for name, at in marks.items() if at is not None}
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1000, 3)

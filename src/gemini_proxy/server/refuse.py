@@ -1,0 +1,31 @@
+"""The bytes of a refusal inside a stream, in the framing that the client is reading."""
+
+from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, array_refusal, sse_refusal
+from gemini_proxy.server.answer import ClientAnswer
+from gemini_proxy.server.exchange import Exchange
+
+SSE_TYPE = "text/event-stream"
+
+
+def refusal_tail(exchange: Exchange, answer: ClientAnswer, refusal: Refusal, feedback: Feedback) -> bytes:
+    """What is sent in place of everything withheld; gives ``answer`` its head where no upstream answer did."""
+    sse = exchange.call.query.alt == "sse" if exchange.framing is None else exchange.framing == SSE_TYPE
+    if exchange.framing is None:
+        answer.stream_head(SSE_TYPE if sse else JSON_TYPE)
+    state = _state(exchange)
+    if sse:
+        return sse_refusal(refusal, state, feedback)
+    left = exchange.gate.events_left if exchange.gate else 0
+    return array_refusal(refusal, state, opened=left > 0, elements=left)
+
+
+def _state(exchange: Exchange) -> StreamState:
+    merger = exchange.merger
+    expected = (exchange.request.candidate_count if exchange.request else None) or 1
+    seen = tuple(candidate.index for candidate in merger.candidates)
+    return StreamState(
+        indexes=seen or tuple(range(min(expected, 8))),
+        usage=merger.usage,
+        model_version=merger.model_version or exchange.call.model,
+        response_id=merger.response_id,
+    )

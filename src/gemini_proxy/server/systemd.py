@@ -1,0 +1,35 @@
+"""The part of systemd's notification protocol that Type=notify needs: one datagram a message (sd_notify(3))."""
+
+import asyncio
+import socket
+
+
+class Notifier:
+    """Tells the service manager how the server is doing. Without an address it tells nobody."""
+
+    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
+        """``address`` is $NOTIFY_SOCKET, ``watchdog_seconds`` what $WATCHDOG_USEC says in seconds."""
+        # A leading @ stands for the zero byte of Linux's abstract namespace.
+        self._address = "\0" + address[1:] if address and address.startswith("@") else address or None
+        self._watchdog = watchdog_seconds
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    async def watch(self) -> None:
+        """Ping the watchdog twice per period: the pings stop when the event loop does."""
+        if self._address is None or not self._watchdog:
+            return
+        while True:
+            self._send("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog / 2)
+
+    def _send(self, message: str) -> None:
+        if self._address is None:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)
+            channel.sendto(message.encode(), self._address)

@@ -1,0 +1,150 @@
+"""The one HTTP client of the process: opens a call upstream and yields its body. aiohttp's errors end here."""
+
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from gemini_proxy.config import Upstream as UpstreamConfig
+from gemini_proxy.errors import DecodeError, UpstreamCut, UpstreamError, UpstreamTimeout
+
+_HOP_BY_HOP: Final = frozenset(
+    "connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()
+)
+_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {"set-cookie", "alt-svc", "content-length", "content-encoding"}
+_READ_BUFFER: Final = 32_768
+"""Bytes read ahead of a slow client, a stream: what bounds memory when a thousand readers stall."""
+_INFLATE_STEP: Final = 262_144
+
+
+class Answer:
+    """An upstream response whose head has come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.reason = response.reason or ""
+        self.content_type = response.content_type
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """The headers that go on to the client: not those of this connection, no cookies, no length or encoding."""
+        named = self._response.headers.get("connection", "").lower()
+        hidden = _NOT_FOR_CLIENTS | {token.strip() for token in named.split(",")} if named else _NOT_FOR_CLIENTS
+        return CIMultiDict(
+            (name, value) for name, value in self._response.headers.items() if name.lower() not in hidden
+        )
+
+    def close(self) -> None:
+        """End the call: close the connection, unless the body was read to its end and it went back to the pool."""
+        self._response.close()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises as ``chunks`` does, and DecodeError for a body over ``limit`` bytes."""
+        pieces: list[bytes] = []
+        size = 0
+        async for data in self.chunks():
+            pieces.append(data)
+            size += len(data)
+            if size > limit:
+                raise DecodeError("The upstream's answer is larger than the proxy may hold.")
+        return b"".join(pieces)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, without content encoding.
+
+        Raises UpstreamCut when it breaks off, UpstreamTimeout when it falls silent, DecodeError when it is compressed
+        in a way that was not asked for and cannot be read.
+        """
+        inflate = _inflater(self._response.headers.get("content-encoding", ""))
+        content = self._response.content
+        while True:
+            try:
+                data = await content.readany()
+            except TimeoutError:
+                raise UpstreamTimeout("The upstream fell silent.") from None
+            except (aiohttp.ClientError, ConnectionError):
+                raise UpstreamCut("The upstream's answer broke off.") from None
+            if not data:
+                break
+            if inflate is None:
+                yield data
+            else:
+                for piece in _inflate(inflate, data):
+                    yield piece
+        if inflate is not None and not inflate.eof:
+            raise UpstreamCut("The upstream's compressed answer broke off.")
+
+
+def _inflater(encoding: str) -> "zlib._Decompress | None":
+    folded = encoding.strip().lower()
+    if folded in ("", "identity"):
+        return None
+    if folded == "gzip":
+        return zlib.decompressobj(wbits=31)
+    raise DecodeError("The upstream's answer is compressed in a way the proxy does not read.")
+
+
+def _inflate(inflate: "zlib._Decompress", data: bytes) -> list[bytes]:
+    pieces = []
+    while data:
+        try:
+            pieces.append(inflate.decompress(data, _INFLATE_STEP))
+        except zlib.error:
+            raise DecodeError("The upstream's compressed answer cannot be read.") from None
+        data = inflate.unconsumed_tail
+    if inflate.unused_data:
+        raise DecodeError("The upstream's compressed answer goes on after its end.")
+    return [piece for piece in pieces if piece]
+
+
+class Upstream:
+    """Calls the Gemini API. One session for the process; every call's connection is its own until it ends."""
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._base = config.base_url
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ttl_dns_cache=60),
+            # A proxy must not share cookies between callers.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=config.connect_timeout,
+                sock_connect=config.connect_timeout,
+                sock_read=config.read_timeout,
+            ),
+            trust_env=False,
+        )
+
+    async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        """Send the call and wait for the head of its answer, which the caller has to close.
+
+        Raises UpstreamError when there is no head, UpstreamTimeout when it took too long.
+        """
+        url = URL(self._base + target, encoded=True)
+        for attempt in (1, 2):
+            try:
+                response = await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+            except TimeoutError:
+                raise UpstreamTimeout("The upstream did not answer in time.") from None
+            except aiohttp.ServerDisconnectedError:
+                # A kept connection that the upstream closed as we reused it: not a byte of an answer came.
+                if attempt == 2:
+                    raise UpstreamError("The upstream closed the connection without an answer.") from None
+                continue
+            except (aiohttp.ClientError, OSError) as error:
+                raise UpstreamError(f"The upstream cannot be reached ({type(error).__name__}).") from None
+            if 300 <= response.status < 400:
+                response.close()
+                raise UpstreamError("The upstream answered with a redirect.")
+            return Answer(response)
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        await self._session.close()

@@ -1,0 +1,87 @@
+"""Logging rules run after their exchange: taken from the queue in the database, their findings added to the trace."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.jobs import Job
+from gemini_proxy.traces.trace import Annotation
+
+logger = logging.getLogger(__name__)
+
+# A job that ended its worker, or its process, this often is given up.
+MAX_ATTEMPTS: Final = 3
+# How many traces are held in memory at once.
+_TAKEN_AT_ONCE: Final = 32
+# How often to look without being woken: for jobs whose lease ran out, and for those of other processes that died.
+POLL_SECONDS: Final = 15.0
+
+Check = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Awaitable[Sequence[Annotation]]]
+
+
+class JobQueue(Protocol):
+    """The part of the store that holds the queue."""
+
+    async def take_jobs(self, limit: int) -> list[Job]: ...
+
+    async def finish_job(self, job: Job, found: Sequence[Annotation]) -> bool: ...
+
+
+class LogRuleWorker:
+    """Runs queued logging rules in one task, ``run()``.
+
+    Each job's check runs at least once and its annotations are stored exactly once. A check that raises is tried again
+    when the job's lease is over; after three attempts the job is removed and logged.
+    """
+
+    def __init__(self, queue: JobQueue, check: Check, ready: asyncio.Event, *, poll: float = POLL_SECONDS) -> None:
+        """``check`` takes messages and rules; ``ready`` says that there may be jobs, see ``Recorder``."""
+        self._queue = queue
+        self._check = check
+        self._ready = ready
+        self._poll = poll
+        self.abandoned = 0
+
+    async def run(self) -> None:
+        """Work until cancelled, beginning with what an earlier process left."""
+        while True:
+            self._ready.clear()
+            try:
+                await self.drain()
+            except StoreError as error:
+                logger.warning("logging rules wait: %s", error)
+            try:
+                async with asyncio.timeout(self._poll):
+                    await self._ready.wait()
+            except TimeoutError:
+                continue
+
+    async def drain(self) -> None:
+        """Run every job that is due now. Raises StoreError."""
+        while taken := await self._queue.take_jobs(_TAKEN_AT_ONCE):
+            for job in taken:
+                await self._run(job)
+
+    async def _run(self, job: Job) -> None:
+        # Over the limit without having been removed: the process died with it each time.
+        if job.attempts > MAX_ATTEMPTS:
+            await self._abandon(job, "its process ended")
+            return
+        try:
+            found = await self._check(job.messages, job.rules)
+        except Exception as error:
+            if job.attempts == MAX_ATTEMPTS:
+                await self._abandon(job, type(error).__name__)
+            else:
+                logger.warning("logging rules of trace %s failed: %s", job.trace_id, type(error).__name__)
+            return
+        await self._queue.finish_job(job, found)
+
+    async def _abandon(self, job: Job, reason: str) -> None:
+        await self._queue.finish_job(job, ())
+        self.abandoned += 1
+        logger.error(
+            "logging rules of trace %s were given up after %d attempts: %s", job.trace_id, MAX_ATTEMPTS, reason
+        )

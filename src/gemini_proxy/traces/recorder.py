@@ -1,0 +1,221 @@
+"""Group commit: exchanges wait for their traces to be written, and those that wait together are written together."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.rows import TraceRow, encode
+from gemini_proxy.traces.trace import Trace
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+# What a database that hangs may hold up in memory: in traces, and in characters of their texts.
+MAX_WAITING = 10_000
+MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
+# Traces with more text than this are serialised in a thread, a message at a time, so that the loop gets its turn.
+LARGE = 256 * 1024
+
+
+class TraceSink(Protocol):
+    """Where the recorder writes."""
+
+    async def write(self, rows: Sequence[TraceRow]) -> None:
+        """Commit the rows in one transaction. Raises StoreError, RowRejected if a row is to blame."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    trace: Trace
+    row: TraceRow | None
+    size: int
+    written: asyncio.Future[bool]
+    given_up: bool = False
+
+
+class Recorder:
+    """Writes traces in batches from one task, ``run()``, which the owner starts and ends with ``close()``.
+
+    ``dropped`` counts the traces for which ``commit`` said False, ``late`` those of them that were written after all.
+    """
+
+    def __init__(
+        self,
+        sink: TraceSink,
+        *,
+        jobs_ready: asyncio.Event | None = None,
+        patience: float = 5.0,
+        max_batch: int = MAX_BATCH,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        """``jobs_ready`` is set when traces with log rules were written; ``patience`` is in seconds."""
+        self._sink = sink
+        self._jobs_ready = jobs_ready
+        self._patience = patience
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._queue: deque[_Waiting] = deque()
+        self._writing: list[_Waiting] = []
+        self._characters = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._lost_in_streak = 0
+        self.dropped = 0
+        self.late = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many traces are queued, those being written not counted."""
+        return len(self._queue)
+
+    async def commit(self, trace: Trace) -> bool:
+        """Whether the trace was written durably; False after ``patience`` seconds at the latest.
+
+        Cancelling the caller withdraws nothing: the trace is queued before the first await.
+        """
+        item = self._enqueue(trace)
+        if item is None:
+            return False
+        patience = asyncio.get_running_loop().call_later(self._patience, self._give_up, item)
+        try:
+            return await item.written
+        finally:
+            patience.cancel()
+
+    async def run(self) -> None:
+        """Write what is queued until ``close``; when it ends early, by cancellation, all who wait are told False."""
+        try:
+            while True:
+                if not self._queue:
+                    self._idle.set()
+                    if self._closed:
+                        return
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                self._writing = self._take_batch()
+                await self._write(self._writing)
+                self._writing = []
+        finally:
+            self._abandon()
+
+    async def close(self) -> None:
+        """Take no more traces, and wait at most ``patience`` seconds for those queued; the rest are dropped."""
+        self._closed = True
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._idle.wait()
+        except TimeoutError:
+            self._abandon()
+
+    def _enqueue(self, trace: Trace) -> _Waiting | None:
+        size = _characters(trace.messages)
+        if self._closed or self._is_full(size):
+            self._count_lost("the recorder is closed" if self._closed else "the queue is full")
+            return None
+        try:
+            row = encode(trace) if size <= LARGE else None
+        except RowRejected as error:
+            self._count_lost(str(error))
+            return None
+        item = _Waiting(trace, row, size, asyncio.get_running_loop().create_future())
+        self._queue.append(item)
+        self._characters += size
+        self._idle.clear()
+        self._wake.set()
+        return item
+
+    def _is_full(self, size: int) -> bool:
+        # One trace is always taken, however long it is.
+        return len(self._queue) >= self._max_waiting or 0 < self._characters > MAX_WAITING_CHARACTERS - size
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
+        self._characters -= sum(item.size for item in batch)
+        return batch
+
+    async def _write(self, batch: list[_Waiting]) -> None:
+        """Write the batch at once; if one row is to blame, each by itself, so that its neighbours survive."""
+        try:
+            await self._commit(batch)
+        except RowRejected as error:
+            if len(batch) == 1:
+                self._lose(batch, str(error))
+                return
+            for item in batch:
+                await self._write([item])
+        except StoreError as error:
+            self._lose(batch, str(error))
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        rows = [await asyncio.to_thread(encode, item.trace) if item.row is None else item.row for item in batch]
+        await self._sink.write(rows)
+        self._log_recovery()
+        for item in batch:
+            if item.given_up:
+                self.late += 1
+            _answer(item, True)
+        if self._jobs_ready is not None and any(row.jobs for row in rows):
+            self._jobs_ready.set()
+
+    def _give_up(self, item: _Waiting) -> None:
+        """Patience has run out. The trace stays where it is: late evidence is better than none."""
+        if not item.written.done():
+            item.given_up = True
+            _answer(item, False)
+            self._count_lost(f"no answer from the database in {self._patience:g} s")
+
+    def _lose(self, batch: Sequence[_Waiting], reason: str) -> None:
+        for item in batch:
+            if not item.given_up:
+                self._count_lost(reason)
+            _answer(item, False)
+
+    def _abandon(self) -> None:
+        self._closed = True
+        unwritten = [item for item in (*self._writing, *self._queue) if not item.given_up]
+        self._writing = []
+        self._queue.clear()
+        self._characters = 0
+        self._lose(unwritten, "the recorder was stopped")
+        self._idle.set()
+
+    def _count_lost(self, reason: str) -> None:
+        self.dropped += 1
+        self._lost_in_streak += 1
+        if self._lost_in_streak == 1:
+            logger.error("traces are not being written: %s", reason)
+
+    def _log_recovery(self) -> None:
+        if self._lost_in_streak:
+            logger.warning("traces are being written again, %d were not", self._lost_in_streak)
+            self._lost_in_streak = 0
+
+
+def _answer(item: _Waiting, written: bool) -> None:
+    # Done already when its caller was cancelled or told before.
+    if not item.written.done():
+        item.written.set_result(written)
+
+
+def _characters(value: object) -> int:
+    """The text in a JSON value, as a measure of what it costs to keep and to serialise."""
+    total = 0
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+        elif isinstance(item, Sequence):
+            pending.extend(item)
+    return total

@@ -1,0 +1,132 @@
+"""A trace: what one exchange said, how it ended, and which ranges the rules objected to. Values only, no I/O."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+GUARDRAILS_SOURCE = "guardrails-error"
+
+
+class Outcome(StrEnum):
+    """How an exchange ended; each has exactly one."""
+
+    COMPLETED = "completed"
+    REFUSED_REQUEST = "refused_request"
+    REFUSED_RESPONSE = "refused_response"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_CUT = "upstream_cut"
+    CLIENT_GONE = "client_gone"
+    UNCHECKED = "unchecked"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A rule's message at one place of a trace.
+
+    ``address`` is a dotted path with an optional character range: ``messages.2.content:10-25``.
+    ``guardrail`` holds ``id``, ``name``, ``content`` (the rule's text) and ``action`` (``block`` or ``log``).
+    """
+
+    content: str
+    address: str
+    source: str = GUARDRAILS_SOURCE
+    guardrail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One exchange as recorded.
+
+    ``id`` is a UUID in text, ``created`` in Unix seconds, ``tenant`` the keyed hash of who sent it. ``log_rules`` are
+    rules (``id``, ``name``, ``content``, ``action`` and perhaps ``parameters``) still to be run over the messages;
+    they are queued in the transaction that writes the trace and empty in a trace read back.
+    """
+
+    id: str
+    created: float
+    outcome: Outcome
+    messages: Sequence[Mapping[str, Any]]
+    dataset: str | None = None
+    tenant: str | None = None
+    model: str | None = None
+    stream: bool = False
+    annotations: tuple[Annotation, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    duration_ms: float = 0.0
+    log_rules: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """One line of a listing. ``seq`` is its place and the next page's cursor, ``rule`` the first rule's message."""
+
+    seq: int
+    id: str
+    created: float
+    dataset: str | None
+    model: str | None
+    outcome: Outcome
+    stream: bool
+    duration_ms: float
+    rule: str | None
+
+
+class ViolationLike(Protocol):
+    """What a verdict says of one rule: its message, the ranges it points at, and the rule itself."""
+
+    @property
+    def message(self) -> str: ...
+    @property
+    def ranges(self) -> Sequence[str]: ...
+    @property
+    def guardrail(self) -> Mapping[str, Any]: ...
+
+
+def annotations_for(violations: Iterable[ViolationLike]) -> tuple[Annotation, ...]:
+    """One annotation for each of a violation's most precise ranges, or one with address ``""`` where it has none."""
+    return tuple(
+        Annotation(violation.message, address, GUARDRAILS_SOURCE, violation.guardrail)
+        for violation in violations
+        for address in innermost(violation.ranges) or ("",)
+    )
+
+
+def innermost(addresses: Sequence[str]) -> tuple[str, ...]:
+    """The addresses, each once and in order, without those that are a proper ancestor of another one.
+
+    Ancestry goes by path segments, a character range counting as one more: ``messages.1`` contains
+    ``messages.1.content:3-9`` and not ``messages.10``.
+    """
+    paths = {address: _segments(address) for address in addresses if address}
+    ancestors = {path[:end] for path in paths.values() for end in range(len(path))}
+    return tuple(address for address, path in paths.items() if path not in ancestors)
+
+
+def _segments(address: str) -> tuple[str, ...]:
+    path, colon, characters = address.partition(":")
+    return (*path.split("."), *([colon + characters] if colon else []))
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """The trace as plain JSON, annotations in the shape that Invariant's clients push and read; no tenant."""
+    return {
+        "id": trace.id,
+        "created": trace.created,
+        "dataset": trace.dataset,
+        "outcome": trace.outcome.value,
+        "model": trace.model,
+        "stream": trace.stream,
+        "duration_ms": trace.duration_ms,
+        "messages": list(trace.messages),
+        "annotations": [
+            {
+                "content": annotation.content,
+                "address": annotation.address,
+                "extra_metadata": {"source": annotation.source, "guardrail": dict(annotation.guardrail)},
+            }
+            for annotation in trace.annotations
+        ],
+        "metadata": dict(trace.metadata),
+    }

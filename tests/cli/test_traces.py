@@ -1,0 +1,142 @@
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from gemini_proxy.cli.traces import traces
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Annotation, Outcome, Trace, trace_json
+from tests.traces.samples import ANNOTATION, trace, url
+
+HOSTILE = "[red]not markup[/red] :smile: \x1b[31mnot colour\x9b1m \u202eflip\r"
+
+
+@dataclass
+class Section:
+    database: str
+
+
+@dataclass
+class Settings:
+    traces: Section
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "traces.db"
+
+
+def write(database: Path, batch: Iterable[Trace]) -> None:
+    async def run() -> None:
+        store = await TraceStore.open(url(database))
+        await store.add(list(batch))
+        await store.close()
+
+    asyncio.run(run())
+
+
+def run(database: Path, *arguments: str) -> Result:
+    runner = CliRunner(env={"COLUMNS": "160"})
+    return runner.invoke(traces, arguments, obj=Settings(Section(url(database))))
+
+
+def test_list_shows_the_newest_first_with_rule_and_time(database: Path) -> None:
+    refused = trace(outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION,), duration_ms=41.6)
+    plain = trace(dataset=None)
+    write(database, [refused, plain])
+    lines = run(database, "list").output.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == [plain.id[:8], refused.id[:8]]
+    for word in ("demo", "gemini-2.5-flash", "refused_response", "no secrets", "42"):
+        assert word in lines[2]
+
+
+def test_list_filters_and_limits(database: Path) -> None:
+    write(database, [trace(dataset="a"), trace(dataset="b"), trace(dataset="b", outcome=Outcome.FAILED)])
+
+    def count(*options: str) -> int:
+        return len(run(database, "list", "--json", *options).output.splitlines())
+
+    assert (count(), count("--dataset", "b"), count("--outcome", "failed"), count("--limit", "2")) == (3, 2, 1, 2)
+
+
+def test_list_as_json_is_one_object_a_line(database: Path) -> None:
+    written = trace(annotations=(ANNOTATION,))
+    write(database, [written])
+    found = orjson.loads(run(database, "list", "--json").output)
+    assert (found["id"], found["rule"], found["outcome"]) == (written.id, "no secrets", "completed")
+
+
+def test_show_prints_the_conversation_with_the_rule_below_its_range(database: Path) -> None:
+    written = trace(
+        annotations=(ANNOTATION, Annotation("whole message", "messages.0"), Annotation("nowhere", "")),
+        metadata={"coverage": {"rules": 2}, "usage": {"totalTokenCount": 7}},
+        outcome=Outcome.REFUSED_RESPONSE,
+    )
+    write(database, [written])
+    output = run(database, "show", written.id[:8]).output
+    lines = [line.strip() for line in output.splitlines()]
+    assert lines[lines.index("the secret é") + 1].startswith("^  block  no secrets")
+    assert lines[lines.index("tell me") + 1].startswith("^  block  whole message")
+    assert "nowhere" in output[output.index("elsewhere") :]
+    for fact in ("refused_response", '{"rules":2}', '{"totalTokenCount":7}', "gemini-2.5-flash"):
+        assert fact in output
+
+
+def test_show_highlights_exactly_the_annotated_characters(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    write(database, [written := trace(annotations=(ANNOTATION,))])
+    result = CliRunner().invoke(traces, ["show", written.id], obj=Settings(Section(url(database))), color=True)
+    assert "the \x1b[1;37;41msecret\x1b[0m é" in result.output
+
+
+def test_text_from_a_model_is_never_markup_nor_a_control_sequence(database: Path) -> None:
+    written = trace(
+        HOSTILE,
+        model=HOSTILE,
+        dataset=HOSTILE,
+        annotations=(Annotation(HOSTILE, HOSTILE, HOSTILE, {"name": HOSTILE, "action": HOSTILE}),),
+        metadata={HOSTILE: HOSTILE},
+        messages=[{"role": HOSTILE, "content": HOSTILE, HOSTILE: [{"x": HOSTILE}]}],
+    )
+    write(database, [written])
+    for arguments in (("show", written.id), ("list",)):
+        output = run(database, *arguments).output
+        assert "[red]not markup" in output
+        assert not {"\x1b", "\x9b", "\u202e", "\r"} & set(output)
+    assert "␛[31mnot colour" in run(database, "show", written.id).output
+
+
+def test_show_as_json_is_the_whole_trace(database: Path) -> None:
+    write(database, [written := trace(annotations=(ANNOTATION,))])
+    assert orjson.loads(run(database, "show", written.id, "--json").output) == trace_json(written)
+
+
+def test_export_writes_every_trace_to_a_file_or_to_standard_output(database: Path, tmp_path: Path) -> None:
+    written = [trace(dataset="a"), trace(dataset="b", annotations=(ANNOTATION,)), trace(dataset="b")]
+    write(database, written)
+    target = tmp_path / "out.jsonl"
+    assert run(database, "export", "--output", str(target)).exit_code == 0
+    assert [orjson.loads(line) for line in target.read_bytes().splitlines()] == [trace_json(t) for t in written]
+    lines = run(database, "export", "--dataset", "b", "--format", "jsonl").output.splitlines()
+    assert [orjson.loads(line)["id"] for line in lines] == [t.id for t in written[1:]]
+
+
+def test_what_is_not_there_is_said_and_ends_with_1(database: Path, tmp_path: Path) -> None:
+    missing = run(database, "list")
+    assert (missing.exit_code, missing.output) == (1, f"Error: there is no trace database at {database}\n")
+    assert not database.exists()
+    write(database, [trace(id="aaaaaa11"), trace(id="aaaaaa22")])
+    for arguments, message in {
+        ("show", "ffffff"): "no trace begins with ffffff",
+        ("show", "aaaaaa"): "several traces begin with aaaaaa",
+        ("export", "--output", str(tmp_path / "no" / "file")): "cannot write",
+    }.items():
+        result = run(database, *arguments)
+        assert result.exit_code == 1
+        assert message in result.output
+    assert run(database, "show", "aaa").exit_code == 2

@@ -1,0 +1,233 @@
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from gemini_proxy.traces.database import SqliteDatabase
+from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.migrations.upgrade import upgrade
+from gemini_proxy.traces.recorder import LARGE, Recorder, TraceSink
+from gemini_proxy.traces.rows import TraceRow
+from gemini_proxy.traces.store import TraceStore
+from tests.traces.samples import ANNOTATION, locked, query, trace
+
+
+class MemorySink:
+    """Keeps each committed batch; writing waits for the gate, and ids in ``bad`` are rejected."""
+
+    def __init__(self, *, open_gate: bool = True) -> None:
+        self.batches: list[list[str]] = []
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.bad: set[str] = set()
+        self.broken = False
+        if open_gate:
+            self.gate.set()
+
+    @property
+    def ids(self) -> list[str]:
+        return [identity for batch in self.batches for identity in batch]
+
+    async def write(self, rows: Sequence[TraceRow]) -> None:
+        self.started.set()
+        await self.gate.wait()
+        if self.broken:
+            raise StoreError("the database is broken")
+        ids = [row.trace[0] for row in rows]
+        if self.bad.intersection(ids):
+            raise RowRejected("a row is bad")
+        self.batches.append(ids)
+
+
+@asynccontextmanager
+async def running(recorder: Recorder) -> AsyncIterator[Recorder]:
+    task = asyncio.create_task(recorder.run())
+    try:
+        yield recorder
+    finally:
+        await recorder.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_committed_trace_can_be_read_at_once(store: TraceStore) -> None:
+    sink: TraceSink = store
+    async with running(Recorder(sink)) as recorder:
+        written = trace(annotations=(ANNOTATION,))
+        assert await recorder.commit(written) is True
+        assert await store.get(written.id) == written
+
+
+async def test_traces_that_come_during_a_commit_share_the_next_one() -> None:
+    sink = MemorySink(open_gate=False)
+    async with running(Recorder(sink, max_batch=4)) as recorder:
+        first = asyncio.create_task(recorder.commit(trace()))
+        await sink.started.wait()
+        others = [asyncio.create_task(recorder.commit(trace())) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert recorder.waiting == 6
+        sink.gate.set()
+        assert await asyncio.gather(first, *others) == [True] * 7
+    assert [len(batch) for batch in sink.batches] == [1, 4, 2]
+
+
+async def test_a_bad_row_is_lost_alone(caplog: pytest.LogCaptureFixture) -> None:
+    sink = MemorySink()
+    written = [trace() for _ in range(4)]
+    sink.bad = {written[1].id}
+    async with running(Recorder(sink)) as recorder:
+        assert await asyncio.gather(*map(recorder.commit, written)) == [True, False, True, True]
+        assert recorder.dropped == 1
+    assert sink.ids == [t.id for t in written if t.id not in sink.bad]
+
+
+@pytest.mark.parametrize("text", ["short", "x" * (LARGE + 1)])
+async def test_a_trace_that_is_no_json_is_lost_alone(store: TraceStore, text: str) -> None:
+    bad = trace(text, metadata={("no", "key"): 1})
+    async with running(Recorder(store)) as recorder:
+        assert await asyncio.gather(*map(recorder.commit, (trace(), bad, trace()))) == [True, False, True]
+        assert recorder.dropped == 1
+
+
+async def test_large_traces_are_written_too(store: TraceStore) -> None:
+    large = trace("é" * (LARGE + 1))
+    async with running(Recorder(store)) as recorder:
+        assert await recorder.commit(large)
+    found = await store.get(large.id)
+    assert found is not None and found.messages == list(large.messages)
+
+
+async def test_a_locked_database_loses_traces_logs_once_and_recovers(
+    store: TraceStore, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(Recorder(store)) as recorder:
+        with locked(database):
+            assert await asyncio.gather(*(recorder.commit(trace()) for _ in range(5))) == [False] * 5
+        assert recorder.dropped == 5
+        assert await recorder.commit(trace()) is True
+        assert await recorder.commit(trace()) is True
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.ERROR, "traces are not being written: the database is locked (SQLITE_BUSY)"),
+        (logging.WARNING, "traces are being written again, 5 were not"),
+    ]
+
+
+async def test_a_full_disk_loses_traces_and_recovers_when_there_is_room(database: Path) -> None:
+    connection = SqliteDatabase(database, read_only=False)
+    await connection.write(upgrade)
+    # The limit belongs to a connection, and the writer begins again with another one after a failure.
+    await connection.write(lambda writer: writer.exec_driver_sql("PRAGMA max_page_count = 1"))
+    store = TraceStore(connection)
+    async with running(Recorder(store)) as recorder:
+        assert await recorder.commit(trace("x" * 100_000)) is False
+        assert recorder.dropped == 1
+        assert await recorder.commit(trace("x" * 100_000)) is True
+    await store.close()
+
+
+async def test_patience_ends_a_wait_on_a_database_that_hangs_and_late_traces_are_kept() -> None:
+    sink = MemorySink(open_gate=False)
+    async with running(Recorder(sink, patience=0.05)) as recorder:
+        assert await asyncio.gather(*(recorder.commit(trace()) for _ in range(3))) == [False] * 3
+        assert recorder.dropped == 3
+        sink.gate.set()
+        assert await recorder.commit(trace()) is True
+        assert recorder.late == 3
+    assert len(sink.ids) == 4
+
+
+async def test_a_full_queue_drops_at_once() -> None:
+    sink = MemorySink(open_gate=False)
+    async with running(Recorder(sink, max_waiting=2)) as recorder:
+        first = asyncio.create_task(recorder.commit(trace()))
+        await sink.started.wait()
+        queued = [asyncio.create_task(recorder.commit(trace())) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert recorder.waiting == 2
+        assert await recorder.commit(trace()) is False
+        sink.gate.set()
+        assert await asyncio.gather(first, *queued) == [True] * 3
+    assert recorder.dropped == 1
+
+
+@pytest.mark.parametrize("text", ["short", "x" * (LARGE + 1)])
+async def test_cancelling_one_who_waits_loses_no_trace_and_hurts_no_other(text: str) -> None:
+    sink = MemorySink(open_gate=False)
+    gone, queued_gone, neighbour = trace(text), trace(text), trace()
+    async with running(Recorder(sink)) as recorder:
+        writing = asyncio.create_task(recorder.commit(gone))
+        await sink.started.wait()
+        queued = asyncio.create_task(recorder.commit(queued_gone))
+        other = asyncio.create_task(recorder.commit(neighbour))
+        await asyncio.sleep(0)
+        assert recorder.waiting == 2
+        writing.cancel()
+        queued.cancel()
+        await asyncio.gather(writing, queued, return_exceptions=True)
+        sink.gate.set()
+        assert await other is True
+        assert recorder.dropped == 0
+    assert sink.ids == [gone.id, queued_gone.id, neighbour.id]
+
+
+async def test_closing_writes_what_is_queued_and_takes_no_more() -> None:
+    sink = MemorySink(open_gate=False)
+    recorder = Recorder(sink)
+    task = asyncio.create_task(recorder.run())
+    waiting = [asyncio.create_task(recorder.commit(trace())) for _ in range(3)]
+    await sink.started.wait()
+    closing = asyncio.create_task(recorder.close())
+    await asyncio.sleep(0)
+    assert await recorder.commit(trace()) is False
+    sink.gate.set()
+    await closing
+    assert await asyncio.gather(*waiting) == [True] * 3
+    await task
+
+
+async def test_closing_does_not_wait_for_a_database_that_hangs() -> None:
+    sink = MemorySink(open_gate=False)
+    recorder = Recorder(sink, patience=0.05)
+    task = asyncio.create_task(recorder.run())
+    waiting = [asyncio.create_task(recorder.commit(trace())) for _ in range(3)]
+    await sink.started.wait()
+    await recorder.close()
+    assert await asyncio.gather(*waiting) == [False] * 3
+    assert recorder.dropped == 3
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_nobody_waits_on_a_recorder_whose_task_was_cancelled() -> None:
+    sink = MemorySink(open_gate=False)
+    recorder = Recorder(sink)
+    task = asyncio.create_task(recorder.run())
+    waiting = asyncio.create_task(recorder.commit(trace()))
+    await sink.started.wait()
+    task.cancel()
+    assert await waiting is False
+    assert await recorder.commit(trace()) is False
+    assert recorder.dropped == 2
+
+
+async def test_log_rules_wake_their_worker_once_committed() -> None:
+    ready = asyncio.Event()
+    async with running(Recorder(MemorySink(), jobs_ready=ready)) as recorder:
+        await recorder.commit(trace())
+        assert not ready.is_set()
+        await recorder.commit(trace(log_rules=({"id": "r"},)))
+        assert ready.is_set()
+
+
+async def test_a_batch_is_one_transaction(store: TraceStore, database: Path) -> None:
+    """A failure in the last insert, that of the jobs, leaves nothing of the others."""
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("CREATE TRIGGER stop BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'x'); END")
+    written = [trace(annotations=(ANNOTATION,), log_rules=({"id": "r"},)) for _ in range(50)]
+    with pytest.raises(StoreError):
+        await store.add(written)
+    assert query(database, "SELECT (SELECT count(*) FROM traces), (SELECT count(*) FROM annotations)") == [(0, 0)]
