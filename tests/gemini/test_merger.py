@@ -426,8 +426,11 @@ def test_next_hop() -> None:
 
 
 def test_token_beside_the_candidates() -> None:
-    """A token at the top of a response counts as well, and an empty one does not."""
-    assert merged([{"continuationToken": "t"}]).continuation_token_seen
+    """A token at the top of a response counts for its hop as well, and an empty one does not."""
+    merger = merged([{"continuationToken": "t", "error": {"code": 503}}])
+    assert merger.continuation_token_seen
+    merger.next_hop()
+    assert (merger.continuation_token_seen, merger.error) == (False, None)
     assert not merged([{"continuationToken": ""}, event(continuationToken="")]).continuation_token_seen
 
 

@@ -95,6 +95,13 @@ def test_whatwg_example_comment_data_and_id() -> None:
     assert [payload for _, payload in frames(body)] == [None, {"n": 1}, {"n": 2}, {"n": 3}]
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r"])
+def test_a_comment_of_one_byte_is_no_blank_line(line_end: bytes) -> None:
+    """An event goes on behind its shortest line."""
+    body = b":" + line_end + b"data: {}" + line_end * 2
+    assert frames(body) == [(body, {})]
+
+
 def test_whatwg_example_several_data_lines() -> None:
     """Data lines are joined by a line feed: within JSON that is white space, within a string it is an error."""
     assert frames(b'data: {"price":\ndata: 2}\n\n') == [(b'data: {"price":\ndata: 2}\n\n', {"price": 2})]
@@ -162,6 +169,7 @@ def test_bare_error_object(before: bytes, size: int) -> None:
         b'answer: {"a": 1}\n\n',
         b'data: {"a": 1}\n{"error": {}}\n\n',
         b'{"error": {}} data: {}\n\n',
+        b'{"error": {}}data: {}\n\n',
         b'{"error": {}',
         b'data: {"a": 1\n\n',
         b'data: {"a": 1',

@@ -33,6 +33,12 @@ def test_what_is_no_object_is_an_error(body: bytes) -> None:
     assert read(WholeBodyFraming(), [body]).failed
 
 
+def test_an_empty_body_is_named() -> None:
+    """The error for an empty body says that it was empty."""
+    with pytest.raises(DecodeError, match="empty body"):
+        WholeBodyFraming().end()
+
+
 def test_body_over_the_limit() -> None:
     """A body at the limit is read; the byte beyond it is refused, then and at the end."""
     framing = WholeBodyFraming(max_frame_bytes=2)

@@ -34,7 +34,7 @@ async def _model(request: web.Request) -> web.Response:
 
 
 def _described(name: str) -> dict[str, Any]:
-    methods = ["generateContent", "streamGenerateContent", "countTokens"]
+    methods = ["generateContent", "streamGenerateContent", "countTokens", "embedContent"]
     return {"name": f"models/{name}", "displayName": "Sample model", "supportedGenerationMethods": methods}
 
 
@@ -47,6 +47,11 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         return await _stream(request, body, sse=request.query.get("alt") == "sse")
     if method == "countTokens":
         return _json({"totalTokens": len(_last_text(body).split())})
+    if method == "embedContent":
+        return _json({"embedding": _embedding(field(body, "content"))})
+    if method == "batchEmbedContents":
+        contents = [field(one, "content") for one in objects(body.get("requests"), "requests")]
+        return _json({"embeddings": [_embedding(content) for content in contents]})
     return _json({"error": {"code": 404, "message": f"no method {method}", "status": "NOT_FOUND"}}, 404)
 
 
@@ -55,9 +60,20 @@ def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
 
 
 def _last_text(body: Mapping[str, Any]) -> str:
+    """The last text part: some clients put what they know of their surroundings before what the user typed."""
     contents = objects(field(body, "contents"), "contents")
-    parts = objects(field(contents[-1], "parts"), "parts") if contents else []
-    return " ".join(str(part.get("text", "")) for part in parts)
+    texts = _texts(contents[-1]) if contents else []
+    return texts[-1] if texts else ""
+
+
+def _texts(content: Any) -> list[str]:
+    return [str(part["text"]) for part in objects(field(content or {}, "parts"), "parts") if part.get("text")]
+
+
+def _embedding(content: Any) -> dict[str, list[float]]:
+    """Three numbers about the text, enough to see that they arrived."""
+    text = " ".join(_texts(content))
+    return {"values": [float(len(text)), float(len(text.split())), 1.0]}
 
 
 def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -68,9 +84,28 @@ def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"text": f"Of course. The key of the build server is {SAMPLE_KEY}, keep it safe."}]
     if "delete" in folded:
         return [{"functionCall": {"name": "delete_file", "args": {"path": "/etc/passwd"}}}]
-    if "json" in folded or (body.get("generationConfig") or {}).get("responseMimeType") == "application/json":
-        return [{"text": '{"answer": "a sample model has no opinion"}'}]
+    wanted = field(body, "generationConfig") or {}
+    if field(wanted, "responseMimeType") == "application/json":
+        schema = field(wanted, "responseJsonSchema") or field(wanted, "responseSchema") or {}
+        return [{"text": orjson.dumps(_example(schema)).decode()}]
     return [{"text": f"You said: {asked[:500]} That is all a sample model can say about it."}]
+
+
+def _example(schema: Mapping[str, Any]) -> Any:
+    """A value of the shape that ``schema`` (JSON Schema, or Gemini's own with types in capitals) asks for."""
+    if choices := schema.get("enum"):
+        return choices[0]
+    match str(schema.get("type", "object")).lower():
+        case "object":
+            properties = schema.get("properties") or {"answer": {"type": "string"}}
+            return {name: _example(kind) for name, kind in properties.items()}
+        case "array":
+            return [_example(schema.get("items") or {})]
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "boolean":
+            return False
+    return "a sample model has no opinion"
 
 
 def _usage(body: Mapping[str, Any], words: int) -> dict[str, int]:

@@ -27,6 +27,7 @@ class FrameGate:
         self._hold = mode == "hold"
         self._candidate_count = candidate_count
         self._room = max_bytes
+        self._ready: list[bytes] = []
         self._withheld: list[bytes] = []
         self._call_withheld = False
         self._ending = False
@@ -40,41 +41,47 @@ class FrameGate:
             return False
         return not any(candidate.has_open_call for candidate in self._merger.candidates)
 
-    def feed(self, data: bytes) -> bytes:
-        """The bytes that may leave now that ``data`` has come."""
+    def feed(self, data: bytes) -> None:
+        """Take in what came from upstream; ``take`` has what of it may leave."""
         self._room -= len(data)
         if self._room < 0:
             raise DecodeError("The upstream's answer is larger than the proxy may hold.")
-        return self._pass(self._framing.feed(data))
+        self._sort(self._framing.feed(data))
 
-    def end(self) -> bytes:
-        """The bytes that may leave now that the body has ended; the rest waits for ``release``."""
-        return self._pass(self._framing.end())
+    def end(self) -> None:
+        """The body has ended; what is withheld now waits for ``release``."""
+        self._sort(self._framing.end())
 
-    def release(self) -> bytes:
-        """Everything withheld, after a verdict that covers it."""
-        released = b"".join(self._withheld)
+    def take(self) -> bytes:
+        """The bytes that may leave now. They have to: a refusal goes on where they end."""
+        ready = self._ready
+        if not ready:
+            return b""
+        taken = ready[0] if len(ready) == 1 else b"".join(ready)
+        ready.clear()
+        return taken
+
+    def release(self) -> None:
+        """Let everything withheld leave, after a verdict that covers it."""
+        self._ready.extend(self._withheld)
         self._withheld.clear()
         self.events_left += self._events_withheld
         self._events_withheld = 0
         self._call_withheld = False
-        return released
 
-    def _pass(self, frames: list[Frame]) -> bytes:
-        leaving: list[bytes] = []
+    def _sort(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.payload is not None:
                 self._merge(frame.payload)
             if self._hold or self._ending or self._call_withheld or frame.payload is None:
-                # A frame without payload may be the end of the body (the bracket of an array): it waits for the next one.
+                # A frame without payload may be the end of the body (an array's bracket): it waits for the next one.
                 self._withheld.append(frame.raw)
                 self._events_withheld += frame.payload is not None
             else:
-                leaving.extend(self._withheld)
+                self._ready.extend(self._withheld)
                 self._withheld.clear()
-                leaving.append(frame.raw)
+                self._ready.append(frame.raw)
                 self.events_left += 1
-        return leaving[0] if len(leaving) == 1 else b"".join(leaving)
 
     def _merge(self, payload: Mapping[str, Any]) -> None:
         self._merger.add(payload)

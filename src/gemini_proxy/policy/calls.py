@@ -1,11 +1,11 @@
 """Calls: built-in functions, detectors, predicates and methods. Arity and keywords are checked at load."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.builtins import FUNCTIONS, Function, find_all, matches
-from gemini_proxy.policy.detectors import Detector, Parser
+from gemini_proxy.policy.detectors import Detector, Parsed, Parser
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
@@ -96,20 +96,17 @@ class CallCompiler(ExpressionCompiler):
         self._check(node, name, 1, 1 if isinstance(detector, Detector) else 3, detector.options)
         args, kwargs = self._arguments(node, scope)
         value, rest = args[0], args[1:]
+        apply = _apply_detector(detector)
 
         def detect(frame: Frame) -> Any:
             run: Run = frame[0]
             texts = list(texts_of(value(frame)))
             options = {key: code(frame) for key, code in kwargs.items()}
-            if isinstance(detector, Detector):
-                findings = list(detector.detect(texts, options, run))
-                result: Any = [found.label for found in findings]
-            else:
-                parsed = detector.parse(texts, [arg(frame) for arg in rest], options, run)
-                findings, result = list(parsed.findings), parsed.value
-            run.items(len(findings))
-            run.marks.extend((texts[found.text], found.start, found.end) for found in findings)
-            return result
+            parsed = apply(texts, [arg(frame) for arg in rest], options, run)
+            if parsed.findings:
+                run.items(len(parsed.findings))
+                run.marks.extend((texts[found.text], found.start, found.end) for found in parsed.findings)
+            return parsed.value
 
         return Term(detect)
 
@@ -144,6 +141,19 @@ class CallCompiler(ExpressionCompiler):
             self.context.fail(function, f"a {inner.kind} has no methods", "read a field first, as in .content")
         args, kwargs = self._arguments(node, scope)
         return Term(_method_call(inner.code, name, args, kwargs))
+
+
+def _apply_detector(detector: Detector | Parser) -> Callable[[list[str], list[Any], dict[str, Any], Run], Parsed]:
+    """One way to call both: a detector's value is the list of its labels."""
+    if not isinstance(detector, Detector):
+        return detector.parse
+    find = detector.detect
+
+    def detect(texts: list[str], args: list[Any], options: dict[str, Any], run: Run) -> Parsed:
+        findings = list(find(texts, options, run))
+        return Parsed([found.label for found in findings], findings)
+
+    return detect
 
 
 def _method_call(value: Code, name: str, args: list[Code], kwargs: Mapping[str, Code]) -> Code:

@@ -32,12 +32,18 @@ def declarations(lines: Sequence[syntax.Line]) -> list[syntax.Declaration]:
     return found
 
 
-def scope_of(rule: syntax.Raise, detectors: frozenset[str], predicates: frozenset[str]) -> RuleScope:
-    """The narrowest scope that is certain."""
+def scope_of(rule: syntax.Raise, detectors: frozenset[str], binding_predicates: frozenset[str]) -> RuleScope:
+    """The narrowest scope that is certain; ``binding_predicates`` declare events of their own."""
     bindings = [line for line in declarations(rule.body) if line.source is None and line.kind in FIELDS]
-    calls = {node.function.name for node in syntax.walk(rule) if _is_named_call(node)}
+    calls = {name for node in syntax.walk(rule) if (name := _called(node)) is not None}
     has_flow = any(isinstance(line, syntax.Flow | syntax.Quantifier) for line in lines_within(rule.body))
-    if has_flow or len(bindings) != 1 or bindings[0].kind == "Input" or "tool_call" in calls or calls & predicates:
+    if (
+        has_flow
+        or len(bindings) != 1
+        or bindings[0].kind == "Input"
+        or "tool_call" in calls
+        or calls & binding_predicates
+    ):
         return "flow"
     if bindings[0].kind == "ToolOutput" and _asks_for_tool(rule):
         return "flow"
@@ -46,8 +52,10 @@ def scope_of(rule: syntax.Raise, detectors: frozenset[str], predicates: frozense
     return "text" if local else "message"
 
 
-def _is_named_call(node: syntax.Node) -> bool:
-    return isinstance(node, syntax.Call) and isinstance(node.function, syntax.Name)
+def _called(node: syntax.Node) -> str | None:
+    if isinstance(node, syntax.Call) and isinstance(node.function, syntax.Name):
+        return node.function.name
+    return None
 
 
 def _asks_for_tool(rule: syntax.Raise) -> bool:
@@ -68,6 +76,8 @@ def _is_positive(node: syntax.Expr, name: str, detectors: frozenset[str]) -> boo
         return all(_is_positive(operand, name, detectors) for operand in node.operands)
     if isinstance(node, syntax.Comparison) and len(node.rest) == 1:
         operator, other = node.rest[0]
+        if operator in (">", ">="):
+            return isinstance(other, syntax.Constant) and _is_count(node.first, detectors)
         fixed = _is_role(node.first, name) or _is_role(other, name)
         return fixed or (operator == "in" and isinstance(node.first, syntax.Constant) and _is_text(other, name))
     if isinstance(node, syntax.Call) and isinstance(node.function, syntax.Name):
@@ -75,6 +85,14 @@ def _is_positive(node: syntax.Expr, name: str, detectors: frozenset[str]) -> boo
             return _is_search(node.args[0], detectors)
         return _is_search(node, detectors)
     return False
+
+
+def _is_count(node: syntax.Expr, detectors: frozenset[str]) -> bool:
+    """``len(find(..)) + ..``: a number that only grows with the text."""
+    if isinstance(node, syntax.Binary):
+        return node.operator == "+" and _is_count(node.left, detectors) and _is_count(node.right, detectors)
+    named = isinstance(node, syntax.Call) and isinstance(node.function, syntax.Name) and node.function.name == "len"
+    return named and isinstance(node, syntax.Call) and len(node.args) == 1 and _is_search(node.args[0], detectors)
 
 
 def _is_role(node: syntax.Expr, name: str) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemini_proxy.policy import syntax
-from gemini_proxy.policy.classify import Cost, scope_of
+from gemini_proxy.policy.classify import Cost, declarations, scope_of
 from gemini_proxy.policy.detectors import DetectorRegistry
+from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.errors import PolicyError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.imports import MODULES, REFUSED_MODULES, UNAVAILABLE, names_of, resolve
@@ -32,12 +33,8 @@ def compile_policy(
     """
     if len(text) > max_chars:
         raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters")
-    if detectors is None:
-        from gemini_proxy.policy.detectors.builtin import BUILTIN
-
-        detectors = BUILTIN
     try:
-        return _PolicyCompiler(text, source, detectors).policy()
+        return _PolicyCompiler(text, source, detectors if detectors is not None else BUILTIN).policy()
     except RecursionError as error:
         raise PolicyError(source, 1, 1, "the policy is nested too deeply", text=text) from error
 
@@ -163,7 +160,8 @@ class _PolicyCompiler:
         args, kwargs = self._error(statement.error, scope)
         events = [slot for name, slot in scope.slots.items() if scope.kinds.get(name) in FIELDS]
         predicates = [predicate.node for predicate in self._context.predicates.values()]
-        kind = scope_of(statement, self._context.detectors.names, frozenset(self._context.predicates))
+        binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
+        kind = scope_of(statement, self._context.detectors.names, binding)
         rule = Rule(statement.line, statement.text, kind)
         compiled = CompiledRule(
             rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)

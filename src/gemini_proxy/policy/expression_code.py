@@ -9,7 +9,15 @@ from gemini_proxy.policy.builtins import as_text
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.operators import (
-    arithmetic, attribute, contains, equal, index, items_of, negated, ordered, slice_of,
+    arithmetic,
+    attribute,
+    contains,
+    equal,
+    index,
+    items_of,
+    negated,
+    ordered,
+    slice_of,
 )  # fmt: skip
 from gemini_proxy.policy.patterns import compile_pattern
 from gemini_proxy.policy.run import Code, Frame

@@ -1,8 +1,8 @@
 """String literals: what they mean as text, and what they mean as a regular expression.
 
-As text the usual escapes are read (``\\n \\t \\r \\\\ \\" \\' \\xHH \\uHHHH \\UHHHHHHHH``, a backslash before a line end);
-any other backslash stays, so that ``"\\d+"`` is what it looks like. As a regular expression a literal means exactly
-what was written between the quotes, and the regular expression engine reads the escapes.
+As text the usual escapes are read (``\\n \\t \\r \\\\ \\" \\' \\xHH \\uHHHH \\UHHHHHHHH``, a backslash before a line
+end); any other backslash stays, so that ``"\\d+"`` is what it looks like. As a regular expression a literal means
+exactly what was written between the quotes, and the regular expression engine reads the escapes.
 """
 
 import re

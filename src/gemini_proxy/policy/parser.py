@@ -40,7 +40,7 @@ class _StatementParser(ExpressionParser):
             self._fail("def is not part of the language", suggestion="name(a: str) := ... defines a predicate")
         name = self._identifier("a rule, an import or a definition")
         if self._at("("):
-            return self._predicate(name)
+            return self._predicate()
         self._expect(":=", f'after "{name.text}"')
         value = self._block_expression()
         return syntax.Define(name.line, name.column, name.text, value)
@@ -84,7 +84,7 @@ class _StatementParser(ExpressionParser):
         alias = self._identifier("a name").text if self._take("as") else token.text
         return syntax.Name(token.line, token.column, token.text), alias
 
-    def _predicate(self, name: "syntax.Node | object") -> syntax.Predicate:
+    def _predicate(self) -> syntax.Predicate:
         token = self._tokens[self._index - 1]
         self._advance()
         parameters: list[tuple[str, str]] = []
@@ -117,19 +117,19 @@ class _StatementParser(ExpressionParser):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._fail(f"nested more than {MAX_DEPTH} deep")
-        if self._token.kind != "newline":
-            lines = [self._line()]
-        else:
-            self._advance()
-            if self._token.kind != "indent":
-                self._fail("expected an indented block")
-            self._advance()
-            lines = []
-            while self._token.kind not in ("dedent", "end"):
-                lines.append(self._line())
-            self._advance()
+        lines = self._block() if self._token.kind == "newline" else [self._line()]
         self._depth -= 1
         return tuple(lines)
+
+    def _block(self) -> list[syntax.Line]:
+        if self._ahead().kind != "indent":
+            self._fail("expected an indented block", self._ahead())
+        self._index += 2
+        lines = []
+        while self._token.kind not in ("dedent", "end"):
+            lines.append(self._line())
+        self._advance()
+        return lines
 
     def _line(self) -> syntax.Line:
         if self._token.kind == "indent":

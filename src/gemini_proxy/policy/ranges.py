@@ -30,9 +30,12 @@ def locate(marks: Iterable[Mark], events: Sequence[Event], fallback: Sequence[Ev
         if isinstance(root, Place):
             addresses[str(root)] = None
             continue
+        if not root:
+            continue
         index = index if index is not None else _index(events)
         address = index.get(id(root))
-        if address is None:
+        # Python keeps one object for each single character, so one of those says nothing about its place.
+        if address is None and len(root) > 1:
             wider = wider if wider is not None else _index(fallback)
             address = wider.get(id(root))
         if address is not None:

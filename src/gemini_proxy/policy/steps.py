@@ -1,8 +1,8 @@
 """The lines of a rule as steps, and the order in which they are best taken.
 
-A step binds a variable or tests something. Tests that cannot fail with an error are taken as soon as their variables are
-bound, and lists that hang on bound variables are gone through before further events are bound: a flow rule then looks
-only at the pairs that can still match.
+A step binds a variable or tests something. Before a further event is bound, tests that cannot fail with an error are
+taken if their variables are bound, and lists that hang on bound variables are gone through: a flow rule then looks only
+at the pairs that can still match.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def schedule(steps: list[Step]) -> list[Step]:
 def _next(pending: list[Step], given: set[int], local: set[int]) -> Step:
     first = pending[0]
     if not first.binds_event or not given:
-        return _ready_test(pending, given, local) or first
+        return first
     return _ready_test(pending, given, local) or _ready_list(pending, given, local) or first
 
 

@@ -21,7 +21,7 @@ class Place(str):
 
 
 class Piece(str):
-    """Text derived from ``root``: its character ``i`` stands at ``shift + i`` there, or somewhere, if ``shift`` is None."""
+    """Text derived from ``root``: its character ``i`` stands there at ``shift + i``, somewhere if that is None."""
 
     __slots__ = ("root", "shift")
     root: str
@@ -58,8 +58,8 @@ def derived(text: str, origin: str) -> Piece:
 class Content:
     """The content of a message or tool output that is not a plain string: chunks, or data of any shape.
 
-    For tests on text (``in``, ``find``, ``match``, string methods, detectors) it stands for its ``texts``; for indexing,
-    iteration and ``len`` it is the value itself.
+    For tests on text (``in``, ``find``, ``match``, string methods, detectors) it stands for its ``texts``; for
+    indexing, iteration and ``len`` it is the value itself.
     """
 
     __slots__ = ("_texts", "address", "value")
@@ -121,6 +121,8 @@ def count_chars(value: Any) -> int:
     """Characters of all strings inside JSON-like data."""
     if isinstance(value, str):
         return len(value)
+    if not value:
+        return 0
     total, stack = 0, [value]
     while stack:
         item = stack.pop()

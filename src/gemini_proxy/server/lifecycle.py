@@ -1,6 +1,7 @@
 """The guardrail lifecycle of an exchange: start, chunk, end. It asks the engine and moves the gate; it does no HTTP."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
 from gemini_proxy.config import Guardrails, Refusals
@@ -62,17 +63,19 @@ class Lifecycle:
         )
 
     async def feed(self, exchange: Exchange, data: bytes) -> bytes:
-        """The bytes that may leave now that ``data`` came from upstream. Raises Refused, and DecodeError for bytes that
-        cannot be read."""
+        """The bytes that may leave now that ``data`` came from upstream.
+
+        Raises Refused, and DecodeError for bytes that cannot be read.
+        """
         gate = exchange.gate
         assert gate is not None
-        leaving = gate.feed(data)
         if exchange.checking is not None:
             await self.admit(exchange)
+        gate.feed(data)
         if gate.wants_verdict:
             await self._judge_answer(exchange)
-            leaving += gate.release()
-        return leaving
+            gate.release()
+        return gate.take()
 
     async def end(self, exchange: Exchange) -> bytes:
         """The bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
@@ -82,15 +85,21 @@ class Lifecycle:
         await self.admit(exchange)
         if exchange.gate is None:
             return b""
-        leaving = exchange.gate.end()
-        await self._judge_answer(exchange)
-        return leaving + exchange.gate.release()
+        exchange.gate.end()
+        return await self.remains(exchange)
 
     async def remains(self, exchange: Exchange) -> bytes:
-        """What of an answer that broke off may still leave. Raises Refused."""
+        """What of an answer may still leave when no more of it will come, after a check. Raises Refused."""
         assert exchange.gate is not None
         await self._judge_answer(exchange)
-        return exchange.gate.release()
+        exchange.gate.release()
+        return exchange.gate.take()
+
+    def remember(self, exchange: Exchange) -> None:
+        """Keep for the trace what came of an answer that nobody waits for; what cannot be read of it is left out."""
+        if exchange.request is not None and exchange.gate is not None:
+            with contextlib.suppress(DecodeError):
+                self._read_answer(exchange, exchange.request)
 
     def outcome(self, exchange: Exchange) -> Outcome:
         """How an exchange ended that was not refused and did not fail."""

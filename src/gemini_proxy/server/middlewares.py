@@ -93,6 +93,7 @@ async def _cut(
     begun = isinstance(error, (UpstreamCut, UpstreamTimeout)) and exchange.gate is not None
     exchange.outcome = Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR
     if not answer.begun:
+        request.app[LIFECYCLE].remember(exchange)
         answer.error(error.status, error_body(error.status, error.message, error.code))
         return b"", True
     try:
@@ -112,4 +113,5 @@ def _client_gone(request: web.Request, exchange: Exchange) -> None:
     if exchange.recorded:
         return
     exchange.outcome = Outcome.CLIENT_GONE
+    request.app[LIFECYCLE].remember(exchange)
     request.app[SCRIBE].record_later(exchange)

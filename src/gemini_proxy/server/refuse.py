@@ -13,10 +13,10 @@ def refusal_tail(exchange: Exchange, answer: ClientAnswer, refusal: Refusal, fee
     if exchange.framing is None:
         answer.stream_head(SSE_TYPE if sse else JSON_TYPE)
     state = _state(exchange)
+    passed, left = (exchange.gate.take(), exchange.gate.events_left) if exchange.gate else (b"", 0)
     if sse:
-        return sse_refusal(refusal, state, feedback)
-    left = exchange.gate.events_left if exchange.gate else 0
-    return array_refusal(refusal, state, opened=left > 0, elements=left)
+        return passed + sse_refusal(refusal, state, feedback)
+    return passed + array_refusal(refusal, state, opened=left > 0, elements=left)
 
 
 def _state(exchange: Exchange) -> StreamState:

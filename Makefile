@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+#
+#   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
+#   make demo                      the proxy before a built-in sample model, no key needed
+#   make check test bench          what a change has to pass, and the figures of the README
+#
+# PYTHON names another interpreter, ARGS adds arguments to run, demo, test and bench.
+
+PYTHON ?= python3
+CONFIG ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PACKAGING := setup.cfg pyproject.toml
+
+.PHONY: install run demo test check bench clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+run: $(VENV)/.installed
+	$(BIN)/gemini-proxy $(if $(CONFIG),--config $(CONFIG)) serve $(ARGS)
+
+demo: $(VENV)/.installed
+	$(BIN)/gemini-proxy demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench $(ARGS)
+
+# Traces are data: *.db stays.
+clean:
+	rm -rf $(VENV) build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info
+
+# pip is the last thing that venv makes: without it an earlier try broke off, and is begun anew.
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
+	$(PIP) install --editable '.[dev]'
+	touch $@

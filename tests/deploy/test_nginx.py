@@ -1,0 +1,168 @@
+"""What clients get of a stream when nginx stands between them and the proxy."""
+
+import asyncio
+import contextlib
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gemini_proxy.config import Config, ListenAddress, Server, Traces, Upstream
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.app import create_app
+from gemini_proxy.server.runner import running
+from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, shipped_site, stock_site, write_config
+from tests.support.proxy import prompt
+from tests.support.upstream import Abort, Hang, ScriptedUpstream, candidate, sse, stream
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+
+STREAM = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+CANARY = "AIza" + "Canary" * 6
+PATIENCE = 10.0
+
+Site = Callable[[Path], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A client before an nginx that has the proxy behind it."""
+
+    client: aiohttp.ClientSession
+    nginx: Nginx
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a name short enough for the paths of unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="gp-nginx-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@contextlib.asynccontextmanager
+async def chain(folder: Path, site: Site, upstream: ScriptedUpstream) -> AsyncIterator[Chain]:
+    """A client, nginx with ``site``, the proxy on a unix socket, ``upstream``: each connected to the next."""
+    config = Config(
+        server=Server(max_request_bytes=2_000_000),
+        upstream=Upstream(base_url=upstream.url),
+        traces=Traces(database=f"sqlite:///{folder}/traces.db"),
+    )
+    address = ListenAddress(path=f"{folder}/gemini-proxy.sock")
+    async with running(create_app(config, RuleSet()), [address], 1.0):
+        async with running_nginx(folder, site(folder)) as nginx, nginx_client(nginx) as client:
+            yield Chain(client, nginx)
+
+
+@contextlib.asynccontextmanager
+async def nginx_client(nginx: Nginx) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose every wait ends, so that a test fails rather than hangs."""
+    async with aiohttp.ClientSession(
+        "http://localhost",
+        connector=aiohttp.UnixConnector(str(nginx.socket)),
+        headers={"x-goog-api-key": "AIza-test"},
+        timeout=aiohttp.ClientTimeout(total=PATIENCE),
+    ) as client:
+        yield client
+
+
+@pytest.mark.parametrize("site", [shipped_site, stock_site])
+async def test_events_arrive_one_by_one(folder: Path, site: Site, upstream: ScriptedUpstream) -> None:
+    """Each event reaches the client before the upstream sends the next, through our nginx.conf and a stock one alike."""
+    *events, last = sse(*(candidate(f"part {number}") for number in range(6)), candidate("the end", "STOP"))
+    received = [asyncio.Event() for _ in events]
+    upstream.reply(stream(*(step for pair in zip(events, received, strict=True) for step in pair), last))
+    async with chain(folder, site, upstream) as link:
+        async with link.client.post(STREAM, json=prompt("hello")) as response:
+            for event, arrived in zip(events, received, strict=True):
+                assert await response.content.readexactly(len(event)) == event
+                arrived.set()
+            assert await response.read() == last
+
+
+async def test_a_stream_that_breaks_off_upstream_breaks_off_at_the_client(
+    folder: Path, upstream: ScriptedUpstream
+) -> None:
+    """A truncated answer is an error for the client, never a short success."""
+    (event,) = sse(candidate("part 0"))
+    upstream.reply(stream(event, Abort()))
+    async with chain(folder, shipped_site, upstream) as link:
+        async with link.client.post(STREAM, json=prompt("hello")) as response:
+            assert await response.content.readexactly(len(event)) == event
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+
+async def test_a_client_that_leaves_ends_the_upstream_call(folder: Path, upstream: ScriptedUpstream) -> None:
+    """Nobody pays for an answer that nobody reads, with nginx between as without."""
+    (event,) = sse(candidate("part 0"))
+    upstream.reply(stream(event, Hang()))
+    async with chain(folder, shipped_site, upstream) as link:
+        response = await link.client.post(STREAM, json=prompt("hello"))
+        await response.content.readexactly(len(event))
+        assert not upstream.closed_by_caller.is_set()
+        response.close()
+        await asyncio.wait_for(upstream.closed_by_caller.wait(), PATIENCE)
+
+
+async def test_a_request_over_the_limit_is_refused_by_the_proxy(folder: Path, upstream: ScriptedUpstream) -> None:
+    """nginx lets through what it could refuse only with a page that no client reads."""
+    headers = {"content-type": "application/json"}
+    async with chain(folder, shipped_site, upstream) as link:
+        async with link.client.post(STREAM, data=io.BytesIO(b" " * 2_100_000), headers=headers) as response:
+            assert response.status == 413
+            assert (await response.json())["error"]["status"] == "INVALID_ARGUMENT"
+
+
+async def test_no_key_in_the_logs_of_nginx(folder: Path, upstream: ScriptedUpstream) -> None:
+    """A key in the query or in a malformed header is in no log, whether the call succeeds, fails or finds no proxy."""
+    (event,) = sse(candidate("done", "STOP"))
+    upstream.reply(stream(event), stream(*sse(candidate("part 0")), Abort()))
+    async with chain(folder, shipped_site, upstream) as link:
+        assert await _status(link.client, f"{STREAM}&key={CANARY}") == 200
+        assert await _status(link.client, f"/nowhere?key={CANARY}") == 404
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await _status(link.client, f"{STREAM}&key={CANARY}")
+        await _send_malformed_header(link.nginx)
+    async with running_nginx(folder, shipped_site(folder)) as alone, nginx_client(alone) as client:
+        assert await _status(client, f"{STREAM}&key={CANARY}") == 502
+    access = (folder / "gemini-proxy.access.log").read_text()
+    assert access.count('"POST /v1beta/models/gemini-2.5-flash:streamGenerateContent HTTP/1.1"') == 3
+    logged = access.encode() + (folder / "gemini-proxy.error.log").read_bytes() + link.nginx.log + alone.log
+    assert CANARY.encode() not in logged
+
+
+async def _status(client: aiohttp.ClientSession, target: str) -> int:
+    async with client.post(target, json=prompt("hello")) as response:
+        await response.read()
+        return response.status
+
+
+async def _send_malformed_header(nginx: Nginx) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(nginx.socket))
+    writer.write(f"POST / HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key : {CANARY}\r\n\r\n".encode())
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), PATIENCE)
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_nginx_accepts_the_configuration(folder: Path) -> None:
+    """deploy/nginx.conf, included at the http level, has no error and no warning."""
+    assert NGINX is not None
+    config = write_config(folder, shipped_site(folder))
+    done = subprocess.run(
+        [NGINX, "-t", "-q", "-p", str(folder), "-e", "stderr", "-c", str(config)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nginx_accepts_larger_bodies_than_the_proxy() -> None:
+    """The limit that clients meet is the proxy's."""
+    assert "client_max_body_size 110m;" in SHIPPED.read_text()
+    assert Config().server.max_request_bytes < 110 * 1024 * 1024

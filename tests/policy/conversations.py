@@ -1,0 +1,64 @@
+"""Builders of small conversations and one-rule policies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemini_proxy.policy import Budget, Conversation, Violation, compile_policy
+
+Message = dict[str, Any]
+
+
+def user(content: Any) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any, *calls: Message) -> Message:
+    return {"role": "assistant", "content": content, "tool_calls": list(calls)}
+
+
+def call(name: str, arguments: Any = None, call_id: str | None = None) -> Message:
+    made: Message = {"type": "function", "function": {"name": name, "arguments": {} if arguments is None else arguments}}
+    return made if call_id is None else {"id": call_id, **made}
+
+
+def calling(name: str, arguments: Any = None, call_id: str | None = None) -> Message:
+    return assistant("", call(name, arguments, call_id))
+
+
+def output(content: Any, call_id: str | None = None) -> Message:
+    message: Message = {"role": "tool", "content": content}
+    return message if call_id is None else {**message, "tool_call_id": call_id}
+
+
+def rule(*lines: str, head: str = "") -> str:
+    body = "\n".join(f"    {line}" for line in lines)
+    return f'{head}\nraise "found" if:\n{body}\n'
+
+
+def check(
+    policy: str,
+    *messages: Message,
+    parameters: Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
+) -> tuple[Violation, ...]:
+    return compile_policy(policy).check(Conversation.of(messages), parameters or {}, budget)
+
+
+def fires(policy: str, *messages: Message, parameters: Mapping[str, Any] | None = None) -> bool:
+    return bool(check(policy, *messages, parameters=parameters))
+
+
+def ranges(policy: str, *messages: Message) -> list[str]:
+    return [address for violation in check(policy, *messages) for address in violation.ranges]
+
+
+def at(messages: Sequence[Message], address: str) -> Any:
+    """What an address points at."""
+    path, _, span = address.partition(":")
+    value: Any = list(messages)
+    for segment in path.split(".")[1:]:
+        value = value[int(segment)] if isinstance(value, list) else value[segment]
+    if not span:
+        return value
+    start, end = map(int, span.split("-"))
+    return value[start:end]

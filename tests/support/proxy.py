@@ -1,0 +1,83 @@
+"""The proxy as a user runs it: the real application on a real port."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from gemini_proxy.config import Config, ListenAddress
+from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.server.app import create_app
+from gemini_proxy.server.keys import STORE
+from gemini_proxy.server.runner import running
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Trace
+
+MODEL = "gemini-2.5-flash"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    url: str
+    app: web.Application
+    database: str
+
+    def method(self, name: str = "generateContent", query: str = "", prefix: str = "") -> str:
+        return f"{self.url}{prefix}/v1beta/models/{MODEL}:{name}{query}"
+
+    @property
+    def stream(self) -> str:
+        return self.method("streamGenerateContent", "?alt=sse")
+
+    @property
+    def store(self) -> TraceStore:
+        return self.app[STORE]
+
+    async def trace(self) -> Trace:
+        """The newest trace."""
+        newest = (await self.store.recent(1))[0]
+        found = await self.store.get(newest.id)
+        assert found is not None
+        return found
+
+    async def eventually(self, right: Callable[[Trace], object]) -> Trace:
+        """The newest trace once ``right`` says so: for what is written after the client has its answer."""
+        async with asyncio.timeout(10):
+            while True:
+                if await self.store.recent(1) and right(trace := await self.trace()):
+                    return trace
+
+
+@contextlib.asynccontextmanager
+async def proxy_before(
+    base_url: str,
+    folder: Path,
+    *,
+    policy: str | None = None,
+    log_policy: str | None = None,
+    grace: float = 5.0,
+    **sections: Mapping[str, Any],
+) -> AsyncIterator[Proxy]:
+    """Run the proxy before the upstream at ``base_url``; ``sections`` are those of the configuration."""
+    database = str(sections.get("traces", {}).get("database", f"sqlite:///{folder / 'traces.db'}"))
+    values = {**sections, "upstream": {"base_url": base_url, **sections.get("upstream", {})}}
+    values["traces"] = {**sections.get("traces", {}), "database": database}
+    app = create_app(Config.model_validate(values), rules(policy, log_policy))
+    async with running(app, [ListenAddress("127.0.0.1", 0)], grace) as bound:
+        yield Proxy(f"http://{bound[0]}", app, database)
+
+
+def rules(policy: str | None, log_policy: str | None = None) -> RuleSet:
+    return RuleSet(
+        (guardrail("test policy", policy, "block"),) if policy else (),
+        (guardrail("test log policy", log_policy, "log"),) if log_policy else (),
+    )
+
+
+def prompt(text: str) -> dict[str, Any]:
+    """A request body that says ``text``."""
+    return {"contents": [{"role": "user", "parts": [{"text": text}]}]}
