@@ -19,6 +19,8 @@ class Measured:
 
     def values(self, figure: Figure, peer: Peer) -> list[float]:
         """``figure`` in every repeat; empty where the scenario does not measure ``peer``."""
+        if figure.proxies and peer is Peer.DIRECT:
+            return []
         own = [run[figure.key] for run in self.runs[peer]]
         if not figure.added or peer is Peer.DIRECT:
             return own
