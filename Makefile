@@ -41,7 +41,7 @@ bench: $(VENV)/.installed-dev
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 

@@ -8,17 +8,18 @@ from typing import Final
 from bench.peers import Peer, Stage, holding, load
 from bench.workload import LoadResult, Workload
 
-_SETTLE: Final = 0.2
-"""Seconds for work that a server does after its last answer, which is part of its CPU time."""
-
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large and how often. The full size is what is published; the others show that it runs."""
+    """How large and how often. The full size is what is published; the others show that it runs.
+
+    ``settle`` is in seconds: for work that a server does after its last answer, which is part of its CPU time.
+    """
 
     repeats: int = 3
+    settle: float = 0.2
     unary_requests: int = 6000
     unary_warmup: int = 1000
     paced_streams: int = 200
@@ -82,7 +83,7 @@ def measure(scenario: Scenario, stage: Stage, scale: Scale) -> Iterator[tuple[Pe
 def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
     port = stage.servers[peer].port
     load(Workload("unary", port, 32, scale.unary_warmup))
-    result, seconds = _with_cpu(stage, peer, Workload("unary", port, 32, scale.unary_requests))
+    result, seconds = _with_cpu(stage, peer, scale, Workload("unary", port, 32, scale.unary_requests))
     return {
         "cpu": seconds * 1e3 / max(result.done, 1),
         "rate": result.done / result.seconds,
@@ -94,7 +95,7 @@ def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
 
 def _paced(stage: Stage, peer: Peer, scale: Scale) -> Values:
     workload = _streams(stage, peer, scale.paced_streams, scale.paced_rounds, scale.paced_events, 10)
-    result, seconds = _with_cpu(stage, peer, workload)
+    result, seconds = _with_cpu(stage, peer, scale, workload)
     return {"rate": result.events / result.seconds, **_per_event(result, seconds)}
 
 
@@ -102,12 +103,14 @@ def _calm(stage: Stage, peer: Peer, scale: Scale) -> Values:
     """Begins over a second: forty requests in one interval would be a load of their own. Warmed, as a proxy is."""
     load(_streams(stage, peer, scale.calm_streams, 1, 2, 50))
     workload = _streams(stage, peer, scale.calm_streams, scale.calm_rounds, scale.calm_events, 50)
-    result, seconds = _with_cpu(stage, peer, replace(workload, spread_ms=scale.calm_spread_ms))
+    result, seconds = _with_cpu(stage, peer, scale, replace(workload, spread_ms=scale.calm_spread_ms))
     return _per_event(result, seconds)
 
 
 def _crowd(stage: Stage, peer: Peer, scale: Scale) -> Values:
-    result, seconds = _with_cpu(stage, peer, _streams(stage, peer, scale.crowd_streams, 1, scale.crowd_events, 50))
+    result, seconds = _with_cpu(
+        stage, peer, scale, _streams(stage, peer, scale.crowd_streams, 1, scale.crowd_events, 50)
+    )
     return _per_event(result, seconds)
 
 
@@ -116,10 +119,10 @@ def _memory(stage: Stage, peer: Peer, scale: Scale) -> Values:
     with stage.fresh(peer) as server:
         load(Workload("unary", server.port, 4, 40))
         load(Workload("stream", server.port, 4, 8, events=4, interval_ms=1))
-        time.sleep(_SETTLE)
+        time.sleep(scale.settle)
         idle = server.rss_kib
         with holding(Workload("hold", server.port, scale.held_streams, scale.held_streams)) as result:
-            time.sleep(_SETTLE)
+            time.sleep(scale.settle)
             grown = server.rss_kib - idle
     return {"idle": idle / 1024, "stream": grown / max(result.done, 1), "failed": result.failed}
 
@@ -137,11 +140,11 @@ def _streams(stage: Stage, peer: Peer, streams: int, rounds: int, events: int, i
     )
 
 
-def _with_cpu(stage: Stage, peer: Peer, workload: Workload) -> tuple[LoadResult, float]:
+def _with_cpu(stage: Stage, peer: Peer, scale: Scale, workload: Workload) -> tuple[LoadResult, float]:
     server = stage.servers[peer]
     before = server.cpu_seconds
     result = load(workload)
-    time.sleep(_SETTLE)
+    time.sleep(scale.settle)
     return result, server.cpu_seconds - before
 
 

@@ -17,7 +17,10 @@ def assistant(content: Any, *calls: Message) -> Message:
 
 
 def call(name: str, arguments: Any = None, call_id: str | None = None) -> Message:
-    made: Message = {"type": "function", "function": {"name": name, "arguments": {} if arguments is None else arguments}}
+    made: Message = {
+        "type": "function",
+        "function": {"name": name, "arguments": {} if arguments is None else arguments},
+    }
     return made if call_id is None else {"id": call_id, **made}
 
 

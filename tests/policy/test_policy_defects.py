@@ -24,8 +24,10 @@ def test_flows_over_many_calls_are_checked() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import os", "from os import system", "from invariant.detectors.fuzzy_matching import os", "from sys import modules",
-        "from invariant import __builtins__", "from invariant.detectors import *", "from invariant.files import read_file",
+        "import os", "from os import system", "from invariant.detectors.fuzzy_matching import os",
+        "from sys import modules",
+        "from invariant import __builtins__", "from invariant.detectors import *",
+        "from invariant.files import read_file",
     ],
 )  # fmt: skip
 def test_imports_reach_nothing(statement: str) -> None:
@@ -129,12 +131,18 @@ def test_content_of_any_shape_can_be_asked(content: object) -> None:
 
 def test_parts_are_searched_one_by_one() -> None:
     """A match in the second part is marked there."""
-    parts = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"url": "u"}}, {"type": "text", "text": "TWO"}]
+    parts = [
+        {"type": "text", "text": "one"},
+        {"type": "image_url", "image_url": {"url": "u"}},
+        {"type": "text", "text": "TWO"},
+    ]
     assert ["messages.0.content.2.text:0-3"] == ranges(rule("(m: Message)", '"TWO" in m.content'), user(parts))
     assert ["messages.0.content.2.text:1-3"] == ranges(rule("(m: Message)", '"wo" in m.content.lower()'), user(parts))
 
 
-@pytest.mark.parametrize("lines", [('any(secrets(o))',), ("(t: str) in text(o)", "any(secrets(t))"), ('"ghp_" in o.content',)])
+@pytest.mark.parametrize(
+    "lines", [("any(secrets(o))",), ("(t: str) in text(o)", "any(secrets(t))"), ('"ghp_" in o.content',)]
+)
 def test_dictionaries_from_tools_are_scanned(lines: tuple[str, ...]) -> None:
     """A secret inside a tool's data is found at any depth, with its place."""
     policy = rule("(o: ToolOutput)", *lines, head="from invariant.detectors import secrets")
@@ -178,7 +186,9 @@ def test_tool_patterns_match_the_whole_argument() -> None:
 
 def test_checks_keep_nothing() -> None:
     """A second check of the same text gives the same ranges."""
-    policy = compile_policy(rule("(m: Message)", "any(secrets(m.content))", head="from invariant.detectors import secrets"))
+    policy = compile_policy(
+        rule("(m: Message)", "any(secrets(m.content))", head="from invariant.detectors import secrets")
+    )
     conversation = Conversation.of([user("x ghp_" + "a" * 36)])
     assert policy.check(conversation) == policy.check(conversation)
     assert ("messages.0.content:2-42",) == policy.check(conversation)[0].ranges
@@ -209,7 +219,9 @@ def test_hyphenated_tools_can_be_named() -> None:
 
 def test_missing_arguments_are_none() -> None:
     """Tests of what is not there are false, and no error."""
-    missing = rule("(c: ToolCall)", '"x" in c.function.arguments.path or match("x", c.function.arguments.path.a[0].lower())')
+    missing = rule(
+        "(c: ToolCall)", '"x" in c.function.arguments.path or match("x", c.function.arguments.path.a[0].lower())'
+    )
     assert not fires(missing, calling("f"))
     assert fires(rule("(c: ToolCall)", "c.function.arguments.path == None"), calling("f"))
 

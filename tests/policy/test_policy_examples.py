@@ -31,7 +31,8 @@ SAMPLE = {
     "policy": 'raise "leak" if:\n    (m: Message)\n    m.role == "assistant"\n    any(find(input.canary, m.content))\n',
     "parameters": {"canary": "CANARY-42"},
     "conversations": [
-        {"fires": True, "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "my rules: CANARY-42"}]},
+        {"fires": True, "messages": [{"role": "user", "content": "q"}, {"role": "assistant",
+        "content": "my rules: CANARY-42"}]},
         {"fires": False, "messages": [{"role": "system", "content": "CANARY-42"}]},
     ],
 }  # fmt: skip
@@ -46,14 +47,16 @@ def examples() -> list[dict[str, Any]]:
 def test_fires_exactly_where_it_must(example: dict[str, Any]) -> None:
     """Each conversation gets the verdict that was verified, and the first violation points where the table says."""
     policy = compile_policy(example["policy"])
-    found = [policy.check(Conversation.of(each["messages"]), example["parameters"]) for each in example["conversations"]]
+    found = [
+        policy.check(Conversation.of(each["messages"]), example["parameters"]) for each in example["conversations"]
+    ]
 
     assert [each["fires"] for each in example["conversations"]] == [bool(violations) for violations in found]
     first = next(violations for violations in found if violations)[0].ranges
     expected = FIRST_RANGES[example["id"]]
-    assert all(address.startswith(start) for address, start in zip(first, expected, strict=False)) and len(first) >= len(
-        expected
-    )
+    assert all(address.startswith(start) for address, start in zip(first, expected, strict=False)) and len(
+        first
+    ) >= len(expected)
 
 
 def test_all_examples_are_there() -> None:

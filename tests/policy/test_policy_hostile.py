@@ -20,12 +20,14 @@ REFUSED = [
     # Reaching the interpreter
     "import os", "import os as x", "from os import system", "from builtins import open", "from invariant import os",
     "from invariant.detectors.secrets import re", "from invariant.analyzer import LocalPolicy", "from . import x",
-    "from invariant.files import read_file", "from invariant.access_control import x", "from __future__ import annotations",
+    "from invariant.files import read_file", "from invariant.access_control import x",
+    "from __future__ import annotations",
     "from invariant.detectors import secrets as find",
     rule(M, "m.__class__"), rule(M, "m.content.__class__.__mro__"), rule(M, "().__class__"), rule(M, '"".__len__()'),
     rule(M, "__import__('os')"), rule(M, "__builtins__"), rule(M, "find.__globals__"), rule(M, "m.content.__init__.x"),
     rule(M, "eval('1')"), rule(M, "exec('1')"), rule(M, "open('/etc/passwd')"), rule(M, "getattr(m, 'x')"),
-    rule(M, "globals()"), rule(M, "vars(m)"), rule(M, "type(m)"), rule(M, "compile('1', '', 'eval')"), rule(M, "dir(m)"),
+    rule(M, "globals()"), rule(M, "vars(m)"), rule(M, "type(m)"), rule(M, "compile('1', '', 'eval')"),
+    rule(M, "dir(m)"),
     rule(M, "os.system('x')"), rule(M, "lambda x: x"), rule(M, "(lambda: 1)()"), rule(M, "m.content.encode('utf-8')"),
     rule(M, "m.content.translate({})"), rule(M, "m.content.format_map({})"), rule(M, "m.model_dump()"),
     rule(M, "m.data"), rule(M, "m.tool_name"), rule(M, "c.function"), rule(M, "input.__class__"), rule(M, "input()"),
@@ -33,40 +35,50 @@ REFUSED = [
     rule(M, 'f"{m.content:>1000000000}"'), rule(M, 'f"{"'), rule(M, '"%s" % m'), rule(M, "m.content = 1"),
     rule(M, "del m"), rule(M, "yield m"), rule(M, "await m"), rule(M, "x = 1"), rule(M, "global x"), rule(M, "1; 2"),
     rule(M, "m.content[::2]"), rule(M, "[x for x in [1] for y in [2]]"), rule(M, "{**m}"), rule(M, "[*m]"),
-    rule(M, "find(*m)"), rule(M, "print(file=m)"), rule(M, "@x"), rule(M, "`ls`"), rule(M, "m.content!"), rule(M, "m\\x"),
+    rule(M, "find(*m)"), rule(M, "print(file=m)"), rule(M, "@x"), rule(M, "`ls`"), rule(M, "m.content!"),
+    rule(M, "m\\x"),
     # What needs more than there is
     "from invariant.detectors import moderated", "from invariant import llm", "from invariant.parsers import ocr",
-    "from invariant.detectors import is_similar", "from invariant.detectors import semgrep", "from invariant import llm_confirm",
+    "from invariant.detectors import is_similar", "from invariant.detectors import semgrep",
+    "from invariant import llm_confirm",
     "from invariant.detectors import nothing_like_it",
     # Malformed
     "raise", 'raise "x"', 'raise "x" if', 'raise "x" if:', 'raise "x" if:\n', 'raise 5 if:\n    1\n', "x", "x :=", "f(",
     "def f():\n    1\n", '"""', "'", "(((", ")", 'raise "x" if:\n  1\n   2\n 3\n', rule("(x: Str)"), rule("(x: str)"),
     rule("(m: Message) ->"), rule("(m: Message) -> x"), rule("(x: str) -> (m: Message)"), rule("count(min=2):"),
-    rule("count(min=1):", "    (c: ToolCall)"), rule(M, "forall(x=1):", "    (c: ToolCall)", head="from invariant import forall"),
+    rule("count(min=1):", "    (c: ToolCall)"), rule(M, "forall(x=1):",
+    "    (c: ToolCall)", head="from invariant import forall"),
     rule(M, "count(least=1):", "    (c: ToolCall)", head="from invariant import count"),
     rule(M, "find(5, m.content)"), rule(M, 'find("a")'), rule(M, "len()"), rule(M, "m.content.lower(1)"),
     rule(M, "m is tool:x({a: <NOBODY>})"), rule(M, "m is tool:x(1, 2)"), rule(M, "p()", head="p() := p()"),
     rule(M, "a()", head="a() := b()\nb() := a()\n"), rule(M, "1", head="A := B"), rule(M, "1", head="A := 1\nA := 2"),
-    rule(M, "1", head="A := 10 ** 100000"), rule(M, "1", head='A := "x" * 100000000'), rule(M, "1", head="A := input.x"),
-    rule(M, "1", head="A := [1] * 100000000"), rule(M, "1", head="A := 1 / 0"),
+    rule(M, "1", head="A := 10 ** 100000"), rule(M, "1", head='A := "x" * 100000000'),
+    rule(M, "1", head="A := input.x"),
+    rule(M, "1", head="A := [1] * 100000000"), rule(M, "1", head="A := 1 / 0"), rule(M, "x := 7 ** 9999"),
+    rule(M, "1 % 0"),
     rule(M, "1", head="A := [x for x in [y for y in [z for z in [1] * 9999] * 9]]"),
     # Too deep
     rule(M, "(" * 1000 + "1" + ")" * 1000), rule(M, "not " * 5000 + "1"), rule(M, "-" * 5000 + "1"),
-    rule(M, "[" * 500 + "]" * 500), rule(M, "1" + " + 1" * 5000), rule(M, "m" + ".a" * 5000), rule(M, "1" + "**1" * 5000),
+    rule(M, "[" * 500 + "]" * 500), rule(M, "1" + " + 1" * 5000), rule(M, "m" + ".a" * 5000),
+    rule(M, "1" + "**1" * 5000),
     rule(M, "m" + "[0]" * 5000), rule(M, "1 if 1 else " * 5000 + "1"), rule(M, "f" + "(" * 900 + ")" * 900),
     rule(M, "m is tool:x(" + "[" * 900 + "]" * 900 + ")"), rule(M, "{a: " * 900 + "1" + "}" * 900),
     "\n".join(" " * depth + "x" for depth in range(100)),
 ]  # fmt: skip
 
 EVIL = [
-    r"(a+)+$", r"(a|a)*$", r"(a|aa)+$", r"(.*a){20}", r"([a-zA-Z]+)*$", r"(a*)*b", r"((a+)+)+$", r"^(\w+\s?)*$", r"(x+x+)+y",
+    r"(a+)+$", r"(a|a)*$", r"(a|aa)+$", r"(.*a){20}", r"([a-zA-Z]+)*$", r"(a*)*b", r"((a+)+)+$", r"^(\w+\s?)*$",
+    r"(x+x+)+y",
     r"(.*)*", r"(a?){50}a{50}", r"^(([a-z])+.)+[A-Z]([a-z])+$", r"(\d+)*\d+x", r"(?:a|b|ab)*c", r"[ab]*a[ab]{30}c",
-    r"(.+)+(.+)+(.+)+=", r".*.*.*.*.*.*.*x", r"^(a|b|c|ab|ac|bc)*$x", r"(([a])*)*", r"(\s*\S*)*x", r"(?s).{0,500}z.{0,400}q",
+    r"(.+)+(.+)+(.+)+=", r".*.*.*.*.*.*.*x", r"^(a|b|c|ab|ac|bc)*$x", r"(([a])*)*", r"(\s*\S*)*x",
+    r"(?s).{0,500}z.{0,400}q",
 ]  # fmt: skip
 
 NOT_LINEAR = [
-    "(?=a)", "(?!a)", "(?<=a)", "(?<!a)", r"(a)\\1".replace("\\\\", "\\"), "(?P<x>a)(?P=x)", "(?>a)", "a++", "a*+", "a?+",
-    "a{2}+", "(?(1)a|b)", "(?x) a", "(?#c)a", "[", "(", "*", "a{1001}", r"\\C".replace("\\\\", "\\"), "((a{500}){500}){500}",
+    "(?=a)", "(?!a)", "(?<=a)", "(?<!a)", r"(a)\\1".replace("\\\\", "\\"), "(?P<x>a)(?P=x)", "(?>a)", "a++", "a*+",
+    "a?+",
+    "a{2}+", "(?(1)a|b)", "(?x) a", "(?#c)a", "[", "(", "*", "a{1001}", r"\\C".replace("\\\\", "\\"),
+    "((a{500}){500}){500}",
     r"\\p{Nope}".replace("\\\\", "\\"), "a" * 20_000,
 ]  # fmt: skip
 
@@ -112,15 +124,25 @@ def test_evil_patterns_are_quick(pattern: str) -> None:
 
 
 RUNAWAY = [
-    rule(M, *[f"(a{i}: Message)" for i in range(9)], "1 == 2"),
-    rule(M, "len([1 for a in [b for b in m.content.split(' ')]]) < 0", *[f"(b{i}: Message)" for i in range(4)], "len(m) < 0"),
+    rule(M, "len(find('a.*z|a', input.long)) < 0"),
+    rule(M, "len(html_code(input.tags).links) < 0",
+         *[f"(x{i}: Message)" for i in range(4)], "x0.content + x3.content == m",
+         head="from invariant.parsers import html_code"),
+    rule(M, *[f"(a{i}: Message)" for i in range(9)], "a0.content + a8.content == 'x'"),
+    rule(M, "len([1 for a in [b for b in m.content.split(' ')]]) > 0",
+         *[f"(b{i}: Message)" for i in range(4)], "b0.content + b3.content == m"),
     rule(M, "p6(m.content)", head="p0(t: str) := len(find('.', t)) < 0\n" + "".join(
         f"p{i}(t: str) := any([p{i - 1}(t) for x in [1] * 50])\n" for i in range(1, 7))),
-    rule(M, "count(max=0):", "    (a: Message)", "    (b: Message)", "    (c: Message)", "    (d: Message)", "    a.content == 'x'",
+    rule(M, "count(max=0):", "    (a: Message)", "    (b: Message)", "    (c: Message)", "    (d: Message)",
+    "    a.content + d.content == 'x'",
          head="from invariant import count"),
     rule(M, "x := [[m.content for a in [1] * 300] for b in [1] * 300]", "(a: Message)", "x == [a]"),
-    rule("(a: Message) -> (b: Message) -> (c: Message) -> (d: Message)", "a.content + b.content == c.content + d.content"),
+    rule("(a: Message) -> (b: Message) -> (c: Message) -> (d: Message)",
+    "a.content + b.content == c.content + d.content"),
 ]  # fmt: skip
+
+
+LONG = {"long": "a" * 400_000, "tags": "<a " * 300_000}
 
 
 @pytest.mark.parametrize("policy", RUNAWAY)
@@ -130,7 +152,7 @@ def test_deadlines_are_kept(policy: str) -> None:
     compiled = compile_policy(policy)
     started = perf_counter()
     with pytest.raises(BudgetExceeded):
-        compiled.check(conversation, budget=Budget(steps=10**12, seconds=0.3))
+        compiled.check(conversation, LONG, Budget(steps=10**12, seconds=0.3))
     assert perf_counter() - started < 0.4
 
 
@@ -147,8 +169,10 @@ def test_steps_are_counted() -> None:
     "line",
     [
         "x := m.content * 1000000", "x := m.content + m.content", 'x := "{}{}".format(m.content, m.content)',
-        'x := m.content.join([str for str in ["a"] * 1000])', 'x := m.content.replace("h", "hhhhhhhhhhh")', "x := 7 ** 9999",
-        'x := f"{m.content}{m.content}"', "x := [1] * 1000000", "x := [c for c in m.content] * 100", "x := m.content.upper()",
+        'x := m.content.join([str for str in ["a"] * 1000])', 'x := m.content.replace("h", "hhhhhhhhhhh")',
+        "x := len(m.content) ** 9999",
+        'x := f"{m.content}{m.content}"', "x := [m] * 1000000", "x := [c for c in m.content] * 100",
+        "x := m.content.upper()",
     ],
 )  # fmt: skip
 def test_memory_is_bounded(line: str) -> None:
@@ -168,7 +192,7 @@ def test_long_texts_are_searched_all_the_same() -> None:
     [
         (("m.content < 5",), {}), (("m.content + 1",), {}), (("m.content.nope",), {}), (("input.missing",), {}),
         (("5 in m.content",), {}), (("any(find(input.p, m.content))",), {"p": 5}), (("-m.content",), {}),
-        (("x := 1 % 0",), {}), (("m.content.get('x')",), {}), (("sum([m.content])",), {}), (("any(5)",), {}),
+        (("x := 1 % len([])",), {}), (("m.content.get('x')",), {}), (("sum([m.content])",), {}), (("any(5)",), {}),
         (('match("a", [1])',), {}), (('m.content.split("")',), {}), (('"{x}".format()',), {}), (('"{".format(1)',), {}),
     ],
 )  # fmt: skip
@@ -184,7 +208,9 @@ def test_deep_data_is_no_crash() -> None:
     deep: object = "x"
     for _ in range(900):
         deep = {"a": [deep]}
-    policy = compile_policy('raise PolicyViolation("x", c, c.function.arguments) if:\n    (c: ToolCall)\n    "x" in text(c)\n')
+    policy = compile_policy(
+        'raise PolicyViolation("x", c, c.function.arguments) if:\n    (c: ToolCall)\n    "x" in text(c)\n'
+    )
     conversation = Conversation.of([calling("f", deep)])
     try:
         assert policy.check(conversation)
@@ -200,7 +226,20 @@ def test_policies_have_a_size() -> None:
 
 def test_large_policies_load_in_time() -> None:
     """64 KiB of anything is refused or loaded within a second or so."""
-    for piece in ("x\n", "(", 'raise "x" if: (m: Message)\n', "a :=", '"""', "'", "f'{", "\\", "    x\n", "A", "1", "[x for x in "):
+    for piece in (
+        "x\n",
+        "(",
+        'raise "x" if: (m: Message)\n',
+        "a :=",
+        '"""',
+        "'",
+        "f'{",
+        "\\",
+        "    x\n",
+        "A",
+        "1",
+        "[x for x in ",
+    ):
         text = piece * (65_536 // len(piece))
         started = perf_counter()
         try:
@@ -212,7 +251,9 @@ def test_large_policies_load_in_time() -> None:
 
 def test_many_large_patterns_are_refused() -> None:
     """Their compilation is bounded as a whole."""
-    text = "".join(f'raise "x" if:\n    (m: Message)\n    any(find("(a{{0,1000}}){index}", m.content))\n' for index in range(1000))
+    text = "".join(
+        f'raise "x" if:\n    (m: Message)\n    any(find("(a{{0,1000}}){index}", m.content))\n' for index in range(1000)
+    )
     started = perf_counter()
     with pytest.raises(PolicyError, match="too large together"):
         compile_policy(text)
@@ -223,3 +264,31 @@ def test_print_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """And is always true."""
     assert check(rule(M, 'print("x", m, end="")'), user("x"))
     assert ("", "") == tuple(capsys.readouterr())
+
+
+def test_many_matches_are_bounded() -> None:
+    """A text of matches and nothing else does not fill the memory."""
+    for line in ('find("a", m.content)', "m.content.split()", "m.content.splitlines()", "secrets(m.content)"):
+        policy = rule(M, line, head="from invariant.detectors import secrets")
+        for text in ("a " * 50_000, "\n" * 50_000, "xoxb-1-a " * 20_000):
+            try:
+                check(policy, user(text), budget=Budget(max_items=5000))
+            except BudgetExceeded as error:
+                assert "list of 5001 items" in str(error)
+
+
+def test_what_a_check_builds_is_bounded_as_a_whole() -> None:
+    """Many strings under the bound are over it together."""
+    policy = rule(M, "x := [m.content + m.content for i in [1] * 1000]", "x == []")
+    with pytest.raises(BudgetExceeded, match="characters in all"):
+        check(policy, user("h" * 10_000), budget=Budget(max_total_chars=1_000_000))
+
+
+def test_a_thousand_violations_over_many_events_are_quick() -> None:
+    """Addresses are found once, however many violations ask."""
+    policy = rule("(a: Message) -> (b: Message)", 'any(find("x", a.content)) and any(find("y", input.p))')
+    conversation = Conversation.of([user(f"x {index}") for index in range(2000)])
+    compiled = compile_policy(policy)
+    started = perf_counter()
+    assert 1000 == len(compiled.check(conversation, {"p": "y"}))
+    assert perf_counter() - started < 1

@@ -9,21 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, PolicyError, compile_policy
-from gemini_proxy.policy.detectors.fuzzy import search
 from gemini_proxy.policy.budget import Budget, Meter
+from gemini_proxy.policy.detectors.fuzzy import search
 from tests.policy.conversations import assistant, at, call, check, fires, output, rule, user
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "policies" / "examples.json"
 VALID = [
-    'raise PolicyViolation("m", c, x=f"{c.function.name}") if:\n    (o: ToolOutput) -> (c: ToolCall)\n    o is tool:get_inbox\n'
+    'raise PolicyViolation("m", c, x=f"{c.function.name}") if:\n    (o: ToolOutput) -> (c: ToolCall)\n'
+    "    o is tool:get_inbox\n"
     '    not (c is tool:send-mail({to: "[^@]+@x[.]com", n: [1, *, <EMAIL_ADDRESS>]}))\n',
     "from invariant import count\nA := \"x\" + 'y'\np(t: str) :=\n    any(find(A, t))\n"
-    'raise "x" if:\n\tnot count(min=2, max=input.n):\n\t\t(m: Message)\n\t\tp(m.content) if m.role == "user" else m.content[0:2] in [A]\n',
+    'raise "x" if:\n\tnot count(min=2, max=input.n):\n\t\t(m: Message)\n'
+    '\t\tp(m.content) if m.role == "user" else m.content[0:2] in [A]\n',
     *([example["policy"] for example in json.loads(SHARED.read_text())] if SHARED.exists() else []),
 ]
 FRAGMENTS = [
-    "(", ")", "[", "]", "{", "}", ":", ":=", "->", "~>", "not ", " and ", " or ", " in ", " is ", "tool:x", "\n", "\n    ", "\t", "\r",
-    '"', "'", '"""', "f'{", "#", "\\", "raise ", "if", ":\n", "from invariant import ", "x", "1", ".", ",", "=", "**", "<A>", "é", "\x00",
+    "(", ")", "[", "]", "{", "}", ":", ":=", "->", "~>", "not ", " and ", " or ", " in ", " is ", "tool:x", "\n",
+    "\n    ", "\t", "\r",
+    '"', "'", '"""', "f'{", "#", "\\", "raise ", "if", ":\n", "from invariant import ", "x", "1", ".", ",", "=", "**",
+    "<A>", "é", "\x00",
     " for x in ", "forall:\n", "count(min=1):\n", "(m: Message)", "__x__",
 ]  # fmt: skip
 
@@ -62,7 +66,8 @@ def test_a_damaged_policy_loads_or_is_a_policy_error(text: str, data: st.DataObj
 NUMBERS = st.recursive(
     st.sampled_from(["a", "b", "c", "1", "2", "0", "True", "False", "[1, 2]"]),
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(["and", "or", "==", "!=", "in", "not in", "<", "<=", ">", "+", "-", "*"]), inner).map(" ".join),
+        st.tuples(inner, st.sampled_from(["and", "or", "==", "!=", "in", "not in", "<", "<=", ">", "+", "-",
+        "*"]), inner).map(" ".join),
         inner.map(lambda text: f"not {text}"),
         inner.map(lambda text: f"-{text}"),
         inner.map(lambda text: f"({text})"),
@@ -92,7 +97,10 @@ def test_expressions_mean_what_python_means(text: str, a: int, b: int, c: int) -
 TEXTS = st.text(alphabet="abé😀\n \t1@.", max_size=30)
 
 
-@given(st.lists(TEXTS, min_size=1, max_size=5), st.sampled_from(["a", "é", "😀+", r"\\d", "b.", r"\\w+@", "a|b", r"\\s", "[^a]", ""]))
+@given(
+    st.lists(TEXTS.filter(bool), min_size=1, max_size=5),
+    st.sampled_from(["a", "é", "😀+", r"\\d", "b.", r"\\w+@", "a|b", r"\\s", "[^a]", ""]),
+)
 @settings(max_examples=300, deadline=None)
 def test_ranges_hold_the_match(texts: list[str], pattern: str) -> None:
     """Each range of a find is, in the message, what the same search in Python finds there, in order."""
@@ -119,7 +127,9 @@ DATA = st.recursive(
 def test_data_of_any_shape_is_scanned(data: Any, needle: str) -> None:
     """A text anywhere in a tool's output or a call's arguments is found, and its range holds it."""
     messages = [assistant("", call("f", {"deep": data})), output({"deep": data})]
-    policy = rule("(e: ToolCall)", f'any(find("{needle}", text(e)))') + rule("(e: ToolOutput)", f'"{needle}" in e.content')
+    policy = rule("(e: ToolCall)", f'any(find("{needle}", text(e)))') + rule(
+        "(e: ToolOutput)", f'"{needle}" in e.content'
+    )
     found = [address for violation in check(policy, *messages) for address in violation.ranges]
     inside = needle in "".join(strings(data))
     assert (2 if inside else 0) == len(check(policy, *messages))
@@ -134,7 +144,12 @@ def strings(data: Any) -> list[str]:
     return [text for item in data for text in strings(item)] if isinstance(data, list) else []
 
 
-@given(st.lists(st.recursive(DATA, lambda inner: st.fixed_dictionaries({"role": inner, "content": inner}), max_leaves=4), max_size=4))
+@given(
+    st.lists(
+        st.recursive(DATA, lambda inner: st.fixed_dictionaries({"role": inner, "content": inner}), max_leaves=4),
+        max_size=4,
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_messages_are_read_or_refused(messages: list[Any]) -> None:
     """Anything in place of messages is a conversation or a ConversationError."""
@@ -148,7 +163,7 @@ def distance(query: str, text: str) -> int:
     """Least edits between the query and any part of the text, by the table."""
     row = [0] * (len(text) + 1)
     for i, one in enumerate(query, 1):
-        previous, row[0], diagonal = row[:], i, 0
+        previous, row[0] = row[:], i
         for j, other in enumerate(text, 1):
             row[j] = min(previous[j - 1] + (one != other), previous[j] + 1, row[j - 1] + 1)
     return min(row)

@@ -166,6 +166,8 @@ def read_query(raw: str) -> Query:
         raise BadRequest("The query parameters alt, $alt and key may each be given once.")
     alt, int_enums = _alt(values.get("alt"), values.get("$alt"))
     paging = tuple(pair for pair in pairs if pair[0] in _PAGING)
+    if "invariant" in "".join(value for _, value in paging).lower():
+        raise BadRequest("The query parameters of a listing are not the place for an Invariant key.")
     return Query(alt, int_enums, paging, values.get("key") or None)
 
 

@@ -32,6 +32,11 @@ def field(source: JsonObject, name: str) -> Any:
     return value
 
 
+def spellings(*names: str) -> frozenset[str]:
+    """Each of the camelCase ``names`` in both its spellings. Any other casing is another, unknown field."""
+    return frozenset(spelling for name in names for spelling in (name, snake_case(name)))
+
+
 def objects(value: Any, where: str) -> list[JsonObject]:
     """The objects of a repeated field. Raises BadRequest for anything that is neither an object nor a list of them."""
     if type(value) is list and all(type(item) is dict for item in value):

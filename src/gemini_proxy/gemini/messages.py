@@ -5,10 +5,12 @@ A message is ``{"role": "system" | "user" | "assistant" | "tool", "content": str
 a message of its own with ``"thought": true``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.call_links import CallLinks
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
 from gemini_proxy.gemini.parts import (
     Chunk,
     Media,
@@ -17,6 +19,7 @@ from gemini_proxy.gemini.parts import (
     inline_media,
     output_content,
     output_media,
+    strings_beside,
     strings_in,
     unknown_payload,
 )
@@ -25,6 +28,7 @@ Message = dict[str, Any]
 
 CODE_TOOL = "code_execution"
 """The tool name under which ``executableCode`` and ``codeExecutionResult`` appear."""
+_CALL = spellings("id", "name", "args", "willContinue")
 
 
 class MessageList:
@@ -38,16 +42,13 @@ class MessageList:
         self.unseen: list[Unseen] = []
         self._open: Message | None = None
         self._chunks: list[Chunk] = []
-        self._ids: set[str] = set()
-        self._unanswered: list[tuple[str, str]] = []
-        self._answered: list[tuple[str, str]] = []
+        self._pieces: list[str] = []
+        self._links = CallLinks()
 
     def continued(self) -> "MessageList":
         """An empty list whose call ids and outputs go on from this one: for one candidate's answer."""
         following = MessageList()
-        following._ids = set(self._ids)
-        following._unanswered = list(self._unanswered)
-        following._answered = list(self._answered)
+        following._links = self._links.copy()
         return following
 
     def add_tools(self, tools: Sequence[Message]) -> None:
@@ -69,7 +70,7 @@ class MessageList:
     def _add_part(self, role: str, part: JsonObject) -> None:
         text = field(part, "text")
         if text is not None:
-            self._add_text_part(role, a_string(text, "text"), thought=bool(field(part, "thought")))
+            self._add_text_part(role, a_string(text, "text"), thought=_is_thought(role, part))
         if (blob := an_object(field(part, "inlineData"), "inlineData")) is not None:
             self._add_media(role, inline_media(blob))
         if (reference := an_object(field(part, "fileData"), "fileData")) is not None:
@@ -86,43 +87,52 @@ class MessageList:
         if (response := an_object(field(part, "functionResponse"), "functionResponse")) is not None:
             self._add_output(response)
         if rest := unknown_payload(part):
-            self._add_chunk(role, {"type": "text", "text": "\n".join(strings_in(rest))})
+            self._add_text(role, "\n".join(strings_in(rest)))
 
     def _add_text_part(self, role: str, text: str, *, thought: bool) -> None:
         if thought:
             self._flush()
             self.messages.append({"role": role, "content": text, "thought": True})
         elif text:
-            self._add_chunk(role, {"type": "text", "text": text})
+            self._add_text(role, text)
         else:
             self._message(role)
 
     def _add_media(self, role: str, media: Media) -> None:
-        self._add_chunk(role, media.chunk)
-        if media.unseen:
-            self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{len(self._chunks) - 1}", media.unseen))
-
-    def _add_chunk(self, role: str, chunk: Chunk) -> None:
-        """Text beside text is one text, as the model reads it."""
         self._message(role)
-        if self._chunks and chunk["type"] == "text" and self._chunks[-1]["type"] == "text":
-            self._chunks[-1] = {"type": "text", "text": self._chunks[-1]["text"] + chunk["text"]}
+        if media.chunk["type"] == "text":
+            self._pieces.append(media.chunk["text"])
         else:
-            self._chunks.append(chunk)
+            self._close_text()
+            self._chunks.append(media.chunk)
+        if media.unseen:
+            place = len(self._chunks) - (not self._pieces)
+            self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{place}", media.unseen))
+
+    def _add_text(self, role: str, text: str) -> None:
+        """Text beside text is one text, as the model reads it; it is put together once, when it ends."""
+        self._message(role)
+        self._pieces.append(text)
+
+    def _close_text(self) -> None:
+        if self._pieces:
+            self._chunks.append({"type": "text", "text": "".join(self._pieces)})
+            self._pieces = []
 
     def _add_call(self, call: JsonObject) -> None:
         name = a_string(field(call, "name"), "functionCall.name")
-        call_id = self._new_id(a_string(field(call, "id"), "functionCall.id"))
+        call_id = self._links.call(a_string(field(call, "id"), "functionCall.id"), name)
         arguments = field(call, "args")
         function = {"name": name, "arguments": {} if arguments is None else arguments}
         message = self._message("assistant")
         message.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
-        self._unanswered.append((call_id, name))
+        if beside := "\n".join(strings_beside(call, _CALL)):
+            self._add_text("assistant", beside)
 
     def _add_output(self, response: JsonObject) -> None:
         self._flush()
         name = a_string(field(response, "name"), "functionResponse.name")
-        call_id = self._answer(a_string(field(response, "id"), "functionResponse.id"), name)
+        call_id = self._links.output(a_string(field(response, "id"), "functionResponse.id"), name)
         content, media = output_content(response), output_media(response)
         if media:
             text = content if isinstance(content, str) else "\n".join(strings_in(content))
@@ -142,6 +152,7 @@ class MessageList:
     def _flush(self) -> None:
         if self._open is None:
             return
+        self._close_text()
         if len(self._chunks) == 1 and self._chunks[0]["type"] == "text":
             self._open["content"] = self._chunks[0]["text"]
         elif self._chunks:
@@ -149,31 +160,13 @@ class MessageList:
         self.messages.append(self._open)
         self._open, self._chunks = None, []
 
-    def _new_id(self, given: str) -> str:
-        call_id, number = given, len(self._ids)
-        while not call_id or call_id in self._ids:
-            number += 1
-            call_id = f"{given or 'call'}_{number}"
-        self._ids.add(call_id)
-        return call_id
 
-    def _answer(self, given: str, name: str) -> str:
-        """The id of the call this output answers: by id, else the first unanswered one of that name, else by order."""
-        by_id = [pair for pair in self._unanswered if given and pair[0] == given]
-        by_name = [pair for pair in self._unanswered if not given and pair[1] == name]
-        for pair in by_id or by_name:
-            self._unanswered.remove(pair)
-            self._answered.append(pair)
-            return pair[0]
-        earlier = [pair[0] for pair in self._answered if (pair[0] == given if given else pair[1] == name)]
-        return earlier[-1] if earlier else self._new_id(given)
-
-
-def texts(parts: Iterable[JsonObject]) -> str:
-    """The text of parts that may hold only text, such as a system instruction; other strings are included."""
-    return "".join(
-        text if isinstance(text := field(part, "text"), str) else "\n".join(strings_in(part)) for part in parts
-    )
+def _is_thought(role: str, part: JsonObject) -> bool:
+    """Only the model thinks: what a client marks as a thought elsewhere is text like any other."""
+    thought = field(part, "thought")
+    if thought is not None and not isinstance(thought, bool):
+        raise BadRequest('"thought" must be true or false.')
+    return bool(thought) and role == "assistant"
 
 
 def content_parts(content: JsonObject) -> list[JsonObject]:

@@ -2,12 +2,13 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
 
 Chunk = dict[str, Any]
 """One element of a message's content list: ``{"type": "text" | "image_url" | "file", …}``."""
@@ -21,8 +22,16 @@ _KINDS = (
     "executableCode",
     "codeExecutionResult",
 )
-_BESIDE = frozenset({"thought", "thoughtSignature", "videoMetadata", "mediaResolution"})
-_KNOWN = {spelling for name in (*_KINDS, *_BESIDE) for spelling in (name, snake_case(name))}
+_PART_CONTROL = spellings("videoMetadata", "mediaResolution")
+_KNOWN = spellings(*_KINDS, "thought", "thoughtSignature") | _PART_CONTROL
+
+_BLOB = spellings("mimeType", "data")
+_REFERENCE = spellings("mimeType", "fileUri")
+_OUTPUT_PART = spellings("text", "inlineData", "fileData") | _PART_CONTROL
+_OUTPUT = spellings("id", "name", "response", "parts", "willContinue", "scheduling")
+_PLAIN_OUTPUT = frozenset({"result", "output", "error"})
+"""Keys under which tools put a single text, and that say nothing themselves."""
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)")
 
 _TEXT_TYPES = frozenset(
     {
@@ -56,7 +65,11 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A chunk for an inline blob or a file reference; ``unseen`` says why rules cannot read it, None if they can."""
+    """A chunk for an inline blob or a file reference; ``unseen`` says why rules cannot read it, None if they can.
+
+    What a blob or reference says beside its data and type, such as a display name, is in the chunk as well: for an
+    image as its ``text``, which rules read like any other.
+    """
 
     chunk: Chunk
     unseen: str | None
@@ -64,24 +77,28 @@ class Media:
 
 def inline_media(blob: JsonObject) -> Media:
     """Read an ``inlineData``. Text types are decoded, so that rules read what the model reads."""
-    mime = a_string(field(blob, "mimeType"), "inlineData.mimeType").partition(";")[0].strip().lower()
+    given = a_string(field(blob, "mimeType"), "inlineData.mimeType").lower()
+    mime = given.partition(";")[0].strip()
     data = a_string(field(blob, "data"), "inlineData.data")
+    name = "\n".join(strings_beside(blob, _BLOB))
     if mime.startswith("image/") and mime != "image/svg+xml":
-        return Media({"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}, f"inline {mime}")
+        image = {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
+        return Media({**image, "text": name} if name else image, f"inline {mime}")
     if not _is_text(mime):
-        return Media({"type": "file", "file": {"mime_type": mime, "data": data}}, f"inline {mime or 'data'}")
-    raw = _decode(data)
-    try:
-        return Media({"type": "text", "text": raw.decode()}, None)
-    except UnicodeDecodeError:
-        return Media({"type": "text", "text": raw.decode("latin-1")}, f"inline {mime} that is not UTF-8")
+        file = {"mime_type": mime, "data": data}
+        return Media({"type": "file", "file": {**file, "name": name} if name else file}, f"inline {mime or 'data'}")
+    text, readable = _text(_decode(data), given)
+    unseen = None if readable else f"inline {mime} that is not UTF-8"
+    return Media({"type": "text", "text": f"{name}\n{text}" if name else text}, unseen)
 
 
 def file_media(reference: JsonObject) -> Media:
     """Read a ``fileData``: its URI is all that is here to read."""
     uri = a_string(field(reference, "fileUri"), "fileData.fileUri")
-    mime = a_string(field(reference, "mimeType"), "fileData.mimeType")
-    return Media({"type": "file", "file": {"uri": uri, "mime_type": mime}}, "a file behind a URI")
+    file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
+    if name := "\n".join(strings_beside(reference, _REFERENCE)):
+        file["name"] = name
+    return Media({"type": "file", "file": file}, "a file behind a URI")
 
 
 def unknown_payload(part: JsonObject) -> JsonObject:
@@ -90,9 +107,11 @@ def unknown_payload(part: JsonObject) -> JsonObject:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys included, in order. The value's depth is bounded by the reader."""
+    """Every string, key and number of a JSON value, in order. The value's depth is bounded by the reader."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield str(value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield key
@@ -102,21 +121,28 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(inner)
 
 
+def strings_beside(source: JsonObject, known: Set[str]) -> Iterator[str]:
+    """The strings of the fields of ``source`` whose names are not ``known``."""
+    for name, value in source.items():
+        if value is not None and name not in known:
+            yield from strings_in(value)
+
+
 def output_content(response: JsonObject) -> Any:
     """The content of a tool message made from a ``functionResponse``.
 
-    ``{"result": "text"}`` (or any other single string) is that text; any other value stays as it is, so that rules read
-    its strings unescaped. With ``parts`` it is a list: the response first, then the parts in order.
+    ``{"result": "text"}``, or ``output`` or ``error``, is that text; any other value stays as it is, so that rules read
+    its strings unescaped.
     """
     value = field(response, "response")
     if isinstance(value, Mapping) and len(value) == 1:
-        only = next(iter(value.values()))
-        value = only if isinstance(only, str) else value
+        name, only = next(iter(value.items()))
+        value = only if name in _PLAIN_OUTPUT and isinstance(only, str) else value
     return value if isinstance(value, (str, Mapping)) else {"response": value} if value is not None else ""
 
 
 def output_media(response: JsonObject) -> list[Media]:
-    """The media in the ``parts`` of a ``functionResponse``, and whatever else those parts hold as text."""
+    """The media in the ``parts`` of a ``functionResponse``, and whatever else it or its parts hold as text."""
     found: list[Media] = []
     for part in objects(field(response, "parts"), "functionResponse.parts"):
         blob = an_object(field(part, "inlineData"), "inlineData")
@@ -125,14 +151,30 @@ def output_media(response: JsonObject) -> list[Media]:
             found.append(inline_media(blob))
         if reference is not None:
             found.append(file_media(reference))
-        rest = {name: value for name, value in part.items() if snake_case(name) not in ("inline_data", "file_data")}
-        if rest:
-            found.append(Media({"type": "text", "text": "\n".join(strings_in(rest))}, None))
+        found.extend(_texts([a_string(field(part, "text"), "text")] if "text" in part else ()))
+        found.extend(_texts(strings_beside(part, _OUTPUT_PART)))
+    found.extend(_texts(strings_beside(response, _OUTPUT)))
     return found
+
+
+def _texts(found: Iterable[str]) -> list[Media]:
+    text = "\n".join(found)
+    return [Media({"type": "text", "text": text}, None)] if text else []
 
 
 def _is_text(mime: str) -> bool:
     return mime.startswith("text/") or mime in _TEXT_TYPES or mime.endswith(("+json", "+xml", "+yaml"))
+
+
+def _text(raw: bytes, mime: str) -> tuple[str, bool]:
+    """The text, and whether it is what a reader of ``mime`` reads: UTF-16, say, may look like UTF-8 full of NULs."""
+    charset = _CHARSET.search(mime)
+    foreign = charset is not None and charset[1] not in ("utf-8", "utf8", "us-ascii", "ascii")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1"), False
+    return text, not foreign and "\0" not in text
 
 
 def _decode(data: str) -> bytes:

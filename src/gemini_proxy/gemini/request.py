@@ -1,34 +1,32 @@
 """A request body read as the model will: everything in it becomes messages, or is named as out of sight."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.gemini.calls import Method, ModelCall
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case
-from gemini_proxy.gemini.messages import Message, MessageList, content_parts, texts
-from gemini_proxy.gemini.parts import Unseen, strings_in
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings
+from gemini_proxy.gemini.messages import Message, MessageList, content_parts
+from gemini_proxy.gemini.parts import Unseen, strings_beside, strings_in
 from gemini_proxy.gemini.strict_json import read_object
 
-_CONTROL = frozenset(
-    {"model", "safety_settings", "tool_config", "store", "service_tier", "task_type", "output_dimensionality"}
+_CONTROL = spellings(
+    "model", "safetySettings", "toolConfig", "store", "serviceTier", "taskType", "outputDimensionality"
 )
 """Fields that steer the call and carry no text to the model."""
-_READ = frozenset(
-    {
-        "contents",
-        "content",
-        "system_instruction",
-        "tools",
-        "generation_config",
-        "cached_content",
-        "continuation_token",
-        "generate_content_request",
-        "requests",
-    }
+_CONTENTS = spellings("contents", "content", "systemInstruction")
+_KNOWN = _CONTROL | _CONTENTS | spellings("tools", "generationConfig", "cachedContent", "continuationToken")
+_WRAPPERS = {Method.COUNT_TOKENS: "generateContentRequest", Method.BATCH_EMBED: "requests"}
+"""The field of a method's request that holds whole requests."""
+_WRAPPED = spellings(*_WRAPPERS.values())
+_CONFIG_CONTROL = spellings(
+    *"candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty logprobs".split(),
+    *"responseLogprobs responseMimeType responseModalities mediaResolution thinkingConfig imageConfig".split(),
+    *"audioTimestamp enableEnhancedCivicAnswers enableAffectiveDialog routingConfig modelSelectionConfig".split(),
 )
-_PROMPTING = frozenset({"response_schema", "response_json_schema", "_response_json_schema", "stop_sequences"})
-"""Fields of generationConfig whose text the model reads."""
+"""Fields of generationConfig that hold numbers, switches and enums; the text of all others may reach the model."""
+_DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema", "behavior")
+_TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class GeminiRequest:
     """A request as rules and traces see it.
 
     ``messages`` ends where the answer begins; ``unseen`` names what no rule could read; ``settings`` are the request's
-    fields other than contents and system instruction; ``candidate_count`` is None where the client left it out.
+    fields other than those that hold contents; ``candidate_count`` is None where the client left it out.
     """
 
     messages: tuple[Message, ...]
@@ -55,27 +53,31 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest for what cannot be read, or can be read two ways."""
     root = read_object(body)
     reader = _Reader()
-    for request in _requests(call, root):
-        reader.add(request)
-    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
-    count = field(config, "candidateCount")
+    wrapper = _WRAPPERS.get(call.method)
+    if wrapper is None:
+        reader.add(root)
+    else:
+        reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
+        for request in objects(field(root, wrapper), wrapper):
+            reader.add(request)
     return GeminiRequest(
         messages=tuple(reader.list.messages),
         unseen=tuple(reader.list.unseen),
-        settings={k: v for k, v in root.items() if k not in ("contents", "systemInstruction", "system_instruction")},
-        candidate_count=count if isinstance(count, int) and not isinstance(count, bool) else None,
+        settings={k: v for k, v in root.items() if k not in _CONTENTS | _WRAPPED},
+        candidate_count=_candidate_count(root),
         linked=reader.list,
     )
 
 
-def _requests(call: ModelCall, root: JsonObject) -> Iterator[JsonObject]:
-    yield root
-    if call.method is Method.COUNT_TOKENS:
-        inner = an_object(field(root, "generateContentRequest"), "generateContentRequest")
-        if inner is not None:
-            yield inner
-    elif call.method is Method.BATCH_EMBED:
-        yield from objects(field(root, "requests"), "requests")
+def _candidate_count(root: JsonObject) -> int | None:
+    """ProtoJSON reads 2, 2.0 and "2" alike."""
+    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
+    count = field(config, "candidateCount")
+    if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 10:
+        count = int(count)
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
 
 
 class _Reader:
@@ -105,11 +107,7 @@ class _Reader:
         if instruction is None:
             return
         content = an_object(instruction, "systemInstruction") or {}
-        parts = content_parts(content)
-        if all(set(part) <= {"text"} for part in parts):
-            self.list.add_text("system", texts(parts))
-        else:
-            self.list.add_content("system", parts)
+        self.list.add_content("system", content_parts(content))
         self._text_beside("systemInstruction", {k: v for k, v in content.items() if k not in ("role", "parts")})
 
     def _tools(self, request: JsonObject) -> None:
@@ -127,10 +125,9 @@ class _Reader:
     def _prompting_settings(self, request: JsonObject) -> None:
         config = an_object(field(request, "generationConfig"), "generationConfig") or {}
         for name, value in config.items():
-            if snake_case(name) in _PROMPTING:
+            if name not in _CONFIG_CONTROL:
                 self._text_beside("generationConfig", {name: value})
-        known = _CONTROL | _READ
-        self._text_beside("request", {k: v for k, v in request.items() if snake_case(k) not in known})
+        self._text_beside("request", {k: v for k, v in request.items() if k not in _KNOWN})
 
     def _text_beside(self, where: str, values: JsonObject) -> None:
         """Text outside the contents that the model may read: shown to rules as a system message."""
@@ -150,18 +147,16 @@ class _Reader:
 
 
 def _declaration(function: JsonObject) -> Message:
-    parameters = field(function, "parametersJsonSchema") or field(function, "parameters") or {}
-    rest = {
-        name: value
-        for name, value in function.items()
-        if snake_case(name) not in ("name", "description", "parameters", "parameters_json_schema", "behavior")
-    }
-    beside = "\n".join(strings_in(rest))
+    schema, second = field(function, "parametersJsonSchema"), field(function, "parameters")
+    parameters = second if schema is None else schema
+    # One of the two schemas is meant; where both are given, the other one is read as text.
+    known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
+    beside = "\n".join(strings_beside(function, known))
     description = a_string(field(function, "description"), "description")
     return {
         "name": a_string(field(function, "name"), "name"),
         "description": f"{description}\n{beside}" if beside else description,
-        "inputSchema": _lower_types(parameters),
+        "inputSchema": _lower_types({} if parameters is None else parameters),
     }
 
 
@@ -172,6 +167,6 @@ def _lower_types(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     return {
-        name: value.lower() if name == "type" and isinstance(value, str) else _lower_types(value)
+        name: value.lower() if name == "type" and isinstance(value, str) and value in _TYPES else _lower_types(value)
         for name, value in schema.items()
     }

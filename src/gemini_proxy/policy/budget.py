@@ -1,13 +1,18 @@
 """What one check may spend: steps, time and the size of the values it builds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
+from typing import TypeVar
 
 from gemini_proxy.policy.errors import BudgetExceeded
 
 # Steps between two looks at the clock. A step is at most about a microsecond, so a deadline is noticed
 # within a millisecond.
 _SLICE = 1000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +21,15 @@ class Budget:
 
     ``steps``: one per loop turn or call, plus one per 128 characters looked at by a regular expression.
     ``deadline``: a moment of ``time.perf_counter``; ``seconds``: the same, counted from the check's start; the
-    earlier one holds. ``max_chars`` and ``max_items``: the longest string and list a rule may build.
+    earlier one holds. ``max_chars`` and ``max_items``: the longest string and list a rule may build;
+    ``max_total_chars``: all strings of the check together.
     """
 
     steps: int = 5_000_000
     deadline: float | None = None
     seconds: float | None = None
-    max_chars: int = 1_000_000
+    max_chars: int = 20_000_000
+    max_total_chars: int = 200_000_000
     max_items: int = 100_000
 
     def ends(self) -> float | None:
@@ -36,7 +43,7 @@ class Budget:
 class Meter:
     """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded."""
 
-    __slots__ = ("_rest", "deadline", "left", "max_chars", "max_items")
+    __slots__ = ("_chars", "_rest", "deadline", "left", "max_chars", "max_items")
 
     def __init__(self, budget: Budget) -> None:
         self.left = 0
@@ -44,6 +51,7 @@ class Meter:
         self.deadline = budget.ends()
         self.max_chars = budget.max_chars
         self.max_items = budget.max_items
+        self._chars = budget.max_total_chars
 
     def charge(self, steps: int) -> None:
         """Take ``steps``; loops that are hot do the subtraction themselves and call ``refill`` below zero."""
@@ -65,6 +73,9 @@ class Meter:
         """Refuse to build a string longer than the bound, and pay for its copy."""
         if chars > self.max_chars:
             raise BudgetExceeded(f"a string of {chars} characters is over the bound of {self.max_chars}")
+        self._chars -= chars
+        if self._chars < 0:
+            raise BudgetExceeded("too many characters in all")
         self.charge(chars >> 9)
 
     def items(self, count: int) -> None:
@@ -72,6 +83,12 @@ class Meter:
         if count > self.max_items:
             raise BudgetExceeded(f"a list of {count} items is over the bound of {self.max_items}")
         self.charge(count >> 4)
+
+    def take(self, items: Iterable[T]) -> list[T]:
+        """The items as a list, which is not longer than the bound."""
+        taken = list(islice(items, self.max_items + 1))
+        self.items(len(taken))
+        return taken
 
     def seconds_left(self) -> float | None:
         """Seconds to the deadline, or None without one."""

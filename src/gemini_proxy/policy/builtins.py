@@ -33,8 +33,8 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
         for start, end in regex.spans(text, run):
             marks.append((text, start, end))
             found.append(cut(text, start, end))
-        if len(found) > run.max_items:
-            run.items(len(found))
+            if len(found) > run.max_items:
+                run.items(len(found))
     return found
 
 

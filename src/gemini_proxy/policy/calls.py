@@ -18,6 +18,8 @@ from gemini_proxy.policy.scope import Scope, nearest
 from gemini_proxy.policy.texts import texts_of
 from gemini_proxy.policy.values import word_for
 
+_NOTHING = Parsed(())
+
 
 class CallCompiler(ExpressionCompiler):
     """Adds calls to expressions."""
@@ -150,7 +152,10 @@ def _apply_detector(detector: Detector | Parser) -> Callable[[list[str], list[An
     find = detector.detect
 
     def detect(texts: list[str], args: list[Any], options: dict[str, Any], run: Run) -> Parsed:
-        findings = list(find(texts, options, run))
+        found = find(texts, options, run)
+        if found == ():
+            return _NOTHING
+        findings = run.take(found)
         return Parsed([found.label for found in findings], findings)
 
     return detect

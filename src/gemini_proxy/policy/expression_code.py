@@ -8,18 +8,19 @@ from gemini_proxy.policy import syntax
 from gemini_proxy.policy.builtins import as_text
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
+from gemini_proxy.policy.logic_code import comparator, conjunction, disjunction, negation
 from gemini_proxy.policy.operators import (
     arithmetic,
     attribute,
     contains,
-    equal,
+    contains_known,
     index,
     items_of,
     negated,
-    ordered,
     slice_of,
 )  # fmt: skip
 from gemini_proxy.policy.patterns import compile_pattern
+from gemini_proxy.policy.regex import literal_finder
 from gemini_proxy.policy.run import Code, Frame
 from gemini_proxy.policy.scope import Context, Known, Scope, nearest
 
@@ -176,7 +177,7 @@ class ExpressionCompiler:
         operand = self.compile(node.operand, scope)
         code = operand.code
         if node.operator == "not":
-            return Term(_negation(code))
+            return Term(negation(code))
         if node.operator == "+":
             return Term(lambda frame: arithmetic(frame[0], "+", 0, code(frame)))
         if operand.known is not None and isinstance(operand.known.value, int | float):
@@ -199,11 +200,14 @@ class ExpressionCompiler:
 
     def _logical(self, node: syntax.Logical, scope: Scope) -> Term:
         codes = [self.code(operand, scope) for operand in node.operands]
-        return Term(_conjunction(codes) if node.operator == "and" else _disjunction(codes))
+        return Term(conjunction(codes) if node.operator == "and" else disjunction(codes))
 
     def _comparison(self, node: syntax.Comparison, scope: Scope) -> Term:
-        first = self.code(node.first, scope)
-        rest = [(_comparator(operator), self.code(operand, scope)) for operator, operand in node.rest]
+        left = self.compile(node.first, scope)
+        if len(node.rest) == 1 and node.rest[0][0] == "in" and left.known is not None:
+            return self._in(left.known.value, node.rest[0][1], scope)
+        first = left.code
+        rest = [(comparator(operator), self.code(operand, scope)) for operator, operand in node.rest]
         if len(rest) == 1:
             compare, second = rest[0]
             return Term(lambda frame: compare(frame[0], first(frame), second(frame)))
@@ -219,11 +223,20 @@ class ExpressionCompiler:
 
         return Term(chain)
 
+    def _in(self, needle: object, hay_node: syntax.Expr, scope: Scope) -> Term:
+        """``in`` with a left side that is known at load."""
+        hay = self.code(hay_node, scope)
+        finder = literal_finder(needle) if isinstance(needle, str) else None
+        if finder is None or not isinstance(needle, str):
+            return Term(lambda frame: contains(frame[0], needle, hay(frame)))
+        text, regex = needle, finder
+        return Term(lambda frame: contains_known(frame[0], text, regex, hay(frame)))
+
     def _is(self, node: syntax.Is, scope: Scope) -> Term:
         value = self.code(node.value, scope)
         matcher = compile_pattern(self.context, node.pattern)
         if node.negated:
-            return Term(_negation(lambda frame: matcher(frame[0], value(frame))))
+            return Term(negation(lambda frame: matcher(frame[0], value(frame))))
         return Term(lambda frame: matcher(frame[0], value(frame)))
 
     def _conditional(self, node: syntax.Conditional, scope: Scope) -> Term:
@@ -272,68 +285,3 @@ def _joined_raw(left: Known, right: Known) -> str | None:
         return None
     raws = [known.raw if known.raw is not None else str(known.value) for known in (left, right)]
     return "".join(raws)
-
-
-def _negation(code: Code) -> Code:
-    def negate(frame: Frame) -> bool:
-        marks = frame[0].marks
-        before = len(marks)
-        if code(frame):
-            return False
-        # What was found inside did not make it true; what failed to match as a whole is the reason for not.
-        if len(marks) > before:
-            marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
-        return True
-
-    return negate
-
-
-def _conjunction(codes: list[Code]) -> Code:
-    if len(codes) == 2:
-        left, right = codes
-        return lambda frame: left(frame) and right(frame)
-
-    def conjoin(frame: Frame) -> Any:
-        value: Any = True
-        for code in codes:
-            value = code(frame)
-            if not value:
-                return value
-        return value
-
-    return conjoin
-
-
-def _disjunction(codes: list[Code]) -> Code:
-    def disjoin(frame: Frame) -> Any:
-        marks = frame[0].marks
-        before = len(marks)
-        value: Any = False
-        for code in codes:
-            value = code(frame)
-            if value:
-                return value
-            if len(marks) > before:
-                marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
-        return value
-
-    return disjoin
-
-
-def _comparator(operator: syntax.Comparator) -> Callable[[Any, Any, Any], bool]:
-    if operator == "==" or operator == "is":
-        return equal
-    if operator == "!=" or operator == "is not":
-        return lambda run, left, right: not equal(run, left, right)
-    if operator == "in":
-        return contains
-    if operator == "not in":
-        return _lacks
-    return lambda run, left, right: ordered(left, right, operator)
-
-
-def _lacks(run: Any, needle: Any, hay: Any) -> bool:
-    before = len(run.marks)
-    found = contains(run, needle, hay)
-    del run.marks[before:]
-    return not found

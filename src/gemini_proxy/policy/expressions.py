@@ -1,87 +1,26 @@
-"""Expressions and patterns, by precedence climbing with Python's precedence."""
-
-from typing import NoReturn, TypeVar
+"""Operators, calls and conditionals, by precedence climbing with Python's precedence."""
 
 from gemini_proxy.policy import syntax
-from gemini_proxy.policy.errors import PolicyError
-from gemini_proxy.policy.lexer import LexError, Token, tokenize
-from gemini_proxy.policy.literals import StringLiteral, cook, read_string, split_template
+from gemini_proxy.policy.cursor import MAX_DEPTH, describe
+from gemini_proxy.policy.lexer import Token
+from gemini_proxy.policy.pattern_syntax import PatternParser
 
-# A tree this high is evaluated within a few hundred Python frames.
-MAX_DEPTH = 60
-
-_KEYWORDS = frozenset("and or not in is if else for raise from import as def None True False".split())
-_WORDS: dict[str, object] = {"None": None, "True": True, "False": False}
 _COMPARATORS = frozenset(("==", "!=", "<", "<=", ">", ">=", "in", "is"))
 _BINARY = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2}
-_NodeT = TypeVar("_NodeT", bound=syntax.Node)
 
 
-class ExpressionParser:
-    """A cursor over tokens. Every error is a PolicyError at the token that does not fit."""
-
-    def __init__(self, text: str, source: str, tokens: tuple[Token, ...]) -> None:
-        self._text = text
-        self._source = source
-        self._tokens = tokens
-        self._index = 0
-        self._depth = 0
-        self._heights: dict[int, int] = {}
-
-    # The cursor
-
-    @property
-    def _token(self) -> Token:
-        return self._tokens[self._index]
-
-    def _ahead(self, count: int = 1) -> Token:
-        return self._tokens[min(self._index + count, len(self._tokens) - 1)]
-
-    def _advance(self) -> Token:
-        token = self._token
-        if token.kind != "end":
-            self._index += 1
-        return token
-
-    def _at(self, text: str) -> bool:
-        return self._token.text == text and self._token.kind in ("op", "name")
-
-    def _take(self, text: str) -> Token | None:
-        return self._advance() if self._at(text) else None
-
-    def _expect(self, text: str, purpose: str) -> Token:
-        return self._take(text) or self._fail(f'expected "{text}" {purpose}, found {describe(self._token)}')
-
-    def _fail(self, reason: str, at: Token | syntax.Node | None = None, suggestion: str | None = None) -> NoReturn:
-        where = at or self._token
-        raise PolicyError(self._source, where.line, where.column, reason, suggestion, text=self._text)
-
-    def _identifier(self, purpose: str) -> Token:
-        token = self._token
-        if token.kind != "name" or token.text in _KEYWORDS:
-            self._fail(f"expected {purpose}, found {describe(token)}")
-        if token.text.startswith("__"):
-            self._fail(f'names that begin with two underscores are not available: "{token.text}"')
-        return self._advance()
-
-    def _grown(self, node: _NodeT, *children: syntax.Node) -> _NodeT:
-        height = 1 + max((self._heights.get(id(child), 1) for child in children), default=0)
-        if height > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep", node)
-        self._heights[id(node)] = height
-        return node
-
-    # Expressions
+class ExpressionParser(PatternParser):
+    """Parses one expression at a time."""
 
     def expression(self) -> syntax.Expr:
         """One expression, the conditional form included."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._fail(f"nested more than {MAX_DEPTH} deep")
-        then = self._or()
+        then = self.disjunction()
         if self._at("if"):
             self._advance()
-            condition = self._or()
+            condition = self.disjunction()
             self._expect("else", "in a conditional expression")
             otherwise = self.expression()
             node = syntax.Conditional(then.line, then.column, condition, then, otherwise)
@@ -89,7 +28,7 @@ class ExpressionParser:
         self._depth -= 1
         return then
 
-    def _or(self) -> syntax.Expr:
+    def disjunction(self) -> syntax.Expr:
         operands = [self._and()]
         while self._take("or"):
             operands.append(self._and())
@@ -245,247 +184,3 @@ class ExpressionParser:
         if self._at("for") and not has_others:
             return self._comprehension(element)
         return element
-
-    # Atoms
-
-    def _atom(self) -> syntax.Expr:
-        token = self._token
-        if token.kind == "number":
-            self._advance()
-            return syntax.Constant(token.line, token.column, self._number(token))
-        if token.kind == "string":
-            return self._string()
-        if token.kind == "name" and token.text in _WORDS:
-            self._advance()
-            return syntax.Constant(token.line, token.column, _WORDS[token.text])
-        if token.kind == "name":
-            name = self._identifier("an expression")
-            return syntax.Name(name.line, name.column, name.text)
-        if token.kind == "op" and token.text in "([{":
-            return self._bracketed()
-        self._fail(f"expected an expression, found {describe(token)}")
-
-    def _number(self, token: Token) -> int | float:
-        if len(token.text) > 40:
-            self._fail("a number of more than 40 characters", token)
-        plain = token.text.replace("_", "")
-        return int(plain) if plain.isdigit() else float(plain)
-
-    def _bracketed(self) -> syntax.Expr:
-        token = self._token
-        if token.text == "(" and self._ahead().kind == "name" and self._ahead(2).text == ":":
-            self._fail("a declaration stands on a line of its own", suggestion="put the condition on the next line")
-        if token.text == "{":
-            return self._braces()
-        self._advance()
-        closing = ")" if token.text == "(" else "]"
-        if self._take(closing):
-            return syntax.Sequence(token.line, token.column, (), closing == "]")
-        first = self.expression()
-        if self._at("for"):
-            node = self._comprehension(first)
-            self._expect(closing, "after a comprehension")
-            return node
-        if closing == ")" and not self._at(","):
-            self._expect(")", "to close the bracket")
-            return first
-        items = self._items(first, closing)
-        return self._grown(syntax.Sequence(token.line, token.column, items, closing == "]"), *items)
-
-    def _items(self, first: syntax.Expr, closing: str) -> tuple[syntax.Expr, ...]:
-        items = [first]
-        while self._take(",") and not self._at(closing):
-            items.append(self.expression())
-        self._expect(closing, "to close the list")
-        return tuple(items)
-
-    def _braces(self) -> syntax.Expr:
-        token = self._advance()
-        entries: list[tuple[syntax.Expr, syntax.Expr]] = []
-        while not self._at("}"):
-            key = self._key()
-            if not entries and not self._at(":"):
-                items = self._items(key, "}")
-                return self._grown(syntax.Sequence(token.line, token.column, items, False), *items)
-            self._expect(":", "after a key")
-            entries.append((key, self.expression()))
-            if not self._take(","):
-                break
-        self._expect("}", "to close the dictionary")
-        children = [node for entry in entries for node in entry]
-        return self._grown(syntax.Mapping(token.line, token.column, tuple(entries)), *children)
-
-    def _key(self) -> syntax.Expr:
-        """As in the stock language, a bare word before a colon is the key itself, not a variable."""
-        if self._token.kind == "name" and self._token.text not in _KEYWORDS and self._ahead().text == ":":
-            token = self._advance()
-            return syntax.Constant(token.line, token.column, token.text)
-        return self.expression()
-
-    def _comprehension(self, element: syntax.Expr) -> syntax.Expr:
-        self._expect("for", "in a comprehension")
-        names = [self._identifier("a variable").text]
-        while self._take(","):
-            names.append(self._identifier("a variable").text)
-        self._expect("in", "in a comprehension")
-        source = self._or()
-        conditions = []
-        while self._take("if"):
-            conditions.append(self._or())
-        if self._at("for"):
-            self._fail("only one for in a comprehension")
-        node = syntax.Comprehension(element.line, element.column, element, tuple(names), source, tuple(conditions))
-        return self._grown(node, element, source, *conditions)
-
-    # Strings
-
-    def _string(self) -> syntax.Expr:
-        parts: list[syntax.Expr] = []
-        while self._token.kind == "string":
-            token = self._advance()
-            literal = read_string(token.text)
-            if literal.is_template:
-                parts.extend(self._template_parts(token, literal))
-            else:
-                parts.append(syntax.Constant(token.line, token.column, literal.value, literal.body))
-        if all(isinstance(part, syntax.Constant) for part in parts):
-            return _joined(parts)
-        return self._grown(syntax.Template(parts[0].line, parts[0].column, tuple(parts)), *parts)
-
-    def _template_parts(self, token: Token, literal: StringLiteral) -> list[syntax.Expr]:
-        parts: list[syntax.Expr] = []
-        try:
-            for is_expression, text, offset in split_template(literal.body):
-                if is_expression:
-                    parts.append(self._embedded(token, text, literal.offset + offset))
-                else:
-                    value = text if literal.is_raw else cook(text)
-                    parts.append(syntax.Constant(token.line, token.column, value, text))
-        except ValueError as error:
-            self._fail(str(error), token)
-        return parts
-
-    def _embedded(self, token: Token, text: str, offset: int) -> syntax.Expr:
-        """An expression inside an f-string, parsed with the depth reached so far."""
-        try:
-            tokens = tokenize(f"({text})")
-        except LexError as error:
-            self._fail(f"in an f-string: {error.reason}", token)
-        inner = ExpressionParser(self._text, self._source, tuple(_moved(each, token, offset) for each in tokens))
-        inner._depth = self._depth
-        inner._heights = self._heights
-        inner._advance()
-        value = inner.expression()
-        inner._expect(")", "after the expression in an f-string (conversions and formats are not available)")
-        if inner._token.kind not in ("newline", "end"):
-            inner._fail(f"unexpected {describe(inner._token)} in an f-string")
-        return value
-
-    # Patterns
-
-    def pattern(self) -> syntax.Pattern:
-        """What may follow ``is`` as a pattern, and what may stand inside one."""
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep")
-        node = self._pattern()
-        self._depth -= 1
-        return node
-
-    def _pattern(self) -> syntax.Pattern:
-        token = self._token
-        if token.kind == "tool":
-            return self._tool_pattern()
-        if token.kind == "string":
-            return self._text_pattern()
-        if self._at("*"):
-            self._advance()
-            return syntax.Wildcard(token.line, token.column)
-        if self._at("<"):
-            return self._entity()
-        if self._at("["):
-            return self._list_pattern()
-        if self._at("{"):
-            return self._mapping_pattern()
-        return self._literal_pattern()
-
-    def _tool_pattern(self) -> syntax.ToolPattern:
-        token = self._advance()
-        arguments = None
-        if self._take("("):
-            arguments = None if self._at(")") else self.pattern()
-            if self._at(","):
-                self._fail("one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
-            self._expect(")", "after the argument pattern")
-        return syntax.ToolPattern(token.line, token.column, token.text, arguments)
-
-    def _text_pattern(self) -> syntax.Pattern:
-        value = self._string()
-        if not isinstance(value, syntax.Constant):
-            self._fail("an f-string cannot be a pattern", value)
-        if value.value == "*":
-            return syntax.Wildcard(value.line, value.column)
-        return syntax.TextPattern(value.line, value.column, value)
-
-    def _entity(self) -> syntax.EntityPattern:
-        token = self._advance()
-        name = self._identifier("the name of an entity, as in <EMAIL_ADDRESS>")
-        self._expect(">", "after the name of an entity")
-        return syntax.EntityPattern(token.line, token.column, name.text)
-
-    def _list_pattern(self) -> syntax.ListPattern:
-        token = self._advance()
-        items = []
-        while not self._at("]"):
-            items.append(self.pattern())
-            if not self._take(","):
-                break
-        self._expect("]", "to close the list pattern")
-        return syntax.ListPattern(token.line, token.column, tuple(items))
-
-    def _mapping_pattern(self) -> syntax.MappingPattern:
-        token = self._advance()
-        entries = []
-        while not self._at("}"):
-            key = self._advance()
-            if key.kind not in ("name", "string"):
-                self._fail("expected a key", key)
-            self._expect(":", "after a key")
-            name = read_string(key.text).value if key.kind == "string" else key.text
-            entries.append((name, self.pattern()))
-            if not self._take(","):
-                break
-        self._expect("}", "to close the pattern")
-        return syntax.MappingPattern(token.line, token.column, tuple(entries))
-
-    def _literal_pattern(self) -> syntax.Pattern:
-        token = self._token
-        sign = -1 if self._take("-") else 1
-        atom = self._atom()
-        if isinstance(atom, syntax.Name) and sign == 1:
-            return syntax.TextPattern(token.line, token.column, atom)
-        if not isinstance(atom, syntax.Constant) or (sign == -1 and not isinstance(atom.value, int | float)):
-            self._fail("expected a pattern: a string, a number, a list, {key: pattern}, * or <ENTITY>", token)
-        value = -atom.value if sign == -1 and isinstance(atom.value, int | float) else atom.value
-        return syntax.LiteralPattern(token.line, token.column, value)
-
-
-def describe(token: Token) -> str:
-    """A token as an error message names it."""
-    words = {"newline": "the end of the line", "indent": "an indented line", "end": "the end of the policy"}
-    words["dedent"] = "the end of the indented block"
-    shown = token.text if len(token.text) <= 30 else token.text[:27] + "..."
-    return words.get(token.kind, f'"{shown}"' if token.kind != "string" else shown)
-
-
-def _joined(parts: list[syntax.Expr]) -> syntax.Constant:
-    """Adjacent literals are one literal, as in Python."""
-    constants = [part for part in parts if isinstance(part, syntax.Constant)]
-    first = constants[0]
-    value = "".join(str(part.value) for part in constants)
-    return syntax.Constant(first.line, first.column, value, "".join(part.raw or "" for part in constants))
-
-
-def _moved(token: Token, outer: Token, offset: int) -> Token:
-    column = outer.column + offset + token.column - 2 if token.line == 1 else token.column
-    return Token(token.kind, token.text, outer.line + token.line - 1, column, token.start, token.end)

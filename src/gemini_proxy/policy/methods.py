@@ -1,7 +1,7 @@
 """The methods of texts and dictionaries. Nothing else has any."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gemini_proxy.policy.builtins import as_text, substitute
@@ -12,6 +12,7 @@ from gemini_proxy.policy.texts import images_of
 from gemini_proxy.policy.values import Content, cut, derived, word_for
 
 _WORDS = re.compile(r"\S+")
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def _case(change: Callable[[str], str]) -> Callable[..., str]:
@@ -32,14 +33,12 @@ def _strip(run: Run, text: str, chars: str | None = None) -> str:
 def _split(run: Run, text: str, separator: str | None = None) -> list[str]:
     run.charge(len(text) >> 5)
     if separator is None:
-        run.items(len(text) >> 6)
-        pieces: list[str] = [cut(text, found.start(), found.end()) for found in _WORDS.finditer(text)]
-        run.items(len(pieces))
-        return pieces
+        return run.take(cut(text, found.start(), found.end()) for found in _WORDS.finditer(text))
     if not separator:
         raise EvaluationError("split(...) needs a separator that is not empty")
     run.items(text.count(separator) + 1)
-    pieces, at = [], 0
+    pieces: list[str] = []
+    at = 0
     for part in text.split(separator):
         pieces.append(cut(text, at, at + len(part)))
         at += len(part) + len(separator)
@@ -48,14 +47,16 @@ def _split(run: Run, text: str, separator: str | None = None) -> list[str]:
 
 def _splitlines(run: Run, text: str) -> list[str]:
     run.charge(len(text) >> 5)
-    lines = text.splitlines(keepends=True)
-    run.items(len(lines))
-    pieces: list[str] = []
+    return run.take(_lines(text))
+
+
+def _lines(text: str) -> Iterator[str]:
     at = 0
-    for line in lines:
-        pieces.append(cut(text, at, at + len(line.splitlines()[0])))
-        at += len(line)
-    return pieces
+    for end in _LINE_END.finditer(text):
+        yield cut(text, at, end.start())
+        at = end.end()
+    if at < len(text):
+        yield cut(text, at, len(text))
 
 
 def _join(run: Run, text: str, parts: Any) -> str:

@@ -1,8 +1,9 @@
 """Statements and lines of rules: ``parse`` turns a policy's text into a Module."""
 
 from gemini_proxy.policy import syntax
+from gemini_proxy.policy.cursor import MAX_DEPTH, describe
 from gemini_proxy.policy.errors import PolicyError
-from gemini_proxy.policy.expressions import MAX_DEPTH, ExpressionParser, describe
+from gemini_proxy.policy.expressions import ExpressionParser
 from gemini_proxy.policy.lexer import LexError, tokenize, unify_lines
 
 
@@ -103,7 +104,7 @@ class _StatementParser(ExpressionParser):
 
     def _raise(self) -> syntax.Raise:
         token = self._advance()
-        error = self._or()
+        error = self.disjunction()
         self._expect("if", "after what the rule raises")
         self._expect(":", 'after "if"')
         body = self._body()

@@ -1,6 +1,6 @@
 """A compiled policy and the check of a conversation against it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -64,8 +64,8 @@ class CompiledRule:
         run: Run = frame[0]
         marks = list(run.marks)
         run.charge(10 + len(marks))
-        args = tuple(plain(code(frame)) for code in self._args)
-        kwargs = {name: plain(code(frame)) for name, code in self._kwargs.items()}
+        args = tuple(plain(code(frame), run) for code in self._args)
+        kwargs = {name: plain(code(frame), run) for name, code in self._kwargs.items()}
         found: list[Violation] = frame[self._size]
         found.append(Violation(self.rule, args, kwargs, self._ranges(run, frame, marks)))
         return len(found) >= MAX_VIOLATIONS
@@ -74,13 +74,7 @@ class CompiledRule:
         bound = [frame[slot] for slot in self._events if type(frame[slot]) is Event]
         events = [*bound, *(mark for mark in marks if type(mark) is Event)]
         spans = [mark for mark in marks if type(mark) is tuple]
-        # A rule that declares no event of its own can still have read any of them.
-        return locate(spans, events, list(_all_events(run)) if spans else ())
-
-
-def _all_events(run: Run) -> Iterator[Event]:
-    for kind in ("Message", "ToolCall", "ToolOutput", "Tool"):
-        yield from run.events(kind)
+        return locate(spans, events, run.index)
 
 
 class Policy:

@@ -4,7 +4,7 @@ While a rule is evaluated it leaves marks: a string and the span found in it, or
 fires are marks turned into addresses, by finding the very string object within the events of the binding.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.policy.events import RAW_ARGUMENTS, Event
@@ -17,14 +17,15 @@ Mark = tuple[str, int, int]
 MAX_RANGES = 1000
 
 
-def locate(marks: Iterable[Mark], events: Sequence[Event], fallback: Sequence[Event]) -> tuple[str, ...]:
+def locate(
+    marks: Iterable[Mark], events: Sequence[Event], everywhere: Callable[[], Mapping[int, str]]
+) -> tuple[str, ...]:
     """Addresses of events and marks, without those that a more exact one stands for.
 
-    ``fallback`` are searched for strings that none of ``events`` holds.
+    ``everywhere`` gives the index of the whole conversation, asked for strings that none of ``events`` holds.
     """
     addresses: dict[str, None] = {}
-    index: dict[int, str] | None = None
-    wider: dict[int, str] | None = None
+    index: Mapping[int, str] | None = None
     for text, start, end in marks:
         root, shift = (text.root, text.shift) if type(text) is Piece else (text, 0)
         if isinstance(root, Place):
@@ -32,12 +33,11 @@ def locate(marks: Iterable[Mark], events: Sequence[Event], fallback: Sequence[Ev
             continue
         if not root:
             continue
-        index = index if index is not None else _index(events)
+        index = index if index is not None else index_of(events)
         address = index.get(id(root))
         # Python keeps one object for each single character, so one of those says nothing about its place.
         if address is None and len(root) > 1:
-            wider = wider if wider is not None else _index(fallback)
-            address = wider.get(id(root))
+            address = everywhere().get(id(root))
         if address is not None:
             exact = start >= 0 and shift is not None
             addresses[f"{address}:{start + shift}-{end + shift}" if exact and shift is not None else address] = None
@@ -48,14 +48,16 @@ def locate(marks: Iterable[Mark], events: Sequence[Event], fallback: Sequence[Ev
 
 
 def _without_covered(events: list[str], found: list[str]) -> list[str]:
-    """Events first come where nothing more exact was found in them; then each most exact address once."""
+    """Event by event the exact addresses within it, or its own if there are none; then those in no event."""
     covered = {parent for address in found for parent in _parents(address)}
-    kept: dict[str, None] = {}
-    for event in events:
-        inside = [address for address in found if address not in covered and event in _parents(address)]
-        kept.update(dict.fromkeys(inside or [event]))
-    kept.update(dict.fromkeys(address for address in found if address not in covered))
-    return list(kept)[:MAX_RANGES]
+    exact = [address for address in found if address not in covered]
+    inside: dict[str, list[str]] = {event: [] for event in events}
+    for address in exact:
+        for parent in (address, *_parents(address)):
+            if parent in inside:
+                inside[parent].append(address)
+    kept = dict.fromkeys(address for event, within in inside.items() for address in within or [event])
+    return list(dict.fromkeys((*kept, *exact)))[:MAX_RANGES]
 
 
 def _parents(address: str) -> list[str]:
@@ -73,7 +75,7 @@ def _has_offsets(address: str) -> bool:
     return bool(dash) and start.isdigit() and end.isdigit()
 
 
-def _index(events: Sequence[Event]) -> dict[int, str]:
+def index_of(events: Sequence[Event]) -> dict[int, str]:
     """Addresses of all strings inside events, by the identity of the string object."""
     found: dict[int, str] = {}
     for event in events:

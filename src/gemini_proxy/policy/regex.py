@@ -6,6 +6,7 @@ match on, so that all matches of a text cost one pass.
 
 import re
 from collections.abc import Iterator
+from time import perf_counter
 from typing import Any, Literal
 
 import re2
@@ -22,8 +23,11 @@ _MAX_PATTERN = 10_000
 # Measured worst case of a search that has lost its automaton: seconds for a byte and an instruction.
 _SLOWEST = 2e-9
 _PROBE = 16 << 10
+_LEAST_PROBE = 512
+_PROBE_SECONDS = 0.02
 
-_LITERAL = re.compile(r"[A-Za-z0-9 _@/:;,<>=!\"'`~%&#-]+")
+_SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
+_LONGEST_LITERAL = 200
 
 Span = tuple[int, int]
 Mode = Literal["find", "match", "whole"]
@@ -101,10 +105,17 @@ class Regex:
 
 
 def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:
-    for found in compiled.finditer(data):
+    """Matches can each need a look at all that follows ("a.*z|a"), which only the clock can tell: it is paid for."""
+    turns = 1 if len(data) > _PROBE else 64
+    before = perf_counter()
+    for count, found in enumerate(compiled.finditer(data)):
         meter.left -= 1
         if meter.left < 0:
             meter.refill()
+        if count % turns == 0:
+            now = perf_counter()
+            meter.charge(int((now - before) * 1e6))
+            before = now
         yield found.span()
 
 
@@ -129,8 +140,9 @@ def _encode(text: str) -> bytes:
 
 def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
     """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun."""
-    for start in range(0, len(data), _PROBE):
-        compiled.search(data[start : start + _PROBE])
+    piece = min(_PROBE, max(_LEAST_PROBE, int(_PROBE_SECONDS / (compiled.programsize * _SLOWEST))))
+    for start in range(0, len(data), piece):
+        compiled.search(data[start : start + piece])
         left = meter.seconds_left()
         if left is not None and left < 0:
             raise BudgetExceeded("a regular expression would run past the deadline")
@@ -162,6 +174,16 @@ def _reason(error: Exception) -> str:
     detail = error.args[0] if error.args else ""
     text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else "it is not valid Unicode"
     return f"this regular expression cannot be read: {text}"
+
+
+def literal_finder(text: str) -> Regex | None:
+    """A search for a text as it is; None for one that is empty or long, which Python finds as fast."""
+    if not 0 < len(text) <= _LONGEST_LITERAL:
+        return None
+    try:
+        return Regex(_SPECIAL.sub(r"\\\g<0>", text), "find")
+    except RegexError:
+        return None
 
 
 def compile_at_run_time(pattern: str, mode: Mode, cache: dict[tuple[str, Mode], Regex], meter: Meter) -> Regex:

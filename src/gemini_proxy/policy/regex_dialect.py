@@ -26,7 +26,12 @@ _OUTSIDE = {
     "d": f"[{_DIGIT}]", "D": f"[^{_DIGIT}]", "w": f"[{_WORD}]", "W": f"[^{_WORD}]",
     "s": f"[{_SPACE}]", "S": f"[{_NOT_SPACE}]",
 }  # fmt: skip
-_INSIDE = {"d": _DIGIT, "D": r"\P{Nd}", "w": _WORD, "s": _SPACE, "S": _NOT_SPACE}
+# All categories but letters and numbers, and of the connectors all but the underscore.
+_NOT_WORD = (
+    r"\p{M}\p{S}\p{Z}\p{C}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}"
+    r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
+)
+_INSIDE = {"d": _DIGIT, "D": r"\P{Nd}", "w": _WORD, "W": _NOT_WORD, "s": _SPACE, "S": _NOT_SPACE}
 _FLAGS = re.compile(r"\(\?([A-Za-z]*)(-[A-Za-z]+)?([:)])")
 _SHORT_COUNT = re.compile(r"\{,(\d+)\}")
 _COUNT = re.compile(r"\{\d*,?\d*\}")
@@ -145,9 +150,7 @@ class _Translator:
 
     def _class_escape(self, letter: str) -> None:
         table = _INSIDE if self._in_class else _OUTSIDE
-        if letter not in table:
-            self._caveats[r"\W inside [...] is ASCII only; write [^\w...] instead"] = None
-        self._emit(2, "\\" + letter, table.get(letter))
+        self._emit(2, "\\" + letter, table[letter])
 
     def _group(self) -> None:
         for opening, what, rewrite in _REFUSED:

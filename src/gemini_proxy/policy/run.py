@@ -5,6 +5,7 @@ from typing import Any
 
 from gemini_proxy.policy.budget import Budget, Meter
 from gemini_proxy.policy.events import Conversation, Event
+from gemini_proxy.policy.ranges import index_of
 from gemini_proxy.policy.regex import Mode, Regex
 
 # A compiled expression or line: takes the frame, whose slot 0 is the Run and whose other slots are variables.
@@ -18,7 +19,7 @@ Mark = Event | tuple[str, int, int]
 class Run(Meter):
     """``marks`` grows as tests succeed and is cut back where a binding fails."""
 
-    __slots__ = ("_events", "_positions", "conversation", "marks", "parameters", "regexes")
+    __slots__ = ("_events", "_index", "_positions", "conversation", "marks", "parameters", "regexes")
 
     def __init__(self, conversation: Conversation, parameters: Mapping[str, Any], budget: Budget) -> None:
         super().__init__(budget)
@@ -28,6 +29,7 @@ class Run(Meter):
         self.regexes: dict[tuple[str, Mode], Regex] = {}
         self._events: dict[str, list[Event]] = {}
         self._positions: dict[str, list[int]] = {}
+        self._index: Mapping[int, str] | None = None
 
     def events(self, kind: str) -> list[Event]:
         """The conversation's events of a kind, built at most once a check."""
@@ -35,6 +37,13 @@ class Run(Meter):
         if found is None:
             found = self._events[kind] = self.conversation.events(kind)
         return found
+
+    def index(self) -> Mapping[int, str]:
+        """The addresses of all strings of the conversation by identity, built at most once a check."""
+        if self._index is None:
+            kinds = ("Message", "ToolCall", "ToolOutput", "Tool")
+            self._index = index_of([event for kind in kinds for event in self.events(kind)])
+        return self._index
 
     def positions(self, kind: str) -> list[int]:
         """The positions of ``events(kind)``, ascending."""

@@ -24,7 +24,7 @@ _MAX_REGEX_SIZE = 100_000
 _MAX_REGEXES = 500
 _MAX_SLOTS = 200
 # What working out the constants of a policy may cost.
-_LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_items=10_000)
+_LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_total_chars=2_000_000, max_items=10_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ root. Nothing else carries a place.
 from collections.abc import Iterator
 from typing import Any
 
+from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.errors import EvaluationError
 
 # Deeper data than any JSON reader of the proxy lets in.
@@ -145,8 +146,9 @@ def word_for(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, meter: Meter, depth: int = 0) -> Any:
     """A value as JSON-able data: events as their dictionaries, pieces as strings."""
+    meter.charge(1)
     if depth > _MAX_DATA_DEPTH:
         raise EvaluationError("a value is nested too deeply")
     if isinstance(value, str):
@@ -154,10 +156,10 @@ def plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return [plain(item, depth + 1) for item in value]
+        return [plain(item, meter, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+        return {str(key): plain(item, meter, depth + 1) for key, item in value.items()}
     if isinstance(value, Content):
-        return value.value
+        return plain(value.value, meter, depth + 1)
     data = getattr(value, "data", None)
     return data if isinstance(data, dict | list) else str(value)

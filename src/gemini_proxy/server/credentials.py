@@ -1,7 +1,7 @@
 """The two keys of a request: whose Gemini quota is used, and whose rules and traces these are. No I/O."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -12,6 +12,7 @@ INVARIANT_HEADER = "invariant-authorization"
 _FORMAT = "Invalid API Key format"
 _SUFFIX = re.compile(r";\s*invariant-auth\s*=\s*", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_BEARER = re.compile(r"bearer\b", re.IGNORECASE)
 _INVARIANT = re.compile("invariant", re.IGNORECASE)
 
 FORWARDED = frozenset({"content-type", "user-agent", "x-server-timeout", "accept", "traceparent", "tracestate"})
@@ -37,13 +38,14 @@ def read_credentials(
 ) -> Credentials:
     """Find both keys. ``configured`` is the operator's own Gemini key, used where the client brings none.
 
-    The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else ``?key=``; others are ignored.
-    Raises BadRequest for a repeated header, a malformed pair of keys, or a key that is missing.
+    The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else ``?key=``; an authorization of
+    another kind beside a key is ignored. Raises BadRequest for a repeated header, a malformed pair of keys, two
+    different keys for one purpose (the upstream might take the other one), or a key that is missing.
     """
-    given, paired = _split(_gemini_source(headers, query_key))
+    pairs = [_split(value) for value in _gemini_sources(headers, query_key)]
+    gemini = _only("Gemini", [given for given, _ in pairs]) or configured
     header = _bearer(_single(headers, INVARIANT_HEADER))
-    invariant = header or paired
-    gemini = given or configured
+    invariant = _only("Invariant", [header, *(paired for _, paired in pairs)])
     if dataset is not None and not invariant:
         raise BadRequest("Missing invariant api key" if gemini else "Missing LLM Provider API Key")
     if not gemini:
@@ -54,8 +56,22 @@ def read_credentials(
     return Credentials(gemini, invariant)
 
 
-def _gemini_source(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> str:
-    return _single(headers, "x-goog-api-key") or _bearer(_single(headers, "authorization")) or query_key or ""
+def _gemini_sources(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> Iterator[str]:
+    key, authorization = _single(headers, "x-goog-api-key"), _single(headers, "authorization")
+    if key:
+        yield key
+    if authorization and (not key or _BEARER.match(authorization)):
+        yield _bearer(authorization)
+    if query_key:
+        yield query_key
+
+
+def _only(owner: str, keys: Iterable[str]) -> str:
+    """The one key among ``keys``; the same key given twice is one."""
+    different = set(filter(None, keys))
+    if len(different) > 1:
+        raise BadRequest(f"The request brings two different {owner} API keys.")
+    return next(iter(different), "")
 
 
 def _single(headers: CIMultiDictProxy[str] | CIMultiDict[str], name: str) -> str:

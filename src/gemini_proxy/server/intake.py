@@ -13,6 +13,8 @@ from gemini_proxy.server.exchange import Exchange
 
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
+_MANY = 10_000
+"""Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 
 
 class Intake:
@@ -37,9 +39,15 @@ class Intake:
         given = request.headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
-        return with_header(self._rules, given[0] if given else None, self._header_mode) if given else self._rules
+        if not given:
+            return self._rules
+        try:
+            return with_header(self._rules, given[0], self._header_mode)
+        except UnicodeEncodeError:
+            raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate).") from None
 
     async def _read(self, exchange: Exchange) -> GeminiRequest:
-        if len(exchange.body) < _LARGE:
-            return read_request(exchange.call, exchange.body)
-        return await self._workers.run(read_request, exchange.call, exchange.body)
+        body = exchange.body
+        if len(body) < _LARGE and body.count(b"{") + body.count(b"[") + body.count(b":") < _MANY:
+            return read_request(exchange.call, body)
+        return await self._workers.run(read_request, exchange.call, body)

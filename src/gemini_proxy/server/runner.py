@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import orjson
 from aiohttp import web
 
 from gemini_proxy.config import ListenAddress
+from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
+from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.keys import STATE, TASKS
 from gemini_proxy.server.systemd import Notifier
 
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = 75.0
 """Seconds an idle connection is kept: longer than nginx keeps its own, so that nginx closes first."""
+
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Connection(web.RequestHandler):
@@ -50,6 +55,20 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
+def _expecting(handler: _Handler) -> _Handler:
+    """aiohttp answers an expectation that it does not know in plain text, with the words of the client in it."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        expected = request.headers.get("expect", "")
+        if expected and expected.lower() != "100-continue":
+            response = error_response(BadRequest("The header Expect takes 100-continue only."))
+            response.force_close()
+            return response
+        return await handler(request)
+
+    return handle
+
+
 class Runner(web.AppRunner):
     """An AppRunner whose connections answer in Google's form whatever comes over them."""
 
@@ -70,7 +89,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         stock = await super()._make_server()
         return _Server(
-            stock.request_handler,
+            _expecting(stock.request_handler),
             request_factory=stock.request_factory,
             handler_cancellation=stock.handler_cancellation,
             **stock._kwargs,

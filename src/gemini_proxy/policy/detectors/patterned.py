@@ -31,11 +31,10 @@ class RuleSet:
         self._rules = tuple((rule, Regex(rule.pattern, "find")) for rule in rules)
         self._any = Regex("|".join(f"(?:{rule.pattern})" for rule, _ in self._rules), "find")
 
-    def find(self, texts: Sequence[str], meter: Meter) -> Iterator[Finding]:
+    def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
         """Findings of all rules, text by text; of findings at the same place the first rule's is kept."""
-        for index, text in enumerate(texts):
-            if self._any.test(text, meter):
-                yield from self._find(index, text, meter)
+        hits = [(index, text) for index, text in enumerate(texts) if self._any.test(text, meter)]
+        return (finding for index, text in hits for finding in self._find(index, text, meter)) if hits else ()
 
     def _find(self, index: int, text: str, meter: Meter) -> Iterator[Finding]:
         seen: set[tuple[int, int]] = set()

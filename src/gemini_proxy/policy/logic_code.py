@@ -1,0 +1,66 @@
+"""Code of not, and, or and comparisons, and what becomes of the marks of what did not hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gemini_proxy.policy import syntax
+from gemini_proxy.policy.operators import contains, equal, ordered
+from gemini_proxy.policy.run import Code, Frame
+
+
+def negation(code: Code) -> Code:
+    def negate(frame: Frame) -> bool:
+        marks = frame[0].marks
+        before = len(marks)
+        if code(frame):
+            return False
+        # What was found inside did not make it true; what failed to match as a whole is the reason for not.
+        if len(marks) > before:
+            marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
+        return True
+
+    return negate
+
+
+def conjunction(codes: list[Code]) -> Code:
+    if len(codes) == 2:
+        left, right = codes
+        return lambda frame: left(frame) and right(frame)
+
+    def conjoin(frame: Frame) -> Any:
+        value: Any = True
+        for code in codes:
+            value = code(frame)
+            if not value:
+                return value
+        return value
+
+    return conjoin
+
+
+def disjunction(codes: list[Code]) -> Code:
+    def disjoin(frame: Frame) -> Any:
+        marks = frame[0].marks
+        before = len(marks)
+        value: Any = False
+        for code in codes:
+            value = code(frame)
+            if value:
+                return value
+            if len(marks) > before:
+                marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
+        return value
+
+    return disjoin
+
+
+def comparator(operator: syntax.Comparator) -> Callable[[Any, Any, Any], bool]:
+    if operator == "==" or operator == "is":
+        return equal
+    if operator == "!=" or operator == "is not":
+        return lambda run, left, right: not equal(run, left, right)
+    if operator == "in":
+        return contains
+    if operator == "not in":
+        return lambda run, needle, hay: not contains(run, needle, hay)
+    return lambda run, left, right: ordered(left, right, operator)

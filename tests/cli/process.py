@@ -1,0 +1,79 @@
+"""The program as an operator runs it: a process of its own, with a configuration file."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+_INHERITED_NOT = ("GEMINI_PROXY_", "NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY")
+_SLOW_START = 30.0
+"""Seconds a start may take on a loaded machine."""
+
+
+def environment(**added: str) -> dict[str, str]:
+    """The environment without what would configure the proxy."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_INHERITED_NOT)}
+    return {**kept, **added}
+
+
+def write_config(folder: Path, file_name: str = "config.toml", **sections: Mapping[str, object]) -> Path:
+    """Write a configuration file; traces go beside it unless it says otherwise."""
+    sections.setdefault("traces", {"database": f"sqlite:///{folder / 'traces.db'}"})
+    lines: list[str] = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        # Strings, numbers and lists of them are the same in JSON and TOML.
+        lines += [f"{key} = {orjson.dumps(value).decode()}" for key, value in values.items()]
+    file = folder / file_name
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+async def start(*arguments: str, **added: str) -> asyncio.subprocess.Process:
+    """Start ``gemini-proxy ARGUMENTS``."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gemini_proxy", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(**added),
+    )
+
+
+async def run(*arguments: str, **added: str) -> tuple[int | None, str, str]:
+    """Run ``gemini-proxy ARGUMENTS`` to its end: exit code, standard output, standard error."""
+    process = await start(*arguments, **added)
+    out, err = await asyncio.wait_for(process.communicate(), _SLOW_START)
+    return process.returncode, out.decode(), err.decode()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running server and the addresses it printed."""
+
+    process: asyncio.subprocess.Process
+    addresses: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """Its first TCP address."""
+        return next(address for address in self.addresses if address.startswith("http://"))
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Path, addresses: int = 1, **added: str) -> AsyncIterator[Serving]:
+    """Run ``serve`` until it has printed that many addresses; what is still running in the end is killed."""
+    process = await start("--config", str(config), "serve", **added)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_SLOW_START):
+            lines = [(await process.stdout.readline()).decode() for _ in range(addresses)]
+        yield Serving(process, tuple(line.removeprefix("gemini-proxy listens on ").strip() for line in lines))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

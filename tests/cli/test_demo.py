@@ -1,0 +1,86 @@
+"""``gemini-proxy demo``, and the sample model it talks to."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from gemini_proxy.cli.sample_model import SAMPLE_KEY, sample_model
+from tests.cli.process import run
+
+
+async def test_demo_shows_what_is_allowed_refused_and_recorded() -> None:
+    """With --exit it shows an allowed answer, two refused ones and a trace with the place marked, and ends."""
+    code, out, err = await run("demo", "--port", "0", "--exit")
+    assert (code, err) == (0, "")
+    answers, _, records = out.partition("--- what was recorded")
+    events = [orjson.loads(line.strip().removeprefix("data: ")) for line in answers.splitlines() if _whole(line)]
+    said = "".join(event["candidates"][0]["content"]["parts"][0]["text"] for event in events)
+    assert said.startswith("You said: Hello, who are you?")
+    assert answers.count("[Invariant] The response did not pass the guardrails: an API key must not cross") == 2
+    assert answers.count("[Invariant] The response did not pass the guardrails: files outside the workspace") == 2
+    assert SAMPLE_KEY not in answers
+    assert records.count("refused_response") == 3 and records.count("completed") == 1
+    assert SAMPLE_KEY in records and "messages.1.content:42-81" in records
+
+
+def _whole(line: str) -> bool:
+    return line.strip().startswith("data: ") and line.endswith("}") and "Invariant" not in line
+
+
+async def test_a_port_in_use_is_said_in_a_line() -> None:
+    async with TestServer(web.Application()) as taken:
+        port = str(taken.port)
+        code, _, err = await run("demo", "--port", port, "--exit")
+    assert code == 1
+    assert err.startswith(f"Error: 127.0.0.1:{port}: ") and "in use" in err and "Traceback" not in err
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[str]:
+    async with TestServer(sample_model()) as server:
+        yield f"http://127.0.0.1:{server.port}/v1/models/sample-1"
+
+
+async def ask(url: str, body: dict[str, Any]) -> Any:
+    async with aiohttp.ClientSession() as session, session.post(url, json=body) as response:
+        assert response.status == 200
+        return await response.json()
+
+
+async def test_the_model_answers_the_last_text(model: str) -> None:
+    """What a client says of its surroundings is not what the user asked."""
+    parts = [{"text": "<context> key </context>"}, {"text": "hello"}]
+    answer = await ask(f"{model}:generateContent", {"contents": [{"role": "user", "parts": parts}]})
+    assert answer["candidates"][0]["content"]["parts"][0]["text"].startswith("You said: hello ")
+
+
+@pytest.mark.parametrize("key", ["responseJsonSchema", "responseSchema", "response_schema"])
+async def test_the_model_keeps_to_a_schema(model: str, key: str) -> None:
+    """Clients that ask for JSON read it by the schema they sent."""
+    schema = {
+        "type": "OBJECT",
+        "properties": {
+            "why": {"type": "STRING"},
+            "score": {"type": "INTEGER", "minimum": 3},
+            "kind": {"type": "string", "enum": ["a", "b"]},
+            "list": {"type": "array", "items": {"type": "boolean"}},
+        },
+    }
+    config = {"responseMimeType": "application/json", key: schema}
+    answer = await ask(f"{model}:generateContent", {"contents": {"parts": {"text": "x"}}, "generationConfig": config})
+    found = orjson.loads(answer["candidates"][0]["content"]["parts"][0]["text"])
+    assert found == {"why": "a sample model has no opinion", "score": 3, "kind": "a", "list": [False]}
+
+
+async def test_the_model_embeds_and_counts(model: str) -> None:
+    content = {"parts": [{"text": "two words"}]}
+    one = await ask(f"{model}:embedContent", {"content": content})
+    many = await ask(f"{model}:batchEmbedContents", {"requests": [{"content": content}, {"content": content}]})
+    assert many["embeddings"] == [one["embedding"]] * 2
+    assert len(one["embedding"]["values"]) == 3
+    assert (await ask(f"{model}:countTokens", {"contents": [content]}))["totalTokens"] == 2

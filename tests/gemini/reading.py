@@ -1,0 +1,39 @@
+"""Short ways to read requests in tests, and to look at everything in what was read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.request import GeminiRequest, read_request
+
+
+def read(body: Mapping[str, Any] | bytes, verb: str = "generateContent") -> GeminiRequest:
+    """``body`` as a request for ``verb``."""
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return read_request(read_call("POST", f"/v1beta/models/m:{verb}"), raw)
+
+
+def messages_of(*parts: Any, role: str = "user") -> list[Message]:
+    """The messages of one content with these parts."""
+    return list(read({"contents": [{"role": role, "parts": list(parts)}]}).messages)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string and key at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from strings(inner)
+
+
+def said(messages: Any) -> str:
+    """All that can be read in messages, in one text."""
+    return "\n".join(strings(list(messages)))

@@ -1,0 +1,365 @@
+"""Parts of every kind as the messages that rules read, and the links between calls and outputs."""
+
+import base64
+import time
+from typing import Any
+
+import pytest
+
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.call_links import CallLinks
+from gemini_proxy.gemini.messages import MessageList
+from tests.gemini.reading import messages_of, read, said
+
+
+def call(name: str, call_id: str | None = None, **args: Any) -> dict[str, Any]:
+    return {"functionCall": {"name": name, "args": args, **({"id": call_id} if call_id else {})}}
+
+
+def output(name: str, response: Any = None, call_id: str | None = None, **extra: Any) -> dict[str, Any]:
+    found = {"name": name, "response": response, **extra}
+    return {"functionResponse": {**found, **({"id": call_id} if call_id else {})}}
+
+
+def image(data: str = "iVBORw0KGgo=") -> dict[str, Any]:
+    return {"inlineData": {"mimeType": "image/png", "data": data}}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "content"),
+    [
+        ([{"text": "a"}], "a"),
+        ([{"text": "a"}, {"text": "b"}], "ab"),
+        ([{"text": "a"}, {"text": ""}, {"text": "b"}], "ab"),
+        ([{"text": ""}], ""),
+        ([{"text": "a"}, {}, {"text": None}, {"text": "b"}], "ab"),
+        (
+            [{"text": "a"}, image(), {"text": "b"}],
+            [{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}],
+        ),
+        ([{"text": "a", **image()}], [{"type": "text", "text": "a"}, IMAGE]),
+        ([image()], [IMAGE]),
+        (
+            [{"fileData": {"fileUri": "gs://b/f", "mimeType": "application/pdf"}}],
+            [{"type": "file", "file": {"uri": "gs://b/f", "mime_type": "application/pdf"}}],
+        ),
+        (
+            [{"inlineData": {"mimeType": "application/pdf", "data": "JVBE"}}],
+            [{"type": "file", "file": {"mime_type": "application/pdf", "data": "JVBE"}}],
+        ),
+        ([{"inline_data": {"mime_type": "image/png", "data": "iVBORw0KGgo="}}], [IMAGE]),
+        ([{"inlineData": {"mime_type": "IMAGE/PNG; x=y", "data": "iVBORw0KGgo="}}], [IMAGE]),
+        ([{"toolCall": {"args": {"q": "a"}}}], "toolCall\nargs\nq\na"),
+        ([{"text": "a", "toolResponse": {"x": ["b", 4111]}}], "atoolResponse\nx\nb\n4111"),
+        ([{"partMetadata": {"note": "a"}}], "partMetadata\nnote\na"),
+        ([{"Text": "a"}], "Text\na"),
+        ([{"text": "a", "thoughtSignature": "c2ln", "videoMetadata": {"startOffset": "1s"}}], "a"),
+    ],
+)
+def test_user_content(parts: list[Any], content: Any) -> None:
+    """Text stays text, media keeps its place beside it, unknown kinds are read as text."""
+    assert messages_of(*parts) == [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize(
+    "role", ["user", "", "USER", "system", "assistant", "Model", "tool", "function", "mоdel", None]
+)
+def test_unknown_roles_are_the_users(role: str | None) -> None:
+    """Only "model" is the model; a missing, unknown or look-alike role is never skipped."""
+    request = read({"contents": [{"role": role, "parts": [{"text": "a"}]}, {"parts": [{"text": "b"}]}]})
+    assert [message["role"] for message in request.messages] == ["user", "user"]
+    assert messages_of({"text": "a"}, role="model") == [{"role": "assistant", "content": "a"}]
+
+
+def test_thoughts_stand_apart() -> None:
+    """A thought is a message of its own, so that it can be skipped without the text beside it."""
+    parts = [{"text": "hm", "thought": True}, {"text": "hi", "thought": False}, {"text": "!"}]
+    assert messages_of(*parts, role="model") == [
+        {"role": "assistant", "content": "hm", "thought": True},
+        {"role": "assistant", "content": "hi!"},
+    ]
+
+
+def test_only_the_model_thinks() -> None:
+    """A prompt that a client marks as a thought is a prompt all the same: skipping thoughts does not skip it."""
+    assert messages_of({"text": "secret", "thought": True}) == [{"role": "user", "content": "secret"}]
+    request = read({"systemInstruction": {"parts": [{"text": "be nice", "thought": True}]}})
+    assert request.messages == ({"role": "system", "content": "be nice"},)
+
+
+@pytest.mark.parametrize("thought", ["false", "true", 0, 1, {}, []])
+def test_thought_that_is_no_truth_value_is_refused(thought: Any) -> None:
+    """Google reads "false" as false; Python would take it for true."""
+    with pytest.raises(BadRequest):
+        messages_of({"text": "a", "thought": thought}, role="model")
+
+
+TEXT = "pässword?>~"
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("mime", ["text/plain", "TEXT/HTML; charset=UTF-8", "application/json", "image/svg+xml"])
+def test_inline_text_is_decoded(encode: Any, padded: bool, broken: bool, mime: str) -> None:
+    """Either alphabet, padded or not, over several lines: rules read the text that the model reads."""
+    for text in (TEXT, TEXT + "1", TEXT + "12"):
+        data = encode(text.encode()).decode()
+        data = data if padded else data.rstrip("=")
+        data = "\n".join(data[i : i + 4] for i in range(0, len(data), 4)) if broken else data
+        request = read({"contents": {"parts": {"inlineData": {"mimeType": mime, "data": data}}}})
+        assert request.messages == ({"role": "user", "content": text},)
+        assert not request.unseen
+
+
+@pytest.mark.parametrize("data", ["a", "a===a", "????", "aGk=aGk=", "é"])
+def test_inline_text_that_is_not_base64_is_refused(data: str) -> None:
+    with pytest.raises(BadRequest):
+        messages_of({"inlineData": {"mimeType": "text/plain", "data": data}})
+
+
+@pytest.mark.parametrize(
+    ("mime", "raw"),
+    [
+        ("text/plain", b"caf\xe9"),
+        ("text/plain", "secret".encode("utf-16-le")),
+        ("text/plain", "secret".encode("utf-16")),
+        ("text/plain; charset=utf-7", b"+AHMAZQBjAHIAZQB0-"),
+        ('text/html;charset="windows-1252"', b"abc"),
+    ],
+)
+def test_inline_text_in_another_encoding_is_named(mime: str, raw: bytes) -> None:
+    """What is decoded differently by its reader is not passed off as seen."""
+    request = read({"contents": {"parts": {"inlineData": {"mimeType": mime, "data": base64.b64encode(raw).decode()}}}})
+    assert [one.reason for one in request.unseen] == [f"inline {mime.partition(';')[0]} that is not UTF-8"]
+
+
+def test_names_of_media_are_read() -> None:
+    """A display name is text that a model may be told; rules read it for images too."""
+    named = [
+        {"inlineData": {"mimeType": "image/png", "data": "aGk=", "displayName": "one"}},
+        {"inlineData": {"mimeType": "audio/wav", "data": "aGk=", "display_name": "two"}},
+        {"fileData": {"mimeType": "audio/wav", "fileUri": "gs://x", "displayName": "three"}},
+        {"inlineData": {"mimeType": "text/plain", "data": "aGk=", "displayName": "four"}},
+    ]
+    content = messages_of(*named)[0]["content"]
+    assert content[0]["text"] == "one"
+    assert [content[1]["file"]["name"], content[2]["file"]["name"]] == ["two", "three"]
+    assert content[3] == {"type": "text", "text": "four\nhi"}
+
+
+@pytest.mark.parametrize(
+    ("response", "content"),
+    [
+        ({"result": "a"}, "a"),
+        ({"output": "a"}, "a"),
+        ({"error": "a"}, "a"),
+        ({"secret": "a"}, {"secret": "a"}),
+        ({"result": {"text": "a"}}, {"result": {"text": "a"}}),
+        ({"result": ["a"]}, {"result": ["a"]}),
+        ({"result": "a", "error": "b"}, {"result": "a", "error": "b"}),
+        ({"a": {"b": [{"c": "d"}]}}, {"a": {"b": [{"c": "d"}]}}),
+        ({"result": 1}, {"result": 1}),
+        (["a"], {"response": ["a"]}),
+        ("a", "a"),
+        (5, {"response": 5}),
+        ({}, {}),
+        (None, ""),
+    ],
+)
+def test_outputs_of_every_shape(response: Any, content: Any) -> None:
+    """The whole response is there under any key and nesting; a single text under a usual key is that text."""
+    for name in ("functionResponse", "function_response"):
+        messages = messages_of(call("f"), {name: {"name": "f", "response": response}})
+        assert messages[1] == {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": content}
+
+
+def test_output_with_parts() -> None:
+    """An output's text and media are read in order: what it says first, then its parts."""
+    parts = [image(), {"text": "b"}, {"file_data": {"file_uri": "gs://x"}}, {"new": ["c", 7]}]
+    request = read({"contents": {"parts": [call("f"), output("f", {"result": "a"}, parts=parts)]}})
+    assert request.messages[1]["content"] == [
+        {"type": "text", "text": "a"},
+        IMAGE,
+        {"type": "text", "text": "b"},
+        {"type": "file", "file": {"uri": "gs://x", "mime_type": ""}},
+        {"type": "text", "text": "c\n7"},
+    ]
+    assert [(one.address, one.reason) for one in request.unseen] == [
+        ("messages.1.content.1", "inline image/png"),
+        ("messages.1.content.3", "a file behind a URI"),
+    ]
+
+
+def test_output_with_parts_keeps_numbers_and_unknown_fields() -> None:
+    found = messages_of(call("f"), output("f", {"card": 4111111111111111}, parts=[image()], note="psst"))[1]["content"]
+    assert found[0]["text"] == "card\n4111111111111111"
+    assert found[2] == {"type": "text", "text": "psst"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"text": 5},
+        {"text": ["a"]},
+        {"text": {"a": "b"}},
+        {"inlineData": "a"},
+        {"inlineData": ["a"]},
+        {"inlineData": {"mimeType": 5, "data": ""}},
+        {"inlineData": {"mimeType": "text/plain", "data": 5}},
+        {"fileData": "gs://x"},
+        {"functionCall": "f"},
+        {"functionCall": {"name": 5}},
+        {"functionCall": {"name": "f", "id": 5}},
+        {"functionResponse": ["f"]},
+        {"functionResponse": {"name": ["f"]}},
+        {"functionResponse": {"name": "f", "parts": ["a"]}},
+        {"executableCode": "print(1)"},
+        {"codeExecutionResult": "1"},
+        {"text": "a", "inlineData": {"mimeType": "a/b", "mime_type": "c/d"}},
+        {"inlineData": {}, "inline_data": {}},
+        {"functionCall": {}, "function_call": {}},
+        {"function_response": {}, "functionResponse": {}},
+        {"functionResponse": {"response": {}, "parts": [{"inlineData": {}, "inline_data": {}}]}},
+        "a",
+        5,
+        True,
+    ],
+)
+def test_parts_that_cannot_be_read_one_way_are_refused(part: Any) -> None:
+    with pytest.raises(BadRequest):
+        messages_of(part)
+
+
+def test_code_is_a_call_and_its_result_an_output() -> None:
+    parts = [
+        {"text": "let me see"},
+        {"executableCode": {"language": "PYTHON", "code": "print(1)"}},
+        {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1\n"}},
+        {"text": "done"},
+    ]
+    assert messages_of(*parts, role="model") == [
+        {
+            "role": "assistant",
+            "content": "let me see",
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "code_execution", "arguments": {"language": "PYTHON", "code": "print(1)"}},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "name": "code_execution", "content": "1\n"},
+        {"role": "assistant", "content": "done"},
+    ]
+    snake = messages_of({"executable_code": {"code": "x"}}, {"code_execution_result": {"output": "y"}})
+    assert said(snake).count("code_execution") == 2 and {"x", "y"} <= set(said(snake).split("\n"))
+
+
+def test_calls_are_the_assistants_and_carry_all_they_say() -> None:
+    """A call is the assistant's whoever sends it; streamed argument pieces in a history are read as well."""
+    (message,) = messages_of(
+        {"function_call": {"name": "f", "args": {"a": [1]}, "partial_args": [{"string_value": "b"}]}}
+    )
+    assert message["role"] == "assistant"
+    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": [1]}}
+    assert "b" in message["content"].split("\n")
+
+
+@pytest.mark.parametrize(("args", "arguments"), [(None, {}), ({}, {}), ("raw", "raw"), (["x"], ["x"])])
+def test_arguments_of_any_shape(args: Any, arguments: Any) -> None:
+    (message,) = messages_of({"functionCall": {"name": "f", "args": args}})
+    assert message["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def linked(*parts: dict[str, Any]) -> list[tuple[str, str]]:
+    """For each output, its content and the arguments of the call it answers."""
+    messages = read({"contents": [{"role": "model", "parts": [part]} for part in parts]}).messages
+    calls = {one["id"]: one for message in messages for one in message.get("tool_calls", ())}
+    assert len(calls) == sum("functionCall" in part for part in parts), "every call has an id of its own"
+    outputs = [message for message in messages if message["role"] == "tool"]
+    return [
+        (found["content"], calls[found["tool_call_id"]]["function"]["arguments"]["n"])
+        if found["tool_call_id"] in calls
+        else (found["content"], "none")
+        for found in outputs
+    ]
+
+
+def out(name: str, text: str, call_id: str | None = None) -> dict[str, Any]:
+    return output(name, {"result": text}, call_id)
+
+
+LINKS = [
+    ("one", [call("f", n="1"), out("f", "a")], [("a", "1")]),
+    ("parallel", [call("f", n="1"), call("g", n="2"), out("g", "b"), out("f", "a")], [("b", "2"), ("a", "1")]),
+    ("same name", [call("f", n="1"), call("f", n="2"), out("f", "a"), out("f", "b")], [("a", "1"), ("b", "2")]),
+    ("in turns", [call("f", n="1"), out("f", "a"), call("f", n="2"), out("f", "b")], [("a", "1"), ("b", "2")]),
+    ("by id", [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "b", "y"), out("f", "a", "x")], [("b", "2"), ("a", "1")]),
+    ("by id alone", [call("f", "x", n="1"), out("other", "a", "x")], [("a", "1")]),
+    ("id only in the call", [call("f", "x", n="1"), out("f", "a")], [("a", "1")]),
+    ("id only in the output", [call("f", n="1"), out("f", "a", "x")], [("a", "1")]),
+    ("wrong id", [call("f", "x", n="1"), out("f", "a", "zzz")], [("a", "1")]),
+    ("duplicate ids", [call("f", "x", n="1"), call("f", "x", n="2"), out("f", "a", "x"), out("f", "b", "x")], [("a", "1"), ("b", "2")]),
+    ("duplicate ids, two names", [call("f", "x", n="1"), call("g", "x", n="2"), out("g", "b", "x"), out("f", "a", "x")], [("b", "2"), ("a", "1")]),
+    ("id like ours", [call("f", n="1"), call("g", "call_1", n="2"), out("g", "b", "call_1"), out("f", "a")], [("b", "2"), ("a", "1")]),
+    ("answered twice", [call("f", n="1"), out("f", "a"), out("f", "again")], [("a", "1"), ("again", "1")]),
+    ("answered twice by id", [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "a", "x"), out("f", "again", "x"), out("f", "b", "y")],
+     [("a", "1"), ("again", "1"), ("b", "2")]),
+    ("before its call", [out("f", "a"), call("f", n="1")], [("a", "none")]),
+    ("before its call by id", [out("f", "a", "x"), call("f", "x", n="1")], [("a", "none")]),
+    ("no call", [out("f", "a"), out("f", "b", "x")], [("a", "none"), ("b", "none")]),
+    ("no name", [call("", n="1"), out("", "a")], [("a", "1")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "expected"), [case[1:] for case in LINKS], ids=[case[0] for case in LINKS])
+def test_outputs_find_their_calls(parts: list[dict[str, Any]], expected: list[tuple[str, str]]) -> None:
+    """By id, else by name, in the order of the calls: rules follow a flow from a tool's output to what called it."""
+    assert linked(*parts) == expected
+
+
+def test_candidates_go_on_from_the_request_apart_from_each_other() -> None:
+    """Each candidate's calls get fresh ids and see the request's; one candidate does not see another's."""
+    first = MessageList()
+    first.add_content("assistant", [call("f")])
+    second, third = first.continued(), first.continued()
+    for following in (second, third):
+        following.add_content("assistant", [call("f"), output("f"), output("f")])
+    assert second.messages == third.messages
+    assert second.messages[0]["tool_calls"][0]["id"] == "call_2"
+    assert [message["tool_call_id"] for message in second.messages[1:]] == ["call_1", "call_2"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [call("f")] * 8000 + [output("g")] * 8000,
+        [call("f", "x")] * 8000 + [output("f", None, "x")] * 8000,
+        [call("f", f"x_{number}") for number in range(4000, 8000)] + [call("f", "x")] * 8000,
+        [output("f", None, "x")] * 16000,
+        [{"text": "word " * 20}] * 20_000,
+        [{"text": "word"}, {"new": "kind"}] * 10_000,
+    ],
+    ids=["unanswered", "one id", "ids in the way", "no calls", "many texts", "many kinds"],
+)
+def test_cost_grows_with_the_body_only(parts: list[dict[str, Any]]) -> None:
+    """A body made to be slow is read in proportion to its size: quadratic work on these takes many seconds."""
+    reader = MessageList()
+    started = time.process_time()
+    reader.add_content("user", parts)
+    assert time.process_time() - started < 1.5
+
+
+def test_links_count_on() -> None:
+    links = CallLinks()
+    assert [links.call("", "f"), links.call("x", "f"), links.call("x", "f"), links.call("", "g")] == [
+        "call_1",
+        "x",
+        "x_2",
+        "call_3",
+    ]
