@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
-_DATABASE = re.compile(r"sqlite:///.+|postgresql\+asyncpg://.+")
+_DATABASE = re.compile(r"sqlite:///.+")
 
 
 class ConfigError(Exception):

@@ -299,22 +299,41 @@ LINKS = [
     ("parallel", [call("f", n="1"), call("g", n="2"), out("g", "b"), out("f", "a")], [("b", "2"), ("a", "1")]),
     ("same name", [call("f", n="1"), call("f", n="2"), out("f", "a"), out("f", "b")], [("a", "1"), ("b", "2")]),
     ("in turns", [call("f", n="1"), out("f", "a"), call("f", n="2"), out("f", "b")], [("a", "1"), ("b", "2")]),
-    ("by id", [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "b", "y"), out("f", "a", "x")], [("b", "2"), ("a", "1")]),
+    (
+        "by id",
+        [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "b", "y"), out("f", "a", "x")],
+        [("b", "2"), ("a", "1")],
+    ),
     ("by id alone", [call("f", "x", n="1"), out("other", "a", "x")], [("a", "1")]),
     ("id only in the call", [call("f", "x", n="1"), out("f", "a")], [("a", "1")]),
     ("id only in the output", [call("f", n="1"), out("f", "a", "x")], [("a", "1")]),
     ("wrong id", [call("f", "x", n="1"), out("f", "a", "zzz")], [("a", "1")]),
-    ("duplicate ids", [call("f", "x", n="1"), call("f", "x", n="2"), out("f", "a", "x"), out("f", "b", "x")], [("a", "1"), ("b", "2")]),
-    ("duplicate ids, two names", [call("f", "x", n="1"), call("g", "x", n="2"), out("g", "b", "x"), out("f", "a", "x")], [("b", "2"), ("a", "1")]),
-    ("id like ours", [call("f", n="1"), call("g", "call_1", n="2"), out("g", "b", "call_1"), out("f", "a")], [("b", "2"), ("a", "1")]),
+    (
+        "duplicate ids",
+        [call("f", "x", n="1"), call("f", "x", n="2"), out("f", "a", "x"), out("f", "b", "x")],
+        [("a", "1"), ("b", "2")],
+    ),
+    (
+        "duplicate ids, two names",
+        [call("f", "x", n="1"), call("g", "x", n="2"), out("g", "b", "x"), out("f", "a", "x")],
+        [("b", "2"), ("a", "1")],
+    ),
+    (
+        "id like ours",
+        [call("f", n="1"), call("g", "call_1", n="2"), out("g", "b", "call_1"), out("f", "a")],
+        [("b", "2"), ("a", "1")],
+    ),
     ("answered twice", [call("f", n="1"), out("f", "a"), out("f", "again")], [("a", "1"), ("again", "1")]),
-    ("answered twice by id", [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "a", "x"), out("f", "again", "x"), out("f", "b", "y")],
-     [("a", "1"), ("again", "1"), ("b", "2")]),
+    (
+        "answered twice by id",
+        [call("f", "x", n="1"), call("f", "y", n="2"), out("f", "a", "x"), out("f", "again", "x"), out("f", "b", "y")],
+        [("a", "1"), ("again", "1"), ("b", "2")],
+    ),
     ("before its call", [out("f", "a"), call("f", n="1")], [("a", "none")]),
     ("before its call by id", [out("f", "a", "x"), call("f", "x", n="1")], [("a", "none")]),
     ("no call", [out("f", "a"), out("f", "b", "x")], [("a", "none"), ("b", "none")]),
     ("no name", [call("", n="1"), out("", "a")], [("a", "1")]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("parts", "expected"), [case[1:] for case in LINKS], ids=[case[0] for case in LINKS])

@@ -12,42 +12,42 @@ LOG = guardrail("log.gr", POLICY, "log")
 FILES = RuleSet((FILE,), (LOG,))
 
 
-def test_header_rules_are_added() -> None:
+async def test_header_rules_are_added() -> None:
     """Adding never removes a rule of the operator's."""
-    found = with_header(FILES, POLICY.encode("unicode_escape").decode(), "add")
+    found = await with_header(FILES, POLICY.encode("unicode_escape").decode(), "add")
     assert found.blocking[0] is FILE
     assert [rule.policy.text for rule in found.blocking] == [POLICY, POLICY]
     assert found.logging == (LOG,)
 
 
-def test_header_rules_replace_only_blocking_ones() -> None:
-    found = with_header(FILES, POLICY.encode("unicode_escape").decode(), "replace")
+async def test_header_rules_replace_only_blocking_ones() -> None:
+    found = await with_header(FILES, POLICY.encode("unicode_escape").decode(), "replace")
     assert [rule.name for rule in found.blocking] == ["Invariant-Guardrails"]
     assert found.logging == (LOG,)
 
 
-def test_header_rules_switched_off() -> None:
+async def test_header_rules_switched_off() -> None:
     """Nothing of the header is even read."""
-    assert with_header(FILES, "\\q not a policy", "off") is FILES
+    assert await with_header(FILES, "\\q not a policy", "off") is FILES
 
 
 @pytest.mark.parametrize(
     "text", ['raise "é" if:\n    (m: Message)\n    "\N{SNOWMAN}" in m.content', POLICY, POLICY.replace("\n", "\r\n")]
 )
-def test_every_text_survives_its_escaping(text: str) -> None:
-    found = with_header(RuleSet(), text.encode("unicode_escape").decode("ascii"), "add")
+async def test_every_text_survives_its_escaping(text: str) -> None:
+    found = await with_header(RuleSet(), text.encode("unicode_escape").decode("ascii"), "add")
     assert found.blocking[0].policy.text == text
 
 
 @pytest.mark.parametrize("escape", ["\\q", "\\x1", "\\u12", "\\U00110000", "\\", "\\N{SNOWMAN}"])
-def test_malformed_escapes_are_refused(escape: str) -> None:
+async def test_malformed_escapes_are_refused(escape: str) -> None:
     with pytest.raises(BadRequest, match="unicode-escaped"):
-        with_header(RuleSet(), f'raise "{escape}" if:\n    True' + escape, "add")
+        await with_header(RuleSet(), f'raise "{escape}" if:\n    True' + escape, "add")
 
 
-def test_long_header_policies_are_refused() -> None:
+async def test_long_header_policies_are_refused() -> None:
     with pytest.raises(BadRequest, match="over"):
-        with_header(RuleSet(), "#" * 20_000, "add")
+        await with_header(RuleSet(), "#" * 20_000, "add")
 
 
 @pytest.mark.parametrize(

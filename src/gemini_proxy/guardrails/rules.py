@@ -1,5 +1,6 @@
 """Guardrails: policies with a name and an action, and the set of them that holds for one exchange."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from gemini_proxy.policy import Policy, PolicyError, compile_policy
 Action = Literal["block", "log"]
 
 HEADER_NAME = "Invariant-Guardrails"
+_BRIEF_POLICY = 500
+"""Characters of a policy that compiles in a few milliseconds whatever is in it."""
 MAX_HEADER_POLICY = 16_384
 """Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
 
@@ -46,7 +49,7 @@ def guardrail(name: str, text: str, action: Action) -> Guardrail:
     return Guardrail(digest, name, action, compile_policy(text, name))
 
 
-def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"]) -> RuleSet:
+async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"]) -> RuleSet:
     """The rules for a request that carries ``header``: added to those of the files, in their place, or ignored.
 
     Raises BadRequest when the header cannot be read or its policy does not load. A client may replace rules only where
@@ -54,15 +57,17 @@ def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replac
     """
     if header is None or mode == "off":
         return files
-    added = (_header_guardrail(header),)
+    if len(header) > MAX_HEADER_POLICY:
+        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
+    # A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once.
+    brief = len(header) <= _BRIEF_POLICY
+    added = (_header_guardrail(header) if brief else await asyncio.to_thread(_header_guardrail, header),)
     return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
 
 
 @lru_cache(maxsize=256)
 def _header_guardrail(header: str) -> Guardrail:
     """Clients repeat their policy with every request. The key is the text itself, so nothing crosses between clients."""
-    if len(header) > MAX_HEADER_POLICY:
-        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
     try:
         return guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block")
     except PolicyError as error:

@@ -5,7 +5,10 @@ from gemini_proxy.policy.cursor import MAX_DEPTH, describe
 from gemini_proxy.policy.lexer import Token
 from gemini_proxy.policy.pattern_syntax import PatternParser
 
-_COMPARATORS = frozenset(("==", "!=", "<", "<=", ">", ">=", "in", "is"))
+_COMPARATORS: dict[str, syntax.Comparator] = {
+    "==": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in", "is": "is",
+}  # fmt: skip
+_OPERATORS: dict[str, syntax.Operator] = {"+": "+", "-": "-", "*": "*", "/": "/", "//": "//", "%": "%"}
 _BINARY = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2}
 
 
@@ -76,7 +79,7 @@ class ExpressionParser(PatternParser):
         operator = self._advance().text
         if operator == "is" and self._take("not"):
             return "is not"
-        return operator  # type: ignore[return-value]  # the table holds comparators only
+        return _COMPARATORS[operator]
 
     def _starts_pattern(self) -> bool:
         return self._token.kind == "tool" or (self._at("<") and self._ahead(2).text == ">")
@@ -94,9 +97,9 @@ class ExpressionParser(PatternParser):
     def _arithmetic(self, level: int) -> syntax.Expr:
         left = self._unary()
         while (priority := self._priority()) >= level:
-            operator = self._advance().text
+            operator = _OPERATORS[self._advance().text]
             right = self._arithmetic(priority + 1)
-            node = syntax.Binary(left.line, left.column, operator, left, right)  # type: ignore[arg-type]  # from _BINARY
+            node = syntax.Binary(left.line, left.column, operator, left, right)
             left = self._grown(node, left, right)
         return left
 

@@ -171,9 +171,9 @@ class _StatementParser(ExpressionParser):
 
     def _flow(self, first: syntax.Declaration | syntax.Name) -> syntax.Line:
         links: list[syntax.Declaration | syntax.Name] = [first]
-        arrows: list[str] = []
+        arrows: list[syntax.Arrow] = []
         while self._at("->") or self._at("~>"):
-            arrows.append(self._advance().text)
+            arrows.append("->" if self._advance().text == "->" else "~>")
             if self._at_declaration():
                 links.append(self._declaration())
             else:
@@ -181,8 +181,7 @@ class _StatementParser(ExpressionParser):
                 links.append(syntax.Name(name.line, name.column, name.text))
         if not arrows and isinstance(first, syntax.Declaration):
             return first
-        marks = tuple("~>" if arrow == "~>" else "->" for arrow in arrows)
-        return syntax.Flow(first.line, first.column, tuple(links), marks)  # type: ignore[arg-type]  # two literals
+        return syntax.Flow(first.line, first.column, tuple(links), tuple(arrows))
 
     def _quantifier(self, value: syntax.Expr) -> syntax.Quantifier:
         negated = isinstance(value, syntax.Unary) and value.operator == "not"

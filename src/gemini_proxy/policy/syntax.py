@@ -65,7 +65,7 @@ class Unary(Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binary(Node):
-    operator: Literal["+", "-", "*", "/", "//", "%", "**"]
+    operator: "Operator"
     left: "Expr"
     right: "Expr"
 
@@ -76,6 +76,8 @@ class Logical(Node):
     operands: tuple["Expr", ...]
 
 
+Arrow = Literal["->", "~>"]
+Operator = Literal["+", "-", "*", "/", "//", "%", "**"]
 Comparator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is", "is not"]
 
 
@@ -189,7 +191,7 @@ class Flow(Node):
     """``a -> b ~> c``: each link a declaration or the name of a bound event."""
 
     links: tuple[Declaration | Name, ...]
-    arrows: tuple[Literal["->", "~>"], ...]
+    arrows: tuple[Arrow, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

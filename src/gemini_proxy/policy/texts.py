@@ -17,7 +17,8 @@ def texts_of(value: Any) -> Iterable[str]:
         return (value,)
     kind = type(value)
     if kind is Content:
-        return value.texts  # type: ignore[no-any-return]  # kind narrows no further
+        texts: tuple[str, ...] = value.texts
+        return texts
     if kind is Event:
         return _event_texts(value)
     if value is None or kind is bool:

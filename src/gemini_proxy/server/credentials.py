@@ -53,7 +53,7 @@ def read_credentials(
     for key in filter(None, (gemini, invariant)):
         if not _KEY.fullmatch(key):
             raise BadRequest(_FORMAT)
-    return Credentials(gemini, invariant)
+    return Credentials(gemini, invariant or None)
 
 
 def _gemini_sources(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> Iterator[str]:

@@ -29,20 +29,20 @@ class Intake:
 
     async def take(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds."""
-        exchange.rules = self._rules_for(request)
+        exchange.rules = await self._rules_for(request)
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
         exchange.request = await self._read(exchange)
 
-    def _rules_for(self, request: web.Request) -> RuleSet:
+    async def _rules_for(self, request: web.Request) -> RuleSet:
         given = request.headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
         if not given:
             return self._rules
         try:
-            return with_header(self._rules, given[0], self._header_mode)
+            return await with_header(self._rules, given[0], self._header_mode)
         except UnicodeEncodeError:
             raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate).") from None
 

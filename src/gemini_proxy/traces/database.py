@@ -61,15 +61,13 @@ class Database(Protocol):
 
 
 def connect(url: str, *, read_only: bool = False) -> Database:
-    """The database of a configured URL, ``sqlite:///file`` or ``postgresql+asyncpg://...``. Raises StoreError.
+    """The database of a configured URL, ``sqlite:///FILE``. Raises StoreError.
 
     Nothing is opened yet; with ``read_only`` a missing SQLite file is an error and is not created.
     """
     with translated():
         parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return ServerDatabase(parsed)
-        if parsed.database in (None, "", ":memory:"):
+        if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
             raise StoreError("the database must be a file: sqlite:///FILE")
         path = Path(parsed.database or "")
         if read_only and not path.is_file():
@@ -127,25 +125,6 @@ class SqliteDatabase:
         if connection is not None:
             with translated():
                 connection.close()
-
-
-class ServerDatabase:
-    """A database behind a network, through SQLAlchemy's asyncio engine for reads and writes alike."""
-
-    def __init__(self, url: URL) -> None:
-        self._engine = create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await _read(self._engine, work)
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        with translated():
-            async with self._engine.begin() as connection:
-                return await connection.run_sync(work)
-
-    async def close(self) -> None:
-        with translated():
-            await self._engine.dispose()
 
 
 async def _read(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
