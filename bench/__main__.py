@@ -37,14 +37,15 @@ def main(quick: bool, names: Sequence[str], file: Path | None) -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     allow_many_sockets()
+    machine = _machine()
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     try:
         measured = run(chosen, QUICK if quick else FULL)
     except ProcessError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{_machine()}; median (smallest..largest)\n\n{table(measured)}")
+    click.echo(f"{machine}; median (smallest..largest)\n\n{table(measured)}")
     if file:
-        file.write_text(json.dumps({"machine": _machine(), "scenarios": as_json(measured)}, indent=2) + "\n")
+        file.write_text(json.dumps({"machine": machine, "scenarios": as_json(measured)}, indent=2) + "\n")
     sys.exit(1 if any(one.failures for one in measured) else 0)
 
 
@@ -60,9 +61,10 @@ def run(scenarios: Sequence[Scenario], scale: Scale) -> list[Measured]:
 
 
 def _machine() -> str:
+    """What the figures hold for, and whether anything else was running: then they are too high."""
     return (
         f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
-        f"aiohttp {version('aiohttp')}"
+        f"aiohttp {version('aiohttp')}, load average before the run {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -9,15 +9,19 @@ import orjson
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """An answer as it came; ``closed`` where the server then closed the connection."""
+    """An answer as it came."""
 
     head: bytes
     body: bytes
-    closed: bool
 
     @property
     def status(self) -> int:
         return int(self.head.split(b" ", 2)[1])
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server says that it closes the connection."""
+        return b"connection: close" in self.header_lines or self.head.startswith(b"HTTP/1.0")
 
     @property
     def header_lines(self) -> list[bytes]:
@@ -55,10 +59,12 @@ class RawConnection:
             head = await self._reader.readuntil(b"\r\n\r\n")
             lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             body = await self._reader.readexactly(int(lengths[0].partition(b":")[2]))
-            closing = b"connection: close" in head.lower() or head.startswith(b"HTTP/1.0")
-            if closing:
-                assert await self._reader.read() == b""
-        return RawAnswer(head, body, closing)
+        return RawAnswer(head, body)
+
+    async def ended(self, seconds: float = 5.0) -> bool:
+        """True when the server closes the connection without another byte."""
+        async with asyncio.timeout(seconds):
+            return await self._reader.read() == b""
 
     async def close(self) -> None:
         self._writer.close()

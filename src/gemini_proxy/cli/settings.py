@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from gemini_proxy.config import Config, ConfigError, Traces, load_config, read_policies
+from gemini_proxy.guardrails.plugins import PluginError
 from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
 
@@ -55,7 +56,7 @@ class Settings:
                     compiled.append(guardrail(file.path, file.text, action))
                 except PolicyError as error:
                     faults.append(f"{error}\n{error.caret()}")
-        except ConfigError as error:
+        except (ConfigError, PluginError) as error:
             faults.append(str(error))
         return tuple(compiled)
 

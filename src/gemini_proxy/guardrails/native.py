@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import (
@@ -17,7 +18,6 @@ from gemini_proxy.policy import (
     ConversationError,
     EvaluationError,
     Policy,
-    compile_policy,
 )
 
 QUICK_MICROSECONDS: Final = 5_000
@@ -90,7 +90,7 @@ def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> 
 def _check_all(
     policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], seconds: float
 ) -> list[list[Found]]:
-    budget = Budget(seconds=seconds)
+    budget = Budget(deadline=time.perf_counter() + seconds)
     return [
         [Found(one.args, one.kwargs, one.ranges) for one in policy.check(conversation, parameters, budget)]
         for policy in policies
@@ -108,4 +108,4 @@ def check_in_worker(
     return _check_all(policies, Conversation.of(messages), parameters, seconds)
 
 
-_compiled = lru_cache(maxsize=256)(compile_policy)
+_compiled = lru_cache(maxsize=256)(load_policy)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.policy import Policy, PolicyError, compile_policy
+from gemini_proxy.guardrails.plugins import load_policy
+from gemini_proxy.policy import Policy, PolicyError
 
 Action = Literal["block", "log"]
 
@@ -46,7 +47,7 @@ class RuleSet:
 def guardrail(name: str, text: str, action: Action) -> Guardrail:
     """Compile ``text`` into a guardrail whose id is that of its content. Raises PolicyError."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Guardrail(digest, name, action, compile_policy(text, name))
+    return Guardrail(digest, name, action, load_policy(text, name))
 
 
 async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"]) -> RuleSet:

@@ -1,5 +1,6 @@
 """The one HTTP client of the process: opens a call upstream and yields its body. aiohttp's errors end here."""
 
+import io
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
@@ -18,6 +19,8 @@ _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {"set-cookie", "alt-svc", "content-lengt
 _READ_BUFFER: Final = 32_768
 """Bytes read ahead of a slow client, a stream: what bounds memory when a thousand readers stall."""
 _INFLATE_STEP: Final = 262_144
+_LARGE_BODY: Final = 1_048_576
+"""Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 
 
 class Answer:
@@ -130,7 +133,9 @@ class Upstream:
         url = URL(self._base + target, encoded=True)
         for attempt in (1, 2):
             try:
-                response = await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+                # From a file object a large body is sent in pieces, and neighbours get their turn between them.
+                data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+                response = await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
             except TimeoutError:
                 raise UpstreamTimeout("The upstream did not answer in time.") from None
             except aiohttp.ServerDisconnectedError:

@@ -1,0 +1,42 @@
+"""Detectors that other packages bring, by the entry point group ``gemini_proxy.detectors``.
+
+An entry point names a callable without arguments, such as a class, that gives a ``policy.Detector``. A policy imports the
+detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and takes
+the processor from them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
+"""
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from gemini_proxy.policy import Policy, compile_policy
+from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Parser
+from gemini_proxy.policy.detectors.builtin import BUILTIN
+
+GROUP: Final = "gemini_proxy.detectors"
+
+
+class PluginError(Exception):
+    """An installed detector that cannot be used; the text names the entry point."""
+
+
+@lru_cache(maxsize=1)
+def installed_detectors() -> DetectorRegistry:
+    """The detectors built in and those installed. Raises PluginError."""
+    return BUILTIN.with_detectors(*(_load(entry) for entry in entry_points(group=GROUP)))
+
+
+def load_policy(text: str, source: str) -> Policy:
+    """Compile a policy with all installed detectors. Raises PolicyError."""
+    return compile_policy(text, source, detectors=installed_detectors())
+
+
+def _load(entry: EntryPoint) -> Detector | Parser:
+    where = f"detector plug-in {entry.name} ({entry.value})"
+    try:
+        detector = entry.load()()
+    except Exception as error:
+        raise PluginError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(detector, Detector | Parser):
+        raise PluginError(f"{where} is not a detector: it needs name, options and detect")
+    return detector
