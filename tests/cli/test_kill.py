@@ -69,12 +69,14 @@ class Load:
     def __init__(self) -> None:
         self.ended: dict[str, Outcome] = {}
         self._numbers = itertools.count()
-        self._progress = asyncio.Condition()
+        self._goal = 0
+        self._reached = asyncio.Event()
 
-    async def until(self, count: int) -> None:
-        """Return when that many exchanges have ended."""
-        async with self._progress:
-            await self._progress.wait_for(lambda: len(self.ended) >= count)
+    async def more(self, count: int) -> None:
+        """Return when that many more exchanges have ended."""
+        self._goal = len(self.ended) + count
+        self._reached.clear()
+        await self._reached.wait()
 
     async def client(self, session: aiohttp.ClientSession, url: str) -> None:
         """Ask until the server is gone."""
@@ -83,9 +85,9 @@ class Load:
                 text = f"{kind} {next(self._numbers)}."
                 async with session.post(f"{url}/v1beta/models/{MODEL}:{method}", json=prompt(text)) as response:
                     await response.read()
-                async with self._progress:
-                    self.ended[text] = KINDS[kind]
-                    self._progress.notify_all()
+                self.ended[text] = KINDS[kind]
+                if len(self.ended) >= self._goal:
+                    self._reached.set()
 
 
 def _mixed() -> Iterator[tuple[str, str]]:
@@ -101,7 +103,7 @@ async def _kill_under_load(server: Serving, load: Load, count: int) -> None:
         async with asyncio.timeout(60), asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
                 clients.create_task(load.client(session, server.url))
-            await load.until(len(load.ended) + count)
+            await load.more(count)
             server.process.kill()
             await server.process.wait()
 

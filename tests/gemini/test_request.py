@@ -502,7 +502,7 @@ def test_any_json_is_a_request_or_a_bad_request(body: Any, verb: str) -> None:
     assert all("role" in message or "tools" in message for message in request.messages)
 
 
-TEXT_PART = st.builds(dict, text=st.text(max_size=12)) | st.builds(
+TEXT_PART: st.SearchStrategy[dict[str, Any]] = st.builds(dict, text=st.text(max_size=12)) | st.builds(
     dict, text=st.text(max_size=12), thought=st.booleans()
 )
 OTHER_PART = st.sampled_from(

@@ -26,6 +26,11 @@ ZIPPED = gzip.compress(GOOD, mtime=0)
 LIMIT = 2_000_000
 
 
+def padded(size: int) -> bytes:
+    """``ZIPPED`` with a comment in its header that brings it to ``size`` bytes."""
+    return b"\x1f\x8b\x08\x10" + ZIPPED[4:10] + b"x" * (size - len(ZIPPED) - 1) + b"\0" + ZIPPED[10:]
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def answering() -> AsyncIterator[ScriptedUpstream]:
     """An upstream that always answers, for all tests of this module."""
@@ -93,6 +98,8 @@ async def neighbour(url: str) -> AsyncIterator[Neighbour]:
         (b"content-encoding:", GOOD),
         (GZIP, ZIPPED),
         (b"Content-Encoding: GZIP", ZIPPED),
+        (GZIP, padded(65_536)),
+        (GZIP, padded(65_537)),
     ],
 )
 async def test_encodings_that_are_read(proxy: Proxy, upstream: ScriptedUpstream, encoding: bytes, body: bytes) -> None:
@@ -117,6 +124,9 @@ async def test_encodings_that_are_read(proxy: Proxy, upstream: ScriptedUpstream,
         (ZIPPED + b"\0", "goes on"),
         (ZIPPED + ZIPPED, "goes on"),
         (ZIPPED + b"x" * 200_000, "goes on"),
+        (padded(65_536) + b"x", "goes on"),
+        (padded(65_536)[:-1], "truncated"),
+        (padded(65_537)[:-1], "truncated"),
         (GOOD, "corrupt"),
         (zlib.compress(GOOD), "corrupt"),
     ],

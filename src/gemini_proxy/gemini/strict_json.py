@@ -64,8 +64,7 @@ def _refuse_repeated_keys(body: bytes) -> None:
             raise BadRequest("The request body repeats a key within one object; it can be read two ways.")
 
     try:
-        # Numbers stay text: Python refuses integers of more than 4300 digits with an error of its own.
-        json.loads(body, object_pairs_hook=pairs_once, parse_int=str, parse_float=str)
+        json.loads(body, object_pairs_hook=pairs_once)
     except RecursionError:
         # The depth was bounded above in what was read; what a repeated key hid may be deeper.
         raise BadRequest(f"The request body is nested more than {MAX_DEPTH} levels deep.") from None

@@ -13,7 +13,7 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``, or ``pending`` in a header sent before the end."""
+    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end."""
 
     mode: str
     rules: tuple[str, ...]

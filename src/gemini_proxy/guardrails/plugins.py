@@ -1,8 +1,8 @@
 """Detectors that other packages bring, by the entry point group ``gemini_proxy.detectors``.
 
-An entry point names a callable without arguments, such as a class, that gives a ``policy.Detector``. A policy imports the
-detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and takes
-the processor from them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
+An entry point names a callable without arguments, such as a class, that gives a ``policy.Detector``. A policy imports
+the detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and
+takes the processor from them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
 """
 
 from functools import lru_cache

@@ -68,7 +68,7 @@ async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "
 
 @lru_cache(maxsize=256)
 def _header_guardrail(header: str) -> Guardrail:
-    """Clients repeat their policy with every request. The key is the text itself, so nothing crosses between clients."""
+    """Clients repeat their policy with each request. The key is the text itself: nothing crosses between clients."""
     try:
         return guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block")
     except PolicyError as error:

@@ -33,7 +33,7 @@ class Workers:
             raise EngineUnavailable("A process that does checks died.") from None
 
     async def run_within(self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``run``, but EngineUnavailable after ``seconds``; then the processes are ended, for one does not come back."""
+        """``run``, but EngineUnavailable after ``seconds``; the processes are then ended, for one is stuck."""
         pool = self._pool or self._start()
         try:
             async with asyncio.timeout(seconds):

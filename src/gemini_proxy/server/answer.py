@@ -1,4 +1,4 @@
-"""The answer to one client: its head is sent with its first byte, so that until then it can still become another one."""
+"""The answer to one client: its head is sent with its first byte; until then it can still become another one."""
 
 from collections.abc import Mapping
 

@@ -12,7 +12,7 @@ from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer, break_off
 from gemini_proxy.server.credentials import read_credentials
 from gemini_proxy.server.exchange import Exchange, Refused
-from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, INTAKE, LIFECYCLE, SCRIBE
+from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, INTAKE, LIFECYCLE, SCRIBE, STATE
 from gemini_proxy.server.refuse import refusal_tail
 from gemini_proxy.traces.trace import Outcome
 
@@ -44,7 +44,10 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
         await _record(request, exchange, answer)
         response = await answer.finish(tail)
     except (asyncio.CancelledError, ConnectionError):
-        _client_gone(request, exchange)
+        _give_up(request, exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
+        raise
+    except Exception:
+        _give_up(request, exchange, Outcome.FAILED)
         raise
     finally:
         if exchange.checking is not None:
@@ -58,18 +61,21 @@ async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, h
     """Bring the exchange to its outcome: the bytes still to be sent, and whether the answer then is whole."""
     lifecycle = request.app[LIFECYCLE]
     try:
-        exchange.checking = await lifecycle.start(exchange)
-        await handler(request)
-        tail = await lifecycle.end(exchange)
-        exchange.outcome = lifecycle.outcome(exchange)
-        return tail, True
+        try:
+            exchange.checking = await lifecycle.start(exchange)
+            await handler(request)
+            tail = await lifecycle.end(exchange)
+            exchange.outcome = lifecycle.outcome(exchange)
+            return tail, True
+        except DecodeError:
+            raise
+        except UpstreamError as error:
+            return await _cut(request, exchange, answer, error)
     except Refused:
         return _refuse(request, exchange, answer), True
     except DecodeError as error:
         lifecycle.unreadable(exchange, error)
         return _refuse(request, exchange, answer), True
-    except UpstreamError as error:
-        return await _cut(request, exchange, answer, error)
 
 
 def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> bytes:
@@ -88,18 +94,20 @@ def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> b
 async def _cut(
     request: web.Request, exchange: Exchange, answer: ClientAnswer, error: UpstreamError
 ) -> tuple[bytes, bool]:
-    """The upstream failed. What passed the check still goes out, and then the body breaks off as the upstream's did."""
+    """The upstream failed. What passes the check still goes out, and then the body breaks off as the upstream's did.
+
+    Raises Refused for what does not pass, DecodeError for what cannot be read.
+    """
+    lifecycle = request.app[LIFECYCLE]
+    await lifecycle.admit(exchange)
     exchange.error = error.message
-    begun = isinstance(error, (UpstreamCut, UpstreamTimeout)) and exchange.gate is not None
+    begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
     exchange.outcome = Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR
-    if not answer.begun:
-        request.app[LIFECYCLE].remember(exchange)
-        answer.error(error.status, error_body(error.status, error.message, error.code))
-        return b"", True
-    try:
-        return await request.app[LIFECYCLE].remains(exchange), False
-    except Refused:
-        return _refuse(request, exchange, answer), True
+    if answer.begun:
+        return await lifecycle.remains(exchange), False
+    lifecycle.remember(exchange)
+    answer.error(error.status, error_body(error.status, error.message, error.code))
+    return b"", True
 
 
 async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
@@ -108,10 +116,10 @@ async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer
     await scribe.record(exchange)
 
 
-def _client_gone(request: web.Request, exchange: Exchange) -> None:
-    """Record what the client no longer waits for, unless its trace was written before it left."""
+def _give_up(request: web.Request, exchange: Exchange, outcome: Outcome) -> None:
+    """Record an exchange that nobody waits for any more, unless its trace was written before."""
     if exchange.recorded:
         return
-    exchange.outcome = Outcome.CLIENT_GONE
+    exchange.outcome = outcome
     request.app[LIFECYCLE].remember(exchange)
     request.app[SCRIBE].record_later(exchange)
