@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -34,19 +35,21 @@ def write_config(folder: Path, file_name: str = "config.toml", **sections: Mappi
     return file
 
 
-async def start(*arguments: str, **added: str) -> asyncio.subprocess.Process:
-    """Start ``gemini-proxy ARGUMENTS``."""
+async def start(
+    arguments: Sequence[str], added: Mapping[str, str], stderr: int | BinaryIO = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
+    """Start ``gemini-proxy ARGUMENTS`` with ``added`` variables."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gemini_proxy", *arguments),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
         env=environment(**added),
     )
 
 
 async def run(*arguments: str, **added: str) -> tuple[int | None, str, str]:
     """Run ``gemini-proxy ARGUMENTS`` to its end: exit code, standard output, standard error."""
-    process = await start(*arguments, **added)
+    process = await start(arguments, added)
     out, err = await asyncio.wait_for(process.communicate(), _SLOW_START)
     return process.returncode, out.decode(), err.decode()
 
@@ -57,6 +60,7 @@ class Serving:
 
     process: asyncio.subprocess.Process
     addresses: tuple[str, ...]
+    stderr: Path
 
     @property
     def url(self) -> str:
@@ -67,13 +71,18 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(config: Path, addresses: int = 1, **added: str) -> AsyncIterator[Serving]:
     """Run ``serve`` until it has printed that many addresses; what is still running in the end is killed."""
-    process = await start("--config", str(config), "serve", **added)
+    errors = config.parent / "stderr.txt"
+    # A file, not a pipe: a pipe that nobody reads would stop a server that logs much.
+    with errors.open("wb") as file:
+        process = await start(["--config", str(config), "serve"], added, file)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_SLOW_START):
             lines = [(await process.stdout.readline()).decode() for _ in range(addresses)]
-        yield Serving(process, tuple(line.removeprefix("gemini-proxy listens on ").strip() for line in lines))
+        assert all(lines), errors.read_text()
+        told = tuple(line.removeprefix("gemini-proxy listens on ").strip() for line in lines)
+        yield Serving(process, told, errors)
     finally:
         if process.returncode is None:
             process.kill()
-        await process.communicate()
+        await asyncio.wait_for(process.communicate(), _SLOW_START)

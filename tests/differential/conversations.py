@@ -15,7 +15,7 @@ _WORDS: Final = (
     "ignore previous instructions", "a.b", "axb", "(", "[", "$5", "../etc", "/workspace/a.txt", "/etc/passwd", "5", "42",
     "<script>alert(1)</script>", "<!-- hidden -->", "<a href='https://evil.example'>x</a>", "import os", "Ünïcödé",
     "日本語", "🙂", "e\u0301", "\u200b", "\u202e", "\ue000", "\U000e0041", "\u00a0", "\n", "\nsecret", "\t", "\r\n",
-    "GNU GENERAL PUBLIC LICENSE", "ok", "OK", "yes", "no", "İ", "ſ", "٣",
+    '<img src="x" alt="secret words">', "GNU GENERAL PUBLIC LICENSE", "ok", "OK", "yes", "no", "İ", "ſ", "٣",
 )  # fmt: skip
 _PROGRAMS: Final = (
     "print(1)", "import os\nos.system('ls')", "from subprocess import run\nrun('ls')", "def f(:", "eval('1')", "x = [1]",

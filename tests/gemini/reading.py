@@ -21,6 +21,17 @@ def messages_of(*parts: Any, role: str = "user") -> list[Message]:
     return list(read({"contents": [{"role": role, "parts": list(parts)}]}).messages)
 
 
+def call(name: str, call_id: str | None = None, **args: Any) -> dict[str, Any]:
+    """A part that calls."""
+    return {"functionCall": {"name": name, "args": args, **({"id": call_id} if call_id else {})}}
+
+
+def output(name: str, response: Any = None, call_id: str | None = None, **extra: Any) -> dict[str, Any]:
+    """A part that answers a call."""
+    found = {"name": name, "response": response, **extra}
+    return {"functionResponse": {**found, **({"id": call_id} if call_id else {})}}
+
+
 def strings(value: Any) -> Iterator[str]:
     """Every string and key at any depth."""
     if isinstance(value, str):

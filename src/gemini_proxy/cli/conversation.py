@@ -1,7 +1,7 @@
 """Traces on a terminal. What a model or a user wrote is text here: never markup, never a control sequence."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from gemini_proxy.cli.demo import demo
+from gemini_proxy.cli.policy import policy
 from gemini_proxy.cli.serve import check_config, healthcheck, serve
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.traces import traces
@@ -26,5 +27,5 @@ def main(context: click.Context, file: Path | None) -> None:
     context.obj = Settings(file)
 
 
-for command in (serve, check_config, demo, healthcheck, traces):
+for command in (serve, check_config, demo, healthcheck, policy, traces):
     main.add_command(command)

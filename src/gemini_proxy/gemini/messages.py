@@ -19,8 +19,8 @@ from gemini_proxy.gemini.parts import (
     inline_media,
     output_content,
     output_media,
-    strings_beside,
     strings_in,
+    text_beside,
     unknown_payload,
 )
 
@@ -126,7 +126,7 @@ class MessageList:
         function = {"name": name, "arguments": {} if arguments is None else arguments}
         message = self._message("assistant")
         message.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
-        if beside := "\n".join(strings_beside(call, _CALL)):
+        if beside := text_beside(call, _CALL):
             self._add_text("assistant", beside)
 
     def _add_output(self, response: JsonObject) -> None:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def inline_media(blob: JsonObject) -> Media:
     given = a_string(field(blob, "mimeType"), "inlineData.mimeType").lower()
     mime = given.partition(";")[0].strip()
     data = a_string(field(blob, "data"), "inlineData.data")
-    name = "\n".join(strings_beside(blob, _BLOB))
+    name = text_beside(blob, _BLOB)
     if mime.startswith("image/") and mime != "image/svg+xml":
         image = {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
         return Media({**image, "text": name} if name else image, f"inline {mime}")
@@ -96,7 +96,7 @@ def file_media(reference: JsonObject) -> Media:
     """Read a ``fileData``: its URI is all that is here to read."""
     uri = a_string(field(reference, "fileUri"), "fileData.fileUri")
     file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
-    if name := "\n".join(strings_beside(reference, _REFERENCE)):
+    if name := text_beside(reference, _REFERENCE):
         file["name"] = name
     return Media({"type": "file", "file": file}, "a file behind a URI")
 
@@ -121,11 +121,11 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(inner)
 
 
-def strings_beside(source: JsonObject, known: Set[str]) -> Iterator[str]:
-    """The strings of the fields of ``source`` whose names are not ``known``."""
-    for name, value in source.items():
-        if value is not None and name not in known:
-            yield from strings_in(value)
+def text_beside(source: JsonObject, known: Set[str]) -> str:
+    """The strings of the fields of ``source`` whose names are not ``known``, a line each."""
+    if source.keys() <= known:
+        return ""
+    return "\n".join(strings_in([value for name, value in source.items() if name not in known]))
 
 
 def output_content(response: JsonObject) -> Any:
@@ -151,15 +151,11 @@ def output_media(response: JsonObject) -> list[Media]:
             found.append(inline_media(blob))
         if reference is not None:
             found.append(file_media(reference))
-        found.extend(_texts([a_string(field(part, "text"), "text")] if "text" in part else ()))
-        found.extend(_texts(strings_beside(part, _OUTPUT_PART)))
-    found.extend(_texts(strings_beside(response, _OUTPUT)))
+        texts = [a_string(field(part, "text"), "text"), text_beside(part, _OUTPUT_PART)]
+        found.extend(Media({"type": "text", "text": text}, None) for text in texts if text)
+    if text := text_beside(response, _OUTPUT):
+        found.append(Media({"type": "text", "text": text}, None))
     return found
-
-
-def _texts(found: Iterable[str]) -> list[Media]:
-    text = "\n".join(found)
-    return [Media({"type": "text", "text": text}, None)] if text else []
 
 
 def _is_text(mime: str) -> bool:

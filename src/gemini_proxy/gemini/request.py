@@ -7,7 +7,7 @@ from typing import Any
 from gemini_proxy.gemini.calls import Method, ModelCall
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
-from gemini_proxy.gemini.parts import Unseen, strings_beside, strings_in
+from gemini_proxy.gemini.parts import Unseen, strings_in, text_beside
 from gemini_proxy.gemini.strict_json import read_object
 
 _CONTROL = spellings(
@@ -25,6 +25,7 @@ _CONFIG_CONTROL = spellings(
     *"audioTimestamp enableEnhancedCivicAnswers enableAffectiveDialog routingConfig modelSelectionConfig".split(),
 )
 """Fields of generationConfig that hold numbers, switches and enums; the text of all others may reach the model."""
+_CONTENT = spellings("role", "parts")
 _DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema", "behavior")
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
@@ -99,8 +100,8 @@ class _Reader:
     def _content(self, content: JsonObject) -> None:
         role = a_string(content.get("role"), "role")
         self.list.add_content("assistant" if role == "model" else "user", content_parts(content))
-        beside = {name: value for name, value in content.items() if name not in ("role", "parts")}
-        self._text_beside("contents", beside)
+        if not content.keys() <= _CONTENT:
+            self._text_beside("contents", {k: v for k, v in content.items() if k not in _CONTENT})
 
     def _system(self, request: JsonObject) -> None:
         instruction = field(request, "systemInstruction")
@@ -108,7 +109,7 @@ class _Reader:
             return
         content = an_object(instruction, "systemInstruction") or {}
         self.list.add_content("system", content_parts(content))
-        self._text_beside("systemInstruction", {k: v for k, v in content.items() if k not in ("role", "parts")})
+        self._text_beside("systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT})
 
     def _tools(self, request: JsonObject) -> None:
         declared: list[Message] = []
@@ -151,7 +152,7 @@ def _declaration(function: JsonObject) -> Message:
     parameters = second if schema is None else schema
     # One of the two schemas is meant; where both are given, the other one is read as text.
     known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
-    beside = "\n".join(strings_beside(function, known))
+    beside = text_beside(function, known)
     description = a_string(field(function, "description"), "description")
     return {
         "name": a_string(field(function, "name"), "name"),

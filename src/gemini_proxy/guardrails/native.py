@@ -22,8 +22,9 @@ from gemini_proxy.policy import (
 
 QUICK_MICROSECONDS: Final = 5_000
 """The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
-QUICK_LIMIT_SECONDS: Final = 0.01
-"""Where a check that was expected to be quick is stopped and started again in another process."""
+QUICK_STEPS: Final = 10_000
+"""Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
+In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
 _GRACE: Final = 1.0
 """Seconds beyond its own deadline after which a check's process is taken for stuck."""
 
@@ -51,8 +52,8 @@ class NativeEngine:
             conversation = Conversation.of(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
-                limit = min(QUICK_LIMIT_SECONDS, self._timeout)
-                return _verdict(check, _check_all(policies, conversation, check.parameters, limit), started)
+                budget = Budget(steps=QUICK_STEPS, seconds=self._timeout)
+                return _verdict(check, _check_all(policies, conversation, check.parameters, budget), started)
         except BudgetExceeded:
             return self._judge_elsewhere(check, started)
         except (EvaluationError, ConversationError) as error:
@@ -88,9 +89,8 @@ def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> 
 
 
 def _check_all(
-    policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], seconds: float
+    policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], budget: Budget
 ) -> list[list[Found]]:
-    budget = Budget(deadline=time.perf_counter() + seconds)
     return [
         [Found(one.args, one.kwargs, one.ranges) for one in policy.check(conversation, parameters, budget)]
         for policy in policies
@@ -105,7 +105,8 @@ def check_in_worker(
 ) -> list[list[Found]]:
     """``_check_all`` in a process of its own, which compiles each policy once."""
     policies = [_compiled(text, source) for text, source in texts]
-    return _check_all(policies, Conversation.of(messages), parameters, seconds)
+    budget = Budget(deadline=time.perf_counter() + seconds)
+    return _check_all(policies, Conversation.of(messages), parameters, budget)
 
 
 _compiled = lru_cache(maxsize=256)(load_policy)

@@ -60,7 +60,7 @@ def _gemini_sources(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key
     key, authorization = _single(headers, "x-goog-api-key"), _single(headers, "authorization")
     if key:
         yield key
-    if authorization and (not key or _BEARER.match(authorization)):
+    if authorization and (not (key or query_key) or _BEARER.match(authorization)):
         yield _bearer(authorization)
     if query_key:
         yield query_key

@@ -112,8 +112,9 @@ async def _cut(
 
 async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
     scribe = request.app[SCRIBE]
-    answer.note(HEADER, scribe.coverage(exchange).header)
-    await scribe.record(exchange)
+    coverage = scribe.coverage(exchange)
+    answer.note(HEADER, coverage.header)
+    await scribe.record(exchange, coverage)
 
 
 def _give_up(request: web.Request, exchange: Exchange, outcome: Outcome) -> None:

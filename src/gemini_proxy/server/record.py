@@ -23,17 +23,17 @@ class Scribe:
         self._tasks = tasks
         self._required = required
 
-    async def record(self, exchange: Exchange) -> None:
+    async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         exchange.recorded = True
-        written = await self._recorder.commit(self._trace(exchange))
+        written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
 
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
         exchange.recorded = True
-        self._tasks.spawn(self._recorder.commit(self._trace(exchange)), "record")
+        self._tasks.spawn(self._recorder.commit(self._trace(exchange, self.coverage(exchange))), "record")
 
     def coverage(self, exchange: Exchange) -> Coverage:
         """What of the exchange was checked so far."""
@@ -48,7 +48,7 @@ class Scribe:
             milliseconds=exchange.check_ms,
         )
 
-    def _trace(self, exchange: Exchange) -> Trace:
+    def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
         call = exchange.call
         invariant = exchange.credentials.invariant
         return Trace(
@@ -61,36 +61,37 @@ class Scribe:
             stream=call.streams,
             messages=exchange.messages,
             annotations=annotations_for(exchange.violations) if exchange.violations else (),
-            metadata=self._metadata(exchange),
+            metadata=_metadata(exchange, coverage),
             duration_ms=_milliseconds(exchange.started, time.perf_counter()),
             log_rules=tuple(
                 {**rule.described, "parameters": self._guardrails.parameters} for rule in exchange.rules.logging
             ),
         )
 
-    def _metadata(self, exchange: Exchange) -> dict[str, Any]:
-        merger = exchange.merger
-        metadata: dict[str, Any] = {
-            **(exchange.request.settings if exchange.request else {}),
-            "via_gateway": True,
-            "method": exchange.call.method.value,
-            "model": exchange.call.model,
-            "usage": merger.usage,
-            "model_version": merger.model_version,
-            "response_id": merger.response_id,
-            "finish_reasons": [candidate.finish_reason for candidate in merger.candidates],
-            "latencies_ms": _latencies(exchange),
-            "coverage": self.coverage(exchange).described,
-        }
-        if merger.prompt_feedback:
-            metadata["prompt_feedback"] = merger.prompt_feedback
-        if exchange.upstream_status is not None:
-            metadata["upstream_status"] = exchange.upstream_status
-        if exchange.refusal is not None:
-            metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
-        if exchange.error:
-            metadata["error"] = exchange.error
-        return metadata
+
+def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
+    merger = exchange.merger
+    metadata: dict[str, Any] = {
+        **(exchange.request.settings if exchange.request else {}),
+        "via_gateway": True,
+        "method": exchange.call.method.value,
+        "model": exchange.call.model,
+        "usage": merger.usage,
+        "model_version": merger.model_version,
+        "response_id": merger.response_id,
+        "finish_reasons": [candidate.finish_reason for candidate in merger.candidates],
+        "latencies_ms": _latencies(exchange),
+        "coverage": coverage.described,
+    }
+    if merger.prompt_feedback:
+        metadata["prompt_feedback"] = merger.prompt_feedback
+    if exchange.upstream_status is not None:
+        metadata["upstream_status"] = exchange.upstream_status
+    if exchange.refusal is not None:
+        metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
+    if exchange.error:
+        metadata["error"] = exchange.error
+    return metadata
 
 
 def tenant(invariant_key: str) -> str:

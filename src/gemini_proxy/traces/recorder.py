@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.rows import TraceRow, encode
@@ -219,10 +219,16 @@ def _answer(item: _Waiting, written: bool) -> None:
         item.written.set_result(written)
 
 
-def _characters(value: object) -> int:
-    """The text in a JSON value, as a measure of what it costs to keep and to serialise."""
+def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    """The text in messages, as a measure of what they cost to keep and to serialise."""
     total = 0
-    pending = [value]
+    pending: list[Any] = []
+    for message in messages:
+        for value in message.values():
+            if type(value) is str:
+                total += len(value)
+            else:
+                pending.append(value)
     while pending:
         item = pending.pop()
         if isinstance(item, str):

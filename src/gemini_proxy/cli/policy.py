@@ -1,0 +1,165 @@
+"""``gemini-proxy policy``: check policies, test them with cases, and run them over what was recorded.
+
+Exit codes: 0 as hoped; 1 a fault, a failed case, or an exchange that would be refused or has no verdict; 2 wrong usage,
+or something given that cannot be used, so that there is no answer.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gemini_proxy.cli import policy_backtest
+from gemini_proxy.cli.backtest_report import print_report
+from gemini_proxy.cli.case_report import print_results, results_json
+from gemini_proxy.cli.policy_backtest import Backtest, Report
+from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
+from gemini_proxy.cli.policy_files import Unusable, compile_file, described_error, described_warning, usable_policy
+from gemini_proxy.cli.settings import Settings
+from gemini_proxy.cli.visible import as_json, terminal
+from gemini_proxy.policy import Policy, PolicyError
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.store import TraceStore
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def policy() -> None:
+    """Check, test and backtest policies."""
+
+
+@policy.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
+@click.option("--strict", is_flag=True, help="Count warnings as faults.")
+def check(files: tuple[Path, ...], strict: bool) -> None:
+    """Load policies and say what is wrong with them; exit code 1 if something is."""
+    faults = 0
+    for file in files:
+        try:
+            loaded = compile_file(file)
+        except PolicyError as error:
+            click.echo(described_error(error))
+            faults += 1
+            continue
+        for warning in loaded.warnings:
+            click.echo(described_warning(loaded, warning))
+        faults += bool(strict and loaded.warnings)
+        click.echo(_summary(file, loaded))
+    sys.exit(1 if faults else 0)
+
+
+def _summary(file: Path, loaded: Policy) -> str:
+    facts = [_counted(len(loaded.rules), "rule")]
+    if loaded.warnings:
+        facts.append(_counted(len(loaded.warnings), "warning"))
+    if loaded.parameters:
+        facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
+    return f"{file}: loads: {', '.join(facts)}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@policy.command("test")
+@click.argument("file", metavar="FILE", type=_FILE)
+@click.argument("cases_file", metavar="CASES", type=_FILE)
+@click.option("--only", multiple=True, help="Only cases with this number or id, or with this in their name.")
+@click.option("--json", "as_json_", is_flag=True, help="One JSON object.")
+def test(file: Path, cases_file: Path, only: tuple[str, ...], as_json_: bool) -> None:
+    """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if one comes out wrong."""
+    loaded = usable_policy(file)
+    cases = [case for case in read_cases(cases_file) if _chosen(case, only)]
+    if not cases:
+        raise Unusable(f"{cases_file}: no case fits {', '.join(only)}")
+    results = [run_case(loaded, case) for case in cases]
+    if as_json_:
+        click.echo(as_json(results_json(file, results)))
+    else:
+        print_results(file, results)
+    sys.exit(0 if all(result.ok for result in results) else 1)
+
+
+def _chosen(case: Case, only: tuple[str, ...]) -> bool:
+    return not only or any(word == case.id or (not word.isdecimal() and word in case.name) for word in only)
+
+
+@policy.command()
+@click.argument("file", metavar="FILE", type=_FILE)
+@click.option("--dataset", help="Only traces of this dataset.")
+@click.option("--last", type=click.IntRange(1), help="Only the newest so many traces. Default: all.")
+@click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="A parameter; VALUE is JSON or a text.")
+@click.option("--show", type=click.IntRange(0), default=50, show_default=True, help="How many exchanges to show.")
+@click.option("--json", "as_json_", is_flag=True, help="One JSON object with everything.")
+@click.pass_obj
+def backtest(
+    settings: Settings,
+    file: Path,
+    dataset: str | None,
+    last: int | None,
+    given: tuple[str, ...],
+    show: int,
+    as_json_: bool,
+) -> None:
+    """Run a policy over recorded traces and say what it would have refused.
+
+    Parameters, thoughts and the time for a check are those of the configuration. Exit code 1 if an exchange would be
+    refused or has no verdict.
+    """
+    guardrails = settings.config.guardrails
+    loaded = usable_policy(file)
+    parameters = {**guardrails.parameters, **dict(_parameter(text) for text in given)}
+    if missing := sorted(loaded.parameters - set(parameters)):
+        raise Unusable(f"{file}: {missing[0]} is not given: set guardrails.parameters or --parameter {missing[0]}=...")
+    trial = Backtest(loaded, parameters, guardrails.thoughts, guardrails.timeout)
+    report = _over_traces(settings.traces.database, trial, dataset, last)
+    if as_json_:
+        click.echo(as_json({"policy": str(file), **report.json()}))
+    else:
+        print_report(file, report, show)
+    sys.exit(1 if report.findings else 0)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f'--parameter takes NAME=VALUE, not "{text}"')
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value
+
+
+def _over_traces(database: str, trial: Backtest, dataset: str | None, last: int | None) -> Report:
+    """Raises Unusable where there is no database to read."""
+
+    async def run() -> Report:
+        store = await TraceStore.open_read_only(database)
+        try:
+            total = await policy_backtest.count(store, dataset, last)
+            report = Report()
+            with _progress() as progress:
+                task = progress.add_task("traces", total=total)
+                async for trace in policy_backtest.newest(store, dataset, last):
+                    report.add(trial, trace)
+                    progress.advance(task)
+            return report
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except StoreError as error:
+        raise Unusable(str(error)) from None
+
+
+def _progress() -> Progress:
+    """A bar on standard error that is gone when all is done; none where that is not a terminal."""
+    console = terminal(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

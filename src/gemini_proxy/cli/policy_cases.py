@@ -1,0 +1,200 @@
+"""Cases of a policy: conversations, and what must fire on each. Read from JSON or YAML, run, and judged.
+
+``fires`` is true (some rule), false (none), or the messages of exactly those rules that must fire.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from gemini_proxy.cli.policy_files import Unusable, read_text
+from gemini_proxy.cli.shorthand import CasesError, messages_of
+from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, Policy, Violation
+
+# Cases are written by hand; this is a mistake, and YAML takes a minute for each 20 MB.
+_LONGEST = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``fires``: whether a rule must fire, or the messages of those that must, each once."""
+
+    id: str
+    name: str
+    fires: bool | frozenset[str]
+    parameters: Mapping[str, Any]
+    conversation: Conversation
+
+    @property
+    def expected(self) -> str:
+        if isinstance(self.fires, bool):
+            return "fires" if self.fires else "nothing"
+        return "; ".join(sorted(self.fires))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What fired on a case. ``failure`` says why there was no verdict; such a case is never ok."""
+
+    case: Case
+    violations: tuple[Violation, ...] = ()
+    failure: str | None = None
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The messages of the rules that fired, each once."""
+        return tuple(dict.fromkeys(violation.message for violation in self.violations))
+
+    @property
+    def got(self) -> str:
+        if self.failure is not None:
+            return f"no verdict: {self.failure}"
+        return "; ".join(self.messages) or "nothing"
+
+    @property
+    def ok(self) -> bool:
+        if self.failure is not None:
+            return False
+        if isinstance(self.case.fires, bool):
+            return self.case.fires == bool(self.violations)
+        return self.case.fires == set(self.messages)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What had to fire and did not."""
+        if self.failure is not None or self.ok:
+            return ()
+        if isinstance(self.case.fires, bool):
+            return ("any rule",) if self.case.fires else ()
+        return tuple(sorted(self.case.fires - set(self.messages)))
+
+    @property
+    def surplus(self) -> tuple[Violation, ...]:
+        """What fired and had not to."""
+        if self.ok or self.case.fires is True:
+            return ()
+        wanted = self.case.fires or frozenset()
+        return tuple(violation for violation in self.violations if violation.message not in wanted)
+
+
+def run_case(policy: Policy, case: Case) -> Result:
+    """Check one case; a check that fails is a result without a verdict."""
+    missing = sorted(policy.parameters - set(case.parameters))
+    if missing:
+        return Result(case, failure=f"parameters.{missing[0]} is not given")
+    try:
+        return Result(case, policy.check(case.conversation, case.parameters))
+    except EvaluationError as error:
+        return Result(case, failure=str(error))
+
+
+def read_cases(file: Path) -> tuple[Case, ...]:
+    """The cases of a ``.json`` or YAML file. Raises Unusable."""
+    text = read_text(file)
+    if len(text) > _LONGEST:
+        raise Unusable(f"{file}: more than {_LONGEST} characters")
+    try:
+        document = orjson.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
+        cases = _by_hand(document) if isinstance(document, dict) else _examples(document)
+    except (orjson.JSONDecodeError, yaml.YAMLError, CasesError, RecursionError) as error:
+        raise Unusable(f"{file}: {error}") from None
+    if not cases:
+        raise Unusable(f"{file}: there is no case in it")
+    return cases
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what surprises: no aliases (a page of them is gigabytes), no dates, no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.current_event.start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not available; write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f'"{key}" is given twice', mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _by_hand(document: Mapping[str, Any]) -> tuple[Case, ...]:
+    """``parameters`` for all cases, and ``cases``, each with name, fires, messages and parameters of its own."""
+    _known(document, ("parameters", "cases"), "the file")
+    shared = _parameters(document, "the file")
+    cases = document.get("cases")
+    if not isinstance(cases, list):
+        raise CasesError("cases must be a list")
+    found = []
+    for number, entry in enumerate(cases, start=1):
+        where = f"case {number}"
+        if not isinstance(entry, dict):
+            raise CasesError(f"{where}: expected name, fires and messages")
+        _known(entry, ("name", "fires", "parameters", "messages"), where)
+        name = str(entry.get("name") or where)
+        found.append(_case(str(number), name, entry, {**shared, **_parameters(entry, where)}, where))
+    return tuple(found)
+
+
+def _examples(document: object) -> tuple[Case, ...]:
+    """A list of ``{id, title, parameters, conversations}``; a ``policy`` in it is there to be read, not run."""
+    if not isinstance(document, list):
+        raise CasesError("expected a mapping with cases, or a list of examples")
+    found = []
+    for number, entry in enumerate(document, start=1):
+        where = f"example {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
+            raise CasesError(f"{where}: conversations must be a list")
+        identity, title = str(entry.get("id", number)), str(entry.get("title", where))
+        parameters = _parameters(entry, where)
+        for place, conversation in enumerate(entry["conversations"], start=1):
+            here = f"{where}, conversation {place}"
+            if not isinstance(conversation, dict):
+                raise CasesError(f"{here}: expected fires and messages")
+            found.append(_case(identity, f"{title} #{place}", conversation, parameters, here))
+    return tuple(found)
+
+
+def _case(identity: str, name: str, entry: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> Case:
+    messages = messages_of(entry.get("messages"), where)
+    try:
+        conversation = Conversation.of(messages)
+    except ConversationError as error:
+        raise CasesError(f"{where}: {error}") from None
+    return Case(identity, name, _fires(entry.get("fires"), where), parameters, conversation)
+
+
+def _fires(fires: object, where: str) -> bool | frozenset[str]:
+    if isinstance(fires, bool):
+        return fires
+    if isinstance(fires, str):
+        return frozenset((fires,))
+    if isinstance(fires, list) and all(isinstance(message, str) for message in fires):
+        return frozenset(fires) or False
+    raise CasesError(f"{where}: fires must be true, false, or the messages of the rules that fire")
+
+
+def _parameters(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    parameters = entry.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise CasesError(f"{where}: parameters must be a mapping")
+    return parameters
+
+
+def _known(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in entry:
+        if key not in keys:
+            raise CasesError(f'{where}: unknown key "{key}"; there are {", ".join(keys)}')

@@ -1,0 +1,62 @@
+"""Policy files as commands get them, and how a fault in one is shown."""
+
+from pathlib import Path
+
+import click
+
+from gemini_proxy.cli.visible import ONE_LINE
+from gemini_proxy.guardrails.plugins import PluginError, load_policy
+from gemini_proxy.policy import Policy, PolicyError, Warning
+
+
+class Unusable(click.ClickException):
+    """What the command was given cannot be used, so there is no answer; exit code 2, as for wrong usage."""
+
+    exit_code = 2
+
+
+def read_text(file: Path) -> str:
+    """A file that an argument names. Raises Unusable."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise Unusable(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{file}: not UTF-8") from None
+
+
+def compile_file(file: Path) -> Policy:
+    """The policy in ``file``. Raises PolicyError, and Unusable where a detector plug-in is broken."""
+    try:
+        return load_policy(read_text(file), str(file))
+    except PluginError as error:
+        raise Unusable(str(error)) from None
+
+
+def usable_policy(file: Path) -> Policy:
+    """As ``compile_file``, but a policy that does not load is Unusable as well."""
+    try:
+        return compile_file(file)
+    except PolicyError as error:
+        raise Unusable(f"the policy does not load\n{described_error(error)}") from None
+
+
+def described_error(error: PolicyError) -> str:
+    """``file:line:column: error: reason``, the source line with a caret, and the suggestion."""
+    return _described("error", error)
+
+
+def described_warning(policy: Policy, warning: Warning) -> str:
+    """As ``described_error``, for something that loads."""
+    place = PolicyError(policy.source, warning.line, warning.column, warning.message, text=policy.text)
+    return _described("warning", place)
+
+
+def _described(kind: str, error: PolicyError) -> str:
+    lines = [f"{error.source}:{error.line}:{error.column}: {kind}: {error.reason}"]
+    source, caret = error.caret().split("\n")
+    if source.strip():
+        lines += [f"    {source}", f"    {caret}"]
+    if error.suggestion:
+        lines.append(f"    {error.suggestion}")
+    return "\n".join(text.translate(ONE_LINE) for text in lines)

@@ -1,0 +1,143 @@
+"""Keys planted in every input of the proxy are nowhere to be found afterwards."""
+
+import gzip
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gemini_proxy.server.logs import configure_logs
+from tests.conftest import StartProxy
+from tests.support.proxy import MODEL, Proxy
+from tests.support.raw import exchange, post_bytes
+from tests.support.upstream import ScriptedUpstream, candidate, unary
+
+
+class Everything(logging.Handler):
+    """Keeps all that a record holds, as the log's own formatter writes it and as it is."""
+
+    def __init__(self, formatter: logging.Formatter | None) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(formatter)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{self.format(record)} {record.getMessage()} {record.__dict__!r}")
+
+
+CANARY = "AIzaCANARY0123456789"
+INVARIANT_CANARY = "inv-CANARY0123456789"
+
+
+def channels() -> list[bytes]:
+    """Requests with a key in every place where one can come in, well-formed and not."""
+    path, key = f"/v1beta/models/{MODEL}:generateContent", CANARY.encode()
+    auth = f"invariant-authorization: Bearer {INVARIANT_CANARY}".encode()
+    good = b'{"contents":[{"parts":[{"text":"hi"}]}]}'
+    pair = key + b";invariant-auth=" + INVARIANT_CANARY.encode()
+    return [
+        post_bytes(path, auth, body=good, key=key),
+        post_bytes(path, body=good, key=pair),
+        post_bytes(f"{path}?key={CANARY}", body=good, key=None),
+        post_bytes(f"{path}?key={CANARY}%3Binvariant-auth%3D{INVARIANT_CANARY}", body=good, key=None),
+        post_bytes(path, b"authorization: Bearer " + pair, body=good, key=None),
+        post_bytes(path, auth, b"cookie: k=" + key, b"x-other: " + key, b"referer: http://x/?key=" + key, body=good),
+        # refused for what they are
+        post_bytes(f"{path}?key={CANARY}&key={CANARY}", body=good),
+        post_bytes(f"{path}?access_token={CANARY}", body=good),
+        post_bytes(f"{path}?{CANARY}=%ff", body=good),
+        post_bytes(path, b"authorization: Basic " + key, body=good, key=None),
+        post_bytes(path, b"authorization: Bearer " + key, body=good, key=b"other"),
+        post_bytes(path, body=good, key=pair + b";invariant-auth=x"),
+        post_bytes(path, b"x-goog-api-key: " + key, body=good, key=key),
+        post_bytes(path, b"x-goog-fieldmask: " + key, body=good, key=key),
+        post_bytes(path, b"content-type: " + key, body=good, key=key),
+        post_bytes(path, b"content-type: application/json; charset=" + key, body=good, key=key),
+        post_bytes(path, b"content-encoding: " + key, body=good, key=key),
+        post_bytes(path, b"expect: " + key, body=good, key=key),
+        post_bytes(path, b"expect: " + key + b"\xff", body=good, key=key),
+        post_bytes(f"/v1beta/models/{CANARY}%2f:generateContent", body=good, key=key),
+        post_bytes(f"/{CANARY}/x", body=good, key=key),
+        post_bytes(f"/v1beta/models/m:{CANARY}", body=good, key=key),
+        post_bytes(f"/api/v1/gateway/{CANARY}:x/gemini/v1beta/models/m:generateContent", body=good, key=key),
+        post_bytes(f"/v1beta/models/{CANARY}", body=good, key=key),
+        # bodies
+        post_bytes(path, body=b'{"contents": ' + key, key=key),
+        post_bytes(path, body=b'{"' + key + b'":1,"' + key + b'":2}', key=key),
+        post_bytes(path, body=b'{"contents":"' + key + b'"}', key=key),
+        post_bytes(path, b"content-encoding: gzip", body=key, key=key),
+        post_bytes(path, b"content-encoding: gzip", body=gzip.compress(key)[:-3], key=key),
+        post_bytes(path, b"content-encoding: gzip", body=gzip.compress(key), key=key),
+        post_bytes(path, b"transfer-encoding: chunked", body=key + b"\r\n" + key, key=key),
+        # not HTTP
+        post_bytes(path, b"x-goog-api-key : " + key, body=good),
+        post_bytes(path, b" x-goog-api-key: " + key, body=good),
+        post_bytes(path, b"x-goog-api-key: " + key + b"\x00", body=good, key=None),
+        post_bytes(path, b"x-goog-api-key\t: " + key, body=good),
+        post_bytes(path, b"authorization Bearer " + key, body=good),
+        post_bytes(path, b"content-length: " + key, body=good, key=key),
+        post_bytes(f"{path}?key={CANARY} x", body=good, key=None),
+        post_bytes(path, b"x-long: " + key * 600, body=good, key=key),
+        b"GET /?key=" + key + b"\xff HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /?key=" + key + b" HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"\x16\x03\x01" + key + b"\r\n\r\n",
+        key + b"\r\n\r\n",
+    ]
+
+
+async def everything_answered(proxy: Proxy) -> bytes:
+    answers = [await exchange(proxy.url, data) for data in channels()]
+    assert [answer.status for answer in answers[:6]] == [200] * 6
+    assert all(answer.status in (400, 404, 405, 415) for answer in answers[6:])
+    assert all(answer.error["message"] for answer in answers[6:])
+    return b"".join(answer.head + answer.body for answer in answers)
+
+
+def stored_bytes(folder: Path) -> bytes:
+    """The trace store as it lies on the disk, its write-ahead log included."""
+    return b"".join(file.read_bytes() for file in sorted(folder.glob("traces.db*")))
+
+
+@pytest.fixture
+def quiet_root() -> Iterator[None]:
+    """The root logger as it was, whatever a test makes of it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    named = [logging.getLogger(name) for name in ("aiohttp.server", "aiohttp.access", "alembic")]
+    levels = [logger.level for logger in named]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger, before in zip(named, levels, strict=True):
+        logger.setLevel(before)
+
+
+@pytest.mark.usefixtures("quiet_root")
+async def test_keys_are_nowhere(
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """A key planted in every input shows in no log record at any level, no answer, and no byte of the trace store."""
+    proxy = await start_proxy()
+    upstream.reply(unary(candidate("ok", "STOP")))
+    raw = Everything(None)
+    logging.getLogger().addHandler(raw)
+    caplog.set_level(logging.DEBUG)
+    answers = await everything_answered(proxy)
+    configure_logs("DEBUG")
+    written = Everything(logging.getLogger().handlers[0].formatter)
+    logging.getLogger().addHandler(written)
+    answers += await everything_answered(proxy)
+    assert len(await proxy.store.recent(100)) == 12
+    rows = stored_bytes(tmp_path)
+    assert b"via_gateway" in rows and raw.lines and written.lines
+    logs = "\n".join([*raw.lines, *written.lines, caplog.text, *capsys.readouterr()])
+    for canary in ("CANARY", CANARY, INVARIANT_CANARY):
+        assert canary not in logs
+        assert canary.encode() not in answers
+        assert canary.encode() not in rows
+    assert all("invariant" not in call.raw_head.decode().lower() for call in upstream.calls)
