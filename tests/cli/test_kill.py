@@ -1,4 +1,4 @@
-"""``kill -9`` under load: what a client saw the end of has its trace. $GEMINI_PROXY_KILLS asks for more kills."""
+"""``kill -9`` under load: what a client saw the end of has its trace. $TEST_KILLS asks for more kills."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tests.cli.process import Serving, serving, write_config
 from tests.support.proxy import MODEL, prompt
 from tests.support.upstream import candidate, sse
 
-KILLS = int(os.environ.get("GEMINI_PROXY_KILLS", "5"))
+KILLS = int(os.environ.get("TEST_KILLS", "5"))
 CLIENTS = 24
 POLICY = """
 raise "no Dublin" if:

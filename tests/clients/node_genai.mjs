@@ -1,7 +1,7 @@
 // Asks the proxy at argv[2] with the key argv[3] what argv[4] says, and prints what the SDK made of the answers.
 import { createRequire } from 'node:module';
 
-const { GoogleGenAI } = createRequire(`${process.env.GEMINI_PROXY_NODE_MODULES}/test.js`)('@google/genai');
+const { GoogleGenAI } = createRequire(`${process.env.TEST_NODE_MODULES}/test.js`)('@google/genai');
 const [baseUrl, apiKey, contents] = process.argv.slice(2);
 const ai = new GoogleGenAI({ apiKey, httpOptions: { baseUrl } });
 const model = 'gemini-2.5-flash';

@@ -1,4 +1,4 @@
-"""The real @google/genai, unmodified, pointed at the proxy. $GEMINI_PROXY_NODE_MODULES names the folder it is in."""
+"""The real @google/genai, unmodified, pointed at the proxy. $TEST_NODE_MODULES names the folder it is in."""
 
 import asyncio
 import os
@@ -14,11 +14,11 @@ from tests.conftest import StartProxy
 from tests.support.proxy import Proxy
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
-MODULES = Path(os.environ.get("GEMINI_PROXY_NODE_MODULES", "/nonexistent"))
+MODULES = Path(os.environ.get("TEST_NODE_MODULES", "/nonexistent"))
 pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
     pytest.mark.skipif(
-        not (MODULES / "@google" / "genai").is_dir(), reason="GEMINI_PROXY_NODE_MODULES names no @google/genai"
+        not (MODULES / "@google" / "genai").is_dir(), reason="TEST_NODE_MODULES names no @google/genai"
     ),
 ]
 BASES = pytest.mark.parametrize(

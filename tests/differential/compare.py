@@ -1,15 +1,15 @@
 """Both engines on the same policies and conversations, and what came of it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, Policy, compile_policy
 from tests.differential.conversations import ConversationMaker
 from tests.differential.differences import Messages, known_error, rewritings
-from tests.differential.oracle import Oracle, OracleError, Outcome
-from tests.differential.policies import Case
+from tests.differential.oracle import Oracle, OracleError, Outcome, running_oracle
+from tests.differential.policies import CASES, Case
 
 UNEXPLAINED: Final = "UNEXPLAINED"
 _REWRITTEN: Final = "rewritten: "
@@ -37,12 +37,22 @@ class Report:
     why: Counter[str] = field(default_factory=Counter)
     kinds: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     kept: list[Differing] = field(default_factory=list)
+    refused_there: set[str] = field(default_factory=set)
 
     def add(self, found: Differing) -> None:
         self.why[found.why] += 1
         self.kinds[(found.why, found.case.name, found.ours.word, found.stock.word)] += 1
         if found.why == UNEXPLAINED or self.why[found.why] <= _KEPT:
             self.kept.append(found)
+
+    def merge(self, other: "Report") -> None:
+        """Add what another run found."""
+        self.checks += other.checks
+        self.agreed.update(other.agreed)
+        self.why.update(other.why)
+        self.kinds.update(other.kinds)
+        self.kept.extend(other.kept)
+        self.refused_there |= other.refused_there
 
     @property
     def unexplained(self) -> list[Differing]:
@@ -55,7 +65,6 @@ class Comparison:
     def __init__(self, oracle: Oracle, cases: Sequence[Case]) -> None:
         self._oracle = oracle
         self.report = Report()
-        self.refused_there: list[str] = []
         self._ours = [(case, compile_policy(case.text, case.name)) for case in cases]
         for case in cases:
             self._load(case)
@@ -66,16 +75,15 @@ class Comparison:
         except OracleError:
             if case.stock is None:
                 raise
-            self.refused_there.append(case.name)
+            self.report.refused_there.add(case.name)
             self._oracle.load(case.name, case.stock)
         if case.stock is not None:
             self._oracle.load(_REWRITTEN + case.name, case.stock)
 
-    def run(self, seed: int, conversations: int, progress: Callable[[int], None] = lambda number: None) -> Report:
+    def run(self, seed: int, conversations: int) -> Report:
         """Compare ``conversations`` conversations of the seeds from ``seed`` on."""
         for number in range(seed, seed + conversations):
             self.compare(number, ConversationMaker(number).conversation())
-            progress(number - seed + 1)
         return self.report
 
     def compare(self, number: int, messages: Messages) -> None:
@@ -103,7 +111,20 @@ class Comparison:
                 error = known_error(found, messages)
                 if error:
                     return " + ".join((*why, error))
+        if case.why and case.stock is None:
+            return " + ".join(case.why)
         return known_error(stock, messages) or UNEXPLAINED
+
+
+def chosen(names: Sequence[str]) -> list[Case]:
+    """The policies with one of ``names`` in their own, all without names."""
+    return [case for case in CASES if not names or any(name in case.name for name in names)]
+
+
+def compare_portion(names: Sequence[str], seed: int, conversations: int) -> Report:
+    """Compare some conversations, with an oracle of this call's own."""
+    with running_oracle() as oracle:
+        return Comparison(oracle, chosen(names)).run(seed, conversations)
 
 
 def our_outcome(policy: Policy, messages: Messages, case: Case) -> Outcome:

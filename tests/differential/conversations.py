@@ -27,17 +27,20 @@ _TYPES: Final = ("string", "integer", "number", "boolean")
 
 
 class ConversationMaker:
-    """Draws conversations. How outputs name their calls is one habit a conversation, as it is of a client."""
+    """Draws conversations. Whether outputs name their calls, and whether content is always text, are habits of a client:
+    they are drawn once a conversation."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._ids = "all"
+        self._plain = True
         self._open: list[str] = []
         self._count = 0
 
     def conversation(self) -> list[Message]:
         """Up to ten messages, empty now and then."""
         self._ids = self._random.choices(("all", "none", "some"), (80, 12, 8))[0]
+        self._plain = self._random.random() < 0.5
         self._open, self._count = [], 0
         size = self._random.choices(range(11), (2, 5, 8, 10, 10, 8, 6, 4, 3, 2, 2))[0]
         return [message for _ in range(size) for message in self._turn()]
@@ -55,7 +58,7 @@ class ConversationMaker:
 
     def _content(self) -> Any:
         chance = self._random.random()
-        if chance < 0.80:
+        if chance < 0.80 or self._plain:
             return self.text()
         if chance < 0.87:
             return None
@@ -73,7 +76,7 @@ class ConversationMaker:
 
     def _calling(self) -> list[Message]:
         count = self._random.choices((1, 2, 3), (78, 16, 6))[0]
-        content = self._random.choice(("", "", None, self.text()))
+        content = self._random.choice(("", "", "" if self._plain else None, self.text()))
         made: Message = {"role": "assistant", "content": content, "tool_calls": [self._call() for _ in range(count)]}
         if self._random.random() < 0.4:
             return [made]
@@ -85,7 +88,7 @@ class ConversationMaker:
         chance = self._random.random()
         if chance < 0.25:
             arguments = json.dumps(arguments)
-        elif chance < 0.265:
+        elif chance < 0.255 and not self._plain:
             arguments = self._random.choice(("{broken", "[1, 2]", '"text"', None))
         call: Message = {"type": "function", "function": {"name": name, "arguments": arguments}}
         if self._has_id():
@@ -135,7 +138,7 @@ class ConversationMaker:
 
     def _answer(self) -> Any:
         chance = self._random.random()
-        if chance < 0.66:
+        if chance < 0.66 or self._plain:
             return self.text()
         if chance < 0.72:
             return json.dumps({"status": self._random.choice(("ok", "failed")), "text": self.text()})

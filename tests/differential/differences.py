@@ -18,10 +18,12 @@ from tests.differential.oracle import Outcome
 
 Messages = list[Message]
 
+_SEAM: Final = "\x00"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One deliberate difference. ``rewrite`` gives the conversation without it."""
+    """One deliberate difference. ``rewrite`` gives the conversation without it; None where a policy shows it."""
 
     name: str
     reason: str
@@ -54,12 +56,25 @@ def _no_content(messages: Messages) -> Messages:
 
 
 def _chunks(messages: Messages) -> Messages:
-    """Each message with chunks as one text: the texts of the chunks a line each."""
+    """Each message with chunks as one text: the texts of the chunks, and between them what no pattern asks for."""
 
     def joined(message: Message, content: Any) -> Any:
-        return "\n".join(item["text"] for item in content if "text" in item) if _is_chunks(content) else content
+        return _SEAM.join(item["text"] for item in content if "text" in item) if _is_chunks(content) else content
 
     return _with_content(messages, joined)
+
+
+def _chunks_apart(messages: Messages) -> Messages:
+    """Each message with chunks as one message for each text: so that a pattern meets the beginning of each."""
+    return [part for message in messages for part in _apart(message)]
+
+
+def _apart(message: Message) -> Messages:
+    content = message.get("content")
+    if not _is_chunks(content) or not content:
+        return [message]
+    texts = [{**message, "content": item["text"], "tool_calls": []} for item in content if "text" in item]
+    return [*texts, {**message, "content": ""}]
 
 
 def _data(messages: Messages) -> Messages:
@@ -75,6 +90,10 @@ def _data(messages: Messages) -> Messages:
 
 def _data_joined(messages: Messages) -> Messages:
     return _chunks(_data(messages))
+
+
+def _data_apart(messages: Messages) -> Messages:
+    return _chunks_apart(_data(messages))
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -139,11 +158,26 @@ def _has_orphan(messages: Messages) -> bool:
     return False
 
 
+def _has_json(messages: Messages) -> bool:
+    """Whether a text in the messages is JSON, or reads like it."""
+    return any(_is_json(leaf) for leaf in _leaves(messages))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 CONVERSATIONS: Final = (
     Difference("no content is empty text", "the stock engine raises on None where a text is asked for", _no_content),
     Difference("chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks),
+    Difference("chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks_apart),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data),
-    Difference("data is searched by every function", "there find, match and methods raise on data", _data_joined),
+    Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_joined),
+    Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_apart),
     Difference("outputs without ids answer the earliest open call", "there all belong to the last call", _ids),
     Difference("arguments that are no object are read as raw", "there the whole conversation is refused", _arguments),
 )
@@ -160,10 +194,28 @@ POLICIES: Final = (
     Difference("what is missing is None", "there a missing key or field raises"),
     Difference("no content is empty text", "None there, so it is None and == None differ"),
     Difference("a plain text is one TextChunk", "there only chunks of a list are"),
-    Difference("slices", "there they do not parse"),
+    Difference("not in, slices", "there they do not parse"),
+    Difference("a line is a line", "a line that begins with a parenthesis is a call of what the line before ends with"),
+    Difference("a written list can hold an event's values", "there its items are taken before the event is known"),
+    Difference("case is RE2's", "without case, Python takes a dotted capital I for an i"),
+    Difference("detectors know other patterns", "ours and theirs are lists of patterns, and neither contains the other"),
 )
 
+_NOT_TEXT = r"(TypeError: '\w+' object is not subscriptable|TypeError: (list|string) indices|KeyError: '\w+')"
+
 STOCK_ERRORS: Final = (
+    StockError(
+        "a missing parameter is an error where it is read",
+        "the stock engine reads it before it knows whether there is anything to check",
+        re.compile("MissingPolicyParameter: "),
+        lambda messages: True,
+    ),
+    StockError(
+        "a text is a text",
+        "the stock engine reads JSON first where a text that looks like it is asked for a method",
+        re.compile(_NOT_TEXT + r".*\[visit_MemberAccess\]"),
+        _has_json,
+    ),
     StockError(
         "an output of no call is no tool's",
         "the stock engine raises when it is asked for its tool",

@@ -1,7 +1,7 @@
 """Policies of our own that use the whole language, and for each what the stock engine must read to mean the same.
 
 ``stock`` is there only where a text means something else there on purpose; ``why`` then names the differences of
-``differences.py`` that the rewriting undoes.
+``differences.py`` that the rewriting undoes. ``why`` without ``stock``: no rewriting can undo it, any verdict goes.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,8 @@ _DETECT = "from invariant.detectors import "
 _MESSAGE = "(m: Message)"
 _CALL = "(c: ToolCall)"
 _OUTPUT = "(o: ToolOutput)"
+
+_LINES = ("a line is a line",)
 
 _EVENTS: Final = (
     Case("contains", _rule(_MESSAGE, '"SECRET" in m.content')),
@@ -79,28 +81,39 @@ _ARGUMENTS: Final = (
          {"allowed": ["search", "get_inbox", "read_file"]}),
     Case("path allow-list", _rule(_CALL, 'c.function.name in ["read_file", "delete_file"]',
          '(not match("^/workspace/[^.].*$", c.function.arguments.get("path", ""))) or '
-         '(".." in c.function.arguments.get("path", ""))')),
+         '(".." in c.function.arguments.get("path", ""))'),
+         stock=_rule(_CALL, 'c.function.name in ["read_file", "delete_file"]',
+         'True and ((not match("^/workspace/[^.].*$", c.function.arguments.get("path", ""))) or '
+         '(".." in c.function.arguments.get("path", "")))'), why=_LINES),
     Case("missing parameter", _rule(_CALL, "c.function.name == input.nobody_gives_it")),
     Case("items of arguments", _rule(_CALL, '"code" in c.function.arguments.keys()', "len(c.function.arguments.items()) > 1")),
     Case("values of arguments", _rule(_CALL, "(v: str) in c.function.arguments.values()", '"evil" in v')),
     Case("arguments as lists", _rule(_CALL, '(a: str) in c.function.arguments.get("cc", [])', 'match(".*@corp", a)'),
          stock=_rule(_CALL, '(a: str) in c.function.arguments.get("cc", [])', 'match("(?s).*@corp", a)'),
          why=("match takes line ends with a dot",)),
-    Case("integers in arguments", _rule(_CALL, '(n: int) in [c.function.arguments.get("limit", 0)]', "n >= 5")),
+    Case("integers in arguments", _rule(_CALL, '(n: int) in [c.function.arguments.get("limit", 0)]', "n >= 5"),
+         stock=_rule(_CALL, '(n: int) in tuple([c.function.arguments.get("limit", 0)])', "n >= 5"),
+         why=("a written list can hold an event's values",)),
     Case("python code", _rule(_CALL, "c is tool:run_python", 'p := python_code(c.function.arguments.get("code", ""))',
-         '("os" in p.imports) or ("eval" in p.function_calls)', head=_DETECT + "python_code")),
+         '("os" in p.imports) or ("eval" in p.function_calls)', head=_DETECT + "python_code"),
+         stock=_rule(_CALL, "c is tool:run_python", 'p := python_code(c.function.arguments.get("code", ""))',
+         'True and (("os" in p.imports) or ("eval" in p.function_calls))', head=_DETECT + "python_code"), why=_LINES),
 )
 
 _FLOWS: Final = (
     Case("output then call", _rule("(o: ToolOutput) -> (c: ToolCall)", "o is tool:get_inbox", "c is tool:send_email")),
     Case("message then call", _rule("(m: Message) -> (c: ToolCall)", '"SECRET" in m.content', "c is tool:send_email")),
     Case("three calls", _rule("(a: ToolCall) -> (b: ToolCall)", "b -> (c: ToolCall)",
-         "(a.function.name == b.function.name) and (b.function.name == c.function.name)")),
+         "a.function.name == b.function.name", "b.function.name == c.function.name")),
+    Case("three calls on one line", _rule("(a: ToolCall) -> (b: ToolCall)", "b -> (c: ToolCall)",
+         "(a.function.name == b.function.name) and (b.function.name == c.function.name)"),
+         stock=_rule("(a: ToolCall) -> (b: ToolCall)", "b -> (c: ToolCall)",
+         "True and ((a.function.name == b.function.name) and (b.function.name == c.function.name))"), why=_LINES),
     Case("call then output", _rule("(c: ToolCall) -> (o: ToolOutput)", 'c is tool:search', '"secret" in o.content')),
     Case("immediately before", _rule("(a: ToolCall) ~> (b: ToolCall)", "a.function.name == b.function.name")),
     Case("immediately before, mixed", _rule("(m: Message) ~> (o: ToolOutput)", 'm.role == "user"')),
     Case("message and its call", _rule("(m: Message) ~> (c: ToolCall)", 'm.role == "assistant"')),
-    Case("two loose variables", _rule("(a: Message)", "(b: Message)", '("SECRET" in a.content) and ("CANARY" in b.content)')),
+    Case("two loose variables", _rule("(a: Message)", "(b: Message)", '"SECRET" in a.content', '"CANARY" in b.content')),
     Case("call of an output", _rule(_OUTPUT, 'tool_call(o).function.name == "search"'),
          stock=_rule(_OUTPUT, "o is tool:search"), why=("what is missing is None",)),
     Case("flow declared before", _rule("(a: Message)", "(c: ToolCall)", "a -> c", 'a.role == "user"', "c is tool:search")),
@@ -136,7 +149,9 @@ _EXPRESSIONS: Final = (
     Case("conditional", _rule(_MESSAGE, '("SECRET" if (m.role == "user") else "CANARY") in m.content')),
     Case("arithmetic", _rule(_MESSAGE, "((len(m.content) % 7) == 3) and ((len(m.content) * 2) > 10)")),
     Case("power and minus", _rule(_MESSAGE, "(len(m.content) - 5) == (2 ** 3)")),
-    Case("sum of finds", _rule(_MESSAGE, "(t: str) in text(m)", '(len(find("@", t)) + len(find("https?:", t))) > 1')),
+    Case("sum of finds", _rule(_MESSAGE, "(t: str) in text(m)", 'len(find("@", t)) + len(find("https?:", t)) > 1')),
+    Case("sum in parentheses", _rule(_MESSAGE, "(t: str) in text(m)", '(len(find("@", t)) + len(find("https?:", t))) > 1'),
+         stock=_rule(_MESSAGE, "(t: str) in text(m)", 'len(find("@", t)) + len(find("https?:", t)) > 1'), why=_LINES),
     Case("min and max", _rule(_MESSAGE, "(max([len(m.content), 3]) == 3) and (min([1, 2]) == 1)")),
     Case("sum", _rule(_MESSAGE, "sum([len(t) for t in text(m)]) > 30")),
     Case("empty", _rule(_MESSAGE, "empty(m.tool_calls)", 'm.role == "assistant"')),
@@ -146,8 +161,8 @@ _EXPRESSIONS: Final = (
     Case("dictionaries", _rule(_MESSAGE, '{"user": 1, "assistant": 2}[m.role] == 2'),
          stock=_rule(_MESSAGE, '{"user": 1, "assistant": 2}.get(m.role) == 2'), why=("what is missing is None",)),
     Case("tuples", _rule(_MESSAGE, "len(tuple(text(m))) > 1")),
-    Case("indexes", _rule(_MESSAGE, '(t: str) in text(m)', '(len(t) > 0) and (t[0:1] == "h")'),
-         stock=_rule(_MESSAGE, "(t: str) in text(m)", 'match("h", t)'), why=("slices",)),
+    Case("indexes", _rule(_MESSAGE, '(t: str) in text(m)', 't[0:1] == "h"'),
+         stock=_rule(_MESSAGE, "(t: str) in text(m)", 'match("h", t)'), why=("not in, slices",)),
     Case("print", _rule(_MESSAGE, 'print("seen", m.role)', '"SECRET" in m.content')),
     Case("exception with values", _rule(_MESSAGE, '"SECRET" in m.content', raised='PolicyViolation("x", m, role=m.role)')),
     Case("metadata", _rule(_MESSAGE, 'm.metadata.get("turn", 0) == 3')),
@@ -157,7 +172,7 @@ _EXPRESSIONS: Final = (
     Case("not binds less", _rule(_MESSAGE, 'not m.role == "user"', '"SECRET" in m.content'),
          stock=_rule(_MESSAGE, 'not (m.role == "user")', '"SECRET" in m.content'), why=("precedence is Python's",)),
     Case("not in", _rule(_MESSAGE, '"SECRET" not in m.content', 'm.role == "user"'),
-         stock=_rule(_MESSAGE, 'not ("SECRET" in m.content)', 'm.role == "user"'), why=("precedence is Python's",)),
+         stock=_rule(_MESSAGE, 'not ("SECRET" in m.content)', 'm.role == "user"'), why=("not in, slices",)),
     Case("chained comparison", _rule(_MESSAGE, "5 < len(m.content) < 12"),
          stock=_rule(_MESSAGE, "(5 < len(m.content)) and (len(m.content) < 12)"), why=("precedence is Python's",)),
     Case("truth of a list", _rule(_MESSAGE, "find(\"[a-z]+@[a-z]+\", m.content)"),
@@ -181,7 +196,8 @@ _EXPRESSIONS: Final = (
     Case("digits beyond ASCII", _rule(_MESSAGE, 'any(find("\\d", m.content))')),
     Case("words beyond ASCII", _rule(_MESSAGE, 'any(find("\\w{5}", m.content))')),
     Case("word boundaries", _rule(_MESSAGE, 'any(find("\\bok\\b", m.content))')),
-    Case("case-blind", _rule(_MESSAGE, 'any(find("(?i)secret|i", m.content))')),
+    Case("case-blind", _rule(_MESSAGE, 'any(find("(?i)secret|i", m.content))'),
+         stock=_rule(_MESSAGE, 'any(find("(?i:secret)|[iI]", m.content))'), why=("case is RE2's",)),
     Case("anchors", _rule(_MESSAGE, 'any(find("^secret$", m.content))')),
     Case("anchors of lines", _rule(_MESSAGE, 'any(find("(?m)^secret$", m.content))')),
     Case("classes", _rule(_MESSAGE, 'any(find("[^\\x00-\\x7f][\\u0300-\\u036f]?", m.content))')),
@@ -209,10 +225,12 @@ _TEXTS: Final = (
          stock=_rule(_MESSAGE, "any(secrets(m))", head=_DETECT + "secrets"), why=("truth is Python's",)),
     Case("unicode", _rule(_MESSAGE, "(t: str) in text(m)", 'any(unicode(t, categories=["Cf", "Co"]))',
                           head=_DETECT + "unicode")),
-    Case("copyright", _rule(_MESSAGE, "any(copyright(m.content))", head=_DETECT + "copyright")),
+    Case("copyright", _rule(_MESSAGE, "any(copyright(m.content))", head=_DETECT + "copyright"),
+         why=("detectors know other patterns",)),
     Case("links", _rule(_MESSAGE, "any(links(m))", head="from invariant.parsers import links")),
     Case("html", _rule(_MESSAGE, "len(html_code(m).alt_texts) > 0", head="from invariant.parsers import html_code")),
-    Case("links in html", _rule(_MESSAGE, "len(html_code(m).links) > 1", head="from invariant.parsers import html_code")),
+    Case("links in html", _rule(_MESSAGE, "len(html_code(m).links) > 1", head="from invariant.parsers import html_code"),
+         why=("detectors know other patterns",)),
 )
 
 CASES: Final = (*_EVENTS, *_ARGUMENTS, *_FLOWS, *_QUANTIFIERS, *_EXPRESSIONS, *_TEXTS)

@@ -251,3 +251,11 @@ def test_unknown_roles_pass() -> None:
 def test_patterns_of_the_stock_language_load(pattern: str) -> None:
     """Escapes in a literal reach the regular expression as written."""
     compile_policy(rule("(m: Message)", f'any(find("{pattern}", m.content))'))
+
+
+def test_an_output_without_its_call_goes_by_its_name() -> None:
+    """A history that leaves the call out does not hide which tool an output is from."""
+    policy = compile_policy('raise "x" if:\n    (o: ToolOutput)\n    o is tool:get_inbox')
+    output = {"role": "tool", "tool_call_id": "c1", "name": "get_inbox", "content": "mail"}
+    assert policy.check(Conversation.of([output]))
+    assert not policy.check(Conversation.of([{**output, "name": "other"}]))

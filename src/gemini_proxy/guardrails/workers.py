@@ -1,10 +1,12 @@
 """Processes for work that would stall the event loop: large bodies, long checks. Started at first need."""
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Final, ParamSpec, TypeVar
 
 from gemini_proxy.errors import EngineUnavailable
@@ -43,7 +45,7 @@ class Workers:
             raise EngineUnavailable("The check took longer than its time.") from None
 
     def _start(self) -> ProcessPoolExecutor:
-        self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), initializer=_ignore_interrupt)
+        self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), initializer=_prepare)
         return self._pool
 
     def abandon(self, pool: ProcessPoolExecutor) -> None:
@@ -60,6 +62,15 @@ class Workers:
             self.abandon(self._pool)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole group; the server ends its workers itself."""
+def _prepare() -> None:
+    """In a new process: leave Ctrl-C, which reaches the whole group, to the server; and leave with the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed server cannot end its processes, and they would wait for work for ever: each holds its own queue open."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -25,7 +25,8 @@ from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.policy import Policy
-from gemini_proxy.policy.rules import Rule, RuleScope, Violation
+from gemini_proxy.policy.rules import Rule, RuleScope, RuleWindow, Violation
+from gemini_proxy.policy.session import Growth, Place, Session
 
 __all__ = [
     "Budget",
@@ -36,10 +37,14 @@ __all__ = [
     "DetectorRegistry",
     "EvaluationError",
     "Finding",
+    "Growth",
+    "Place",
     "Policy",
     "PolicyError",
     "Rule",
     "RuleScope",
+    "RuleWindow",
+    "Session",
     "Violation",
     "Warning",
     "compile_policy",

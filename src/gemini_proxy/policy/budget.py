@@ -41,9 +41,13 @@ class Budget:
 
 
 class Meter:
-    """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded."""
+    """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded.
 
-    __slots__ = ("_chars", "_rest", "deadline", "left", "max_chars", "max_items")
+    ``sliced`` says that texts are pieces of longer ones: what a detector rejects at a closer look may be cut, so it is
+    to report that as well.
+    """
+
+    __slots__ = ("_chars", "_rest", "deadline", "left", "max_chars", "max_items", "sliced")
 
     def __init__(self, budget: Budget) -> None:
         self.left = 0
@@ -52,6 +56,7 @@ class Meter:
         self.max_chars = budget.max_chars
         self.max_items = budget.max_items
         self._chars = budget.max_total_chars
+        self.sliced = False
 
     def charge(self, steps: int) -> None:
         """Take ``steps``; loops that are hot do the subtraction themselves and call ``refill`` below zero."""

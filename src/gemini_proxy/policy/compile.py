@@ -17,6 +17,7 @@ from gemini_proxy.policy.quantifiers import QuantifierCompiler
 from gemini_proxy.policy.rules import Rule
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import VALUE_KINDS, Context, Known, Scope, nearest
+from gemini_proxy.policy.window import window_of
 
 # A megabyte of policy is a mistake; who takes policies from strangers sets a lower bound.
 MAX_CHARS = 1_000_000
@@ -162,7 +163,7 @@ class _PolicyCompiler:
         predicates = [predicate.node for predicate in self._context.predicates.values()]
         binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
         kind = scope_of(statement, self._context.detectors.names, binding)
-        rule = Rule(statement.line, statement.text, kind)
+        rule = Rule(statement.line, statement.text, kind, window_of(statement, self._context, binding))
         compiled = CompiledRule(
             rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
         )

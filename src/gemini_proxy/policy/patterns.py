@@ -17,7 +17,7 @@ Matcher = Callable[[Run, Any], bool]
 
 
 def compile_pattern(context: Context, pattern: syntax.Pattern) -> Matcher:
-    """A test of a value. A tool output is tested as the call it answers; without a call it is no tool's."""
+    """A test of a value. A tool output is tested as the call it answers, without a call by its own ``name``."""
     if isinstance(pattern, syntax.ToolPattern):
         return _tool(context, pattern)
     if isinstance(pattern, syntax.TextPattern):
@@ -41,7 +41,10 @@ def _tool(context: Context, pattern: syntax.ToolPattern) -> Matcher:
         if type(value) is not Event:
             return False
         call = value.call if value.kind == "ToolOutput" else value
-        if call is None or call.kind != "ToolCall":
+        if call is None:
+            # The client left the call out of the history; what the output says of itself is all there is.
+            return arguments is None and value.data.get("name") == name
+        if call.kind != "ToolCall":
             return False
         function = call.data["function"]
         return function["name"] == name and (arguments is None or arguments(run, function["arguments"]))

@@ -114,6 +114,11 @@ class Policy:
             violations.extend(rule.check(run))
         return tuple(violations)
 
+    @property
+    def compiled(self) -> tuple[CompiledRule, ...]:
+        """The rules as code, in the order of ``rules``."""
+        return self._rules
+
     def expected_cost(self, conversation: Conversation) -> int:
         """A rough upper estimate of a check in microseconds, without looking at the messages again."""
         counts, chars = conversation.counts, conversation.chars

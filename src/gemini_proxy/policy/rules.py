@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RuleScope = Literal["text", "message", "flow"]
+RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,11 +14,26 @@ class Rule:
 
     ``scope``: ``text`` when more text can only add violations and each rests on text of one message alone, ``message``
     when one event decides, ``flow`` when several events, a count or the whole conversation do.
+
+    ``window`` says how the rule is judged while an answer grows:
+
+    - ``slice``: a piece of the text decides, and what it shows stays true of any longer text;
+    - ``edge``: so it does, but what stands at the edge of the piece waits for what comes beside it;
+    - ``hint``: a piece that shows nothing is clean, one that shows something waits for the whole;
+    - ``event``: the answer's text changes nothing, only calls, outputs and media do, and a violation stays;
+    - ``late``: as ``event``, but what comes later can undo a violation;
+    - ``whole``: nothing less than the whole text decides.
     """
 
     line: int
     text: str
     scope: RuleScope
+    window: RuleWindow = "whole"
+
+    @property
+    def stays(self) -> bool:
+        """Whether a violation found in an answer so far will be one in the whole answer."""
+        return self.window in ("slice", "event")
 
 
 @dataclass(frozen=True, slots=True)

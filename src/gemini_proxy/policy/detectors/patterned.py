@@ -40,7 +40,7 @@ class RuleSet:
         seen: set[tuple[int, int]] = set()
         for rule, regex in self._rules:
             for start, end in regex.spans(text, meter):
-                if (start, end) not in seen and rule.accept(text[start:end]):
+                if (start, end) not in seen and (meter.sliced or rule.accept(text[start:end])):
                     seen.add((start, end))
                     yield Finding(index, start, end, rule.label)
 
