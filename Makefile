@@ -3,6 +3,8 @@
 #   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
 #   make demo                      the proxy before a built-in sample model, no key needed
 #   make check test bench          what a change has to pass, and the figures of the README
+#   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
+#   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
 # PYTHON names another interpreter, ARGS adds arguments to run, demo, test and bench.
 
@@ -15,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test check bench clean
+.PHONY: install run demo test check bench bench-policies bench-lag oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -39,9 +41,18 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ARGS)
 
+# Beside the stock engine: its process has to start first.
+bench-policies: $(VENV)/.installed-dev .venv-oracle/.installed
+	$(BIN)/python -m bench.policies $(ARGS)
+
+bench-lag: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.loop_lag $(ARGS)
+
+oracle: .venv-oracle/.installed
+
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
@@ -56,4 +67,10 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
 
 $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 	$(PIP) install --editable '.[dev]'
+	touch $@
+
+# In an environment of its own: it pins what the proxy does not. Older versions of lark read one policy in two ways.
+.venv-oracle/.installed:
+	$(PYTHON) -m venv --clear .venv-oracle
+	.venv-oracle/bin/python -m pip --disable-pip-version-check --quiet install 'invariant-ai==0.3.5' 'lark>=1.2.2'
 	touch $@

@@ -98,8 +98,8 @@ class Guardrails(_Section):
     log_policies: tuple[str, ...] = ()
     header_policies: Literal["add", "replace", "off"] = "add"
     request_check: Literal["overlap", "before"] = "overlap"
-    stream_check: Literal["final", "hold"] = "final"
-    window_overlap: Annotated[int, Field(ge=0)] = 256
+    stream_check: Literal["final", "window", "hold"] = "final"
+    window_overlap: Annotated[int, Field(ge=0, le=65_536)] = 256
     unavailable: Literal["block", "allow"] = "block"
     timeout: Annotated[float, Field(gt=0)] = 5.0
     thoughts: Literal["check", "skip"] = "check"

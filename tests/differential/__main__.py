@@ -12,7 +12,7 @@ import click
 from tests.differential.compare import UNEXPLAINED, Differing, Report, chosen, compare_portion
 from tests.differential.oracle import OracleError
 
-_PORTION = 250
+_PORTION = 1250
 
 
 @click.command()

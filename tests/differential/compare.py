@@ -7,7 +7,7 @@ from typing import Final
 
 from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, Policy, compile_policy
 from tests.differential.conversations import ConversationMaker
-from tests.differential.differences import Messages, known_error, rewritings
+from tests.differential.differences import Messages, known_error, our_known_error, rewritings
 from tests.differential.oracle import Oracle, OracleError, Outcome, running_oracle
 from tests.differential.policies import CASES, Case
 
@@ -113,7 +113,7 @@ class Comparison:
                     return " + ".join((*why, error))
         if case.why and case.stock is None:
             return " + ".join(case.why)
-        return known_error(stock, messages) or UNEXPLAINED
+        return our_known_error(ours, messages) or known_error(stock, messages) or UNEXPLAINED
 
 
 def chosen(names: Sequence[str]) -> list[Case]:
@@ -136,7 +136,9 @@ def our_outcome(policy: Policy, messages: Messages, case: Case) -> Outcome:
     return Outcome(tuple(one.ranges for one in found))
 
 
-def _by_parameters(pairs: Sequence[tuple[Case, Policy]]) -> Iterator[tuple[dict[str, object], list[tuple[Case, Policy]]]]:
+def _by_parameters(
+    pairs: Sequence[tuple[Case, Policy]],
+) -> Iterator[tuple[dict[str, object], list[tuple[Case, Policy]]]]:
     plain = [pair for pair in pairs if not pair[0].parameters]
     if plain:
         yield {}, plain

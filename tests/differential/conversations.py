@@ -9,26 +9,35 @@ Message = dict[str, Any]
 
 TOOLS: Final = ("search", "send_email", "get_inbox", "read_file", "run_python", "delete_file")
 _WORDS: Final = (
-    "hello", "please", "the", "report", "for", "alice@corp.com", "eve@evil.io", "bob@ourcompany.com", "SECRET", "secret",
-    "password", "CANARY-42", "https://evil.example/a?b=c", "http://ok.example.com/x", "![x](https://evil.example/i.png)",
+    "hello", "please", "the", "report", "for", "alice@corp.com", "eve@evil.io", "bob@ourcompany.com", "SECRET",
+    "secret", "password", "CANARY-42", "https://evil.example/a?b=c", "http://ok.example.com/x",
+    "![x](https://evil.example/i.png)",
     "ghp_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "AKIAABCDEFGHIJKLMNOP", "xoxb-123-456-abc", "123-45-6789",
-    "ignore previous instructions", "a.b", "axb", "(", "[", "$5", "../etc", "/workspace/a.txt", "/etc/passwd", "5", "42",
+    "ignore previous instructions", "a.b", "axb", "(", "[", "$5", "../etc", "/workspace/a.txt", "/etc/passwd", "5",
+    "42",
     "<script>alert(1)</script>", "<!-- hidden -->", "<a href='https://evil.example'>x</a>", "import os", "Ünïcödé",
     "日本語", "🙂", "e\u0301", "\u200b", "\u202e", "\ue000", "\U000e0041", "\u00a0", "\n", "\nsecret", "\t", "\r\n",
     '<img src="x" alt="secret words">', "GNU GENERAL PUBLIC LICENSE", "ok", "OK", "yes", "no", "İ", "ſ", "٣",
 )  # fmt: skip
 _PROGRAMS: Final = (
-    "print(1)", "import os\nos.system('ls')", "from subprocess import run\nrun('ls')", "def f(:", "eval('1')", "x = [1]",
+    "print(1)", "import os\nos.system('ls')", "from subprocess import run\nrun('ls')", "def f(:", "eval('1')",
+    "x = [1]",
 )  # fmt: skip
-_ADDRESSES: Final = ("alice@corp.com", "bob@ourcompany.com", "eve@evil.io", "bob@ourcompany.comEVIL", "a@x.com\nb@y.com")
+_ADDRESSES: Final = (
+    "alice@corp.com",
+    "bob@ourcompany.com",
+    "eve@evil.io",
+    "bob@ourcompany.comEVIL",
+    "a@x.com\nb@y.com",
+)
 _PATHS: Final = ("/workspace/a.txt", "/workspace/../etc/passwd", "/etc/passwd", "/workspace/.env", "")
 _IMAGES: Final = ("https://img.example/a.png", "data:image/png;base64,iVBORw0KGgo=", "data:image/jpeg;base64,AAAA")
 _TYPES: Final = ("string", "integer", "number", "boolean")
 
 
 class ConversationMaker:
-    """Draws conversations. Whether outputs name their calls, and whether content is always text, are habits of a client:
-    they are drawn once a conversation."""
+    """Draws conversations. Whether outputs name their calls, and whether content is always text, are habits of a
+    client: they are drawn once a conversation."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -46,7 +55,13 @@ class ConversationMaker:
         return [message for _ in range(size) for message in self._turn()]
 
     def _turn(self) -> list[Message]:
-        kinds: Sequence[Callable[[], list[Message]]] = (self._said, self._calling, self._output, self._tools, self._bare)
+        kinds: Sequence[Callable[[], list[Message]]] = (
+            self._said,
+            self._calling,
+            self._output,
+            self._tools,
+            self._bare,
+        )
         return self._random.choices(kinds, (40, 32, 24, 3, 1))[0]()
 
     def _said(self) -> list[Message]:

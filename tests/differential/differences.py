@@ -31,8 +31,8 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class StockError:
-    """An error of the stock engine where ours has an answer: its words, and whether the conversation is of its kind."""
+class KnownError:
+    """An error of one engine where the other has an answer: its words, and whether the conversation is of its kind."""
 
     name: str
     reason: str
@@ -174,7 +174,9 @@ def _is_json(text: str) -> bool:
 CONVERSATIONS: Final = (
     Difference("no content is empty text", "the stock engine raises on None where a text is asked for", _no_content),
     Difference("chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks),
-    Difference("chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks_apart),
+    Difference(
+        "chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks_apart
+    ),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_joined),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_apart),
@@ -198,25 +200,27 @@ POLICIES: Final = (
     Difference("a line is a line", "a line that begins with a parenthesis is a call of what the line before ends with"),
     Difference("a written list can hold an event's values", "there its items are taken before the event is known"),
     Difference("case is RE2's", "without case, Python takes a dotted capital I for an i"),
-    Difference("detectors know other patterns", "ours and theirs are lists of patterns, and neither contains the other"),
+    Difference(
+        "detectors know other patterns", "ours and theirs are lists of patterns, and neither contains the other"
+    ),
 )
 
 _NOT_TEXT = r"(TypeError: '\w+' object is not subscriptable|TypeError: (list|string) indices|KeyError: '\w+')"
 
 STOCK_ERRORS: Final = (
-    StockError(
+    KnownError(
         "a missing parameter is an error where it is read",
         "the stock engine reads it before it knows whether there is anything to check",
         re.compile("MissingPolicyParameter: "),
         lambda messages: True,
     ),
-    StockError(
+    KnownError(
         "a text is a text",
         "the stock engine reads JSON first where a text that looks like it is asked for a method",
         re.compile(_NOT_TEXT + r".*\[visit_MemberAccess\]"),
         _has_json,
     ),
-    StockError(
+    KnownError(
         "an output of no call is no tool's",
         "the stock engine raises when it is asked for its tool",
         re.compile("AttributeError: .*_tool_call"),
@@ -234,6 +238,21 @@ def rewritings(messages: Messages) -> Iterator[tuple[tuple[str, ...], Messages]]
             for one in chosen:
                 changed = one.rewrite(changed) if one.rewrite else changed
             yield tuple(one.name for one in chosen), changed
+
+
+OUR_ERRORS: Final = (
+    KnownError(
+        "a text is a text",
+        "the stock engine reads a text as JSON where a field of it is asked for; ours asks for json_loads",
+        re.compile(r'EvaluationError: .*(text|list) has no field "'),
+        lambda messages: True,
+    ),
+)
+
+
+def our_known_error(outcome: Outcome, messages: Messages) -> str | None:
+    """The name of the error of our engine that this is, where the stock engine has an answer."""
+    return next((one.name for one in OUR_ERRORS if one.words.search(str(outcome)) and one.applies(messages)), None)
 
 
 def known_error(outcome: Outcome, messages: Messages) -> str | None:

@@ -6,9 +6,9 @@ Runs under the interpreter that has invariant-ai, and imports nothing of ours. C
 ``{"do": "check", "names": [..], "messages": m, "parameters": p}``   ``{"outcomes": [outcome, ..]}``
 ``{"do": "time", "name": n, "messages": m, "parameters": p, "seconds": s}``   ``{"samples": [seconds, ..]}`` or an error
 
-An outcome is ``{"errors": n, "ranges": [[address, ..], ..]}`` or ``{"error": class, "reason": text}``. Patched: the stack of
-interpreters belongs to its task, the cap on evaluations is out of reach, the function cache has no locks and lives for
-one check, a missing extra is an error instead of an exit, and nothing connects anywhere.
+An outcome is ``{"errors": n, "ranges": [[address, ..], ..]}`` or ``{"error": class, "reason": text}``. Seconds are
+of the CPU. Patched: the stack of interpreters belongs to its task, the cap on evaluations is out of reach, the function
+cache has no locks and lives for one check, a missing extra is an error instead of an exit, nothing connects anywhere.
 """
 
 import asyncio
@@ -82,12 +82,12 @@ class Worker:
         return await self._time(command["name"], messages, parameters, command["seconds"])
 
     def _load(self, name: str, text: str) -> dict[str, Any]:
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             self._loaded[name] = self._stock.policies.from_string(text)
         except Exception as error:
             return _failure(error)
-        return {"ok": True, "seconds": time.perf_counter() - started}
+        return {"ok": True, "seconds": time.thread_time() - started}
 
     async def _analyze(self, name: str, messages: Any, parameters: dict[str, Any]) -> Any:
         cache = self._stock.caches.FunctionCache()
@@ -104,17 +104,17 @@ class Worker:
             return _failure(error)
 
     async def _time(self, name: str, messages: Any, parameters: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The seconds of each check, as many as begin within ``seconds``, one at least; a first one goes unmeasured."""
+        """CPU seconds of each check, as many as begin within ``seconds``; a first one goes unmeasured."""
         samples: list[float] = []
         await self._check(name, messages, parameters)
         begun = time.perf_counter()
         while not samples or (time.perf_counter() - begun < seconds and len(samples) < _MOST_SAMPLES):
-            started = time.perf_counter()
+            started = time.thread_time()
             try:
                 await self._analyze(name, messages, parameters)
             except Exception as error:
                 return _failure(error)
-            samples.append(time.perf_counter() - started)
+            samples.append(time.thread_time() - started)
         return {"samples": samples}
 
 

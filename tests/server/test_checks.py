@@ -9,8 +9,10 @@ import orjson
 import pytest
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.engine import Check, FailOpenEngine
+from gemini_proxy.guardrails.engine import Check, FailOpenEngine, GuardSession
+from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
@@ -263,6 +265,48 @@ async def test_answer_over_the_limit(
     assert b"larger than the proxy may hold" in body
 
 
+@pytest.mark.parametrize("mode", ["final", "hold"])
+@pytest.mark.parametrize("city", ["Cork", "Dublin"])
+async def test_a_waiting_client_is_kept_alive(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, mode: str, city: str
+) -> None:
+    """While a verdict takes longer than a second, the event that will come is begun and spaces are added to it."""
+    engine = Unhurried()
+    proxy = await start_proxy(policy=NO_DUBLIN, guardrails={"stream_check": mode}, engine=engine)
+    (event,) = sse(candidate(f"In {city}", "STOP"))
+    upstream.reply(stream(event))
+    async with client.post(proxy.stream, json=prompt("Where?")) as response:
+        assert await response.content.readexactly(7) == b"data:  "
+        assert response.headers["x-gemini-proxy-guardrails"].startswith("verdict=pending")
+        engine.decide.set()
+        body = await response.read()
+    payload = orjson.loads(body)
+    assert body.endswith(b"}\r\n\r\n")
+    if city == "Cork":
+        assert body.lstrip() == event.removeprefix(b"data: ")
+    else:
+        assert payload["candidates"][0]["finishReason"] == "SAFETY"
+
+
+class Unhurried:
+    """The real engine, whose verdicts on answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.engine = NativeEngine(Workers(), 5.0)
+        self.decide = asyncio.Event()
+
+    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        verdict = self.engine.judge(check)
+        return self.wait(verdict) if len(check.messages) > 1 else verdict
+
+    async def wait(self, verdict: Verdict | Awaitable[Verdict]) -> Verdict:
+        await self.decide.wait()
+        return verdict if isinstance(verdict, Verdict) else await verdict
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        return self.engine.open_session(check, overlap)
+
+
 class Broken:
     """An engine that never has a verdict, at once or later."""
 
@@ -276,6 +320,9 @@ class Broken:
 
     async def wait(self) -> Verdict:
         raise EngineUnavailable("broken")
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        return None
 
 
 @pytest.mark.parametrize("later", [False, True])

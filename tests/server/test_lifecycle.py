@@ -344,3 +344,21 @@ async def test_upstream_that_falls_silent(
     async with client.post(proxy.method(), json=prompt("hi")) as response:
         assert response.status == 504
         assert (await response.json())["error"]["status"] == "DEADLINE_EXCEEDED"
+
+
+async def test_a_refusal_in_the_history_refuses_nothing(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """A chat sends our refusal back as the model's words; the rule's own message does not set the rule off again."""
+    proxy = await start_proxy(policy=NO_DUBLIN, guardrails={"stream_check": "hold"})
+    upstream.reply(stream(*sse(candidate("Dublin", "STOP"))))
+    async with client.post(proxy.stream, json=prompt("Where?")) as response:
+        event = orjson.loads((await response.read()).removeprefix(b"data: "))
+    said = event["candidates"][0]["content"]
+    history = [*prompt("Where?")["contents"], said, *prompt("Why not?")["contents"]]
+    upstream.reply(unary(candidate("Ask something else", "STOP")))
+    async with client.post(proxy.method(), json={"contents": history}) as response:
+        assert response.status == 200
+    history[1] = {"role": "model", "parts": [{"text": said["parts"][0]["text"] + " Dublin"}]}
+    async with client.post(proxy.method(), json={"contents": history}) as response:
+        assert response.status == 400

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from gemini_proxy.config import Config, ListenAddress
+from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.keys import STORE
@@ -60,13 +61,14 @@ async def proxy_before(
     policy: str | None = None,
     log_policy: str | None = None,
     grace: float = 5.0,
+    engine: Engine | None = None,
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[Proxy]:
     """Run the proxy before the upstream at ``base_url``; ``sections`` are those of the configuration."""
     database = str(sections.get("traces", {}).get("database", f"sqlite:///{folder / 'traces.db'}"))
     values = {**sections, "upstream": {"base_url": base_url, **sections.get("upstream", {})}}
     values["traces"] = {**sections.get("traces", {}), "database": database}
-    app = create_app(Config.model_validate(values), rules(policy, log_policy))
+    app = create_app(Config.model_validate(values), rules(policy, log_policy), engine)
     async with running(app, [ListenAddress("127.0.0.1", 0)], grace) as bound:
         yield Proxy(f"http://{bound[0]}", app, database)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gemini_proxy.cli.policy_backtest import Finding, Report
-from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.cli.visible import counted, line, local_time, terminal
 
 
 def print_report(policy: Path, report: Report, shown: int) -> None:
@@ -17,7 +17,9 @@ def print_report(policy: Path, report: Report, shown: int) -> None:
     _print_all(console, refused, shown, "would be refused")
     _print_all(console, undecided, shown, "without a verdict")
     times = report.milliseconds
-    counts = f"{len(report.seconds)} traces, {len(refused)} would be refused, {len(undecided)} without a verdict"
+    counts = (
+        f"{counted(len(report.seconds), 'trace')}, {len(refused)} would be refused, {len(undecided)} without a verdict"
+    )
     console.print(line(f"{policy}: {counts}"), soft_wrap=True)
     console.print(
         f"{times['total']:.1f} ms in all, {times['median']:.2f} ms for the median trace, {times['most']:.2f} ms at most"

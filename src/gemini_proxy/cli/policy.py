@@ -20,7 +20,7 @@ from gemini_proxy.cli.policy_backtest import Backtest, Report
 from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
 from gemini_proxy.cli.policy_files import Unusable, compile_file, described_error, described_warning, usable_policy
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.visible import as_json, terminal
+from gemini_proxy.cli.visible import as_json, counted, terminal
 from gemini_proxy.policy import Policy, PolicyError
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
@@ -54,16 +54,15 @@ def check(files: tuple[Path, ...], strict: bool) -> None:
 
 
 def _summary(file: Path, loaded: Policy) -> str:
-    facts = [_counted(len(loaded.rules), "rule")]
+    facts = [counted(len(loaded.rules), "rule")]
     if loaded.warnings:
-        facts.append(_counted(len(loaded.warnings), "warning"))
+        facts.append(counted(len(loaded.warnings), "warning"))
     if loaded.parameters:
         facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
+    # With stream_check = "window" one such rule makes every answer wait for its end.
+    if waiting := [str(rule.line) for rule in loaded.rules if rule.window == "whole"]:
+        facts.append(f"has to see the whole answer for line {', '.join(waiting)}")
     return f"{file}: loads: {', '.join(facts)}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @policy.command("test")
@@ -145,7 +144,7 @@ def _over_traces(database: str, trial: Backtest, dataset: str | None, last: int 
             report = Report()
             with _progress() as progress:
                 task = progress.add_task("traces", total=total)
-                async for trace in policy_backtest.newest(store, dataset, last):
+                async for trace in policy_backtest.recorded(store, dataset, last):
                     report.add(trial, trace)
                     progress.advance(task)
             return report

@@ -103,12 +103,16 @@ class Report:
 
     @property
     def refused(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.refused]
+        """The newest first."""
+        return [finding for finding in self._newest() if finding.refused]
 
     @property
     def undecided(self) -> list[Finding]:
         """Those without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
-        return [finding for finding in self.findings if not finding.refused]
+        return [finding for finding in self._newest() if not finding.refused]
+
+    def _newest(self) -> list[Finding]:
+        return sorted(self.findings, key=lambda finding: finding.created, reverse=True)
 
     @property
     def milliseconds(self) -> dict[str, float]:
@@ -146,7 +150,7 @@ def _moved(violation: Violation, places: Sequence[int]) -> Violation:
 
 
 async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:
-    """How many traces ``newest`` will give, if none is added or deleted meanwhile."""
+    """How many traces ``recorded`` will give, if none is added or deleted meanwhile."""
     total = 0
     before: int | None = None
     while last is None or total < last:
@@ -158,19 +162,21 @@ async def count(store: TraceStore, dataset: str | None, last: int | None) -> int
     return total if last is None else min(total, last)
 
 
-async def newest(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
-    """The last traces, of one dataset or of all, the newest first."""
-    left = last
+async def recorded(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
+    """The last traces, the newest first, or all, the oldest first, which takes a tenth of the time a trace."""
+    if last is None:
+        async for trace in store.export(dataset):
+            yield trace
+        return
     before: int | None = None
-    while left is None or left > 0:
-        limit = _PAGE if left is None else min(_PAGE, left)
+    while last > 0:
+        limit = min(_PAGE, last)
         page = await store.recent(limit, dataset=dataset, before=before)
         for summary in page:
-            trace = await store.get(summary.id)
             # Retention may delete one between the two queries.
-            if trace is not None:
-                yield trace
+            if (found := await store.get(summary.id)) is not None:
+                yield found
         if len(page) < limit:
             return
         before = page[-1].seq
-        left = None if left is None else left - len(page)
+        last -= limit

@@ -100,8 +100,10 @@ def read_cases(file: Path) -> tuple[Case, ...]:
     try:
         document = orjson.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
         cases = _by_hand(document) if isinstance(document, dict) else _examples(document)
-    except (orjson.JSONDecodeError, yaml.YAMLError, CasesError, RecursionError) as error:
+    except (orjson.JSONDecodeError, yaml.YAMLError, CasesError) as error:
         raise Unusable(f"{file}: {error}") from None
+    except RecursionError:
+        raise Unusable(f"{file}: nested too deeply") from None
     if not cases:
         raise Unusable(f"{file}: there is no case in it")
     return cases

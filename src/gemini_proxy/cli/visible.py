@@ -29,6 +29,11 @@ def line(value: object, style: str = "") -> Text:
     return Text((value if isinstance(value, str) else as_json(value)).translate(ONE_LINE), style)
 
 
+def counted(number: int, what: str) -> str:
+    """``1 trace``, ``2 traces``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def as_json(value: Any) -> str:
     """A value as compact JSON; what JSON lacks becomes text."""
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

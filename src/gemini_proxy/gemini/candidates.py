@@ -1,7 +1,7 @@
 """One candidate of a response, put together from the events it came in."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -60,12 +60,22 @@ class TextRun:
 _Slot = TextRun | StreamedCall | dict[str, Any]
 
 
+class Grown(NamedTuple):
+    """What a candidate got: ``text``, which begins a run if ``fresh``, or None for any part that is not plain text."""
+
+    candidate: int
+    text: str | None
+    thought: bool = False
+    fresh: bool = True
+
+
 class Candidate:
     """What is known of one candidate so far. What it returns is not to be changed, and ``args`` of an open call grow.
 
     ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known.
     ``grounding_metadata`` is the last that was not empty, ``url_context_metadata`` the first, ``citations`` every
     citation once, in the order they came. ``text_length`` counts the characters of all text parts, thoughts included.
+    ``grown``, where it is a list, gets what comes, in order.
     """
 
     def __init__(self, index: int) -> None:
@@ -78,6 +88,7 @@ class Candidate:
         self.citations: list[Any] = []
         self.continuation_token_seen = False
         self.text_length = 0
+        self.grown: list[Grown] | None = None
         self._role: str | None = None
         self._slots: list[_Slot] = []
         self._run: TextRun | None = None
@@ -126,7 +137,7 @@ class Candidate:
         self.continuation_token_seen = False
 
     def _add_content(self, content: Any) -> None:
-        if not isinstance(content, Mapping):
+        if not isinstance(content, dict):
             raise DecodeError("The upstream sent a candidate with content that is not an object")
         role = content.get("role")
         if self._role is None and role:
@@ -134,7 +145,7 @@ class Candidate:
                 raise DecodeError("The upstream sent a role that is not a string")
             self._role = role
         parts = content.get("parts")
-        if isinstance(parts, Mapping):
+        if isinstance(parts, dict):
             parts = (parts,)
         elif not isinstance(parts, list):
             if parts is not None:
@@ -145,7 +156,7 @@ class Candidate:
             self._add_part(part)
 
     def _add_part(self, part: Any) -> None:
-        if not isinstance(part, Mapping):
+        if not isinstance(part, dict):
             if part is not None:
                 raise DecodeError("The upstream sent a part that is not an object")
             return
@@ -164,12 +175,15 @@ class Candidate:
             self._add_text(text, thought, part.get("thoughtSignature"))
         else:
             self.text_length += len(text)
+            self._note_other()
             self._append(part)
 
     def _add_text(self, text: str, thought: bool, signature: Any) -> None:
         if not text and signature is None:
             return
         run = self._run
+        if self.grown is not None:
+            self.grown.append(Grown(self.index, text, thought, run is None or run.thought is not thought))
         if run is None or run.thought is not thought:
             run = TextRun(thought)
             self._append(run)
@@ -182,6 +196,7 @@ class Candidate:
 
     def _add_call(self, part: dict[str, Any]) -> None:
         """Add a call; what else than marks its part holds becomes a part of its own, so that none of it is lost."""
+        self._note_other()
         marked = {key: value for key, value in part.items() if key in _CALL_MARKS}
         slot = self._calls.add(marked)
         if slot is not None:
@@ -189,6 +204,10 @@ class Candidate:
         rest = {key: value for key, value in part.items() if key not in _CALL_MARKS}
         if rest:
             self._add_part(rest)
+
+    def _note_other(self) -> None:
+        if self.grown is not None:
+            self.grown.append(Grown(self.index, None))
 
     def _append(self, slot: _Slot) -> None:
         self._slots.append(slot)
@@ -217,7 +236,7 @@ class Candidate:
         self.url_context_metadata = self.url_context_metadata or metadata
 
     def _add_citations(self, metadata: Any) -> None:
-        if not isinstance(metadata, Mapping):
+        if not isinstance(metadata, dict):
             raise DecodeError("The upstream sent citation metadata that is not an object")
         for key in ("citationSources", "citation_sources", "citations"):
             sources = metadata.get(key) or []

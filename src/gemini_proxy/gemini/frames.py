@@ -1,8 +1,7 @@
 """What a framing makes of an upstream body: frames, whose bytes joined in order are the body."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -12,8 +11,7 @@ from gemini_proxy.errors import DecodeError
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A piece of an upstream body that is passed on or withheld as a whole.
 
     ``raw``: every upstream byte from the end of the previous frame to the end of this one; joined in order they are
@@ -48,6 +46,11 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._fault: DecodeError | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether a fault was met: nothing more can be read."""
+        return self._fault is not None
 
     def read(self, steps: Iterator[Frame]) -> list[Frame]:
         """The frames of ``steps``; raises its DecodeError at once if there are none, else at the next call."""

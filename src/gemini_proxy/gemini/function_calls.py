@@ -100,10 +100,10 @@ class FunctionCalls:
 
 def read_call(value: Any) -> dict[str, Any]:
     """The fields of a ``functionCall``, names in camelCase; raises DecodeError for shapes that cannot be read."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise DecodeError("The upstream sent a function call that is not an object")
     call = camel_keys(value)
-    for key, kind in (("name", str), ("id", str), ("args", Mapping), ("partialArgs", list), ("willContinue", bool)):
+    for key, kind in (("name", str), ("id", str), ("args", dict), ("partialArgs", list), ("willContinue", bool)):
         if key in call and not isinstance(call[key], kind):
             raise DecodeError(f"The upstream sent a function call with a {key} that cannot be read")
     return {key: value for key, value in call.items() if value or key not in ("partialArgs", "willContinue")}
@@ -115,13 +115,18 @@ def carries_function_call(payload: Mapping[str, Any]) -> bool:
     False for shapes that are none of a response; a merger raises DecodeError for those.
     """
     candidates = payload.get("candidates")
-    return isinstance(candidates, list) and any(map(_candidate_calls, candidates))
+    if not isinstance(candidates, list):
+        return False
+    for candidate in candidates:
+        if _candidate_calls(candidate):
+            return True
+    return False
 
 
 def _candidate_calls(candidate: Any) -> bool:
-    content = candidate.get("content") if isinstance(candidate, Mapping) else None
-    parts = content.get("parts") if isinstance(content, Mapping) else None
+    content = candidate.get("content") if isinstance(candidate, dict) else None
+    parts = content.get("parts") if isinstance(content, dict) else None
     for part in parts if isinstance(parts, list) else (parts,):
-        if isinstance(part, Mapping) and not _CALL_KEYS.isdisjoint(part):
+        if isinstance(part, dict) and not _CALL_KEYS.isdisjoint(part):
             return True
     return False

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.candidates import Candidate
+from gemini_proxy.gemini.candidates import Candidate, Grown
 from gemini_proxy.gemini.function_calls import carries_function_call
 
-__all__ = ["Candidate", "Merger", "carries_function_call"]
+__all__ = ["Candidate", "Grown", "Merger", "carries_function_call"]
 
 # Both APIs have their own name for "no reason"; clients that ask for integers get 0.
 _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
@@ -31,6 +31,23 @@ class Merger:
         self._earlier_usage: dict[str, Any] | None = None
         self._token_seen = False
         self._candidates: dict[int, Candidate] = {}
+        self._grown: list[Grown] | None = None
+
+    def follow(self) -> None:
+        """From here on keep what candidates get for ``take_grown``."""
+        self._grown = []
+        for candidate in self._candidates.values():
+            candidate.grown = self._grown
+
+    def take_grown(self) -> list[Grown]:
+        """What candidates got since the last time, in order; nothing unless ``follow`` was called."""
+        taken = self._grown
+        if not taken:
+            return []
+        self._grown = []
+        for candidate in self._candidates.values():
+            candidate.grown = self._grown
+        return taken
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -71,7 +88,12 @@ class Merger:
         if self.error is not None or self.blocked:
             return True
         seen = self._candidates
-        return len(seen) >= (candidate_count or 1) and all(each.finished for each in seen.values())
+        if len(seen) < (candidate_count or 1):
+            return False
+        for each in seen.values():
+            if not each.finished:
+                return False
+        return True
 
     def add(self, payload: Mapping[str, Any]) -> None:
         """Add one event's response; raises DecodeError for a shape in which a part of the answer might go unread."""
@@ -97,7 +119,7 @@ class Merger:
         if not isinstance(candidates, list):
             raise DecodeError("The upstream sent candidates that are not a list")
         for candidate in candidates:
-            if isinstance(candidate, Mapping):
+            if isinstance(candidate, dict):
                 self._candidate(candidate.get("index")).add(candidate)
             elif candidate is not None:
                 raise DecodeError("The upstream sent a candidate that is not an object")
@@ -110,6 +132,7 @@ class Merger:
         found = self._candidates.get(index)
         if found is None:
             found = self._candidates[index] = Candidate(index)
+            found.grown = self._grown
         return found
 
     def _add_field(self, key: str, value: Any) -> None:

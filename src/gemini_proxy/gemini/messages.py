@@ -43,13 +43,21 @@ class MessageList:
         self._open: Message | None = None
         self._chunks: list[Chunk] = []
         self._pieces: list[str] = []
-        self._links = CallLinks()
+        self._linked: CallLinks | None = None
+        self._earlier: CallLinks | None = None
 
     def continued(self) -> "MessageList":
         """An empty list whose call ids and outputs go on from this one: for one candidate's answer."""
         following = MessageList()
-        following._links = self._links.copy()
+        following._earlier = self._linked or self._earlier
         return following
+
+    @property
+    def _links(self) -> CallLinks:
+        """Made for the first call or output: most conversations have none."""
+        if self._linked is None:
+            self._linked = self._earlier.copy() if self._earlier is not None else CallLinks()
+        return self._linked
 
     def add_tools(self, tools: Sequence[Message]) -> None:
         if tools:

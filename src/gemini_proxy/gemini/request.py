@@ -18,7 +18,7 @@ _CONTENTS = spellings("contents", "content", "systemInstruction")
 _KNOWN = _CONTROL | _CONTENTS | spellings("tools", "generationConfig", "cachedContent", "continuationToken")
 _WRAPPERS = {Method.COUNT_TOKENS: "generateContentRequest", Method.BATCH_EMBED: "requests"}
 """The field of a method's request that holds whole requests."""
-_WRAPPED = spellings(*_WRAPPERS.values())
+_NO_SETTINGS = _CONTENTS | spellings(*_WRAPPERS.values())
 _CONFIG_CONTROL = spellings(
     *"candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty logprobs".split(),
     *"responseLogprobs responseMimeType responseModalities mediaResolution thinkingConfig imageConfig".split(),
@@ -64,7 +64,7 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     return GeminiRequest(
         messages=tuple(reader.list.messages),
         unseen=tuple(reader.list.unseen),
-        settings={k: v for k, v in root.items() if k not in _CONTENTS | _WRAPPED},
+        settings={k: v for k, v in root.items() if k not in _NO_SETTINGS},
         candidate_count=_candidate_count(root),
         linked=reader.list,
     )
@@ -112,8 +112,11 @@ class _Reader:
         self._text_beside("systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT})
 
     def _tools(self, request: JsonObject) -> None:
+        tools = field(request, "tools")
+        if tools is None:
+            return
         declared: list[Message] = []
-        for tool in objects(field(request, "tools"), "tools"):
+        for tool in objects(tools, "tools"):
             for name, value in tool.items():
                 if snake_case(name) == "function_declarations":
                     declared.extend(_declaration(found) for found in objects(value, name))
@@ -163,11 +166,11 @@ def _declaration(function: JsonObject) -> Message:
 
 def _lower_types(schema: Any) -> Any:
     """Gemini's ``"type": "STRING"`` as JSON Schema's ``"string"``."""
-    if isinstance(schema, list):
-        return [_lower_types(inner) for inner in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        name: value.lower() if name == "type" and isinstance(value, str) and value in _TYPES else _lower_types(value)
-        for name, value in schema.items()
-    }
+    if type(schema) is dict:
+        return {
+            name: (value.lower() if name == "type" and value in _TYPES else value)
+            if type(value) is str
+            else _lower_types(value)
+            for name, value in schema.items()
+        }
+    return [_lower_types(inner) for inner in schema] if type(schema) is list else schema

@@ -14,6 +14,7 @@ from gemini_proxy.gemini.json_scan import ObjectScanner
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANKS = re.compile(rb"[ \t\r\n]+")
 _BRACE, _LF, _CR = b"{\n\r"
+_PLAIN_END = b"\r\n\r\n"
 # A client may show or run what it finds in a field that the standard says to ignore; unknown ones are refused.
 _OTHER_FIELDS = frozenset((b"", b"event", b"id", b"retry"))
 
@@ -39,7 +40,31 @@ class SseFraming:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes; raises DecodeError for what cannot be read."""
+        if data.endswith(_PLAIN_END) and not self._held and (frames := self._plain(data)) is not None:
+            return frames
         return self._reader.read(self._frames(data))
+
+    def _plain(self, data: bytes) -> list[Frame] | None:
+        """The frames of whole events of one data line each, as nearly every piece is; None for anything else.
+
+        What is a fault is left to the long way, which finds it again with what stands before it.
+        """
+        if not self._marked or self._line_begun or self._reader.broken or len(data) > self._limit:
+            return None
+        frames: list[Frame] = []
+        start = 0
+        while data.startswith(b"data:", start):
+            line_end = data.find(b"\r", start)
+            if data.find(b"\n", start) != line_end + 1 or not data.startswith(_PLAIN_END, line_end):
+                return None
+            end = line_end + len(_PLAIN_END)
+            try:
+                payload = decode_object(data[start + 5 : line_end])
+            except DecodeError:
+                return None
+            frames.append(Frame(data[start:end], payload))
+            start = end
+        return frames if start == len(data) else None
 
     def end(self) -> list[Frame]:
         """The frame of an event without its blank line; raises DecodeError for any other remainder."""

@@ -24,7 +24,8 @@ class CandidateMessages:
 def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[CandidateMessages, ...]:
     """Read every candidate of ``merger``. Raises DecodeError for parts that cannot be read."""
     try:
-        return tuple(_candidate(request, candidate, len(merger.candidates) > 1) for candidate in merger.candidates)
+        candidates = merger.candidates
+        return tuple([_candidate(request, candidate, len(candidates) > 1) for candidate in candidates])
     except BadRequest as error:
         raise DecodeError(f"The upstream's answer cannot be read: {error.message}") from None
 

@@ -13,7 +13,9 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end."""
+    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end.
+    ``waiting`` names rules for which ``window`` had to become ``hold``.
+    """
 
     mode: str
     rules: tuple[str, ...]
@@ -22,6 +24,7 @@ class Coverage:
     verdict: str
     unchecked: str = ""
     milliseconds: float = 0.0
+    waiting: tuple[str, ...] = ()
 
     @property
     def header(self) -> str:
@@ -42,6 +45,8 @@ class Coverage:
         }
         if len(self.unseen) > _LISTED:
             described["not_checked_in_all"] = len(self.unseen)
+        if self.waiting:
+            described["judged_only_at_the_end"] = list(self.waiting)
         if self.unchecked:
             described["unchecked"] = self.unchecked
         return described

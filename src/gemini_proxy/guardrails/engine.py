@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.policy import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,46 @@ class Check:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
+class GuardSession(Protocol):
+    """Judges the texts of an answer as they grow, one growing text for each candidate.
+
+    Only what the whole answer would be refused for is a violation here. ``overlap`` characters at the end of a text
+    must stay behind: what stands in them may be the beginning of something. ``waiting`` names the guardrails that can
+    say nothing before the end. Never raises: where there is no verdict on a piece, the session is not ``clear``.
+    """
+
+    overlap: int
+    waiting: tuple[str, ...]
+
+    @property
+    def clear(self) -> bool:
+        """Whether all text so far has passed."""
+        ...
+
+    @property
+    def stuck(self) -> bool:
+        """Whether that will not change before ``settle``."""
+        ...
+
+    def begin(self, candidate: int, place: Place) -> None:
+        """The candidate's text is from here on the one at ``place``."""
+        ...
+
+    def grow(self, candidate: int, text: str) -> Verdict:
+        """The verdict on ``text``, which follows what the candidate's text was. Addresses are of the whole text."""
+        ...
+
+    def settle(self) -> None:
+        """All messages so far were checked whole and passed. Every candidate begins again."""
+        ...
+
+
 class Engine(Protocol):
     """Answers checks."""
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        """For an answer to the messages of ``check``, which are checked already. None where nothing is to be judged."""
+        ...
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """The verdict at once, or one to wait for where finding it takes a while.
@@ -34,6 +73,10 @@ class FailOpenEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        """As the engine's: a piece without a verdict waits for the end, where this engine has the last word."""
+        return self._engine.open_session(check, overlap)
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         try:
@@ -51,6 +94,9 @@ class FailOpenEngine:
 
 class NoEngine:
     """Checks nothing (``engine = "off"``): the proxy only streams and records."""
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        return None
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         return Verdict()

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.engine import Check, GuardSession
+from gemini_proxy.guardrails.native_session import NativeSession
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.workers import Workers
@@ -36,6 +37,7 @@ class Found:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     ranges: tuple[str, ...]
+    stays: bool
 
 
 class NativeEngine:
@@ -44,6 +46,12 @@ class NativeEngine:
     def __init__(self, workers: Workers, timeout: float) -> None:
         self._workers = workers
         self._timeout = timeout
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        """Pieces are judged here, within the quick limit; one that takes more waits for the end of its answer."""
+        if not check.guardrails:
+            return None
+        return NativeSession(check, overlap, Budget(steps=QUICK_STEPS, seconds=self._timeout))
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
@@ -81,7 +89,7 @@ def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailabl
 
 def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> Verdict:
     violations = tuple(
-        Violation(one.args, one.kwargs, one.ranges, guardrail)
+        Violation(one.args, one.kwargs, one.ranges, guardrail, one.stays)
         for guardrail, ones in zip(check.guardrails, found, strict=True)
         for one in ones
     )
@@ -92,7 +100,10 @@ def _check_all(
     policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], budget: Budget
 ) -> list[list[Found]]:
     return [
-        [Found(one.args, one.kwargs, one.ranges) for one in policy.check(conversation, parameters, budget)]
+        [
+            Found(one.args, one.kwargs, one.ranges, one.rule.stays)
+            for one in policy.check(conversation, parameters, budget)
+        ]
         for policy in policies
     ]
 

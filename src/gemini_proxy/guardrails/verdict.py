@@ -12,12 +12,16 @@ _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``."""
+    """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
+
+    ``stays`` says that a violation in a part of an answer will be one in the whole of it, whatever follows.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     ranges: tuple[str, ...]
     rule: Guardrail
+    stays: bool = False
 
     @property
     def message(self) -> str:

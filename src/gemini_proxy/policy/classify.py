@@ -1,6 +1,6 @@
 """What a rule needs to see, and what a check of it costs: both read off the syntax tree at load."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.events import FIELDS
@@ -117,19 +117,37 @@ def _is_search(node: syntax.Expr, detectors: frozenset[str]) -> bool:
 
 
 class Cost:
-    """An upper estimate of what a rule costs, from how many events and characters there are."""
+    """What a rule's bindings and characters cost: ``kinds`` it goes over, microseconds ``per_character``."""
 
-    __slots__ = ("_kinds", "_per_character")
+    __slots__ = ("kinds", "per_character")
 
     def __init__(self, rule: syntax.Raise, predicates: Sequence[syntax.Predicate]) -> None:
-        self._kinds = tuple(line.kind for line in declarations(rule.body) if line.source is None)
+        self.kinds = tuple(line.kind for line in declarations(rule.body) if line.source is None)
         nodes = [node for part in (rule, *predicates) for node in syntax.walk(part)]
         tests = sum(isinstance(node, syntax.Call | syntax.Comparison) for node in nodes)
-        self._per_character = _CHARACTER * tests / 1000
+        self.per_character = _CHARACTER * tests / 1000
 
-    def microseconds(self, counts: dict[str, int], chars: int) -> float:
-        bindings = 1.0
-        for kind in self._kinds:
-            bindings *= max(1, counts.get(kind, counts["Message"] + counts["ToolOutput"]))
-        repeats = max(1.0, bindings / max(1, sum(counts.values())))
-        return 2 + bindings * _BINDING + chars * self._per_character * min(repeats, 10.0)
+
+class Costs:
+    """An upper estimate of what rules cost together, from how many events and characters there are."""
+
+    __slots__ = ("_alike",)
+
+    def __init__(self, costs: Iterable[Cost]) -> None:
+        alike: dict[tuple[str, ...], list[float]] = {}
+        for cost in costs:
+            alike.setdefault(cost.kinds, []).append(cost.per_character)
+        # Rules over the same kinds differ in their cost per character alone: it is asked twice for every exchange.
+        self._alike = tuple((kinds, len(rules), sum(rules)) for kinds, rules in alike.items())
+
+    def microseconds(self, counts: Mapping[str, int], chars: int) -> float:
+        events = max(1, sum(counts.values()))
+        texts = counts["Message"] + counts["ToolOutput"]
+        total = 0.0
+        for kinds, rules, per_character in self._alike:
+            bindings = 1.0
+            for kind in kinds:
+                bindings *= max(1, counts.get(kind, texts))
+            repeats = min(max(1.0, bindings / events), 10.0)
+            total += rules * (2 + bindings * _BINDING) + chars * per_character * repeats
+        return total

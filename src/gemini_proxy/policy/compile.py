@@ -163,12 +163,22 @@ class _PolicyCompiler:
         predicates = [predicate.node for predicate in self._context.predicates.values()]
         binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
         kind = scope_of(statement, self._context.detectors.names, binding)
-        rule = Rule(statement.line, statement.text, kind, window_of(statement, self._context, binding))
+        window = window_of(statement, self._context, binding)
+        rule = Rule(statement.line, statement.text, kind, window, self._constant_message(statement.error, scope))
         compiled = CompiledRule(
             rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
         )
         holder.append(compiled.fire)
         return compiled
+
+    def _constant_message(self, error: syntax.Expr, scope: Scope) -> str | None:
+        """What a rule says whatever it found; None where that depends on what it found."""
+        if isinstance(error, syntax.Name) and error.name in ("PolicyViolation", "Violation"):
+            return None
+        called = isinstance(error, syntax.Call) and isinstance(error.function, syntax.Name)
+        first = (error.args[0] if error.args else None) if isinstance(error, syntax.Call) and called else error
+        known = self._compiler.compile(first, scope).known if first is not None else None
+        return known.value if known is not None and isinstance(known.value, str) else None
 
     def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:
         """The arguments of what a rule raises: of PolicyViolation(...), or the one text."""

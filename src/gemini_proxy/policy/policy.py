@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gemini_proxy.policy.budget import Budget
-from gemini_proxy.policy.classify import Cost
+from gemini_proxy.policy.classify import Cost, Costs
 from gemini_proxy.policy.errors import EvaluationError, Warning
 from gemini_proxy.policy.events import Conversation, Event
 from gemini_proxy.policy.ranges import locate
@@ -80,7 +80,7 @@ class CompiledRule:
 class Policy:
     """Rules compiled from one text. Immutable and safe to share between threads."""
 
-    __slots__ = ("_rules", "parameters", "rules", "source", "text", "warnings")
+    __slots__ = ("_costs", "_rules", "parameters", "rules", "source", "text", "warnings")
 
     def __init__(
         self,
@@ -96,6 +96,7 @@ class Policy:
         self.warnings = warnings
         self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
         self._rules = rules
+        self._costs = Costs(compiled.cost for compiled in rules)
 
     def check(
         self,
@@ -122,4 +123,4 @@ class Policy:
     def expected_cost(self, conversation: Conversation) -> int:
         """A rough upper estimate of a check in microseconds, without looking at the messages again."""
         counts, chars = conversation.counts, conversation.chars
-        return int(sum(rule.cost.microseconds(counts, chars) for rule in self._rules)) + 1
+        return int(self._costs.microseconds(counts, chars)) + 1

@@ -26,6 +26,8 @@ _PROBE = 16 << 10
 _LEAST_PROBE = 512
 _PROBE_SECONDS = 0.02
 
+# What every match begins with, where that can be told at a glance: three characters or more, none of them optional.
+_HEAD = re.compile(r"[A-Za-z0-9_]{3,}(?![A-Za-z0-9_?*+{])")
 _SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
 _LONGEST_LITERAL = 200
 
@@ -47,7 +49,7 @@ class Regex:
     character, so that a line end cannot hide what follows it. Raises RegexError.
     """
 
-    __slots__ = ("_ascii", "_mode", "_unicode", "_unicode_pattern", "caveats", "pattern", "size")
+    __slots__ = ("_ascii", "_head", "_mode", "_unicode", "_unicode_pattern", "caveats", "pattern", "size")
 
     def __init__(self, pattern: str, mode: Mode) -> None:
         if len(pattern) > _MAX_PATTERN:
@@ -59,6 +61,8 @@ class Regex:
         self.pattern = pattern
         self.caveats = translation.caveats
         self._mode: Mode = mode
+        head = _HEAD.match(pattern) if mode == "find" and "|" not in pattern else None
+        self._head = head[0] if head else ""
         self._ascii = _compile(translation.ascii, mode)
         self._unicode_pattern = translation.unicode
         self._unicode: Any = self._ascii if translation.unicode == translation.ascii else None
@@ -77,6 +81,9 @@ class Regex:
 
     def test(self, text: str, meter: Meter) -> bool:
         """Whether the pattern matches the text, in the pattern's own mode."""
+        if self._head not in text:
+            meter.charge(1 + (len(text) >> 7))
+            return False
         compiled = self._for(text)
         data = _encode(text)
         self._pay(compiled, data, meter)
@@ -86,6 +93,9 @@ class Regex:
 
     def spans(self, text: str, meter: Meter) -> Iterator[Span]:
         """Where the pattern is found, left to right without overlap, in characters."""
+        if self._head not in text:
+            meter.charge(1 + (len(text) >> 7))
+            return
         compiled = self._for(text)
         data = _encode(text)
         self._pay(compiled, data, meter)

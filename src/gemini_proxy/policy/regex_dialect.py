@@ -32,6 +32,10 @@ _NOT_WORD = (
     r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
 )
 _INSIDE = {"d": _DIGIT, "D": r"\P{Nd}", "w": _WORD, "W": _NOT_WORD, "s": _SPACE, "S": _NOT_SPACE}
+# RE2's own \s leaves out five control characters that are white space in Python: a text must not mean something else
+# once a character that is not ASCII stands in it.
+_ASCII_OUTSIDE = {"s": r"[\t-\r\x1c-\x20]", "S": r"[^\t-\r\x1c-\x20]"}
+_ASCII_INSIDE = {"s": r"\t-\r\x1c-\x20", "S": r"\x00-\x08\x0e-\x1b\x21-\x7f"}
 _FLAGS = re.compile(r"\(\?([A-Za-z]*)(-[A-Za-z]+)?([:)])")
 _SHORT_COUNT = re.compile(r"\{,(\d+)\}")
 _COUNT = re.compile(r"\{\d*,?\d*\}")
@@ -150,7 +154,10 @@ class _Translator:
 
     def _class_escape(self, letter: str) -> None:
         table = _INSIDE if self._in_class else _OUTSIDE
-        self._emit(2, "\\" + letter, table[letter])
+        narrow = "\\" + letter
+        if not self._ascii_only:
+            narrow = (_ASCII_INSIDE if self._in_class else _ASCII_OUTSIDE).get(letter, narrow)
+        self._emit(2, narrow, table[letter])
 
     def _group(self) -> None:
         for opening, what, rewrite in _REFUSED:

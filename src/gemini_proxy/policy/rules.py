@@ -10,7 +10,8 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``line`` counts from 1; ``text`` is the rule's source.
+    """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
+    it found.
 
     ``scope``: ``text`` when more text can only add violations and each rests on text of one message alone, ``message``
     when one event decides, ``flow`` when several events, a count or the whole conversation do.
@@ -29,6 +30,7 @@ class Rule:
     text: str
     scope: RuleScope
     window: RuleWindow = "whole"
+    message: str | None = None
 
     @property
     def stays(self) -> bool:

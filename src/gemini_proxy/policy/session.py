@@ -19,7 +19,7 @@ from gemini_proxy.policy.run import Run
 
 _JUDGED: Final = frozenset(("slice", "edge", "hint"))
 # A piece is judged on the event loop: ten rules take about a millisecond for this many characters.
-_LONGEST_PIECE: Final = 65_536
+LONGEST_PIECE: Final = 65_536
 # How far a slice may reach back beyond the overlap to begin beside a word, where a pattern's edges are true ones.
 _BACK: Final = 64
 # At so many a list of ranges may have been cut short.
@@ -50,7 +50,7 @@ class _Text:
     __slots__ = ("kept", "open", "place", "start")
 
     def __init__(self, place: Place, kept: str) -> None:
-        self.place = place
+        self.place = Place(place.message, place.path)
         self.kept = kept
         self.start = len(place.before) - len(kept)
         self.open = False
@@ -104,7 +104,7 @@ class Session:
         found: list[tuple[Violation, ...]] = []
         if self.stuck or not self.reads_text:
             return Growth((), self.clear)
-        if len(piece) > _LONGEST_PIECE or len(whole) > _LONGEST_PIECE + 4 * self.overlap:
+        if len(piece) > LONGEST_PIECE or len(whole) > LONGEST_PIECE + 4 * self.overlap:
             self.stuck = True
             return Growth((), False)
         try:

@@ -5,7 +5,7 @@ reading costs nothing. A string made from one (a match, a slice, a stripped or l
 root. Nothing else carries a place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gemini_proxy.policy.budget import Meter
@@ -127,15 +127,18 @@ def count_chars(value: Any) -> int:
     total, stack = 0, [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, dict):
-            stack.extend(item)
-            stack.extend(item.values())
+        if isinstance(item, dict):
+            inner: Iterable[Any] = (*item, *item.values())
         elif isinstance(item, list):
-            stack.extend(item)
+            inner = item
         else:
-            total += 4
+            total += len(item) if isinstance(item, str) else 4
+            continue
+        for each in inner:
+            if type(each) is str:
+                total += len(each)
+            else:
+                stack.append(each)
     return total
 
 

@@ -1,9 +1,9 @@
 """Whether a rule can be judged while an answer grows: read off the syntax tree at load.
 
-A *slice* is a piece of one message's text with what stands before it. The tests accepted here ask only whether something
-stands in the text: the slice that holds it whole, and a character on either side, shows it, and more text does not take
-it away. A conjunction of them is as good: what it rests on is the stretch from the first to the last thing found.
-Whatever is not known to be such a test waits for the whole text.
+A *slice* is a piece of one message's text with what stands before it. The tests accepted here ask only whether
+something stands in the text: the slice that holds it whole, and a character on either side, shows it, and more text
+does not take it away. A conjunction of them is as good: what it rests on is the stretch from the first to the last
+thing found. Whatever is not known to be such a test waits for the whole text.
 """
 
 from collections.abc import Iterator

@@ -14,25 +14,26 @@ class ClientAnswer:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._response = web.StreamResponse()
-        self._streams = False
+        self._response: web.StreamResponse | None = None
+        self._event_open = False
 
     @property
     def begun(self) -> bool:
         """True once the head has been sent."""
-        return self._response.prepared
+        return self._response is not None and self._response.prepared
 
     @property
     def response(self) -> web.StreamResponse:
+        """What the answer is by now. There is none before its head is known."""
+        assert self._response is not None
         return self._response
 
     def head(self, status: int, headers: CIMultiDict[str], *, streams: bool) -> None:
         """Say what the head will be. Streams tell nginx and caches to pass them on as they come."""
-        self._streams = streams
         if streams:
             headers["x-accel-buffering"] = "no"
             headers.setdefault("cache-control", "no-cache")
-        self._response = web.StreamResponse(status=status, headers=headers)
+        self._response = (web.StreamResponse if streams else web.Response)(status=status, headers=headers)
 
     def stream_head(self, content_type: str) -> None:
         """The head of a stream that has no upstream answer behind it."""
@@ -40,7 +41,6 @@ class ClientAnswer:
 
     def whole(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
         """Answer with ``body``, all at once."""
-        self._streams = False
         self._response = web.Response(status=status, headers=headers, body=body)
 
     def error(self, status: int, body: Mapping[str, object]) -> None:
@@ -50,23 +50,37 @@ class ClientAnswer:
     def note(self, name: str, value: str) -> None:
         """Add a header, where the head has not been sent yet."""
         if not self.begun:
-            self._response.headers[name] = value
+            self.response.headers[name] = value
 
     async def write(self, data: bytes) -> None:
         if not self.begun:
-            await self._response.prepare(self._request)
-        await self._response.write(data)
+            await self.response.prepare(self._request)
+        if self._event_open:
+            self._event_open = False
+            data = data.removeprefix(b"data:").removeprefix(b" ")
+        await self.response.write(data)
+
+    async def keep_alive(self, following: bytes) -> None:
+        """Show a waiting SSE client that the connection lives: begin the event that will come, then add a space to it.
+
+        White space before an event's JSON is the one thing that every client takes for nothing; comments break several.
+        Where what will come is no event, nothing is sent.
+        """
+        if self._event_open:
+            await self.response.write(b" ")
+        elif following.startswith(b"data:"):
+            await self.write(b"data: ")
+            self._event_open = True
 
     async def finish(self, tail: bytes) -> web.StreamResponse:
         """The response with its last bytes; aiohttp sends its end after the middlewares have returned."""
-        if isinstance(self._response, web.Response):
-            return self._response
-        if not self._streams:
-            head = self._response
-            self._response = web.Response(status=head.status, headers=head.headers, body=tail)
+        response = self.response
+        if isinstance(response, web.Response):
+            if tail:
+                response.body = tail
         elif tail:
             await self.write(tail)
-        return self._response
+        return response
 
 
 def break_off(request: web.Request) -> None:

@@ -27,6 +27,7 @@ from gemini_proxy.server.record import Scribe
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.server.upstream import Upstream
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
 from gemini_proxy.traces.log_jobs import LogRuleWorker
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.store import TraceStore
@@ -40,21 +41,24 @@ _CLOSING_GRACE = 5.0
 """Seconds for what still runs when the last client has left, such as the traces of clients that went away."""
 
 
-def create_app(config: Config, rules: RuleSet) -> web.Application:
-    """The proxy as an aiohttp application. ``rules`` are those of the configured policy files, compiled."""
+def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> web.Application:
+    """The proxy as an aiohttp application. ``rules`` are those of the configured policy files, compiled.
+
+    ``engine`` checks in place of the one that the configuration names.
+    """
     app = web.Application(middlewares=[error_middleware, auth_middleware, guardrail_middleware])
     app[CONFIG] = config
     app[STATE] = State()
     app[TASKS] = tasks = Tasks()
     workers = Workers()
-    engine = _engine(config, workers)
+    checking = engine or _engine(config, workers)
     app[INTAKE] = Intake(config, rules, workers)
-    app[LIFECYCLE] = Lifecycle(engine, config.guardrails, config.refusals, tasks, config.upstream.max_answer_bytes)
+    app[LIFECYCLE] = Lifecycle(checking, config.guardrails, config.refusals, tasks, config.upstream.max_answer_bytes)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(workers.close)
-            await _open_traces(app, stack, engine)
+            await _open_traces(app, stack, checking)
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
@@ -96,7 +100,7 @@ async def _open_traces(app: web.Application, stack: contextlib.AsyncExitStack, e
         tasks.spawn(_retain(store, config.traces.retention_days), "retention")
 
 
-def _log_rules_check(engine: Engine) -> Any:
+def _log_rules_check(engine: Engine) -> LogRulesCheck:
     """What the logging rules' worker calls: compile the rules as they were queued, and ask the engine."""
 
     async def check(messages: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]) -> Sequence[Annotation]:

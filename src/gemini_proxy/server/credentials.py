@@ -116,8 +116,8 @@ def upstream_headers(
     named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
     for name, value in headers.items():
         folded = name.lower()
-        if folded in outgoing or folded in named or _INVARIANT.search(folded):
+        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) or folded in outgoing:
             continue
-        if (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) and not _INVARIANT.search(value):
+        if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
             outgoing[folded] = value
     return outgoing

@@ -1,9 +1,9 @@
 """One request and its answer, from the first byte read to the trace written: the only mutable value of a request."""
 
 import asyncio
+import os
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from gemini_proxy.gemini.calls import ModelCall
@@ -15,8 +15,18 @@ from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.gate import FrameGate
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.verdict import Violation
+from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.traces.trace import Outcome
+
+
+def _new_id() -> str:
+    """A random UUID (RFC 9562, version 4) in text, without the object that uuid.uuid4() makes of it first."""
+    number = bytearray(os.urandom(16))
+    number[6] = number[6] & 0x0F | 0x40
+    number[8] = number[8] & 0x3F | 0x80
+    digits = number.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 @dataclass(slots=True)
@@ -24,12 +34,13 @@ class Exchange:
     """Times are of ``time.perf_counter``; ``outcome`` is None until it is known.
 
     ``checking`` is a request check that runs beside the upstream call; ``framing`` the content type of an answer that
-    goes through the gate, None before there is one.
+    goes through the gate, None before there is one. ``windows`` judges an answer as it grows; ``waiting`` names the
+    rules for which that cannot be.
     """
 
     call: ModelCall
     credentials: Credentials
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
     rules: RuleSet = field(default_factory=RuleSet)
@@ -38,8 +49,11 @@ class Exchange:
     request: GeminiRequest | None = None
     checking: "asyncio.Task[None] | None" = None
     framing: str | None = None
+    keep_alive: Callable[[bytes], Awaitable[None]] | None = field(default=None, repr=False)
     merger: Merger = field(default_factory=Merger)
     gate: FrameGate | None = None
+    windows: AnswerWindows | None = None
+    waiting: tuple[str, ...] = ()
     answer_messages: tuple[Message, ...] = ()
     unseen: list[Unseen] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
@@ -65,6 +79,10 @@ class Exchange:
     def messages(self) -> list[Message]:
         """All that was said, the answer last; what the addresses of annotations point into."""
         return [*(self.request.messages if self.request else ()), *self.answer_messages]
+
+    @property
+    def message_count(self) -> int:
+        return (len(self.request.messages) if self.request else 0) + len(self.answer_messages)
 
 
 class Refused(Exception):

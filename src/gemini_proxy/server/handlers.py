@@ -1,6 +1,7 @@
 """Relays calls to the upstream and their answers back, chunk by chunk through the gate. Knows nothing of rules."""
 
 import asyncio
+from functools import partial
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -40,14 +41,26 @@ async def _relay_answer(request: web.Request, exchange: Exchange, answer: Client
     lifecycle = request.app[LIFECYCLE]
     lifecycle.open_gate(exchange, _framing(exchange, reply))
     answer.head(reply.status, reply.headers, streams=exchange.call.streams or reply.content_type == SSE_TYPE)
+    if exchange.framing == SSE_TYPE:
+        exchange.keep_alive = partial(_keep_alive, request, exchange, answer)
     async for data in reply.chunks():
-        leaving = await lifecycle.feed(exchange, data)
-        if not leaving:
-            continue
-        if not answer.begun:
-            exchange.mark_first_byte()
-            answer.note(HEADER, request.app[SCRIBE].coverage(exchange).header)
-        await answer.write(leaving)
+        if leaving := await lifecycle.feed(exchange, data):
+            _begin(request, exchange, answer)
+            await answer.write(leaving)
+
+
+def _begin(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
+    """Note what the head is to say, before the first byte takes it along."""
+    if not answer.begun:
+        exchange.mark_first_byte()
+        answer.note(HEADER, request.app[SCRIBE].coverage(exchange).header)
+
+
+async def _keep_alive(request: web.Request, exchange: Exchange, answer: ClientAnswer, following: bytes) -> None:
+    """A verdict takes long. Sending anything settles that a refusal comes in band, so the operator must want that."""
+    if answer.begun or request.app[CONFIG].refusals.before_stream == "event":
+        _begin(request, exchange, answer)
+        await answer.keep_alive(following)
 
 
 def _framing(exchange: Exchange, reply: Answer) -> Framing:

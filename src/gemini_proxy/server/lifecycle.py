@@ -13,8 +13,11 @@ from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules
 from gemini_proxy.guardrails.engine import Check, Engine
-from gemini_proxy.guardrails.gate import FrameGate
+from gemini_proxy.guardrails.gate import FrameGate, StreamCheck
+from gemini_proxy.guardrails.own_words import OwnWords
+from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.server.exchange import Exchange, Refused
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.trace import Outcome
@@ -29,6 +32,7 @@ class Lifecycle:
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
+        self._own_words = OwnWords(refusals.prefix)
         self._tasks = tasks
         self._max_answer_bytes = max_answer_bytes
 
@@ -57,10 +61,26 @@ class Lifecycle:
 
     def open_gate(self, exchange: Exchange, framing: Framing) -> None:
         """Put the gate before an answer that comes in ``framing``."""
-        request = _request(exchange)
+        mode, tail = self._guardrails.stream_check, None
+        if mode == "window":
+            mode, tail = self._open_windows(exchange)
         exchange.gate = FrameGate(
-            framing, exchange.merger, self._guardrails.stream_check, request.candidate_count, self._max_answer_bytes
+            framing, exchange.merger, mode, _request(exchange).candidate_count, self._max_answer_bytes, tail
         )
+
+    def _open_windows(self, exchange: Exchange) -> tuple[StreamCheck, Tail | None]:
+        """``window`` as the rules allow: without any it is ``final``, with one that has to see the whole ``hold``."""
+        messages, settings = _request(exchange).messages, self._guardrails
+        check = Check(exchange.rules.blocking, messages, settings.parameters)
+        session = self._engine.open_session(check, settings.window_overlap) if exchange.rules.blocking else None
+        if session is None:
+            return "final", None
+        exchange.waiting = session.waiting
+        if session.waiting:
+            return "hold", None
+        skips = settings.thoughts == "skip"
+        exchange.windows = AnswerWindows(session, len(messages), skips_thoughts=skips)
+        return "window", Tail(session.overlap, skips_thoughts=skips)
 
     async def feed(self, exchange: Exchange, data: bytes) -> bytes:
         """The bytes that may leave now that ``data`` came from upstream.
@@ -72,7 +92,9 @@ class Lifecycle:
         if exchange.checking is not None:
             await self.admit(exchange)
         gate.feed(data)
-        if gate.wants_verdict:
+        if exchange.windows is not None:
+            await self._judge_windows(exchange, gate, exchange.windows)
+        elif gate.wants_verdict:
             await self._judge_answer(exchange)
             gate.release()
         return gate.take()
@@ -116,7 +138,36 @@ class Lifecycle:
         """Refuse an answer that cannot be read: what cannot be checked is not passed on."""
         self._refused(exchange, "response", [error.message], reason="ANSWER_UNREADABLE")
 
-    async def _judge_answer(self, exchange: Exchange) -> None:
+    async def _judge_windows(self, exchange: Exchange, gate: FrameGate, windows: AnswerWindows) -> None:
+        """Let what has passed leave: texts are judged piece by piece, any other part with the whole so far."""
+        if windows.waits or gate.ending or (gate.part_waits and not gate.wants_verdict):
+            return
+        if gate.part_waits:
+            gate.take_grown()
+            if await self._judge_answer(exchange, until_now=True):
+                windows.resume(candidate_messages(_request(exchange), exchange.merger))
+                gate.pass_parts()
+            else:
+                windows.wait()
+        elif found := windows.grow(gate.take_grown()):
+            self._refuse_early(exchange, found)
+        if windows.clear:
+            gate.pass_texts()
+
+    def _refuse_early(self, exchange: Exchange, found: Sequence[tuple[int, Verdict]]) -> None:
+        first = len(_request(exchange).messages)
+        offsets, offset = {}, 0
+        for candidate in self._read_answer(exchange, _request(exchange)):
+            offsets[candidate.index] = offset
+            offset += len(candidate.messages)
+        self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in found], ())
+
+    async def _judge_answer(self, exchange: Exchange, *, until_now: bool = False) -> bool:
+        """Check the whole answer. Raises Refused.
+
+        With ``until_now`` more of it follows: only what that cannot undo is refused for, and False says that there are
+        violations which it may.
+        """
         request = _request(exchange)
         candidates = self._read_answer(exchange, request)
         verdicts: list[Verdict] = []
@@ -128,8 +179,12 @@ class Lifecycle:
             verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
             unseen.extend(candidate.unseen)
             offset += len(candidate.messages)
+        passed = not any(verdict.violations for verdict in verdicts)
+        if until_now:
+            verdicts = [_standing(verdict) for verdict in verdicts]
         self._apply(exchange, "response", verdicts, unseen)
         exchange.unseen.extend(one for one in unseen if one not in exchange.unseen)
+        return passed
 
     def _read_answer(self, exchange: Exchange, request: GeminiRequest) -> tuple[CandidateMessages, ...]:
         candidates = candidate_messages(request, exchange.merger)
@@ -140,7 +195,7 @@ class Lifecycle:
     def _judge(self, exchange: Exchange, phase: Phase, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
         if not exchange.rules.blocking:
             return _NOTHING_TO_CHECK
-        visible = for_rules(messages, self._guardrails.thoughts)
+        visible = self._own_words.left_out(for_rules(messages, self._guardrails.thoughts), exchange.rules.blocking)
         try:
             return self._engine.judge(Check(exchange.rules.blocking, visible, self._guardrails.parameters))
         except EngineUnavailable as error:
@@ -148,12 +203,23 @@ class Lifecycle:
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:
-            verdict = judged if isinstance(judged, Verdict) else await judged
+            verdict = judged if isinstance(judged, Verdict) else await self._patiently(exchange, phase, judged)
         except EngineUnavailable as error:
             raise self._refused(exchange, phase, [error.message], reason="GUARDRAIL_UNAVAILABLE") from None
         exchange.check_ms += verdict.milliseconds
         exchange.unchecked = exchange.unchecked or verdict.unchecked
         return verdict
+
+    async def _patiently(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
+        """Wait for a verdict; while it takes long on an answer, show the client that the connection lives."""
+        checking = self._tasks.beside(_verdict(judged), "check")
+        try:
+            while not (await asyncio.wait({checking}, timeout=_PATIENCE))[0]:
+                if phase == "response" and exchange.keep_alive is not None and exchange.gate is not None:
+                    await exchange.keep_alive(exchange.gate.following)
+            return checking.result()
+        finally:
+            checking.cancel()
 
     def _apply(self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], unseen: Sequence[Unseen]) -> None:
         violations = [violation for verdict in verdicts for violation in verdict.violations]
@@ -190,12 +256,24 @@ class Lifecycle:
         return Refused(exchange.refusal)
 
 
+async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
+    return await judged
+
+
+_PATIENCE = 1.0
+"""Seconds a client waits for a verdict without a sign of life."""
 _NOTHING_TO_CHECK = Verdict()
 
 
 def _request(exchange: Exchange) -> GeminiRequest:
     assert exchange.request is not None
     return exchange.request
+
+
+def _standing(verdict: Verdict) -> Verdict:
+    """The verdict with those violations alone that the rest of the answer cannot undo."""
+    kept = tuple(violation for violation in verdict.violations if violation.stays)
+    return Verdict(kept, verdict.milliseconds, verdict.unchecked)
 
 
 def _placed(verdict: Verdict, start: int, by: int) -> Verdict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
+
+log = logging.getLogger(__name__)
 
 
 class Scribe:
@@ -26,6 +29,7 @@ class Scribe:
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         exchange.recorded = True
+        _say(exchange)
         written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
@@ -33,19 +37,21 @@ class Scribe:
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
         exchange.recorded = True
+        _say(exchange)
         self._tasks.spawn(self._recorder.commit(self._trace(exchange, self.coverage(exchange))), "record")
 
     def coverage(self, exchange: Exchange) -> Coverage:
         """What of the exchange was checked so far."""
         guardrails = self._guardrails
         return Coverage(
-            mode=guardrails.stream_check if exchange.call.generates else "request",
+            mode=_mode(exchange, guardrails),
             rules=tuple(rule.name for rule in exchange.rules.blocking),
-            checked_messages=len(exchange.messages) if exchange.rules.blocking and not exchange.unchecked else 0,
+            checked_messages=exchange.message_count if exchange.rules.blocking and not exchange.unchecked else 0,
             unseen=tuple(exchange.unseen),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
             unchecked=exchange.unchecked,
             milliseconds=exchange.check_ms,
+            waiting=exchange.waiting,
         )
 
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
@@ -94,9 +100,23 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
     return metadata
 
 
+def _say(exchange: Exchange) -> None:
+    """One log line for what is out of the ordinary; the trace has the rest."""
+    if exchange.outcome is not Outcome.COMPLETED:
+        why = exchange.refusal.reason if exchange.refusal else exchange.error
+        log.info("exchange %s: trace %s %s", exchange.outcome, exchange.id, why)
+
+
 def tenant(invariant_key: str) -> str:
     """Who a key belongs to, without the key: one value per key, the same on every machine."""
     return hmac.new(b"gemini-proxy tenant", invariant_key.encode(), hashlib.sha256).hexdigest()
+
+
+def _mode(exchange: Exchange, guardrails: Guardrails) -> str:
+    """How the answer is checked; ``window`` may have had to be another."""
+    if not exchange.call.generates:
+        return "request"
+    return exchange.gate.mode if exchange.gate is not None else guardrails.stream_check
 
 
 def _verdict(exchange: Exchange, *, off: bool) -> str:

@@ -1,6 +1,8 @@
 """The one HTTP client of the process: opens a call upstream and yields its body. aiohttp's errors end here."""
 
+import asyncio
 import io
+import math
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
@@ -23,11 +25,46 @@ _LARGE_BODY: Final = 1_048_576
 """Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 
 
-class Answer:
-    """An upstream response whose head has come."""
+class _Silence:
+    """Ends the wait for a body with TimeoutError after ``seconds`` in which nothing came.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    aiohttp's ``sock_read`` is a new timer for every piece, a tenth of what a streamed event costs; this one looks again
+    when it has run down. ``since`` is when the wait began, in the loop's time; infinite while nobody waits.
+    """
+
+    __slots__ = ("_content", "_loop", "_seconds", "_timer", "since")
+
+    def __init__(self, response: aiohttp.ClientResponse, seconds: float) -> None:
+        self.since = math.inf
+        self._content = response.content
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        # Of most whole answers the end has come with the head.
+        self._timer = None if self._content.is_eof() else self._loop.call_later(seconds, self._look)
+        if response.connection is not None and response.connection.protocol is not None:
+            response.connection.protocol.read_timeout = None
+
+    def begin(self) -> None:
+        self.since = self._loop.time()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        rest = self._seconds + min(self.since - self._loop.time(), 0.0)
+        if rest > 0:
+            self._timer = self._loop.call_later(rest, self._look)
+        else:
+            self._content.set_exception(TimeoutError())
+
+
+class Answer:
+    """An upstream response whose head has come; ``patience`` is in seconds, for each next piece of its body."""
+
+    def __init__(self, response: aiohttp.ClientResponse, patience: float) -> None:
         self._response = response
+        self._silence = _Silence(response, patience)
         self.status = response.status
         self.reason = response.reason or ""
         self.content_type = response.content_type
@@ -43,6 +80,7 @@ class Answer:
 
     def close(self) -> None:
         """End the call: close the connection, unless the body was read to its end and it went back to the pool."""
+        self._silence.close()
         self._response.close()
 
     async def read(self, limit: int) -> bytes:
@@ -63,14 +101,16 @@ class Answer:
         in a way that was not asked for and cannot be read.
         """
         inflate = _inflater(self._response.headers.get("content-encoding", ""))
-        content = self._response.content
+        content, silence = self._response.content, self._silence
         while True:
+            silence.begin()
             try:
                 data = await content.readany()
             except TimeoutError:
                 raise UpstreamTimeout("The upstream fell silent.") from None
             except (aiohttp.ClientError, ConnectionError):
                 raise UpstreamCut("The upstream's answer broke off.") from None
+            silence.since = math.inf
             if not data:
                 break
             if inflate is None:
@@ -109,6 +149,7 @@ class Upstream:
 
     def __init__(self, config: UpstreamConfig) -> None:
         self._base = config.base_url
+        self._patience = config.read_timeout
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ttl_dns_cache=60),
             # A proxy must not share cookies between callers.
@@ -148,7 +189,7 @@ class Upstream:
             if 300 <= response.status < 400:
                 response.close()
                 raise UpstreamError("The upstream answered with a redirect.")
-            return Answer(response)
+            return Answer(response, self._patience)
         raise AssertionError("unreachable")
 
     async def close(self) -> None:

@@ -33,9 +33,10 @@ def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 def redact_json(document: bytes) -> bytes:
     """The same patterns over a serialised document, which stays valid JSON."""
-    if not any(sign in document for sign in _SIGNS):
-        return document
-    return _IN_BYTES.sub(REDACTED.encode(), document)
+    for sign in _SIGNS:
+        if sign in document:
+            return _IN_BYTES.sub(REDACTED.encode(), document)
+    return document
 
 
 def _redact(value: Any, secrets: tuple[str, ...]) -> Any:

@@ -1,0 +1,111 @@
+"""Which text of an answer grows where: from what candidates get to the places in the messages that a session judges."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gemini_proxy.gemini.merger import Grown
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.guardrails.answer import CandidateMessages
+from gemini_proxy.guardrails.engine import GuardSession
+from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.policy import Place
+
+
+@dataclass(slots=True)
+class _Speaker:
+    """A candidate's last message: its index, whether it is a thought (None before there is one), and, where it was
+    read whole and not gone on with, the message."""
+
+    message: int
+    thought: bool | None = None
+    last: Message | None = None
+
+
+class AnswerWindows:
+    """Follows the texts of one answer. ``first`` is the index of its first message; skipped thoughts are not judged."""
+
+    def __init__(self, session: GuardSession, first: int, *, skips_thoughts: bool) -> None:
+        self._session = session
+        self._first = first
+        self._skips_thoughts = skips_thoughts
+        self._speakers: dict[int, _Speaker] = {}
+        self._waits = False
+
+    @property
+    def clear(self) -> bool:
+        """Whether all text so far has passed."""
+        return self._session.clear and not self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing more may leave before the final check."""
+        return self._waits or self._session.stuck
+
+    def wait(self) -> None:
+        """A check of the whole found what more of the answer may undo."""
+        self._waits = True
+
+    def grow(self, grown: Sequence[Grown]) -> list[tuple[int, Verdict]]:
+        """Judge what candidates got, texts only. Answers with each candidate that has violations."""
+        found = []
+        for candidate, thought, fresh, text in _pieces(grown):
+            self._turn(candidate, thought, fresh)
+            if text and not (thought and self._skips_thoughts):
+                verdict = self._session.grow(candidate, text)
+                if verdict.violations:
+                    found.append((candidate, verdict))
+        return found
+
+    def resume(self, candidates: Sequence[CandidateMessages]) -> None:
+        """All of the answer so far was checked whole and passed; texts go on from these messages."""
+        self._session.settle()
+        self._speakers = {
+            each.index: _Speaker(
+                self._first + len(each.messages) - 1, bool(each.messages[-1].get("thought")), each.messages[-1]
+            )
+            for each in candidates
+            if each.messages
+        }
+
+    def _turn(self, candidate: int, thought: bool, fresh: bool) -> None:
+        """Begin a new text where this one is not the one that the candidate was at."""
+        speaker = self._speakers.setdefault(candidate, _Speaker(self._first - 1))
+        last, speaker.last = speaker.last, None
+        if last is not None and _continues(last, thought, fresh):
+            self._session.begin(candidate, _place_in(speaker.message, last))
+        elif last is not None or speaker.thought is not thought:
+            speaker.message += 1
+            self._session.begin(candidate, Place(speaker.message))
+        speaker.thought = thought
+
+
+def _pieces(grown: Sequence[Grown]) -> list[tuple[int, bool, bool, str]]:
+    """Texts of one candidate that follow each other, as one text."""
+    joined: list[tuple[Grown, list[str]]] = []
+    latest: dict[int, tuple[Grown, list[str]]] = {}
+    for each in grown:
+        if each.text is None:
+            continue
+        before = latest.get(each.candidate)
+        if before is not None and not each.fresh and before[0].thought is each.thought:
+            before[1].append(each.text)
+        else:
+            joined.append((each, [each.text]))
+            latest[each.candidate] = joined[-1]
+    return [(first.candidate, first.thought, first.fresh, "".join(texts)) for first, texts in joined]
+
+
+def _continues(last: Message, thought: bool, fresh: bool) -> bool:
+    """Text goes on in the message that calls or media stand in; a thought only where nothing came between."""
+    if thought or last.get("thought"):
+        return thought and bool(last.get("thought")) and not fresh
+    return bool(last["role"] == "assistant")
+
+
+def _place_in(index: int, message: Message) -> Place:
+    content = message["content"]
+    if isinstance(content, str):
+        return Place(index, before=content)
+    if content and content[-1]["type"] == "text":
+        return Place(index, f"content.{len(content) - 1}.text", content[-1]["text"])
+    return Place(index, f"content.{len(content)}.text")

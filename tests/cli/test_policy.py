@@ -1,0 +1,212 @@
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.cli.policy_runs import CASES, HOSTILE, rule, run
+
+# check
+
+
+def test_check_points_at_the_fault_and_suggests(folder: Path) -> None:
+    """File, line and column, the source line with a caret under the fault, a suggestion, exit code 1."""
+    (folder / "bad.gr").write_text('raise "x" if:\n    (m: Message)\n    m.contend == "y"\n')
+    result = run("check", "bad.gr")
+    assert result.exit_code == 1
+    place, source, caret, hint = result.output.splitlines()
+    assert place.startswith("bad.gr:3:") and ': error: Message has no field "contend"' in place
+    assert source == '        m.contend == "y"'
+    assert source[len(caret) - 1 :].startswith("contend")
+    assert hint == '    did you mean "content"?'
+
+
+def test_check_goes_on_after_a_fault(folder: Path) -> None:
+    """Every file is reported, and one fault is enough for exit code 1."""
+    (folder / "bad.gr").write_text("raise")
+    result = run("check", "bad.gr", "leak.gr")
+    assert (result.exit_code, result.output.splitlines()[-1]) == (1, "leak.gr: loads: 1 rule")
+
+
+def test_check_says_what_a_policy_reads(folder: Path) -> None:
+    """The parameters are named, for they have to be configured."""
+    (folder / "a.gr").write_text(rule("(m: Message)", "input.b in m.content", "input.a in m.content"))
+    assert run("check", "a.gr").output == "a.gr: loads: 1 rule, reads input.a, input.b\n"
+
+
+def test_warnings_are_faults_only_when_strict(folder: Path) -> None:
+    """A warning shows its place; ``--strict`` makes the exit code 1."""
+    (folder / "w.gr").write_text('raise "x" if:\n    (m: Message)\n    any(find("\\bword", m.content))\n')
+    result = run("check", "w.gr")
+    assert result.exit_code == 0
+    assert result.output.startswith("w.gr:3:")
+    assert ": warning: " in result.output
+    assert '    any(find("\\bword", m.content))\n' in result.output
+    assert run("check", "--strict", "w.gr").exit_code == 1
+    assert run("check", "--strict", "leak.gr").exit_code == 0
+
+
+def test_a_fault_is_shown_without_control_characters(folder: Path) -> None:
+    """A policy file may hold anything; the terminal gets text."""
+    (folder / "bad.gr").write_text(f"raise {HOSTILE.rstrip()} \x07 if:\n")
+    output = run("check", "bad.gr").output
+    assert not {"\x1b", "\x9b", "\u202e", "\x07", "\r"} & set(output)
+
+
+def test_files_that_cannot_be_read_are_wrong_usage(folder: Path) -> None:
+    """Exit code 2 and the file's name."""
+    (folder / "latin.gr").write_bytes(b'raise "\xe9" if:\n')
+    for name in ("latin.gr", "missing.gr"):
+        result = run("check", name)
+        assert (result.exit_code, name in result.output) == (2, True)
+
+
+# test
+
+
+def test_passing_cases_are_a_table_and_exit_code_0(folder: Path) -> None:
+    """Case, expected, got, ok."""
+    result = run("test", "leak.gr", "leak.yaml")
+    assert result.exit_code == 0
+    names = [line.split("  ")[0] for line in result.output.splitlines()]
+    assert names == [
+        "case",
+        "leaks",
+        "does not",
+        "",
+        "leak.gr: 2 of 2 cases ok",
+    ]
+    assert result.output.splitlines()[1].split() == ["leaks", "it", "leaks", "it", "leaks", "yes"]
+
+
+def test_a_failure_shows_what_fired_and_where(folder: Path) -> None:
+    """The diff has what is missing, and what fired with its range and the text there."""
+    (folder / "wrong.yaml").write_text(
+        CASES.replace("fires: it leaks", "fires: [it rains]").replace("- user: the", "- assistant: the")
+    )
+    result = run("test", "leak.gr", "wrong.yaml")
+    assert result.exit_code == 1
+    _, first, second, _ = result.output.replace(" \n", "\n").split("\n\n")
+    assert [line.rstrip() for line in first.splitlines()] == [
+        "leaks",
+        "- it rains",
+        "+ it leaks  line 1",
+        "    messages.0.content:4-11",
+        "      assistant: the secrets of the trade",
+    ]
+    assert second.splitlines()[:2] == ["does not", "+ it leaks  line 1"]
+    assert result.output.endswith("leak.gr: 0 of 2 cases ok\n")
+
+
+def test_a_case_that_must_fire_and_does_not_says_so(folder: Path) -> None:
+    """``fires: true`` is any rule."""
+    (folder / "c.yaml").write_text("cases: [{name: n, fires: true, messages: [{user: secret}]}]")
+    result = run("test", "leak.gr", "c.yaml")
+    assert result.exit_code == 1
+    assert "\nn\n- any rule\n" in result.output
+
+
+def test_rules_that_were_not_expected_are_a_failure(folder: Path) -> None:
+    """``fires`` with messages means exactly these; a rule that fires often counts once."""
+    (folder / "two.gr").write_text(rule("(m: Message)") + rule("(m: Message)").replace('"x"', '"y"'))
+    (folder / "c.yaml").write_text(
+        "cases:\n"
+        "  - {name: a, fires: [x, y], messages: [{user: hi}, {user: ho}]}\n"
+        "  - {name: b, fires: x, messages: [{user: hi}]}\n"
+    )
+    result = run("test", "two.gr", "c.yaml")
+    assert result.exit_code == 1
+    assert "\nb\n+ y  line 3\n" in result.output
+    assert "+ x" not in result.output
+
+
+def test_what_was_found_is_highlighted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly the characters of the range."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    (folder / "c.yaml").write_text("cases: [{name: n, fires: false, messages: [{assistant: a secret b}]}]")
+    assert "a \x1b[1;37;41msecret\x1b[0m b" in run("test", "leak.gr", "c.yaml", color=True).output
+
+
+def test_a_check_without_a_verdict_is_a_failure(folder: Path) -> None:
+    """Neither a violation nor clean: whatever the case expects, it is not ok."""
+    (folder / "e.gr").write_text('raise "x" if:\n    (m: Message)\n    1 / len(m.content) > 0\n')
+    (folder / "c.yaml").write_text(
+        "cases: [{name: a, fires: false, messages: [{user: ''}]}, {name: b, fires: true, messages: [{user: ''}]}]"
+    )
+    result = run("test", "e.gr", "c.yaml")
+    assert result.exit_code == 1
+    assert result.output.count("! no verdict: rule at line 1: division by zero") == 2
+
+
+def test_a_missing_parameter_is_no_verdict(folder: Path) -> None:
+    """Even where the rule would not have come to reading it."""
+    (folder / "p.gr").write_text('raise "x" if:\n    (c: ToolCall)\n    c.function.name == input.tool\n')
+    (folder / "c.yaml").write_text("cases: [{name: a, fires: false, messages: [{user: hi}]}]")
+    result = run("test", "p.gr", "c.yaml")
+    assert (result.exit_code, "parameters.tool is not given" in result.output) == (1, True)
+
+
+def test_parameters_of_a_case_win_over_those_of_the_file(folder: Path) -> None:
+    """Both are read as input."""
+    (folder / "p.gr").write_text(rule("(m: Message)", "input.a in m.content", "input.b in m.content"))
+    (folder / "c.yaml").write_text(
+        "parameters: {a: 'one', b: 'two'}\n"
+        "cases:\n"
+        "  - {name: n, fires: true, messages: [{user: one two}]}\n"
+        "  - {name: m, fires: true, parameters: {b: three}, messages: [{user: one three}]}\n"
+        "  - {name: o, fires: false, parameters: {b: three}, messages: [{user: one two}]}\n"
+    )
+    assert run("test", "p.gr", "c.yaml").exit_code == 0
+
+
+def test_results_as_json(folder: Path) -> None:
+    """Everything the table and the diff say."""
+    (folder / "c.yaml").write_text("cases: [{name: n, fires: [other], messages: [{assistant: a secret b}]}]")
+    result = run("test", "--json", "leak.gr", "c.yaml")
+    assert result.exit_code == 1
+    found = orjson.loads(result.output)
+    assert (found["policy"], found["passed"], found["failed"]) == ("leak.gr", 0, 1)
+    (case,) = found["cases"]
+    assert (case["name"], case["fires"], case["ok"], case["failure"]) == ("n", ["other"], False, None)
+    (fired,) = case["fired"]
+    assert (fired["message"], fired["line"]) == ("it leaks", 1)
+    assert fired["ranges"] == [{"address": "messages.0.content:2-8", "found": "secret", "excerpt": "a secret b"}]
+
+
+def test_the_format_of_examples(folder: Path) -> None:
+    """A list of policies with conversations; each is picked by its id, and FILE is what runs."""
+    conversations = [
+        {"fires": True, "messages": [{"role": "assistant", "content": "secret"}]},
+        {"fires": False, "messages": [{"role": "user", "content": "secret"}]},
+    ]
+    examples = [
+        {"id": 7, "title": "t", "policy": "not run", "parameters": {}, "conversations": conversations},
+        {"id": 8, "title": "u", "conversations": [{"fires": True, "messages": []}]},
+    ]
+    (folder / "examples.json").write_bytes(orjson.dumps(examples))
+    result = run("test", "leak.gr", "examples.json", "--only", "7")
+    assert (result.exit_code, "2 of 2 cases ok" in result.output) == (0, True)
+    assert run("test", "leak.gr", "examples.json").exit_code == 1
+    assert run("test", "leak.gr", "examples.json", "--only", "t #1").exit_code == 0
+    assert run("test", "leak.gr", "examples.json", "--only", "9").exit_code == 2
+
+
+def test_a_policy_that_does_not_load_cannot_be_tested(folder: Path) -> None:
+    """Exit code 2, with its fault: no case was wrong, none was tried."""
+    (folder / "bad.gr").write_text('raise "x" if:\n    (m: Mesage)\n')
+    result = run("test", "bad.gr", "leak.yaml")
+    assert result.exit_code == 2
+    assert "bad.gr:2:5: error: " in result.output
+
+
+def test_text_in_cases_is_never_markup_nor_a_control_sequence(folder: Path) -> None:
+    """Names, messages, rules' words and what was found."""
+    word = orjson.dumps(HOSTILE).decode()
+    quoting = 'raise PolicyViolation(m.content) if:\n    (m: Message)\n    any(find("not", m.content))\n'
+    (folder / "h.gr").write_text(quoting)
+    (folder / "c.json").write_text(
+        f'[{{"title": {word}, "conversations": [{{"fires": {word}, "messages": [{{"role": {word}, "content": {word}}},'
+        f'{{"role": "user", "content": "not"}}]}}]}}]'
+    )
+    output = run("test", "h.gr", "c.json").output
+    assert "[red]not markup[/red] :smile:" in output
+    assert not {"\x1b", "\x9b", "\u202e", "\r"} & set(output)

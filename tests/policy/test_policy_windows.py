@@ -1,0 +1,173 @@
+"""Sessions: policies over a text that grows."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemini_proxy.policy import Budget, Conversation, Place, Session, compile_policy
+from gemini_proxy.policy.detectors.builtin import BUILTIN
+from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.window import looks_around
+from tests.policy.conversations import assistant, rule, user
+
+IMPORTS = """from invariant.detectors import secrets, pii
+from invariant.parsers import links
+from invariant import count, forall"""
+BUDGET = Budget()
+
+
+def window(*lines: str) -> str:
+    return compile_policy(rule(*lines, head=IMPORTS)).rules[0].window
+
+
+def session(*lines: str, overlap: int = 20) -> Session:
+    opened = Session([compile_policy(rule(*lines, head=IMPORTS))], {}, overlap)
+    opened.begin(0, Place(2))
+    return opened
+
+
+def ranges(opened: Session, piece: str) -> list[str]:
+    growth = opened.grow(0, piece, BUDGET)
+    return [address for found in growth.violations for one in found for address in one.ranges]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (("(c: ToolCall)", "c is tool:send"), "event"),
+        (("(c: ToolCall)", "not c.function.name in input.allowed"), "event"),
+        (("(o: ToolOutput)", "any(secrets(o))"), "event"),
+        (("(a: ToolCall) -> (b: ToolCall)", "a is tool:read", "b is tool:send"), "event"),
+        (("count(min=2):", "    (c: ToolCall)"), "event"),
+        (("count(min=1, max=3):", "    (c: ToolCall)"), "late"),
+        (("not count(min=1):", "    (c: ToolCall)"), "late"),
+        (("forall:", "    (c: ToolCall)", "    c is tool:read"), "late"),
+        (("(m: Message)", 'm.role == "user"', 'not "please" in m.content'), "event"),
+        (("(m: Message)", 'm.role in ["user", "system"] and len(m.content) > 9'), "event"),
+        (("(m: Message)", 'm.role == "user" or "x" in m.content'), "slice"),
+        (("(m: Message) -> (c: ToolCall)", '"x" in m.content'), "whole"),
+        (("(a: Message)", "(b: Message)", '"x" in a.content and "y" in b.content'), "whole"),
+        (("(m: Message)", 'm.role == "user"', "(m: Message) -> (c: ToolCall)"), "event"),
+        (("count(min=2):", "    (m: Message)", '    "x" in m.content'), "whole"),
+        (("(i: Input)", "len(i.messages) > 3"), "whole"),
+        (("(m: Message)", '"x" in text(m)'), "whole"),
+        (("(m: Message)", '"x" in m.content.lower()'), "whole"),
+        (("(m: Message)", '"x" in m.content[:9]'), "whole"),
+        (("(m: Message)", "(u: str) in find(\"[a-z]+\", m.content)", '"evil" in u'), "whole"),
+        (("(m: Message)", "any(links(m))"), "whole"),
+        (("(m: Message)", 'm.content == "x"'), "whole"),
+        (("(m: Message)", "any(find(input.word, m.content))"), "edge"),
+        (("(m: Message)", "input.word in m.content", "input.strict"), "slice"),
+        (("(m: Message)", "x := find(\"a\", m.content)", "any(x)"), "whole"),
+        (("(m: Message)", "len(find(\"a\", m.content)) > 0 or len(find(\"b\", m.content)) > 1"), "whole"),
+    ],
+)  # fmt: skip
+def test_what_a_slice_can_decide(lines: tuple[str, ...], expected: str) -> None:
+    """Rules are sorted when they load, and where it is not certain they wait for the whole."""
+    assert window(*lines) == expected
+
+
+def test_a_detector_of_the_same_name_is_not_taken_for_ours() -> None:
+    """What another package's detector does with a slice is not known."""
+    text = rule("(m: Message)", "any(secrets(m))", head=IMPORTS)
+    other = BUILTIN.with_detectors(SecretsDetector())
+    assert compile_policy(text, detectors=other).rules[0].window == "whole"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        *((pattern, True) for pattern in ("^a", "a$", r"\ba", r"a\B", r"\Aa", r"a\Z", r"(a|^b)", r"\[^a", r"\\\ba")),
+        *((pattern, False) for pattern in ("a", "[^a]b", r"\\b", r"a\$", r"\^", r"[a-z]+\d\w\s", "(?i)a|b")),
+    ],
+)
+def test_patterns_that_look_beside_their_match(pattern: str, expected: bool) -> None:
+    assert looks_around(pattern) is expected
+
+
+def test_ranges_are_those_of_the_whole_text() -> None:
+    """Offsets count from the text's beginning, however much of it is gone, and name the chunk they are in."""
+    opened = session("(m: Message)", '"secret" in m.content')
+    for _ in range(10):
+        assert ranges(opened, "x" * 30) == []
+    assert ranges(opened, "sec") == []
+    assert ranges(opened, "ret!") == ["messages.2.content:300-306"]
+    opened.begin(0, Place(4, "content.1.text", "a sec"))
+    assert ranges(opened, "ret") == ["messages.4.content.1.text:2-8"]
+
+
+def test_what_stands_at_the_edge_waits_for_what_follows() -> None:
+    """``\\bfoo\\b`` at the end is not yet a word; the next piece decides, both ways."""
+    opened = session("(m: Message)", r'any(find("\bfoo\b", m.content))')
+    assert opened.grow(0, "a foo", BUDGET).violations == ((),)
+    assert not opened.clear
+    assert opened.grow(0, "bar", BUDGET).clear
+    assert not opened.grow(0, " foo", BUDGET).clear
+    assert ranges(opened, " ") == ["messages.2.content:9-12"]
+
+
+def test_a_hint_waits_for_the_whole() -> None:
+    """A number that is no card number yet, or no longer, is nothing to refuse for, and nothing to let go."""
+    opened = session("(m: Message)", "any(pii(m))")
+    assert opened.grow(0, "nothing here", BUDGET).clear
+    growth = opened.grow(0, " 4111 1111 1111 1112 ", BUDGET)
+    assert (growth.violations, growth.clear, opened.stuck) == (((),), False, True)
+    opened.settle()
+    opened.begin(0, Place(3))
+    assert opened.grow(0, "all is well", BUDGET).clear
+
+
+def test_a_rule_that_fails_or_takes_too_long_waits_for_the_whole() -> None:
+    """A session has no errors: the check of the whole will say what there is to say."""
+    opened = session("(m: Message)", "input.word in m.content")
+    assert not opened.grow(0, "x", BUDGET).clear
+    slow = session("(m: Message)", 'any(find("a", m.content))')
+    assert not slow.grow(0, "a" * 3000, Budget(steps=100)).clear
+    large = session("(m: Message)", '"a" in m.content')
+    assert not large.grow(0, "b" * 100_000, BUDGET).clear
+
+
+def test_the_cost_of_a_piece_does_not_grow() -> None:
+    """After a million characters a piece is judged within the steps that the first one takes."""
+    opened = session("(m: Message)", 'any(find("[a-z]+@corp[.]example", m.content))', "any(secrets(m))", overlap=256)
+    budget = Budget(steps=60, max_total_chars=10_000)
+    for _ in range(1000):
+        assert opened.grow(0, "lorem ip" * 128, budget).clear
+
+
+def test_texts_of_several_keys_are_apart() -> None:
+    """Two candidates' halves make no whole."""
+    opened = session("(m: Message)", '"secret" in m.content')
+    opened.begin(1, Place(2))
+    assert not ranges(opened, "sec")
+    assert opened.grow(1, "ret", BUDGET).clear
+    assert ranges(opened, "ret")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(["foo", "fo", "o", "bar", " ", "\n", "é", "Foo", "x" * 30]), max_size=20))
+def test_early_violations_are_violations_of_the_whole(pieces: list[str]) -> None:
+    """Whatever follows: what a session reports, checking the whole text reports, at the same place."""
+    policies = [
+        compile_policy(rule("(m: Message)", f'any(find("{pattern}", m.content))'))
+        for pattern in ("foo", r"\bfoo\b", r"o\Bo", "(?m)^foo$", "foo$", "(?i)f.o", "o+[^o]")
+    ]
+    opened = Session(policies, {}, 20)
+    opened.begin(0, Place(1))
+    early = [found for piece in pieces for found in enumerate(opened.grow(0, piece, BUDGET).violations)]
+    whole = Conversation.of([user("hi"), assistant("".join(pieces))])
+    for index, violations in early:
+        assert not violations or policies[index].check(whole)
+
+
+@pytest.mark.parametrize("pattern", [r"a\sb", r"a[\s]b", r"a\Sb", r"a[\S]b", r"a[^\s]b"])
+@pytest.mark.parametrize("char", ["\t", "\x0b", "\x0c", "\x1c", "\x1f", " ", "x", "\x00", "\x7f"])
+def test_a_verdict_does_not_turn_when_a_text_stops_being_ascii(pattern: str, char: str) -> None:
+    """White space is Python's in ASCII texts as well: a later accent must not change what was judged."""
+    opened = session("(m: Message)", f'any(find("{pattern}", m.content))')
+    expected = re.search(pattern, f"a{char}b") is not None
+    assert bool(ranges(opened, f"a{char}b")) == expected
+    opened.begin(0, Place(3))
+    assert bool(ranges(opened, f"éa{char}b")) == expected
