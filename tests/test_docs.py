@@ -108,7 +108,7 @@ def test_all_limits_are_stated() -> None:
 def test_configuration_keys_in_prose_exist() -> None:
     """Whatever a document calls ``section.key`` is a key."""
     sections = "|".join(Config.model_fields)
-    for document in ("SECURITY.md", "README.md", "CHANGELOG.md"):
+    for document in ("SECURITY.md", "README.md", "CHANGELOG.md", "docs/policies.md"):
         named = re.findall(rf"`((?:{sections})\.[a-z_.]+)(?: = [^`]*)?`", (ROOT / document).read_text())
         assert set(named) - set(DEFAULTS) == set(), document
 
@@ -156,7 +156,7 @@ def refuse_unknown(words: list[str], command: click.Command = main) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CHANGELOG.md", "config.example.toml", "deploy/gemini-proxy.service"]
+    "document", ["README.md", "CHANGELOG.md", "config.example.toml", "deploy/gemini-proxy.service", "docs/policies.md"]
 )
 def test_shown_commands_exist(document: str) -> None:
     """Every ``gemini-proxy ...`` in a document's code is a command, with options that it takes."""

@@ -227,3 +227,28 @@ def test_megabyte_lines_in_small_pieces(size: int, around: tuple[bytes, bytes]) 
 def test_many_small_frames_in_one_piece(event: bytes) -> None:
     """A large piece of tiny events is cut without searching it again for each."""
     assert read(SseFraming(), [event * 30_000]).raw == event * 30_000
+
+
+_EVENTS = [
+    'data: {"a": "ü"}\r\n\r\n',
+    'data:{"b": [1,\t2]}\r\n\r\n',
+    "data: [DONE]\r\n\r\n",
+    "data: {broken\r\n\r\n",
+    "data: 1\r\n\r\n",
+    ": hm\r\n\r\n",
+    "data: {}\n\n",
+    'data: {"c":\r\ndata: 1}\r\n\r\n',
+    "\r\n\r\n",
+    '{"error": {}}',
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(_EVENTS[:3] * 4 + _EVENTS), min_size=1)))
+@example([['data: {"a": "ü"}\r\n\r\n'], ['{"error": {}}'], ['data: {"a": "ü"}\r\n\r\n']])
+@example([['data: {"a": "ü"}\r\n\r\n'], ["data:{}\r\n\r\n", "data: {broken\r\n\r\n"], ["data:{}\r\n\r\n"]])
+def test_whole_events_are_read_as_by_the_byte(groups: list[list[str]]) -> None:
+    """Pieces that end with an event, as they come from Google, give the frames and the fault of any other pieces."""
+    parts = ["".join(group).encode() for group in groups]
+    whole, cut = read(SseFraming(), parts), read(SseFraming(), [bytes([byte]) for byte in b"".join(parts)])
+    assert cut.failed == whole.failed
+    assert cut.settled == whole.settled

@@ -171,3 +171,19 @@ def test_a_verdict_does_not_turn_when_a_text_stops_being_ascii(pattern: str, cha
     assert bool(ranges(opened, f"a{char}b")) == expected
     opened.begin(0, Place(3))
     assert bool(ranges(opened, f"éa{char}b")) == expected
+
+
+def test_what_the_edge_of_a_piece_may_hide_is_not_let_go() -> None:
+    """Cut off from the ``q`` before it, the first alternative matches and takes the ``w`` that the second one needs."""
+    opened = session("(m: Message)", r'any(find("\bq+w|w{3}e", m.content))')
+    assert opened.grow(0, "z" * 40 + "q" * 25 + "w", BUDGET).clear
+    assert not opened.grow(0, "wwe" + "y" * 30, BUDGET).clear
+    assert not opened.grow(0, "y" * 60, BUDGET).clear
+
+
+def test_what_a_text_ends_with_stays_open_when_another_begins() -> None:
+    """``foo`` at the end of a thought is what the rule means, though nothing follows it there."""
+    opened = session("(m: Message)", 'any(find("foo$", m.content))')
+    assert not opened.grow(0, "a foo", BUDGET).clear
+    opened.begin(0, Place(3))
+    assert not opened.grow(0, "and so on", BUDGET).clear

@@ -32,7 +32,7 @@ from tests.server.answers import (
 )
 
 OVERLAP = 40
-EXAMPLES = int(os.environ.get("WINDOW_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("WINDOW_EXAMPLES", "150"))
 CALL = {"functionCall": {"name": "good", "args": {"to": "a"}}}
 BAD_CALL = {"functionCall": {"name": "bad", "args": {}}}
 CODE = {"executableCode": {"language": "PYTHON", "code": "print(1)"}}
@@ -262,3 +262,32 @@ def test_without_an_engine_windows_are_final() -> None:
     body = frames([part_payload({"text": "a"})] * 2)
     result = answered(lifecycle(windows(), NoEngine()), exchange_of(TEXT_RULES[0].policy), body)
     assert result.left[:2] == body
+
+
+@pytest.mark.parametrize(
+    "between", [[CALL], [CODE], [OPENED, CLOSED], [IMAGE], [RESULT], [CODE, RESULT], [{"text": "hm", "thought": True}]]
+)
+@pytest.mark.parametrize("before", ["", "x" * 90])
+def test_text_goes_on_after_other_parts_where_the_messages_say(before: str, between: list[Payload]) -> None:
+    """Early and late, a violation stands at the same place; across a call a text is one text."""
+    joined = between[0] in (CALL, CODE, OPENED) and len(between) != 2 or between[0] == OPENED
+    texts = [{"text": before}, {"text": "sec" if joined else "so"}]
+    after = [{"text": "ret-1" if joined else "secret-1"}, {"text": "y" * 90}, {"text": "y" * 90}]
+    body = frames([part_payload(part) for part in [*texts, *between, *after]])
+    policy = TEXT_RULES[0].policy
+    early = answered(lifecycle(windows()), exchange_of(policy), body)
+    late = answered(lifecycle(windows(stream_check="hold")), exchange_of(policy), body)
+    assert early.refused and late.refused
+    assert len(early.left) == len(texts) + len(between)
+    assert early.body == b"".join(body[: len(body) - 3 if not joined else 1])[: len(early.body)]
+    places = [[address for one in each.exchange.violations for address in one.ranges] for each in (early, late)]
+    assert places[0] == places[1] != []
+
+
+def test_what_more_of_the_answer_may_undo_is_not_refused_for_at_a_call() -> None:
+    """``foo`` at the end of a text is none once more text has come: at the call between it is only held back."""
+    rule = next(rule for rule in TEXT_RULES if "foo$" in repr(rule))
+    body = frames([part_payload(part) for part in ({"text": "foo"}, CALL, {"text": "bar" * 40}, {"text": ""})])
+    result = answered(lifecycle(windows()), exchange_of(rule.policy), body)
+    assert (result.refused, result.body) == (False, b"".join(body))
+    assert not b"".join(result.left[:2])

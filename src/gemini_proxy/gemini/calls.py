@@ -7,6 +7,7 @@ Matching is on the raw path: nothing is percent-decoded, so what was matched is 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -123,21 +124,30 @@ def read_call(http_method: str, target: str) -> ModelCall:
     BadRequest for query parameters that are refused.
     """
     path, _, raw_query = target.partition("?")
+    call = _plain_call(path, raw_query) if raw_query in _PLAIN_QUERIES else _call(path, raw_query)
+    if http_method != call.http_method:
+        raise MethodNotAllowed(f"This path takes {call.http_method} only.")
+    return call
+
+
+def _call(path: str, raw_query: str) -> ModelCall:
     match = _PATH.fullmatch(_SLASHES.sub("/", path))
     method = _method(match)
     if match is None or method is None:
         raise NotFound(f"This path is not served by the proxy; {SUPPORTED}.")
     name = match["name"]
-    call = ModelCall(
+    return ModelCall(
         method=method,
         version=match["version"] or DEFAULT_VERSION,
         resource=f"{match['collection']}/{name}" if name else match["collection"],
         dataset=match["dataset"],
         query=read_query(raw_query),
     )
-    if http_method != call.http_method:
-        raise MethodNotAllowed(f"This path takes {call.http_method} only.")
-    return call
+
+
+# Without the queries that may hold a key.
+_PLAIN_QUERIES = frozenset(("", "alt=sse"))
+_plain_call = lru_cache(maxsize=256)(_call)
 
 
 def _method(match: re.Match[str] | None) -> Method | None:

@@ -39,7 +39,7 @@ def spellings(*names: str) -> frozenset[str]:
 
 def objects(value: Any, where: str) -> list[JsonObject]:
     """The objects of a repeated field. Raises BadRequest for anything that is neither an object nor a list of them."""
-    if type(value) is list and all(type(item) is dict for item in value):
+    if type(value) is list and _are_objects(value):
         return value
     if value is None:
         return []
@@ -48,6 +48,13 @@ def objects(value: Any, where: str) -> list[JsonObject]:
     if not isinstance(value, list):
         raise BadRequest(f'"{where}" must be an object or a list of objects.')
     return [found for item in value for found in objects(item, where)]
+
+
+def _are_objects(items: list[Any]) -> bool:
+    for item in items:
+        if type(item) is not dict:
+            return False
+    return True
 
 
 def an_object(value: Any, where: str) -> JsonObject | None:

@@ -118,6 +118,10 @@ def _mark_all(run: Run, needle: str, hay: str) -> bool:
 
 def equal(run: Run, left: Any, right: Any) -> bool:
     """``==``: content equals the text its chunks make, events are equal when their data is."""
+    if type(left) is str and type(right) is str:
+        if len(left) > 1023 and len(right) > 1023:
+            run.charge(min(len(left), len(right)) >> 10)
+        return left == right
     if type(left) is Content or type(right) is Content:
         left, right = _uncontent(left, right), _uncontent(right, left)
     if type(left) is Event:

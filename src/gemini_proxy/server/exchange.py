@@ -19,6 +19,8 @@ from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.traces.trace import Outcome
 
+_NO_RULES = RuleSet()
+
 
 def _new_id() -> str:
     """A random UUID (RFC 9562, version 4) in text, without the object that uuid.uuid4() makes of it first."""
@@ -43,7 +45,7 @@ class Exchange:
     id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
-    rules: RuleSet = field(default_factory=RuleSet)
+    rules: RuleSet = _NO_RULES
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     request: GeminiRequest | None = None

@@ -72,11 +72,10 @@ class Answer:
     @property
     def headers(self) -> CIMultiDict[str]:
         """The headers that go on to the client: not those of this connection, no cookies, no length or encoding."""
-        named = self._response.headers.get("connection", "").lower()
+        headers = self._response.headers
+        named = headers.get("connection", "").lower()
         hidden = _NOT_FOR_CLIENTS | {token.strip() for token in named.split(",")} if named else _NOT_FOR_CLIENTS
-        return CIMultiDict(
-            (name, value) for name, value in self._response.headers.items() if name.lower() not in hidden
-        )
+        return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in hidden])
 
     def close(self) -> None:
         """End the call: close the connection, unless the body was read to its end and it went back to the pool."""

@@ -233,8 +233,8 @@ def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
         item = pending.pop()
         if isinstance(item, str):
             total += len(item)
-        elif isinstance(item, dict | Mapping):
+        elif isinstance(item, Mapping):
             pending.extend(item.values())
-        elif isinstance(item, list | Sequence):
+        elif isinstance(item, Sequence):
             pending.extend(item)
     return total

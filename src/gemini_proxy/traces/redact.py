@@ -15,8 +15,9 @@ _PATTERN = (
 )
 _IN_TEXT = re.compile(_PATTERN)
 _IN_BYTES = re.compile(_PATTERN.encode())
-# Looked for first: most metadata holds none of them, and a substring search costs a tenth of the pattern.
-_SIGNS = (b"AIza", b"inv-", b"earer ", b"key=")
+# Looked for first: most metadata holds none of them, and a substring search costs a tenth of the pattern; a search for
+# one byte, the rarest of the substring, a tenth of that.
+_SIGNS = ((b"z", b"AIza"), (b"-", b"inv-"), (b" ", b"earer "), (b"=", b"key="))
 _SECRET_NAMES = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-goog-api-key", "x-api-key", "api_key", "apikey"}
     | {"invariant-authorization", "invariant-guardrails-authorization"}
@@ -33,8 +34,8 @@ def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 def redact_json(document: bytes) -> bytes:
     """The same patterns over a serialised document, which stays valid JSON."""
-    for sign in _SIGNS:
-        if sign in document:
+    for byte, sign in _SIGNS:
+        if byte in document and sign in document:
             return _IN_BYTES.sub(REDACTED.encode(), document)
     return document
 
