@@ -121,8 +121,8 @@ def _ids(messages: Messages) -> Messages:
         for number, call in enumerate(_calls(message)):
             unanswered[call.setdefault("id", f"made_{place}_{number}")] = None
         if message.get("role") == "tool":
-            if not message.get("tool_call_id") and unanswered:
-                message["tool_call_id"] = next(iter(unanswered))
+            if not message.get("tool_call_id"):
+                message["tool_call_id"] = next(iter(unanswered), "of no call")
             unanswered.pop(message.get("tool_call_id", ""), None)
     return copied
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, Conversation, Policy
+from gemini_proxy.policy import Budget, Conversation, compile_policy
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.regex import Regex
 
-_PATTERNS = st.lists(st.sampled_from(["abc", "abcd", "b", "a", "?", "*", "+", "{2}", "{0}", "|", "(c)", "[ab]", "."])).map(
-    "".join
-)
+_PATTERNS = st.lists(
+    st.sampled_from(["abc", "abcd", "b", "a", "?", "*", "+", "{2}", "{0}", "|", "(c)", "[ab]", "."])
+).map("".join)
 
 
 def _is_pattern(text: str) -> bool:
@@ -39,3 +39,12 @@ def test_search_finds_what_python_finds(pattern: str, text: str) -> None:
 def test_beginning_that_is_not_fixed(pattern: str, text: str) -> None:
     """What may be missing, or be written otherwise, is no fixed beginning."""
     assert Regex(pattern, "find").test(text, Meter(Budget()))
+
+
+@given(st.lists(st.sampled_from(["Message", "ToolCall", "Tool"]), min_size=1, max_size=4), st.integers(1, 30))
+def test_cost_of_rules_is_the_sum_of_theirs(kinds: list[str], messages: int) -> None:
+    """A policy of several rules is expected to cost what its rules cost one by one, but for rounding."""
+    conversation = Conversation.of([{"role": "user", "content": "word " * 500}] * messages)
+    texts = [f'raise "{number}" if:\n    (x: {kind})\n    find("a+", x)\n' for number, kind in enumerate(kinds)]
+    apart = sum(compile_policy(text).expected_cost(conversation) for text in texts)
+    assert abs(compile_policy("\n".join(texts)).expected_cost(conversation) - apart) <= len(kinds)

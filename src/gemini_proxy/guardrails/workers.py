@@ -69,7 +69,7 @@ def _prepare() -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed server cannot end its processes, and they would wait for work for ever: each holds its own queue open."""
+    """A killed server cannot end its processes, and they would wait for ever: each holds its own queue open."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -25,7 +25,7 @@ from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.policy import Policy
-from gemini_proxy.policy.rules import Rule, RuleScope, RuleWindow, Violation
+from gemini_proxy.policy.rules import Rule, RuleWindow, Violation
 from gemini_proxy.policy.session import Growth, Place, Session
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Rule",
-    "RuleScope",
     "RuleWindow",
     "Session",
     "Violation",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemini_proxy.policy import syntax
-from gemini_proxy.policy.classify import Cost, declarations, scope_of
+from gemini_proxy.policy.cost import Cost, declarations
 from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.errors import PolicyError
@@ -162,9 +162,8 @@ class _PolicyCompiler:
         events = [slot for name, slot in scope.slots.items() if scope.kinds.get(name) in FIELDS]
         predicates = [predicate.node for predicate in self._context.predicates.values()]
         binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
-        kind = scope_of(statement, self._context.detectors.names, binding)
         window = window_of(statement, self._context, binding)
-        rule = Rule(statement.line, statement.text, kind, window, self._constant_message(statement.error, scope))
+        rule = Rule(statement.line, statement.text, window, self._constant_message(statement.error, scope))
         compiled = CompiledRule(
             rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
         )

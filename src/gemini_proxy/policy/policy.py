@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gemini_proxy.policy.budget import Budget
-from gemini_proxy.policy.classify import Cost, Costs
+from gemini_proxy.policy.cost import Cost, Costs
 from gemini_proxy.policy.errors import EvaluationError, Warning
 from gemini_proxy.policy.events import Conversation, Event
 from gemini_proxy.policy.ranges import locate

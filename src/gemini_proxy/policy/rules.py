@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-RuleScope = Literal["text", "message", "flow"]
 RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 
 
@@ -12,9 +11,6 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 class Rule:
     """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
     it found.
-
-    ``scope``: ``text`` when more text can only add violations and each rests on text of one message alone, ``message``
-    when one event decides, ``flow`` when several events, a count or the whole conversation do.
 
     ``window`` says how the rule is judged while an answer grows:
 
@@ -28,7 +24,6 @@ class Rule:
 
     line: int
     text: str
-    scope: RuleScope
     window: RuleWindow = "whole"
     message: str | None = None
 

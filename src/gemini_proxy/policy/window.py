@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gemini_proxy.policy import syntax
-from gemini_proxy.policy.classify import declarations, lines_within
+from gemini_proxy.policy.cost import declarations, lines_within
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.rules import RuleWindow
