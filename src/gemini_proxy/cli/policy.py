@@ -18,10 +18,18 @@ from gemini_proxy.cli.backtest_report import print_report
 from gemini_proxy.cli.case_report import print_results, results_json
 from gemini_proxy.cli.policy_backtest import Backtest, Report
 from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
-from gemini_proxy.cli.policy_files import Unusable, compile_file, described_error, described_warning, usable_policy
+from gemini_proxy.cli.policy_files import (
+    Unusable,
+    compile_file,
+    described_error,
+    described_note,
+    described_warning,
+    usable_policy,
+)
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.visible import as_json, counted, terminal
 from gemini_proxy.policy import Policy, PolicyError
+from gemini_proxy.policy.portability import portability
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
 
@@ -36,8 +44,12 @@ def policy() -> None:
 @policy.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
 @click.option("--strict", is_flag=True, help="Count warnings as faults.")
-def check(files: tuple[Path, ...], strict: bool) -> None:
-    """Load policies and say what is wrong with them; exit code 1 if something is."""
+@click.option("--portable", is_flag=True, help="Count what reads differently in Invariant's engine as faults.")
+def check(files: tuple[Path, ...], strict: bool, portable: bool) -> None:
+    """Load policies and say what is wrong with them; exit code 1 if something is.
+
+    What would mean something else in Invariant's engine is noted.
+    """
     faults = 0
     for file in files:
         try:
@@ -48,7 +60,10 @@ def check(files: tuple[Path, ...], strict: bool) -> None:
             continue
         for warning in loaded.warnings:
             click.echo(described_warning(loaded, warning))
-        faults += bool(strict and loaded.warnings)
+        notes = portability(loaded.text, loaded.source)
+        for note in notes:
+            click.echo(described_note(loaded, note))
+        faults += bool((strict and loaded.warnings) or (portable and notes))
         click.echo(_summary(file, loaded))
     sys.exit(1 if faults else 0)
 

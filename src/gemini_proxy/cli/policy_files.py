@@ -48,8 +48,16 @@ def described_error(error: PolicyError) -> str:
 
 def described_warning(policy: Policy, warning: Warning) -> str:
     """As ``described_error``, for something that loads."""
-    place = PolicyError(policy.source, warning.line, warning.column, warning.message, text=policy.text)
-    return _described("warning", place)
+    return _described("warning", _place(policy, warning))
+
+
+def described_note(policy: Policy, note: Warning) -> str:
+    """As ``described_error``, for something that means something else in Invariant's engine."""
+    return _described("note: reads differently in Invariant's engine", _place(policy, note))
+
+
+def _place(policy: Policy, warning: Warning) -> PolicyError:
+    return PolicyError(policy.source, warning.line, warning.column, warning.message, text=policy.text)
 
 
 def _described(kind: str, error: PolicyError) -> str:

@@ -1,6 +1,6 @@
 """A whole response from the events it came in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import DecodeError
@@ -98,14 +98,10 @@ class Merger:
     def add(self, payload: Mapping[str, Any]) -> None:
         """Add one event's response; raises DecodeError for a shape in which a part of the answer might go unread."""
         for key, value in payload.items():
-            if value is None:
-                continue
-            if key == "candidates":
-                self._add_candidates(value)
-            elif key in _USAGE:
-                self._usage = _object(value, key)
-            elif key in _OTHER_FIELDS:
-                self._add_field(key, value)
+            if value is not None:
+                read = _FIELDS.get(key)
+                if read is not None:
+                    read(self, value)
 
     def next_hop(self) -> None:
         """Another answer to the same request follows: its parts continue these, its ending replaces this one."""
@@ -135,29 +131,41 @@ class Merger:
             found.grown = self._grown
         return found
 
-    def _add_field(self, key: str, value: Any) -> None:
-        match key:
-            case "modelVersion" | "model_version":
-                self.model_version = _string(value, key) or self.model_version
-            case "responseId" | "response_id":
-                self.response_id = _string(value, key) or self.response_id
-            case "promptFeedback" | "prompt_feedback":
-                feedback = _object(value, key)
-                if _blocks(feedback) or not self.blocked:
-                    self.prompt_feedback = feedback
-            case "error":
-                self.error = value if self.error is None else self.error
-            case _:
-                self._token_seen = self._token_seen or bool(value)
+    def _set_usage(self, usage: Any) -> None:
+        self._usage = _object(usage, "usageMetadata")
+
+    def _set_model_version(self, version: Any) -> None:
+        self.model_version = _string(version, "modelVersion") or self.model_version
+
+    def _set_response_id(self, given: Any) -> None:
+        self.response_id = _string(given, "responseId") or self.response_id
+
+    def _set_feedback(self, given: Any) -> None:
+        feedback = _object(given, "promptFeedback")
+        if _blocks(feedback) or not self.blocked:
+            self.prompt_feedback = feedback
+
+    def _set_error(self, error: Any) -> None:
+        self.error = error if self.error is None else self.error
+
+    def _see_token(self, token: Any) -> None:
+        self._token_seen = self._token_seen or bool(token)
 
 
-_USAGE = frozenset(("usageMetadata", "usage_metadata"))
-_OTHER_FIELDS = frozenset(
-    (
-        *("modelVersion", "model_version", "responseId", "response_id"),
-        *("promptFeedback", "prompt_feedback", "error", "continuationToken", "continuation_token"),
-    )
-)
+_FIELDS: dict[str, Callable[[Merger, Any], None]] = {
+    "candidates": Merger._add_candidates,
+    "usageMetadata": Merger._set_usage,
+    "usage_metadata": Merger._set_usage,
+    "modelVersion": Merger._set_model_version,
+    "model_version": Merger._set_model_version,
+    "responseId": Merger._set_response_id,
+    "response_id": Merger._set_response_id,
+    "promptFeedback": Merger._set_feedback,
+    "prompt_feedback": Merger._set_feedback,
+    "error": Merger._set_error,
+    "continuationToken": Merger._see_token,
+    "continuation_token": Merger._see_token,
+}
 
 
 def _object(value: Any, key: str) -> dict[str, Any]:

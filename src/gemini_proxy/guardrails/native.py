@@ -23,6 +23,8 @@ from gemini_proxy.policy import (
 
 QUICK_MICROSECONDS: Final = 5_000
 """The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
+QUICK_MESSAGES: Final = 1_000
+"""The longest conversation that is read on the event loop: two milliseconds, before anything is known of its cost."""
 QUICK_STEPS: Final = 10_000
 """Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
 In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
@@ -56,6 +58,8 @@ class NativeEngine:
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
         started = time.perf_counter()
+        if len(check.messages) > QUICK_MESSAGES:
+            return self._judge_elsewhere(check, started)
         try:
             conversation = Conversation.of(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -61,9 +62,24 @@ async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "
     if len(header) > MAX_HEADER_POLICY:
         raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
     # A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once.
-    brief = len(header) <= _BRIEF_POLICY
-    added = (_header_guardrail(header) if brief else await asyncio.to_thread(_header_guardrail, header),)
+    if len(header) <= _BRIEF_POLICY:
+        added = (_header_guardrail(header),)
+    else:
+        added = (await _compile_beside(header),)
     return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
+
+
+_ONE_COMPILES = threading.Lock()
+
+
+async def _compile_beside(header: str) -> Guardrail:
+    """One long policy at a time: several threads that compile would leave the loop a fraction of the processor."""
+
+    def compile_alone() -> Guardrail:
+        with _ONE_COMPILES:
+            return _header_guardrail(header)
+
+    return await asyncio.to_thread(compile_alone)
 
 
 @lru_cache(maxsize=256)

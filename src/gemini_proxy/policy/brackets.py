@@ -55,12 +55,13 @@ class Brackets:
         if at is None:
             return True
         limit = self.start(following) if following is not None else None
+        inside = self.start(node.operands[-1]) if isinstance(node, syntax.Logical) else at
         while at and self._tokens[at - 1].text == "(":
             at -= 1
             closing = self._closing[at]
             if limit is not None and closing > limit:
                 return False
-            if self._tokens[closing + 1].text not in _CONTINUES:
+            if closing > (inside or 0) and self._tokens[closing + 1].text not in _CONTINUES:
                 return True
         return False
 

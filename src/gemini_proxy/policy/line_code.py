@@ -242,7 +242,22 @@ def _select(value: Any, kind: str, run: Run) -> Iterable[Any]:
     items = items_of(value, run)
     if kind in FIELDS:
         return [item for item in items if type(item) is Event and item.kind == kind]
-    wanted = VALUE_KINDS[kind]
-    if wanted is int or wanted is float:
-        return [item for item in items if isinstance(item, wanted) and not isinstance(item, bool)]
-    return [item for item in items if isinstance(item, wanted)]
+    return _within(items, VALUE_KINDS[kind], run)
+
+
+def _within(items: Iterable[Any], wanted: type | tuple[type, ...], run: Run) -> list[Any]:
+    """The items of a type, and those inside lists and objects that are not of it themselves, in order, at any depth."""
+    found: list[Any] = []
+    pending = [iter(items)]
+    while pending:
+        for item in pending[-1]:
+            run.charge(1)
+            # True is no number, though Python says so.
+            if isinstance(item, wanted) and (type(item) is not bool or wanted is bool):
+                found.append(item)
+            elif isinstance(item, list | tuple | dict):
+                pending.append(iter(item.values() if isinstance(item, dict) else item))
+                break
+        else:
+            pending.pop()
+    return found

@@ -113,6 +113,7 @@ def _mark_all(run: Run, needle: str, hay: str) -> bool:
         at = hay.find(needle, at + len(needle))
         if at < 0:
             break
+        run.charge(1)
     return True
 
 

@@ -14,7 +14,7 @@ from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.values import plain
 
 # Enough for anyone to read: a flow in which everything matches would give millions.
-MAX_VIOLATIONS = 1000
+MAX_VIOLATIONS = 200
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 _DEFAULT_BUDGET = Budget()
 

@@ -6,15 +6,11 @@ knows, budgets. ``x in m.content`` is left out because it means the same there. 
 here, so it is no warning of ``Policy.warnings``.
 """
 
-import re
-import warnings
 from collections.abc import Iterator
-from typing import Final
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.brackets import Brackets
 from gemini_proxy.policy.errors import Warning
-from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.lexer import unify_lines
 from gemini_proxy.policy.parser import parse
 from gemini_proxy.policy.portable_grouping import (
@@ -22,10 +18,11 @@ from gemini_proxy.policy.portable_grouping import (
     grouping,
     note,
     one_line,
-    outside_classes,
     tool_patterns,
     unknown_forms,
 )
+from gemini_proxy.policy.portable_literals import compiles, dot_repeats, is_escaped, is_plain, search_for
+from gemini_proxy.policy.portable_statements import STOCK_DETECTORS, assigned, binds_only, imported, kinds
 
 _LISTS = frozenset(("secrets", "pii", "unicode", "copyright", "links", "find", "text", "image", "tuple"))
 _LIST_METHODS = frozenset(("split", "splitlines", "keys", "values", "items"))
@@ -34,18 +31,6 @@ _NUMBERS = frozenset(("len", "sum", "min", "max"))
 _RECORDS = frozenset(("python_code", "html_code"))
 _TEXT_METHODS = frozenset(("strip", "lower", "upper", "join", "replace", "format"))
 _DICT_METHODS = frozenset(("get", "keys", "values", "items"))
-_STOCK_DETECTORS: Final = frozenset(
-    (
-        "secrets", "pii", "moderated", "prompt_injection", "unicode", "python_code", "ipython_code", "semgrep",
-        "copyright", "fuzzy_contains", "is_similar", "llm", "llm_confirm", "html_code", "links", "ocr",
-    )
-)  # fmt: skip
-_NEEDS: Final = {
-    "pii": "presidio and a language model", "prompt_injection": "a classifier model", "moderated": "a classifier model",
-    "semgrep": "the semgrep program", "is_similar": "an account of a hosted model", "llm": "an account of a hosted model",
-    "llm_confirm": "an account of a hosted model", "ocr": "the tesseract program",
-}  # fmt: skip
-_LONGEST_TRIED = 1000
 _NEVER = "only True holds there, so this line never does"
 
 
@@ -68,6 +53,7 @@ class _Reader:
         self._module = module
         self._aliases: dict[str, str] = {}
         self._constants: dict[str, syntax.Expr] = {}
+        self._assigned: dict[str, syntax.Expr] = {}
         self._kinds: dict[str, str] = {}
         for statement in module.statements:
             if isinstance(statement, syntax.Import):
@@ -77,11 +63,12 @@ class _Reader:
 
     def notes(self) -> Iterator[Warning]:
         for statement in self._module.statements:
-            self._kinds = _kinds(statement)
+            self._kinds = kinds(statement)
+            self._assigned = assigned(statement)
             if isinstance(statement, syntax.Import):
-                yield from _imported(statement)
+                yield from imported(statement)
             elif isinstance(statement, syntax.Raise):
-                yield from _binds_only(statement)
+                yield from binds_only(statement)
                 yield from one_line(statement, self._brackets)
             if isinstance(statement, syntax.Raise | syntax.Predicate):
                 yield from self._block(statement.body)
@@ -137,7 +124,7 @@ class _Reader:
         """How to make a truth value of what is a list, a number, a text or a record; None of anything else."""
         if self._is_list(value):
             return "any(...)"
-        match value:
+        match self._resolved(value):
             case syntax.Comprehension():
                 return "any([...])"
             case syntax.Call(function=syntax.Name(name=name)):
@@ -154,7 +141,9 @@ class _Reader:
         return None
 
     def _is_list(self, value: syntax.Expr) -> bool:
-        value = self._resolved(value)
+        return self._has_form_of_list(self._resolved(value))
+
+    def _has_form_of_list(self, value: syntax.Expr) -> bool:
         match value:
             case syntax.Sequence() | syntax.Mapping():
                 return True
@@ -163,14 +152,16 @@ class _Reader:
             case syntax.Call(function=syntax.Attribute(name=name)):
                 return name in _LIST_METHODS
             case syntax.Binary(operator="+", left=left, right=right):
-                return self._is_list(left) or self._is_list(right)
+                return self._has_form_of_list(left) or self._has_form_of_list(right)
             case syntax.Attribute(name=name):
                 return name in _LIST_FIELDS
         return False
 
     def _resolved(self, value: syntax.Expr) -> syntax.Expr:
-        """What a constant stands for."""
-        return self._constants.get(value.name, value) if isinstance(value, syntax.Name) else value
+        """What the name of a constant or an assignment stands for."""
+        if not isinstance(value, syntax.Name):
+            return value
+        return self._assigned.get(value.name, self._constants.get(value.name, value))
 
     # Expressions
 
@@ -189,9 +180,13 @@ class _Reader:
                 message = f"{name} raises on a content that is None or a list; use (t: str) in text(x)"
                 yield note(value, message)
             raw = _raw(self._resolved(pattern))
-            if name == "match" and raw is not None and _dot_repeats(raw):
+            if name == "match" and raw is not None and dot_repeats(raw):
                 yield note(pattern, "a line end stops the dot of match; begin the pattern with (?s)")
-        elif name == "fuzzy_contains":
+        elif name == "text" or name in STOCK_DETECTORS:
+            for value in node.args:
+                if self._is_of_call(value):
+                    yield note(value, f"{name} finds nothing in a call; use (t: str) in x.function.arguments.values()")
+        if name == "fuzzy_contains":
             semantic = options.get("use_semantic")
             if not (isinstance(semantic, syntax.Constant) and semantic.value is False):
                 yield note(node, "it sends the text to a hosted model where it has a key; say use_semantic=False")
@@ -204,12 +199,25 @@ class _Reader:
             return False
         return isinstance(value.value, syntax.Name) and self._kinds.get(value.value.name) in ("Message", "ToolOutput")
 
+    def _is_of_call(self, value: syntax.Expr) -> bool:
+        """Whether this is a call, or its arguments."""
+        if isinstance(value, syntax.Name):
+            return self._kinds.get(value.name) == "ToolCall"
+        return isinstance(value, syntax.Attribute) and value.name == "arguments"
+
     def _comparison(self, node: syntax.Comparison) -> Iterator[Warning]:
         left = node.first
         for comparator, right in node.rest:
-            if comparator in ("in", "not in") and not self._is_list(right):
+            if comparator in ("in", "not in") and isinstance(right, syntax.Name) and right.name in self._kinds:
+                yield note(right, f"in finds nothing in an event; use {self._texts_of(right)}")
+            elif comparator in ("in", "not in") and not self._is_list(right):
                 yield from _taken_as_pattern(left, self._resolved(left))
             left = right
+
+    def _texts_of(self, event: syntax.Name) -> str:
+        is_call = self._kinds[event.name] == "ToolCall"
+        values = f"{event.name}.function.arguments.values()" if is_call else f"text({event.name})"
+        return f"(t: str) in {values}"
 
     def _escapes(self, statement: syntax.Raise | syntax.Predicate) -> Iterator[Warning]:
         patterns: set[int] = set()
@@ -227,35 +235,6 @@ class _Reader:
                         yield note(node, "a backslash in a text stays a backslash; use find, whose patterns read alike")
 
 
-def _kinds(statement: syntax.Statement) -> dict[str, str]:
-    """The event kind of each variable of a rule or a predicate."""
-    if not isinstance(statement, syntax.Raise | syntax.Predicate):
-        return {}
-    found = dict(statement.parameters) if isinstance(statement, syntax.Predicate) else {}
-    found.update({each.name: each.kind for each in syntax.walk(statement) if isinstance(each, syntax.Declaration)})
-    return {name: kind for name, kind in found.items() if kind in FIELDS}
-
-
-def _imported(statement: syntax.Import) -> Iterator[Warning]:
-    for name, _ in statement.names:
-        if name.name in _NEEDS:
-            yield note(name, f"{name.name} needs {_NEEDS[name.name]}, and the check ends in an error without")
-        elif statement.module.split(".")[-1] in ("detectors", "parsers") and name.name not in _STOCK_DETECTORS:
-            yield note(name, f"it has no detector {name.name}; use find with a pattern")
-
-
-def _binds_only(statement: syntax.Raise) -> Iterator[Warning]:
-    """A note on a rule without any condition whose message does not depend on what it binds."""
-    declared = [line for line in statement.body if isinstance(line, syntax.Declaration)]
-    if not declared or any(not isinstance(line, syntax.Declaration | syntax.Assignment) for line in statement.body):
-        return
-    if not syntax.names_in(statement.error) & {line.name for line in declared}:
-        name = declared[0].name
-        yield note(
-            declared[0], f'this fires on every trace, an empty one too; raise PolicyViolation("...", {name}={name})'
-        )
-
-
 def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterator[Warning]:
     if not isinstance(node.value, syntax.Attribute) or node.value.name != "arguments":
         return
@@ -268,44 +247,17 @@ def _raw(value: syntax.Expr) -> str | None:
     return value.raw if isinstance(value, syntax.Constant) else None
 
 
-def _dot_repeats(pattern: str) -> bool:
-    """Whether a dot that stops at line ends is repeated."""
-    if re.match(r"\(\?[a-zA-Z]*s", pattern):
-        return False
-    chars = list(outside_classes(pattern))
-    return any(char == "." and after in ("*", "+", "{") for char, after in zip(chars, chars[1:], strict=False))
-
-
 def _is_escaped(value: syntax.Node) -> bool:
-    """Whether a text has an escape that is read here and not there, where only quotes are escaped."""
-    if not isinstance(value, syntax.Constant) or value.raw is None:
+    if not isinstance(value, syntax.Constant) or value.raw is None or not isinstance(value.value, str):
         return False
-    return re.sub(r"\\([\"'])", r"\1", value.raw) != value.value
+    return is_escaped(value.raw, value.value)
 
 
 def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Warning]:
     if not isinstance(needle, syntax.Constant) or not isinstance(needle.value, str) or _is_escaped(needle):
         return
     text = needle.value
-    if len(text) > _LONGEST_TRIED or not _tried(text):
-        yield note(node, f"in also takes its left side as a pattern, and this one raises; write {_found(text)}")
-    elif re.search(r"[.^$*+?{}\[\]\\|()]", text):
-        yield note(node, f"in marks what its left side matches as a pattern; write {_found(text)}")
-
-
-def _tried(pattern: str) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError):
-            return False
-    return True
-
-
-def _found(text: str) -> str:
-    """The call of find that looks for a text literally."""
-    if len(text) > 40 or not text.isprintable() or set(text) & set("\\^\"'"):
-        return "any(find(...))"
-    spelled = re.sub(r"[.$*+?{}\[|()]", r"[\g<0>]", text)
-    return f'any(find("{spelled}", x))'
+    if not compiles(text):
+        yield note(node, f"in also takes its left side as a pattern, and this one raises; write {search_for(text)}")
+    elif not is_plain(text):
+        yield note(node, f"in marks what its left side matches as a pattern; write {search_for(text)}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.brackets import Brackets
 from gemini_proxy.policy.errors import Warning
+from gemini_proxy.policy.portable_literals import has_alternatives
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METHODS = frozenset(
@@ -150,34 +151,3 @@ def tool_patterns(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
                 )
         case syntax.EntityPattern(entity=entity):
             yield note(node, f"<{entity}> needs presidio and a model, or is not known; use find with a pattern")
-
-
-def has_alternatives(pattern: str) -> bool:
-    """Whether a regular expression has a ``|`` outside of groups and classes."""
-    depth = 0
-    for char in outside_classes(pattern):
-        depth += (char == "(") - (char == ")")
-        if char == "|" and not depth:
-            return True
-    return False
-
-
-def outside_classes(pattern: str) -> Iterator[str]:
-    """The characters of a regular expression; an escape and a class each come as one empty text."""
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char == "\\":
-            at, char = at + 1, ""
-        elif char == "[":
-            at, char = _class_end(pattern, at), ""
-        yield char
-        at += 1
-
-
-def _class_end(pattern: str, at: int) -> int:
-    at += 2 if pattern[at + 1 : at + 2] == "^" else 1
-    start = at
-    while at < len(pattern) and (pattern[at] != "]" or at == start):
-        at += 2 if pattern[at] == "\\" else 1
-    return at

@@ -22,6 +22,7 @@ MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
 SPACING = 0.01
 # Traces with more text than this are serialised in a thread, a message at a time, so that the loop gets its turn.
 LARGE = 256 * 1024
+MANY = 1_000
 
 
 class TraceSink(Protocol):
@@ -135,7 +136,7 @@ class Recorder:
             self._count_lost("the recorder is closed" if self._closed else "the queue is full")
             return None
         try:
-            row = encode(trace) if size <= LARGE else None
+            row = encode(trace) if size <= LARGE and len(trace.messages) <= MANY else None
         except RowRejected as error:
             self._count_lost(str(error))
             return None

@@ -62,7 +62,7 @@ def _end_of_match(query: str, text: str, allowed: int, meter: Meter) -> int | No
     positive, negative, score = full, 0, len(query)
     for at, char in enumerate(text):
         if at & 127 == 0:
-            meter.charge(64)
+            meter.charge(128)
         match = masks.get(char, 0)
         along = match | negative
         across = (((match & positive) + positive) ^ positive) | match

@@ -10,7 +10,7 @@ from gemini_proxy.policy.detectors import Finding, Parsed
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.values import Record, cut
 
-_LINK = Regex(r"(?i)\bhttps?://[^\s\"'<>\x60)\]}]+", "find")
+_LINK = Regex(r"(?i)https?://[^\s\"'<>\x60)\]}]+", "find")
 # The standard library's HTML parser takes time that grows with the square of a hostile page; RE2 does not.
 _COMMENT = Regex(r"(?s)<!--.*?-->", "find")
 _TAG = Regex(r"<[A-Za-z][^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>", "find")
