@@ -28,19 +28,27 @@ from bench.scenarios import FULL, QUICK, SCENARIOS, Scale, Scenario, measure
     help="Only this scenario; may be repeated.",
 )
 @click.option(
+    "--stream-check",
+    type=click.Choice(["final", "window", "hold"]),
+    default="final",
+    show_default=True,
+    help="How gemini-proxy checks streams; window runs with ten rules.",
+)
+@click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every value measured."
 )
-def main(quick: bool, names: Sequence[str], file: Path | None) -> None:
+def main(quick: bool, names: Sequence[str], stream_check: str, file: Path | None) -> None:
     """Measure direct calls, a bare aiohttp pass-through and gemini-proxy in turn, all on this machine.
 
-    gemini-proxy runs with a two-rule policy and traces on. Exit code 1 if a request or a stream failed.
+    gemini-proxy runs with a two-rule policy (ten rules with windows) and traces on. Exit code 1 if a request or a
+    stream failed.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     allow_many_sockets()
     machine = _machine()
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     try:
-        measured = run(chosen, QUICK if quick else FULL)
+        measured = run(chosen, QUICK if quick else FULL, stream_check)
     except ProcessError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{machine}; median (smallest..largest)\n\n{table(measured)}")
@@ -49,10 +57,13 @@ def main(quick: bool, names: Sequence[str], file: Path | None) -> None:
     sys.exit(1 if any(one.failures for one in measured) else 0)
 
 
-def run(scenarios: Sequence[Scenario], scale: Scale) -> list[Measured]:
+def run(scenarios: Sequence[Scenario], scale: Scale, stream_check: str = "final") -> list[Measured]:
     """Measure ``scenarios``, one after the other. Raises ProcessError where a process does not start."""
     measured = [Measured(scenario) for scenario in scenarios]
-    with tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-") as folder, staged(Path(folder)) as stage:
+    with (
+        tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-") as folder,
+        staged(Path(folder), stream_check) as stage,
+    ):
         for one in measured:
             for peer, values in measure(one.scenario, stage, scale):
                 one.runs[peer].append(values)

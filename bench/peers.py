@@ -11,7 +11,8 @@ from typing import Final
 from bench.processes import ProcessError, ServerProcess, module, piped, serving
 from bench.workload import LoadResult, Workload, dump, load_result
 
-POLICY: Final = Path(__file__).with_name("policy.gr")
+TWO_RULES: Final = Path(__file__).with_name("policy.gr")
+TEN_RULES: Final = Path(__file__).with_name("ten_rules.gr")
 _CONFIG: Final = """\
 [server]
 listen = ["127.0.0.1:0"]
@@ -21,6 +22,7 @@ base_url = "http://127.0.0.1:{port}"
 
 [guardrails]
 policies = ["{policy}"]
+stream_check = "{stream_check}"
 
 [traces]
 database = "sqlite:///{database}"
@@ -38,8 +40,9 @@ class Peer(StrEnum):
 class Stage:
     """A scripted upstream with one standing server of each peer before it, and fresh ones on demand."""
 
-    def __init__(self, folder: Path, upstream: ServerProcess) -> None:
+    def __init__(self, folder: Path, upstream: ServerProcess, stream_check: str) -> None:
         self._folder = folder
+        self._stream_check = stream_check
         self._numbers = itertools.count()
         self.servers: dict[Peer, ServerProcess] = {Peer.DIRECT: upstream}
 
@@ -60,19 +63,20 @@ class Stage:
             yield server
 
     def _configured(self, number: int, port: int) -> Path:
-        """A configuration file with the two-rule policy, and traces in a database of its own."""
+        """A configuration file, with ten rules for windows and else two, and a trace database of its own."""
         file = self._folder / f"config-{number}.toml"
         database = self._folder / f"traces-{number}.db"
-        file.write_text(_CONFIG.format(port=port, policy=POLICY, database=database))
+        policy = TEN_RULES if self._stream_check == "window" else TWO_RULES
+        file.write_text(_CONFIG.format(port=port, policy=policy, database=database, stream_check=self._stream_check))
         return file
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Stage]:
+def staged(folder: Path, stream_check: str = "final") -> Iterator[Stage]:
     """Start the upstream and the standing peers; all end with the context. Raises ProcessError."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(serving(module("bench.upstream"), folder / "upstream.log"))
-        stage = Stage(folder, upstream)
+        stage = Stage(folder, upstream, stream_check)
         for peer in (Peer.PASS_THROUGH, Peer.PROXY):
             stage.servers[peer] = stack.enter_context(stage.fresh(peer))
         yield stage

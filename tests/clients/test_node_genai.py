@@ -17,9 +17,7 @@ from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, una
 MODULES = Path(os.environ.get("TEST_NODE_MODULES", "/nonexistent"))
 pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
-    pytest.mark.skipif(
-        not (MODULES / "@google" / "genai").is_dir(), reason="TEST_NODE_MODULES names no @google/genai"
-    ),
+    pytest.mark.skipif(not (MODULES / "@google" / "genai").is_dir(), reason="TEST_NODE_MODULES names no @google/genai"),
 ]
 BASES = pytest.mark.parametrize(
     ("prefix", "key"), [("", KEY), ("/api/v1/gateway/my-set/gemini", f"{KEY};invariant-auth=inv-1234")]

@@ -7,9 +7,8 @@ from gemini_proxy.guardrails.rules import guardrail
 
 RULES = (
     guardrail("p", 'raise "no Dublin" if:\n    "x" == "y"\nraise "a; b" if:\n    "x" == "y"', "block"),
-    guardrail(
-        "q", 'raise f"dynamic {m.role}" if:\n    (m: Message)\nraise PolicyViolation("named", 3) if:\n    "x" == "y"', "block"
-    ),
+    guardrail("q", 'raise f"dynamic {m.role}" if:\n    (m: Message)', "block"),
+    guardrail("r", 'raise PolicyViolation("named", 3) if:\n    "x" == "y"', "block"),
 )
 START = "[Invariant] The response did not pass the guardrails"
 

@@ -22,7 +22,7 @@ from gemini_proxy.policy.portable_grouping import (
     unknown_forms,
 )
 from gemini_proxy.policy.portable_literals import compiles, dot_repeats, is_escaped, is_plain, search_for
-from gemini_proxy.policy.portable_statements import STOCK_DETECTORS, assigned, binds_only, imported, kinds
+from gemini_proxy.policy.portable_statements import STOCK_DETECTORS, assigned, binds_only, counts_only, imported, kinds
 
 _LISTS = frozenset(("secrets", "pii", "unicode", "copyright", "links", "find", "text", "image", "tuple"))
 _LIST_METHODS = frozenset(("split", "splitlines", "keys", "values", "items"))
@@ -90,6 +90,8 @@ class _Reader:
                 case syntax.Comprehension(conditions=conditions):
                     for condition in conditions:
                         yield from self._truth(condition)
+                case syntax.Declaration(kind="TextChunk", source=None):
+                    yield note(node, "a text that is not in a list is no TextChunk; use (t: str) in text(x)")
                 case syntax.Declaration(source=syntax.Sequence(items=items) as written):
                     if not all(isinstance(item, syntax.Constant) for item in items):
                         yield note(written, "it takes the items before events are known; write tuple([...])")
@@ -103,6 +105,7 @@ class _Reader:
                 yield from self._truth(line.value)
             elif isinstance(line, syntax.Quantifier):
                 yield from one_line(line, self._brackets)
+                yield from counts_only(line)
                 yield from self._block(line.body)
 
     def _truth(self, value: syntax.Expr) -> Iterator[Warning]:

@@ -67,8 +67,9 @@ def _stands_alone(operand: syntax.Expr, at_an_end: bool) -> bool:
 
 def continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator[Warning]:
     """Notes on lines of one block that go on with the line before."""
-    for before, line in zip(lines, lines[1:], strict=False):
-        if not isinstance(line, syntax.Condition) or _ends_alone(before):
+    for at, line in enumerate(lines):
+        # A declaration ends where it does in the first line only.
+        if not isinstance(line, syntax.Condition) or not at or (at == 1 and _ends_alone(lines[0])):
             continue
         first = brackets.first_on_line(line.value)
         if first is not None and first.text in ("(", "[", "-", "+") and first.kind == "op":

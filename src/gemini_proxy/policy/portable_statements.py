@@ -48,12 +48,26 @@ def imported(statement: syntax.Import) -> Iterator[Warning]:
 
 
 def binds_only(statement: syntax.Raise) -> Iterator[Warning]:
-    """A note on a rule without any condition whose message does not depend on what it binds."""
+    """Notes on variables that nothing asks for: there the rule fires as well where there is no such value."""
     declared = [line for line in statement.body if isinstance(line, syntax.Declaration)]
-    if not declared or any(not isinstance(line, syntax.Declaration | syntax.Assignment) for line in statement.body):
+    raised = syntax.names_in(statement.error)
+    if declared and all(isinstance(line, syntax.Declaration | syntax.Assignment) for line in statement.body):
+        if not raised & {line.name for line in declared}:
+            yield _unasked(declared[0], "this fires on every trace, an empty one too")
         return
-    if not syntax.names_in(statement.error) & {line.name for line in declared}:
-        name = declared[0].name
-        yield note(
-            declared[0], f'this fires on every trace, an empty one too; raise PolicyViolation("...", {name}={name})'
-        )
+    mentioned = raised.union(*(syntax.names_in(line) for line in statement.body))
+    for line in declared:
+        if line.source is not None and line.name not in mentioned:
+            yield _unasked(line, f"this fires where there is no {line.name}")
+
+
+def _unasked(line: syntax.Declaration, message: str) -> Warning:
+    return note(
+        line, f'{message}; ask something of {line.name}, or raise PolicyViolation("...", {line.name}={line.name})'
+    )
+
+
+def counts_only(node: syntax.Quantifier) -> Iterator[Warning]:
+    """A note on a count of all events of a kind: there it is always one."""
+    if node.name == "count" and all(isinstance(line, syntax.Declaration) for line in node.body):
+        yield note(node, "without a condition this counts one, whatever there is; ask something of what is counted")
