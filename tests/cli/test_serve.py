@@ -129,7 +129,7 @@ async def test_a_stream_that_outlasts_the_grace_is_broken(
         assert await asyncio.wait_for(server.process.wait(), 15) == 0
         assert "Traceback" not in server.stderr.read_text()
     assert upstream.closed_by_caller.is_set()
-    assert await outcomes(tmp_path) == [Outcome.CLIENT_GONE]
+    assert await outcomes(tmp_path) == [Outcome.FAILED]
 
 
 async def test_a_second_sigterm_changes_nothing(
