@@ -210,6 +210,21 @@ async def test_allowed_function_call_goes_on_at_once(
         assert await response.read() == events[1]
 
 
+async def test_a_call_is_not_refused_for_what_the_answer_has_yet_to_say(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """A rule that later text may satisfy withholds the call, and decides at the end."""
+    policy = 'raise "no disclaimer" if:\n    (m: Message)\n    m.role == "assistant"\n    not ("careful" in m.content)\n'
+    proxy = await start_proxy(policy=policy)
+    for last in ("be careful", "be quick"):
+        events = sse(call_part("read_file", path="/"), candidate(last, "STOP"))
+        upstream.reply(stream(*events))
+        async with client.post(proxy.stream, json=prompt("go")) as response:
+            body = await response.read()
+        assert (body == b"".join(events)) is (last == "be careful")
+        assert (b"no disclaimer" in body) is (last == "be quick")
+
+
 async def test_hold_lets_nothing_leave_before_the_verdict(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -94,8 +94,7 @@ class Lifecycle:
         gate.feed(data)
         if exchange.windows is not None:
             await self._judge_windows(exchange, gate, exchange.windows)
-        elif gate.wants_verdict:
-            await self._judge_answer(exchange)
+        elif gate.wants_verdict and await self._judge_answer(exchange, until_now=True):
             gate.release()
         return gate.take()
 
