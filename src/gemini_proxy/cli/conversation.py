@@ -28,16 +28,24 @@ class _Mark:
         return leaf == self.path or (self.start is None and leaf.startswith(self.path + "."))
 
 
+_LIST_WIDTH = 120
+
+
 def print_list(found: Sequence[TraceSummary]) -> None:
-    """Print one line a trace: time, id, dataset, model, outcome, first rule and milliseconds."""
+    """Print one line a trace: time, id, dataset, model, outcome, milliseconds and first rule."""
     table = Table(box=None, pad_edge=False)
-    for name in ("time", "id", "dataset", "model", "outcome", "rule"):
-        table.add_column(name, no_wrap=name != "rule", overflow="ellipsis")
+    for name in ("time", "id", "dataset", "model", "outcome"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
     table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("rule", no_wrap=True, overflow="ellipsis")
     for summary in found:
-        words = (summary.id[:8], summary.dataset or "", summary.model or "", summary.outcome.value, summary.rule or "")
-        table.add_row(local_time(summary.created), *(line(word) for word in words), f"{summary.duration_ms:.0f}")
-    terminal().print(table)
+        words = (summary.id[:8], summary.dataset or "", summary.model or "", summary.outcome.value)
+        spent = f"{summary.duration_ms:.0f}"
+        table.add_row(local_time(summary.created), *(line(word) for word in words), spent, line(summary.rule or ""))
+    console = terminal()
+    # A narrow terminal breaks the line itself; squeezed columns would be a letter wide.
+    console.width = max(console.width, _LIST_WIDTH)
+    console.print(table)
 
 
 def print_trace(trace: Trace) -> None:
