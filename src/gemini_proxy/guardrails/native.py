@@ -25,7 +25,7 @@ QUICK_MICROSECONDS: Final = 5_000
 """The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
 QUICK_MESSAGES: Final = 1_000
 """The longest conversation that is read on the event loop: two milliseconds, before anything is known of its cost."""
-QUICK_STEPS: Final = 10_000
+QUICK_STEPS: Final = 5_000
 """Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
 In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
 _GRACE: Final = 1.0

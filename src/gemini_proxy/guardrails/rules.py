@@ -16,6 +16,9 @@ from gemini_proxy.policy import Policy, PolicyError
 Action = Literal["block", "log"]
 
 HEADER_NAME = "Invariant-Guardrails"
+_POLICIES_KEPT = 64
+"""Compiled header policies kept: more than applications that share a server, and few enough for the collector, which
+walks them all now and then."""
 _BRIEF_POLICY = 500
 """Characters of a policy that compiles in a few milliseconds whatever is in it."""
 MAX_HEADER_POLICY = 16_384
@@ -82,7 +85,7 @@ async def _compile_beside(header: str) -> Guardrail:
     return await asyncio.to_thread(compile_alone)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_POLICIES_KEPT)
 def _header_guardrail(header: str) -> Guardrail:
     """Clients repeat their policy with each request. The key is the text itself: nothing crosses between clients."""
     try:

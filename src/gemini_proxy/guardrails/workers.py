@@ -18,6 +18,10 @@ PROCESSES: Final = 2
 """One can be busy with a long check while the other reads a large body; each takes about 60 MB once started."""
 
 
+_NICE: Final = 10
+"""Long checks take the processor time that the event loop leaves."""
+
+
 class Workers:
     """A pool of processes. What runs there takes and returns picklable values and keeps no state."""
 
@@ -63,7 +67,8 @@ class Workers:
 
 
 def _prepare() -> None:
-    """In a new process: leave Ctrl-C, which reaches the whole group, to the server; and leave with the server."""
+    """In a new process: let the server's loop go first, leave Ctrl-C to the server, and leave with it."""
+    os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
