@@ -214,7 +214,7 @@ async def test_a_call_is_not_refused_for_what_the_answer_has_yet_to_say(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
     """A rule that later text may satisfy withholds the call, and decides at the end."""
-    policy = 'raise "no disclaimer" if:\n    (m: Message)\n    m.role == "assistant"\n    not ("careful" in m.content)\n'
+    policy = 'raise "no disclaimer" if:\n    (m: Message)\n    m.role == "assistant"\n    not ("careful" in m.content)'
     proxy = await start_proxy(policy=policy)
     for last in ("be careful", "be quick"):
         events = sse(call_part("read_file", path="/"), candidate(last, "STOP"))
