@@ -3,7 +3,6 @@
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
@@ -119,9 +118,6 @@ def check_in_worker(
     seconds: float,
 ) -> list[list[Found]]:
     """``_check_all`` in a process of its own, which compiles each policy once."""
-    policies = [_compiled(text, source) for text, source in texts]
+    policies = [load_policy(text, source) for text, source in texts]
     budget = Budget(deadline=time.perf_counter() + seconds)
     return _check_all(policies, Conversation.of(messages), parameters, budget)
-
-
-_compiled = lru_cache(maxsize=256)(load_policy)

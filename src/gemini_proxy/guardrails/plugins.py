@@ -15,6 +15,10 @@ from gemini_proxy.policy.detectors.builtin import BUILTIN
 
 GROUP: Final = "gemini_proxy.detectors"
 
+_POLICIES_KEPT: Final = 64
+"""Compiled policies kept: more than applications that share a server, and few enough for the collector, which walks
+them all now and then."""
+
 
 class PluginError(Exception):
     """An installed detector that cannot be used; the text names the entry point."""
@@ -26,8 +30,12 @@ def installed_detectors() -> DetectorRegistry:
     return BUILTIN.with_detectors(*(_load(entry) for entry in entry_points(group=GROUP)))
 
 
+@lru_cache(maxsize=_POLICIES_KEPT)
 def load_policy(text: str, source: str) -> Policy:
-    """Compile a policy with all installed detectors. Raises PolicyError."""
+    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError.
+
+    The key is the text itself and a policy never changes: nothing crosses between those who share one.
+    """
     return compile_policy(text, source, detectors=installed_detectors())
 
 

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 from gemini_proxy.errors import BadRequest
@@ -16,9 +15,6 @@ from gemini_proxy.policy import Policy, PolicyError
 Action = Literal["block", "log"]
 
 HEADER_NAME = "Invariant-Guardrails"
-_POLICIES_KEPT = 64
-"""Compiled header policies kept: more than applications that share a server, and few enough for the collector, which
-walks them all now and then."""
 _BRIEF_POLICY = 500
 """Characters of a policy that compiles in a few milliseconds whatever is in it."""
 MAX_HEADER_POLICY = 16_384
@@ -85,9 +81,7 @@ async def _compile_beside(header: str) -> Guardrail:
     return await asyncio.to_thread(compile_alone)
 
 
-@lru_cache(maxsize=_POLICIES_KEPT)
 def _header_guardrail(header: str) -> Guardrail:
-    """Clients repeat their policy with each request. The key is the text itself: nothing crosses between clients."""
     try:
         return guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block")
     except PolicyError as error:

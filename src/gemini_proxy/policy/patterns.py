@@ -1,6 +1,5 @@
 """Patterns after ``is``: which tool, and what its arguments must look like."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +118,3 @@ def _literal(expected: object) -> Matcher:
     if isinstance(expected, bool) or expected is None:
         return lambda run, value: value is expected
     return lambda run, value: not isinstance(value, bool) and bool(value == expected)
-
-
-TOOL_NAME = re.compile(r"[A-Za-z0-9_./:-]+")

@@ -10,7 +10,7 @@ from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.builtins import FUNCTIONS
 from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.errors import PolicyError, Warning
-from gemini_proxy.policy.events import FIELDS, Conversation
+from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.imports import Imported
 from gemini_proxy.policy.regex import Mode, Regex, RegexError
 from gemini_proxy.policy.run import Code, Run
@@ -131,8 +131,3 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """``did you mean "..."?`` for the closest known name, if any is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f'did you mean "{close[0]}"?' if close else None
-
-
-def event_kinds() -> tuple[str, ...]:
-    """The event kinds a declaration can name."""
-    return tuple(FIELDS)

@@ -45,12 +45,13 @@ class Lifecycle:
         exchange.unseen.extend(request.unseen)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
+        deciding = self._decide_request(exchange, verdict)
         if not isinstance(verdict, Verdict) and self._guardrails.request_check == "overlap":
-            return self._tasks.beside(self._admit_later(exchange, verdict), "request check")
-        self._apply(exchange, "request", [await self._wait(exchange, "request", verdict)], exchange.unseen)
+            return self._tasks.beside(deciding, "request check")
+        await deciding
         return None
 
-    async def _admit_later(self, exchange: Exchange, verdict: Awaitable[Verdict]) -> None:
+    async def _decide_request(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> None:
         self._apply(exchange, "request", [await self._wait(exchange, "request", verdict)], exchange.unseen)
 
     async def admit(self, exchange: Exchange) -> None:
