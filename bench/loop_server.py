@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from gemini_proxy.config import Config, ListenAddress
+from gemini_proxy.config import Config
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 

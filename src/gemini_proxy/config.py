@@ -5,136 +5,40 @@ This is the only module that reads files and the environment; everything else ta
 
 import difflib
 import glob
-import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gemini_proxy.sections import (
+    Access,
+    Explorer,
+    Guardrails,
+    Refusals,
+    Server,
+    Traces,
+    Upstream,
+    listen_address,
+)
+
 ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
-_DATABASE = re.compile(r"sqlite:///.+")
+
+
+_CREDENTIALS = {
+    "gemini-api-key": ("upstream", "api_key"),
+    "guardrails-api-key": ("guardrails", "remote", "api_key"),
+    "explorer-api-key": ("explorer", "push", "api_key"),
+}
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; each line names the key, the value and what was expected."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
-
-
-class Server(_Section):
-    """Where and how the proxy listens. Addresses are ``host:port`` or ``unix:/path``; times in seconds."""
-
-    listen: tuple[str, ...] = ("127.0.0.1:8005",)
-    loop: Literal["asyncio", "uvloop"] = "asyncio"
-    max_request_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
-    max_exchanges: Annotated[int, Field(ge=1)] = 4096
-    request_timeout: Annotated[float, Field(gt=0)] = 60.0
-    shutdown_grace: Annotated[float, Field(ge=0)] = 30.0
-
-    @field_validator("listen")
-    @classmethod
-    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("at least one address")
-        for address in value:
-            listen_address(address)
-        return value
-
-
-class Upstream(_Section):
-    """The Gemini API. ``api_key`` is sent for clients that bring none; times in seconds."""
-
-    base_url: str = "https://generativelanguage.googleapis.com"
-    connect_timeout: Annotated[float, Field(gt=0)] = 10.0
-    read_timeout: Annotated[float, Field(gt=0)] = 60.0
-    max_answer_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
-    api_key: SecretStr | None = None
-    forward_headers: tuple[str, ...] = ()
-
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError('a URL such as "https://generativelanguage.googleapis.com", without query')
-        if parts.username or parts.password:
-            raise ValueError("a URL without user name and password; the key belongs in upstream.api_key")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("https, unless the host is this machine")
-        return value.rstrip("/")
-
-    @field_validator("forward_headers")
-    @classmethod
-    def _headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            folded = name.lower()
-            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or "invariant" in folded or folded in _NEVER_FORWARDED:
-                raise ValueError(
-                    "names of headers that may go upstream; not credentials, cookies or connection headers"
-                )
-        return tuple(name.lower() for name in value)
-
-
-_NEVER_FORWARDED = frozenset(
-    "authorization cookie connection host content-length content-encoding transfer-encoding te trailer upgrade "
-    "keep-alive proxy-authorization proxy-connection accept-encoding forwarded x-goog-api-key".split()
-)
-
-
-class Guardrails(_Section):
-    """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
-
-    engine: Literal["native", "off"] = "native"
-    policies: tuple[str, ...] = ()
-    log_policies: tuple[str, ...] = ()
-    header_policies: Literal["add", "replace", "off"] = "add"
-    request_check: Literal["overlap", "before"] = "overlap"
-    stream_check: Literal["final", "window", "hold"] = "final"
-    window_overlap: Annotated[int, Field(ge=0, le=65_536)] = 256
-    unavailable: Literal["block", "allow"] = "block"
-    timeout: Annotated[float, Field(gt=0)] = 5.0
-    thoughts: Literal["check", "skip"] = "check"
-    unseen_content: Literal["allow", "block"] = "allow"
-    parameters: Mapping[str, Any] = Field(default_factory=dict)
-
-
-class Refusals(_Section):
-    """How a refusal looks; the defaults are those that every client surfaces."""
-
-    prefix: str = "[Invariant]"
-    feedback: Literal["compat", "none", "native"] = "compat"
-    before_stream: Literal["event", "http_400"] = "event"
-    error_status: Literal["FAILED_PRECONDITION", "INVARIANT_GUARDRAILS_VIOLATION"] = "FAILED_PRECONDITION"
-
-
-class Traces(_Section):
-    """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered."""
-
-    database: str = "sqlite:///gemini-proxy.db"
-    retention_days: Annotated[int, Field(ge=0)] = 30
-    required: bool = False
-
-    @field_validator("database")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        if not _DATABASE.fullmatch(value):
-            raise ValueError('"sqlite:///FILE"')
-        return value
-
-
-class Access(_Section):
-    """Who may use the proxy. ``open`` is for this machine only: the server will not start on another address."""
-
-    mode: Literal["open"] = "open"
 
 
 class Config(BaseSettings):
@@ -162,43 +66,7 @@ class Config(BaseSettings):
     refusals: Refusals = Refusals()
     traces: Traces = Traces()
     access: Access = Access()
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One address to listen on: a TCP host and port, or the path of a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @property
-    def local(self) -> bool:
-        """True where only this machine can connect."""
-        return bool(self.path) or _is_loopback(self.host)
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
-
-
-def listen_address(text: str) -> ListenAddress:
-    """Read ``host:port``, ``[v6]:port`` or ``unix:/path``. Raises ValueError saying what was expected."""
-    if text.startswith("unix:") and text.removeprefix("unix:").startswith("/"):
-        return ListenAddress(path=text.removeprefix("unix:"))
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError('"host:port" or "unix:/path"')
-    return ListenAddress(host=host.strip("[]"), port=int(port))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    explorer: Explorer = Explorer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,17 +98,15 @@ def load_config(file: Path | None = None) -> Config:
     """
     values = _read_toml(file) if file else {}
     _check_environment(os.environ)
-    credential = _credential("gemini-api-key")
     try:
         config = Config(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, str(file) if file else "configuration"))) from None
     except ValueError as error:
         raise ConfigError(f"environment: {type(error).__name__}: a variable could not be read as JSON") from None
-    if credential:
-        upstream = config.upstream.model_copy(update={"api_key": SecretStr(credential)})
-        config = config.model_copy(update={"upstream": upstream})
+    config = _with_credentials(config)
     _check_access(config)
+    _check_services(config)
     return config
 
 
@@ -275,6 +141,19 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error}") from None
 
 
+def _with_credentials(config: Config) -> Config:
+    for name, path in _CREDENTIALS.items():
+        if secret := _credential(name):
+            config = _replaced(config, path, SecretStr(secret))
+    return config
+
+
+def _replaced(model: _Model, path: Sequence[str], value: object) -> _Model:
+    """A copy of a section, or of the whole, with one key set."""
+    first, *rest = path
+    return model.model_copy(update={first: _replaced(getattr(model, first), rest, value) if rest else value})
+
+
 def _credential(name: str) -> str | None:
     """A secret that systemd placed for this unit (LoadCredential=), without its trailing newline."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -294,12 +173,24 @@ def _check_environment(environ: Mapping[str, str]) -> None:
 
 
 def _check_access(config: Config) -> None:
+    if config.access.mode != "open":
+        return
     for address in map(listen_address, config.server.listen):
         if not address.local:
             raise ConfigError(
                 f'server.listen: "{address}" is reachable from other machines, which access.mode = "open" does not '
                 'allow; expected a loopback address or "unix:/path" behind a server such as nginx'
             )
+
+
+def _check_services(config: Config) -> None:
+    remote, push = config.guardrails.remote, config.explorer.push
+    if config.guardrails.engine == "remote" and not remote.url:
+        raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')
+    if config.guardrails.engine == "remote" and config.access.mode == "keys" and not remote.api_key:
+        raise ConfigError("guardrails.remote.api_key: needed, for the clients' keys are this server's own")
+    if push.url and not push.api_key:
+        raise ConfigError("explorer.push.api_key: needed for explorer.push.url")
 
 
 def _explain(error: ValidationError, source: str) -> Iterator[str]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemini_proxy.config import Config, ListenAddress, Server, Traces, Upstream
+from gemini_proxy.config import Config
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import ListenAddress, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, shipped_site, stock_site, write_config

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from gemini_proxy.cli import main
-from gemini_proxy.config import listen_address, load_config
+from gemini_proxy.config import load_config
+from gemini_proxy.sections import listen_address
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "gemini-proxy.service"

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import orjson
 
-from gemini_proxy.config import Guardrails, Refusals
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.request import read_request
 from gemini_proxy.gemini.sse import SseFraming
@@ -15,6 +14,7 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange, Refused
 from gemini_proxy.server.lifecycle import Lifecycle

@@ -9,9 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
-from gemini_proxy.config import Config, ListenAddress
+from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.keys import STORE
 from gemini_proxy.server.runner import running

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 
 from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.sample_model import MODEL, sample_model
-from gemini_proxy.config import Config, Guardrails, Server, Traces, Upstream, listen_address
+from gemini_proxy.config import Config
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.sections import Guardrails, Server, Traces, Upstream, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.keys import STORE
 from gemini_proxy.server.logs import configure_logs

@@ -8,8 +8,9 @@ import aiohttp
 import click
 
 from gemini_proxy.cli.settings import Settings, fail
-from gemini_proxy.config import Config, ListenAddress, listen_address, service_manager
+from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import ListenAddress, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import serve as serve_app

@@ -7,10 +7,11 @@ from typing import NoReturn
 
 import click
 
-from gemini_proxy.config import Config, ConfigError, Traces, load_config, read_policies
+from gemini_proxy.config import Config, ConfigError, load_config, read_policies
 from gemini_proxy.guardrails.plugins import PluginError
 from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
+from gemini_proxy.sections import Traces
 
 EX_CONFIG = 78
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
-from gemini_proxy.config import Guardrails, Refusals
 from gemini_proxy.errors import DecodeError, EngineUnavailable
 from gemini_proxy.gemini.frames import Framing
 from gemini_proxy.gemini.messages import Message
@@ -18,6 +17,7 @@ from gemini_proxy.guardrails.own_words import OwnWords
 from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
+from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.server.exchange import Exchange, Refused
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.trace import Outcome

@@ -6,9 +6,9 @@ import logging
 import time
 from typing import Any
 
-from gemini_proxy.config import Guardrails
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.coverage import Coverage
+from gemini_proxy.sections import Guardrails
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.recorder import Recorder

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import orjson
 from aiohttp import web
 
-from gemini_proxy.config import ListenAddress
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
+from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.keys import STATE, TASKS
 from gemini_proxy.server.systemd import Notifier

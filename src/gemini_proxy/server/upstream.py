@@ -11,8 +11,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from gemini_proxy.config import Upstream as UpstreamConfig
 from gemini_proxy.errors import DecodeError, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.sections import Upstream as UpstreamConfig
 
 _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()

@@ -1,0 +1,212 @@
+"""The sections of the configuration: what each key may be, and its default."""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+_DATABASE = re.compile(r"sqlite:///.+|postgresql\+asyncpg://.+")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+
+
+class Server(Section):
+    """Where and how the proxy listens. Addresses are ``host:port`` or ``unix:/path``; times in seconds."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:8005",)
+    loop: Literal["asyncio", "uvloop"] = "asyncio"
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
+    max_exchanges: Annotated[int, Field(ge=1)] = 4096
+    request_timeout: Annotated[float, Field(gt=0)] = 60.0
+    shutdown_grace: Annotated[float, Field(ge=0)] = 30.0
+
+    @field_validator("listen")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one address")
+        for address in value:
+            listen_address(address)
+        return value
+
+
+class Upstream(Section):
+    """The Gemini API. ``api_key`` is sent for clients that bring none; times in seconds."""
+
+    base_url: str = "https://generativelanguage.googleapis.com"
+    connect_timeout: Annotated[float, Field(gt=0)] = 10.0
+    read_timeout: Annotated[float, Field(gt=0)] = 60.0
+    max_answer_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
+    api_key: SecretStr | None = None
+    forward_headers: tuple[str, ...] = ()
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return service_url(value)
+
+    @field_validator("forward_headers")
+    @classmethod
+    def _headers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            folded = name.lower()
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or "invariant" in folded or folded in _NEVER_FORWARDED:
+                raise ValueError(
+                    "names of headers that may go upstream; not credentials, cookies or connection headers"
+                )
+        return tuple(name.lower() for name in value)
+
+
+_NEVER_FORWARDED = frozenset(
+    "authorization cookie connection host content-length content-encoding transfer-encoding te trailer upgrade "
+    "keep-alive proxy-authorization proxy-connection accept-encoding forwarded x-goog-api-key".split()
+)
+
+
+class Remote(Section):
+    """A server that checks for this one (``engine = "remote"``). Without ``api_key`` the clients' own keys go there."""
+
+    url: str | None = None
+    api_key: SecretStr | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return value and service_url(value)
+
+
+class Guardrails(Section):
+    """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
+
+    engine: Literal["native", "remote", "off"] = "native"
+    policies: tuple[str, ...] = ()
+    log_policies: tuple[str, ...] = ()
+    header_policies: Literal["add", "replace", "off"] = "add"
+    request_check: Literal["overlap", "before"] = "overlap"
+    stream_check: Literal["final", "window", "hold"] = "final"
+    window_overlap: Annotated[int, Field(ge=0, le=65_536)] = 256
+    unavailable: Literal["block", "allow"] = "block"
+    timeout: Annotated[float, Field(gt=0)] = 5.0
+    thoughts: Literal["check", "skip"] = "check"
+    unseen_content: Literal["allow", "block"] = "allow"
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
+    remote: Remote = Remote()
+
+
+class Refusals(Section):
+    """How a refusal looks; the defaults are those that every client surfaces."""
+
+    prefix: str = "[Invariant]"
+    feedback: Literal["compat", "none", "native"] = "compat"
+    before_stream: Literal["event", "http_400"] = "event"
+    error_status: Literal["FAILED_PRECONDITION", "INVARIANT_GUARDRAILS_VIOLATION"] = "FAILED_PRECONDITION"
+
+
+class Traces(Section):
+    """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered."""
+
+    database: str = "sqlite:///gemini-proxy.db"
+    retention_days: Annotated[int, Field(ge=0)] = 30
+    required: bool = False
+
+    @field_validator("database")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not _DATABASE.fullmatch(value):
+            raise ValueError('"sqlite:///FILE" or "postgresql+asyncpg://USER@HOST/DATABASE"')
+        return value
+
+
+class Push(Section):
+    """An Explorer to which every trace is sent as well. ``max_queue`` traces wait for it at most, the newest."""
+
+    url: str | None = None
+    api_key: SecretStr | None = None
+    max_queue: Annotated[int, Field(ge=1)] = 100_000
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return value and service_url(value)
+
+
+class Explorer(Section):
+    """The pages and the HTTP API over the traces. ``hosts`` are names, beside this machine's own, they answer to."""
+
+    enabled: bool = True
+    hosts: tuple[str, ...] = ()
+    push: Push = Push()
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise ValueError('host names such as "gemini-proxy.example.com", without port')
+        return tuple(host.lower() for host in value)
+
+
+class Access(Section):
+    """Who may use the proxy.
+
+    ``open`` is for this machine only: the server will not start on another address. ``keys`` knows the keys that
+    ``gemini-proxy keys add`` made.
+    """
+
+    mode: Literal["open", "keys"] = "open"
+
+
+def service_url(value: str) -> str:
+    """A service's base URL without its last slash. Raises ValueError saying what was expected."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError('a URL such as "https://explorer.example.com", without query')
+    if parts.username or parts.password:
+        raise ValueError("a URL without user name and password; the key belongs in api_key")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("https, unless the host is this machine")
+    return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """One address to listen on: a TCP host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def local(self) -> bool:
+        """True where only this machine can connect."""
+        return bool(self.path) or is_loopback(self.host)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
+
+
+def listen_address(text: str) -> ListenAddress:
+    """Read ``host:port``, ``[v6]:port`` or ``unix:/path``. Raises ValueError saying what was expected."""
+    if text.startswith("unix:") and text.removeprefix("unix:").startswith("/"):
+        return ListenAddress(path=text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError('"host:port" or "unix:/path"')
+    return ListenAddress(host=host.strip("[]"), port=int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
