@@ -297,3 +297,16 @@ def test_a_thousand_violations_over_many_events_are_quick() -> None:
     started = process_time()
     assert 200 == len(compiled.check(conversation, {"p": "y"}))
     assert process_time() - started < 1
+
+
+@pytest.mark.parametrize("item", [[], {}, 1, None, "", [[]], {"": 0}], ids=repr)
+@pytest.mark.parametrize("as_content", [True, False], ids=["content", "arguments"])
+def test_many_small_things_count_as_much_text(item: object, as_content: bool) -> None:
+    """What is walked piece by piece is never taken for a quick check, and finding that out is quick itself."""
+    many = [item] * 20_000
+    message = {"role": "user", "content": many} if as_content else calling("run", {"many": many})
+    conversation = Conversation.of([message])
+    assert compile_policy(rule(M, '"x" in m.content')).expected_cost(conversation) > 10_000
+    started = process_time()
+    Conversation.of([message | {"content": [item] * 1_000_000}] * 5)
+    assert process_time() - started < 0.5

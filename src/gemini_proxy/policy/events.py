@@ -12,6 +12,9 @@ import orjson
 from gemini_proxy.policy.errors import ConversationError, EvaluationError
 from gemini_proxy.policy.values import Content, count_chars, is_chunk
 
+# Above, no check is a quick one, and it does not matter by how much. In characters.
+_MANY_CHARS = 2_000_000
+
 EventKind = Literal["Message", "ToolCall", "ToolOutput", "Tool", "ToolParameter", "Image", "TextChunk", "Input"]
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -185,8 +188,12 @@ class _Reader:
             return ""
         if not isinstance(content, list | dict | int | float | str):
             raise ConversationError(f"{address}.content is neither text, a list nor an object")
-        self.chars += count_chars(content)
+        self._count(content)
         return Content(content, f"{address}.content")
+
+    def _count(self, value: Any) -> None:
+        if self.chars <= _MANY_CHARS:
+            self.chars += count_chars(value, _MANY_CHARS - self.chars)
 
     def _call(self, address: str, call: Any) -> Event:
         function = call.get("function") if type(call) is dict else None
@@ -196,7 +203,7 @@ class _Reader:
         if type(arguments) is not dict:
             function = {**function, "arguments": read_arguments(arguments)}
             call = {**call, "function": function}
-        self.chars += count_chars(function["arguments"])
+        self._count(function["arguments"])
         event = self._add("ToolCall", address, cast("dict[str, Any]", call))
         self._unanswered[event.position] = event
         if type(call_id := event.data.get("id")) is str:
@@ -211,7 +218,7 @@ class _Reader:
             for index, tool in enumerate(tools):
                 if type(tool) is not dict or type(tool.get("name")) is not str:
                     raise ConversationError(f"{address}.tools.{index} has no name")
-                self.chars += count_chars(tool)
+                self._count(tool)
                 self._add("Tool", f"{address}.tools.{index}", tool)
         elif "function" in message:
             self._call(address, message)

@@ -5,12 +5,14 @@ reading costs nothing. A string made from one (a match, a slice, a stripped or l
 root. Nothing else carries a place.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.errors import EvaluationError
 
+# What an item of a list or a dictionary costs, in characters of text: a piece of text of its own, with a place.
+_ITEM_CHARS = 200
 # Deeper data than any JSON reader of the proxy lets in.
 _MAX_DATA_DEPTH = 1000
 
@@ -118,27 +120,23 @@ def leaves(value: Any, address: str) -> Iterator[str]:
             yield Piece(str(item), Place(where), None)
 
 
-def count_chars(value: Any) -> int:
-    """Characters of all strings inside JSON-like data."""
+def count_chars(value: Any, most: int) -> int:
+    """What JSON-like data costs to look through, in characters of a text that would cost as much.
+
+    Counting ends when ``most`` is exceeded: then the value is known to be large, and need not be walked to its end.
+    """
     if isinstance(value, str):
         return len(value)
-    if not value:
-        return 0
     total, stack = 0, [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, dict):
-            inner: Iterable[Any] = (*item, *item.values())
-        elif isinstance(item, list):
-            inner = item
-        else:
-            total += len(item) if isinstance(item, str) else 4
-            continue
-        for each in inner:
-            if type(each) is str:
-                total += len(each)
-            else:
-                stack.append(each)
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, dict | list):
+            total += len(item) * _ITEM_CHARS
+            if total > most:
+                return total
+            stack.extend(item.values() if isinstance(item, dict) else item)
     return total
 
 
