@@ -25,10 +25,9 @@ from gemini_proxy.sections import (
     Upstream,
     listen_address,
 )
+from gemini_proxy.traces.database import shown_url
 
 ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
-
-
 _CREDENTIALS = {
     "gemini-api-key": ("upstream", "api_key"),
     "guardrails-api-key": ("guardrails", "remote", "api_key"),
@@ -200,9 +199,16 @@ def _explain(error: ValidationError, source: str) -> Iterator[str]:
         if fault["type"] == "extra_forbidden":
             yield f"{source}: {key}: unknown key{_nearest(path[-1], _known_keys(path[:-1]))}"
         else:
-            value = "***" if path[-1].endswith("api_key") else repr(fault["input"])
+            value = _shown(path[-1], fault["input"])
             expected = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             yield f"{source}: {key}: {value[:200]}: expected {expected}"
+
+
+def _shown(key: str, value: object) -> str:
+    """A wrong value for a message, without what is secret in it."""
+    if key == "database" and isinstance(value, str):
+        return repr(shown_url(value))
+    return "***" if key.endswith("api_key") else repr(value)
 
 
 def _known_keys(path: Sequence[str]) -> set[str]:

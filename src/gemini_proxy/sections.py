@@ -111,7 +111,7 @@ class Refusals(Section):
 class Traces(Section):
     """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered."""
 
-    database: str = "sqlite:///gemini-proxy.db"
+    database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
     retention_days: Annotated[int, Field(ge=0)] = 30
     required: bool = False
 

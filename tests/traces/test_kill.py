@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from gemini_proxy.traces.store import TraceStore
-from tests.traces.samples import url
 
 # Commits without end from sixteen tasks and names each trace that was acknowledged.
 PROGRAM = """
@@ -28,11 +27,11 @@ asyncio.run(main())
 """
 
 
-async def test_no_acknowledged_trace_is_lost_to_kill_9(database: Path) -> None:
+async def test_no_acknowledged_trace_is_lost_to_kill_9(database_url: str) -> None:
     acknowledged: list[str] = []
     for lines in (1, 40, 80, 120, 160):
-        acknowledged += _acknowledged_before_kill(database, lines)
-    store = await TraceStore.open(url(database))
+        acknowledged += _acknowledged_before_kill(database_url, lines)
+    store = await TraceStore.open(database_url)
     stored = {trace.id: trace async for trace in store.export()}
     await store.close()
     assert len(acknowledged) >= 400
@@ -40,10 +39,10 @@ async def test_no_acknowledged_trace_is_lost_to_kill_9(database: Path) -> None:
     assert all(len(stored[identity].annotations) == 1 for identity in acknowledged)
 
 
-def _acknowledged_before_kill(database: Path, lines: int) -> list[str]:
+def _acknowledged_before_kill(database_url: str, lines: int) -> list[str]:
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, url(database)],
+        [sys.executable, "-c", PROGRAM, database_url],
         stdout=subprocess.PIPE,
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},

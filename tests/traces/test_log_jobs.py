@@ -1,7 +1,6 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from gemini_proxy.traces.log_jobs import LogRuleWorker
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation
-from tests.traces.samples import query, trace, url
+from tests.traces.samples import query, trace
 
 RULE = {"id": "l1", "name": "logged", "content": "...", "action": "log", "parameters": {"n": 1}}
 FOUND = Annotation("seen", "messages.0", "guardrails-error", RULE)
@@ -53,15 +52,15 @@ class Impatient:
         return finished
 
 
-def jobs_in(database: Path) -> int:
-    [(count,)] = query(database, "SELECT count(*) FROM jobs")
+async def jobs_in(database_url: str) -> int:
+    [(count,)] = await query(database_url, "SELECT count(*) FROM jobs")
     return int(count)
 
 
-async def test_a_worker_woken_by_the_recorder_annotates_the_trace(store: TraceStore, database: Path) -> None:
+async def test_a_worker_woken_by_the_recorder_annotates_the_trace(store: TraceStore, database_url: str) -> None:
     ready = asyncio.Event()
     check = Checker(1)
-    recorder, queue = Recorder(store, jobs_ready=ready), Impatient(store)
+    recorder, queue = Recorder(store, written=lambda _rows: ready.set()), Impatient(store)
     tasks = [asyncio.create_task(recorder.run()), asyncio.create_task(LogRuleWorker(queue, check, ready).run())]
     written = trace(log_rules=(RULE,))
     assert await recorder.commit(written)
@@ -72,18 +71,18 @@ async def test_a_worker_woken_by_the_recorder_annotates_the_trace(store: TraceSt
     found = await store.get(written.id)
     assert found is not None and found.annotations == (FOUND,)
     assert check.seen == [(list(written.messages), (RULE,))]
-    assert jobs_in(database) == 0
+    assert await jobs_in(database_url) == 0
 
 
-async def test_jobs_outlive_the_process_that_queued_them(store: TraceStore, database: Path) -> None:
+async def test_jobs_outlive_the_process_that_queued_them(store: TraceStore, database_url: str) -> None:
     written = [trace(log_rules=(RULE,)) for _ in range(40)]
     await store.add(written)
     await store.close()
-    again = await TraceStore.open(url(database))
+    again = await TraceStore.open(database_url)
     await LogRuleWorker(again, Checker(40), asyncio.Event()).drain()
     assert [len(t.annotations) async for t in again.export()] == [1] * 40
     await again.close()
-    assert jobs_in(database) == 0
+    assert await jobs_in(database_url) == 0
 
 
 async def test_a_taken_job_comes_back_when_its_lease_is_over(store: TraceStore) -> None:
@@ -105,24 +104,24 @@ async def test_a_job_done_twice_is_stored_once(store: TraceStore) -> None:
     assert found is not None and found.annotations == (FOUND,)
 
 
-async def test_a_job_whose_findings_cannot_be_stored_stays_queued(store: TraceStore, database: Path) -> None:
+async def test_a_job_whose_findings_cannot_be_stored_stays_queued(store: TraceStore, database_url: str) -> None:
     await store.add([trace(log_rules=(RULE,))])
     [job] = await store.take_jobs(5)
     unstorable: Any = {("no", "key"): 1}
     with pytest.raises(StoreError):
         await store.finish_job(job, [Annotation("x", "", "s", unstorable)])
-    assert jobs_in(database) == 1
+    assert await jobs_in(database_url) == 1
 
 
 async def test_a_check_that_always_fails_is_given_up_after_three_attempts_and_logged(
-    store: TraceStore, database: Path, caplog: pytest.LogCaptureFixture
+    store: TraceStore, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     poison, good = trace("poison", log_rules=(RULE,)), trace(log_rules=(RULE,))
     await store.add([poison, good])
     check = Checker(4)
     worker = LogRuleWorker(Impatient(store), check, asyncio.Event())
     await worker.drain()
-    assert (len(check.seen), worker.abandoned, jobs_in(database)) == (4, 1, 0)
+    assert (len(check.seen), worker.abandoned, await jobs_in(database_url)) == (4, 1, 0)
     assert caplog.records[-1].getMessage() == (
         f"logging rules of trace {poison.id} were given up after 3 attempts: ZeroDivisionError"
     )
@@ -130,14 +129,16 @@ async def test_a_check_that_always_fails_is_given_up_after_three_attempts_and_lo
     assert found is not None and found.annotations == (FOUND,)
 
 
-async def test_a_job_that_kills_its_process_is_given_up_without_a_fourth_try(store: TraceStore, database: Path) -> None:
+async def test_a_job_that_kills_its_process_is_given_up_without_a_fourth_try(
+    store: TraceStore, database_url: str
+) -> None:
     await store.add([trace(log_rules=(RULE,))])
     for _ in range(3):
         await store.take_jobs(5, lease=0.0)
     check = Checker(1)
     worker = LogRuleWorker(Impatient(store), check, asyncio.Event())
     await worker.drain()
-    assert (check.seen, worker.abandoned, jobs_in(database)) == ([], 1, 0)
+    assert (check.seen, worker.abandoned, await jobs_in(database_url)) == ([], 1, 0)
 
 
 async def test_the_worker_outlives_a_failing_database(store: TraceStore) -> None:

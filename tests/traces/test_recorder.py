@@ -1,19 +1,20 @@
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from gemini_proxy.traces.database import SqliteDatabase
 from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.migrations.upgrade import upgrade
 from gemini_proxy.traces.recorder import LARGE, Recorder, TraceSink
 from gemini_proxy.traces.rows import TraceRow
+from gemini_proxy.traces.sqlite import SqliteDatabase
 from gemini_proxy.traces.store import TraceStore
-from tests.traces.samples import ANNOTATION, locked, query, trace
+from tests.traces.samples import ANNOTATION, forbid, locked, query, trace
+
+LOCKED = {"sqlite": "SQLITE_BUSY", "postgresql+asyncpg": "55P03"}
 
 
 class MemorySink:
@@ -102,22 +103,23 @@ async def test_large_traces_are_written_too(store: TraceStore) -> None:
 
 
 async def test_a_locked_database_loses_traces_logs_once_and_recovers(
-    store: TraceStore, database: Path, caplog: pytest.LogCaptureFixture
+    store: TraceStore, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(Recorder(store)) as recorder:
-        with locked(database):
+        async with locked(database_url):
             assert await asyncio.gather(*(recorder.commit(trace()) for _ in range(5))) == [False] * 5
         assert recorder.dropped == 5
         assert await recorder.commit(trace()) is True
         assert await recorder.commit(trace()) is True
+    name = LOCKED[database_url.partition(":")[0]]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.ERROR, "traces are not being written: the database is locked (SQLITE_BUSY)"),
+        (logging.ERROR, f"traces are not being written: the database is locked ({name})"),
         (logging.WARNING, "traces are being written again, 5 were not"),
     ]
 
 
-async def test_a_full_disk_loses_traces_and_recovers_when_there_is_room(database: Path) -> None:
-    connection = SqliteDatabase(database, read_only=False)
+async def test_a_full_disk_loses_traces_and_recovers_when_there_is_room(tmp_path: Path) -> None:
+    connection = SqliteDatabase(tmp_path / "traces.db", read_only=False)
     await connection.write(upgrade)
     # The limit belongs to a connection, and the writer begins again with another one after a failure.
     await connection.write(lambda writer: writer.exec_driver_sql("PRAGMA max_page_count = 1"))
@@ -214,20 +216,18 @@ async def test_nobody_waits_on_a_recorder_whose_task_was_cancelled() -> None:
     assert recorder.dropped == 2
 
 
-async def test_log_rules_wake_their_worker_once_committed() -> None:
-    ready = asyncio.Event()
-    async with running(Recorder(MemorySink(), jobs_ready=ready)) as recorder:
-        await recorder.commit(trace())
-        assert not ready.is_set()
+async def test_what_was_committed_is_told() -> None:
+    told: list[TraceRow] = []
+    async with running(Recorder(MemorySink(), written=told.extend)) as recorder:
         await recorder.commit(trace(log_rules=({"id": "r"},)))
-        assert ready.is_set()
+        assert [len(row.jobs) for row in told] == [1]
 
 
-async def test_a_batch_is_one_transaction(store: TraceStore, database: Path) -> None:
+async def test_a_batch_is_one_transaction(store: TraceStore, database_url: str) -> None:
     """A failure in the last insert, that of the jobs, leaves nothing of the others."""
-    with closing(sqlite3.connect(database)) as other:
-        other.execute("CREATE TRIGGER stop BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'x'); END")
+    await forbid(database_url, "INSERT", "jobs")
     written = [trace(annotations=(ANNOTATION,), log_rules=({"id": "r"},)) for _ in range(50)]
     with pytest.raises(StoreError):
         await store.add(written)
-    assert query(database, "SELECT (SELECT count(*) FROM traces), (SELECT count(*) FROM annotations)") == [(0, 0)]
+    counts = "SELECT (SELECT count(*) FROM traces), (SELECT count(*) FROM annotations)"
+    assert await query(database_url, counts) == [(0, 0)]

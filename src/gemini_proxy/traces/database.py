@@ -1,39 +1,23 @@
-"""A database as two runners: one for transactions that write, one for reads. All of SQLAlchemy's errors end here."""
+"""A database as runners of functions: for transactions that write, and for reads. SQLAlchemy's errors end here."""
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, Connection, func, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from gemini_proxy.traces.errors import RowRejected, StoreError
 
 T = TypeVar("T")
 
-# Longer than any transaction of ours; shorter than what an exchange may be kept waiting for its trace.
-BUSY_TIMEOUT_MS: Final = 1_000
+# Any number, the same in every version and on every machine that shares a database.
+_WRITERS_LOCK: Final = 0x67_70_01
 
-_WRITER_PRAGMAS: Final = (
-    # Before the first table only. A trace of 2 kB leaves half of a 4 kB page empty: 2.4 kB on disk for it, not 3.9.
-    "page_size = 8192",
-    "journal_mode = WAL",
-    # A commit reaches the operating system, so a killed process loses nothing; only a crash of the machine can take
-    # the last commits (never the file's integrity). FULL would cost an fsync for each.
-    "synchronous = NORMAL",
-    "foreign_keys = ON",
-    f"busy_timeout = {BUSY_TIMEOUT_MS}",
-)
-_READER_PRAGMAS: Final = ("query_only = ON", f"busy_timeout = {BUSY_TIMEOUT_MS}")
-
-# Words for the failures that an operator can do something about.
-_SQLITE_WORDS: Final = {
+# Words for the failures that an operator can do something about, by the beginning of the database's name for them:
+# SQLite's, or PostgreSQL's five-character state (appendix A of its manual), of which two name the class.
+_WORDS: Final = {
     "SQLITE_BUSY": "the database is locked",
     "SQLITE_LOCKED": "the database is locked",
     "SQLITE_FULL": "the disk or the database is full",
@@ -43,7 +27,23 @@ _SQLITE_WORDS: Final = {
     "SQLITE_CORRUPT": "the database file is damaged",
     "SQLITE_IOERR": "reading or writing the database file failed",
     "SQLITE_TOOBIG": "a value is too large for the database",
+    "08": "the connection to the database was lost",
+    "22": "the database cannot hold a value",
+    "25006": "the database is read-only",
+    "25P03": "a transaction was given up by the database",
+    "28": "the database does not accept the user or the password",
+    "3D": "there is no such database",
+    "40": "the database gave way to another transaction",
+    "42501": "the user may not do this in the database",
+    "53100": "the disk of the database is full",
+    "53300": "the database has too many connections",
+    "54": "a value is too large for the database",
+    "55P03": "the database is locked",
+    "57014": "the database took too long",
+    "57P": "the database is stopping or starting",
 }
+# A value that the database cannot hold, or must not, for a constraint.
+_REJECTED: Final = ("SQLITE_TOOBIG", "22", "23", "54")
 
 
 class Database(Protocol):
@@ -53,120 +53,65 @@ class Database(Protocol):
         """Run ``work`` on a connection that other work does not share."""
         ...
 
+    async def glance(self, query: str) -> Any:
+        """The one value that a query gives at once: at the least cost, and ahead of all other reads."""
+        ...
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction, committed when this returns."""
+        ...
+
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        """``write`` for a change of the schema: however long it takes, and in one process at a time."""
         ...
 
     async def close(self) -> None: ...
 
 
 def connect(url: str, *, read_only: bool = False) -> Database:
-    """The database of a configured URL, ``sqlite:///FILE``. Raises StoreError.
+    """The database of a configured URL, ``sqlite:///FILE`` or ``postgresql+asyncpg://...``. Raises StoreError.
 
     Nothing is opened yet; with ``read_only`` a missing SQLite file is an error and is not created.
     """
+    parsed = _parsed(url)
+    # Of the two only the one in use is loaded; and each needs ``translated`` from here.
     with translated():
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-            raise StoreError("the database must be a file: sqlite:///FILE")
-        path = Path(parsed.database or "")
-        if read_only and not path.is_file():
-            raise StoreError(f"there is no trace database at {path}")
-        return SqliteDatabase(path, read_only=read_only)
+        if parsed.get_backend_name() == "sqlite":
+            from gemini_proxy.traces.sqlite import sqlite_database
+
+            return sqlite_database(parsed, read_only=read_only)
+        if parsed.drivername == "postgresql+asyncpg":
+            from gemini_proxy.traces.postgres import PostgresDatabase
+
+            return PostgresDatabase(parsed, read_only=read_only)
+        raise StoreError("the database must be sqlite:///FILE or postgresql+asyncpg://USER@HOST/DATABASE")
 
 
-class SqliteDatabase:
-    """A SQLite file with a single writer, a thread with its own connection: our writers never lock each other out.
+def shown_url(url: str) -> str:
+    """A configured URL for messages: without its password, wherever it stands in it."""
+    try:
+        parsed = _parsed(url)
+    except StoreError:
+        return "a URL that cannot be read"
+    secret = [key for key in parsed.query if "pass" in key.lower()]
+    return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
 
-    A transaction is one hop to that thread. The same statements through aiosqlite are a hop each, cursors and commit
-    included: four times the processor time for a batch of one trace. Reads go through aiosqlite, beside the writer.
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise StoreError("the database URL is not one") from None
+
+
+def serialise_writers(connection: Connection) -> None:
+    """Until this transaction ends, no other that called this goes on, on whatever machine.
+
+    Readers follow the traces by "a larger number than the last one seen". So a number must not become visible after a
+    larger one, and PostgreSQL gives numbers out before it commits. SQLite has one writer at a time as it is.
     """
-
-    def __init__(self, path: Path, *, read_only: bool) -> None:
-        self._readers = _reader_engine(path, read_only=read_only)
-        self._engine = None if read_only else _writer_engine(path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="trace-writer")
-        self._connection: Connection | None = None
-        self._closed = False
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await _read(self._readers, work)
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        if self._closed:
-            raise StoreError("the database is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, work)
-
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        with translated():
-            await self._readers.dispose()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
-
-    def _transaction(self, work: Callable[[Connection], T]) -> T:
-        if self._engine is None:
-            raise StoreError("the database is open for reading only")
-        with translated():
-            try:
-                if self._connection is None:
-                    self._connection = self._engine.connect()
-                with self._connection.begin():
-                    return work(self._connection)
-            except BaseException:
-                # The next transaction starts from a fresh connection, whatever became of this one.
-                self._disconnect()
-                raise
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with translated():
-                connection.close()
-
-
-async def _read(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
-    with translated():
-        async with engine.connect() as connection:
-            return await connection.run_sync(work)
-
-
-def _writer_engine(path: Path) -> Engine:
-    # The pool would only stand between the writer and its one connection.
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        hide_parameters=True,
-        poolclass=NullPool,
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000},
-    )
-    event.listen(engine, "connect", _run_at_connect(_WRITER_PRAGMAS))
-    event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
-def _reader_engine(path: Path, *, read_only: bool) -> AsyncEngine:
-    query = {"mode": "ro" if read_only else "rw", "uri": "true"}
-    url = URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query=query)
-    engine = create_async_engine(url, hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _run_at_connect(_READER_PRAGMAS))
-    return engine
-
-
-def _run_at_connect(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
-    def run(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    return run
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Take the write lock first: it makes migrations transactional, and a read before a write cannot be overtaken."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_WRITERS_LOCK)))
 
 
 @contextmanager
@@ -176,8 +121,6 @@ def translated() -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise _store_error(error) from None
-    except ArgumentError:
-        raise StoreError("the database URL is not one") from None
     except (ValueError, OverflowError) as error:
         raise RowRejected(f"the database cannot hold a value ({type(error).__name__})") from None
     except (SQLAlchemyError, OSError, ModuleNotFoundError) as error:
@@ -186,8 +129,8 @@ def translated() -> Iterator[None]:
 
 def _store_error(error: DBAPIError) -> StoreError:
     name = _error_name(error.orig)
-    rejected = isinstance(error, DataError | IntegrityError) or name == "SQLITE_TOOBIG"
-    words = next((words for prefix, words in _SQLITE_WORDS.items() if name.startswith(prefix)), "the database failed")
+    rejected = isinstance(error, IntegrityError) or name.startswith(_REJECTED) or _is_value_error(error.orig)
+    words = next((words for prefix, words in _WORDS.items() if name.startswith(prefix)), "the database failed")
     return (RowRejected if rejected else StoreError)(f"{words} ({name})")
 
 
@@ -196,3 +139,8 @@ def _error_name(error: BaseException | None) -> str:
     if isinstance(error, sqlite3.Error) and hasattr(error, "sqlite_errorname"):
         return error.sqlite_errorname
     return str(getattr(error, "sqlstate", None) or type(error).__name__)
+
+
+def _is_value_error(error: BaseException | None) -> bool:
+    """Whether the driver itself refused a value: sqlite3 with a DataError, asyncpg with one beneath SQLAlchemy's."""
+    return isinstance(error, sqlite3.DataError) or isinstance(error and error.__cause__, ValueError)

@@ -2,7 +2,11 @@
 
     StoreError              the database cannot be used now, or at all
     ├── RowRejected         the database works, but not with this row
-    └── AmbiguousTraceId    an id prefix that several traces share
+    ├── AmbiguousTraceId    an id prefix that several traces share
+    ├── AmbiguousDataset    a name that several users' datasets share
+    ├── NameTaken           a dataset is to be made that is there
+    ├── DatasetGone         a dataset was deleted meanwhile
+    └── TooMuchAtOnce       an answer that would not fit into memory
 
 Messages name the kind of failure and never a row's contents, a parameter or a password.
 """
@@ -18,3 +22,19 @@ class RowRejected(StoreError):
 
 class AmbiguousTraceId(StoreError):
     """More than one trace's id begins with the given prefix."""
+
+
+class AmbiguousDataset(StoreError):
+    """Several users have a dataset of the name."""
+
+
+class NameTaken(StoreError):
+    """The user has a dataset of that name already."""
+
+
+class DatasetGone(StoreError):
+    """The dataset was deleted meanwhile."""
+
+
+class TooMuchAtOnce(StoreError):
+    """What was asked for is more than is read at a time."""

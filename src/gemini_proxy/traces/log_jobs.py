@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Job
 from gemini_proxy.traces.trace import Annotation
@@ -36,11 +37,20 @@ class LogRuleWorker:
     when the job's lease is over; after three attempts the job is removed and logged.
     """
 
-    def __init__(self, queue: JobQueue, check: Check, ready: asyncio.Event, *, poll: float = POLL_SECONDS) -> None:
-        """``check`` takes messages and rules; ``ready`` says that there may be jobs, see ``Recorder``."""
+    def __init__(
+        self,
+        queue: JobQueue,
+        check: Check,
+        ready: asyncio.Event,
+        *,
+        done: asyncio.Event | None = None,
+        poll: float = POLL_SECONDS,
+    ) -> None:
+        """``check`` takes messages and rules; ``ready`` says that there may be jobs, ``done`` that some ended."""
         self._queue = queue
         self._check = check
         self._ready = ready
+        self._done = done
         self._poll = poll
         self.abandoned = 0
 
@@ -52,17 +62,15 @@ class LogRuleWorker:
                 await self.drain()
             except StoreError as error:
                 logger.warning("logging rules wait: %s", error)
-            try:
-                async with asyncio.timeout(self._poll):
-                    await self._ready.wait()
-            except TimeoutError:
-                continue
+            await is_set_within(self._ready, self._poll)
 
     async def drain(self) -> None:
         """Run every job that is due now. Raises StoreError."""
         while taken := await self._queue.take_jobs(_TAKEN_AT_ONCE):
             for job in taken:
                 await self._run(job)
+            if self._done is not None:
+                self._done.set()
 
     async def _run(self, job: Job) -> None:
         # Over the limit without having been removed: the process died with it each time.

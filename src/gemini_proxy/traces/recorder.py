@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,14 +52,14 @@ class Recorder:
         self,
         sink: TraceSink,
         *,
-        jobs_ready: asyncio.Event | None = None,
+        written: Callable[[Sequence[TraceRow]], None] | None = None,
         patience: float = 5.0,
         max_batch: int = MAX_BATCH,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """``jobs_ready`` is set when traces with log rules were written; ``patience`` is in seconds."""
+        """``written`` is called with what was committed, to wake who follows it; ``patience`` is in seconds."""
         self._sink = sink
-        self._jobs_ready = jobs_ready
+        self._written = written
         self._patience = patience
         self._max_batch = max_batch
         self._max_waiting = max_waiting
@@ -177,8 +177,8 @@ class Recorder:
             if item.given_up:
                 self.late += 1
             _answer(item, True)
-        if self._jobs_ready is not None and any(row.jobs for row in rows):
-            self._jobs_ready.set()
+        if self._written is not None:
+            self._written(rows)
 
     def _give_up(self, item: _Waiting) -> None:
         """Patience has run out. The trace stays where it is: late evidence is better than none."""

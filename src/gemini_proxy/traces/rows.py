@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -13,12 +13,18 @@ from gemini_proxy.traces.redact import redact_json
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace
 
 LOG_RULES = "log_rules"
+PUSH = "push"
+# A push waits for the logging rules of its trace, so that what they find goes along; but for a day at most.
+PUSH_HOLD: Final = 86_400.0
+# Characters of a rule's name, or of a message in its place: PostgreSQL takes 2,700 bytes into an index.
+MAX_RULE: Final = 200
 
 # The order of the tuples below: the columns' order in the schema.
 TRACE_KEYS: Final = (
     "id",
-    "created",
     "dataset",
+    "position",
+    "created",
     "tenant",
     "outcome",
     "model",
@@ -27,14 +33,20 @@ TRACE_KEYS: Final = (
     "metadata",
     "messages",
 )
-ANNOTATION_KEYS: Final = ("trace_id", "content", "address", "source", "guardrail", "created")
+ANNOTATION_KEYS: Final = ("trace_id", "content", "address", "source", "rule", "guardrail", "extra", "created")
 JOB_KEYS: Final = ("trace_id", "kind", "payload", "created", "due", "attempts")
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """A trace serialised: parameters for the inserts, in the order of the key tuples above."""
+    """A trace serialised: parameters for the inserts, in the order of the key tuples above.
 
+    ``trace`` lacks the second and third, which the database assigns: the dataset's number, and the place in it.
+    """
+
+    owner: str
+    dataset: str
+    created: float
     trace: tuple[Any, ...]
     annotations: tuple[tuple[Any, ...], ...]
     jobs: tuple[tuple[Any, ...], ...]
@@ -46,7 +58,6 @@ def encode(trace: Trace) -> TraceRow:
     row = (
         identity,
         created,
-        _text(trace.dataset),
         trace.tenant,
         trace.outcome.value,
         _text(trace.model),
@@ -55,37 +66,70 @@ def encode(trace: Trace) -> TraceRow:
         redact_json(dump(trace.metadata)),
         dump_messages(trace.messages),
     )
-    jobs = ((identity, LOG_RULES, dump(trace.log_rules), created, created, 0),) if trace.log_rules else ()
-    return TraceRow(row, annotation_rows(identity, trace.annotations, created), jobs)
+    return TraceRow(
+        trace.owner,
+        _text(trace.dataset) or "",
+        created,
+        row,
+        annotation_rows(identity, trace.annotations, created),
+        _job_rows(trace),
+    )
+
+
+def _job_rows(trace: Trace) -> tuple[tuple[Any, ...], ...]:
+    identity, created = trace.id, trace.created
+    rules = ((identity, LOG_RULES, dump(trace.log_rules), created, created, 0),) if trace.log_rules else ()
+    if not trace.push:
+        return rules
+    due = created + PUSH_HOLD if rules else created
+    return (*rules, (identity, PUSH, b"{}", created, due, 0))
 
 
 def annotation_rows(trace_id: str, annotations: Iterable[Annotation], created: float) -> tuple[tuple[Any, ...], ...]:
     """Annotations as insert parameters. Raises RowRejected."""
     return tuple(
-        (trace_id, _text(a.content), _text(a.address), _text(a.source), dump(a.guardrail), created) for a in annotations
+        (
+            trace_id,
+            _text(a.content),
+            _text(a.address),
+            _text(a.source),
+            _text(str(a.guardrail.get("name") or a.content)[:MAX_RULE]),
+            dump(a.guardrail),
+            dump(a.extra),
+            created,
+        )
+        for a in annotations
     )
 
 
 def decode(row: RowMapping, annotations: Iterable[Annotation]) -> Trace:
-    """A trace from its row and annotations."""
+    """A trace from its row, joined with its dataset's ``owner`` and ``name``, and its annotations."""
+    return replace(decode_apart(row, annotations), messages=load(row["messages"]))
+
+
+def decode_apart(row: RowMapping, annotations: Iterable[Annotation]) -> Trace:
+    """The same without its messages, which the row need not have: it has none then."""
     return Trace(
         id=row["id"],
         created=row["created"],
-        dataset=row["dataset"],
+        dataset=row["name"] or None,
+        owner=row["owner"],
         tenant=row["tenant"],
+        position=row["position"],
+        updated=row["updated"],
         outcome=Outcome(row["outcome"]),
         model=row["model"],
         stream=row["stream"],
         duration_ms=row["duration_ms"],
         metadata=load(row["metadata"]),
-        messages=load(row["messages"]),
+        messages=(),
         annotations=tuple(annotations),
     )
 
 
 def decode_annotation(row: RowMapping) -> Annotation:
     """An annotation from its row."""
-    return Annotation(row["content"], row["address"], row["source"], load(row["guardrail"]))
+    return Annotation(row["content"], row["address"], row["source"], load(row["guardrail"]), load(row["extra"]))
 
 
 def dump(value: object) -> bytes:
@@ -106,7 +150,24 @@ def _dump_slowly(value: object) -> bytes:
 
 def dump_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
     """A list of messages, one at a time: orjson keeps the interpreter to itself for the length of a call."""
-    return b"[" + b",".join([dump(message) for message in messages]) + b"]"
+    # Into one buffer: what orjson gives for a short message keeps four kilobytes from being used again.
+    document = bytearray(b"[")
+    for message in messages:
+        document += dump(message)
+        document += b","
+    if messages:
+        document.pop()
+    document += b"]"
+    return bytes(document)
+
+
+def with_messages(rest: Mapping[str, Any], messages: bytes) -> bytes:
+    """JSON of ``rest``, which has a member at least, with ``messages`` as the last one: JSON that is written already.
+
+    Raises RowRejected as ``dump`` does.
+    """
+    # In a thread this leaves the interpreter to others, as ``+`` does not.
+    return b"".join((dump(rest)[:-1], b',"messages":', messages, b"}"))
 
 
 def load(document: bytes) -> Any:

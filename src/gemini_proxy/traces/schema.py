@@ -13,10 +13,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -27,16 +28,40 @@ metadata = MetaData(
     }
 )
 
+# A query must say so in these words for a database to use the index of such traces.
+NOTABLE = "outcome <> 'completed'"
+
 # SQLite numbers rows by itself only in a column typed INTEGER.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
+# ``owner`` is a user, or "" for exchanges that nobody's key came with. ``name`` is "" for those that named no dataset,
+# and NULL once the dataset is deleted: its traces are then removed in small steps. ``size`` counts the traces ever put
+# in.
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("latest", Double),
+    Column("size", Integer, nullable=False),
+    Index(None, "owner", "name", unique=True),
+    sqlite_autoincrement=True,
+)
+
+# ``position`` is a trace's place in its dataset, from 0.
 traces = Table(
     "traces",
     metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("id", String(36), nullable=False, unique=True),
+    Column("dataset", _Sequence, ForeignKey("datasets.seq"), nullable=False),
+    Column("position", Integer, nullable=False),
     Column("created", Double, nullable=False),
-    Column("dataset", Text),
+    Column("updated", Double),
     Column("tenant", Text),
     Column("outcome", Text, nullable=False),
     Column("model", Text),
@@ -45,7 +70,19 @@ traces = Table(
     Column("metadata", LargeBinary, nullable=False),
     # Last, so that SQLite finds the other columns without walking the overflow pages of a long conversation.
     Column("messages", LargeBinary, nullable=False),
-    Index(None, "dataset", "seq"),
+    # The listing of a dataset, with what it is filtered by: a million traces are looked through without reading one.
+    Index("ix_traces_listing", "dataset", "position", "created", "outcome", "model"),
+    # The few that did not simply complete, which are what one looks for: found without looking through the others.
+    Index(
+        "ix_traces_notable",
+        "dataset",
+        "outcome",
+        "position",
+        "created",
+        "model",
+        sqlite_where=text(NOTABLE),
+        postgresql_where=text(NOTABLE),
+    ),
     # Without it SQLite would give the number of a deleted newest row to another trace.
     sqlite_autoincrement=True,
 )
@@ -55,11 +92,82 @@ annotations = Table(
     metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("trace", _Sequence, ForeignKey("traces.seq", ondelete="CASCADE"), nullable=False, index=True),
+    # The trace's: so that one index finds a rule in a dataset.
+    Column("dataset", _Sequence, nullable=False),
     Column("content", Text, nullable=False),
     Column("address", Text, nullable=False),
     Column("source", Text, nullable=False),
+    # The name of the rule, or the message where no rule is named; cut, see rows.py, for it is in an index.
+    Column("rule", Text, nullable=False),
     Column("guardrail", LargeBinary, nullable=False),
+    # What else a client that annotates says of it.
+    Column("extra", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
+    Index(None, "dataset", "rule", "trace"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("dataset", _Sequence, ForeignKey("datasets.seq", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("updated", Double, nullable=False),
+)
+
+# ``digest`` is the SHA-256 of a key in hexadecimal, ``hint`` its last four characters.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("hint", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("revoked", Double),
+)
+
+# Browsers that have signed in: the SHA-256 of the cookie, and the key it was given for.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("key", String(8), ForeignKey("keys.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("expires", Double, nullable=False),
+)
+
+# One row: a number that grows with every change of keys, policies and datasets, for those who keep them in memory.
+revision = Table(
+    "revision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", _Sequence, nullable=False),
+)
+
+# How far work that follows the traces has come: the number of the last one it has seen.
+progress = Table(
+    "progress",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seq", _Sequence, nullable=False),
+)
+
+# What the traces of a dataset add up to that began within ``seconds`` from ``start`` on (Unix seconds), as JSON; and
+# their first and last position: a span of time is found among a million traces without an index of its own.
+usage = Table(
+    "usage",
+    metadata,
+    Column("dataset", _Sequence, ForeignKey("datasets.seq", ondelete="CASCADE"), primary_key=True),
+    Column("seconds", Integer, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("first", Integer, nullable=False),
+    Column("last", Integer, nullable=False),
+    Column("figures", LargeBinary, nullable=False),
 )
 
 # ``due`` is when a job may be taken: taking moves it ahead by a lease, so that two processes do not run the same one.

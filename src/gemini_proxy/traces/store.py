@@ -1,25 +1,31 @@
 """Traces in a database: written in batches, listed newest first, annotated, exported and, after their time, deleted."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Self
 
-from sqlalchemy import Connection, RowMapping, Select, delete, insert, inspect, select, text, update
+from sqlalchemy import Connection, delete, func, insert, inspect, select, text, update
 
 from gemini_proxy.traces import jobs
 from gemini_proxy.traces.database import Database, connect
-from gemini_proxy.traces.errors import AmbiguousTraceId, StoreError
+from gemini_proxy.traces.datasets import Dataset, find_datasets
+from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations, insert_rows
 from gemini_proxy.traces.jobs import Job
-from gemini_proxy.traces.rows import LOG_RULES, TraceRow, annotation_rows, decode, decode_annotation, encode
-from gemini_proxy.traces.schema import HEAD, annotations, probe, traces
+from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summaries, whole_traces
+from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
+from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, traces
+from gemini_proxy.traces.search.digest import reindex
+from gemini_proxy.traces.search.index import forget
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
 
 # Short enough to type, long enough to be unique among millions.
 MIN_PREFIX = 6
 # A page of an export is held in memory, and a trace may hold megabytes.
 EXPORT_PAGE = 50
+# Bytes of messages that a trace may grow to: each change reads and writes all of them, and other writers wait.
+MAX_GROWN = 104_857_600
 # Longer than any check; what a killed process had taken is taken up again after it.
 JOB_LEASE = 60.0
 
@@ -30,6 +36,11 @@ class TraceStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def database(self) -> Database:
+        """Where the traces are, for what else is kept there."""
+        return self._database
+
     @classmethod
     async def open(cls, url: str) -> Self:
         """Open the database at ``url`` for reading and writing, created or brought to the newest schema as needed."""
@@ -38,7 +49,7 @@ class TraceStore:
 
         database = connect(url)
         try:
-            await database.write(upgrade)
+            await database.migrate(upgrade)
         except BaseException:
             await database.close()
             raise
@@ -81,11 +92,29 @@ class TraceStore:
     async def recent(
         self, limit: int, *, dataset: str | None = None, outcome: Outcome | None = None, before: int | None = None
     ) -> list[TraceSummary]:
-        """The newest traces first, at most ``limit``; ``before`` is the ``seq`` that the previous page ended with."""
-        query = _summaries(limit, dataset, outcome, before)
-        return await self._database.read(
-            lambda connection: [_summary(row) for row in connection.execute(query).mappings()]
-        )
+        """The newest traces first, whosever they are, at most ``limit``.
+
+        ``dataset`` is a name, or OWNER/NAME; ``before`` is the ``seq`` that the previous page ended with. Raises
+        AmbiguousDataset.
+        """
+
+        def work(connection: Connection) -> list[TraceSummary]:
+            wanted = None if dataset is None else _named(connection, dataset)
+            if dataset is not None and wanted is None:
+                return []
+            return read_summaries(connection, _narrowed(summaries(), wanted, outcome, before, limit))
+
+        return await self._database.read(work)
+
+    async def since(self, seq: int, limit: int) -> list[TraceSummary]:
+        """The traces after number ``seq``, oldest first. Numbers become visible in their order."""
+        query = summaries().where(traces.c.seq > seq).order_by(traces.c.seq).limit(limit)
+        return await self._database.read(lambda connection: read_summaries(connection, query))
+
+    async def newest_seq(self) -> int:
+        """The number of the newest trace, 0 where there is none."""
+        query = select(func.coalesce(func.max(traces.c.seq), 0))
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def get(self, id_or_prefix: str) -> Trace | None:
         """The trace of an id, or of the first six characters or more of one. Raises AmbiguousTraceId."""
@@ -93,11 +122,38 @@ class TraceStore:
             raise ValueError(f"a trace is named by {MIN_PREFIX} characters of its id or more")
         return await self._database.read(lambda connection: _find(connection, id_or_prefix))
 
+    async def owned(self, owner: str, trace_id: str) -> Trace | None:
+        """A user's trace by its whole id; None where it is another's."""
+        query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner)
+        found = await self._database.read(lambda connection: read_traces(connection, query))
+        return found[0][1] if found else None
+
+    async def at(self, dataset: Dataset, positions: Sequence[int]) -> list[Trace]:
+        """The traces at those places of a dataset, in their order there; places without one are left out."""
+        query = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position.in_(positions))
+        found = await self._database.read(lambda connection: read_traces(connection, query.order_by(traces.c.position)))
+        return [trace for _, trace in found]
+
+    async def change(self, owner: str, trace_id: str, change: Callable[[Trace], Trace]) -> bool:
+        """Replace a user's trace's messages by those of ``change(trace)``, and add the annotations it added at the end;
+        of those that were there the addresses are replaced.
+
+        One transaction, so that two changes at once both count. False where the user has no such trace; what ``change``
+        raises is raised. Raises RowRejected for a trace that would be over MAX_GROWN.
+        """
+        now = time.time()
+        return await self._database.write(lambda connection: _change(connection, owner, trace_id, change, now))
+
     async def export(self, dataset: str | None = None, *, page: int = EXPORT_PAGE) -> AsyncIterator[Trace]:
         """Every trace, of one dataset or of all, oldest first; those written meanwhile included."""
-        after = 0
+        wanted = None
+        if dataset is not None:
+            wanted = await self._database.read(lambda connection: _named(connection, dataset))
+            if wanted is None:
+                return
+        after = -1
         while True:
-            found = await self._database.read(partial(_page, dataset=dataset, after=after, limit=page))
+            found = await self._database.read(partial(_export_page, dataset=wanted, after=after, limit=page))
             for _, trace in found:
                 yield trace
             if len(found) < page:
@@ -116,10 +172,19 @@ class TraceStore:
             if deleted < step:
                 return total
 
+    async def empty_deleted(self, *, step: int = 500) -> int:
+        """Remove what is left of deleted datasets, in steps as ``delete_before``; how many traces that was."""
+        total = 0
+        while (
+            deleted := await self._database.write(lambda connection: _delete_of_deleted(connection, step))
+        ) is not None:
+            total += deleted
+        return total
+
     async def take_jobs(self, limit: int, *, now: float | None = None, lease: float = JOB_LEASE) -> list[Job]:
         """Queued log rules, oldest first, which nobody else is given until ``lease`` seconds have passed."""
         at = time.time() if now is None else now
-        return await self._database.write(lambda connection: jobs.take(connection, LOG_RULES, limit, at, lease))
+        return await self._database.write(lambda connection: jobs.take(connection, limit, at, lease))
 
     async def finish_job(self, job: Job, found: Sequence[Annotation]) -> bool:
         """Store what a job found and remove it, in one transaction; False if that had been done already."""
@@ -142,60 +207,92 @@ def _probe(connection: Connection, now: float) -> None:
         connection.execute(insert(probe).values(id=1, at=now))
 
 
-def _summaries(
-    limit: int, dataset: str | None, outcome: Outcome | None, before: int | None
-) -> Select[*tuple[object, ...]]:
-    first_rule = (
-        select(annotations.c.content)
-        .where(annotations.c.trace == traces.c.seq)
-        .order_by(annotations.c.seq)
-        .limit(1)
-        .scalar_subquery()
-    )
-    columns = (
-        traces.c[key] for key in ("seq", "id", "created", "dataset", "model", "outcome", "stream", "duration_ms")
-    )
-    query = select(*columns, first_rule.label("rule")).order_by(traces.c.seq.desc()).limit(limit)
+def _change(connection: Connection, owner: str, trace_id: str, change: Callable[[Trace], Trace], now: float) -> bool:
+    query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner).with_for_update(of=traces)
+    found = read_traces(connection, query)
+    if not found:
+        return False
+    [(seq, before)] = found
+    after = change(before)
+    messages = dump_messages(after.messages)
+    if len(messages) > MAX_GROWN:
+        raise RowRejected(f"a trace does not grow beyond {MAX_GROWN} bytes")
+    connection.execute(update(traces).where(traces.c.seq == seq).values(messages=messages, updated=now))
+    reindex(connection, seq, messages)
+    _move(connection, seq, before.annotations, after.annotations)
+    insert_annotations(connection, annotation_rows(trace_id, after.annotations[len(before.annotations) :], now))
+    return True
+
+
+def _move(connection: Connection, trace: int, before: Sequence[Annotation], after: Sequence[Annotation]) -> None:
+    """Give the annotations that were there their new addresses; ``after`` has them first, in their order."""
+    if all(old.address == new.address for old, new in zip(before, after, strict=False)):
+        return
+    numbers = connection.scalars(
+        select(annotations.c.seq).where(annotations.c.trace == trace).order_by(annotations.c.seq)
+    ).all()
+    for number, old, new in zip(numbers, before, after, strict=False):
+        if old.address != new.address:
+            connection.execute(update(annotations).where(annotations.c.seq == number).values(address=new.address))
+
+
+def _narrowed(query: Query, dataset: Dataset | None, outcome: Outcome | None, before: int | None, limit: int) -> Query:
+    """Newest first, from the index of the dataset or of all."""
+    place = traces.c.seq if dataset is None else traces.c.position
     if dataset is not None:
-        query = query.where(traces.c.dataset == dataset)
+        query = query.where(traces.c.dataset == dataset.seq)
     if outcome is not None:
         query = query.where(traces.c.outcome == outcome.value)
-    return query if before is None else query.where(traces.c.seq < before)
+    if before is not None:
+        query = query.where(traces.c.seq < before)
+    return query.order_by(place.desc()).limit(limit)
 
 
-def _summary(row: RowMapping) -> TraceSummary:
-    return TraceSummary(**{**row, "outcome": Outcome(row["outcome"])})
+def _named(connection: Connection, name: str) -> Dataset | None:
+    """The dataset that an operator names: OWNER/NAME, or NAME where one user alone has it. Raises AmbiguousDataset."""
+    owner, slash, own_name = name.rpartition("/")
+    found = find_datasets(connection, own_name, owner if slash else None)
+    if len(found) > 1:
+        raise AmbiguousDataset(f"several users have a dataset {name}: say {found[0].owner}/{name}")
+    return found[0] if found else None
 
 
 def _find(connection: Connection, prefix: str) -> Trace | None:
     # "g" follows every hexadecimal digit: a range, which the index serves whatever the database's LIKE does.
-    query = select(traces).where(traces.c.id >= prefix, traces.c.id < prefix + "g").limit(2)
-    found = connection.execute(query).mappings().all()
+    query = whole_traces().where(traces.c.id >= prefix, traces.c.id < prefix + "g").limit(2)
+    found = read_traces(connection, query)
     if len(found) > 1:
         raise AmbiguousTraceId(f"several traces begin with {prefix}")
-    return _with_annotations(connection, found)[0][1] if found else None
+    return found[0][1] if found else None
 
 
-def _page(connection: Connection, dataset: str | None, after: int, limit: int) -> list[tuple[int, Trace]]:
-    query = select(traces).where(traces.c.seq > after).order_by(traces.c.seq).limit(limit)
-    if dataset is not None:
-        query = query.where(traces.c.dataset == dataset)
-    return _with_annotations(connection, connection.execute(query).mappings().all())
-
-
-def _with_annotations(connection: Connection, found: Sequence[RowMapping]) -> list[tuple[int, Trace]]:
-    query = (
-        select(annotations).where(annotations.c.trace.in_([row["seq"] for row in found])).order_by(annotations.c.seq)
-    )
-    by_trace: dict[int, list[Annotation]] = {row["seq"]: [] for row in found}
-    for row in connection.execute(query).mappings():
-        by_trace[row["trace"]].append(decode_annotation(row))
-    return [(row["seq"], decode(row, by_trace[row["seq"]])) for row in found]
+def _export_page(connection: Connection, dataset: Dataset | None, after: int, limit: int) -> list[tuple[int, Trace]]:
+    """Oldest first, each with its cursor."""
+    if dataset is None:
+        return read_traces(connection, whole_traces().where(traces.c.seq > after).order_by(traces.c.seq).limit(limit))
+    query = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position > after)
+    found = read_traces(connection, query.order_by(traces.c.position).limit(limit))
+    return [(trace.position, trace) for _, trace in found]
 
 
 def _delete_oldest(connection: Connection, created: float, step: int) -> int:
     oldest = connection.execute(select(traces.c.seq, traces.c.created).order_by(traces.c.seq).limit(step))
-    expired = [seq for seq, at in oldest if at < created]
-    if expired:
-        connection.execute(delete(traces).where(traces.c.seq.in_(expired)))
-    return len(expired)
+    return _delete(connection, [seq for seq, at in oldest if at < created])
+
+
+def _delete_of_deleted(connection: Connection, step: int) -> int | None:
+    """Remove some traces of a deleted dataset, or the dataset itself when it has none left; None if there is none."""
+    emptied = connection.scalar(select(datasets.c.seq).where(datasets.c.name.is_(None)).limit(1))
+    if emptied is None:
+        return None
+    found = connection.scalars(select(traces.c.seq).where(traces.c.dataset == emptied).limit(step)).all()
+    if not found:
+        connection.execute(delete(datasets).where(datasets.c.seq == emptied))
+    return _delete(connection, found)
+
+
+def _delete(connection: Connection, numbers: Sequence[int]) -> int:
+    if numbers:
+        forget(connection, numbers)
+        connection.execute(delete(traces).where(traces.c.seq.in_(numbers)))
+    return len(numbers)

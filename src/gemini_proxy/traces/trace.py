@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 GUARDRAILS_SOURCE = "guardrails-error"
 
@@ -19,6 +19,11 @@ class Outcome(StrEnum):
     CLIENT_GONE = "client_gone"
     UNCHECKED = "unchecked"
     FAILED = "failed"
+    # Not an exchange of this proxy: a trace that a client pushed.
+    PUSHED = "pushed"
+
+
+REFUSED: Final = frozenset({Outcome.REFUSED_REQUEST, Outcome.REFUSED_RESPONSE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +31,34 @@ class Annotation:
     """A rule's message at one place of a trace.
 
     ``address`` is a dotted path with an optional character range: ``messages.2.content:10-25``.
-    ``guardrail`` holds ``id``, ``name``, ``content`` (the rule's text) and ``action`` (``block`` or ``log``).
+    ``guardrail`` holds ``id``, ``name``, ``content`` (the rule's text) and ``action`` (``block`` or ``log``); ``extra``
+    what else a client that annotates says of it.
     """
 
     content: str
     address: str
     source: str = GUARDRAILS_SOURCE
     guardrail: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def extra_metadata(self) -> dict[str, Any]:
+        """In the shape that Invariant's clients push and read."""
+        source = {"source": self.source} if self.source else {}
+        guardrail = {"guardrail": dict(self.guardrail)} if self.guardrail else {}
+        return {**self.extra, **source, **guardrail}
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """One exchange as recorded.
 
-    ``id`` is a UUID in text, ``created`` in Unix seconds, ``tenant`` the keyed hash of who sent it. ``log_rules`` are
+    ``id`` is a UUID in text, ``created`` in Unix seconds, as is ``updated``, when messages were last added to it.
+    ``owner`` is the user whose trace it is, "" for nobody's; ``tenant`` the keyed hash of the key it came with.
+    ``position`` is its place in its dataset, which the store assigns. ``log_rules`` are
     rules (``id``, ``name``, ``content``, ``action`` and perhaps ``parameters``) still to be run over the messages;
-    they are queued in the transaction that writes the trace and empty in a trace read back.
+    they are queued in the transaction that writes the trace and empty in a trace read back; so is ``push``, that the
+    trace is to be sent to the configured Explorer.
     """
 
     id: str
@@ -49,22 +66,29 @@ class Trace:
     outcome: Outcome
     messages: Sequence[Mapping[str, Any]]
     dataset: str | None = None
+    owner: str = ""
     tenant: str | None = None
+    position: int = 0
+    updated: float | None = None
     model: str | None = None
     stream: bool = False
     annotations: tuple[Annotation, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     duration_ms: float = 0.0
     log_rules: tuple[Mapping[str, Any], ...] = ()
+    push: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """One line of a listing. ``seq`` is its place and the next page's cursor, ``rule`` the first rule's message."""
+    """One line of a listing. ``seq`` is its place among all traces, ``position`` that in its dataset; ``rule`` is the
+    first rule's message."""
 
     seq: int
+    position: int
     id: str
     created: float
+    owner: str
     dataset: str | None
     model: str | None
     outcome: Outcome
@@ -120,13 +144,15 @@ def trace_json(trace: Trace) -> dict[str, Any]:
         "stream": trace.stream,
         "duration_ms": trace.duration_ms,
         "messages": list(trace.messages),
-        "annotations": [
-            {
-                "content": annotation.content,
-                "address": annotation.address,
-                "extra_metadata": {"source": annotation.source, "guardrail": dict(annotation.guardrail)},
-            }
-            for annotation in trace.annotations
-        ],
+        "annotations": [annotation_json(annotation) for annotation in trace.annotations],
         "metadata": dict(trace.metadata),
+    }
+
+
+def annotation_json(annotation: Annotation) -> dict[str, Any]:
+    """The annotation in the shape that Invariant's clients push and read."""
+    return {
+        "content": annotation.content,
+        "address": annotation.address,
+        "extra_metadata": annotation.extra_metadata,
     }

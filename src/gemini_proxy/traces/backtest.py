@@ -1,0 +1,182 @@
+"""A policy over recorded traces: what it would have refused, and where it gave no verdict."""
+
+import re
+from array import array
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+from typing import Any, Final
+
+from gemini_proxy.guardrails.answer import for_rules
+from gemini_proxy.policy import Budget, Conversation, ConversationError, EvaluationError, Policy, Violation
+from gemini_proxy.traces.sights import Sight
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Trace
+
+# Summaries read at once: to count traces, and to go through them, which holds whole traces one at a time.
+_COUNTED, _PAGE = 5_000, 200
+# Violations of one trace that are kept; the rest are counted.
+_KEPT: Final = 20
+_INDEX = re.compile(r"messages\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A trace that did not come out clean. ``failure`` says why there was no verdict on some of it."""
+
+    trace_id: str
+    created: float
+    dataset: str | None
+    outcome: str
+    violations: tuple[Sight, ...]
+    more: int
+    failure: str | None
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.violations)
+
+    def json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {
+            "trace": self.trace_id,
+            "created": self.created,
+            "dataset": self.dataset,
+            "outcome": self.outcome,
+            "violations": [violation.json() for violation in self.violations],
+            "more_violations": self.more,
+            "failure": self.failure,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """One policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check."""
+
+    policy: Policy
+    parameters: Mapping[str, Any]
+    thoughts: str
+    seconds: float
+
+    def run(self, trace: Trace) -> Finding | None:
+        """What the policy says of a recorded exchange; None if it is clean."""
+        by_place: dict[tuple[object, ...], Violation] = {}
+        failure: str | None = None
+        for places in candidates(trace.messages):
+            messages = [trace.messages[place] for place in places]
+            try:
+                violations = self._check(messages)
+            except (EvaluationError, ConversationError) as error:
+                failure = str(error)
+                continue
+            for violation in violations:
+                moved = _moved(violation, places)
+                # What is found in the request is found beside every candidate.
+                by_place.setdefault((moved.rule.line, moved.message, moved.ranges), moved)
+        found = list(by_place.values())
+        if not found and failure is None:
+            return None
+        sights = tuple(Sight.of(trace.messages, violation) for violation in found[:_KEPT])
+        more = len(found) - len(sights)
+        return Finding(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
+
+    def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Violation, ...]:
+        conversation = Conversation.of(for_rules([dict(message) for message in messages], self.thoughts))
+        return self.policy.check(conversation, self.parameters, Budget(seconds=self.seconds))
+
+
+@dataclass(slots=True)
+class Report:
+    """All of a backtest."""
+
+    findings: list[Finding] = field(default_factory=list)
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, backtest: Backtest, trace: Trace) -> None:
+        """Check one more trace, and measure."""
+        before = perf_counter()
+        finding = backtest.run(trace)
+        self.seconds.append(perf_counter() - before)
+        if finding is not None:
+            self.findings.append(finding)
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The newest first."""
+        return [finding for finding in self._newest() if finding.refused]
+
+    @property
+    def undecided(self) -> list[Finding]:
+        """Those without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
+        return [finding for finding in self._newest() if not finding.refused]
+
+    def _newest(self) -> list[Finding]:
+        return sorted(self.findings, key=lambda finding: finding.created, reverse=True)
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """Of all traces together, of the median trace and of the slowest."""
+        times = self.seconds or array("d", [0.0])
+        figures = {"total": sum(times), "median": median(times), "most": max(times)}
+        return {name: round(seconds * 1000, 3) for name, seconds in figures.items()}
+
+    def json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {
+            "traces": len(self.seconds),
+            "refused": [finding.json() for finding in self.refused],
+            "no_verdict": [finding.json() for finding in self.undecided],
+            "milliseconds": self.milliseconds,
+        }
+
+
+def candidates(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The places of the messages of each check that the proxy makes: the request's, with one candidate's."""
+    indexes = dict.fromkeys(message["candidate"] for message in messages if "candidate" in message)
+    return [
+        [place for place, message in enumerate(messages) if message.get("candidate", index) == index]
+        for index in indexes or (None,)
+    ]
+
+
+def _moved(violation: Violation, places: Sequence[int]) -> Violation:
+    """The violation with its addresses counted through the whole trace."""
+
+    def move(found: re.Match[str]) -> str:
+        return f"messages.{places[int(found[1])]}"
+
+    return replace(violation, ranges=tuple(_INDEX.sub(move, address, count=1) for address in violation.ranges))
+
+
+async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:
+    """How many traces ``recorded`` will give, if none is added or deleted meanwhile."""
+    total = 0
+    before: int | None = None
+    while last is None or total < last:
+        page = await store.recent(_COUNTED, dataset=dataset, before=before)
+        total += len(page)
+        if len(page) < _COUNTED:
+            break
+        before = page[-1].seq
+    return total if last is None else min(total, last)
+
+
+async def recorded(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
+    """The last traces, the newest first, or all, the oldest first, which takes a tenth of the time a trace."""
+    if last is None:
+        async for trace in store.export(dataset):
+            yield trace
+        return
+    before: int | None = None
+    while last > 0:
+        limit = min(_PAGE, last)
+        page = await store.recent(limit, dataset=dataset, before=before)
+        for summary in page:
+            # Retention may delete one between the two queries.
+            if (found := await store.get(summary.id)) is not None:
+                yield found
+        if len(page) < limit:
+            return
+        before = page[-1].seq
+        last -= limit

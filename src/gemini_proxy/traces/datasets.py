@@ -1,0 +1,189 @@
+"""Datasets: named sets of one user's traces, with policies of their own."""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, insert, select, update
+
+from gemini_proxy.traces import revision
+from gemini_proxy.traces.database import Database, serialise_writers
+from gemini_proxy.traces.errors import NameTaken
+from gemini_proxy.traces.rows import dump, load
+from gemini_proxy.traces.schema import datasets, policies
+
+UNNAMED = ""
+"""The name under which a user's exchanges are kept that named no dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """``seq`` is its number in the database; ``size`` counts the traces ever put in, which is the next one's position.
+
+    ``created`` and ``latest``, the time of its newest trace, are in Unix seconds.
+    """
+
+    seq: int
+    id: str
+    owner: str
+    name: str
+    metadata: Mapping[str, Any]
+    created: float
+    latest: float | None
+    size: int
+
+
+class Datasets:
+    """The datasets of a database; every method raises StoreError when it does not do what it should."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, owner: str, name: str, metadata: Mapping[str, Any] | None = None) -> Dataset:
+        """Make a dataset. Raises NameTaken."""
+        now, described = time.time(), dump(metadata or {})
+
+        def work(connection: Connection) -> Dataset:
+            serialise_writers(connection)
+            if _find(connection, owner, name) is not None:
+                raise NameTaken(f"there is a dataset {name} already")
+            _insert(connection, owner, name, described, now)
+            return _required(connection, owner, name)
+
+        return await self._database.write(work)
+
+    async def get(self, owner: str, name: str) -> Dataset | None:
+        """A user's dataset by its name."""
+        return await self._database.read(lambda connection: _find(connection, owner, name))
+
+    async def by_id(self, owner: str, dataset_id: str) -> Dataset | None:
+        """A user's dataset by its id."""
+        query = select(datasets).where(
+            datasets.c.id == dataset_id, datasets.c.owner == owner, datasets.c.name.is_not(None)
+        )
+        return await self._database.read(lambda connection: _first(connection.execute(query).mappings().all()))
+
+    async def all(self, owner: str) -> list[Dataset]:
+        """A user's datasets, those with the newest traces first; the one without a name included."""
+        query = select(datasets).where(datasets.c.owner == owner, datasets.c.name.is_not(None))
+        found = await self._database.read(
+            lambda connection: [_dataset(row) for row in connection.execute(query).mappings()]
+        )
+        return sorted(found, key=lambda dataset: dataset.latest or dataset.created, reverse=True)
+
+    async def change_metadata(
+        self, owner: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Dataset | None:
+        """Say of a dataset what ``change`` makes of what was said; None if there is none of that name.
+
+        One transaction, so that two changes at once both count; what ``change`` raises is raised.
+        """
+
+        def work(connection: Connection) -> Dataset | None:
+            serialise_writers(connection)
+            found = _find(connection, owner, name)
+            if found is None:
+                return None
+            metadata = change(found.metadata)
+            connection.execute(update(datasets).where(datasets.c.seq == found.seq).values(metadata=dump(metadata)))
+            return replace(found, metadata=metadata)
+
+        return await self._database.write(work)
+
+    async def delete(self, owner: str, dataset_id: str) -> bool:
+        """Delete a dataset with its policies and traces: nobody finds it from now on. False if there is none.
+
+        Its traces are removed later, in small steps (``TraceStore.empty_deleted``): there may be a million of them.
+        """
+
+        def work(connection: Connection) -> bool:
+            found = connection.execute(
+                select(datasets.c.seq).where(
+                    datasets.c.id == dataset_id, datasets.c.owner == owner, datasets.c.name.is_not(None)
+                )
+            ).scalar()
+            if found is None:
+                return False
+            connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
+            connection.execute(delete(policies).where(policies.c.dataset == found))
+            revision.advance(connection)
+            return True
+
+        return await self._database.write(work)
+
+
+def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> list[tuple[int, int]]:
+    """The number of a dataset and the next position in it for each of (owner, name, time); made where missing."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for owner, name, at in wanted:
+        times.setdefault((owner, name), []).append(at)
+    # In one order whoever asks, so that two transactions cannot wait for each other.
+    firsts = {key: _reserve(connection, *key, len(ats), max(ats)) for key, ats in sorted(times.items())}
+    found: list[tuple[int, int]] = []
+    for owner, name, _ in wanted:
+        seq, position = firsts[owner, name]
+        found.append((seq, position))
+        firsts[owner, name] = (seq, position + 1)
+    return found
+
+
+def _reserve(connection: Connection, owner: str, name: str, count: int, latest: float) -> tuple[int, int]:
+    sql, parameters = _reservation(connection.dialect), (latest, count, owner, name)
+    row = connection.exec_driver_sql(sql, parameters).first()
+    if row is None:
+        _insert(connection, owner, name, dump({}), latest)
+        row = connection.exec_driver_sql(sql, parameters).one()
+    return row[0], row[1] - count
+
+
+@lru_cache(maxsize=4)
+def _reservation(dialect: Dialect) -> str:
+    """The statement as text: with SQLAlchemy's own execution it would cost a trace as much as its insert."""
+    statement = (
+        update(datasets)
+        .where(datasets.c.owner == bindparam("of"), datasets.c.name == bindparam("named"))
+        .values(size=datasets.c.size + bindparam("count"), latest=bindparam("at"))
+        .returning(datasets.c.seq, datasets.c.size)
+    )
+    compiled = statement.compile(dialect=dialect)
+    if compiled.positiontup != ["at", "count", "of", "named"]:
+        raise AssertionError(f"the reservation's parameters are in another order: {compiled.positiontup}")
+    return str(compiled)
+
+
+def _insert(connection: Connection, owner: str, name: str, metadata: bytes, created: float) -> None:
+    connection.execute(
+        insert(datasets).values(
+            id=str(uuid.uuid4()), owner=owner, name=name, metadata=metadata, created=created, latest=None, size=0
+        )
+    )
+
+
+def find_datasets(connection: Connection, name: str, owner: str | None) -> list[Dataset]:
+    """The datasets of that name, of one user or of all."""
+    query = select(datasets).where(datasets.c.name == name)
+    if owner is not None:
+        query = query.where(datasets.c.owner == owner)
+    return [_dataset(row) for row in connection.execute(query.order_by(datasets.c.owner)).mappings()]
+
+
+def _find(connection: Connection, owner: str, name: str) -> Dataset | None:
+    query = select(datasets).where(datasets.c.owner == owner, datasets.c.name == name)
+    return _first(connection.execute(query).mappings().all())
+
+
+def _required(connection: Connection, owner: str, name: str) -> Dataset:
+    found = _find(connection, owner, name)
+    assert found is not None
+    return found
+
+
+def _first(rows: Sequence[RowMapping]) -> Dataset | None:
+    return _dataset(rows[0]) if rows else None
+
+
+def _dataset(row: RowMapping) -> Dataset:
+    return Dataset(**{**row, "metadata": load(row["metadata"])})

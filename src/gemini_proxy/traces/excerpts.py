@@ -1,0 +1,98 @@
+"""What the addresses of a violation point at, cut to what fits a line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemini_proxy.traces.visible import as_json
+
+# Characters shown of what was found, and of the text on each side of it.
+_FOUND, _AROUND = 160, 40
+# Ranges of one violation that are shown: a text in which everything matches is not printed a thousand times.
+_RANGES = 20
+_OFFSETS = re.compile(r"(?P<path>.*):(?P<start>\d+)-(?P<end>\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """``found`` stands at ``address``, between ``before`` and ``after``; long texts are cut at ``...``."""
+
+    address: str
+    role: str
+    before: str
+    found: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.before}{self.found}{self.after}"
+
+
+def excerpts(messages: Sequence[Mapping[str, Any]], addresses: Sequence[str]) -> tuple[Excerpt, ...]:
+    """The first twenty of ``addresses`` with what they point at; nothing is found at one that does not exist."""
+    return tuple(_excerpt(messages, address) for address in addresses[:_RANGES])
+
+
+def _excerpt(messages: Sequence[Mapping[str, Any]], address: str) -> Excerpt:
+    offsets = _OFFSETS.fullmatch(address)
+    _, _, path = (offsets["path"] if offsets else address).partition(".")
+    value = _value(messages, path)
+    role = _role(messages, path)
+    if offsets is None or not isinstance(value, str):
+        return Excerpt(address, role, "", _cut(_described(value)), "")
+    start, end = int(offsets["start"]), int(offsets["end"])
+    before = value[max(0, start - _AROUND) : start]
+    after = value[end : end + _AROUND]
+    return Excerpt(
+        address,
+        role,
+        f"...{before}" if start > _AROUND else before,
+        _cut(value[start:end]),
+        f"{after}..." if len(value) > end + _AROUND else after,
+    )
+
+
+def _value(value: Any, path: str) -> Any:
+    """What a path leads to: where it leads into JSON text that stands for an object, that text."""
+    while path and not isinstance(value, str):
+        if isinstance(value, Mapping):
+            keys = [key for key in value if path == key or path.startswith(f"{key}.")]
+            if not keys:
+                return None
+            key = max(keys, key=len)
+            value, path = value[key], path[len(key) + 1 :]
+        elif isinstance(value, Sequence):
+            index, _, path = path.partition(".")
+            if not index.isdecimal() or int(index) >= len(value):
+                return None
+            value = value[int(index)]
+        else:
+            return None
+    return value
+
+
+def _role(messages: Sequence[Mapping[str, Any]], path: str) -> str:
+    index = path.partition(".")[0]
+    message = messages[int(index)] if index.isdecimal() and int(index) < len(messages) else {}
+    return str(message.get("role") or ("tools" if "tools" in message else ""))
+
+
+def _described(value: Any) -> str:
+    """A message by its content, a call as ``name({...})``, anything else as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        if isinstance(function := value.get("function"), Mapping):
+            return f"{function.get('name')}({_described(function.get('arguments'))})"
+        if value.get("content"):
+            return _described(value["content"])
+        if value.get("tool_calls"):
+            return " ".join(_described(call) for call in value["tool_calls"])
+    return as_json(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _FOUND else f"{text[: _FOUND - 3]}..."

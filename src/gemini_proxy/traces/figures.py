@@ -1,0 +1,213 @@
+"""What exchanges add up to: counts, tokens and how long they took, in values that are merged in any order. No I/O."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any, Final, TypeVar
+
+from gemini_proxy.traces.trace import REFUSED, Outcome
+
+# A fifth from bound to bound: a quantile is told from the geometric middle of its interval, at most 9.6 % off.
+GROWTH: Final = 1.2
+# Milliseconds. Anything faster is counted with the first interval, anything slower than 1.6 hours with the last.
+FIRST_BOUND: Final = 0.1
+LAST_INTERVAL: Final = 98
+_STEP: Final = math.log(GROWTH)
+
+K = TypeVar("K")
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Durations in milliseconds, counted in intervals whose bounds grow by ``GROWTH``.
+
+    ``counts`` holds the intervals that are not empty: 0 up to and with ``FIRST_BOUND``, n up to and with
+    ``FIRST_BOUND * GROWTH ** n``.
+    """
+
+    counts: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, milliseconds: Iterable[float]) -> "Histogram":
+        counts: dict[int, int] = {}
+        for value in milliseconds:
+            interval = _interval(value)
+            counts[interval] = counts.get(interval, 0) + 1
+        return cls(counts)
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return Histogram(_sum(self.counts, other.counts))
+
+    def quantile(self, share: float) -> float | None:
+        """The duration that ``share`` (0 to 1) of those counted do not exceed, nearest rank; None where there are none.
+
+        Between ``FIRST_BOUND`` and the last bound it is at most 9.6 % off, towards either side.
+        """
+        rank = max(1, math.ceil(share * self.count))
+        for interval in sorted(self.counts):
+            rank -= self.counts[interval]
+            if rank <= 0:
+                return _middle(interval)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a number of exchanges add up to.
+
+    ``refusals`` counts refused exchanges by the name of the rule: one that two rules refused counts for both. Where
+    there were too many names, "" stands for the rarer ones, as in ``models``.
+    ``first_bytes`` has only the exchanges whose upstream sent something.
+    """
+
+    outcomes: Counts = field(default_factory=dict)
+    refusals: Counts = field(default_factory=dict)
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    durations: Histogram = Histogram()
+    first_bytes: Histogram = Histogram()
+    models: Counts = field(default_factory=dict)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.outcomes.values())
+
+    @property
+    def refused(self) -> int:
+        return sum(self.outcomes.get(outcome, 0) for outcome in REFUSED)
+
+    def __add__(self, other: "Figures") -> "Figures":
+        return Figures(
+            _sum(self.outcomes, other.outcomes),
+            _sum(self.refusals, other.refusals),
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+            self.durations + other.durations,
+            self.first_bytes + other.first_bytes,
+            _sum(self.models, other.models),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The figures of the exchanges that began within ``seconds`` from ``start`` on, in Unix seconds."""
+
+    start: int
+    seconds: int
+    figures: Figures = Figures()
+
+
+def figures_of(
+    outcome: str,
+    metadata: Mapping[str, Any],
+    duration_ms: float,
+    refused_by: Iterable[str] = (),
+    model: str | None = None,
+) -> Figures:
+    """The figures of one exchange, from what its trace says; what is not of the right kind there counts for nothing."""
+    usage = _mapping(metadata.get("usage"))
+    first_byte = _mapping(metadata.get("latencies_ms")).get("first_byte")
+    return Figures(
+        {outcome: 1},
+        dict.fromkeys(refused_by, 1) if outcome in REFUSED else {},
+        _count(usage.get("promptTokenCount")),
+        _count(usage.get("candidatesTokenCount")) + _count(usage.get("thoughtsTokenCount")),
+        # A pushed trace took no time here.
+        Histogram() if outcome == Outcome.PUSHED else Histogram.of([duration_ms]),
+        Histogram.of([first_byte]) if isinstance(first_byte, int | float) else Histogram(),
+        {} if model is None else {model: 1},
+    )
+
+
+def total(figures: Iterable[Figures]) -> Figures:
+    """All of them merged."""
+    return reduce(Figures.__add__, figures, Figures())
+
+
+def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -> list[Bucket]:
+    """Buckets merged into those of ``seconds`` each that cover ``since`` to ``until``, the empty ones included.
+
+    The first one starts at the last multiple of ``seconds`` that is not after ``since``.
+    """
+    merged: dict[int, list[Figures]] = {start: [] for start in range(since - since % seconds, until, seconds)}
+    for bucket in buckets:
+        into = merged.get(bucket.start - bucket.start % seconds)
+        if into is not None:
+            into.append(bucket.figures)
+    return [Bucket(start, seconds, total(parts)) for start, parts in merged.items()]
+
+
+def with_fewer_names(figures: Figures, most: int) -> Figures:
+    """The same with at most ``most`` rules and models, the rest of each counted under "": clients choose such names."""
+    if max(len(figures.refusals), len(figures.models)) <= most:
+        return figures
+    return replace(figures, refusals=_most_used(figures.refusals, most), models=_most_used(figures.models, most))
+
+
+def _most_used(counts: Counts, most: int) -> Counts:
+    named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
+    kept = {name: counts[name] for name in named[: most - 1]}
+    rest = sum(counts.values()) - sum(kept.values())
+    return _sum(kept, {"": rest} if rest else {})
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """Plain JSON for ``from_json``."""
+    return {
+        "outcomes": dict(figures.outcomes),
+        "refusals": dict(figures.refusals),
+        "tokens": [figures.prompt_tokens, figures.output_tokens],
+        "durations": {str(interval): count for interval, count in figures.durations.counts.items()},
+        "first_bytes": {str(interval): count for interval, count in figures.first_bytes.counts.items()},
+        "models": dict(figures.models),
+    }
+
+
+def from_json(document: Mapping[str, Any]) -> Figures:
+    """What ``as_json`` was given."""
+    prompt_tokens, output_tokens = document["tokens"]
+    return Figures(
+        document["outcomes"],
+        document["refusals"],
+        prompt_tokens,
+        output_tokens,
+        Histogram({int(interval): count for interval, count in document["durations"].items()}),
+        Histogram({int(interval): count for interval, count in document["first_bytes"].items()}),
+        document["models"],
+    )
+
+
+def _interval(milliseconds: float) -> int:
+    if not milliseconds > FIRST_BOUND:
+        return 0
+    if milliseconds >= FIRST_BOUND * GROWTH**LAST_INTERVAL:
+        return LAST_INTERVAL
+    return min(LAST_INTERVAL, math.ceil(math.log(milliseconds / FIRST_BOUND) / _STEP))
+
+
+def _middle(interval: int) -> float:
+    return FIRST_BOUND * GROWTH ** (interval - 0.5) if interval else FIRST_BOUND
+
+
+def _sum(first: Mapping[K, int], second: Mapping[K, int]) -> Mapping[K, int]:
+    if not first or not second:
+        return first or second
+    merged = dict(first)
+    for key, count in second.items():
+        merged[key] = merged.get(key, 0) + count
+    return merged
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _count(value: object) -> int:
+    # A pushed trace may say anything; a column of numbers must not grow beyond what JSON readers take.
+    return value if isinstance(value, int) and 0 <= value < 1 << 40 else 0

@@ -1,0 +1,115 @@
+"""The keys of those who may use the server, and the browsers that have signed in with one. Only hashes are kept."""
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from gemini_proxy.traces import revision
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.schema import keys, sessions
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """``owner`` is the user it stands for, ``hint`` its last four characters; times in Unix seconds."""
+
+    id: str
+    owner: str
+    hint: str
+    created: float
+    revoked: float | None
+
+
+class Keys:
+    """The keys of a database; every method raises StoreError. Changes hold from the next request on."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, owner: str) -> tuple[KeyRecord, str]:
+        """A new key for a user, who may have others: its record, and the key itself, which is not kept."""
+        key = f"inv-{secrets.token_hex(32)}"
+        record = KeyRecord(secrets.token_hex(4), owner, key[-4:], time.time(), None)
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                insert(keys).values(
+                    id=record.id, owner=owner, digest=digest(key), hint=record.hint, created=record.created
+                )
+            )
+            revision.advance(connection)
+
+        await self._database.write(work)
+        return record, key
+
+    async def all(self) -> list[KeyRecord]:
+        """Every key, revoked ones too, the oldest first."""
+        query = select(keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked).order_by(keys.c.created)
+        return await self._database.read(
+            lambda connection: [KeyRecord(**row) for row in connection.execute(query).mappings()]
+        )
+
+    async def revoke(self, key_id: str) -> bool:
+        """Make a key invalid, and what was signed in with it; False if there is no valid one of that id."""
+
+        def work(connection: Connection) -> bool:
+            revoked = connection.execute(
+                update(keys).where(keys.c.id == key_id, keys.c.revoked.is_(None)).values(revoked=time.time())
+            )
+            connection.execute(delete(sessions).where(sessions.c.key == key_id))
+            revision.advance(connection)
+            return revoked.rowcount > 0
+
+        return await self._database.write(work)
+
+
+class Sessions:
+    """Browsers that have signed in; every method raises StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open(self, key: str, seconds: float) -> str | None:
+        """A token for the browser to keep, good for so long; None where the key is not valid."""
+        token = secrets.token_urlsafe(32)
+        now = time.time()
+
+        def work(connection: Connection) -> str | None:
+            valid = select(keys.c.id).where(keys.c.digest == digest(key), keys.c.revoked.is_(None))
+            key_id = connection.execute(valid).scalar()
+            if key_id is None:
+                return None
+            connection.execute(delete(sessions).where(sessions.c.expires < now))
+            connection.execute(insert(sessions).values(digest=digest(token), key=key_id, expires=now + seconds))
+            return token
+
+        return await self._database.write(work)
+
+    async def owner(self, token: str) -> str | None:
+        """Who signed in with it; None where that is over."""
+        query = (
+            select(keys.c.owner)
+            .join(sessions, sessions.c.key == keys.c.id)
+            .where(sessions.c.digest == digest(token), sessions.c.expires >= time.time(), keys.c.revoked.is_(None))
+        )
+        return await self._database.read(lambda connection: connection.execute(query).scalar())
+
+    async def close(self, token: str) -> None:
+        """Sign out."""
+        await self._database.write(
+            lambda connection: connection.execute(delete(sessions).where(sessions.c.digest == digest(token)))
+        )
+
+
+def valid_owners(connection: Connection) -> dict[str, str]:
+    """Who each valid key stands for, by the key's digest."""
+    query = select(keys.c.digest, keys.c.owner).where(keys.c.revoked.is_(None))
+    return {found: owner for found, owner in connection.execute(query)}
+
+
+def digest(secret: str) -> str:
+    """The SHA-256 of a key or token, in hexadecimal: they are random and long, so that no salt is needed."""
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()

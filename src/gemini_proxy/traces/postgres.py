@@ -1,0 +1,140 @@
+"""PostgreSQL as the trace database, shared by any number of proxies."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import URL, Connection, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gemini_proxy.traces.database import translated
+from gemini_proxy.traces.errors import StoreError
+
+T = TypeVar("T")
+
+# Connections that stand idle are made anew, lest a firewall between has forgotten them.
+_RECYCLE_SECONDS: Final = 300
+
+_MIGRATION_LOCK: Final = 0x67_70_00
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long, in seconds, this waits before it is a StoreError: to connect, for a lock, for a transaction to end.
+
+    A recorder says after 5 that a trace was not written; its transaction may go on, for late evidence is better than
+    none. ``orphan`` is the server's patience with a transaction whose proxy has fallen silent: without it, a machine
+    that lost its network would hold up every other one's writers.
+    """
+
+    connect: float = 3.0
+    lock: float = 2.0
+    transaction: float = 10.0
+    orphan: float = 12.0
+
+
+class PostgresDatabase:
+    """A PostgreSQL database through asyncpg, on twelve connections at most.
+
+    A read sees one state of the database, however many statements it makes, and cannot change it.
+    """
+
+    def __init__(self, url: URL, *, read_only: bool, limits: Limits | None = None) -> None:
+        """Raises StoreError where asyncpg is not installed."""
+        self._limits = limits or Limits()
+        # Connections of their own, so that no page that is slow to read holds up an exchange.
+        readers, glances = (_engine(url, self._limits, count, "on") for count in (5, 2))
+        self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._glances = glances.execution_options(isolation_level="AUTOCOMMIT")
+        self._writers = None if read_only else _engine(url, self._limits, 5, "off")
+        self._closed = False
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._run(self._readers, work)
+
+    async def glance(self, query: str) -> Any:
+        # Without BEGIN and COMMIT it is one round trip, not three.
+        return await self._run(self._glances, lambda connection: connection.exec_driver_sql(query).scalar_one())
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        return await self._run(self._writers, work)
+
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        with translated():
+            async with self._open(self._writers).begin() as connection:
+                for setting in ("lock_timeout", "statement_timeout"):
+                    await connection.execute(text(f"SET LOCAL {setting} = 0"))
+                await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        self._closed = True
+        with translated():
+            for engine in (self._readers, self._glances, self._writers):
+                if engine is not None:
+                    await engine.dispose()
+
+    def _open(self, engine: AsyncEngine | None) -> AsyncEngine:
+        if engine is None:
+            raise StoreError("the database is open for reading only")
+        if self._closed:
+            raise StoreError("the database is closed")
+        return engine
+
+    async def _run(self, engine: AsyncEngine | None, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` within its time, the wait for a connection included, also where the server says nothing."""
+        with translated():
+            try:
+                async with asyncio.timeout(self._limits.transaction):
+                    return await _transaction(self._open(engine), work)
+            except TimeoutError:
+                raise StoreError("no answer from the database in time") from None
+
+
+async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    """Run and commit ``work``; once more on a new connection where the server had closed this one, as in a restart.
+
+    To find out beforehand would cost every transaction a round trip. Only a commit is not tried again: it may have
+    happened.
+    """
+    async with engine.connect() as connection:
+        try:
+            result = await connection.run_sync(work)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        else:
+            await connection.commit()
+            return result
+    async with engine.begin() as connection:
+        return await connection.run_sync(work)
+
+
+def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> AsyncEngine:
+    try:
+        return create_async_engine(
+            url,
+            hide_parameters=True,
+            pool_size=connections,
+            max_overflow=0,
+            pool_recycle=_RECYCLE_SECONDS,
+            connect_args={"timeout": limits.connect, "server_settings": _settings(limits, read_only)},
+        )
+    except ModuleNotFoundError:
+        raise StoreError("the driver of PostgreSQL is not installed: install gemini-proxy[postgres]") from None
+
+
+def _settings(limits: Limits, read_only: str) -> dict[str, str]:
+    return {
+        "application_name": "gemini-proxy",
+        "default_transaction_read_only": read_only,
+        "lock_timeout": _milliseconds(limits.lock),
+        "statement_timeout": _milliseconds(limits.transaction),
+        "idle_in_transaction_session_timeout": _milliseconds(limits.orphan),
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

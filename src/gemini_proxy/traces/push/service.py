@@ -1,0 +1,83 @@
+"""The client of an Explorer: ``POST /api/v1/push/trace``. aiohttp's errors end here."""
+
+import asyncio
+import io
+import time
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from gemini_proxy.traces.push.answers import Answer, Failed, Failure, read_answer
+
+TIMEOUT: Final = 60.0
+"""Seconds for one push, connecting included: time for the largest trace on a slow line, less than a job's lease."""
+MAX_ANSWER: Final = 65_536
+"""Bytes of an answer that are read; one that names a trace has about a hundred."""
+_KEEPALIVE: Final = 4.0
+"""Seconds a connection is kept. Less than servers do (five, the shortest): of a push sent into a closing connection
+nobody knows whether it was taken."""
+_LARGE_BODY: Final = 1_048_576
+"""Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
+
+
+class ExplorerService:
+    """The Explorer at ``url``, which knows ``key``. An asynchronous context manager: sending is possible inside it."""
+
+    def __init__(self, url: str, key: str, *, timeout: float = TIMEOUT) -> None:
+        self._url = URL(f"{url}/api/v1/push/trace")
+        self._key = key
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "ExplorerService":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            # An answer's size is counted as it comes over the wire.
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, document: bytes) -> Answer:
+        """Send the body of one push, once: an answer that is lost is a failure, whatever became of the trace."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._post(document)
+        except TimeoutError:
+            return Failed(Failure.TIMEOUT)
+        # ValueError: a host name or a key that cannot be sent.
+        except (aiohttp.ClientError, OSError, ValueError):
+            return Failed(Failure.UNREACHABLE)
+
+    async def _post(self, document: bytes) -> Answer:
+        assert self._session is not None
+        headers = {
+            "authorization": f"Bearer {self._key}",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+        }
+        # From a file object a large body is sent in pieces, and neighbours get their turn between them.
+        data = io.BytesIO(document) if len(document) > _LARGE_BODY else document
+        async with self._session.post(self._url, headers=headers, data=data, allow_redirects=False) as response:
+            body = await _beginning(response.content)
+            return read_answer(response.status, response.headers.get("retry-after"), body, time.time())
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """The body as far as it is looked at; what is cut off is no JSON any more."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content.iter_any():
+        pieces.append(piece[: MAX_ANSWER - size])
+        size += len(piece)
+        if size > MAX_ANSWER:
+            break
+    return b"".join(pieces)

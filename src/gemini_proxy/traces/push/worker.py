@@ -1,0 +1,224 @@
+"""Traces sent on to an Explorer: taken from the queue in the database, tried until they are there or refused."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, Protocol
+
+from gemini_proxy.traces.clock import Clock, SystemClock
+from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.jobs import PushJob
+from gemini_proxy.traces.push.answers import Answer, Failed, Failure, Rejected
+from gemini_proxy.traces.push.pauses import Patience, pause
+from gemini_proxy.traces.push.queue import LARGE, PushQueue
+
+logger = logging.getLogger(__name__)
+
+# Attempts under way at once: what a service a hundred milliseconds away needs to take a few hundred traces a second.
+LANES: Final = 16
+# How long a job is this process's alone, in seconds; after it, what a killed process had taken is taken up again.
+LEASE: Final = 180.0
+# What is left of a lease when an attempt begins: more than any attempt takes, so that no two run at once.
+_ATTEMPT: Final = 90.0
+# How often to look without being woken: for jobs that are due again, and for those of other processes that died.
+POLL: Final = 15.0
+# What lies between two looks at a job that is due and that another process is just taking.
+_SHORTEST: Final = 0.5
+# How often the queue's length and age are looked at.
+TRIM: Final = 10.0
+
+
+class GivenUp(StrEnum):
+    """Why a trace will not be delivered; a closed set, for it is a label of a metric."""
+
+    REJECTED = "rejected"
+    QUEUE_FULL = "queue_full"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+
+
+class Service(Protocol):
+    """Where traces are sent."""
+
+    async def send(self, document: bytes) -> Answer:
+        """Send the body of one push; within a minute, and without raising."""
+        ...
+
+
+class PushWorker:
+    """Sends queued traces from ``run()``; any number of processes may share the queue.
+
+    A trace leaves the queue when the service has said that it has it, or never will. Every other attempt is repeated
+    after a pause, however long that takes: nothing about a job is kept in memory alone. A trace is sent twice where the
+    answer to its first sending was lost, or this process ended between the answer and the removal of the job. A failing
+    service is asked by one attempt at a time, after pauses that grow.
+
+    The counters and ``last_error`` are this process's.
+    """
+
+    def __init__(
+        self,
+        queue: PushQueue,
+        service: Service,
+        ready: asyncio.Event,
+        *,
+        max_queue: int,
+        max_age: float | None = None,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """``ready`` says that there may be jobs. More than ``max_queue``, or older than ``max_age`` s, are given up."""
+        self._queue = queue
+        self._service = service
+        self._ready = ready
+        self._max_queue = max_queue
+        self._max_age = max_age
+        self._clock = clock or SystemClock()
+        self._jitter = jitter
+        self._patience = Patience()
+        self._taken: deque[PushJob] = deque()
+        self._turn = asyncio.Lock()
+        self._large = asyncio.Lock()
+        self.delivered = 0
+        self.failures = dict.fromkeys(Failure, 0)
+        self.given_up = dict.fromkeys(GivenUp, 0)
+        self.last_error: Failure | None = None
+
+    @property
+    def queue(self) -> PushQueue:
+        """What is waiting, in all processes."""
+        return self._queue
+
+    async def run(self) -> None:
+        """Work until cancelled. What is under way then is tried again when its lease is over."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_bounded())
+            group.create_task(self.deliver())
+
+    async def deliver(self) -> None:
+        """The sending alone, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(LANES):
+                group.create_task(self._lane())
+
+    async def bound(self) -> None:
+        """Give up what is too old and, where too many wait, the oldest. Raises StoreError."""
+        if self._max_age is not None:
+            expired = await self._queue.expire(self._clock.time() - self._max_age)
+            self._give_up(expired, GivenUp.EXPIRED)
+        self._give_up(await self._queue.trim(self._max_queue), GivenUp.QUEUE_FULL)
+
+    async def _keep_bounded(self) -> None:
+        while True:
+            try:
+                await self.bound()
+            except StoreError as error:
+                logger.warning("the push queue was not looked at: %s", error)
+            await self._clock.sleep(TRIM)
+
+    async def _lane(self) -> None:
+        while True:
+            async with self._turn:
+                job = await self._next()
+                if self._patience.probing:
+                    # The others wait for what comes of it.
+                    await self._attempt(job)
+                    continue
+            await self._attempt(job)
+
+    async def _next(self) -> PushJob:
+        """The next job that may be tried, when it may be."""
+        while True:
+            if rest := self._patience.take_pause():
+                await self._clock.sleep(rest)
+            if self._taken:
+                return self._taken.popleft()
+            await self._take()
+
+    async def _take(self) -> None:
+        self._ready.clear()
+        wanted = 1 if self._patience.probing else LANES
+        try:
+            self._taken.extend(await self._queue.take(wanted, self._clock.time(), LEASE))
+            due = None if self._taken else await self._queue.next_due()
+        except StoreError as error:
+            logger.warning("pushed traces wait: %s", error)
+            await self._clock.sleep(POLL)
+            return
+        if not self._taken:
+            rest = POLL if due is None else due - self._clock.time()
+            await self._clock.wait(self._ready, min(max(rest, _SHORTEST), POLL))
+
+    async def _attempt(self, job: PushJob) -> None:
+        # Of large traces one at a time is in memory.
+        async with self._large if job.size > LARGE else contextlib.nullcontext():
+            begun_in = self._patience.round
+            if self._clock.time() >= job.leased - _ATTEMPT:
+                # It lay here through a pause, and may be another process's by now.
+                return
+            try:
+                document = await self._queue.document(job)
+            except RowRejected:
+                await self._reject(job, "it cannot be written as JSON")
+                return
+            except StoreError as error:
+                logger.warning("trace %s waits to be pushed: %s", job.trace_id, error)
+                await self._clock.sleep(1.0)
+                return
+            if document is None:
+                self._give_up(await self._remove(job), GivenUp.DELETED)
+                return
+            answer = await self._service.send(document)
+        await self._answered(job, answer, begun_in)
+
+    async def _answered(self, job: PushJob, answer: Answer, begun_in: int) -> None:
+        if isinstance(answer, Failed):
+            await self._failed(job, answer, begun_in)
+            return
+        if self._patience.failures:
+            logger.warning("traces are pushed again")
+        self._patience.succeeded()
+        self.last_error = None
+        if isinstance(answer, Rejected):
+            await self._reject(job, f"HTTP {answer.status}")
+        else:
+            removed = await self._remove(job)
+            self.delivered += removed
+
+    async def _failed(self, job: PushJob, answer: Failed, begun_in: int) -> None:
+        if not self._patience.failures:
+            logger.warning("traces are not pushed: %s", answer.reason)
+        self.failures[answer.reason] += 1
+        self.last_error = answer.reason
+        self._patience.failed(begun_in, self._jitter(), answer.retry_after)
+        due = self._clock.time() + pause(job.attempts, self._jitter(), answer.retry_after)
+        try:
+            await self._queue.postpone(job, due)
+        except StoreError as error:
+            logger.warning("trace %s is pushed again when its lease is over: %s", job.trace_id, error)
+
+    async def _reject(self, job: PushJob, reason: str) -> None:
+        logger.error("trace %s was not taken by the Explorer: %s", job.trace_id, reason)
+        removed = await self._remove(job)
+        self.given_up[GivenUp.REJECTED] += removed
+
+    async def _remove(self, job: PushJob) -> int:
+        """Remove the job, however long the database does not let us: what is delivered must not be sent again.
+
+        How many that were: none where another process had the same answer first.
+        """
+        while True:
+            try:
+                return int(await self._queue.remove(job))
+            except StoreError as error:
+                logger.warning("the push of trace %s cannot be marked as done: %s", job.trace_id, error)
+                await self._clock.sleep(1.0)
+
+    def _give_up(self, count: int, why: GivenUp) -> None:
+        if count:
+            self.given_up[why] += count
+            logger.error("%d traces will not be pushed: %s", count, why)

@@ -1,0 +1,21 @@
+"""One number that grows with every change of keys, policies and datasets, for those who keep them in memory."""
+
+from typing import Final
+
+from sqlalchemy import Connection, update
+
+from gemini_proxy.traces.schema import revision
+
+CURRENT: Final = "SELECT number FROM revision"
+"""As text: it is asked for with every request to a dataset."""
+
+
+def current(connection: Connection) -> int:
+    """The number now."""
+    number: int = connection.exec_driver_sql(CURRENT).scalar_one()
+    return number
+
+
+def advance(connection: Connection) -> None:
+    """Say, in the transaction that changes something, that it has changed."""
+    connection.execute(update(revision).values(number=revision.c.number + 1))

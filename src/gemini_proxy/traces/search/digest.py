@@ -1,0 +1,221 @@
+"""What follows the traces as they are written: the search index, and the figures that they add up to."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from gemini_proxy.traces.database import Database, serialise_writers
+from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.figures import Figures, figures_of
+from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.schema import annotations, progress, traces
+from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
+from gemini_proxy.traces.search.query import Facets, words_of
+from gemini_proxy.traces.search.searchable_text import MAX_READ, text_of
+from gemini_proxy.traces.tallies import Counted, add_figures, delete_old
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "digest"
+# What one transaction takes, so that writers wait for it some ten milliseconds and no more.
+MAX_TRACES: Final = 128
+MAX_BYTES: Final = 1024 * 1024
+# Metadata that a client made this large is not looked into for tokens and latencies.
+_MAX_METADATA: Final = 256 * 1024
+# For each second of work, seconds of rest: a twentieth of one processor at most goes into what nobody waits for.
+REST: Final = 19.0
+MAX_REST: Final = 5.0
+# How often to look without being woken, for what other processes write, and to remove the oldest of the fine figures.
+POLL_SECONDS: Final = 5.0
+PRUNE_SECONDS: Final = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A trace as read for its digest; ``updated`` tells whether it has changed since."""
+
+    seq: int
+    dataset: int
+    position: int
+    created: float
+    updated: float | None
+    outcome: str
+    model: str | None
+    duration_ms: float
+    metadata: bytes
+    messages: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    after: int
+    taken: Sequence[_Taken]
+    refused_by: Mapping[int, Sequence[str]]
+
+
+class Digest:
+    """Adds traces to the search index and to the figures, each once, however many processes share the database."""
+
+    def __init__(self, database: Database, wake: asyncio.Event) -> None:
+        """``wake`` is set by whoever writes traces."""
+        self._database = database
+        self._wake = wake
+        self._pruned = 0.0
+
+    async def run(self) -> None:
+        """Follow the traces until cancelled, at work for a twentieth of the time at most."""
+        while True:
+            self._wake.clear()
+            started = time.monotonic()
+            try:
+                more = await self.step()
+                await self._prune()
+            except StoreError as error:
+                logger.warning("search and figures wait: %s", error)
+                more = False
+            if more:
+                await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
+            else:
+                await self._rest(started)
+
+    async def catch_up(self) -> int:
+        """Take in every trace that is there, without a rest; how many steps that was. Raises StoreError."""
+        steps = 0
+        while await self.step():
+            steps += 1
+        return steps
+
+    async def step(self) -> bool:
+        """Take in some traces; False where there was none. Raises StoreError.
+
+        Large texts are read outside of the transaction and of the event loop. When another process was faster, or a
+        trace has changed since it was read, nothing is written and the next step begins anew.
+        """
+        batch = await self._database.read(_take)
+        if not batch.taken:
+            return False
+        entries, counted = await asyncio.to_thread(_digested, batch)
+        try:
+            await self._database.write(lambda connection: _write(connection, batch, entries, counted))
+        except RowRejected as error:
+            # Not to be met again and again. Where the reason was a trace deleted meanwhile, nothing is written here.
+            logger.error("traces %d to %d cannot be searched: %s", batch.taken[0].seq, batch.taken[-1].seq, error)
+            await self._database.write(lambda connection: _write(connection, batch, (), counted))
+        return True
+
+    async def _rest(self, started: float) -> None:
+        """Until something was written, but in any case as long as the work so far asks for."""
+        await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _prune(self) -> None:
+        if time.monotonic() - self._pruned > PRUNE_SECONDS or not self._pruned:
+            self._pruned = time.monotonic()
+            now = time.time()
+            await self._database.write(lambda connection: delete_old(connection, now))
+
+
+def reindex(connection: Connection, seq: int, messages: bytes) -> None:
+    """Put what a trace now says into the search index, in the transaction that changed its messages (given as JSON).
+
+    A trace that the digest has not come to yet is left to it.
+    """
+    if _progress(connection) < seq:
+        return
+    row = connection.execute(
+        select(traces.c.dataset, traces.c.outcome, traces.c.model).where(traces.c.seq == seq)
+    ).one()
+    facets = Facets(row.dataset, row.outcome, row.model)
+    replace_entry(connection, Entry(seq, words_of(text_of(messages[:MAX_READ])), facets))
+
+
+def _progress(connection: Connection) -> int:
+    """How far the digest has come. Until this transaction ends, no other process takes it further."""
+    query = select(progress.c.seq).where(progress.c.name == NAME).with_for_update()
+    found = connection.execute(query).scalar()
+    if found is None:
+        serialise_writers(connection)
+        found = connection.execute(query).scalar()
+    if found is None:
+        connection.execute(insert(progress).values(name=NAME, seq=0))
+    return found or 0
+
+
+def _take(connection: Connection) -> _Batch:
+    after = connection.execute(select(progress.c.seq).where(progress.c.name == NAME)).scalar() or 0
+    sizes = select(traces.c.seq, func.length(traces.c.messages)).where(traces.c.seq > after)
+    numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(MAX_TRACES)))
+    if not numbers:
+        return _Batch(after, (), {})
+    columns = (traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "outcome", "model"))
+    query = select(
+        *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
+    ).where(traces.c.seq.in_(numbers))
+    taken = [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
+    refused = [trace.seq for trace in taken if trace.outcome.startswith("refused")]
+    return _Batch(after, taken, _refusing_rules(connection, refused))
+
+
+def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:
+    """The first numbers, whose sizes together stay below MAX_BYTES; one in any case."""
+    numbers: list[int] = []
+    left = MAX_BYTES
+    for seq, size in sizes:
+        if numbers and size > left:
+            break
+        numbers.append(seq)
+        left -= size
+    return numbers
+
+
+def _refusing_rules(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Sequence[str]]:
+    if not numbers:
+        return {}
+    query = select(annotations.c.trace, annotations.c.rule, annotations.c.guardrail).distinct()
+    found: dict[int, list[str]] = {}
+    for trace, rule, guardrail in connection.execute(query.where(annotations.c.trace.in_(numbers))):
+        if load(guardrail).get("action") != "log":
+            found.setdefault(trace, []).append(rule)
+    return found
+
+
+def _digested(batch: _Batch) -> tuple[list[Entry], list[Counted]]:
+    entries: list[Entry] = []
+    counted: list[Counted] = []
+    for trace in batch.taken:
+        facets = Facets(trace.dataset, trace.outcome, trace.model)
+        entries.append(Entry(trace.seq, words_of(text_of(trace.messages)), facets))
+        figures = _figures(trace, batch.refused_by.get(trace.seq, ()))
+        counted.append(Counted(trace.dataset, trace.position, trace.created, figures))
+    return entries, counted
+
+
+def _figures(trace: _Taken, refused_by: Sequence[str]) -> Figures:
+    try:
+        metadata: Any = load(trace.metadata) if len(trace.metadata) <= _MAX_METADATA else {}
+    except RecursionError:
+        metadata = {}
+    said = metadata if isinstance(metadata, Mapping) else {}
+    return figures_of(trace.outcome, said, trace.duration_ms, refused_by, trace.model)
+
+
+def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[Counted]) -> None:
+    """Add what a batch comes to, unless another process has, or something in it is not as it was read."""
+    if _progress(connection) != batch.after:
+        return
+    numbers = [trace.seq for trace in batch.taken]
+    present = select(traces.c.seq, traces.c.updated).where(traces.c.seq.in_(numbers))
+    if {row[0]: row[1] for row in connection.execute(present)} != {trace.seq: trace.updated for trace in batch.taken}:
+        return
+    add_entries(connection, entries)
+    add_figures(connection, counted)
+    connection.execute(update(progress).where(progress.c.name == NAME).values(seq=numbers[-1]))

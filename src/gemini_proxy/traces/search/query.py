@@ -1,0 +1,149 @@
+"""What a user types into a search box, as a query of the database's full-text index. No I/O.
+
+Words must all occur, in any order. ``"words in quotes"`` must stand side by side, ``word*`` is the beginning of a word,
+and what follows a ``-`` must not occur. Upper and lower case are the same, and so are letters with and without accents.
+Everything else that is typed is text to look for: no input is an error.
+
+A word is a run of letters and digits. Scripts that put no spaces between words are found by the beginning of a run.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+# Far more than anyone types; the rest is not looked for.
+MAX_CHARACTERS: Final = 1_000
+MAX_TERMS: Final = 32
+# Of a word, in PostgreSQL, which takes 2,046 bytes; longer ones are cut, in the index and in the query.
+MAX_WORD: Final = 250
+# Letters that a beginning has at least, as SQLite has an index of those; a shorter one is looked for as a word. Scripts
+# that have no spaces between words may say much in one letter.
+MIN_PREFIX: Final = 4
+
+_TYPED = re.compile(r'(?P<minus>-?)(?:"(?P<quoted>[^"]*)"?|(?P<word>[^\s"]+))(?P<star>\*?)')
+_WORD = re.compile(r"[^\W_]+")
+# For a text of ASCII only, in a fifth of the time.
+_SPACES: Final = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Words that must stand side by side; with ``prefix`` the last one may go on."""
+
+    words: tuple[str, ...]
+    prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What must occur, and what must not; one of the two is not empty."""
+
+    wanted: tuple[Term, ...]
+    unwanted: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """What else the index knows of a trace, so that a search does not go through what others have said."""
+
+    dataset: int
+    outcome: str | None = None
+    model: str | None = None
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Each as a word of letters and digits."""
+        outcome = () if self.outcome is None else ("o" + self.outcome.replace("_", ""),)
+        model = () if self.model is None else ("m" + self.model.encode(errors="replace").hex()[:200],)
+        return (f"d{self.dataset}", *outcome, *model)
+
+
+def parse(typed: str) -> Terms | None:
+    """The terms of what a user typed, None where there is nothing in it to look for."""
+    wanted: list[Term] = []
+    unwanted: list[Term] = []
+    for found in _TYPED.finditer(typed[:MAX_CHARACTERS]):
+        term = _term(found)
+        if term is not None:
+            (unwanted if found["minus"] else wanted).append(term)
+    terms = Terms(tuple(wanted[:MAX_TERMS]), tuple(unwanted[:MAX_TERMS]))
+    return terms if wanted or unwanted else None
+
+
+def _term(found: re.Match[str]) -> Term | None:
+    text = found["quoted"] if found["word"] is None else found["word"]
+    words = words_of(text)
+    if not words:
+        return None
+    # The pattern for a word takes the asterisk with it.
+    prefix = bool(found["star"]) or (found["word"] or "").endswith("*")
+    return Term(words, prefix and (len(words[-1]) >= MIN_PREFIX or not words[-1].isascii()))
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of a text as they are indexed and looked for: small letters without accents."""
+    words = text.lower().translate(_SPACES).split() if text.isascii() else _WORD.findall(_plain(text))
+    if max(map(len, words), default=0) > MAX_WORD:
+        words = [word[:MAX_WORD] for word in words]
+    return tuple(words)
+
+
+def _plain(text: str) -> str:
+    # One character can become eighteen.
+    decomposed = unicodedata.normalize("NFKD", text.lower())[: 2 * len(text) + 100]
+    return "".join([character for character in decomposed if not unicodedata.combining(character)]).lower()
+
+
+def fts5_query(terms: Terms, facets: Facets) -> str:
+    """An expression for ``MATCH`` of SQLite's FTS5, over the columns ``body`` and ``facets``."""
+    parts = ["facets : (" + " AND ".join(_quoted(token) for token in facets.tokens) + ")"]
+    if terms.wanted:
+        parts.append("body : (" + " AND ".join(_fts5(term) for term in terms.wanted) + ")")
+    query = " AND ".join(parts)
+    if terms.unwanted:
+        query = f"({query}) NOT body : (" + " OR ".join(_fts5(term) for term in terms.unwanted) + ")"
+    return query
+
+
+def _fts5(term: Term) -> str:
+    return _quoted(" ".join(term.words)) + (" *" if term.prefix else "")
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def tsquery(terms: Terms, facets: Facets) -> str:
+    """The text of a ``tsquery`` of PostgreSQL, over what ``tsvector`` gives."""
+    parts = [f"'={token}'" for token in facets.tokens]
+    parts += [_tsquery(term) for term in terms.wanted]
+    parts += [f"!({_tsquery(term)})" for term in terms.unwanted]
+    return " & ".join(parts)
+
+
+def _tsquery(term: Term) -> str:
+    return "(" + " <-> ".join(f"'{word}'" for word in term.words) + (":*)" if term.prefix else ")")
+
+
+def tsvector(words: Sequence[str], facets: Facets) -> str:
+    """The text of a ``tsvector`` of PostgreSQL: words with their positions, and facets, which no word can be.
+
+    Words, not text: the database's own parser takes addresses and paths for one word, and fails on long ones.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, word in enumerate(words, start=1):
+        positions.setdefault(word, []).append(position)
+    return " ".join([*_vector(positions.items()), *(f"'={token}'" for token in facets.tokens)])
+
+
+# What PostgreSQL keeps of a text: it cuts larger positions itself, and leaves out further ones of the same word.
+_LAST_POSITION: Final = 16_383
+_MOST_POSITIONS: Final = 255
+
+
+def _vector(positions: Iterable[tuple[str, list[int]]]) -> Iterable[str]:
+    for word, places in positions:
+        kept = sorted({min(place, _LAST_POSITION) for place in places})[:_MOST_POSITIONS]
+        yield f"'{word}':" + ",".join(map(str, kept))

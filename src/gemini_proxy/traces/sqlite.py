@@ -1,0 +1,193 @@
+"""A SQLite file as the trace database: one writer in a thread of its own, readers in others beside it."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+
+from gemini_proxy.traces.database import translated
+from gemini_proxy.traces.errors import StoreError
+
+T = TypeVar("T")
+
+# Longer than any transaction of ours; shorter than what an exchange may be kept waiting for its trace.
+BUSY_TIMEOUT_MS: Final = 1_000
+# More readers would only take the processor from each other.
+READERS: Final = 4
+
+_WRITER_PRAGMAS: Final = (
+    # Before the first table only. A trace of 2 kB leaves half of a 4 kB page empty: 2.4 kB on disk for it, not 3.9.
+    "page_size = 8192",
+    "journal_mode = WAL",
+    # A commit reaches the operating system, so a killed process loses nothing; only a crash of the machine can take
+    # the last commits (never the file's integrity). FULL would cost an fsync for each.
+    "synchronous = NORMAL",
+    "foreign_keys = ON",
+    f"busy_timeout = {BUSY_TIMEOUT_MS}",
+)
+_READER_PRAGMAS: Final = ("query_only = ON", f"busy_timeout = {BUSY_TIMEOUT_MS}")
+
+
+class SqliteDatabase:
+    """A SQLite file with a single writer: our own transactions never lock each other out.
+
+    Whatever is done is one hop to a thread that has a connection of its own. Through aiosqlite each statement is a hop,
+    cursor and commit included: four times the processor time; and work whose caller is cancelled outlives the database.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        reading = _reader_url(path, read_only=read_only)
+        self._writer = None if read_only else _Threads(1, "trace-writer", _writer_engine(path))
+        self._readers = _Threads(READERS, "trace-reader", _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
+        self._glances = _Glances(path)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._readers.run(work)
+
+    async def glance(self, query: str) -> Any:
+        try:
+            return self._glances.value(query)
+        except sqlite3.Error:
+            # Such as a lock that has to be waited for.
+            return await self.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        if self._writer is None:
+            raise StoreError("the database is open for reading only")
+        return await self._writer.run(work)
+
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        # Transactions have no limit of time here, and only one of them writes.
+        return await self.write(work)
+
+    async def close(self) -> None:
+        self._glances.close()
+        # The writer last: nobody's reading keeps it from writing the log back into the file.
+        for threads in (self._readers, self._writer):
+            if threads is not None:
+                await threads.close()
+
+
+class _Threads:
+    """Threads with a connection each, made when first needed, which run one transaction at a time."""
+
+    def __init__(self, count: int, name: str, engine: Engine) -> None:
+        self._engine = engine
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._own = threading.local()
+        self._connections: set[Connection] = set()
+        self._closed = False
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction. It goes on if its caller is cancelled."""
+        if self._closed:
+            raise StoreError("the database is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, work)
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the connections."""
+        self._closed = True
+        await asyncio.to_thread(self._executor.shutdown)
+        with translated():
+            for connection in self._connections:
+                connection.close()
+        self._connections.clear()
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with translated():
+            try:
+                connection = self._connection()
+                with connection.begin():
+                    return work(connection)
+            except BaseException:
+                # The next transaction starts from a fresh connection, whatever became of this one.
+                self._disconnect()
+                raise
+
+    def _connection(self) -> Connection:
+        found: Connection | None = getattr(self._own, "connection", None)
+        if found is None:
+            found = self._own.connection = self._engine.connect()
+            self._connections.add(found)
+        return found
+
+    def _disconnect(self) -> None:
+        found: Connection | None = getattr(self._own, "connection", None)
+        self._own.connection = None
+        if found is not None:
+            self._connections.discard(found)
+            with translated():
+                found.close()
+
+
+class _Glances:
+    """Reads of a few microseconds, on the event loop itself: of pages that are in memory, since every writer uses them.
+
+    A hop to a thread and back costs ten times as much, and each request to a dataset makes one. Nothing is waited for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    def value(self, query: str) -> Any:
+        """Raises sqlite3.Error, for a database that is locked as well."""
+        if self._closed:
+            raise StoreError("the database is closed")
+        if self._connection is None:
+            url = f"file:{quote(str(self._path))}?mode=ro"
+            self._connection = sqlite3.connect(url, uri=True, timeout=0, isolation_level=None)
+        # All of it, for a statement that is not at its end keeps its snapshot.
+        [(value,)] = self._connection.execute(query).fetchall()
+        return value
+
+    def close(self) -> None:
+        self._closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+
+def sqlite_database(url: URL, *, read_only: bool) -> SqliteDatabase:
+    """The database of ``sqlite:///FILE``. Raises StoreError; with ``read_only`` a missing file is an error."""
+    if url.database in (None, "", ":memory:"):
+        raise StoreError("the database must be a file: sqlite:///FILE")
+    path = Path(url.database or "")
+    if read_only and not path.is_file():
+        raise StoreError(f"there is no trace database at {path}")
+    return SqliteDatabase(path, read_only=read_only)
+
+
+def _writer_engine(path: Path) -> Engine:
+    # Taking the write lock first makes migrations transactional, and a read before a write cannot be overtaken.
+    return _engine(URL.create("sqlite", database=str(path)), _WRITER_PRAGMAS, begin="BEGIN IMMEDIATE")
+
+
+def _reader_url(path: Path, *, read_only: bool) -> URL:
+    query = {"mode": "ro" if read_only else "rw", "uri": "true"}
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+
+
+def _engine(url: URL, pragmas: tuple[str, ...], *, begin: str) -> Engine:
+    """Without a pool, which would only stand between a thread and its one connection."""
+    options = {"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=options)
+    event.listen(engine, "connect", _run_at_connect(pragmas))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _run_at_connect(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
+    def run(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return run

@@ -1,0 +1,125 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemini_proxy.traces.figures import (
+    FIRST_BOUND,
+    GROWTH,
+    LAST_INTERVAL,
+    Bucket,
+    Figures,
+    Histogram,
+    as_json,
+    figures_of,
+    from_json,
+    resampled,
+    total,
+    with_fewer_names,
+)
+
+COUNTS = st.dictionaries(st.text(max_size=3), st.integers(1, 9), max_size=4)
+LAST_BOUND = FIRST_BOUND * GROWTH**LAST_INTERVAL
+MEASURABLE = st.floats(FIRST_BOUND * 1.001, LAST_BOUND * 0.99)
+HISTOGRAMS = st.lists(st.floats(0, 1e9), max_size=5).map(Histogram.of)
+FIGURES = st.builds(Figures, COUNTS, COUNTS, st.integers(0, 99), st.integers(0, 99), HISTOGRAMS, HISTOGRAMS, COUNTS)
+
+
+@given(FIGURES, FIGURES, FIGURES)
+def test_figures_are_merged_in_any_order(a: Figures, b: Figures, c: Figures) -> None:
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert a + Figures() == a
+
+
+@given(FIGURES)
+def test_figures_survive_their_storage(figures: Figures) -> None:
+    assert from_json(as_json(figures)) == figures
+
+
+@given(st.lists(MEASURABLE, min_size=1), st.floats(0, 1))
+def test_a_quantile_is_at_most_ten_percent_off(values: list[float], share: float) -> None:
+    exact = sorted(values)[max(1, math.ceil(share * len(values))) - 1]
+    estimate = Histogram.of(values).quantile(share)
+    assert estimate is not None
+    assert abs(estimate - exact) <= 0.096 * exact
+
+
+@given(st.lists(st.floats(0, 1e9)), st.lists(st.floats(0, 1e9)))
+def test_merged_histograms_count_what_each_of_them_did(a: list[float], b: list[float]) -> None:
+    assert Histogram.of(a) + Histogram.of(b) == Histogram.of(a + b)
+    assert (Histogram.of(a) + Histogram.of(b)).count == len(a) + len(b)
+
+
+def test_nothing_counted_has_no_quantile() -> None:
+    assert Histogram().quantile(0.5) is None
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, math.nan, math.inf, 1e300, 10**400])
+def test_a_duration_that_is_none_is_counted_all_the_same(value: float) -> None:
+    assert Histogram.of([value]).count == 1
+
+
+def test_an_exchange_is_counted_with_its_tokens_times_and_rules() -> None:
+    metadata = {
+        "usage": {"promptTokenCount": 7, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 15},
+        "latencies_ms": {"upstream_head": 90.0, "first_byte": 100.0},
+    }
+    found = figures_of("refused_response", metadata, 400.0, ["a", "b"], "gemini")
+    assert found == Figures(
+        {"refused_response": 1}, {"a": 1, "b": 1}, 7, 8, Histogram.of([400]), Histogram.of([100]), {"gemini": 1}
+    )
+    assert (found.requests, found.refused) == (1, 1)
+
+
+def test_rules_count_only_where_they_refused() -> None:
+    assert figures_of("completed", {}, 1.0, ["a"]).refusals == {}
+
+
+def test_a_pushed_trace_took_no_time_here() -> None:
+    assert figures_of("pushed", {}, 0.0).durations.count == 0
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["usage", "latencies_ms"]),
+        st.recursive(
+            st.none() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.dictionaries(
+                st.sampled_from(["promptTokenCount", "candidatesTokenCount", "first_byte"]), inner
+            ),
+        ),
+    )
+)
+def test_metadata_that_a_client_made_up_does_no_harm(metadata: dict[str, Any]) -> None:
+    assert figures_of("completed", metadata, 1.0).requests == 1
+
+
+def test_resampled_buckets_are_equal_in_width_and_leave_out_no_time() -> None:
+    def bucket(start: int, count: int) -> Bucket:
+        return Bucket(start, 300, Figures({"completed": count}))
+
+    merged = resampled([bucket(3300, 1), bucket(3600, 2), bucket(6900, 3), bucket(10800, 4)], 3500, 10_900, 3600)
+    assert [(one.start, one.seconds, one.figures.requests) for one in merged] == [
+        (0, 3600, 1),
+        (3600, 3600, 5),
+        (7200, 3600, 0),
+        (10800, 3600, 4),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), FIGURES)), st.integers(1, 10))
+def test_resampling_loses_nothing(found: list[tuple[int, Figures]], factor: int) -> None:
+    buckets = [Bucket(start * 300, 300, figures) for start, figures in found]
+    merged = resampled(buckets, 0, 51 * 300, factor * 300)
+    assert total(one.figures for one in merged) == total(figures for _, figures in found)
+
+
+@given(FIGURES, st.integers(1, 3))
+def test_rare_names_are_counted_together(figures: Figures, most: int) -> None:
+    fewer = with_fewer_names(figures, most)
+    assert len(fewer.refusals) <= most and len(fewer.models) <= most
+    assert sum(fewer.refusals.values()) == sum(figures.refusals.values())
+    assert sum(fewer.models.values()) == sum(figures.models.values())

@@ -1,0 +1,235 @@
+import asyncio
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from gemini_proxy.traces.datasets import Dataset, Datasets
+from gemini_proxy.traces.search import listing as listing_module
+from gemini_proxy.traces.search import narrowing
+from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.listing import Listing, Page, TraceQuery
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
+from tests.traces.samples import trace
+
+TABLES = ("traces", "annotations", "datasets", "usage")
+
+COUNT = 60
+TEXTS = ("a red apple", "a green apple", "a red pear")
+MODELS = ("flash", "pro", None)
+OUTCOMES = (Outcome.COMPLETED, Outcome.REFUSED_REQUEST, Outcome.CLIENT_GONE, Outcome.PUSHED)
+
+
+def _annotations(number: int) -> tuple[Annotation, ...]:
+    named = Annotation("do not", "messages.0.content:0-3", guardrail={"name": "fruit", "action": "log"})
+    nameless = Annotation("a remark", "messages.0", source="person")
+    return (named, named) * (number % 5 == 0) + (nameless,) * (number % 7 == 0)
+
+
+def _trace(number: int, **fields: Any) -> Trace:
+    return trace(
+        TEXTS[number % 3],
+        **{
+            # Dated when an exchange began, written when it ended: not quite in order.
+            "created": 1_700_000_000.0 + 3600 * (number - 5 * (number % 4)),
+            "model": MODELS[number % len(MODELS)],
+            "outcome": OUTCOMES[number % len(OUTCOMES)],
+            "annotations": _annotations(number),
+            **fields,
+        },
+    )
+
+
+@pytest.fixture
+async def listing(store: TraceStore) -> Listing:
+    """Of a store where two datasets' traces lie among each other, all digested but the last ten."""
+    await store.add([one for number in range(COUNT - 10) for one in (_trace(number), _trace(number, dataset="other"))])
+    await Digest(store.database, asyncio.Event()).catch_up()
+    await store.add([_trace(number) for number in range(COUNT - 10, COUNT)])
+    return Listing(store.database)
+
+
+@pytest.fixture
+async def demo(store: TraceStore, listing: Listing) -> Dataset:
+    found = await Datasets(store.database).get("", "demo")
+    assert found is not None
+    return found
+
+
+async def _all(listing: Listing, dataset: Dataset, query: TraceQuery, limit: int = 1000) -> list[TraceSummary]:
+    """Every page, one after the other."""
+    found: list[TraceSummary] = []
+    page: Page | None = None
+    while page is None or page.older is not None:
+        page = await listing.page(dataset, query, limit, page.older if page else None)
+        assert len(page.traces) <= limit
+        found += page.traces
+    return found
+
+
+def _answers(number: int, query: TraceQuery, words: Sequence[str]) -> bool:
+    made = _trace(number)
+    return (
+        query.outcome in (None, made.outcome)
+        and query.model in (None, made.model)
+        and (query.rule is None or query.rule in [one.guardrail.get("name", one.content) for one in made.annotations])
+        and (query.since is None or made.created >= query.since)
+        and (query.until is None or made.created < query.until)
+        and (not words or (set(words) <= set(TEXTS[number % 3].split()) and number < COUNT - 10))
+    )
+
+
+def _words(query: TraceQuery) -> list[str]:
+    return {None: [], '"a red" -pear': ["red", "apple"]}.get(query.text, (query.text or "").split())
+
+
+HOUR = 3600
+FILTERS: tuple[tuple[TraceQuery, ...], ...] = (
+    (TraceQuery(), TraceQuery(outcome=Outcome.REFUSED_REQUEST), TraceQuery(outcome=Outcome.FAILED)),
+    (TraceQuery(), TraceQuery(model="pro"), TraceQuery(model="none")),
+    (TraceQuery(), TraceQuery(rule="fruit"), TraceQuery(rule="a remark"), TraceQuery(rule="do not")),
+    (
+        TraceQuery(),
+        TraceQuery(since=1_700_000_000.0 + 20 * HOUR),
+        TraceQuery(until=1_700_000_000.0 + 20 * HOUR),
+        TraceQuery(since=1_700_000_000.0 + 52 * HOUR, until=1_700_000_000.0 + 53 * HOUR),
+        TraceQuery(since=1e12),
+    ),
+    (TraceQuery(), TraceQuery(text="apple"), TraceQuery(text="red apple"), TraceQuery(text="banana")),
+)
+
+
+def _combined(queries: Sequence[TraceQuery]) -> TraceQuery:
+    names = TraceQuery.__dataclass_fields__
+    found = {name: value for query in queries for name in names if (value := getattr(query, name)) is not None}
+    return TraceQuery(**found)
+
+
+async def test_every_combination_of_filters_finds_what_it_says_newest_first(listing: Listing, demo: Dataset) -> None:
+    for queries in itertools.product(*FILTERS):
+        query = _combined(queries)
+        expected = [n for n in reversed(range(COUNT)) if _answers(n, query, _words(query))]
+        assert [one.position for one in await _all(listing, demo, query)] == expected, query
+
+
+@pytest.mark.parametrize(
+    "query", [TraceQuery(), TraceQuery(outcome=Outcome.COMPLETED), TraceQuery(rule="fruit"), TraceQuery(text="red")]
+)
+@pytest.mark.parametrize("limit", [1, 7])
+async def test_pages_follow_each_other_without_gap_or_overlap(
+    listing: Listing, demo: Dataset, query: TraceQuery, limit: int
+) -> None:
+    assert await _all(listing, demo, query, limit) == await _all(listing, demo, query)
+
+
+async def test_the_last_page_says_that_nothing_is_older(listing: Listing, demo: Dataset) -> None:
+    page = await listing.page(demo, TraceQuery(), COUNT)
+    assert len(page.traces) == COUNT
+    assert page.older is None
+    assert await listing.page(demo, TraceQuery(), 5, 0) == Page([], None)
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+async def test_a_search_without_time_gives_what_it_has_and_goes_on(
+    listing: Listing, demo: Dataset, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(listing_module, "BUDGET", 0.0)
+    monkeypatch.setattr(listing_module, "FIRST_WINDOW", 8)
+    monkeypatch.setattr(listing_module, "FIRST_HITS", 3)
+    monkeypatch.setattr(narrowing, "FEW", few)
+    for query in (
+        TraceQuery(model="pro"),
+        TraceQuery(rule="fruit"),
+        TraceQuery(model="no"),
+        TraceQuery(text="red", model="flash"),
+        TraceQuery(text="red", rule="fruit"),
+        TraceQuery(text='"a red" -pear', rule="a remark"),
+    ):
+        page = await listing.page(demo, query, 3)
+        assert page.older is not None
+        assert [one.position for one in await _all(listing, demo, query)] == [
+            n for n in reversed(range(COUNT)) if _answers(n, query, _words(query))
+        ]
+
+
+async def test_a_search_that_excludes_words_leaves_them_out(listing: Listing, demo: Dataset) -> None:
+    found = await _all(listing, demo, TraceQuery(text="apple -red"))
+    assert {one.position % 3 for one in found} == {1}
+    assert {one.position % 3 for one in await _all(listing, demo, TraceQuery(text="-apple"))} == {2}
+    assert len(await _all(listing, demo, TraceQuery(text='"red apple"'))) == len(
+        await _all(listing, demo, TraceQuery(text="RED appl*"))
+    )
+
+
+async def test_text_without_a_word_asks_for_nothing(listing: Listing, demo: Dataset) -> None:
+    assert len(await _all(listing, demo, TraceQuery(text=" ?! "))) == COUNT
+
+
+@pytest.mark.parametrize("text", ['"', "a\0b", "\ud800", "NEAR(", "d1", "'", "\\", "a:b", "(((", "-" * 2000])
+async def test_no_text_is_an_error(listing: Listing, demo: Dataset, text: str) -> None:
+    await listing.page(demo, TraceQuery(text=text), 5)
+
+
+async def test_menus_name_what_can_be_found(listing: Listing, demo: Dataset) -> None:
+    assert await listing.models(demo) == ["flash", "pro"]
+    assert await listing.rules(demo) == ["a remark", "fruit"]
+
+
+async def test_a_dataset_without_traces_has_an_empty_page(store: TraceStore) -> None:
+    dataset = await Datasets(store.database).create("", "empty")
+    listing = Listing(store.database)
+    assert await listing.page(dataset, TraceQuery(text="a", rule="b"), 5) == Page([], None)
+    assert await listing.models(dataset) == await listing.rules(dataset) == []
+
+
+async def test_a_dataset_that_was_deleted_shows_nothing(store: TraceStore, listing: Listing, demo: Dataset) -> None:
+    await Datasets(store.database).delete("", demo.id)
+    for query in (TraceQuery(), TraceQuery(text="apple"), TraceQuery(rule="fruit")):
+        assert await listing.page(demo, query, 5) == Page([], None)
+
+
+async def test_what_was_deleted_is_in_no_page(store: TraceStore, listing: Listing, demo: Dataset) -> None:
+    await store.delete_before(1_700_000_000.0 + 20 * HOUR)
+    for query in (TraceQuery(), TraceQuery(text="apple"), TraceQuery(rule="fruit"), TraceQuery(until=1.7e9)):
+        found = await _all(listing, demo, query)
+        assert all(one.created >= 1_700_000_000.0 for one in found)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_no_page_reads_a_table_from_end_to_end(store: TraceStore, listing: Listing, demo: Dataset) -> None:
+    """Each step goes through an index, between two places of it, and only the page itself is sorted."""
+    for queries in itertools.product(*FILTERS):
+        query = _combined(queries)
+        plans = await store.database.read(partial(_plans, dataset=demo, query=query))
+        assert plans
+        for statement, plan in plans:
+            for step in plan:
+                assert step.split()[:2] not in [["SCAN", table] for table in TABLES], (statement, plan)
+                assert "TEMP B-TREE" not in step or " IN (" in statement or "anon_1" in statement, (statement, plan)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_did_not_complete_has_an_index_of_its_own(store: TraceStore, demo: Dataset) -> None:
+    query = TraceQuery(outcome=Outcome.FAILED, model="none")
+    plans = await store.database.read(partial(_plans, dataset=demo, query=query))
+    assert any("USING COVERING INDEX ix_traces_notable" in step for _, plan in plans for step in plan)
+
+
+def _plans(connection: Connection, dataset: Dataset, query: TraceQuery) -> list[tuple[str, list[str]]]:
+    """The statements of a page, each with SQLite's plan for it."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    listing_module._page(connection, dataset, query, 50, None)
+    event.remove(connection, "before_cursor_execute", note)
+    return [
+        (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
+        for statement, parameters in statements
+    ]
