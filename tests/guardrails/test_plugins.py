@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gemini_proxy.guardrails import plugins
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import NativeEngine
-from gemini_proxy.guardrails.plugins import PluginError, installed_detectors, load_policy
+from gemini_proxy.guardrails.plugins import PluginError, installed_detectors
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
@@ -39,10 +40,10 @@ class Shouting:
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     installed_detectors.cache_clear()
-    load_policy.cache_clear()
+    plugins._kept.clear()
     yield
     installed_detectors.cache_clear()
-    load_policy.cache_clear()
+    plugins._kept.clear()
     sys.modules.pop("shouting_plugin", None)
 
 

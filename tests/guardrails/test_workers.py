@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,49 @@ def _state(process: int) -> str:
             return file.read().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return "Z"
+
+
+async def test_work_that_waits_is_not_lost_with_work_that_is_stuck(workers: Workers) -> None:
+    """Only what is stuck ends with its process: work that waited goes to a new one."""
+    assert await workers.run(abs, -1) == 1
+    async with asyncio.TaskGroup() as tasks:
+        stuck = tasks.create_task(_refused(workers.run_within(0.3, time.sleep, 600)))
+        waiting = [tasks.create_task(workers.run(abs, -number)) for number in range(5)]
+    assert "longer" in stuck.result()
+    assert [task.result() for task in waiting] == [0, 1, 2, 3, 4]
+    workers.close()
+
+
+async def test_work_that_finds_no_process_ends_nobody_elses(workers: Workers) -> None:
+    """Its time is over while it waits: the process goes on with what it does."""
+    assert await workers.run(abs, -1) == 1
+    async with asyncio.TaskGroup() as tasks:
+        long = tasks.create_task(workers.run_within(10, time.sleep, 0.5))
+        impatient = tasks.create_task(_refused(workers.run_within(0.05, abs, -1)))
+    assert "free" in impatient.result()
+    assert long.done()
+    workers.close()
+
+
+async def test_a_process_is_taken_until_its_work_has_ended(workers: Workers) -> None:
+    """A caller who leaves does not make the next one pay for the rest of its work."""
+    assert await workers.run(abs, -1) == 1
+    leaving = asyncio.ensure_future(workers.run(time.sleep, 0.6))
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    assert await workers.run_within(2.0, abs, -1) == 1
+    assert "free" in await _refused(_busy_again(workers))
+    workers.close()
+
+
+async def _busy_again(workers: Workers) -> object:
+    leaving = asyncio.ensure_future(workers.run(time.sleep, 0.6))
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    return await workers.run_within(0.1, abs, -1)
+
+
+async def _refused(work: Awaitable[object]) -> str:
+    with pytest.raises(EngineUnavailable) as caught:
+        await work
+    return caught.value.message

@@ -24,7 +24,8 @@ class Refusal:
     """What was refused and why.
 
     ``messages`` are the rules' own words; ``errors`` one JSON object a violation (args, kwargs, ranges, guardrail);
-    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` where no verdict could be had.
+    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` where no verdict could be had, and
+    ``GUARDRAIL_UNAUTHENTICATED`` where that was for the caller's key.
     """
 
     phase: Phase

@@ -17,8 +17,8 @@ _SMALL = 65_536
 """Bytes of body up to which it is cheaper to write what was read again than to walk through it."""
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """Read one JSON object. Raises BadRequest for anything else, for repeated keys and for depth over MAX_DEPTH."""
+def read_object(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """Read one JSON object. Raises BadRequest for anything else, for repeated keys and for depth over ``max_depth``."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -27,25 +27,25 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise BadRequest("The request body must be a JSON object.")
     # Every key has one colon outside strings. Where the colons of the text are those of the keys and strings that were
     # read, no key was lost to a repetition. An escaped colon could balance a lost one: then the exact reading decides.
-    if _colons(value, body) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
-        _refuse_repeated_keys(body)
+    if _colons(value, body, max_depth) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
+        _refuse_repeated_keys(body, max_depth)
     return value
 
 
-def _colons(root: dict[str, Any], body: bytes) -> int:
+def _colons(root: dict[str, Any], body: bytes, max_depth: int) -> int:
     """Count the colons that writing ``root`` takes; refuse what is nested too deep."""
-    if len(body) < _SMALL and body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+    if len(body) < _SMALL and body.count(b"{") + body.count(b"[") <= max_depth:
         return orjson.dumps(root).count(b":")
-    return _count_colons(root)
+    return _count_colons(root, max_depth)
 
 
-def _count_colons(root: dict[str, Any]) -> int:
+def _count_colons(root: dict[str, Any], max_depth: int) -> int:
     count, depth = 0, 0
     level: list[Any] = [root]
     while level:
         depth += 1
-        if depth > MAX_DEPTH:
-            raise BadRequest(f"The request body is nested more than {MAX_DEPTH} levels deep.")
+        if depth > max_depth:
+            raise BadRequest(f"The request body is nested more than {max_depth} levels deep.")
         inner: list[Any] = []
         for container in level:
             if type(container) is dict:
@@ -66,7 +66,7 @@ def _count_colons(root: dict[str, Any]) -> int:
     return count
 
 
-def _refuse_repeated_keys(body: bytes) -> None:
+def _refuse_repeated_keys(body: bytes, max_depth: int) -> None:
     def pairs_once(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) != len(pairs):
             raise BadRequest("The request body repeats a key within one object; it can be read two ways.")
@@ -75,4 +75,4 @@ def _refuse_repeated_keys(body: bytes) -> None:
         json.loads(body, object_pairs_hook=pairs_once)
     except RecursionError:
         # The depth was bounded above in what was read; what a repeated key hid may be deeper.
-        raise BadRequest(f"The request body is nested more than {MAX_DEPTH} levels deep.") from None
+        raise BadRequest(f"The request body is nested more than {max_depth} levels deep.") from None

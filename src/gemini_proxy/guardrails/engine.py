@@ -12,11 +12,20 @@ from gemini_proxy.policy import Place
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question: do these guardrails allow these messages? ``parameters`` are what policies read as ``input``."""
+    """One question: do these guardrails allow these messages? ``parameters`` are what policies read as ``input``.
+
+    For an engine that asks a service: ``key`` is the one that the caller gave for it, ``invariant_key`` the one that
+    they use everywhere, for an engine that has none; ``dataset`` is the one in the request's path, and ``session`` is
+    the same for all checks of an exchange.
+    """
 
     guardrails: tuple[Guardrail, ...]
     messages: Sequence[Mapping[str, Any]]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = field(default=None, repr=False)
+    invariant_key: str | None = field(default=None, repr=False)
+    dataset: str | None = None
+    session: str | None = None
 
 
 class GuardSession(Protocol):
@@ -63,13 +72,17 @@ class Engine(Protocol):
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """The verdict at once, or one to wait for where finding it takes a while.
 
-        Raises EngineUnavailable, and nothing else, when there is no verdict; so does the awaited one.
+        Raises EngineUnavailable when there is no verdict, Unauthenticated when a service that checks did not accept
+        the key, and nothing else; so does the awaited one.
         """
         ...
 
 
 class FailOpenEngine:
-    """Lets pass what the engine behind it cannot check, and says so in the verdict (``unavailable = "allow"``)."""
+    """Lets pass what the engine behind it cannot check, and says so in the verdict (``unavailable = "allow"``).
+
+    A key that a service did not accept is the caller's fault, and no reason to let anything pass.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

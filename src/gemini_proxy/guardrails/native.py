@@ -23,12 +23,13 @@ from gemini_proxy.policy import (
 QUICK_MICROSECONDS: Final = 5_000
 """The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
 QUICK_MESSAGES: Final = 1_000
-"""The longest conversation that is read on the event loop: two milliseconds, before anything is known of its cost."""
+"""The longest conversation that is read on the event loop, in messages and their parts: two milliseconds, before
+anything is known of its cost."""
 QUICK_STEPS: Final = 5_000
 """Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
 In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
-_GRACE: Final = 1.0
-"""Seconds beyond its own deadline after which a check's process is taken for stuck."""
+_GRACE: Final = 3.0
+"""Seconds beyond its own deadline after which a check's process is taken for stuck: a new one takes two to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class NativeEngine:
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
         started = time.perf_counter()
-        if len(check.messages) > QUICK_MESSAGES:
+        if _pieces(check.messages) > QUICK_MESSAGES:
             return self._judge_elsewhere(check, started)
         try:
             conversation = Conversation.of(check.messages)
@@ -84,6 +85,12 @@ class NativeEngine:
     @staticmethod
     def _expected(check: Check, conversation: Conversation) -> int:
         return sum(guardrail.policy.expected_cost(conversation) for guardrail in check.guardrails)
+
+
+def _pieces(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Messages, and what they hold in lists."""
+    lists = (value for message in messages[:QUICK_MESSAGES] for value in message.values() if isinstance(value, list))
+    return len(messages) + sum(map(len, lists))
 
 
 def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailable:

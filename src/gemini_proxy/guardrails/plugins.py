@@ -5,6 +5,8 @@ the detector by its name from ``invariant.detectors``. It runs in the server's p
 takes the processor from them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
 """
 
+import threading
+from collections import OrderedDict
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -30,13 +32,30 @@ def installed_detectors() -> DetectorRegistry:
     return BUILTIN.with_detectors(*(_load(entry) for entry in entry_points(group=GROUP)))
 
 
-@lru_cache(maxsize=_POLICIES_KEPT)
 def load_policy(text: str, source: str) -> Policy:
-    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError.
+    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError."""
+    policy = loaded_policy(text, source)
+    if policy is None:
+        policy = compile_policy(text, source, detectors=installed_detectors())
+        with _kept_lock:
+            _kept[text, source] = policy
+            if len(_kept) > _POLICIES_KEPT:
+                _kept.popitem(last=False)
+    return policy
 
-    The key is the text itself and a policy never changes: nothing crosses between those who share one.
-    """
-    return compile_policy(text, source, detectors=installed_detectors())
+
+def loaded_policy(text: str, source: str) -> Policy | None:
+    """What ``load_policy`` would give at once; None where it would have to compile."""
+    with _kept_lock:
+        policy = _kept.get((text, source))
+        if policy is not None:
+            _kept.move_to_end((text, source))
+        return policy
+
+
+# The key is the text itself and a policy never changes: nothing crosses between those who share one.
+_kept: OrderedDict[tuple[str, str], Policy] = OrderedDict()
+_kept_lock = threading.Lock()
 
 
 def _load(entry: EntryPoint) -> Detector | Parser:

@@ -3,19 +3,19 @@
 import asyncio
 import hashlib
 import re
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.guardrails.plugins import load_policy
+from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
 from gemini_proxy.policy import Policy, PolicyError
 
 Action = Literal["block", "log"]
 
 HEADER_NAME = "Invariant-Guardrails"
-_BRIEF_POLICY = 500
+BRIEF_POLICY = 500
 """Characters of a policy that compiles in a few milliseconds whatever is in it."""
 MAX_HEADER_POLICY = 16_384
 """Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
@@ -60,32 +60,31 @@ async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "
         return files
     if len(header) > MAX_HEADER_POLICY:
         raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
-    # A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once.
-    if len(header) <= _BRIEF_POLICY:
-        added = (_header_guardrail(header),)
-    else:
-        added = (await _compile_beside(header),)
+    try:
+        added = (await compile_guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block"),)
+    except PolicyError as error:
+        raise BadRequest(f"{HEADER_NAME}: {error}") from None
     return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
 
 
-_ONE_COMPILES = threading.Lock()
+def is_brief(name: str, text: str) -> bool:
+    """Whether a policy is there in no time: compiled already, or short."""
+    return len(text) <= BRIEF_POLICY or loaded_policy(text, name) is not None
 
 
-async def _compile_beside(header: str) -> Guardrail:
-    """One long policy at a time: several threads that compile would leave the loop a fraction of the processor."""
-
-    def compile_alone() -> Guardrail:
-        with _ONE_COMPILES:
-            return _header_guardrail(header)
-
-    return await asyncio.to_thread(compile_alone)
+_COMPILER = ThreadPoolExecutor(1, "policy-compiler")
 
 
-def _header_guardrail(header: str) -> Guardrail:
-    try:
-        return guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block")
-    except PolicyError as error:
-        raise BadRequest(f"{HEADER_NAME}: {error}") from None
+async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
+    """``guardrail`` for a policy that a client sent: a long one does not hold up the event loop. Raises PolicyError.
+
+    A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once. One long
+    policy at a time: several threads that compile would leave the loop a fraction of the processor. It is a thread of
+    its own: policies that wait must not keep the others from what else is done in threads.
+    """
+    if is_brief(name, text):
+        return guardrail(name, text, action)
+    return await asyncio.get_running_loop().run_in_executor(_COMPILER, guardrail, name, text, action)
 
 
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)", re.DOTALL)

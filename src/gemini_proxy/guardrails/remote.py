@@ -1,0 +1,201 @@
+"""Checks by a server of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
+
+aiohttp's errors end here. A check is never sent a second time, but for a kept connection that closed as it was used.
+"""
+
+import asyncio
+import hashlib
+import io
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from gemini_proxy.errors import EngineUnavailable, Unauthenticated
+from gemini_proxy.guardrails.engine import Check, GuardSession
+from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
+from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.policy import Place
+
+log = logging.getLogger(__name__)
+
+MAX_ANSWER: Final = 4_194_304
+"""Bytes of an answer: tens of thousands of violations, and read within a few of the event loop's milliseconds."""
+RELOAD_SECONDS: Final = 3600.0
+"""How long a service is taken to know a policy: as long as Invariant's own gateway does."""
+_RETRY_SECONDS: Final = 60.0
+"""When policies that did not load are sent again."""
+_LOADED_KEPT: Final = 1024
+"""Texts remembered as loaded. One that is forgotten is sent once more, which changes nothing."""
+_LARGE_BODY: Final = 1_048_576
+"""Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
+
+
+class RemoteEngine:
+    """Asks the service at ``url``. ``timeout`` is in seconds a call, connecting included; ``key`` for who brings none.
+
+    An asynchronous context manager: calls are possible inside it. ``clock`` counts seconds.
+    """
+
+    def __init__(
+        self, url: str, key: str | None, timeout: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._url = url
+        self._key = key
+        self._timeout = timeout
+        self._clock = clock
+        self._session_id = str(uuid.uuid4())
+        self._session: aiohttp.ClientSession | None = None
+        self._loaded: OrderedDict[bytes, float] = OrderedDict()
+
+    async def __aenter__(self) -> "RemoteEngine":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            # An answer's size is counted as it comes over the wire.
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        """No service judges an answer piece by piece: every guardrail waits for its end."""
+        return _EndOnly(tuple(guardrail.name for guardrail in check.guardrails)) if check.guardrails else None
+
+    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        """All guardrails in one call. Raises Unauthenticated without a key, or with one that was not accepted."""
+        return self._judge(check) if check.guardrails else Verdict()
+
+    async def _judge(self, check: Check) -> Verdict:
+        started = time.perf_counter()
+        asked = {
+            "messages": check.messages,
+            "policies": [guardrail.policy.text for guardrail in check.guardrails],
+            "parameters": check.parameters,
+            "dataset_name": check.dataset,
+        }
+        answer = await self._call(
+            "policy/check/batch", asked, check.key or self._key or check.invariant_key, check.session
+        )
+        return read_verdict(answer, check.guardrails, (time.perf_counter() - started) * 1000)
+
+    async def preload(self, texts: Sequence[str]) -> bool:
+        """Send ahead, with the engine's own key, the policies that the service was not sent within the hour.
+
+        Whether it has them all now; what failed is logged.
+        """
+        return all([await self._load(text) for text in texts])
+
+    async def run(self, texts: Sequence[str]) -> None:
+        """Keep the policies ``texts`` loaded, until cancelled."""
+        while True:
+            loaded = await self.preload(texts)
+            await asyncio.sleep(RELOAD_SECONDS if loaded else _RETRY_SECONDS)
+
+    async def _load(self, text: str) -> bool:
+        known, now = hashlib.sha256(text.encode()).digest(), self._clock()
+        if now - self._loaded.get(known, -RELOAD_SECONDS) < RELOAD_SECONDS:
+            return True
+        try:
+            read_loaded(await self._call("policy/load", {"policy": text}, self._key, None))
+        except (EngineUnavailable, Unauthenticated) as error:
+            log.warning("a policy was not loaded ahead: %s", error.message)
+            return False
+        self._loaded[known] = now
+        self._loaded.move_to_end(known)
+        while len(self._loaded) > _LOADED_KEPT:
+            self._loaded.popitem(last=False)
+        return True
+
+    async def _call(self, path: str, asked: object, key: str | None, session_id: str | None) -> ServiceAnswer:
+        """Raises EngineUnavailable where no answer came, Unauthenticated where there is no key to ask with."""
+        key = _usable(key)
+        headers = {
+            "authorization": f"Bearer {key}",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "x-session-id": session_id or self._session_id,
+        }
+        url = URL(f"{self._url}/api/v1/{path}")
+        try:
+            async with asyncio.timeout(self._timeout):
+                return ServiceAnswer(*await self._post(url, headers, _encoded(asked)), key)
+        except TimeoutError:
+            raise EngineUnavailable("the guardrails service did not answer in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"the guardrails service cannot be reached ({type(error).__name__})") from None
+
+    async def _post(self, url: URL, headers: dict[str, str], data: bytes) -> tuple[int, bytes]:
+        assert self._session is not None
+        for attempt in (1, 2):
+            try:
+                # From a file object a large body is sent in pieces, and neighbours get their turn between them.
+                sent = io.BytesIO(data) if len(data) > _LARGE_BODY else data
+                async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
+                    return response.status, await _bounded(response.content)
+            except aiohttp.ServerDisconnectedError:
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+
+class _EndOnly:
+    """The GuardSession of an engine that only sees whole answers."""
+
+    overlap = 0
+    clear = False
+    stuck = True
+
+    def __init__(self, waiting: tuple[str, ...]) -> None:
+        self.waiting = waiting
+
+    def begin(self, candidate: int, place: Place) -> None:
+        """Nothing begins before the end."""
+
+    def grow(self, candidate: int, text: str) -> Verdict:
+        return Verdict()
+
+    def settle(self) -> None:
+        """Nothing is judged before the end."""
+
+
+def _usable(key: str | None) -> str:
+    if not key:
+        raise Unauthenticated(
+            "No key for the guardrails service: send invariant-guardrails-authorization or invariant-authorization, "
+            "or configure guardrails.remote.api_key."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise Unauthenticated("The API key for the guardrails service cannot be sent in a header.")
+    return key
+
+
+def _encoded(asked: object) -> bytes:
+    try:
+        return orjson.dumps(asked)
+    except TypeError:
+        raise EngineUnavailable("the messages cannot be sent to the guardrails service as JSON") from None
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """The whole body. Raises EngineUnavailable for one over MAX_ANSWER."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise EngineUnavailable("the answer of the guardrails service is larger than the proxy may hold")
+    return b"".join(pieces)

@@ -1,0 +1,131 @@
+"""What a guardrails service says, read strictly: an answer of another shape is no verdict. No I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from gemini_proxy.errors import EngineUnavailable, Unauthenticated
+from gemini_proxy.guardrails.rules import Guardrail
+from gemini_proxy.guardrails.verdict import Verdict, Violation
+
+_TEXT: Final = 300
+"""Characters of a service's own words that are passed on: enough for a reason, too few for a page."""
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAnswer:
+    """An answer as it came, and the key it was asked with."""
+
+    status: int
+    body: bytes = field(repr=False)
+    key: str = field(repr=False)
+
+    def words(self, text: str) -> str:
+        """The service's own words as they may be passed on: short, and without the key."""
+        bare = text.replace(self.key, "***")
+        return bare if len(bare) <= _TEXT else f"{bare[:_TEXT]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The answer for one policy. ``failure`` says why it could not be checked, or not to its end; None where it was."""
+
+    violations: tuple[Violation, ...]
+    failure: str | None
+
+
+def read_verdict(answer: ServiceAnswer, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
+    """Read ``{"result": [{"errors": [{"args", "kwargs", "ranges"}], "error_message"?}]}``, one result a guardrail.
+
+    A policy that the service could not check is named in ``unchecked`` where there are violations all the same. Raises
+    EngineUnavailable where there are none, and for an answer of any other status or shape; Unauthenticated for 401.
+    """
+    if answer.status != 200:
+        raise _failed(answer, _detail(answer))
+    given = _member(_object(_json(answer.body), "the answer"), "result", list)
+    if len(given) != len(guardrails):
+        raise _unreadable(f"{len(given)} results for {len(guardrails)} policies")
+    results = [_result(one, guardrail) for one, guardrail in zip(given, guardrails, strict=True)]
+    violations = tuple(violation for result in results for violation in result.violations)
+    failures = "; ".join(
+        f"{guardrail.name}: {result.failure}"
+        for result, guardrail in zip(results, guardrails, strict=True)
+        if result.failure is not None
+    )
+    if failures and not violations:
+        raise EngineUnavailable(f"the guardrails service could not check {answer.words(failures)}")
+    return Verdict(violations, milliseconds, answer.words(failures))
+
+
+def read_loaded(answer: ServiceAnswer) -> None:
+    """Read the answer to a policy that was sent ahead.
+
+    Raises EngineUnavailable where it did not load, Unauthenticated for 401; without the service's words in either, for
+    they may quote the policy.
+    """
+    if answer.status != 200:
+        raise _failed(answer)
+    if _object(_json(answer.body), "the answer").get("errors"):
+        raise EngineUnavailable("the guardrails service found errors in it")
+
+
+def _failed(answer: ServiceAnswer, why: str = "") -> EngineUnavailable | Unauthenticated:
+    if answer.status == 401:
+        return Unauthenticated("The guardrails service did not accept the API key.")
+    if 300 <= answer.status < 400:
+        return EngineUnavailable("the guardrails service answered with a redirect")
+    return EngineUnavailable(f"the guardrails service answered with HTTP {answer.status}{why and f': {why}'}")
+
+
+def _detail(answer: ServiceAnswer) -> str:
+    """The reason that the service gives for an error; empty where it gives none."""
+    try:
+        detail = _object(_json(answer.body), "the answer").get("detail")
+    except EngineUnavailable:
+        return ""
+    return answer.words(detail) if isinstance(detail, str) else ""
+
+
+def _result(given: object, guardrail: Guardrail) -> _Result:
+    result = _object(given, "a result")
+    failure = result.get("error_message")
+    if failure is not None and not isinstance(failure, str):
+        raise _unreadable("an error_message is no text")
+    errors = _member(result, "errors", list, default=None if failure is None else [])
+    return _Result(tuple(_violation(error, guardrail) for error in errors), failure)
+
+
+def _violation(given: object, guardrail: Guardrail) -> Violation:
+    error = _object(given, "an error")
+    ranges = _member(error, "ranges", list)
+    if not all(isinstance(address, str) for address in ranges):
+        raise _unreadable("a range is no text")
+    kwargs = _member(error, "kwargs", dict, default={})
+    return Violation(tuple(_member(error, "args", list)), kwargs, tuple(ranges), guardrail)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _unreadable("it is not JSON") from None
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _unreadable(f"{name} is no object")
+    return value
+
+
+def _member(of: dict[str, Any], name: str, kind: type[_Kind], default: _Kind | None = None) -> _Kind:
+    value = of.get(name, default)
+    if not isinstance(value, kind):
+        raise _unreadable(f'"{name}" is missing or of another type')
+    return value
+
+
+def _unreadable(why: str) -> EngineUnavailable:
+    return EngineUnavailable(f"the answer of the guardrails service cannot be read: {why}")
