@@ -1,0 +1,162 @@
+"""What every route of the API has in common: who calls, what answers look like, and which errors there are.
+
+An answer is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. Whatever is wrong with
+a request gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 503 says that the database or a check is not to be had.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, NotFound, PayloadTooLarge, ProxyError, Unauthenticated, Unavailable
+from gemini_proxy.explorer.api.fields import read_uuid
+from gemini_proxy.explorer.body import read_json
+from gemini_proxy.explorer.browser import SAFE, WrongHost, known_host, same_origin
+from gemini_proxy.explorer.keys import ACCESS, SESSION_COOKIE
+from gemini_proxy.explorer.sending import bytes_response
+from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.rows import dump
+
+log = logging.getLogger(__name__)
+
+BAD_KEY: Final = "You must provide a valid API key."
+_BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+_DIGITS: Final = 18
+"""Digits of a number that are looked at: more than any dataset has traces."""
+_HEADERS: Final = {
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the API: ``user`` is whose data it is about, ``key`` what they called with, None for a browser's."""
+
+    request: web.Request = field(repr=False)
+    user: str
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def app(self) -> web.Application:
+        return self.request.app
+
+    async def json(self) -> dict[str, Any]:
+        """The body. Raises BadRequest and its kinds."""
+        return await read_json(self.request)
+
+    def name(self, part: str) -> str:
+        """A part of the path."""
+        return self.request.match_info[part]
+
+    def id(self, part: str, missing: str) -> str:
+        """A UUID in the path. Raises NotFound saying ``missing`` for anything else: nothing has that id."""
+        return read_uuid(self.request.match_info[part], missing)
+
+    def only_user(self, part: str, missing: str) -> None:
+        """Raise NotFound where the path names another user: what is theirs is not there for this one."""
+        if self.request.match_info[part] != self.user:
+            raise NotFound(missing)
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A number in the query, ``most`` for a larger one. Raises BadRequest for what is none."""
+        given = self.request.query.get(name, "")
+        if not given:
+            return default
+        if not (given.isascii() and given.isdecimal()):
+            raise BadRequest(f"{name} must be a number from 0")
+        return most if len(given) > _DIGITS else min(int(given), most)
+
+
+Answers = Callable[[Call], Awaitable[object]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def api(answers: Answers) -> Handler:
+    """A handler whose answer is what ``answers`` gives, as JSON unless it is a response, once it is known who calls."""
+
+    @with_errors
+    @wraps(answers)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = await answers(await identified(request))
+        return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
+
+    return handle
+
+
+def with_errors(handler: Handler) -> Handler:
+    """A handler whose errors, before its answer has begun, are answers of the API."""
+
+    @wraps(handler)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ProxyError as error:
+            return error_response(error)
+        except RowRejected:
+            return error_response(BadRequest("The request holds a value that cannot be stored."))
+        except StoreError as error:
+            log.warning("the store did not answer a call: %s", error)
+            return error_response(Unavailable("The traces cannot be reached now."))
+
+    return handle
+
+
+def json_response(value: object, status: int = 200, headers: Mapping[str, str] = _HEADERS) -> web.Response:
+    """``value`` as JSON; what JSON lacks becomes text."""
+    return web.Response(status=status, body=dump(value), headers=headers)
+
+
+def document_response(document: bytes) -> web.Response:
+    """JSON that is written already."""
+    return bytes_response(document, _HEADERS)
+
+
+def error_response(error: ProxyError) -> web.Response:
+    """An error as Invariant's clients read it. The rest of a refused body is not waited for."""
+    response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
+    if isinstance(error, PayloadTooLarge):
+        response.force_close()
+    if isinstance(error, Unavailable):
+        response.headers["retry-after"] = "1"
+    return response
+
+
+async def identified(request: web.Request) -> Call:
+    """Who calls. Raises Unauthenticated for no key and no session, or one that is not valid, and WrongHost.
+
+    Another server's name is refused where access is open: there a page of any site could call, whose name leads here.
+    """
+    access = request.app[ACCESS]
+    if access.mode == "open" and not known_host(request):
+        raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
+    given = request.headers.getall("authorization", ())
+    if given:
+        key = _bearer(given)
+        user = await access.user(key)
+    else:
+        key = None
+        user = await access.session_user(request.cookies.get(SESSION_COOKIE)) if _from_a_page(request) else None
+    if user is None:
+        raise Unauthenticated(BAD_KEY)
+    return Call(request, user, key)
+
+
+def _bearer(given: "list[str] | tuple[str, ...]") -> str | None:
+    """The one key of the header; None where there are several headers, or none of that form."""
+    found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+    return found[1] if found else None
+
+
+def _from_a_page(request: web.Request) -> bool:
+    """Whether a browser sends this for a page of ours; it may have no session, where nobody needs one."""
+    if request.method in SAFE and SESSION_COOKIE in request.cookies:
+        return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    return same_origin(request)

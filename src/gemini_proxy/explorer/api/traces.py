@@ -1,0 +1,140 @@
+"""Traces: list, read, append messages, annotate."""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.explorer.api.appends import merge, read_messages
+from gemini_proxy.explorer.api.contract import Call, document_response
+from gemini_proxy.explorer.api.datasets import dataset_by_id, dataset_by_name
+from gemini_proxy.explorer.api.fields import member
+from gemini_proxy.explorer.api.pushes import read_annotation, read_annotations
+from gemini_proxy.explorer.api.shapes import annotations_json, outline_json, trace_json
+from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
+from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.errors import TooMuchAtOnce
+from gemini_proxy.traces.rows import with_messages
+from gemini_proxy.traces.trace import Trace
+
+NO_TRACE: Final = "Trace not found"
+TRACES_LISTED: Final = 100
+MAX_TRACES_LISTED: Final = 1_000
+MAX_MESSAGES: Final = 100_000
+"""Messages of one trace: whoever looks at it reads them all."""
+_INDEX: Final = re.compile(r"\s*([0-9]{1,10})\s*")
+_LARGEST: Final = 2**31 - 1
+"""The largest position that the database can hold."""
+
+
+async def listed_by_name(call: Call) -> object:
+    """``GET /api/v1/dataset/byuser/{user}/{dataset}/traces``: see ``_listed``."""
+    return await _listed(call, await dataset_by_name(call))
+
+
+async def listed_by_id(call: Call) -> object:
+    """``GET /api/v1/dataset/byid/{dataset_id}/traces``: see ``_listed``."""
+    return await _listed(call, await dataset_by_id(call))
+
+
+async def _listed(call: Call, dataset: Dataset) -> object:
+    """A dataset's traces without their messages, the oldest first.
+
+    ``indices`` are places in the dataset, at most 1,000, separated by commas; ``limit`` is 100 where it is not given,
+    and at most 1,000; ``offset`` is how many to leave out first.
+    """
+    indices = _indices(call.request.query.get("indices"))
+    limit = call.number("limit", TRACES_LISTED if indices is None else MAX_TRACES_LISTED, MAX_TRACES_LISTED)
+    offset = call.number("offset", 0, _LARGEST)
+    try:
+        found = await call.app[CATALOGUE].outlines(dataset, limit, offset, indices)
+    except TooMuchAtOnce:
+        raise BadRequest("The metadata of these traces is too much for one answer: ask for fewer with limit") from None
+    return [outline_json(one) for one in found]
+
+
+async def whole(call: Call) -> object:
+    """``GET /api/v1/trace/{id}``"""
+    found = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
+    if found is None:
+        raise NotFound(NO_TRACE)
+    trace = found.trace
+    dataset = None if trace.dataset is None else await call.app[DATASETS].get(call.user, trace.dataset)
+    shown = trace_json(trace, dataset.id if dataset else None, found.annotations)
+    return document_response(await asyncio.to_thread(with_messages, shown, found.messages))
+
+
+async def messages(call: Call) -> object:
+    """``GET /api/v1/trace/{id}/messages``: the list of them."""
+    found = await call.app[CATALOGUE].messages(call.user, call.id("trace_id", NO_TRACE))
+    if found is None:
+        raise NotFound(NO_TRACE)
+    return document_response(found)
+
+
+async def append(call: Call) -> object:
+    """``POST /api/v1/trace/{id}/messages``: merged with those that are there by their timestamps."""
+    trace_id = call.id("trace_id", NO_TRACE)
+    given = await call.json()
+    now = time.time()
+    added = read_messages(given.get("messages"), now)
+    annotations = read_annotations(given.get("annotations") or [])
+
+    def change(trace: Trace) -> Trace:
+        together = merge(trace.messages, added, trace.created)
+        if len(together.messages) > MAX_MESSAGES:
+            raise BadRequest(f"a trace must not hold more than {MAX_MESSAGES} messages")
+        moved = tuple(together.moved(annotation) for annotation in trace.annotations)
+        return replace(trace, messages=together.messages, annotations=moved + annotations)
+
+    if not await call.app[TRACES].change(call.user, trace_id, change):
+        raise NotFound(NO_TRACE)
+    return {"success": True}
+
+
+async def annotations(call: Call) -> object:
+    """``GET /api/v1/trace/{id}/annotations``: the oldest first."""
+    trace_id = call.id("trace_id", NO_TRACE)
+    found = await call.app[CATALOGUE].annotations(call.user, trace_id)
+    if found is None:
+        raise NotFound(NO_TRACE)
+    return annotations_json(trace_id, call.user, found)
+
+
+async def annotate(call: Call) -> object:
+    """``POST /api/v1/trace/{id}/annotate``: the annotation, with its id."""
+    trace_id = call.id("trace_id", NO_TRACE)
+    added = read_annotation(await call.json())
+    stored = await call.app[CATALOGUE].annotate(call.user, trace_id, added)
+    if stored is None:
+        raise NotFound(NO_TRACE)
+    return annotations_json(trace_id, call.user, [stored])[0]
+
+
+async def update_annotations(call: Call) -> object:
+    """``POST /api/v1/trace/{id}/annotations/update``: those from ``source`` are replaced by ``annotations``.
+
+    They are from ``source`` then, whatever they say themselves.
+    """
+    trace_id = call.id("trace_id", NO_TRACE)
+    given = await call.json()
+    source = member(given, "source", str, "Source must be a string")
+    added = [replace(one, source=source) for one in read_annotations(given.get("annotations"))]
+    deleted = await call.app[CATALOGUE].replace_annotations(call.user, trace_id, source, added)
+    if deleted is None:
+        raise NotFound(NO_TRACE)
+    return {"deleted": deleted, "inserted": len(added)}
+
+
+def _indices(given: str | None) -> Sequence[int] | None:
+    """Places in a dataset; those larger than any are left out. Raises BadRequest."""
+    if given is None:
+        return None
+    found = [_INDEX.fullmatch(one) for one in given.split(",")]
+    if len(found) > MAX_TRACES_LISTED or not all(found):
+        raise BadRequest(f"indices must be at most {MAX_TRACES_LISTED} numbers from 0, separated by commas")
+    numbers = sorted({int(one[1]) for one in found if one})
+    return [number for number in numbers if number <= _LARGEST]

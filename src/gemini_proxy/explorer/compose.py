@@ -1,0 +1,41 @@
+"""Gives the Explorer what it needs of the server that it is part of."""
+
+from aiohttp import web
+
+from gemini_proxy.explorer.feed import FEED
+from gemini_proxy.explorer.keys import (
+    ACCESS,
+    CATALOGUE,
+    DATABASE,
+    DATASETS,
+    ENGINE,
+    POLICIES,
+    SETTINGS,
+    TRACES,
+    Settings,
+)
+from gemini_proxy.explorer.turns import CHECKING, COMPILING, Turns
+from gemini_proxy.guardrails.engine import Engine
+from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.catalogue import Catalogue
+from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.policies import Policies
+from gemini_proxy.traces.store import TraceStore
+
+
+def compose(
+    app: web.Application, settings: Settings, store: TraceStore, access: Access, engine: Engine, feed: Feed
+) -> None:
+    """Set the keys of ``app`` when the store is open. ``engine`` must never let pass what it cannot check."""
+    database = store.database
+    app[SETTINGS] = settings
+    app[DATABASE] = database
+    app[ACCESS] = access
+    app[TRACES] = store
+    app[CATALOGUE] = Catalogue(database)
+    app[DATASETS] = Datasets(database)
+    app[POLICIES] = Policies(database)
+    app[ENGINE] = engine
+    app[FEED] = feed
+    app[COMPILING], app[CHECKING] = Turns(), Turns()

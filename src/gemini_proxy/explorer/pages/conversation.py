@@ -1,0 +1,86 @@
+"""The conversation of a trace as a page shows it, in bounded size. No I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gemini_proxy.explorer.pages.blocks import BlockReader, Message
+from gemini_proxy.explorer.pages.passages import Note, notes
+from gemini_proxy.explorer.pages.values import message_index
+from gemini_proxy.traces.marks import Mark, Marks
+from gemini_proxy.traces.trace import Trace
+
+MESSAGES: Final = 100
+"""Messages of one page."""
+MARKS: Final = 2_000
+"""Annotations of one trace that are drawn; the rest is counted, and in the raw JSON."""
+_PLACES: Final = 50
+"""Places of one finding that are linked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one rule said of the trace.
+
+    ``places`` are the numbers of its marks, each with the message that the page with it begins at; -1 for none.
+    """
+
+    note: Note
+    places: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationPage:
+    """The messages from ``first`` on that fit a page, of ``total``; ``elsewhere`` are marks of no text on it."""
+
+    messages: tuple[Message, ...]
+    first: int
+    total: int
+    findings: tuple[Finding, ...]
+    elsewhere: tuple[Note, ...]
+    uncounted: int
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.messages)
+
+
+def conversation_page(trace: Trace, first: int = 0) -> ConversationPage:
+    """One page of a trace's conversation, from message ``first`` on."""
+    total = len(trace.messages)
+    first = max(0, min(first, total - 1))
+    marks = Marks(trace.annotations[:MARKS])
+    reader = BlockReader(marks)
+    shown: list[Message] = []
+    for index in range(first, min(total, first + MESSAGES)):
+        if reader.spent:
+            break
+        shown.append(reader.message(index, trace.messages[index]))
+    here = range(first, first + len(shown))
+    pages = {mark.number: _message_of(mark, total) for mark in marks.all}
+    lost = [mark for mark in marks.all if mark.number not in reader.known and _lost(pages[mark.number], here)]
+    return ConversationPage(
+        tuple(shown),
+        first,
+        total,
+        tuple(_finding(note, pages, here) for note in notes(marks.all)),
+        notes(lost),
+        max(0, len(trace.annotations) - MARKS),
+    )
+
+
+def _message_of(mark: Mark, total: int) -> int | None:
+    index = message_index(mark.path)
+    return index if index is not None and index < total else None
+
+
+def _lost(message: int | None, here: range) -> bool:
+    return message is None or message in here
+
+
+def _finding(note: Note, pages: Mapping[int, int | None], here: range) -> Finding:
+    def page(number: int) -> int:
+        message = pages[number]
+        return -1 if message is None else here.start if message in here else message
+
+    return Finding(note, tuple((number, page(number)) for number in note.numbers[:_PLACES]))

@@ -1,0 +1,117 @@
+"""The dashboard: requests, refusals and times over an hour, a day, a week or a month. And the live view's page."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import NotFound
+from gemini_proxy.explorer.api.fields import is_dataset_name
+from gemini_proxy.explorer.keys import DATABASE, DATASETS
+from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
+from gemini_proxy.explorer.pages.site import Visit, page
+from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.figures import Bucket, Figures, Histogram, total
+from gemini_proxy.traces.trace import REFUSED, Outcome
+from gemini_proxy.traces.usage import Usage
+
+RANGES: Final = {
+    "1h": ("1 hour", 3_600),
+    "24h": ("24 hours", 86_400),
+    "7d": ("7 days", 604_800),
+    "30d": ("30 days", 2_592_000),
+}
+_POINTS: Final = 62
+_RULES: Final = 6
+"""Rules that have a colour of their own in the plot of refusals; the others share one."""
+_UNNAMED: Final = "-"
+"""How the address names the exchanges without a dataset."""
+
+
+@page
+async def live(visit: Visit) -> web.StreamResponse:
+    """The page of the live view; its script does the rest."""
+    return await visit.show("live.html", datasets=await _names(visit))
+
+
+@page
+async def dashboard(visit: Visit) -> web.StreamResponse:
+    """Figures of one dataset or of all, over a range of time."""
+    chosen = visit.query("range") if visit.query("range") in RANGES else "24h"
+    _, seconds = RANGES[chosen]
+    now = time.time()
+    name = visit.query("dataset")
+    usage = Usage(visit.app[DATABASE])
+    if name:
+        buckets = await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS)
+    else:
+        buckets = await usage.of_owner(visit.user, now - seconds, now, _POINTS)
+    return await visit.show(
+        "dashboard.html",
+        chosen=chosen,
+        ranges={key: words for key, (words, _) in RANGES.items()},
+        datasets=await _names(visit),
+        unnamed=_UNNAMED,
+        dataset=name,
+        total=total(bucket.figures for bucket in buckets),
+        plots=plots(buckets),
+    )
+
+
+def plots(buckets: Sequence[Bucket]) -> list[Plot]:
+    """The four plots of the dashboard."""
+    starts, seconds = [bucket.start for bucket in buckets], buckets[0].seconds if buckets else 1
+    figures = [bucket.figures for bucket in buckets]
+    return [
+        stacked("requests", "Requests", starts, seconds, _outcomes(figures)),
+        stacked("refusals", "Refusals by rule", starts, seconds, _refusals(figures)),
+        lines("latency", "Latency", starts, seconds, _quantiles([one.durations for one in figures])),
+        lines("first", "Time to first event", starts, seconds, _quantiles([one.first_bytes for one in figures])),
+    ]
+
+
+def _outcomes(figures: Sequence[Figures]) -> list[Series]:
+    def count(one: Figures, *outcomes: str) -> int:
+        return sum(one.outcomes.get(outcome, 0) for outcome in outcomes)
+
+    completed = [count(one, Outcome.COMPLETED, Outcome.PUSHED) for one in figures]
+    refused = [count(one, *REFUSED) for one in figures]
+    others = [one.requests - passed - stopped for one, passed, stopped in zip(figures, completed, refused, strict=True)]
+    return [
+        Series("completed", "plot-ok", completed),
+        Series("refused", "plot-block", refused),
+        Series("other", "plot-other", others),
+    ]
+
+
+def _refusals(figures: Sequence[Figures]) -> list[Series]:
+    counts = total(figures).refusals
+    named = sorted((rule for rule in counts if rule), key=lambda rule: (-counts[rule], rule))
+    shown, rest = named[:_RULES], {*named[_RULES:], ""}
+    series = [
+        Series(rule, f"plot-{index}", [one.refusals.get(rule, 0) for one in figures])
+        for index, rule in enumerate(shown, start=1)
+    ]
+    others = [sum(one.refusals.get(rule, 0) for rule in rest) for one in figures]
+    return [*series, Series("other rules", "plot-other", others)] if any(others) else series
+
+
+def _quantiles(histograms: Sequence[Histogram]) -> list[Series]:
+    return [
+        Series("median", "plot-1", [histogram.quantile(0.5) for histogram in histograms]),
+        Series("95 %", "plot-2", [histogram.quantile(0.95) for histogram in histograms]),
+    ]
+
+
+async def _names(visit: Visit) -> list[str]:
+    return sorted(dataset.name for dataset in await visit.app[DATASETS].all(visit.user) if dataset.name)
+
+
+async def _dataset(visit: Visit, name: str) -> Dataset:
+    found = None
+    if name == _UNNAMED or is_dataset_name(name):
+        found = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)
+    if found is None:
+        raise NotFound("You have no such dataset.")
+    return found

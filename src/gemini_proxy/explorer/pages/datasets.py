@@ -1,0 +1,76 @@
+"""The page of datasets, where they are made and deleted."""
+
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import NotFound
+from gemini_proxy.explorer.api.fields import is_dataset_name
+from gemini_proxy.explorer.keys import DATABASE, DATASETS
+from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.errors import NameTaken
+from gemini_proxy.traces.overview import Extent, Overview
+
+_SHOWN: Final = 500
+"""Datasets of one page, those with the newest traces."""
+
+
+@page
+async def home(visit: Visit) -> web.StreamResponse:
+    """The way in."""
+    return see("/explorer")
+
+
+@page
+async def datasets(visit: Visit) -> web.StreamResponse:
+    """Every dataset of the user."""
+    return await _datasets(visit)
+
+
+@page
+async def create(visit: Visit) -> web.StreamResponse:
+    """Make a dataset and go there."""
+    name = (await visit.form()).get("name", "").strip()
+    if not is_dataset_name(name):
+        return await _datasets(visit, name, "A name has letters, digits, hyphens and underscores, at most 128.")
+    try:
+        made = await visit.app[DATASETS].create(visit.user, name)
+    except NameTaken:
+        return await _datasets(visit, name, f"There is a dataset {name} already.")
+    return see(dataset_path(made))
+
+
+@page
+async def ask_delete(visit: Visit) -> web.StreamResponse:
+    """Ask whether a dataset is really to be deleted."""
+    dataset = await _named(visit)
+    extents = await Overview(visit.app[DATABASE]).extents(visit.user)
+    return await visit.show("delete_dataset.html", dataset=dataset, extent=extents.get(dataset.seq, Extent()))
+
+
+@page
+async def delete(visit: Visit) -> web.StreamResponse:
+    """Delete a dataset."""
+    await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id)
+    return see("/explorer")
+
+
+async def _named(visit: Visit) -> Dataset:
+    dataset = await visit.dataset()
+    if not dataset.name:
+        raise NotFound("Exchanges without a dataset cannot be deleted together.")
+    return dataset
+
+
+async def _datasets(visit: Visit, name: str = "", wrong: str = "") -> web.StreamResponse:
+    found = await visit.app[DATASETS].all(visit.user)
+    extents = await Overview(visit.app[DATABASE]).extents(visit.user)
+    return await visit.show(
+        "datasets.html",
+        400 if wrong else 200,
+        datasets=[(dataset, extents.get(dataset.seq, Extent()), dataset_path(dataset)) for dataset in found[:_SHOWN]],
+        more=max(0, len(found) - _SHOWN),
+        name=name,
+        wrong=wrong,
+    )

@@ -1,0 +1,120 @@
+"""What a trace's metadata says of its exchange, in words. It may have been pushed from anywhere: no shape is sure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gemini_proxy.explorer.pages.templating import grouped, milliseconds
+from gemini_proxy.traces.trace import Trace
+from gemini_proxy.traces.visible import as_json
+
+_LISTED: Final = 20
+"""Parts not checked, and other entries, that are shown one by one."""
+_LONGEST: Final = 2_000
+"""Characters of one entry."""
+_TOKENS: Final = {
+    "promptTokenCount": "prompt",
+    "cachedContentTokenCount": "cached",
+    "thoughtsTokenCount": "thoughts",
+    "candidatesTokenCount": "answer",
+    "totalTokenCount": "in all",
+}
+_TOLD: Final = frozenset("model usage model_version latencies_ms coverage refusal error via_gateway".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    name: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``timing``, ``tokens`` and ``checks`` are each a few words; ``unchecked`` lists parts no rule saw, and why."""
+
+    model: Fact
+    timing: tuple[Fact, ...]
+    tokens: tuple[Fact, ...]
+    checks: tuple[Fact, ...]
+    unchecked: tuple[Fact, ...]
+    unchecked_more: int
+    refusal: Fact | None
+    error: str
+    others: tuple[Fact, ...]
+
+
+def facts(trace: Trace) -> Facts:
+    """Everything but the conversation."""
+    metadata = trace.metadata
+    coverage = _mapping(metadata.get("coverage"))
+    refusal = _mapping(metadata.get("refusal"))
+    unseen = coverage.get("not_checked")
+    unseen = unseen if isinstance(unseen, list) else []
+    count = coverage.get("not_checked_in_all")
+    return Facts(
+        _model(trace),
+        tuple(_timing(trace)),
+        tuple(
+            Fact(word, grouped(number))
+            for name, word in _TOKENS.items()
+            if (number := _number(_mapping(metadata.get("usage")).get(name))) is not None
+        ),
+        tuple(_checks(coverage)),
+        tuple(
+            Fact(_text(_mapping(one).get("address")), _text(_mapping(one).get("reason"))) for one in unseen[:_LISTED]
+        ),
+        max(0, (count if isinstance(count, int) else len(unseen)) - min(len(unseen), _LISTED)),
+        Fact(_text(refusal.get("reason")), _text(refusal.get("text"))) if refusal else None,
+        _text(metadata.get("error")),
+        tuple(
+            Fact(_text(name), _text(value))
+            for name, value in list(metadata.items())[:200]
+            if name not in _TOLD and value is not None
+        ),
+    )
+
+
+def _model(trace: Trace) -> Fact:
+    version = _text(trace.metadata.get("model_version"))
+    return Fact("model", trace.model or "", version if version != trace.model else "")
+
+
+def _timing(trace: Trace) -> Iterator[Fact]:
+    latencies = _mapping(trace.metadata.get("latencies_ms"))
+    yield Fact("in all", milliseconds(trace.duration_ms))
+    for name, word in {"upstream_head": "upstream began", "first_byte": "first event"}.items():
+        if (value := _number(latencies.get(name))) is not None:
+            yield Fact(word, milliseconds(value))
+    if (value := _number(_mapping(trace.metadata.get("coverage")).get("milliseconds"))) is not None:
+        yield Fact("checks", milliseconds(value))
+
+
+def _checks(coverage: Mapping[str, Any]) -> Iterator[Fact]:
+    if not coverage:
+        return
+    rules = coverage.get("rules")
+    rules = rules if isinstance(rules, list) else []
+    yield Fact("verdict", _text(coverage.get("verdict")), _text(coverage.get("unchecked")))
+    yield Fact("mode", _text(coverage.get("mode")))
+    names = ", ".join(_text(name) for name in rules[:_LISTED])
+    if (messages := _number(coverage.get("checked_messages"))) is not None:
+        yield Fact("messages", grouped(messages))
+    yield Fact("rules", f"{len(rules)}", names + (", …" if len(rules) > _LISTED else ""))
+    if isinstance(waiting := coverage.get("judged_only_at_the_end"), list):
+        yield Fact("judged only at the end", ", ".join(_text(name) for name in waiting[:_LISTED]))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    """A number that can be written; JSON may hold integers of any length."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return value if usable else None
+
+
+def _text(value: Any) -> str:
+    text = "" if value is None else value if isinstance(value, str) else as_json(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

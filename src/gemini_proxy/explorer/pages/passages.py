@@ -1,0 +1,158 @@
+"""A text with what rules marked in it, cut to what a page can carry. No I/O."""
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gemini_proxy.traces.marks import Mark, Segment, segments
+
+Style = Literal["", "block", "log"]
+
+SHOWN: Final = 20_000
+"""Characters of one text that a page shows; of what is marked beyond them, an excerpt."""
+_AROUND, _EXCERPT, _EXCERPTS = 80, 400, 40
+"""Characters beside a distant mark and within it, and how many of those excerpts a page has."""
+_NAMED: Final = 8
+"""Marks of one piece that are named in the page: a thousand that overlap need no thousand numbers at each letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of text that is marked alike. ``starts`` and ``ends`` are the numbers of the marks that do so here.
+
+    ``wide`` says that only something around the text is marked. A gap has no text, but ``skipped`` characters.
+    """
+
+    at: int
+    text: str
+    style: Style = ""
+    wide: bool = False
+    marks: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What one rule said of one place or several alike: the numbers of its marks, and their addresses."""
+
+    numbers: tuple[int, ...]
+    logged: bool
+    message: str
+    rule: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The text at an address. Of ``length`` characters the gaps among the pieces are not shown."""
+
+    address: str
+    length: int
+    pieces: tuple[Piece, ...]
+    notes: tuple[Note, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+
+def passage(text: str, address: str, marks: Sequence[Mark], known: Set[int] = frozenset()) -> Passage:
+    """``text`` with its ``marks``. Those in ``known`` have a note elsewhere; marks outside of the text get none."""
+    here = [mark for mark in marks if mark.span(text) is not None]
+    windows = _windows(text, here)
+    pieces = _pieces(segments(text, here), windows, len(text), address, known)
+    return Passage(address, len(text), tuple(pieces), notes(mark for mark in here if mark.number not in known))
+
+
+def window(text: str, address: str, marks: Sequence[Mark], start: int) -> Passage:
+    """The part of ``text`` from ``start`` on that fits a page."""
+    here = [mark for mark in marks if mark.span(text) is not None]
+    end = min(len(text), start + SHOWN)
+    inside = [mark for mark in here if (span := mark.span(text)) is not None and span[0] < end and span[1] > start]
+    pieces = _pieces(segments(text, inside), [(start, end)], end, address, frozenset())
+    return Passage(address, len(text), tuple(piece for piece in pieces if not piece.skipped), notes(inside))
+
+
+def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
+    """One note for all marks of which one rule says the same."""
+    alike: dict[tuple[bool, str, str], list[Mark]] = {}
+    for mark in marks:
+        annotation = mark.annotation
+        alike.setdefault((mark.logged, annotation.content, rule_name(mark)), []).append(mark)
+    return tuple(
+        Note(tuple(mark.number for mark in same), *key, tuple(mark.annotation.address for mark in same))
+        for key, same in alike.items()
+    )
+
+
+def rule_name(mark: Mark) -> str:
+    """The name of the rule that made a mark, else what made it."""
+    return str(mark.annotation.guardrail.get("name") or mark.annotation.source)
+
+
+def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
+    """The parts of the text that are shown, in order and apart from each other."""
+    found = [(0, min(len(text), SHOWN))]
+    starts = sorted({span[0] for mark in marks if (span := mark.span(text)) is not None and span[1] > SHOWN})
+    ends = {span[0]: span[1] for mark in marks if (span := mark.span(text)) is not None}
+    for start in starts[:_EXCERPTS]:
+        low, high = max(0, start - _AROUND), min(ends[start], start + _EXCERPT, len(text)) + _AROUND
+        last = found[-1]
+        if low <= last[1]:
+            found[-1] = (last[0], max(last[1], min(high, len(text))))
+        else:
+            found.append((low, min(high, len(text))))
+    return found
+
+
+def _pieces(
+    cut: Sequence[Segment], windows: Sequence[tuple[int, int]], length: int, address: str, known: Set[int]
+) -> list[Piece]:
+    found: list[Piece] = []
+    begun: set[int] = set(known)
+    at = windows[0][0] if windows else 0
+    index = 0
+    last = _last_places(cut)
+    for start, end in windows:
+        if start > at:
+            found.append(Piece(at, "", skipped=start - at))
+        while index < len(cut) and cut[index].start + len(cut[index].text) <= start:
+            index += 1
+        while index < len(cut) and cut[index].start < end:
+            found.append(_piece(cut[index], start, end, address, begun, last))
+            if cut[index].start + len(cut[index].text) > end:
+                break
+            index += 1
+        at = end
+    if at < length:
+        found.append(Piece(at, "", skipped=length - at))
+    return found
+
+
+def _piece(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> Piece:
+    low, high = max(start, segment.start), min(end, segment.start + len(segment.text))
+    text = segment.text[low - segment.start : high - segment.start]
+    marks = segment.marks
+    if not marks:
+        return Piece(low, text)
+    own = [mark for mark in marks if mark.path == address]
+    starts = [mark.number for mark in marks if mark.number not in begun]
+    begun.update(starts)
+    closes = high == segment.start + len(segment.text)
+    ends = [mark.number for mark in own if last[mark.number] == segment.start and closes]
+    return Piece(
+        low,
+        text,
+        "log" if all(mark.logged for mark in own or marks) else "block",
+        not own,
+        tuple(mark.number for mark in marks[:_NAMED]),
+        tuple(starts),
+        tuple(ends[:_NAMED]),
+    )
+
+
+def _last_places(cut: Sequence[Segment]) -> dict[int, int]:
+    """Where the last segment of each mark begins."""
+    return {mark.number: segment.start for segment in cut for mark in segment.marks}

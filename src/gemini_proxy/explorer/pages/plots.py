@@ -1,0 +1,224 @@
+"""Plots over time as shapes on a canvas, for an SVG that a template writes. No I/O."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+WIDTH: Final = 560
+HEIGHT: Final = 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 8, 10, 24
+_FEWEST_LABELS: Final = 78
+"""Canvas units for one label of the time axis."""
+_STEPS: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 20)
+_DAY: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values over time under one name, None where there is none. ``style`` is a class of the style sheet."""
+
+    name: str
+    style: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A word beside an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of the canvas that belongs to one bucket, and what is said of it."""
+
+    x: float
+    width: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line: an SVG path, and the values that stand alone."""
+
+    path: str
+    dots: tuple[tuple[float, float], ...]
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table that says the same."""
+
+    time: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """``empty`` where there is nothing to plot."""
+
+    id: str
+    title: str
+    series: tuple[Series, ...]
+    bars: tuple[Bar, ...]
+    lines: tuple[Curve, ...]
+    spans: tuple[Span, ...]
+    y_labels: tuple[Label, ...]
+    x_labels: tuple[Label, ...]
+    rows: tuple[Row, ...]
+    empty: bool
+
+    left: float = _LEFT
+    right: float = WIDTH - _RIGHT
+    top: float = _TOP
+    base: float = HEIGHT - _BOTTOM
+    width: float = WIDTH
+    height: float = HEIGHT
+
+
+def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
+    """Counts, on top of each other."""
+    totals = [sum(one.values[index] or 0 for one in series) for index in range(len(starts))]
+    ceiling = _ceiling(max(totals, default=0), whole=True)
+    bars: list[Bar] = []
+    for index in range(len(starts)):
+        x, width = _slot(index, len(starts))
+        y: float = HEIGHT - _BOTTOM
+        for one in series:
+            height = (one.values[index] or 0) / ceiling * _plot_height()
+            if height:
+                y -= height
+                bars.append(Bar(_round(x + width * 0.1), _round(y), _round(width * 0.8), _round(height), one.style))
+    return _plot(identity, title, starts, seconds, series, ceiling, "", bars=tuple(bars), empty=not any(totals))
+
+
+def lines(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
+    """Durations in milliseconds."""
+    values = [value for one in series for value in one.values if value is not None]
+    ceiling = _ceiling(max(values, default=0), whole=False)
+    drawn = tuple(_line(one, len(starts), ceiling) for one in series)
+    return _plot(identity, title, starts, seconds, series, ceiling, "ms", drawn=drawn, empty=not values)
+
+
+def _plot(
+    identity: str,
+    title: str,
+    starts: Sequence[int],
+    seconds: int,
+    series: Sequence[Series],
+    ceiling: float,
+    unit: str,
+    *,
+    bars: tuple[Bar, ...] = (),
+    drawn: tuple[Curve, ...] = (),
+    empty: bool,
+) -> Plot:
+    rows = tuple(
+        Row(_moment(start, "%Y-%m-%d %H:%M"), tuple(_said(one.values[index], unit) for one in series))
+        for index, start in enumerate(starts)
+    )
+    spans = tuple(_span(index, len(starts), _title(row, series)) for index, row in enumerate(rows))
+    y_labels = tuple(
+        Label(_round(_y(share * ceiling, ceiling)), _scale(share * ceiling, ceiling, unit)) for share in (0, 0.5, 1)
+    )
+    return Plot(identity, title, tuple(series), bars, drawn, spans, y_labels, _x_labels(starts, seconds), rows, empty)
+
+
+def _line(series: Series, count: int, ceiling: float) -> Curve:
+    path: list[str] = []
+    dots: list[tuple[float, float]] = []
+    values = series.values
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        x, width = _slot(index, count)
+        at = (_round(x + width / 2), _round(_y(value, ceiling)))
+        begins = index == 0 or values[index - 1] is None
+        path.append(f"{'M' if begins else 'L'}{at[0]} {at[1]}")
+        if begins and (index + 1 == count or values[index + 1] is None):
+            dots.append(at)
+    return Curve(" ".join(path), tuple(dots), series.style)
+
+
+def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
+    if not starts:
+        return ()
+    covered = seconds * len(starts)
+    form = "%H:%M" if covered <= 2 * _DAY else "%a %d" if covered <= 8 * _DAY else "%d %b"
+    step = max(1, math.ceil(len(starts) * _FEWEST_LABELS / (WIDTH - _LEFT - _RIGHT)))
+    found: list[Label] = []
+    for index in range(0, len(starts), step):
+        x, width = _slot(index, len(starts))
+        text = _moment(starts[index], form)
+        inside = x + width / 2 < WIDTH - _RIGHT - _FEWEST_LABELS / 4
+        if inside and (not found or found[-1].text != text):
+            found.append(Label(_round(x + width / 2), text))
+    return tuple(found)
+
+
+def _title(row: Row, series: Sequence[Series]) -> str:
+    values = [f"{one.name} {value}" for one, value in zip(series, row.values, strict=True) if value not in ("0", "")]
+    return f"{row.time}: {', '.join(values) or 'nothing'}"
+
+
+def _ceiling(most: float, *, whole: bool) -> float:
+    """A round number that is not below ``most``; ``whole`` says that its half must be a whole number."""
+    if most <= 0:
+        return 2
+    size = 10.0 ** math.floor(math.log10(most))
+    steps = [step * size for step in _STEPS if step * size >= most]
+    return next((step for step in steps if not whole or step % 2 == 0), steps[-1])
+
+
+def _slot(index: int, count: int) -> tuple[float, float]:
+    width = (WIDTH - _LEFT - _RIGHT) / max(1, count)
+    return _LEFT + index * width, width
+
+
+def _span(index: int, count: int, title: str) -> Span:
+    x, width = _slot(index, count)
+    return Span(_round(x), _round(width), title)
+
+
+def _plot_height() -> float:
+    return HEIGHT - _TOP - _BOTTOM
+
+
+def _y(value: float, ceiling: float) -> float:
+    return HEIGHT - _BOTTOM - value / ceiling * _plot_height()
+
+
+def _scale(value: float, ceiling: float, unit: str) -> str:
+    """A value beside the axis, in the unit that fits the largest one."""
+    if unit == "ms" and value:
+        return f"{value / 1000:g} s" if ceiling >= 1000 else f"{value:g} ms"
+    factor, letter = (1_000_000, "M") if ceiling >= 1_000_000 else (1_000, "k") if ceiling >= 10_000 else (1, "")
+    return f"{value / factor:g}{letter}" if value else "0"
+
+
+def _said(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.1f} ms" if unit == "ms" else f"{value:,.0f}"
+
+
+def _moment(at: int, form: str) -> str:
+    return datetime.fromtimestamp(at).strftime(form)
+
+
+def _round(value: float) -> float:
+    return round(value, 2)

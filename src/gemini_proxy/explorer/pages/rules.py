@@ -1,0 +1,220 @@
+"""The rules of a dataset: listed, written, checked, tried and kept."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.explorer.api.contract import Call, api
+from gemini_proxy.explorer.api.fields import is_dataset_name, member
+from gemini_proxy.explorer.api.policies import MAX_POLICIES, MAX_POLICY_NAME
+from gemini_proxy.explorer.keys import DATABASE, DATASETS, POLICIES, TRACES
+from gemini_proxy.explorer.pages.forms import Form
+from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
+from gemini_proxy.guardrails.rules import Action
+from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.errors import DatasetGone
+from gemini_proxy.traces.policies import StoredPolicy
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.trace import Trace
+
+_PAGE: Final = 100
+STARTER: Final = """\
+from invariant.detectors import secrets
+
+raise "no secrets in answers" if:
+    (m: Message)
+    m.role == "assistant"
+    any(secrets(m.content))
+"""
+"""What a new rule begins as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rule as a form has it. ``id`` is "" for one that is not kept yet."""
+
+    id: str = ""
+    name: str = ""
+    content: str = STARTER
+    action: Action = "block"
+    enabled: bool = True
+
+    @classmethod
+    def of(cls, policy: StoredPolicy) -> "Draft":
+        return cls(policy.id, policy.name, policy.content, policy.action, policy.enabled)
+
+    @classmethod
+    def from_form(cls, form: Form, policy_id: str = "") -> "Draft":
+        return cls(
+            policy_id,
+            form.get("name", "").strip(),
+            form.get("content", ""),
+            "log" if form.get("action") == "log" else "block",
+            "enabled" in form,
+        )
+
+    @property
+    def wrong_name(self) -> str:
+        """What is wrong with the name, "" if nothing."""
+        if not self.name:
+            return "A rule needs a name."
+        if len(self.name) > MAX_POLICY_NAME or "\0" in self.name:
+            return f"A name has at most {MAX_POLICY_NAME} characters, and no NUL."
+        return ""
+
+
+@page
+async def rules(visit: Visit) -> web.StreamResponse:
+    """The rules of a dataset."""
+    dataset = await visit.dataset()
+    found = await visit.app[POLICIES].of(dataset)
+    return await visit.show("rules.html", dataset=dataset, path=dataset_path(dataset), rules=found)
+
+
+@page
+async def new(visit: Visit) -> web.StreamResponse:
+    """A form for a new rule."""
+    return await _editor(visit, await visit.dataset(), Draft())
+
+
+@page
+async def edit(visit: Visit) -> web.StreamResponse:
+    """A form for a rule."""
+    dataset = await visit.dataset()
+    return await _editor(visit, dataset, Draft.of(await _policy(visit, dataset)))
+
+
+@page
+async def add(visit: Visit) -> web.StreamResponse:
+    """Keep a new rule, if it loads; else it is shown again, with what is wrong."""
+    dataset = await visit.dataset()
+    draft = Draft.from_form(await visit.form())
+    check = await visit.app[TRIALS].check(visit.user, draft.content)
+    if draft.wrong_name or not check.ok:
+        return await _editor(visit, dataset, draft, check)
+    policies = visit.app[POLICIES]
+    if len(await policies.of(dataset)) >= MAX_POLICIES:
+        raise BadRequest(f"A dataset has at most {MAX_POLICIES} rules.")
+    try:
+        await policies.add(dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action)
+    except DatasetGone:
+        raise NotFound("The dataset was deleted.") from None
+    return see(f"{dataset_path(dataset)}/rules")
+
+
+@page
+async def save(visit: Visit) -> web.StreamResponse:
+    """Keep a changed rule, if it loads; else it is shown again, with what is wrong."""
+    dataset = await visit.dataset()
+    policy_id = visit.id("id")
+    draft = Draft.from_form(await visit.form(), policy_id)
+    check = await visit.app[TRIALS].check(visit.user, draft.content)
+    if draft.wrong_name or not check.ok:
+        return await _editor(visit, dataset, draft, check)
+    kept = await visit.app[POLICIES].change(
+        dataset, policy_id, name=draft.name, content=draft.content, enabled=draft.enabled, action=draft.action
+    )
+    if kept is None:
+        raise NotFound("There is no such rule.")
+    return see(f"{dataset_path(dataset)}/rules")
+
+
+@page
+async def switch(visit: Visit) -> web.StreamResponse:
+    """Enable or disable a rule, or have it block or log."""
+    dataset = await visit.dataset()
+    form = await visit.form()
+    to = form.get("to", "")
+    policies, policy_id = visit.app[POLICIES], visit.id("id")
+    if to in ("block", "log"):
+        changed = await policies.change(dataset, policy_id, action="log" if to == "log" else "block")
+    elif to in ("on", "off"):
+        changed = await policies.change(dataset, policy_id, enabled=to == "on")
+    else:
+        raise BadRequest("A rule is switched to block, log, on or off.")
+    if changed is None:
+        raise NotFound("There is no such rule.")
+    return see(f"{dataset_path(dataset)}/rules")
+
+
+@page
+async def ask_delete(visit: Visit) -> web.StreamResponse:
+    """Ask whether a rule is really to be deleted."""
+    dataset = await visit.dataset()
+    rule = await _policy(visit, dataset)
+    return await visit.show("delete_rule.html", dataset=dataset, path=dataset_path(dataset), rule=rule)
+
+
+@page
+async def delete(visit: Visit) -> web.StreamResponse:
+    """Delete a rule."""
+    dataset = await visit.dataset()
+    if not await visit.app[POLICIES].remove(dataset, visit.id("id")):
+        raise NotFound("There is no such rule.")
+    return see(f"{dataset_path(dataset)}/rules")
+
+
+@api
+async def check_policy(call: Call) -> object:
+    """``POST /explorer/api/check-policy``: whether a policy loads; line, column, reason and caret where it does not."""
+    return (await call.app[TRIALS].check(call.user, _text(await call.json()))).json
+
+
+@api
+async def try_policy(call: Call) -> object:
+    """``POST /explorer/api/try-policy``: what a policy would have refused of a dataset's newest traces."""
+    given = await call.json()
+    text = _text(given)
+    name = member(given, "dataset", str, "dataset must be a text")
+    last = member(given, "last", int, "last must be a number", 100)
+    known = not name or is_dataset_name(name)
+    dataset = await call.app[DATASETS].get(call.user, name or UNNAMED) if known else None
+    if dataset is None:
+        raise NotFound("Dataset not found")
+    trials = call.app[TRIALS]
+    check = await trials.check(call.user, text)
+    if not check.ok:
+        return check.json
+    return (await trials.over(call.user, text, _newest(call.app, dataset, max(1, min(last, MAX_TRIED))))).json
+
+
+def _text(given: dict[str, object]) -> str:
+    return member(given, "policy", str, "policy must be a text")
+
+
+async def _newest(app: web.Application, dataset: Dataset, last: int) -> AsyncIterator[Sequence[Trace]]:
+    """The newest traces, newest first, so many at a time."""
+    listing, store = Listing(app[DATABASE]), app[TRACES]
+    before: int | None = None
+    while last > 0:
+        found = await listing.page(dataset, TraceQuery(), min(_PAGE, last), before)
+        positions = [summary.position for summary in found.traces]
+        for start in range(0, len(positions), BATCH):
+            yield (await store.at(dataset, positions[start : start + BATCH]))[::-1]
+        last -= len(positions)
+        before = found.older
+        if before is None:
+            return
+
+
+async def _policy(visit: Visit, dataset: Dataset) -> StoredPolicy:
+    policy_id = visit.id("id")
+    for policy in await visit.app[POLICIES].of(dataset):
+        if policy.id == policy_id:
+            return policy
+    raise NotFound("There is no such rule.")
+
+
+async def _editor(visit: Visit, dataset: Dataset, draft: Draft, check: PolicyCheck | None = None) -> web.StreamResponse:
+    return await visit.show(
+        "rule.html",
+        400 if check is not None else 200,
+        dataset=dataset,
+        path=dataset_path(dataset),
+        rule=draft,
+        check=check,
+    )

@@ -1,0 +1,63 @@
+"""Signing in with a key, and out."""
+
+from typing import Final
+
+import aiohttp_jinja2
+from aiohttp import web
+
+from gemini_proxy.explorer.browser import encrypted, local_path
+from gemini_proxy.explorer.keys import ACCESS, DATABASE, SESSION_COOKIE
+from gemini_proxy.explorer.pages.forms import read_form
+from gemini_proxy.explorer.pages.site import guarded, keys_needed, page_response, see
+from gemini_proxy.traces.keys import Sessions
+
+SESSION_SECONDS: Final = 14 * 86_400
+
+
+@guarded
+async def sign_in_form(request: web.Request) -> web.StreamResponse:
+    """Asks for a key, where one is needed."""
+    wanted = local_path(request.query.get("next", ""))
+    return _form(request, wanted) if keys_needed(request) else see(wanted)
+
+
+@guarded
+async def sign_in(request: web.Request) -> web.StreamResponse:
+    """Takes a key and goes on to the page that was asked for."""
+    form = await read_form(request)
+    wanted = local_path(form.get("next", ""))
+    if not keys_needed(request):
+        return see(wanted)
+    key = form.get("key", "").strip()
+    # Access takes the same time for every wrong key; only a right one goes on to the session.
+    user = await request.app[ACCESS].user(key)
+    token = await Sessions(request.app[DATABASE]).open(key, SESSION_SECONDS) if user is not None else None
+    if token is None:
+        return _form(request, wanted, failed=True)
+    response = see(wanted)
+    response.set_cookie(
+        SESSION_COOKIE,
+        token,
+        max_age=SESSION_SECONDS,
+        path="/",
+        secure=encrypted(request),
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+@guarded
+async def sign_out(request: web.Request) -> web.StreamResponse:
+    """Ends the session, here and in the store."""
+    token = request.cookies.get(SESSION_COOKIE)
+    if token:
+        await Sessions(request.app[DATABASE]).close(token)
+    response = see("/explorer/sign-in")
+    response.del_cookie(SESSION_COOKIE, path="/")
+    return response
+
+
+def _form(request: web.Request, wanted: str, *, failed: bool = False) -> web.Response:
+    context = {"user": None, "next": wanted, "failed": failed}
+    return page_response(aiohttp_jinja2.render_string("sign_in.html", request, context), 401 if failed else 200)

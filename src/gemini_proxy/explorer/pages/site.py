@@ -1,0 +1,178 @@
+"""The pages as a site: who visits, how a page is made, and what an error looks like."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp_jinja2
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
+from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
+from gemini_proxy.explorer.browser import PAGE, SAFE, check_browser
+from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE, SETTINGS
+from gemini_proxy.explorer.pages.forms import Form, read_form
+from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.errors import RowRejected, StoreError
+
+log = logging.getLogger(__name__)
+
+VISITOR = web.RequestKey("VISITOR", str)
+"""Who visits, once that is known."""
+_WORDS: Final = {
+    400: "That cannot be read",
+    401: "Please sign in",
+    403: "Not from here",
+    404: "Nothing here",
+    405: "Not this way",
+    413: "Too large",
+    421: "Not this server",
+    503: "Not now",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request for a page: ``user`` is whose data it shows."""
+
+    request: web.Request = field(repr=False)
+    user: str
+
+    @property
+    def app(self) -> web.Application:
+        return self.request.app
+
+    def query(self, name: str) -> str:
+        """A parameter of the address, "" where it is not given."""
+        return self.request.query.get(name, "").strip()
+
+    def number(self, name: str, default: int | None = None) -> int | None:
+        """A number in the address. Raises BadRequest for what is none."""
+        given = self.query(name)
+        if not given:
+            return default
+        if not re.fullmatch("[0-9]{1,15}", given):
+            raise BadRequest(f"{name} must be a number from 0.")
+        return int(given)
+
+    def id(self, part: str) -> str:
+        """A part of the path that is a UUID. Raises NotFound for anything else: nothing has that id."""
+        return read_uuid(self.request.match_info[part], "There is nothing with that id.")
+
+    async def dataset(self) -> Dataset:
+        """The dataset that the path names; the one without a name where it names none. Raises NotFound."""
+        name = self.request.match_info.get("dataset", UNNAMED)
+        known = not name or is_dataset_name(name)
+        found = await self.app[DATASETS].get(self.user, name) if known else None
+        if found is None:
+            raise NotFound(f"You have no dataset {name}." if name else "There are no traces without a dataset.")
+        return found
+
+    async def form(self) -> Form:
+        """What a form sends. Raises BadRequest and its kinds."""
+        return await read_form(self.request)
+
+    async def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
+        """A page. A large one is made beside the loop, which gets its turn meanwhile."""
+        context = {"user": self.user, "signed_in": keys_needed(self.request), **values}
+        body = await asyncio.to_thread(aiohttp_jinja2.render_string, template, self.request, context)
+        return page_response(body, status)
+
+
+Shows = Callable[[Visit], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def page(shows: Shows) -> Handler:
+    """A handler for a page: only for our own host names, our own forms and for who has signed in."""
+
+    @guarded
+    @wraps(shows)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        user = await request.app[ACCESS].session_user(request.cookies.get(SESSION_COOKIE))
+        if user is None:
+            return _sign_in_first(request)
+        request[VISITOR] = user
+        return await shows(Visit(request, user))
+
+    return handle
+
+
+def guarded(handler: Handler) -> Handler:
+    """A handler for browsers, whoever uses them; errors become pages."""
+
+    @wraps(handler)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            check_browser(request)
+            return await handler(request)
+        except ProxyError as error:
+            return error_page(request, error)
+        except RowRejected:
+            return error_page(request, BadRequest("That holds something that cannot be stored."))
+        except StoreError as error:
+            log.warning("the store did not answer a page: %s", error)
+            return error_page(request, Unavailable("The traces cannot be reached now. Try again in a moment."))
+
+    return handle
+
+
+def error_page(request: web.Request, error: ProxyError) -> web.Response:
+    """An error as a page."""
+    title = _WORDS.get(error.status, "That did not work")
+    response = _error(request, error.status, title, error.message)
+    if isinstance(error, PayloadTooLarge):
+        response.force_close()
+    if isinstance(error, Unavailable):
+        response.headers["retry-after"] = "1"
+    return response
+
+
+def page_response(body: str, status: int = 200) -> web.Response:
+    return web.Response(text=body, status=status, content_type="text/html", headers=PAGE)
+
+
+def see(path: str) -> web.Response:
+    """Send the browser to another page of ours."""
+    return web.Response(status=303, headers={**PAGE, "location": path})
+
+
+def dataset_path(dataset: Dataset | str) -> str:
+    """The path of a dataset's traces."""
+    name = dataset if isinstance(dataset, str) else dataset.name
+    return f"/explorer/datasets/{quote(name, safe='')}" if name else "/explorer/traces"
+
+
+def _sign_in_first(request: web.Request) -> web.Response:
+    """A page that was asked for is shown after the sign-in; a form that was sent is lost, which has to be said."""
+    if request.method in SAFE:
+        return see(f"/explorer/sign-in?next={quote(request.path_qs, safe='')}")
+    return _error(request, 401, _WORDS[401], "You are no longer signed in.")
+
+
+def _error(request: web.Request, status: int, title: str, message: str) -> web.Response:
+    context = {
+        "user": request.get(VISITOR),
+        "signed_in": keys_needed(request),
+        "status": status,
+        "title": title,
+        "message": message,
+    }
+    return page_response(aiohttp_jinja2.render_string("error.html", request, context), status)
+
+
+@page
+async def missing(visit: Visit) -> web.StreamResponse:
+    """Any other path below ours, and any other method."""
+    if visit.request.method not in SAFE | {"POST"}:
+        raise MethodNotAllowed("Pages do not take that method.")
+    raise NotFound("There is no such page.")
+
+
+def keys_needed(request: web.Request) -> bool:
+    return request.app[SETTINGS].access == "keys"

@@ -1,0 +1,54 @@
+"""The files that pages load: kept in memory, and cached by browsers for as long as they stay the same."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import NotFound
+from gemini_proxy.explorer.browser import GUARDED
+from gemini_proxy.explorer.pages.site import guarded
+
+_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_FOREVER: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """``version`` changes with the content."""
+
+    content: bytes
+    content_type: str
+    version: str
+
+
+def static_files() -> dict[str, StaticFile]:
+    """The files that came with this package, by name."""
+    found: dict[str, StaticFile] = {}
+    for entry in (files("gemini_proxy.explorer.pages") / "static").iterdir():
+        kind = _TYPES.get(entry.name.rpartition(".")[2])
+        if kind is not None:
+            content = entry.read_bytes()
+            found[entry.name] = StaticFile(content, kind, hashlib.sha256(content).hexdigest()[:16])
+    return found
+
+
+STATIC = web.AppKey("STATIC", dict[str, StaticFile])
+
+
+def static_path(app: web.Application, name: str) -> str:
+    """The address of a file, with its version."""
+    return f"/explorer/static/{name}?v={app[STATIC][name].version}"
+
+
+@guarded
+async def static_file(request: web.Request) -> web.StreamResponse:
+    """One file; whoever asks for a version that is no longer there gets the present one, uncached."""
+    found = request.app[STATIC].get(request.match_info["file"])
+    if found is None:
+        raise NotFound("There is no such file.")
+    cached = request.query.get("v") == found.version
+    headers = {**GUARDED, "cache-control": _FOREVER if cached else "no-cache"}
+    return web.Response(body=found.content, content_type=found.content_type, charset="utf-8", headers=headers)

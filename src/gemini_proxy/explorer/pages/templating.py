@@ -1,0 +1,102 @@
+"""How templates write values: every text escaped and visible, times and numbers as people read them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+from markupsafe import Markup
+
+from gemini_proxy.explorer.pages.static_files import static_path
+from gemini_proxy.traces.visible import ONE_LINE, VISIBLE, counted
+
+_NO_SURROGATES = {code: 0xFFFD for code in range(0xD800, 0xE000)}
+
+
+class Exact(str):
+    """Text that a form gives back as it is: its control characters stay what they are."""
+
+
+def set_up(app: web.Application) -> None:
+    """Let ``app`` make pages. Templates escape everything; there is no way round it in them."""
+    aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(str(files("gemini_proxy.explorer.pages") / "templates")),
+        autoescape=True,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        filters=_FILTERS,
+    )
+    environment = aiohttp_jinja2.get_env(app)
+    environment.globals["static"] = lambda name: static_path(app, name)
+
+
+def _shown(value: Any) -> Any:
+    """What every expression of a template passes through: one place that keeps text encodable and readable."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return value.translate(_NO_SURROGATES if isinstance(value, Exact) else VISIBLE)
+
+
+def one_line(value: str, most: int = 200) -> str:
+    """``value`` on one line, cut to ``most`` characters."""
+    text = value if len(value) <= most else f"{value[: most - 1]}…"
+    return text.translate(ONE_LINE)
+
+
+def clock(at: float) -> str:
+    """A Unix time as date and time of this machine."""
+    return _moment(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(at: float) -> str:
+    """A Unix time for machines."""
+    return _moment(at).isoformat(timespec="milliseconds")
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at).astimezone()
+
+
+def grouped(number: float) -> str:
+    """``12,345``."""
+    return f"{number:,.0f}"
+
+
+def milliseconds(value: float) -> str:
+    """``12 ms``, ``1.2 s``, ``3.4 min``."""
+    if value < 10:
+        return f"{value:.1f} ms"
+    if value < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.1f} min"
+
+
+def quoted(text: str) -> str:
+    """For an address. What cannot be encoded leads nowhere."""
+    return quote(text.encode(errors="replace"), safe="")
+
+
+def words(name: str) -> str:
+    """``refused request`` for ``refused_request``."""
+    return name.replace("_", " ")
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "clock": clock,
+    "iso": iso,
+    "grouped": grouped,
+    "milliseconds": milliseconds,
+    "words": words,
+    "line": one_line,
+    "exact": Exact,
+    "quoted": quoted,
+    "counted": counted,
+}

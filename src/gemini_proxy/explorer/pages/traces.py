@@ -1,0 +1,146 @@
+"""Pages of traces: those of a dataset, and one as a conversation."""
+
+import asyncio
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.explorer.browser import GUARDED
+from gemini_proxy.explorer.keys import CATALOGUE, DATABASE, DATASETS, TRACES
+from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
+from gemini_proxy.explorer.pages.facts import facts
+from gemini_proxy.explorer.pages.passages import SHOWN, window
+from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
+from gemini_proxy.explorer.pages.values import text_at
+from gemini_proxy.explorer.sending import bytes_response
+from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.marks import Marks
+from gemini_proxy.traces.overview import Overview
+from gemini_proxy.traces.rows import with_messages
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.trace import Outcome, Trace, trace_json
+
+PAGE: Final = 50
+NO_TRACE: Final = "There is no such trace."
+_RAW: Final = {
+    **GUARDED,
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; sandbox",
+}
+_LONGEST: Final = 500
+"""Characters of what is searched for."""
+
+
+@page
+async def traces(visit: Visit) -> web.StreamResponse:
+    """The traces of a dataset, newest first, narrowed by what the address asks for."""
+    dataset = await visit.dataset()
+    asked = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
+    asked = {name: value for name, value in asked.items() if value}
+    listing = Listing(visit.app[DATABASE])
+    before = visit.number("before")
+    found, models, rules = await asyncio.gather(
+        listing.page(dataset, _query(asked), PAGE, before), listing.models(dataset), listing.rules(dataset)
+    )
+    path = dataset_path(dataset)
+    older = f"{path}?{urlencode({**asked, 'before': found.older})}" if found.older is not None else None
+    return await visit.show(
+        "traces.html",
+        dataset=dataset,
+        path=path,
+        found=found.traces,
+        asked=asked,
+        outcomes=[outcome.value for outcome in Outcome],
+        models=models,
+        rules=rules,
+        older=older,
+        newest=f"{path}?{urlencode(asked)}" if before is not None else None,
+    )
+
+
+def _query(asked: dict[str, str]) -> TraceQuery:
+    """Raises BadRequest for an outcome or a time that is none."""
+    outcome = asked.get("outcome")
+    if outcome is not None and outcome not in {word.value for word in Outcome}:
+        raise BadRequest("There is no such outcome.")
+    return TraceQuery(
+        Outcome(outcome) if outcome else None,
+        asked.get("model"),
+        asked.get("rule"),
+        _time(asked.get("since")),
+        _time(asked.get("until")),
+        asked.get("text"),
+    )
+
+
+def _time(given: str | None) -> float | None:
+    """A time as a browser's form writes it, of this machine's zone unless it names one."""
+    if given is None:
+        return None
+    try:
+        return datetime.fromisoformat(given).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise BadRequest("A time is written as 2026-01-31T18:30.") from None
+
+
+@page
+async def trace(visit: Visit) -> web.StreamResponse:
+    """One trace as a conversation."""
+    found, dataset = await _trace(visit)
+    neighbours = await Overview(visit.app[DATABASE]).neighbours(dataset, found.position)
+    first = visit.number("from", 0) or 0
+    conversation = await asyncio.to_thread(conversation_page, found, first)
+    return await visit.show(
+        "trace.html",
+        trace=found,
+        dataset=dataset,
+        path=dataset_path(dataset),
+        facts=facts(found),
+        conversation=conversation,
+        neighbours=neighbours,
+    )
+
+
+@page
+async def trace_text(visit: Visit) -> web.StreamResponse:
+    """One text of a trace, so much of it at a time."""
+    found, dataset = await _trace(visit)
+    address, start = visit.query("at"), visit.number("from", 0) or 0
+    text = await asyncio.to_thread(text_at, found.messages, address)
+    if text is None or start > len(text):
+        raise NotFound("The trace has no text there.")
+    marks = Marks(found.annotations[:MARKS]).on(address)
+    return await visit.show(
+        "text.html",
+        trace=found,
+        dataset=dataset,
+        address=address,
+        start=start,
+        end=min(len(text), start + SHOWN),
+        step=SHOWN,
+        passage=await asyncio.to_thread(window, text, address, marks, start),
+    )
+
+
+@page
+async def trace_raw(visit: Visit) -> web.StreamResponse:
+    """One trace as JSON."""
+    found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
+    if found is None:
+        raise NotFound(NO_TRACE)
+    shown = trace_json(found.trace)
+    del shown["messages"]
+    return bytes_response(await asyncio.to_thread(with_messages, shown, found.messages), _RAW)
+
+
+async def _trace(visit: Visit) -> tuple[Trace, Dataset]:
+    """Raises NotFound for another user's trace as for none."""
+    found = await visit.app[TRACES].owned(visit.user, visit.id("id"))
+    dataset = await visit.app[DATASETS].get(visit.user, found.dataset or UNNAMED) if found else None
+    if found is None or dataset is None:
+        raise NotFound(NO_TRACE)
+    return found, dataset

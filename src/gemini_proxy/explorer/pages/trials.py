@@ -1,0 +1,184 @@
+"""Checks policies as they are written, and tries them on recorded traces, which takes a process beside the server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+
+from gemini_proxy.explorer.api.policies import MAX_POLICY
+from gemini_proxy.explorer.turns import Turns
+from gemini_proxy.guardrails.plugins import installed_detectors, load_policy
+from gemini_proxy.guardrails.rules import BRIEF_POLICY
+from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.policy import PolicyError, compile_policy
+from gemini_proxy.sections import Guardrails
+from gemini_proxy.traces.backtest import Backtest, Finding
+from gemini_proxy.traces.trace import Trace
+
+MAX_TRIED: Final = 500
+"""Traces that a policy is tried on at most."""
+BATCH: Final = 10
+"""Traces that go to the other process at a time: each may hold megabytes."""
+_TRIAL_SECONDS: Final = 20.0
+"""A trial as a whole: somebody waits for it, and it keeps a process that the proxy's own long checks may want."""
+_GRACE: Final = 2.0
+_SHOWN: Final = 100
+"""Findings that are told; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCheck:
+    """Whether a policy loads; if not, where: ``line`` and ``column`` count from 1, ``caret`` shows the place."""
+
+    ok: bool
+    rules: int = 0
+    line: int = 0
+    column: int = 0
+    reason: str = ""
+    caret: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Trial:
+    """What a policy says of the newest traces. ``complete`` is False where the time was up before the last one."""
+
+    checked: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    milliseconds: float = 0.0
+    complete: bool = True
+
+    @property
+    def json(self) -> dict[str, Any]:
+        refused = [finding for finding in self.findings if finding.refused]
+        undecided = [finding for finding in self.findings if not finding.refused]
+        return {
+            "ok": True,
+            "checked": self.checked,
+            "complete": self.complete,
+            "milliseconds": round(self.milliseconds, 1),
+            "refused": len(refused),
+            "undecided": len(undecided),
+            "findings": [_finding_json(finding) for finding in self.findings[:_SHOWN]],
+            "more": max(0, len(self.findings) - _SHOWN),
+        }
+
+
+class Trials:
+    """Checks and tries as the proxy would: with its parameters, its way with thoughts and its time for a check.
+
+    For one user after another, each in turn: Unavailable is raised where too much of a user's waits.
+    """
+
+    def __init__(self, workers: Workers, guardrails: Guardrails, compiling: Turns, checking: Turns) -> None:
+        self._workers = workers
+        self._parameters = guardrails.parameters
+        self._thoughts = guardrails.thoughts
+        self._seconds = guardrails.timeout
+        self._compiling = compiling
+        self._checking = checking
+
+    async def check(self, user: str, text: str) -> PolicyCheck:
+        """Whether ``text`` loads."""
+        if len(text) > MAX_POLICY:
+            return PolicyCheck(False, line=1, column=1, reason=f"the policy is over {MAX_POLICY} characters")
+        if not text.strip():
+            return PolicyCheck(False, line=1, column=1, reason="the policy is empty")
+        if (nul := text.find("\0")) >= 0:
+            return PolicyCheck(False, line=text.count("\n", 0, nul) + 1, column=1, reason="the character NUL")
+        if len(text) <= BRIEF_POLICY:
+            return _check(text, self._parameters)
+        # A thread gives the loop its turn; several that compile would leave it a fraction of the processor.
+        async with self._compiling.of(user):
+            return await asyncio.to_thread(_check, text, self._parameters)
+
+    async def over(self, user: str, text: str, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
+        """Try a policy that loads. Raises EngineUnavailable when a check could not be ended."""
+        trial = Trial()
+        async with self._checking.of(user):
+            started = time.perf_counter()
+            async for batch in batches:
+                left = _TRIAL_SECONDS - (time.perf_counter() - started)
+                if left <= 0:
+                    trial.complete = False
+                    break
+                done, findings = await self._workers.run_within(
+                    left + self._seconds + _GRACE,
+                    try_batch,
+                    text,
+                    batch,
+                    self._parameters,
+                    self._thoughts,
+                    self._seconds,
+                    left,
+                )
+                trial.checked += done
+                trial.findings.extend(findings)
+                trial.complete = done == len(batch)
+            trial.milliseconds = (time.perf_counter() - started) * 1000
+        return trial
+
+
+TRIALS = web.AppKey("TRIALS", Trials)
+
+
+def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
+    try:
+        # Past the cache: half-written policies would drive out those that are in use.
+        loaded = compile_policy(text, "policy", detectors=installed_detectors())
+    except PolicyError as error:
+        hint = f" ({error.suggestion})" if error.suggestion else ""
+        return PolicyCheck(False, 0, error.line, error.column, f"{error.reason}{hint}", error.caret())
+    missing = sorted(loaded.parameters - parameters.keys())
+    warnings = [f"line {warning.line}: {warning.message}" for warning in loaded.warnings]
+    warnings += [f"input.{name} is not set: guardrails.parameters has no {name}" for name in missing]
+    return PolicyCheck(True, len(loaded.rules), warnings=tuple(warnings))
+
+
+def try_batch(
+    text: str,
+    batch: Sequence[Trace],
+    parameters: Mapping[str, Any],
+    thoughts: str,
+    seconds: float,
+    left: float,
+) -> tuple[int, list[Finding]]:
+    """In another process: how many traces there was time for, and what was found in them."""
+    backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
+    until = time.perf_counter() + left
+    findings: list[Finding] = []
+    for done, trace in enumerate(batch):
+        if time.perf_counter() > until:
+            return done, findings
+        if (finding := backtest.run(trace)) is not None:
+            findings.append(finding)
+    return len(batch), findings
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "trace": finding.trace_id,
+        "created": finding.created,
+        "outcome": finding.outcome,
+        "failure": finding.failure,
+        "more": finding.more,
+        "violations": [
+            {
+                "message": sight.message,
+                "line": sight.rule_line,
+                "more": sight.more,
+                "excerpts": [
+                    {"role": one.role, "before": one.before, "found": one.found, "after": one.after}
+                    for one in sight.excerpts[:3]
+                ],
+            }
+            for sight in finding.violations[:5]
+        ],
+    }

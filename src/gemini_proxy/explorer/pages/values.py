@@ -1,0 +1,86 @@
+"""The values within a message, in order and with their addresses. No I/O."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gemini_proxy.traces.visible import as_json
+
+_INDEX = re.compile("[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """``text`` is None for a structure whose values follow; ``literal`` for what is no string: a number, true, {}."""
+
+    address: str
+    depth: int
+    name: str
+    text: str | None
+    literal: bool = False
+
+
+def values(value: Any, address: str) -> Iterator[Value]:
+    """``value`` and everything below it."""
+    stack: list[tuple[str, int, str, Any]] = [(address, 0, "", value)]
+    while stack:
+        path, depth, name, item = stack.pop()
+        if isinstance(item, Mapping) and item:
+            yield Value(path, depth, name, None)
+            inner = [(f"{path}.{key}", depth + 1, str(key), below) for key, below in item.items()]
+            stack.extend(reversed(inner))
+        elif isinstance(item, list) and item:
+            yield Value(path, depth, name, None)
+            stack.extend((f"{path}.{at}", depth + 1, f"{at}", item[at]) for at in range(len(item) - 1, -1, -1))
+        elif isinstance(item, str):
+            yield Value(path, depth, name, item)
+        else:
+            yield Value(path, depth, name, as_json(item), literal=True)
+
+
+def decoded(arguments: Any) -> Any:
+    """A call's arguments: where they are the text of a JSON object, that object, as rules read it."""
+    if not isinstance(arguments, str) or not arguments.lstrip().startswith("{"):
+        return arguments
+    try:
+        return orjson.loads(arguments)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return arguments
+
+
+def text_at(messages: Sequence[Any], address: str) -> str | None:
+    """The text at an address, or None where there is none."""
+    place, rest = message_index(address), address.split(".", 2)[2:]
+    if place is None or place >= len(messages):
+        return None
+    return _text_at(messages[place], rest[0] if rest else "")
+
+
+def message_index(address: str) -> int | None:
+    """The number of the message that an address is in; None for an address of none."""
+    head, *rest = address.split(".", 2)
+    return int(rest[0]) if head == "messages" and rest and _INDEX.fullmatch(rest[0]) else None
+
+
+def _text_at(value: Any, path: str) -> str | None:
+    """Goes down ``path``, whose names may have dots in them: of several that fit, the longest."""
+    while path:
+        if isinstance(value, str):
+            value = decoded(value)
+        if isinstance(value, Mapping):
+            fitting = [str(key) for key in value if path == key or path.startswith(f"{key}.")]
+            if not fitting:
+                return None
+            name = max(fitting, key=len)
+            value, path = value.get(name), path[len(name) + 1 :]
+        elif isinstance(value, list):
+            index, _, path = path.partition(".")
+            if not _INDEX.fullmatch(index) or int(index) >= len(value):
+                return None
+            value = value[int(index)]
+        else:
+            return None
+    return value if isinstance(value, str) else None if isinstance(value, Mapping | list) else as_json(value)

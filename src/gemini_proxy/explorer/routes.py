@@ -1,0 +1,68 @@
+"""Which path is whose."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import MethodNotAllowed, NotFound
+from gemini_proxy.explorer import feed
+from gemini_proxy.explorer.api import check, datasets, policies, push, traces, user
+from gemini_proxy.explorer.api.contract import Answers, Handler, api, error_response
+from gemini_proxy.explorer.pages.routes import add_page_routes
+
+_API: Final = "/api/v1"
+_CALLS: Final[Mapping[str, Mapping[str, Answers]]] = {
+    "/user/identity": {"GET": user.identity},
+    "/dataset/create": {"POST": datasets.create},
+    "/dataset/list": {"GET": datasets.listed},
+    "/dataset/byid/{dataset_id}": {"GET": datasets.by_id, "DELETE": datasets.delete_by_id},
+    "/dataset/byid/{dataset_id}/traces": {"GET": traces.listed_by_id},
+    "/dataset/byuser/{user}/{dataset}": {"GET": datasets.by_name, "DELETE": datasets.delete_by_name},
+    "/dataset/byuser/{user}/{dataset}/traces": {"GET": traces.listed_by_name},
+    "/dataset/byuser/{user}/{dataset}/policy": {"GET": policies.listed},
+    "/dataset/metadata/{dataset}": {"GET": datasets.metadata, "PUT": datasets.update_metadata},
+    "/dataset/{dataset_id}/policy": {"POST": policies.create},
+    "/dataset/{dataset_id}/policy/{policy_id}": {"PUT": policies.update, "DELETE": policies.remove},
+    "/push/trace": {"POST": push.push_trace},
+    "/trace/{trace_id}": {"GET": traces.whole},
+    "/trace/{trace_id}/messages": {"GET": traces.messages, "POST": traces.append},
+    "/trace/{trace_id}/annotations": {"GET": traces.annotations},
+    "/trace/{trace_id}/annotate": {"POST": traces.annotate},
+    "/trace/{trace_id}/annotations/update": {"POST": traces.update_annotations},
+    "/policy/load": {"POST": check.load},
+    "/policy/check": {"POST": check.check},
+    "/policy/check/batch": {"POST": check.check_batch},
+}
+_AREAS: Final = ("user", "dataset", "push", "trace", "policy")
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the Explorer's routes. They go before a route that takes every path."""
+    for path, calls in _CALLS.items():
+        _add_call(app, f"{_API}{path}", calls)
+    _add_handler(app, f"{_API}/feed", "GET", feed.feed)
+    for area in _AREAS:
+        app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
+    add_page_routes(app)
+
+
+def _add_call(app: web.Application, path: str, calls: Mapping[str, Answers]) -> None:
+    resource = app.router.add_resource(path)
+    for method, answers in calls.items():
+        resource.add_route(method, api(answers))
+    resource.add_route("*", _not_allowed)
+
+
+def _add_handler(app: web.Application, path: str, method: str, handler: Handler) -> None:
+    resource = app.router.add_resource(path)
+    resource.add_route(method, handler)
+    resource.add_route("*", _not_allowed)
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return error_response(NotFound("Not Found"))
+
+
+async def _not_allowed(request: web.Request) -> web.StreamResponse:
+    return error_response(MethodNotAllowed("Method Not Allowed"))

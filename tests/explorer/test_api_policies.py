@@ -1,0 +1,121 @@
+"""A dataset's policies, from outside."""
+
+import asyncio
+import re
+
+from tests.explorer.api import SECRETIVE, Api
+
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
+
+
+async def test_policies_are_kept_listed_changed_and_removed(api: Api) -> None:
+    """Each change is in its own answer and in the list; what is not given stays as it was."""
+    made = await api.dataset()
+    path = f"/dataset/{made['id']}/policy"
+    dataset = await api.post(path, {"name": "one", "policy": SECRETIVE})
+    [one] = dataset["extra_metadata"]["policies"]
+    expected = {"name": "one", "content": SECRETIVE, "enabled": True, "action": "log", "extra_metadata": {}}
+    assert one.items() >= expected.items()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", one["last_updated_time"])
+    off = {"name": "two", "policy": SECRETIVE, "enabled": False, "action": "block", "extra_metadata": {"a": 1}}
+    await api.post(path, off)
+    assert await _names(api) == ["one", "two"]
+    changed = await api.put(f"{path}/{one['id']}", {"enabled": False, "action": "block", "name": "uno"})
+    assert (
+        changed["extra_metadata"]["policies"][0].items()
+        >= {
+            **expected,
+            "name": "uno",
+            "enabled": False,
+            "action": "block",
+        }.items()
+    )
+    renewed = await api.put(f"{path}/{one['id']}", {"policy": f"# why\n{SECRETIVE}", "extra_metadata": {"b": 2}})
+    assert renewed["extra_metadata"]["policies"][0].items() >= {"name": "uno", "extra_metadata": {"b": 2}}.items()
+    left = await api.delete(f"{path}/{one['id']}")
+    assert [policy["name"] for policy in left["extra_metadata"]["policies"]] == ["two"]
+    assert await _names(api) == ["two"]
+
+
+async def test_a_policy_that_does_not_load_is_not_kept(api: Api) -> None:
+    """The refusal names the line and the reason, and what was there stays as it was."""
+    path = f"/dataset/{(await api.dataset())['id']}/policy"
+    broken = 'raise "x" if:\n    (m: Message)\n    secretz(m.content)\n'
+    status, detail = await api.refused("POST", path, {"name": "p", "policy": broken})
+    assert status == 400
+    assert detail.startswith('Invalid Policy string: line 3, column 5: unknown name "secretz"')
+    kept = (await api.post(path, {"name": "p", "policy": SECRETIVE}))["extra_metadata"]["policies"]
+    assert (await api.refused("PUT", f"{path}/{kept[0]['id']}", {"name": "q", "policy": broken}))[0] == 400
+    assert (await api.get(f"{api.at('dataset')}/policy"))["policies"] == kept
+
+
+NOT_KEPT: list[tuple[object, str]] = [
+    ({}, "Request should not be empty"),
+    ({"policy": SECRETIVE}, "Name must be provided and non-empty"),
+    ({"name": "", "policy": SECRETIVE}, "Name must be provided and non-empty"),
+    ({"name": " ", "policy": SECRETIVE}, "Name must be provided and non-empty"),
+    ({"name": ["p"], "policy": SECRETIVE}, "Name must be provided and non-empty"),
+    ({"name": "a\0b", "policy": SECRETIVE}, "name must not hold the character NUL"),
+    ({"name": "p" * 257, "policy": SECRETIVE}, "name must not be longer than 256 characters"),
+    ({"name": "p"}, "Policy content must be provided and non-empty"),
+    ({"name": "p", "policy": "\n"}, "Policy content must be provided and non-empty"),
+    ({"name": "p", "policy": {}}, "Policy content must be provided and non-empty"),
+    ({"name": "p", "policy": f"# \0\n{SECRETIVE}"}, "policy must not hold the character NUL"),
+    ({"name": "p", "policy": "#" * 65_537}, "policy must not be longer than 65536 characters"),
+    ({"name": "p", "policy": SECRETIVE, "enabled": 1}, "enabled must be a boolean"),
+    ({"name": "p", "policy": SECRETIVE, "action": "shout"}, 'action must be "block" or "log"'),
+    ({"name": "p", "policy": SECRETIVE, "action": {}}, 'action must be "block" or "log"'),
+    ({"name": "p", "policy": SECRETIVE, "extra_metadata": []}, "extra_metadata must be a dictionary"),
+]
+
+
+async def test_what_is_wrong_with_a_policy_is_said(api: Api) -> None:
+    """A policy that cannot be kept is 400 with the reason, and nothing is kept."""
+    made = await api.dataset()
+    for body, detail in NOT_KEPT:
+        assert await api.refused("POST", f"/dataset/{made['id']}/policy", body) == (400, detail)
+        assert await _names(api) == []
+
+
+NOT_CHANGED: list[tuple[object, str]] = [
+    ({}, "Request should not be empty"),
+    ({"name": ""}, "Name must be non-empty if provided"),
+    ({"name": None}, "Name must be non-empty if provided"),
+    ({"policy": ""}, "Policy must be non-empty if provided"),
+    ({"enabled": "no"}, "enabled must be a boolean"),
+    ({"action": 3}, 'action must be "block" or "log"'),
+    ({"extra_metadata": "x"}, "extra_metadata must be a dictionary"),
+]
+
+
+async def test_what_is_wrong_with_a_change_is_said(api: Api) -> None:
+    """A change that cannot be made is 400 with the reason, and changes nothing."""
+    path = f"/dataset/{(await api.dataset())['id']}/policy"
+    [before] = (await api.post(path, {"name": "p", "policy": SECRETIVE}))["extra_metadata"]["policies"]
+    for body, detail in NOT_CHANGED:
+        assert await api.refused("PUT", f"{path}/{before['id']}", body) == (400, detail)
+        assert (await api.get(f"{api.at('dataset')}/policy"))["policies"] == [before]
+
+
+async def test_what_is_not_there_is_404(api: Api) -> None:
+    """An unknown dataset or policy, and an id that is none."""
+    path = f"/dataset/{(await api.dataset())['id']}/policy"
+    policy = {"name": "p", "policy": SECRETIVE}
+    for missing in (UNKNOWN, "x", "%00"):
+        assert await api.refused("POST", f"/dataset/{missing}/policy", policy) == (404, "Dataset not found")
+        assert await api.refused("PUT", f"{path}/{missing}", policy) == (404, "Policy to update not found")
+        assert await api.refused("DELETE", f"{path}/{missing}") == (404, "Policy not found")
+
+
+async def test_a_dataset_has_a_hundred_policies_at_most(api: Api) -> None:
+    """One more is refused."""
+    path = f"/dataset/{(await api.dataset())['id']}/policy"
+    await asyncio.gather(*(api.post(path, {"name": f"p{number}", "policy": SECRETIVE}) for number in range(100)))
+    assert await api.refused("POST", path, {"name": "p", "policy": SECRETIVE}) == (
+        400,
+        "A dataset must not have more than 100 policies",
+    )
+
+
+async def _names(api: Api) -> list[str]:
+    return [policy["name"] for policy in (await api.get(f"{api.at('dataset')}/policy"))["policies"]]

@@ -1,0 +1,296 @@
+"""The pages in a real browser: what is seen, what is done with them, and what never runs in them."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page
+
+from gemini_proxy.explorer.keys import DATABASE, DATASETS, POLICIES, TRACES
+from gemini_proxy.traces.access import DEVELOPER
+from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.trace import Annotation, Outcome
+from gemini_proxy.traces.visible import VISIBLE
+from tests.explorer.browsing import mine
+from tests.explorer.chromium import LOW_CONTRAST, Watch, chromium, executable, text_of
+from tests.explorer.markup import PAYLOADS, hostile
+from tests.support.proxy import Proxy, prompt, proxy_before
+from tests.support.upstream import ScriptedUpstream, candidate, unary
+from tests.traces.samples import ANNOTATION, ensured
+
+CHROMIUM = executable()
+
+HARM = """() => {
+  const own = "script[src^='/explorer/static/']";
+  const strange = `iframe, object, embed, base, math, template, style, meta[http-equiv], script:not(${own})`;
+  const all = [...document.querySelectorAll("*")];
+  const names = all.flatMap((element) => element.getAttributeNames()).filter((name) => /^on|^style$/.test(name));
+  const links = ["href", "src", "action"].flatMap((name) => all.map((element) => element.getAttribute(name)));
+  const schemes = links.filter((link) => link !== null).map((link) => new URL(link, location).protocol);
+  return [
+    ...(window.hit === undefined ? [] : [`ran ${window.hit}`]),
+    ...[...document.querySelectorAll(strange)].map((element) => element.outerHTML),
+    ...names,
+    ...schemes.filter((scheme) => scheme !== "http:" && scheme !== "data:"),
+  ];
+}"""
+"""Scripts that ran, and elements, attributes and addresses that no page of ours has."""
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    assert CHROMIUM is not None
+    async with chromium(CHROMIUM) as launched:
+        yield launched
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxy() -> AsyncIterator[Proxy]:
+    """One for all tests, each of which has datasets of its own."""
+    upstream = ScriptedUpstream()
+    await upstream.start()
+    upstream.reply(unary(candidate("It is a secret.", "STOP")))
+    with tempfile.TemporaryDirectory() as folder:
+        async with proxy_before(upstream.url, Path(folder)) as running:
+            yield running
+    await upstream.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def watch(proxy: Proxy) -> AsyncIterator[Watch]:
+    """Fails the test when something happens that must not happen on any page."""
+    watching = Watch(proxy.url)
+    yield watching
+    assert watching.seen == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, watch: Watch) -> AsyncIterator[Page]:
+    context = await browser.new_context()
+    context.set_default_timeout(10_000)
+    opened = await context.new_page()
+    watch.on(opened)
+    yield opened
+    await context.close()
+
+
+async def say(proxy: Proxy, dataset: str, text: str) -> int:
+    """A request to the model, through the proxy; the status of its answer."""
+    headers = {"x-goog-api-key": "AIzaTest", "invariant-authorization": "Bearer inv-test"}
+    url = proxy.method(prefix=f"/api/v1/gateway/{dataset}/gemini")
+    async with aiohttp.ClientSession() as session, session.post(url, json=prompt(text), headers=headers) as answer:
+        return answer.status
+
+
+async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, watch: Watch) -> None:
+    """A rule is written, checked as it is typed, tried, saved; it refuses the next request, which appears in the live
+    view without a reload, and whose trace shows the very words."""
+    assert await say(proxy, "shop", "what is it?") == 200
+    await page.goto(f"{proxy.url}/explorer")
+    await page.get_by_role("link", name="shop", exact=True).click()
+    await page.get_by_role("link", name="Rules").click()
+    await page.get_by_role("link", name="New rule").click()
+    await page.get_by_label("Name").fill("no secrets")
+    await page.get_by_label("Policy").fill('raise "no secrets, please" if:\n    (m: Mesage)\n')
+    await page.get_by_text('line 2, column 5: unknown type "Mesage"').wait_for()
+    await page.get_by_role("button", name="line 2, column 5").click()
+    await page.keyboard.type("(m: Message)\n    any(find('secret', m.content))\n#")
+    await page.get_by_text("Loads: 1 rule.").wait_for()
+    assert await page.locator("#gutter").inner_text() == "1\n2\n3\n4\n5"
+    await page.get_by_role("button", name="Try").click()
+    await page.get_by_role("heading", name="Would have refused 1 of 1").wait_for()
+    assert await page.locator("#trial mark").all_inner_texts() == ["secret"]
+    await page.get_by_role("button", name="Save").click()
+    await page.get_by_role("heading", name="no secrets").wait_for()
+
+    live = await page.context.new_page()
+    watch.on(live)
+    await live.goto(f"{proxy.url}/explorer/live?dataset=shop")
+    await live.locator("#live tr").first.wait_for()
+    assert await live.locator("#live tr.refused").count() == 0
+    assert await say(proxy, "shop", "tell me the secret") == 400
+    refused = live.locator("#live tr.refused")
+    await refused.wait_for()
+    assert "no secrets, please" in await refused.inner_text()
+    await refused.get_by_role("link").click()
+    await live.get_by_role("heading", name="refused request").wait_for()
+    assert "secret" in await live.locator("mark.block").all_inner_texts()
+    assert "no secrets, please" in await live.locator(".note.block").first.inner_text()
+
+
+async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> None:
+    """Without a script: a rule that does not load is shown again with its line, all of it; one that does is saved."""
+    await ensured(proxy.app[DATASETS], DEVELOPER, "plain")
+    context = await browser.new_context(java_script_enabled=False)
+    bare = await context.new_page()
+    await bare.goto(f"{proxy.url}/explorer/datasets/plain/rules/new")
+    await bare.get_by_label("Name").fill("mine")
+    text = '\n\nraise "x" if:\n\t(m: Mesage) # <b>\n'
+    await bare.get_by_label("Policy").fill(text)
+    await bare.get_by_text("only log").click()
+    await bare.get_by_role("button", name="Save").click()
+    assert "line 4, column" in await bare.locator("#status").inner_text()
+    assert await bare.get_by_label("Policy").input_value() == text
+    assert await bare.get_by_label("Name").input_value() == "mine"
+    await bare.get_by_label("Policy").fill(text.replace("Mesage", "Message"))
+    await bare.get_by_role("button", name="Save").click()
+    assert "# <b>" in await bare.locator("pre.policy").inner_text()
+    await bare.get_by_role("link", name="Delete").click()
+    await bare.get_by_role("button", name="Delete the rule").click()
+    assert "No rules yet" in await bare.inner_text("main")
+    await context.close()
+
+
+async def test_exactly_the_annotated_characters_are_highlighted(proxy: Proxy, page: Page) -> None:
+    """Whatever stands around them: wide characters, markup, line ends; blocked and logged look different."""
+    text = "a😀 <b>secret</b>\n\n& é́ end"
+    ranges = {"block": [(2, 5), (6, 12)], "log": [(17, 21), (20, 30)]}
+    annotations = tuple(
+        Annotation(style, f"messages.0.content:{start}-{end}", guardrail={"name": style, "action": style})
+        for style, found in ranges.items()
+        for start, end in found
+    )
+    (one,) = [mine(messages=[{"role": "user", "content": text}], annotations=annotations)]
+    await proxy.app[TRACES].add([one])
+    await page.goto(f"{proxy.url}/explorer/traces/{one.id}")
+    assert await page.locator(".text").first.evaluate("node => node.textContent") == text
+    for number, (start, end) in enumerate([*ranges["block"], *ranges["log"]], start=1):
+        marked = await page.locator(f'mark[data-marks~="{number}"]').evaluate_all(
+            "nodes => nodes.map(n => n.textContent)"
+        )
+        assert "".join(marked) == text[start:end]
+    underline = "node => getComputedStyle(node).textDecorationStyle + getComputedStyle(node).boxShadow"
+    looks = [await page.locator(f"mark.{style}").first.evaluate(underline) for style in ("block", "log")]
+    assert looks[0] != looks[1] and "dashed" in looks[1]
+
+
+async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) -> None:
+    """Markup in every recorded field is shown as the text it is, on every page; nothing of it runs, is loaded or asked
+    for, and the browser has nothing to refuse."""
+    recorded = [hostile(payload) for payload in PAYLOADS]
+    dataset = await proxy.app[DATASETS].create(DEVELOPER, "hostile", dict.fromkeys(PAYLOADS, "".join(PAYLOADS)))
+    await proxy.app[TRACES].add(recorded)
+    kept = [
+        await proxy.app[POLICIES].add(dataset, payload, payload, action="log", enabled=False) for payload in PAYLOADS
+    ]
+    await ensured(proxy.app[DATASETS], DEVELOPER, PAYLOADS[2])
+    await Digest(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    for payload, one, rule in zip(PAYLOADS, recorded, kept, strict=True):
+        shown = payload.translate(VISIBLE)
+        await page.goto(f"{proxy.url}/explorer/traces/{one.id}")
+        # Content, role, thought, arguments, outputs, tools, metadata, notes, refusal.
+        assert (await text_of(page)).count(shown) > 15
+        await page.evaluate("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
+        assert await page.evaluate(HARM) == []
+        if PAYLOADS.index(payload) % 8 == 7:
+            await page.goto(f"{proxy.url}/explorer/datasets/hostile/rules/{rule.id}")
+            assert await page.get_by_label("Policy").input_value() == payload
+            assert await page.get_by_label("Name").input_value() == payload
+            await page.locator("#status.bad").wait_for()
+            assert await page.evaluate(HARM) == []
+    everywhere = [
+        "",
+        "/datasets/hostile",
+        "/datasets/hostile/rules",
+        "/dashboard?dataset=hostile",
+        "/live?dataset=hostile",
+    ]
+    for path in everywhere:
+        await page.goto(f"{proxy.url}/explorer{path}")
+        if "live" in path:
+            await page.locator(f"#live tr:nth-child({len(PAYLOADS)})").wait_for()
+        found = await text_of(page)
+        expected = {"": 1, "/dashboard?dataset=hostile": 5}.get(path, len(PAYLOADS))
+        assert sum(payload.translate(VISIBLE)[:40] in found for payload in PAYLOADS) >= expected, path
+        assert await page.evaluate(HARM) == []
+    await page.goto(f"{proxy.url}/explorer/datasets/hostile/rules/new")
+    before = await page.get_by_label("Policy").input_value()
+    await page.get_by_label("Policy").fill(
+        f'raise PolicyViolation("{PAYLOADS[0]}") if:\n    (m: Message)\n    m.content\n'
+    )
+    await page.get_by_role("button", name="Try").click()
+    await page.locator("#trial li").first.wait_for()
+    assert PAYLOADS[0] in await text_of(page)
+    assert await page.evaluate(HARM) == []
+    # Else the browser asks whether what was written is to be left behind.
+    await page.get_by_label("Policy").fill(before)
+    for path in ("/nothing?<script>window.hit=1</script>", "/datasets/<script>window.hit=1</script>"):
+        await page.goto(f"{proxy.url}/explorer{path}")
+        assert await page.evaluate(HARM) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Watch, scheme: Any) -> None:
+    """Enough contrast in both themes, and no page is wider than a phone."""
+    await ensured(proxy.app[DATASETS], DEVELOPER, "readable")
+    logged = Annotation("logged", "messages.0.content:0-4", guardrail={"name": "log", "action": "log"})
+    one = mine(
+        dataset="readable", outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION, logged), metadata={"error": "x"}
+    )
+    others = [mine(dataset="readable", outcome=outcome) for outcome in Outcome]
+    await proxy.app[TRACES].add([*others, one])
+    context = await browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    page = await context.new_page()
+    watch.on(page)
+    paths = [
+        "",
+        "/datasets/readable",
+        f"/traces/{one.id}",
+        "/datasets/readable/rules/new",
+        "/dashboard",
+        "/live",
+        "/nothing",
+    ]
+    for path in paths:
+        await page.goto(f"{proxy.url}/explorer{path}")
+        assert await page.evaluate(LOW_CONTRAST) == [], path
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    await context.close()
+
+
+async def test_the_theme_stays_as_it_was_chosen(proxy: Proxy, page: Page) -> None:
+    """From page to page, without the other one being drawn first."""
+    await page.goto(f"{proxy.url}/explorer")
+    for theme, scheme in [("Light", "light"), ("Dark", "dark")]:
+        await page.locator("#theme").click()
+        assert theme in await page.locator("#theme").inner_text()
+        await page.goto(f"{proxy.url}/explorer/dashboard", wait_until="commit")
+        assert await page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
+        await page.wait_for_load_state()
+
+
+async def test_a_keyboard_is_enough(proxy: Proxy, page: Page) -> None:
+    """Rows, the search, the list of shortcuts, and the way past the navigation."""
+    recorded = [mine(dataset="keyboard", created=time.time() - number) for number in range(3)]
+    await proxy.app[TRACES].add(list(reversed(recorded)))
+    await page.goto(f"{proxy.url}/explorer/datasets/keyboard")
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    for key in ("j", "j", "j", "k"):
+        await page.keyboard.press(key)
+    await page.keyboard.press("Enter")
+    await page.wait_for_url(f"**/traces/{recorded[1].id}")
+    await page.keyboard.press("n")
+    await page.wait_for_url(f"**/traces/{recorded[2].id}")
+    await page.keyboard.press("?")
+    assert await page.locator("#help").is_visible()
+    await page.keyboard.press("Escape")
+    assert not await page.locator("#help").is_visible()
+    await page.keyboard.press("g")
+    await page.keyboard.press("l")
+    await page.wait_for_url("**/explorer/live")
+    await page.goto(f"{proxy.url}/explorer/datasets/keyboard")
+    await page.keyboard.press("/")
+    await page.keyboard.type("j?")
+    assert await page.locator("#text").input_value() == "j?"
