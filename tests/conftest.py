@@ -1,17 +1,24 @@
 """The fixtures that stand for the world around the proxy."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from gemini_proxy.traces.store import TraceStore
+from tests.support.postgres import TEMPLATE, PostgresServer, find_programs, running_server
 from tests.support.proxy import Proxy, proxy_before
 from tests.support.upstream import ScriptedUpstream
 
 StartProxy = Callable[..., Awaitable[Proxy]]
+
+DATABASES = ("sqlite", "postgres")
+"""The parameters of ``database_url``; a test for one of them only is parametrised with it, ``indirect``."""
 
 
 @pytest.fixture
@@ -38,3 +45,42 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     """A plain HTTP client with a Gemini key."""
     async with aiohttp.ClientSession(headers={"x-goog-api-key": "AIzaTestKey"}) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server with a template of a migrated, empty trace database. A test that stops it starts it again."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_server(programs) as server:
+        _finish(_make_template(server))
+        yield server
+
+
+async def _make_template(server: PostgresServer) -> None:
+    await server.execute(f"CREATE DATABASE {TEMPLATE}")
+    await (await TraceStore.open(server.url(TEMPLATE))).close()
+
+
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` outside of the test's own loop, so that tests without one can ask for a database too."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(work)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A trace database of this test's own, migrated and empty."""
+    name = f"test_{uuid.uuid4().hex}"
+    _finish(postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    yield postgres_server.url(name)
+    _finish(postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty trace database, the test run once for each kind: ``start_proxy(traces={"database": database_url})``."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'traces.db'}"

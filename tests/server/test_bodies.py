@@ -346,7 +346,7 @@ async def test_slow_body_is_given_up(proxy: Proxy, upstream: ScriptedUpstream, s
         (b"POST /v1beta/models/..%2f..%2fv1%2ffiles:generateContent", 404, "NOT_FOUND"),
         (b"POST http://evil.com/v1beta/models/m:generateContent", 404, "NOT_FOUND"),
         (b"POST /healthz", 404, "NOT_FOUND"),
-        (b"GET /", 404, "NOT_FOUND"),
+        (b"GET /nothing", 404, "NOT_FOUND"),
         (b"OPTIONS *", 404, "NOT_FOUND"),
         (b"GET /v1beta/models/m:generateContent", 405, "UNIMPLEMENTED"),
         (b"PUT /v1beta/models/m:generateContent", 405, "UNIMPLEMENTED"),

@@ -165,9 +165,9 @@ def test_repeated_headers_are_refused(name: str, values: tuple[str, str]) -> Non
 
 
 def test_keys_are_not_in_a_repr() -> None:
-    credentials = Credentials("AIzaSecret", "inv-secret")
+    credentials = Credentials("AIzaSecret", "inv-secret", "inv-other-secret")
     assert "ecret" not in f"{credentials} {credentials!r} {[credentials]}"
-    assert repr(Credentials(None, None)) == "Credentials(gemini=None, invariant=None)"
+    assert repr(Credentials(None, None)) == "Credentials(gemini=None, invariant=None, guardrails=None)"
 
 
 PASS = {
@@ -278,7 +278,8 @@ async def test_upstream_sees_the_gemini_key_alone(start_proxy: StartProxy, upstr
         ("?key=GK%3Binvariant-auth%3Dinv-1", {}),
         ("?key=GK", {"invariant-authorization": "Bearer inv-1"}),
         ("?invariant-auth=inv-1&key=GK", {"x-invariant": "inv-1", "cookie": "invariant=inv-1"}),
-        ("?alt=json&key=GK", {"user-agent": "x;invariant-auth=inv-1", "invariant-guardrails-authorization": "inv-1"}),
+        ("?alt=json&key=GK", {"user-agent": "x;invariant-auth=inv-1"}),
+        ("?alt=json&key=GK", {"invariant-guardrails-authorization": "Bearer inv-1"}),
     ]
     async with aiohttp.ClientSession() as bare:
         for prefix in ("", "/gemini", "/api/v1/gateway/gemini"):
@@ -289,7 +290,7 @@ async def test_upstream_sees_the_gemini_key_alone(start_proxy: StartProxy, upstr
                     assert got.status == 200
         async with bare.get(f"{proxy.url}/v1beta/models{ways[2][0]}") as got:
             assert got.status == 200
-    assert len(upstream.calls) == 19
+    assert len(upstream.calls) == 22
     for call in upstream.calls:
         head = call.raw_head.lower()
         assert b"invariant" not in head and b"inv-1" not in head and b"key=" not in head

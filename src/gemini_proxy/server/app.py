@@ -1,43 +1,58 @@
 """The application, composed from values: what it serves, what it needs while it runs, and how it ends."""
 
-import asyncio
 import contextlib
 import gc
 import logging
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.guardrails.engine import Check, Engine, FailOpenEngine, NoEngine
+from gemini_proxy.explorer.compose import compose
+from gemini_proxy.explorer.feed import FEED
+from gemini_proxy.explorer.keys import Settings
+from gemini_proxy.explorer.pages.trials import TRIALS, Trials
+from gemini_proxy.explorer.routes import add_routes
+from gemini_proxy.explorer.turns import CHECKING, COMPILING
+from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine
-from gemini_proxy.guardrails.rules import RuleSet, guardrail
-from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.guardrails.remote import RemoteEngine
+from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.sections import Guardrails
 from gemini_proxy.server import health
+from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.errors import error_middleware
 from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.intake import Intake
-from gemini_proxy.server.keys import CONFIG, INTAKE, LIFECYCLE, SCRIBE, STATE, STORE, TASKS, UPSTREAM, State
+from gemini_proxy.server.keys import (
+    ADMISSION,
+    CONFIG,
+    INTAKE,
+    LIFECYCLE,
+    SCRIBE,
+    STATE,
+    STORAGE,
+    TALLIES,
+    TASKS,
+    UPSTREAM,
+    State,
+)
 from gemini_proxy.server.lifecycle import Lifecycle
+from gemini_proxy.server.metrics import metrics
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware
 from gemini_proxy.server.record import Scribe
+from gemini_proxy.server.storage import Storage, open_storage
+from gemini_proxy.server.tallies import MAX_LEARNT, Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.server.upstream import Upstream
-from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
-from gemini_proxy.traces.log_jobs import LogRuleWorker
-from gemini_proxy.traces.recorder import Recorder
-from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.trace import Annotation, annotations_for
+from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.snapshot import Revisions
 
 log = logging.getLogger(__name__)
 
-_RETENTION_PERIOD = 3600.0
-"""Seconds between two looks for traces past their time: their age is counted in days."""
 _CLOSING_GRACE = 5.0
 """Seconds for what still runs when the last client has left, such as the traces of clients that went away."""
 
@@ -51,15 +66,27 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app[CONFIG] = config
     app[STATE] = State()
     app[TASKS] = tasks = Tasks()
+    # Where there are several users, the names of their rules are nobody else's business.
+    app[TALLIES] = Tallies(
+        (rule.name for rule in rules.blocking), learns=0 if config.access.mode == "keys" else MAX_LEARNT
+    )
     workers = Workers()
-    checking = engine or _engine(config, workers)
-    app[INTAKE] = Intake(config, rules, workers)
+    # What users ask for keeps no process from the exchanges, and ends none of theirs.
+    asked_for = Workers(1)
+    remote = _remote_engine(config.guardrails) if engine is None else None
+    checking = engine or _engine(config.guardrails, remote or NativeEngine(workers, config.guardrails.timeout))
     app[LIFECYCLE] = Lifecycle(checking, config.guardrails, config.refusals, tasks, config.upstream.max_answer_bytes)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(workers.close)
-            await _open_traces(app, stack, checking)
+            stack.callback(asked_for.close)
+            if remote is not None:
+                await stack.enter_async_context(remote)
+            storage = await open_storage(config, tasks, stack, checking)
+            _compose(app, storage, rules, workers, asked_for)
+            if remote is not None:
+                _send_ahead(remote, config.guardrails, rules, tasks)
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
@@ -67,64 +94,77 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
             yield
 
     app.cleanup_ctx.append(resources)
+    app.on_shutdown.append(_end_watches)
     _add_routes(app)
     return app
+
+
+def _compose(app: web.Application, storage: Storage, rules: RuleSet, workers: Workers, asked_for: Workers) -> None:
+    """Give the parts of an exchange what they need of the open store. The Explorer's checks are ``asked_for``."""
+    config, database = app[CONFIG], storage.database
+    revisions = Revisions(database)
+    access = Access(database, revisions, config.access.mode)
+    app[STORAGE] = storage
+    app[SCRIBE] = Scribe(
+        storage.recorder,
+        config.guardrails,
+        app[TASKS],
+        app[TALLIES],
+        required=config.traces.required,
+        push=storage.push is not None,
+    )
+    app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)
+    app[INTAKE] = Intake(config, rules, DatasetRules(database, revisions), workers)
+    if config.explorer.enabled:
+        settings = Settings(
+            access=config.access.mode,
+            hosts=config.explorer.hosts,
+            listen=config.server.listen,
+            max_request_bytes=config.server.max_request_bytes,
+            request_timeout=config.server.request_timeout,
+        )
+        engine = NativeEngine(asked_for, config.guardrails.timeout)
+        compose(app, settings, storage.store, access, engine, storage.feed)
+        app[TRIALS] = Trials(asked_for, config.guardrails, app[COMPILING], app[CHECKING])
+
+
+async def _end_watches(app: web.Application) -> None:
+    """Before connections are waited for: those of the feed end only when told to."""
+    if FEED in app:
+        app[FEED].close()
 
 
 def _add_routes(app: web.Application) -> None:
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/api/v1/gateway/health", health.gateway)
+    if app[CONFIG].explorer.enabled:
+        add_routes(app)
     app.router.add_route("*", "/{target:.*}", relay)
 
 
-def _engine(config: Config, workers: Workers) -> Engine:
-    if config.guardrails.engine == "off":
+def _engine(guardrails: Guardrails, engine: Engine) -> Engine:
+    if guardrails.engine == "off":
         return NoEngine()
-    engine = NativeEngine(workers, config.guardrails.timeout)
-    return FailOpenEngine(engine) if config.guardrails.unavailable == "allow" else engine
+    return FailOpenEngine(engine) if guardrails.unavailable == "allow" else engine
 
 
-async def _open_traces(app: web.Application, stack: contextlib.AsyncExitStack, engine: Engine) -> None:
-    """Open the store and start what writes to it. They end in reverse: what is queued is written before it closes."""
-    config, tasks = app[CONFIG], app[TASKS]
-    app[STORE] = store = await TraceStore.open(config.traces.database)
-    stack.push_async_callback(store.close)
-    jobs_ready = asyncio.Event()
-    recorder = Recorder(store, jobs_ready=jobs_ready)
-    app[SCRIBE] = Scribe(recorder, config.guardrails, tasks, required=config.traces.required)
-    stack.push_async_callback(tasks.close, 0.0)
-    tasks.spawn(recorder.run(), "recorder")
-    stack.push_async_callback(recorder.close)
-    tasks.spawn(LogRuleWorker(store, _log_rules_check(engine), jobs_ready).run(), "logging rules")
-    if config.traces.retention_days:
-        tasks.spawn(_retain(store, config.traces.retention_days), "retention")
+def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
+    if guardrails.engine != "remote":
+        return None
+    url, key = guardrails.remote.url, guardrails.remote.api_key
+    assert url is not None, "load_config sees to it"
+    return RemoteEngine(url, key.get_secret_value() if key else None, guardrails.timeout)
 
 
-def _log_rules_check(engine: Engine) -> LogRulesCheck:
-    """What the logging rules' worker calls: compile the rules as they were queued, and ask the engine."""
-
-    async def check(messages: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]) -> Sequence[Annotation]:
-        found: list[Annotation] = []
-        for rule in rules:
-            one = guardrail(rule["name"], rule["content"], "log")
-            judged = engine.judge(Check((one,), messages, rule.get("parameters", {})))
-            verdict = judged if isinstance(judged, Verdict) else await judged
-            found.extend(annotations_for(verdict.violations))
-        return found
-
-    return check
-
-
-async def _retain(store: TraceStore, days: int) -> None:
-    while True:
-        try:
-            deleted = await store.delete_before(time.time() - days * 86_400)
-            if deleted:
-                log.info("deleted %d traces older than %d days", deleted, days)
-        except StoreError as error:
-            log.warning("old traces were not deleted: %s", error)
-        await asyncio.sleep(_RETENTION_PERIOD)
+def _send_ahead(remote: RemoteEngine, guardrails: Guardrails, rules: RuleSet, tasks: Tasks) -> None:
+    """Let the service load the files' policies before they are needed. What runs by itself needs a key of its own."""
+    if guardrails.remote.api_key is not None:
+        texts = [rule.policy.text for rule in (*rules.blocking, *rules.logging)]
+        tasks.spawn(remote.run(texts), "policies sent ahead")
+    elif rules.logging:
+        log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
 
 
 def _settle_interpreter() -> None:

@@ -1,4 +1,4 @@
-"""The two keys of a request: whose Gemini quota is used, and whose rules and traces these are. No I/O."""
+"""The keys of a request: whose Gemini quota is used, whose rules and traces these are, who asks a service. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gemini_proxy.errors import BadRequest
 
 INVARIANT_HEADER = "invariant-authorization"
+GUARDRAILS_HEADER = "invariant-guardrails-authorization"
 _FORMAT = "Invalid API Key format"
 _SUFFIX = re.compile(r";\s*invariant-auth\s*=\s*", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -21,13 +22,17 @@ FORWARDED = frozenset({"content-type", "user-agent", "x-server-timeout", "accept
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """``gemini`` goes upstream and nowhere else; ``invariant`` never does. Neither shows in a repr."""
+    """``gemini`` goes upstream and nowhere else; ``invariant`` never does. ``guardrails`` is for a service that checks
+    (``engine = "remote"``), in place of any other key. None shows in a repr.
+    """
 
     gemini: str | None
     invariant: str | None
+    guardrails: str | None = None
 
     def __repr__(self) -> str:
-        return f"Credentials(gemini={'***' if self.gemini else None}, invariant={'***' if self.invariant else None})"
+        hidden = (f"{name}={'***' if getattr(self, name) else None}" for name in self.__slots__)
+        return f"Credentials({', '.join(hidden)})"
 
 
 def read_credentials(
@@ -36,11 +41,13 @@ def read_credentials(
     configured: str | None,
     dataset: str | None,
 ) -> Credentials:
-    """Find both keys. ``configured`` is the operator's own Gemini key, used where the client brings none.
+    """Find the keys. ``configured`` is the operator's own Gemini key, used where the client brings none.
 
     The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else ``?key=``; an authorization of
-    another kind beside a key is ignored. Raises BadRequest for a repeated header, a malformed pair of keys, two
-    different keys for one purpose (the upstream might take the other one), or a key that is missing.
+    another kind beside a key is ignored. An Invariant key in one of those places is one, and never goes upstream: so a
+    client names itself that brings no Gemini key and knows no other header. Raises BadRequest for a repeated header, a
+    malformed pair of keys, two different keys for one purpose (the upstream might take the other one), or a key that is
+    missing.
     """
     pairs = [_split(value) for value in _gemini_sources(headers, query_key)]
     gemini = _only("Gemini", [given for given, _ in pairs]) or configured
@@ -50,10 +57,11 @@ def read_credentials(
         raise BadRequest("Missing invariant api key" if gemini else "Missing LLM Provider API Key")
     if not gemini:
         raise BadRequest("Missing LLM Provider API Key")
-    for key in filter(None, (gemini, invariant)):
+    guardrails = _bearer(_single(headers, GUARDRAILS_HEADER))
+    for key in filter(None, (gemini, invariant, guardrails)):
         if not _KEY.fullmatch(key):
             raise BadRequest(_FORMAT)
-    return Credentials(gemini, invariant or None)
+    return Credentials(gemini, invariant or None, guardrails or None)
 
 
 def _gemini_sources(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> Iterator[str]:
@@ -93,14 +101,18 @@ def _bearer(value: str) -> str:
 def _split(value: str) -> tuple[str, str]:
     """Part ``{gemini key};invariant-auth={key}``; both halves are needed where there is a semicolon."""
     if ";" not in value and not _INVARIANT.search(value):
-        return value, ""
+        return ("", value) if _is_invariant(value) else (value, "")
     halves = _SUFFIX.split(value)
     if len(halves) != 2 or not all(half.strip() for half in halves):
         raise BadRequest(_FORMAT)
     gemini, invariant = (half.strip() for half in halves)
-    if ";" in gemini + invariant or _INVARIANT.search(gemini):
+    if ";" in gemini + invariant or _INVARIANT.search(gemini) or _is_invariant(gemini):
         raise BadRequest(_FORMAT)
     return gemini, invariant
+
+
+def _is_invariant(key: str) -> bool:
+    return key.startswith("inv-")
 
 
 def upstream_headers(

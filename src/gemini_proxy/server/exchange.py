@@ -33,15 +33,18 @@ def _new_id() -> str:
 
 @dataclass(slots=True)
 class Exchange:
-    """Times are of ``time.perf_counter``; ``outcome`` is None until it is known.
+    """``owner`` is the user whose trace it becomes.
 
-    ``checking`` is a request check that runs beside the upstream call; ``framing`` the content type of an answer that
-    goes through the gate, None before there is one. ``windows`` judges an answer as it grows; ``waiting`` names the
-    rules for which that cannot be.
+    Times are of ``time.perf_counter``; ``outcome`` is None until known. ``checking`` is a request check that runs
+    beside the upstream call; ``framing`` the content type of an answer that goes through the gate, None before there is
+    one. ``windows`` judges an answer as it grows; ``waiting`` names the rules for which that cannot be. ``undecided``
+    says that the end must decide over a function call: more of the answer may undo what was found, and asking again
+    with each chunk would be a check of the whole each time.
     """
 
     call: ModelCall
     credentials: Credentials
+    owner: str = ""
     id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
@@ -56,6 +59,7 @@ class Exchange:
     gate: FrameGate | None = None
     windows: AnswerWindows | None = None
     waiting: tuple[str, ...] = ()
+    undecided: bool = False
     answer_messages: tuple[Message, ...] = ()
     unseen: list[Unseen] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)

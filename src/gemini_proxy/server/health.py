@@ -1,10 +1,14 @@
 """Is the process alive, and is it ready for exchanges."""
 
+from typing import Any
+
 import orjson
 from aiohttp import web
 
-from gemini_proxy.server.keys import STATE, STORE
+from gemini_proxy.server.keys import STATE, STORAGE
+from gemini_proxy.server.metrics import oldest_seconds, queue_figures
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.push.worker import PushWorker
 
 
 async def alive(request: web.Request) -> web.Response:
@@ -18,15 +22,27 @@ async def gateway(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """``/readyz``: 503 while the server stops, and while the trace store takes no writes."""
+    """``/readyz``: 503 while the server stops, and while the trace store takes no writes.
+
+    Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
+    server out of service would help neither them nor its clients.
+    """
+    storage = request.app[STORAGE]
     if request.app[STATE].draining:
         return _json(503, {"status": "draining"})
     try:
-        await request.app[STORE].ping()
+        await storage.store.ping()
     except StoreError:
         return _json(503, {"status": "traces cannot be written"})
-    return _json(200, {"status": "ready"})
+    shown = {"push": await _push(storage.push)} if storage.push is not None else {}
+    return _json(200, {"status": "ready", **shown})
 
 
-def _json(status: int, body: dict[str, str]) -> web.Response:
+async def _push(push: PushWorker) -> dict[str, Any]:
+    queued = await queue_figures(push)
+    figures = {"waiting": queued.waiting, "oldest_seconds": oldest_seconds(queued)} if queued is not None else {}
+    return {**figures, "last_error": push.last_error}
+
+
+def _json(status: int, body: dict[str, Any]) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")

@@ -3,13 +3,15 @@
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.errors import BadRequest
+from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, with_header
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.server.body import read_body
 from gemini_proxy.server.credentials import upstream_headers
 from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.errors import StoreError
 
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
@@ -20,29 +22,39 @@ _MANY = 10_000
 class Intake:
     """Fills an exchange from its request, or raises the error that the client gets."""
 
-    def __init__(self, config: Config, rules: RuleSet, workers: Workers) -> None:
+    def __init__(self, config: Config, rules: RuleSet, dataset_rules: DatasetRules, workers: Workers) -> None:
         self._server = config.server
         self._forwarded = config.upstream.forward_headers
         self._header_mode = config.guardrails.header_policies
         self._rules = rules
+        self._dataset_rules = dataset_rules
         self._workers = workers
 
     async def take(self, exchange: Exchange, request: web.Request) -> None:
-        """Read rules, headers and body. Raises BadRequest and its kinds."""
-        exchange.rules = await self._rules_for(request)
+        """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
+        exchange.rules = await self._with_header(request, await self._stored_rules(exchange))
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
         exchange.request = await self._read(exchange)
 
-    async def _rules_for(self, request: web.Request) -> RuleSet:
+    async def _stored_rules(self, exchange: Exchange) -> RuleSet:
+        """Those of the dataset in the path, where it has some, else those of the files."""
+        if exchange.call.dataset is None:
+            return self._rules
+        try:
+            return await self._dataset_rules.of(exchange.owner, exchange.call.dataset) or self._rules
+        except StoreError:
+            raise Unavailable("The rules of the dataset cannot be read now.") from None
+
+    async def _with_header(self, request: web.Request, stored: RuleSet) -> RuleSet:
         given = request.headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
         if not given:
-            return self._rules
+            return stored
         try:
-            return await with_header(self._rules, given[0], self._header_mode)
+            return await with_header(stored, given[0], self._header_mode)
         except UnicodeEncodeError:
             raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate).") from None
 

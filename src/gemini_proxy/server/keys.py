@@ -6,15 +6,17 @@ from aiohttp import web
 
 from gemini_proxy.config import Config
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.lifecycle import Lifecycle
 from gemini_proxy.server.record import Scribe
+from gemini_proxy.server.storage import Storage
+from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.server.upstream import Upstream
-from gemini_proxy.traces.store import TraceStore
 
 
 @dataclass(slots=True)
@@ -30,11 +32,14 @@ LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
 INTAKE = web.AppKey("INTAKE", Intake)
 SCRIBE = web.AppKey("SCRIBE", Scribe)
 STATE = web.AppKey("STATE", State)
-STORE = web.AppKey("STORE", TraceStore)
+STORAGE = web.AppKey("STORAGE", Storage)
+TALLIES = web.AppKey("TALLIES", Tallies)
 TASKS = web.AppKey("TASKS", Tasks)
+ADMISSION = web.AppKey("ADMISSION", Admission)
 UPSTREAM = web.AppKey("UPSTREAM", Upstream)
 
 CALL = web.RequestKey("CALL", ModelCall)
 CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
+OWNER = web.RequestKey("OWNER", str)
 ANSWER = web.RequestKey("ANSWER", ClientAnswer)
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
-from gemini_proxy.errors import DecodeError, EngineUnavailable
+from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.frames import Framing
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
@@ -72,7 +72,7 @@ class Lifecycle:
     def _open_windows(self, exchange: Exchange) -> tuple[StreamCheck, Tail | None]:
         """``window`` as the rules allow: without any it is ``final``, with one that has to see the whole ``hold``."""
         messages, settings = _request(exchange).messages, self._guardrails
-        check = Check(exchange.rules.blocking, messages, settings.parameters)
+        check = self._check(exchange, messages)
         session = self._engine.open_session(check, settings.window_overlap) if exchange.rules.blocking else None
         if session is None:
             return "final", None
@@ -95,8 +95,11 @@ class Lifecycle:
         gate.feed(data)
         if exchange.windows is not None:
             await self._judge_windows(exchange, gate, exchange.windows)
-        elif gate.wants_verdict and await self._judge_answer(exchange, until_now=True):
-            gate.release()
+        elif gate.wants_verdict and not exchange.undecided:
+            if await self._judge_answer(exchange, until_now=True):
+                gate.release()
+            else:
+                exchange.undecided = True
         return gate.take()
 
     async def end(self, exchange: Exchange) -> bytes:
@@ -197,15 +200,20 @@ class Lifecycle:
             return _NOTHING_TO_CHECK
         visible = self._own_words.left_out(for_rules(messages, self._guardrails.thoughts), exchange.rules.blocking)
         try:
-            return self._engine.judge(Check(exchange.rules.blocking, visible, self._guardrails.parameters))
-        except EngineUnavailable as error:
-            raise self._refused(exchange, phase, [error.message], reason="GUARDRAIL_UNAVAILABLE") from None
+            return self._engine.judge(self._check(exchange, visible))
+        except (EngineUnavailable, Unauthenticated) as error:
+            raise self._no_verdict(exchange, phase, error) from None
+
+    def _check(self, exchange: Exchange, messages: Sequence[Message]) -> Check:
+        given, dataset = exchange.credentials, exchange.call.dataset
+        blocking, parameters = exchange.rules.blocking, self._guardrails.parameters
+        return Check(blocking, messages, parameters, given.guardrails, given.invariant, dataset, exchange.id)
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:
             verdict = judged if isinstance(judged, Verdict) else await self._patiently(exchange, phase, judged)
-        except EngineUnavailable as error:
-            raise self._refused(exchange, phase, [error.message], reason="GUARDRAIL_UNAVAILABLE") from None
+        except (EngineUnavailable, Unauthenticated) as error:
+            raise self._no_verdict(exchange, phase, error) from None
         exchange.check_ms += verdict.milliseconds
         exchange.unchecked = exchange.unchecked or verdict.unchecked
         return verdict
@@ -235,6 +243,10 @@ class Lifecycle:
             note = Unseen("messages", "thoughts, which the configuration skips")
             if note not in exchange.unseen:
                 exchange.unseen.append(note)
+
+    def _no_verdict(self, exchange: Exchange, phase: Phase, error: EngineUnavailable | Unauthenticated) -> Refused:
+        reason = "GUARDRAIL_UNAUTHENTICATED" if isinstance(error, Unauthenticated) else "GUARDRAIL_UNAVAILABLE"
+        return self._refused(exchange, phase, [error.message], reason=reason)
 
     def _refused(
         self,

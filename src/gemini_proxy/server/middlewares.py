@@ -5,29 +5,49 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gemini_proxy.errors import DecodeError, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.errors import DecodeError, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.explorer.browser import CrossSite, from_foreign_page
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer, break_off
 from gemini_proxy.server.credentials import read_credentials
 from gemini_proxy.server.exchange import Exchange, Refused
-from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, INTAKE, LIFECYCLE, SCRIBE, STATE
+from gemini_proxy.server.keys import (
+    ADMISSION,
+    ANSWER,
+    CALL,
+    CONFIG,
+    CREDENTIALS,
+    EXCHANGE,
+    INTAKE,
+    LIFECYCLE,
+    OWNER,
+    SCRIBE,
+    STATE,
+)
 from gemini_proxy.server.refuse import refusal_tail
 from gemini_proxy.traces.trace import Outcome
 
 
 @web.middleware
 async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find the call and the keys. Raises what makes either unusable."""
+    """Find the call, the keys, and who they are from. Raises what makes any of them unusable.
+
+    Where no key is asked for, a page of any site could spend the operator's: it is refused.
+    """
     if "target" not in request.match_info:
         return await handler(request)
+    config = request.app[CONFIG]
+    if config.access.mode == "open" and from_foreign_page(request, config.explorer.hosts, config.server.listen):
+        raise CrossSite("Pages of other sites may not use this server.")
     call = read_call(request.method, request.raw_path)
-    configured = request.app[CONFIG].upstream.api_key
+    configured = config.upstream.api_key
     request[CALL] = call
-    request[CREDENTIALS] = read_credentials(
+    request[CREDENTIALS] = credentials = read_credentials(
         request.headers, call.query.key, configured.get_secret_value() if configured else None, call.dataset
     )
+    request[OWNER] = await request.app[ADMISSION].owner(credentials)
     return await handler(request)
 
 
@@ -36,7 +56,7 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     """Own the exchange: start, the handler's chunks, end, record. A listing of models carries nothing to check."""
     if CALL not in request or request[CALL].http_method == "GET":
         return await handler(request)
-    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS])
+    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER])
     answer = request[ANSWER] = ClientAnswer(request)
     await request.app[INTAKE].take(exchange, request)
     try:
@@ -79,10 +99,16 @@ async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, h
 
 
 def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> bytes:
-    """Turn the answer into a refusal: in band where the client expects a stream, else by HTTP 400."""
+    """Turn the answer into a refusal: in band where the client expects a stream, else by HTTP 400.
+
+    A key that the guardrails service did not accept is HTTP 401, as long as no byte has left.
+    """
     refusal = exchange.refusal
     assert refusal is not None
     exchange.outcome = Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE
+    if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not answer.begun:
+        answer.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
+        return b""
     refusals = request.app[CONFIG].refusals
     in_band = answer.begun or (exchange.call.streams and refusals.before_stream == "event")
     if not in_band:

@@ -10,6 +10,7 @@ from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
@@ -18,27 +19,44 @@ log = logging.getLogger(__name__)
 
 
 class Scribe:
-    """Writes the trace of every exchange. ``required`` makes an exchange that cannot be recorded an error."""
+    """Counts every exchange and writes its trace.
 
-    def __init__(self, recorder: Recorder, guardrails: Guardrails, tasks: Tasks, *, required: bool) -> None:
+    ``required`` makes an exchange that cannot be recorded an error; with ``push`` traces are queued for the Explorer.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        guardrails: Guardrails,
+        tasks: Tasks,
+        tallies: Tallies,
+        *,
+        required: bool,
+        push: bool = False,
+    ) -> None:
         self._recorder = recorder
         self._guardrails = guardrails
         self._tasks = tasks
+        self._tallies = tallies
         self._required = required
+        self._push = push
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
-        exchange.recorded = True
-        _say(exchange)
+        self._note(exchange)
         written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
 
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
-        exchange.recorded = True
-        _say(exchange)
+        self._note(exchange)
         self._tasks.spawn(self._recorder.commit(self._trace(exchange, self.coverage(exchange))), "record")
+
+    def _note(self, exchange: Exchange) -> None:
+        exchange.recorded = True
+        self._tallies.add(exchange)
+        _say(exchange)
 
     def coverage(self, exchange: Exchange) -> Coverage:
         """What of the exchange was checked so far."""
@@ -61,6 +79,7 @@ class Scribe:
             id=exchange.id,
             created=exchange.created,
             dataset=call.dataset,
+            owner=exchange.owner,
             tenant=tenant(invariant) if invariant else None,
             outcome=exchange.outcome or Outcome.FAILED,
             model=call.model,
@@ -72,6 +91,7 @@ class Scribe:
             log_rules=tuple(
                 {**rule.described, "parameters": self._guardrails.parameters} for rule in exchange.rules.logging
             ),
+            push=self._push,
         )
 
 

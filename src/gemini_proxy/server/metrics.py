@@ -1,0 +1,135 @@
+"""``GET /metrics``: what this process has counted, and how the push queue stands, in Prometheus' text format."""
+
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gemini_proxy.server.keys import STATE, STORAGE, TALLIES
+from gemini_proxy.server.storage import Storage
+from gemini_proxy.server.tallies import Tallies
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.jobs import Queued
+from gemini_proxy.traces.push.worker import PushWorker
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "gemini_proxy_"
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """``/metrics``. Where the database gives no figures of the queue, their lines are missing and the rest is there."""
+    storage = request.app[STORAGE]
+    snapshot = Snapshot(request.app[TALLIES], request.app[STATE].in_flight, storage, await queue_figures(storage.push))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(snapshot)
+    return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def queue_figures(push: PushWorker | None) -> Queued | None:
+    """How the push queue stands; None without one, and where the database does not say."""
+    if push is None:
+        return None
+    try:
+        return await push.queue.queued()
+    except StoreError as error:
+        log.warning("the push queue cannot be counted: %s", error)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Collector):
+    """The figures of one moment as metric families. No label holds what a client or a model said."""
+
+    tallies: Tallies
+    in_flight: int
+    storage: Storage
+    queued: Queued | None
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily(f"{_PREFIX}build_info", "The version that runs.", labels=["version", "python"])
+        build.add_metric([version("gemini-proxy"), platform.python_version()], 1)
+        yield build
+        yield from self._exchanges()
+        yield from self._traces()
+        if self.storage.push is not None:
+            yield from _push(self.storage.push)
+        if self.queued is not None:
+            yield from _queue(self.queued)
+
+    def _exchanges(self) -> Iterator[Metric]:
+        tallies = self.tallies
+        exchanges = _counter("exchanges", "Exchanges by how they ended.", "method", "outcome")
+        for (method, outcome), count in tallies.exchanges.items():
+            exchanges.add_metric([method.value, outcome.value], count)
+        yield exchanges
+        duration = _histogram("exchange_duration_seconds", "From the request to the end of its answer.", "stream")
+        for stream, observed in tallies.duration.items():
+            duration.add_metric([str(stream).lower()], observed.buckets, observed.sum)
+        yield duration
+        first = _histogram("time_to_first_byte_seconds", "From the request to the first byte of its answer.")
+        first.add_metric([], tallies.first_byte.buckets, tallies.first_byte.sum)
+        yield first
+        check = _histogram("guardrail_duration_seconds", "All checks of an exchange that has blocking rules.")
+        check.add_metric([], tallies.check.buckets, tallies.check.sum)
+        yield check
+        refusals = _counter("guardrail_refusals", "Refused exchanges by the rules that fired.", "rule")
+        for rule, count in tallies.refusals.items():
+            refusals.add_metric([rule], count)
+        yield refusals
+        tokens = _counter("tokens", "Tokens as the upstream counted them.", "type")
+        for kind, count in tallies.tokens.items():
+            tokens.add_metric([kind], count)
+        yield tokens
+        yield _gauge("in_flight_requests", "Requests under way, this one included.", self.in_flight)
+
+    def _traces(self) -> Iterator[Metric]:
+        recorder, log_rules = self.storage.recorder, self.storage.log_rules
+        yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
+        yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
+        yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
+
+
+def _push(push: PushWorker) -> Iterator[Metric]:
+    yield _count("push_delivered", "Traces that the configured Explorer has taken.", push.delivered)
+    failures = _counter("push_failures", "Attempts that are repeated.", "reason")
+    for failure, count in push.failures.items():
+        failures.add_metric([failure.value], count)
+    yield failures
+    given_up = _counter("push_given_up", "Traces that will not be pushed.", "reason")
+    for why, count in push.given_up.items():
+        given_up.add_metric([why.value], count)
+    yield given_up
+
+
+def _queue(queued: Queued) -> Iterator[Metric]:
+    yield _gauge("push_queue_traces", "Traces that wait to be pushed, in all processes.", queued.waiting)
+    yield _gauge("push_oldest_seconds", "For how long the oldest of them has waited.", oldest_seconds(queued))
+
+
+def oldest_seconds(queued: Queued) -> float:
+    """For how long the oldest job has waited; 0 where none does."""
+    return max(0.0, round(time.time() - queued.oldest, 3)) if queued.oldest is not None else 0.0
+
+
+def _counter(name: str, says: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name, says, labels=labels)
+
+
+def _histogram(name: str, says: str, *labels: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(_PREFIX + name, says, labels=labels)
+
+
+def _count(name: str, says: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name, says, value=value)
+
+
+def _gauge(name: str, says: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, says, value=value)

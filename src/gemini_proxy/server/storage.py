@@ -1,0 +1,135 @@
+"""The trace database of a running server: opened, followed by what works on it beside the exchanges, and closed."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gemini_proxy.config import Config
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.engine import Check, Engine
+from gemini_proxy.guardrails.rules import guardrail
+from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
+from gemini_proxy.traces.log_jobs import LogRuleWorker
+from gemini_proxy.traces.push.queue import PushQueue
+from gemini_proxy.traces.push.service import ExplorerService
+from gemini_proxy.traces.push.worker import PushWorker
+from gemini_proxy.traces.recorder import Recorder
+from gemini_proxy.traces.rows import TraceRow
+from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Annotation, annotations_for
+
+log = logging.getLogger(__name__)
+
+_RETENTION_PERIOD = 3600.0
+"""Seconds between two looks for traces past their time: their age is counted in days."""
+_DELETION_PERIOD = 10.0
+"""Seconds between two looks for deleted datasets, whose traces nobody sees any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What is open while the server runs."""
+
+    store: TraceStore
+    recorder: Recorder
+    log_rules: LogRuleWorker
+    feed: Feed
+    push: PushWorker | None
+
+    @property
+    def database(self) -> Database:
+        return self.store.database
+
+
+async def open_storage(config: Config, tasks: Tasks, stack: contextlib.AsyncExitStack, engine: Engine) -> Storage:
+    """Open the store and start what works on it. They end in reverse: what is queued is written before it closes."""
+    store = await TraceStore.open(config.traces.database)
+    stack.push_async_callback(store.close)
+    log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    feed = Feed(store)
+
+    def written(rows: Sequence[TraceRow]) -> None:
+        digest_waits.set()
+        feed.committed()
+        if any(row.jobs for row in rows):
+            log_rules_wait.set()
+            pushes_wait.set()
+
+    recorder = Recorder(store, written=written)
+    push = await _push(config, store, pushes_wait, stack)
+    stack.push_async_callback(tasks.close, 0.0)
+    tasks.spawn(recorder.run(), "recorder")
+    stack.push_async_callback(recorder.close)
+    log_rules = LogRuleWorker(store, _log_rules_check(engine), log_rules_wait, done=pushes_wait)
+    tasks.spawn(log_rules.run(), "logging rules")
+    if push is not None:
+        tasks.spawn(push.run(), "push")
+    tasks.spawn(_empty_deleted(store), "deletion")
+    if config.explorer.enabled:
+        tasks.spawn(Digest(store.database, digest_waits).run(), "digest")
+        tasks.spawn(feed.run(), "feed")
+    if config.traces.retention_days:
+        tasks.spawn(_retain(store, config.traces.retention_days), "retention")
+    return Storage(store, recorder, log_rules, feed, push)
+
+
+async def _push(
+    config: Config, store: TraceStore, ready: asyncio.Event, stack: contextlib.AsyncExitStack
+) -> PushWorker | None:
+    """What sends traces to the configured Explorer; None without one."""
+    push, days = config.explorer.push, config.traces.retention_days
+    if push.url is None or push.api_key is None:
+        return None
+    service = await stack.enter_async_context(ExplorerService(push.url, push.api_key.get_secret_value()))
+    # A minute before retention would remove them uncounted.
+    max_age = days * 86_400.0 - 60.0 if days else None
+    return PushWorker(PushQueue(store.database), service, ready, max_queue=push.max_queue, max_age=max_age)
+
+
+def _log_rules_check(engine: Engine) -> LogRulesCheck:
+    """What the logging rules' worker calls: compile the rules as they were queued, and ask the engine."""
+
+    async def check(messages: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]) -> Sequence[Annotation]:
+        found: list[Annotation] = []
+        for rule in rules:
+            one = replace(guardrail(rule["name"], rule["content"], "log"), id=rule["id"])
+            judged = engine.judge(Check((one,), messages, rule.get("parameters", {})))
+            verdict = judged if isinstance(judged, Verdict) else await judged
+            if verdict.unchecked and not verdict.violations:
+                # No client waits for this: rather once more than not at all.
+                raise EngineUnavailable(verdict.unchecked)
+            found.extend(annotations_for(verdict.violations))
+        return found
+
+    return check
+
+
+async def _retain(store: TraceStore, days: int) -> None:
+    while True:
+        try:
+            deleted = await store.delete_before(time.time() - days * 86_400)
+            if deleted:
+                log.info("deleted %d traces older than %d days", deleted, days)
+        except StoreError as error:
+            log.warning("old traces were not deleted: %s", error)
+        await asyncio.sleep(_RETENTION_PERIOD)
+
+
+async def _empty_deleted(store: TraceStore) -> None:
+    while True:
+        try:
+            if deleted := await store.empty_deleted():
+                log.info("removed %d traces of deleted datasets", deleted)
+        except StoreError as error:
+            log.warning("deleted datasets were not emptied: %s", error)
+        await asyncio.sleep(_DELETION_PERIOD)

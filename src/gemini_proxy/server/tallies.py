@@ -1,0 +1,109 @@
+"""What the exchanges of this process add up to: plain numbers, counted on the event loop, which reads them as well."""
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from gemini_proxy.gemini.calls import Method
+from gemini_proxy.guardrails.rules import HEADER_NAME
+from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.traces.redact import redact
+from gemini_proxy.traces.trace import Outcome
+
+OTHER: Final = "other"
+MAX_LEARNT: Final = 50
+"""Names of users' rules that get a label value of their own: each is a time series for as long as the process lives."""
+_LONGEST_NAME: Final = 64
+_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_CHECK_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_TOKENS: Final = {
+    "promptTokenCount": "prompt",
+    "candidatesTokenCount": "candidates",
+    "thoughtsTokenCount": "thoughts",
+    "cachedContentTokenCount": "cached",
+    "toolUsePromptTokenCount": "tool_use",
+}
+_MOST_TOKENS: Final = 1_000_000_000
+"""What one exchange may add: the number is the upstream's word, and a sum is spoilt for good."""
+
+
+class Histogram:
+    """How many observations were at most so large, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def buckets(self) -> list[tuple[str, float]]:
+        """Each bound with the observations up to it, the last one without bound."""
+        total = 0
+        buckets = []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets
+
+
+class Tallies:
+    """Counts exchanges as they are recorded.
+
+    ``rules`` are the operator's own, which always go by their names. ``learns`` is how many names of other rules are
+    kept besides, those first seen; what more there is counts as ``other``.
+    """
+
+    def __init__(self, rules: Iterable[str] = (), *, learns: int = MAX_LEARNT) -> None:
+        self._names = {HEADER_NAME, *rules}
+        self._room = len(self._names) + learns
+        self.exchanges: Counter[tuple[Method, Outcome]] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.duration = {True: Histogram(_SECONDS), False: Histogram(_SECONDS)}
+        self.first_byte = Histogram(_SECONDS)
+        self.check = Histogram(_CHECK_SECONDS)
+
+    def add(self, exchange: Exchange) -> None:
+        """Count an exchange that has come to its end."""
+        call, outcome = exchange.call, exchange.outcome or Outcome.FAILED
+        self.exchanges[call.method, outcome] += 1
+        seconds = time.perf_counter() - exchange.started
+        self.duration[call.streams].observe(seconds)
+        if exchange.first_byte is not None:
+            self.first_byte.observe(exchange.first_byte - exchange.started)
+        elif outcome is not Outcome.CLIENT_GONE:
+            # What was withheld to the end leaves now.
+            self.first_byte.observe(seconds)
+        if exchange.rules.blocking:
+            self.check.observe(exchange.check_ms / 1000)
+        if exchange.refusal is not None:
+            self.refusals.update({self._name(violation.rule.name) for violation in exchange.violations})
+        if usage := exchange.merger.usage:
+            self._count_tokens(usage)
+
+    def _count_tokens(self, usage: Mapping[str, Any]) -> None:
+        for key, kind in _TOKENS.items():
+            count = usage.get(key)
+            if type(count) is int and 0 < count <= _MOST_TOKENS:
+                self.tokens[kind] += count
+
+    def _name(self, name: str) -> str:
+        if name in self._names:
+            return name
+        if len(self._names) >= self._room or not _is_name(name):
+            return OTHER
+        self._names.add(name)
+        return name
+
+
+def _is_name(name: str) -> bool:
+    """Whether it is not rather a text, or a key."""
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable() and redact(name) == name
