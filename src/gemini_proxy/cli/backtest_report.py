@@ -6,8 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gemini_proxy.cli.policy_backtest import Finding, Report
-from gemini_proxy.cli.visible import counted, line, local_time, terminal
+from gemini_proxy.cli.violations import sight_lines
+from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.traces.backtest import Finding, Report
+from gemini_proxy.traces.visible import counted
 
 
 def print_report(policy: Path, report: Report, shown: int) -> None:
@@ -39,7 +41,7 @@ def _print(console: Console, finding: Finding) -> None:
     if finding.failure is not None:
         console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
     for violation in finding.violations:
-        for text in violation.lines():
+        for text in sight_lines(violation):
             console.print(Text.assemble("  ", text), soft_wrap=True)
     if finding.more:
         console.print(Text(f"  and {finding.more} more violations", "dim"))

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gemini_proxy.cli.policy_cases import Result
-from gemini_proxy.cli.violations import Sight
+from gemini_proxy.cli.violations import sight_lines
 from gemini_proxy.cli.visible import line, terminal
+from gemini_proxy.traces.sights import Sight
 
 
 def results_json(policy: Path, results: Sequence[Result]) -> dict[str, Any]:
@@ -61,5 +62,5 @@ def _print_failure(console: Console, result: Result) -> None:
     for message in result.missing:
         console.print(Text.assemble(("- ", "red"), line(message)), soft_wrap=True)
     for violation in result.surplus:
-        head, *rest = Sight.of(result.case.conversation.messages, violation).lines()
+        head, *rest = sight_lines(Sight.of(result.case.conversation.messages, violation))
         console.print(Text.assemble(("+ ", "green"), head), *rest, sep="\n", soft_wrap=True)

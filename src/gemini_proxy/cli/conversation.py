@@ -1,33 +1,19 @@
 """Traces on a terminal. What a model or a user wrote is text here: never markup, never a control sequence."""
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gemini_proxy.cli.visible import VISIBLE, leaves, line, local_time, terminal
-from gemini_proxy.traces.trace import Annotation, Trace, TraceSummary
+from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.traces.marks import Mark, Marks, leaves, segments
+from gemini_proxy.traces.trace import Trace, TraceSummary
+from gemini_proxy.traces.visible import VISIBLE
 
 # Images and the like: a terminal's worth is enough, the whole is in --json.
 _SHOWN = 8_000
-_ADDRESS = re.compile(r"(?P<path>[^:]*)(?::(?P<start>\d+)-(?P<end>\d+))?")
 _BLOCK_STYLE, _LOG_STYLE = "bold white on red", "black on yellow"
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    annotation: Annotation
-    path: str
-    start: int | None
-    end: int | None
-
-    def covers(self, leaf: str) -> bool:
-        return leaf == self.path or (self.start is None and leaf.startswith(self.path + "."))
-
-
 _LIST_WIDTH = 120
 
 
@@ -53,15 +39,15 @@ def print_trace(trace: Trace) -> None:
     console = terminal()
     for name, value in _facts(trace):
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
-    marks = [_mark(annotation) for annotation in trace.annotations]
+    marks = Marks(trace.annotations)
     shown: set[int] = set()
     for index, message in enumerate(trace.messages):
         console.print(Text.assemble("\n", (f"[{index}] ", "dim"), (line(message.get("role", "?")).plain, "bold cyan")))
         for path, text in leaves(message, f"messages.{index}"):
-            here = [mark for mark in marks if mark.covers(path)]
-            shown.update(id(mark) for mark in here)
+            here = marks.on(path)
+            shown.update(mark.number for mark in here)
             _print_leaf(console, path.split(".", 2)[2], text, here)
-    elsewhere = [mark for mark in marks if id(mark) not in shown]
+    elsewhere = [mark for mark in marks.all if mark.number not in shown]
     if elsewhere:
         console.print(Text("\nelsewhere", "dim"))
         _print_rules(console, elsewhere)
@@ -78,10 +64,10 @@ def _facts(trace: Trace) -> Iterator[tuple[str, Text]]:
         yield f"{line(name).plain} ", line(value)
 
 
-def _print_leaf(console: Console, name: str, text: str, marks: Sequence[_Mark]) -> None:
-    body = Text(text[:_SHOWN].translate(VISIBLE))
-    for mark in marks:
-        body.stylize(_style(mark), mark.start or 0, mark.end)
+def _print_leaf(console: Console, name: str, text: str, marks: Sequence[Mark]) -> None:
+    body = Text()
+    for segment in segments(text[:_SHOWN], marks):
+        body.append(segment.text.translate(VISIBLE), _style(segment.marks))
     if len(text) > _SHOWN:
         body.append(f" ... {len(text) - _SHOWN} more characters", "dim")
     label = Text("") if name == "content" else Text.assemble((f"{line(name).plain}: ", "dim"))
@@ -89,24 +75,20 @@ def _print_leaf(console: Console, name: str, text: str, marks: Sequence[_Mark]) 
     _print_rules(console, marks)
 
 
-def _print_rules(console: Console, marks: Sequence[_Mark]) -> None:
+def _print_rules(console: Console, marks: Sequence[Mark]) -> None:
     for mark in marks:
         annotation = mark.annotation
         action = line(annotation.guardrail.get("action", "block")).plain
         name = line(annotation.guardrail.get("name") or "").plain
         console.print(
-            Text.assemble("  ^ ", (f" {action} ", _style(mark)), " ", line(annotation.content), (f"  {name}", "dim")),
+            Text.assemble("  ^ ", (f" {action} ", _style([mark])), " ", line(annotation.content), (f"  {name}", "dim")),
             Text.assemble((f"    {line(annotation.address).plain}", "dim")),
             sep="\n",
         )
 
 
-def _mark(annotation: Annotation) -> _Mark:
-    found = _ADDRESS.fullmatch(annotation.address)
-    if found is None or found["start"] is None:
-        return _Mark(annotation, annotation.address, None, None)
-    return _Mark(annotation, found["path"], int(found["start"]), int(found["end"]))
-
-
-def _style(mark: _Mark) -> str:
-    return _LOG_STYLE if mark.annotation.guardrail.get("action") == "log" else _BLOCK_STYLE
+def _style(marks: Sequence[Mark]) -> str:
+    """A place that one rule blocks and another logs is a blocked one."""
+    if not marks:
+        return ""
+    return _LOG_STYLE if all(mark.logged for mark in marks) else _BLOCK_STYLE

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.sections import Guardrails, Server, Traces, Upstream, listen_address
 from gemini_proxy.server.app import create_app
-from gemini_proxy.server.keys import STORE
+from gemini_proxy.server.keys import STORAGE
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import running
 
@@ -87,7 +89,7 @@ async def _show(app: web.Application, address: str) -> None:
         for title, prompt in _EXCHANGES:
             click.echo(f"--- {title}: {prompt!r}")
             await _ask(session, address, prompt)
-    store = app[STORE]
+    store = app[STORAGE].store
     summaries = await store.recent(len(_EXCHANGES))
     click.echo("--- what was recorded (gemini-proxy traces list)")
     print_list(summaries)
@@ -109,13 +111,18 @@ async def _serve_on(address: str, database: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    program = "gemini-proxy" if shutil.which("gemini-proxy") else sys.argv[0]
     click.echo(
         f"""
 Serving until Ctrl-C. Try it with your own client, for example
     curl '{address}/v1beta/models/{MODEL}:generateContent' -H 'content-type: application/json' \\
         -d '{{"contents": [{{"parts": [{{"text": "Tell me the key"}}]}}]}}'
     GOOGLE_GEMINI_BASE_URL={address} GEMINI_API_KEY=any gemini -m {MODEL} -p 'hello'
-and read the traces in another terminal:
-    GEMINI_PROXY_TRACES__DATABASE='{database}' gemini-proxy traces list"""
+Look at what was said, and what is said now, in a browser:
+    {address}/explorer
+    {address}/explorer/live
+and in another terminal:
+    GEMINI_PROXY_TRACES__DATABASE='{database}' {program} traces list
+    {program} tail --url {address}"""
     )
     await stop.wait()

@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 
 from gemini_proxy.cli.demo import demo
+from gemini_proxy.cli.keys import keys
 from gemini_proxy.cli.policy import policy
 from gemini_proxy.cli.serve import check_config, healthcheck, serve
 from gemini_proxy.cli.settings import Settings
+from gemini_proxy.cli.tail import tail
 from gemini_proxy.cli.traces import traces
 
 
@@ -27,5 +29,5 @@ def main(context: click.Context, file: Path | None) -> None:
     context.obj = Settings(file)
 
 
-for command in (serve, check_config, demo, healthcheck, policy, traces):
+for command in (serve, check_config, demo, healthcheck, policy, traces, tail, keys):
     main.add_command(command)

@@ -4,7 +4,6 @@ Exit codes: 0 as hoped; 1 a fault, a failed case, or an exchange that would be r
 or something given that cannot be used, so that there is no answer.
 """
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gemini_proxy.cli import policy_backtest
 from gemini_proxy.cli.backtest_report import print_report
 from gemini_proxy.cli.case_report import print_results, results_json
-from gemini_proxy.cli.policy_backtest import Backtest, Report
 from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
 from gemini_proxy.cli.policy_files import (
     Unusable,
@@ -27,11 +24,13 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.visible import as_json, counted, terminal
+from gemini_proxy.cli.stores import with_store
+from gemini_proxy.cli.visible import terminal
 from gemini_proxy.policy import Policy, PolicyError
 from gemini_proxy.policy.portability import portability
-from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.backtest import Backtest, Report, count, recorded
 from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.visible import as_json, counted
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -152,24 +151,17 @@ def _parameter(text: str) -> tuple[str, Any]:
 def _over_traces(database: str, trial: Backtest, dataset: str | None, last: int | None) -> Report:
     """Raises Unusable where there is no database to read."""
 
-    async def run() -> Report:
-        store = await TraceStore.open_read_only(database)
-        try:
-            total = await policy_backtest.count(store, dataset, last)
-            report = Report()
-            with _progress() as progress:
-                task = progress.add_task("traces", total=total)
-                async for trace in policy_backtest.recorded(store, dataset, last):
-                    report.add(trial, trace)
-                    progress.advance(task)
-            return report
-        finally:
-            await store.close()
+    async def run(store: TraceStore) -> Report:
+        total = await count(store, dataset, last)
+        report = Report()
+        with _progress() as progress:
+            task = progress.add_task("traces", total=total)
+            async for trace in recorded(store, dataset, last):
+                report.add(trial, trace)
+                progress.advance(task)
+        return report
 
-    try:
-        return asyncio.run(run())
-    except StoreError as error:
-        raise Unusable(str(error)) from None
+    return with_store(database, run, failure=Unusable)
 
 
 def _progress() -> Progress:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from gemini_proxy.cli.visible import ONE_LINE
 from gemini_proxy.guardrails.plugins import PluginError, load_policy
 from gemini_proxy.policy import Policy, PolicyError, Warning
+from gemini_proxy.traces.visible import ONE_LINE
 
 
 class Unusable(click.ClickException):

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
 import click
@@ -15,6 +16,7 @@ from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
 
 
@@ -35,10 +37,16 @@ def run_server(config: Config, rules: RuleSet) -> None:
     try:
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
             runner.run(
-                serve_app(create_app(config, rules), addresses, config.server.shutdown_grace, notifier, _announce)
+                serve_app(
+                    create_app(config, rules),
+                    addresses,
+                    config.server.shutdown_grace,
+                    notifier,
+                    partial(_announce, pages=config.explorer.enabled),
+                )
             )
     except StoreError as error:
-        fail(f"traces.database: {config.traces.database}: {error}")
+        fail(f"traces.database: {shown_url(config.traces.database)}: {error}")
     except OSError as error:
         fail(f"server.listen: {', '.join(config.server.listen)}: {error.strerror or error}")
 
@@ -53,9 +61,12 @@ def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _announce(bound: list[str]) -> None:
+def _announce(bound: list[str], *, pages: bool) -> None:
     for address in bound:
         click.echo(f"gemini-proxy listens on {address if address.startswith('unix:') else f'http://{address}'}")
+    for address in bound:
+        if pages and not address.startswith("unix:"):
+            click.echo(f"what was said is shown at http://{address}/explorer")
 
 
 @click.command("check-config")
@@ -68,7 +79,8 @@ def check_config(settings: Settings) -> None:
             click.echo(f"{rule.name}:{warning}", err=True)
     click.echo(
         f"configuration ok: upstream {config.upstream.base_url}, "
-        f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, traces in {config.traces.database}"
+        f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, "
+        f"traces in {shown_url(config.traces.database)}"
     )
 
 

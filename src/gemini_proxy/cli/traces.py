@@ -1,22 +1,19 @@
 """``gemini-proxy traces``: list, show and export what was recorded, without touching it."""
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 
 import click
 import orjson
 
 from gemini_proxy.cli.conversation import print_list, print_trace
-from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.cli.stores import with_store
+from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.trace import Outcome, Trace, trace_json
-
-T = TypeVar("T")
+from gemini_proxy.traces.trace import Outcome, trace_json
 
 
 class _Traces(Protocol):
@@ -45,7 +42,7 @@ def traces() -> None:
 def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit: int, as_json: bool) -> None:
     """The newest traces first."""
     wanted = Outcome(outcome) if outcome else None
-    found = _with_store(config, lambda store: store.recent(limit, dataset=dataset, outcome=wanted))
+    found = with_store(config.traces.database, lambda store: store.recent(limit, dataset=dataset, outcome=wanted))
     if not as_json:
         print_list(found)
         return
@@ -61,13 +58,13 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
     """One trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
 
     try:
-        found = _with_store(config, lambda store: store.get(trace_id))
+        found = with_store(config.traces.database, lambda store: store.get(trace_id))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if found is None:
         raise click.ClickException(f"no trace begins with {trace_id}")
     if as_json:
-        click.echo(_json(found))
+        click.echo(dump(trace_json(found)))
     else:
         print_trace(found)
 
@@ -83,11 +80,11 @@ def export(config: TracesConfig, dataset: str | None, _format: str, output: Path
     async def write(store: TraceStore) -> None:
         with _opened(output) as file:
             async for trace in store.export(dataset):
-                file.write(_json(trace) + b"\n")
+                file.write(dump(trace_json(trace)) + b"\n")
             file.flush()
 
     try:
-        _with_store(config, write)
+        with_store(config.traces.database, write)
     except OSError as error:
         raise click.ClickException(f"cannot write {output or 'standard output'}: {error.strerror}") from None
 
@@ -96,23 +93,3 @@ def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
     if output is None:
         return nullcontext(sys.stdout.buffer)
     return output.open("wb")
-
-
-def _json(trace: Trace) -> bytes:
-    return orjson.dumps(trace_json(trace), default=str, option=orjson.OPT_NON_STR_KEYS)
-
-
-def _with_store(config: TracesConfig, work: Callable[[TraceStore], Awaitable[T]]) -> T:
-    """Run ``work`` on the existing database; what the store raises ends the command with exit code 1."""
-
-    async def run() -> T:
-        store = await TraceStore.open_read_only(config.traces.database)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    try:
-        return asyncio.run(run())
-    except StoreError as error:
-        raise click.ClickException(str(error)) from None

@@ -1,41 +1,30 @@
-"""Violations with the texts that their ranges point at."""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+"""Violations on a terminal, with the texts that their ranges point at."""
 
 from rich.text import Text
 
-from gemini_proxy.cli.excerpts import Excerpt, excerpts
 from gemini_proxy.cli.visible import line
-from gemini_proxy.policy import Violation
+from gemini_proxy.traces.excerpts import Excerpt
+from gemini_proxy.traces.sights import Sight
+
+_FOUND_STYLE = "bold white on red"
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """A violation as it is shown: the rule's message and line, its first ranges, and how many more there are."""
+def sight_lines(sight: Sight) -> list[Text]:
+    """The message and its line, then each range with its text."""
+    lines = [Text.assemble(line(sight.message, "bold"), (f"  line {sight.rule_line}", "dim"))]
+    for one in sight.excerpts:
+        lines.append(Text.assemble("    ", line(one.address, "dim")))
+        lines.append(Text.assemble("      ", excerpt_line(one)))
+    if sight.more:
+        lines.append(Text(f"    and {sight.more} more ranges", "dim"))
+    return lines
 
-    message: str
-    rule_line: int
-    excerpts: tuple[Excerpt, ...]
-    more: int
 
-    @classmethod
-    def of(cls, messages: Sequence[Mapping[str, Any]], violation: Violation) -> "Sight":
-        found = excerpts(messages, violation.ranges)
-        return cls(violation.message, violation.rule.line, found, len(violation.ranges) - len(found))
-
-    def json(self) -> dict[str, Any]:
-        """The same as plain JSON."""
-        ranges = [{"address": one.address, "found": one.found, "excerpt": one.text} for one in self.excerpts]
-        return {"message": self.message, "line": self.rule_line, "ranges": ranges, "more_ranges": self.more}
-
-    def lines(self) -> list[Text]:
-        """The same for a terminal."""
-        lines = [Text.assemble(line(self.message, "bold"), (f"  line {self.rule_line}", "dim"))]
-        for one in self.excerpts:
-            lines.append(Text.assemble("    ", line(one.address, "dim")))
-            lines.append(Text.assemble("      ", one.shown()))
-        if self.more:
-            lines.append(Text(f"    and {self.more} more ranges", "dim"))
-        return lines
+def excerpt_line(excerpt: Excerpt) -> Text:
+    """One line, what was found highlighted."""
+    return Text.assemble(
+        line(f"{excerpt.role}: " if excerpt.role else "", "dim"),
+        line(excerpt.before),
+        line(excerpt.found, _FOUND_STYLE),
+        line(excerpt.after),
+    )

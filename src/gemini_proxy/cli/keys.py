@@ -1,0 +1,125 @@
+"""``gemini-proxy keys``: who may use the server, where ``access.mode`` is ``keys``. Works while the server runs."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import click
+from rich.table import Table
+
+from gemini_proxy.cli.settings import Settings
+from gemini_proxy.cli.stores import with_store
+from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.traces.keys import KeyRecord, Keys
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.visible import counted
+
+T = TypeVar("T")
+
+# What the names of datasets may be as well: both are parts of the API's paths.
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,100}")
+_TABLE_WIDTH = 120
+
+
+@click.group()
+def keys() -> None:
+    """Add, list and revoke the keys of those who may use the server."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--another", is_flag=True, help="Even if NAME has a valid key: both are then valid.")
+@click.pass_obj
+def add(settings: Settings, name: str, another: bool) -> None:
+    """Print a new key for the user NAME, this once: only its hash is kept."""
+    if not _NAME.fullmatch(name):
+        raise click.BadParameter("up to 100 letters, digits, - and _", param_hint="NAME")
+
+    async def work(keys: Keys) -> tuple[KeyRecord, str]:
+        valid = _of(name, await keys.all())
+        if valid and not another:
+            raise click.ClickException(
+                f"{name} has a valid key already ({_named(valid)}); --another adds one, keys revoke ends one"
+            )
+        return await keys.add(name)
+
+    record, key = _with_keys(settings, work)
+    click.echo(key)
+    click.echo(_advice(record, open_access=settings.config.access.mode == "open"), err=True)
+
+
+@keys.command("list")
+@click.pass_obj
+def list_(settings: Settings) -> None:
+    """Every key, the revoked ones too, the oldest first."""
+    found = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "name", "ends with", "created", "revoked"):
+        table.add_column(heading, no_wrap=True)
+    for record in found:
+        revoked = "" if record.revoked is None else local_time(record.revoked)
+        table.add_row(record.id, line(record.owner), record.hint, local_time(record.created), revoked)
+    console = terminal()
+    console.width = max(console.width, _TABLE_WIDTH)
+    console.print(table)
+
+
+@keys.command()
+@click.argument("key", metavar="ID|NAME")
+@click.option("--all", "every", is_flag=True, help="Every valid key of NAME, if there are several.")
+@click.pass_obj
+def revoke(settings: Settings, key: str, every: bool) -> None:
+    """Make a key invalid from the next request on, by its id, or by the name of the user whose only one it is."""
+
+    async def work(keys: Keys) -> Sequence[KeyRecord]:
+        wanted = _wanted(key, await keys.all(), every)
+        return [record for record in wanted if await keys.revoke(record.id)]
+
+    for record in _with_keys(settings, work):
+        click.echo(f"revoked {record.id} of {record.owner}, ending with {record.hint}")
+
+
+def _wanted(key: str, records: Sequence[KeyRecord], every: bool) -> Sequence[KeyRecord]:
+    """The valid keys that ID|NAME means. An id wins over a name that looks like one."""
+    by_id = [record for record in records if record.id == key]
+    if by_id and by_id[0].revoked is not None:
+        raise click.ClickException(f"the key {key} of {by_id[0].owner} is revoked already")
+    found = by_id or _of(key, records)
+    if not found:
+        raise click.ClickException(f"there is no valid key with the id or name {line(key).plain}")
+    if len(found) > 1 and not every:
+        raise click.ClickException(
+            f"{key} has {counted(len(found), 'valid key')}: {_named(found)}; say which by its id, or --all"
+        )
+    return found
+
+
+def _of(name: str, records: Sequence[KeyRecord]) -> Sequence[KeyRecord]:
+    """A user's valid keys."""
+    return [record for record in records if record.owner == name and record.revoked is None]
+
+
+def _named(records: Sequence[KeyRecord]) -> str:
+    return ", ".join(f"{record.id} ending with {record.hint}" for record in records)
+
+
+def _advice(record: KeyRecord, *, open_access: bool) -> str:
+    lines = [
+        f"The key of {record.owner} (id {record.id}). It is not shown again: keep it where secrets are kept.",
+        "Gemini clients send it as the header",
+        "    invariant-authorization: Bearer KEY",
+        "or behind their Gemini key: GEMINI_KEY;invariant-auth=KEY",
+        "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
+    ]
+    if open_access:
+        lines.append('access.mode is "open": keys are told apart only where it is "keys".')
+    return "\n".join(lines)
+
+
+def _with_keys(
+    settings: Settings,
+    work: Callable[[Keys], Awaitable[T]],
+    opened: Callable[[str], Awaitable[TraceStore]] = TraceStore.open,
+) -> T:
+    """Run ``work`` on the configured database, made if it is missing; what it raises ends the command with 1."""
+    return with_store(settings.traces.database, lambda store: work(Keys(store.database)), opened=opened)

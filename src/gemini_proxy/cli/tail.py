@@ -1,0 +1,159 @@
+"""``gemini-proxy tail``: exchanges as they happen, from a running server."""
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+from typing import TextIO
+
+import aiohttp
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.text import Text
+
+from gemini_proxy.cli.feed_client import Exchange, FeedClient, FeedRefused, Missed
+from gemini_proxy.cli.settings import Settings
+from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.sections import ListenAddress, listen_address, service_url
+from gemini_proxy.traces.feed import MAX_REPLAYED
+
+# Where access is open any key of this form is taken, and stands for the one user there is.
+_OPEN_KEY = "inv-local"
+_KEY_VARIABLE = "INVARIANT_API_KEY"
+_LONGEST_KEY = 4_096
+_STYLES = {"completed": "green", "refused_request": "bold red", "refused_response": "bold red", "pushed": "cyan"}
+
+
+def _not_as_argument(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"everybody on this machine can read a command line: use --key-file or ${_KEY_VARIABLE}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Where a server is: the address for requests, and the unix socket that they go through."""
+
+    url: str
+    socket: str = ""
+
+    def session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.UnixConnector(self.socket) if self.socket else aiohttp.TCPConnector()
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else self.url
+
+
+def _read_server(_: click.Context, __: click.Parameter, value: str | None) -> _Server | None:
+    if value is None:
+        return None
+    try:
+        return _at(listen_address(value)) if value.startswith("unix:") else _Server(service_url(value))
+    except ValueError as error:
+        raise click.BadParameter(f'expected {error}, or "unix:/path"') from None
+
+
+def _at(address: ListenAddress) -> _Server:
+    """The server that listens there, on this machine."""
+    if address.path:
+        return _Server("http://localhost", address.path)
+    if not address.port:
+        raise click.UsageError('the configuration has the server listen on any port: say which with "--url"')
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return _Server(f"http://{ListenAddress(everywhere.get(address.host, address.host), address.port)}")
+
+
+@click.command()
+@click.option(
+    "--url",
+    "server",
+    callback=_read_server,
+    help='The server, "http://127.0.0.1:8005" or "unix:/path". Default: where the configuration has it listen first.',
+)
+@click.option("--dataset", help="Only exchanges of this dataset.")
+@click.option("--refused", is_flag=True, help="Only exchanges that were refused.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--last", type=click.IntRange(0, MAX_REPLAYED), default=0, show_default=True, help="Begin with the last so many."
+)
+@click.option(
+    "--key-file",
+    type=click.File(errors="replace"),
+    help=f"A file that holds the key, - for standard input. Default: ${_KEY_VARIABLE}; without either, a server whose "
+    "access is open takes any.",
+)
+@click.option("--key", envvar=_KEY_VARIABLE, hidden=True, callback=_not_as_argument)
+@click.pass_obj
+def tail(
+    settings: Settings,
+    server: _Server | None,
+    dataset: str | None,
+    refused: bool,
+    as_json: bool,
+    last: int,
+    key_file: TextIO | None,
+    key: str | None,
+) -> None:
+    """Print exchanges as they happen, one a line, until Ctrl-C.
+
+    Time, dataset, model, outcome, first rule and milliseconds. It outlives a restart of the server, and says when it
+    missed something.
+    """
+    key = _checked(key_file.read(_LONGEST_KEY) if key_file else key or _OPEN_KEY)
+    query = {"dataset": dataset or "", "refused": "1" if refused else "0", "last": str(last)}
+    where = server or _at(listen_address(settings.config.server.listen[0]))
+    try:
+        asyncio.run(_follow(where, query, key, _JsonLines() if as_json else _Lines()))
+    except FeedRefused as error:
+        raise click.ClickException(f"{where}: {error}") from None
+
+
+def _checked(key: str) -> str:
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or not key:
+        raise click.UsageError("the key is not one line of ASCII")
+    return key
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._console: Console = terminal()
+
+    def print(self, exchange: Exchange) -> None:
+        words = (
+            line(local_time(exchange.created), "dim"),
+            line(exchange.dataset or "-"),
+            line(exchange.model or "-"),
+            line(exchange.outcome, _STYLES.get(exchange.outcome, "yellow")),
+            line(exchange.rule or "-"),
+            line(f"{exchange.duration_ms:.0f} ms"),
+        )
+        self._console.print(Text("  ").join(words), soft_wrap=True)
+
+
+class _JsonLines:
+    def print(self, exchange: Exchange) -> None:
+        click.echo(exchange.text)
+
+
+async def _follow(server: _Server, query: dict[str, str], key: str, output: _Lines | _JsonLines) -> None:
+    """Print what the feed tells until the program is told to stop."""
+    main = asyncio.current_task()
+    assert main is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, main.cancel)
+
+    def tell(words: str) -> None:
+        click.echo(f"{server}: {line(words).plain}", err=True)
+
+    with contextlib.suppress(asyncio.CancelledError):
+        async with server.session() as session:
+            client = FeedClient(session, f"{server.url}/api/v1/feed", query, key, tell)
+            async with contextlib.aclosing(client.events()) as events:
+                async for event in events:
+                    if isinstance(event, Missed):
+                        tell(f"missed {'' if event.exact else 'at most '}{event.count} exchanges")
+                    else:
+                        output.print(event)
