@@ -3,7 +3,9 @@
 #   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
 #   make demo                      the proxy before a built-in sample model, no key needed
 #   make check test bench          what a change has to pass, and the figures of the README
+#   make coverage                  the tests with the lines that they reach, in twice the time
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
+#   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
 # PYTHON names another interpreter, ARGS adds arguments to run, demo, test and bench.
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test check bench bench-policies bench-lag oracle clean
+.PHONY: install run demo test coverage check bench bench-policies bench-lag bench-million oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -29,6 +31,9 @@ demo: $(VENV)/.installed
 	$(BIN)/gemini-proxy demo $(ARGS)
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
@@ -47,6 +52,9 @@ bench-policies: $(VENV)/.installed-dev .venv-oracle/.installed
 
 bench-lag: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.loop_lag $(ARGS)
+
+bench-million: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.million $(ARGS)
 
 oracle: .venv-oracle/.installed
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 
-from bench.peers import staged
+from bench.peers import Setting, staged
 from bench.processes import ProcessError, allow_many_sockets
 from bench.report import Measured, as_json, table
-from bench.scenarios import FULL, QUICK, SCENARIOS, Scale, Scenario, measure
+from bench.scenarios import FULL, QUICK, SCENARIOS, Scale, Scenario, joined, measure
 
 
 @click.command()
@@ -34,21 +34,29 @@ from bench.scenarios import FULL, QUICK, SCENARIOS, Scale, Scenario, measure
     show_default=True,
     help="How gemini-proxy checks streams; window runs with ten rules.",
 )
+@click.option("--watched", is_flag=True, help="Also a gemini-proxy with its rules in a dataset and ten watchers.")
+@click.option(
+    "--before",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Also the gemini-proxy of the checkout in this folder.",
+)
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every value measured."
 )
-def main(quick: bool, names: Sequence[str], stream_check: str, file: Path | None) -> None:
+def main(
+    quick: bool, names: Sequence[str], stream_check: str, watched: bool, before: Path | None, file: Path | None
+) -> None:
     """Measure direct calls, a bare aiohttp pass-through and gemini-proxy in turn, all on this machine.
 
     gemini-proxy runs with a two-rule policy (ten rules with windows) and traces on. Exit code 1 if a request or a
-    stream failed.
+    stream failed, or a watcher was not told of every exchange once.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     allow_many_sockets()
     machine = _machine()
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     try:
-        measured = run(chosen, QUICK if quick else FULL, stream_check)
+        measured = run(chosen, QUICK if quick else FULL, Setting(stream_check, watched, before))
     except ProcessError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{machine}; median (smallest..largest)\n\n{table(measured)}")
@@ -57,12 +65,12 @@ def main(quick: bool, names: Sequence[str], stream_check: str, file: Path | None
     sys.exit(1 if any(one.failures for one in measured) else 0)
 
 
-def run(scenarios: Sequence[Scenario], scale: Scale, stream_check: str = "final") -> list[Measured]:
+def run(scenarios: Sequence[Scenario], scale: Scale, setting: Setting) -> list[Measured]:
     """Measure ``scenarios``, one after the other. Raises ProcessError where a process does not start."""
-    measured = [Measured(scenario) for scenario in scenarios]
+    measured = [Measured(joined(scenario, setting.extra)) for scenario in scenarios]
     with (
         tempfile.TemporaryDirectory(prefix="gemini-proxy-bench-") as folder,
-        staged(Path(folder), stream_check) as stage,
+        staged(Path(folder), setting) as stage,
     ):
         for one in measured:
             for peer, values in measure(one.scenario, stage, scale):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bench.http_read import AnswerError, AnswerReader
-from bench.workload import LoadResult, Workload, dump, load_workload, spread
+from bench.workload import KEY, LoadResult, Workload, dump, load_workload, spread
 
 _ADDRESS: Final = "127.0.0.1"
 _STAMP = re.compile(rb"@(\d{20})@")
@@ -43,9 +43,11 @@ _QUESTION: Final = {
 def request_bytes(workload: Workload) -> bytes:
     """The whole request as a client would send it."""
     body = json.dumps(_QUESTION).encode()
+    invariant = f"Invariant-Authorization: Bearer {KEY}\r\n" if workload.dataset else ""
     head = (
         f"POST {workload.target} HTTP/1.1\r\nHost: {_ADDRESS}:{workload.port}\r\nContent-Type: application/json\r\n"
-        f"x-goog-api-key: bench\r\nUser-Agent: bench/1\r\nAccept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"x-goog-api-key: bench\r\n{invariant}User-Agent: bench/1\r\nAccept: */*\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -1,15 +1,19 @@
-"""Three ways to the scripted upstream: directly, through the bare pass-through, through gemini-proxy."""
+"""The ways to the scripted upstream: directly, through the bare pass-through, through gemini-proxy and its variants."""
 
 import contextlib
 import itertools
+import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from bench.audience import Audience, watching
+from bench.dataset import make_dataset
 from bench.processes import ProcessError, ServerProcess, module, piped, serving
-from bench.workload import LoadResult, Workload, dump, load_result
+from bench.workload import DATASET, LoadResult, Workload, dump, load_result
 
 TWO_RULES: Final = Path(__file__).with_name("policy.gr")
 TEN_RULES: Final = Path(__file__).with_name("ten_rules.gr")
@@ -21,7 +25,7 @@ listen = ["127.0.0.1:0"]
 base_url = "http://127.0.0.1:{port}"
 
 [guardrails]
-policies = ["{policy}"]
+policies = {policies}
 stream_check = "{stream_check}"
 
 [traces]
@@ -30,54 +34,109 @@ database = "sqlite:///{database}"
 
 
 class Peer(StrEnum):
-    """What a request goes through, in the order in which every repeat measures them."""
+    """What a request goes through, in the order in which every repeat measures them.
+
+    ``before`` is the gemini-proxy of another checkout. ``watched`` has its rules in a dataset of its store, and its
+    feed is watched.
+    """
 
     DIRECT = "direct"
     PASS_THROUGH = "pass-through"
+    BEFORE = "before"
     PROXY = "gemini-proxy"
+    WATCHED = "watched"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured. ``before`` is the folder of another checkout."""
+
+    stream_check: str = "final"
+    watched: bool = False
+    before: Path | None = None
+
+    @property
+    def extra(self) -> Sequence[Peer]:
+        """The peers that are measured beside those of every run."""
+        wanted = {Peer.BEFORE: self.before is not None, Peer.WATCHED: self.watched}
+        return [peer for peer, is_wanted in wanted.items() if is_wanted]
+
+    @property
+    def policy(self) -> Path:
+        """Ten rules for windows and else two."""
+        return TEN_RULES if self.stream_check == "window" else TWO_RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under measurement, the dataset whose path the load takes, and who watches."""
+
+    process: ServerProcess
+    dataset: str = ""
+    audience: Audience | None = None
 
 
 class Stage:
     """A scripted upstream with one standing server of each peer before it, and fresh ones on demand."""
 
-    def __init__(self, folder: Path, upstream: ServerProcess, stream_check: str) -> None:
+    def __init__(self, folder: Path, upstream: ServerProcess, setting: Setting) -> None:
         self._folder = folder
-        self._stream_check = stream_check
+        self._setting = setting
         self._numbers = itertools.count()
-        self.servers: dict[Peer, ServerProcess] = {Peer.DIRECT: upstream}
+        self.servers: dict[Peer, Server] = {Peer.DIRECT: Server(upstream)}
 
     @contextlib.contextmanager
-    def fresh(self, peer: Peer) -> Iterator[ServerProcess]:
-        """A server of ``peer`` that has served nothing yet. Raises ProcessError."""
+    def fresh(self, peer: Peer) -> Iterator[Server]:
+        """A server of ``peer`` that no load has been put on yet. Raises ProcessError."""
         upstream = self.servers[Peer.DIRECT]
         number = next(self._numbers)
         log = self._folder / f"{peer}-{number}.log"
-        if peer is Peer.DIRECT:
-            yield upstream
-            return
-        if peer is Peer.PASS_THROUGH:
-            argv = module("bench.passthrough", f"http://127.0.0.1:{upstream.port}")
-        else:
-            argv = module("gemini_proxy", "--config", str(self._configured(number, upstream.port)), "serve")
-        with serving(argv, log) as server:
-            yield server
+        match peer:
+            case Peer.DIRECT:
+                yield upstream
+            case Peer.PASS_THROUGH:
+                with serving(module("bench.passthrough", f"http://127.0.0.1:{upstream.process.port}"), log) as process:
+                    yield Server(process)
+            case Peer.BEFORE:
+                with serving(self._proxy(number, self._setting.policy), log, source=self._source) as process:
+                    yield Server(process)
+            case Peer.PROXY:
+                with serving(self._proxy(number, self._setting.policy), log) as process:
+                    yield Server(process)
+            case Peer.WATCHED:
+                with serving(self._proxy(number), log) as process:
+                    make_dataset(process.port, self._setting.policy)
+                    with watching(process.port) as audience:
+                        yield Server(process, DATASET, audience)
 
-    def _configured(self, number: int, port: int) -> Path:
-        """A configuration file, with ten rules for windows and else two, and a trace database of its own."""
+    @property
+    def _source(self) -> Path:
+        """The modules of the other checkout. Raises ProcessError where there are none: ours would be measured."""
+        source = (self._setting.before or Path()).resolve() / "src"
+        if not (source / "gemini_proxy").is_dir():
+            raise ProcessError(f"{source} has no gemini_proxy")
+        return source
+
+    def _proxy(self, number: int, *policies: Path) -> list[str]:
+        """The command line of a gemini-proxy that has a trace database of its own."""
         file = self._folder / f"config-{number}.toml"
-        database = self._folder / f"traces-{number}.db"
-        policy = TEN_RULES if self._stream_check == "window" else TWO_RULES
-        file.write_text(_CONFIG.format(port=port, policy=policy, database=database, stream_check=self._stream_check))
-        return file
+        text = _CONFIG.format(
+            port=self.servers[Peer.DIRECT].process.port,
+            policies=json.dumps([str(policy) for policy in policies]),
+            database=self._folder / f"traces-{number}.db",
+            stream_check=self._setting.stream_check,
+        )
+        file.write_text(text)
+        return module("gemini_proxy", "--config", str(file), "serve")
 
 
 @contextlib.contextmanager
-def staged(folder: Path, stream_check: str = "final") -> Iterator[Stage]:
+def staged(folder: Path, setting: Setting) -> Iterator[Stage]:
     """Start the upstream and the standing peers; all end with the context. Raises ProcessError."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(serving(module("bench.upstream"), folder / "upstream.log"))
-        stage = Stage(folder, upstream, stream_check)
-        for peer in (Peer.PASS_THROUGH, Peer.PROXY):
+        stage = Stage(folder, upstream, setting)
+        for peer in (Peer.PASS_THROUGH, Peer.PROXY, *setting.extra):
             stage.servers[peer] = stack.enter_context(stage.fresh(peer))
         yield stage
 

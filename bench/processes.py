@@ -41,11 +41,16 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(argv: Sequence[str], log: Path, *, timeout: float = 20.0) -> Iterator[ServerProcess]:
-    """Run a server that prints the port it listens on; its output goes to ``log``. Raises ProcessError."""
+def serving(
+    argv: Sequence[str], log: Path, *, source: Path | None = None, timeout: float = 20.0
+) -> Iterator[ServerProcess]:
+    """Run a server that prints the port it listens on; its output goes to ``log``. Raises ProcessError.
+
+    Its modules are looked for in the folder ``source`` first.
+    """
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=_ROOT, env=_environment(),
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=_ROOT, env=_environment(source),
             start_new_session=True,
         )  # fmt: skip
     with _ended(popen):
@@ -73,9 +78,10 @@ def allow_many_sockets() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _environment() -> Mapping[str, str]:
+def _environment(source: Path | None = None) -> Mapping[str, str]:
     """Ours, without settings of the proxy that would change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith("GEMINI_PROXY_")}
+    ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("GEMINI_PROXY_")}
+    return {**ours, "PYTHONPATH": str(source)} if source else ours
 
 
 def _await_port(popen: "subprocess.Popen[bytes]", log: Path, timeout: float) -> int:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from bench.peers import Peer
 from bench.scenarios import Figure, Scenario, Values
 
-_HEADINGS = ("", *Peer, "ratio", "goal")
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -21,7 +19,7 @@ class Measured:
         """``figure`` in every repeat; empty where the scenario does not measure ``peer``."""
         if figure.proxies and peer is Peer.DIRECT:
             return []
-        own = [run[figure.key] for run in self.runs[peer]]
+        own = [run[figure.key] for run in self.runs[peer] if figure.key in run]
         if not figure.added or peer is Peer.DIRECT:
             return own
         base = [run[figure.key] for run in self.runs[Peer.DIRECT]]
@@ -29,10 +27,14 @@ class Measured:
 
     def ratio(self, figure: Figure) -> float | None:
         """Median of gemini-proxy over median of the pass-through, where the figure asks for it."""
-        if not figure.ratio:
+        return self.compared(figure, Peer.PROXY, Peer.PASS_THROUGH) if figure.ratio else None
+
+    def compared(self, figure: Figure, peer: Peer, other: Peer) -> float | None:
+        """Median of ``peer`` over median of ``other``; None where one was not measured or is nothing."""
+        own, base = self.values(figure, peer), self.values(figure, other)
+        if not own or not base or statistics.median(base) <= 0:
             return None
-        base = statistics.median(self.values(figure, Peer.PASS_THROUGH))
-        return statistics.median(self.values(figure, Peer.PROXY)) / base if base else None
+        return statistics.median(own) / statistics.median(base)
 
     def reached(self, figure: Figure) -> bool | None:
         """Whether gemini-proxy is within the figure's goal; None where there is none or nothing to compare with."""
@@ -48,12 +50,18 @@ class Measured:
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """Medians, with the smallest and largest of several repeats in parentheses."""
-    rows = [_HEADINGS]
+    """Medians, with the smallest and largest of several repeats in parentheses.
+
+    The ratio is gemini-proxy's to the pass-through. Where both were measured there is one of ``watched`` to ``before``.
+    """
+    peers = [peer for peer in Peer if any(one.runs[peer] for one in measured)]
+    compared = {Peer.WATCHED, Peer.BEFORE} <= set(peers)
+    headings = ("", *peers, "ratio", "goal", *(["watched/before"] if compared else []))
+    rows: list[tuple[str, ...]] = [headings]
     for one in measured:
-        rows.append((f"**{one.scenario.title}**", *[""] * (len(_HEADINGS) - 1)))
-        rows.extend(_row(one, figure) for figure in one.scenario.figures)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+        rows.append((f"**{one.scenario.title}**", *[""] * (len(headings) - 1)))
+        rows.extend(_row(one, figure, peers, compared) for figure in one.scenario.figures)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     lines = [_line(row, widths) for row in rows]
     rule = [f"{'-' * (width + 1)}:" for width in widths[1:]]
     lines.insert(1, f"|{'-' * (widths[0] + 2)}|{'|'.join(rule)}|")
@@ -71,15 +79,19 @@ def as_json(measured: Sequence[Measured]) -> dict[str, dict[str, dict[str, list[
     }
 
 
-def _row(one: Measured, figure: Figure) -> tuple[str, ...]:
+def _row(one: Measured, figure: Figure, peers: Sequence[Peer], compared: bool) -> tuple[str, ...]:
     title = f"{figure.title}, {figure.unit}" if figure.unit else figure.title
-    ratio = one.ratio(figure)
     return (
         title,
-        *(_cell(figure, one.values(figure, peer), signed=figure.added and peer is not Peer.DIRECT) for peer in Peer),
-        f"{ratio:.2f}" if ratio is not None else "",
+        *(_cell(figure, one.values(figure, peer), signed=figure.added and peer is not Peer.DIRECT) for peer in peers),
+        _ratio(one.ratio(figure)),
         _goal(one, figure),
+        *([_ratio(one.compared(figure, Peer.WATCHED, Peer.BEFORE))] if compared else []),
     )
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def _cell(figure: Figure, values: Sequence[float], *, signed: bool) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bench.peers import Peer, Stage, holding, load
+from bench.peers import Peer, Server, Stage, holding, load
 from bench.workload import LoadResult, Workload
 
 Values = Mapping[str, float]
@@ -69,8 +69,16 @@ class Scenario:
 
 
 _FAILED: Final = Figure("failed", "failed or unfinished", digits=0, most=0)
-_ALL: Final = tuple(Peer)
+_TOLD: Final = Figure("told", "exchanges told to each watcher", digits=0)
+_ALL: Final = (Peer.DIRECT, Peer.PASS_THROUGH, Peer.PROXY)
 _PROXIES: Final = (Peer.PASS_THROUGH, Peer.PROXY)
+
+
+def joined(scenario: Scenario, extra: Sequence[Peer]) -> Scenario:
+    """``scenario`` for the peers ``extra`` as well."""
+    peers = tuple(peer for peer in Peer if peer in scenario.peers or peer in extra)
+    told = (_TOLD,) if Peer.WATCHED in extra else ()
+    return replace(scenario, peers=peers, figures=(*scenario.figures, *told))
 
 
 def measure(scenario: Scenario, stage: Stage, scale: Scale) -> Iterator[tuple[Peer, Values]]:
@@ -80,82 +88,102 @@ def measure(scenario: Scenario, stage: Stage, scale: Scale) -> Iterator[tuple[Pe
             yield peer, scenario.measure(stage, peer, scale)
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A load that came to its end: the server's CPU seconds for it, what failed, and what its watchers were told of."""
+
+    result: LoadResult
+    cpu: float
+    counts: Values
+
+
 def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
-    port = stage.servers[peer].port
-    load(Workload("unary", port, 32, scale.unary_warmup))
-    result, seconds = _with_cpu(stage, peer, scale, Workload("unary", port, 32, scale.unary_requests))
+    server = stage.servers[peer]
+    warmup = Workload("unary", server.process.port, 32, scale.unary_warmup, dataset=server.dataset)
+    _serve(server, warmup)
+    served = _serve(server, replace(warmup, total=scale.unary_requests), scale.settle)
+    result = served.result
     return {
-        "cpu": seconds * 1e3 / max(result.done, 1),
+        "cpu": served.cpu * 1e3 / max(result.done, 1),
         "rate": result.done / result.seconds,
         "p50": result.first.p50 if result.first else 0.0,
         "p99": result.first.p99 if result.first else 0.0,
-        "failed": result.failed,
+        **served.counts,
     }
 
 
 def _paced(stage: Stage, peer: Peer, scale: Scale) -> Values:
-    workload = _streams(stage, peer, scale.paced_streams, scale.paced_rounds, scale.paced_events, 10)
-    result, seconds = _with_cpu(stage, peer, scale, workload)
-    return {"rate": result.events / result.seconds, **_per_event(result, seconds)}
+    server = stage.servers[peer]
+    workload = _streams(server, scale.paced_streams, scale.paced_rounds, scale.paced_events, 10)
+    served = _serve(server, workload, scale.settle)
+    return {"rate": served.result.events / served.result.seconds, **_per_event(served)}
 
 
 def _calm(stage: Stage, peer: Peer, scale: Scale) -> Values:
     """Begins over a second: forty requests in one interval would be a load of their own. Warmed, as a proxy is."""
-    load(_streams(stage, peer, scale.calm_streams, 1, 2, 50))
-    workload = _streams(stage, peer, scale.calm_streams, scale.calm_rounds, scale.calm_events, 50)
-    result, seconds = _with_cpu(stage, peer, scale, replace(workload, spread_ms=scale.calm_spread_ms))
-    return _per_event(result, seconds)
+    server = stage.servers[peer]
+    _serve(server, _streams(server, scale.calm_streams, 1, 2, 50))
+    workload = _streams(server, scale.calm_streams, scale.calm_rounds, scale.calm_events, 50)
+    return _per_event(_serve(server, replace(workload, spread_ms=scale.calm_spread_ms), scale.settle))
 
 
 def _crowd(stage: Stage, peer: Peer, scale: Scale) -> Values:
-    result, seconds = _with_cpu(
-        stage, peer, scale, _streams(stage, peer, scale.crowd_streams, 1, scale.crowd_events, 50)
-    )
-    return _per_event(result, seconds)
+    server = stage.servers[peer]
+    return _per_event(_serve(server, _streams(server, scale.crowd_streams, 1, scale.crowd_events, 50), scale.settle))
 
 
 def _memory(stage: Stage, peer: Peer, scale: Scale) -> Values:
-    """On a fresh server: one that has grown before hides what a stream takes."""
+    """On a fresh server: one that has grown before hides what a stream takes. Watchers are told of the warm-up."""
     with stage.fresh(peer) as server:
-        load(Workload("unary", server.port, 4, 40))
-        load(Workload("stream", server.port, 4, 8, events=4, interval_ms=1))
+        unary = Workload("unary", server.process.port, 4, 40, dataset=server.dataset)
+        warmups = (unary, replace(unary, kind="stream", total=8, events=4, interval_ms=1))
+        counts = [_serve(server, workload).counts for workload in warmups]
         time.sleep(scale.settle)
-        idle = server.rss_kib
-        with holding(Workload("hold", server.port, scale.held_streams, scale.held_streams)) as result:
+        idle = server.process.rss_kib
+        held = replace(unary, kind="hold", connections=scale.held_streams, total=scale.held_streams)
+        with holding(held) as result:
             time.sleep(scale.settle)
-            grown = server.rss_kib - idle
-    return {"idle": idle / 1024, "stream": grown / max(result.done, 1), "failed": result.failed}
+            grown = server.process.rss_kib - idle
+    sums = {key: sum(each[key] for each in counts) for key in counts[0]}
+    memory = {"idle": idle / 1024, "stream": grown / max(result.done, 1)}
+    return {**memory, **sums, "failed": sums["failed"] + result.failed}
 
 
-def _streams(stage: Stage, peer: Peer, streams: int, rounds: int, events: int, interval: int) -> Workload:
+def _streams(server: Server, streams: int, rounds: int, events: int, interval: int) -> Workload:
     """Streams that begin evenly over one interval: real ones do not tick together."""
     return Workload(
         "stream",
-        stage.servers[peer].port,
+        server.process.port,
         connections=streams,
         total=streams * rounds,
         events=events,
         interval_ms=interval,
         spread_ms=interval,
+        dataset=server.dataset,
     )
 
 
-def _with_cpu(stage: Stage, peer: Peer, scale: Scale, workload: Workload) -> tuple[LoadResult, float]:
-    server = stage.servers[peer]
-    before = server.cpu_seconds
+def _serve(server: Server, workload: Workload, settle: float = 0.0) -> _Served:
+    """Put ``workload`` on ``server``. Telling its watchers is part of its CPU time; one that is not told has failed."""
+    before = server.process.cpu_seconds
     result = load(workload)
-    time.sleep(scale.settle)
-    return result, server.cpu_seconds - before
+    time.sleep(settle)
+    counts: Values = {"failed": result.failed}
+    if server.audience:
+        told = server.audience.told(result.done, workload.total)
+        counts = {"failed": result.failed + told.failed, "told": told.least}
+    return _Served(result, server.process.cpu_seconds - before, counts)
 
 
-def _per_event(result: LoadResult, seconds: float) -> Values:
+def _per_event(served: _Served) -> Values:
+    result = served.result
     spreads = {"first": result.first, "event": result.event, "last": result.last}
     delays = {
         f"{name}_{rank}": getattr(spread, rank) if spread else 0.0
         for name, spread in spreads.items()
         for rank in ("p50", "p99")
     }
-    return {"cpu": seconds * 1e6 / max(result.events, 1), "failed": result.failed, **delays}
+    return {"cpu": served.cpu * 1e6 / max(result.events, 1), **served.counts, **delays}
 
 
 SCENARIOS: Final = (

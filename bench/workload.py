@@ -3,9 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Kind = Literal["unary", "stream", "hold"]
+DATASET: Final = "bench"
+KEY: Final = "inv-bench"
+"""An Invariant key: with open access any is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,8 @@ class Workload:
     ``unary``: ``total`` requests over ``connections`` connections. ``stream``: ``total`` streams of ``events`` events,
     ``interval_ms`` apart, at most ``connections`` at once; the connections begin evenly over ``spread_ms``.
     ``hold``: ``connections`` silent streams that stay open until standard input ends.
-    Whatever is not done after ``timeout`` seconds is given up and counted as unfinished.
+    Whatever is not done after ``timeout`` seconds is given up and counted as unfinished. With ``dataset`` the requests
+    name it in their path, and bring an Invariant key.
     """
 
     kind: Kind
@@ -26,6 +30,7 @@ class Workload:
     interval_ms: int = 0
     spread_ms: float = 0.0
     timeout: float = 30.0
+    dataset: str = ""
 
     @property
     def model(self) -> str:
@@ -40,9 +45,10 @@ class Workload:
 
     @property
     def target(self) -> str:
-        """The request target that Gemini has for it."""
+        """The request target that Gemini has for it, below the dataset's path where there is one."""
         method = "generateContent" if self.kind == "unary" else "streamGenerateContent?alt=sse"
-        return f"/v1beta/models/{self.model}:{method}"
+        base = f"/api/v1/gateway/{self.dataset}/gemini" if self.dataset else ""
+        return f"{base}/v1beta/models/{self.model}:{method}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from bench.__main__ import run
+from bench.audience import Told, watching
 from bench.http_read import AnswerError, AnswerReader
 from bench.load import drive
-from bench.peers import Peer
+from bench.peers import Peer, Server, Setting, Stage
+from bench.processes import ProcessError, module, serving
 from bench.report import Measured, as_json, table
-from bench.scenarios import SCENARIOS, Figure, Scale, Scenario
-from bench.workload import Workload, dump, load_result, load_workload, spread
+from bench.scenarios import SCENARIOS, Figure, Scale, Scenario, Values
+from bench.workload import DATASET, Workload, dump, load_result, load_workload, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +35,8 @@ TINY = Scale(
     crowd_events=3,
 )
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+FEED = b"retry: 1000\n\nid: 7\nevent: position\ndata: {}\n\n"
+EXCHANGE = b'id: 8\nevent: exchange\ndata: {"seq":8}\n\n'
 EVENT = b"data: @%020d@\r\n\r\n" % 1
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 
@@ -39,15 +44,71 @@ Respond = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 def test_every_scenario_gives_every_figure_of_every_peer_without_a_failure() -> None:
-    measured = run(SCENARIOS, TINY)
+    measured = run(SCENARIOS, TINY, Setting(watched=True))
     for one in measured:
         assert one.failures == 0, one.scenario.name
     for name, figures in as_json(measured).items():
+        assert figures["told"][Peer.WATCHED][0] > 0, name
         for key, peers in figures.items():
-            assert peers.keys() >= {Peer.PASS_THROUGH, Peer.PROXY}, (name, key)
+            assert peers.keys() >= {Peer.PASS_THROUGH, Peer.PROXY, Peer.WATCHED}, (name, key)
+            assert peers[Peer.WATCHED], (name, key)
     lines = table(measured).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == 2 + len(SCENARIOS) + sum(len(scenario.figures) for scenario in SCENARIOS)
+    assert len(lines) == 2 + len(SCENARIOS) + sum(len(scenario.figures) + 1 for scenario in SCENARIOS)
+
+
+def test_the_one_before_is_run_from_its_own_checkout(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "gemini_proxy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("print('listening on 127.0.0.1:7', flush=True)\nimport time\ntime.sleep(60)")
+    with serving(module("bench.upstream"), tmp_path / "log") as upstream:
+        with Stage(tmp_path, upstream, Setting(before=tmp_path)).fresh(Peer.BEFORE) as server:
+            assert server.process.port == 7
+        (package / "__main__.py").unlink()
+        with pytest.raises(ProcessError), Stage(tmp_path, upstream, Setting(before=tmp_path)).fresh(Peer.BEFORE):
+            pass
+        empty = Setting(before=tmp_path / "src")
+        with pytest.raises(ProcessError, match="no gemini_proxy"), Stage(tmp_path, upstream, empty).fresh(Peer.BEFORE):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param(0, Told(0, 2), id="nothing"),
+        pytest.param(2, Told(2, 2), id="not all"),
+        pytest.param(3, Told(3, 0), id="all"),
+        pytest.param(4, Told(4, 2), id="more than there were"),
+    ],
+)
+async def test_watchers_that_are_not_told_of_every_exchange_once_fail(events: int, expected: Told) -> None:
+    async with _server(_feed(FEED + EXCHANGE * events)) as port:
+        assert await asyncio.to_thread(_told, port) == expected
+
+
+async def test_watchers_that_are_not_let_in_end_the_run() -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+
+    async with _server(respond) as port:
+        with pytest.raises(ProcessError, match="watchers"):
+            await asyncio.to_thread(_told, port)
+
+
+async def test_a_watcher_that_is_told_nothing_is_a_failure_of_the_run(tmp_path: Path) -> None:
+    def measured(port: int) -> Values:
+        upstream = serving(module("bench.upstream"), tmp_path / "log")
+        with upstream as process, watching(port, 1, patience=0.1) as audience:
+            stage = Stage(tmp_path, process, Setting())
+            stage.servers[Peer.WATCHED] = Server(process, DATASET, audience)
+            return SCENARIOS[0].measure(stage, Peer.WATCHED, TINY)
+
+    async with _server(_feed(FEED)) as port:
+        values = await asyncio.to_thread(measured, port)
+    assert (values["failed"], values["told"]) == (1, 0)
+    assert values["rate"] > 0
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 600), max_size=12))
@@ -130,6 +191,34 @@ def test_the_report_compares_with_the_pass_through_and_with_direct_calls() -> No
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table([measured]).splitlines()]
     assert cells[3] == ["CPU, s", "", "2.0 (2.0..4.0)", "4.0 (4.0..8.0)", "2.00", "1.5 at most: missed"]
     assert cells[4] == ["first, ms", "1.0", "+1.0", "+3.0", "", "2 at most: missed"]
+
+
+def test_the_report_compares_the_watched_with_the_one_before_where_both_are() -> None:
+    figures = (Figure("cpu", "CPU", "s", 1), Figure("told", "told", digits=0))
+    measured = Measured(Scenario("one", "One", tuple(Peer), lambda stage, peer, scale: {}, figures))
+    for peer, value in ((Peer.BEFORE, 2.0), (Peer.PROXY, 4.0), (Peer.WATCHED, 5.0)):
+        measured.runs[peer].append({"cpu": value} | ({"told": 7} if peer is Peer.WATCHED else {}))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table([measured]).splitlines()]
+    assert cells[0] == ["", "before", "gemini-proxy", "watched", "ratio", "goal", "watched/before"]
+    assert cells[3] == ["CPU, s", "2.0", "4.0", "5.0", "", "", "2.50"]
+    assert cells[4] == ["told", "", "", "7", "", "", ""]
+
+
+def _feed(text: bytes) -> Respond:
+    """A server whose feed says that much and then nothing."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"%x\r\n%b\r\n" % (len(text), text))
+        await reader.read()
+
+    return respond
+
+
+def _told(port: int) -> Told:
+    """What two watchers are told where there were three exchanges."""
+    with watching(port, 2, patience=0.1) as audience:
+        return audience.told(3, 3)
 
 
 @asynccontextmanager

@@ -1,0 +1,130 @@
+"""What is asked of a store of many traces: the pages of the Explorer, with each filter and the worst of their pairs."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlalchemy import func, select
+
+from bench.million_traces import LOGGED, MODELS, OWNER, PHRASE, RARE_WORD
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.datasets import Dataset, Datasets
+from gemini_proxy.traces.schema import usage as kept
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.usage import Usage
+
+PAGE: Final = 50
+DEEP: Final = 1_000
+DAY: Final = 86_400
+RARE_MODEL: Final = list(MODELS)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that a page asks; ``ask`` says how much came of it."""
+
+    title: str
+    ask: Callable[[], Awaitable[int]]
+
+
+def _filters(now: float) -> dict[str, TraceQuery]:
+    """The pages of one dataset, by title."""
+    first_day = TraceQuery(since=now - 29 * DAY, until=now - 28 * DAY)
+    return {
+        "first page": TraceQuery(),
+        "outcome, common": TraceQuery(outcome=Outcome.COMPLETED),
+        "outcome, 1 %": TraceQuery(outcome=Outcome.REFUSED_REQUEST),
+        "outcome, 0.01 %": TraceQuery(outcome=Outcome.FAILED),
+        "outcome, none": TraceQuery(outcome=Outcome.PUSHED),
+        "model, common": TraceQuery(model="gemini-2.5-flash"),
+        "model, 0.01 %": TraceQuery(model=RARE_MODEL),
+        "model, none": TraceQuery(model="gemini-none"),
+        "rule, 10 %": TraceQuery(rule=LOGGED),
+        "rule, 1 %": TraceQuery(rule="secrets"),
+        "rule, 0.002 %": TraceQuery(rule="canary"),
+        "rule, none": TraceQuery(rule="none"),
+        "a day of last week": TraceQuery(since=now - 8 * DAY, until=now - 7 * DAY),
+        "a day four weeks ago": first_day,
+        "text, rare word": TraceQuery(text=RARE_WORD),
+        "text, common word": TraceQuery(text="error"),
+        "text, two common words": TraceQuery(text="error file"),
+        "text, phrase of 0.2 %": TraceQuery(text=f'"{PHRASE}"'),
+        "text, phrase of common words, none": TraceQuery(text='"file the error the file of"'),
+        "text, beginning of a rare word": TraceQuery(text=f"{RARE_WORD[:6]}*"),
+        "text, beginning of common words": TraceQuery(text="kalo*"),
+        "text, no hit": TraceQuery(text="zzyzx"),
+        "text, common word but not another": TraceQuery(text="error -file"),
+        "text, common word but not a commoner one": TraceQuery(text="error -the"),
+        "text rare + outcome rare": TraceQuery(text=RARE_WORD, outcome=Outcome.FAILED),
+        "text common + outcome 0.01 %": TraceQuery(text="error", outcome=Outcome.FAILED),
+        "text common + model 0.01 %": TraceQuery(text="error", model=RARE_MODEL),
+        "text common + rule 0.002 %": TraceQuery(text="error", rule="canary"),
+        "text common + rule 10 %": TraceQuery(text="error", rule=LOGGED),
+        "text phrase + rule 1 %": TraceQuery(text=f'"{PHRASE}"', rule="secrets"),
+        "text common + a day four weeks ago": replace(first_day, text="error"),
+        "rule 10 % + outcome 0.01 %": TraceQuery(rule=LOGGED, outcome=Outcome.FAILED),
+        "rule 10 % + model 0.01 %": TraceQuery(rule=LOGGED, model=RARE_MODEL),
+        "rule 1 % + outcome that it never has": TraceQuery(rule="secrets", outcome=Outcome.COMPLETED),
+        "rule 10 % + a day four weeks ago": replace(first_day, rule=LOGGED),
+        "outcome common + model 0.01 %": TraceQuery(outcome=Outcome.COMPLETED, model=RARE_MODEL),
+        "outcome 0.01 % + model 0.01 %": TraceQuery(outcome=Outcome.FAILED, model=RARE_MODEL),
+        "everything at once": TraceQuery(
+            Outcome.REFUSED_REQUEST, "gemini-2.5-pro", "secrets", now - 20 * DAY, now - 10 * DAY, "error"
+        ),
+    }
+
+
+async def questions(store: TraceStore, database: Database) -> list[Question]:
+    """Of the datasets that ``million_traces`` makes: the largest one, and the smallest for words that others have."""
+    datasets, listing, usage = Datasets(database), Listing(database), Usage(database)
+    largest, smallest = await _dataset(datasets, "support-agent"), await _dataset(datasets, "billing")
+    newest = (await listing.page(largest, TraceQuery(), 1)).traces[0]
+    # What was made may be older than this run.
+    latest = select(func.max(kept.c.start))
+    now = float(await database.read(lambda connection: connection.execute(latest).scalar_one()))
+
+    def pages(dataset: Dataset, query: TraceQuery, before: int | None = None) -> Callable[[], Awaitable[int]]:
+        async def ask() -> int:
+            return len((await listing.page(dataset, query, PAGE, before)).traces)
+
+        return ask
+
+    async def one() -> int:
+        found = await store.owned(OWNER, newest.id)
+        return 0 if found is None else 1
+
+    async def overview() -> int:
+        return len(await datasets.all(OWNER))
+
+    async def menus() -> int:
+        return len(await listing.models(largest)) + len(await listing.rules(largest))
+
+    def plots(days: int) -> Callable[[], Awaitable[int]]:
+        async def ask() -> int:
+            return len(await usage.of_owner(OWNER, now - days * DAY, now, 150))
+
+        return ask
+
+    deep = newest.position - DEEP * PAGE
+    return [
+        *(Question(title, pages(largest, query)) for title, query in _filters(now).items()),
+        Question(f"page {DEEP:,}", pages(largest, TraceQuery(), deep)),
+        Question("small dataset, first page", pages(smallest, TraceQuery())),
+        Question("small dataset, common word", pages(smallest, TraceQuery(text="error"))),
+        Question("small dataset, rare word", pages(smallest, TraceQuery(text=RARE_WORD))),
+        Question("small dataset, rule 10 %", pages(smallest, TraceQuery(rule=LOGGED))),
+        Question("models and rules of a dataset", menus),
+        Question("one trace by its id", one),
+        Question("datasets", overview),
+        Question("dashboard, 24 hours", plots(1)),
+        Question("dashboard, 30 days", plots(30)),
+    ]
+
+
+async def _dataset(datasets: Datasets, name: str) -> Dataset:
+    found = await datasets.get(OWNER, name)
+    if found is None:
+        raise SystemExit(f"the store has no dataset {name}: it was not made by this bench")
+    return found
