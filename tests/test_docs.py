@@ -40,9 +40,17 @@ DEFAULTS = defaults(Config.model_construct())
 
 def example_values() -> dict[str, Any]:
     """What the example sets, in the form of ``defaults``."""
-    document = tomllib.loads(EXAMPLE.read_text())
-    found = {f"{section}.{key}": value for section, table in document.items() for key, value in table.items()}
+    found = flat(tomllib.loads(EXAMPLE.read_text()))
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table's keys with those of the sections within it; a table that is one key's value stays whole."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        key = prefix + name
+        found |= flat(value, f"{key}.") if isinstance(value, dict) and key not in DEFAULTS else {key: value}
+    return found
 
 
 def commented_keys() -> list[str]:
@@ -108,7 +116,7 @@ def test_all_limits_are_stated() -> None:
 def test_configuration_keys_in_prose_exist() -> None:
     """Whatever a document calls ``section.key`` is a key."""
     sections = "|".join(Config.model_fields)
-    for document in ("SECURITY.md", "README.md", "CHANGELOG.md", "docs/policies.md"):
+    for document in ("SECURITY.md", "README.md", "CHANGELOG.md", "docs/policies.md", "docs/explorer.md"):
         named = re.findall(rf"`((?:{sections})\.[a-z_.]+)(?: = [^`]*)?`", (ROOT / document).read_text())
         assert set(named) - set(DEFAULTS) == set(), document
 
