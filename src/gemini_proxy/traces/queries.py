@@ -18,7 +18,6 @@ _FIRST_RULE = (
     .limit(1)
     .scalar_subquery()
 )
-_SUMMARY = ("seq", "position", "id", "created", "model", "outcome", "stream", "duration_ms")
 
 
 def whole_traces() -> Query:
@@ -31,13 +30,14 @@ def whole_traces() -> Query:
 
 
 def summaries() -> Query:
-    """The same for ``read_summaries``: no messages, no metadata."""
+    """The same for ``read_summaries``: no messages, no metadata; what ``TraceSummary`` has, in its order."""
     return (
         select(
-            *(traces.c[key] for key in _SUMMARY),
+            *(traces.c[key] for key in ("seq", "position", "id", "created")),
             datasets.c.owner,
-            datasets.c.name.label("dataset"),
-            _FIRST_RULE.label("rule"),
+            datasets.c.name,
+            *(traces.c[key] for key in ("model", "outcome", "stream", "duration_ms")),
+            _FIRST_RULE,
         )
         .join(datasets, datasets.c.seq == traces.c.dataset)
         .where(datasets.c.name.is_not(None))
@@ -52,11 +52,11 @@ def read_traces(connection: Connection, query: Query) -> list[tuple[int, Trace]]
 
 def read_summaries(connection: Connection, query: Query) -> list[TraceSummary]:
     """The lines of a listing."""
-    return [_summary(row) for row in connection.execute(query).mappings()]
-
-
-def _summary(row: RowMapping) -> TraceSummary:
-    return TraceSummary(**{**row, "outcome": Outcome(row["outcome"]), "dataset": row["dataset"] or None})
+    # By place, not by name: the feed reads every exchange.
+    return [
+        TraceSummary(seq, position, trace_id, created, owner, dataset or None, model, Outcome(outcome), *rest)
+        for seq, position, trace_id, created, owner, dataset, model, outcome, *rest in connection.execute(query)
+    ]
 
 
 def _with_annotations(connection: Connection, found: Sequence[RowMapping]) -> list[tuple[int, Trace]]:
