@@ -47,26 +47,28 @@ async def read_bytes(request: web.Request, limit: int) -> bytes:
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("Content-Encoding may only be identity.")
     if (request.content_length or 0) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     try:
         async with asyncio.timeout(seconds):
-            return await _read(request, limit)
+            return await read_pieces(request, limit)
     except TimeoutError:
         raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
     except (web.HTTPException, web.RequestPayloadError):
         raise BadRequest("The request body cannot be read.") from None
 
 
-async def _read(request: web.Request, limit: int) -> bytes:
+async def read_pieces(request: web.Request, limit: int) -> bytes:
+    """What is left of the body, as it comes. Raises PayloadTooLarge once it is over ``limit`` bytes."""
     pieces: list[bytes] = []
     size = 0
     while data := await request.content.readany():
         pieces.append(data)
         size += len(data)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
+def too_large(limit: int) -> PayloadTooLarge:
+    """The error for a body over ``limit`` bytes."""
     return PayloadTooLarge(f"The request body is over the limit of {limit} bytes.")

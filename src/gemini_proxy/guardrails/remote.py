@@ -5,7 +5,6 @@ aiohttp's errors end here. A check is never sent a second time, but for a kept c
 
 import asyncio
 import hashlib
-import io
 import logging
 import time
 import uuid
@@ -20,6 +19,7 @@ from yarl import URL
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
+from gemini_proxy.guardrails.service_client import in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
 
@@ -33,8 +33,6 @@ _RETRY_SECONDS: Final = 60.0
 """When policies that did not load are sent again."""
 _LOADED_KEPT: Final = 1024
 """Texts remembered as loaded. One that is forgotten is sent once more, which changes nothing."""
-_LARGE_BODY: Final = 1_048_576
-"""Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 
 
 class RemoteEngine:
@@ -55,14 +53,7 @@ class RemoteEngine:
         self._loaded: OrderedDict[bytes, float] = OrderedDict()
 
     async def __aenter__(self) -> "RemoteEngine":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            # An answer's size is counted as it comes over the wire.
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._session = service_session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,13 +112,7 @@ class RemoteEngine:
     async def _call(self, path: str, asked: object, key: str | None, session_id: str | None) -> ServiceAnswer:
         """Raises EngineUnavailable where no answer came, Unauthenticated where there is no key to ask with."""
         key = _usable(key)
-        headers = {
-            "authorization": f"Bearer {key}",
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            "x-session-id": session_id or self._session_id,
-        }
+        headers = service_headers(key) | {"x-session-id": session_id or self._session_id}
         url = URL(f"{self._url}/api/v1/{path}")
         try:
             async with asyncio.timeout(self._timeout):
@@ -141,8 +126,7 @@ class RemoteEngine:
         assert self._session is not None
         for attempt in (1, 2):
             try:
-                # From a file object a large body is sent in pieces, and neighbours get their turn between them.
-                sent = io.BytesIO(data) if len(data) > _LARGE_BODY else data
+                sent = in_pieces(data)
                 async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
                     return response.status, await _bounded(response.content)
             except aiohttp.ServerDisconnectedError:

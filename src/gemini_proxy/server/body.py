@@ -6,7 +6,8 @@ import zlib
 
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from gemini_proxy.errors import BadRequest, UnsupportedMediaType
+from gemini_proxy.explorer.body import read_pieces, too_large
 
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
 """The only parameter of the content type, once: whoever reads a second one reads another text."""
@@ -25,13 +26,13 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     _check_type(request)
     encoding = _encoding(request)
     if request.content_length is not None and request.content_length > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= limit:
         # All of it is here already, as it is for most requests: nothing to wait for.
         return request.content.read_nowait(-1)
     try:
         async with asyncio.timeout(seconds):
-            raw = await _read(request, limit)
+            raw = await read_pieces(request, limit)
             return raw if encoding == "identity" else await _gunzip(raw, limit)
     except TimeoutError:
         raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
@@ -60,17 +61,6 @@ def _encoding(request: web.Request) -> str:
     return encoding
 
 
-async def _read(request: web.Request, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while data := await request.content.readany():
-        pieces.append(data)
-        size += len(data)
-        if size > limit:
-            raise _too_large(limit)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
 async def _gunzip(raw: bytes, limit: int) -> bytes:
     inflate = zlib.decompressobj(wbits=31)
     pieces: list[bytes] = []
@@ -88,12 +78,8 @@ async def _gunzip(raw: bytes, limit: int) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         await asyncio.sleep(0)
     if inflate.unused_data or start < len(raw):
         raise BadRequest("The gzip body goes on after its end.")
     return b"".join(pieces)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The request body is over the limit of {limit} bytes.")

@@ -1,13 +1,13 @@
 """The client of an Explorer: ``POST /api/v1/push/trace``. aiohttp's errors end here."""
 
 import asyncio
-import io
 import time
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
+from gemini_proxy.guardrails.service_client import in_pieces, service_headers, service_session
 from gemini_proxy.traces.push.answers import Answer, Failed, Failure, read_answer
 
 TIMEOUT: Final = 60.0
@@ -17,8 +17,6 @@ MAX_ANSWER: Final = 65_536
 _KEEPALIVE: Final = 4.0
 """Seconds a connection is kept. Less than servers do (five, the shortest): of a push sent into a closing connection
 nobody knows whether it was taken."""
-_LARGE_BODY: Final = 1_048_576
-"""Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 
 
 class ExplorerService:
@@ -31,14 +29,7 @@ class ExplorerService:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "ExplorerService":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            # An answer's size is counted as it comes over the wire.
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._session = service_session(keepalive=_KEEPALIVE)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -58,14 +49,7 @@ class ExplorerService:
 
     async def _post(self, document: bytes) -> Answer:
         assert self._session is not None
-        headers = {
-            "authorization": f"Bearer {self._key}",
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-        }
-        # From a file object a large body is sent in pieces, and neighbours get their turn between them.
-        data = io.BytesIO(document) if len(document) > _LARGE_BODY else document
+        headers, data = service_headers(self._key), in_pieces(document)
         async with self._session.post(self._url, headers=headers, data=data, allow_redirects=False) as response:
             body = await _beginning(response.content)
             return read_answer(response.status, response.headers.get("retry-after"), body, time.time())

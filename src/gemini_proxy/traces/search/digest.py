@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.figures import Figures, figures_of
@@ -18,6 +19,7 @@ from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
 from gemini_proxy.traces.search.query import Facets, words_of
 from gemini_proxy.traces.search.searchable_text import MAX_READ, text_of
 from gemini_proxy.traces.tallies import Counted, add_figures, delete_old
+from gemini_proxy.traces.trace import REFUSED
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +80,9 @@ class Digest:
             except StoreError as error:
                 logger.warning("search and figures wait: %s", error)
                 more = False
-            if more:
-                await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
-            else:
-                await self._rest(started)
+            await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
+            if not more:
+                await is_set_within(self._wake, POLL_SECONDS)
 
     async def catch_up(self) -> int:
         """Take in every trace that is there, without a rest; how many steps that was. Raises StoreError."""
@@ -107,15 +108,6 @@ class Digest:
             logger.error("traces %d to %d cannot be searched: %s", batch.taken[0].seq, batch.taken[-1].seq, error)
             await self._database.write(lambda connection: _write(connection, batch, (), counted))
         return True
-
-    async def _rest(self, started: float) -> None:
-        """Until something was written, but in any case as long as the work so far asks for."""
-        await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     async def _prune(self) -> None:
         if time.monotonic() - self._pruned > PRUNE_SECONDS or not self._pruned:
@@ -161,7 +153,7 @@ def _take(connection: Connection) -> _Batch:
         *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
     ).where(traces.c.seq.in_(numbers))
     taken = [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
-    refused = [trace.seq for trace in taken if trace.outcome.startswith("refused")]
+    refused = [trace.seq for trace in taken if trace.outcome in REFUSED]
     return _Batch(after, taken, _refusing_rules(connection, refused))
 
 
