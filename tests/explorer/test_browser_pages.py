@@ -78,7 +78,8 @@ async def watch(proxy: Proxy) -> AsyncIterator[Watch]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, watch: Watch) -> AsyncIterator[Page]:
     context = await browser.new_context()
-    context.set_default_timeout(10_000)
+    # What a trial needs on a busy machine: its process starts at first need, and behind everybody else.
+    context.set_default_timeout(60_000)
     opened = await context.new_page()
     watch.on(opened)
     yield opened
@@ -283,10 +284,6 @@ async def test_a_keyboard_is_enough(proxy: Proxy, page: Page) -> None:
     await page.wait_for_url(f"**/traces/{recorded[1].id}")
     await page.keyboard.press("n")
     await page.wait_for_url(f"**/traces/{recorded[2].id}")
-    await page.keyboard.press("?")
-    assert await page.locator("#help").is_visible()
-    await page.keyboard.press("Escape")
-    assert not await page.locator("#help").is_visible()
     await page.keyboard.press("g")
     await page.keyboard.press("l")
     await page.wait_for_url("**/explorer/live")
@@ -294,3 +291,9 @@ async def test_a_keyboard_is_enough(proxy: Proxy, page: Page) -> None:
     await page.keyboard.press("/")
     await page.keyboard.type("j?")
     assert await page.locator("#text").input_value() == "j?"
+    await page.goto(f"{proxy.url}/explorer")
+    await page.keyboard.press("?")
+    assert await page.locator("#help").is_visible()
+    # Last: the browser also takes Escape as "stop loading", and may get to it when the next page is on its way.
+    await page.keyboard.press("Escape")
+    assert not await page.locator("#help").is_visible()
