@@ -3,7 +3,7 @@
 #   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
 #   make demo                      the proxy before a built-in sample model, no key needed
 #   make check test bench          what a change has to pass, and the figures of the README
-#   make coverage                  the tests with the lines that they reach, in twice the time
+#   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
@@ -30,8 +30,9 @@ run: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/gemini-proxy demo $(ARGS)
 
+# Files side by side, each as a whole: what its tests share is made once. More than four wait for each other's disk.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage run -m pytest $(ARGS)

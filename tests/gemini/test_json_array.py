@@ -12,8 +12,10 @@ _TOKENS = st.sampled_from(
     ["[", "]", "{}", ",", " ", "\n", '{"a": "}\\"]\\\\"}', '{"a": {"b": [{}]}}', "{", "}", '"', "1", "\\"]
 )
 _ANY_BODIES = st.lists(_TOKENS).map(lambda texts: "".join(texts).encode())
+# Beyond 64 bits a number is read as floating point.
+_NUMBERS = st.integers(-(2**63), 2**64 - 1)
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
+    st.none() | st.booleans() | _NUMBERS | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
