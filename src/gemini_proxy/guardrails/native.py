@@ -48,12 +48,13 @@ class NativeEngine:
     def __init__(self, workers: Workers, timeout: float) -> None:
         self._workers = workers
         self._timeout = timeout
+        self._quick = Budget(steps=QUICK_STEPS, seconds=timeout)
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         """Pieces are judged here, within the quick limit; one that takes more waits for the end of its answer."""
         if not check.guardrails:
             return None
-        return NativeSession(check, overlap, Budget(steps=QUICK_STEPS, seconds=self._timeout))
+        return NativeSession(check, overlap, self._quick)
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
@@ -64,8 +65,7 @@ class NativeEngine:
             conversation = Conversation.of(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
-                budget = Budget(steps=QUICK_STEPS, seconds=self._timeout)
-                return _verdict(check, _check_all(policies, conversation, check.parameters, budget), started)
+                return _verdict(check, _check_all(policies, conversation, check.parameters, self._quick), started)
         except BudgetExceeded:
             return self._judge_elsewhere(check, started)
         except (EvaluationError, ConversationError) as error:
