@@ -22,7 +22,7 @@ The language is Invariant's. What differs from its stock engine, and why:
 from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.compile import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
-from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, PolicyError, Warning
+from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.policy import Policy
 from gemini_proxy.policy.rules import Rule, RuleWindow, Violation
@@ -36,6 +36,7 @@ __all__ = [
     "Detector",
     "DetectorRegistry",
     "EvaluationError",
+    "Fault",
     "Finding",
     "Growth",
     "Place",

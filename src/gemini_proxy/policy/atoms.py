@@ -36,7 +36,7 @@ class AtomParser(Cursor):
 
     def _number(self, token: Token) -> int | float:
         if len(token.text) > 40:
-            self._fail("a number of more than 40 characters", token)
+            self._fail("a number of more than 40 characters", token, fault="excess")
         plain = token.text.replace("_", "")
         return int(plain) if plain.isdigit() else float(plain)
 

@@ -64,7 +64,9 @@ class CallCompiler(ExpressionCompiler):
             self.context.fail(node, f"{name}(...) takes {wanted} arguments, not {len(node.args)}")
         for keyword, value in node.kwargs:
             if keyword not in keywords:
-                self.context.fail(value, f'{name}(...) has no option "{keyword}"', nearest(keyword, keywords))
+                self.context.fail(
+                    value, f'{name}(...) has no option "{keyword}"', nearest(keyword, keywords), fault="unknown"
+                )
 
     def _function(self, node: syntax.Call, name: str, function: Function, scope: Scope) -> Term:
         self._check(node, name, function.least, function.most, function.keywords)
@@ -134,13 +136,15 @@ class CallCompiler(ExpressionCompiler):
     def _method(self, node: syntax.Call, function: syntax.Attribute, scope: Scope) -> Term:
         name = function.name
         if name not in ARITY:
-            self.context.fail(function, f'unknown method "{name}"', nearest(name, ARITY))
+            self.context.fail(function, f'unknown method "{name}"', nearest(name, ARITY), fault="unknown")
         least, most = ARITY[name]
         if name != "format":
             self._check(node, name, least, most, frozenset())
         inner = self.compile(function.value, scope)
         if inner.kind is not None and inner.kind != "function":
-            self.context.fail(function, f"a {inner.kind} has no methods", "read a field first, as in .content")
+            self.context.fail(
+                function, f"a {inner.kind} has no methods", "read a field first, as in .content", fault="unknown"
+            )
         args, kwargs = self._arguments(node, scope)
         return Term(_method_call(inner.code, name, args, kwargs))
 

@@ -33,11 +33,11 @@ def compile_policy(
     ``source`` names the text in errors; ``detectors`` are those a policy may import, by default the built-in ones.
     """
     if len(text) > max_chars:
-        raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters")
+        raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters", fault="excess")
     try:
         return _PolicyCompiler(text, source, detectors if detectors is not None else BUILTIN).policy()
     except RecursionError as error:
-        raise PolicyError(source, 1, 1, "the policy is nested too deeply", text=text) from error
+        raise PolicyError(source, 1, 1, "the policy is nested too deeply", fault="excess", text=text) from error
 
 
 class _PolicyCompiler:
@@ -51,7 +51,7 @@ class _PolicyCompiler:
     def policy(self) -> Policy:
         rules = [statement for statement in self._module.statements if isinstance(statement, syntax.Raise)]
         if len(rules) > _MAX_RULES:
-            self._context.fail(rules[_MAX_RULES], f"more than {_MAX_RULES} rules")
+            self._context.fail(rules[_MAX_RULES], f"more than {_MAX_RULES} rules", fault="excess")
         self._define_names()
         for predicate in self._context.predicates.values():
             predicate.compile(self._context, predicate.node)
@@ -122,7 +122,9 @@ class _PolicyCompiler:
         kinds = (*FIELDS, *VALUE_KINDS)
         for name, kind in statement.parameters:
             if kind and kind not in kinds:
-                self._context.fail(statement, f'unknown type "{kind}" of "{name}"', nearest(kind, kinds))
+                self._context.fail(
+                    statement, f'unknown type "{kind}" of "{name}"', nearest(kind, kinds), fault="unknown"
+                )
 
     def _predicate(self, statement: syntax.Predicate) -> Body:
         scope = Scope()

@@ -3,7 +3,7 @@
 from typing import NoReturn, TypeVar
 
 from gemini_proxy.policy import syntax
-from gemini_proxy.policy.errors import PolicyError
+from gemini_proxy.policy.errors import Fault, PolicyError
 from gemini_proxy.policy.lexer import Token
 
 # A tree this high is evaluated within a few hundred Python frames.
@@ -46,9 +46,19 @@ class Cursor:
     def _expect(self, text: str, purpose: str) -> Token:
         return self._take(text) or self._fail(f'expected "{text}" {purpose}, found {describe(self._token)}')
 
-    def _fail(self, reason: str, at: Token | syntax.Node | None = None, suggestion: str | None = None) -> NoReturn:
+    def _fail(
+        self,
+        reason: str,
+        at: Token | syntax.Node | None = None,
+        suggestion: str | None = None,
+        *,
+        fault: Fault = "form",
+    ) -> NoReturn:
         where = at or self._token
-        raise PolicyError(self._source, where.line, where.column, reason, suggestion, text=self._text)
+        raise PolicyError(self._source, where.line, where.column, reason, suggestion, fault=fault, text=self._text)
+
+    def _too_deep(self, at: syntax.Node | None = None) -> NoReturn:
+        self._fail(f"nested more than {MAX_DEPTH} deep", at, fault="excess")
 
     def _identifier(self, purpose: str) -> Token:
         token = self._token
@@ -61,7 +71,7 @@ class Cursor:
     def _grown(self, node: NodeT, *children: syntax.Node) -> NodeT:
         height = 1 + max((self._heights.get(id(child), 1) for child in children), default=0)
         if height > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep", node)
+            self._too_deep(node)
         self._heights[id(node)] = height
         return node
 

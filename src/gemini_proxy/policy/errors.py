@@ -7,6 +7,10 @@ ConversationError messages of a shape that cannot be read (a ValueError)
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Fault = Literal["form", "unknown", "excess"]
+"""What is wrong with a policy: it names what there is not, it is more than there may be, or anything else."""
 
 
 class PolicyError(Exception):
@@ -17,7 +21,15 @@ class PolicyError(Exception):
     """
 
     def __init__(
-        self, source: str, line: int, column: int, reason: str, suggestion: str | None = None, *, text: str = ""
+        self,
+        source: str,
+        line: int,
+        column: int,
+        reason: str,
+        suggestion: str | None = None,
+        *,
+        fault: Fault = "form",
+        text: str = "",
     ) -> None:
         super().__init__(source, line, column, reason, suggestion)
         self.source = source
@@ -25,6 +37,7 @@ class PolicyError(Exception):
         self.column = column
         self.reason = reason
         self.suggestion = suggestion
+        self.fault = fault
         self._text = text
 
     def __str__(self) -> str:

@@ -101,7 +101,9 @@ class ExpressionCompiler:
         name, code = node.name, inner.code
         if inner.kind == "function":
             if name not in ("name", "arguments"):
-                self.context.fail(node, f'a function has no field "{name}"', "it has name and arguments")
+                self.context.fail(
+                    node, f'a function has no field "{name}"', "it has name and arguments", fault="unknown"
+                )
             return Term(lambda frame: code(frame)[name])
         if inner.kind is not None:
             return self._event_field(node, inner, scope)
@@ -111,7 +113,7 @@ class ExpressionCompiler:
         kind, name, code = str(inner.kind), node.name, inner.code
         if name not in FIELDS[kind]:
             hint = nearest(name, FIELDS[kind]) or f"it has {', '.join(FIELDS[kind])}"
-            self.context.fail(node, f'{kind} has no field "{name}"', hint)
+            self.context.fail(node, f'{kind} has no field "{name}"', hint, fault="unknown")
         if name == "content":
             return Term(lambda frame: code(frame).content)
         if kind == "ToolCall" and name == "function":

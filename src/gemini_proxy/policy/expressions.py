@@ -19,7 +19,7 @@ class ExpressionParser(PatternParser):
         """One expression, the conditional form included."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep")
+            self._too_deep()
         then = self.disjunction()
         if self._at("if"):
             self._advance()
@@ -122,7 +122,7 @@ class ExpressionParser(PatternParser):
             return left
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep")
+            self._too_deep()
         right = self._unary()
         self._depth -= 1
         return self._grown(syntax.Binary(left.line, left.column, "**", left, right), left, right)

@@ -37,14 +37,17 @@ class Token:
 
 
 class LexError(Exception):
-    """No token can start here."""
+    """No token can start here; with ``excess`` there are too many levels."""
 
-    def __init__(self, reason: str, line: int, column: int, suggestion: str | None = None) -> None:
+    def __init__(
+        self, reason: str, line: int, column: int, suggestion: str | None = None, *, excess: bool = False
+    ) -> None:
         super().__init__(reason, line, column, suggestion)
         self.reason = reason
         self.line = line
         self.column = column
         self.suggestion = suggestion
+        self.excess = excess
 
 
 def unify_lines(text: str) -> str:
@@ -102,7 +105,7 @@ class _Lexer:
         if width > self._indents[-1]:
             self._indents.append(width)
             if len(self._indents) > _MAX_INDENT_LEVELS:
-                raise LexError("indented too deeply", self._line, self._column())
+                raise LexError("indented too deeply", self._line, self._column(), excess=True)
             yield self._token("indent", "")
         while width < self._indents[-1]:
             self._indents.pop()

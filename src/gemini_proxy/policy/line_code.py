@@ -28,7 +28,9 @@ class LineCompiler(CallCompiler):
         """
         steps = [step for line in lines for step in self._steps(line, scope)]
         if sum(step.build is not None for step in steps) > _MAX_BINDINGS:
-            self.context.fail(lines[0], f"more than {_MAX_BINDINGS} variables are declared in one block")
+            self.context.fail(
+                lines[0], f"more than {_MAX_BINDINGS} variables are declared in one block", fault="excess"
+            )
         self.context.check_slots(lines[0], scope)
         code = final
         for step in reversed(steps if universal else schedule(steps)):
@@ -77,7 +79,7 @@ class LineCompiler(CallCompiler):
         if imported is not None and imported.role == "kind":
             kind = imported.name
         if kind not in FIELDS and kind not in VALUE_KINDS:
-            self.context.fail(line, f'unknown type "{kind}"', nearest(kind, (*FIELDS, *VALUE_KINDS)))
+            self.context.fail(line, f'unknown type "{kind}"', nearest(kind, (*FIELDS, *VALUE_KINDS)), fault="unknown")
         return kind
 
     def _declare(self, line: syntax.Declaration, scope: Scope) -> Step:

@@ -2,7 +2,7 @@
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.cursor import MAX_DEPTH, describe
-from gemini_proxy.policy.errors import PolicyError
+from gemini_proxy.policy.errors import Fault, PolicyError
 from gemini_proxy.policy.expressions import ExpressionParser
 from gemini_proxy.policy.lexer import LexError, tokenize, unify_lines
 
@@ -13,7 +13,9 @@ def parse(text: str, source: str) -> syntax.Module:
     try:
         tokens = tokenize(text)
     except LexError as error:
-        raise PolicyError(source, error.line, error.column, error.reason, error.suggestion, text=text) from error
+        fault: Fault = "excess" if error.excess else "form"
+        where = error.line, error.column
+        raise PolicyError(source, *where, error.reason, error.suggestion, fault=fault, text=text) from error
     return _StatementParser(text, source, tokens).module()
 
 
@@ -117,7 +119,7 @@ class _StatementParser(ExpressionParser):
         """Lines of an indented block, or the one line that follows the colon."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep")
+            self._too_deep()
         lines = self._block() if self._token.kind == "newline" else [self._line()]
         self._depth -= 1
         return tuple(lines)

@@ -13,7 +13,7 @@ class PatternParser(AtomParser):
         """What may follow ``is`` as a pattern, and what may stand inside one."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} deep")
+            self._too_deep()
         node = self._pattern()
         self._depth -= 1
         return node

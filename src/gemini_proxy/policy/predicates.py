@@ -32,7 +32,7 @@ class CompiledPredicate:
             self._open = True
             context.predicate_depth += 1
             if context.predicate_depth > _MAX_CHAIN:
-                context.fail(caller, f"predicates call one another more than {_MAX_CHAIN} deep")
+                context.fail(caller, f"predicates call one another more than {_MAX_CHAIN} deep", fault="excess")
             self._body = self._build(self.node)
             context.predicate_depth -= 1
             self._open = False

@@ -23,7 +23,7 @@ class QuantifierCompiler(LineCompiler):
             self.context.unknown(line, line.name, scope.slots)
         self._nested += 1
         if self._nested > _MAX_NESTED:
-            self.context.fail(line, f"quantifiers nested more than {_MAX_NESTED} deep")
+            self.context.fail(line, f"quantifiers nested more than {_MAX_NESTED} deep", fault="excess")
         inner = scope.inner()
         if imported.name == "forall":
             code = self._forall(line, inner)
@@ -63,7 +63,7 @@ class QuantifierCompiler(LineCompiler):
         bounds = dict(line.kwargs)
         for name in bounds:
             if name not in ("min", "max"):
-                self.context.fail(line, f'count has no bound "{name}"', "count(min=2, max=5):")
+                self.context.fail(line, f'count has no bound "{name}"', "count(min=2, max=5):", fault="unknown")
         if not bounds:
             self.context.fail(line, "count needs min= or max=")
         codes = {name: self.code(value, scope) for name, value in bounds.items()}

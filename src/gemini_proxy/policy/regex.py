@@ -36,10 +36,11 @@ Mode = Literal["find", "match", "whole"]
 
 
 class RegexError(ValueError):
-    """A pattern that cannot be compiled; ``suggestion`` names the rewrite, if there is one."""
+    """A pattern that cannot be compiled: with ``excess`` it is too large. ``suggestion`` names the rewrite, if any."""
 
-    def __init__(self, reason: str, suggestion: str | None = None) -> None:
+    def __init__(self, reason: str, suggestion: str | None = None, *, excess: bool = False) -> None:
         super().__init__(reason)
+        self.excess = excess
         self.reason = reason
         self.suggestion = suggestion
 
@@ -53,7 +54,7 @@ class Regex:
 
     def __init__(self, pattern: str, mode: Mode) -> None:
         if len(pattern) > _MAX_PATTERN:
-            raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters")
+            raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters", excess=True)
         try:
             translation = translate(pattern, whole=mode == "whole")
         except DialectError as error:
@@ -171,12 +172,14 @@ def _compile(pattern: str, mode: Mode) -> Any:
     try:
         compiled = re2.compile(pattern, _options(mode))
     except (re2.error, UnicodeEncodeError) as error:
-        raise RegexError(_reason(error)) from error
+        reason = _reason(error)
+        # re2 tells its errors apart by nothing else.
+        raise RegexError(reason, excess="pattern too large" in reason) from error
     finally:
         # re2 would keep the last 128 patterns of anyone, each with its automaton.
         re2.purge()
     if compiled.programsize > _MAX_PROGRAM:
-        raise RegexError("this pattern is too large", "use smaller counts in {m,n}")
+        raise RegexError("this pattern is too large", "use smaller counts in {m,n}", excess=True)
     return compiled
 
 

@@ -9,7 +9,7 @@ from gemini_proxy.policy import syntax
 from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.builtins import FUNCTIONS
 from gemini_proxy.policy.detectors import DetectorRegistry
-from gemini_proxy.policy.errors import PolicyError, Warning
+from gemini_proxy.policy.errors import Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.imports import Imported
 from gemini_proxy.policy.regex import Mode, Regex, RegexError
@@ -78,8 +78,8 @@ class Context:
         self._regex_size = 0
         self._load_run = Run(Conversation.of(()), {}, _LOAD_BUDGET)
 
-    def fail(self, node: syntax.Node, reason: str, suggestion: str | None = None) -> NoReturn:
-        raise PolicyError(self.source, node.line, node.column, reason, suggestion, text=self.text)
+    def fail(self, node: syntax.Node, reason: str, suggestion: str | None = None, *, fault: Fault = "form") -> NoReturn:
+        raise PolicyError(self.source, node.line, node.column, reason, suggestion, fault=fault, text=self.text)
 
     def warn(self, node: syntax.Node, message: str) -> None:
         warning = Warning(node.line, node.column, message)
@@ -90,9 +90,9 @@ class Context:
         """Complain about a name, with the nearest one that would do."""
         if name in self.detectors.names or name in ("count", "forall"):
             module = "invariant" if name in ("count", "forall") else "invariant.detectors"
-            self.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}")
+            self.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}", fault="unknown")
         known = {*local, *self.constants, *self.predicates, *self.imported, *FUNCTIONS, "find", "match", "input"}
-        self.fail(node, f'unknown name "{name}"', nearest(name, {*known, *self.detectors.names}))
+        self.fail(node, f'unknown name "{name}"', nearest(name, {*known, *self.detectors.names}), fault="unknown")
 
     def regex(self, node: syntax.Node, pattern: str, mode: Mode) -> Regex:
         """A pattern known at load, compiled once a policy."""
@@ -101,11 +101,11 @@ class Context:
             try:
                 regex = Regex(pattern, mode)
             except RegexError as error:
-                self.fail(node, error.reason, error.suggestion)
+                self.fail(node, error.reason, error.suggestion, fault="excess" if error.excess else "form")
             self._regexes[pattern, mode] = regex
             self._regex_size += regex.size
             if self._regex_size > _MAX_REGEX_SIZE or len(self._regexes) > _MAX_REGEXES:
-                self.fail(node, "the regular expressions of this policy are too large together")
+                self.fail(node, "the regular expressions of this policy are too large together", fault="excess")
             self._warn_about(node, regex)
         return regex
 
@@ -124,7 +124,7 @@ class Context:
 
     def check_slots(self, node: syntax.Node, scope: Scope) -> None:
         if scope.size > _MAX_SLOTS:
-            self.fail(node, f"more than {_MAX_SLOTS} variables")
+            self.fail(node, f"more than {_MAX_SLOTS} variables", fault="excess")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
