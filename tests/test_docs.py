@@ -164,7 +164,15 @@ def refuse_unknown(words: list[str], command: click.Command = main) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CHANGELOG.md", "config.example.toml", "deploy/gemini-proxy.service", "docs/policies.md"]
+    "document",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "config.example.toml",
+        "deploy/gemini-proxy.service",
+        "docs/policies.md",
+        "docs/explorer.md",
+    ],
 )
 def test_shown_commands_exist(document: str) -> None:
     """Every ``gemini-proxy ...`` in a document's code is a command, with options that it takes."""
@@ -218,7 +226,10 @@ def test_nothing_depends_on_the_machine_it_was_written_on() -> None:
 
 
 def test_the_wheel_is_complete(tmp_path: Path) -> None:
-    """It holds every module, the migrations among them, the marker of type hints, the licence and the command."""
+    """It holds every module, the migrations among them, the marker of type hints, the licence and the command.
+
+    The systemd unit says how to install it, by the name that it has.
+    """
     source = tmp_path / "source"
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -226,7 +237,9 @@ def test_the_wheel_is_complete(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     done = subprocess.run([*command, "--wheel-dir", tmp_path, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("gemini_proxy-*.whl")
+    unit = (ROOT / "deploy" / "gemini-proxy.service").read_text()
+    (installed,) = re.findall(r"pip install dist/(\S+\.whl)", unit)
+    (wheel,) = tmp_path.glob(installed)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         modules = {str(file.relative_to(source / "src")) for file in (source / "src").rglob("*.py")}

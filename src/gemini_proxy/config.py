@@ -3,18 +3,19 @@
 This is the only module that reads files and the environment; everything else takes values.
 """
 
-import difflib
 import glob
+import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gemini_proxy.config_faults import explain, nearest
 from gemini_proxy.sections import (
     Access,
     Explorer,
@@ -24,8 +25,8 @@ from gemini_proxy.sections import (
     Traces,
     Upstream,
     listen_address,
+    sendable,
 )
-from gemini_proxy.traces.database import shown_url
 
 ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
 _CREDENTIALS = {
@@ -100,17 +101,57 @@ def load_config(file: Path | None = None) -> Config:
     try:
         config = Config(**values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, str(file) if file else "configuration"))) from None
-    except ValueError as error:
-        raise ConfigError(f"environment: {type(error).__name__}: a variable could not be read as JSON") from None
+        raise ConfigError("\n".join(explain(error, Config, _sources(file)))) from None
+    except ValueError:
+        raise ConfigError("\n".join(_not_json(os.environ))) from None
     config = _with_credentials(config)
     _check_access(config)
     _check_services(config)
     return config
 
 
-def read_policies(patterns: Sequence[str], folder: Path) -> tuple[PolicyFile, ...]:
-    """The files that ``patterns`` name, relative to ``folder``, each once and in order.
+def _sources(file: Path | None) -> Callable[[Sequence[str]], str]:
+    """What says where a key's value comes from: the variable that sets it or what it is in, or else the file."""
+    variables = {name.upper(): name for name, value in os.environ.items() if value}
+
+    def source(path: Sequence[str]) -> str:
+        for length in range(len(path), 0, -1):
+            name = ENVIRONMENT_PREFIX + "__".join(path[:length]).upper()
+            if name in variables:
+                return f"environment: {variables[name]}"
+        return str(file) if file else "configuration"
+
+    return source
+
+
+def _not_json(environ: Mapping[str, str]) -> Iterator[str]:
+    """A line for each variable that should be JSON and is not; without its value, which may be a key."""
+    for name, value in environ.items():
+        path = name.upper().removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and value and _wants_json(path) and not _is_json(value):
+            yield f'environment: {name}: expected JSON, such as \'["one", "two"]\' for a list'
+
+
+def _wants_json(path: Sequence[str]) -> bool:
+    """Whether the key is a list or a table."""
+    kind: Any = Config
+    for step in path:
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel) and step in kind.model_fields):
+            return False
+        kind = kind.model_fields[step].annotation
+    return get_origin(kind) is not None or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_policies(patterns: Sequence[str], folder: Path, key: str = "guardrails.policies") -> tuple[PolicyFile, ...]:
+    """The files that ``patterns`` name, the value of ``key``: relative to ``folder``, each once and in order.
 
     Raises ConfigError for a pattern that names no file: a policy that is not there would silently check nothing.
     """
@@ -118,7 +159,7 @@ def read_policies(patterns: Sequence[str], folder: Path) -> tuple[PolicyFile, ..
     for pattern in patterns:
         paths = sorted(glob.glob(str(folder / pattern), recursive=True))
         if not paths:
-            raise ConfigError(f'guardrails.policies: no file matches "{pattern}" in {folder}')
+            raise ConfigError(f'{key}: no file matches "{pattern}" in {folder}')
         for path in paths:
             found[path] = PolicyFile(os.path.relpath(path, folder), _read_text(Path(path)))
     return tuple(found.values())
@@ -142,8 +183,11 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _with_credentials(config: Config) -> Config:
     for name, path in _CREDENTIALS.items():
-        if secret := _credential(name):
-            config = _replaced(config, path, SecretStr(secret))
+        if (secret := _credential(name)) is not None:
+            try:
+                config = _replaced(config, path, sendable(SecretStr(secret)))
+            except ValueError as error:
+                raise ConfigError(f"credential {name}: expected {error}") from None
     return config
 
 
@@ -168,7 +212,7 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             continue
         section = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")[0]
         if section not in sections:
-            raise ConfigError(f"environment: {name}: unknown section{_nearest(section, sections)}")
+            raise ConfigError(f"environment: {name}: unknown section{nearest(section, sections)}")
 
 
 def _check_access(config: Config) -> None:
@@ -183,41 +227,29 @@ def _check_access(config: Config) -> None:
 
 
 def _check_services(config: Config) -> None:
+    """A service that is this server itself would be asked because of its own answers, without end."""
     remote, push = config.guardrails.remote, config.explorer.push
-    if config.guardrails.engine == "remote" and not remote.url:
-        raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')
+    asked = {"upstream.base_url": config.upstream.base_url, "explorer.push.url": push.url}
+    if config.guardrails.engine == "remote":
+        if not remote.url:
+            raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')
+        asked["guardrails.remote.url"] = remote.url
+    for key, url in asked.items():
+        for address in map(listen_address, config.server.listen):
+            if url and address.serves(url):
+                raise ConfigError(f'{key}: "{url}" is this server itself: server.listen has "{address}"')
+
+
+def check_secrets(config: Config) -> None:
+    """Raise ConfigError where a server would miss a key. Other commands do without: systemd gives keys to a service."""
+    remote, push = config.guardrails.remote, config.explorer.push
     if config.guardrails.engine == "remote" and config.access.mode == "keys" and not remote.api_key:
-        raise ConfigError("guardrails.remote.api_key: needed, for the clients' keys are this server's own")
+        raise ConfigError(_missing("guardrails-api-key", "for the clients' keys are this server's own"))
     if push.url and not push.api_key:
-        raise ConfigError("explorer.push.api_key: needed for explorer.push.url")
+        raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
 
 
-def _explain(error: ValidationError, source: str) -> Iterator[str]:
-    for fault in error.errors(include_url=False):
-        path = [str(step) for step in fault["loc"]]
-        key = ".".join(path)
-        if fault["type"] == "extra_forbidden":
-            yield f"{source}: {key}: unknown key{_nearest(path[-1], _known_keys(path[:-1]))}"
-        else:
-            value = _shown(path[-1], fault["input"])
-            expected = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            yield f"{source}: {key}: {value[:200]}: expected {expected}"
-
-
-def _shown(key: str, value: object) -> str:
-    """A wrong value for a message, without what is secret in it."""
-    if key == "database" and isinstance(value, str):
-        return repr(shown_url(value))
-    return "***" if key.endswith("api_key") else repr(value)
-
-
-def _known_keys(path: Sequence[str]) -> set[str]:
-    model: Any = Config
-    for step in path:
-        model = model.model_fields[step].annotation
-    return set(model.model_fields)
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f' (did you mean "{close[0]}"?)' if close else f" (known are {', '.join(sorted(known))})"
+def _missing(credential: str, why: str) -> str:
+    path = _CREDENTIALS[credential]
+    variable = ENVIRONMENT_PREFIX + "__".join(path).upper()
+    return f'{".".join(path)}: needed, {why}; as the credential "{credential}", or in the environment as {variable}'

@@ -7,13 +7,36 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-_DATABASE = re.compile(r"sqlite:///.+|postgresql\+asyncpg://.+")
+_DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
+# Addresses that stand for all of a machine's.
+_ANY = ("0.0.0.0", "::")
+_URL = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_SECRET = re.compile(r"[\x21-\x7e]+")
+
+
+def sendable(secret: SecretStr) -> SecretStr:
+    """A key as it is, if a header can carry it. Raises ValueError saying what was expected."""
+    if not _SECRET.fullmatch(secret.get_secret_value()):
+        raise ValueError("a key: visible ASCII characters, without spaces or line breaks")
+    return secret
+
+
+Key = Annotated[SecretStr, AfterValidator(sendable)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float):
+            raise ValueError("a number")
+        return value
 
 
 class Server(Section):
@@ -22,6 +45,7 @@ class Server(Section):
     listen: tuple[str, ...] = ("127.0.0.1:8005",)
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     max_request_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
+    max_held_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     max_exchanges: Annotated[int, Field(ge=1)] = 4096
     request_timeout: Annotated[float, Field(gt=0)] = 60.0
     shutdown_grace: Annotated[float, Field(ge=0)] = 30.0
@@ -43,7 +67,7 @@ class Upstream(Section):
     connect_timeout: Annotated[float, Field(gt=0)] = 10.0
     read_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
-    api_key: SecretStr | None = None
+    api_key: Key | None = None
     forward_headers: tuple[str, ...] = ()
 
     @field_validator("base_url")
@@ -73,12 +97,12 @@ class Remote(Section):
     """A server that checks for this one (``engine = "remote"``). Without ``api_key`` the clients' own keys go there."""
 
     url: str | None = None
-    api_key: SecretStr | None = None
+    api_key: Key | None = None
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        return value and service_url(value)
+        return None if value is None else service_url(value)
 
 
 class Guardrails(Section):
@@ -127,13 +151,13 @@ class Push(Section):
     """An Explorer to which every trace is sent as well. ``max_queue`` traces wait for it at most, the newest."""
 
     url: str | None = None
-    api_key: SecretStr | None = None
+    api_key: Key | None = None
     max_queue: Annotated[int, Field(ge=1)] = 100_000
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        return value and service_url(value)
+        return None if value is None else service_url(value)
 
 
 class Explorer(Section):
@@ -164,12 +188,17 @@ class Access(Section):
 
 def service_url(value: str) -> str:
     """A service's base URL without its last slash. Raises ValueError saying what was expected."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError('a URL such as "https://explorer.example.com", without query')
-    if parts.username or parts.password:
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), "", None
+    if "@" in value:
         raise ValueError("a URL without user name and password; the key belongs in api_key")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    readable = _URL.fullmatch(value) and _HOST.fullmatch(host) and port != 0
+    if parts.scheme not in ("http", "https") or not readable or parts.query or parts.fragment:
+        raise ValueError('a URL such as "https://explorer.example.com", without query')
+    if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("https, unless the host is this machine")
     return value.rstrip("/")
 
@@ -186,6 +215,17 @@ class ListenAddress:
     def local(self) -> bool:
         """True where only this machine can connect."""
         return bool(self.path) or is_loopback(self.host)
+
+    def serves(self, url: str) -> bool:
+        """Whether ``url`` leads to this address: as far as the two say, without asking what a name stands for."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if self.path or port != self.port:
+            return False
+        host = (parts.hostname or "").lower()
+        if self.host in _ANY or "localhost" in (host, self.host.lower()):
+            return is_loopback(host) and (self.host in _ANY or self.local)
+        return host == self.host.lower()
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

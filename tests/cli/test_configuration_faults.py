@@ -1,7 +1,8 @@
 """What is wrong with a configuration, in words and by exit code, from ``serve`` and ``check-config`` alike."""
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,28 @@ def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """A fault that is not found would serve for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it serves")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+Sections = Mapping[str, Mapping[str, object]]
+
+
+def configured(folder: Path, sections: Sections) -> Path:
+    """A configuration file with ``sections``."""
+    return write_config(folder, "config.toml", **sections)
+
+
 def invoke(config: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["--config", str(config), *arguments])
 
@@ -29,6 +52,12 @@ def invoke(config: Path, *arguments: str) -> Result:
     [
         ("server", {"listen": ["nonsense"]}, ["server.listen", "nonsense", '"host:port" or "unix:/path"']),
         ("server", {"listen": ["127.0.0.1:99999"]}, ["server.listen", "99999", "host:port"]),
+        ("server", {"listen": "127.0.0.1:1"}, ["server.listen", "'127.0.0.1:1'", "expected a list"]),
+        ("server", {"max_exchanges": True}, ["server.max_exchanges", "True", "expected a number"]),
+        ("explorer", {"enabled": "perhaps"}, ["explorer.enabled", "'perhaps'", "true or false"]),
+        ("explorer", {"push": "https://x.example"}, ["explorer.push", "a text", "expected a table"]),
+        ("guardrails", {"parameters": ["a"]}, ["guardrails.parameters", "a list", "expected a table"]),
+        ("guardrails", {"log_policies": ["gone.gr"]}, ["guardrails.log_policies: no file", "gone.gr"]),
         ("server", {"loop": "trio"}, ["server.loop", "'trio'", "'asyncio' or 'uvloop'"]),
         ("server", {"lisen": ["127.0.0.1:1"]}, ["server.lisen", "unknown key", 'did you mean "listen"']),
         ("server", {"max_request_bytes": "much"}, ["server.max_request_bytes", "'much'", "integer"]),
@@ -36,6 +65,8 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("upstream", {"read_timeout": -1}, ["upstream.read_timeout", "-1", "greater than 0"]),
         ("guardrails", {"stream_check": "sometimes"}, ["guardrails.stream_check", "'sometimes'", "'hold'"]),
         ("guardrails", {"policies": ["gone/*.gr"]}, ["guardrails.policies", "gone/*.gr", "no file"]),
+        ("traces", {"database": "postgresql+asyncpg://u@h:port/d"}, ["traces.database", "not one"]),
+        ("traces", {"database": "sqlite:///:memory:"}, ["traces.database", "sqlite:///FILE"]),
         ("traces", {"database": "mysql://x"}, ["traces.database", "'mysql://x'", "sqlite:///FILE"]),
         ("nonsense", {"a": 1}, ["nonsense", "unknown"]),
     ],
@@ -48,6 +79,173 @@ def test_a_fault_names_key_value_and_what_was_expected(
     assert result.stdout == ""
     for words in expected:
         assert words in result.stderr
+
+
+CANARY = "CANARY4711"
+WITHOUT_PASSWORD = "without user name and password"
+NO_KEY = "visible ASCII"
+
+
+@COMMANDS
+@pytest.mark.parametrize("section", ["upstream", "guardrails.remote", "explorer.push"])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("explorer.example.com", "a URL such as"),
+        ("localhost:8005", "a URL such as"),
+        ("", "a URL such as"),
+        ("ftp://x.example", "a URL such as"),
+        ("https://x.example:99999", "a URL such as"),
+        ("https://x.example:port", "a URL such as"),
+        ("https://x.example:0", "a URL such as"),
+        ("https://[::1", "a URL such as"),
+        ("https://x. example", "a URL such as"),
+        ("https://x.example\n", "a URL such as"),
+        ("https://x\u00e4.example", "a URL such as"),
+        ("http://x.example", "https, unless"),
+        (f"https://x.example/?key={CANARY}", "a URL such as"),
+        (f"https://user:{CANARY}@x.example", WITHOUT_PASSWORD),
+        (f"https://{CANARY}@x.example", WITHOUT_PASSWORD),
+        (f"https://user:1/{CANARY}@x.example", WITHOUT_PASSWORD),
+        (f"user:{CANARY}@x.example", WITHOUT_PASSWORD),
+        ("AIza" + CANARY + "x" * 25, "a URL such as"),
+    ],
+)
+def test_what_is_no_url_of_a_service(tmp_path: Path, command: str, section: str, url: str, expected: str) -> None:
+    """One line, without what in it may be secret."""
+    key = "base_url" if section == "upstream" else "url"
+    result = invoke(configured(tmp_path, {section: {key: url}}), command)
+    assert result.exit_code == 78
+    assert f": {section}.{key}: " in result.stderr and expected in result.stderr
+    assert CANARY not in result.output and result.stderr.count("\n") == 1
+
+
+@COMMANDS
+@pytest.mark.parametrize("section", ["upstream", "guardrails.remote", "explorer.push"])
+@pytest.mark.parametrize("key", ["", " ", f"{CANARY}\n", f"{CANARY} x", f"{CANARY}\u00e4", [CANARY], 4711])
+def test_a_key_that_no_header_can_carry(tmp_path: Path, command: str, section: str, key: object) -> None:
+    """Is found at the start, not with the first request; it is not shown."""
+    result = invoke(configured(tmp_path, {section: {"api_key": key}}), command)
+    assert result.exit_code == 78
+    assert f": {section}.api_key: ***: expected a" in result.stderr
+    assert CANARY not in result.output and "4711" not in result.output
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'upstream = "{CANARY}"',
+        f'upstream = ["{CANARY}"]',
+        f'[explorer]\npush = [{{url = "https://x", api_key = "{CANARY}"}}]',
+        f'[guardrails]\nremote = "{CANARY}"',
+        f'[upstream]\napikey = "{CANARY}"',
+        f"[upstream]\napi_key = {CANARY}",
+        f'[server]\nlisten = [{{api_key = "{CANARY}"}}]',
+        f'[refusals]\nfeedback = "AIza{CANARY}{"x" * 25}"',
+        f'[traces]\ndatabase = "postgresql://u:{CANARY}@h/d"',
+        f'[traces]\ndatabase = "postgresql+asyncpg://u:{CANARY}@h:x/d"',
+        f'[traces]\ndatabase = "postgresql+asyncpg://u:{CANARY}@h/d?sslmode=require"',
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_shown(tmp_path: Path, command: str, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    result = invoke(file, command)
+    assert result.exit_code == 78 and result.stderr.count("\n") == 1
+    assert CANARY not in result.output
+
+
+def test_numbers_without_end_are_none(tmp_path: Path) -> None:
+    for value in ("inf", "nan"):
+        file = tmp_path / "config.toml"
+        file.write_text(f"[guardrails]\ntimeout = {value}")
+        result = invoke(file, "check-config")
+        assert result.exit_code == 78 and "a finite number" in result.stderr
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:8005", "http://127.0.0.1:8005"),
+        ("127.0.0.1:8005", "http://localhost:8005/"),
+        ("localhost:8005", "http://127.0.0.1:8005"),
+        ("[::1]:8005", "http://[::1]:8005"),
+        ("0.0.0.0:8005", "http://127.0.0.1:8005"),
+        ("[::]:443", "https://localhost"),
+        ("proxy.example.com:443", "https://Proxy.example.com"),
+    ],
+)
+def test_a_service_that_is_the_server_itself(tmp_path: Path, command: str, listen: str, url: str) -> None:
+    """Each of its answers would ask it again, without end: it does not start."""
+    common: Sections = {"server": {"listen": [listen]}, "access": {"mode": "keys"}}
+    remote: Sections = {"guardrails": {"engine": "remote"}, "guardrails.remote": {"url": url, "api_key": "inv-x"}}
+    push: Sections = {"explorer.push": {"url": url, "api_key": "inv-x"}}
+    own: Sections = {"upstream": {"base_url": url}}
+    for sections in (own, remote, push):
+        result = invoke(configured(tmp_path, {**common, **sections}), command)
+        assert result.exit_code == 78 and "is this server itself" in result.stderr
+
+
+def test_a_service_that_is_another_on_this_machine(tmp_path: Path) -> None:
+    """Two of our own servers may be each other's Explorer and Guardrails."""
+    for listen, url in (("127.0.0.1:8005", "http://127.0.0.1:8006"), ("127.0.0.1:8005", "http://[::1]:8005")):
+        sections: Sections = {"server": {"listen": [listen]}, "explorer.push": {"url": url, "api_key": "inv-x"}}
+        assert invoke(configured(tmp_path, sections), "check-config").exit_code == 0
+
+
+SERVICES: list[tuple[Sections, str, str]] = [
+    ({"explorer.push": {"url": "https://x.example"}}, "explorer.push.api_key", "explorer-api-key"),
+    (
+        {
+            "access": {"mode": "keys"},
+            "guardrails": {"engine": "remote"},
+            "guardrails.remote": {"url": "https://x.example"},
+        },
+        "guardrails.remote.api_key",
+        "guardrails-api-key",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sections", "key", "credential"), SERVICES, ids=["push", "remote"])
+def test_a_services_key_is_needed_to_serve_and_for_nothing_else(
+    tmp_path: Path,
+    sections: Sections,
+    key: str,
+    credential: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said where it may come from; who adds a user by hand has no part in systemd's credentials."""
+    config = configured(tmp_path, sections)
+    for command in ("serve", "check-config"):
+        result = invoke(config, command)
+        assert result.exit_code == 78
+        for words in (f"{key}: needed", credential, f"GEMINI_PROXY_{key.upper().replace('.', '__')}"):
+            assert words in result.stderr
+    assert invoke(config, "keys", "add", "ann").exit_code == 0
+    (tmp_path / credential).write_text("inv-x\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert invoke(config, "check-config").exit_code == 0
+
+
+def test_a_remote_engine_needs_a_url(tmp_path: Path) -> None:
+    result = invoke(write_config(tmp_path, guardrails={"engine": "remote"}), "serve")
+    assert result.exit_code == 78 and "guardrails.remote.url: needed" in result.stderr
+
+
+@COMMANDS
+@pytest.mark.parametrize("content", [b"", b"\n", b"CANARY4711\nCANARY4711\n", b"\xff"])
+def test_a_credential_that_is_no_key(
+    tmp_path: Path, command: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one is none, and is not passed over."""
+    (tmp_path / "gemini-api-key").write_bytes(content)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    result = invoke(write_config(tmp_path), command)
+    assert result.exit_code == 78
+    assert "gemini-api-key" in result.stderr and CANARY not in result.output
 
 
 @COMMANDS
@@ -104,6 +302,36 @@ def test_a_variable_that_names_no_section(tmp_path: Path, command: str, monkeypa
     result = invoke(write_config(tmp_path), command)
     assert result.exit_code == 78
     assert "GEMINI_PROXY_SERVR__LOOP" in result.stderr and "server" in result.stderr
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("GEMINI_PROXY_SERVER__LISTEN", "127.0.0.1:1", "expected JSON"),
+        ("GEMINI_PROXY_UPSTREAM", f'{{"api_key": "{CANARY}"', "expected JSON"),
+        ("GEMINI_PROXY_UPSTREAM", f'"{CANARY}"', "upstream: a text: expected a table"),
+        ("GEMINI_PROXY_UPSTREAM__APIKEY", CANARY, 'did you mean "api_key"'),
+        ("GEMINI_PROXY_GUARDRAILS__TIMEOUT", "-1", "'-1': expected greater than 0"),
+        ("gemini_proxy_guardrails__remote__url", "x.example", "'x.example': expected a URL"),
+        ("GEMINI_PROXY_EXPLORER__PUSH", '{"url": "x.example"}', "explorer.push.url: 'x.example': expected a URL"),
+    ],
+)
+def test_a_variable_with_a_wrong_value(
+    tmp_path: Path, command: str, variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is named, so that nobody looks for it in the file."""
+    monkeypatch.setenv(variable, value)
+    result = invoke(write_config(tmp_path), command)
+    assert result.exit_code == 78
+    assert result.stderr.startswith(f"environment: {variable}: ") and words in result.stderr
+    assert CANARY not in result.output
+
+
+@COMMANDS
+def test_a_folder_is_no_configuration(tmp_path: Path, command: str) -> None:
+    result = invoke(tmp_path, command)
+    assert result.exit_code == 78 and "Is a directory" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["serve", "more"]])

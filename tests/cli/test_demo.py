@@ -1,6 +1,7 @@
 """``gemini-proxy demo``, and the sample model it talks to."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -26,6 +27,19 @@ async def test_demo_shows_what_is_allowed_refused_and_recorded() -> None:
     assert SAMPLE_KEY not in answers
     assert records.count("refused_response") == 3 and records.count("completed") == 1
     assert SAMPLE_KEY in records and "messages.1.content:42-81" in records
+
+
+async def test_demo_is_not_set_up_by_what_is_for_another_server(tmp_path: Path) -> None:
+    """Not even by the environment: it asks no real model, and writes into nobody's traces."""
+    database = tmp_path / "mine.db"
+    code, out, err = await run(
+        *("demo", "--port", "0", "--exit"),
+        GEMINI_PROXY_TRACES__DATABASE=f"sqlite:///{database}",
+        GEMINI_PROXY_UPSTREAM__BASE_URL="http://127.0.0.1:1",
+        GEMINI_PROXY_ACCESS__MODE="keys",
+    )
+    assert (code, err) == (0, "")
+    assert "You said: Hello" in out and not database.exists()
 
 
 def _whole(line: str) -> bool:

@@ -156,6 +156,18 @@ def test_a_change_holds_in_a_server_that_runs(config: Path) -> None:
     with_store(config, serve)
 
 
+def test_it_is_said_where_the_key_goes(config: Path) -> None:
+    """A header, a pair, the place of a Gemini key, and what else asks for it; standard output is the key alone."""
+    told = run(config, "add", "alice").stderr
+    for way in (
+        "invariant-authorization: Bearer KEY",
+        ";invariant-auth=KEY",
+        "GEMINI_API_KEY=KEY",
+        "INVARIANT_API_KEY",
+    ):
+        assert way in told
+
+
 def test_where_access_is_open_it_says_that_keys_are_not_asked_for(tmp_path: Path) -> None:
     """A key is made all the same, for the day it is not."""
     result = run(write_config(tmp_path, access={"mode": "open"}), "add", "alice")

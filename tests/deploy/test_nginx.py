@@ -121,6 +121,21 @@ async def test_a_request_over_the_limit_is_refused_by_the_proxy(folder: Path, up
             assert (await response.json())["error"]["status"] == "INVALID_ARGUMENT"
 
 
+async def test_figures_stay_on_the_machine(folder: Path, upstream: ScriptedUpstream) -> None:
+    """nginx lets through who comes from a loopback address, by a name that the proxy knows, and nobody else."""
+
+    def from_loopback(folder: Path) -> str:
+        # The client of this test comes by a unix socket, which is no address.
+        return shipped_site(folder).replace("allow ::1;", "allow unix:;")
+
+    for site, status in ((shipped_site, 403), (from_loopback, 200)):
+        async with chain(folder, site, upstream) as link:
+            async with link.client.get("/metrics") as response:
+                assert response.status == status
+            async with link.client.get("/readyz") as response:
+                assert response.status == 200
+
+
 async def test_no_key_in_the_logs_of_nginx(folder: Path, upstream: ScriptedUpstream) -> None:
     """A key in the query or in a malformed header is in no log, whether the call succeeds, fails or finds no proxy."""
     (event,) = sse(candidate("done", "STOP"))

@@ -152,6 +152,19 @@ async def test_a_method_that_a_path_does_not_take_is_405(checker: Api, ids: dict
                 assert await checker.refused(other, path.format(**ids)) == (405, "Method Not Allowed")
 
 
+async def test_what_a_path_takes_is_said(checker: Api, ids: dict[str, str]) -> None:
+    """In the header that an answer 405 has to have (RFC 9110, section 15.5.6)."""
+    for path, allowed in (
+        ("/user/identity", "GET"),
+        ("/dataset/byid/{dataset}", "GET, DELETE"),
+        ("/trace/{trace}/messages", "GET, POST"),
+        ("/push/trace", "POST"),
+        ("/feed", "GET"),
+    ):
+        async with checker.session.request("PATCH", f"{checker.url}/api/v1{path.format(**ids)}") as answer:
+            assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
 async def test_a_path_that_nothing_serves_is_404(checker: Api) -> None:
     """In the API's own form, below every one of its roots."""
     for path in ("/user", "/user/x", "/dataset", "/dataset/x/y/z/w", "/push/", "/trace/", "/policy/x", "/trace//x"):

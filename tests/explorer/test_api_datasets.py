@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gemini_proxy.traces import datasets as bounds
 from tests.explorer.api import OPEN_USER, SECRETIVE, Api
 
 
@@ -60,6 +61,29 @@ async def test_create_refuses_in_the_contracts_words(api: Api) -> None:
     """A dataset that cannot be made is 400 with the reason."""
     for body, detail in NOT_MADE:
         assert await api.refused("POST", "/dataset/create", body) == (400, detail)
+
+
+async def test_a_dataset_too_many_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it would be made; what is there goes on taking traces."""
+    monkeypatch.setattr(bounds, "MAX_DATASETS", 1)
+    await api.push(dataset="first")
+    too_many = (400, "A user must not have more than 1 datasets")
+    assert await api.refused("POST", "/dataset/create", {"name": "second"}) == too_many
+    assert await api.refused("POST", "/push/trace", {"messages": [[]], "dataset": "second"}) == too_many
+    await api.push(dataset="first")
+    await api.push()
+    assert [one["name"] for one in await api.get("/dataset/list")] == ["first"]
+
+
+async def test_more_metadata_than_a_user_may_have_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all of the datasets together; nothing changes."""
+    monkeypatch.setattr(bounds, "MAX_ALL_METADATA_BYTES", 100)
+    for name in ("first", "second"):
+        await api.dataset(name)
+    await api.put("/dataset/metadata/first", {"metadata": {"a": "x" * 60}})
+    refused = await api.refused("PUT", "/dataset/metadata/second", {"metadata": {"a": "x" * 60}})
+    assert refused == (400, "The metadata of a user's datasets must not be larger than 100 bytes")
+    assert await api.get("/dataset/metadata/second") == {}
 
 
 async def test_the_list_has_the_newest_first(api: Api) -> None:

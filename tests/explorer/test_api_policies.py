@@ -66,6 +66,10 @@ NOT_KEPT: list[tuple[object, str]] = [
     ({"name": "p", "policy": SECRETIVE, "action": "shout"}, 'action must be "block" or "log"'),
     ({"name": "p", "policy": SECRETIVE, "action": {}}, 'action must be "block" or "log"'),
     ({"name": "p", "policy": SECRETIVE, "extra_metadata": []}, "extra_metadata must be a dictionary"),
+    (
+        {"name": "p", "policy": SECRETIVE, "extra_metadata": {"x": "y" * 16_384}},
+        "extra_metadata must not be larger than 16384 bytes",
+    ),
 ]
 
 
@@ -85,6 +89,7 @@ NOT_CHANGED: list[tuple[object, str]] = [
     ({"enabled": "no"}, "enabled must be a boolean"),
     ({"action": 3}, 'action must be "block" or "log"'),
     ({"extra_metadata": "x"}, "extra_metadata must be a dictionary"),
+    ({"extra_metadata": {"x": "y" * 16_384}}, "extra_metadata must not be larger than 16384 bytes"),
 ]
 
 
@@ -95,6 +100,18 @@ async def test_what_is_wrong_with_a_change_is_said(api: Api) -> None:
     for body, detail in NOT_CHANGED:
         assert await api.refused("PUT", f"{path}/{before['id']}", body) == (400, detail)
         assert (await api.get(f"{api.at('dataset')}/policy"))["policies"] == [before]
+
+
+async def test_a_change_leaves_what_it_does_not_name(checker: Api) -> None:
+    """Not as it was when the call came: a policy that is switched off while a long text is compiled stays off."""
+    path = f"/dataset/{(await checker.dataset())['id']}/policy"
+    [kept] = (await checker.post(path, {"name": "p", "policy": SECRETIVE}))["extra_metadata"]["policies"]
+    long = "".join(SECRETIVE.replace("a secret", str(number)) for number in range(500))
+    renewed = asyncio.ensure_future(checker.put(f"{path}/{kept['id']}", {"policy": long}))
+    off = checker.put(f"{path}/{kept['id']}", {"enabled": False, "action": "block"})
+    answers = await asyncio.gather(renewed, off)
+    [policy] = (await checker.get(f"{checker.at('dataset')}/policy"))["policies"]
+    assert (policy["content"] == long, policy["enabled"], policy["action"]) == (True, False, "block"), answers
 
 
 async def test_what_is_not_there_is_404(api: Api) -> None:

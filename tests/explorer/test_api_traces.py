@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from gemini_proxy.traces import catalogue, store
+from gemini_proxy.traces import annotation_bounds, catalogue, store
 from gemini_proxy.traces.rows import dump, dump_messages, load
 from tests.explorer.api import KEY, SAMPLE, Api
 from tests.explorer.browsing import mine, record
@@ -54,6 +54,12 @@ NO_NUMBERS: list[str] = [
     "indices=99999999999",
     "indices=" + "1," * 1000 + "1",
 ]
+
+
+async def test_a_list_without_a_limit_is_as_long_as_may_be(checker: Api) -> None:
+    """Clients of the old service, which knew no bound, take it for the whole."""
+    ids = await checker.push(*[SAMPLE] * 120, dataset="many")
+    assert [one["id"] for one in await checker.get(f"{checker.at('many')}/traces")] == ids
 
 
 async def test_numbers_that_are_none_are_refused(api: Api) -> None:
@@ -222,6 +228,9 @@ NOT_APPENDED: list[object] = [
     {"messages": [{"timestamp": "0001-01-01T00:00:00+14:00"}]},
     {"messages": [{"timestamp": "9" * 100_000}]},
     {"messages": [{}], "annotations": {"content": "c"}},
+    {"messages": [{}], "annotations": {}},
+    {"messages": [{}], "annotations": ""},
+    {"messages": [{}], "annotations": False},
     {"messages": [{}], "annotations": [[]]},
     {"messages": [{}], "annotations": [{"content": "c"}]},
 ]
@@ -270,6 +279,23 @@ NOT_ANNOTATED: list[tuple[str, object]] = [
     ("annotations/update", {"source": "x", "annotations": [1]}),
     ("annotations/update", {"source": "x", "annotations": [{"content": "", "address": ""}] * 100_001}),
 ]
+
+
+async def test_a_trace_takes_so_many_annotations(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond that each way to add one is refused, and what came with it is not kept either."""
+    monkeypatch.setattr(annotation_bounds, "MAX_ANNOTATIONS", 1)
+    note = {"content": "c", "address": "a"}
+    [trace] = await api.push(SAMPLE, annotations=[[note]])
+    for path, body in (
+        ("annotate", note),
+        ("annotations/update", {"source": "x", "annotations": [note]}),
+        ("messages", {"messages": [{}], "annotations": [note]}),
+    ):
+        refused = await api.refused("POST", f"/trace/{trace}/{path}", body)
+        assert refused == (400, "A trace must not have more than 1 annotations")
+    found = await api.get(f"/trace/{trace}")
+    assert (found["messages"], len(found["annotations"])) == (SAMPLE, 1)
+    await api.post(f"/trace/{trace}/annotations/update", {"source": "user", "annotations": [note]})
 
 
 async def test_annotations_that_are_none_are_refused(api: Api) -> None:

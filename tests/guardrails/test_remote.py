@@ -1,6 +1,7 @@
 """The client of a guardrails service, before a server that answers byte for byte what a test says."""
 
 import asyncio
+import gzip
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -16,6 +17,8 @@ from gemini_proxy.guardrails.remote import MAX_ANSWER, RELOAD_SECONDS, RemoteEng
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_verdict
 from gemini_proxy.guardrails.rules import Guardrail, guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.policy.policy import MAX_VIOLATIONS
+from gemini_proxy.policy.ranges import MAX_RANGES
 from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream, Step
 
 KEY = "inv-CANARY0123456789"
@@ -227,6 +230,79 @@ async def test_error_messages_are_bounded_and_hold_no_key(service: ScriptedUpstr
     with pytest.raises(EngineUnavailable) as raised:
         await answered(service, says(said, CLEAN))
     assert KEY not in raised.value.message and len(raised.value.message) < 500
+
+
+async def test_a_key_that_the_service_repeats_goes_nowhere(service: ScriptedUpstream) -> None:
+    """Not into a refusal that clients see, nor into a trace."""
+    said = error(f"no {KEY}", {"deep": [KEY]}, kwargs={KEY: f"<{KEY}>"}, ranges=[f"messages.0.{KEY}"])
+    (violation,) = (await answered(service, says({"errors": [said]}, CLEAN))).violations
+    assert KEY not in repr(violation)
+    assert violation.message == "no ***" and violation.kwargs == {"***": "<***>"}
+
+
+async def test_a_flood_of_violations_is_read_in_part(service: ScriptedUpstream) -> None:
+    """It refuses all the same, and takes no longer than our own engine's would."""
+    one = error("one", ranges=["messages.0"] * (MAX_RANGES + 5))
+    many = {"errors": [one, *[error("more")] * 40_000], "error_message": "and more"}
+    verdict = await answered(service, says(many, {"errors": [error("two")]}))
+    assert [violation.rule for violation in verdict.violations] == [*[FIRST] * MAX_VIOLATIONS, SECOND]
+    assert len(verdict.violations[0].ranges) == MAX_RANGES
+    assert verdict.unchecked == "first: and more"
+
+
+async def test_what_is_nested_too_deep_is_no_verdict(service: ScriptedUpstream) -> None:
+    """Walks over it stay within the stack."""
+    for depth, refused in ((60, False), (500, True)):
+        nested = orjson.loads("[" * depth + "]" * depth)
+        raw = b'{"result": [{"errors": [{"args": [%s], "ranges": []}]}, {"errors": []}]}'
+        service.reply(Reply([raw % ("[" * depth + "]" * depth).encode()]))
+        async with engine(service) as remote:
+            if refused:
+                with pytest.raises(EngineUnavailable, match="too deep"):
+                    await judged(remote, check())
+            else:
+                assert (await judged(remote, check())).violations[0].args == (nested,)
+
+
+async def test_an_answer_is_not_inflated(service: ScriptedUpstream) -> None:
+    """A compressed one was not asked for: whatever it would grow to, it is not JSON."""
+    for bomb in (gzip.compress(body(CLEAN, CLEAN)), gzip.compress(b" " * 50_000_000, 1)):
+        with pytest.raises(EngineUnavailable, match="cannot be read"):
+            await answered(service, Reply([bomb], headers={"content-encoding": "gzip"}, chunked=False))
+
+
+OK_HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        OK_HEAD + b"x: " + b"y" * 100_000 + b"\r\n\r\n",
+        OK_HEAD + b"x: y\r\n" * 5_000 + b"\r\n",
+        OK_HEAD + b"content-length: -1\r\n\r\n",
+        OK_HEAD + b"content-length: many\r\n\r\n",
+        OK_HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+        OK_HEAD + b"transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n",
+        OK_HEAD + b"\x00: y\r\n\r\n",
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+        b"HTTP/1.1 102 Wait\r\n\r\n" * 5_000,
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: other\r\nconnection: upgrade\r\n\r\n",
+        b"\x16\x03\x01",
+    ],
+)
+async def test_heads_that_mean_harm(service: ScriptedUpstream, head: bytes) -> None:
+    """Whatever comes in place of an answer's head is no verdict, and nothing else."""
+    with pytest.raises(EngineUnavailable):
+        await answered(service, Reply([Abort()], before_head=head), patience=0.5)
+
+
+@pytest.mark.parametrize("rest", [Hang(), b" " * (MAX_ANSWER + 1), Abort()], ids=["silent", "too large", "cut"])
+async def test_a_key_that_is_not_accepted_is_told_by_the_status_alone(service: ScriptedUpstream, rest: Step) -> None:
+    """What follows it does not turn a refused key into a check that may be missing."""
+    service.reply(Reply([b"{", rest], status=401))
+    async with engine(service, 1.0) as remote:
+        with pytest.raises(Unauthenticated):
+            await judged(FailOpenEngine(remote), check())
 
 
 async def test_a_key_that_is_not_accepted(service: ScriptedUpstream) -> None:

@@ -20,6 +20,7 @@ from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.keys import STORAGE
 from gemini_proxy.server.tallies import MAX_LEARNT, OTHER, Histogram, Tallies
+from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.explorer_service import KEY, Status, explorer_double, refusing
@@ -181,6 +182,59 @@ async def test_a_database_that_fails_takes_the_queues_lines_and_no_others(
         figures = await scrape(client, proxy)
     assert "gemini_proxy_push_delivered_total{}" in figures
     assert "gemini_proxy_push_queue_traces{}" not in figures
+
+
+async def status(client: aiohttp.ClientSession, url: str, **headers: str) -> int:
+    async with client.get(url, headers=headers) as response:
+        text = await response.text()
+        assert (response.status == 200) == ("gemini_proxy_build_info" in text)
+        return response.status
+
+
+@pytest.mark.parametrize("spends", [False, True])
+async def test_figures_are_for_whoever_has_a_key_where_keys_are_asked_for(
+    start_proxy: StartProxy, client: aiohttp.ClientSession, spends: bool
+) -> None:
+    """Not for strangers, from this machine either: they may come by a server in front. Readiness is for everyone."""
+    upstream = {"api_key": "AIzaOperator"} if spends else {}
+    proxy = await start_proxy(access={"mode": "keys"}, upstream=upstream)
+    record, key = await Keys(proxy.store.database).add("prometheus")
+    url = f"{proxy.url}/metrics"
+    assert await status(client, url) == 401
+    for wrong in ("", "Bearer", "Bearer ", key, f"Basic {key}", "Bearer inv-wrong", f"Bearer {key}x", "Bearer \u00e4"):
+        assert await status(client, url, authorization=wrong) == 401
+    assert await status(client, url, authorization=f"Bearer {key}") == 200
+    assert await status(client, url, authorization=f"bearer {key}") == 200
+    async with client.get(f"{proxy.url}/readyz") as ready, client.get(f"{proxy.url}/healthz") as alive:
+        assert ready.status == alive.status == 200
+    await Keys(proxy.store.database).revoke(record.id)
+    assert await status(client, url, authorization=f"Bearer {key}") == 401
+
+
+async def test_figures_stay_while_the_database_is_away(start_proxy: StartProxy, client: aiohttp.ClientSession) -> None:
+    """For who had them last; nobody else is let in unseen."""
+    proxy = await start_proxy(access={"mode": "keys"})
+    _, key = await Keys(proxy.store.database).add("prometheus")
+    _, other = await Keys(proxy.store.database).add("other")
+    url = f"{proxy.url}/metrics"
+    assert await status(client, url, authorization=f"Bearer {key}") == 200
+    await proxy.store.close()
+    assert await status(client, url, authorization=f"Bearer {key}") == 200
+    assert await status(client, url, authorization=f"Bearer {other}") == 503
+    assert await status(client, url, authorization="Bearer inv-wrong") == 503
+    assert await status(client, url) == 401
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_open_figures_are_for_the_names_of_this_machine(
+    start_proxy: StartProxy, client: aiohttp.ClientSession, enabled: bool
+) -> None:
+    """A foreign page whose name leads here reads none."""
+    proxy = await start_proxy(explorer={"enabled": enabled, "hosts": ["mine.example"]})
+    url = f"{proxy.url}/metrics"
+    assert await status(client, url) == 200
+    assert await status(client, url, host="mine.example:8080") == 200
+    assert await status(client, url, host="evil.example") == 421
 
 
 def exchange(rule: str = "", usage: Any = None) -> Exchange:

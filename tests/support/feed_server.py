@@ -11,7 +11,8 @@ from aiohttp import web
 
 from gemini_proxy.explorer import feed as feed_module
 from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import ACCESS, DATASETS, SETTINGS, Settings
+from gemini_proxy.explorer.keys import ACCESS, DATASETS, EXPLORER, SERVER
+from gemini_proxy.sections import Explorer, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
@@ -45,7 +46,7 @@ async def feed_server(
 ) -> AsyncIterator[FeedServer]:
     """Serve the feed of ``source``, or of the store, which also knows the keys and the datasets."""
     app = web.Application()
-    app[SETTINGS] = Settings(access=mode)
+    app[SERVER], app[EXPLORER] = Server(), Explorer()
     app[ACCESS] = Access(store.database, Revisions(store.database), mode)
     app[DATASETS] = Datasets(store.database)
     app[FEED] = feed = Feed(source or store, period=0.01, spacing=0.0)

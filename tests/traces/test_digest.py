@@ -143,7 +143,7 @@ class _Interrupted:
         self._database = database
         self._happens = happens
 
-    async def read(self, work: Any) -> Any:
+    async def read(self, work: Any, *, owner: str | None = None) -> Any:
         found = await self._database.read(work)
         happens, self._happens = self._happens, None
         if happens is not None:

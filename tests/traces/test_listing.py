@@ -9,9 +9,11 @@ from sqlalchemy import Connection, event
 
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
-from gemini_proxy.traces.search import narrowing
+from gemini_proxy.traces.search import narrowing, pace
 from gemini_proxy.traces.search.digest import Digest
 from gemini_proxy.traces.search.listing import Listing, Page, TraceQuery
+from gemini_proxy.traces.search.query import Term, parse
+from gemini_proxy.traces.search.time_limit import OutOfTime
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
 from tests.traces.samples import trace
@@ -138,8 +140,9 @@ async def test_a_search_without_time_gives_what_it_has_and_goes_on(
     listing: Listing, demo: Dataset, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(listing_module, "BUDGET", 0.0)
-    monkeypatch.setattr(listing_module, "FIRST_WINDOW", 8)
-    monkeypatch.setattr(listing_module, "FIRST_HITS", 3)
+    monkeypatch.setattr(listing_module, "limited", _out_of_time)
+    monkeypatch.setattr(pace, "FIRST_WINDOW", 8)
+    monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
     monkeypatch.setattr(narrowing, "FEW", few)
     for query in (
         TraceQuery(model="pro"),
@@ -148,12 +151,58 @@ async def test_a_search_without_time_gives_what_it_has_and_goes_on(
         TraceQuery(text="red", model="flash"),
         TraceQuery(text="red", rule="fruit"),
         TraceQuery(text='"a red" -pear', rule="a remark"),
+        TraceQuery(text="red"),
+        TraceQuery(text='"red a"'),
+        TraceQuery(text="apple -a"),
     ):
         page = await listing.page(demo, query, 3)
         assert page.older is not None
         assert [one.position for one in await _all(listing, demo, query)] == [
             n for n in reversed(range(COUNT)) if _answers(n, query, _words(query))
         ]
+
+
+TYPED = ("appl*", "apple*", '"red appl"*', "apples*", "a -apple*", "-pears* red", '"red a"', "-a", "-green", "gree* a")
+
+
+def _is_said(text: str, typed: str) -> bool:
+    terms = parse(typed)
+    assert terms is not None
+
+    def occurs(term: Term) -> bool:
+        return (" " + " ".join(term.words) + (" " if not term.prefix else "")) in f" {text} "
+
+    return all(map(occurs, terms.wanted)) and not any(map(occurs, terms.unwanted))
+
+
+def _out_of_time(*_: object) -> None:
+    raise OutOfTime
+
+
+@pytest.mark.parametrize(("hasty", "budget"), [(False, 0.0), (False, 60.0), (True, 0.0), (True, 60.0)])
+async def test_whatever_its_time_a_search_finds_all_in_the_end(
+    listing: Listing, demo: Dataset, monkeypatch: pytest.MonkeyPatch, hasty: bool, budget: float
+) -> None:
+    """Each hit once, newest first: also where the first look at the index takes all the time there is."""
+    monkeypatch.setattr(listing_module, "BUDGET", budget)
+    monkeypatch.setattr(pace, "FIRST_TEXTS", 9)
+    if hasty:
+        monkeypatch.setattr(listing_module, "limited", _out_of_time)
+    for typed, model in zip(TYPED, itertools.cycle((None, "pro", None)), strict=False):
+        query = TraceQuery(text=typed, model=model)
+        expected = [n for n in reversed(range(COUNT - 10)) if _is_said(TEXTS[n % 3], typed) and _answers(n, query, ())]
+        assert [one.position for one in await _all(listing, demo, query, 7)] == expected, query
+
+
+async def test_a_search_that_comes_to_nothing_says_where_it_goes_on(
+    listing: Listing, demo: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing_module, "BUDGET", 0.0)
+    monkeypatch.setattr(listing_module, "limited", _out_of_time)
+    monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
+    for typed in ('"apple red"', "apple -a", "nothing"):
+        page = await listing.page(demo, TraceQuery(text=typed), 5)
+        assert page == Page([], COUNT - 8)
 
 
 async def test_a_search_that_excludes_words_leaves_them_out(listing: Listing, demo: Dataset) -> None:
@@ -227,7 +276,7 @@ def _plans(connection: Connection, dataset: Dataset, query: TraceQuery) -> list[
         statements.append((statement, parameters))
 
     event.listen(connection, "before_cursor_execute", note)
-    listing_module._page(connection, dataset, query, 50, None)
+    listing_module._page(connection, dataset, query, 50, None, pace.Learnt())
     event.remove(connection, "before_cursor_execute", note)
     return [
         (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])

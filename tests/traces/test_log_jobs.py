@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Job
-from gemini_proxy.traces.log_jobs import LogRuleWorker
+from gemini_proxy.traces.log_jobs import TAKEN_AT_ONCE, LogRuleWorker
 from gemini_proxy.traces.recorder import Recorder
-from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.store import JOB_LEASE, TraceStore
 from gemini_proxy.traces.trace import Annotation
 from tests.traces.samples import query, trace
 
@@ -55,6 +56,10 @@ class Impatient:
 async def jobs_in(database_url: str) -> int:
     [(count,)] = await query(database_url, "SELECT count(*) FROM jobs")
     return int(count)
+
+
+def test_what_is_taken_at_once_can_be_checked_before_others_may_take_it() -> None:
+    assert TAKEN_AT_ONCE * Guardrails().timeout < JOB_LEASE
 
 
 async def test_a_worker_woken_by_the_recorder_annotates_the_trace(store: TraceStore, database_url: str) -> None:

@@ -235,3 +235,23 @@ async def test_a_glance_does_not_wait_for_reads(store: TraceStore, database_url:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
     await database.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("sslmode=require", "sslmode; asyncpg calls it ssl"),
+        ("pasword=canary-4711", "does not know, pasword"),
+        ("server_settings=canary-4711", "does not know, server_settings"),
+        ("ssl=canary-4711", "ssl of the database URL must be one of disable, allow"),
+    ],
+)
+def test_options_of_the_url_that_are_not_known_are_named_before_anything_connects(option: str, words: str) -> None:
+    """By name and never by value."""
+    with pytest.raises(StoreError, match=words) as raised:
+        connect(f"postgresql+asyncpg://u:{PASSWORD}@127.0.0.1:1/d?{option}")
+    assert PASSWORD not in str(raised.value)
+
+
+def test_options_that_are_known_are_taken() -> None:
+    connect("postgresql+asyncpg://u@/d?host=/run/postgresql&port=5433&ssl=verify-full&prepared_statement_cache_size=0")

@@ -22,6 +22,7 @@ from tests.traces.samples import ANNOTATION, trace
         (503, "Fri, 15 Jan 2027 08:01:00 GMT", b"", Failed(Failure.SERVER_ERROR, 60.0)),
         (503, "soon", b"", Failed(Failure.SERVER_ERROR)),
         (503, "٣", b"", Failed(Failure.SERVER_ERROR)),
+        (503, f"Fri, 15 Jan {'9' * 20} 08:01:00 GMT", b"", Failed(Failure.SERVER_ERROR)),
         (200, None, b"[]", Failed(Failure.UNEXPECTED)),
         (200, None, b'{"id":[]}', Failed(Failure.UNEXPECTED)),
         (200, None, b"\xff", Failed(Failure.UNEXPECTED)),

@@ -12,10 +12,12 @@ from gemini_proxy.traces.rows import dump_messages
 from gemini_proxy.traces.search.query import (
     MAX_TERMS,
     MAX_WORD,
+    MIN_PREFIX,
     Facets,
     Term,
     Terms,
     fts5_query,
+    loosened,
     parse,
     tsquery,
     tsvector,
@@ -120,9 +122,39 @@ def test_a_search_looks_only_where_it_is_told_to(index: sqlite3.Connection, face
 
 def test_postgresql_is_given_quoted_words_with_their_places() -> None:
     facets = Facets(7)
-    assert tsvector(("a", "b", "a"), facets) == "'a':1,3 'b':2 '=d7'"
+    assert tsvector(("a", "b", "a"), facets.tokens) == "'a':1,3 'b':2 '=d7'"
     terms = Terms((_term("a", "b"), _term("beg", prefix=True)), (_term("c"),))
     assert tsquery(terms, facets) == "'=d7' & ('a' <-> 'b') & ('beg':*) & !(('c'))"
+    assert tsquery(Terms((_term("a"),)), facets, ("x", "y")) == "('=x' | '=y') & '=d7' & ('a')"
+
+
+@pytest.mark.parametrize(
+    ("typed", "found", "left"),
+    [
+        ('some "of these" -those', 'some "of these" -those', None),
+        ("beginn* of", "of begi*", "beginn*"),
+        ("begi*", "begi*", None),
+        ('"and beginn"*', '"and begi"*', '"and beginn"*'),
+        ("some -beginn*", "some", "-beginn*"),
+        ("some 東*", "some", "東*"),
+    ],
+)
+def test_beginnings_that_no_index_has_are_checked_on_what_the_rest_finds(
+    typed: str, found: str, left: str | None
+) -> None:
+    terms = parse(typed)
+    assert terms is not None
+    assert loosened(terms, MIN_PREFIX) == (parse(found), parse(left or "") or Terms(()))
+
+
+@given(st.lists(st.text(alphabet="abc漢", min_size=1, max_size=6), min_size=1, max_size=3), st.booleans())
+def test_loosened_terms_find_all_that_the_terms_find(index: sqlite3.Connection, words: list[str], quoted: bool) -> None:
+    said = " ".join(words)
+    terms = (
+        Terms((Term(tuple(words), prefix=True),)) if quoted else Terms(tuple(Term((w,), prefix=True) for w in words))
+    )
+    for prefix in (0, MIN_PREFIX):
+        assert _found(index, f"a {said}and {said} more", loosened(terms, prefix)[0])
 
 
 def test_everything_that_was_said_is_text_to_look_for() -> None:

@@ -59,7 +59,8 @@ async def _demo(port: int, leave: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="gemini-proxy-demo-") as folder:
         async with contextlib.AsyncExitStack() as stack:
             model = await _serve_model(stack)
-            config = Config(
+            # Without the environment, whose settings are for another server.
+            config = Config.model_construct(
                 server=Server(listen=(f"127.0.0.1:{port}",)),
                 upstream=Upstream(base_url=model, api_key=SecretStr("demo-needs-no-key")),
                 # Nothing leaves before the verdict, so that what is refused is not seen at all.

@@ -109,6 +109,7 @@ def _advice(record: KeyRecord, *, open_access: bool) -> str:
         "Gemini clients send it as the header",
         "    invariant-authorization: Bearer KEY",
         "or behind their Gemini key: GEMINI_KEY;invariant-auth=KEY",
+        "or in its place, where the server has one of its own (upstream.api_key): GEMINI_API_KEY=KEY",
         "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
     ]
     if open_access:

@@ -18,7 +18,7 @@ from gemini_proxy.cli.traces import traces
 @click.option(
     "--config",
     "file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     envvar="GEMINI_PROXY_CONFIG",
     help="The configuration file (TOML). Also $GEMINI_PROXY_CONFIG. Default: none, every setting at its default.",
 )

@@ -28,7 +28,8 @@ from gemini_proxy.cli.stores import with_store
 from gemini_proxy.cli.visible import terminal
 from gemini_proxy.policy import Policy, PolicyError
 from gemini_proxy.policy.portability import portability
-from gemini_proxy.traces.backtest import Backtest, Report, count, recorded
+from gemini_proxy.traces.backtest import Backtest, Report
+from gemini_proxy.traces.recorded import count, recorded
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.visible import as_json, counted
 

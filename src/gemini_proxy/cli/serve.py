@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 import aiohttp
 import click
@@ -16,7 +17,7 @@ from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
-from gemini_proxy.traces.database import shown_url
+from gemini_proxy.traces.database import connect, shown_url
 from gemini_proxy.traces.errors import StoreError
 
 
@@ -24,7 +25,7 @@ from gemini_proxy.traces.errors import StoreError
 @click.pass_obj
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
-    config, rules = settings.config, settings.rules
+    config, rules = settings.serving, settings.rules
     configure_logs()
     run_server(config, rules)
 
@@ -46,9 +47,13 @@ def run_server(config: Config, rules: RuleSet) -> None:
                 )
             )
     except StoreError as error:
-        fail(f"traces.database: {shown_url(config.traces.database)}: {error}")
+        _fail_for_database(config, error)
     except OSError as error:
         fail(f"server.listen: {', '.join(config.server.listen)}: {error.strerror or error}")
+
+
+def _fail_for_database(config: Config, error: StoreError) -> NoReturn:
+    fail(f"traces.database: {shown_url(config.traces.database)}: {error}")
 
 
 def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -73,7 +78,12 @@ def _announce(bound: list[str], *, pages: bool) -> None:
 @click.pass_obj
 def check_config(settings: Settings) -> None:
     """Load the configuration and every policy, and say what is wrong with them."""
-    config, rules = settings.config, settings.rules
+    config, rules = settings.serving, settings.rules
+    _loop_factory(config)
+    try:
+        connect(config.traces.database)
+    except StoreError as error:
+        _fail_for_database(config, error)
     for rule in (*rules.blocking, *rules.logging):
         for warning in rule.policy.warnings:
             click.echo(f"{rule.name}:{warning}", err=True)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from gemini_proxy.config import Config, ConfigError, load_config, read_policies
+from gemini_proxy.config import Config, ConfigError, check_secrets, load_config, read_policies
 from gemini_proxy.guardrails.plugins import PluginError
 from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
@@ -28,6 +28,15 @@ class Settings:
             return load_config(self._file)
         except ConfigError as error:
             fail(str(error))
+
+    @cached_property
+    def serving(self) -> Config:
+        """The configuration of a server, which needs the keys of the services that it names."""
+        try:
+            check_secrets(self.config)
+        except ConfigError as error:
+            fail(str(error))
+        return self.config
 
     @property
     def traces(self) -> Traces:
@@ -50,9 +59,10 @@ class Settings:
 
     def _compile(self, patterns: tuple[str, ...], action: Action, faults: list[str]) -> tuple[Guardrail, ...]:
         folder = self._file.parent if self._file else Path()
+        key = "guardrails.policies" if action == "block" else "guardrails.log_policies"
         compiled: list[Guardrail] = []
         try:
-            for file in read_policies(patterns, folder):
+            for file in read_policies(patterns, folder, key):
                 try:
                     compiled.append(guardrail(file.path, file.text, action))
                 except PolicyError as error:

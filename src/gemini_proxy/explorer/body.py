@@ -6,7 +6,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from gemini_proxy.explorer.keys import SETTINGS
+from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
+from gemini_proxy.explorer.keys import SERVER
 from gemini_proxy.gemini import strict_json
 from gemini_proxy.gemini.strict_json import read_object
 
@@ -26,7 +27,7 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     Raises PayloadTooLarge, UnsupportedMediaType for a content encoding, and BadRequest for what does not arrive in time
     or is not one JSON object in UTF-8 that reads the same everywhere.
     """
-    body = await read_bytes(request, request.app[SETTINGS].max_request_bytes)
+    body = await read_bytes(request, request.app[SERVER].max_request_bytes)
     if not body.strip():
         raise BadRequest("Request should not be empty")
     if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
@@ -42,7 +43,7 @@ async def read_bytes(request: web.Request, limit: int) -> bytes:
 
     Raises PayloadTooLarge, UnsupportedMediaType for a content encoding, BadRequest for what does not arrive in time.
     """
-    seconds = request.app[SETTINGS].request_timeout
+    seconds = request.app[SERVER].request_timeout
     encoding = ",".join(request.headers.getall("content-encoding", ())).strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("Content-Encoding may only be identity.")
@@ -58,7 +59,11 @@ async def read_bytes(request: web.Request, limit: int) -> bytes:
 
 
 async def read_pieces(request: web.Request, limit: int) -> bytes:
-    """What is left of the body, as it comes. Raises PayloadTooLarge once it is over ``limit`` bytes."""
+    """What is left of the body, as it comes.
+
+    Raises PayloadTooLarge once it is over ``limit`` bytes, Unavailable where the server holds too much of other bodies.
+    """
+    held = request.app[HOLDINGS]
     pieces: list[bytes] = []
     size = 0
     while data := await request.content.readany():
@@ -66,6 +71,8 @@ async def read_pieces(request: web.Request, limit: int) -> bytes:
         size += len(data)
         if size > limit:
             raise too_large(limit)
+        if size > BRIEF:
+            held.take(request, len(data))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from gemini_proxy.errors import ProxyError
-from gemini_proxy.explorer.keys import SETTINGS
+from gemini_proxy.explorer.keys import EXPLORER, SERVER
 from gemini_proxy.sections import is_loopback, listen_address
 
 SAFE: Final = frozenset({"GET", "HEAD"})
@@ -56,8 +56,7 @@ def known_host(request: web.Request) -> bool:
 
     A foreign site whose name leads to this machine (DNS rebinding) is told apart by nothing else.
     """
-    settings = request.app[SETTINGS]
-    return _is_ours(request, settings.hosts, settings.listen)
+    return is_ours(request, request.app[EXPLORER].hosts, request.app[SERVER].listen)
 
 
 def from_foreign_page(request: web.Request, hosts: tuple[str, ...], listen: tuple[str, ...]) -> bool:
@@ -68,10 +67,11 @@ def from_foreign_page(request: web.Request, hosts: tuple[str, ...], listen: tupl
     site = request.headers.getall("sec-fetch-site", ())
     if list(site) == ["none"] or not (site or "origin" in request.headers):
         return False
-    return not (same_origin(request) and _is_ours(request, hosts, listen))
+    return not (same_origin(request) and is_ours(request, hosts, listen))
 
 
-def _is_ours(request: web.Request, hosts: tuple[str, ...], listen: tuple[str, ...]) -> bool:
+def is_ours(request: web.Request, hosts: tuple[str, ...], listen: tuple[str, ...]) -> bool:
+    """Whether the Host header names this machine, an address that is listened on, or one of ``hosts``."""
     given = request.headers.getall("host", ())
     host = _host_name(given[0]) if len(given) == 1 else ""
     listened = {listen_address(address).host.lower() for address in listen}

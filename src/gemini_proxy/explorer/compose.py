@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from gemini_proxy.config import Config
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import (
     ACCESS,
@@ -9,10 +10,10 @@ from gemini_proxy.explorer.keys import (
     DATABASE,
     DATASETS,
     ENGINE,
+    EXPLORER,
     POLICIES,
-    SETTINGS,
+    SERVER,
     TRACES,
-    Settings,
 )
 from gemini_proxy.explorer.turns import CHECKING, COMPILING, Turns
 from gemini_proxy.guardrails.engine import Engine
@@ -25,11 +26,11 @@ from gemini_proxy.traces.store import TraceStore
 
 
 def compose(
-    app: web.Application, settings: Settings, store: TraceStore, access: Access, engine: Engine, feed: Feed
+    app: web.Application, config: Config, store: TraceStore, access: Access, engine: Engine, feed: Feed
 ) -> None:
     """Set the keys of ``app`` when the store is open. ``engine`` must never let pass what it cannot check."""
     database = store.database
-    app[SETTINGS] = settings
+    app[SERVER], app[EXPLORER] = config.server, config.explorer
     app[DATABASE] = database
     app[ACCESS] = access
     app[TRACES] = store

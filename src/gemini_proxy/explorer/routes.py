@@ -1,6 +1,6 @@
 """Which path is whose."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -51,18 +51,26 @@ def _add_call(app: web.Application, path: str, calls: Mapping[str, Answers]) -> 
     resource = app.router.add_resource(path)
     for method, answers in calls.items():
         resource.add_route(method, api(answers))
-    resource.add_route("*", _not_allowed)
+    resource.add_route("*", _not_allowed(calls))
 
 
 def _add_handler(app: web.Application, path: str, method: str, handler: Handler) -> None:
     resource = app.router.add_resource(path)
     resource.add_route(method, handler)
-    resource.add_route("*", _not_allowed)
+    resource.add_route("*", _not_allowed([method]))
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
     return error_response(NotFound("Not Found"))
 
 
-async def _not_allowed(request: web.Request) -> web.StreamResponse:
-    return error_response(MethodNotAllowed("Method Not Allowed"))
+def _not_allowed(methods: Iterable[str]) -> Handler:
+    allowed = ", ".join(methods)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        response = error_response(MethodNotAllowed("Method Not Allowed"))
+        # RFC 9110, section 15.5.6: an answer 405 has it.
+        response.headers["allow"] = allowed
+        return response
+
+    return refuse

@@ -26,7 +26,7 @@ from gemini_proxy.policy import Place
 log = logging.getLogger(__name__)
 
 MAX_ANSWER: Final = 4_194_304
-"""Bytes of an answer: tens of thousands of violations, and read within a few of the event loop's milliseconds."""
+"""Bytes of an answer: every violation of a long conversation, and parsed within some ten milliseconds."""
 RELOAD_SECONDS: Final = 3600.0
 """How long a service is taken to know a policy: as long as Invariant's own gateway does."""
 _RETRY_SECONDS: Final = 60.0
@@ -128,7 +128,9 @@ class RemoteEngine:
             try:
                 sent = in_pieces(data)
                 async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
-                    return response.status, await _bounded(response.content)
+                    # Whatever else it says or leaves out: a refused key must not become a check that is missing.
+                    body = b"" if response.status == 401 else await _bounded(response.content)
+                    return response.status, body
             except aiohttp.ServerDisconnectedError:
                 if attempt == 2:
                     raise

@@ -9,9 +9,13 @@ import orjson
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.policy.policy import MAX_VIOLATIONS
+from gemini_proxy.policy.ranges import MAX_RANGES
 
 _TEXT: Final = 300
 """Characters of a service's own words that are passed on: enough for a reason, too few for a page."""
+_DEEPEST: Final = 64
+"""Levels of what stands in an error's args and kwargs."""
 _Kind = TypeVar("_Kind")
 
 
@@ -40,15 +44,17 @@ class _Result:
 def read_verdict(answer: ServiceAnswer, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
     """Read ``{"result": [{"errors": [{"args", "kwargs", "ranges"}], "error_message"?}]}``, one result a guardrail.
 
-    A policy that the service could not check is named in ``unchecked`` where there are violations all the same. Raises
-    EngineUnavailable where there are none, and for an answer of any other status or shape; Unauthenticated for 401.
+    Of a policy's violations the first ``MAX_VIOLATIONS`` are read, as many as our own engine finds. The key is nowhere
+    in them. A policy that the service could not check is named in ``unchecked`` where there are violations all the
+    same. Raises EngineUnavailable where there are none, and for an answer of any other status or shape;
+    Unauthenticated for 401.
     """
     if answer.status != 200:
         raise _failed(answer, _detail(answer))
     given = _member(_object(_json(answer.body), "the answer"), "result", list)
     if len(given) != len(guardrails):
         raise _unreadable(f"{len(given)} results for {len(guardrails)} policies")
-    results = [_result(one, guardrail) for one, guardrail in zip(given, guardrails, strict=True)]
+    results = [_result(one, guardrail, answer.key) for one, guardrail in zip(given, guardrails, strict=True)]
     violations = tuple(violation for result in results for violation in result.violations)
     failures = "; ".join(
         f"{guardrail.name}: {result.failure}"
@@ -89,22 +95,35 @@ def _detail(answer: ServiceAnswer) -> str:
     return answer.words(detail) if isinstance(detail, str) else ""
 
 
-def _result(given: object, guardrail: Guardrail) -> _Result:
+def _result(given: object, guardrail: Guardrail, key: str) -> _Result:
     result = _object(given, "a result")
     failure = result.get("error_message")
     if failure is not None and not isinstance(failure, str):
         raise _unreadable("an error_message is no text")
     errors = _member(result, "errors", list, default=None if failure is None else [])
-    return _Result(tuple(_violation(error, guardrail) for error in errors), failure)
+    return _Result(tuple(_violation(error, guardrail, key) for error in errors[:MAX_VIOLATIONS]), failure)
 
 
-def _violation(given: object, guardrail: Guardrail) -> Violation:
+def _violation(given: object, guardrail: Guardrail, key: str) -> Violation:
     error = _object(given, "an error")
-    ranges = _member(error, "ranges", list)
+    ranges = _member(error, "ranges", list)[:MAX_RANGES]
     if not all(isinstance(address, str) for address in ranges):
         raise _unreadable("a range is no text")
-    kwargs = _member(error, "kwargs", dict, default={})
-    return Violation(tuple(_member(error, "args", list)), kwargs, tuple(ranges), guardrail)
+    args, kwargs = _member(error, "args", list), _member(error, "kwargs", dict, default={})
+    return Violation(tuple(_bare(args, key)), _bare(kwargs, key), tuple(_bare(ranges, key)), guardrail)
+
+
+def _bare(value: Any, key: str, levels: int = _DEEPEST) -> Any:
+    """``value`` without the key wherever the service repeats it: clients see it, and traces keep it."""
+    if isinstance(value, str):
+        return value.replace(key, "***")
+    if levels == 0:
+        raise _unreadable("it is nested too deep")
+    if isinstance(value, list):
+        return [_bare(one, key, levels - 1) for one in value]
+    if isinstance(value, dict):
+        return {name.replace(key, "***"): _bare(one, key, levels - 1) for name, one in value.items()}
+    return value
 
 
 def _json(body: bytes) -> object:

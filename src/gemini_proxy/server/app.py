@@ -11,7 +11,7 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.explorer.compose import compose
 from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import Settings
+from gemini_proxy.explorer.holding import HOLDINGS, Holdings
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes
 from gemini_proxy.explorer.turns import CHECKING, COMPILING
@@ -40,7 +40,7 @@ from gemini_proxy.server.keys import (
     State,
 )
 from gemini_proxy.server.lifecycle import Lifecycle
-from gemini_proxy.server.metrics import metrics
+from gemini_proxy.server.metrics import Metrics
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware
 from gemini_proxy.server.record import Scribe
 from gemini_proxy.server.storage import Storage, open_storage
@@ -65,6 +65,7 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app = web.Application(middlewares=[error_middleware, auth_middleware, guardrail_middleware])
     app[CONFIG] = config
     app[STATE] = State()
+    app[HOLDINGS] = Holdings(config.server.max_held_bytes)
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
     app[TALLIES] = Tallies(
@@ -116,15 +117,8 @@ def _compose(app: web.Application, storage: Storage, rules: RuleSet, workers: Wo
     app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)
     app[INTAKE] = Intake(config, rules, DatasetRules(database, revisions), workers)
     if config.explorer.enabled:
-        settings = Settings(
-            access=config.access.mode,
-            hosts=config.explorer.hosts,
-            listen=config.server.listen,
-            max_request_bytes=config.server.max_request_bytes,
-            request_timeout=config.server.request_timeout,
-        )
         engine = NativeEngine(asked_for, config.guardrails.timeout)
-        compose(app, settings, storage.store, access, engine, storage.feed)
+        compose(app, config, storage.store, access, engine, storage.feed)
         app[TRIALS] = Trials(asked_for, config.guardrails, app[COMPILING], app[CHECKING])
 
 
@@ -137,7 +131,7 @@ async def _end_watches(app: web.Application) -> None:
 def _add_routes(app: web.Application) -> None:
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/metrics", Metrics().show)
     app.router.add_get("/api/v1/gateway/health", health.gateway)
     if app[CONFIG].explorer.enabled:
         add_routes(app)

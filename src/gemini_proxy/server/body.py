@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
 from gemini_proxy.explorer.body import read_pieces, too_large
+from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
 
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
 """The only parameter of the content type, once: whoever reads a second one reads another text."""
@@ -21,7 +22,8 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     """The body without its content encoding, of at most ``limit`` bytes before and after decompression.
 
     Raises PayloadTooLarge, UnsupportedMediaType for other encodings, types and charsets, BadRequest for gzip that is
-    truncated, corrupt or goes on after its end, and for a body that is not there within ``seconds``.
+    truncated, corrupt or goes on after its end, and for a body that is not there within ``seconds``. Raises Unavailable
+    where the server holds too much of other bodies.
     """
     _check_type(request)
     encoding = _encoding(request)
@@ -33,7 +35,7 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     try:
         async with asyncio.timeout(seconds):
             raw = await read_pieces(request, limit)
-            return raw if encoding == "identity" else await _gunzip(raw, limit)
+            return raw if encoding == "identity" else await _gunzip(request, raw, limit)
     except TimeoutError:
         raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
     except web.HTTPException:
@@ -61,7 +63,8 @@ def _encoding(request: web.Request) -> str:
     return encoding
 
 
-async def _gunzip(raw: bytes, limit: int) -> bytes:
+async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
+    held = request.app[HOLDINGS]
     inflate = zlib.decompressobj(wbits=31)
     pieces: list[bytes] = []
     size = start = 0
@@ -79,6 +82,8 @@ async def _gunzip(raw: bytes, limit: int) -> bytes:
         size += len(piece)
         if size > limit:
             raise too_large(limit)
+        if size > BRIEF:
+            held.take(request, len(piece))
         await asyncio.sleep(0)
     if inflate.unused_data or start < len(raw):
         raise BadRequest("The gzip body goes on after its end.")

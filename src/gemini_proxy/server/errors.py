@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
+from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.server.answer import break_off
@@ -48,6 +49,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return _answer(request, ProxyError("The proxy failed on this request."))
     finally:
         state.in_flight -= 1
+        request.app[HOLDINGS].give_back(request)
 
 
 def _answer(request: web.Request, error: ProxyError) -> web.Response:

@@ -1,5 +1,6 @@
 """``GET /metrics``: what this process has counted, and how the push queue stands, in Prometheus' text format."""
 
+import hmac
 import logging
 import platform
 import time
@@ -12,11 +13,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gemini_proxy.server.keys import STATE, STORAGE, TALLIES
+from gemini_proxy.errors import Unauthenticated, Unavailable
+from gemini_proxy.explorer.browser import WrongHost, is_ours
+from gemini_proxy.server.credentials import Credentials
+from gemini_proxy.server.keys import ADMISSION, CONFIG, STATE, STORAGE, TALLIES
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Queued
+from gemini_proxy.traces.keys import digest
 from gemini_proxy.traces.push.worker import PushWorker
 
 log = logging.getLogger(__name__)
@@ -24,13 +29,51 @@ log = logging.getLogger(__name__)
 _PREFIX = "gemini_proxy_"
 
 
-async def metrics(request: web.Request) -> web.Response:
-    """``/metrics``. Where the database gives no figures of the queue, their lines are missing and the rest is there."""
-    storage = request.app[STORAGE]
-    snapshot = Snapshot(request.app[TALLIES], request.app[STATE].in_flight, storage, await queue_figures(storage.push))
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(snapshot)
-    return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+class Metrics:
+    """``/metrics``: for this machine where access is open, and for whoever has a key where it is not.
+
+    Volumes and the names of rules are nobody's business who may not use the server.
+    """
+
+    def __init__(self) -> None:
+        self._accepted = ""
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Where the database gives no figures of the queue, their lines are missing and the rest is there.
+
+        Raises WrongHost, Unauthenticated, and Unavailable where keys cannot be read.
+        """
+        await self._admit(request)
+        app = request.app
+        storage = app[STORAGE]
+        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, storage, await queue_figures(storage.push))
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(snapshot)
+        return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def _admit(self, request: web.Request) -> None:
+        """The key that was accepted last is good while the database is away: then the figures are wanted most."""
+        config = request.app[CONFIG]
+        if config.access.mode == "open":
+            if not is_ours(request, config.explorer.hosts, config.server.listen):
+                raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
+            return
+        key = _bearer(request)
+        try:
+            await request.app[ADMISSION].owner(Credentials(None, key))
+        except Unavailable:
+            if not hmac.compare_digest(digest(key), self._accepted):
+                raise
+        else:
+            self._accepted = digest(key)
+
+
+def _bearer(request: web.Request) -> str:
+    given = request.headers.getall("authorization", ())
+    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthenticated("The figures ask for a key of this server: Authorization: Bearer inv-...")
+    return key.strip()
 
 
 async def queue_figures(push: PushWorker | None) -> Queued | None:

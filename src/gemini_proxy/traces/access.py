@@ -4,9 +4,10 @@ import hmac
 import re
 from typing import Final, Literal
 
+from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.keys import Sessions, digest, valid_owners
-from gemini_proxy.traces.snapshot import Revisions, Snapshot
+from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
 DEVELOPER: Final = "developer"
 """The user whom every key stands for where access is open."""
@@ -20,7 +21,8 @@ class Access:
     def __init__(self, database: Database, revisions: Revisions, mode: Literal["open", "keys"]) -> None:
         self.mode = mode
         self._sessions = Sessions(database)
-        self._owners: Snapshot[dict[str, str]] = Snapshot(database, revisions, valid_owners)
+        self._database = database
+        self._owners = Snapshots(revisions, self._load)
 
     async def user(self, key: str | None) -> str | None:
         """The user a key stands for; None where it is not valid.
@@ -30,10 +32,13 @@ class Access:
         """
         if self.mode == "open":
             return DEVELOPER if key and _KEY.fullmatch(key) else None
-        owners = await self._owners.now()
+        owners = await self._owners.now(None)
         found = digest(key or "")
         known = found if found in owners else _NOBODY
         return owners.get(known) if hmac.compare_digest(known, found) else None
+
+    async def _load(self, _: None) -> tuple[int, dict[str, str]]:
+        return await self._database.read(revision.stamped(valid_owners))
 
     async def session_user(self, token: str | None) -> str | None:
         """Who signed in with a browser's token; where access is open nobody has to."""

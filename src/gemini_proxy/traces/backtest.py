@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
@@ -11,11 +11,8 @@ from typing import Any, Final
 from gemini_proxy.guardrails.answer import for_rules
 from gemini_proxy.policy import Budget, Conversation, ConversationError, EvaluationError, Policy, Violation
 from gemini_proxy.traces.sights import Sight
-from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 
-# Summaries read at once: to count traces, and to go through them, which holds whole traces one at a time.
-_COUNTED, _PAGE = 5_000, 200
 # Violations of one trace that are kept; the rest are counted.
 _KEPT: Final = 20
 _INDEX = re.compile(r"messages\.(\d+)")
@@ -147,36 +144,3 @@ def _moved(violation: Violation, places: Sequence[int]) -> Violation:
         return f"messages.{places[int(found[1])]}"
 
     return replace(violation, ranges=tuple(_INDEX.sub(move, address, count=1) for address in violation.ranges))
-
-
-async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:
-    """How many traces ``recorded`` will give, if none is added or deleted meanwhile."""
-    total = 0
-    before: int | None = None
-    while last is None or total < last:
-        page = await store.recent(_COUNTED, dataset=dataset, before=before)
-        total += len(page)
-        if len(page) < _COUNTED:
-            break
-        before = page[-1].seq
-    return total if last is None else min(total, last)
-
-
-async def recorded(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
-    """The last traces, the newest first, or all, the oldest first, which takes a tenth of the time a trace."""
-    if last is None:
-        async for trace in store.export(dataset):
-            yield trace
-        return
-    before: int | None = None
-    while last > 0:
-        limit = min(_PAGE, last)
-        page = await store.recent(limit, dataset=dataset, before=before)
-        for summary in page:
-            # Retention may delete one between the two queries.
-            if (found := await store.get(summary.id)) is not None:
-                yield found
-        if len(page) < limit:
-            return
-        before = page[-1].seq
-        last -= limit

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, RowMapping, Select, delete, func, select
 
-from gemini_proxy.traces.database import Database, serialise_writers
+from gemini_proxy.traces.annotation_bounds import require_room
+from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.inserts import insert_annotations
@@ -81,7 +82,7 @@ class Catalogue:
             counts = _counts(connection, [row.seq for row in found])
             return [Outline(row.id, row.position, load(row.metadata), counts[row.seq]) for row in found]
 
-        return await self._database.read(work)
+        return await self._database.read(work, owner=dataset.owner)
 
     async def stored(self, owner: str, trace_id: str) -> StoredTrace | None:
         """A user's trace, its messages not decoded; None where the user has no such trace."""
@@ -94,7 +95,7 @@ class Catalogue:
             found = tuple(_stored(connection, row["seq"], trace_id))
             return StoredTrace(decode_apart(row, [one.annotation for one in found]), row["messages"], found)
 
-        return await self._database.read(work)
+        return await self._database.read(work, owner=owner)
 
     async def messages(self, owner: str, trace_id: str) -> bytes | None:
         """The messages of a user's trace as the JSON that is stored; None where the user has no such trace."""
@@ -103,7 +104,7 @@ class Catalogue:
             seq = _owned(connection, owner, trace_id)
             return None if seq is None else connection.scalar(select(traces.c.messages).where(traces.c.seq == seq))
 
-        return await self._database.read(work)
+        return await self._database.read(work, owner=owner)
 
     async def annotations(self, owner: str, trace_id: str) -> list[StoredAnnotation] | None:
         """The annotations of a user's trace, the oldest first; None where the user has no such trace."""
@@ -112,36 +113,39 @@ class Catalogue:
             seq = _owned(connection, owner, trace_id)
             return None if seq is None else _stored(connection, seq, trace_id)
 
-        return await self._database.read(work)
+        return await self._database.read(work, owner=owner)
 
     async def annotate(self, owner: str, trace_id: str, added: Annotation) -> StoredAnnotation | None:
-        """Add an annotation to a user's trace; None where the user has no such trace."""
+        """Add an annotation to a user's trace; None where the user has no such trace. Raises TooMany."""
         rows = annotation_rows(trace_id, [added], time.time())
 
         def work(connection: Connection) -> StoredAnnotation | None:
-            seq = _owned(connection, owner, trace_id)
+            seq = _locked(connection, owner, trace_id)
             if seq is None:
                 return None
-            # The last one below must be this one.
-            serialise_writers(connection)
+            require_room(connection, seq, rows)
             insert_annotations(connection, rows)
-            return _stored(connection, seq, trace_id)[-1]
+            return _newest(connection, seq, trace_id)
 
         return await self._database.write(work)
 
     async def replace_annotations(
         self, owner: str, trace_id: str, source: str, added: Iterable[Annotation]
     ) -> int | None:
-        """Put ``added`` in the place of all annotations from ``source``; how many those were. None: no such trace."""
+        """Put ``added`` in the place of all annotations from ``source``; how many those were. None: no such trace.
+
+        Raises TooMany.
+        """
         rows = annotation_rows(trace_id, added, time.time())
 
         def work(connection: Connection) -> int | None:
-            seq = _owned(connection, owner, trace_id)
+            seq = _locked(connection, owner, trace_id)
             if seq is None:
                 return None
             removed = connection.execute(
                 delete(annotations).where(annotations.c.trace == seq, annotations.c.source == source)
             )
+            require_room(connection, seq, rows)
             insert_annotations(connection, rows)
             return removed.rowcount
 
@@ -163,20 +167,34 @@ class Catalogue:
 
 def _owned(connection: Connection, owner: str, trace_id: str) -> int | None:
     """The number of a user's trace."""
-    query = (
+    return connection.scalar(_number(owner, trace_id))
+
+
+def _locked(connection: Connection, owner: str, trace_id: str) -> int | None:
+    """The number of a user's trace, which nobody else annotates until this transaction ends."""
+    return connection.scalar(_number(owner, trace_id).with_for_update(of=traces))
+
+
+def _number(owner: str, trace_id: str) -> Select[int]:
+    return (
         select(traces.c.seq)
         .join(datasets, datasets.c.seq == traces.c.dataset)
         .where(traces.c.id == trace_id, datasets.c.owner == owner, datasets.c.name.is_not(None))
     )
-    return connection.execute(query).scalar()
 
 
 def _stored(connection: Connection, trace: int, trace_id: str) -> list[StoredAnnotation]:
     query = select(annotations).where(annotations.c.trace == trace).order_by(annotations.c.seq)
-    return [
-        StoredAnnotation(_annotation_id(trace_id, row["seq"]), row["created"], decode_annotation(row))
-        for row in connection.execute(query).mappings()
-    ]
+    return [_annotation(row, trace_id) for row in connection.execute(query).mappings()]
+
+
+def _newest(connection: Connection, trace: int, trace_id: str) -> StoredAnnotation:
+    query = select(annotations).where(annotations.c.trace == trace).order_by(annotations.c.seq.desc()).limit(1)
+    return _annotation(connection.execute(query).mappings().one(), trace_id)
+
+
+def _annotation(row: RowMapping, trace_id: str) -> StoredAnnotation:
+    return StoredAnnotation(_annotation_id(trace_id, row["seq"]), row["created"], decode_annotation(row))
 
 
 def _annotation_id(trace_id: str, seq: int) -> str:

@@ -49,8 +49,11 @@ _REJECTED: Final = ("SQLITE_TOOBIG", "22", "23", "54")
 class Database(Protocol):
     """Runs functions of a SQLAlchemy connection. Every failure of the database is a StoreError."""
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` on a connection that other work does not share."""
+    async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """Run ``work`` on a connection that other work does not share.
+
+        ``owner`` is the user who asked for it: their reads never take all connections, those of nobody may.
+        """
         ...
 
     async def glance(self, query: str) -> Any:

@@ -1,22 +1,27 @@
 """Datasets: named sets of one user's traces, with policies of their own."""
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, func, insert, select, update
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, serialise_writers
-from gemini_proxy.traces.errors import NameTaken
+from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, policies
 
 UNNAMED = ""
 """The name under which a user's exchanges are kept that named no dataset."""
+MAX_DATASETS: Final = 10_000
+"""Datasets of one user: where they are listed all of them are read."""
+MAX_ALL_METADATA_BYTES: Final = 33_554_432
+"""What may be said of all of a user's datasets together, as JSON: it is read with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +48,26 @@ class Datasets:
         self._database = database
 
     async def create(self, owner: str, name: str, metadata: Mapping[str, Any] | None = None) -> Dataset:
-        """Make a dataset. Raises NameTaken."""
+        """Make a dataset. Raises NameTaken, and TooMany for one beyond MAX_DATASETS or MAX_ALL_METADATA_BYTES."""
         now, described = time.time(), dump(metadata or {})
 
         def work(connection: Connection) -> Dataset:
             serialise_writers(connection)
             if _find(connection, owner, name) is not None:
                 raise NameTaken(f"there is a dataset {name} already")
+            require_room(connection, owner)
+            _require_space(connection, owner, described)
             _insert(connection, owner, name, described, now)
             return _required(connection, owner, name)
 
         return await self._database.write(work)
+
+    async def ensure(self, owner: str, name: str) -> None:
+        """Make a dataset if it is missing. Raises TooMany."""
+        if await self.get(owner, name) is None:
+            # Another call may make it meanwhile.
+            with contextlib.suppress(NameTaken):
+                await self.create(owner, name)
 
     async def get(self, owner: str, name: str) -> Dataset | None:
         """A user's dataset by its name."""
@@ -79,7 +93,8 @@ class Datasets:
     ) -> Dataset | None:
         """Say of a dataset what ``change`` makes of what was said; None if there is none of that name.
 
-        One transaction, so that two changes at once both count; what ``change`` raises is raised.
+        One transaction, so that two changes at once both count; what ``change`` raises is raised. Raises TooMany for
+        what would be over MAX_ALL_METADATA_BYTES.
         """
 
         def work(connection: Connection) -> Dataset | None:
@@ -88,7 +103,9 @@ class Datasets:
             if found is None:
                 return None
             metadata = change(found.metadata)
-            connection.execute(update(datasets).where(datasets.c.seq == found.seq).values(metadata=dump(metadata)))
+            described = dump(metadata)
+            _require_space(connection, owner, described, found)
+            connection.execute(update(datasets).where(datasets.c.seq == found.seq).values(metadata=described))
             return replace(found, metadata=metadata)
 
         return await self._database.write(work)
@@ -115,8 +132,27 @@ class Datasets:
         return await self._database.write(work)
 
 
+def require_room(connection: Connection, owner: str) -> None:
+    """Raise TooMany where the user may have no further dataset."""
+    named = select(func.count()).where(datasets.c.owner == owner, datasets.c.name != UNNAMED)
+    if connection.scalars(named).one() >= MAX_DATASETS:
+        raise TooMany(f"A user must not have more than {MAX_DATASETS} datasets")
+
+
+def _require_space(connection: Connection, owner: str, described: bytes, of: Dataset | None = None) -> None:
+    """Raise TooMany where that cannot be said of a new dataset, or of ``of``, beside what is said of the others."""
+    others = select(func.coalesce(func.sum(func.length(datasets.c.metadata)), 0)).where(
+        datasets.c.owner == owner, datasets.c.name.is_not(None), datasets.c.seq != (of.seq if of else 0)
+    )
+    if connection.scalars(others).one() + len(described) > MAX_ALL_METADATA_BYTES:
+        raise TooMany(f"The metadata of a user's datasets must not be larger than {MAX_ALL_METADATA_BYTES} bytes")
+
+
 def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> list[tuple[int, int]]:
-    """The number of a dataset and the next position in it for each of (owner, name, time); made where missing."""
+    """The number of a dataset and the next position in it for each of (owner, name, time); made where missing.
+
+    Of exchanges that are over nothing is lost for a bound: who would go beyond MAX_DATASETS is refused before.
+    """
     times: dict[tuple[str, str], list[float]] = {}
     for owner, name, at in wanted:
         times.setdefault((owner, name), []).append(at)

@@ -6,6 +6,7 @@
     ├── AmbiguousDataset    a name that several users' datasets share
     ├── NameTaken           a dataset is to be made that is there
     ├── DatasetGone         a dataset was deleted meanwhile
+    ├── TooMany             more datasets, policies or annotations than there may be
     └── TooMuchAtOnce       an answer that would not fit into memory
 
 Messages name the kind of failure and never a row's contents, a parameter or a password.
@@ -34,6 +35,10 @@ class NameTaken(StoreError):
 
 class DatasetGone(StoreError):
     """The dataset was deleted meanwhile."""
+
+
+class TooMany(StoreError):
+    """There may be no more of what was to be made; the message says so to whoever asked for it."""
 
 
 class TooMuchAtOnce(StoreError):

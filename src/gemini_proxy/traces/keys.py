@@ -4,12 +4,16 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.schema import keys, sessions
+
+MAX_SESSIONS: Final = 100
+"""Browsers signed in with one key: each is a row until it expires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,10 @@ class Sessions:
         self._database = database
 
     async def open(self, key: str, seconds: float) -> str | None:
-        """A token for the browser to keep, good for so long; None where the key is not valid."""
+        """A token for the browser to keep, good for so long; None where the key is not valid.
+
+        Of more than MAX_SESSIONS with one key, those that would end first end now.
+        """
         token = secrets.token_urlsafe(32)
         now = time.time()
 
@@ -82,7 +89,10 @@ class Sessions:
             key_id = connection.execute(valid).scalar()
             if key_id is None:
                 return None
+            of_key = sessions.c.key == key_id
+            kept = select(sessions.c.digest).where(of_key).order_by(sessions.c.expires.desc()).limit(MAX_SESSIONS - 1)
             connection.execute(delete(sessions).where(sessions.c.expires < now))
+            connection.execute(delete(sessions).where(of_key, sessions.c.digest.not_in(kept)))
             connection.execute(insert(sessions).values(digest=digest(token), key=key_id, expires=now + seconds))
             return token
 
@@ -112,4 +122,4 @@ def valid_owners(connection: Connection) -> dict[str, str]:
 
 def digest(secret: str) -> str:
     """The SHA-256 of a key or token, in hexadecimal: they are random and long, so that no salt is needed."""
-    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

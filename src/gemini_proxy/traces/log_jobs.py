@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 # A job that ended its worker, or its process, this often is given up.
 MAX_ATTEMPTS: Final = 3
-# How many traces are held in memory at once.
-_TAKEN_AT_ONCE: Final = 32
+# How many traces are held in memory at once; and what is checked, one after the other, before their lease is over: else
+# another process checks them as well, and an attempt is counted that was none.
+TAKEN_AT_ONCE: Final = 8
 # How often to look without being woken: for jobs whose lease ran out, and for those of other processes that died.
 POLL_SECONDS: Final = 15.0
 
@@ -66,7 +67,7 @@ class LogRuleWorker:
 
     async def drain(self) -> None:
         """Run every job that is due now. Raises StoreError."""
-        while taken := await self._queue.take_jobs(_TAKEN_AT_ONCE):
+        while taken := await self._queue.take_jobs(TAKEN_AT_ONCE):
             for job in taken:
                 await self._run(job)
             if self._done is not None:

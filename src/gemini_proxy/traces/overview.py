@@ -48,7 +48,7 @@ class Overview:
                 for seq, size, oldest in _sizes(connection, owner)
             }
 
-        return await self._database.read(work)
+        return await self._database.read(work, owner=owner)
 
     async def neighbours(self, dataset: Dataset, position: int) -> Neighbours:
         """The traces on either side of a position."""
@@ -56,7 +56,7 @@ class Overview:
         older = within.where(traces.c.position < position).order_by(traces.c.position.desc())
         newer = within.where(traces.c.position > position).order_by(traces.c.position)
         return await self._database.read(
-            lambda connection: Neighbours(connection.scalar(older), connection.scalar(newer))
+            lambda connection: Neighbours(connection.scalar(older), connection.scalar(newer)), owner=dataset.owner
         )
 
 

@@ -4,17 +4,20 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from gemini_proxy.guardrails.rules import Action
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.errors import DatasetGone
+from gemini_proxy.traces.errors import DatasetGone, TooMany
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, policies
+
+MAX_POLICIES: Final = 100
+"""Policies of one dataset: every exchange is checked against all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,17 @@ class Policies:
         action: Action = "log",
         metadata: Mapping[str, Any] | None = None,
     ) -> StoredPolicy:
-        """Keep a new policy. Raises DatasetGone."""
+        """Keep a new policy. Raises DatasetGone, and TooMany for one beyond MAX_POLICIES."""
         made = StoredPolicy(str(uuid.uuid4()), name, content, enabled, action, metadata or {}, time.time())
 
         def work(connection: Connection) -> StoredPolicy:
             there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq, datasets.c.name.is_not(None))
-            # Locked, so that the dataset cannot be deleted beside this and keep a policy.
+            # Locked, so that nobody deletes the dataset beside this, or adds to it.
             if connection.execute(there.with_for_update()).first() is None:
                 raise DatasetGone("the dataset was deleted")
+            kept = select(func.count()).where(policies.c.dataset == dataset.seq)
+            if connection.scalars(kept).one() >= MAX_POLICIES:
+                raise TooMany(f"A dataset must not have more than {MAX_POLICIES} policies")
             connection.execute(
                 insert(policies).values(
                     id=made.id,
@@ -100,11 +106,13 @@ class Policies:
         values = {key: value for key, value in given.items() if value is not None}
 
         def work(connection: Connection) -> StoredPolicy | None:
-            connection.execute(
+            changed = connection.execute(
                 update(policies)
                 .where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
                 .values(**values, updated=time.time())
             )
+            if not changed.rowcount:
+                return None
             revision.advance(connection)
             return next((policy for policy in stored(connection, dataset.seq) if policy.id == policy_id), None)
 
@@ -117,7 +125,8 @@ class Policies:
             removed = connection.execute(
                 delete(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
             )
-            revision.advance(connection)
+            if removed.rowcount:
+                revision.advance(connection)
             return removed.rowcount > 0
 
         return await self._database.write(work)

@@ -1,8 +1,10 @@
 """PostgreSQL as the trace database, shared by any number of proxies."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, func, select, text
@@ -11,13 +13,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gemini_proxy.traces.database import translated
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.shares import Shares
 
 T = TypeVar("T")
 
 # Connections that stand idle are made anew, lest a firewall between has forgotten them.
 _RECYCLE_SECONDS: Final = 300
 
+# Connections for reading, of which one user has so many at once: what others ask for does not wait for them.
+_READERS: Final = 5
+_READERS_OF_ONE: Final = 2
+
 _MIGRATION_LOCK: Final = 0x67_70_00
+
+# asyncpg's own name for libpq's sslmode, and what it takes.
+_SSL: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# SQLAlchemy takes these for itself.
+_OF_THE_DIALECT: Final = frozenset({"prepared_statement_cache_size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +54,25 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: URL, *, read_only: bool, limits: Limits | None = None) -> None:
-        """Raises StoreError where asyncpg is not installed."""
+        """Raises StoreError where asyncpg is not installed, or does not know an option of the URL."""
         self._limits = limits or Limits()
         # Connections of their own, so that no page that is slow to read holds up an exchange.
-        readers, glances = (_engine(url, self._limits, count, "on") for count in (5, 2))
+        readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))
         self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._glances = glances.execution_options(isolation_level="AUTOCOMMIT")
         self._writers = None if read_only else _engine(url, self._limits, 5, "off")
+        self._shares = Shares(_READERS_OF_ONE)
         self._closed = False
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._run(self._readers, work)
+    async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        if owner is None:
+            return await self._run(self._readers, work)
+        # Before the time begins in which there has to be an answer.
+        give_back = await self._shares.take(owner)
+        try:
+            return await self._run(self._readers, work)
+        finally:
+            give_back()
 
     async def glance(self, query: str) -> Any:
         # Without BEGIN and COMMIT it is one round trip, not three.
@@ -112,8 +132,22 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
         return await connection.run_sync(work)
 
 
+def _check_options(url: URL) -> None:
+    known = {*inspect.signature(import_module("asyncpg").connect).parameters, *_OF_THE_DIALECT} - {
+        "dsn",
+        "server_settings",
+    }
+    for name in url.query:
+        if name not in known:
+            instead = "; asyncpg calls it ssl" if name == "sslmode" else ""
+            raise StoreError(f"the database URL has an option that asyncpg does not know, {name[:50]}{instead}")
+    if url.query.get("ssl", "require") not in _SSL:
+        raise StoreError(f"the option ssl of the database URL must be one of {', '.join(_SSL)}")
+
+
 def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> AsyncEngine:
     try:
+        _check_options(url)
         return create_async_engine(
             url,
             hide_parameters=True,
@@ -133,6 +167,8 @@ def _settings(limits: Limits, read_only: str) -> dict[str, str]:
         "lock_timeout": _milliseconds(limits.lock),
         "statement_timeout": _milliseconds(limits.transaction),
         "idle_in_transaction_session_timeout": _milliseconds(limits.orphan),
+        # For reading, a plan for any words and any place in a dataset is the wrong one for most.
+        "plan_cache_mode": "force_custom_plan" if read_only == "on" else "auto",
     }
 
 

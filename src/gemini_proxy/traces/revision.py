@@ -1,10 +1,13 @@
 """One number that grows with every change of keys, policies and datasets, for those who keep them in memory."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection, update
 
 from gemini_proxy.traces.schema import revision
+
+T = TypeVar("T")
 
 CURRENT: Final = "SELECT number FROM revision"
 """As text: it is asked for with every request to a dataset."""
@@ -14,6 +17,12 @@ def current(connection: Connection) -> int:
     """The number now."""
     number: int = connection.exec_driver_sql(CURRENT).scalar_one()
     return number
+
+
+def stamped(load: Callable[[Connection], T]) -> Callable[[Connection], tuple[int, T]]:
+    """What ``load`` reads, with the revision it belongs to."""
+    # The revision first: what changes between the two is read again next time.
+    return lambda connection: (current(connection), load(connection))
 
 
 def advance(connection: Connection) -> None:

@@ -1,14 +1,14 @@
 """What is kept in memory of the database without ever being older than the question it answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
-
-from sqlalchemy import Connection
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -16,18 +16,23 @@ class Revisions:
     """Answers whether anything has changed: see ``revision``.
 
     Each answer comes of a look at the database that began after the question was asked, so that what another process
-    had committed by then counts. Questions that come while a look is under way share the next one.
+    had committed by then counts. Questions that come while a look is under way share the next one; those that come in
+    the turn of the event loop in which one began and ended share it, for whoever asks had sent their request before.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._looking: asyncio.Event | None = None
         self._seen = 0
+        self._turn = 0
+        self._seen_in = -1
         self._begun = 0
         self._done = 0
 
     async def now(self) -> int:
         """The revision as it is now. Raises StoreError."""
+        if self._seen_in == self._turn:
+            return self._seen
         asked = self._begun
         while self._done <= asked:
             if self._looking is None:
@@ -40,31 +45,39 @@ class Revisions:
         """All who wait are woken at once, one after the other would cost each of them a turn of the loop."""
         self._looking = over = asyncio.Event()
         self._begun = number = self._begun + 1
+        turn = self._turn
+        asyncio.get_running_loop().call_soon(self._next_turn)
         try:
             self._seen = await self._database.glance(revision.CURRENT)
+            self._seen_in = turn
             self._done = number
         finally:
             self._looking = None
             over.set()
 
+    def _next_turn(self) -> None:
+        self._turn += 1
 
-class Snapshot(Generic[T]):
-    """What ``load`` reads from the database, read again when the revision has changed."""
 
-    def __init__(self, database: Database, revisions: Revisions, load: Callable[[Connection], T]) -> None:
-        self._database = database
+class Snapshots(Generic[K, T]):
+    """What ``load`` reads for a key, with the revision it belongs to; read again when the revision has changed.
+
+    The ``most`` that were asked for last are kept.
+    """
+
+    def __init__(self, revisions: Revisions, load: Callable[[K], Awaitable[tuple[int, T]]], most: int = 1) -> None:
         self._revisions = revisions
         self._load = load
-        self._kept: tuple[int, T] | None = None
+        self._most = most
+        self._kept: OrderedDict[K, tuple[int, T]] = OrderedDict()
 
-    async def now(self) -> T:
-        """The value as it is now. Raises StoreError."""
+    async def now(self, key: K) -> T:
+        """The value as it is now. Raises StoreError, and what ``load`` raises."""
         seen = await self._revisions.now()
-        kept = self._kept
+        kept = self._kept.get(key)
         if kept is None or kept[0] != seen:
-            kept = self._kept = await self._database.read(self._read)
+            kept = self._kept[key] = await self._load(key)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
         return kept[1]
-
-    def _read(self, connection: Connection) -> tuple[int, T]:
-        # The revision first: what changes between the two is read again next time.
-        return revision.current(connection), self._load(connection)

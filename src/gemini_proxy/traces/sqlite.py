@@ -1,6 +1,7 @@
 """A SQLite file as the trace database: one writer in a thread of its own, readers in others beside it."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
 from gemini_proxy.traces.database import translated
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.shares import Shares
 
 T = TypeVar("T")
 
@@ -20,6 +22,8 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS: Final = 1_000
 # More readers would only take the processor from each other.
 READERS: Final = 4
+# Of which one user has so many at once: what others ask for does not wait for them.
+READERS_OF_ONE: Final = 2
 
 _WRITER_PRAGMAS: Final = (
     # Before the first table only. A trace of 2 kB leaves half of a 4 kB page empty: 2.4 kB on disk for it, not 3.9.
@@ -45,10 +49,11 @@ class SqliteDatabase:
         reading = _reader_url(path, read_only=read_only)
         self._writer = None if read_only else _Threads(1, "trace-writer", _writer_engine(path))
         self._readers = _Threads(READERS, "trace-reader", _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
+        self._shares = Shares(READERS_OF_ONE)
         self._glances = _Glances(path)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._readers.run(work)
+    async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        return await self._readers.run(work, None if owner is None else await self._shares.take(owner))
 
     async def glance(self, query: str) -> Any:
         try:
@@ -84,11 +89,19 @@ class _Threads:
         self._connections: set[Connection] = set()
         self._closed = False
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a transaction. It goes on if its caller is cancelled."""
-        if self._closed:
-            raise StoreError("the database is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._transaction, work)
+    async def run(self, work: Callable[[Connection], T], ended: Callable[[], None] | None = None) -> T:
+        """Run ``work`` in a transaction. It goes on if its caller is cancelled; ``ended`` is called when it is over."""
+        try:
+            if self._closed:
+                raise StoreError("the database is closed")
+            running = self._executor.submit(self._transaction, work)
+        except BaseException:
+            if ended is not None:
+                ended()
+            raise
+        if ended is not None:
+            running.add_done_callback(_in_loop(ended))
+        return await asyncio.wrap_future(running)
 
     async def close(self) -> None:
         """Wait for what is under way, and close the connections."""
@@ -124,6 +137,17 @@ class _Threads:
             self._connections.discard(found)
             with translated():
                 found.close()
+
+
+def _in_loop(call: Callable[[], None]) -> Callable[[object], None]:
+    """What a thread calls to have ``call`` made in this event loop, if that is still there."""
+    loop = asyncio.get_running_loop()
+
+    def done(_: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call)
+
+    return done
 
 
 class _Glances:

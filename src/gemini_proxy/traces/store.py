@@ -8,6 +8,7 @@ from typing import Self
 from sqlalchemy import Connection, delete, func, insert, inspect, select, text, update
 
 from gemini_proxy.traces import jobs
+from gemini_proxy.traces.annotation_bounds import require_room
 from gemini_proxy.traces.database import Database, connect
 from gemini_proxy.traces.datasets import Dataset, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
@@ -125,13 +126,14 @@ class TraceStore:
     async def owned(self, owner: str, trace_id: str) -> Trace | None:
         """A user's trace by its whole id; None where it is another's."""
         query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner)
-        found = await self._database.read(lambda connection: read_traces(connection, query))
+        found = await self._database.read(lambda connection: read_traces(connection, query), owner=owner)
         return found[0][1] if found else None
 
     async def at(self, dataset: Dataset, positions: Sequence[int]) -> list[Trace]:
         """The traces at those places of a dataset, in their order there; places without one are left out."""
-        query = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position.in_(positions))
-        found = await self._database.read(lambda connection: read_traces(connection, query.order_by(traces.c.position)))
+        placed = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position.in_(positions))
+        query = placed.order_by(traces.c.position)
+        found = await self._database.read(lambda connection: read_traces(connection, query), owner=dataset.owner)
         return [trace for _, trace in found]
 
     async def change(self, owner: str, trace_id: str, change: Callable[[Trace], Trace]) -> bool:
@@ -139,7 +141,8 @@ class TraceStore:
         of those that were there the addresses are replaced.
 
         One transaction, so that two changes at once both count. False where the user has no such trace; what ``change``
-        raises is raised. Raises RowRejected for a trace that would be over MAX_GROWN.
+        raises is raised. Raises RowRejected for a trace that would be over MAX_GROWN, TooMany for one that would have
+        more annotations than it may.
         """
         now = time.time()
         return await self._database.write(lambda connection: _change(connection, owner, trace_id, change, now))
@@ -220,7 +223,9 @@ def _change(connection: Connection, owner: str, trace_id: str, change: Callable[
     connection.execute(update(traces).where(traces.c.seq == seq).values(messages=messages, updated=now))
     reindex(connection, seq, messages)
     _move(connection, seq, before.annotations, after.annotations)
-    insert_annotations(connection, annotation_rows(trace_id, after.annotations[len(before.annotations) :], now))
+    added = annotation_rows(trace_id, after.annotations[len(before.annotations) :], now)
+    require_room(connection, seq, added)
+    insert_annotations(connection, added)
     return True
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -34,18 +35,20 @@ class Usage:
         not after ``since``: up to a width earlier. Raises StoreError, and ValueError for more than MAX_POINTS points,
         for fewer than two, and for a time that does not fit into them or does not go forward.
         """
-        return await self._between(datasets.c.seq == dataset.seq, since, until, points)
+        return await self._between(dataset.owner, [datasets.c.seq == dataset.seq], since, until, points)
 
     async def of_owner(self, owner: str, since: float, until: float, points: int = 120) -> list[Bucket]:
         """The same for all of a user's datasets together."""
-        return await self._between(datasets.c.owner == owner, since, until, points)
+        return await self._between(owner, [], since, until, points)
 
-    async def _between(self, whose: ColumnElement[bool], since: float, until: float, points: int) -> list[Bucket]:
+    async def _between(
+        self, owner: str, which: Sequence[ColumnElement[bool]], since: float, until: float, points: int
+    ) -> list[Bucket]:
         first, last = math.floor(since), math.ceil(until)
         steps = _fitting(first, last, points)
 
         def work(connection: Connection) -> tuple[int, list[tuple[int, bytes]]]:
-            owned = [datasets.c.name.is_not(None), whose]
+            owned = [datasets.c.name.is_not(None), datasets.c.owner == owner, *which]
             count = connection.execute(select(func.count()).select_from(datasets).where(*owned)).scalar_one()
             step = _affordable(steps, count, last - first)
             width = _width(step)
@@ -57,7 +60,7 @@ class Usage:
             )
             return step, [(row[0], row[1]) for row in connection.execute(query)]
 
-        step, rows = await self._database.read(work)
+        step, rows = await self._database.read(work, owner=owner)
         # Thousands of small documents: the loop has other things to do.
         return await asyncio.to_thread(_resampled, rows, first, last, step)
 

@@ -14,7 +14,7 @@ from gemini_proxy.explorer.turns import CHECKING
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import Conversation, ConversationError, PolicyError
+from gemini_proxy.policy import Conversation, ConversationError, Fault, PolicyError
 
 MAX_POLICIES_CHECKED: Final = 100
 """Policies of one call."""
@@ -29,6 +29,7 @@ _EXCESSIVE: Final = "Excessive Policy: "
 _ATTRIBUTE: Final = "Invariant Attribute Error: "
 _INVALID: Final = "Input Validation Error: "
 _ANALYSIS: Final = "Error during analysis: "
+_PHRASES: Final[Mapping[Fault, str]] = {"form": _INVALID, "unknown": _ATTRIBUTE, "excess": _EXCESSIVE}
 
 
 class Failed(Exception):
@@ -137,15 +138,7 @@ async def _compiled(call: Call, policy: str) -> Guardrail:
     try:
         return await compiled(call, _NAME, policy)
     except PolicyError as error:
-        raise Failed(_phrase(error), why(error)) from None
-
-
-def _phrase(error: PolicyError) -> str:
-    if "has no " in error.reason or error.reason.startswith("unknown name"):
-        return _ATTRIBUTE
-    if "more than" in error.reason or "longer than" in error.reason or "too " in error.reason:
-        return _EXCESSIVE
-    return _INVALID
+        raise Failed(_PHRASES[error.fault], why(error)) from None
 
 
 async def _require_readable(question: Question) -> None:

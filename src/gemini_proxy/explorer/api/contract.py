@@ -20,7 +20,7 @@ from gemini_proxy.explorer.body import read_json
 from gemini_proxy.explorer.browser import SAFE, WrongHost, known_host, same_origin
 from gemini_proxy.explorer.keys import ACCESS, SESSION_COOKIE
 from gemini_proxy.explorer.sending import bytes_response
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ def with_errors(handler: Handler) -> Handler:
             return await handler(request)
         except ProxyError as error:
             return error_response(error)
+        except TooMany as error:
+            return error_response(BadRequest(str(error)))
         except RowRejected:
             return error_response(BadRequest("The request holds a value that cannot be stored."))
         except StoreError as error:

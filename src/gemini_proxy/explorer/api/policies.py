@@ -14,12 +14,13 @@ from gemini_proxy.guardrails.rules import Action, Guardrail, compile_guardrail, 
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
+from gemini_proxy.traces.rows import dump
 
 MAX_POLICY: Final = 65_536
 """Characters of one policy: below half a second to compile, whatever is in it."""
 MAX_POLICY_NAME: Final = 256
-MAX_POLICIES: Final = 100
-"""Policies of one dataset: every exchange is checked against all of them."""
+MAX_POLICY_METADATA_BYTES: Final = 16_384
+"""What else may be said of one policy, as JSON: it is read with its dataset's policies."""
 _NO_POLICY: Final = "Policy not found"
 _EMPTY: Final = "Request should not be empty"
 
@@ -43,9 +44,7 @@ async def create(call: Call) -> object:
     content = _content(given, "Policy content must be provided and non-empty")
     enabled = member(given, "enabled", bool, "enabled must be a boolean", True)
     action = _action(given) or "log"
-    metadata = mapping(given, "extra_metadata", "extra_metadata must be a dictionary")
-    if len(await call.app[POLICIES].of(dataset)) >= MAX_POLICIES:
-        raise BadRequest(f"A dataset must not have more than {MAX_POLICIES} policies")
+    metadata = _metadata(given)
     await require_loads(call, name, content)
     try:
         await call.app[POLICIES].add(dataset, name, content, enabled=enabled, action=action, metadata=metadata)
@@ -66,10 +65,8 @@ async def update(call: Call) -> object:
         raise NotFound("Policy to update not found")
     name = _name(given, "Name must be non-empty if provided") if "name" in given else None
     content = _content(given, "Policy must be non-empty if provided") if "policy" in given else None
-    enabled = member(given, "enabled", bool, "enabled must be a boolean", before.enabled)
-    metadata = None
-    if given.get("extra_metadata") is not None:
-        metadata = mapping(given, "extra_metadata", "extra_metadata must be a dictionary")
+    enabled = None if given.get("enabled") is None else member(given, "enabled", bool, "enabled must be a boolean")
+    metadata = None if given.get("extra_metadata") is None else _metadata(given)
     if content is not None:
         await require_loads(call, name or before.name, content)
     changed = await call.app[POLICIES].change(
@@ -126,6 +123,13 @@ def _content(given: Mapping[str, Any], missing: str) -> str:
     if not content.strip():
         raise BadRequest(missing)
     return content
+
+
+def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = mapping(given, "extra_metadata", "extra_metadata must be a dictionary")
+    if len(dump(metadata)) > MAX_POLICY_METADATA_BYTES:
+        raise BadRequest(f"extra_metadata must not be larger than {MAX_POLICY_METADATA_BYTES} bytes")
+    return metadata
 
 
 def _action(given: Mapping[str, Any]) -> Action | None:

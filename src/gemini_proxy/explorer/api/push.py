@@ -8,7 +8,7 @@ from typing import Any, Final
 from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.pushes import Push, read_push
 from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import CATALOGUE, TRACES
+from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import TraceRow, encode
 
@@ -26,7 +26,7 @@ async def push_trace(call: Call) -> object:
     body = await call.json()
     # A thread gives the loop its turn while a large push is read and serialised.
     pushed, rows = await asyncio.to_thread(_prepare, body, call.user, _uploader(call))
-    await _keep(call, rows)
+    await _keep(call, rows, pushed.dataset)
     call.app[FEED].committed()
     return _answer(call, pushed)
 
@@ -36,12 +36,15 @@ def _prepare(body: Mapping[str, Any], user: str, uploader: str) -> tuple[Push, R
     return pushed, {trace.id: encode(trace) for trace in pushed.traces}
 
 
-async def _keep(call: Call, rows: Rows) -> None:
-    """Write what is not there yet, each once."""
+async def _keep(call: Call, rows: Rows, dataset: str | None) -> None:
+    """Write what is not there yet, each once. Raises TooMany for a dataset that cannot be made."""
     for tries_left in reversed(range(_TRIES)):
         present = await call.app[CATALOGUE].present(rows)
+        new = [row for key, row in rows.items() if key not in present]
+        if new and dataset is not None:
+            await call.app[DATASETS].ensure(call.user, dataset)
         try:
-            return await call.app[TRACES].write([row for key, row in rows.items() if key not in present])
+            return await call.app[TRACES].write(new)
         except RowRejected:
             if not tries_left or await call.app[CATALOGUE].present(rows) == present:
                 raise

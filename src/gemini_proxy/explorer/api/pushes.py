@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.explorer.api.fields import dataset_name, mapping, member, objects, plain_text
+from gemini_proxy.traces.annotation_bounds import MAX_ANNOTATIONS
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace
 
@@ -15,8 +16,6 @@ MAX_TRACES_PUSHED: Final = 1_000
 """Traces of one push: they are written in one transaction."""
 MAX_TRACE_METADATA_BYTES: Final = 1_048_576
 """What may be said of one trace, as JSON: listings show it."""
-MAX_ANNOTATIONS: Final = 100_000
-"""Annotations of one call: what the rules of one exchange may find many times over."""
 MAX_RULE_NAME: Final = 256
 """Characters of the name of an annotation's rule: traces are looked up by it."""
 USER_SOURCE: Final = "user"

@@ -21,7 +21,6 @@ from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.trace import Trace
 
 NO_TRACE: Final = "Trace not found"
-TRACES_LISTED: Final = 100
 MAX_TRACES_LISTED: Final = 1_000
 MAX_MESSAGES: Final = 100_000
 """Messages of one trace: whoever looks at it reads them all."""
@@ -43,11 +42,11 @@ async def listed_by_id(call: Call) -> object:
 async def _listed(call: Call, dataset: Dataset) -> object:
     """A dataset's traces without their messages, the oldest first.
 
-    ``indices`` are places in the dataset, at most 1,000, separated by commas; ``limit`` is 100 where it is not given,
-    and at most 1,000; ``offset`` is how many to leave out first.
+    ``indices`` are places in the dataset, at most 1,000, separated by commas; ``limit`` is at most 1,000, which it
+    is where it is not given; ``offset`` is how many to leave out first.
     """
     indices = _indices(call.request.query.get("indices"))
-    limit = call.number("limit", TRACES_LISTED if indices is None else MAX_TRACES_LISTED, MAX_TRACES_LISTED)
+    limit = call.number("limit", MAX_TRACES_LISTED, MAX_TRACES_LISTED)
     offset = call.number("offset", 0, _LARGEST)
     try:
         found = await call.app[CATALOGUE].outlines(dataset, limit, offset, indices)
@@ -81,7 +80,7 @@ async def append(call: Call) -> object:
     given = await call.json()
     now = time.time()
     added = read_messages(given.get("messages"), now)
-    annotations = read_annotations(given.get("annotations") or [])
+    annotations = () if given.get("annotations") is None else read_annotations(given["annotations"])
 
     def change(trace: Trace) -> Trace:
         together = merge(trace.messages, added, trace.created)

@@ -9,7 +9,7 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.contract import Call, api
 from gemini_proxy.explorer.api.fields import is_dataset_name, member
-from gemini_proxy.explorer.api.policies import MAX_POLICIES, MAX_POLICY_NAME
+from gemini_proxy.explorer.api.policies import MAX_POLICY_NAME
 from gemini_proxy.explorer.keys import DATABASE, DATASETS, POLICIES, TRACES
 from gemini_proxy.explorer.pages.forms import Form
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
@@ -96,11 +96,8 @@ async def add(visit: Visit) -> web.StreamResponse:
     check = await visit.app[TRIALS].check(visit.user, draft.content)
     if draft.wrong_name or not check.ok:
         return await _editor(visit, dataset, draft, check)
-    policies = visit.app[POLICIES]
-    if len(await policies.of(dataset)) >= MAX_POLICIES:
-        raise BadRequest(f"A dataset has at most {MAX_POLICIES} rules.")
     try:
-        await policies.add(dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action)
+        await visit.app[POLICIES].add(dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action)
     except DatasetGone:
         raise NotFound("The dataset was deleted.") from None
     return see(f"{dataset_path(dataset)}/rules")

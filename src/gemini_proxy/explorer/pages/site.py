@@ -15,10 +15,10 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
 from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
 from gemini_proxy.explorer.browser import PAGE, SAFE, check_browser
-from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE, SETTINGS
+from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import Form, read_form
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ def guarded(handler: Handler) -> Handler:
             return await handler(request)
         except ProxyError as error:
             return error_page(request, error)
+        except TooMany as error:
+            return error_page(request, BadRequest(f"{error}."))
         except RowRejected:
             return error_page(request, BadRequest("That holds something that cannot be stored."))
         except StoreError as error:
@@ -175,4 +177,4 @@ async def missing(visit: Visit) -> web.StreamResponse:
 
 
 def keys_needed(request: web.Request) -> bool:
-    return request.app[SETTINGS].access == "keys"
+    return request.app[ACCESS].mode == "keys"

@@ -85,6 +85,7 @@ def _seconds(retry_after: str | None, now: float) -> float | None:
         return float(text[:12])
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
+        # OverflowError: a year of twenty digits.
         return None
     return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now, 0.0)

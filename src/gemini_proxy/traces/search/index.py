@@ -2,12 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, column, delete, func, literal, table, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    UnaryExpression,
+    and_,
+    cast,
+    column,
+    delete,
+    false,
+    func,
+    literal,
+    table,
+    text,
+    true,
+)
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
-from gemini_proxy.traces.search.query import Facets, Term, Terms, fts5_query, tsquery, tsvector
+from gemini_proxy.traces.search.blocks import blocks_of, covering
+from gemini_proxy.traces.search.query import MIN_PREFIX, Facets, Term, Terms, fts5_query, loosened, tsquery, tsvector
 
 # FTS5 asks the whole table whether it matches, by a hidden column of the table's name.
 _FTS5: Final = table("search", column("rowid"), column("body", Text), column("search"))
@@ -27,27 +43,98 @@ class Entry:
     words: Sequence[str]
     facets: Facets
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What else it is found by than what was said."""
+        return (*self.facets.tokens, *blocks_of(self.trace))
 
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """The rows of the index that answer a search: the column with the trace's number, and the condition.
 
-    ``holds`` is the same for a row that is found by its number: FTS5 would look for a phrase in all others, too.
-    """
+class Matches(Protocol):
+    """The rows of the index that answer a search."""
 
-    number: ColumnElement[int]
-    condition: ColumnElement[bool]
-    holds: ColumnElement[bool]
+    @property
+    def number(self) -> ColumnElement[int]:
+        """The column with the trace's number."""
+        ...
+
+    @property
+    def holds(self) -> ColumnElement[bool]:
+        """The condition for a row that is found by its number."""
+        ...
+
+    def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
+        """The condition for rows between two numbers.
+
+        An index goes through all it has of a word before it says that nothing is found. ``carefully`` it costs no more
+        than the traces between the numbers: it is asked for blocks of them, and beginnings of words, for which it puts
+        together first what it has of them, are looked for in each row in which the rest is found.
+        """
+        ...
+
+    def newest_first(self, *, carefully: bool) -> UnaryExpression[int]:
+        """The order of such rows."""
+        ...
 
 
 def matches(connection: Connection, terms: Terms, facets: Facets) -> Matches:
     """For the database of ``connection``."""
-    if connection.dialect.name == "sqlite":
-        condition = _FTS5.c.search.bool_op("MATCH")(fts5_query(terms, facets))
-        return Matches(_FTS5.c.rowid, condition, _says(terms))
-    query = cast(cast(literal(tsquery(terms, facets)), Text), TSQUERY)
-    condition = _VECTORS.c.body.bool_op("@@")(query)
-    return Matches(_VECTORS.c.trace, condition, condition)
+    return (_Fts5Matches if connection.dialect.name == "sqlite" else _VectorMatches)(terms, facets)
+
+
+class _Fts5Matches:
+    number: ColumnElement[int] = _FTS5.c.rowid
+
+    def __init__(self, terms: Terms, facets: Facets) -> None:
+        self._terms = terms
+        self._facets = facets
+
+    @property
+    def holds(self) -> ColumnElement[bool]:
+        return _says(self._terms)
+
+    def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
+        within = (_FTS5.c.rowid > after, _FTS5.c.rowid <= to)
+        if not carefully:
+            return and_(_is_matched(fts5_query(self._terms, self._facets)), *within)
+        terms, left = loosened(self._terms, MIN_PREFIX)
+        return and_(_is_matched(fts5_query(terms, self._facets, covering(after, to))), *within, _says(left))
+
+    def newest_first(self, *, carefully: bool) -> UnaryExpression[int]:
+        return self.number.desc()
+
+
+class _VectorMatches:
+    number: ColumnElement[int] = _VECTORS.c.trace
+
+    def __init__(self, terms: Terms, facets: Facets) -> None:
+        self._terms = terms
+        self._facets = facets
+
+    @property
+    def holds(self) -> ColumnElement[bool]:
+        return _is_found(tsquery(self._terms, self._facets))
+
+    def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
+        within = (_VECTORS.c.trace > after, _VECTORS.c.trace <= to)
+        if not carefully:
+            return and_(self.holds, *within)
+        terms, _ = loosened(self._terms, 0)
+        # What is inside a function is not looked for in the index.
+        left = func.coalesce(self.holds, false())
+        return and_(_is_found(tsquery(terms, self._facets, covering(after, to))), *within, left)
+
+    def newest_first(self, *, carefully: bool) -> UnaryExpression[int]:
+        # PostgreSQL believes that a row is found soon, and walks through all of them in this order rather than use the
+        # index of words. It can not where the order is one of no index.
+        return (self.number if carefully else self.number + 0).desc()
+
+
+def _is_matched(query: str) -> ColumnElement[bool]:
+    return _FTS5.c.search.bool_op("MATCH")(query)
+
+
+def _is_found(query: str) -> ColumnElement[bool]:
+    return _VECTORS.c.body.bool_op("@@")(cast(cast(literal(query), Text), TSQUERY))
 
 
 def _says(terms: Terms) -> ColumnElement[bool]:
@@ -57,7 +144,7 @@ def _says(terms: Terms) -> ColumnElement[bool]:
     def found(term: Term) -> ColumnElement[int]:
         return func.instr(body, " " + " ".join(term.words) + ("" if term.prefix else " "))
 
-    return and_(*(found(term) > 0 for term in terms.wanted), *(found(term) == 0 for term in terms.unwanted))
+    return and_(true(), *(found(term) > 0 for term in terms.wanted), *(found(term) == 0 for term in terms.unwanted))
 
 
 def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -84,8 +171,8 @@ def forget(connection: Connection, numbers: Sequence[int]) -> None:
 
 
 def _fts5_row(entry: Entry) -> dict[str, object]:
-    return {"trace": entry.trace, "body": " ".join(entry.words), "facets": " ".join(entry.facets.tokens)}
+    return {"trace": entry.trace, "body": " ".join(entry.words), "facets": " ".join(entry.labels)}
 
 
 def _vector_row(entry: Entry) -> dict[str, object]:
-    return {"trace": entry.trace, "body": tsvector(entry.words, entry.facets)}
+    return {"trace": entry.trace, "body": tsvector(entry.words, entry.labels)}

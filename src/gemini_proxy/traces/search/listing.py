@@ -1,10 +1,10 @@
 """A dataset's traces, newest first, narrowed down by what they are and by what was said in them."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, ScalarSelect, select, text
@@ -15,20 +15,14 @@ from gemini_proxy.traces.figures import from_json, total
 from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import traces, usage
-from gemini_proxy.traces.search.index import Matches
 from gemini_proxy.traces.search.narrowing import Narrowing, Window
+from gemini_proxy.traces.search.pace import BUDGET, Learnt, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import parse
+from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.search.time_ranges import Stretch, stretches
 from gemini_proxy.traces.tallies import WIDTHS
 from gemini_proxy.traces.trace import Outcome, TraceSummary
 
-# Seconds after which a search gives back what it has.
-BUDGET: Final = 0.07
-# Places of a dataset that are looked through first; then as many more as the time allows, judged by those before.
-FIRST_WINDOW: Final = 4_096
-MAX_GROWTH: Final = 16
-# The same of the traces in which a text is found.
-FIRST_HITS: Final = 512
 # Of a menu: models and rules are named by clients, who may name many.
 MAX_CHOICES: Final = 200
 
@@ -76,17 +70,20 @@ class Listing:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._learnt = Learnt()
 
     async def page(self, dataset: Dataset, query: TraceQuery, limit: int, before: int | None = None) -> Page:
         """The newest ``limit`` traces that answer ``query``, of those whose position is below ``before``.
 
         ``text`` finds what the digest has come to, which is not what came a second ago.
         """
-        return await self._database.read(lambda connection: _page(connection, dataset, query, limit, before))
+        return await self._database.read(
+            lambda connection: _page(connection, dataset, query, limit, before, self._learnt), owner=dataset.owner
+        )
 
     async def models(self, dataset: Dataset) -> list[str]:
         """The models that the dataset's traces name, in alphabetical order, at most MAX_CHOICES: the most used ones."""
-        found = await self._database.read(lambda connection: _figures(connection, dataset))
+        found = await self._database.read(lambda connection: _figures(connection, dataset), owner=dataset.owner)
         counts = await asyncio.to_thread(lambda: total(from_json(load(figures)) for figures in found).models)
         named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
         return sorted(named[:MAX_CHOICES])
@@ -94,13 +91,23 @@ class Listing:
     async def rules(self, dataset: Dataset) -> list[str]:
         """What ``TraceQuery.rule`` can be to find something, in alphabetical order, at most MAX_CHOICES."""
         values = {"dataset": dataset.seq, "most": MAX_CHOICES}
-        return await self._database.read(lambda connection: list(connection.scalars(_RULES, values)))
+        return await self._database.read(
+            lambda connection: list(connection.scalars(_RULES, values)), owner=dataset.owner
+        )
 
 
-def _page(connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None) -> Page:
+def _page(
+    connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None, learnt: Learnt
+) -> Page:
     narrowing = Narrowing(connection, dataset.seq, query, parse(query.text or ""))
     pieces = stretches(connection, dataset.seq, query.since, query.until, before)
-    found, older = _search(connection, dataset.seq, narrowing, pieces, limit)
+    ends = time.perf_counter() + BUDGET
+    # A first page may find what it looks for at once, whatever the machine had to do when it was asked for last.
+    known = None if before is None else learnt.get((dataset.seq, query))
+    pace = text_pace(ends, known) if narrowing.looks_for_text else place_pace(ends, narrowing.selective)
+    found, older = _search(connection, dataset.seq, narrowing, pieces, limit, pace)
+    if narrowing.looks_for_text and (places := pace.learnt()) is not None:
+        learnt.put((dataset.seq, query), places)
     shown = read_summaries(
         connection, summaries().where(traces.c.seq.in_(found[:limit])).order_by(traces.c.position.desc())
     )
@@ -109,79 +116,27 @@ def _page(connection: Connection, dataset: Dataset, query: TraceQuery, limit: in
 
 
 def _search(
-    connection: Connection, dataset: int, narrowing: Narrowing, pieces: Sequence[Stretch], limit: int
+    connection: Connection, dataset: int, narrowing: Narrowing, pieces: Sequence[Stretch], limit: int, pace: Pace
 ) -> tuple[list[int], int | None]:
     """The newest numbers, one more than ``limit`` where there are as many; and where to go on, if time was short."""
-    ends = time.perf_counter() + BUDGET
     found: list[int] = []
     for bottom, top in pieces:
-        window = _window(connection, dataset, bottom, top)
-        matches = narrowing.by_text(window)
-        if matches is not None:
-            more, older = _by_text(narrowing, matches, window, limit + 1 - len(found), ends)
-        else:
-            more, older = _by_windows(connection, dataset, narrowing, window, limit + 1 - len(found), ends)
-        found += more
-        if older is not None or len(found) > limit:
-            return found, older
+        while top > bottom:
+            if pace.over:
+                return found, top + 1
+            window = _window(connection, dataset, max(bottom, top - pace.size), top)
+            try:
+                with nullcontext() if pace.patience is None else limited(connection, pace.patience):
+                    found += narrowing.newest(window, limit + 1 - len(found), carefully=pace.carefully)
+            except OutOfTime:
+                if pace.late():
+                    return found, top + 1
+                continue
+            if len(found) > limit:
+                return found, None
+            top = window.bottom
+            pace.step(window.places)
     return found, None
-
-
-def _by_windows(
-    connection: Connection, dataset: int, narrowing: Narrowing, whole: Window, limit: int, ends: float
-) -> tuple[list[int], int | None]:
-    """Look through piece after piece of the places."""
-    pace = _Pace(FIRST_WINDOW if narrowing.selective else sys.maxsize, ends)
-    found: list[int] = []
-    top = whole.top
-    while top > whole.bottom and len(found) < limit:
-        if pace.over:
-            return found, top + 1
-        window = _window(connection, dataset, max(whole.bottom, top - pace.size), top)
-        found += narrowing.newest(window, limit - len(found))
-        top = window.bottom
-        pace.step()
-    return found, None
-
-
-def _by_text(
-    narrowing: Narrowing, matches: Matches, window: Window, limit: int, ends: float
-) -> tuple[list[int], int | None]:
-    """Look through what the index of words finds, in portions: beginning again is what costs it."""
-    pace = _Pace(FIRST_HITS, ends)
-    found: list[int] = []
-    older: int | None = None
-    while len(found) < limit:
-        if pace.over:
-            return found, older
-        size = max(limit, pace.size) if narrowing.selective else limit
-        hits = narrowing.hits(matches, window, size)
-        found += [hit.number for hit in hits if hit.answers]
-        if len(hits) < size:
-            break
-        older = min((hit.position for hit in hits if hit.position is not None), default=None)
-        window = replace(window, to=hits[-1].number - 1)
-        pace.step()
-    return found[:limit], None
-
-
-class _Pace:
-    """How many places or hits to look through at once, so that the last look ends in time."""
-
-    def __init__(self, size: int, ends: float) -> None:
-        self.size = size
-        self.over = False
-        self._smallest = size // 4
-        self._last = time.perf_counter()
-        self._ends = ends
-
-    def step(self) -> None:
-        """Go by how long the look took that has just ended."""
-        now = time.perf_counter()
-        growth = 0.8 * (self._ends - now) / max(now - self._last, 1e-6)
-        self.size = int(self.size * min(MAX_GROWTH, growth))
-        self.over = self.size < self._smallest
-        self._last = now
 
 
 def _window(connection: Connection, dataset: int, bottom: int, top: int) -> Window:

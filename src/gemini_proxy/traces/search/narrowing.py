@@ -3,19 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, literal_column, select
 
 from gemini_proxy.traces.schema import annotations, traces
 from gemini_proxy.traces.search.index import Matches, matches
 from gemini_proxy.traces.search.query import Facets, Terms
 from gemini_proxy.traces.trace import Outcome
 
-# Traces with a rule up to which they are looked at one by one, rather than what else is asked for.
-FEW: Final = 1_000
 # Reading the listing's index takes this much less time for a place than looking at one trace with a rule; and the index
-# of what did not complete less again, for it has few places.
+# of what did not complete less again, for it has few places; looking into what was said takes more.
 PLACES: Final = 60
 NOTABLE_PLACES: Final = 3_000
+TEXT_PLACES: Final = 8
+# Traces with a rule that are at most looked at one by one, rather than all in which a text is found.
+FEW: Final = 1_000
 
 
 class Asked(Protocol):
@@ -42,14 +43,9 @@ class Window:
     after: int
     to: int
 
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A trace in which the text was found; ``position`` is None where it has just been deleted."""
-
-    number: int
-    position: int | None
-    answers: bool
+    @property
+    def places(self) -> int:
+        return self.top - self.bottom
 
 
 Numbers = Select[int]
@@ -68,30 +64,36 @@ class Narrowing:
 
     @property
     def selective(self) -> bool:
-        """Whether there may be places without an answer at all."""
-        return bool(self._traits) or self._rule is not None
+        """Whether there may be places without an answer, which no index of words leaves out."""
+        return self._matches is None and (bool(self._traits) or self._rule is not None)
 
-    def by_text(self, window: Window) -> Matches | None:
-        """The matches to go through with ``hits``, where text is asked for and nothing that is rarer for sure."""
-        return None if self._has_few(window, FEW) else self._matches
+    @property
+    def looks_for_text(self) -> bool:
+        return self._matches is not None
 
-    def hits(self, found: Matches, window: Window, limit: int) -> list[Hit]:
-        """The newest ``limit`` traces of the window in which the text is, newest first, each with the answer."""
-        number = found.number.label("number")
-        newest = select(number).where(found.condition, *_between(found.number, window)).order_by(found.number.desc())
-        hits = newest.limit(limit).subquery()
-        answer = and_(traces.c.seq.is_not(None), *self._traits, *self._annotated(hits.c.number)).label("answers")
-        query = select(hits.c.number, traces.c.position, answer)
-        query = query.outerjoin_from(hits, traces, traces.c.seq == hits.c.number).order_by(hits.c.number.desc())
-        return [Hit(*row) for row in self._connection.execute(query)]
+    def newest(self, window: Window, limit: int, *, carefully: bool = False) -> list[int]:
+        """The numbers of the newest ``limit`` answers in the window, newest first, by rule, text or place.
 
-    def newest(self, window: Window, limit: int) -> list[int]:
-        """The numbers of the newest ``limit`` answers in the window, newest first, by rule or place."""
-        rule = self._rule
-        few = (window.top - window.bottom) // self._places + 1
-        by_rule = rule is not None and (self._matches or not self._traits or self._has_few(window, few))
-        query = self._by_rule(rule, window) if rule is not None and by_rule else self._by_place(window)
-        return list(self._connection.scalars(query.limit(limit)))
+        ``carefully`` as for ``Matches.between``.
+        """
+        return list(self._connection.scalars(self._query(window, carefully).limit(limit)))
+
+    def _query(self, window: Window, carefully: bool) -> Numbers:
+        places = window.places
+        if self._matches is not None:
+            if self._rule is not None and self._has_few(self._rule, window, min(FEW, places // TEXT_PLACES + 1)):
+                return self._by_rule(self._rule, window)
+            return self._by_text(self._matches, window, carefully)
+        if self._rule is not None:
+            if not self._traits or self._has_few(self._rule, window, places // self._places + 1):
+                return self._by_rule(self._rule, window)
+        return self._by_place(window)
+
+    def _by_text(self, found: Matches, window: Window, carefully: bool) -> Numbers:
+        traits = [self._is_trace(found.number)] if self._traits else []
+        matched = found.between(window.after, window.to, carefully=carefully)
+        query = select(found.number).where(matched, *traits, *self._annotated(found.number))
+        return query.order_by(found.newest_first(carefully=carefully))
 
     def _by_place(self, window: Window) -> Numbers:
         query = select(traces.c.seq).where(traces.c.dataset == self._dataset, *self._traits)
@@ -114,13 +116,11 @@ class Narrowing:
             return []
         return [exists().where(annotations.c.trace == number, annotations.c.rule == self._rule)]
 
-    def _has_few(self, window: Window, most: int) -> bool:
-        """Whether a rule is asked for that fewer than ``most`` annotations of the window name."""
-        if self._rule is None:
-            return False
+    def _has_few(self, rule: str, window: Window, most: int) -> bool:
+        """Whether fewer than ``most`` annotations of the window name a rule."""
         named = select(annotations.c.trace).where(
             annotations.c.dataset == self._dataset,
-            annotations.c.rule == self._rule,
+            annotations.c.rule == rule,
             *_between(annotations.c.trace, window),
         )
         counted = select(func.count()).select_from(named.limit(most).subquery())

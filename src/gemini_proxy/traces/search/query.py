@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What must occur, and what must not; one of the two is not empty."""
+    """What must occur, and what must not."""
 
     wanted: tuple[Term, ...]
     unwanted: tuple[Term, ...] = ()
@@ -82,6 +82,30 @@ def _term(found: re.Match[str]) -> Term | None:
     return Term(words, prefix and (len(words[-1]) >= MIN_PREFIX or not words[-1].isascii()))
 
 
+def loosened(terms: Terms, prefix: int) -> tuple[Terms, Terms]:
+    """Terms that are found at the same cost however often their words occur, and those left to check on what they find.
+
+    ``prefix`` is the length of the beginnings that an index has, 0 where it has none: others are put together of every
+    word that begins so, wherever it was said.
+    """
+
+    def is_costly(term: Term) -> bool:
+        return term.prefix and len(term.words[-1]) != prefix
+
+    left = Terms(tuple(filter(is_costly, terms.wanted)), tuple(filter(is_costly, terms.unwanted)))
+    cheap = [term for term in terms.wanted if not is_costly(term)]
+    cheap += [found for term in left.wanted if (found := _shortened(term, prefix))]
+    return Terms(tuple(cheap), tuple(term for term in terms.unwanted if not is_costly(term))), left
+
+
+def _shortened(term: Term, length: int) -> Term | None:
+    """What is true where ``term`` is."""
+    *before, last = term.words
+    if length and len(last) >= length:
+        return Term((*before, last[:length]), prefix=True)
+    return Term(tuple(before)) if before else None
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """The words of a text as they are indexed and looked for: small letters without accents."""
     words = text.lower().translate(_SPACES).split() if text.isascii() else _WORD.findall(_plain(text))
@@ -96,9 +120,13 @@ def _plain(text: str) -> str:
     return "".join([character for character in decomposed if not unicodedata.combining(character)]).lower()
 
 
-def fts5_query(terms: Terms, facets: Facets) -> str:
-    """An expression for ``MATCH`` of SQLite's FTS5, over the columns ``body`` and ``facets``."""
-    parts = ["facets : (" + " AND ".join(_quoted(token) for token in facets.tokens) + ")"]
+def fts5_query(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
+    """An expression for ``MATCH`` of SQLite's FTS5, over the columns ``body`` and ``facets``.
+
+    Where ``blocks`` are given a trace must be in one of them.
+    """
+    within = ["(" + " OR ".join(_quoted(block) for block in blocks) + ")"] if blocks else []
+    parts = ["facets : (" + " AND ".join([*within, *(_quoted(token) for token in facets.tokens)]) + ")"]
     if terms.wanted:
         parts.append("body : (" + " AND ".join(_fts5(term) for term in terms.wanted) + ")")
     query = " AND ".join(parts)
@@ -115,9 +143,10 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
-def tsquery(terms: Terms, facets: Facets) -> str:
-    """The text of a ``tsquery`` of PostgreSQL, over what ``tsvector`` gives."""
-    parts = [f"'={token}'" for token in facets.tokens]
+def tsquery(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
+    """The text of a ``tsquery`` of PostgreSQL, over what ``tsvector`` gives; ``blocks`` as for ``fts5_query``."""
+    within = ["(" + " | ".join(f"'={block}'" for block in blocks) + ")"] if blocks else []
+    parts = [*within, *(f"'={token}'" for token in facets.tokens)]
     parts += [_tsquery(term) for term in terms.wanted]
     parts += [f"!({_tsquery(term)})" for term in terms.unwanted]
     return " & ".join(parts)
@@ -127,15 +156,15 @@ def _tsquery(term: Term) -> str:
     return "(" + " <-> ".join(f"'{word}'" for word in term.words) + (":*)" if term.prefix else ")")
 
 
-def tsvector(words: Sequence[str], facets: Facets) -> str:
-    """The text of a ``tsvector`` of PostgreSQL: words with their positions, and facets, which no word can be.
+def tsvector(words: Sequence[str], labels: Sequence[str]) -> str:
+    """The text of a ``tsvector`` of PostgreSQL: words with their positions, and labels, which no word can be.
 
     Words, not text: the database's own parser takes addresses and paths for one word, and fails on long ones.
     """
     positions: dict[str, list[int]] = {}
     for position, word in enumerate(words, start=1):
         positions.setdefault(word, []).append(position)
-    return " ".join([*_vector(positions.items()), *(f"'={token}'" for token in facets.tokens)])
+    return " ".join([*_vector(positions.items()), *(f"'={label}'" for label in labels)])
 
 
 # What PostgreSQL keeps of a text: it cuts larger positions itself, and leaves out further ones of the same word.

@@ -1,0 +1,98 @@
+"""How many datasets a user may have, and how much may be said of them."""
+
+import asyncio
+
+import pytest
+
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.traces import datasets as bounds
+from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.errors import NameTaken, TooMany
+from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.store import TraceStore
+from tests.traces.samples import trace
+
+
+@pytest.fixture
+async def datasets(store: TraceStore) -> Datasets:
+    return Datasets(store.database)
+
+
+async def names(datasets: Datasets, owner: str = "ann") -> list[str]:
+    return sorted(dataset.name for dataset in await datasets.all(owner))
+
+
+async def test_a_user_has_no_more_datasets_than_there_may_be(
+    datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are made at once; one that is deleted makes room, and other users have room of their own."""
+    monkeypatch.setattr(bounds, "MAX_DATASETS", 3)
+    made = await asyncio.gather(*(datasets.create("ann", f"d{n}") for n in range(8)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in made) == ["Dataset"] * 3 + ["TooMany"] * 5
+    with pytest.raises(TooMany, match="A user must not have more than 3 datasets"):
+        await datasets.ensure("ann", "another")
+    with pytest.raises(NameTaken):
+        await datasets.create("ann", (await names(datasets))[0])
+    await datasets.create("bob", "another")
+    await datasets.delete("ann", (await datasets.all("ann"))[0].id)
+    await datasets.create("ann", "another")
+    assert len(await names(datasets)) == 3
+
+
+async def test_exchanges_without_a_dataset_take_no_room(
+    store: TraceStore, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps them is not one that a user made."""
+    monkeypatch.setattr(bounds, "MAX_DATASETS", 1)
+    await store.add([trace(owner="ann", dataset=None)])
+    await datasets.create("ann", "one")
+    assert await names(datasets) == ["", "one"]
+
+
+async def test_an_exchange_that_is_over_is_kept_all_the_same(
+    store: TraceStore, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dataset is made beyond the bound: no trace is lost for it."""
+    monkeypatch.setattr(bounds, "MAX_DATASETS", 1)
+    await store.add([trace(owner="ann", dataset=name) for name in ("one", "two")])
+    assert await names(datasets) == ["one", "two"]
+
+
+async def test_a_dataset_is_made_once_by_whoever_needs_it(datasets: Datasets) -> None:
+    """At the same moment too; one that is there stays as it is."""
+    await asyncio.gather(*(datasets.ensure("ann", "one") for _ in range(6)))
+    [made] = await datasets.all("ann")
+    await datasets.ensure("ann", "one")
+    assert await datasets.all("ann") == [made]
+
+
+async def test_what_is_said_of_all_datasets_is_bounded(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one is made and where it is changed; saying less is always possible."""
+    monkeypatch.setattr(bounds, "MAX_ALL_METADATA_BYTES", 100)
+    await datasets.create("ann", "one", {"a": "x" * 60})
+    with pytest.raises(TooMany, match="metadata"):
+        await datasets.create("ann", "two", {"a": "x" * 60})
+    await datasets.create("ann", "two")
+    with pytest.raises(TooMany, match="metadata"):
+        await datasets.change_metadata("ann", "two", lambda _: {"a": "x" * 60})
+    assert await names(datasets) == ["one", "two"]
+    await datasets.change_metadata("ann", "one", lambda _: {"a": "x" * 80})
+    await datasets.change_metadata("ann", "one", lambda _: {})
+    await datasets.change_metadata("ann", "two", lambda _: {"a": "x" * 60})
+    await datasets.create("bob", "one", {"a": "x" * 60})
+
+
+async def test_an_exchange_with_a_dataset_too_many_is_refused(
+    store: TraceStore, datasets: Datasets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it begins; exchanges with those that are there go on, and once there is room this one as well."""
+    monkeypatch.setattr(bounds, "MAX_DATASETS", 1)
+    rules = DatasetRules(store.database, Revisions(store.database))
+    made = await datasets.create("ann", "one")
+    assert await rules.of("ann", "one") is None
+    with pytest.raises(BadRequest, match="more than 1 datasets"):
+        await rules.of("ann", "two")
+    assert await rules.of("bob", "two") is None
+    await datasets.delete("ann", made.id)
+    assert await rules.of("ann", "two") is None

@@ -1,0 +1,62 @@
+"""Keys and sign-ins in the store."""
+
+import pytest
+
+from gemini_proxy.traces import keys as bounds
+from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.keys import Keys, Sessions
+from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.store import TraceStore
+
+
+async def test_a_key_is_its_owners_until_it_is_revoked(store: TraceStore) -> None:
+    """In every process; another one of the same user stays good, and what is like a key is none."""
+    keys, elsewhere = Keys(store.database), Access(store.database, Revisions(store.database), "keys")
+    [(first, one), (_, two)] = [await keys.add("ann") for _ in range(2)]
+    for nobodys in (None, "", one[:-1], f"{one}0", one.upper(), f" {one}", "inv-\ud800", "inv-" + "0" * 64):
+        assert await elsewhere.user(nobodys) is None
+    assert [await elsewhere.user(key) for key in (one, two)] == ["ann", "ann"]
+    assert await keys.revoke(first.id)
+    assert not await keys.revoke(first.id)
+    assert [await elsewhere.user(key) for key in (one, two)] == [None, "ann"]
+
+
+async def test_a_key_is_told_by_its_digest_alone(store: TraceStore) -> None:
+    """What the database holds does not open anything."""
+    _, key = await Keys(store.database).add("ann")
+    access = Access(store.database, Revisions(store.database), "keys")
+    assert await access.user(bounds.digest(key)) is None
+    assert await access.session_user(key) is None
+
+
+async def test_a_revoked_key_signs_its_browsers_out(store: TraceStore) -> None:
+    """And nobody else's."""
+    keys, sessions = Keys(store.database), Sessions(store.database)
+    [(record, key), (_, other)] = [await keys.add("ann") for _ in range(2)]
+    token, kept = await sessions.open(key, 60), await sessions.open(other, 60)
+    assert token is not None and kept is not None
+    assert [await sessions.owner(one) for one in (token, kept)] == ["ann", "ann"]
+    await keys.revoke(record.id)
+    assert [await sessions.owner(one) for one in (token, kept)] == [None, "ann"]
+    assert await sessions.open(key, 60) is None
+
+
+async def test_a_session_ends_with_its_time_or_its_browser(store: TraceStore) -> None:
+    """Signing out ends one; time ends the others."""
+    sessions = Sessions(store.database)
+    _, key = await Keys(store.database).add("ann")
+    out, on, over = [await sessions.open(key, seconds) for seconds in (60, 60, -1)]
+    assert over is not None and out is not None and on is not None
+    await sessions.close(out)
+    assert [await sessions.owner(token) for token in (over, out, on)] == [None, None, "ann"]
+
+
+async def test_a_key_has_so_many_browsers(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more signs out the one that would be first to end; other keys have their own."""
+    monkeypatch.setattr(bounds, "MAX_SESSIONS", 2)
+    keys, sessions = Keys(store.database), Sessions(store.database)
+    [(_, key), (_, other)] = [await keys.add(owner) for owner in ("ann", "bob")]
+    beside = await sessions.open(other, 10)
+    tokens = [await sessions.open(key, 60 + number) for number in range(4)]
+    owners = [await sessions.owner(token) for token in (beside, *tokens) if token]
+    assert owners == ["bob", None, None, "ann", "ann"]

@@ -1,0 +1,87 @@
+"""What is kept in memory of a database, and never older than the question."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gemini_proxy.traces import revision
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.snapshot import Revisions, Snapshots
+from gemini_proxy.traces.store import TraceStore
+
+
+@pytest.fixture
+async def beside(store: TraceStore, database_url: str) -> AsyncIterator[TraceStore]:
+    """Another process on the same database."""
+    opened = await TraceStore.open(database_url)
+    yield opened
+    await opened.close()
+
+
+async def advance(database: Database) -> None:
+    await database.write(revision.advance)
+
+
+class Loads:
+    """Reads the revision and tells how often it was asked to, by key."""
+
+    def __init__(self, database: Database) -> None:
+        self.counts: Counter[str] = Counter()
+        self._database = database
+
+    async def __call__(self, key: str) -> tuple[int, str]:
+        self.counts[key] += 1
+        seen, number = await self._database.read(revision.stamped(revision.current))
+        return seen, f"{key} at {number}"
+
+
+async def test_a_revision_is_never_older_than_the_question(store: TraceStore, beside: TraceStore) -> None:
+    """What another process has committed counts, also where many ask at once."""
+    revisions = Revisions(store.database)
+    for _ in range(5):
+        before = await revisions.now()
+        asked_before = asyncio.gather(*(revisions.now() for _ in range(5)))
+        await advance(beside.database)
+        assert set(await asyncio.gather(*(revisions.now() for _ in range(5)))) == {before + 1}
+        assert set(await asked_before) <= {before, before + 1}
+
+
+async def test_a_value_is_read_again_only_when_something_changed(store: TraceStore, beside: TraceStore) -> None:
+    """Each key's on its own."""
+    loads = Loads(store.database)
+    kept = Snapshots(Revisions(store.database), loads, most=2)
+    first = await kept.now("a")
+    assert [await kept.now("a") for _ in range(3)] == [first] * 3
+    await kept.now("b")
+    assert loads.counts == {"a": 1, "b": 1}
+    await advance(beside.database)
+    assert await kept.now("a") != first
+    assert loads.counts == {"a": 2, "b": 1}
+
+
+async def test_the_values_asked_for_last_are_kept(store: TraceStore) -> None:
+    """The one that nobody asked for longest goes."""
+    loads = Loads(store.database)
+    kept = Snapshots(Revisions(store.database), loads, most=2)
+    for key in ("a", "b", "a", "c", "a", "b"):
+        await kept.now(key)
+    assert loads.counts == {"a": 1, "b": 2, "c": 1}
+
+
+async def test_a_value_that_cannot_be_read_is_asked_for_again(store: TraceStore) -> None:
+    """Whoever asked gets the error; nothing is kept of it."""
+    loads = Loads(store.database)
+    down = True
+
+    async def load(key: str) -> tuple[int, str]:
+        if down:
+            raise LookupError(key)
+        return await loads(key)
+
+    kept = Snapshots(Revisions(store.database), load)
+    with pytest.raises(LookupError):
+        await kept.now("a")
+    down = False
+    assert (await kept.now("a")).startswith("a at")
