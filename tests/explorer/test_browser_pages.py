@@ -42,6 +42,10 @@ HARM = """() => {
 }"""
 """Scripts that ran, and elements, attributes and addresses that no page of ours has."""
 
+CUT_OFF = """() => [...document.querySelectorAll(".facts, .note, .findings")]
+  .filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.textContent)"""
+"""What a page shows only a part of, without a way to the rest."""
+
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
@@ -124,7 +128,7 @@ async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, w
     refused = live.locator("#live tr.refused")
     await refused.wait_for()
     assert "no secrets, please" in await refused.inner_text()
-    await refused.get_by_role("link").click()
+    await refused.locator("a.row-link").click()
     await live.get_by_role("heading", name="refused request").wait_for()
     assert "secret" in await live.locator("mark.block").all_inner_texts()
     assert "no secrets, please" in await live.locator(".note.block").first.inner_text()
@@ -138,6 +142,7 @@ async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> N
     await bare.goto(f"{proxy.url}/explorer/datasets/plain/rules/new")
     await bare.get_by_label("Name").fill("mine")
     text = '\n\nraise "x" if:\n\t(m: Mesage) # <b>\n'
+    assert (await bare.get_by_label("Policy").evaluate("node => node.clientWidth")) > 600
     await bare.get_by_label("Policy").fill(text)
     await bare.get_by_text("only log").click()
     await bare.get_by_role("button", name="Save").click()
@@ -237,7 +242,10 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
     await ensured(proxy.app[DATASETS], DEVELOPER, "readable")
     logged = Annotation("logged", "messages.0.content:0-4", guardrail={"name": "log", "action": "log"})
     one = mine(
-        dataset="readable", outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION, logged), metadata={"error": "x"}
+        dataset="readable",
+        outcome=Outcome.REFUSED_RESPONSE,
+        annotations=(ANNOTATION, logged),
+        metadata={"error": "x", "coverage": {"verdict": "long" * 50, "mode": "final"}},
     )
     others = [mine(dataset="readable", outcome=outcome) for outcome in Outcome]
     await proxy.app[TRACES].add([*others, one])
@@ -257,6 +265,9 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
         await page.goto(f"{proxy.url}/explorer{path}")
         assert await page.evaluate(LOW_CONTRAST) == [], path
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert await page.evaluate(
+            "[...document.querySelectorAll('.facts')].every((n) => n.scrollWidth <= n.clientWidth)"
+        )
     await context.close()
 
 
@@ -297,3 +308,50 @@ async def test_a_keyboard_is_enough(proxy: Proxy, page: Page) -> None:
     # Last: the browser also takes Escape as "stop loading", and may get to it when the next page is on its way.
     await page.keyboard.press("Escape")
     assert not await page.locator("#help").is_visible()
+
+
+async def test_a_long_output_is_folded(proxy: Proxy, page: Page) -> None:
+    """Until one asks for it, or prints the page; and never where something in it is marked."""
+    output = "\n".join(f"line {number}" for number in range(200))
+    messages = [{"role": "tool", "name": "run", "content": output}, {"role": "tool", "name": "run", "content": output}]
+    marked = Annotation("no", f"messages.1.content:{len(output) - 8}-{len(output)}", guardrail={"name": "last"})
+    one = mine(messages=messages, annotations=(marked,))
+    await proxy.app[TRACES].add([one])
+    await page.goto(f"{proxy.url}/explorer/traces/{one.id}")
+    texts = page.locator(".message .text")
+    heights = "nodes => nodes.map((node) => node.clientHeight < node.scrollHeight)"
+    assert await texts.evaluate_all(heights) == [True, False]
+    await page.emulate_media(media="print")
+    assert await texts.evaluate_all(heights) == [False, False]
+    await page.emulate_media(media="screen")
+    await page.get_by_role("button", name="Show all of it").click()
+    assert await texts.evaluate_all(heights) == [False, False]
+
+
+async def test_the_way_back_leads_to_what_was_looked_for(proxy: Proxy, page: Page) -> None:
+    """From a trace, and from the one after it, to the listing with its filters; and without them once they are gone."""
+    await proxy.app[TRACES].add([mine(dataset="looked") for _ in range(3)])
+    listing = f"{proxy.url}/explorer/datasets/looked"
+    for query in ("?outcome=completed&model=gemini-2.5-flash", ""):
+        await page.goto(f"{listing}{query}")
+        await page.locator("a.row-link").first.click()
+        await page.get_by_role("link", name="Older").click()
+        await page.get_by_role("link", name="looked", exact=True).click()
+        await page.wait_for_url(f"{listing}{query}")
+
+
+async def test_the_live_view_is_empty_and_then_says_when(proxy: Proxy, browser: Browser, watch: Watch) -> None:
+    """In the same time as the listing, wherever the reader is."""
+    await ensured(proxy.app[DATASETS], DEVELOPER, "far")
+    context = await browser.new_context(timezone_id="Asia/Kathmandu")
+    page = await context.new_page()
+    watch.on(page)
+    await page.goto(f"{proxy.url}/explorer/live?dataset=far")
+    await page.get_by_text("connected").wait_for()
+    assert await page.get_by_text("Nothing yet").is_visible()
+    assert await say(proxy, "far", "what is it?") == 200
+    seen = await page.locator("#live time").inner_text()
+    assert not await page.get_by_text("Nothing yet").is_visible()
+    await page.locator("#live").get_by_role("link", name="far").click()
+    assert await page.locator(".list time").inner_text() == seen
+    await context.close()

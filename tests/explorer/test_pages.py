@@ -88,7 +88,7 @@ async def test_traces_are_listed_newest_first_page_by_page(proxy: Proxy, browser
         await record(proxy, mine())
         page = await browser.get(older[0])
         seen += rows(page)
-    assert seen == [one.id[:8] for one in reversed(recorded)]
+    assert seen == [one.id[:8] for one in reversed(recorded)] and "No older ones" in page.text
     newest = next(link for link in page.links() if link.startswith("/explorer/datasets/demo?"))
     assert len(rows(await browser.get(newest))) == PAGE
 
@@ -262,8 +262,10 @@ async def test_a_long_conversation_is_several_pages(proxy: Proxy, browser: Brows
     page = await browser.get(f"/explorer/traces/{one.id}")
     assert f"number {MESSAGES - 1}!" in page.text and f"number {MESSAGES}!" not in page.text
     link = f"/explorer/traces/{one.id}?from="
-    assert {f"{link}{MESSAGES + 1}#a1", f"{link}{MESSAGES}"} <= set(page.links())
-    assert f"number {MESSAGES}!" in (await browser.get(f"{link}{MESSAGES}")).text
+    assert {f"{link}{MESSAGES + 1}#a1", f"{link}{MESSAGES}#conversation", f"{link}2#conversation"} <= set(page.links())
+    page = await browser.get(f"{link}{MESSAGES}")
+    assert f"number {MESSAGES}!" in page.text
+    assert {f"/explorer/traces/{one.id}#conversation", f"{link}0#conversation"} <= set(page.links())
     assert ">number</mark>" in (await browser.get(f"{link}{MESSAGES + 1}")).body
 
 

@@ -1,6 +1,8 @@
 """The pages of rules: written, given back, changed, checked and tried."""
 
+import asyncio
 import re
+import sys
 from typing import Any
 
 import aiohttp
@@ -146,3 +148,11 @@ async def test_a_trial_ends_in_time(start_proxy: StartProxy, session: aiohttp.Cl
     _, found = await ask(Browser(session, hasty.url), "try-policy", {"dataset": "demo", "policy": slow})
     assert (found["checked"], found["refused"], found["undecided"]) == (2, 0, 1)
     assert "past its deadline" in found["findings"][0]["failure"]
+
+
+async def test_the_process_that_tries_starts_light() -> None:
+    """It imports what a check needs, and neither the server nor the pages: somebody waits for its start."""
+    code = "import sys, gemini_proxy.explorer.pages.trial_batch; print(*sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert not {"aiohttp", "jinja2", "pydantic"} & set(output.decode().split())

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
 from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, Passage, passage, window
-from gemini_proxy.explorer.pages.values import text_at
+from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.traces.marks import Marks, leaves
+from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation
 from tests.traces.samples import trace
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
@@ -43,7 +44,7 @@ def highlighted(page: ConversationPage, style: str) -> list[str]:
 
 
 def page_of(*messages: Any, annotations: tuple[Annotation, ...] = (), first: int = 0) -> ConversationPage:
-    return conversation_page(trace(messages=list(messages), annotations=annotations), first)
+    return conversation_page(dump_messages(messages), annotations, first)
 
 
 @given(st.text(max_size=80), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=8))
@@ -98,7 +99,7 @@ def test_every_value_is_shown_whatever_the_messages_are(messages: list[dict[str,
     """Pushed traces hold anything; no text of theirs is left out, and nothing is raised."""
     page = page_of(*messages)
     texts = "\n".join(found.text for found in shown(page))
-    for message in messages:
+    for message in load(dump_messages(messages)):
         said = {name: value for name, value in message.items() if name in ("x", "name") or name == "content"}
         for _, text in leaves(said, "messages.0"):
             assert text in texts or text in ("", "{}", "[]")
@@ -245,6 +246,23 @@ def test_thousands_of_marks_take_bounded_time(addresses: list[str]) -> None:
     assert time.process_time() - started < 4
 
 
+@pytest.mark.parametrize("content", [{"rows": [1] * 9_000}, ["row"] * 9_000, [{"text": "row"}] * 9_000])
+def test_of_an_output_that_is_too_long_the_beginning_is_shown(content: Any) -> None:
+    """And that there is more; of one that fits, all."""
+    long = page_of({"role": "tool", "tool_call_id": "c", "name": "f", "content": content}).messages[0]
+    assert long.cut and long.blocks[0].kind == "output"
+    assert sum(len(block.lines) for block in long.blocks) > 1_400
+    assert not page_of({"role": "tool", "name": "f", "content": {"rows": [1] * 90}}).messages[0].cut
+
+
+def test_what_somebody_noted_is_no_rules_word() -> None:
+    """An annotation of no rule neither blocked nor was logged; beside a rule's it steps back."""
+    remark = Annotation("nice", "messages.0.content:0-3", "user", {}, {"reviewer": "ann"})
+    page = page_of({"role": "user", "content": "abcdef"}, annotations=(remark, annotation("messages.0.content:2-5")))
+    assert (highlighted(page, "remark"), highlighted(page, "block")) == (["ab"], ["c", "de"])
+    assert [finding.note.kind for finding in page.findings] == ["remark", "block"]
+
+
 def test_many_messages_are_several_pages() -> None:
     """Each message on one of them."""
     messages = [{"role": "user", "content": f"message {number}"} for number in range(2 * MESSAGES + 5)]
@@ -265,12 +283,12 @@ def test_the_text_at_an_address_is_the_one_that_is_shown(messages: list[dict[str
     for found in shown(page_of(*messages)):
         # A key may be empty or hold dots, and then two texts can share an address.
         if addresses.count(found.address) == 1 and "" not in found.address.split("."):
-            assert text_at(messages, found.address) is not None
+            assert StoredMessages(dump_messages(messages)).text_at(found.address) is not None
 
 
 @pytest.mark.parametrize("address", ["", "messages", "messages.9", "messages.0.x", "messages.٣.content", "x" * 9999])
 def test_there_is_no_text_at_an_address_of_nothing(address: str) -> None:
-    assert text_at([{"role": "user", "content": "x"}], address) is None
+    assert StoredMessages(dump_messages([{"role": "user", "content": "x"}])).text_at(address) is None
 
 
 @given(

@@ -1,9 +1,9 @@
 """One message of a trace as blocks of a page: texts, calls, outputs, media. No I/O."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from gemini_proxy.explorer.pages.passages import Note, Passage, notes, passage
 from gemini_proxy.explorer.pages.values import decoded, values
@@ -23,6 +23,7 @@ _MIME = re.compile(r"data:([^;,]{0,100})")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool", "tools"})
 _SHOWN_APART: Final = frozenset({"role", "content", "tool_calls", "tools", "thought", "candidate"})
 
+T = TypeVar("T")
 Kind = Literal["text", "call", "output", "data", "image", "file", "tools", "tool"]
 
 
@@ -51,7 +52,6 @@ class Block:
     lines: tuple[Line, ...] = ()
     image: str = ""
     notes: tuple[Note, ...] = ()
-    cut: bool = False
 
     @property
     def marked(self) -> bool:
@@ -67,7 +67,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: who speaks, and what."""
+    """One message: who speaks, and what. ``cut`` says that not all of it is here."""
 
     index: int
     role: str
@@ -75,6 +75,7 @@ class Message:
     thought: bool
     candidate: str
     blocks: tuple[Block, ...]
+    cut: bool
 
     @property
     def marked(self) -> bool:
@@ -88,29 +89,34 @@ class BlockReader:
         self.known: set[int] = set()
         self._marks = marks
         self._values, self._characters, self._image_data = _VALUES, _CHARACTERS, _IMAGES
+        self._cut = False
 
     @property
     def spent(self) -> bool:
         return self._values <= 0 or self._characters <= 0
 
-    def message(self, index: int, message: Any) -> Message:
+    def message(self, index: int, message: Any, *, whole: bool = True) -> Message:
+        """``whole`` is False where the message is only the beginning of what was said."""
         address = f"messages.{index}"
+        self._cut = not whole
         if not isinstance(message, Mapping):
-            return Message(index, "message", False, False, "", (self._data("data", "", message, address),))
+            data = self._data("data", "", message, address)
+            return Message(index, "message", False, False, "", (data,), self._cut)
         given = message.get("role")
         tools = "tools" in message and given is None
         role = "tools" if tools else _plain(given)
-        blocks = tuple(self._until_spent(self._blocks(message, address, role)))
+        blocks = tuple(self._blocks(message, address, role))
         candidate = _plain(message.get("candidate"))
-        return Message(index, role, role in _ROLES, message.get("thought") is True, candidate, blocks)
+        return Message(index, role, role in _ROLES, message.get("thought") is True, candidate, blocks, self._cut)
 
-    def _until_spent(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        for block in blocks:
+    def _until_spent(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self.spent:
+                self._cut = True
+                return
             # Images have no text that would count.
             self._values -= 1
-            yield block
-            if self.spent:
-                return
+            yield item
 
     def _blocks(self, message: Mapping[str, Any], address: str, role: str) -> Iterator[Block]:
         rest = {name: value for name, value in message.items() if name not in _SHOWN_APART}
@@ -118,26 +124,26 @@ class BlockReader:
             name, call = rest.pop("name", None), rest.pop("tool_call_id", None)
             # Read first, so that a note on the whole message stands beside what the tool said.
             content = list(self._content(message.get("content"), f"{address}.content", bare=True))
-            yield self._named("output", f"answers {_plain(call)}" if call else "", name, None, address)
+            yield self._named("output", f"answers {_plain(call)}" if call else "", name, (), address)
             yield from content
         elif "content" in message:
             yield from self._content(message["content"], f"{address}.content", bare=not message.get("tool_calls"))
         if isinstance(calls := message.get("tool_calls"), list):
-            for place, call in enumerate(calls):
+            for place, call in self._until_spent(enumerate(calls)):
                 yield self._call(call, f"{address}.tool_calls.{place}")
         elif "tool_calls" in message:
             rest["tool_calls"] = message["tool_calls"]
         if isinstance(tools := message.get("tools"), list):
-            for place, tool in enumerate(tools):
+            for place, tool in self._until_spent(enumerate(tools)):
                 yield self._tool(tool, f"{address}.tools.{place}")
         elif "tools" in message:
             rest["tools"] = message["tools"]
-        for name, value in rest.items():
+        for name, value in self._until_spent(rest.items()):
             yield self._data("data", name, value, f"{address}.{name}")
 
     def _content(self, content: Any, address: str, *, bare: bool) -> Iterator[Block]:
         if isinstance(content, list):
-            for place, chunk in enumerate(content):
+            for place, chunk in self._until_spent(enumerate(content)):
                 yield self._chunk(chunk, f"{address}.{place}")
         elif isinstance(content, str):
             if content or bare or self._marks.on(address):
@@ -211,12 +217,12 @@ class BlockReader:
         lines = [line for name, value in rest.items() for line in self._lines(value, f"{path}.{name}", name)]
         return self._named("tool", "", within.get("name"), tuple(lines), path)
 
-    def _named(self, kind: Kind, about: str, name: Any, lines: tuple[Line, ...] | None, address: str) -> Block:
+    def _named(self, kind: Kind, about: str, name: Any, lines: tuple[Line, ...], address: str) -> Block:
         value = self._value(_plain(name), f"{address}.name") if name is not None else None
-        return Block(kind, about, value, lines or (), "", self._noted(address), self.spent)
+        return Block(kind, about, value, lines, "", self._noted(address))
 
     def _data(self, kind: Kind, name: str, value: Any, address: str) -> Block:
-        return Block(kind, lines=tuple(self._lines(value, address, name)), notes=self._noted(address), cut=self.spent)
+        return Block(kind, lines=tuple(self._lines(value, address, name)), notes=self._noted(address))
 
     def _lines(self, value: Any, address: str, name: str) -> list[Line]:
         found: list[Line] = []
@@ -224,6 +230,7 @@ class BlockReader:
         outer = 0 if name else -1
         for one in values(value, address):
             if self.spent:
+                self._cut = True
                 break
             depth, label = min(max(0, one.depth + outer), _DEEP), name if one.address == address else one.name
             if one.text is not None:

@@ -1,20 +1,21 @@
 """The conversation of a trace as a page shows it, in bounded size. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gemini_proxy.explorer.pages.blocks import BlockReader, Message
 from gemini_proxy.explorer.pages.passages import Note, notes
+from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.values import message_index
 from gemini_proxy.traces.marks import Mark, Marks
-from gemini_proxy.traces.trace import Trace
+from gemini_proxy.traces.trace import Annotation
 
 MESSAGES: Final = 100
 """Messages of one page."""
 MARKS: Final = 2_000
 """Annotations of one trace that are drawn; the rest is counted, and in the raw JSON."""
-_PLACES: Final = 50
+_PLACES: Final = 20
 """Places of one finding that are linked to."""
 
 
@@ -44,18 +45,33 @@ class ConversationPage:
     def end(self) -> int:
         return self.first + len(self.messages)
 
+    @property
+    def before(self) -> int:
+        """Where the page before this one begins."""
+        return max(0, self.first - MESSAGES)
 
-def conversation_page(trace: Trace, first: int = 0) -> ConversationPage:
-    """One page of a trace's conversation, from message ``first`` on."""
-    total = len(trace.messages)
+    @property
+    def last(self) -> int:
+        """Where the page with the last messages begins."""
+        return max(0, self.total - MESSAGES)
+
+
+def conversation_page(document: bytes, annotations: Sequence[Annotation], first: int = 0) -> ConversationPage:
+    """One page of a trace's conversation, from message ``first`` on; ``document`` is the JSON list of its messages.
+
+    Raises StoreError for a document that is none.
+    """
+    messages = StoredMessages(document)
+    total = len(messages)
     first = max(0, min(first, total - 1))
-    marks = Marks(trace.annotations[:MARKS])
+    marks = Marks(annotations[:MARKS])
     reader = BlockReader(marks)
     shown: list[Message] = []
     for index in range(first, min(total, first + MESSAGES)):
         if reader.spent:
             break
-        shown.append(reader.message(index, trace.messages[index]))
+        reading = messages.read(index)
+        shown.append(reader.message(index, reading.value, whole=reading.whole))
     here = range(first, first + len(shown))
     pages = {mark.number: _message_of(mark, total) for mark in marks.all}
     lost = [mark for mark in marks.all if mark.number not in reader.known and _lost(pages[mark.number], here)]
@@ -65,7 +81,7 @@ def conversation_page(trace: Trace, first: int = 0) -> ConversationPage:
         total,
         tuple(_finding(note, pages, here) for note in notes(marks.all)),
         notes(lost),
-        max(0, len(trace.annotations) - MARKS),
+        max(0, len(annotations) - MARKS),
     )
 
 

@@ -10,7 +10,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.fields import is_dataset_name
 from gemini_proxy.explorer.keys import DATABASE, DATASETS
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
-from gemini_proxy.explorer.pages.site import Visit, page
+from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import Bucket, Figures, Histogram, total
 from gemini_proxy.traces.trace import REFUSED, Outcome
@@ -54,6 +54,7 @@ async def dashboard(visit: Visit) -> web.StreamResponse:
         datasets=await _names(visit),
         unnamed=_UNNAMED,
         dataset=name,
+        path=dataset_path("" if name == _UNNAMED else name),
         total=total(bucket.figures for bucket in buckets),
         plots=plots(buckets),
     )

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from gemini_proxy.traces.marks import Mark, Segment, segments
+from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
-Style = Literal["", "block", "log"]
+Kind = Literal["block", "log", "remark"]
+"""Whether a rule blocked, a rule only logged, or no rule but a person or a program noted something."""
+Style = Kind | Literal[""]
 
 SHOWN: Final = 20_000
 """Characters of one text that a page shows; of what is marked beyond them, an excerpt."""
@@ -38,7 +41,7 @@ class Note:
     """What one rule said of one place or several alike: the numbers of its marks, and their addresses."""
 
     numbers: tuple[int, ...]
-    logged: bool
+    kind: Kind
     message: str
     rule: str
     addresses: tuple[str, ...]
@@ -77,14 +80,22 @@ def window(text: str, address: str, marks: Sequence[Mark], start: int) -> Passag
 
 def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
     """One note for all marks of which one rule says the same."""
-    alike: dict[tuple[bool, str, str], list[Mark]] = {}
+    alike: dict[tuple[Kind, str, str], list[Mark]] = {}
     for mark in marks:
         annotation = mark.annotation
-        alike.setdefault((mark.logged, annotation.content, rule_name(mark)), []).append(mark)
+        alike.setdefault((kind(mark), annotation.content, rule_name(mark)), []).append(mark)
     return tuple(
         Note(tuple(mark.number for mark in same), *key, tuple(mark.annotation.address for mark in same))
         for key, same in alike.items()
     )
+
+
+def kind(mark: Mark) -> Kind:
+    """What kind of annotation a mark is of."""
+    if mark.logged:
+        return "log"
+    annotation = mark.annotation
+    return "block" if annotation.guardrail or annotation.source == GUARDRAILS_SOURCE else "remark"
 
 
 def rule_name(mark: Mark) -> str:
@@ -145,7 +156,8 @@ def _piece(segment: Segment, start: int, end: int, address: str, begun: set[int]
     return Piece(
         low,
         text,
-        "log" if all(mark.logged for mark in own or marks) else "block",
+        # By weight, which here is the order of the words.
+        min(kind(mark) for mark in own or marks),
         not own,
         tuple(mark.number for mark in marks[:_NAMED]),
         tuple(starts),

@@ -1,7 +1,8 @@
 """How templates write values: every text escaped and visible, times and numbers as people read them."""
 
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,8 @@ def set_up(app: web.Application) -> None:
     )
     environment = aiohttp_jinja2.get_env(app)
     environment.globals["static"] = lambda name: static_path(app, name)
+    environment.globals["zone"] = zone
+    environment.globals["zone_seconds"] = zone_seconds
 
 
 def _shown(value: Any) -> Any:
@@ -59,6 +62,16 @@ def clock(at: float) -> str:
 def iso(at: float) -> str:
     """A Unix time for machines."""
     return _moment(at).isoformat(timespec="milliseconds")
+
+
+def zone(at: float | None = None) -> str:
+    """What this machine calls its time, then or now: the pages' times are in it, wherever their reader is."""
+    return _moment(time.time() if at is None else at).strftime("%Z")
+
+
+def zone_seconds() -> int:
+    """By how much this machine's time is ahead of UTC now."""
+    return round((_moment(time.time()).utcoffset() or timedelta()).total_seconds())
 
 
 def _moment(at: float) -> datetime:
@@ -92,6 +105,7 @@ def words(name: str) -> str:
 _FILTERS: dict[str, Callable[..., str]] = {
     "clock": clock,
     "iso": iso,
+    "zone": zone,
     "grouped": grouped,
     "milliseconds": milliseconds,
     "words": words,

@@ -9,19 +9,20 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.browser import GUARDED
-from gemini_proxy.explorer.keys import CATALOGUE, DATABASE, DATASETS, TRACES
+from gemini_proxy.explorer.keys import CATALOGUE, DATABASE, DATASETS
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
-from gemini_proxy.explorer.pages.values import text_at
+from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.sending import bytes_response
+from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.marks import Marks
 from gemini_proxy.traces.overview import Overview
 from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
-from gemini_proxy.traces.trace import Outcome, Trace, trace_json
+from gemini_proxy.traces.trace import Outcome, trace_json
 
 PAGE: Final = 50
 NO_TRACE: Final = "There is no such trace."
@@ -90,10 +91,11 @@ def _time(given: str | None) -> float | None:
 @page
 async def trace(visit: Visit) -> web.StreamResponse:
     """One trace as a conversation."""
-    found, dataset = await _trace(visit)
+    stored = await _stored(visit)
+    found, dataset = stored.trace, await _dataset(visit, stored)
     neighbours = await Overview(visit.app[DATABASE]).neighbours(dataset, found.position)
     first = visit.number("from", 0) or 0
-    conversation = await asyncio.to_thread(conversation_page, found, first)
+    conversation = await asyncio.to_thread(conversation_page, stored.messages, found.annotations, first)
     return await visit.show(
         "trace.html",
         trace=found,
@@ -108,9 +110,10 @@ async def trace(visit: Visit) -> web.StreamResponse:
 @page
 async def trace_text(visit: Visit) -> web.StreamResponse:
     """One text of a trace, so much of it at a time."""
-    found, dataset = await _trace(visit)
+    stored = await _stored(visit)
+    found, dataset = stored.trace, await _dataset(visit, stored)
     address, start = visit.query("at"), visit.number("from", 0) or 0
-    text = await asyncio.to_thread(text_at, found.messages, address)
+    text = await asyncio.to_thread(_text, stored, address)
     if text is None or start > len(text):
         raise NotFound("The trace has no text there.")
     marks = Marks(found.annotations[:MARKS]).on(address)
@@ -129,18 +132,26 @@ async def trace_text(visit: Visit) -> web.StreamResponse:
 @page
 async def trace_raw(visit: Visit) -> web.StreamResponse:
     """One trace as JSON."""
-    found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
-    if found is None:
-        raise NotFound(NO_TRACE)
+    found = await _stored(visit)
     shown = trace_json(found.trace)
     del shown["messages"]
     return bytes_response(await asyncio.to_thread(with_messages, shown, found.messages), _RAW)
 
 
-async def _trace(visit: Visit) -> tuple[Trace, Dataset]:
+async def _stored(visit: Visit) -> StoredTrace:
     """Raises NotFound for another user's trace as for none."""
-    found = await visit.app[TRACES].owned(visit.user, visit.id("id"))
-    dataset = await visit.app[DATASETS].get(visit.user, found.dataset or UNNAMED) if found else None
-    if found is None or dataset is None:
+    found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
+    if found is None:
         raise NotFound(NO_TRACE)
-    return found, dataset
+    return found
+
+
+async def _dataset(visit: Visit, stored: StoredTrace) -> Dataset:
+    dataset = await visit.app[DATASETS].get(visit.user, stored.trace.dataset or UNNAMED)
+    if dataset is None:
+        raise NotFound(NO_TRACE)
+    return dataset
+
+
+def _text(stored: StoredTrace, address: str) -> str | None:
+    return StoredMessages(stored.messages).text_at(address)

@@ -9,13 +9,15 @@ from typing import Any, Final
 from aiohttp import web
 
 from gemini_proxy.explorer.api.policies import MAX_POLICY
+from gemini_proxy.explorer.pages.templating import clock
+from gemini_proxy.explorer.pages.trial_batch import try_batch
 from gemini_proxy.explorer.turns import Turns
-from gemini_proxy.guardrails.plugins import installed_detectors, load_policy
+from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import BRIEF_POLICY
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import PolicyError, compile_policy
 from gemini_proxy.sections import Guardrails
-from gemini_proxy.traces.backtest import Backtest, Finding
+from gemini_proxy.traces.backtest import Finding
 from gemini_proxy.traces.trace import Trace
 
 MAX_TRIED: Final = 500
@@ -142,30 +144,11 @@ def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
     return PolicyCheck(True, len(loaded.rules), warnings=tuple(warnings))
 
 
-def try_batch(
-    text: str,
-    batch: Sequence[Trace],
-    parameters: Mapping[str, Any],
-    thoughts: str,
-    seconds: float,
-    left: float,
-) -> tuple[int, list[Finding]]:
-    """In another process: how many traces there was time for, and what was found in them."""
-    backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
-    until = time.perf_counter() + left
-    findings: list[Finding] = []
-    for done, trace in enumerate(batch):
-        if time.perf_counter() > until:
-            return done, findings
-        if (finding := backtest.run(trace)) is not None:
-            findings.append(finding)
-    return len(batch), findings
-
-
 def _finding_json(finding: Finding) -> dict[str, Any]:
     return {
         "trace": finding.trace_id,
         "created": finding.created,
+        "time": clock(finding.created),
         "outcome": finding.outcome,
         "failure": finding.failure,
         "more": finding.more,

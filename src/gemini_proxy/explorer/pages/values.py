@@ -1,15 +1,17 @@
 """The values within a message, in order and with their addresses. No I/O."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from gemini_proxy.traces.visible import as_json
 
 _INDEX = re.compile("[0-9]{1,9}")
+_DECODED: Final = 500_000
+"""Characters of arguments that are decoded: nothing else happens meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ def values(value: Any, address: str) -> Iterator[Value]:
 
 
 def decoded(arguments: Any) -> Any:
-    """A call's arguments: where they are the text of a JSON object, that object, as rules read it."""
-    if not isinstance(arguments, str) or not arguments.lstrip().startswith("{"):
+    """A call's arguments: where they are the text of a JSON object, that object, as rules read it; long ones stay."""
+    if not isinstance(arguments, str) or len(arguments) > _DECODED or not arguments.lstrip().startswith("{"):
         return arguments
     try:
         return orjson.loads(arguments)
@@ -51,36 +53,7 @@ def decoded(arguments: Any) -> Any:
         return arguments
 
 
-def text_at(messages: Sequence[Any], address: str) -> str | None:
-    """The text at an address, or None where there is none."""
-    place, rest = message_index(address), address.split(".", 2)[2:]
-    if place is None or place >= len(messages):
-        return None
-    return _text_at(messages[place], rest[0] if rest else "")
-
-
 def message_index(address: str) -> int | None:
     """The number of the message that an address is in; None for an address of none."""
     head, *rest = address.split(".", 2)
     return int(rest[0]) if head == "messages" and rest and _INDEX.fullmatch(rest[0]) else None
-
-
-def _text_at(value: Any, path: str) -> str | None:
-    """Goes down ``path``, whose names may have dots in them: of several that fit, the longest."""
-    while path:
-        if isinstance(value, str):
-            value = decoded(value)
-        if isinstance(value, Mapping):
-            fitting = [str(key) for key in value if path == key or path.startswith(f"{key}.")]
-            if not fitting:
-                return None
-            name = max(fitting, key=len)
-            value, path = value.get(name), path[len(name) + 1 :]
-        elif isinstance(value, list):
-            index, _, path = path.partition(".")
-            if not _INDEX.fullmatch(index) or int(index) >= len(value):
-                return None
-            value = value[int(index)]
-        else:
-            return None
-    return value if isinstance(value, str) else None if isinstance(value, Mapping | list) else as_json(value)

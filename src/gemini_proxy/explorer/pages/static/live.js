@@ -1,5 +1,5 @@
 // The live view. Expects on the page: a tbody #live whose columns are time, dataset, model, outcome, rule and
-// milliseconds; #live-state for the connection; a button #live-pause; the filters #live-refused (a checkbox) and
+// milliseconds, and whose data-zone-seconds is the server's time zone; #live-state for the connection; a button #live-pause; the filters #live-refused (a checkbox) and
 // #live-dataset (a select or an input; empty means all). Rows carry the classes "refused" or "missed" for the style.
 "use strict";
 
@@ -37,16 +37,32 @@
     return made;
   }
 
+  function linkCell(row, href, className) {
+    const link = document.createElement("a");
+    link.href = href;
+    if (className) link.className = className;
+    row.insertCell().append(link);
+    return link;
+  }
+
+  // As all pages write it: in the time of the server.
+  function clock(at) {
+    const there = new Date(at.getTime() + Number(table.dataset.zoneSeconds) * 1000);
+    return there.toISOString().slice(0, 19).replace("T", " ");
+  }
+
   function timeCell(row, exchange) {
     const at = new Date(exchange.created * 1000);
-    const link = document.createElement("a");
-    link.href = `/explorer/traces/${encodeURIComponent(exchange.id)}`;
     const time = document.createElement("time");
     time.dateTime = at.toISOString();
-    time.title = at.toLocaleString();
-    time.textContent = at.toLocaleTimeString();
-    link.append(time);
-    row.insertCell().append(link);
+    time.title = at.toISOString();
+    time.textContent = clock(at);
+    linkCell(row, `/explorer/traces/${encodeURIComponent(exchange.id)}`, "row-link").append(time);
+  }
+
+  function datasetCell(row, name) {
+    const path = name ? `/explorer/datasets/${encodeURIComponent(name)}` : "/explorer/traces";
+    linkCell(row, path, name ? "" : "dim").append(name ?? "none");
   }
 
   function exchangeRow(exchange) {
@@ -54,11 +70,11 @@
     row.dataset.outcome = exchange.outcome;
     if (exchange.outcome.startsWith("refused")) row.className = "refused";
     timeCell(row, exchange);
-    cell(row, exchange.dataset ?? "");
-    cell(row, exchange.model ?? "");
+    datasetCell(row, exchange.dataset);
+    cell(row, exchange.model ?? "").title = exchange.model ?? "";
     cell(row, exchange.outcome.replaceAll("_", " "), "outcome");
-    cell(row, exchange.rule ?? "", "rule");
-    cell(row, Math.round(exchange.duration_ms).toString(), "number");
+    cell(row, exchange.rule ?? "", "rule").title = exchange.rule ?? "";
+    cell(row, Math.round(exchange.duration_ms).toLocaleString("en-US"), "number");
     return row;
   }
 
@@ -107,7 +123,7 @@
     source = new EventSource(address());
     source.addEventListener("open", () => {
       pauseMs = FIRST_PAUSE_MS;
-      show("live");
+      show("connected");
     });
     source.addEventListener("exchange", (event) => add(event, exchangeRow));
     source.addEventListener("missed", (event) => add(event, missedRow));

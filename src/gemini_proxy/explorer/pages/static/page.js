@@ -73,9 +73,61 @@
       for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
     });
   }
+  // The way back to a listing leads to what was last looked for in it.
+  const listing = (path) => `listing ${path}`;
+  try {
+    if (document.querySelector("form.filters[role=search]")) sessionStorage.setItem(listing(location.pathname), location.search);
+    for (const link of document.querySelectorAll("a[data-listing]")) {
+      if (link.pathname !== location.pathname) link.search = sessionStorage.getItem(listing(link.pathname)) ?? "";
+    }
+  } catch {
+    // Then it leads to all of them.
+  }
   // Back in the history the fields are as they were left.
   addEventListener("pageshow", () => {
     for (const field of document.querySelectorAll("form.filters :disabled")) field.disabled = false;
   });
+
+  // Long outputs are folded, unless a rule marked something in what would be hidden.
+  const FOLDED_PX = 420;
+  const TOLERATED_PX = 200;
+
+  function foldable(block) {
+    if (block.classList.contains("folded") || block.scrollHeight < FOLDED_PX + TOLERATED_PX) return false;
+    const last = [...block.querySelectorAll("mark:not(.wide), .anchor")].at(-1);
+    return !last || last.getBoundingClientRect().bottom - block.getBoundingClientRect().top < FOLDED_PX;
+  }
+
+  function fold(block) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet unfold";
+    button.textContent = "Show all of it";
+    button.addEventListener("click", () => {
+      block.classList.remove("folded");
+      // The next Tab goes on from here.
+      block.tabIndex = -1;
+      block.focus({ preventScroll: true });
+      button.remove();
+    });
+    block.classList.add("folded");
+    block.after(button);
+  }
+
+  // What is to be measured is measured first: else the page is laid out anew for each.
+  const foldAll = (within) => [...within.querySelectorAll(".fold")].filter(foldable).forEach(fold);
+
+  // On paper nothing can be opened.
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    for (const one of closed) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of closed) one.open = false;
+  });
+
+  foldAll(document);
+  document.addEventListener("toggle", (event) => event.target.open && foldAll(event.target), true);
   showTheme();
 })();

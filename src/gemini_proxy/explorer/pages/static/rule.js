@@ -86,7 +86,7 @@
   }
 
   function finding(one) {
-    const link = element("a", "row-link", new Date(one.created * 1000).toLocaleString());
+    const link = element("a", "row-link", one.time);
     link.href = `/explorer/traces/${encodeURIComponent(one.trace)}`;
     const was = element("span", "outcome", one.outcome.replaceAll("_", " "));
     was.dataset.outcome = one.outcome;

@@ -1,0 +1,225 @@
+"""Messages as the JSON that is stored, of which only what is asked for is decoded. No I/O.
+
+A decoder keeps the interpreter to itself for as long as a document takes, and so does what throws away what it made:
+with twenty megabytes nothing else happens for a second. Here no step takes more than a few milliseconds, so that this
+can be done in a thread.
+"""
+
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gemini_proxy.explorer.pages.values import decoded, message_index
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.visible import as_json
+
+_AT_ONCE: Final = 65_536
+"""Bytes of JSON that are decoded in one go: a few hundred microseconds."""
+_MOST: Final = 1_000_000
+"""Bytes of one message that are decoded, long texts not counted: more than a page can hold."""
+_DEEPEST: Final = 100
+"""Levels of large structures within each other that are entered."""
+_TEXT_AT_ONCE: Final = 1_000_000
+
+_CUT_OFF: Final = "the messages of a trace are cut off"
+
+_QUOTE, _OPEN, _CLOSE = b'"'[0], b"[{", b"]}"
+# Each match is of bounded length, and possessive: it never goes back.
+_RUN = re.compile(rb'[^"\[\]{}]{0,8192}+(?:"[^"\\]{0,512}+"[^"\[\]{}]{0,512}+){0,32}+')
+_TEXT = re.compile(rb'(?:[^"\\]{1,1024}+|\\.){0,256}+', re.DOTALL)
+_SCALAR = re.compile(rb"[^,\]}\s]*+")
+_BETWEEN = re.compile(rb"[\s,:]*+")
+# Where a text may be cut: before a character of several bytes, or behind what cannot be a part of an escape any more.
+_CUT = re.compile(
+    rb'(?=[\xc2-\xf4])|[^\\\x80-\xff]{7}|(?<=[^\\])\\(?:[bfnrt"/]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})', re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A message; ``whole`` is False where the end of a very large one was left out."""
+
+    value: Any
+    whole: bool
+
+
+class StoredMessages:
+    """The messages of a trace, from the JSON list of them. Raises StoreError for what is none."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+        try:
+            self._starts = array("Q", (start for start, _ in _items(document, 0)))
+        except IndexError:
+            raise StoreError(_CUT_OFF) from None
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, index: int) -> Reading:
+        """One message, with so much of it as a page can hold; texts are whole, whatever their length."""
+        reader = _Reader(self._document, self._starts[index])
+        return Reading(reader.value(), reader.whole)
+
+    def text_at(self, address: str) -> str | None:
+        """The text at an address, or None where there is none."""
+        place, rest = message_index(address), address.split(".", 2)[2:]
+        if place is None or place >= len(self):
+            return None
+        return _text_at(self._document, self._starts[place], rest[0] if rest else "")
+
+
+class _Reader:
+    """Decodes a value piece by piece."""
+
+    def __init__(self, document: bytes, at: int) -> None:
+        self.whole = True
+        self._document = document
+        self._at = at
+        self._left = _MOST
+
+    def value(self, depth: int = 0) -> Any:
+        document, start = self._document, self._at
+        end = _value_end(document, start, start + _AT_ONCE)
+        if end >= 0:
+            self._at = end
+            self._left -= end - start
+            return load(document[start:end])
+        if document[start] == _QUOTE:
+            self._at = _text_end(document, start + 1, len(document))
+            return _long_text(document, start + 1, self._at - 1)
+        if depth >= _DEEPEST:
+            self.whole = False
+        self._at += 1
+        return self._list(depth) if document[start] == _OPEN[0] else self._object(depth)
+
+    def _list(self, depth: int) -> list[Any]:
+        found: list[Any] = []
+        while self._more():
+            found.append(self.value(depth + 1))
+        return found
+
+    def _object(self, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while self._more():
+            name, self._at = _name(self._document, self._at)
+            found[name] = self.value(depth + 1)
+        return found
+
+    def _more(self) -> bool:
+        """Whether another member follows, and there is room for it."""
+        self._at = _behind(_BETWEEN, self._document, self._at)
+        if self.whole and self._document[self._at] in _CLOSE:
+            self._at += 1
+            return False
+        self.whole = self.whole and self._left > 0
+        return self.whole
+
+
+def _text_at(document: bytes, at: int, path: str) -> str | None:
+    """Goes down ``path``, whose names may have dots in them: of several that fit, the longest."""
+    while path:
+        first = document[at]
+        if first == _OPEN[0]:
+            index, _, path = path.partition(".")
+            found = next((start for start, place in _items(document, at) if f"{place}" == index), None)
+        elif first == _OPEN[1]:
+            fitting = {name: start for name, start in _members(document, at) if f"{path}.".startswith(f"{name}.")}
+            name = max(fitting, key=len, default="")
+            found, path = fitting.get(name), path[len(name) + 1 :]
+        else:
+            inner = decoded(_text_at(document, at, "")) if first == _QUOTE else None
+            # The structure that the text of a call's arguments stands for.
+            return _text_at(as_json(inner).encode(), 0, path) if isinstance(inner, dict) else None
+        if found is None:
+            return None
+        at = found
+    if document[at] in _OPEN:
+        return None
+    value = _Reader(document, at).value()
+    return value if isinstance(value, str) else as_json(value)
+
+
+def _items(document: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Where the items of the list at ``at`` begin, each with its place."""
+    if document[at : at + 1] != b"[":
+        raise StoreError("the messages of a trace are not a list")
+    at, place = _behind(_BETWEEN, document, at + 1), 0
+    while document[at] not in _CLOSE:
+        yield at, place
+        at = _behind(_BETWEEN, document, _value_end(document, at, len(document)))
+        place += 1
+
+
+def _members(document: bytes, at: int) -> Iterator[tuple[str, int]]:
+    """The names of the object at ``at``, and where their values begin."""
+    at = _behind(_BETWEEN, document, at + 1)
+    while document[at] not in _CLOSE:
+        name, at = _name(document, at)
+        yield name, at
+        at = _behind(_BETWEEN, document, _value_end(document, at, len(document)))
+
+
+def _name(document: bytes, at: int) -> tuple[str, int]:
+    """The name at ``at``, and where its value begins."""
+    end = _text_end(document, at + 1, len(document))
+    return load(document[at:end]), _behind(_BETWEEN, document, end)
+
+
+def _value_end(document: bytes, at: int, limit: int) -> int:
+    """Where the value at ``at`` ends; -1 where that is not before ``limit``."""
+    first = document[at]
+    if first == _QUOTE:
+        return _text_end(document, at + 1, limit)
+    if first not in _OPEN:
+        return _behind(_SCALAR, document, at)
+    depth, limit = 0, min(limit, len(document))
+    while 0 <= at < limit:
+        byte = document[at]
+        if byte in _OPEN:
+            depth, at = depth + 1, at + 1
+        elif byte in _CLOSE:
+            depth, at = depth - 1, at + 1
+            if not depth:
+                return at
+        elif (end := _behind(_RUN, document, at)) > at:
+            at = end
+        else:
+            at = _text_end(document, at + 1, limit)
+    return _unended(document, limit)
+
+
+def _text_end(document: bytes, at: int, limit: int) -> int:
+    """The index behind the quote that ends the text around ``at``; -1 where that is not before ``limit``."""
+    limit = min(limit, len(document))
+    while at < limit:
+        if document[at] == _QUOTE:
+            return at + 1
+        at = _behind(_TEXT, document, at)
+    return _unended(document, limit)
+
+
+def _unended(document: bytes, limit: int) -> int:
+    if limit >= len(document):
+        raise StoreError(_CUT_OFF)
+    return -1
+
+
+def _behind(pattern: re.Pattern[bytes], document: bytes, at: int) -> int:
+    found = pattern.match(document, at)
+    assert found is not None, "the pattern takes nothing as well"
+    return found.end()
+
+
+def _long_text(document: bytes, start: int, end: int) -> str:
+    """The text between two quotes, decoded in pieces."""
+    pieces: list[str] = []
+    while start < end:
+        cut = _CUT.search(document, start + _TEXT_AT_ONCE, end)
+        stop = cut.end() if cut is not None else end
+        pieces.append(load(b'"%b"' % document[start:stop]))
+        start = stop
+    return "".join(pieces)

@@ -1,0 +1,29 @@
+"""What another process does of a trial. It imports this module, and with it no more than the work takes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemini_proxy.guardrails.plugins import load_policy
+from gemini_proxy.traces.backtest import Backtest, Finding
+from gemini_proxy.traces.trace import Trace
+
+
+def try_batch(
+    text: str,
+    batch: Sequence[Trace],
+    parameters: Mapping[str, Any],
+    thoughts: str,
+    seconds: float,
+    left: float,
+) -> tuple[int, list[Finding]]:
+    """How many traces there was time for in ``left`` seconds, and what was found in them."""
+    backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
+    until = time.perf_counter() + left
+    findings: list[Finding] = []
+    for done, trace in enumerate(batch):
+        if time.perf_counter() > until:
+            return done, findings
+        if (finding := backtest.run(trace)) is not None:
+            findings.append(finding)
+    return len(batch), findings
