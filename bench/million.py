@@ -144,7 +144,7 @@ async def measure(url: str, count: int, repeats: int, seconds: float) -> tuple[l
         if not await store.newest_seq():
             rates.append(await fill(store, count, now))
         rates.append(await index(store))
-        asked = await questions(store, database)
+        asked = await questions(database)
         times = [await ask(question, repeats) for question in asked]
         half = BATCH + int(seconds * MOST_WRITTEN)
         new = [encode(trace) for trace in made_up(2 * half, now, seed=int(now), days=0.0)]

@@ -7,11 +7,11 @@ from typing import Final
 from sqlalchemy import func, select
 
 from bench.million_traces import LOGGED, MODELS, OWNER, PHRASE, RARE_WORD
+from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.schema import usage as kept
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
-from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome
 from gemini_proxy.traces.usage import Usage
 
@@ -78,9 +78,9 @@ def _filters(now: float) -> dict[str, TraceQuery]:
     }
 
 
-async def questions(store: TraceStore, database: Database) -> list[Question]:
+async def questions(database: Database) -> list[Question]:
     """Of the datasets that ``million_traces`` makes: the largest one, and the smallest for words that others have."""
-    datasets, listing, usage = Datasets(database), Listing(database), Usage(database)
+    datasets, listing, usage, catalogue = Datasets(database), Listing(database), Usage(database), Catalogue(database)
     largest, smallest = await _dataset(datasets, "support-agent"), await _dataset(datasets, "billing")
     newest = (await listing.page(largest, TraceQuery(), 1)).traces[0]
     # What was made may be older than this run.
@@ -94,7 +94,7 @@ async def questions(store: TraceStore, database: Database) -> list[Question]:
         return ask
 
     async def one() -> int:
-        found = await store.owned(OWNER, newest.id)
+        found = await catalogue.stored(OWNER, newest.id)
         return 0 if found is None else 1
 
     async def overview() -> int:

@@ -71,7 +71,6 @@ def _merged(reading: Reading) -> Texts:
             merger.add(frame.payload)
     texts: Texts = {}
     for candidate in merger.candidates:
-        assert merger.text_lengths()[candidate.index] == sum(len(part.get("text", "")) for part in candidate.parts)
         for part in candidate.parts:
             if part.get("text"):
                 key = (candidate.index, part.get("thought", False))

@@ -112,7 +112,6 @@ def test_snake_case_and_camel_case_are_one() -> None:
     assert plain == [{key: value for key, value in message.items() if key != "field"} for message in second.messages]
     assert first.unseen == second.unseen and len(first.unseen) == 3
     assert (first.candidate_count, second.candidate_count) == (2, 2)
-    assert first.continues and second.continues
 
 
 def test_other_casings_are_other_fields() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.keys import Keys
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy, prompt
@@ -56,8 +57,9 @@ async def test_a_trace_is_of_the_user_whose_key_it_came_with(start_proxy: StartP
     assert (await ask(proxy, "set", x_goog_api_key=f"K;invariant-auth={key}"))[0] == 200
     trace = await proxy.trace()
     assert (trace.owner, trace.dataset) == ("ann", "set")
-    assert await proxy.store.owned("ann", trace.id) is not None
-    assert await proxy.store.owned("bob", trace.id) is None
+    catalogue = Catalogue(proxy.store.database)
+    assert await catalogue.stored("ann", trace.id) is not None
+    assert await catalogue.stored("bob", trace.id) is None
 
 
 @pytest.mark.parametrize("configured", [None, "OPERATORS"])

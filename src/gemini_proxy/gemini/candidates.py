@@ -74,7 +74,7 @@ class Candidate:
 
     ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known.
     ``grounding_metadata`` is the last that was not empty, ``url_context_metadata`` the first, ``citations`` every
-    citation once, in the order they came. ``text_length`` counts the characters of all text parts, thoughts included.
+    citation once, in the order they came.
     ``grown``, where it is a list, gets what comes, in order.
     """
 
@@ -87,7 +87,6 @@ class Candidate:
         self.url_context_metadata: Any = None
         self.citations: list[Any] = []
         self.continuation_token_seen = False
-        self.text_length = 0
         self.grown: list[Grown] | None = None
         self._role: str | None = None
         self._slots: list[_Slot] = []
@@ -174,7 +173,6 @@ class Candidate:
         elif part.keys() <= _TEXT_KEYS:
             self._add_text(text, thought, part.get("thoughtSignature"))
         else:
-            self.text_length += len(text)
             self._note_other()
             self._append(part)
 
@@ -192,7 +190,6 @@ class Candidate:
             run.signature = signature
         if text:
             run.add(text)
-            self.text_length += len(text)
 
     def _add_call(self, part: dict[str, Any]) -> None:
         """Add a call; what else than marks its part holds becomes a part of its own, so that none of it is lost."""

@@ -76,10 +76,6 @@ class Merger:
         """Whether the prompt feedback says that the prompt was blocked."""
         return _blocks(self.prompt_feedback)
 
-    def text_lengths(self) -> dict[int, int]:
-        """Characters of text so far, thoughts included, by candidate index."""
-        return {index: each.text_length for index, each in self._candidates.items()}
-
     def finished(self, candidate_count: int | None = None) -> bool:
         """Whether the answer is over: an error, a blocked prompt, or a terminal finish reason for every candidate.
 

@@ -44,11 +44,6 @@ class GeminiRequest:
     candidate_count: int | None
     linked: MessageList
 
-    @property
-    def continues(self) -> bool:
-        """True where the answer goes on from an earlier answer that this request does not hold."""
-        return field(self.settings, "continuationToken") is not None
-
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest for what cannot be read, or can be read two ways."""

@@ -123,12 +123,6 @@ class TraceStore:
             raise ValueError(f"a trace is named by {MIN_PREFIX} characters of its id or more")
         return await self._database.read(lambda connection: _find(connection, id_or_prefix))
 
-    async def owned(self, owner: str, trace_id: str) -> Trace | None:
-        """A user's trace by its whole id; None where it is another's."""
-        query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner)
-        found = await self._database.read(lambda connection: read_traces(connection, query), owner=owner)
-        return found[0][1] if found else None
-
     async def at(self, dataset: Dataset, positions: Sequence[int]) -> list[Trace]:
         """The traces at those places of a dataset, in their order there; places without one are left out."""
         placed = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position.in_(positions))
