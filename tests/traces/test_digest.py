@@ -13,7 +13,7 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.figures import Bucket, Figures, total
 from gemini_proxy.traces.rows import dump_messages
 from gemini_proxy.traces.schema import traces, usage
-from gemini_proxy.traces.search.digest import MAX_TRACES, Digest, reindex
+from gemini_proxy.traces.search.digest import MAX_REST, MAX_TRACES, Digest, reindex, rest_after
 from gemini_proxy.traces.search.index import forget
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.store import TraceStore
@@ -284,6 +284,24 @@ async def test_the_digest_follows_what_is_written_and_rests(store: TraceStore) -
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("worked", "cpu", "passed", "rest"),
+    [
+        (0.01, 0.05, 1.0, 0.19),
+        (0.01, 0.51, 1.0, 0.19),
+        (0.01, 0.52, 1.0, 0.49),
+        (0.01, 1.9, 1.0, 0.49),
+        (0.4, 0.9, 1.0, 7.6),
+        (0.0, 1.0, 1.0, 0.0),
+    ],
+)
+def test_it_rests_longer_while_exchanges_need_the_processor(
+    worked: float, cpu: float, passed: float, rest: float
+) -> None:
+    """A twentieth of the time goes into it, or a fiftieth; what it took itself is not held against it."""
+    assert rest_after(worked, cpu, passed) == pytest.approx(min(rest, MAX_REST))
 
 
 class _Watched:

@@ -31,6 +31,8 @@ MAX_BYTES: Final = 1024 * 1024
 _MAX_METADATA: Final = 256 * 1024
 # For each second of work, seconds of rest: a twentieth of one processor at most goes into what nobody waits for.
 REST: Final = 19.0
+# And a fiftieth while the exchanges take more than half of one.
+BUSY_REST: Final = 49.0
 MAX_REST: Final = 5.0
 # How often to look without being woken, for what other processes write, and to remove the oldest of the fine figures.
 POLL_SECONDS: Final = 5.0
@@ -71,6 +73,7 @@ class Digest:
 
     async def run(self) -> None:
         """Follow the traces until cancelled, at work for a twentieth of the time at most."""
+        rested, used = time.monotonic(), time.process_time()
         while True:
             self._wake.clear()
             started = time.monotonic()
@@ -80,7 +83,10 @@ class Digest:
             except StoreError as error:
                 logger.warning("search and figures wait: %s", error)
                 more = False
-            await asyncio.sleep(min(MAX_REST, REST * (time.monotonic() - started)))
+            now, cpu = time.monotonic(), time.process_time()
+            rest = rest_after(now - started, cpu - used, now - rested)
+            rested, used = now, cpu
+            await asyncio.sleep(rest)
             if not more:
                 await is_set_within(self._wake, POLL_SECONDS)
 
@@ -114,6 +120,12 @@ class Digest:
             self._pruned = time.monotonic()
             now = time.time()
             await self._database.write(lambda connection: delete_old(connection, now))
+
+
+def rest_after(worked: float, cpu: float, passed: float) -> float:
+    """Seconds to rest after so many of work; ``cpu``: what this process took of a processor in ``passed`` seconds."""
+    busy = cpu - worked > passed / 2
+    return min(MAX_REST, (BUSY_REST if busy else REST) * worked)
 
 
 def reindex(connection: Connection, seq: int, messages: bytes) -> None:
