@@ -102,7 +102,7 @@ def load_config(file: Path | None = None) -> Config:
         config = Config(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, Config, _sources(file)))) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError("\n".join(_not_json(os.environ))) from None
     config = _with_credentials(config)
     _check_access(config)
@@ -139,13 +139,13 @@ def _wants_json(path: Sequence[str]) -> bool:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel) and step in kind.model_fields):
             return False
         kind = kind.model_fields[step].annotation
-    return get_origin(kind) is not None or (isinstance(kind, type) and issubclass(kind, BaseModel))
+    return get_origin(kind) in (tuple, Mapping) or (isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -26,7 +26,7 @@ _EXPECTED: Final = {
 # A table may hold keys, and so may what stands in its place: of these only the kind is shown.
 _HIDDEN: Final = ("model_", "dict_type", "mapping_type")
 _KINDS: Final = {str: "a text", list: "a list", dict: "a table", bool: "true or false"}
-_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
+_QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
 
 
 def explain(error: ValidationError, config: type[BaseModel], source: Callable[[Sequence[str]], str]) -> Iterator[str]:
@@ -70,7 +70,9 @@ def _shown(key: str, value: object) -> str:
 
 
 def _without_credentials(value: object) -> object:
-    """A URL without its user, password and query."""
+    """A URL without its user, password, query and fragment; a list of such."""
+    if isinstance(value, list):
+        return [_without_credentials(one) for one in value]
     if not isinstance(value, str):
         return value
     before, at, host = value.rpartition("@")

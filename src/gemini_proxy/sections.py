@@ -196,7 +196,7 @@ def service_url(value: str) -> str:
     if "@" in value:
         raise ValueError("a URL without user name and password; the key belongs in api_key")
     readable = _URL.fullmatch(value) and _HOST.fullmatch(host) and port != 0
-    if parts.scheme not in ("http", "https") or not readable or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not readable or "?" in value or "#" in value:
         raise ValueError('a URL such as "https://explorer.example.com", without query')
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("https, unless the host is this machine")

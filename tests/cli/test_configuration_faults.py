@@ -104,6 +104,8 @@ NO_KEY = "visible ASCII"
         ("https://x\u00e4.example", "a URL such as"),
         ("http://x.example", "https, unless"),
         (f"https://x.example/?key={CANARY}", "a URL such as"),
+        ("https://x.example/?", "a URL such as"),
+        ("https://x.example/#", "a URL such as"),
         (f"https://user:{CANARY}@x.example", WITHOUT_PASSWORD),
         (f"https://{CANARY}@x.example", WITHOUT_PASSWORD),
         (f"https://user:1/{CANARY}@x.example", WITHOUT_PASSWORD),
@@ -310,6 +312,7 @@ def test_a_variable_that_names_no_section(tmp_path: Path, command: str, monkeypa
     [
         ("GEMINI_PROXY_SERVER__LISTEN", "127.0.0.1:1", "expected JSON"),
         ("GEMINI_PROXY_UPSTREAM", f'{{"api_key": "{CANARY}"', "expected JSON"),
+        ("GEMINI_PROXY_SERVER", "[" * 100_000, "expected JSON"),
         ("GEMINI_PROXY_UPSTREAM", f'"{CANARY}"', "upstream: a text: expected a table"),
         ("GEMINI_PROXY_UPSTREAM__APIKEY", CANARY, 'did you mean "api_key"'),
         ("GEMINI_PROXY_GUARDRAILS__TIMEOUT", "-1", "'-1': expected greater than 0"),
@@ -325,6 +328,35 @@ def test_a_variable_with_a_wrong_value(
     result = invoke(write_config(tmp_path), command)
     assert result.exit_code == 78
     assert result.stderr.startswith(f"environment: {variable}: ") and words in result.stderr
+    assert CANARY not in result.output
+
+
+@COMMANDS
+def test_a_wrong_variable_is_no_fault_of_the_others(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_PROXY_SERVER__LISTEN", "127.0.0.1:1")
+    monkeypatch.setenv("GEMINI_PROXY_SERVER__LOOP", "asyncio")
+    monkeypatch.setenv("GEMINI_PROXY_UPSTREAM__API_KEY", CANARY)
+    result = invoke(write_config(tmp_path), command)
+    assert result.stderr.splitlines() == [
+        'environment: GEMINI_PROXY_SERVER__LISTEN: expected JSON, such as \'["one", "two"]\' for a list'
+    ]
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"upstream": {"base_url": [f"https://u:{CANARY}@h"]}},
+        {"server": {"listen": [f"http://u:{CANARY}@h"]}},
+        {"upstream": {"base_url": f"https://h/p#{CANARY}"}},
+        {"explorer.push": {"url": f"https://h/#{CANARY}"}},
+    ],
+)
+def test_a_wrong_address_shows_no_secret(tmp_path: Path, command: str, sections: Sections) -> None:
+    result = invoke(configured(tmp_path, sections), command)
+    assert result.exit_code == 78
     assert CANARY not in result.output
 
 

@@ -275,6 +275,8 @@ NOT_ANNOTATED: list[tuple[str, object]] = [
     ("annotations/update", {}),
     ("annotations/update", {"source": "x"}),
     ("annotations/update", {"source": 1, "annotations": []}),
+    ("annotations/update", {"source": "s" * 257, "annotations": []}),
+    ("annotate", {"content": "c", "address": "a", "extra_metadata": {"source": "s" * 257}}),
     ("annotations/update", {"source": "x", "annotations": {}}),
     ("annotations/update", {"source": "x", "annotations": [1]}),
     ("annotations/update", {"source": "x", "annotations": [{"content": "", "address": ""}] * 100_001}),

@@ -24,7 +24,21 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=10,
 )
-HARD = ["a\\", 'say "this"\n', "wörd ", "😀", "\ud83d", "\\u0041", "\x00", "tab\t", "], ", "plain words"]
+HARD = [
+    "a\\",
+    "\\",
+    "\\ab",
+    '\\"ab\\":',
+    'say "this"\n',
+    "wörd ",
+    "😀",
+    "\ud83d",
+    "\\u0041",
+    "\x00",
+    "tab\t",
+    "], ",
+    "plain words",
+]
 """Texts that must not be cut where their pieces would say something else."""
 
 
@@ -88,10 +102,29 @@ def test_depth_is_bounded() -> None:
     assert not StoredMessages(dump_messages([{"content": deep}])).read(0).whole
 
 
-@pytest.mark.parametrize("document", [b"", b"{}", b'"x"', b"[", b'[{"a":', b'["x', b'[{"a": "x]'])
+@pytest.mark.parametrize("document", [b"", b"{}", b'"x"', b"[", b'[{"a":', b'["x', b'[{"a": "x]', b'["abc\\'])
 def test_what_is_no_list_of_messages_is_said_to_be_none(document: bytes) -> None:
     with pytest.raises(StoreError):
         StoredMessages(document)
+
+
+def test_escapes_of_one_character_stay_together() -> None:
+    """As a program writes them that keeps to ASCII."""
+    text = "\U0001f600" * 200_000
+    stored = StoredMessages(json.dumps([{"content": text}]).encode())
+    assert stored.read(0).value == {"content": text}
+
+
+@pytest.mark.parametrize("document", [b'[{"a": tru}]', b'["\\q"]', b'["\xff"]'])
+def test_what_is_damaged_within_is_said_to_be(document: bytes) -> None:
+    with pytest.raises(StoreError):
+        StoredMessages(document).read(0)
+
+
+def test_an_address_far_down_a_list_is_no_work_for_seconds() -> None:
+    stored = StoredMessages(dump_messages([{"content": [*range(150_000)]}]))
+    assert stored.text_at("messages.0.content.99999") == "99999"
+    assert stored.text_at("messages.0.content.140000") is None
 
 
 @pytest.mark.parametrize(
@@ -100,12 +133,20 @@ def test_what_is_no_list_of_messages_is_said_to_be_none(document: bytes) -> None
         {"role": "tool", "content": {"rows": [{"id": 1, "name": "row", "tags": ["a", "b"]}] * 60_000}},
         {"role": "user", "content": [{"type": "text", "text": "x"}] * 100_000},
         {"role": "user", "content": "word " * 3_000_000},
+        {"role": "user", "content": "\\ab" * 4_000_000},
+        {"role": "user", "content": '\\"ab\\":' * 2_000_000},
     ],
-    ids=["rows", "parts", "text"],
+    ids=["rows", "parts", "text", "backslashes", "JSON within JSON"],
 )
 def test_a_page_of_a_huge_trace_leaves_the_interpreter_to_others(message: dict[str, Any]) -> None:
     """Made in a thread: no step of it, after which others get their turn, takes more than a few milliseconds."""
     document = dump_messages([message])
+    # What the machine does meanwhile is in it as well, but not each time.
+    assert any(longest_step(document) < 0.02 for _ in range(4))
+
+
+def longest_step(document: bytes) -> float:
+    """Seconds of processor time of the longest one."""
     longest, last = 0.0, 0.0
 
     def step(frame: object, event: str, arg: object) -> None:
@@ -122,4 +163,4 @@ def test_a_page_of_a_huge_trace_leaves_the_interpreter_to_others(message: dict[s
     finally:
         sys.setprofile(None)
         gc.enable()
-    assert longest < 0.02
+    return longest

@@ -13,6 +13,7 @@ from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Reply, ScriptedUpstream, candidate
 
 LARGE = prompt("x" * 3 * BRIEF)
+READ_AHEAD = prompt("x" * (BRIEF + BRIEF // 4))
 ANSWER = orjson.dumps(candidate("a", "STOP"))
 GZIP = {"content-encoding": "gzip", "content-type": "application/json"}
 
@@ -36,6 +37,7 @@ async def test_a_large_body_waits_for_room_and_a_small_one_does_not(
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert (await response.json())["error"]["status"] == "UNAVAILABLE"
     assert await status(client, proxy, prompt("small")) == 200
+    assert await status(client, proxy, READ_AHEAD) == 503
     go.set()
     assert await first == 200
     assert await status(client, proxy, LARGE) == 200

@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 from gemini_proxy.traces.store import TraceStore
 
@@ -85,3 +87,37 @@ async def test_a_value_that_cannot_be_read_is_asked_for_again(store: TraceStore)
         await kept.now("a")
     down = False
     assert (await kept.now("a")).startswith("a at")
+
+
+class Failing:
+    """A database that takes a while to say that it cannot be used."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    async def glance(self, query: str) -> int:
+        self.looks += 1
+        await asyncio.sleep(0)
+        raise StoreError(f"look {self.looks}")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is not asked for")
+
+
+async def test_a_failure_is_shared_by_all_who_wait(store: TraceStore) -> None:
+    """With a database that hangs, each look takes seconds: nobody waits for one after the other."""
+    failing = Failing()
+    revisions = Revisions(failing)
+    answers = await asyncio.gather(*(revisions.now() for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(answer, StoreError) for answer in answers)
+    assert failing.looks == 2
+    with pytest.raises(StoreError, match="look 3"):
+        await revisions.now()
+
+
+async def test_who_leaves_while_they_look_takes_nobody_along(store: TraceStore) -> None:
+    """Another one looks in their place."""
+    revisions = Revisions(store.database)
+    looking, waiting = (asyncio.create_task(revisions.now()) for _ in range(2))
+    looking.cancel()
+    assert await waiting == await revisions.now()

@@ -1,3 +1,4 @@
+import asyncio
 import time
 
 import pytest
@@ -41,3 +42,23 @@ async def test_other_failures_are_not_taken_for_it(store: TraceStore) -> None:
     with pytest.raises(StoreError):
         await store.database.read(work)
     assert await store.newest_seq() == 0
+
+
+async def test_who_leaves_within_a_limit_has_left(postgres_url: str) -> None:
+    """A cancellation stays one, and the connection is good for the next."""
+    store = await TraceStore.open(postgres_url)
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(connection: Connection) -> None:
+        with limited(connection, 60.0):
+            loop.call_soon_threadsafe(begun.set)
+            connection.execute(text("SELECT pg_sleep(60)"))
+
+    reading = asyncio.create_task(store.database.read(work))
+    await begun.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await store.newest_seq() == 0
+    await store.close()

@@ -32,6 +32,7 @@ class WrongHost(ProxyError):
     """The request was meant for another server, or for a name that leads here and is not ours."""
 
     status: ClassVar[int] = 421
+    code: ClassVar[str] = "FAILED_PRECONDITION"
 
 
 class CrossSite(ProxyError):

@@ -29,7 +29,7 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     encoding = _encoding(request)
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
-    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= limit:
+    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= min(limit, BRIEF):
         # All of it is here already, as it is for most requests: nothing to wait for.
         return request.content.read_nowait(-1)
     try:

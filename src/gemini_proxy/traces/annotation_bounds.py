@@ -12,7 +12,7 @@ MAX_ANNOTATIONS: Final = 100_000
 """Annotations of one trace: what the rules of one exchange may find many times over."""
 MAX_ANNOTATED: Final = 104_857_600
 """Characters of them, and bytes of what else is said of them: as much as one push brings."""
-_COUNTED: Final = (annotations.c.content, annotations.c.address, annotations.c.guardrail, annotations.c.extra)
+_COUNTED: Final = tuple(annotations.c[name] for name in ("content", "address", "source", "guardrail", "extra"))
 
 
 def require_room(connection: Connection, trace: int, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -32,5 +32,5 @@ def require_room(connection: Connection, trace: int, rows: Sequence[tuple[Any, .
 
 
 def _size(row: tuple[Any, ...]) -> int:
-    _, content, address, _, _, guardrail, extra, _ = row
-    return len(content) + len(address) + len(guardrail) + len(extra)
+    _, content, address, source, _, guardrail, extra, _ = row
+    return len(content) + len(address) + len(source) + len(guardrail) + len(extra)

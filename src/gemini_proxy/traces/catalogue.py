@@ -172,7 +172,8 @@ def _owned(connection: Connection, owner: str, trace_id: str) -> int | None:
 
 def _locked(connection: Connection, owner: str, trace_id: str) -> int | None:
     """The number of a user's trace, which nobody else annotates until this transaction ends."""
-    return connection.scalar(_number(owner, trace_id).with_for_update(of=traces))
+    # Rows elsewhere may still refer to it: the digest's, which else would wait for this, and this for the digest.
+    return connection.scalar(_number(owner, trace_id).with_for_update(of=traces, key_share=True))
 
 
 def _number(owner: str, trace_id: str) -> Select[int]:

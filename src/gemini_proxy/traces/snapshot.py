@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.errors import StoreError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -16,47 +17,46 @@ class Revisions:
     """Answers whether anything has changed: see ``revision``.
 
     Each answer comes of a look at the database that began after the question was asked, so that what another process
-    had committed by then counts. Questions that come while a look is under way share the next one; those that come in
-    the turn of the event loop in which one began and ended share it, for whoever asks had sent their request before.
+    had committed by then counts. Questions that come while a look is under way share the next one, and its failure.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._looking: asyncio.Event | None = None
         self._seen = 0
-        self._turn = 0
-        self._seen_in = -1
+        self._failed: StoreError | None = None
         self._begun = 0
         self._done = 0
 
     async def now(self) -> int:
         """The revision as it is now. Raises StoreError."""
-        if self._seen_in == self._turn:
-            return self._seen
         asked = self._begun
         while self._done <= asked:
             if self._looking is None:
                 await self._look()
             else:
                 await self._looking.wait()
+        if self._failed is not None:
+            raise StoreError(*self._failed.args)
         return self._seen
 
     async def _look(self) -> None:
         """All who wait are woken at once, one after the other would cost each of them a turn of the loop."""
         self._looking = over = asyncio.Event()
         self._begun = number = self._begun + 1
-        turn = self._turn
-        asyncio.get_running_loop().call_soon(self._next_turn)
         try:
-            self._seen = await self._database.glance(revision.CURRENT)
-            self._seen_in = turn
+            self._failed = await self._failure()
             self._done = number
         finally:
             self._looking = None
             over.set()
 
-    def _next_turn(self) -> None:
-        self._turn += 1
+    async def _failure(self) -> StoreError | None:
+        try:
+            self._seen = await self._database.glance(revision.CURRENT)
+        except StoreError as error:
+            return error
+        return None
 
 
 class Snapshots(Generic[K, T]):

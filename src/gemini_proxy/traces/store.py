@@ -205,7 +205,8 @@ def _probe(connection: Connection, now: float) -> None:
 
 
 def _change(connection: Connection, owner: str, trace_id: str, change: Callable[[Trace], Trace], now: float) -> bool:
-    query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner).with_for_update(of=traces)
+    query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner)
+    query = query.with_for_update(of=traces, key_share=True)
     found = read_traces(connection, query)
     if not found:
         return False

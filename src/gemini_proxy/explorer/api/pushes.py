@@ -18,6 +18,8 @@ MAX_TRACE_METADATA_BYTES: Final = 1_048_576
 """What may be said of one trace, as JSON: listings show it."""
 MAX_RULE_NAME: Final = 256
 """Characters of the name of an annotation's rule: traces are looked up by it."""
+MAX_SOURCE: Final = 256
+"""Characters of what an annotation is from: annotations are counted, listed and replaced by it."""
 USER_SOURCE: Final = "user"
 """The source of annotations that name none."""
 RECORD: Final = "gemini_proxy"
@@ -66,7 +68,7 @@ def read_annotation(given: Mapping[str, Any]) -> Annotation:
     content = member(given, "content", str, "an annotation's content must be a string")
     address = member(given, "address", str, "an annotation's address must be a string")
     extra = mapping(given, "extra_metadata", "an annotation's extra_metadata must be a dictionary")
-    source = member(extra, "source", str, "an annotation's source must be a string", USER_SOURCE)
+    source = plain_text(extra, "source", "an annotation's source must be a string", MAX_SOURCE, USER_SOURCE)
     guardrail = mapping(extra, "guardrail", "an annotation's guardrail must be a dictionary")
     plain_text(guardrail, "name", "the name of an annotation's guardrail must be a string", MAX_RULE_NAME, "")
     rest = {key: value for key, value in extra.items() if key not in ("source", "guardrail")}

@@ -11,8 +11,8 @@ from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.appends import merge, read_messages
 from gemini_proxy.explorer.api.contract import Call, document_response
 from gemini_proxy.explorer.api.datasets import dataset_by_id, dataset_by_name
-from gemini_proxy.explorer.api.fields import member
-from gemini_proxy.explorer.api.pushes import read_annotation, read_annotations
+from gemini_proxy.explorer.api.fields import plain_text
+from gemini_proxy.explorer.api.pushes import MAX_SOURCE, read_annotation, read_annotations
 from gemini_proxy.explorer.api.shapes import annotations_json, outline_json, trace_json
 from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.datasets import Dataset
@@ -120,7 +120,7 @@ async def update_annotations(call: Call) -> object:
     """
     trace_id = call.id("trace_id", NO_TRACE)
     given = await call.json()
-    source = member(given, "source", str, "Source must be a string")
+    source = plain_text(given, "source", "Source must be a string", MAX_SOURCE)
     added = [replace(one, source=source) for one in read_annotations(given.get("annotations"))]
     deleted = await call.app[CATALOGUE].replace_annotations(call.user, trace_id, source, added)
     if deleted is None:

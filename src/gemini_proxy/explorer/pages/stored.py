@@ -9,6 +9,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from gemini_proxy.explorer.pages.values import decoded, message_index
@@ -23,19 +24,20 @@ _MOST: Final = 1_000_000
 _DEEPEST: Final = 100
 """Levels of large structures within each other that are entered."""
 _TEXT_AT_ONCE: Final = 1_000_000
+_WALKED: Final = 100_000
+"""Items, or members, among which the next step of an address is looked for."""
 
 _CUT_OFF: Final = "the messages of a trace are cut off"
 
 _QUOTE, _OPEN, _CLOSE = b'"'[0], b"[{", b"]}"
 # Each match is of bounded length, and possessive: it never goes back.
 _RUN = re.compile(rb'[^"\[\]{}]{0,8192}+(?:"[^"\\]{0,512}+"[^"\[\]{}]{0,512}+){0,32}+')
-_TEXT = re.compile(rb'(?:[^"\\]{1,1024}+|\\.){0,256}+', re.DOTALL)
+# It ends at no place within an escape.
+_TEXT = re.compile(rb'(?:[^"\\]{1,1024}+|\\(?:u[0-9a-fA-F]{4}|.)?+){0,256}+', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]}\s]*+")
 _BETWEEN = re.compile(rb"[\s,:]*+")
-# Where a text may be cut: before a character of several bytes, or behind what cannot be a part of an escape any more.
-_CUT = re.compile(
-    rb'(?=[\xc2-\xf4])|[^\\\x80-\xff]{7}|(?<=[^\\])\\(?:[bfnrt"/]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})', re.DOTALL
-)
+# Two escapes that are one character.
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class _Reader:
         if end >= 0:
             self._at = end
             self._left -= end - start
-            return load(document[start:end])
+            return _decoded(document[start:end])
         if document[start] == _QUOTE:
             self._at = _text_end(document, start + 1, len(document))
             return _long_text(document, start + 1, self._at - 1)
@@ -125,9 +127,11 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
         first = document[at]
         if first == _OPEN[0]:
             index, _, path = path.partition(".")
-            found = next((start for start, place in _items(document, at) if f"{place}" == index), None)
+            items = islice(_items(document, at), _WALKED)
+            found = next((start for start, place in items if f"{place}" == index), None)
         elif first == _OPEN[1]:
-            fitting = {name: start for name, start in _members(document, at) if f"{path}.".startswith(f"{name}.")}
+            members = islice(_members(document, at), _WALKED)
+            fitting = {name: start for name, start in members if f"{path}.".startswith(f"{name}.")}
             name = max(fitting, key=len, default="")
             found, path = fitting.get(name), path[len(name) + 1 :]
         else:
@@ -166,7 +170,7 @@ def _members(document: bytes, at: int) -> Iterator[tuple[str, int]]:
 def _name(document: bytes, at: int) -> tuple[str, int]:
     """The name at ``at``, and where its value begins."""
     end = _text_end(document, at + 1, len(document))
-    return load(document[at:end]), _behind(_BETWEEN, document, end)
+    return _decoded(document[at:end]), _behind(_BETWEEN, document, end)
 
 
 def _value_end(document: bytes, at: int, limit: int) -> int:
@@ -218,8 +222,24 @@ def _long_text(document: bytes, start: int, end: int) -> str:
     """The text between two quotes, decoded in pieces."""
     pieces: list[str] = []
     while start < end:
-        cut = _CUT.search(document, start + _TEXT_AT_ONCE, end)
-        stop = cut.end() if cut is not None else end
-        pieces.append(load(b'"%b"' % document[start:stop]))
+        stop = _cut(document, start, end)
+        pieces.append(_decoded(b'"%b"' % document[start:stop]))
         start = stop
     return "".join(pieces)
+
+
+def _cut(document: bytes, start: int, end: int) -> int:
+    """Where a piece of the text ends: within no escape and no character."""
+    stop = start
+    while stop < end and stop - start < _TEXT_AT_ONCE:
+        stop = _behind(_TEXT, document, stop)
+    while stop < end and 0x80 <= document[stop] < 0xC0:
+        stop += 1
+    return stop + 6 if _PAIR.match(document, max(start, stop - 6)) else stop
+
+
+def _decoded(piece: bytes) -> Any:
+    try:
+        return load(piece)
+    except ValueError:
+        raise StoreError("the messages of a trace are damaged") from None

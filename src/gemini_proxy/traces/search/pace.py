@@ -48,8 +48,7 @@ class Pace:
         self._looks += 1
         self._last = now
         if self.carefully:
-            # What is left of a dataset may be less than what was to be looked at.
-            self._places_a_second = min(places, self.size) / took
+            self._places_a_second = places / took
         if self._rushes and self._looks == 1:
             self.size, self.carefully, self.patience = sys.maxsize, False, HASTE
         else:

@@ -1,5 +1,6 @@
 """An end to statements that read for too long, so that what they were for can be done in another way."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ class OutOfTime(Exception):
 
 @contextmanager
 def limited(connection: Connection, seconds: float) -> Iterator[None]:
-    """Read for so long at most, then raise OutOfTime. Nothing may be written meanwhile: PostgreSQL takes it back."""
+    """Read for so long at most, then raise OutOfTime; for PostgreSQL that is the time of each statement.
+
+    Nothing may be written meanwhile: PostgreSQL takes it back.
+    """
     begun = time.monotonic()
     within = _sqlite if connection.dialect.name == "sqlite" else _postgresql
     try:
@@ -52,10 +56,13 @@ def _sqlite(connection: Connection, seconds: float) -> Iterator[None]:
 def _postgresql(connection: Connection, seconds: float) -> Iterator[None]:
     connection.exec_driver_sql("SAVEPOINT limited")
     try:
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(max(_LEAST, seconds) * 1000)}")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {math.ceil(max(_LEAST, seconds) * 1000)}")
         yield
-    finally:
+    except DBAPIError:
         _take_back(connection)
+        raise
+    # Whatever else ends it, a cancellation for one, ends the transaction.
+    _take_back(connection)
 
 
 def _take_back(connection: Connection) -> None:
