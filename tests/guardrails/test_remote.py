@@ -240,6 +240,13 @@ async def test_a_key_that_the_service_repeats_goes_nowhere(service: ScriptedUpst
     assert violation.message == "no ***" and violation.kwargs == {"***": "<***>"}
 
 
+def test_a_key_of_a_few_characters_takes_no_place_away() -> None:
+    """It stands in every address by chance."""
+    body = orjson.dumps({"result": [{"errors": [error("found", ranges=["messages.0.content:0-3"])]}]})
+    verdict = read_verdict(ServiceAnswer(200, body, "0"), [FIRST], 1.0)
+    assert verdict.violations[0].ranges == ("messages.0.content:0-3",)
+
+
 async def test_a_flood_of_violations_is_read_in_part(service: ScriptedUpstream) -> None:
     """It refuses all the same, and takes no longer than our own engine's would."""
     one = error("one", ranges=["messages.0"] * (MAX_RANGES + 5))

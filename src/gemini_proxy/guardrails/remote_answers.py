@@ -14,6 +14,8 @@ from gemini_proxy.policy.ranges import MAX_RANGES
 
 _TEXT: Final = 300
 """Characters of a service's own words that are passed on: enough for a reason, too few for a page."""
+_SHORTEST_KEY: Final = 8
+"""Characters of a key that is looked for: less stands in texts and addresses by chance, and is no secret."""
 _DEEPEST: Final = 64
 """Levels of what stands in an error's args and kwargs."""
 _Kind = TypeVar("_Kind")
@@ -29,7 +31,7 @@ class ServiceAnswer:
 
     def words(self, text: str) -> str:
         """The service's own words as they may be passed on: short, and without the key."""
-        bare = text.replace(self.key, "***")
+        bare = _without(self.key, text)
         return bare if len(bare) <= _TEXT else f"{bare[:_TEXT]}…"
 
 
@@ -116,14 +118,18 @@ def _violation(given: object, guardrail: Guardrail, key: str) -> Violation:
 def _bare(value: Any, key: str, levels: int = _DEEPEST) -> Any:
     """``value`` without the key wherever the service repeats it: clients see it, and traces keep it."""
     if isinstance(value, str):
-        return value.replace(key, "***")
+        return _without(key, value)
     if levels == 0:
         raise _unreadable("it is nested too deep")
     if isinstance(value, list):
         return [_bare(one, key, levels - 1) for one in value]
     if isinstance(value, dict):
-        return {name.replace(key, "***"): _bare(one, key, levels - 1) for name, one in value.items()}
+        return {_without(key, name): _bare(one, key, levels - 1) for name, one in value.items()}
     return value
+
+
+def _without(key: str, text: str) -> str:
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
 
 
 def _json(body: bytes) -> object:

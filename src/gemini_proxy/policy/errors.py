@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Fault = Literal["form", "unknown", "excess"]
-"""What is wrong with a policy: it names what there is not, it is more than there may be, or anything else."""
+"""What is wrong with a policy: it asks something for what it has not, is more than there may be, or anything else."""
 
 
 class PolicyError(Exception):

@@ -20,7 +20,7 @@ T = TypeVar("T")
 # Connections that stand idle are made anew, lest a firewall between has forgotten them.
 _RECYCLE_SECONDS: Final = 300
 
-# Connections for reading, of which one user has so many at once: what others ask for does not wait for them.
+# Connections for reading, of which one user has so many at once: what others ask for does not wait for a single one.
 _READERS: Final = 5
 _READERS_OF_ONE: Final = 2
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS: Final = 1_000
 # More readers would only take the processor from each other.
 READERS: Final = 4
-# Of which one user has so many at once: what others ask for does not wait for them.
+# Of which one user has so many at once: what others ask for does not wait for a single one.
 READERS_OF_ONE: Final = 2
 
 _WRITER_PRAGMAS: Final = (

@@ -72,7 +72,7 @@ class Digest:
         self._pruned = 0.0
 
     async def run(self) -> None:
-        """Follow the traces until cancelled, at work for a twentieth of the time at most."""
+        """Follow the traces until cancelled, at work for a twentieth of the time: more where a step takes long."""
         rested, used = time.monotonic(), time.process_time()
         while True:
             self._wake.clear()
