@@ -190,7 +190,7 @@ class Feed:
         try:
             if self._watchers:
                 await self._tell()
-            else:
+            elif joining:
                 self._seq = await self._source.newest_seq()
         except StoreError as error:
             self._report(error)
