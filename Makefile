@@ -3,6 +3,7 @@
 #   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
 #   make demo                      the proxy before a built-in sample model, no key needed
 #   make check test bench          what a change has to pass, and the figures of the README
+#   make fields                    every string field of requests and responses, and whether rules read it
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test coverage check bench bench-policies bench-lag bench-million oracle clean
+.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-million oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -33,6 +34,9 @@ demo: $(VENV)/.installed
 # Files side by side, each as a whole: what its tests share is made once. More than four wait for each other's disk.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+fields: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fields
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage run -m pytest $(ARGS)

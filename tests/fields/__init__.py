@@ -1,0 +1,1 @@
+"""What the proxy does with every string field of requests and responses: ``python -m tests.fields``."""

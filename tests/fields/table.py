@@ -1,0 +1,162 @@
+"""What the proxy does with every string field: read by running it, field by field."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+import orjson
+
+from gemini_proxy.errors import BadRequest, DecodeError
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.merger import Merger
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.request import read_request
+from gemini_proxy.guardrails.answer import candidate_messages
+from gemini_proxy.policy import Conversation, compile_policy
+from tests.fields.canaries import CANARY, Planted, planted
+from tests.fields.google_lists import Place, request_places, response_places
+
+Class = Literal["seen", "attribute", "declared", "refused", "control", "enum", "time", "silent"]
+"""``seen``: text of an event. ``attribute``: readable under a name, such as a call's. ``declared``: named as not
+checked. ``refused``: the body is. ``control``: on the list of fields that say nothing. ``enum`` and ``time``: by their
+type no text. ``silent``: none of these."""
+
+CONTROL = {
+    "*.role": "who speaks, the user or the model",
+    "*model": "a model's name",
+    "*.modelName": "a model's name",
+    "*.thoughtSignature": "a signature that only Google reads",
+    "*.functionResponse.id": "links an output to its call",
+    "*.inlineData.mimeType": "says how data is read, and is named with what cannot be",
+    "*.imageConfig.*imeType": "a format",
+    "*.responseMimeType": "a format",
+    "*.responseModalities": "an enum in all but its type",
+    "*.imageConfig.aspectRatio": "a ratio",
+    "*.imageConfig.imageSize": "a size",
+    "*.imageConfig.personGeneration": "an enum in all but its type",
+    "*.videoMetadata.*Offset": "a time within the video",
+    "*.retrievalConfig.languageCode": "a language",
+    "response.modelVersion": "a model's name",
+    "response.responseId": "an id",
+}
+"""Fields that carry no text, and why: patterns of paths that begin with ``response.`` or ``request.``. Kept short."""
+
+OPEN = (
+    "request.*.allowedFunctionNames",
+    "response.candidates.citationMetadata.*",
+    "response.candidates.continuationToken",
+    "response.candidates.finishMessage",
+    "response.candidates.groundingAttributions.*",
+    "response.candidates.groundingMetadata.*",
+    "response.candidates.logprobsResult.*",
+    "response.candidates.urlContextMetadata.*",
+    "response.modelStatus.message",
+    "response.promptFeedback.blockReasonMessage",
+)
+"""Patterns of fields that are silent and must not be: what is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: ``direction`` is ``response`` or the method of a request."""
+
+    direction: str
+    path: str
+    found: Class
+
+
+_Read = Callable[[Mapping[str, Any]], tuple[Sequence[Message], Sequence[Unseen]]]
+
+_FINDS = compile_policy(
+    "\n".join(
+        f'raise "x" if:\n    (e: {event})\n    "{CANARY}" in e'
+        for event in ("Message", "ToolCall", "ToolOutput", "Tool")
+    )
+)
+
+
+def rows(spell: Callable[[str], str] = str) -> list[Row]:
+    """The table; ``spell`` writes the fields' names another way."""
+    lists: list[tuple[str, _Read, list[Place]]] = [("response", _read_response, response_places())]
+    lists += [(method, _request_reader(method), places) for method, places in request_places().items()]
+    return [
+        _controlled(Row(direction, planting.path, _classified(planting, place, read)))
+        for direction, read, places in lists
+        for place in places
+        for planting in planted(place, spell)
+    ]
+
+
+def counts(table: Sequence[Row]) -> str:
+    """How many rows of each class there are, a line for each direction."""
+    lines = []
+    for direction in dict.fromkeys(row.direction for row in table):
+        found = Counter(row.found for row in table if row.direction == direction)
+        named = ", ".join(f"{found[name]} {name}" for name in get_args(Class) if found[name])
+        lines.append(f"{direction}: {found.total()} fields: {named}")
+    return "\n".join(lines)
+
+
+def matching(row: Row, patterns: Iterable[str]) -> list[str]:
+    """The patterns of ``CONTROL`` or ``OPEN`` that name a row's field."""
+    side = "response" if row.direction == "response" else "request"
+    return [pattern for pattern in patterns if fnmatchcase(f"{side}.{row.path}", pattern)]
+
+
+def _controlled(row: Row) -> Row:
+    return replace(row, found="control") if row.found == "silent" and matching(row, CONTROL) else row
+
+
+def _classified(planting: Planted, place: Place, read: _Read) -> Class:
+    try:
+        messages, unseen = read(planting.body)
+    except (BadRequest, DecodeError):
+        return "refused"
+    if _FINDS.check(Conversation.of(messages)):
+        return "seen"
+    if unseen and (place.kind == "bytes" or len(unseen) > len(_unseen_without(planting, read))):
+        return "declared"
+    if planting.value in orjson.dumps(messages).decode():
+        return "attribute"
+    if place.kind in ("enum", "time"):
+        return place.kind
+    return "silent"
+
+
+def _unseen_without(planting: Planted, read: _Read) -> Sequence[Unseen]:
+    """What is named as not checked where the field is missing and everything around it is there."""
+    return read(_without(planting.body, planting.value))[1]
+
+
+def _without(value: Any, leaf: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(inner, leaf) for name, inner in value.items() if inner != leaf and name != leaf}
+    if isinstance(value, list):
+        return [_without(inner, leaf) for inner in value if inner != leaf]
+    return value
+
+
+def _read_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unseen]]:
+    merger = Merger()
+    merger.add(body)
+    found = candidate_messages(_ASKED, merger)
+    return (
+        [message for candidate in found for message in candidate.messages],
+        [unseen for candidate in found for unseen in candidate.unseen],
+    )
+
+
+def _request_reader(method: str) -> _Read:
+    call = read_call("POST", f"/v1beta/models/m:{method}")
+
+    def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unseen]]:
+        request = read_request(call, orjson.dumps(body))
+        return request.messages, request.unseen
+
+    return read
+
+
+_ASKED = read_request(read_call("POST", "/v1beta/models/m:generateContent"), b"{}")

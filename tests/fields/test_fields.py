@@ -1,0 +1,48 @@
+"""No string field of Gemini's own lists goes unread, unnamed and unlisted."""
+
+import pytest
+
+from tests.fields.table import CONTROL, OPEN, Row, matching, rows
+
+
+@pytest.fixture(scope="module")
+def table() -> list[Row]:
+    return rows()
+
+
+def test_no_field_is_silent(table: list[Row]) -> None:
+    """A rule reads it, the trace names it as not checked, the body is refused, or it is a control field."""
+    silent = [f"{row.direction}: {row.path}" for row in table if row.found == "silent" and not matching(row, OPEN)]
+    assert not silent
+
+
+def test_the_lists_name_nothing_in_vain(table: list[Row]) -> None:
+    """A field that is read by now, or that Google has no more, is not on the list of control fields or of open ones."""
+    control = {name for row in table if row.found == "control" for name in matching(row, CONTROL)}
+    still_open = {name for row in table if row.found == "silent" for name in matching(row, OPEN)}
+    assert (set(CONTROL) - control, set(OPEN) - still_open) == (set(), set())
+
+
+def test_both_spellings_are_read_alike(table: list[Row]) -> None:
+    """snake_case fields are of the same classes."""
+    assert rows(_snake_case) == table
+
+
+def test_the_lists_are_whole(table: list[Row]) -> None:
+    """Both of Google's lists were walked: fields that only one of them has are there, maps and open JSON too."""
+    paths = {(row.direction, row.path) for row in table}
+    assert {
+        ("response", "candidates.groundingAttributions.content.parts.text"),
+        ("response", "candidates.groundingMetadata.groundingChunks.image.title"),
+        ("response", "candidates.content.parts.functionCall.args.{key}"),
+        ("generateContent", "labels.{key}"),
+        ("generateContent", "generationConfig.responseJsonSchema.*.*"),
+        ("generateContent", "outputConfig.outputUriPrefix"),
+        ("countTokens", "generateContentRequest.contents.parts.text"),
+        ("batchEmbedContents", "requests.title"),
+    } <= paths
+    assert len(paths) > 1000
+
+
+def _snake_case(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
