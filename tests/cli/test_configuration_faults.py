@@ -372,3 +372,18 @@ def test_usage(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
+
+
+def test_check_config_warns_of_refusals_that_would_refuse_the_chat(tmp_path: Path) -> None:
+    """The prefix is a part of the refusal; a logging rule refuses nothing."""
+    (tmp_path / "wall.gr").write_text('raise "x" if:\n    (m: Message)\n    "Wall" in m.content\n')
+    policies = ["wall.gr"]
+    warning = "wall.gr:1:1: its refusal would refuse the rest of the chat\n"
+    for guardrails, prefix, expected in (
+        ({"policies": policies}, "[Wall]", warning),
+        ({"policies": policies}, "[Invariant]", ""),
+        ({"log_policies": policies}, "[Wall]", ""),
+    ):
+        config = configured(tmp_path, {"guardrails": guardrails, "refusals": {"prefix": prefix}})
+        result = invoke(config, "check-config")
+        assert (result.exit_code, result.stderr) == (0, expected)

@@ -45,14 +45,40 @@ def test_warnings_are_faults_only_when_strict(folder: Path) -> None:
     assert run("check", "--strict", "leak.gr").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("lines", "warned"),
+    [
+        (['m.role == "assistant"', '"Dublin" in m.content'], True),
+        (['not ("source:" in m.content)'], True),
+        (['m.role == "user"', '"Dublin" in m.content'], False),
+        (['"Cork" in m.content'], False),
+        (['"Dublin" in m.content', "input.city in m.content"], False),
+    ],
+)
+def test_a_message_that_sets_its_rule_off_is_a_warning(folder: Path, lines: list[str], warned: bool) -> None:
+    """A chat sends the refusal back as the model's turn; where that cannot be decided nothing is said."""
+    (folder / "d.gr").write_text(
+        "\n".join(['raise "no Dublin" if:', "    (m: Message)", *(f"    {line}" for line in lines)])
+    )
+    result = run("check", "--strict", "d.gr")
+    assert ("d.gr:1:1: warning: its refusal would refuse the rest of the chat" in result.output) == warned
+    assert result.exit_code == warned
+
+
+def test_a_message_that_depends_on_what_was_found_is_not_warned_of(folder: Path) -> None:
+    """What a refusal will say is not known then."""
+    (folder / "d.gr").write_text('raise f"no {m.role}" if:\n    (m: Message)\n')
+    assert "warning" not in run("check", "d.gr").output
+
+
 def test_what_reads_differently_elsewhere_is_noted_and_no_fault(folder: Path) -> None:
     """With place and caret; not even ``--strict`` counts it, only ``--portable`` does."""
-    (folder / "n.gr").write_text('raise "x" if:\n    (m: Message)\n    not m.role == "user"\n')
+    (folder / "n.gr").write_text('raise "x" if:\n    (m: Message)\n    not m.role == "assistant"\n')
     result = run("check", "--strict", "n.gr")
     assert result.exit_code == 0
     note, source, caret, summary = result.output.splitlines()
     assert note.startswith("n.gr:3:5: note: reads differently in Invariant's engine: ")
-    assert (source, caret, summary) == ('        not m.role == "user"', "        ^", "n.gr: loads: 1 rule")
+    assert (source, caret, summary) == ('        not m.role == "assistant"', "        ^", "n.gr: loads: 1 rule")
     portable = run("check", "--portable", "n.gr")
     assert (portable.exit_code, portable.output) == (1, result.output)
 

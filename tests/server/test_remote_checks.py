@@ -147,17 +147,16 @@ async def test_window_is_hold(
         assert await response.read() == b"".join(events)
 
 
-async def test_our_own_refusals_do_not_refuse_again(
+async def test_refusals_in_a_history_are_shown_to_the_service(
     start: StartProxy, upstream: ScriptedUpstream, service: GuardrailsService, client: aiohttp.ClientSession
 ) -> None:
-    """A refusal that the client sends back as the model's words is not shown to the service."""
+    """What a client sends back as the model's words is the client's text, whoever said it first."""
     proxy = await start()
-    upstream.reply(unary(candidate("Cork", "STOP")))
     said = "[Invariant] The response did not pass the guardrails: no Dublin"
     history = {"contents": [{"role": "model", "parts": [{"text": said}]}, *prompt("So?")["contents"]]}
     async with client.post(proxy.method(), json=history) as response:
-        assert response.status == 200
-    assert service.checks[0].json["messages"][0]["content"] == ""
+        assert response.status == 400
+    assert service.checks[0].json["messages"][0]["content"] == said
 
 
 async def test_header_rules_are_asked_with_the_others(

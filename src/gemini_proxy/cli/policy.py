@@ -26,8 +26,10 @@ from gemini_proxy.cli.policy_files import (
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.stores import with_store
 from gemini_proxy.cli.visible import terminal
+from gemini_proxy.guardrails.rules import echo_warnings
 from gemini_proxy.policy import Policy, PolicyError
 from gemini_proxy.policy.portability import portability
+from gemini_proxy.sections import Refusals
 from gemini_proxy.traces.backtest import Backtest, Report
 from gemini_proxy.traces.recorded import count, recorded
 from gemini_proxy.traces.store import TraceStore
@@ -58,20 +60,21 @@ def check(files: tuple[Path, ...], strict: bool, portable: bool) -> None:
             click.echo(described_error(error))
             faults += 1
             continue
-        for warning in loaded.warnings:
+        warnings = [*loaded.warnings, *echo_warnings(loaded, Refusals().prefix)]
+        for warning in warnings:
             click.echo(described_warning(loaded, warning))
         notes = portability(loaded.text, loaded.source)
         for note in notes:
             click.echo(described_note(loaded, note))
-        faults += bool((strict and loaded.warnings) or (portable and notes))
-        click.echo(_summary(file, loaded))
+        faults += bool((strict and warnings) or (portable and notes))
+        click.echo(_summary(file, loaded, len(warnings)))
     sys.exit(1 if faults else 0)
 
 
-def _summary(file: Path, loaded: Policy) -> str:
+def _summary(file: Path, loaded: Policy, warnings: int) -> str:
     facts = [counted(len(loaded.rules), "rule")]
-    if loaded.warnings:
-        facts.append(counted(len(loaded.warnings), "warning"))
+    if warnings:
+        facts.append(counted(warnings, "warning"))
     if loaded.parameters:
         facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
     # With stream_check = "window" one such rule makes every answer wait for its end.

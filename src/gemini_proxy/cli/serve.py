@@ -11,7 +11,7 @@ import click
 
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import RuleSet, echo_warnings
 from gemini_proxy.sections import ListenAddress, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
@@ -85,7 +85,8 @@ def check_config(settings: Settings) -> None:
     except StoreError as error:
         _fail_for_database(config, error)
     for rule in (*rules.blocking, *rules.logging):
-        for warning in rule.policy.warnings:
+        echoes = echo_warnings(rule.policy, config.refusals.prefix, config.guardrails.parameters)
+        for warning in (*rule.policy.warnings, *(echoes if rule.action == "block" else ())):
             click.echo(f"{rule.name}:{warning}", err=True)
     click.echo(
         f"configuration ok: upstream {config.upstream.base_url}, "

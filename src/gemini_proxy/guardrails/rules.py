@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
-from gemini_proxy.policy import Policy, PolicyError
+from gemini_proxy.policy import Conversation, EvaluationError, Policy, PolicyError, Warning
 
 Action = Literal["block", "log"]
 
@@ -19,6 +21,9 @@ BRIEF_POLICY = 500
 """Characters of a policy that compiles in a few milliseconds whatever is in it."""
 MAX_HEADER_POLICY = 16_384
 """Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
+
+
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +109,28 @@ def _unescape(escape: re.Match[str]) -> str:
 def parameters_missing(rules: Sequence[Guardrail], given: dict[str, Any]) -> list[str]:
     """``policy: name`` for each ``input.<name>`` that a policy reads and the configuration does not give."""
     return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(given))]
+
+
+def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[Warning]:
+    """Warn of each rule whose refusal, sent back in a chat's history, would set off a rule of ``policy`` again.
+
+    ``prefix`` is ``refusals.prefix``. Messages that depend on what the rule found are not tried, nor are policies that
+    read a parameter which ``parameters`` lacks.
+    """
+    return [
+        Warning(rule.line, 1, "its refusal would refuse the rest of the chat")
+        for rule in policy.rules
+        if rule.message and any(_is_refused(policy, said, parameters) for said in _refusals(rule.message, prefix))
+    ]
+
+
+def _refusals(message: str, prefix: str) -> tuple[str, str]:
+    return Refusal("request", (message,), prefix=prefix).text, Refusal("response", (message,), prefix=prefix).text
+
+
+def _is_refused(policy: Policy, said: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether ``policy`` fires on a model's turn that is ``said``; False where a check gives no verdict."""
+    try:
+        return bool(policy.check(Conversation.of([{"role": "assistant", "content": said}]), parameters))
+    except EvaluationError:
+        return False

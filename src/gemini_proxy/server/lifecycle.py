@@ -13,7 +13,6 @@ from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.gate import FrameGate, StreamCheck
-from gemini_proxy.guardrails.own_words import OwnWords
 from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
@@ -32,7 +31,6 @@ class Lifecycle:
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
-        self._own_words = OwnWords(refusals.prefix)
         self._tasks = tasks
         self._max_answer_bytes = max_answer_bytes
 
@@ -198,7 +196,7 @@ class Lifecycle:
     def _judge(self, exchange: Exchange, phase: Phase, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
         if not exchange.rules.blocking:
             return _NOTHING_TO_CHECK
-        visible = self._own_words.left_out(for_rules(messages, self._guardrails.thoughts), exchange.rules.blocking)
+        visible = for_rules(messages, self._guardrails.thoughts)
         try:
             return self._engine.judge(self._check(exchange, visible))
         except (EngineUnavailable, Unauthenticated) as error:
