@@ -239,7 +239,7 @@ async def test_open_figures_are_for_the_names_of_this_machine(
 
 def exchange(rule: str = "", usage: Any = None) -> Exchange:
     made = Exchange(read_call("POST", "/v1beta/models/m:generateContent"), Credentials("g", None))
-    made.outcome = Outcome.COMPLETED
+    made.end(Outcome.COMPLETED)
     if rule:
         made.violations.append(Violation(("x",), {}, (), guardrail(rule, POLICY, "block")))
         made.refusal = Refusal(phase="request", messages=("x",), errors=(), guardrail=rule)

@@ -13,7 +13,8 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end.
+    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end, and
+    where an exchange ended without its final check. ``unchecked`` says why a check gave no verdict, None where all did;
     ``waiting`` names rules for which ``window`` had to become ``hold``.
     """
 
@@ -22,7 +23,7 @@ class Coverage:
     checked_messages: int
     unseen: tuple[Unseen, ...]
     verdict: str
-    unchecked: str = ""
+    unchecked: str | None = None
     milliseconds: float = 0.0
     waiting: tuple[str, ...] = ()
 
@@ -47,7 +48,7 @@ class Coverage:
             described["not_checked_in_all"] = len(self.unseen)
         if self.waiting:
             described["judged_only_at_the_end"] = list(self.waiting)
-        if self.unchecked:
+        if self.unchecked is not None:
             described["unchecked"] = self.unchecked
         return described
 

@@ -65,7 +65,7 @@ def read_verdict(answer: ServiceAnswer, guardrails: Sequence[Guardrail], millise
     )
     if failures and not violations:
         raise EngineUnavailable(f"the guardrails service could not check {answer.words(failures)}")
-    return Verdict(violations, milliseconds, answer.words(failures))
+    return Verdict(violations, milliseconds, answer.words(failures) if failures else None)
 
 
 def read_loaded(answer: ServiceAnswer) -> None:

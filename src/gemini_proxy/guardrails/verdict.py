@@ -55,11 +55,11 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one check. ``unchecked`` says why there was none, where the configuration lets that pass."""
+    """The answer to one check. ``unchecked`` says why there was none, where the configuration lets that pass, else None."""
 
     violations: tuple[Violation, ...] = ()
     milliseconds: float = 0.0
-    unchecked: str = ""
+    unchecked: str | None = None
 
 
 def _scalar(value: Any) -> bool:

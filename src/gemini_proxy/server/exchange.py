@@ -20,6 +20,8 @@ from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.traces.trace import Outcome
 
 _NO_RULES = RuleSet()
+_PASSED = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
+"""Endings of exchanges that the guardrails let go on."""
 
 
 def _new_id() -> str:
@@ -39,7 +41,8 @@ class Exchange:
     beside the upstream call; ``framing`` the content type of an answer that goes through the gate, None before there is
     one. ``windows`` judges an answer as it grows; ``waiting`` names the rules for which that cannot be. ``undecided``
     says that the end must decide over a function call: more of the answer may undo what was found, and asking again
-    with each chunk would be a check of the whole each time.
+    with each chunk would be a check of the whole each time. ``checked_messages`` is how many a check has had a verdict
+    on.
     """
 
     call: ModelCall
@@ -64,14 +67,36 @@ class Exchange:
     unseen: list[Unseen] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     refusal: Refusal | None = None
-    unchecked: str = ""
     check_ms: float = 0.0
+    checked_messages: int = 0
     upstream_status: int | None = None
     headed: float | None = None
     first_byte: float | None = None
-    outcome: Outcome | None = None
     error: str = ""
     recorded: bool = False
+    _unchecked: str | None = None
+    _ending: Outcome | None = None
+
+    def pass_unchecked(self, reason: str) -> None:
+        """A check gave no verdict and let the exchange go on, which nothing after it undoes."""
+        if self._unchecked is None:
+            self._unchecked = reason
+
+    @property
+    def unchecked(self) -> str | None:
+        """Why the first check that gave no verdict did not; None where every check did."""
+        return self._unchecked
+
+    def end(self, outcome: Outcome) -> None:
+        """The exchange has ended so."""
+        self._ending = outcome
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended. What passed unchecked is told from what passed, however the upstream or the client ended it."""
+        if self._unchecked is not None and self._ending in _PASSED:
+            return Outcome.UNCHECKED
+        return self._ending
 
     def mark_head(self) -> None:
         """The head of the upstream's answer has come."""

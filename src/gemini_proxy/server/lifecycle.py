@@ -50,7 +50,9 @@ class Lifecycle:
         return None
 
     async def _decide_request(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> None:
-        self._apply(exchange, "request", [await self._wait(exchange, "request", verdict)], exchange.unseen)
+        verdicts = [await self._wait(exchange, "request", verdict)]
+        exchange.checked_messages = exchange.message_count
+        self._apply(exchange, "request", verdicts, exchange.unseen)
 
     async def admit(self, exchange: Exchange) -> None:
         """Return when the request may have an answer. Raises Refused."""
@@ -129,8 +131,6 @@ class Lifecycle:
         status = exchange.upstream_status or 0
         if status >= 400 or exchange.merger.error is not None:
             return Outcome.UPSTREAM_ERROR
-        if exchange.unchecked:
-            return Outcome.UNCHECKED
         if exchange.gate is not None and not exchange.merger.finished():
             return Outcome.UPSTREAM_CUT
         return Outcome.COMPLETED
@@ -161,6 +161,7 @@ class Lifecycle:
         for candidate in self._read_answer(exchange, _request(exchange)):
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
+        exchange.checked_messages = exchange.message_count
         self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in found], ())
 
     async def _judge_answer(self, exchange: Exchange, *, until_now: bool = False) -> bool:
@@ -180,6 +181,7 @@ class Lifecycle:
             verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
             unseen.extend(candidate.unseen)
             offset += len(candidate.messages)
+        exchange.checked_messages = exchange.message_count
         passed = not any(verdict.violations for verdict in verdicts)
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
@@ -213,7 +215,8 @@ class Lifecycle:
         except (EngineUnavailable, Unauthenticated) as error:
             raise self._no_verdict(exchange, phase, error) from None
         exchange.check_ms += verdict.milliseconds
-        exchange.unchecked = exchange.unchecked or verdict.unchecked
+        if verdict.unchecked is not None:
+            exchange.pass_unchecked(verdict.unchecked)
         return verdict
 
     async def _patiently(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:

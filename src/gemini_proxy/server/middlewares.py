@@ -85,7 +85,7 @@ async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, h
             exchange.checking = await lifecycle.start(exchange)
             await handler(request)
             tail = await lifecycle.end(exchange)
-            exchange.outcome = lifecycle.outcome(exchange)
+            exchange.end(lifecycle.outcome(exchange))
             return tail, True
         except DecodeError:
             raise
@@ -105,7 +105,7 @@ def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> b
     """
     refusal = exchange.refusal
     assert refusal is not None
-    exchange.outcome = Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE
+    exchange.end(Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE)
     if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not answer.begun:
         answer.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
         return b""
@@ -128,7 +128,7 @@ async def _cut(
     await lifecycle.admit(exchange)
     exchange.error = error.message
     begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
-    exchange.outcome = Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR
+    exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
     if answer.begun:
         return await lifecycle.remains(exchange), False
     lifecycle.remember(exchange)
@@ -147,6 +147,6 @@ def _give_up(request: web.Request, exchange: Exchange, outcome: Outcome) -> None
     """Record an exchange that nobody waits for any more, unless its trace was written before."""
     if exchange.recorded:
         return
-    exchange.outcome = outcome
+    exchange.end(outcome)
     request.app[LIFECYCLE].remember(exchange)
     request.app[SCRIBE].record_later(exchange)

@@ -17,6 +17,9 @@ from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
 
 log = logging.getLogger(__name__)
 
+_UNDECIDED = (None, Outcome.CLIENT_GONE, Outcome.FAILED)
+"""While the exchange goes on, and where it ended before its final check."""
+
 
 class Scribe:
     """Counts every exchange and writes its trace.
@@ -64,7 +67,7 @@ class Scribe:
         return Coverage(
             mode=_mode(exchange, guardrails),
             rules=tuple(rule.name for rule in exchange.rules.blocking),
-            checked_messages=exchange.message_count if exchange.rules.blocking and not exchange.unchecked else 0,
+            checked_messages=exchange.checked_messages if exchange.rules.blocking and exchange.unchecked is None else 0,
             unseen=tuple(exchange.unseen),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
             unchecked=exchange.unchecked,
@@ -146,9 +149,9 @@ def _verdict(exchange: Exchange, *, off: bool) -> str:
         return "refused"
     if off or not exchange.rules.blocking:
         return "off"
-    if exchange.unchecked:
+    if exchange.unchecked is not None:
         return "unchecked"
-    return "pending" if exchange.outcome is None else "passed"
+    return "pending" if exchange.outcome in _UNDECIDED else "passed"
 
 
 def _latencies(exchange: Exchange) -> dict[str, float]:

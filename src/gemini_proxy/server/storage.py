@@ -105,7 +105,7 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
             one = replace(guardrail(rule["name"], rule["content"], "log"), id=rule["id"])
             judged = engine.judge(Check((one,), messages, rule.get("parameters", {})))
             verdict = judged if isinstance(judged, Verdict) else await judged
-            if verdict.unchecked and not verdict.violations:
+            if verdict.unchecked is not None and not verdict.violations:
                 # No client waits for this: rather once more than not at all.
                 raise EngineUnavailable(verdict.unchecked)
             found.extend(annotations_for(verdict.violations))

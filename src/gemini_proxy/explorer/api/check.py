@@ -114,7 +114,7 @@ async def _errors(call: Call, policy: str, question: Question) -> list[dict[str,
         verdict = await _verdict(call, Check((rule,), question.messages, question.parameters))
     except EngineUnavailable as error:
         raise Failed(_ANALYSIS, error.message) from None
-    if verdict.unchecked:
+    if verdict.unchecked is not None:
         raise Failed(_ANALYSIS, verdict.unchecked)
     return [
         {"args": list(one.args), "kwargs": dict(one.kwargs), "ranges": list(one.ranges)} for one in verdict.violations
