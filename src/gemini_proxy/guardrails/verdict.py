@@ -55,7 +55,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one check. ``unchecked`` says why there was none, where the configuration lets that pass, else None."""
+    """The answer to one check. ``unchecked`` says why there was none, where that is allowed to pass; else None."""
 
     violations: tuple[Violation, ...] = ()
     milliseconds: float = 0.0
