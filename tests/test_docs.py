@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ import pytest
 from pydantic import BaseModel
 
 from gemini_proxy.cli import main
+from gemini_proxy.cli.demo import POLICY as DEMO
 from gemini_proxy.config import Config, load_config
+from gemini_proxy.policy import Conversation, compile_policy
+from tests.support.keys import each_kind
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.toml"
@@ -127,6 +131,18 @@ def test_the_readme_names_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"run", "demo", "test"} - shown == set()
     assert shown - targets == set()
+
+
+@each_kind
+def test_the_first_policies_know_the_keys_of_today(key: str) -> None:
+    """Those of the README and of the demo: a newcomer tries them with a key of their own."""
+    shown = re.search(r"as `first[.]gr`:\n\n((?: {4}.*\n|\n)+)", (ROOT / "README.md").read_text())
+    assert shown is not None
+    said = Conversation.of([{"role": "user", "content": f"Is {key} still valid?"}])
+    for policy in (textwrap.dedent(shown[1]), DEMO):
+        assert [violation.ranges for violation in compile_policy(policy).check(said)] == [
+            (f"messages.0.content:3-{3 + len(key)}",)
+        ]
 
 
 def code_of(text: str) -> str:

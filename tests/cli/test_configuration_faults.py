@@ -111,6 +111,7 @@ NO_KEY = "visible ASCII"
         (f"https://user:1/{CANARY}@x.example", WITHOUT_PASSWORD),
         (f"user:{CANARY}@x.example", WITHOUT_PASSWORD),
         ("AIza" + CANARY + "x" * 25, "a URL such as"),
+        ("AQ." + CANARY + "x" * 25, "a URL such as"),
     ],
 )
 def test_what_is_no_url_of_a_service(tmp_path: Path, command: str, section: str, url: str, expected: str) -> None:
@@ -145,6 +146,7 @@ def test_a_key_that_no_header_can_carry(tmp_path: Path, command: str, section: s
         f"[upstream]\napi_key = {CANARY}",
         f'[server]\nlisten = [{{api_key = "{CANARY}"}}]',
         f'[refusals]\nfeedback = "AIza{CANARY}{"x" * 25}"',
+        f'[refusals]\nfeedback = "AQ.{CANARY}{"x" * 25}"',
         f'[traces]\ndatabase = "postgresql://u:{CANARY}@h/d"',
         f'[traces]\ndatabase = "postgresql+asyncpg://u:{CANARY}@h:x/d"',
         f'[traces]\ndatabase = "postgresql+asyncpg://u:{CANARY}@h/d?sslmode=require"',

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from gemini_proxy.cli import main
 from gemini_proxy.cli.policy_cases import read_cases, run_case
 from gemini_proxy.cli.policy_files import usable_policy
+from gemini_proxy.gemini_keys import GEMINI_KEY
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "policies").glob("*.gr"))
@@ -20,7 +21,7 @@ EXAMPLE_OF = {
 }  # fmt: skip
 # As the detector knows them, but in no policy or case: what looks like a key would set off every scanner.
 SECRET = re.compile(
-    r"gh[pousr]_[A-Za-z0-9]{36}|AIza[0-9A-Za-z_-]{35}|A(KIA|SIA)[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|glpat-"
+    r"gh[pousr]_[A-Za-z0-9]{36}|" + GEMINI_KEY + r"|A(KIA|SIA)[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|glpat-"
 )
 
 each = pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.stem)

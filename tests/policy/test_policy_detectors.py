@@ -27,6 +27,7 @@ def labels(detector: str, text: str, options: str = "") -> list[Any]:
         ("AWS_ACCESS_KEY", "AKIA" + "ABCD1234" * 2), ("AWS_ACCESS_KEY", "aws_secret_key = '" + "a" * 40 + "'"),
         ("AZURE_STORAGE_KEY", "AccountKey=" + "a" * 88), ("SLACK_TOKEN", "xoxb-123-456-abc"),
         ("SLACK_TOKEN", "https://hooks.slack.com/services/T1/B2/c3"), ("GOOGLE_API_KEY", "AIza" + "x" * 35),
+        ("GOOGLE_API_KEY", "AQ." + "Ab1_-" * 4), ("GOOGLE_API_KEY", "AQ." + "x" * 90),
         ("PRIVATE_KEY", "-----BEGIN RSA PRIVATE KEY-----"), ("PRIVATE_KEY", "-----BEGIN OPENSSH PRIVATE KEY-----"),
         ("PRIVATE_KEY", "-----BEGIN PGP PRIVATE KEY BLOCK-----"), ("JWT",
         "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl"),
@@ -41,7 +42,7 @@ def test_secrets(label: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nothing", "ghp_short", "AIzaShort", "BEGIN PRIVATE KEY", "password = hunter2hunter2"]
+    "text", ["", "nothing", "ghp_short", "AIzaShort", "AQ.Short", "BEGIN PRIVATE KEY", "password = hunter2hunter2"]
 )
 def test_no_secrets(text: str) -> None:
     """Nothing found where nothing is."""

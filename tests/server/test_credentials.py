@@ -164,8 +164,9 @@ def test_repeated_headers_are_refused(name: str, values: tuple[str, str]) -> Non
         found([("x-goog-api-key", "K"), *((name.upper(), value) for value in values)][name == "x-goog-api-key" :])
 
 
-def test_keys_are_not_in_a_repr() -> None:
-    credentials = Credentials("AIzaSecret", "inv-secret", "inv-other-secret")
+@pytest.mark.parametrize("gemini", ["AIzaSecret", "AQ.Secret"])
+def test_keys_are_not_in_a_repr(gemini: str) -> None:
+    credentials = Credentials(gemini, "inv-secret", "inv-other-secret")
     assert "ecret" not in f"{credentials} {credentials!r} {[credentials]}"
     assert repr(Credentials(None, None)) == "Credentials(gemini=None, invariant=None, guardrails=None)"
 

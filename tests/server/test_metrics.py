@@ -24,6 +24,7 @@ from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.explorer_service import KEY, Status, explorer_double, refusing
+from tests.support.keys import GEMINI_KEYS, each_kind
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
@@ -99,12 +100,13 @@ async def test_two_proxies_in_one_process_count_for_themselves(
     assert counted not in await scrape(client, second)
 
 
+@each_kind
 async def test_no_label_holds_a_key_or_what_a_client_says(
-    start_proxy: StartProxy, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+    start_proxy: StartProxy, client: aiohttp.ClientSession, upstream: ScriptedUpstream, key: str
 ) -> None:
     upstream.reply(unary(candidate("fine", "STOP")))
     proxy = await start_proxy(access={"mode": "open"})
-    secrets = ["AIza" + "S" * 35, "inv-" + "5" * 64, "canary-model", "canary-dataset", "canary-text"]
+    secrets = [key, "inv-" + "5" * 64, "canary-model", "canary-dataset", "canary-text"]
     gemini, invariant, model, dataset, text = secrets
     url = f"{proxy.url}/api/v1/gateway/{dataset}/gemini/v1beta/models/{model}:generateContent"
     policy = f'raise "{text}" if: (m: Message); "{text}" in m.content'.encode("unicode_escape").decode()
@@ -257,7 +259,7 @@ def test_names_of_rules_are_bounded_and_the_operators_are_always_named() -> None
     assert (tallies.refusals["files.gr"], tallies.refusals[OTHER]) == (1, 5)
 
 
-@pytest.mark.parametrize("name", ["x" * 65, "two\nlines", "AIza" + "S" * 35, "inv-" + "5" * 64])
+@pytest.mark.parametrize("name", ["x" * 65, "two\nlines", *GEMINI_KEYS, "inv-" + "5" * 64])
 def test_what_is_no_name_of_a_rule_is_no_label(name: str) -> None:
     tallies = Tallies()
     tallies.add(exchange(name))

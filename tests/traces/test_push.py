@@ -15,6 +15,7 @@ from gemini_proxy.traces.push.worker import GivenUp, PushWorker
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation
 from tests.support.explorer_service import KEY, Behaviour, ExplorerDouble, Fault, Status, refusing
+from tests.support.keys import GEMINI_KEYS
 from tests.traces.pushing import NOW, ONE_DATABASE, RULE, pushed, waiting, working
 from tests.traces.samples import ANNOTATION, GUARDRAIL, trace
 
@@ -186,9 +187,9 @@ async def test_no_key_reaches_the_body_or_the_log(
     store: TraceStore, explorer: ExplorerDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    gemini, invariant = "AIza" + "C" * 35, "inv-" + "c" * 64
+    invariant = "inv-" + "c" * 64
     metadata = {
-        "url": f"https://x?key={gemini}",
+        "url": [f"https://x/{gemini}" for gemini in GEMINI_KEYS],
         "headers": {"authorization": f"Bearer {invariant}"},
         "note": invariant,
     }
@@ -199,9 +200,9 @@ async def test_no_key_reaches_the_body_or_the_log(
         await store.add(pushed(1, metadata=metadata, tenant="t" * 64))
         await running.advance(600)
     sent = orjson.dumps(explorer.stored).decode()
-    assert explorer.stored and not [secret for secret in (gemini, invariant, KEY, "t" * 64) if secret in sent]
+    assert explorer.stored and not [secret for secret in (*GEMINI_KEYS, invariant, KEY, "t" * 64) if secret in sent]
     logged = "\n".join(caplog.messages)
-    assert not [secret for secret in (gemini, invariant, KEY, "tell me") if secret in logged]
+    assert not [secret for secret in (*GEMINI_KEYS, invariant, KEY, "tell me") if secret in logged]
 
 
 async def test_a_large_trace_arrives_whole(store: TraceStore, explorer: ExplorerDouble) -> None:

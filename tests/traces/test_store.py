@@ -15,6 +15,7 @@ from gemini_proxy.traces.errors import AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.migrations.upgrade import scripts
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome
+from tests.support.keys import each_kind
 from tests.traces.samples import ANNOTATION, execute, forbid, locked, query, trace, url
 
 CANARY = "canary-4711"
@@ -36,8 +37,8 @@ async def test_a_trace_comes_back_as_it_was_written(store: TraceStore) -> None:
     assert await store.get(written.id) == written
 
 
-async def test_metadata_is_stored_without_keys_and_messages_as_they_are(store: TraceStore) -> None:
-    key = "AIza" + "x" * 35
+@each_kind
+async def test_metadata_is_stored_without_keys_and_messages_as_they_are(store: TraceStore, key: str) -> None:
     written = trace(key, metadata={"url": f"/v1?key={key}"})
     await store.add([written])
     found = await store.get(written.id)

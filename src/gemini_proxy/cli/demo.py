@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.sample_model import MODEL, sample_model
 from gemini_proxy.config import Config
+from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.sections import Guardrails, Server, Traces, Upstream, listen_address
 from gemini_proxy.server.app import create_app
@@ -24,11 +25,11 @@ from gemini_proxy.server.keys import STORAGE
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import running
 
-POLICY = """\
+POLICY = f"""\
 raise "an API key must not cross this line" if:
     (m: Message)
     (t: str) in text(m)
-    any(find("AIza[0-9A-Za-z_-]{35}", t))
+    any(find("{GEMINI_KEY}", t))
 
 raise PolicyViolation("files outside the workspace stay", path=c.function.arguments.path) if:
     (c: ToolCall)

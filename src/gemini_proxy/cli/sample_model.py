@@ -13,7 +13,7 @@ MODEL = "sample-1"
 _PAUSE = 0.03
 """Seconds between two words, so that a stream can be watched."""
 # Put together here so that no scanner takes this file for a leak.
-SAMPLE_KEY = "AIza" + "SyDemoDemoDemoDemoDemoDemoDemoDemo0"
+SAMPLE_KEY = "AQ." + "Ab8DemoDemoDemoDemoDemoDemoDemoDemo0"
 
 
 def sample_model() -> web.Application:

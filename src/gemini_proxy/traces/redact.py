@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gemini_proxy.gemini_keys import GEMINI_KEY
+
 REDACTED = "[redacted]"
 
 # Google's keys, Invariant's, bearer tokens (of a length that no word after "bearer" has), a key in a query.
 _PATTERN = (
-    r"AIza[0-9A-Za-z_-]{35}"
+    rf"{GEMINI_KEY}"
     r"|inv-[0-9a-f]{32,64}"
     r"|(?<=[Bb]earer )[0-9A-Za-z._~+/=-]{16,}"
     r"|(?<=[?&]key=)[^&#\s\"\\]+"
@@ -17,7 +19,7 @@ _IN_TEXT = re.compile(_PATTERN)
 _IN_BYTES = re.compile(_PATTERN.encode())
 # Looked for first: most metadata holds none of them, and a substring search costs a tenth of the pattern; a search for
 # one byte, the rarest of the substring, a tenth of that.
-_SIGNS = ((b"z", b"AIza"), (b"-", b"inv-"), (b" ", b"earer "), (b"=", b"key="))
+_SIGNS = ((b"z", b"AIza"), (b"Q", b"AQ."), (b"-", b"inv-"), (b" ", b"earer "), (b"=", b"key="))
 _SECRET_NAMES = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-goog-api-key", "x-api-key", "api_key", "apikey"}
     | {"invariant-authorization", "invariant-guardrails-authorization"}

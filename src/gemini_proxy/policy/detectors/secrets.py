@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import log2
 from typing import Any
 
+from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
@@ -26,7 +27,7 @@ _RULES = (
     Rule("SLACK_TOKEN", r"(?i)xox[abposr]-(?:[0-9]+-)+[a-z0-9]+"),
     Rule("SLACK_TOKEN", r"(?i)https://hooks[.]slack[.]com/services/T[a-z0-9_]+/B[a-z0-9_]+/[a-z0-9_]+"),
     Rule("SLACK_TOKEN", r"xapp-[0-9]-[A-Z0-9]+-[0-9]+-[a-f0-9]+"),
-    Rule("GOOGLE_API_KEY", r"AIza[0-9A-Za-z_-]{35}"),
+    Rule("GOOGLE_API_KEY", GEMINI_KEY),
     Rule("GOOGLE_OAUTH", r"ya29[.][0-9A-Za-z_-]{20,}"),
     Rule("GOOGLE_OAUTH", r"GOCSPX-[0-9A-Za-z_-]{28}"),
     Rule("PRIVATE_KEY", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"),
