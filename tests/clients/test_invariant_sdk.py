@@ -55,15 +55,22 @@ async def connect(request: pytest.FixtureRequest, proxy: Proxy) -> AsyncIterator
     """Make an SDK client for the server, told nothing but where it is and which key to send."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def make(key: str = KEY) -> Sdk:
+        def make(key: str = KEY, *, send_key: bool = True) -> Sdk:
             if request.param == "blocking":
                 session = stack.enter_context(requests.Session())
+                session.auth = None if send_key else _without_key
                 return Sdk(Client(proxy.url, key, session=session), True)
-            opened = httpx.AsyncClient()
+            opened = httpx.AsyncClient(auth=None if send_key else _without_key)
             stack.push_async_callback(opened.aclose)
             return Sdk(AsyncClient(proxy.url, key, session=opened), False)
 
         yield make
+
+
+def _without_key(request: Any) -> Any:
+    """The request as one that has no key sends it, for both HTTP libraries."""
+    del request.headers["authorization"]
+    return request
 
 
 async def test_traces_are_pushed(connect: Connect) -> None:
@@ -120,6 +127,15 @@ async def test_a_bad_key_is_the_sdks_auth_error(connect: Connect) -> None:
         await sdk("create_request_and_push_trace", messages=[SAMPLE])
     with pytest.raises(InvariantAuthError):
         await sdk("get_dataset_metadata", "sdk")
+
+
+async def test_a_server_that_is_open_serves_the_sdk_without_a_key(connect: Connect) -> None:
+    """The SDK insists on being given one: what it sends of it is taken off on the way here."""
+    sdk = connect(send_key=False)
+    made: PushTracesResponse = await sdk("create_request_and_push_trace", messages=[SAMPLE], dataset="sdk")
+    assert made.username == OPEN_USER
+    assert await sdk("create_request_and_append_messages", SAMPLE, made.id[0]) == {"success": True}
+    assert await sdk("get_dataset_metadata", "sdk") == {}
 
 
 async def test_what_is_not_there_is_the_sdks_not_found_error(connect: Connect) -> None:

@@ -1,6 +1,7 @@
 """Whose key opens what: authentication, ownership, browsers and hosts, from outside."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 import pytest
@@ -9,7 +10,8 @@ from gemini_proxy.explorer.keys import DATABASE, SESSION_COOKIE
 from gemini_proxy.traces.keys import Keys, Sessions
 from tests.conftest import StartProxy
 from tests.explorer.api import KEY, SAMPLE, SECRETIVE, Api
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, prompt
+from tests.support.upstream import ScriptedUpstream
 
 BAD_KEY = (401, "You must provide a valid API key.")
 IDENTITY = "/user/identity"
@@ -37,13 +39,75 @@ async def test_what_is_no_key_is_401(checker: Api, alice: Api) -> None:
         assert await alice.refused("GET", IDENTITY, headers=headers) == BAD_KEY
 
 
-async def test_without_a_key_nobody_gets_in(checker: Api, closed: Proxy) -> None:
+async def test_without_a_key_nobody_gets_in_where_keys_are_asked_for(closed: Proxy) -> None:
     """No header is 401 as well: for every route, before anything of the request is read."""
     async with aiohttp.ClientSession() as session:
-        for url in (checker.url, closed.url):
-            for method, path in (("GET", IDENTITY), ("POST", "/push/trace"), ("GET", "/dataset/list")):
-                async with session.request(method, f"{url}/api/v1{path}", data=None) as answer:
-                    assert (answer.status, (await answer.json())["detail"]) == BAD_KEY
+        for method, path in (("GET", IDENTITY), ("POST", "/push/trace"), ("GET", "/dataset/list"), ("GET", "/feed")):
+            async with session.request(method, f"{closed.url}/api/v1{path}", data=None) as answer:
+                assert (answer.status, (await answer.json())["detail"]) == BAD_KEY
+
+
+async def test_an_open_server_asks_for_no_key(checker: Api, session: aiohttp.ClientSession) -> None:
+    """Who sends none is the developer, as on the pages, for every kind of call."""
+    assert await nobody(session, checker.url, "GET", IDENTITY) == (200, {"username": "developer"})
+    made = await nobody(session, checker.url, "POST", "/push/trace", {"messages": [SAMPLE], "dataset": "open"})
+    assert made[0] == 200
+    [trace] = made[1]["id"]
+    note = {"content": "seen", "address": "messages.0.content:0-5"}
+    assert (await nobody(session, checker.url, "POST", f"/trace/{trace}/annotate", note))[0] == 200
+    assert [one["content"] for one in await checker.get(f"/trace/{trace}/annotations")] == ["seen"]
+    checked = {"messages": [{"role": "user", "content": "secret"}], "policy": SECRETIVE}
+    status, verdict = await nobody(session, checker.url, "POST", "/policy/check", checked)
+    assert status == 200 and len(verdict["errors"]) == 1
+    dataset = await checker.get(checker.at("open"))
+    path = f"/dataset/{dataset['id']}/policy"
+    assert (await nobody(session, checker.url, "POST", path, {"name": "p", "policy": SECRETIVE}))[0] == 200
+    async with session.get(f"{checker.url}/api/v1/feed?last=1") as feed:
+        assert feed.status == 200 and await feed.content.readany()
+
+
+async def nobody(
+    session: aiohttp.ClientSession, url: str, method: str, path: str, json: object = None, **headers: str
+) -> tuple[int, Any]:
+    """Status and body of a call that names no key."""
+    async with session.request(method, f"{url}/api/v1{path}", json=json, headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://evil.example"}, 401),
+        ({"origin": "null"}, 401),
+        ({"sec-fetch-site": "cross-site"}, 401),
+        ({"sec-fetch-site": "same-site"}, 401),
+        ({"sec-fetch-site": "cross-site", "origin": "http://{host}"}, 401),
+        ({"host": "evil.example"}, 421),
+        ({"host": "evil.example", "origin": "http://evil.example", "sec-fetch-site": "same-origin"}, 421),
+        ({"origin": "http://{host}"}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+    ],
+)
+async def test_a_foreign_page_is_not_nobody(
+    checker: Api, session: aiohttp.ClientSession, headers: Mapping[str, str], status: int
+) -> None:
+    """Any page may send a request to this machine; those of other sites read and write nothing without a key."""
+    sent = {name: value.format(host=checker.url.removeprefix("http://")) for name, value in headers.items()}
+    for method, path, body in (("GET", IDENTITY, None), ("POST", "/push/trace", {"messages": [SAMPLE]})):
+        assert (await nobody(session, checker.url, method, path, body, **sent))[0] == status
+    assert (await nobody(session, checker.url, "GET", "/feed?last=x", **sent))[0] == (400 if status == 200 else status)
+    assert await checker.get("/dataset/list") == []
+
+
+async def test_a_model_call_into_a_dataset_needs_an_invariant_key(
+    proxy: Proxy, session: aiohttp.ClientSession, upstream: ScriptedUpstream
+) -> None:
+    """Where access is open as well: the old gateway's words."""
+    url = proxy.method(prefix="/api/v1/gateway/set/gemini")
+    async with session.post(url, json=prompt("hi"), headers={"x-goog-api-key": "K"}) as answer:
+        assert (answer.status, (await answer.json())["error"]["message"]) == (400, "Missing invariant api key")
+    assert upstream.calls == []
 
 
 async def test_two_keys_are_none(checker: Api) -> None:

@@ -17,8 +17,8 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound, PayloadTooLarge, ProxyError, Unauthenticated, Unavailable
 from gemini_proxy.explorer.api.fields import read_uuid
 from gemini_proxy.explorer.body import read_json
-from gemini_proxy.explorer.browser import SAFE, WrongHost, known_host, same_origin
-from gemini_proxy.explorer.keys import ACCESS, SESSION_COOKIE
+from gemini_proxy.explorer.browser import SAFE, WrongHost, from_foreign_page, known_host, same_origin
+from gemini_proxy.explorer.keys import ACCESS, EXPLORER, SERVER, SESSION_COOKIE
 from gemini_proxy.explorer.sending import bytes_response
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
@@ -134,7 +134,8 @@ def error_response(error: ProxyError) -> web.Response:
 async def identified(request: web.Request) -> Call:
     """Who calls. Raises Unauthenticated for no key and no session, or one that is not valid, and WrongHost.
 
-    Another server's name is refused where access is open: there a page of any site could call, whose name leads here.
+    Where access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
+    leads here.
     """
     access = request.app[ACCESS]
     if access.mode == "open" and not known_host(request):
@@ -145,7 +146,7 @@ async def identified(request: web.Request) -> Call:
         user = await access.user(key)
     else:
         key = None
-        user = await access.session_user(request.cookies.get(SESSION_COOKIE)) if _from_a_page(request) else None
+        user = await access.session_user(request.cookies.get(SESSION_COOKIE)) if _needs_no_key(request) else None
     if user is None:
         raise Unauthenticated(BAD_KEY)
     return Call(request, user, key)
@@ -157,8 +158,10 @@ def _bearer(given: "list[str] | tuple[str, ...]") -> str | None:
     return found[1] if found else None
 
 
-def _from_a_page(request: web.Request) -> bool:
-    """Whether a browser sends this for a page of ours; it may have no session, where nobody needs one."""
+def _needs_no_key(request: web.Request) -> bool:
+    """Whether the session decides: a browser sends this for a page of ours or, where access is open, no foreign one."""
+    if request.app[ACCESS].mode == "open":
+        return not from_foreign_page(request, request.app[EXPLORER].hosts, request.app[SERVER].listen)
     if request.method in SAFE and SESSION_COOKIE in request.cookies:
         return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
     return same_origin(request)
