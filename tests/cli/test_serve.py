@@ -87,6 +87,20 @@ async def test_healthcheck(tmp_path: Path) -> None:
             assert (code, out) == (1, "") and address in err
 
 
+async def test_check_config_lists_what_holds(tmp_path: Path) -> None:
+    """Each policy with its action and file, and what clients' own are worth."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.gr").write_text('raise "no" if:\n    (m: Message)\n    "x" in m.content\n')
+    settings = {"policies": ["first.gr"], "log_policies": ["second.gr"], "header_policies": "replace"}
+    config = write_config(tmp_path, guardrails=settings)
+    code, out, _ = await run("--config", str(config), "check-config")
+    assert code == 0 and out.splitlines()[1:4] == [
+        "block  first.gr",
+        "log    second.gr",
+        "Invariant-Guardrails of clients: replace",
+    ]
+
+
 async def healthcheck(config: Path) -> tuple[int, str, str]:
     """What ``healthcheck`` ends with: exit code, standard output, standard error."""
     result = await asyncio.to_thread(CliRunner().invoke, main, ["--config", str(config), "healthcheck"])

@@ -3,6 +3,9 @@
 import asyncio
 import re
 
+import aiohttp
+
+from tests.conftest import StartProxy
 from tests.explorer.api import SECRETIVE, Api
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
@@ -35,6 +38,28 @@ async def test_policies_are_kept_listed_changed_and_removed(api: Api) -> None:
     left = await api.delete(f"{path}/{one['id']}")
     assert [policy["name"] for policy in left["extra_metadata"]["policies"]] == ["two"]
     assert await _names(api) == ["two"]
+
+
+async def test_what_holds_of_the_files_is_listed(start_proxy: StartProxy, session: aiohttp.ClientSession) -> None:
+    """Beside the policies, in fields of their own: an enabled policy takes the place of the files' of its action."""
+    proxy = await start_proxy(policy=SECRETIVE, log_policy=SECRETIVE, guardrails={"header_policies": "off"})
+    api = Api(session, proxy.url)
+    path = f"/dataset/{(await api.dataset())['id']}/policy"
+
+    async def listed() -> list[tuple[str, str]]:
+        answer = await api.get(f"{api.at('dataset')}/policy")
+        assert answer["header_policies"] == "off"
+        assert all(rule["content"] == SECRETIVE and rule["id"] for rule in answer["files"])
+        return [(rule["name"], rule["action"]) for rule in answer["files"]]
+
+    blocks, logs = ("test policy", "block"), ("test log policy", "log")
+    assert await listed() == [blocks, logs]
+    kept = (await api.post(path, {"name": "own", "policy": SECRETIVE}))["extra_metadata"]["policies"][0]
+    assert await listed() == [blocks]
+    await api.put(f"{path}/{kept['id']}", {"action": "block"})
+    assert await listed() == [logs]
+    await api.put(f"{path}/{kept['id']}", {"enabled": False})
+    assert await listed() == [blocks, logs]
 
 
 async def test_a_policy_that_does_not_load_is_not_kept(api: Api) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import sys
+from html import unescape
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
+from gemini_proxy.explorer.keys import POLICIES
 from tests.conftest import StartProxy
 from tests.explorer.browsing import SECRETIVE, Browser, dataset, mine, record, rule, rules
 from tests.support.proxy import Proxy
@@ -33,6 +35,68 @@ async def test_a_rule_is_written_and_holds(proxy: Proxy, browser: Browser, upstr
     path = "/api/v1/gateway/demo/gemini/v1beta/models/gemini-2.5-flash:generateContent"
     answer = await browser.ask("POST", path, headers=headers, json=body)
     assert answer.status == 400 and "a secret was asked for" in answer.body
+
+
+async def test_what_holds_is_shown_with_where_it_comes_from(
+    start_proxy: StartProxy, session: aiohttp.ClientSession
+) -> None:
+    """The dataset's own rules, the files' with their texts and whether they hold, and what a header is worth."""
+    forbidden = SECRETIVE.replace("a secret was asked for", "<files>")
+    proxy = await start_proxy(policy=forbidden, log_policy=SECRETIVE)
+    browser = Browser(session, proxy.url)
+    await record(proxy, mine("hello", dataset=None))
+    kept = await rule(proxy, "own", action="log")
+    shown = await shown_rules(browser, "/explorer/datasets/demo/rules")
+    assert shown == [("own", "log", "on"), ("test policy", "block", "on"), ("test log policy", "log", REPLACED)]
+    page = await browser.get("/explorer/datasets/demo/rules")
+    assert "&lt;files&gt;" in page.body and "<files>" not in page.body
+    assert "Invariant-Guardrails is added to those that block" in page.text
+    assert re.findall(r"(\d+ \w+) <span[^>]*>\(files\)", (await browser.get("/explorer")).body) == [
+        "1 block",
+        "1 block",
+        "1 log",
+    ]
+    await proxy.app[POLICIES].change(await dataset(proxy), kept.id, action="block")
+    shown = await shown_rules(browser, "/explorer/datasets/demo/rules")
+    assert shown == [("own", "block", "on"), ("test policy", "block", REPLACED), ("test log policy", "log", "on")]
+    shown = await shown_rules(browser, "/explorer/traces/rules")
+    assert shown == [("test policy", "block", "on"), ("test log policy", "log", "on")]
+    assert "/rules/new" not in (await browser.get("/explorer/traces/rules")).body
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "said"),
+    [
+        ({"header_policies": "replace"}, "takes the place of all that block"),
+        ({"header_policies": "off"}, "Invariant-Guardrails is ignored."),
+        ({"engine": "off"}, "Nothing is checked before it passes: guardrails.engine is off."),
+    ],
+)
+async def test_settings_that_decide_over_all_rules_are_said(
+    start_proxy: StartProxy, session: aiohttp.ClientSession, guardrails: dict[str, str], said: str
+) -> None:
+    proxy = await start_proxy(guardrails=guardrails)
+    await dataset(proxy)
+    page = await Browser(session, proxy.url).get("/explorer/datasets/demo/rules")
+    assert said in page.text and "None is configured." in page.text
+
+
+REPLACED = "replaced by the dataset's own"
+
+
+async def shown_rules(browser: Browser, path: str) -> list[tuple[str, str, str]]:
+    """Name, action and state of each rule of a page."""
+    cards = re.findall(r"<article.*?</header>", (await browser.get(path)).body, re.DOTALL)
+    return [
+        (text_of("h2", card), text_of('span class="action', card), text_of('span class="state', card)) for card in cards
+    ]
+
+
+def text_of(tag: str, markup: str) -> str:
+    """What the first element of that kind says."""
+    found = re.search(rf"<{tag}[^>]*>(.*?)</{tag.split()[0]}>", markup, re.DOTALL)
+    assert found is not None, (tag, markup)
+    return unescape(re.sub("<[^>]*>", "", found[1]))
 
 
 @pytest.mark.parametrize(

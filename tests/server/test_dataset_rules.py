@@ -60,7 +60,7 @@ async def test_a_change_holds_from_the_next_request_on_in_every_process(start_pr
     assert [await client.refuses("pears") for client in clients] == [False, False]
 
 
-async def test_a_datasets_rules_replace_those_of_files_and_a_headers_are_added(start_proxy: StartProxy) -> None:
+async def test_rules_that_block_replace_those_of_files_and_a_headers_are_added(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(policy=forbids("files"))
     client = Client(proxy)
     assert await client.refuses("files")
@@ -84,6 +84,55 @@ async def test_a_logging_rule_annotates_the_trace(start_proxy: StartProxy) -> No
     [annotation] = trace.annotations
     assert (annotation.content, annotation.guardrail["id"]) == ("no apples", policy.id)
     assert annotation.guardrail["action"] == "log"
+
+
+async def test_a_rule_that_only_logs_leaves_those_of_files_that_block(start_proxy: StartProxy) -> None:
+    """Of the files' logging rules it takes the place; with one that blocks as well, both places are taken."""
+    proxy = await start_proxy(policy=forbids("files"), log_policy=forbids("logged"))
+    client, policies = Client(proxy), Policies(proxy.store.database)
+    assert await client.refuses("files")
+    dataset = await ensured(Datasets(proxy.store.database), "developer", "set")
+    await policies.add(dataset, "own", forbids("apples"), action="log")
+    assert await client.refuses("files")
+    assert await client.refuses("files", forbids("header"))
+    assert await client.refuses("header", forbids("header"))
+    assert not await client.refuses("apples and logged")
+    assert await found(proxy) == ["no apples"]
+    await policies.add(dataset, "blocks", forbids("pears"), action="block")
+    assert await client.refuses("pears")
+    assert not await client.refuses("files and apples")
+
+
+async def test_a_rule_that_blocks_leaves_those_of_files_that_log(start_proxy: StartProxy) -> None:
+    """What they find is in the trace of an exchange with the dataset."""
+    proxy = await start_proxy(policy=forbids("files"), log_policy=forbids("logged"))
+    policies = Policies(proxy.store.database)
+    dataset = await ensured(Datasets(proxy.store.database), "developer", "set")
+    blocks = await policies.add(dataset, "own", forbids("pears"), action="block")
+    assert not await Client(proxy).refuses("files and logged")
+    assert await found(proxy) == ["no logged"]
+    logs = await policies.add(dataset, "own", forbids("apples"), action="log")
+    await policies.change(dataset, blocks.id, enabled=False)
+    assert await Client(proxy).refuses("files")
+    await policies.change(dataset, logs.id, enabled=False)
+    assert not await Client(proxy).refuses("apples and logged")
+    assert await found(proxy) == ["no logged"]
+
+
+async def test_a_header_in_the_files_place_leaves_the_datasets_logging_rules(start_proxy: StartProxy) -> None:
+    """``header_policies = "replace"`` is about what blocks, wherever that comes from."""
+    proxy = await start_proxy(policy=forbids("files"), guardrails={"header_policies": "replace"})
+    dataset = await ensured(Datasets(proxy.store.database), "developer", "set")
+    await Policies(proxy.store.database).add(dataset, "own", forbids("apples"), action="log")
+    assert await Client(proxy).refuses("header", forbids("header"))
+    assert not await Client(proxy).refuses("files and apples", forbids("header"))
+    assert await found(proxy) == ["no apples"]
+
+
+async def found(proxy: Proxy) -> list[str]:
+    """What logging rules have said of the newest trace."""
+    trace = await proxy.eventually(lambda trace: trace.annotations)
+    return [annotation.content for annotation in trace.annotations]
 
 
 async def test_each_users_dataset_has_its_own_rules(start_proxy: StartProxy) -> None:

@@ -11,7 +11,7 @@ import click
 
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
-from gemini_proxy.guardrails.rules import RuleSet, echo_warnings
+from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
 from gemini_proxy.sections import ListenAddress, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
@@ -93,6 +93,10 @@ def check_config(settings: Settings) -> None:
         f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, "
         f"traces in {shown_url(config.traces.database)}"
     )
+    for rule in (*rules.blocking, *rules.logging):
+        click.echo(f"{rule.action:5}  {rule.name}")
+    click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
+    click.echo("a dataset's own rules of an action take the place of these")
 
 
 @click.command()

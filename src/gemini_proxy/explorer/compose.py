@@ -1,5 +1,7 @@
 """Gives the Explorer what it needs of the server that it is part of."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from gemini_proxy.config import Config
@@ -11,12 +13,15 @@ from gemini_proxy.explorer.keys import (
     DATASETS,
     ENGINE,
     EXPLORER,
+    FILE_RULES,
+    GUARDRAILS,
     POLICIES,
     SERVER,
     TRACES,
 )
 from gemini_proxy.explorer.turns import CHECKING, COMPILING, Turns
 from gemini_proxy.guardrails.engine import Engine
+from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.datasets import Datasets
@@ -26,11 +31,22 @@ from gemini_proxy.traces.store import TraceStore
 
 
 def compose(
-    app: web.Application, config: Config, store: TraceStore, access: Access, engine: Engine, feed: Feed
+    app: web.Application,
+    config: Config,
+    store: TraceStore,
+    access: Access,
+    engine: Engine,
+    feed: Feed,
+    file_rules: Callable[[], RuleSet],
 ) -> None:
-    """Set the keys of ``app`` when the store is open. ``engine`` must never let pass what it cannot check."""
+    """Set the keys of ``app`` when the store is open.
+
+    ``engine`` must never let pass what it cannot check; ``file_rules`` gives the rules of the policy files as they are
+    when it is called.
+    """
     database = store.database
-    app[SERVER], app[EXPLORER] = config.server, config.explorer
+    app[SERVER], app[EXPLORER], app[GUARDRAILS] = config.server, config.explorer, config.guardrails
+    app[FILE_RULES] = file_rules
     app[DATABASE] = database
     app[ACCESS] = access
     app[TRACES] = store

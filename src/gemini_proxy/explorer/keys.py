@@ -1,11 +1,13 @@
 """Typed keys for what the Explorer needs of the application it is part of. The server sets them at its start."""
 
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from gemini_proxy.guardrails.engine import Engine
-from gemini_proxy.sections import Explorer, Server
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import Explorer, Guardrails, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
@@ -17,6 +19,9 @@ SESSION_COOKIE: Final = "gemini_proxy_session"
 
 SERVER = web.AppKey("SERVER", Server)
 EXPLORER = web.AppKey("EXPLORER", Explorer)
+GUARDRAILS = web.AppKey("GUARDRAILS", Guardrails)
+FILE_RULES: web.AppKey[Callable[[], RuleSet]] = web.AppKey("FILE_RULES")
+"""The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 ACCESS = web.AppKey("ACCESS", Access)
 TRACES = web.AppKey("TRACES", TraceStore)

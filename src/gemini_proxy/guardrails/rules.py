@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -47,6 +47,15 @@ class RuleSet:
 
     blocking: tuple[Guardrail, ...] = ()
     logging: tuple[Guardrail, ...] = ()
+
+    @property
+    def actions(self) -> frozenset[Action]:
+        """Those that some rule here has."""
+        return frozenset(rule.action for rule in (*self.blocking, *self.logging))
+
+    def without(self, actions: Collection[Action]) -> "RuleSet":
+        """The rules of the other actions: what is left where others take the place of these."""
+        return RuleSet(() if "block" in actions else self.blocking, () if "log" in actions else self.logging)
 
 
 def guardrail(name: str, text: str, action: Action) -> Guardrail:

@@ -118,7 +118,7 @@ def _compose(app: web.Application, storage: Storage, rules: RuleSet, workers: Wo
     app[INTAKE] = Intake(config, rules, DatasetRules(database, revisions), workers)
     if config.explorer.enabled:
         engine = NativeEngine(asked_for, config.guardrails.timeout)
-        compose(app, config, storage.store, access, engine, storage.feed)
+        compose(app, config, storage.store, access, engine, storage.feed, lambda: rules)
         app[TRIALS] = Trials(asked_for, config.guardrails, app[COMPILING], app[CHECKING])
 
 

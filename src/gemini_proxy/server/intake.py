@@ -39,11 +39,11 @@ class Intake:
         exchange.request = await self._read(exchange)
 
     async def _stored_rules(self, exchange: Exchange) -> RuleSet:
-        """Those of the dataset in the path, where it has some, else those of the files."""
+        """Those of the files; for a dataset in the path its own in the place of those of the same action."""
         if exchange.call.dataset is None:
             return self._rules
         try:
-            return await self._dataset_rules.of(exchange.owner, exchange.call.dataset) or self._rules
+            return await self._dataset_rules.of(exchange.owner, exchange.call.dataset, self._rules)
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now.") from None
 

@@ -1,6 +1,6 @@
-"""The rules that hold for a dataset: those of its policies that are enabled, compiled."""
+"""The rules that hold for a dataset: its enabled policies, and the files' of any action that none of them has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy import Connection, select
@@ -27,21 +27,28 @@ class DatasetRules:
         self._database = database
         self._rules = Snapshots(revisions, self._load, _KEPT)
 
-    async def of(self, owner: str, dataset: str) -> RuleSet | None:
-        """What holds for a request to the dataset that comes now; None where no policy of it is enabled.
+    async def of(self, owner: str, dataset: str, files: RuleSet) -> RuleSet:
+        """What holds for a request to the dataset that comes now, where ``files`` are the rules of the policy files.
 
         Raises StoreError; BadRequest for a dataset that is not there and cannot be made, as the owner has too many; and
         Unavailable for a policy that does not load any more, such as one whose detector was uninstalled: rather no
         answer than one that is not checked.
         """
-        return await self._rules.now((owner, dataset))
+        own = await self._rules.now((owner, dataset))
+        rest = files.without(own.actions)
+        return RuleSet(own.blocking + rest.blocking, own.logging + rest.logging)
 
-    async def _load(self, key: tuple[str, str]) -> tuple[int, RuleSet | None]:
+    async def _load(self, key: tuple[str, str]) -> tuple[int, RuleSet]:
         try:
             seen, policies = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
             raise BadRequest(f"{error}.") from None
-        return seen, await _compiled([policy for policy in policies if policy.enabled])
+        return seen, await _compiled(policy for policy in policies if policy.enabled)
+
+
+def files_in_force(policies: Iterable[StoredPolicy], files: RuleSet) -> RuleSet:
+    """What holds of the files' rules for a dataset with these policies."""
+    return files.without({policy.action for policy in policies if policy.enabled})
 
 
 def _stored(connection: Connection, owner: str, dataset: str) -> list[StoredPolicy]:
@@ -53,9 +60,7 @@ def _stored(connection: Connection, owner: str, dataset: str) -> list[StoredPoli
     return stored(connection, found)
 
 
-async def _compiled(policies: Sequence[StoredPolicy]) -> RuleSet | None:
-    if not policies:
-        return None
+async def _compiled(policies: Iterable[StoredPolicy]) -> RuleSet:
     rules = [await _guardrail(policy) for policy in policies]
     return RuleSet(
         tuple(rule for rule in rules if rule.action == "block"), tuple(rule for rule in rules if rule.action == "log")

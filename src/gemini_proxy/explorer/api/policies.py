@@ -8,10 +8,11 @@ from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.datasets import NO_DATASET, dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.fields import mapping, member, plain_text
 from gemini_proxy.explorer.api.shapes import dataset_json, policy_json
-from gemini_proxy.explorer.keys import POLICIES
+from gemini_proxy.explorer.keys import FILE_RULES, GUARDRAILS, POLICIES
 from gemini_proxy.explorer.turns import COMPILING
 from gemini_proxy.guardrails.rules import Action, Guardrail, compile_guardrail, is_brief
 from gemini_proxy.policy import PolicyError
+from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.rows import dump
@@ -26,9 +27,18 @@ _EMPTY: Final = "Request should not be empty"
 
 
 async def listed(call: Call) -> object:
-    """``GET /api/v1/dataset/byuser/{user}/{dataset}/policy``: all of them, at most 100, the oldest first."""
-    dataset = await dataset_by_name(call)
-    return {"policies": [policy_json(policy) for policy in await call.app[POLICIES].of(dataset)]}
+    """``GET /api/v1/dataset/byuser/{user}/{dataset}/policy``: all of them, at most 100, the oldest first.
+
+    ``files`` are the rules of the policy files that hold beside those that are enabled, ``header_policies`` says what a
+    client's own are worth. Neither is in the old contract, whose clients read ``policies`` alone.
+    """
+    policies = await call.app[POLICIES].of(await dataset_by_name(call))
+    files = files_in_force(policies, call.app[FILE_RULES]())
+    return {
+        "policies": [policy_json(policy) for policy in policies],
+        "files": [rule.described for rule in (*files.blocking, *files.logging)],
+        "header_policies": call.app[GUARDRAILS].header_policies,
+    }
 
 
 async def create(call: Call) -> object:

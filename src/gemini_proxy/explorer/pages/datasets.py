@@ -6,7 +6,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.fields import is_dataset_name
-from gemini_proxy.explorer.keys import DATABASE, DATASETS
+from gemini_proxy.explorer.keys import DATABASE, DATASETS, FILE_RULES
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import NameTaken
@@ -71,6 +71,7 @@ async def _datasets(visit: Visit, name: str = "", wrong: str = "") -> web.Stream
         400 if wrong else 200,
         datasets=[(dataset, extents.get(dataset.seq, Extent()), dataset_path(dataset)) for dataset in found[:_SHOWN]],
         more=max(0, len(found) - _SHOWN),
+        files=visit.app[FILE_RULES](),
         name=name,
         wrong=wrong,
     )

@@ -15,6 +15,7 @@ _GET: Final[dict[str, Handler]] = {
     "/": datasets.home,
     "/explorer": datasets.datasets,
     "/explorer/traces": traces.traces,
+    "/explorer/traces/rules": rules.rules,
     "/explorer/traces/{id}": traces.trace,
     "/explorer/traces/{id}/json": traces.trace_raw,
     "/explorer/traces/{id}/text": traces.trace_text,

@@ -10,11 +10,12 @@ from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.contract import Call, api
 from gemini_proxy.explorer.api.fields import is_dataset_name, member
 from gemini_proxy.explorer.api.policies import MAX_POLICY_NAME
-from gemini_proxy.explorer.keys import DATABASE, DATASETS, POLICIES, TRACES
+from gemini_proxy.explorer.keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
 from gemini_proxy.explorer.pages.forms import Form
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
-from gemini_proxy.guardrails.rules import Action
+from gemini_proxy.guardrails.rules import HEADER_NAME, Action
+from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.policies import StoredPolicy
@@ -69,10 +70,21 @@ class Draft:
 
 @page
 async def rules(visit: Visit) -> web.StreamResponse:
-    """The rules of a dataset."""
+    """The rules that hold for a dataset: its own, those of the policy files, and what clients may send."""
     dataset = await visit.dataset()
     found = await visit.app[POLICIES].of(dataset)
-    return await visit.show("rules.html", dataset=dataset, path=dataset_path(dataset), rules=found)
+    files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]
+    in_force = files_in_force(found, files).actions
+    return await visit.show(
+        "rules.html",
+        dataset=dataset,
+        path=dataset_path(dataset),
+        rules=found,
+        files=[(rule, rule.action in in_force) for rule in (*files.blocking, *files.logging)],
+        header=HEADER_NAME,
+        header_mode=guardrails.header_policies,
+        off=guardrails.engine == "off",
+    )
 
 
 @page
