@@ -123,12 +123,19 @@ class Guardrails(Section):
     remote: Remote = Remote()
 
 
+BeforeStream = Literal["auto", "event", "http_400"]
+
+
 class Refusals(Section):
-    """How a refusal looks; the defaults are those that every client surfaces."""
+    """How a refusal looks; the defaults are those that every client surfaces.
+
+    ``before_stream`` is for a stream of which no byte has left: ``auto`` refuses with an event, and by status where the
+    client asked for structured output.
+    """
 
     prefix: str = "[Invariant]"
     feedback: Literal["compat", "none", "native"] = "compat"
-    before_stream: Literal["event", "http_400"] = "event"
+    before_stream: BeforeStream = "auto"
     error_status: Literal["FAILED_PRECONDITION", "INVARIANT_GUARDRAILS_VIOLATION"] = "FAILED_PRECONDITION"
 
 

@@ -150,6 +150,22 @@ async def test_refused_before_the_stream_by_status(start_proxy: StartProxy, conn
     assert (raised.value.code, raised.value.message) == (400, REQUEST_REFUSED)
 
 
+async def test_a_structured_stream_raises_with_the_reason(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, connect: Connect
+) -> None:
+    """A stream that asked for a schema is refused by status; without one the refusal is an event. One request each."""
+    proxy = await start_proxy(policy=POLICY, guardrails={"stream_check": "hold"})
+    sdk = connect(proxy)
+    config = types.GenerateContentConfig(response_schema={"type": "OBJECT"}, response_mime_type="application/json")
+    upstream.reply(stream(*REFUSED))
+    for asked, refused in (("it is hunter2", REQUEST_REFUSED), ("Where?", RESPONSE_REFUSED)):
+        with pytest.raises(errors.ClientError) as raised:
+            await sdk.stream(asked, config=config)
+        assert (raised.value.code, raised.value.message) == (400, refused)
+    is_refusal((await sdk.stream("it is hunter2"))[-1], REQUEST_REFUSED)
+    assert await recorded(proxy) == 3
+
+
 async def test_rules_in_a_header(start_proxy: StartProxy, upstream: ScriptedUpstream, connect: Connect) -> None:
     """A client brings a rule of its own in the SDK's headers; a rule that does not load is an error, not ignored."""
     proxy = await start_proxy(policy=POLICY)

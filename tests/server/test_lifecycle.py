@@ -140,6 +140,78 @@ async def test_refused_streamed_request_as_http_400(start_proxy: StartProxy, cli
         assert "secret in the prompt" in (await response.json())["error"]["message"]
 
 
+STRUCTURED = [
+    {"responseMimeType": "application/json"},
+    {"response_mime_type": "text/x.enum"},
+    {"responseSchema": {"type": "OBJECT"}},
+    {"response_schema": {"type": "OBJECT"}},
+    {"responseJsonSchema": {"type": "object"}},
+    {"response_json_schema": {"type": "object"}},
+    {"_responseJsonSchema": {"type": "object"}},
+    {"responseFormat": [{"text": {"schema": {"type": "object"}}}]},
+    {"response_format": {"text": {"mime_type": "application/json"}}},
+]
+PLAIN = [
+    {"responseMimeType": "text/plain"},
+    {"responseMimeType": "TEXT/plain; charset=utf-8"},
+    {"responseMimeType": "", "responseSchema": None},
+    {"responseFormat": [{"text": {"mimeType": "text/plain"}}, {"audio": {"mimeType": "audio/wav"}}]},
+    {"temperature": 0.5},
+]
+
+
+@pytest.mark.parametrize("spelling", ["generationConfig", "generation_config"])
+@pytest.mark.parametrize(
+    ("settings", "structured"), [*((one, True) for one in STRUCTURED), *((one, False) for one in PLAIN)]
+)
+async def test_a_structured_stream_is_refused_by_status_where_no_byte_has_left(
+    start_proxy: StartProxy, client: aiohttp.ClientSession, settings: dict[str, object], structured: bool, spelling: str
+) -> None:
+    """Clients parse such a stream's text, and would show a refusal's event as a fault of theirs."""
+    proxy = await start_proxy(policy=NO_SECRET)
+    async with client.post(proxy.stream, json={**prompt("hunter2"), spelling: settings}) as response:
+        assert response.status == (400 if structured else 200)
+        assert "verdict=refused" in response.headers["x-gemini-proxy-guardrails"]
+        assert b"secret in the prompt" in await response.read()
+    assert (await proxy.trace()).outcome is Outcome.REFUSED_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("before_stream", "structured", "status"),
+    [("auto", True, 400), ("auto", False, 200), ("event", True, 200), ("http_400", False, 400)],
+)
+async def test_a_held_answer_is_refused_as_configured(
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    before_stream: str,
+    structured: bool,
+    status: int,
+) -> None:
+    """With ``hold`` no byte of a refused answer has left either."""
+    proxy = await start_proxy(
+        policy=NO_DUBLIN, guardrails={"stream_check": "hold"}, refusals={"before_stream": before_stream}
+    )
+    upstream.reply(stream(*sse(candidate('{"city": "Dub'), candidate('lin"}', "STOP"))))
+    body = {**prompt("Where?"), **({"generationConfig": STRUCTURED[0]} if structured else {})}
+    async with client.post(proxy.stream, json=body) as response:
+        assert response.status == status
+        assert b"Dublin detected in the response" in await response.read()
+
+
+async def test_a_structured_stream_that_has_begun_ends_with_an_event(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """A status cannot be taken back."""
+    proxy = await start_proxy(policy=NO_DUBLIN)
+    events = sse(candidate('{"city": "Dub'), candidate('lin"}', "STOP"))
+    upstream.reply(stream(*events))
+    async with client.post(proxy.stream, json={**prompt("?"), "generationConfig": STRUCTURED[0]}) as response:
+        assert response.status == 200
+        body = await response.read()
+    assert body.startswith(events[0]) and b'"finishReason":"SAFETY"' in body
+
+
 @pytest.mark.parametrize("feedback", ["compat", "none", "native"])
 async def test_refusal_in_an_array(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, feedback: str

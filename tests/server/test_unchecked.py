@@ -22,6 +22,15 @@ POLICY = 'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
 EVENTS = sse(candidate("Hel"), candidate("lo", "STOP"))
 
 
+CUT = stream(EVENTS[0], Abort())
+READ_TO_THE_END = [
+    stream(*EVENTS),
+    stream(EVENTS[0]),
+    Reply([b'{"error": {"code": 429}}'], status=429),
+    stream(*sse({"error": {"code": 503, "message": "overloaded"}})),
+]
+
+
 @dataclass
 class FailingOnce:
     """The native engine, but its check number ``fails`` gives no verdict, for ``reason``."""
@@ -69,18 +78,16 @@ async def read_broken(response: aiohttp.ClientResponse) -> None:
 
 
 @pytest.mark.parametrize("request_check", ["before", "overlap"])
-@pytest.mark.parametrize("stream_check", ["final", "window", "hold"])
 @pytest.mark.parametrize(
-    ("reply", "reading"),
+    ("stream_check", "reply", "reading"),
     [
-        (stream(*EVENTS), read),
-        (stream(EVENTS[0]), read),
-        (Reply([b'{"error": {"code": 429}}'], status=429), read),
-        (stream(*sse({"error": {"code": 503, "message": "overloaded"}})), read),
-        (stream(EVENTS[0], Abort()), None),
-        (stream(EVENTS[0], Hang()), leave),
+        *((mode, reply, read) for mode in ("final", "window", "hold") for reply in READ_TO_THE_END),
+        ("final", CUT, read_broken),
+        # Nothing has left: the client gets an error.
+        ("window", CUT, read),
+        ("hold", CUT, read),
+        ("final", stream(EVENTS[0], Hang()), leave),
     ],
-    ids=["whole", "unfinished", "upstream error", "error in the stream", "cut", "client gone"],
 )
 async def test_an_unchecked_request_stays_unchecked_however_the_exchange_ends(
     start_proxy: StartProxy,
@@ -89,20 +96,15 @@ async def test_an_unchecked_request_stays_unchecked_however_the_exchange_ends(
     request_check: str,
     stream_check: str,
     reply: Reply,
-    reading: Callable[[aiohttp.ClientResponse], Awaitable[None]] | None,
+    reading: Callable[[aiohttp.ClientResponse], Awaitable[None]],
 ) -> None:
     """A good check of the answer, and any way in which the upstream or the client ends it, hide nothing."""
-    if reading is leave and stream_check != "final":
-        pytest.skip("nothing leaves before the end")
     guardrails = {"stream_check": stream_check, "request_check": request_check}
     proxy = await start_proxy(policy=POLICY, guardrails=guardrails, engine=FailOpenEngine(FailingOnce(1)))
     upstream.reply(reply)
     async with client.post(proxy.stream, json=prompt("hi")) as response:
         assert response.headers["x-gemini-proxy-guardrails"].startswith("verdict=unchecked; ")
-        if reading is not None:
-            await reading(response)
-        else:
-            await (read_broken if response.status == 200 else read)(response)
+        await reading(response)
     await assert_unchecked(proxy, client)
 
 

@@ -25,6 +25,7 @@ _CONFIG_CONTROL = spellings(
     *"audioTimestamp enableEnhancedCivicAnswers enableAffectiveDialog routingConfig modelSelectionConfig".split(),
 )
 """Fields of generationConfig that hold numbers, switches and enums; the text of all others may reach the model."""
+_SCHEMAS = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
 _CONTENT = spellings("role", "parts")
 _DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema", "behavior")
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
@@ -35,13 +36,15 @@ class GeminiRequest:
     """A request as rules and traces see it.
 
     ``messages`` ends where the answer begins; ``unseen`` names what no rule could read; ``settings`` are the request's
-    fields other than those that hold contents; ``candidate_count`` is None where the client left it out.
+    fields other than those that hold contents; ``candidate_count`` is None where the client left it out;
+    ``structured`` says that the response's text is to be parsed, such as JSON of a schema.
     """
 
     messages: tuple[Message, ...]
     unseen: tuple[Unseen, ...]
     settings: Mapping[str, Any]
     candidate_count: int | None
+    structured: bool
     linked: MessageList
 
 
@@ -56,24 +59,41 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
         reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
         for request in objects(field(root, wrapper), wrapper):
             reader.add(request)
+    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
     return GeminiRequest(
         messages=tuple(reader.list.messages),
         unseen=tuple(reader.list.unseen),
         settings={k: v for k, v in root.items() if k not in _NO_SETTINGS},
-        candidate_count=_candidate_count(root),
+        candidate_count=_candidate_count(config),
+        structured=_is_structured(config),
         linked=reader.list,
     )
 
 
-def _candidate_count(root: JsonObject) -> int | None:
+def _candidate_count(config: JsonObject) -> int | None:
     """ProtoJSON reads 2, 2.0 and "2" alike."""
-    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
     count = field(config, "candidateCount")
     if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 10:
         count = int(count)
     if isinstance(count, float) and count.is_integer():
         count = int(count)
     return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
+
+
+def _is_structured(config: JsonObject) -> bool:
+    if any(field(config, name) is not None for name in _SCHEMAS) or _is_parsed(field(config, "responseMimeType")):
+        return True
+    formats = field(config, "responseFormat")
+    texts = [field(one, "text") for one in (formats if isinstance(formats, list) else [formats]) if type(one) is dict]
+    return any(
+        type(text) is dict and (field(text, "schema") is not None or _is_parsed(field(text, "mimeType")))
+        for text in texts
+    )
+
+
+def _is_parsed(mime_type: Any) -> bool:
+    """Whether text of this type is more than text to show."""
+    return isinstance(mime_type, str) and mime_type.partition(";")[0].strip().lower() not in ("", "text/plain")
 
 
 class _Reader:

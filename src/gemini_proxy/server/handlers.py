@@ -16,7 +16,7 @@ from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import upstream_headers
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, LIFECYCLE, SCRIBE, TASKS, UPSTREAM
-from gemini_proxy.server.refuse import SSE_TYPE
+from gemini_proxy.server.refuse import SSE_TYPE, refuses_by_event
 from gemini_proxy.server.upstream import Answer
 
 
@@ -57,8 +57,8 @@ def _begin(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> No
 
 
 async def _keep_alive(request: web.Request, exchange: Exchange, answer: ClientAnswer, following: bytes) -> None:
-    """A verdict takes long. Sending anything settles that a refusal comes in band, so the operator must want that."""
-    if answer.begun or request.app[CONFIG].refusals.before_stream == "event":
+    """A verdict takes long. Sending anything settles that a refusal is an event, so it must be one in any case."""
+    if answer.begun or refuses_by_event(exchange, request.app[CONFIG].refusals.before_stream):
         _begin(request, exchange, answer)
         await answer.keep_alive(following)
 

@@ -26,7 +26,7 @@ from gemini_proxy.server.keys import (
     SCRIBE,
     STATE,
 )
-from gemini_proxy.server.refuse import refusal_tail
+from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
 from gemini_proxy.traces.trace import Outcome
 
 
@@ -110,7 +110,7 @@ def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> b
         answer.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
         return b""
     refusals = request.app[CONFIG].refusals
-    in_band = answer.begun or (exchange.call.streams and refusals.before_stream == "event")
+    in_band = answer.begun or (exchange.call.streams and refuses_by_event(exchange, refusals.before_stream))
     if not in_band:
         answer.error(400, error_refusal(refusal, refusals.error_status))
         return b""

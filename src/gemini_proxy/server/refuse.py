@@ -1,10 +1,18 @@
-"""The bytes of a refusal inside a stream, in the framing that the client is reading."""
+"""How an exchange is refused: by a status, or inside a stream, in the framing that the client is reading."""
 
 from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, array_refusal, sse_refusal
+from gemini_proxy.sections import BeforeStream
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.exchange import Exchange
 
 SSE_TYPE = "text/event-stream"
+
+
+def refuses_by_event(exchange: Exchange, before_stream: BeforeStream) -> bool:
+    """Whether a stream of which no byte has left is refused by an event; else it is by HTTP 400."""
+    # A client that parses the text would show the event as a fault of its own, without the reason.
+    structured = exchange.request is not None and exchange.request.structured
+    return before_stream == "event" or (before_stream == "auto" and not structured)
 
 
 def refusal_tail(exchange: Exchange, answer: ClientAnswer, refusal: Refusal, feedback: Feedback) -> bytes:
