@@ -29,8 +29,6 @@ CONTROL = {
     "*model": "a model's name",
     "*.modelName": "a model's name",
     "*.thoughtSignature": "a signature that only Google reads",
-    "*.functionResponse.id": "links an output to its call",
-    "*.inlineData.mimeType": "says how data is read, and is named with what cannot be",
     "*.imageConfig.*imeType": "a format",
     "*.responseMimeType": "a format",
     "*.responseModalities": "an enum in all but its type",
@@ -39,23 +37,13 @@ CONTROL = {
     "*.imageConfig.personGeneration": "an enum in all but its type",
     "*.videoMetadata.*Offset": "a time within the video",
     "*.retrievalConfig.languageCode": "a language",
+    "*.googleMapsWidgetContextToken": "a token that only Google reads",
     "response.modelVersion": "a model's name",
     "response.responseId": "an id",
 }
 """Fields that carry no text, and why: patterns of paths that begin with ``response.`` or ``request.``. Kept short."""
 
-OPEN = (
-    "request.*.allowedFunctionNames",
-    "response.candidates.citationMetadata.*",
-    "response.candidates.continuationToken",
-    "response.candidates.finishMessage",
-    "response.candidates.groundingAttributions.*",
-    "response.candidates.groundingMetadata.*",
-    "response.candidates.logprobsResult.*",
-    "response.candidates.urlContextMetadata.*",
-    "response.modelStatus.message",
-    "response.promptFeedback.blockReasonMessage",
-)
+OPEN = ("request.*.allowedFunctionNames",)
 """Patterns of fields that are silent and must not be: what is left to do."""
 
 

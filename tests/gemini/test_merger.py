@@ -101,9 +101,7 @@ def test_snake_case() -> None:
                 {"inline_data": {"mime_type": "image/png", "data": ""}},
                 finish_reason="STOP",
                 finish_message="m",
-                safety_ratings=[1],
-                grounding_metadata={"g": 1},
-                url_context_metadata={"u": 1},
+                grounding_metadata={"search_entry_point": {"rendered_content": "g"}},
                 citation_metadata={"citation_sources": [{"uri": "c"}]},
                 continuation_token="t",
             )
@@ -114,33 +112,33 @@ def test_snake_case() -> None:
     candidate = merger.candidates[0]
     assert candidate.parts[0] == call(name="f", args={"snake_arg": 1}) | {"thoughtSignature": "s"}
     assert candidate.parts[1] == {"inlineData": {"mime_type": "image/png", "data": ""}}
-    assert (candidate.finish_reason, candidate.finish_message, candidate.safety_ratings) == ("STOP", "m", [1])
-    assert (candidate.grounding_metadata, candidate.url_context_metadata) == ({"g": 1}, {"u": 1})
-    assert (candidate.citations, merger.continuation_token_seen) == ([{"uri": "c"}], True)
+    assert (candidate.finish_reason, merger.continuation_token_seen) == ("STOP", True)
+    assert _said(candidate) == {"finishMessage": ["m"], "groundingMetadata": ["g"], "citationMetadata": ["c"]}
     assert (merger.usage, merger.model_version, merger.response_id) == ({"total_token_count": 1}, "v", "r")
     assert merger.blocked
 
 
-def test_metadata_of_several_events() -> None:
-    """Finish and ratings: the last; grounding: the last not empty; URL context: the first; citations: each once."""
+def _said(candidate: Candidate) -> dict[str, list[str]]:
+    return {field: list(texts) for field, texts in candidate.fields.said.items()}
+
+
+def test_what_fields_say_in_several_events() -> None:
+    """The last finish reason counts; a text stays whatever comes later in its field, and is kept once."""
     first, second = {"uri": "a"}, {"uri": "b"}
     candidate = merged(
         [
-            event(
-                finishReason="STOP", finishMessage="x", safetyRatings=[1], groundingMetadata={}, urlContextMetadata={}
-            ),
-            event(
-                groundingMetadata={"g": 1}, urlContextMetadata={"u": 1}, citationMetadata={"citationSources": [first]}
-            ),
-            event(
-                groundingMetadata={"g": 2}, urlContextMetadata={"u": 2}, citationMetadata={"citations": [first, second]}
-            ),
-            event(finishReason="SAFETY", groundingMetadata={}, finishMessage=None, safetyRatings=[2]),
+            event(finishReason="STOP", finishMessage="x", groundingMetadata={}),
+            event(groundingMetadata={"webSearchQueries": ["q"]}, citationMetadata={"citationSources": [first]}),
+            event(groundingMetadata={"webSearchQueries": ["r", "q"]}, citationMetadata={"citations": [first, second]}),
+            event(finishReason="SAFETY", groundingMetadata={}, finishMessage="y"),
         ]
     ).candidates[0]
-    assert (candidate.finish_reason, candidate.finish_message, candidate.safety_ratings) == ("SAFETY", "x", [2])
-    assert (candidate.grounding_metadata, candidate.url_context_metadata) == ({"g": 2}, {"u": 1})
-    assert candidate.citations == [first, second]
+    assert candidate.finish_reason == "SAFETY"
+    assert _said(candidate) == {
+        "finishMessage": ["x", "y"],
+        "groundingMetadata.webSearchQueries": ["q", "r"],
+        "citationMetadata": ["a", "b"],
+    }
 
 
 def test_response_fields() -> None:
@@ -239,11 +237,6 @@ def _content(content: Any) -> Json:
         {"candidates": [{"index": -1}]},
         {"candidates": [{"index": True}]},
         {"candidates": [{"finishReason": ["STOP"]}]},
-        {"candidates": [{"finishMessage": {}}]},
-        {"candidates": [{"citationMetadata": "x"}]},
-        {"promptFeedback": "x"},
-        {"usageMetadata": []},
-        {"responseId": 1},
         _content("text"),
         _content(["text"]),
         _content({"role": 1}),
@@ -445,7 +438,7 @@ def test_many_events() -> None:
     assert len(merger.candidates[1].parts[0]["functionCall"]["args"]["a"]) == 5_000_000
 
 
-@pytest.mark.parametrize("key", ["functionCall", "function_call", "toolCall", "tool_call"])
+@pytest.mark.parametrize("key", ["functionCall", "function_call"])
 def test_carries_function_call(key: str) -> None:
     """A call, or a piece of one, is found in any candidate and part, in a list of parts or alone."""
     assert carries_function_call({"candidates": [{}, None, {"content": {"parts": [{"text": "a"}, {key: {}}]}}]})

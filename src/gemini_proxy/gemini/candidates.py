@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.function_calls import FunctionCalls, StreamedCall
+from gemini_proxy.gemini.response_fields import CANDIDATE, FieldTexts, TokenTexts
 from gemini_proxy.gemini.spellings import camel_keys
 
 # google.ai.generativelanguage.v1beta Candidate.FinishReason, the numbers of clients that ask for ``enum-encoding=int``.
@@ -27,6 +26,8 @@ _FINISH_REASONS = (
 )
 _NOT_FINISHED = frozenset((None, "FINISH_REASON_UNSPECIFIED", "CONTINUATION"))
 _CALL_MARKS = frozenset(("functionCall", "thought", "thoughtSignature"))
+# Keeps every later walk within Python's stack.
+_MAX_DEPTH = 256
 _TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
 
 
@@ -73,19 +74,16 @@ class Candidate:
     """What is known of one candidate so far. What it returns is not to be changed, and ``args`` of an open call grow.
 
     ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known.
-    ``grounding_metadata`` is the last that was not empty, ``url_context_metadata`` the first, ``citations`` every
-    citation once, in the order they came.
+    ``fields`` has what its fields beside the content say, and those of the content beside its parts; ``tokens`` what
+    its ``logprobsResult`` says.
     ``grown``, where it is a list, gets what comes, in order.
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.finish_reason: str | None = None
-        self.finish_message: str | None = None
-        self.safety_ratings: Any = None
-        self.grounding_metadata: Any = None
-        self.url_context_metadata: Any = None
-        self.citations: list[Any] = []
+        self.fields = FieldTexts(CANDIDATE)
+        self.tokens = TokenTexts()
         self.continuation_token_seen = False
         self.grown: list[Grown] | None = None
         self._role: str | None = None
@@ -93,7 +91,6 @@ class Candidate:
         self._run: TextRun | None = None
         self._calls = FunctionCalls()
         self._parts: list[dict[str, Any]] | None = None
-        self._cited: set[bytes] = set()
 
     @property
     def role(self) -> str:
@@ -124,15 +121,21 @@ class Candidate:
 
     def add(self, candidate: Mapping[str, Any]) -> None:
         """Add one event's candidate; raises DecodeError for a shape in which text might go unread."""
+        fields = self.fields
+        before = fields.size + self.tokens.size
         for key, value in candidate.items():
             if value is not None:
-                read = _FIELDS.get(key)
+                read = _READERS.get(key)
                 if read is not None:
                     read(self, value)
+                if key not in _NO_TEXT and fields.last.get(key) != value:
+                    fields.add(key, value)
+        if fields.size + self.tokens.size != before:
+            self._note_other()
 
     def next_hop(self) -> None:
         """Forget how the answer so far ended: another answer to the same request continues it."""
-        self.finish_reason = self.finish_message = None
+        self.finish_reason = None
         self.continuation_token_seen = False
 
     def _add_content(self, content: Any) -> None:
@@ -143,6 +146,8 @@ class Candidate:
             if not isinstance(role, str):
                 raise DecodeError("The upstream sent a role that is not a string")
             self._role = role
+        if not content.keys() <= _CONTENT:
+            self.fields.add("content", {key: value for key, value in content.items() if key not in _CONTENT})
         parts = content.get("parts")
         if isinstance(parts, dict):
             parts = (parts,)
@@ -163,6 +168,8 @@ class Candidate:
         if len(part) == 1 and type(text) is str:
             self._add_text(text, False, None)
             return
+        if _is_deeper(part, _MAX_DEPTH):
+            raise DecodeError("The upstream sent a part that is nested too deeply")
         part = camel_keys(part)
         text = part.get("text", "")
         thought = part.get("thought", False)
@@ -218,55 +225,37 @@ class Candidate:
         if reason and (self.finish_reason is None or reason != _FINISH_REASONS[0]):
             self.finish_reason = reason
 
-    def _set_finish_message(self, message: Any) -> None:
-        if not isinstance(message, str):
-            raise DecodeError("The upstream sent a finish message that is not a string")
-        self.finish_message = message
-
-    def _set_safety_ratings(self, ratings: Any) -> None:
-        self.safety_ratings = ratings
-
-    def _set_grounding(self, metadata: Any) -> None:
-        self.grounding_metadata = metadata or self.grounding_metadata
-
-    def _set_url_context(self, metadata: Any) -> None:
-        self.url_context_metadata = self.url_context_metadata or metadata
-
-    def _add_citations(self, metadata: Any) -> None:
-        if not isinstance(metadata, dict):
-            raise DecodeError("The upstream sent citation metadata that is not an object")
-        for key in ("citationSources", "citation_sources", "citations"):
-            sources = metadata.get(key) or []
-            for source in sources if isinstance(sources, list) else [sources]:
-                self._add_citation(source)
-
-    def _add_citation(self, source: Any) -> None:
-        try:
-            seen = orjson.dumps(source, option=orjson.OPT_SORT_KEYS)
-        except orjson.JSONEncodeError as error:
-            raise DecodeError("The upstream sent a citation that is nested too deeply") from error
-        if seen not in self._cited:
-            self._cited.add(seen)
-            self.citations.append(source)
-
     def _see_token(self, token: Any) -> None:
-        self.continuation_token_seen = self.continuation_token_seen or bool(token)
+        if token:
+            self.continuation_token_seen = True
+            self.fields.declare("continuationToken", "a token for more of the answer")
+
+    def _add_tokens(self, result: Any) -> None:
+        self.tokens.add(result)
 
 
-_FIELDS: dict[str, Callable[[Candidate, Any], None]] = {
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    while level and depth:
+        depth -= 1
+        level = [
+            inner
+            for container in level
+            for inner in (container.values() if type(container) is dict else container)
+            if type(inner) is dict or type(inner) is list
+        ]
+    return bool(level)
+
+
+_READERS: dict[str, Callable[[Candidate, Any], None]] = {
     "content": Candidate._add_content,
     "finishReason": Candidate._set_finish_reason,
     "finish_reason": Candidate._set_finish_reason,
-    "finishMessage": Candidate._set_finish_message,
-    "finish_message": Candidate._set_finish_message,
-    "safetyRatings": Candidate._set_safety_ratings,
-    "safety_ratings": Candidate._set_safety_ratings,
-    "groundingMetadata": Candidate._set_grounding,
-    "grounding_metadata": Candidate._set_grounding,
-    "urlContextMetadata": Candidate._set_url_context,
-    "url_context_metadata": Candidate._set_url_context,
-    "citationMetadata": Candidate._add_citations,
-    "citation_metadata": Candidate._add_citations,
     "continuationToken": Candidate._see_token,
     "continuation_token": Candidate._see_token,
+    "logprobsResult": Candidate._add_tokens,
+    "logprobs_result": Candidate._add_tokens,
 }
+"""Fields that are more than their text."""
+_NO_TEXT = frozenset(("content", "index", "continuationToken", "continuation_token"))
+_CONTENT = frozenset(("role", "parts"))

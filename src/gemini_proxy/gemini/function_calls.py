@@ -7,7 +7,7 @@ from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.arg_paths import StreamedArgs
 from gemini_proxy.gemini.spellings import camel_keys
 
-_CALL_KEYS = frozenset(("functionCall", "function_call", "toolCall", "tool_call"))
+_CALL_KEYS = frozenset(("functionCall", "function_call"))
 _STREAMING = frozenset(("name", "id", "args", "partialArgs", "willContinue"))
 
 
@@ -110,7 +110,7 @@ def read_call(value: Any) -> dict[str, Any]:
 
 
 def carries_function_call(payload: Mapping[str, Any]) -> bool:
-    """Whether a response holds a function or tool call, or a piece of one, in any candidate.
+    """Whether a response holds a function call, or a piece of one, in any candidate: what the client would run.
 
     False for shapes that are none of a response; a merger raises DecodeError for those.
     """

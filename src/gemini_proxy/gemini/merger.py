@@ -6,9 +6,12 @@ from typing import Any
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.candidates import Candidate, Grown
 from gemini_proxy.gemini.function_calls import carries_function_call
+from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts
 
 __all__ = ["Candidate", "Grown", "Merger", "carries_function_call"]
 
+_RESPONSE = -1
+"""In place of a candidate's index: what the response itself got."""
 # Both APIs have their own name for "no reason"; clients that ask for integers get 0.
 _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
 
@@ -16,10 +19,11 @@ _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_
 class Merger:
     """Adds up ``GenerateContentResponse`` objects: text is a delta, counts are totals, what came once stays.
 
-    Names are read in camelCase and snake_case, null is absent, unknown fields of a response and of a candidate are
-    passed over. The cost of ``add`` is that of its payload; parts are put together when asked for.
+    Names are read in camelCase and snake_case, null is absent. The cost of ``add`` is that of its payload; parts are
+    put together when asked for.
 
-    ``prompt_feedback``: the last given, though one that blocks stays. ``error``: the first given in this hop.
+    ``fields`` has what the response says beside its candidates. ``prompt_feedback``: the last given, though one that
+    blocks stays. ``error``: the first given in this hop.
     """
 
     def __init__(self) -> None:
@@ -27,6 +31,7 @@ class Merger:
         self.model_version: str | None = None
         self.response_id: str | None = None
         self.error: Any = None
+        self.fields = FieldTexts(RESPONSE)
         self._usage: dict[str, Any] | None = None
         self._earlier_usage: dict[str, Any] | None = None
         self._token_seen = False
@@ -93,11 +98,17 @@ class Merger:
 
     def add(self, payload: Mapping[str, Any]) -> None:
         """Add one event's response; raises DecodeError for a shape in which a part of the answer might go unread."""
+        fields = self.fields
+        before = fields.size
         for key, value in payload.items():
             if value is not None:
-                read = _FIELDS.get(key)
+                read = _READERS.get(key)
                 if read is not None:
                     read(self, value)
+                if key not in _NO_TEXT and fields.last.get(key) != value:
+                    fields.add(key, value)
+        if self._grown is not None and fields.size != before:
+            self._grown.append(Grown(_RESPONSE, None))
 
     def next_hop(self) -> None:
         """Another answer to the same request follows: its parts continue these, its ending replaces this one."""
@@ -128,27 +139,31 @@ class Merger:
         return found
 
     def _set_usage(self, usage: Any) -> None:
-        self._usage = _object(usage, "usageMetadata")
+        if isinstance(usage, dict):
+            self._usage = usage
 
     def _set_model_version(self, version: Any) -> None:
-        self.model_version = _string(version, "modelVersion") or self.model_version
+        if isinstance(version, str) and version:
+            self.model_version = version
 
     def _set_response_id(self, given: Any) -> None:
-        self.response_id = _string(given, "responseId") or self.response_id
+        if isinstance(given, str) and given:
+            self.response_id = given
 
-    def _set_feedback(self, given: Any) -> None:
-        feedback = _object(given, "promptFeedback")
-        if _blocks(feedback) or not self.blocked:
+    def _set_feedback(self, feedback: Any) -> None:
+        if isinstance(feedback, dict) and (_blocks(feedback) or not self.blocked):
             self.prompt_feedback = feedback
 
     def _set_error(self, error: Any) -> None:
         self.error = error if self.error is None else self.error
 
     def _see_token(self, token: Any) -> None:
-        self._token_seen = self._token_seen or bool(token)
+        if token:
+            self._token_seen = True
+            self.fields.declare("continuationToken", "a token for more of the answer")
 
 
-_FIELDS: dict[str, Callable[[Merger, Any], None]] = {
+_READERS: dict[str, Callable[[Merger, Any], None]] = {
     "candidates": Merger._add_candidates,
     "usageMetadata": Merger._set_usage,
     "usage_metadata": Merger._set_usage,
@@ -162,18 +177,8 @@ _FIELDS: dict[str, Callable[[Merger, Any], None]] = {
     "continuationToken": Merger._see_token,
     "continuation_token": Merger._see_token,
 }
-
-
-def _object(value: Any, key: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DecodeError(f"The upstream sent a {key} that is not an object")
-    return value
-
-
-def _string(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise DecodeError(f"The upstream sent a {key} that is not a string")
-    return value
+"""Fields that are more than their text."""
+_NO_TEXT = frozenset(("candidates", "continuationToken", "continuation_token"))
 
 
 def _blocks(feedback: dict[str, Any] | None) -> bool:

@@ -1,47 +1,112 @@
 """From a merged answer to the messages that rules read, a candidate at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from gemini_proxy.errors import BadRequest, DecodeError
+from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unseen, strings_in
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.response_fields import Texts
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateMessages:
     """The messages of one candidate, and what in it no rule can read. Addresses count from the request's first message
-    as if this were the only candidate."""
+    as if this were the only candidate.
+
+    ``turn`` is how many of the messages are what the model says; those behind are what fields of the response say.
+    """
 
     index: int
     messages: tuple[Message, ...]
     unseen: tuple[Unseen, ...]
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    """What the provider runs by itself, as the fields of an answer tell: what was asked, and what came of it."""
+
+    name: str
+    argument: str
+    asked: tuple[str, ...]
+    found: tuple[str, ...]
+
+
+_URLS = "urlContextMetadata.retrievedUrl"
+_TOOLS = (
+    _Tool(
+        "google_search",
+        "queries",
+        ("groundingMetadata.webSearchQueries", "groundingMetadata.imageSearchQueries"),
+        ("groundingMetadata",),
+    ),
+    _Tool("google_maps", "queries", (), ("groundingMetadata.maps",)),
+    _Tool("retrieval", "queries", ("groundingMetadata.retrievalQueries",), ("groundingMetadata.retrievedContext",)),
+    _Tool("url_context", "urls", (_URLS,), (_URLS, "urlContextMetadata")),
+)
+_OF_TOOLS = frozenset(field for tool in _TOOLS for field in (*tool.asked, *tool.found))
 
 
 def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[CandidateMessages, ...]:
-    """Read every candidate of ``merger``. Raises DecodeError for parts that cannot be read."""
+    """Read every candidate of ``merger``, the last with what the response itself says, or that alone where there is no
+    candidate. Raises DecodeError for parts that cannot be read."""
+    candidates = merger.candidates
+    several = len(candidates) > 1
     try:
-        candidates = merger.candidates
-        return tuple([_candidate(request, candidate, len(candidates) > 1) for candidate in candidates])
+        read = [_candidate(request, candidate, several) for candidate in candidates]
     except BadRequest as error:
         raise DecodeError(f"The upstream's answer cannot be read: {error.message}") from None
+    beside, unseen = _field_messages(merger.fields.said), merger.fields.unseen("response")
+    if beside or unseen:
+        last = read.pop() if read else CandidateMessages(0, (), (), 0)
+        read.append(replace(last, messages=(*last.messages, *beside), unseen=(*last.unseen, *unseen)))
+    return tuple(read)
 
 
-def _candidate(request: GeminiRequest, candidate: Any, several: bool) -> CandidateMessages:
+def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> CandidateMessages:
     builder = request.linked.continued()
     builder.add_content("assistant", candidate.parts)
-    messages = (
-        [{**message, "candidate": candidate.index} for message in builder.messages] if several else builder.messages
-    )
-    offset = len(request.messages)
+    ran = _provider_messages(candidate.fields.said, builder.messages)
+    said = [*ran, *builder.messages]
+    beside = _field_messages({field: texts for field, texts in candidate.fields.said.items() if field not in _OF_TOOLS})
+    beside += _field_messages(candidate.tokens.said)
+    messages = [*said, *beside]
+    if several:
+        messages = [{**message, "candidate": candidate.index} for message in messages]
+    offset = len(request.messages) + len(ran)
     unseen = [Unseen(_moved(found.address, offset), found.reason) for found in builder.unseen]
-    for name in ("grounding_metadata", "url_context_metadata"):
-        if getattr(candidate, name):
-            unseen.append(Unseen(f"candidates.{candidate.index}.{name}", "sources named by the provider"))
-    return CandidateMessages(candidate.index, tuple(messages), tuple(unseen))
+    unseen += candidate.fields.unseen(f"candidates.{candidate.index}")
+    return CandidateMessages(candidate.index, tuple(messages), tuple(unseen), len(said))
+
+
+def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[Message]:
+    """Calls that the provider ran and their results, of which the fields alone tell: what is among the parts as well
+    happened once."""
+    if _OF_TOOLS.isdisjoint(said):
+        return []
+    known = set(strings_in([message for message in parts if message.get("provider")]))
+    messages: list[Message] = []
+    for tool in _TOOLS:
+        asked = [text for field in tool.asked for text in said.get(field, ()) if text not in known]
+        found = [text for field in tool.found for text in said.get(field, ())]
+        if asked:
+            function = {"name": tool.name, "arguments": {tool.argument: asked}}
+            calls = [{"type": "function", "function": function}]
+            messages.append({"role": "assistant", "tool_calls": calls, "provider": True})
+        if asked or not known.issuperset(found):
+            content = "\n".join(found)
+            messages.append({"role": "tool", "tool_name": tool.name, "content": content, "provider": True})
+    return messages
+
+
+def _field_messages(said: Texts) -> list[Message]:
+    return [
+        {"role": "assistant", "content": "\n".join(texts), "field": field} for field, texts in said.items() if texts
+    ]
 
 
 def _moved(address: str, by: int) -> str:

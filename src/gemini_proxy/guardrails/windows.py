@@ -60,11 +60,9 @@ class AnswerWindows:
         """All of the answer so far was checked whole and passed; texts go on from these messages."""
         self._session.settle()
         self._speakers = {
-            each.index: _Speaker(
-                self._first + len(each.messages) - 1, bool(each.messages[-1].get("thought")), each.messages[-1]
-            )
+            each.index: _Speaker(self._first + len(turn) - 1, bool(turn[-1].get("thought")), turn[-1])
             for each in candidates
-            if each.messages
+            if (turn := each.messages[: each.turn])
         }
 
     def _turn(self, candidate: int, thought: bool, fresh: bool) -> None:

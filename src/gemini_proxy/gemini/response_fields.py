@@ -1,0 +1,320 @@
+"""What a response says outside its parts: every string of a field that is not one of a few control fields is text.
+
+The fields are Google's own (v1beta ``GenerateContentResponse``, and what google-genai knows beyond it). A field that is
+not listed is text as a whole, its names included. A value of another type than its field's hides nothing: its strings
+are text all the same, and it is named as not checked.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.spellings import camel_case
+
+# What a control field says as long as it looks like one; anything else in it is text.
+_ENUM: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_NUMBER: Final = re.compile(r"[0-9.eE+-]{0,32}|NaN|-?Infinity")
+_TIME: Final = re.compile(r"[0-9TZ:.+-]{0,40}")
+_ID: Final = re.compile(r"[A-Za-z0-9_.:/+=@-]{0,256}")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
+
+_TEXT: Final = "text"
+_ENCODED: Final = "base64"
+_ANYTHING: Final = "anything"
+
+
+Texts = Mapping[str, Collection[str]]
+"""What fields say: for each the texts, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Text that is kept under a name of its own, not with the field that it stands in."""
+
+    name: str
+    shape: Any
+
+
+# The shape of a field: a leaf as above, the fields of an object, in a tuple what a list holds, or Apart.
+def _texts(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, _TEXT)
+
+
+_RATINGS: Final = (
+    dict.fromkeys(("category", "probability", "severity", "overwrittenThreshold"), _ENUM)
+    | dict.fromkeys(("blocked", "probabilityScore", "severityScore"), _NUMBER),
+)
+_COUNTS: Final = ({"modality": _ENUM, "tokenCount": _NUMBER},)
+_USAGE_KINDS: Final = ("prompt", "cachedContent", "candidates", "toolUsePrompt", "thoughts", "response", "total")
+_DETAIL_KINDS: Final = ("prompt", "cache", "candidates", "toolUsePrompt", "response")
+
+RESPONSE: Final[dict[str, Any]] = {
+    "responseId": _ID,
+    "modelVersion": _ID,
+    "createTime": _TIME,
+    "usageMetadata": {f"{kind}TokenCount": _NUMBER for kind in _USAGE_KINDS}
+    | {f"{kind}TokensDetails": _COUNTS for kind in _DETAIL_KINDS}
+    | {"trafficType": _ENUM, "serviceTier": _WORD},
+    "promptFeedback": {"blockReason": _ENUM, "blockReasonMessage": _TEXT, "safetyRatings": _RATINGS},
+    "modelStatus": {"modelStage": _ENUM, "message": _TEXT, "retirementTime": _TIME},
+    "error": {"code": _NUMBER, "message": _TEXT, "status": _ENUM, "details": _ANYTHING},
+}
+"""The fields of a response beside ``candidates``."""
+
+_SNIPPETS: Final = (
+    _texts("flagContentUri", "googleMapsUri", "relativePublishTimeDescription", "review", "reviewId", "title")
+    | {"authorAttribution": _texts("displayName", "photoUri", "uri")},
+)
+_MAPS: Final = _texts("placeId", "text", "title", "uri") | {
+    "placeAnswerSources": {"flagContentUri": _TEXT, "reviewSnippet": _SNIPPETS, "reviewSnippets": _SNIPPETS},
+    "route": {"distanceMeters": _NUMBER, "duration": _TEXT, "encodedPolyline": _TEXT},
+}
+_RETRIEVED: Final = _texts("documentName", "fileSearchStore", "mediaId", "text", "title", "uri") | {
+    "pageNumber": _NUMBER,
+    "ragChunk": _texts("text", "chunkId", "fileId") | {"pageSpan": {"firstPage": _NUMBER, "lastPage": _NUMBER}},
+    "customMetadata": (
+        _texts("key", "stringValue") | {"numericValue": _NUMBER, "stringListValue": {"values": (_TEXT,)}},
+    ),
+}
+_SEGMENT: Final = {"startIndex": _NUMBER, "endIndex": _NUMBER, "partIndex": _NUMBER, "text": _TEXT}
+_GROUNDING: Final[dict[str, Any]] = {
+    "webSearchQueries": Apart("groundingMetadata.webSearchQueries", (_TEXT,)),
+    "imageSearchQueries": Apart("groundingMetadata.imageSearchQueries", (_TEXT,)),
+    "retrievalQueries": Apart("groundingMetadata.retrievalQueries", (_TEXT,)),
+    "searchEntryPoint": {"renderedContent": _TEXT, "sdkBlob": _ENCODED},
+    "groundingChunks": (
+        {
+            "web": _texts("domain", "title", "uri"),
+            "image": _texts("domain", "imageUri", "sourceUri", "title"),
+            "maps": Apart("groundingMetadata.maps", _MAPS),
+            "retrievedContext": Apart("groundingMetadata.retrievedContext", _RETRIEVED),
+        },
+    ),
+    "groundingSupports": (
+        {
+            "confidenceScores": (_NUMBER,),
+            "groundingChunkIndices": (_NUMBER,),
+            "renderedParts": (_NUMBER,),
+            "segment": Apart("groundingMetadata.groundingSupports", _SEGMENT),
+        },
+    ),
+    "retrievalMetadata": {"googleSearchDynamicRetrievalScore": _NUMBER},
+    "googleMapsWidgetContextToken": _TOKEN,
+    "sourceFlaggingUris": (Apart("groundingMetadata.maps", _texts("flagContentUri", "sourceId")),),
+}
+_CITATIONS: Final = (
+    _texts("license", "title", "uri")
+    | {"startIndex": _NUMBER, "endIndex": _NUMBER}
+    | {"publicationDate": dict.fromkeys(("year", "month", "day"), _NUMBER)},
+)
+# Tokens are no texts by themselves: TokenTexts joins them.
+_LOGPROB: Final = {"token": re.compile(r"(?s).*"), "tokenId": _NUMBER, "logProbability": _NUMBER}
+
+CANDIDATE: Final[dict[str, Any]] = {
+    "content": {},
+    "index": _NUMBER,
+    "finishReason": _ENUM,
+    "finishMessage": _TEXT,
+    "tokenCount": _NUMBER,
+    "avgLogprobs": _NUMBER,
+    "safetyRatings": _RATINGS,
+    "citationMetadata": {"citationSources": _CITATIONS, "citations": _CITATIONS},
+    "groundingMetadata": _GROUNDING,
+    "groundingAttributions": _ANYTHING,
+    "urlContextMetadata": {
+        "urlMetadata": ({"retrievedUrl": Apart("urlContextMetadata.retrievedUrl", _TEXT), "urlRetrievalStatus": _ENUM},)
+    },
+    "logprobsResult": {
+        "chosenCandidates": (_LOGPROB,),
+        "topCandidates": ({"candidates": (_LOGPROB,)},),
+        "logProbabilitySum": _NUMBER,
+    },
+}
+"""The fields of a candidate; its content's parts are no field."""
+
+_NAME: Final = re.compile(r"[A-Za-z_$@][A-Za-z0-9_.@]{0,63}")
+_MAX_DEPTH: Final = 64
+
+
+class FieldTexts:
+    """Gathers what the fields of one object say over all events that it came in: each string once, in order.
+
+    A string stays, whatever a later event says in the same field: the earlier event has been read. ``size`` grows with
+    every text, and with everything that cannot be checked.
+    """
+
+    __slots__ = ("_said", "_shape", "_unseen", "last", "size")
+
+    def __init__(self, shape: Mapping[str, Any]) -> None:
+        self._said: dict[str, dict[str, None]] = {}
+        self._shape = shape
+        self.last: dict[str, Any] = {}
+        self._unseen: dict[str, str] = {}
+        self.size = 0
+
+    def add(self, key: str, value: Any) -> None:
+        """Take in a field of an event, its name in either spelling. What is as ``last`` has it may be left out."""
+        last = self.last.get(key)
+        self.last[key] = value
+        if type(value) is dict and type(last) is dict:
+            # Most fields come again with every event, and little in them changes.
+            value = {inner: found for inner, found in value.items() if last.get(inner) != found}
+        name = camel_case(key)
+        shape = self._shape.get(name)
+        if shape is None:
+            self._unknown(name, name, key, value)
+        else:
+            self._read(name, name, shape, value)
+
+    @property
+    def said(self) -> Texts:
+        """The texts by field."""
+        return self._said
+
+    def declare(self, path: str, reason: str) -> None:
+        """Name something as not checked."""
+        if path not in self._unseen:
+            self._unseen[path] = reason
+            self.size += 1
+
+    def say(self, field: str, text: str) -> None:
+        """Add a text of a field."""
+        texts = self._said.setdefault(field, {})
+        if text and text not in texts:
+            texts[text] = None
+            self.size += 1
+
+    def unseen(self, prefix: str) -> list[Unseen]:
+        """What cannot be checked, addressed by its path behind ``prefix``."""
+        return [Unseen(f"{prefix}.{path}", reason) for path, reason in self._unseen.items()]
+
+    def _read(self, field: str, path: str, shape: Any, value: Any) -> None:
+        if value is None:
+            return
+        if type(shape) is Apart:
+            field, shape = shape.name, shape.shape
+        if type(shape) is dict:
+            self._read_object(field, path, shape, value)
+        elif type(shape) is tuple:
+            for item in value if type(value) is list else (value,):
+                self._read(field, path, shape[0], item)
+        elif shape is _ANYTHING:
+            self._read_anything(field, path, value)
+        elif type(value) is str:
+            self._read_string(field, path, shape, value)
+        elif shape is _TEXT or shape is _ENCODED or type(value) is dict or type(value) is list:
+            self._misread(field, path, value)
+
+    def _read_object(self, field: str, path: str, shape: dict[str, Any], value: Any) -> None:
+        if type(value) is not dict:
+            self._misread(field, path, value)
+            return
+        for key, inner in value.items():
+            known = shape.get(key)
+            if known is _NUMBER and type(inner) is int:
+                continue
+            name = camel_case(key)
+            known = shape.get(name)
+            if known is not None:
+                self._read(field, f"{path}.{name}", known, inner)
+            elif inner is not None:
+                self._unknown(field, f"{path}.{name}", key, inner)
+
+    def _read_string(self, field: str, path: str, shape: Any, value: str) -> None:
+        if shape is _ENCODED:
+            decoded = _decoded(value)
+            if decoded is None:
+                self._misread(field, path, value)
+            else:
+                self.say(field, decoded)
+        elif shape is _TEXT or shape.fullmatch(value) is None:
+            self.say(field, value)
+
+    def _misread(self, field: str, path: str, value: Any) -> None:
+        """A value of another type than the field's."""
+        self.declare(path, f"{path.rpartition('.')[2]} of an unknown type")
+        self._read_anything(field, path, value)
+
+    def _unknown(self, field: str, path: str, key: str, value: Any) -> None:
+        """A field that is not listed. Where it holds no string, its name says nothing either if it looks like one."""
+        if self._read_anything(field, path, value) or not _NAME.fullmatch(key):
+            self.say(field, key)
+
+    def _read_anything(self, field: str, path: str, value: Any, depth: int = _MAX_DEPTH) -> bool:
+        """Say every string and key in ``value``. Returns whether it holds any."""
+        if type(value) is str:
+            self.say(field, value)
+            return True
+        if type(value) is not dict and type(value) is not list:
+            return False
+        if not depth:
+            self.declare(path, "JSON that is nested too deeply")
+            return True
+        if type(value) is dict:
+            for key in value:
+                self.say(field, key)
+            value = list(value.values())
+        found = [self._read_anything(field, path, inner, depth - 1) for inner in value]
+        return any(found) or bool(value)
+
+
+class TokenTexts:
+    """The tokens of ``logprobsResult`` as the texts that they make: the answer once more, and what else it weighed."""
+
+    __slots__ = ("_chosen", "_ranks", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._chosen: list[str] = []
+        self._ranks: list[list[str]] = []
+
+    def add(self, result: Any) -> None:
+        """Take in the ``logprobsResult`` of an event."""
+        for token in _tokens(_elements(result, "chosenCandidates")):
+            self._chosen.append(token)
+            self.size += 1
+        for position in _elements(result, "topCandidates"):
+            for rank, token in enumerate(_tokens(_elements(position, "candidates"))):
+                if rank == len(self._ranks):
+                    self._ranks.append([])
+                self._ranks[rank].append(token)
+                self.size += 1
+
+    @property
+    def said(self) -> "Texts":
+        """What was chosen as one text, the candidates of each rank as another; by field."""
+        if not self.size:
+            return {}
+        return {
+            "logprobsResult.chosenCandidates": ["".join(self._chosen)] if self._chosen else [],
+            "logprobsResult.topCandidates": ["".join(tokens) for tokens in self._ranks],
+        }
+
+
+def _elements(source: Any, name: str) -> Iterator[Any]:
+    """What a repeated field of an object holds, one value or a list; nothing where there is no object."""
+    if type(source) is dict:
+        for key, value in source.items():
+            if camel_case(key) == name:
+                yield from value if type(value) is list else (value,)
+
+
+def _tokens(candidates: Iterator[Any]) -> Iterator[str]:
+    for candidate in candidates:
+        for token in _elements(candidate, "token"):
+            if type(token) is str:
+                yield token
+
+
+def _decoded(data: str) -> str | None:
+    """The text that is base64 in ``data``; None where it is none."""
+    plain = data.replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
