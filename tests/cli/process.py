@@ -74,7 +74,7 @@ async def serving(config: Path, addresses: int = 1, **added: str) -> AsyncIterat
     errors = config.parent / "stderr.txt"
     # A file, not a pipe: a pipe that nobody reads would stop a server that logs much.
     with errors.open("wb") as file:
-        process = await start(["--config", str(config), "serve"], added, file)
+        process = await start(["serve", "--config", str(config)], added, file)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_SLOW_START):

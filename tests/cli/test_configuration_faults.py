@@ -1,8 +1,10 @@
 """What is wrong with a configuration, in words and by exit code, from ``serve`` and ``check-config`` alike."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -275,6 +277,63 @@ def test_a_policy_fault_names_file_line_column_and_reason(tmp_path: Path, comman
         _, line, column, reason = fault.split(":", 3)
         assert line.isdecimal() and column.isdecimal() and reason.strip()
     assert any(line.strip().strip("^~") == "" and "^" in line for line in lines)
+
+
+def make_no_database(file: Path) -> None:
+    file.write_bytes(b"not a database at all, nor the beginning of one" * 20)
+
+
+def make_newer(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('v9999')")
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    ("name", "make", "words"),
+    [
+        ("nowhere/traces.db", None, "the database file cannot be"),
+        ("traces.db", Path.mkdir, "the database file cannot be opened"),
+        ("traces.db", make_no_database, "the file is not a SQLite database"),
+        ("traces.db", make_newer, "schema is not known to this version"),
+    ],
+)
+def test_a_database_that_cannot_be_opened(
+    tmp_path: Path, command: str, name: str, make: Callable[[Path], None] | None, words: str
+) -> None:
+    """One line, which names the database."""
+    file = tmp_path / name
+    if make is not None:
+        make(file)
+    database = f"sqlite:///{file}"
+    result = invoke(
+        configured(tmp_path, {"server": {"listen": ["127.0.0.1:0"]}, "traces": {"database": database}}), command
+    )
+    assert (result.exit_code, result.stdout) == (78, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"traces.database: {database}: ") and words in line
+
+
+def test_check_config_leaves_a_database_as_it_is(tmp_path: Path) -> None:
+    """It is tried, but neither made nor given tables nor upgraded: a server may be at work on it."""
+    file = tmp_path / "traces.db"
+    config = configured(tmp_path, {"traces": {"database": f"sqlite:///{file}"}})
+    assert invoke(config, "check-config").exit_code == 0
+    assert not file.exists()
+    file.touch()
+    assert invoke(config, "check-config").exit_code == 0
+    assert tables(file) == []
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+    assert invoke(config, "check-config").exit_code == 0
+    assert tables(file) == ["alembic_version"]
+
+
+def tables(file: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        return [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
 
 
 def test_a_configuration_that_can_be_used(tmp_path: Path) -> None:

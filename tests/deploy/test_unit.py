@@ -75,9 +75,10 @@ def test_the_unit_starts_a_command_that_exists() -> None:
     assert (done.exit_code, "Serve until SIGTERM" in done.output) == (0, True)
 
 
-def test_the_configuration_is_accepted() -> None:
-    """deploy/config.toml loads as it is."""
-    done = CliRunner().invoke(main, ["--config", str(DEPLOY / "config.toml"), "check-config"])
+def test_the_configuration_is_accepted(tmp_path: Path) -> None:
+    """deploy/config.toml loads as it is; only the folder of its database is made by systemd."""
+    database = {"GEMINI_PROXY_TRACES__DATABASE": f"sqlite:///{tmp_path}/traces.db"}
+    done = CliRunner(env=database).invoke(main, ["--config", str(DEPLOY / "config.toml"), "check-config"])
     assert (done.exit_code, done.output.startswith("configuration ok")) == (0, True), done.output
 
 

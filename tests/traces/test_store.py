@@ -169,9 +169,23 @@ async def test_the_database_survives_a_kill_and_readers_beside_the_writer(store:
 async def test_a_database_of_a_later_version_is_refused(store: TraceStore, database_url: str) -> None:
     await store.close()
     await execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match="not known to this version"):
-        await TraceStore.open(database_url)
+    for opened in (TraceStore.open, TraceStore.try_open):
+        with pytest.raises(StoreError, match="not known to this version"):
+            await opened(database_url)
     with pytest.raises(StoreError, match="schema 9999"):
+        await TraceStore.open_read_only(database_url)
+
+
+async def test_opening_is_tried_beside_a_server(store: TraceStore, database_url: str) -> None:
+    """Nothing is made, and where there are no tables yet, none stay."""
+    await TraceStore.try_open(database_url)
+    await store.ping()
+    await store.close()
+    for table in ("trace_annotations", "alembic_version"):
+        await execute(database_url, f"DROP TABLE IF EXISTS {table}")
+    with pytest.raises(StoreError):
+        await TraceStore.try_open(database_url)
+    with pytest.raises(StoreError, match="not made by gemini-proxy"):
         await TraceStore.open_read_only(database_url)
 
 

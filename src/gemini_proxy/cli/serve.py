@@ -17,8 +17,9 @@ from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
-from gemini_proxy.traces.database import connect, shown_url
+from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.store import TraceStore
 
 
 @click.command()
@@ -77,11 +78,14 @@ def _announce(bound: list[str], *, pages: bool) -> None:
 @click.command("check-config")
 @click.pass_obj
 def check_config(settings: Settings) -> None:
-    """Load the configuration and every policy, and say what is wrong with them."""
+    """Load the configuration and every policy, open the database, and say what is wrong with them.
+
+    The database is opened as by "serve", but nothing is made or upgraded in it.
+    """
     config, rules = settings.serving, settings.rules
-    _loop_factory(config)
     try:
-        connect(config.traces.database)
+        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+            runner.run(TraceStore.try_open(config.traces.database))
     except StoreError as error:
         _fail_for_database(config, error)
     for rule in (*rules.blocking, *rules.logging):

@@ -3,9 +3,10 @@
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from gemini_proxy.config import Config, ConfigError, check_secrets, load_config, read_policies
 from gemini_proxy.guardrails.plugins import PluginError
@@ -17,10 +18,20 @@ EX_CONFIG = 78
 
 
 class Settings:
-    """What ``--config`` names. Reading it ends the program with exit code 78 where it cannot be used."""
+    """What ``--config`` names. Reading it ends the program with exit code 78 where it cannot be used.
 
-    def __init__(self, file: Path | None) -> None:
+    ``given`` says that the file was named on the command line.
+    """
+
+    def __init__(self, file: Path | None, *, given: bool = False) -> None:
         self._file = file
+        self._given = given
+
+    def chosen(self, file: Path) -> "Settings":
+        """The settings for a command that names ``file`` as well. Raises UsageError where another was named before."""
+        if self._given and file != self._file:
+            raise click.UsageError(f"--config is given twice: {self._file} and {file}")
+        return Settings(file, given=True)
 
     @cached_property
     def config(self) -> Config:
@@ -70,6 +81,27 @@ class Settings:
         except (ConfigError, PluginError) as error:
             faults.append(str(error))
         return tuple(compiled)
+
+
+def config_option(**attributes: Any) -> click.Option:
+    """``--config``, which the program and each of its commands take."""
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        callback=_choose,
+        expose_value=False,
+        help="The configuration file (TOML). Default: $GEMINI_PROXY_CONFIG, else none, every setting at its default.",
+        **attributes,
+    )
+
+
+def _choose(context: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    """Make ``context.obj`` the settings of the file: the one that the command line names, before a variable's."""
+    given = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
+    if context.obj is None:
+        context.obj = Settings(file, given=given)
+    elif file is not None:
+        context.obj = context.obj.chosen(file)
 
 
 def fail(message: str) -> NoReturn:

@@ -68,7 +68,25 @@ class Database(Protocol):
         """``write`` for a change of the schema: however long it takes, and in one process at a time."""
         ...
 
+    async def rehearse(self, work: Callable[[Connection], object]) -> None:
+        """``migrate``, then undo it. A missing SQLite file is not made: only whether it could be is looked at."""
+        ...
+
     async def close(self) -> None: ...
+
+
+class Undone(Exception):
+    """Ends a transaction whose work is not wanted."""
+
+
+def undoing(work: Callable[[Connection], object]) -> Callable[[Connection], None]:
+    """``work``, followed by Undone."""
+
+    def run(connection: Connection) -> None:
+        work(connection)
+        raise Undone
+
+    return run
 
 
 def connect(url: str, *, read_only: bool = False) -> Database:

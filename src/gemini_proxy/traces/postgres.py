@@ -1,6 +1,7 @@
 """PostgreSQL as the trace database, shared by any number of proxies."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from sqlalchemy import URL, Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gemini_proxy.traces.database import translated
+from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.shares import Shares
 
@@ -88,6 +89,10 @@ class PostgresDatabase:
                     await connection.execute(text(f"SET LOCAL {setting} = 0"))
                 await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 return await connection.run_sync(work)
+
+    async def rehearse(self, work: Callable[[Connection], object]) -> None:
+        with contextlib.suppress(Undone):
+            await self.migrate(undoing(work))
 
     async def close(self) -> None:
         self._closed = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
-from gemini_proxy.traces.database import translated
+from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.shares import Shares
 
@@ -46,6 +47,7 @@ class SqliteDatabase:
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
+        self._path = path
         reading = _reader_url(path, read_only=read_only)
         self._writer = None if read_only else _Threads(1, "trace-writer", _writer_engine(path))
         self._readers = _Threads(READERS, "trace-reader", _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
@@ -70,6 +72,13 @@ class SqliteDatabase:
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         # Transactions have no limit of time here, and only one of them writes.
         return await self.write(work)
+
+    async def rehearse(self, work: Callable[[Connection], object]) -> None:
+        if self._path.exists():
+            with contextlib.suppress(Undone):
+                await self.migrate(undoing(work))
+        elif not os.access(self._path.parent, os.W_OK | os.X_OK):
+            raise StoreError("the database file cannot be made in its folder")
 
     async def close(self) -> None:
         self._glances.close()

@@ -57,6 +57,17 @@ class TraceStore:
         return cls(database)
 
     @classmethod
+    async def try_open(cls, url: str) -> None:
+        """Raise StoreError where ``open`` would, and change nothing: what it creates in the database is undone."""
+        from gemini_proxy.traces.migrations.upgrade import try_upgrade
+
+        database = connect(url)
+        try:
+            await database.rehearse(try_upgrade)
+        finally:
+            await database.close()
+
+    @classmethod
     async def open_read_only(cls, url: str) -> Self:
         """Open an existing database of the present schema, changing nothing; ``annotate`` and the like fail."""
         database = connect(url, read_only=True)

@@ -1,13 +1,18 @@
 """Bring a database to the newest schema, without an alembic.ini."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.schema import HEAD
 
 
 def scripts() -> Config:
@@ -25,7 +30,26 @@ def upgrade(connection: Connection) -> None:
     """
     config = scripts()
     config.attributes["connection"] = connection
-    try:
+    with _known_schema():
         command.upgrade(config, "head")
+
+
+def try_upgrade(connection: Connection) -> None:
+    """Raise what ``upgrade`` would, in a transaction that the caller undoes.
+
+    Traces of an older schema are not upgraded for it: that may take long, and keeps a running server from writing.
+    """
+    with _known_schema():
+        present = MigrationContext.configure(connection).get_current_revision()
+        if present in (None, HEAD):
+            upgrade(connection)
+        else:
+            ScriptDirectory.from_config(scripts()).get_revision(present)
+
+
+@contextmanager
+def _known_schema() -> Iterator[None]:
+    try:
+        yield
     except CommandError:
         raise StoreError("the database's schema is not known to this version of gemini-proxy") from None
