@@ -47,6 +47,9 @@ RESPONSES: list[Payload] = [
     *[candidate("hi", "STOP", **fields) for fields in SAYING],
     candidate("hi", "STOP") | {"modelStatus": {"message": WORD}},
     candidate("hi", "STOP") | {"someNewField": WORD},
+    candidate("hi", "STOP") | {"usageMetadata": {"promptTokenCount": 3, "note": WORD}},
+    candidate("hi", "STOP") | {"modelVersion": f"a {WORD}"},
+    candidate("hi", "STOP") | {"responseId": f"a {WORD}"},
     {"promptFeedback": {"blockReason": "SAFETY", "blockReasonMessage": WORD}},
     {"error": {"code": 500, "message": WORD, "status": "INTERNAL"}},
 ]

@@ -6,7 +6,7 @@ from typing import Any
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.candidates import Candidate, Grown
 from gemini_proxy.gemini.function_calls import carries_function_call
-from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts
+from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts, is_id
 
 __all__ = ["Candidate", "Grown", "Merger", "carries_function_call"]
 
@@ -143,11 +143,11 @@ class Merger:
             self._usage = usage
 
     def _set_model_version(self, version: Any) -> None:
-        if isinstance(version, str) and version:
+        if is_id(version):
             self.model_version = version
 
     def _set_response_id(self, given: Any) -> None:
-        if isinstance(given, str) and given:
+        if is_id(given):
             self.response_id = given
 
     def _set_feedback(self, feedback: Any) -> None:

@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.spellings import camel_case
@@ -148,7 +148,7 @@ class FieldTexts:
     every text, and with everything that cannot be checked.
     """
 
-    __slots__ = ("_said", "_shape", "_unseen", "last", "size")
+    __slots__ = ("_said", "_shape", "_too_deep", "_unseen", "last", "size")
 
     def __init__(self, shape: Mapping[str, Any]) -> None:
         self._said: dict[str, dict[str, None]] = {}
@@ -156,20 +156,31 @@ class FieldTexts:
         self.last: dict[str, Any] = {}
         self._unseen: dict[str, str] = {}
         self.size = 0
+        self._too_deep = False
 
     def add(self, key: str, value: Any) -> None:
         """Take in a field of an event, its name in either spelling. What is as ``last`` has it may be left out."""
         last = self.last.get(key)
         self.last[key] = value
         if type(value) is dict and type(last) is dict:
-            # Most fields come again with every event, and little in them changes.
-            value = {inner: found for inner, found in value.items() if last.get(inner) != found}
+            # Most fields come again with every event, and little in them changes but counts.
+            value = {
+                name: inner
+                for name, inner in value.items()
+                if (known := last.get(name)) != inner and not (type(known) is type(inner) is int)
+            }
+            if not value:
+                return
         name = camel_case(key)
         shape = self._shape.get(name)
         if shape is None:
             self._unknown(name, name, key, value)
         else:
             self._read(name, name, shape, value)
+        if self._too_deep:
+            # To compare it would take more of Python's stack than there is.
+            del self.last[key]
+            self._too_deep = False
 
     @property
     def said(self) -> Texts:
@@ -254,6 +265,7 @@ class FieldTexts:
             return False
         if not depth:
             self.declare(path, "JSON that is nested too deeply")
+            self._too_deep = True
             return True
         if type(value) is dict:
             for key in value:
@@ -309,6 +321,16 @@ def _tokens(candidates: Iterator[Any]) -> Iterator[str]:
         for token in _elements(candidate, "token"):
             if type(token) is str:
                 yield token
+
+
+def counts_in(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a ``usageMetadata`` is no text for rules: its counts."""
+    return {name: count for name, count in usage.items() if type(count) is int and _NAME.fullmatch(name)}
+
+
+def is_id(value: Any) -> TypeGuard[str]:
+    """Whether a value is a model's version or a response's id, and no text for rules."""
+    return type(value) is str and bool(value) and _ID.fullmatch(value) is not None
 
 
 def _decoded(data: str) -> str | None:

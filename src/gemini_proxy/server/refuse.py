@@ -1,6 +1,7 @@
 """How an exchange is refused: by a status, or inside a stream, in the framing that the client is reading."""
 
 from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, array_refusal, sse_refusal
+from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.sections import BeforeStream
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.exchange import Exchange
@@ -33,7 +34,8 @@ def _state(exchange: Exchange) -> StreamState:
     seen = tuple(candidate.index for candidate in merger.candidates)
     return StreamState(
         indexes=seen or tuple(range(min(expected, 8))),
-        usage=merger.usage,
+        # Nothing that rules read may stand in the refusal that came of it.
+        usage=counts_in(merger.usage or {}),
         model_version=merger.model_version or exchange.call.model,
         response_id=merger.response_id,
     )
