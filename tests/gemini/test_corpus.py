@@ -1,5 +1,6 @@
 """Recorded streams and bodies, and a few of our own, through every framing and the merger."""
 
+import contextlib
 import json
 import random
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.json_array import JsonArrayFraming
 from gemini_proxy.gemini.merger import Merger, carries_function_call
 from gemini_proxy.gemini.sse import SseFraming
@@ -31,6 +33,18 @@ def test_the_recordings_are_here() -> None:
         pytest.skip("the recorded responses are not part of this checkout")
     assert len(_STREAMS) > 10
     assert len(_BODIES) > 10
+
+
+@pytest.mark.parametrize("path", [*_STREAMS, *_BODIES], ids=lambda path: _name(path))
+def test_the_fields_are_of_the_types_that_they_are_read_with(path: Path) -> None:
+    """Nothing beside the parts of a recorded response is named as not checked."""
+    merger = Merger()
+    with contextlib.suppress(DecodeError):
+        framing = SseFraming() if path in _STREAMS else WholeBodyFraming()
+        for frame in [*framing.feed(path.read_bytes()), *framing.end()]:
+            merger.add(frame.payload or {})
+    assert not merger.fields.unseen("response")
+    assert not [candidate.fields.unseen("candidate") for candidate in merger.candidates if candidate.fields.unseen("")]
 
 
 def _name(path: Path) -> str:

@@ -189,6 +189,15 @@ def test_what_the_provider_ran(fields: Json, name: str, arguments: Json) -> None
     assert said["content"] == "hi"
 
 
+def test_addresses_count_what_stands_before() -> None:
+    """An image behind a search is named where it stands in the end."""
+    image = {"inlineData": {"mimeType": "image/png", "data": "AA=="}}
+    event = answer(groundingMetadata=GROUNDED, content={"parts": [{"text": "hi"}, image]})
+    (address,) = unseen(event)
+    index = int(address.split(".")[1])
+    assert "image_url" in str(messages(event)[index - 1]["content"])
+
+
 def test_results_are_those_of_their_tool() -> None:
     """Places are of Google Maps, documents of retrieval."""
     chunks = [{"maps": {"title": "Café"}}, {"retrievedContext": {"text": "doc", "ragChunk": {"text": "piece"}}}]

@@ -6,10 +6,15 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gemini_proxy.guardrails.answer import candidate_messages
+from gemini_proxy.sections import Guardrails
+from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
-from tests.server.answers import Payload
+from tests.server.answers import Payload, answered, exchange_of, frames, lifecycle
 from tests.support.proxy import prompt
 from tests.support.upstream import Hang, ScriptedUpstream, candidate, sse, stream, unary
 
@@ -177,6 +182,43 @@ async def test_ranges_are_right_where_metadata_comes_late(
     start = len(FILLER) + len("xy ")
     assert [one.address for one in trace.annotations] == [f"messages.3.content:{start}-{start + len(WORD)}"]
     assert trace.messages[3]["content"][start:] == WORD
+
+
+FIELDS = st.sampled_from(["finishMessage", "webSearchQueries", "title", "token"])
+WORDS = st.sampled_from(["foo", "bar", "foobar", "x" * 30])
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(WORDS, st.one_of(st.none(), FIELDS), WORDS), max_size=8))
+def test_window_says_what_the_whole_does(pieces: list[tuple[str, str | None, str]]) -> None:
+    """Wherever fields stand between texts: an answer is refused where a check of all of it finds something, ranges
+    point at what was found, and no event leaves of which a field says it."""
+    exchange = exchange_of(
+        'raise "found" if:\n    (m: Message)\n    m.role == "assistant"\n    any(find("foobar", m.content))\n',
+        'raise "found" if:\n    (c: ToolCall)\n    any(find("foobar", c))\n',
+    )
+    events = frames([candidate(text, **_field(name, said)) for text, name, said in pieces])
+    result = answered(lifecycle(Guardrails.model_validate(WINDOW)), exchange, events)
+    assert exchange.request is not None
+    messages = [m for c in candidate_messages(exchange.request, exchange.merger) for m in c.messages]
+    assert result.refused == any("foobar" in str(message) for message in messages if message["role"] == "assistant")
+    for violation in exchange.violations:
+        for excerpt in excerpts(exchange.messages, violation.ranges):
+            assert excerpt.found == "foobar"
+    for event, (_, name, said) in zip(events, pieces, strict=True):
+        assert not (name and said == "foobar" and event in result.body)
+    assert result.refused or result.body == b"".join(events)
+
+
+def _field(name: str | None, said: str) -> Payload:
+    fields: dict[str | None, Payload] = {
+        None: {},
+        "finishMessage": {"finishMessage": said},
+        "webSearchQueries": {"groundingMetadata": {"webSearchQueries": [said]}},
+        "title": {"citationMetadata": {"citations": [{"title": said}]}},
+        "token": {"logprobsResult": tokens(said)},
+    }
+    return fields[name]
 
 
 async def test_usual_fields_wait_for_nothing_in_window(
