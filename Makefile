@@ -7,6 +7,7 @@
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
+#   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
 # PYTHON names another interpreter, ARGS adds arguments to run, demo, test and bench.
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-million oracle clean
+.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-million clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -61,11 +62,14 @@ bench-lag: $(VENV)/.installed-dev
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)
 
+clients: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.clients.matrix $(ARGS)
+
 oracle: .venv-oracle/.installed
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 

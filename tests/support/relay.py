@@ -5,9 +5,13 @@ from typing import Self
 
 
 class Relay:
-    """Listens on ``port`` and passes everything on to ``target``, in both directions, until ``freeze``."""
+    """Listens on ``port`` and passes everything on to ``target``, in both directions, until ``freeze``.
+
+    ``sent`` is what came of each connection, byte for byte.
+    """
 
     def __init__(self, target: int) -> None:
+        self.sent: list[bytearray] = []
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
@@ -41,12 +45,15 @@ class Relay:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers += [writer, onward_writer]
-        for source, sink in ((reader, onward_writer), (onward_reader, writer)):
-            pump = asyncio.create_task(self._pump(source, sink))
+        self.sent.append(sent := bytearray())
+        for source, sink, kept in ((reader, onward_writer, sent), (onward_reader, writer, None)):
+            pump = asyncio.create_task(self._pump(source, sink, kept))
             self._pumps.add(pump)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray | None) -> None:
         while data := await source.read(65536):
+            if kept is not None:
+                kept += data
             await self._open.wait()
             sink.write(data)
             await sink.drain()

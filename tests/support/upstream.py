@@ -1,7 +1,7 @@
 """A scripted Gemini on a real socket: it answers byte for byte what a test says, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,15 @@ class Reply:
     before_head: Step | None = None
 
 
+Script = Reply | Callable[[Call], Reply]
+
+
 class ScriptedUpstream:
-    """Answers calls with the queued replies in order, the last one again and again."""
+    """Answers calls with the queued replies in order, the last one again and again; one may be made of its call."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.replies: list[Reply] = []
+        self.replies: list[Script] = []
         self.closed_by_caller = asyncio.Event()
         self.called = asyncio.Event()
         self.sent = 0
@@ -73,7 +76,7 @@ class ScriptedUpstream:
             writer.transport.abort()
         await self._server.wait_closed()
 
-    def reply(self, *replies: Reply) -> None:
+    def reply(self, *replies: Script) -> None:
         self.replies = list(replies)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,10 +98,11 @@ class ScriptedUpstream:
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
         }
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.calls.append(Call(method, target, headers, body, head))
+        call = Call(method, target, headers, body, head)
+        self.calls.append(call)
         self.called.set()
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        return await self._answer(reply, reader, writer)
+        return await self._answer(reply if isinstance(reply, Reply) else reply(call), reader, writer)
 
     async def _answer(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if reply.before_head is not None and not await self._step(reply.before_head, reader, writer, False):

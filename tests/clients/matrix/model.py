@@ -1,0 +1,116 @@
+"""A scripted Gemini: what is asked decides the answer, in the form that the client asked for."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from tests.support.upstream import Call, Reply, candidate, sse, stream, unary
+
+ALLOWED: Final = ("Where is Cork?", "Cork is in the south.")
+"""A prompt and the answer to it."""
+TOOL: Final = ("What is the weather in Cork?", "It is sunny, says the tool.")
+"""A prompt for which the model calls a tool, and what it says of the result."""
+FORBIDDEN_CALL: Final = "Please delete the file."
+"""A prompt for which the model calls a tool that the policy forbids."""
+REFUSED_REQUEST: Final = ("Where is xyzzy?", "the word is secret")
+"""A prompt that the policy forbids, and the reason."""
+REFUSED_ANSWER: Final = ("What is the capital of Ireland?", "the city is secret")
+"""A prompt whose answer the policy forbids, and the reason."""
+CALL_REASON: Final = "nothing is deleted"
+POLICY: Final = f"""\
+raise "{REFUSED_REQUEST[1]}" if:
+    (m: Message)
+    m.role == "user"
+    "xyzzy" in m.content
+
+raise "{REFUSED_ANSWER[1]}" if:
+    (m: Message)
+    m.role == "assistant"
+    "Dublin" in m.content
+
+raise "{CALL_REASON}" if:
+    (c: ToolCall)
+    c.function.name in ["delete_file", "write_file"]
+"""
+_ARGUMENTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "weather": {"city": "Cork"},
+    "delete_file": {"path": "forbidden.txt"},
+    # Those of gemini-cli.
+    "list_directory": {"dir_path": "."},
+    "write_file": {"file_path": "forbidden.txt", "content": "written"},
+}
+_USAGE: Final = {"promptTokenCount": 4, "candidatesTokenCount": 4, "totalTokenCount": 8}
+_MODEL: Final = {
+    "name": "models/gemini-2.5-flash",
+    "displayName": "Scripted",
+    "inputTokenLimit": 1_048_576,
+    "outputTokenLimit": 65_536,
+    "supportedGenerationMethods": ["generateContent", "countTokens"],
+}
+
+
+def gemini(call: Call) -> Reply:
+    """The reply to one call of a client."""
+    if call.method == "GET":
+        return unary(_MODEL)
+    if ":countTokens" in call.target:
+        return unary({"totalTokens": 4})
+    events = list(_answer(call.json))
+    if ":streamGenerateContent" not in call.target:
+        return unary(_joined(events))
+    if "alt=sse" in call.target:
+        return stream(*sse(*events))
+    return Reply([b"[", b",\r\n".join(orjson.dumps(event) for event in events), b"]"])
+
+
+def _answer(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    parts = request["contents"][-1]["parts"]
+    prompt = "".join(part.get("text", "") for part in parts)
+    if any(_of(part, "functionResponse") for part in parts):
+        return _says(TOOL[1])
+    if TOOL[0] in prompt:
+        return _calls(request, "weather", "list_directory")
+    if FORBIDDEN_CALL in prompt:
+        return _calls(request, "delete_file", "write_file")
+    says = (
+        ("The capital ", "is Dublin, ", "on the Liffey.")
+        if REFUSED_ANSWER[0] in prompt
+        else ("Cork is ", "in the south.")
+    )
+    structured = _of(_of(request, "generationConfig", {}), "responseMimeType") == "application/json"
+    return _says(*(('{"city": "', *says, '"}') if structured else says))
+
+
+def _of(given: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A member by its name, or in the other spelling that Gemini takes: litellm writes ``function_declarations``."""
+    snake = re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
+    return given.get(name, given.get(snake, default))
+
+
+def _says(*pieces: str) -> Iterator[dict[str, Any]]:
+    for piece in pieces[:-1]:
+        yield candidate(piece)
+    yield {**candidate(pieces[-1], "STOP"), "usageMetadata": _USAGE}
+
+
+def _calls(request: Mapping[str, Any], *names: str) -> Iterator[dict[str, Any]]:
+    """A call of the one of these tools that the request declares."""
+    tools = _of(request, "tools", ())
+    declared = {one["name"] for tool in tools for one in _of(tool, "functionDeclarations", ())}
+    name = next(name for name in names if name in declared)
+    call = {"functionCall": {"name": name, "args": dict(_ARGUMENTS[name])}}
+    found = {"content": {"role": "model", "parts": [call]}, "index": 0, "finishReason": "STOP"}
+    yield {"candidates": [found], "usageMetadata": _USAGE}
+
+
+def _joined(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The events of a stream as one answer."""
+    whole: dict[str, Any] = json.loads(json.dumps(events[-1]))
+    content = whole["candidates"][0]["content"]
+    parts = [part for event in events for part in event["candidates"][0]["content"]["parts"]]
+    texts = "".join(part.get("text", "") for part in parts)
+    content["parts"] = [{"text": texts}] if texts else parts
+    return whole
