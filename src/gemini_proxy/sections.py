@@ -119,6 +119,7 @@ class Guardrails(Section):
     timeout: Annotated[float, Field(gt=0)] = 5.0
     thoughts: Literal["check", "skip"] = "check"
     unseen_content: Literal["allow", "block"] = "allow"
+    outbound_fields: Literal["refuse", "allow"] = "refuse"
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     remote: Remote = Remote()
 

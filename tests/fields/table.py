@@ -1,7 +1,7 @@
 """What the proxy does with every string field: read by running it, field by field."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -42,9 +42,6 @@ CONTROL = {
     "response.responseId": "an id",
 }
 """Fields that carry no text, and why: patterns of paths that begin with ``response.`` or ``request.``. Kept short."""
-
-OPEN = ("request.*.allowedFunctionNames",)
-"""Patterns of fields that are silent and must not be: what is left to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +85,14 @@ def counts(table: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def matching(row: Row, patterns: Iterable[str]) -> list[str]:
-    """The patterns of ``CONTROL`` or ``OPEN`` that name a row's field."""
+def listed_as(row: Row) -> list[str]:
+    """The patterns of ``CONTROL`` that name a row's field."""
     side = "response" if row.direction == "response" else "request"
-    return [pattern for pattern in patterns if fnmatchcase(f"{side}.{row.path}", pattern)]
+    return [pattern for pattern in CONTROL if fnmatchcase(f"{side}.{row.path}", pattern)]
 
 
 def _controlled(row: Row) -> Row:
-    return replace(row, found="control") if row.found == "silent" and matching(row, CONTROL) else row
+    return replace(row, found="control") if row.found == "silent" and listed_as(row) else row
 
 
 def _classified(planting: Planted, place: Place, read: _Read) -> Class:

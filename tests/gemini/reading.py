@@ -1,6 +1,6 @@
 """Short ways to read requests in tests, and to look at everything in what was read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -30,6 +30,13 @@ def output(name: str, response: Any = None, call_id: str | None = None, **extra:
     """A part that answers a call."""
     found = {"name": name, "response": response, **extra}
     return {"functionResponse": {**found, **({"id": call_id} if call_id else {})}}
+
+
+def spelled(value: Any, spell: Callable[[str], str]) -> Any:
+    """A body with the names of its fields written another way."""
+    if isinstance(value, dict):
+        return {spell(name): spelled(inner, spell) for name, inner in value.items()}
+    return [spelled(item, spell) for item in value] if isinstance(value, list) else value
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.fields import snake_case
+from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.request import GeminiRequest
-from tests.gemini.reading import read, said
+from tests.gemini.reading import read, said, spelled
 
 HI = {"role": "user", "content": "hi"}
 
@@ -239,6 +241,94 @@ def test_fields_of_other_methods_are_shown(name: str) -> None:
 def test_what_no_rule_can_read_is_named(body: dict[str, Any], address: str, reason: str) -> None:
     """Each thing out of sight is named with its place and why."""
     assert [(one.address, one.reason) for one in read(body).unseen] == [(address, reason)]
+
+
+@pytest.mark.parametrize("spell", [str, snake_case], ids=["camelCase", "snake_case"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"outputConfig": {"outputUriPrefix": "gs://theirs/x"}},
+        {"generationOutputConfig": {"outputUriPrefix": "gs://theirs/x"}},
+        {"webhookConfig": {"uris": ["https://theirs.example"]}},
+        {"generationConfig": {"webhookUri": "https://theirs.example"}},
+        {"tools": [{"newTool": [{"webhooks": ["https://theirs.example"]}]}]},
+        {"outputConfig": {"outputUriPrefix": {"wrong": ["https://theirs.example"]}}},
+    ],
+)
+def test_fields_that_send_the_answer_elsewhere_are_named_and_read(body: dict[str, Any], spell: Any) -> None:
+    """Wherever they stand; what is done about them is not the reader's to say."""
+    request = read(spelled({"contents": [], **body}, spell))
+    (address,) = request.outbound
+    assert Unseen(f"request.{address}", "where the answer goes besides") in request.unseen
+    assert "theirs" in said(request.messages)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"labels": {"webhook": "x"}},
+        {"outputConfig": {"outputUriPrefix": None}},
+        {"generationConfig": {"responseJsonSchema": {"properties": {"webhookUrl": {"type": "string"}}}}},
+        {"tools": {"functionDeclarations": {"name": "f", "parameters": {"properties": {"webhook_url": {}}}}}},
+        {"tools": {"mcpServers": {"streamableHttpTransport": {"headers": {"webhook_id": "x"}}}}},
+        {"contents": {"parts": {"functionCall": {"name": "f", "args": {"outputUriPrefix": "gs://x"}}}}},
+    ],
+)
+def test_names_that_clients_choose_send_nothing_elsewhere(body: dict[str, Any]) -> None:
+    assert read(body).outbound == ()
+
+
+@pytest.mark.parametrize(
+    "value", ["say zzforbiddenzz", ["say zzforbiddenzz"], {"say": "zzforbiddenzz"}, [[{"a": {"zzforbiddenzz": 1}}]]]
+)
+@pytest.mark.parametrize(
+    "place",
+    """
+    model serviceTier store taskType safetySettings safetySettings.category
+    toolConfig toolConfig.functionCallingConfig toolConfig.functionCallingConfig.mode
+    toolConfig.retrievalConfig.latLng.latitude generationConfig.temperature generationConfig.candidateCount
+    generationConfig.thinkingConfig generationConfig.thinkingConfig.thinkingBudget
+    generationConfig.responseMimeType generationConfig.imageConfig.imageOutputOptions
+    """.split(),
+)
+def test_text_in_a_field_that_steers_is_text(place: str, value: Any) -> None:
+    """A wrong type, or a sentence where a word is meant: whatever Google makes of it, rules see it."""
+    body = value
+    for name in reversed(place.split(".")):
+        body = {name: body}
+    assert "zzforbiddenzz" in said(read({"contents": [], **body}).messages)
+
+
+def test_what_steers_is_no_text() -> None:
+    """Usual settings make no message."""
+    body = {
+        "model": "models/gemini-2.5-flash",
+        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+        "toolConfig": {
+            "functionCallingConfig": {"mode": "ANY", "streamFunctionCallArguments": True},
+            "retrievalConfig": {"latLng": {"latitude": 1.5, "longitude": "-2"}, "languageCode": "de-DE"},
+        },
+        "generationConfig": {
+            "temperature": 0.5,
+            "maxOutputTokens": 10,
+            "responseMimeType": "application/json",
+            "responseModalities": ["TEXT", "IMAGE"],
+            "thinkingConfig": {"includeThoughts": True, "thinkingBudget": 100},
+            "imageConfig": {"aspectRatio": "16:9", "imageSize": "1K"},
+        },
+        "store": False,
+    }
+    assert read({"contents": [], **body}).messages == ()
+
+
+def test_a_voice_is_named_and_no_text() -> None:
+    """Base64 is nothing that a rule could read."""
+    voice = {"mimeType": "audio/wav", "voiceSampleAudio": "Y2FuYXJ5", "consentAudio": "Y2FuYXJ5"}
+    speech = {"multiSpeakerVoiceConfig": {"speakerVoiceConfigs": [{"voiceConfig": {"replicatedVoiceConfig": voice}}]}}
+    request = read({"contents": [], "generationConfig": {"speechConfig": speech}})
+    assert "Y2FuYXJ5" not in said(request.messages) and "audio/wav" in said(request.messages)
+    assert [one.reason for one in request.unseen] == ["inline audio"] * 2
+    assert request.unseen[0].address.endswith("voiceConfig.replicatedVoiceConfig.voiceSampleAudio")
 
 
 def test_plain_requests_have_nothing_unseen() -> None:

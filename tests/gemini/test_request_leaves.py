@@ -4,8 +4,12 @@ import base64
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.gemini.reading import read, said
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.fields import snake_case
+from tests.gemini.reading import read, said, spelled
 
 PLAIN_LEAVES = """
 contents.0.parts.0.text
@@ -86,6 +90,7 @@ tools.4.fileSearch.fileSearchStoreNames.0
 tools.4.fileSearch.metadataFilter
 tools.5.mcpServers.0.name
 tools.5.mcpServers.0.streamableHttpTransport.url
+tools.5.mcpServers.0.streamableHttpTransport.headers.authorization
 tools.6.computerUse.excludedPredefinedFunctions.0
 tools.7.retrieval.vertexAiSearch.datastore
 tools.8.googleMaps.authConfig.apiKey
@@ -100,18 +105,31 @@ generationConfig.responseFormat.text.schema.description
 generationConfig.speechConfig.voiceConfig.prebuiltVoiceConfig.voiceName
 generationConfig.speechConfig.languageCode
 generationConfig.speechConfig.multiSpeakerVoiceConfig.speakerVoiceConfigs.0.speaker
+generationConfig.thinkingConfig.someNewSetting
+generationConfig.imageConfig.someNewSetting
 generationConfig.translationConfig.targetLanguageCode
 generationConfig.audioTranscriptionConfig.hints.0
 generationConfig.someNewSetting.prompt
+toolConfig.functionCallingConfig.allowedFunctionNames.0
+toolConfig.someNewSetting.0
+safetySettings.0.someNewSetting
 labels.team
 modelArmorConfig.promptTemplateName
+outputConfig.outputUriPrefix
+webhookConfig.uris.0
 someNewField.deep.0
 """.split()
 
 INLINE_TEXT = ["contents.2.parts.0.inlineData.data", "contents.2.parts.1.functionResponse.parts.0.inlineData.data"]
 """base64 of text: what is decoded has to be readable."""
 
-NAMED_UNSEEN = {"cachedContent": "request.cachedContent", "continuationToken": "request.continuationToken"}
+_VOICE = "generationConfig.speechConfig.voiceConfig.replicatedVoiceConfig"
+NAMED_UNSEEN = {
+    "cachedContent": "request.cachedContent",
+    "continuationToken": "request.continuationToken",
+    f"{_VOICE}.voiceSampleAudio": f"request.{_VOICE}.voiceSampleAudio",
+    f"{_VOICE}.consentAudio": f"request.{_VOICE}.consentAudio",
+}
 
 CONTROL = """
 model
@@ -121,7 +139,6 @@ safetySettings.0.category
 safetySettings.0.threshold
 safetySettings.0.method
 toolConfig.functionCallingConfig.mode
-toolConfig.functionCallingConfig.allowedFunctionNames.0
 toolConfig.retrievalConfig.languageCode
 generationConfig.responseMimeType
 generationConfig.responseModalities.0
@@ -142,8 +159,7 @@ contents.0.parts.2.functionResponse.scheduling
 contents.2.parts.0.inlineData.mimeType
 """.split()
 """Enums, names of models and roles, offsets, and signatures that only Google reads: nothing that a model reads as text.
-``allowedFunctionNames`` repeat names that were declared; a text blob's type is used to decode it; an output's id is
-replaced by that of the call it was found to answer."""
+A text blob's type is used to decode it; an output's id is replaced by that of the call it was found to answer."""
 
 FIXED = {
     "contents.2.parts.0.inlineData.mimeType": "text/plain",
@@ -187,10 +203,10 @@ def test_every_leaf_is_readable_or_named(spell: Any) -> None:
     leaves = [*PLAIN_LEAVES, *INLINE_TEXT, *NAMED_UNSEEN, *CONTROL, *FIXED]
     body, canaries = planted(list(dict.fromkeys(leaves)), spell)
     request = read(body)
-    readable = said(request.messages)
+    readable, unseen = said(request.messages), {snake(one.address) for one in request.unseen}
     lost = [leaf for leaf in [*PLAIN_LEAVES, *INLINE_TEXT] if canaries[leaf] not in readable]
     assert not lost
-    assert set(NAMED_UNSEEN.values()) <= {one.address for one in request.unseen}
+    assert [address for address in NAMED_UNSEEN.values() if snake(address) not in unseen] == []
     assert len(PLAIN_LEAVES) + len(INLINE_TEXT) >= 95
 
 
@@ -199,3 +215,67 @@ def test_control_fields_really_are_left_out() -> None:
     body, canaries = planted(list(dict.fromkeys([*PLAIN_LEAVES, *CONTROL])))
     readable = said(read(body).messages)
     assert [leaf for leaf in CONTROL if leaf not in FIXED and canaries[leaf] in readable] == []
+
+
+SETTINGS = [
+    [step for step in leaf.split(".") if not step.isdigit()]
+    for leaf in [*PLAIN_LEAVES, *NAMED_UNSEEN, *CONTROL]
+    if not leaf.startswith(("contents", "systemInstruction"))
+]
+PLANTINGS = st.lists(
+    st.tuples(
+        st.sampled_from(SETTINGS),
+        st.integers(1, 8),
+        st.sampled_from([lambda said: said, lambda said: [said], lambda said: {"said": [said, 1]}]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+"""A setting, how many steps of its path to go, and what stands there instead: a sentence in some shape."""
+
+
+def worded(plantings: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """A body with another sentence in each place that is free, and the path of each sentence."""
+    root: dict[str, Any] = {}
+    found: dict[str, str] = {}
+    for steps, depth, shape in plantings:
+        *way, last = steps[:depth]
+        node: Any = root
+        for step in way:
+            node = node.setdefault(step, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last not in node:
+            sentence = f"sentence no {len(found)};"
+            found[sentence] = ".".join(["request", *steps[:depth]])
+            node[last] = shape(sentence)
+    return root, found
+
+
+@given(
+    PLANTINGS,
+    st.sampled_from(
+        [
+            ("generateContent", None),
+            ("countTokens", None),
+            ("countTokens", "generateContentRequest"),
+            ("embedContent", None),
+            ("batchEmbedContents", "requests"),
+        ]
+    ),
+    st.sampled_from([str, snake_case]),
+)
+def test_every_sentence_beside_the_contents_is_read_or_named(
+    plantings: Any, method: tuple[str, str | None], spell: Any
+) -> None:
+    """Whatever stands where: a rule reads it, the trace names it as not checked, or the request is refused."""
+    verb, wrapper = method
+    settings, found = worded(plantings)
+    body = spelled(settings, spell)
+    try:
+        request = read({spell(wrapper): body} if wrapper else body, verb)
+    except BadRequest:
+        return
+    readable = said(request.messages)
+    # What runs at the provider is named, and read nevertheless.
+    named = tuple(snake(one.address) for one in request.unseen if one.address != "request.tools")
+    lost = {path for sentence, path in found.items() if sentence not in readable}
+    assert {path for path in lost if not snake(path).startswith(named)} == set()

@@ -1,33 +1,26 @@
 """A request body read as the model will: everything in it becomes messages, or is named as out of sight."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from gemini_proxy.gemini.calls import Method, ModelCall
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
 from gemini_proxy.gemini.parts import Unseen, strings_in, text_beside
+from gemini_proxy.gemini.request_fields import CONTROL, outbound_fields, read_setting, steers
+from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
 
-_CONTROL = spellings(
-    "model", "safetySettings", "toolConfig", "store", "serviceTier", "taskType", "outputDimensionality"
-)
-"""Fields that steer the call and carry no text to the model."""
 _CONTENTS = spellings("contents", "content", "systemInstruction")
-_KNOWN = _CONTROL | _CONTENTS | spellings("tools", "generationConfig", "cachedContent", "continuationToken")
+_KNOWN = _CONTENTS | spellings("tools", "generationConfig", "cachedContent", "continuationToken")
 _WRAPPERS = {Method.COUNT_TOKENS: "generateContentRequest", Method.BATCH_EMBED: "requests"}
 """The field of a method's request that holds whole requests."""
 _NO_SETTINGS = _CONTENTS | spellings(*_WRAPPERS.values())
-_CONFIG_CONTROL = spellings(
-    *"candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty logprobs".split(),
-    *"responseLogprobs responseMimeType responseModalities mediaResolution thinkingConfig imageConfig".split(),
-    *"audioTimestamp enableEnhancedCivicAnswers enableAffectiveDialog routingConfig modelSelectionConfig".split(),
-)
-"""Fields of generationConfig that hold numbers, switches and enums; the text of all others may reach the model."""
 _SCHEMAS = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
 _CONTENT = spellings("role", "parts")
-_DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema", "behavior")
+_DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema")
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
 
@@ -37,7 +30,10 @@ class GeminiRequest:
 
     ``messages`` ends where the answer begins; ``unseen`` names what no rule could read; ``settings`` are the request's
     fields other than those that hold contents; ``candidate_count`` is None where the client left it out;
-    ``structured`` says that the response's text is to be parsed, such as JSON of a schema.
+    ``structured`` says that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the
+    addresses of fields that send the answer to someone else. ``secrets`` are what the request gives Gemini to identify
+    with elsewhere: they are in ``messages``, and neither in ``settings`` nor in ``stored``, the messages as a trace
+    keeps them, whose addresses are the same.
     """
 
     messages: tuple[Message, ...]
@@ -46,11 +42,33 @@ class GeminiRequest:
     candidate_count: int | None
     structured: bool
     linked: MessageList
+    outbound: tuple[str, ...]
+    stored: tuple[Message, ...]
+    secrets: tuple[str, ...] = dataclass_field(repr=False)
 
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest for what cannot be read, or can be read two ways."""
     root = read_object(body)
+    bare, secrets = without_secrets(root)
+    outbound = outbound_fields(root)
+    read = _read(call, root, outbound)
+    messages = tuple(read.messages)
+    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
+    return GeminiRequest(
+        messages=messages,
+        unseen=tuple(read.unseen),
+        settings={k: v for k, v in bare.items() if k not in _NO_SETTINGS},
+        candidate_count=_candidate_count(config),
+        structured=_is_structured(config),
+        linked=read,
+        outbound=outbound,
+        stored=messages if bare is root else tuple(_read(call, bare, outbound).messages),
+        secrets=secrets,
+    )
+
+
+def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> MessageList:
     reader = _Reader()
     wrapper = _WRAPPERS.get(call.method)
     if wrapper is None:
@@ -59,15 +77,8 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
         reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
         for request in objects(field(root, wrapper), wrapper):
             reader.add(request)
-    config = an_object(field(root, "generationConfig"), "generationConfig") or {}
-    return GeminiRequest(
-        messages=tuple(reader.list.messages),
-        unseen=tuple(reader.list.unseen),
-        settings={k: v for k, v in root.items() if k not in _NO_SETTINGS},
-        candidate_count=_candidate_count(config),
-        structured=_is_structured(config),
-        linked=reader.list,
-    )
+    reader.list.unseen.extend(Unseen(f"request.{address}", "where the answer goes besides") for address in outbound)
+    return reader.list
 
 
 def _candidate_count(config: JsonObject) -> int | None:
@@ -116,7 +127,7 @@ class _Reader:
         role = a_string(content.get("role"), "role")
         self.list.add_content("assistant" if role == "model" else "user", content_parts(content))
         if not content.keys() <= _CONTENT:
-            self._text_beside("contents", {k: v for k, v in content.items() if k not in _CONTENT})
+            self._settings("contents", {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _system(self, request: JsonObject) -> None:
         instruction = field(request, "systemInstruction")
@@ -124,7 +135,7 @@ class _Reader:
             return
         content = an_object(instruction, "systemInstruction") or {}
         self.list.add_content("system", content_parts(content))
-        self._text_beside("systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT})
+        self._settings("systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _tools(self, request: JsonObject) -> None:
         tools = field(request, "tools")
@@ -143,17 +154,21 @@ class _Reader:
 
     def _prompting_settings(self, request: JsonObject) -> None:
         config = an_object(field(request, "generationConfig"), "generationConfig") or {}
-        for name, value in config.items():
-            if name not in _CONFIG_CONTROL:
-                self._text_beside("generationConfig", {name: value})
-        self._text_beside("request", {k: v for k, v in request.items() if k not in _KNOWN})
+        self._settings("generationConfig", config, CONTROL["generationConfig"])
+        self._settings("request", {k: v for k, v in request.items() if k not in _KNOWN}, CONTROL)
 
-    def _text_beside(self, where: str, values: JsonObject) -> None:
+    def _settings(self, where: str, values: JsonObject, known: JsonObject) -> None:
         """Text outside the contents that the model may read: shown to rules as a system message."""
+        place = where if where == "request" else f"request.{where}"
         for name, value in values.items():
-            text = "\n".join(strings_in(value))
-            if text:
-                self.list.add_text("system", text, field=f"{where}.{name}")
+            texts: list[str] = []
+            for found in read_setting(f"{place}.{name}", value, known.get(name)):
+                if isinstance(found, Unseen):
+                    self.list.unseen.append(found)
+                else:
+                    texts.append(found)
+            if any(texts):
+                self.list.add_text("system", "\n".join(texts), field=f"{where}.{name}")
 
     def _references(self, request: JsonObject) -> None:
         if field(request, "cachedContent") is not None:
@@ -170,6 +185,8 @@ def _declaration(function: JsonObject) -> Message:
     parameters = second if schema is None else schema
     # One of the two schemas is meant; where both are given, the other one is read as text.
     known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
+    if steers(function.get("behavior")):
+        known |= {"behavior"}
     beside = text_beside(function, known)
     description = a_string(field(function, "description"), "description")
     return {

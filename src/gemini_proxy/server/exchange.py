@@ -108,8 +108,8 @@ class Exchange:
 
     @property
     def messages(self) -> list[Message]:
-        """All that was said, the answer last; what the addresses of annotations point into."""
-        return [*(self.request.messages if self.request else ()), *self.answer_messages]
+        """All that was said as a trace keeps it, the answer last; what the addresses of annotations point into."""
+        return [*(self.request.stored if self.request else ()), *self.answer_messages]
 
     @property
     def message_count(self) -> int:

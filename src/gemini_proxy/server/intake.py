@@ -15,6 +15,8 @@ from gemini_proxy.traces.errors import StoreError
 
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
+_SHOWN = 100
+"""Characters of a field's address that an error repeats."""
 _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 
@@ -26,6 +28,7 @@ class Intake:
         self._server = config.server
         self._forwarded = config.upstream.forward_headers
         self._header_mode = config.guardrails.header_policies
+        self._outbound = config.guardrails.outbound_fields
         self._rules = rules
         self._dataset_rules = dataset_rules
         self._workers = workers
@@ -37,6 +40,11 @@ class Intake:
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
         exchange.request = await self._read(exchange)
+        if exchange.request.outbound and self._outbound == "refuse":
+            raise BadRequest(
+                f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '
+                'this server takes it only with guardrails.outbound_fields = "allow".'
+            )
 
     async def _stored_rules(self, exchange: Exchange) -> RuleSet:
         """Those of the files; for a dataset in the path its own in the place of those of the same action."""

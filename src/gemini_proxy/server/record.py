@@ -4,6 +4,8 @@ import functools
 import hmac
 import logging
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from gemini_proxy.errors import Unavailable
@@ -13,6 +15,7 @@ from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.recorder import Recorder
+from gemini_proxy.traces.redact import redact
 from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ class Scribe:
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
         call = exchange.call
         invariant = exchange.credentials.invariant
-        return Trace(
+        trace = Trace(
             id=exchange.id,
             created=exchange.created,
             dataset=call.dataset,
@@ -96,6 +99,16 @@ class Scribe:
             ),
             push=self._push,
         )
+        return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
+
+
+def _without(secrets: Iterable[str], trace: Trace) -> Trace:
+    """The trace without the request's secrets where a rule's words or an error repeat them."""
+    return replace(
+        trace,
+        annotations=tuple(replace(one, content=redact(one.content, secrets)) for one in trace.annotations),
+        metadata=redact(trace.metadata, secrets),
+    )
 
 
 def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What a request gives Gemini's servers to identify with elsewhere: header values, keys, tokens. Traces do without."""
+
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings
+
+_MASK: Final = "[redacted]"
+_SECRET = re.compile(
+    r"(?:.*[_-])?(?:headers?|cookies?|(?:api)?key|key_string|token|secret|password|passwd|authorization|credentials?)"
+)
+"""Names, in snake_case, of fields that hold a secret or several."""
+_OTHER = spellings(
+    *"contents content systemInstruction functionDeclarations generationConfig labels".split(),
+    *"cachedContent continuationToken".split(),
+)
+"""Fields of a request that are for the model or for Gemini alone, whatever the names in them."""
+_IN_URL = re.compile(r"(://)([^/?#\s@]+)(?=@)|([?&](?:[^=&#\s]*=)?)([^&#\s]+)")
+"""A user name with its password, and each value of a query."""
+
+
+_SHORTEST: Final = 8
+"""Characters of a secret that is worth looking for: less stands in texts by chance."""
+
+
+def without_secrets(request: JsonObject) -> tuple[JsonObject, tuple[str, ...]]:
+    """The request as a trace may keep it, the very request where it has no secret; and the secrets, each word of them.
+
+    What takes a secret's place is as long, so that what points into a text around it still does.
+    """
+    found: list[str] = []
+    bare = _bare(request, found)
+    words = [word for secret in found for word in (secret, *secret.split()) if len(word) >= _SHORTEST]
+    return (bare if found else request), tuple(dict.fromkeys(words))
+
+
+def _bare(value: Any, found: list[str]) -> Any:
+    if type(value) is dict:
+        return {name: inner if name in _OTHER else _field(name, inner, found) for name, inner in value.items()}
+    if type(value) is list:
+        return [_bare(item, found) for item in value]
+    if type(value) is str and "://" in value:
+        return _IN_URL.sub(lambda part: f"{part[1] or part[3]}{_masked(part[2] or part[4], found)}", value)
+    return value
+
+
+def _field(name: str, value: Any, found: list[str]) -> Any:
+    return _hidden(value, found) if _is_secret(name) else _bare(value, found)
+
+
+@lru_cache(maxsize=512)
+def _is_secret(name: str) -> bool:
+    return _SECRET.fullmatch(snake_case(name)) is not None
+
+
+def _hidden(value: Any, found: list[str]) -> Any:
+    if type(value) is dict:
+        return {name: _hidden(inner, found) for name, inner in value.items()}
+    if type(value) is list:
+        return [_hidden(item, found) for item in value]
+    return value if value is None or type(value) is bool else _masked(str(value), found)
+
+
+def _masked(secret: str, found: list[str]) -> str:
+    found.append(secret)
+    return _MASK.ljust(len(secret), "*") if len(secret) >= len(_MASK) else "*" * len(secret)
