@@ -53,6 +53,7 @@ async def test_an_open_server_asks_for_no_key(checker: Api, session: aiohttp.Cli
     made = await nobody(session, checker.url, "POST", "/push/trace", {"messages": [SAMPLE], "dataset": "open"})
     assert made[0] == 200
     [trace] = made[1]["id"]
+    assert (await checker.get(f"/trace/{trace}"))["extra_metadata"]["uploader"] == "Via API"
     note = {"content": "seen", "address": "messages.0.content:0-5"}
     assert (await nobody(session, checker.url, "POST", f"/trace/{trace}/annotate", note))[0] == 200
     assert [one["content"] for one in await checker.get(f"/trace/{trace}/annotations")] == ["seen"]

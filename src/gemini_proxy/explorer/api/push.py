@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.pushes import Push, read_push
+from gemini_proxy.explorer.browser import same_origin
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.errors import RowRejected
@@ -56,4 +57,6 @@ def _answer(call: Call, pushed: Push) -> dict[str, object]:
 
 
 def _uploader(call: Call) -> str:
-    return f"Via API ...{call.key[-5:]}" if call.key else "Via browser"
+    if call.key:
+        return f"Via API ...{call.key[-5:]}"
+    return "Via browser" if same_origin(call.request) else "Via API"
