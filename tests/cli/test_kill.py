@@ -15,7 +15,7 @@ from aiohttp import web
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome
 from tests.cli.process import Serving, serving, write_config
-from tests.support.proxy import MODEL, prompt
+from tests.support.proxy import MODEL, asked, prompt
 from tests.support.upstream import candidate, sse
 
 KILLS = int(os.environ.get("TEST_KILLS", "5"))
@@ -133,6 +133,6 @@ async def _recorded(database: Path) -> dict[str, Outcome]:
     """The outcome of every trace by its prompt."""
     store = await TraceStore.open(f"sqlite:///{database}")
     try:
-        return {str(trace.messages[0]["content"]): trace.outcome async for trace in store.export()}
+        return {asked(trace): trace.outcome async for trace in store.export()}
     finally:
         await store.close()

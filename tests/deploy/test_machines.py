@@ -12,7 +12,7 @@ from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.deploy.nginx import NGINX, running_nginx
 from tests.support.postgres import PostgresServer
-from tests.support.proxy import MODEL, Proxy, prompt
+from tests.support.proxy import MODEL, Proxy, asked, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream
 
 NO_SECRET = """
@@ -85,7 +85,7 @@ async def test_a_database_that_restarts_costs_no_exchange_after_it(
         postgres_server.start()
     for machine in machines:
         await ask(client, machine.stream, "after")
-    recorded = [trace.messages[0]["content"] async for trace in machines[0].store.export()]
+    recorded = [asked(trace) async for trace in machines[0].store.export()]
     assert recorded == ["before", "before", "after", "after"]
 
 
@@ -106,5 +106,5 @@ async def test_machines_behind_nginx_share_their_traces(
         machine.url.removeprefix("http://") for machine in machines
     }
     for machine in machines:
-        recorded = [trace.messages[0]["content"] async for trace in machine.store.export()]
+        recorded = [asked(trace) async for trace in machine.store.export()]
         assert recorded == [str(number) for number in range(6)]

@@ -100,7 +100,7 @@ async def test_an_exchange_is_checked_refused_and_shown_by_the_other_server(
     assert marks(shown) == [(one.content, one.address, one.guardrail["name"]) for one in theirs.annotations]
     assert [(content, address) for content, address, _ in marks(shown)] == [
         ("no spells", "messages.1.content:4-15"),
-        ("a greeting", "messages.0.content:0-5"),
+        ("a greeting", "messages.0.content.0.text:0-5"),
     ]
     assert shown["messages"] == orjson.loads(orjson.dumps(ours.messages))
     assert shown["extra_metadata"]["gemini_proxy"]["id"] == ours.id
@@ -118,7 +118,7 @@ async def test_a_refused_prompt_and_a_stream_arrive_as_well_each_once(
     await delivered(front, 2)
     shown = await kept(Api(client, back.url))
     assert [one["extra_metadata"]["gemini_proxy"]["outcome"] for one in shown] == ["refused_request", "completed"]
-    assert [marks(one) for one in shown] == [[("no spells", "messages.0.content:0-11", "test policy")], []]
+    assert [marks(one) for one in shown] == [[("no spells", "messages.0.content.0.text:0-11", "test policy")], []]
 
 
 async def test_a_second_delivery_of_a_trace_is_recognised(

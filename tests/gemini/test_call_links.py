@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
-from gemini_proxy.gemini.call_links import CallLinks
-from gemini_proxy.gemini.messages import MessageList
-from tests.gemini.reading import call, output, read
+from gemini_proxy.gemini.call_links import CallLinks, answered_calls, with_ids
+from tests.gemini.reading import call, messages_of, output, read
 
 
 def linked(*parts: dict[str, Any]) -> list[tuple[str, str]]:
     """For each output, its content and the arguments of the call it answers."""
-    messages = read({"contents": [{"role": "model", "parts": [part]} for part in parts]}).messages
+    stored = read({"contents": [{"role": "model", "parts": [part]} for part in parts]}).messages
+    messages = with_ids(stored)
+    answered = answered_calls(stored)
+    for index, (message, number) in answered.items():
+        assert messages[index]["tool_call_id"] == messages[message]["tool_calls"][number]["id"], "both agree"
     calls = {one["id"]: one for message in messages for one in message.get("tool_calls", ())}
     assert len(calls) == sum("functionCall" in part for part in parts), "every call has an id of its own"
     outputs = [message for message in messages if message["role"] == "tool"]
@@ -77,14 +81,36 @@ def test_outputs_find_their_calls(parts: list[dict[str, Any]], expected: list[tu
 
 def test_candidates_go_on_from_the_request_apart_from_each_other() -> None:
     """Each candidate's calls get fresh ids and see the request's; one candidate does not see another's."""
-    first = MessageList()
-    first.add_content("assistant", [call("f")])
-    second, third = first.continued(), first.continued()
-    for following in (second, third):
-        following.add_content("assistant", [call("f"), output("f"), output("f")])
-    assert second.messages == third.messages
-    assert second.messages[0]["tool_calls"][0]["id"] == "call_2"
-    assert [message["tool_call_id"] for message in second.messages[1:]] == ["call_1", "call_2"]
+    asked = list(messages_of(call("f"), role="model"))
+    answer = messages_of(call("f"), output("f"), output("f"), role="model")
+    messages = asked + [{**message, "candidate": index} for index in (0, 1) for message in answer]
+    linked_messages = with_ids(messages)
+    for first in (1, 4):
+        assert linked_messages[first]["tool_calls"][0]["id"] == "call_2"
+        assert [message["tool_call_id"] for message in linked_messages[first + 1 : first + 3]] == ["call_1", "call_2"]
+    assert answered_calls(messages) == {2: (0, 0), 3: (1, 0), 5: (0, 0), 6: (4, 0)}
+
+
+def test_linking_leaves_the_messages_alone() -> None:
+    """What is made up is in the copy only, and what traces keep gives the same links again."""
+    messages = messages_of(call("f"), output("f", {"result": "a"}), {"text": "b"})
+    kept = orjson.dumps(messages)
+    made = with_ids(messages)
+    assert orjson.dumps(messages) == kept
+    assert made[2] is messages[2]
+    assert with_ids(orjson.loads(kept)) == made
+    assert with_ids(messages[2:]) is not None and with_ids(messages[2:])[0] is messages[2]
+
+
+def test_outputs_without_name_and_id_answer_in_turn() -> None:
+    """Messages of other origin: the earliest call that waits."""
+    calls = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in ("f", "g")]
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "content": "a"},
+        {"role": "tool", "content": "b"},
+    ]
+    assert answered_calls(messages) == {1: (0, 0), 2: (0, 1)}
 
 
 def test_links_count_on() -> None:

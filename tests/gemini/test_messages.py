@@ -15,22 +15,23 @@ def image(data: str = "iVBORw0KGgo=") -> dict[str, Any]:
     return {"inlineData": {"mimeType": "image/png", "data": data}}
 
 
+def chunk(text: str, **extra: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, **extra}
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 @pytest.mark.parametrize(
     ("parts", "content"),
     [
-        ([{"text": "a"}], "a"),
-        ([{"text": "a"}, {"text": "b"}], "ab"),
-        ([{"text": "a"}, {"text": ""}, {"text": "b"}], "ab"),
-        ([{"text": ""}], ""),
-        ([{"text": "a"}, {}, {"text": None}, {"text": "b"}], "ab"),
-        (
-            [{"text": "a"}, image(), {"text": "b"}],
-            [{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}],
-        ),
-        ([{"text": "a", **image()}], [{"type": "text", "text": "a"}, IMAGE]),
+        ([{"text": "a"}], [chunk("a")]),
+        ([{"text": "a"}, {"text": "b"}], [chunk("a"), chunk("b")]),
+        ([{"text": "a"}, {"text": ""}, {"text": "b"}], [chunk("a"), chunk(""), chunk("b")]),
+        ([{"text": ""}], [chunk("")]),
+        ([{"text": "a"}, {}, {"text": None}, {"text": "b"}], [chunk("a"), chunk("b")]),
+        ([{"text": "a"}, image(), {"text": "b"}], [chunk("a"), IMAGE, chunk("b")]),
+        ([{"text": "a", **image()}], [chunk("a"), IMAGE]),
         ([image()], [IMAGE]),
         (
             [{"fileData": {"fileUri": "gs://b/f", "mimeType": "application/pdf"}}],
@@ -42,11 +43,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw
         ),
         ([{"inline_data": {"mime_type": "image/png", "data": "iVBORw0KGgo="}}], [IMAGE]),
         ([{"inlineData": {"mime_type": "IMAGE/PNG; x=y", "data": "iVBORw0KGgo="}}], [IMAGE]),
-        ([{"toolCall": {"args": {"q": "a"}}}], "toolCall\nargs\nq\na"),
-        ([{"text": "a", "toolResponse": {"x": ["b", 4111]}}], "atoolResponse\nx\nb\n4111"),
-        ([{"partMetadata": {"note": "a"}}], "partMetadata\nnote\na"),
-        ([{"Text": "a"}], "Text\na"),
-        ([{"text": "a", "thoughtSignature": "c2ln", "videoMetadata": {"startOffset": "1s"}}], "a"),
+        ([{"partMetadata": {"note": "a"}}], [chunk("partMetadata\nnote\na", field="partMetadata")]),
+        ([{"text": "a", "new": ["b", 4111]}], [chunk("a"), chunk("new\nb\n4111", field="new")]),
+        ([{"Text": "a"}], [chunk("Text\na", field="Text")]),
+        ([{"text": "a", "thoughtSignature": "c2ln", "videoMetadata": {"startOffset": "1s"}}], [chunk("a")]),
     ],
 )
 def test_user_content(parts: list[Any], content: Any) -> None:
@@ -75,7 +75,7 @@ def test_thoughts_stand_apart() -> None:
 
 def test_only_the_model_thinks() -> None:
     """A prompt that a client marks as a thought is a prompt all the same: skipping thoughts does not skip it."""
-    assert messages_of({"text": "secret", "thought": True}) == [{"role": "user", "content": "secret"}]
+    assert messages_of({"text": "secret", "thought": True}) == [{"role": "user", "content": [chunk("secret")]}]
     request = read({"systemInstruction": {"parts": [{"text": "be nice", "thought": True}]}})
     assert request.messages == ({"role": "system", "content": "be nice"},)
 
@@ -101,7 +101,7 @@ def test_inline_text_is_decoded(encode: Any, padded: bool, broken: bool, mime: s
         data = data if padded else data.rstrip("=")
         data = "\n".join(data[i : i + 4] for i in range(0, len(data), 4)) if broken else data
         request = read({"contents": {"parts": {"inlineData": {"mimeType": mime, "data": data}}}})
-        assert request.messages == ({"role": "user", "content": text},)
+        assert request.messages == ({"role": "user", "content": [chunk(text)]},)
         assert not request.unseen
 
 
@@ -145,11 +145,11 @@ def test_names_of_media_are_read() -> None:
     ("response", "content"),
     [
         ({"result": "a"}, "a"),
-        ({"output": "a"}, "a"),
-        ({"error": "a"}, "a"),
+        ({"output": "a"}, {"output": "a"}),
+        ({"error": "a"}, {"error": "a"}),
         ({"secret": "a"}, {"secret": "a"}),
-        ({"result": {"text": "a"}}, {"result": {"text": "a"}}),
-        ({"result": ["a"]}, {"result": ["a"]}),
+        ({"result": {"text": "a"}}, {"text": "a"}),
+        ({"result": ["a"]}, ["a"]),
         ({"result": "a", "error": "b"}, {"result": "a", "error": "b"}),
         ({"a": {"b": [{"c": "d"}]}}, {"a": {"b": [{"c": "d"}]}}),
         ({"result": 1}, {"result": 1}),
@@ -161,10 +161,10 @@ def test_names_of_media_are_read() -> None:
     ],
 )
 def test_outputs_of_every_shape(response: Any, content: Any) -> None:
-    """The whole response is there under any key and nesting; a single text under a usual key is that text."""
+    """The whole response is there under any key and nesting; a ``result`` alone is the content itself."""
     for name in ("functionResponse", "function_response"):
         messages = messages_of(call("f"), {name: {"name": "f", "response": response}})
-        assert messages[1] == {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": content}
+        assert messages[1] == {"role": "tool", "tool_name": "f", "content": content}
 
 
 def test_output_with_parts() -> None:
@@ -231,33 +231,88 @@ def test_code_is_a_call_and_its_result_an_output() -> None:
         {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1\n"}},
         {"text": "done"},
     ]
+    arguments = {"language": "PYTHON", "code": "print(1)"}
     assert messages_of(*parts, role="model") == [
-        {
-            "role": "assistant",
-            "content": "let me see",
-            "tool_calls": [
-                {
-                    "id": "call_1",
-                    "type": "function",
-                    "function": {"name": "code_execution", "arguments": {"language": "PYTHON", "code": "print(1)"}},
-                }
-            ],
-        },
-        {"role": "tool", "tool_call_id": "call_1", "name": "code_execution", "content": "1\n"},
+        {"role": "assistant", "content": "let me see"},
+        {"role": "assistant", "provider": True, "tool_calls": [called("code_execution", arguments)]},
+        {"role": "tool", "tool_name": "code_execution", "content": "1\n", "provider": True},
         {"role": "assistant", "content": "done"},
     ]
     snake = messages_of({"executable_code": {"code": "x"}}, {"code_execution_result": {"output": "y"}})
     assert said(snake).count("code_execution") == 2 and {"x", "y"} <= set(said(snake).split("\n"))
 
 
+def test_the_models_turn_in_the_order_of_the_wire() -> None:
+    """A run of text is a message, a thought one, calls that follow each other one, an image one."""
+    parts = [{"text": "a"}, {"text": "b"}, call("f", x=1), call("g"), {"text": "c", "thought": True}, image()]
+    assert messages_of(*parts, {"text": "d"}, role="model") == [
+        {"role": "assistant", "content": "ab"},
+        {"role": "assistant", "tool_calls": [called("f", {"x": 1}), called("g", {})]},
+        {"role": "assistant", "content": "c", "thought": True},
+        {"role": "assistant", "content": [IMAGE]},
+        {"role": "assistant", "content": "d"},
+    ]
+
+
+def test_a_users_content_in_the_order_of_the_wire() -> None:
+    """An output ends the user's message, and what follows is another."""
+    assert messages_of({"text": "a"}, output("f", {"result": "b"}), {"text": "c"}, image()) == [
+        {"role": "user", "content": [chunk("a")]},
+        {"role": "tool", "tool_name": "f", "content": "b"},
+        {"role": "user", "content": [chunk("c"), IMAGE]},
+    ]
+
+
+def test_ids_are_there_where_they_were_given() -> None:
+    messages = messages_of(call("f", "x"), call("g"), output("f", {"result": "a"}, "x"), output("g", {"result": "b"}))
+    assert [found.get("id") for found in messages[0]["tool_calls"]] == ["x", None]
+    assert [message.get("tool_call_id") for message in messages[1:]] == ["x", None]
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        ("GOOGLE_SEARCH_WEB", "google_search"),
+        ("URL_CONTEXT", "url_context"),
+        ("NEW_TOOL", "new_tool"),
+        (7, "server_tool_7"),
+    ],
+)
+def test_what_geminis_servers_ran_is_a_call_and_an_output(tool: Any, name: str) -> None:
+    """Egress that already happened is a call to rules, and says that nobody here ran it."""
+    for camel, snake in (("toolCall", "toolType"), ("tool_call", "tool_type")):
+        response = "toolResponse" if camel == "toolCall" else "tool_response"
+        parts = [
+            {camel: {"id": "1", snake: tool, "args": {"queries": ["q"]}}},
+            {response: {"id": "1", snake: tool, "response": {"result": "found"}, "note": "beside"}},
+        ]
+        messages = messages_of(*parts, role="model")
+        assert messages[0] == {
+            "role": "assistant",
+            "provider": True,
+            "tool_calls": [{"id": "1", **called(name, {"queries": ["q"]})}],
+        }
+        assert messages[1] == {
+            "role": "tool",
+            "tool_name": name,
+            "content": "found",
+            "tool_call_id": "1",
+            "provider": True,
+        }
+        assert messages[2] == {"role": "assistant", "content": "beside", "field": "toolResponse"}
+
+
+def called(name: str, arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
 def test_calls_are_the_assistants_and_carry_all_they_say() -> None:
     """A call is the assistant's whoever sends it; streamed argument pieces in a history are read as well."""
-    (message,) = messages_of(
+    message, beside = messages_of(
         {"function_call": {"name": "f", "args": {"a": [1]}, "partial_args": [{"string_value": "b"}]}}
     )
-    assert message["role"] == "assistant"
-    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": [1]}}
-    assert "b" in message["content"].split("\n")
+    assert message == {"role": "assistant", "tool_calls": [called("f", {"a": [1]})]}
+    assert "b" in said([beside]).split("\n")
 
 
 @pytest.mark.parametrize(("args", "arguments"), [(None, {}), ({}, {}), ("raw", "raw"), (["x"], ["x"])])

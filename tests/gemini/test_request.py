@@ -13,7 +13,7 @@ from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.request import GeminiRequest
 from tests.gemini.reading import read, said, spelled
 
-HI = {"role": "user", "content": "hi"}
+HI = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ HI = {"role": "user", "content": "hi"}
         {"contents": [[[{"parts": [[[{"text": "hi"}]]]}]]]},
         {"contents": [None, {"parts": [None, {"text": "hi"}, None]}, None, []]},
         {"contents": [[None], {"parts": [[None, {"text": "hi"}]]}]},
-        {"contents": {"parts": [{"text": "h"}, [{"text": "i"}]]}},
+        {"contents": {"parts": [[], [{"text": "hi"}]]}},
         {"contents": {"parts": [{"text": "hi", "inlineData": None, "functionCall": None, "unknown": None}]}},
         {"contents": [{"parts": [{"text": "hi"}]}], "systemInstruction": None, "tools": None, "generationConfig": None},
         {"contents": [{"role": None, "parts": [{"text": "hi"}]}]},
@@ -199,7 +199,8 @@ def test_count_tokens_is_read_in_both_forms() -> None:
         assert request.messages[1:] == ({"role": "system", "content": "be"}, HI)
         assert [one.address for one in request.unseen] == ["request.tools"]
     both = read({"contents": {"parts": {"text": "a"}}, "generateContentRequest": inner}, "countTokens")
-    assert [message.get("content") for message in both.messages] == ["a", None, "be", "hi"]
+    assert both.messages[0]["content"][0]["text"] == "a"
+    assert both.messages[2:] == ({"role": "system", "content": "be"}, HI)
 
 
 def test_embedding_requests_are_read() -> None:

@@ -151,7 +151,6 @@ tools.0.functionDeclarations.0.behavior
 contents.0.role
 systemInstruction.role
 contents.0.parts.0.thoughtSignature
-contents.0.parts.7.codeExecutionResult.id
 contents.0.parts.7.codeExecutionResult.outcome
 contents.0.parts.8.mediaResolution.level
 contents.0.parts.8.videoMetadata.startOffset

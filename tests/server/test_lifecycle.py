@@ -58,7 +58,7 @@ async def test_unary_answer_passes_untouched(
     assert upstream.calls[0].target == "/v1beta/models/gemini-2.5-flash:generateContent"
     trace = await proxy.trace()
     assert trace.outcome is Outcome.COMPLETED
-    assert [message["content"] for message in trace.messages] == ["Where?", "Cork"]
+    assert [message["content"] for message in trace.messages] == [[{"type": "text", "text": "Where?"}], "Cork"]
 
 
 async def test_events_arrive_one_by_one(
@@ -114,10 +114,10 @@ async def test_refused_request_is_not_answered(
         "google.rpc.ErrorInfo",
         "gemini_proxy.GuardrailErrors",
     ]
-    assert error["details"][1]["errors"][0]["ranges"] == ["messages.0.content:6-13"]
+    assert error["details"][1]["errors"][0]["ranges"] == ["messages.0.content.0.text:6-13"]
     trace = await proxy.trace()
     assert trace.outcome is Outcome.REFUSED_REQUEST
-    assert trace.annotations[0].address == "messages.0.content:6-13"
+    assert trace.annotations[0].address == "messages.0.content.0.text:6-13"
 
 
 async def test_refused_streamed_request_is_one_event(

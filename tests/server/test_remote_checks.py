@@ -64,8 +64,11 @@ async def test_allowed_bytes_are_upstreams(
         assert response.status == 200
         assert await response.read() == b"".join(events)
     request_check, final_check = service.checks
-    assert request_check.json["messages"] == [{"role": "user", "content": "Where?"}]
-    assert [message["content"] for message in final_check.json["messages"]] == ["Where?", "In Cork"]
+    assert request_check.json["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Where?"}]}]
+    assert [message["content"] for message in final_check.json["messages"]] == [
+        [{"type": "text", "text": "Where?"}],
+        "In Cork",
+    ]
     trace = await proxy.trace()
     assert {call.headers["X-Session-Id"] for call in service.checks} == {trace.id}
     assert trace.outcome is Outcome.COMPLETED
@@ -85,7 +88,7 @@ async def test_a_request_is_refused(
     assert bool(upstream.calls) <= (request_check == "overlap")
     trace = await proxy.trace()
     assert trace.outcome is Outcome.REFUSED_REQUEST
-    assert [(one.content, one.address) for one in trace.annotations] == [("no Dublin", "messages.0.content:3-9")]
+    assert [(one.content, one.address) for one in trace.annotations] == [("no Dublin", "messages.0.content.0.text:3-9")]
 
 
 async def test_a_unary_answer_is_refused(

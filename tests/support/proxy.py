@@ -84,3 +84,8 @@ def rules(policy: str | None, log_policy: str | None = None) -> RuleSet:
 def prompt(text: str) -> dict[str, Any]:
     """A request body that says ``text``."""
     return {"contents": [{"role": "user", "parts": [{"text": text}]}]}
+
+
+def asked(trace: Trace) -> str:
+    """What the first message of a trace says, a user's."""
+    return str(trace.messages[0]["content"][0]["text"])

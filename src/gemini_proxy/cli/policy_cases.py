@@ -13,6 +13,7 @@ import yaml
 
 from gemini_proxy.cli.policy_files import Unusable, read_text
 from gemini_proxy.cli.shorthand import CasesError, messages_of
+from gemini_proxy.gemini.call_links import answered_calls
 from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, Policy, Violation
 
 # Cases are written by hand; this is a mistake, and YAML takes a minute for each 20 MB.
@@ -173,7 +174,7 @@ def _examples(document: object) -> tuple[Case, ...]:
 def _case(identity: str, name: str, entry: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> Case:
     messages = messages_of(entry.get("messages"), where)
     try:
-        conversation = Conversation.of(messages)
+        conversation = Conversation.of(messages, answered_calls(messages))
     except ConversationError as error:
         raise CasesError(f"{where}: {error}") from None
     return Case(identity, name, _fires(entry.get("fires"), where), parameters, conversation)

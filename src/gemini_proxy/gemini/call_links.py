@@ -1,9 +1,78 @@
-"""Gives every call an id of its own and finds the call that an output answers. Gemini gives no ids, or repeats them."""
+"""Finds the call that an output answers, and gives every call an id of its own. Gemini gives no ids, or repeats them.
+
+Both are made from messages as traces keep them, in which ids stand only where the wire gave them.
+"""
 
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 _Key = tuple[str | None, str | None]
 """An id as the client gave it, a name, or both: what an output can name a call by."""
+
+
+CallPlace = tuple[int, int]
+"""Where a call stands: the index of its message, and its index among that message's calls."""
+
+
+def answered_calls(messages: Sequence[Mapping[str, Any]]) -> dict[int, CallPlace]:
+    """Return the place of the call that each tool message answers, by the index of the tool message."""
+    if not any("tool_calls" in message for message in messages):
+        return {}
+    places: dict[tuple[Any, str], CallPlace] = {}
+    answered: dict[int, CallPlace] = {}
+    for candidate, call_id, place in _linked(messages):
+        if isinstance(place, tuple):
+            places[candidate, call_id] = place
+        else:
+            called = places.get((candidate, call_id), places.get((None, call_id)))
+            if called is not None:
+                answered[place] = called
+    return answered
+
+
+def with_ids(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the messages with a unique id on every call, and on every output the id of the call that it answers."""
+    if not any("tool_calls" in message or message.get("role") == "tool" for message in messages):
+        return messages
+    made: list[Mapping[str, Any]] = list(messages)
+    for _, call_id, place in _linked(messages):
+        if isinstance(place, tuple):
+            index, number = place
+            message = made[index]
+            if message is messages[index]:
+                message = made[index] = {**message, "tool_calls": list(message["tool_calls"])}
+            message["tool_calls"][number] = {**message["tool_calls"][number], "id": call_id}
+        else:
+            made[place] = {**made[place], "tool_call_id": call_id}
+    return made
+
+
+def _linked(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, str, CallPlace | int]]:
+    """Every call and output in order: its candidate, its id, its place. Each candidate goes on from the request."""
+    asked = CallLinks()
+    answers: dict[Any, CallLinks] = {}
+    for index, message in enumerate(messages):
+        if "tool_calls" not in message and message.get("role") != "tool":
+            continue
+        candidate = message.get("candidate")
+        links = asked if candidate is None else answers.get(candidate)
+        if links is None:
+            links = answers[candidate] = asked.copy()
+        if message.get("role") == "tool":
+            name = message.get("tool_name") or message.get("name")
+            yield candidate, links.output(_text(message.get("tool_call_id")), _text(name)), index
+            continue
+        calls = message["tool_calls"]
+        for number, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                function = call.get("function")
+                name = function.get("name") if isinstance(function, dict) else ""
+                yield candidate, links.call(_text(call.get("id")), _text(name)), (index, number)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 class CallLinks:
@@ -29,16 +98,17 @@ class CallLinks:
         return copied
 
     def call(self, given: str, name: str) -> str:
-        """The id of a new call: ``given`` where there is one and no call has it yet."""
+        """Return the id of a new call: ``given`` where there is one and no call has it yet."""
         call_id = self._new_id(given)
-        self._keys[call_id] = _keys(given, name)
+        own: tuple[_Key, ...] = ((given, name), (given, None)) if given else ()
+        self._keys[call_id] = (*own, (None, name), (None, None))
         for key in self._keys[call_id]:
             self._waiting.setdefault(key, deque()).append(call_id)
         return call_id
 
     def output(self, given: str, name: str) -> str:
-        """The id of the call that an output answers: by its id, else by its name; the first that waits, else the last
-        that was answered. An output without a call gets an id of its own."""
+        """Return the id of the call that an output answers: by its id, else by its name, without either by its place;
+        the first that waits, else the last that was answered. An output without a call gets an id of its own."""
         for key in _keys(given, name):
             if (call_id := self._next(key)) is not None:
                 self._answered.add(call_id)
@@ -68,4 +138,7 @@ class CallLinks:
 
 
 def _keys(given: str, name: str) -> tuple[_Key, ...]:
-    return ((given, name), (given, None), (None, name)) if given else ((None, name),)
+    """What an output names its call by, the surest first."""
+    if given and name:
+        return (given, name), (given, None), (None, name)
+    return ((given or None, name or None),)

@@ -1,15 +1,22 @@
 """The OpenAI-like message list that rules read and traces keep, made from Gemini contents.
 
-A message is ``{"role": "system" | "user" | "assistant" | "tool", "content": str | list of chunks | object}``, with
-``tool_calls`` where the model calls and ``tool_call_id`` on outputs; ``{"tools": [...]}`` declares tools. A thought is
-a message of its own with ``"thought": true``.
+A message is one of
+
+- ``{"role": "system" | "assistant", "content": str}``,
+- ``{"role": "user", "content": [chunk, ...]}``, one chunk a part; also of the model, for an image or a file,
+- ``{"role": "assistant", "tool_calls": [...]}``, for calls that follow each other,
+- ``{"role": "tool", "tool_name": str, "content": str | list of chunks | object}``, for the output of a call,
+- ``{"tools": [...]}``, for declarations.
+
+Ids of calls and outputs are there only where the wire gave them; ``call_links`` makes the others. A thought is
+marked by ``"thought": True``, a call that Gemini's servers made and its output by ``"provider": True``, and text that
+stands in no text part by ``"field": name``, on its message or its chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.call_links import CallLinks
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
 from gemini_proxy.gemini.parts import (
     Chunk,
@@ -29,10 +36,14 @@ Message = dict[str, Any]
 CODE_TOOL = "code_execution"
 """The tool name under which ``executableCode`` and ``codeExecutionResult`` appear."""
 _CALL = spellings("id", "name", "args", "willContinue")
+_TEXT_MARKS = spellings("text", "thought", "thoughtSignature")
+"""What a part may hold that does not end a run of text."""
+_SERVER_CALL = spellings("id", "toolType", "args")
+_SERVER_OUTPUT = spellings("id", "toolType", "response")
 
 
 class MessageList:
-    """Builds messages in order, gives every call a unique id and links every output to its call.
+    """Builds messages in the order of the wire, and names in ``unseen`` what no rule can read of them.
 
     Raises BadRequest for parts that cannot be read.
     """
@@ -41,132 +52,174 @@ class MessageList:
         self.messages: list[Message] = []
         self.unseen: list[Unseen] = []
         self._open: Message | None = None
-        self._chunks: list[Chunk] = []
-        self._pieces: list[str] = []
-        self._linked: CallLinks | None = None
-        self._earlier: CallLinks | None = None
-
-    def continued(self) -> "MessageList":
-        """An empty list whose call ids and outputs go on from this one: for one candidate's answer."""
-        following = MessageList()
-        following._earlier = self._linked or self._earlier
-        return following
-
-    @property
-    def _links(self) -> CallLinks:
-        """Made for the first call or output: most conversations have none."""
-        if self._linked is None:
-            self._linked = self._earlier.copy() if self._earlier is not None else CallLinks()
-        return self._linked
+        self._texts: list[str] = []
 
     def add_tools(self, tools: Sequence[Message]) -> None:
         if tools:
             self.messages.append({"tools": list(tools)})
 
     def add_text(self, role: str, text: str, **extra: Any) -> None:
+        """Add a message that stands alone, whatever its role: ``content`` is the text."""
         self.messages.append({"role": role, "content": text, **extra})
 
     def add_content(self, role: str, parts: Sequence[JsonObject]) -> None:
         """Add the parts of one content under ``role`` (already one of the four)."""
         if len(parts) == 1 and len(parts[0]) == 1 and type(text := parts[0].get("text")) is str:
-            self.messages.append({"role": role, "content": text})
+            content = [{"type": "text", "text": text}] if role == "user" else text
+            self.messages.append({"role": role, "content": content})
             return
         for part in parts:
             self._add_part(role, part)
-        self._flush()
+        self._close()
+
+    def add_provider_call(self, name: str, arguments: JsonObject, call_id: str = "") -> None:
+        """Add a call that Gemini's servers made themselves."""
+        self._add_call({"name": name, "id": call_id, "args": arguments}, provider=True)
+
+    def add_provider_output(self, name: str, content: Any, call_id: str = "") -> None:
+        """Add the output of a call that Gemini's servers made themselves."""
+        self._close()
+        self.messages.append(_tool_message(name, call_id, content) | {"provider": True})
+
+    def close(self) -> None:
+        """End the message that is being built: what comes next begins a message of its own."""
+        self._close()
 
     def _add_part(self, role: str, part: JsonObject) -> None:
         text = field(part, "text")
         if text is not None:
             self._add_text_part(role, a_string(text, "text"), thought=_is_thought(role, part))
+        elif self._texts and not part.keys() <= _TEXT_MARKS:
+            self._close()
         if (blob := an_object(field(part, "inlineData"), "inlineData")) is not None:
             self._add_media(role, inline_media(blob))
         if (reference := an_object(field(part, "fileData"), "fileData")) is not None:
             self._add_media(role, file_media(reference))
         if (call := an_object(field(part, "functionCall"), "functionCall")) is not None:
             self._add_call(call)
+            self._add_field(role, "functionCall", text_beside(call, _CALL))
         if (code := an_object(field(part, "executableCode"), "executableCode")) is not None:
-            self._add_call(
-                {"name": CODE_TOOL, "id": code.get("id"), "args": {k: v for k, v in code.items() if k != "id"}}
-            )
+            arguments = {name: value for name, value in code.items() if name != "id"}
+            self.add_provider_call(CODE_TOOL, arguments, a_string(code.get("id"), "executableCode.id"))
         if (result := an_object(field(part, "codeExecutionResult"), "codeExecutionResult")) is not None:
-            output = {k: v for k, v in result.items() if k not in ("id", "outcome")}
-            self._add_output({"name": CODE_TOOL, "id": result.get("id"), "response": output})
+            output = {name: value for name, value in result.items() if name not in ("id", "outcome")}
+            given = a_string(result.get("id"), "codeExecutionResult.id")
+            self.add_provider_output(CODE_TOOL, output_content({"response": output}, "output"), given)
         if (response := an_object(field(part, "functionResponse"), "functionResponse")) is not None:
             self._add_output(response)
-        if rest := unknown_payload(part):
-            self._add_text(role, "\n".join(strings_in(rest)))
+        if (call := an_object(field(part, "toolCall"), "toolCall")) is not None:
+            self._add_server_call(role, call)
+        if (response := an_object(field(part, "toolResponse"), "toolResponse")) is not None:
+            self._add_server_output(role, response)
+        for name, value in unknown_payload(part).items():
+            self._add_field(role, name, "\n".join(strings_in({name: value})))
 
     def _add_text_part(self, role: str, text: str, *, thought: bool) -> None:
+        if role == "user":
+            self._chunk(role, {"type": "text", "text": text})
+            return
+        message = self._message(role, "thought" if thought else "content")
         if thought:
-            self._flush()
-            self.messages.append({"role": role, "content": text, "thought": True})
-        elif text:
-            self._add_text(role, text)
+            message["thought"] = True
+        self._texts.append(text)
+
+    def _add_field(self, role: str, name: str, text: str) -> None:
+        """Add text that stands beside the text parts, under the name of its field."""
+        if not text:
+            return
+        if role == "user":
+            self._chunk(role, {"type": "text", "text": text, "field": name})
         else:
-            self._message(role)
+            self._close()
+            self.messages.append({"role": role, "content": text, "field": name})
 
     def _add_media(self, role: str, media: Media) -> None:
-        self._message(role)
-        if media.chunk["type"] == "text":
-            self._pieces.append(media.chunk["text"])
-        else:
-            self._close_text()
-            self._chunks.append(media.chunk)
+        if role != "user":
+            self._close()
+        place = self._chunk(role, media.chunk)
         if media.unseen:
-            place = len(self._chunks) - (not self._pieces)
             self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{place}", media.unseen))
+        if role != "user":
+            self._close()
 
-    def _add_text(self, role: str, text: str) -> None:
-        """Text beside text is one text, as the model reads it; it is put together once, when it ends."""
-        self._message(role)
-        self._pieces.append(text)
+    def _chunk(self, role: str, chunk: Chunk) -> int:
+        """Add a chunk to the list of the open message; its place there."""
+        content: list[Chunk] = self._message(role, "list").setdefault("content", [])
+        content.append(chunk)
+        return len(content) - 1
 
-    def _close_text(self) -> None:
-        if self._pieces:
-            self._chunks.append({"type": "text", "text": "".join(self._pieces)})
-            self._pieces = []
-
-    def _add_call(self, call: JsonObject) -> None:
-        name = a_string(field(call, "name"), "functionCall.name")
-        call_id = self._links.call(a_string(field(call, "id"), "functionCall.id"), name)
+    def _add_call(self, call: JsonObject, *, provider: bool = False) -> None:
+        name, given = field(call, "name"), field(call, "id")
         arguments = field(call, "args")
-        function = {"name": name, "arguments": {} if arguments is None else arguments}
-        message = self._message("assistant")
-        message.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
-        if beside := text_beside(call, _CALL):
-            self._add_text("assistant", beside)
+        function = {"name": a_string(name, "functionCall.name"), "arguments": {} if arguments is None else arguments}
+        made: Message = {"type": "function", "function": function}
+        if given := a_string(given, "functionCall.id"):
+            made = {"id": given, **made}
+        message = self._message("assistant", "provider calls" if provider else "calls")
+        if provider:
+            message["provider"] = True
+        message.setdefault("tool_calls", []).append(made)
 
     def _add_output(self, response: JsonObject) -> None:
-        self._flush()
+        self._close()
         name = a_string(field(response, "name"), "functionResponse.name")
-        call_id = self._links.output(a_string(field(response, "id"), "functionResponse.id"), name)
-        content, media = output_content(response), output_media(response)
+        content, media = output_content(response, "result"), output_media(response)
         if media:
             text = content if isinstance(content, str) else "\n".join(strings_in(content))
             content = [{"type": "text", "text": text}, *(found.chunk for found in media)]
             for place, found in enumerate(media, start=1):
                 if found.unseen:
                     self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{place}", found.unseen))
-        self.messages.append({"role": "tool", "tool_call_id": call_id, "name": name, "content": content})
+        self.messages.append(_tool_message(name, a_string(field(response, "id"), "functionResponse.id"), content))
 
-    def _message(self, role: str) -> Message:
-        if self._open is not None and self._open["role"] != role:
-            self._flush()
+    def _add_server_call(self, role: str, call: JsonObject) -> None:
+        arguments = field(call, "args")
+        if arguments is not None and not isinstance(arguments, Mapping):
+            arguments = {"value": arguments}
+        given = a_string(field(call, "id"), "toolCall.id")
+        self.add_provider_call(server_tool(field(call, "toolType")), arguments or {}, given)
+        self._add_field(role, "toolCall", text_beside(call, _SERVER_CALL))
+
+    def _add_server_output(self, role: str, response: JsonObject) -> None:
+        content = output_content(response, "result")
+        name, given = server_tool(field(response, "toolType")), a_string(field(response, "id"), "toolResponse.id")
+        self.add_provider_output(name, content, given)
+        self._add_field(role, "toolResponse", text_beside(response, _SERVER_OUTPUT))
+
+    def _message(self, role: str, kind: str) -> Message:
+        """The open message if it is of this role and kind, else a new one."""
+        if self._open is not None and (self._open["role"], self._kind) != (role, kind):
+            self._close()
         if self._open is None:
-            self._open = {"role": role, "content": ""}
+            self._open, self._kind = {"role": role}, kind
         return self._open
 
-    def _flush(self) -> None:
+    def _close(self) -> None:
         if self._open is None:
             return
-        self._close_text()
-        if len(self._chunks) == 1 and self._chunks[0]["type"] == "text":
-            self._open["content"] = self._chunks[0]["text"]
-        elif self._chunks:
-            self._open["content"] = self._chunks
-        self.messages.append(self._open)
-        self._open, self._chunks = None, []
+        message, self._open = self._open, None
+        if self._texts:
+            message = {"role": message["role"], "content": "".join(self._texts), **message}
+            self._texts = []
+        self.messages.append(message)
+
+    _kind: str = ""
+
+
+# google.ai.generativelanguage ToolType, names and, for clients that ask for integers, numbers.
+_SERVER_TOOLS = {"GOOGLE_SEARCH_WEB": "google_search", "GOOGLE_SEARCH_IMAGE": "google_search"}
+
+
+def server_tool(tool_type: Any) -> str:
+    """The name under which rules see a tool that Gemini's servers run: ``GOOGLE_MAPS`` is ``google_maps``."""
+    if not isinstance(tool_type, str) or not tool_type:
+        return "server_tool" if tool_type is None or tool_type == "" else f"server_tool_{tool_type}"
+    return _SERVER_TOOLS.get(tool_type, tool_type.lower())
+
+
+def _tool_message(name: str, call_id: str, content: Any) -> Message:
+    message: Message = {"role": "tool", "tool_name": name, "content": content}
+    return {**message, "tool_call_id": call_id} if call_id else message
 
 
 def _is_thought(role: str, part: JsonObject) -> bool:

@@ -21,6 +21,8 @@ _KINDS = (
     "functionResponse",
     "executableCode",
     "codeExecutionResult",
+    "toolCall",
+    "toolResponse",
 )
 _PART_CONTROL = spellings("videoMetadata", "mediaResolution")
 _KNOWN = spellings(*_KINDS, "thought", "thoughtSignature") | _PART_CONTROL
@@ -29,8 +31,6 @@ _BLOB = spellings("mimeType", "data")
 _REFERENCE = spellings("mimeType", "fileUri")
 _OUTPUT_PART = spellings("text", "inlineData", "fileData") | _PART_CONTROL
 _OUTPUT = spellings("id", "name", "response", "parts", "willContinue", "scheduling")
-_PLAIN_OUTPUT = frozenset({"result", "output", "error"})
-"""Keys under which tools put a single text, and that say nothing themselves."""
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)")
 
 _TEXT_TYPES = frozenset(
@@ -128,16 +128,15 @@ def text_beside(source: JsonObject, known: Set[str]) -> str:
     return "\n".join(strings_in([value for name, value in source.items() if name not in known]))
 
 
-def output_content(response: JsonObject) -> Any:
-    """The content of a tool message made from a ``functionResponse``.
+def output_content(response: JsonObject, plain: str) -> Any:
+    """Return the content of a tool message made from a ``functionResponse`` or its like.
 
-    ``{"result": "text"}``, or ``output`` or ``error``, is that text; any other value stays as it is, so that rules read
-    its strings unescaped.
+    ``plain`` is the key whose text, list or object is the content where the response holds nothing else; any other
+    response is the content as it is, so that rules read its strings unescaped.
     """
     value = field(response, "response")
-    if isinstance(value, Mapping) and len(value) == 1:
-        name, only = next(iter(value.items()))
-        value = only if name in _PLAIN_OUTPUT and isinstance(only, str) else value
+    if isinstance(value, Mapping) and len(value) == 1 and isinstance(only := value.get(plain), (str, list, Mapping)):
+        return only
     return value if isinstance(value, (str, Mapping)) else {"response": value} if value is not None else ""
 
 

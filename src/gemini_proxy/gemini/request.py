@@ -41,7 +41,6 @@ class GeminiRequest:
     settings: Mapping[str, Any]
     candidate_count: int | None
     structured: bool
-    linked: MessageList
     outbound: tuple[str, ...]
     stored: tuple[Message, ...]
     secrets: tuple[str, ...] = dataclass_field(repr=False)
@@ -61,7 +60,6 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
         settings={k: v for k, v in bare.items() if k not in _NO_SETTINGS},
         candidate_count=_candidate_count(config),
         structured=_is_structured(config),
-        linked=read,
         outbound=outbound,
         stored=messages if bare is root else tuple(_read(call, bare, outbound).messages),
         secrets=secrets,

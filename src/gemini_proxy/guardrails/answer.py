@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.merger import Merger
-from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Unseen, strings_in
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import Texts
@@ -68,7 +68,7 @@ def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[Candidat
 
 
 def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> CandidateMessages:
-    builder = request.linked.continued()
+    builder = MessageList()
     builder.add_content("assistant", candidate.parts)
     ran = _provider_messages(candidate.fields.said, builder.messages)
     said = [*ran, *builder.messages]

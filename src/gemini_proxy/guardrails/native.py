@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.gemini.call_links import answered_calls
 from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.native_session import NativeSession
 from gemini_proxy.guardrails.plugins import load_policy
@@ -62,7 +63,7 @@ class NativeEngine:
         if _pieces(check.messages) > QUICK_MESSAGES:
             return self._judge_elsewhere(check, started)
         try:
-            conversation = Conversation.of(check.messages)
+            conversation = Conversation.of(check.messages, answered_calls(check.messages))
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
                 return _verdict(check, _check_all(policies, conversation, check.parameters, self._quick), started)
@@ -127,4 +128,4 @@ def check_in_worker(
     """``_check_all`` in a process of its own, which compiles each policy once."""
     policies = [load_policy(text, source) for text, source in texts]
     budget = Budget(deadline=time.perf_counter() + seconds)
-    return _check_all(policies, Conversation.of(messages), parameters, budget)
+    return _check_all(policies, Conversation.of(messages, answered_calls(messages)), parameters, budget)

@@ -17,6 +17,7 @@ import orjson
 from yarl import URL
 
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
+from gemini_proxy.gemini.call_links import with_ids
 from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import in_pieces, service_headers, service_session
@@ -71,7 +72,7 @@ class RemoteEngine:
     async def _judge(self, check: Check) -> Verdict:
         started = time.perf_counter()
         asked = {
-            "messages": check.messages,
+            "messages": with_ids(check.messages),
             "policies": [guardrail.policy.text for guardrail in check.guardrails],
             "parameters": check.parameters,
             "dataset_name": check.dataset,

@@ -70,7 +70,7 @@ class AnswerWindows:
         speaker = self._speakers.setdefault(candidate, _Speaker(self._first - 1))
         last, speaker.last = speaker.last, None
         if last is not None and _continues(last, thought, fresh):
-            self._session.begin(candidate, _place_in(speaker.message, last))
+            self._session.begin(candidate, Place(speaker.message, before=last["content"]))
         elif last is not None or speaker.thought is not thought:
             speaker.message += 1
             self._session.begin(candidate, Place(speaker.message))
@@ -94,16 +94,5 @@ def _pieces(grown: Sequence[Grown]) -> list[tuple[int, bool, bool, str]]:
 
 
 def _continues(last: Message, thought: bool, fresh: bool) -> bool:
-    """Text goes on in the message that calls or media stand in; a thought only where nothing came between."""
-    if thought or last.get("thought"):
-        return thought and bool(last.get("thought")) and not fresh
-    return bool(last["role"] == "assistant")
-
-
-def _place_in(index: int, message: Message) -> Place:
-    content = message["content"]
-    if isinstance(content, str):
-        return Place(index, before=content)
-    if content and content[-1]["type"] == "text":
-        return Place(index, f"content.{len(content) - 1}.text", content[-1]["text"])
-    return Place(index, f"content.{len(content)}.text")
+    """Return whether text goes on in the last message: in the same run, which nothing came between."""
+    return not fresh and isinstance(last.get("content"), str) and bool(last.get("thought")) is thought

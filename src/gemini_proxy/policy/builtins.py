@@ -62,7 +62,7 @@ def length(run: Run, value: Any) -> int:
     if value is None:
         return 0
     if type(value) is Content:
-        value = value.value
+        value = value.text if value.chunked else value.value
     if isinstance(value, str | list | tuple | dict):
         return len(value)
     raise EvaluationError(f"{word_for(value)} has no length")
@@ -156,7 +156,7 @@ def as_text(run: Run, value: Any) -> str:
     if isinstance(value, str):
         return value
     if type(value) is Content:
-        return "".join(value.texts)
+        return value.text
     if value is None or isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, Event):

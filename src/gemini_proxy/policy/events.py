@@ -20,7 +20,7 @@ EventKind = Literal["Message", "ToolCall", "ToolOutput", "Tool", "ToolParameter"
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "Message": ("role", "content", "tool_calls", "metadata"),
     "ToolCall": ("id", "type", "function", "metadata"),
-    "ToolOutput": ("role", "content", "tool_call_id", "metadata"),
+    "ToolOutput": ("role", "content", "tool_call_id", "tool_name", "metadata"),
     "Tool": ("name", "description", "inputSchema", "metadata"),
     "ToolParameter": ("name", "type", "description", "required", "properties", "additionalProperties", "items", "enum"),
     "Image": ("type", "image_url"),
@@ -76,12 +76,16 @@ class Conversation:
         self.counts = {kind: len(found) for kind, found in events.items()}
 
     @classmethod
-    def of(cls, messages: Sequence[Mapping[str, Any]]) -> "Conversation":
+    def of(
+        cls, messages: Sequence[Mapping[str, Any]], answered: Mapping[int, tuple[int, int]] | None = None
+    ) -> "Conversation":
         """Read messages; raises ConversationError for shapes that cannot be read.
 
+        ``answered`` has for the index of each tool message the indices of the call that it answers: of its message, and
+        among that message's calls. Without it outputs are linked by their ids, and without ids by their order.
         The messages must not change afterwards: events hold their very strings.
         """
-        reader = _Reader()
+        reader = _Reader(answered)
         for index, message in enumerate(messages):
             reader.read(index, message)
         return cls(messages, reader.events, reader.chars)
@@ -133,9 +137,11 @@ def _parameters(tool: Event) -> Iterator[Event]:
 class _Reader:
     """Collects events message by message."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Mapping[int, tuple[int, int]] | None) -> None:
         self.events: dict[str, list[Event]] = {"Message": [], "ToolCall": [], "ToolOutput": [], "Tool": []}
         self.chars = 0
+        self._answered = answered
+        self._callers: dict[int, Event] = {}
         self._position = 0
         self._by_id: dict[str, Event] = {}
         self._unanswered: dict[int, Event] = {}
@@ -150,9 +156,9 @@ class _Reader:
         elif type(role) is not str:
             raise ConversationError(f"{address}.role is not a string")
         elif role == "tool":
-            self._read_output(address, message)
+            self._read_output(index, address, message)
         else:
-            self._read_message(address, message)
+            self._read_message(index, address, message)
 
     def _add(self, kind: EventKind, address: str, data: dict[str, Any]) -> Event:
         event = Event(kind, self._position, address, data)
@@ -160,18 +166,23 @@ class _Reader:
         self.events[kind].append(event)
         return event
 
-    def _read_message(self, address: str, message: dict[str, Any]) -> None:
+    def _read_message(self, index: int, address: str, message: dict[str, Any]) -> None:
         event = self._add("Message", address, message)
         event.content = self._content(address, message.get("content"))
         calls = message.get("tool_calls")
         if calls:
             if type(calls) is not list:
                 raise ConversationError(f"{address}.tool_calls is not a list")
-            event.calls = tuple(self._call(f"{address}.tool_calls.{index}", call) for index, call in enumerate(calls))
+            event.calls = tuple(self._call(f"{address}.tool_calls.{number}", call) for number, call in enumerate(calls))
+            self._callers[index] = event
 
-    def _read_output(self, address: str, message: dict[str, Any]) -> None:
+    def _read_output(self, index: int, address: str, message: dict[str, Any]) -> None:
         event = self._add("ToolOutput", address, message)
         event.content = self._content(address, message.get("content"))
+        if self._answered is not None:
+            if (place := self._answered.get(index)) is not None:
+                event.call = self._callers[place[0]].calls[place[1]]
+            return
         call_id = message.get("tool_call_id")
         if call_id:
             event.call = self._by_id.get(call_id) if type(call_id) is str else None

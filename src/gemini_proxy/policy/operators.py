@@ -143,7 +143,7 @@ def equal(run: Run, left: Any, right: Any) -> bool:
 def _uncontent(value: Any, other: Any) -> Any:
     if type(value) is not Content:
         return value
-    return "".join(value.texts) if isinstance(other, str) else value.value
+    return value.text if isinstance(other, str) else value.value
 
 
 def ordered(left: Any, right: Any, operator: str) -> bool:

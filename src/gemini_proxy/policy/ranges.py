@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.policy.events import RAW_ARGUMENTS, Event
-from gemini_proxy.policy.values import Piece, Place
+from gemini_proxy.policy.values import Joined, Piece, Place
 
 # A string, and the start and end of what was found in it; start -1 marks the string as a whole.
 Mark = tuple[str, int, int]
@@ -32,6 +32,11 @@ def locate(
             addresses[str(root)] = None
             continue
         if not root:
+            continue
+        if isinstance(root, Joined):
+            exact = start >= 0 and shift is not None
+            places = root.located(start + (shift or 0), end + (shift or 0)) if exact else root.addresses
+            addresses.update(dict.fromkeys(places))
             continue
         index = index if index is not None else index_of(events)
         address = index.get(id(root))

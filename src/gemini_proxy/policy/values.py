@@ -5,7 +5,9 @@ reading costs nothing. A string made from one (a match, a slice, a stripped or l
 root. Nothing else carries a place.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from gemini_proxy.policy.budget import Meter
@@ -37,6 +39,33 @@ class Piece(str):
         return piece
 
 
+class Joined(str):
+    """Texts of several places as one: the first ends at ``ends[0]`` and stands at ``addresses[0]``, and so on."""
+
+    __slots__ = ("addresses", "ends")
+    addresses: tuple[str, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pieces: Sequence[tuple[str, str]]) -> "Joined":
+        """Join ``pieces``, each a text and its address."""
+        joined = cls("".join([text for text, _ in pieces]))
+        joined.addresses = tuple(address for _, address in pieces)
+        joined.ends = tuple(accumulate(len(text) for text, _ in pieces))
+        return joined
+
+    def located(self, start: int, end: int) -> Iterator[str]:
+        """Yield the exact address of each stretch of ``self[start:end]``."""
+        number = bisect_right(self.ends, start)
+        begins = self.ends[number - 1] if number else 0
+        while number < len(self.ends) and (begins < end or start == end == begins):
+            first, last = max(start, begins) - begins, min(end, self.ends[number]) - begins
+            if first < last or start == end:
+                yield f"{self.addresses[number]}:{first}-{last}"
+            begins = self.ends[number]
+            number += 1
+
+
 class Record(dict[str, Any]):
     """A detector's result with named fields; reading a field it has not is an error, not None."""
 
@@ -61,25 +90,55 @@ def derived(text: str, origin: str) -> Piece:
 class Content:
     """The content of a message or tool output that is not a plain string: chunks, or data of any shape.
 
-    For tests on text (``in``, ``find``, ``match``, string methods, detectors) it stands for its ``texts``; for
-    indexing, iteration and ``len`` it is the value itself.
+    For text operations (``in``, ``==``, ``len``, ``find``, ``match``, string methods, detectors) chunks stand for their
+    joined text, and what else is searched for text looks at all ``texts``; for indexing and iteration content is the
+    value itself.
     """
 
-    __slots__ = ("_texts", "address", "value")
+    __slots__ = ("_text", "_texts", "address", "value")
 
     def __init__(self, value: Any, address: str) -> None:
         self.value = value
         self.address = address
+        self._text: str | None = None
         self._texts: tuple[str, ...] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.value)
 
     @property
+    def chunked(self) -> bool:
+        """Whether the value is a list of typed chunks."""
+        return isinstance(self.value, list) and any(is_chunk(item) for item in self.value)
+
+    @property
+    def pieces(self) -> list[tuple[str, str]]:
+        """The text of each text chunk, with its address; of other data nothing."""
+        if not isinstance(self.value, list):
+            return []
+        return [
+            (item["text"], f"{self.address}.{index}.text")
+            for index, item in enumerate(self.value)
+            if is_text_chunk(item)
+        ]
+
+    @property
+    def text(self) -> str:
+        """The text of all text chunks, joined; it is always the same object. Of other data all its strings."""
+        if self._text is None:
+            pieces = self.pieces
+            if len(pieces) == 1:
+                self._text = pieces[0][0]
+            else:
+                self._text = Joined.of(pieces) if pieces or self.chunked else "".join(self.texts)
+        return self._text
+
+    @property
     def texts(self) -> tuple[str, ...]:
-        """The text of each text chunk; of other data every string, key and number, at any depth."""
+        """The joined text of the chunks, then every other string, key and number, at any depth."""
         if self._texts is None:
-            self._texts = tuple(_content_texts(self.value, self.address))
+            joined = (self.text,) if self.pieces else ()
+            self._texts = (*joined, *_other_texts(self.value, self.address))
         return self._texts
 
 
@@ -88,17 +147,31 @@ def is_chunk(item: object) -> bool:
     return isinstance(item, dict) and isinstance(item.get("type"), str)
 
 
-def _content_texts(value: Any, address: str) -> Iterator[str]:
+def is_text_chunk(item: object) -> bool:
+    """Whether a list item is a chunk with text that is part of the message's text, and no ``field`` beside it."""
+    if not isinstance(item, dict) or item.get("type") == "image_url" or "field" in item:
+        return False
+    return isinstance(item.get("type"), str) and isinstance(item.get("text"), str)
+
+
+def _other_texts(value: Any, address: str) -> Iterator[str]:
     if not isinstance(value, list):
         yield from leaves(value, address)
         return
     for index, item in enumerate(value):
+        where = f"{address}.{index}"
         if not is_chunk(item):
-            yield from leaves(item, f"{address}.{index}")
-        elif isinstance(item.get("text"), str):
-            yield item["text"]
-        elif item["type"] != "image_url":
-            yield from leaves({key: item[key] for key in item if key != "type"}, f"{address}.{index}")
+            yield from leaves(item, where)
+            continue
+        # An image's URL is its data; the text of a text chunk is in the joined text.
+        known = {"type", "field"} | ({"text"} if is_text_chunk(item) else set())
+        known |= {"image_url"} if item["type"] == "image_url" else set()
+        for key in item:
+            if key in known:
+                continue
+            if key != "text":
+                yield Piece(key, Place(where), None)
+            yield from leaves(item[key], f"{where}.{key}")
 
 
 def leaves(value: Any, address: str) -> Iterator[str]:
@@ -142,7 +215,15 @@ def count_chars(value: Any, most: int) -> int:
 
 def word_for(value: object) -> str:
     """A value's type as an error message names it."""
-    names = {str: "text", Piece: "text", int: "number", float: "number", bool: "truth value", type(None): "None"}
+    names = {
+        str: "text",
+        Piece: "text",
+        Joined: "text",
+        int: "number",
+        float: "number",
+        bool: "truth value",
+        type(None): "None",
+    }
     names |= {list: "list", tuple: "list", dict: "dictionary", Content: "content"}
     return names.get(type(value), type(value).__name__)
 

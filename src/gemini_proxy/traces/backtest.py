@@ -8,6 +8,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Final
 
+from gemini_proxy.gemini.call_links import answered_calls
 from gemini_proxy.guardrails.answer import for_rules
 from gemini_proxy.policy import Budget, Conversation, ConversationError, EvaluationError, Policy, Violation
 from gemini_proxy.traces.sights import Sight
@@ -79,7 +80,8 @@ class Backtest:
         return Finding(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
 
     def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Violation, ...]:
-        conversation = Conversation.of(for_rules([dict(message) for message in messages], self.thoughts))
+        read = for_rules([dict(message) for message in messages], self.thoughts)
+        conversation = Conversation.of(read, answered_calls(read))
         return self.policy.check(conversation, self.parameters, Budget(seconds=self.seconds))
 
 
