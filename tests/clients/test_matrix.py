@@ -65,6 +65,13 @@ def test_a_case_is_judged_by_what_was_seen(column: str, outcome: Outcome, cell: 
     assert case(column).judge(outcome) == cell
 
 
+def test_what_is_held_must_not_be_shown() -> None:
+    """Neither beside the reason nor in an error."""
+    judge = case("with hold and http_400: stream").judge
+    assert judge(Outcome([Turn("", "E: the city is secret", ())], 1, 1)).holds
+    assert not judge(Outcome([Turn("It is Dublin", "E: the city is secret", ())], 1, 1)).holds
+
+
 def test_a_forbidden_call_that_ran_does_not_hold() -> None:
     """Whatever is shown besides."""
     reason = "nothing is deleted"

@@ -73,12 +73,13 @@ def shows(text: str) -> Judge:
     return judge
 
 
-def refuses(reason: str) -> Judge:
-    """The client shows why, as text or as an error, has sent one request and run no tool."""
+def refuses(reason: str, withheld: str | None = None) -> Judge:
+    """The client shows why, as text or as an error, and nothing ``withheld``; it sent one request and ran no tool."""
 
     def judge(outcome: Outcome) -> Cell:
         word = _where(reason, outcome.last)
-        refused = outcome.sent == 1 and not outcome.last.ran
+        leaked = withheld is not None and withheld in outcome.last.shown
+        refused = outcome.sent == 1 and not outcome.last.ran and not leaked
         hidden = word == _HIDDEN
         said = word if outcome.sent == 1 else f"{word}, {outcome.sent} requests"
         return Cell(said, refused and not hidden, refused and hidden)
@@ -132,6 +133,7 @@ class Case:
 
 _REFUSED_REQUEST: Final = refuses(REFUSED_REQUEST[1])
 _REFUSED_ANSWER: Final = refuses(REFUSED_ANSWER[1])
+_WITHHELD_ANSWER: Final = refuses(REFUSED_ANSWER[1], withheld="Dublin")
 _AFTER_REQUEST: Final = (REFUSED_REQUEST[0], ALLOWED[0])
 _AFTER_ANSWER: Final = (REFUSED_ANSWER[0], ALLOWED[0])
 _FORBIDDEN: Final = refuses(CALL_REASON)
@@ -152,8 +154,8 @@ CASES: Final = (
     Case("refused answer: unary", "unary", (REFUSED_ANSWER[0],), _REFUSED_ANSWER),
     Case("refused answer: stream", "stream", (REFUSED_ANSWER[0],), _REFUSED_ANSWER),
     Case("refused answer: structured", "structured", (REFUSED_ANSWER[0],), _REFUSED_ANSWER),
-    Case("with hold and http_400: stream", "stream", (REFUSED_ANSWER[0],), _REFUSED_ANSWER, Before.HOLD),
-    Case("with hold and http_400: structured", "structured", (REFUSED_ANSWER[0],), _REFUSED_ANSWER, Before.HOLD),
+    Case("with hold and http_400: stream", "stream", (REFUSED_ANSWER[0],), _WITHHELD_ANSWER, Before.HOLD),
+    Case("with hold and http_400: structured", "structured", (REFUSED_ANSWER[0],), _WITHHELD_ANSWER, Before.HOLD),
     Case("chat goes on: request", "chat", _AFTER_REQUEST, goes_on, must=False),
     Case("chat goes on: answer", "chat", _AFTER_ANSWER, goes_on, must=False),
     Case("chat goes on, http_400: request", "chat", _AFTER_REQUEST, goes_on, Before.HTTP_400, must=False),

@@ -63,7 +63,7 @@ async def _cell(case: Case, driven: Driven, setting: Setting) -> tuple[Cell, str
 def table(rows: Sequence[Row]) -> str:
     """One line for each client; a column has the cases of a kind, divided by slashes in the order of its heading."""
     kinds = _kinds()
-    headings = ["client", *(f"{kind}: {' / '.join(kinds[kind])}" if kinds[kind] != [""] else kind for kind in kinds)]
+    headings = ["client", *(f"{kind}: {' / '.join(ways)}" for kind, ways in kinds.items())]
     lines = [headings, ["---"] * len(headings), *(_line(row, kinds) for row in rows)]
     notes = [f"- {note}" for row in rows for note in row.notes]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(["", *notes] if notes else [])])
