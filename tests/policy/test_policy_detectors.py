@@ -202,3 +202,37 @@ def test_a_broken_detector_is_no_answer() -> None:
     policy = compile_policy(text, detectors=DetectorRegistry.of(Shouting()))
     with pytest.raises(EvaluationError, match="KeyError"):
         policy.check(Conversation.of([user("x")]))
+
+
+KEY = "AQ." + "Ab8Canary" * 3
+
+
+@pytest.mark.parametrize(
+    "condition", ["any(secrets({0}))", '"{1}" in {0}', 'any(find("{2}", {0}))', 'find("{2}", {0})']
+)
+@pytest.mark.parametrize(
+    ("variable", "messages", "address"),
+    [
+        ("c: ToolCall", [calling(KEY)], "messages.0.tool_calls.0.function.name"),
+        ("c: ToolCall", [calling("f", None, KEY)],
+         "messages.0.tool_calls.0.id"),
+        ("o: ToolOutput", [{"role": "tool", "tool_name": KEY, "content": "fine"}], "messages.0.tool_name"),
+        ("o: ToolOutput", [{"role": "tool", "name": KEY, "content": "fine"}], "messages.0.name"),
+        ("o: ToolOutput", [{"role": "tool", "tool_call_id": KEY, "content": {"a": 1}}], "messages.0.tool_call_id"),
+    ],
+)  # fmt: skip
+def test_names_and_ids_of_calls_and_outputs_are_searched(
+    condition: str, variable: str, messages: list[dict[str, Any]], address: str
+) -> None:
+    """A client and a model choose them, and both read them."""
+    line = condition.format(variable[0], KEY, KEY.replace(".", "[.]"))
+    policy = rule(f"({variable})", line, head="from invariant.detectors import secrets")
+    assert [violation.ranges for violation in check(policy, *messages)] == [(f"{address}:0-{len(KEY)}",)]
+
+
+@pytest.mark.parametrize(
+    "line", ['"call_" in c', '"call_1" in c', 'any(find("[0-9]", c))', 'match("f", c)', '"f" in text(c)']
+)
+def test_ids_that_nobody_gave_are_no_text_and_names_do_not_stand_for_arguments(line: str) -> None:
+    """``call_1`` links a call to its outputs; and a rule that asks whether arguments match is not content with a name."""
+    assert not fires(rule("(c: ToolCall)", line), calling("f", None, "call_1"))

@@ -11,7 +11,7 @@ from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
-from gemini_proxy.policy.texts import images_of, texts_of
+from gemini_proxy.policy.texts import images_of, searched_texts, texts_of
 from gemini_proxy.policy.values import Content, Piece, cut, word_for
 
 
@@ -29,7 +29,7 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
     """Every match in every text of the value, each marked; the matches remember where they stand."""
     found: list[str] = []
     marks = run.marks
-    for text in (value,) if isinstance(value, str) else texts_of(value):
+    for text in (value,) if isinstance(value, str) else searched_texts(value):
         for start, end in regex.spans(text, run):
             marks.append((text, start, end))
             found.append(cut(text, start, end))

@@ -15,7 +15,7 @@ from gemini_proxy.policy.predicates import CompiledPredicate
 from gemini_proxy.policy.regex import Mode, compile_at_run_time
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import Scope, nearest
-from gemini_proxy.policy.texts import texts_of
+from gemini_proxy.policy.texts import searched_texts
 from gemini_proxy.policy.values import word_for
 
 _NOTHING = Parsed(())
@@ -104,7 +104,7 @@ class CallCompiler(ExpressionCompiler):
 
         def detect(frame: Frame) -> Any:
             run: Run = frame[0]
-            texts = list(texts_of(value(frame)))
+            texts = list(searched_texts(value(frame)))
             options = {key: code(frame) for key, code in kwargs.items()}
             parsed = apply(texts, [arg(frame) for arg in rest], options, run)
             if parsed.findings:

@@ -6,7 +6,7 @@ from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
-from gemini_proxy.policy.texts import texts_of
+from gemini_proxy.policy.texts import searched_texts
 from gemini_proxy.policy.values import Content, Piece, Record, cut, word_for
 
 # About 1,200 digits: arithmetic on message data needs less, and time grows with the square.
@@ -99,7 +99,7 @@ def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool:
 
 def _in_texts(run: Run, needle: Any, hay: Content | Event) -> bool:
     if isinstance(needle, str):
-        found = [contains(run, needle, text) for text in texts_of(hay)]
+        found = [contains(run, needle, text) for text in searched_texts(hay)]
         return True in found
     return type(hay) is Content and isinstance(hay.value, list | dict) and contains(run, needle, hay.value)
 

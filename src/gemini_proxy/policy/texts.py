@@ -1,10 +1,34 @@
 """What a value says: the strings that text tests and detectors look at."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gemini_proxy.policy.events import Event, chunks
 from gemini_proxy.policy.values import Content, Place, leaves
+
+_MADE_UP = re.compile(r"call_\d{1,9}")
+"""An id that links a call and its outputs where the client gave none."""
+
+
+def searched_texts(value: Any) -> Iterable[str]:
+    """The texts in which something is looked for: those of ``texts_of``, and of calls and outputs names and ids too.
+
+    What says that something is missing (``match``, ``text``) does without: a name would do in its place.
+    """
+    if type(value) is Event and value.kind in ("ToolCall", "ToolOutput"):
+        return [*texts_of(value), *_names(value)]
+    if type(value) is list or type(value) is tuple:
+        return [text for item in value for text in searched_texts(item)]
+    return texts_of(value)
+
+
+def _names(event: Event) -> Iterator[str]:
+    data = event.data
+    of_call = (data["function"].get("name"), data.get("id")) if event.kind == "ToolCall" else ()
+    for text in (*of_call, data.get("tool_name"), data.get("name"), data.get("tool_call_id")):
+        if isinstance(text, str) and not _MADE_UP.fullmatch(text):
+            yield text
 
 
 def texts_of(value: Any) -> Iterable[str]:
