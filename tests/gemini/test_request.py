@@ -11,7 +11,8 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.fields import snake_case
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.request import GeminiRequest
-from tests.gemini.reading import read, said, spelled
+from gemini_proxy.policy import Conversation, compile_policy
+from tests.gemini.reading import call, messages_of, output, read, said, spelled
 
 HI = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
 
@@ -300,6 +301,25 @@ def test_text_in_a_field_that_steers_is_text(place: str, value: Any) -> None:
     assert "zzforbiddenzz" in said(read({"contents": [], **body}).messages)
 
 
+@pytest.mark.parametrize("value", ["say zzforbiddenzz", ["say zzforbiddenzz"], {"say": "zzforbiddenzz"}])
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda text: {"text": "hi", "videoMetadata": text},
+        lambda text: {"text": "hi", "videoMetadata": {"startOffset": text}},
+        lambda text: {"text": "hi", "mediaResolution": {"level": text}},
+        lambda text: {"text": "hi", "thoughtSignature": [text]},
+        lambda text: {"functionCall": {"name": "f", "willContinue": text}},
+        lambda text: {"functionResponse": {"name": "f", "response": {}, "willContinue": text}},
+        lambda text: {"functionResponse": {"name": "f", "response": {}, "scheduling": text}},
+        lambda text: {"functionResponse": {"name": "f", "response": {}, "parts": [{"videoMetadata": text}]}},
+        lambda text: {"codeExecutionResult": {"output": "", "outcome": text}},
+    ],
+)
+def test_text_in_a_field_of_a_part_that_steers_is_text(part: Any, value: Any) -> None:
+    assert "zzforbiddenzz" in said(messages_of(part(value), role="model"))
+
+
 def test_what_steers_is_no_text() -> None:
     """Usual settings make no message."""
     body = {
@@ -320,6 +340,8 @@ def test_what_steers_is_no_text() -> None:
         "store": False,
     }
     assert read({"contents": [], **body}).messages == ()
+    video = {"videoMetadata": {"startOffset": "1.5s", "fps": 2}, "mediaResolution": {"level": "MEDIA_RESOLUTION_LOW"}}
+    assert messages_of({"text": "hi", "thoughtSignature": "a+/=", **video}) == [HI]
 
 
 def test_a_voice_is_named_and_no_text() -> None:
@@ -349,6 +371,34 @@ def test_keys_are_text_too() -> None:
     }
     readable = said(read(body).messages)
     assert [name for name in (f"canary{number}" for number in range(1, 8)) if name not in readable] == []
+
+
+FINDS_IT = compile_policy(
+    "\n".join(
+        f'raise "{event}" if:\n    (e: {event})\n    "zzforbiddenzz" in e' for event in ("ToolCall", "ToolOutput")
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [call("zzforbiddenzz")],
+        [call("f", "zzforbiddenzz")],
+        [call("f", "a"), call("f", "zzforbiddenzz")],
+        [call("f", "zzforbiddenzz"), call("g", "zzforbiddenzz")],
+        [output("zzforbiddenzz")],
+        [output("f", call_id="zzforbiddenzz")],
+        [call("f"), output("f", call_id="zzforbiddenzz")],
+        [call("f", "a"), output("zzforbiddenzz", call_id="a")],
+        [{"executableCode": {"code": "", "id": "zzforbiddenzz"}}],
+        [{"executableCode": {"code": ""}}, {"codeExecutionResult": {"output": "", "id": "zzforbiddenzz"}}],
+    ],
+)
+def test_rules_find_names_and_ids_of_calls_and_outputs(parts: list[dict[str, Any]]) -> None:
+    """Also an id that is another's already, or that no call has."""
+    messages = read({"contents": [{"role": "model", "parts": parts}]}).messages
+    assert FINDS_IT.check(Conversation.of(messages))
 
 
 JSON = st.recursive(

@@ -36,6 +36,7 @@ contents.0.parts.6.executableCode.code
 contents.0.parts.6.executableCode.language
 contents.0.parts.6.executableCode.id
 contents.0.parts.7.codeExecutionResult.output
+contents.0.parts.7.codeExecutionResult.id
 contents.0.parts.8.inlineData.data
 contents.0.parts.8.inlineData.mimeType
 contents.0.parts.8.inlineData.displayName
@@ -158,7 +159,7 @@ contents.0.parts.2.functionResponse.scheduling
 contents.2.parts.0.inlineData.mimeType
 """.split()
 """Enums, names of models and roles, offsets, and signatures that only Google reads: nothing that a model reads as text.
-A text blob's type is used to decode it; an output's id is replaced by that of the call it was found to answer."""
+A text blob's type is used to decode it."""
 
 FIXED = {
     "contents.2.parts.0.inlineData.mimeType": "text/plain",

@@ -234,5 +234,5 @@ def test_names_and_ids_of_calls_and_outputs_are_searched(
     "line", ['"call_" in c', '"call_1" in c', 'any(find("[0-9]", c))', 'match("f", c)', '"f" in text(c)']
 )
 def test_ids_that_nobody_gave_are_no_text_and_names_do_not_stand_for_arguments(line: str) -> None:
-    """``call_1`` links a call to its outputs; and a rule that asks whether arguments match is not content with a name."""
+    """``call_1`` links a call to its outputs; a rule that asks whether arguments match is not content with a name."""
     assert not fires(rule("(c: ToolCall)", line), calling("f", None, "call_1"))

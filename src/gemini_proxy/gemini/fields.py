@@ -12,6 +12,7 @@ from typing import Any
 from gemini_proxy.errors import BadRequest
 
 _HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_WORD = re.compile(r"[\w.:/+-]{0,256}", re.ASCII)
 JsonObject = Mapping[str, Any]
 
 
@@ -71,3 +72,12 @@ def a_string(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     raise BadRequest(f'"{where}" must be a string.')
+
+
+def steers(value: Any) -> bool:
+    """Whether a field that steers the call holds what it is for: numbers, truth values, words. All else is text."""
+    if type(value) is str:
+        return _WORD.fullmatch(value) is not None
+    if type(value) is list:
+        return all(steers(item) for item in value)
+    return type(value) is not dict

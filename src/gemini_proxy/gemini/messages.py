@@ -26,6 +26,7 @@ from gemini_proxy.gemini.parts import (
     inline_media,
     output_content,
     output_media,
+    saying,
     strings_in,
     text_beside,
     unknown_payload,
@@ -35,7 +36,8 @@ Message = dict[str, Any]
 
 CODE_TOOL = "code_execution"
 """The tool name under which ``executableCode`` and ``codeExecutionResult`` appear."""
-_CALL = spellings("id", "name", "args", "willContinue")
+_CALL = spellings("id", "name", "args")
+_CALL_CONTROL = spellings("willContinue")
 _TEXT_MARKS = spellings("text", "thought", "thoughtSignature")
 """What a part may hold that does not end a run of text."""
 _SERVER_CALL = spellings("id", "toolType", "args")
@@ -97,12 +99,12 @@ class MessageList:
             self._add_media(role, file_media(reference))
         if (call := an_object(field(part, "functionCall"), "functionCall")) is not None:
             self._add_call(call)
-            self._add_field(role, "functionCall", text_beside(call, _CALL))
+            self._add_field(role, "functionCall", text_beside(call, _CALL, _CALL_CONTROL))
         if (code := an_object(field(part, "executableCode"), "executableCode")) is not None:
             arguments = {name: value for name, value in code.items() if name != "id"}
             self.add_provider_call(CODE_TOOL, arguments, a_string(code.get("id"), "executableCode.id"))
         if (result := an_object(field(part, "codeExecutionResult"), "codeExecutionResult")) is not None:
-            output = {name: value for name, value in result.items() if name not in ("id", "outcome")}
+            output = {name: value for name, value in saying(result, {"outcome"}).items() if name != "id"}
             given = a_string(result.get("id"), "codeExecutionResult.id")
             self.add_provider_output(CODE_TOOL, output_content({"response": output}, "output"), given)
         if (response := an_object(field(part, "functionResponse"), "functionResponse")) is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings, steers
 
 Chunk = dict[str, Any]
 """One element of a message's content list: ``{"type": "text" | "image_url" | "file", …}``."""
@@ -24,13 +24,17 @@ _KINDS = (
     "toolCall",
     "toolResponse",
 )
-_PART_CONTROL = spellings("videoMetadata", "mediaResolution")
-_KNOWN = spellings(*_KINDS, "thought", "thoughtSignature") | _PART_CONTROL
+_SIGNATURE = spellings("thoughtSignature")
+_PART_CONTROL = spellings("videoMetadata", "mediaResolution") | _SIGNATURE
+_MEDIA_CONTROL = spellings("startOffset", "endOffset", "fps", "contentLayers", "level", "numTokens")
+"""What ``videoMetadata`` and ``mediaResolution`` hold."""
+_KNOWN = spellings(*_KINDS, "thought")
 
 _BLOB = spellings("mimeType", "data")
 _REFERENCE = spellings("mimeType", "fileUri")
-_OUTPUT_PART = spellings("text", "inlineData", "fileData") | _PART_CONTROL
-_OUTPUT = spellings("id", "name", "response", "parts", "willContinue", "scheduling")
+_OUTPUT_PART = spellings("text", "inlineData", "fileData")
+_OUTPUT = spellings("id", "name", "response", "parts")
+_OUTPUT_CONTROL = spellings("willContinue", "scheduling")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)")
 
 _TEXT_TYPES = frozenset(
@@ -103,7 +107,24 @@ def file_media(reference: JsonObject) -> Media:
 
 def unknown_payload(part: JsonObject) -> JsonObject:
     """What a part holds beyond the kinds known here."""
-    return {name: value for name, value in part.items() if name not in _KNOWN and value is not None}
+    return saying({name: value for name, value in part.items() if name not in _KNOWN}, _PART_CONTROL)
+
+
+def saying(source: JsonObject, control: Set[str]) -> JsonObject:
+    """The fields of ``source`` that are there, without those of ``control`` that hold what they are for."""
+    return {
+        name: value
+        for name, value in source.items()
+        if value is not None and not (name in control and _is_control(name, value))
+    }
+
+
+def _is_control(name: str, value: Any) -> bool:
+    if name in _SIGNATURE:
+        return isinstance(value, str)
+    if isinstance(value, Mapping):
+        return value.keys() <= _MEDIA_CONTROL and all(map(steers, value.values()))
+    return steers(value)
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -121,11 +142,14 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(inner)
 
 
-def text_beside(source: JsonObject, known: Set[str]) -> str:
-    """The strings of the fields of ``source`` whose names are not ``known``, a line each."""
+def text_beside(source: JsonObject, known: Set[str], control: Set[str] = frozenset()) -> str:
+    """The strings of the fields of ``source`` whose names are not ``known``, a line each.
+
+    Of those named in ``control`` only what they are not for.
+    """
     if source.keys() <= known:
         return ""
-    return "\n".join(strings_in([value for name, value in source.items() if name not in known]))
+    return "\n".join(strings_in([value for name, value in saying(source, control).items() if name not in known]))
 
 
 def output_content(response: JsonObject, plain: str) -> Any:
@@ -150,9 +174,9 @@ def output_media(response: JsonObject) -> list[Media]:
             found.append(inline_media(blob))
         if reference is not None:
             found.append(file_media(reference))
-        texts = [a_string(field(part, "text"), "text"), text_beside(part, _OUTPUT_PART)]
+        texts = [a_string(field(part, "text"), "text"), text_beside(part, _OUTPUT_PART, _PART_CONTROL)]
         found.extend(Media({"type": "text", "text": text}, None) for text in texts if text)
-    if text := text_beside(response, _OUTPUT):
+    if text := text_beside(response, _OUTPUT, _OUTPUT_CONTROL):
         found.append(Media({"type": "text", "text": text}, None))
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings
+from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings, steers
 from gemini_proxy.gemini.parts import Unseen, strings_in
 
 
@@ -45,8 +45,6 @@ CONTROL: Final = _fields(
     """
 )
 """Fields that steer the call and carry no text to the model: numbers, switches, enums, formats, names of models."""
-_STEERS = re.compile(r"[\w.:/+-]{0,256}", re.ASCII)
-"""What the string of such a field looks like. Any other is text, whatever it is doing there."""
 _AUDIO = spellings("voiceSampleAudio", "consentAudio")
 _NAMED_BY_CLIENTS = spellings(
     *"contents content systemInstruction functionDeclarations responseSchema responseJsonSchema".split(),
@@ -78,15 +76,6 @@ def read_setting(address: str, value: Any, known: JsonObject | None) -> Iterator
             yield from read_setting(address, item, known)
     else:
         yield from strings_in(value)
-
-
-def steers(value: Any) -> bool:
-    """Whether a control field holds what it is for."""
-    if type(value) is str:
-        return _STEERS.fullmatch(value) is not None
-    if type(value) is list:
-        return all(steers(item) for item in value)
-    return type(value) is not dict
 
 
 def outbound_fields(request: JsonObject) -> tuple[str, ...]:

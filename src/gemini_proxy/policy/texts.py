@@ -25,8 +25,8 @@ def searched_texts(value: Any) -> Iterable[str]:
 
 def _names(event: Event) -> Iterator[str]:
     data = event.data
-    of_call = (data["function"].get("name"), data.get("id")) if event.kind == "ToolCall" else ()
-    for text in (*of_call, data.get("tool_name"), data.get("name"), data.get("tool_call_id")):
+    called = data["function"].get("name") if event.kind == "ToolCall" else data.get("tool_name")
+    for text in (called, data.get("name"), data.get("id"), data.get("tool_call_id")):
         if isinstance(text, str) and not _MADE_UP.fullmatch(text):
             yield text
 
