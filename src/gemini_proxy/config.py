@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, Final, TypeVar, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -148,6 +148,43 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+IN_PLACE: Final = frozenset(
+    {
+        *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in ("engine", "remote", "timeout")),
+        *(f"refusals.{name}" for name in Refusals.model_fields),
+        "traces.retention_days",
+        "traces.required",
+    }
+)
+"""Keys that a reload changes in a running server. The others are of what is built once: sockets, pools, the store."""
+
+
+def reloaded(running: Config, loaded: Config) -> tuple[Config, tuple[str, ...]]:
+    """``running`` with those of ``loaded``'s values that need no restart, and the names of the changed keys that do."""
+    found = _in_place(running, loaded, "")
+    return found, tuple(_changed(found, loaded, ""))
+
+
+def _in_place(running: _Model, loaded: _Model, prefix: str) -> _Model:
+    update: dict[str, object] = {}
+    for name in type(running).model_fields:
+        value, new, key = getattr(running, name), getattr(loaded, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            update[name] = _in_place(value, new, f"{key}.")
+        elif key in IN_PLACE:
+            update[name] = new
+    return running.model_copy(update=update)
+
+
+def _changed(running: BaseModel, loaded: BaseModel, prefix: str) -> Iterator[str]:
+    for name in type(running).model_fields:
+        value, new = getattr(running, name), getattr(loaded, name)
+        if isinstance(value, BaseModel):
+            yield from _changed(value, new, f"{prefix}{name}.")
+        elif value != new:
+            yield f"{prefix}{name}"
 
 
 def read_policies(patterns: Sequence[str], folder: Path, key: str = "guardrails.policies") -> tuple[PolicyFile, ...]:

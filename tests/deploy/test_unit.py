@@ -107,6 +107,13 @@ def test_descriptors_suffice() -> None:
     assert int(setting("LimitNOFILE")) > 2 * config.server.max_exchanges + 100
 
 
+def test_a_reload_is_a_hangup() -> None:
+    """By a program that exists where systemd does; the type is one that knows nothing better."""
+    program, *arguments = shlex.split(setting("ExecReload"))
+    assert os.access(program, os.X_OK)
+    assert arguments == ["-HUP", "$MAINPID"]
+
+
 async def test_the_server_talks_to_systemd(tmp_path: Path) -> None:
     """As Type=notify and WatchdogSec need it: ready once it listens, then a sign of life, and a word when it stops."""
     assert setting("Type") == "notify"

@@ -42,7 +42,7 @@ async def test_pushes_of_traces_past_their_time_are_given_up_before_retention_ta
         ExplorerService("http://x", KEY),
         asyncio.Event(),
         max_queue=100,
-        max_age=100.0,
+        max_age=lambda: 100.0,
         clock=JumpingClock(NOW),
     )
     await worker.bound()

@@ -15,6 +15,7 @@ from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
 from gemini_proxy.sections import ListenAddress, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
+from gemini_proxy.server.reload import Hangups, Load
 from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.database import shown_url
@@ -25,13 +26,14 @@ from gemini_proxy.traces.store import TraceStore
 @click.command()
 @click.pass_obj
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM. SIGHUP loads configuration and policies again."""
+    hangups = Hangups()
     config, rules = settings.serving, settings.rules
     configure_logs()
-    run_server(config, rules)
+    run_server(config, rules, hangups, settings.load_again)
 
 
-def run_server(config: Config, rules: RuleSet) -> None:
+def run_server(config: Config, rules: RuleSet, hangups: Hangups, load: Load) -> None:
     """Serve ``config`` on the event loop it names; ends the program with a reason where it cannot."""
     addresses = [listen_address(text) for text in config.server.listen]
     manager = service_manager()
@@ -45,6 +47,8 @@ def run_server(config: Config, rules: RuleSet) -> None:
                     config.server.shutdown_grace,
                     notifier,
                     partial(_announce, pages=config.explorer.enabled),
+                    hangups,
+                    load,
                 )
             )
     except StoreError as error:

@@ -1,6 +1,7 @@
 """The configuration as commands get it: read at first use, its faults reported once, in words."""
 
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,31 +57,59 @@ class Settings:
     @cached_property
     def rules(self) -> RuleSet:
         """The configured policies, compiled; every fault of every file is reported, not just the first."""
-        guardrails = self.config.guardrails
-        faults: list[str] = []
-        blocking = self._compile(guardrails.policies, "block", faults)
-        logging = self._compile(guardrails.log_policies, "log", faults)
-        faults += [
-            f"guardrails.parameters: {missing} is not set"
-            for missing in parameters_missing((*blocking, *logging), dict(guardrails.parameters))
-        ]
-        if faults:
-            fail("\n".join(faults))
-        return RuleSet(blocking, logging)
-
-    def _compile(self, patterns: tuple[str, ...], action: Action, faults: list[str]) -> tuple[Guardrail, ...]:
-        folder = self._file.parent if self._file else Path()
-        key = "guardrails.policies" if action == "block" else "guardrails.log_policies"
-        compiled: list[Guardrail] = []
         try:
-            for file in read_policies(patterns, folder, key):
-                try:
-                    compiled.append(guardrail(file.path, file.text, action))
-                except PolicyError as error:
-                    faults.append(f"{error}\n{error.caret()}")
-        except (ConfigError, PluginError) as error:
-            faults.append(str(error))
-        return tuple(compiled)
+            return _compiled(self.config, self._folder)
+        except PolicyFaults as error:
+            fail(error.shown)
+
+    def load_again(self) -> tuple[Config, RuleSet]:
+        """``serving`` and ``rules`` as they are in the files now. Raises ConfigError."""
+        config = load_config(self._file)
+        check_secrets(config)
+        return config, _compiled(config, self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        return self._file.parent if self._file else Path()
+
+
+class PolicyFaults(ConfigError):
+    """Policies that cannot be used: a line a fault. ``shown`` has the source lines as well."""
+
+    def __init__(self, faults: Sequence[Exception]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.shown = "\n".join(
+            f"{fault}\n{fault.caret()}" if isinstance(fault, PolicyError) else str(fault) for fault in faults
+        )
+
+
+def _compiled(config: Config, folder: Path) -> RuleSet:
+    """The policies that ``config`` names, compiled. Raises PolicyFaults with all faults of all files."""
+    guardrails = config.guardrails
+    faults: list[Exception] = []
+    blocking = _compile(guardrails.policies, "block", folder, faults)
+    logging = _compile(guardrails.log_policies, "log", folder, faults)
+    faults += [
+        ConfigError(f"guardrails.parameters: {missing} is not set")
+        for missing in parameters_missing((*blocking, *logging), dict(guardrails.parameters))
+    ]
+    if faults:
+        raise PolicyFaults(faults)
+    return RuleSet(blocking, logging)
+
+
+def _compile(patterns: tuple[str, ...], action: Action, folder: Path, faults: list[Exception]) -> tuple[Guardrail, ...]:
+    key = "guardrails.policies" if action == "block" else "guardrails.log_policies"
+    compiled: list[Guardrail] = []
+    try:
+        for file in read_policies(patterns, folder, key):
+            try:
+                compiled.append(guardrail(file.path, file.text, action))
+            except PolicyError as error:
+                faults.append(error)
+    except (ConfigError, PluginError) as error:
+        faults.append(error)
+    return tuple(compiled)
 
 
 def config_option(**attributes: Any) -> click.Option:

@@ -22,6 +22,7 @@ from gemini_proxy.explorer.keys import (
 from gemini_proxy.explorer.turns import CHECKING, COMPILING, Turns
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.datasets import Datasets
@@ -38,15 +39,16 @@ def compose(
     engine: Engine,
     feed: Feed,
     file_rules: Callable[[], RuleSet],
+    guardrails: Callable[[], Guardrails],
 ) -> None:
     """Set the keys of ``app`` when the store is open.
 
-    ``engine`` must never let pass what it cannot check; ``file_rules`` gives the rules of the policy files as they are
-    when it is called.
+    ``engine`` must never let pass what it cannot check; ``file_rules`` gives the rules of the policy files and
+    ``guardrails`` the settings as they are when called.
     """
     database = store.database
-    app[SERVER], app[EXPLORER], app[GUARDRAILS] = config.server, config.explorer, config.guardrails
-    app[FILE_RULES] = file_rules
+    app[SERVER], app[EXPLORER] = config.server, config.explorer
+    app[FILE_RULES], app[GUARDRAILS] = file_rules, guardrails
     app[DATABASE] = database
     app[ACCESS] = access
     app[TRACES] = store

@@ -19,7 +19,8 @@ SESSION_COOKIE: Final = "gemini_proxy_session"
 
 SERVER = web.AppKey("SERVER", Server)
 EXPLORER = web.AppKey("EXPLORER", Explorer)
-GUARDRAILS = web.AppKey("GUARDRAILS", Guardrails)
+GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
+"""The settings of that section, as they are now."""
 FILE_RULES: web.AppKey[Callable[[], RuleSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")

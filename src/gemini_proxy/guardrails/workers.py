@@ -94,9 +94,10 @@ class Workers:
 
 
 def _prepare() -> None:
-    """In a new process: let the server's loop go first, leave Ctrl-C to the server, and leave with it."""
+    """In a new process: let the server's loop go first, leave Ctrl-C and SIGHUP to the server, and leave with it."""
     os.nice(_NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

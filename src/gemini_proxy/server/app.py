@@ -1,10 +1,11 @@
 """The application, composed from values: what it serves, what it needs while it runs, and how it ends."""
 
+import asyncio
 import contextlib
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
@@ -29,9 +30,8 @@ from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.keys import (
     ADMISSION,
     CONFIG,
-    INTAKE,
-    LIFECYCLE,
-    SCRIBE,
+    RELOADS,
+    SETUPS,
     STATE,
     STORAGE,
     TALLIES,
@@ -43,6 +43,8 @@ from gemini_proxy.server.lifecycle import Lifecycle
 from gemini_proxy.server.metrics import Metrics
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware
 from gemini_proxy.server.record import Scribe
+from gemini_proxy.server.reload import Reloads
+from gemini_proxy.server.setup import Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
 from gemini_proxy.server.tallies import MAX_LEARNT, Tallies
 from gemini_proxy.server.tasks import Tasks
@@ -65,18 +67,16 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app = web.Application(middlewares=[error_middleware, auth_middleware, guardrail_middleware])
     app[CONFIG] = config
     app[STATE] = State()
+    app[RELOADS] = Reloads()
     app[HOLDINGS] = Holdings(config.server.max_held_bytes)
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
-    app[TALLIES] = Tallies(
-        (rule.name for rule in rules.blocking), learns=0 if config.access.mode == "keys" else MAX_LEARNT
-    )
+    app[TALLIES] = Tallies(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
     workers = Workers()
     # What users ask for keeps no process from the exchanges, and ends none of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
-    checking = engine or _engine(config.guardrails, remote or NativeEngine(workers, config.guardrails.timeout))
-    app[LIFECYCLE] = Lifecycle(checking, config.guardrails, config.refusals, tasks, config.upstream.max_answer_bytes)
+    checking = engine or remote or _own_engine(config.guardrails, workers)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
@@ -84,10 +84,8 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
             stack.callback(asked_for.close)
             if remote is not None:
                 await stack.enter_async_context(remote)
-            storage = await open_storage(config, tasks, stack, checking)
-            _compose(app, storage, rules, workers, asked_for)
-            if remote is not None:
-                _send_ahead(remote, config.guardrails, rules, tasks)
+            storage = await open_storage(config, tasks, stack, checking, lambda: _retention_days(app))
+            _compose(app, storage, _Assembly(app, checking, remote, workers), rules, asked_for)
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
@@ -100,26 +98,26 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     return app
 
 
-def _compose(app: web.Application, storage: Storage, rules: RuleSet, workers: Workers, asked_for: Workers) -> None:
+def _retention_days(app: web.Application) -> int:
+    return app[SETUPS].current.config.traces.retention_days
+
+
+def _compose(app: web.Application, storage: Storage, assembly: "_Assembly", rules: RuleSet, asked_for: Workers) -> None:
     """Give the parts of an exchange what they need of the open store. The Explorer's checks are ``asked_for``."""
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database)
     access = Access(database, revisions, config.access.mode)
     app[STORAGE] = storage
-    app[SCRIBE] = Scribe(
-        storage.recorder,
-        config.guardrails,
-        app[TASKS],
-        app[TALLIES],
-        required=config.traces.required,
-        push=storage.push is not None,
-    )
     app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)
-    app[INTAKE] = Intake(config, rules, DatasetRules(database, revisions), workers)
+    app[SETUPS] = setups = Setups(assembly.over(storage, DatasetRules(database, revisions)), config, rules)
     if config.explorer.enabled:
         engine = NativeEngine(asked_for, config.guardrails.timeout)
-        compose(app, config, storage.store, access, engine, storage.feed, lambda: rules)
-        app[TRIALS] = Trials(asked_for, config.guardrails, app[COMPILING], app[CHECKING])
+
+        def guardrails() -> Guardrails:
+            return setups.current.config.guardrails
+
+        compose(app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails)
+        app[TRIALS] = Trials(asked_for, guardrails, app[COMPILING], app[CHECKING])
 
 
 async def _end_watches(app: web.Application) -> None:
@@ -138,10 +136,8 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_route("*", "/{target:.*}", relay)
 
 
-def _engine(guardrails: Guardrails, engine: Engine) -> Engine:
-    if guardrails.engine == "off":
-        return NoEngine()
-    return FailOpenEngine(engine) if guardrails.unavailable == "allow" else engine
+def _own_engine(guardrails: Guardrails, workers: Workers) -> Engine:
+    return NoEngine() if guardrails.engine == "off" else NativeEngine(workers, guardrails.timeout)
 
 
 def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
@@ -152,13 +148,53 @@ def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
     return RemoteEngine(url, key.get_secret_value() if key else None, guardrails.timeout)
 
 
-def _send_ahead(remote: RemoteEngine, guardrails: Guardrails, rules: RuleSet, tasks: Tasks) -> None:
-    """Let the service load the files' policies before they are needed. What runs by itself needs a key of its own."""
-    if guardrails.remote.api_key is not None:
-        texts = [rule.policy.text for rule in (*rules.blocking, *rules.logging)]
-        tasks.spawn(remote.run(texts), "policies sent ahead")
-    elif rules.logging:
-        log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
+class _Assembly:
+    """Builds setups from configurations, over the parts that are made once."""
+
+    def __init__(self, app: web.Application, engine: Engine, remote: RemoteEngine | None, workers: Workers) -> None:
+        self._tasks = app[TASKS]
+        self._tallies = app[TALLIES]
+        self._engine = engine
+        self._remote = remote
+        self._workers = workers
+        self._ahead: asyncio.Task[None] | None = None
+
+    def over(self, storage: Storage, dataset_rules: DatasetRules) -> Callable[[Config, RuleSet], Setup]:
+        """What builds them over an open store."""
+
+        def build(config: Config, rules: RuleSet) -> Setup:
+            self._tallies.know(rule.name for rule in rules.blocking)
+            if self._remote is not None:
+                self._send_ahead(self._remote, config.guardrails, rules)
+            guardrails, traces = config.guardrails, config.traces
+            engine = FailOpenEngine(self._engine) if guardrails.unavailable == "allow" else self._engine
+            return Setup(
+                config,
+                rules,
+                Lifecycle(engine, guardrails, config.refusals, self._tasks, config.upstream.max_answer_bytes),
+                Intake(config, rules, dataset_rules, self._workers),
+                Scribe(
+                    storage.recorder,
+                    guardrails,
+                    self._tasks,
+                    self._tallies,
+                    required=traces.required,
+                    push=storage.push is not None,
+                ),
+            )
+
+        return build
+
+    def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: RuleSet) -> None:
+        """Let the service load the files' policies before they are needed; that needs a key of the server's own."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            self._ahead = None
+        if guardrails.remote.api_key is not None:
+            texts = [rule.policy.text for rule in (*rules.blocking, *rules.logging)]
+            self._ahead = self._tasks.spawn(remote.run(texts), "policies sent ahead")
+        elif rules.logging:
+            log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
 
 
 def _settle_interpreter() -> None:

@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import upstream_headers
 from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, LIFECYCLE, SCRIBE, TASKS, UPSTREAM
+from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, SETUP, TASKS, UPSTREAM
 from gemini_proxy.server.refuse import SSE_TYPE, refuses_by_event
 from gemini_proxy.server.upstream import Answer
 
@@ -38,7 +38,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 
 async def _relay_answer(request: web.Request, exchange: Exchange, answer: ClientAnswer, reply: Answer) -> None:
-    lifecycle = request.app[LIFECYCLE]
+    lifecycle = request[SETUP].lifecycle
     lifecycle.open_gate(exchange, _framing(exchange, reply))
     answer.head(reply.status, reply.headers, streams=exchange.call.streams or reply.content_type == SSE_TYPE)
     if exchange.framing == SSE_TYPE:
@@ -53,12 +53,12 @@ def _begin(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> No
     """Note what the head is to say, before the first byte takes it along."""
     if not answer.begun:
         exchange.mark_first_byte()
-        answer.note(HEADER, request.app[SCRIBE].coverage(exchange).header)
+        answer.note(HEADER, request[SETUP].scribe.coverage(exchange).header)
 
 
 async def _keep_alive(request: web.Request, exchange: Exchange, answer: ClientAnswer, following: bytes) -> None:
     """A verdict takes long. Sending anything settles that a refusal is an event, so it must be one in any case."""
-    if answer.begun or refuses_by_event(exchange, request.app[CONFIG].refusals.before_stream):
+    if answer.begun or refuses_by_event(exchange, request[SETUP].config.refusals.before_stream):
         _begin(request, exchange, answer)
         await answer.keep_alive(following)
 
@@ -81,7 +81,7 @@ async def _open(request: web.Request, exchange: Exchange) -> Answer:
         try:
             await asyncio.wait({call, exchange.checking}, return_when=asyncio.FIRST_COMPLETED)
             if exchange.checking.done():
-                await request.app[LIFECYCLE].admit(exchange)
+                await request[SETUP].lifecycle.admit(exchange)
             reply = await call
         except BaseException:
             _abandon(call)

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gemini_proxy.server.keys import STATE, STORAGE
+from gemini_proxy.server.keys import RELOADS, STATE, STORAGE
 from gemini_proxy.server.metrics import oldest_seconds, queue_figures
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.push.worker import PushWorker
@@ -25,7 +25,7 @@ async def ready(request: web.Request) -> web.Response:
     """``/readyz``: 503 while the server stops, and while the trace store takes no writes.
 
     Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
-    server out of service would help neither them nor its clients.
+    server out of service would help neither them nor its clients. Nor is a reload that failed: what held before holds.
     """
     storage = request.app[STORAGE]
     if request.app[STATE].draining:
@@ -34,7 +34,9 @@ async def ready(request: web.Request) -> web.Response:
         await storage.store.ping()
     except StoreError:
         return _json(503, {"status": "traces cannot be written"})
-    shown = {"push": await _push(storage.push)} if storage.push is not None else {}
+    shown: dict[str, Any] = {"push": await _push(storage.push)} if storage.push is not None else {}
+    if request.app[RELOADS].last_failed:
+        shown["last_reload"] = "failed"
     return _json(200, {"status": "ready", **shown})
 
 

@@ -10,9 +10,8 @@ from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.intake import Intake
-from gemini_proxy.server.lifecycle import Lifecycle
-from gemini_proxy.server.record import Scribe
+from gemini_proxy.server.reload import Reloads
+from gemini_proxy.server.setup import Setup, Setups
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
@@ -28,9 +27,9 @@ class State:
 
 
 CONFIG = web.AppKey("CONFIG", Config)
-LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
-INTAKE = web.AppKey("INTAKE", Intake)
-SCRIBE = web.AppKey("SCRIBE", Scribe)
+"""As at the start: for keys that only a restart changes."""
+SETUPS = web.AppKey("SETUPS", Setups)
+RELOADS = web.AppKey("RELOADS", Reloads)
 STATE = web.AppKey("STATE", State)
 STORAGE = web.AppKey("STORAGE", Storage)
 TALLIES = web.AppKey("TALLIES", Tallies)
@@ -43,3 +42,4 @@ CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
 OWNER = web.RequestKey("OWNER", str)
 ANSWER = web.RequestKey("ANSWER", ClientAnswer)
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
+SETUP = web.RequestKey("SETUP", Setup)

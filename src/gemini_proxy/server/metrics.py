@@ -16,7 +16,8 @@ from prometheus_client.registry import Collector
 from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import ADMISSION, CONFIG, STATE, STORAGE, TALLIES
+from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES
+from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.traces.errors import StoreError
@@ -46,7 +47,8 @@ class Metrics:
         await self._admit(request)
         app = request.app
         storage = app[STORAGE]
-        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, storage, await queue_figures(storage.push))
+        queued = await queue_figures(storage.push)
+        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, app[RELOADS], storage, queued)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(snapshot)
         return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -93,6 +95,7 @@ class Snapshot(Collector):
 
     tallies: Tallies
     in_flight: int
+    reloads: Reloads
     storage: Storage
     queued: Queued | None
 
@@ -102,6 +105,7 @@ class Snapshot(Collector):
         yield build
         yield from self._exchanges()
         yield from self._traces()
+        yield from _reloads(self.reloads)
         if self.storage.push is not None:
             yield from _push(self.storage.push)
         if self.queued is not None:
@@ -138,6 +142,16 @@ class Snapshot(Collector):
         yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
+
+
+def _reloads(reloads: Reloads) -> Iterator[Metric]:
+    counted = _counter("reloads", "Reloads of configuration and policies by how they ended.", "result")
+    counted.add_metric(["succeeded"], reloads.succeeded)
+    counted.add_metric(["failed"], reloads.failed)
+    yield counted
+    yield _gauge(
+        "last_reload_failed", "1 where the last reload failed: what held before it holds.", reloads.last_failed
+    )
 
 
 def _push(push: PushWorker) -> Iterator[Metric]:

@@ -20,10 +20,9 @@ from gemini_proxy.server.keys import (
     CONFIG,
     CREDENTIALS,
     EXCHANGE,
-    INTAKE,
-    LIFECYCLE,
     OWNER,
-    SCRIBE,
+    SETUP,
+    SETUPS,
     STATE,
 )
 from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
@@ -58,7 +57,8 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
         return await handler(request)
     exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER])
     answer = request[ANSWER] = ClientAnswer(request)
-    await request.app[INTAKE].take(exchange, request)
+    request[SETUP] = setup = request.app[SETUPS].current
+    await setup.intake.take(exchange, request)
     try:
         tail, whole = await _run(request, exchange, answer, handler)
         await _record(request, exchange, answer)
@@ -79,7 +79,7 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
 
 async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, handler: Handler) -> tuple[bytes, bool]:
     """Bring the exchange to its outcome: the bytes still to be sent, and whether the answer then is whole."""
-    lifecycle = request.app[LIFECYCLE]
+    lifecycle = request[SETUP].lifecycle
     try:
         try:
             exchange.checking = await lifecycle.start(exchange)
@@ -109,7 +109,7 @@ def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> b
     if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not answer.begun:
         answer.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
         return b""
-    refusals = request.app[CONFIG].refusals
+    refusals = request[SETUP].config.refusals
     in_band = answer.begun or (exchange.call.streams and refuses_by_event(exchange, refusals.before_stream))
     if not in_band:
         answer.error(400, error_refusal(refusal, refusals.error_status))
@@ -124,7 +124,7 @@ async def _cut(
 
     Raises Refused for what does not pass, DecodeError for what cannot be read.
     """
-    lifecycle = request.app[LIFECYCLE]
+    lifecycle = request[SETUP].lifecycle
     await lifecycle.admit(exchange)
     exchange.error = error.message
     begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
@@ -137,7 +137,7 @@ async def _cut(
 
 
 async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
-    scribe = request.app[SCRIBE]
+    scribe = request[SETUP].scribe
     coverage = scribe.coverage(exchange)
     answer.note(HEADER, coverage.header)
     await scribe.record(exchange, coverage)
@@ -148,5 +148,5 @@ def _give_up(request: web.Request, exchange: Exchange, outcome: Outcome) -> None
     if exchange.recorded:
         return
     exchange.end(outcome)
-    request.app[LIFECYCLE].remember(exchange)
-    request.app[SCRIBE].record_later(exchange)
+    request[SETUP].lifecycle.remember(exchange)
+    request[SETUP].scribe.record_later(exchange)

@@ -16,7 +16,8 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.errors import error_response
-from gemini_proxy.server.keys import STATE, TASKS
+from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
+from gemini_proxy.server.reload import Hangups, Load, Reloader
 from gemini_proxy.server.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -143,15 +144,21 @@ async def serve(
     shutdown_grace: float,
     notifier: Notifier,
     announce: Callable[[list[str]], None],
+    hangups: Hangups,
+    load: Load,
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. At each SIGHUP what ``load`` gives takes the place of what holds."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(app, addresses, shutdown_grace) as bound:
-        notifier.ready(f"listening on {', '.join(bound)}")
+        status = f"listening on {', '.join(bound)}"
+        notifier.ready(status)
         app[TASKS].spawn(notifier.watch(), "watchdog")
+        reloader = Reloader(app[SETUPS], app[RELOADS], load)
+        following = app[TASKS].spawn(reloader.follow(hangups, notifier, status), "reload")
         announce(bound)
         await stop.wait()
+        following.cancel()
         notifier.stopping()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,8 +51,17 @@ class Storage:
         return self.store.database
 
 
-async def open_storage(config: Config, tasks: Tasks, stack: contextlib.AsyncExitStack, engine: Engine) -> Storage:
-    """Open the store and start what works on it. They end in reverse: what is queued is written before it closes."""
+async def open_storage(
+    config: Config,
+    tasks: Tasks,
+    stack: contextlib.AsyncExitStack,
+    engine: Engine,
+    retention_days: Callable[[], int],
+) -> Storage:
+    """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
+
+    ``retention_days`` is asked each time before old traces are deleted, 0 for never.
+    """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
     log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -66,7 +75,7 @@ async def open_storage(config: Config, tasks: Tasks, stack: contextlib.AsyncExit
             pushes_wait.set()
 
     recorder = Recorder(store, written=written)
-    push = await _push(config, store, pushes_wait, stack)
+    push = await _push(config, store, pushes_wait, stack, retention_days)
     stack.push_async_callback(tasks.close, 0.0)
     tasks.spawn(recorder.run(), "recorder")
     stack.push_async_callback(recorder.close)
@@ -78,21 +87,28 @@ async def open_storage(config: Config, tasks: Tasks, stack: contextlib.AsyncExit
     if config.explorer.enabled:
         tasks.spawn(Digest(store.database, digest_waits).run(), "digest")
         tasks.spawn(feed.run(), "feed")
-    if config.traces.retention_days:
-        tasks.spawn(_retain(store, config.traces.retention_days), "retention")
+    tasks.spawn(_retain(store, retention_days), "retention")
     return Storage(store, recorder, log_rules, feed, push)
 
 
 async def _push(
-    config: Config, store: TraceStore, ready: asyncio.Event, stack: contextlib.AsyncExitStack
+    config: Config,
+    store: TraceStore,
+    ready: asyncio.Event,
+    stack: contextlib.AsyncExitStack,
+    retention_days: Callable[[], int],
 ) -> PushWorker | None:
     """What sends traces to the configured Explorer; None without one."""
-    push, days = config.explorer.push, config.traces.retention_days
+    push = config.explorer.push
     if push.url is None or push.api_key is None:
         return None
     service = await stack.enter_async_context(ExplorerService(push.url, push.api_key.get_secret_value()))
-    # A minute before retention would remove them uncounted.
-    max_age = days * 86_400.0 - 60.0 if days else None
+
+    def max_age() -> float | None:
+        # A minute before retention would remove them uncounted.
+        days = retention_days()
+        return days * 86_400.0 - 60.0 if days else None
+
     return PushWorker(PushQueue(store.database), service, ready, max_queue=push.max_queue, max_age=max_age)
 
 
@@ -114,11 +130,11 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
     return check
 
 
-async def _retain(store: TraceStore, days: int) -> None:
+async def _retain(store: TraceStore, retention_days: Callable[[], int]) -> None:
     while True:
+        days = retention_days()
         try:
-            deleted = await store.delete_before(time.time() - days * 86_400)
-            if deleted:
+            if days and (deleted := await store.delete_before(time.time() - days * 86_400)):
                 log.info("deleted %d traces older than %d days", deleted, days)
         except StoreError as error:
             log.warning("old traces were not deleted: %s", error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 
 
 class Notifier:
@@ -15,6 +16,10 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """To be followed by ``ready``, however the reload ends. A manager with Type=notify-reload needs the time."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

@@ -71,6 +71,12 @@ class Tallies:
         self.first_byte = Histogram(_SECONDS)
         self.check = Histogram(_CHECK_SECONDS)
 
+    def know(self, rules: Iterable[str]) -> None:
+        """Take these for names of the operator's rules as well."""
+        before = len(self._names)
+        self._names.update(rules)
+        self._room += len(self._names) - before
+
     def add(self, exchange: Exchange) -> None:
         """Count an exchange that has come to its end."""
         call, outcome = exchange.call, exchange.outcome or Outcome.FAILED

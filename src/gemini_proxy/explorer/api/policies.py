@@ -37,7 +37,7 @@ async def listed(call: Call) -> object:
     return {
         "policies": [policy_json(policy) for policy in policies],
         "files": [rule.described for rule in (*files.blocking, *files.logging)],
-        "header_policies": call.app[GUARDRAILS].header_policies,
+        "header_policies": call.app[GUARDRAILS]().header_policies,
     }
 
 

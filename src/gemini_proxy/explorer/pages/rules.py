@@ -73,7 +73,7 @@ async def rules(visit: Visit) -> web.StreamResponse:
     """The rules that hold for a dataset: its own, those of the policy files, and what clients may send."""
     dataset = await visit.dataset()
     found = await visit.app[POLICIES].of(dataset)
-    files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]
+    files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
     in_force = files_in_force(found, files).actions
     return await visit.show(
         "rules.html",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -79,11 +79,12 @@ class Trials:
     For one user after another, each in turn: Unavailable is raised where too much of a user's waits.
     """
 
-    def __init__(self, workers: Workers, guardrails: Guardrails, compiling: Turns, checking: Turns) -> None:
+    def __init__(
+        self, workers: Workers, guardrails: Callable[[], Guardrails], compiling: Turns, checking: Turns
+    ) -> None:
+        """``guardrails`` gives the settings as they are when it is called."""
         self._workers = workers
-        self._parameters = guardrails.parameters
-        self._thoughts = guardrails.thoughts
-        self._seconds = guardrails.timeout
+        self._guardrails = guardrails
         self._compiling = compiling
         self._checking = checking
 
@@ -96,14 +97,15 @@ class Trials:
         if (nul := text.find("\0")) >= 0:
             return PolicyCheck(False, line=text.count("\n", 0, nul) + 1, column=1, reason="the character NUL")
         if len(text) <= BRIEF_POLICY:
-            return _check(text, self._parameters)
+            return _check(text, self._guardrails().parameters)
         # A thread gives the loop its turn; several that compile would leave it a fraction of the processor.
         async with self._compiling.of(user):
-            return await asyncio.to_thread(_check, text, self._parameters)
+            return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
     async def over(self, user: str, text: str, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
         """Try a policy that loads. Raises EngineUnavailable when a check could not be ended."""
         trial = Trial()
+        guardrails = self._guardrails()
         async with self._checking.of(user):
             started = time.perf_counter()
             async for batch in batches:
@@ -112,13 +114,13 @@ class Trials:
                     trial.complete = False
                     break
                 done, findings = await self._workers.run_within(
-                    left + self._seconds + _GRACE,
+                    left + guardrails.timeout + _GRACE,
                     try_batch,
                     text,
                     batch,
-                    self._parameters,
-                    self._thoughts,
-                    self._seconds,
+                    guardrails.parameters,
+                    guardrails.thoughts,
+                    guardrails.timeout,
                     left,
                 )
                 trial.checked += done

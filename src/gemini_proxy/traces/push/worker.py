@@ -67,11 +67,14 @@ class PushWorker:
         ready: asyncio.Event,
         *,
         max_queue: int,
-        max_age: float | None = None,
+        max_age: Callable[[], float | None] = lambda: None,
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``ready`` says that there may be jobs. More than ``max_queue``, or older than ``max_age`` s, are given up."""
+        """``ready`` says that there may be jobs.
+
+        More than ``max_queue``, or older than ``max_age()`` seconds, are given up.
+        """
         self._queue = queue
         self._service = service
         self._ready = ready
@@ -107,8 +110,8 @@ class PushWorker:
 
     async def bound(self) -> None:
         """Give up what is too old and, where too many wait, the oldest. Raises StoreError."""
-        if self._max_age is not None:
-            expired = await self._queue.expire(self._clock.time() - self._max_age)
+        if (max_age := self._max_age()) is not None:
+            expired = await self._queue.expire(self._clock.time() - max_age)
             self._give_up(expired, GivenUp.EXPIRED)
         self._give_up(await self._queue.trim(self._max_queue), GivenUp.QUEUE_FULL)
 
