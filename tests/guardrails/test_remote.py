@@ -441,7 +441,7 @@ async def test_growing_answers_wait_for_their_end(service: ScriptedUpstream) -> 
     assert session is not None
     assert session.waiting == ("first", "second")
     assert session.grow(0, "text") == Verdict()
-    session.settle()
+    session.settle({})
     assert session.stuck and not session.clear
 
 

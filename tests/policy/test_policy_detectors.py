@@ -8,7 +8,7 @@ import pytest
 
 from gemini_proxy.policy import Conversation, DetectorRegistry, EvaluationError, Finding, compile_policy
 from gemini_proxy.policy.budget import Meter
-from tests.policy.conversations import calling, check, fires, rule, user
+from tests.policy.conversations import assistant, calling, check, fires, rule, user
 
 M = "(m: Message)"
 
@@ -192,7 +192,7 @@ def test_detectors_can_be_added() -> None:
     text = rule(M, "shouting(m, least=3)", head="from invariant.detectors import shouting")
     policy = compile_policy(text, detectors=DetectorRegistry.of().with_detectors(Shouting()))
     assert [("messages.1.content:0-1",)] == [
-        each.ranges for each in policy.check(Conversation.of([user("Hi"), user("HEY")]))
+        each.ranges for each in policy.check(Conversation.of([user("Hi"), assistant("HEY")]))
     ]
 
 

@@ -106,7 +106,7 @@ def test_ranges_hold_the_match(texts: list[str], pattern: str) -> None:
     """Each range of a find is, in the message, what the same search in Python finds there, in order."""
     import re
 
-    messages = [user(text) for text in texts]
+    messages = [(user, assistant)[index % 2](text) for index, text in enumerate(texts)]
     found = [
         [at(messages, address) for address in violation.ranges if ":" in address]
         for violation in check(rule("(m: Message)", f'find("{pattern}", m.content)'.replace("\\\\", "\\")), *messages)

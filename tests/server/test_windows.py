@@ -25,6 +25,7 @@ from tests.server.answers import (
     Span,
     TextRule,
     answered,
+    both,
     exchange_of,
     frames,
     lifecycle,
@@ -97,8 +98,11 @@ def objected(policy: str, result: Answered, thoughts: str = "check") -> bool:
 
 
 def offences(payloads: Sequence[Payload], rule: TextRule, thoughts: str = "check") -> Iterator[int]:
-    """The first event of each short enough offending text, by the texts as a reader sees them."""
-    for text, owners in _read(payloads, thoughts):
+    """The first event of each short enough offending text, by the texts as any reader sees them."""
+    texts = [*_read(payloads, thoughts)]
+    if rule.spans is not both:
+        texts += _joined(payloads, thoughts)
+    for text, owners in texts:
         yield from (owners[start] for start, end in _short(rule, text) if start < end)
 
 
@@ -116,6 +120,23 @@ def _read(payloads: Sequence[Payload], thoughts: str) -> Iterator[tuple[str, lis
         for kind, text, owners in _texts(lane):
             if kind != "thought" or thoughts == "check":
                 yield text, owners
+
+
+def _joined(payloads: Sequence[Payload], thoughts: str) -> Iterator[tuple[str, list[int]]]:
+    """All text of each candidate, and it with the thoughts in order, with the event of each character.
+
+    Not the thoughts alone: what one begins may have left when another ends it.
+    """
+    for index in range(3):
+        for kinds in ((False,), (False, True))[: 1 + (thoughts == "check")]:
+            text, owners = "", list[int]()
+            for number, payload in enumerate(payloads):
+                candidate = payload["candidates"][0]
+                part = candidate["content"]["parts"][0]
+                if candidate["index"] == index and part.get("thought", False) in kinds:
+                    text += part.get("text", "")
+                    owners += [number] * len(part.get("text", ""))
+            yield text, owners
 
 
 def _texts(lane: Sequence[tuple[int, Payload]]) -> Iterator[tuple[str, str, list[int]]]:
@@ -209,7 +230,7 @@ def test_calls_outputs_and_counts_are_judged_with_the_whole(
 
 
 def test_text_leaves_when_enough_has_followed_and_not_before() -> None:
-    """An event goes when ``window_overlap`` characters stand behind it, thoughts and candidates apart."""
+    """An event goes when ``window_overlap`` characters of its text stand behind it: no thoughts, no other candidate."""
     policy = TEXT_RULES[0].policy
     body = frames(
         [
@@ -225,7 +246,7 @@ def test_text_leaves_when_enough_has_followed_and_not_before() -> None:
     )
     result = answered(lifecycle(windows()), exchange_of(policy), body)
     counts = [len(b"".join(result.left[: end + 1]).split(b"data: ")) - 1 for end in range(len(result.left))]
-    assert counts == [0, 0, 1, 1, 3, 4, 5, 6, 8]
+    assert counts == [0, 0, 1, 1, 3, 4, 4, 4, 8]
 
 
 @pytest.mark.parametrize("first", [1, 2, 20, 38])

@@ -9,6 +9,9 @@ from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
 
+# The messages of each candidate's turn so far, with their places in the conversation.
+Answers = Mapping[int, Sequence[tuple[int, Mapping[str, Any]]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -57,8 +60,8 @@ class GuardSession(Protocol):
         """The verdict on ``text``, which follows what the candidate's text was. Addresses are of the whole text."""
         ...
 
-    def settle(self) -> None:
-        """All messages so far were checked whole and passed. Every candidate begins again."""
+    def settle(self, answers: Answers) -> None:
+        """All messages so far were checked whole and passed. Every candidate begins again, after those of its turn."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.engine import Answers, Check
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.policy import Budget, Place, Session
 
@@ -16,7 +16,8 @@ class NativeSession:
     def __init__(self, check: Check, overlap: int, budget: Budget) -> None:
         self._guardrails = check.guardrails
         self._budget = budget
-        self._session = Session([guardrail.policy for guardrail in check.guardrails], check.parameters, overlap)
+        policies = [guardrail.policy for guardrail in check.guardrails]
+        self._session = Session(policies, check.parameters, overlap, check.messages)
         self.overlap = overlap if self._session.reads_text else 0
         self.waiting: tuple[str, ...] = tuple(
             guardrail.name
@@ -45,5 +46,5 @@ class NativeSession:
         )
         return Verdict(violations, (time.perf_counter() - started) * 1000)
 
-    def settle(self) -> None:
-        self._session.settle()
+    def settle(self, answers: Answers) -> None:
+        self._session.settle(answers)

@@ -18,7 +18,7 @@ from yarl import URL
 
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.call_links import with_ids
-from gemini_proxy.guardrails.engine import Check, GuardSession
+from gemini_proxy.guardrails.engine import Answers, Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
@@ -154,7 +154,7 @@ class _EndOnly:
     def grow(self, candidate: int, text: str) -> Verdict:
         return Verdict()
 
-    def settle(self) -> None:
+    def settle(self, answers: Answers) -> None:
         """Nothing is judged before the end."""
 
 

@@ -3,48 +3,57 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemini_proxy.gemini.merger import Grown
 
 
 @dataclass(slots=True)
 class _Frame:
-    """``ends`` is where the frame's text ends: candidate, run, characters. ``part`` waits for a check of the whole."""
+    """``ends`` is where the frame's texts end. ``part`` waits for a check of the whole."""
 
     raw: bytes
     event: bool
-    ends: Sequence[tuple[int, int, int]] = ()
+    ends: Sequence["_End"] = ()
     part: bool = False
     last: bool = False
 
 
-class _Run:
-    """A candidate's text of one kind, thought or not: its number, and its length so far."""
+class _Said:
+    """How much a candidate has said: characters of text, and those of its thoughts as well."""
 
-    __slots__ = ("length", "number", "thought")
+    __slots__ = ("all", "text")
 
     def __init__(self) -> None:
-        self.number = 0
-        self.thought: bool | None = None
-        self.length = 0
+        self.text = 0
+        self.all = 0
+
+
+class _End(NamedTuple):
+    """A frame's last text of one kind: how much its candidate had said then, of text or, for a thought, of all."""
+
+    candidate: int
+    thought: bool
+    said: int
 
 
 class Tail:
     """Frames in the order in which they came. A frame may leave when all before it may, and when
 
-    - of each text in it ``overlap`` characters more have come, or a text of the other kind after it (a thought's text
-      and the answer's are apart);
+    - for each text in it ``overlap`` characters more of its candidate's text have come, for each thought so many of
+      either kind: readers join what is text, and what came in order;
     - every part in it that is not plain text has passed a check of the whole;
     - it is not one of the frames that end the answer.
 
-    Calls and media do not end a text, since what follows them may go on in the same message.
+    Calls, media and thoughts do not end a text, since readers join what follows them to it. Thoughts alone are joined
+    as well, but what they begin does not wait for another thought: then an answer would wait to its end.
     """
 
     def __init__(self, overlap: int, *, skips_thoughts: bool) -> None:
         self._overlap = overlap
         self._skips_thoughts = skips_thoughts
         self._frames: deque[_Frame] = deque()
-        self._runs: dict[int, _Run] = {}
+        self._said: dict[int, _Said] = {}
         self.part_waits = False
         """Whether a part that is not plain text waits for its verdict."""
 
@@ -55,13 +64,13 @@ class Tail:
 
     def add(self, raw: bytes, grown: Iterable[Grown], *, last: bool) -> None:
         """Take in an event and what it brought."""
-        ends: dict[int, tuple[int, int, int]] = {}
+        ends: dict[tuple[int, bool], _End] = {}
         part = False
         for each in grown:
             if each.text is None:
                 part = True
             elif (end := self._end(each)) is not None:
-                ends[each.candidate] = end
+                ends[each.candidate, each.thought] = end
         self.part_waits = self.part_waits or part
         self._frames.append(_Frame(raw, True, tuple(ends.values()), part, last))
 
@@ -92,18 +101,15 @@ class Tail:
         self.part_waits = False
         return [frame.raw for frame in frames], sum(frame.event for frame in frames)
 
-    def _end(self, grown: Grown) -> tuple[int, int, int] | None:
-        run = self._runs.get(grown.candidate)
-        if run is None:
-            run = self._runs[grown.candidate] = _Run()
-        if run.thought is not grown.thought:
-            run.number, run.thought, run.length = run.number + 1, grown.thought, 0
-        run.length += len(grown.text or "")
+    def _end(self, grown: Grown) -> _End | None:
         if not grown.text or (grown.thought and self._skips_thoughts):
             return None
-        return grown.candidate, run.number, run.length
+        said = self._said.setdefault(grown.candidate, _Said())
+        said.all += len(grown.text)
+        if not grown.thought:
+            said.text += len(grown.text)
+        return _End(grown.candidate, grown.thought, said.all if grown.thought else said.text)
 
-    def _is_past(self, end: tuple[int, int, int]) -> bool:
-        candidate, number, length = end
-        run = self._runs[candidate]
-        return run.number != number or run.length - length >= self._overlap
+    def _is_past(self, end: _End) -> bool:
+        said = self._said[end.candidate]
+        return (said.all if end.thought else said.text) - end.said >= self._overlap

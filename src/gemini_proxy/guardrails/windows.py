@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gemini_proxy.gemini.merger import Grown
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.guardrails.answer import CandidateMessages
+from gemini_proxy.guardrails.answer import CandidateMessages, for_rules
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
@@ -27,7 +27,7 @@ class AnswerWindows:
     def __init__(self, session: GuardSession, first: int, *, skips_thoughts: bool) -> None:
         self._session = session
         self._first = first
-        self._skips_thoughts = skips_thoughts
+        self._thoughts = "skip" if skips_thoughts else "check"
         self._speakers: dict[int, _Speaker] = {}
         self._waits = False
 
@@ -50,7 +50,7 @@ class AnswerWindows:
         found = []
         for candidate, thought, fresh, text in _pieces(grown):
             self._turn(candidate, thought, fresh)
-            if text and not (thought and self._skips_thoughts):
+            if text and not (thought and self._thoughts == "skip"):
                 verdict = self._session.grow(candidate, text)
                 if verdict.violations:
                     found.append((candidate, verdict))
@@ -58,7 +58,12 @@ class AnswerWindows:
 
     def resume(self, candidates: Sequence[CandidateMessages]) -> None:
         """All of the answer so far was checked whole and passed; texts go on from these messages."""
-        self._session.settle()
+        self._session.settle(
+            {
+                each.index: list(enumerate(for_rules(each.messages[: each.turn], self._thoughts), self._first))
+                for each in candidates
+            }
+        )
         self._speakers = {
             each.index: _Speaker(self._first + len(turn) - 1, bool(turn[-1].get("thought")), turn[-1])
             for each in candidates
@@ -70,10 +75,10 @@ class AnswerWindows:
         speaker = self._speakers.setdefault(candidate, _Speaker(self._first - 1))
         last, speaker.last = speaker.last, None
         if last is not None and _continues(last, thought, fresh):
-            self._session.begin(candidate, Place(speaker.message, before=last["content"]))
+            self._session.begin(candidate, Place(speaker.message, before=last["content"], thought=thought))
         elif last is not None or speaker.thought is not thought:
             speaker.message += 1
-            self._session.begin(candidate, Place(speaker.message))
+            self._session.begin(candidate, Place(speaker.message, thought=thought))
         speaker.thought = thought
 
 

@@ -11,8 +11,9 @@ from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
+from gemini_proxy.policy.search import at_beginning, by_pattern
 from gemini_proxy.policy.texts import images_of, searched_texts, texts_of
-from gemini_proxy.policy.values import Content, Piece, cut, word_for
+from gemini_proxy.policy.values import Content, Joined, Piece, cut, word_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,18 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
     found: list[str] = []
     marks = run.marks
     for text in (value,) if isinstance(value, str) else searched_texts(value):
+        before = len(marks)
         for start, end in regex.spans(text, run):
             marks.append((text, start, end))
             found.append(cut(text, start, end))
             if len(found) > run.max_items:
                 run.items(len(found))
+        if type(text) is Joined and text.readings:
+            own = [(mark[1], mark[2]) for mark in marks[before:] if type(mark) is tuple]
+            across = by_pattern(run, regex, text, own)
+            marks.extend(across)
+            found.extend(cut(*place) for place in across)
+            run.items(len(found))
     return found
 
 
@@ -45,6 +53,9 @@ def matches(run: Run, regex: Regex, value: Any) -> bool:
     """
     if isinstance(value, str):
         if regex.test(value, run):
+            return True
+        if (place := at_beginning(run, regex, value)) is not None:
+            run.marks.append(place)
             return True
         run.marks.append((value, -1, -1))
         return False

@@ -15,8 +15,9 @@ from gemini_proxy.policy.predicates import CompiledPredicate
 from gemini_proxy.policy.regex import Mode, compile_at_run_time
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import Scope, nearest
+from gemini_proxy.policy.search import by_detector
 from gemini_proxy.policy.texts import searched_texts
-from gemini_proxy.policy.values import word_for
+from gemini_proxy.policy.values import Joined, word_for
 
 _NOTHING = Parsed(())
 
@@ -106,11 +107,15 @@ class CallCompiler(ExpressionCompiler):
             run: Run = frame[0]
             texts = list(searched_texts(value(frame)))
             options = {key: code(frame) for key, code in kwargs.items()}
-            parsed = apply(texts, [arg(frame) for arg in rest], options, run)
+            given = [arg(frame) for arg in rest]
+            parsed = apply(texts, given, options, run)
             if parsed.findings:
                 run.items(len(parsed.findings))
                 run.marks.extend((texts[found.text], found.start, found.end) for found in parsed.findings)
-            return parsed.value
+            if not any(type(text) is Joined for text in texts):
+                return parsed.value
+            key = (name, repr(given), repr(options))
+            return by_detector(run, key, lambda reading: apply([reading], given, options, run), texts, parsed)
 
         return Term(detect)
 

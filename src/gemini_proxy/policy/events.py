@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import orjson
 
 from gemini_proxy.policy.errors import ConversationError, EvaluationError
+from gemini_proxy.policy.readings import linked
 from gemini_proxy.policy.values import Content, count_chars, is_chunk
 
 # Above, no check is a quick one, and it does not matter by how much. In characters.
@@ -86,9 +87,10 @@ class Conversation:
         The messages must not change afterwards: events hold their very strings.
         """
         reader = _Reader(answered)
+        messages, joined = linked(messages)
         for index, message in enumerate(messages):
             reader.read(index, message)
-        return cls(messages, reader.events, reader.chars)
+        return cls(messages, reader.events, reader.chars + joined)
 
     def events(self, kind: str) -> list[Event]:
         """The events of a kind, in order; those of TextChunk, Image, ToolParameter and Input are built at each call."""
@@ -192,7 +194,7 @@ class _Reader:
             self._unanswered.pop(event.call.position, None)
 
     def _content(self, address: str, content: Any) -> Any:
-        if type(content) is str:
+        if isinstance(content, str):
             self.chars += len(content)
             return content
         if content is None:

@@ -7,9 +7,11 @@ from typing import Any
 from gemini_proxy.policy.builtins import as_text, substitute
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.operators import items_of
+from gemini_proxy.policy.reading_methods import lettered, replaced, stripped
 from gemini_proxy.policy.run import Run
+from gemini_proxy.policy.search import begins_with, ends_with
 from gemini_proxy.policy.texts import images_of
-from gemini_proxy.policy.values import Content, cut, derived, word_for
+from gemini_proxy.policy.values import Content, Joined, cut, derived, word_for
 
 _WORDS = re.compile(r"\S+")
 _LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -19,13 +21,15 @@ def _case(change: Callable[[str], str]) -> Callable[..., str]:
     def changed(run: Run, text: str) -> str:
         run.room(len(text))
         run.charge(len(text) >> 6)
-        return derived(change(text), text)
+        return lettered(run, text, change) if type(text) is Joined else derived(change(text), text)
 
     return changed
 
 
 def _strip(run: Run, text: str, chars: str | None = None) -> str:
     run.room(len(text))
+    if type(text) is Joined:
+        return stripped(run, text, chars)
     start = len(text) - len(text.lstrip(chars))
     return cut(text, start, max(start, len(text.rstrip(chars))))
 
@@ -70,22 +74,24 @@ def _replace(run: Run, text: str, old: str, new: str) -> str:
     run.charge(len(text) >> 6)
     count = text.count(old)
     run.room(len(text) + count * max(0, len(new) - len(old)))
-    return text.replace(old, new)
+    return replaced(run, text, old, new) if type(text) is Joined and old else text.replace(old, new)
 
 
 def _prefix(run: Run, text: str, prefix: Any) -> bool:
-    return _affix(text.startswith, prefix)
+    prefixes = _affixes(prefix)
+    return text.startswith(prefixes) or begins_with(text, prefixes)
 
 
 def _suffix(run: Run, text: str, suffix: Any) -> bool:
-    return _affix(text.endswith, suffix)
+    suffixes = _affixes(suffix)
+    return text.endswith(suffixes) or ends_with(text, suffixes)
 
 
-def _affix(test: Callable[[Any], bool], affix: Any) -> bool:
+def _affixes(affix: Any) -> tuple[str, ...]:
     if isinstance(affix, list | tuple) and all(isinstance(item, str) for item in affix):
-        return test(tuple(affix))
+        return tuple(affix)
     if isinstance(affix, str):
-        return test(affix)
+        return (affix,)
     raise EvaluationError(f"a text does not begin or end with a {word_for(affix)}")
 
 

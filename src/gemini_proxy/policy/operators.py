@@ -6,6 +6,7 @@ from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
+from gemini_proxy.policy.search import literally
 from gemini_proxy.policy.texts import searched_texts
 from gemini_proxy.policy.values import Content, Piece, Record, cut, word_for
 
@@ -76,7 +77,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool:
                 return False
             raise EvaluationError(f"{word_for(needle)} in a text")
         run.charge(len(hay) >> 9)
-        return needle in hay and _mark_all(run, needle, hay)
+        return (needle in hay and _mark_all(run, needle, hay)) | _is_across(run, needle, hay)
     if hay is None:
         return False
     kind = type(hay)
@@ -93,7 +94,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool:
 def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool:
     """``contains`` of a text known at load: in long texts RE2 looks for it ten times faster than ``str`` does."""
     if isinstance(hay, str) and len(hay) > _LONG and not finder.test(hay, run):
-        return False
+        return _is_across(run, needle, hay)
     return contains(run, needle, hay)
 
 
@@ -102,6 +103,13 @@ def _in_texts(run: Run, needle: Any, hay: Content | Event) -> bool:
         found = [contains(run, needle, text) for text in searched_texts(hay)]
         return True in found
     return type(hay) is Content and isinstance(hay.value, list | dict) and contains(run, needle, hay.value)
+
+
+def _is_across(run: Run, needle: str, hay: str) -> bool:
+    """Whether readers find the needle where the text goes on with what stands before it."""
+    places = literally(run, needle, hay, _MAX_MARKS_PER_TEST)
+    run.marks.extend(places)
+    return bool(places)
 
 
 def _mark_all(run: Run, needle: str, hay: str) -> bool:

@@ -106,6 +106,14 @@ class Regex:
         spans: Iterator[Span] = _spans(compiled, data, meter)
         yield from spans if len(data) == len(text) else _in_characters(spans, data)
 
+    def end_of_match(self, text: str, meter: Meter) -> int | None:
+        """Where the match at the beginning of the text ends, None without one; for the mode ``match``."""
+        compiled = self._for(text)
+        data = _encode(text)
+        self._pay(compiled, data, meter)
+        found = compiled.match(data)
+        return None if found is None else _count(data, 0, found.end())
+
     def _pay(self, compiled: Any, data: bytes, meter: Meter) -> None:
         size = len(data)
         meter.charge(1 + (size >> 7))

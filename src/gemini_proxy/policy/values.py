@@ -6,7 +6,7 @@ root. Nothing else carries a place.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -40,30 +40,81 @@ class Piece(str):
 
 
 class Joined(str):
-    """Texts of several places as one: the first ends at ``ends[0]`` and stands at ``addresses[0]``, and so on."""
+    """Texts of several places as one: the first ends at ``ends[0]`` and stands at ``addresses[0]``, and so on.
 
-    __slots__ = ("addresses", "ends")
+    Of the first ``skipped`` characters are left out. Unless ``exact`` the text was changed, and its characters stand
+    somewhere at their addresses. ``readings`` are the longer texts in which it is a piece.
+    """
+
+    __slots__ = ("addresses", "ends", "exact", "readings", "skipped")
     addresses: tuple[str, ...]
     ends: tuple[int, ...]
+    skipped: int
+    exact: bool
+    readings: tuple["Within", ...]
+
+    def __new__(
+        cls, text: str, addresses: tuple[str, ...], ends: tuple[int, ...], skipped: int = 0, exact: bool = True
+    ) -> "Joined":
+        joined = str.__new__(cls, text)
+        joined.addresses = addresses
+        joined.ends = ends
+        joined.skipped = skipped
+        joined.exact = exact
+        joined.readings = ()
+        return joined
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Travel as the text alone."""
+        return str, (str(self),)
 
     @classmethod
     def of(cls, pieces: Sequence[tuple[str, str]]) -> "Joined":
         """Join ``pieces``, each a text and its address."""
-        joined = cls("".join([text for text, _ in pieces]))
-        joined.addresses = tuple(address for _, address in pieces)
-        joined.ends = tuple(accumulate(len(text) for text, _ in pieces))
-        return joined
+        text = "".join([text for text, _ in pieces])
+        return cls(text, tuple(address for _, address in pieces), tuple(accumulate(len(text) for text, _ in pieces)))
 
     def located(self, start: int, end: int) -> Iterator[str]:
-        """Yield the exact address of each stretch of ``self[start:end]``."""
+        """Yield the address of each stretch of ``self[start:end]``, with its offsets if ``exact``."""
         number = bisect_right(self.ends, start)
         begins = self.ends[number - 1] if number else 0
         while number < len(self.ends) and (begins < end or start == end == begins):
             first, last = max(start, begins) - begins, min(end, self.ends[number]) - begins
             if first < last or start == end:
-                yield f"{self.addresses[number]}:{first}-{last}"
+                by = 0 if number else self.skipped
+                yield f"{self.addresses[number]}:{first + by}-{last + by}" if self.exact else self.addresses[number]
             begins = self.ends[number]
             number += 1
+
+    def part(self, start: int, end: int) -> "Joined":
+        """``self[start:end]``, whose characters know where they stand."""
+        begins = (0, *self.ends[:-1])
+        kept = [number for number, last in enumerate(self.ends) if begins[number] < end and start < last]
+        first = kept[0] if kept else 0
+        return Joined(
+            self[start:end],
+            tuple(self.addresses[number] for number in kept),
+            tuple(min(self.ends[number], end) - start for number in kept),
+            (0 if first else self.skipped) + max(0, start - begins[first]) if kept else 0,
+            self.exact,
+        )
+
+    def followed_by(self, other: "Joined") -> "Joined":
+        """Both as one; ``other`` has to begin where its first text does."""
+        ends = (*self.ends, *(len(self) + end for end in other.ends))
+        return Joined(str(self) + other, self.addresses + other.addresses, ends, self.skipped)
+
+    def changed(self, change: Callable[[str], str]) -> "Joined":
+        """``change`` done to the text, or to each of its pieces where it makes the text longer or shorter."""
+        text = change(self)
+        if len(text) == len(self):
+            return Joined(text, self.addresses, self.ends, self.skipped, self.exact)
+        texts = [change(self[start:end]) for start, end in zip((0, *self.ends), self.ends, strict=False)]
+        return Joined("".join(texts), self.addresses, tuple(accumulate(map(len, texts))), 0, exact=False)
+
+
+# A reading, and the start and end of a text in it.
+Within = tuple[Joined, int, int]
 
 
 class Record(dict[str, Any]):
@@ -130,7 +181,7 @@ class Content:
             if len(pieces) == 1:
                 self._text = pieces[0][0]
             else:
-                self._text = Joined.of(pieces) if pieces or self.chunked else "".join(self.texts)
+                self._text = _joined(pieces) if pieces or self.chunked else "".join(self.texts)
         return self._text
 
     @property
@@ -152,6 +203,20 @@ def is_text_chunk(item: object) -> bool:
     if not isinstance(item, dict) or item.get("type") == "image_url" or "field" in item:
         return False
     return isinstance(item.get("type"), str) and isinstance(item.get("text"), str)
+
+
+def _joined(pieces: Sequence[tuple[str, str]]) -> Joined:
+    """The texts of one content, with the readings that go on before or after them."""
+    joined = Joined.of(pieces)
+    linked = [text for text, _ in pieces if type(text) is Joined]
+    if linked:
+        ends = {id(reading): end for reading, _, end in linked[-1].readings}
+        joined.readings = tuple(
+            (reading, start, ends[id(reading)])
+            for reading, start, _ in linked[0].readings
+            if ends[id(reading)] - start < len(reading)
+        )
+    return joined
 
 
 def _other_texts(value: Any, address: str) -> Iterator[str]:
@@ -215,15 +280,8 @@ def count_chars(value: Any, most: int) -> int:
 
 def word_for(value: object) -> str:
     """A value's type as an error message names it."""
-    names = {
-        str: "text",
-        Piece: "text",
-        Joined: "text",
-        int: "number",
-        float: "number",
-        bool: "truth value",
-        type(None): "None",
-    }
+    names: dict[type, str] = {str: "text", Piece: "text", Joined: "text"}
+    names |= {int: "number", float: "number", bool: "truth value", type(None): "None"}
     names |= {list: "list", tuple: "list", dict: "dictionary", Content: "content"}
     return names.get(type(value), type(value).__name__)
 

@@ -72,7 +72,7 @@ class Lifecycle:
     def _open_windows(self, exchange: Exchange) -> tuple[StreamCheck, Tail | None]:
         """``window`` as the rules allow: without any it is ``final``, with one that has to see the whole ``hold``."""
         messages, settings = _request(exchange).messages, self._guardrails
-        check = self._check(exchange, messages)
+        check = self._check(exchange, for_rules(messages, settings.thoughts))
         session = self._engine.open_session(check, settings.window_overlap) if exchange.rules.blocking else None
         if session is None:
             return "final", None
