@@ -106,3 +106,19 @@ async def test_the_library_finds_a_key_in_a_declaration(
         said = trace.messages[0]["tools"][0]["description"]
         assert said[:end].endswith("[redacted]" + "*" * (len(f"Bearer {key}") - 10)) and len(said) == end
     assert upstream.calls == []
+
+
+async def test_many_secrets_cost_nobody_time(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Where looking for each in a rule's words would take long, the words go as a whole."""
+    upstream.reply(unary(candidate("fine", "STOP")))
+    headers = {f"h{number}": f"zqsecretqz-{number:06}" for number in range(20_000)}
+    tools = [{"mcpServers": [{"name": "m", "streamableHttpTransport": {"url": "https://x", "headers": headers}}]}]
+    proxy = await start_proxy(policy=REPEATS, guardrails={"request_check": "before"})
+    async with client.post(proxy.method(), json={**prompt("hi"), "tools": tools}) as response:
+        assert response.status == 400
+    trace = await proxy.trace()
+    assert {annotation.content for annotation in trace.annotations} == {"[redacted]"}
+    assert trace.metadata["refusal"]["text"] == "[redacted]"
+    assert "zqsecretqz-0" not in orjson.dumps([trace.messages, trace.metadata]).decode()

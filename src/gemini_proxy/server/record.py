@@ -4,7 +4,7 @@ import functools
 import hmac
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.recorder import Recorder
-from gemini_proxy.traces.redact import redact
+from gemini_proxy.traces.redact import REDACTED, redact
 from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,24 @@ class Scribe:
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
 
 
-def _without(secrets: Iterable[str], trace: Trace) -> Trace:
+_MOST_WORK = 100_000
+"""Characters of a text, for each secret that is looked for in it, which take some 0.1 ms; beyond, it goes whole."""
+
+
+def _without(secrets: Sequence[str], trace: Trace) -> Trace:
     """The trace without the request's secrets where a rule's words or an error repeat them."""
-    return replace(
-        trace,
-        annotations=tuple(replace(one, content=redact(one.content, secrets)) for one in trace.annotations),
-        metadata=redact(trace.metadata, secrets),
-    )
+
+    @functools.cache
+    def bare(text: str) -> str:
+        return REDACTED if len(text) * len(secrets) > _MOST_WORK else str(redact(text, secrets))
+
+    metadata = dict(trace.metadata)
+    if "refusal" in metadata:
+        metadata["refusal"] = {**metadata["refusal"], "text": bare(metadata["refusal"]["text"])}
+    if "error" in metadata:
+        metadata["error"] = bare(metadata["error"])
+    annotations = tuple(replace(one, content=bare(one.content)) for one in trace.annotations)
+    return replace(trace, annotations=annotations, metadata=metadata)
 
 
 def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
