@@ -30,7 +30,7 @@ FAULTS = {
         RULE.format(f'match("{".{1000}" * 1400}", m.content)'),
         RULE.format("\n    ".join(f"(m{n}: Message)" for n in range(100))),
         RULE.format("\n    ".join(f'match("a{n}", m.content)' for n in range(501))),
-        "\n".join(" " * n + "x" for n in range(30)),
+        "\n".join(" " * n + "x:" for n in range(30)),
         "from invariant import forall\n"
         + RULE.format("\n".join(" " * 4 * n + "forall:" for n in range(1, 7)).lstrip() + "\n" + " " * 28 + "True"),
         "".join(f"p{n}(a: str) := p{n + 1}(a)\n" for n in range(70))

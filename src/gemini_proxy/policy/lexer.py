@@ -1,5 +1,8 @@
 """Text of a policy to tokens, with INDENT and DEDENT made from leading white space.
 
+A line that ends in ``:`` or ``:=`` opens a block. Every line after it that is indented more than that line is of the
+block, whatever the indentation of the lines between; so a text that is indented as a whole reads as one that is not.
+A line goes on where it ends in what needs an operand, or where the next begins with ``and`` or ``or``.
 Lines may end in LF, CRLF or CR. Inside brackets line ends and indentation mean nothing, as in Python. A tab counts to
 the next multiple of eight.
 """
@@ -17,6 +20,9 @@ _NUMBER = re.compile(r"(?:\d+(?:_\d+)*)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
 _OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
+# What a line cannot end in: the next one goes on with it. Not "*" and ">", which end patterns.
+_WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
+_GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
 _BLANK = re.compile(r"(?:[ \t\f\xa0\ufeff]|\\\n)+")
 _STRING = re.compile(
     r"([rRfF]{0,2})(\"\"\"(?:[^\"\\]|\\[\s\S]|\"(?!\"\"))*\"\"\"|'''(?:[^'\\]|\\[\s\S]|'(?!''))*'''"
@@ -66,18 +72,23 @@ class _Lexer:
         self._at = 0
         self._line = 1
         self._line_start = 0
-        self._indents = [0]
+        self._width = 0
+        self._heads: list[int] = []
+        self._opens_block = False
+        self._continues = False
         self._brackets: list[Token] = []
         self._previous: Token | None = None
 
     def run(self) -> Iterator[Token]:
         while self._at < len(self._text):
-            if not self._brackets and self._at == self._line_start:
+            if not self._continues and self._at == self._line_start:
                 yield from self._start_line()
                 if self._at >= len(self._text):
                     break
             token = self._next()
             if token is not None:
+                if token.kind != "newline":
+                    self._opens_block = token.kind == "op" and token.text in (":", ":=")
                 self._previous = token
                 yield token
         if self._brackets:
@@ -85,11 +96,11 @@ class _Lexer:
             raise LexError(f'"{opened.text}" is never closed', opened.line, opened.column)
         if self._previous is not None and self._previous.kind != "newline":
             yield self._token("newline", "")
-        yield from (self._token("dedent", "") for _ in self._indents[1:])
+        yield from (self._token("dedent", "") for _ in self._heads)
         yield self._token("end", "")
 
     def _start_line(self) -> Iterator[Token]:
-        """Skip blank and comment lines, then compare the indentation with the open ones."""
+        """Skip blank and comment lines, then close the blocks that this line is not in, and open the one it begins."""
         while True:
             width, at = self._indentation()
             if at >= len(self._text) or self._text[at] not in "\n#":
@@ -102,16 +113,15 @@ class _Lexer:
         self._at = at
         if at >= len(self._text):
             return
-        if width > self._indents[-1]:
-            self._indents.append(width)
-            if len(self._indents) > _MAX_INDENT_LEVELS:
+        while self._heads and width <= self._heads[-1]:
+            self._heads.pop()
+            yield self._token("dedent", "")
+        if self._opens_block and width > self._width:
+            self._heads.append(self._width)
+            if len(self._heads) >= _MAX_INDENT_LEVELS:
                 raise LexError("indented too deeply", self._line, self._column(), excess=True)
             yield self._token("indent", "")
-        while width < self._indents[-1]:
-            self._indents.pop()
-            yield self._token("dedent", "")
-        if width != self._indents[-1]:
-            raise LexError("this indentation fits no line above", self._line, self._column())
+        self._width = width
 
     def _indentation(self) -> tuple[int, int]:
         width, at = 0, self._at
@@ -124,8 +134,10 @@ class _Lexer:
         text, at = self._text, self._at
         char = text[at]
         if char == "\n":
-            token = None if self._brackets else self._token("newline", "\n")
+            goes_on = bool(self._brackets) or self._goes_on(at + 1)
+            token = None if goes_on else self._token("newline", "\n")
             self._new_line(at + 1)
+            self._continues = goes_on
             return token
         if char == "#":
             end = text.find("\n", at)
@@ -136,6 +148,13 @@ class _Lexer:
             self._at = blank.end()
             return None
         return self._word(at)
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether the line that begins here belongs to the one before."""
+        previous = self._previous
+        if previous is not None and previous.kind in ("op", "name") and previous.text in _WANTS_MORE:
+            return True
+        return previous is not None and not self._opens_block and _GOES_ON.match(self._text, at) is not None
 
     def _word(self, at: int) -> Token:
         text = self._text

@@ -30,9 +30,6 @@ class _StatementParser(ExpressionParser):
         return syntax.Module(tuple(statements))
 
     def _statement(self) -> syntax.Statement:
-        token = self._token
-        if token.kind == "indent":
-            self._fail("unexpected indentation", self._ahead())
         if self._at("from"):
             return self._import()
         if self._at("raise"):
@@ -135,8 +132,6 @@ class _StatementParser(ExpressionParser):
         return lines
 
     def _line(self) -> syntax.Line:
-        if self._token.kind == "indent":
-            self._fail("unexpected indentation", self._ahead())
         line = self._line_content()
         if not isinstance(line, syntax.Quantifier):
             self._end_line()
