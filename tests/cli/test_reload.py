@@ -1,11 +1,12 @@
 """SIGHUP to a running server: what changes, what does not, and that nobody's exchange notices."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from pydantic import BaseModel
 
 from gemini_proxy.config import IN_PLACE, Config
 from gemini_proxy.config import reloaded as merged
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.keys import RELOADS, SETUPS
+from gemini_proxy.server.reload import Reloader
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.cli.process import Serving, serving, start, write_config
+from tests.conftest import StartProxy
 from tests.support.proxy import MODEL, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
@@ -72,6 +77,26 @@ async def recorded(folder: Path) -> list[Trace]:
         return [trace for trace in found if trace is not None]
     finally:
         await store.close()
+
+
+@contextlib.asynccontextmanager
+async def started(folder: Path, *arguments: str, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``gemini-proxy ARGUMENTS``, which may not serve yet; it is killed in the end."""
+    with (folder / "stderr.txt").open("wb") as errors:
+        process = await start(arguments, variables, errors)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def listening(process: asyncio.subprocess.Process, folder: Path) -> Serving:
+    """The server that ``process`` is once it says where."""
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+    return Serving(process, (line.removeprefix("gemini-proxy listens on ").strip(),), folder / "stderr.txt")
 
 
 def logged(server: Serving, word: str) -> list[str]:
@@ -205,6 +230,27 @@ async def test_what_cannot_be_loaded_changes_nothing(
         assert await text(client, server.url + "/readyz") == '{"status":"ready"}'
 
 
+async def test_a_fault_that_nobody_foresaw_changes_nothing(
+    start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its text is not logged, for it may be anything; the next reload is heard."""
+    proxy = await start_proxy(policy=rule("Cork"))
+    before = proxy.app[SETUPS].current
+    outcomes: list[Exception | None] = [RuntimeError("CANARY"), None]
+
+    def load() -> tuple[Config, RuleSet]:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+        return before.config, RuleSet()
+
+    reloader = Reloader(proxy.app[SETUPS], proxy.app[RELOADS], load)
+    assert not await reloader.reload()
+    assert proxy.app[SETUPS].current is before
+    assert "RuntimeError" in caplog.text and "CANARY" not in caplog.text
+    assert await reloader.reload()
+    assert proxy.app[SETUPS].current.rules == RuleSet()
+
+
 async def test_keys_that_need_a_restart_are_named(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
@@ -265,22 +311,13 @@ async def test_without_a_file_a_reload_changes_nothing(
         "GEMINI_PROXY_REFUSALS__PREFIX": "[Wall]",
     }
     upstream.reply(unary(candidate("Hi", "STOP")))
-    errors = tmp_path / "stderr.txt"
-    with errors.open("wb") as file:
-        process = await start(["serve"], variables, file)
-    assert process.stdout is not None
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        server = Serving(process, (line.removeprefix("gemini-proxy listens on ").strip(),), errors)
+    async with started(tmp_path, "serve", **variables) as process:
+        server = await listening(process, tmp_path)
         await hang_up(client, server)
         assert (await ask(client, server, "hi"))[0] == 200
         assert logged(server, "restart") == []
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 15) == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_a_hangup_while_starting_reloads_once_it_serves(
@@ -299,23 +336,14 @@ async def test_a_hangup_while_starting_reloads_once_it_serves(
                 process.send_signal(signal.SIGHUP)
             pipe.write(rule(word))
 
-    errors = tmp_path / "stderr.txt"
-    with errors.open("wb") as file:
-        process = await start(["serve", "--config", str(config)], {}, file)
-    assert process.stdout is not None
-    try:
+    async with started(tmp_path, "serve", "--config", str(config)) as process:
         await asyncio.wait_for(asyncio.to_thread(feed, "Cork", process), 30)
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        server = Serving(process, (line.removeprefix("gemini-proxy listens on ").strip(),), errors)
+        server = await listening(process, tmp_path)
         assert (await ask(client, server, "Cork?"))[0] == 400
         await asyncio.wait_for(asyncio.to_thread(feed, "Galway"), 30)
         await reloaded(client, server, "succeeded", 1)
         assert (await ask(client, server, "Cork?"))[0] == 200
         assert (await ask(client, server, "Galway?"))[0] == 400
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_a_hangup_while_stopping_changes_nothing(

@@ -108,7 +108,7 @@ def test_descriptors_suffice() -> None:
 
 
 def test_a_reload_is_a_hangup() -> None:
-    """By a program that exists where systemd does; the type is one that knows nothing better."""
+    """SIGHUP to the main process, by a program that exists where systemd does."""
     program, *arguments = shlex.split(setting("ExecReload"))
     assert os.access(program, os.X_OK)
     assert arguments == ["-HUP", "$MAINPID"]

@@ -5,7 +5,8 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -85,7 +86,7 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
             if remote is not None:
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _retention_days(app))
-            _compose(app, storage, _Assembly(app, checking, remote, workers), rules, asked_for)
+            _compose(app, storage, rules, _Checkers(checking, remote, workers, asked_for))
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
@@ -102,22 +103,33 @@ def _retention_days(app: web.Application) -> int:
     return app[SETUPS].current.config.traces.retention_days
 
 
-def _compose(app: web.Application, storage: Storage, assembly: "_Assembly", rules: RuleSet, asked_for: Workers) -> None:
-    """Give the parts of an exchange what they need of the open store. The Explorer's checks are ``asked_for``."""
+@dataclass(frozen=True, slots=True)
+class _Checkers:
+    """What checks, made once: for exchanges, and for what users of the Explorer ask for (``asked_for``)."""
+
+    engine: Engine
+    remote: RemoteEngine | None
+    workers: Workers
+    asked_for: Workers
+
+
+def _compose(app: web.Application, storage: Storage, rules: RuleSet, checkers: _Checkers) -> None:
+    """Give the parts of an exchange, and the Explorer, what they need of the open store."""
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database)
     access = Access(database, revisions, config.access.mode)
     app[STORAGE] = storage
     app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)
-    app[SETUPS] = setups = Setups(assembly.over(storage, DatasetRules(database, revisions)), config, rules)
+    assembly = _Assembly(app, storage, DatasetRules(database, revisions), checkers)
+    app[SETUPS] = setups = Setups(assembly.build, config, rules)
     if config.explorer.enabled:
-        engine = NativeEngine(asked_for, config.guardrails.timeout)
+        engine = NativeEngine(checkers.asked_for, config.guardrails.timeout)
 
         def guardrails() -> Guardrails:
             return setups.current.config.guardrails
 
         compose(app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails)
-        app[TRIALS] = Trials(asked_for, guardrails, app[COMPILING], app[CHECKING])
+        app[TRIALS] = Trials(checkers.asked_for, guardrails, app[COMPILING], app[CHECKING])
 
 
 async def _end_watches(app: web.Application) -> None:
@@ -151,39 +163,37 @@ def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
 class _Assembly:
     """Builds setups from configurations, over the parts that are made once."""
 
-    def __init__(self, app: web.Application, engine: Engine, remote: RemoteEngine | None, workers: Workers) -> None:
+    def __init__(
+        self, app: web.Application, storage: Storage, dataset_rules: DatasetRules, checkers: _Checkers
+    ) -> None:
         self._tasks = app[TASKS]
         self._tallies = app[TALLIES]
-        self._engine = engine
-        self._remote = remote
-        self._workers = workers
+        self._storage = storage
+        self._dataset_rules = dataset_rules
+        self._checkers = checkers
         self._ahead: asyncio.Task[None] | None = None
 
-    def over(self, storage: Storage, dataset_rules: DatasetRules) -> Callable[[Config, RuleSet], Setup]:
-        """What builds them over an open store."""
-
-        def build(config: Config, rules: RuleSet) -> Setup:
-            self._tallies.know(rule.name for rule in rules.blocking)
-            if self._remote is not None:
-                self._send_ahead(self._remote, config.guardrails, rules)
-            guardrails, traces = config.guardrails, config.traces
-            engine = FailOpenEngine(self._engine) if guardrails.unavailable == "allow" else self._engine
-            return Setup(
-                config,
-                rules,
-                Lifecycle(engine, guardrails, config.refusals, self._tasks, config.upstream.max_answer_bytes),
-                Intake(config, rules, dataset_rules, self._workers),
-                Scribe(
-                    storage.recorder,
-                    guardrails,
-                    self._tasks,
-                    self._tallies,
-                    required=traces.required,
-                    push=storage.push is not None,
-                ),
-            )
-
-        return build
+    def build(self, config: Config, rules: RuleSet) -> Setup:
+        """The setup for ``config`` with ``rules`` of its policy files."""
+        self._tallies.know(rule.name for rule in rules.blocking)
+        guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
+        if checkers.remote is not None:
+            self._send_ahead(checkers.remote, guardrails, rules)
+        engine = FailOpenEngine(checkers.engine) if guardrails.unavailable == "allow" else checkers.engine
+        return Setup(
+            config,
+            rules,
+            Lifecycle(engine, guardrails, config.refusals, self._tasks, config.upstream.max_answer_bytes),
+            Intake(config, rules, self._dataset_rules, checkers.workers),
+            Scribe(
+                storage.recorder,
+                guardrails,
+                self._tasks,
+                self._tallies,
+                required=config.traces.required,
+                push=storage.push is not None,
+            ),
+        )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: RuleSet) -> None:
         """Let the service load the files' policies before they are needed; that needs a key of the server's own."""

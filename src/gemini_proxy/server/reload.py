@@ -63,10 +63,10 @@ class Reloader:
         try:
             config, rules = await asyncio.to_thread(self._load)
         except ConfigError as error:
-            self._reloads.failed += 1
-            self._reloads.last_failed = True
-            log.error("reload failed, what held before holds: %s", "; ".join(str(error).splitlines()))
-            return False
+            return self._failed("; ".join(str(error).splitlines()))
+        # Such as a detector plug-in's: the next SIGHUP must find somebody who listens.
+        except Exception as error:
+            return self._failed(type(error).__name__)
         waiting = self._setups.replace(config, rules)
         self._reloads.succeeded += 1
         self._reloads.last_failed = False
@@ -74,6 +74,12 @@ class Reloader:
         if waiting:
             log.warning("changed, but only a restart makes them hold: %s", ", ".join(waiting))
         return True
+
+    def _failed(self, why: str) -> bool:
+        self._reloads.failed += 1
+        self._reloads.last_failed = True
+        log.error("reload failed, what held before holds: %s", why)
+        return False
 
     async def follow(self, hangups: Hangups, notifier: Notifier, status: str) -> None:
         """Reload at each SIGHUP and tell the service manager, until cancelled. ``status`` is what it knows of us."""
