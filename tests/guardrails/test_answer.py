@@ -189,6 +189,35 @@ def test_what_the_provider_ran(fields: Json, name: str, arguments: Json) -> None
     assert said["content"] == "hi"
 
 
+def ran(tool_type: Any, **args: Any) -> Json:
+    """A part that tells of a call of the provider's."""
+    return {"toolCall": {"toolType": tool_type, "args": args}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "searches"),
+    [
+        ([ran("GOOGLE_SEARCH_WEB", queries=["a", "b"])], [{"queries": ["a", "b"]}]),
+        ([ran("GOOGLE_SEARCH_WEB", queries=["a"])], [{"queries": ["b"]}, {"queries": ["a"]}]),
+        ([ran("GOOGLE_SEARCH_IMAGE", q="b"), ran("GOOGLE_SEARCH_WEB", q="a")], [{"q": "b"}, {"q": "a"}]),
+        ([ran("URL_CONTEXT", urls=["a", "b"])], [{"queries": ["a", "b"]}]),
+        (
+            [ran("URL_CONTEXT", urls=["a"]), ran("GOOGLE_SEARCH_WEB", q="b")],
+            [{"queries": ["a"]}, {"q": "b"}],
+        ),
+        ([{"executableCode": {"code": "a"}}], [{"queries": ["a", "b"]}]),
+        ([{"functionCall": {"name": "google_search", "args": {"q": "a"}}}], [{"queries": ["a", "b"]}]),
+    ],
+)
+def test_a_search_is_one_event(parts: list[Json], searches: list[Json]) -> None:
+    """A query that a part tells of is not told again by the metadata; calls of other tools, or of the client's, tell of
+    no search."""
+    event = answer(content={"parts": parts}, groundingMetadata={"webSearchQueries": ["a", "b"]})
+    provided = [message for message in messages(event) if message.get("provider")]
+    functions = [call["function"] for message in provided for call in message.get("tool_calls", ())]
+    assert [one["arguments"] for one in functions if one["name"] == "google_search"] == searches
+
+
 def test_addresses_count_what_stands_before() -> None:
     """An image behind a search is named where it stands in the end."""
     image = {"inlineData": {"mimeType": "image/png", "data": "AA=="}}

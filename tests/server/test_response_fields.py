@@ -243,11 +243,16 @@ async def test_usual_fields_wait_for_nothing_in_window(
 async def test_a_search_of_the_provider_is_a_call(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
-    """Rules over calls see it."""
+    """Rules over calls see it, whether metadata or a part tells of it."""
     proxy = await start_proxy(policy=NO_SEARCH)
-    upstream.reply(unary(candidate("hi", "STOP", groundingMetadata={"webSearchQueries": ["who"]})))
-    async with client.post(proxy.method(), json=prompt("hi")) as answer:
-        assert (answer.status, "no searches" in await answer.text()) == (400, True)
+    part = {"toolCall": {"toolType": "GOOGLE_SEARCH_WEB", "args": {"queries": ["who"]}}}
+    for response in (
+        candidate("hi", "STOP", groundingMetadata={"webSearchQueries": ["who"]}),
+        {"candidates": [{"content": {"parts": [part, {"text": "hi"}]}, "finishReason": "STOP"}]},
+    ):
+        upstream.reply(unary(response))
+        async with client.post(proxy.method(), json=prompt("hi")) as answer:
+            assert (answer.status, "no searches" in await answer.text()) == (400, True)
 
 
 async def test_what_the_provider_ran_is_not_held_back(

@@ -1,7 +1,8 @@
 """From a merged answer to the messages that rules read, a candidate at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
@@ -28,25 +29,25 @@ class CandidateMessages:
 
 @dataclass(frozen=True, slots=True)
 class _Tool:
-    """What the provider runs by itself, as the fields of an answer tell: what was asked, and what came of it."""
+    """What the provider runs by itself, as the fields of an answer tell: what was asked, and what came of it.
+
+    ``of_parts`` are the names of the tools in parts that tell of the same.
+    """
 
     name: str
+    of_parts: frozenset[str]
     argument: str
     asked: tuple[str, ...]
     found: tuple[str, ...]
 
 
 _URLS = "urlContextMetadata.retrievedUrl"
+_QUERIES = tuple(f"groundingMetadata.{kind}Queries" for kind in ("webSearch", "imageSearch", "retrieval"))
 _TOOLS = (
-    _Tool(
-        "google_search",
-        "queries",
-        ("groundingMetadata.webSearchQueries", "groundingMetadata.imageSearchQueries"),
-        ("groundingMetadata",),
-    ),
-    _Tool("google_maps", "queries", (), ("groundingMetadata.maps",)),
-    _Tool("retrieval", "queries", ("groundingMetadata.retrievalQueries",), ("groundingMetadata.retrievedContext",)),
-    _Tool("url_context", "urls", (_URLS,), (_URLS, "urlContextMetadata")),
+    _Tool("google_search", frozenset({"google_search"}), "queries", _QUERIES[:2], ("groundingMetadata",)),
+    _Tool("google_maps", frozenset({"google_maps"}), "queries", (), ("groundingMetadata.maps",)),
+    _Tool("retrieval", frozenset({"file_search"}), "queries", _QUERIES[2:], ("groundingMetadata.retrievedContext",)),
+    _Tool("url_context", frozenset({"url_context"}), "urls", (_URLS,), (_URLS, "urlContextMetadata")),
 )
 _OF_TOOLS = frozenset(field for tool in _TOOLS for field in (*tool.asked, *tool.found))
 
@@ -88,19 +89,28 @@ def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[Message]:
     happened once."""
     if _OF_TOOLS.isdisjoint(said):
         return []
-    known = set(strings_in([message for message in parts if message.get("provider")]))
-    messages: list[Message] = []
+    told = list(_told(parts))
+    ran = MessageList()
     for tool in _TOOLS:
+        known = set(strings_in([values for name, values in told if name in tool.of_parts]))
         asked = [text for field in tool.asked for text in said.get(field, ()) if text not in known]
         found = [text for field in tool.found for text in said.get(field, ())]
         if asked:
-            function = {"name": tool.name, "arguments": {tool.argument: asked}}
-            calls = [{"type": "function", "function": function}]
-            messages.append({"role": "assistant", "tool_calls": calls, "provider": True})
+            ran.add_provider_call(tool.name, {tool.argument: asked})
         if asked or not known.issuperset(found):
-            content = "\n".join(found)
-            messages.append({"role": "tool", "tool_name": tool.name, "content": content, "provider": True})
-    return messages
+            ran.add_provider_output(tool.name, "\n".join(found))
+    return ran.messages
+
+
+def _told(parts: Sequence[Message]) -> Iterator[tuple[str, Any]]:
+    """The tools of which parts tell that the provider ran them: each with its arguments, or with what came of it."""
+    for message in parts:
+        if not message.get("provider"):
+            continue
+        if message["role"] == "tool":
+            yield message["tool_name"], message["content"]
+        for call in message.get("tool_calls", ()):
+            yield call["function"]["name"], list(call["function"]["arguments"].values())
 
 
 def _field_messages(said: Texts) -> list[Message]:
