@@ -257,5 +257,5 @@ _READERS: dict[str, Callable[[Candidate, Any], None]] = {
     "logprobs_result": Candidate._add_tokens,
 }
 """Fields that are more than their text."""
-_NO_TEXT = frozenset(("content", "index", "continuationToken", "continuation_token"))
+_NO_TEXT = frozenset(("content", "index"))
 _CONTENT = frozenset(("role", "parts"))

@@ -105,7 +105,7 @@ class Merger:
                 read = _READERS.get(key)
                 if read is not None:
                     read(self, value)
-                if key not in _NO_TEXT and fields.last.get(key) != value:
+                if key != "candidates" and fields.last.get(key) != value:
                     fields.add(key, value)
         if self._grown is not None and fields.size != before:
             self._grown.append(Grown(_RESPONSE, None))
@@ -178,7 +178,6 @@ _READERS: dict[str, Callable[[Merger, Any], None]] = {
     "continuation_token": Merger._see_token,
 }
 """Fields that are more than their text."""
-_NO_TEXT = frozenset(("candidates", "continuationToken", "continuation_token"))
 
 
 def _blocks(feedback: dict[str, Any] | None) -> bool:

@@ -62,6 +62,7 @@ RESPONSE: Final[dict[str, Any]] = {
     | {"trafficType": _ENUM, "serviceTier": _WORD},
     "promptFeedback": {"blockReason": _ENUM, "blockReasonMessage": _TEXT, "safetyRatings": _RATINGS},
     "modelStatus": {"modelStage": _ENUM, "message": _TEXT, "retirementTime": _TIME},
+    "continuationToken": _TOKEN,
     "error": {"code": _NUMBER, "message": _TEXT, "status": _ENUM, "details": _ANYTHING},
 }
 """The fields of a response beside ``candidates``."""
@@ -126,6 +127,7 @@ CANDIDATE: Final[dict[str, Any]] = {
     "citationMetadata": {"citationSources": _CITATIONS, "citations": _CITATIONS},
     "groundingMetadata": _GROUNDING,
     "groundingAttributions": _ANYTHING,
+    "continuationToken": _TOKEN,
     "urlContextMetadata": {
         "urlMetadata": ({"retrievedUrl": Apart("urlContextMetadata.retrievedUrl", _TEXT), "urlRetrievalStatus": _ENUM},)
     },
