@@ -194,36 +194,36 @@ async def test_a_stream_is_refused_by_the_rule_it_began_with(
             assert b"[Invariant] The response did not pass the guardrails: no Dublin" in await response.read()
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("b.gr", 'raise "no" if:\n    (m: Message)\n    m.content = 1\n', "b.gr:3:"),
-        ("b.gr", 'raise "no" if:\n    (m: Message)\n    input.word in m.content\n', "input.word is not set"),
-        ("config.toml", "[guardrails]\npolicys = []\n", 'guardrails.policys: unknown key (did you mean "policies"?)'),
-        ("config.toml", "[guardrails\n", "line 1"),
-        ("config.toml", '[guardrails]\npolicies = ["gone/*.gr"]\n', "no file matches"),
-    ],
+UNUSABLE = (
+    ("b.gr", 'raise "no" if:\n    (m: Message)\n    m.content = 1\n', "b.gr:3:"),
+    ("b.gr", 'raise "no" if:\n    (m: Message)\n    input.word in m.content\n', "input.word is not set"),
+    ("config.toml", "[guardrails]\npolicys = []\n", 'guardrails.policys: unknown key (did you mean "policies"?)'),
+    ("config.toml", "[guardrails\n", "line 1"),
+    ("config.toml", '[guardrails]\npolicies = ["gone/*.gr"]\n', "no file matches"),
 )
+
+
 async def test_what_cannot_be_loaded_changes_nothing(
-    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, file: str, content: str, words: str
+    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
     """Not even that part of it which could; one log line says why, and the next reload that can be used holds."""
     config = configure(tmp_path, upstream)
     (tmp_path / "a.gr").write_text(rule("Cork"))
+    (tmp_path / "b.gr").write_text(rule("Sligo"))
     upstream.reply(unary(candidate("Hi", "STOP")))
     async with serving(config) as server:
         assert "last_reload" not in await text(client, server.url + "/readyz")
         (tmp_path / "a.gr").write_text(rule("Galway"))
-        before = config.read_text()
-        (tmp_path / file).write_text(content)
-        await hang_up(client, server, "failed")
-        assert (await ask(client, server, "Cork?"))[1].endswith("no Cork")
-        assert (await ask(client, server, "Galway?"))[0] == 200
-        assert '"last_reload":"failed"' in await text(client, server.url + "/readyz")
-        (line,) = logged(server, "reload failed")
-        assert line.startswith("reload failed, what held before holds: ") and words in line and "\n" not in line
-        (tmp_path / "b.gr").unlink(missing_ok=True)
-        config.write_text(before)
+        for count, (name, content, words) in enumerate(UNUSABLE, start=1):
+            usable = (tmp_path / name).read_text()
+            (tmp_path / name).write_text(content)
+            await hang_up(client, server, "failed", count)
+            (tmp_path / name).write_text(usable)
+            assert (await ask(client, server, "Cork?"))[1].endswith("no Cork")
+            assert (await ask(client, server, "Galway?"))[0] == 200
+            assert '"last_reload":"failed"' in await text(client, server.url + "/readyz")
+            *_, line = logged(server, "reload failed")
+            assert line.startswith("reload failed, what held before holds: ") and words in line and "\n" not in line
         await hang_up(client, server)
         assert (await ask(client, server, "Cork?"))[0] == 200
         assert (await ask(client, server, "Galway?"))[1].endswith("no Galway")
