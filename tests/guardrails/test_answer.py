@@ -218,13 +218,24 @@ def test_a_search_is_one_event(parts: list[Json], searches: list[Json]) -> None:
     assert [one["arguments"] for one in functions if one["name"] == "google_search"] == searches
 
 
+def test_results_follow_their_call() -> None:
+    """What metadata tells of a search that a part made stands behind the part, so that it is that call's output."""
+    parts = [{"text": "first"}, ran("GOOGLE_SEARCH_WEB", q="who asked"), {"text": "then"}]
+    found = messages(answer(content={"parts": parts}, groundingMetadata=GROUNDED))
+    assert [one.get("tool_name") or one.get("content") or "call" for one in found[:4]] == [
+        *("first", "call", "google_search", "then"),
+    ]
+
+
 def test_addresses_count_what_stands_before() -> None:
     """An image behind a search is named where it stands in the end."""
     image = {"inlineData": {"mimeType": "image/png", "data": "AA=="}}
-    event = answer(groundingMetadata=GROUNDED, content={"parts": [{"text": "hi"}, image]})
-    (address,) = unseen(event)
-    index = int(address.split(".")[1])
-    assert "image_url" in str(messages(event)[index - 1]["content"])
+    search = ran("GOOGLE_SEARCH_WEB", q="who asked")
+    for parts in ([{"text": "hi"}, image], [{"text": "hi"}, search, image], [image, search]):
+        event = answer(groundingMetadata=GROUNDED, content={"parts": parts})
+        (address,) = unseen(event)
+        index = int(address.split(".")[1])
+        assert "image_url" in str(messages(event)[index - 1]["content"])
 
 
 def test_results_are_those_of_their_tool() -> None:

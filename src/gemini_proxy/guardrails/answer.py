@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from gemini_proxy.errors import BadRequest, DecodeError
@@ -71,46 +72,54 @@ def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[Candidat
 def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> CandidateMessages:
     builder = MessageList()
     builder.add_content("assistant", candidate.parts)
+    said = list(builder.messages)
     ran = _provider_messages(candidate.fields.said, builder.messages)
-    said = [*ran, *builder.messages]
+    for place, message in reversed(ran):
+        said.insert(place, message)
     beside = _field_messages({field: texts for field, texts in candidate.fields.said.items() if field not in _OF_TOOLS})
     beside += _field_messages(candidate.tokens.said)
     messages = [*said, *beside]
     if several:
         messages = [{**message, "candidate": candidate.index} for message in messages]
-    offset = len(request.messages) + len(ran)
-    unseen = [Unseen(_moved(found.address, offset), found.reason) for found in builder.unseen]
+    places = [place for place, _ in ran]
+    unseen = [Unseen(_moved(found.address, len(request.messages), places), found.reason) for found in builder.unseen]
     unseen += candidate.fields.unseen(f"candidates.{candidate.index}")
     return CandidateMessages(candidate.index, tuple(messages), tuple(unseen), len(said))
 
 
-def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[Message]:
-    """Calls that the provider ran and their results, of which the fields alone tell: what is among the parts as well
-    happened once."""
+def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int, Message]]:
+    """Calls that the provider ran and their results, of which the fields alone tell, each with the place among
+    ``parts`` that it goes to: to the beginning, or behind what the parts tell of the same tool.
+
+    A call that is among the parts as well happened once.
+    """
     if _OF_TOOLS.isdisjoint(said):
         return []
     told = list(_told(parts))
-    ran = MessageList()
+    placed: list[tuple[int, Message]] = []
     for tool in _TOOLS:
-        known = set(strings_in([values for name, values in told if name in tool.of_parts]))
+        ran = MessageList()
+        known = set(strings_in([values for _, name, values in told if name in tool.of_parts]))
         asked = [text for field in tool.asked for text in said.get(field, ()) if text not in known]
         found = [text for field in tool.found for text in said.get(field, ())]
         if asked:
             ran.add_provider_call(tool.name, {tool.argument: asked})
         if asked or not known.issuperset(found):
             ran.add_provider_output(tool.name, "\n".join(found))
-    return ran.messages
+        place = 0 if asked else max((index + 1 for index, name, _ in told if name in tool.of_parts), default=0)
+        placed.extend((place, message) for message in ran.messages)
+    return sorted(placed, key=itemgetter(0))
 
 
-def _told(parts: Sequence[Message]) -> Iterator[tuple[str, Any]]:
-    """The tools of which parts tell that the provider ran them: each with its arguments, or with what came of it."""
-    for message in parts:
+def _told(parts: Sequence[Message]) -> Iterator[tuple[int, str, Any]]:
+    """The tools of which parts tell that the provider ran them: where, which, and its arguments or what came of it."""
+    for index, message in enumerate(parts):
         if not message.get("provider"):
             continue
         if message["role"] == "tool":
-            yield message["tool_name"], message["content"]
+            yield index, message["tool_name"], message["content"]
         for call in message.get("tool_calls", ()):
-            yield call["function"]["name"], list(call["function"]["arguments"].values())
+            yield index, call["function"]["name"], list(call["function"]["arguments"].values())
 
 
 def _field_messages(said: Texts) -> list[Message]:
@@ -119,9 +128,11 @@ def _field_messages(said: Texts) -> list[Message]:
     ]
 
 
-def _moved(address: str, by: int) -> str:
-    head, index, rest = address.split(".", 2)
-    return f"{head}.{int(index) + by}.{rest}"
+def _moved(address: str, by: int, places: Sequence[int]) -> str:
+    """An address among the parts' messages, behind ``by`` messages and those that were put in at ``places``."""
+    head, given, rest = address.split(".", 2)
+    index = int(given)
+    return f"{head}.{index + by + sum(place <= index for place in places)}.{rest}"
 
 
 def for_rules(messages: Sequence[Message], thoughts: str) -> Sequence[Message]:
