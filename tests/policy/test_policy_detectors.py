@@ -82,8 +82,8 @@ def test_no_pii(text: str) -> None:
 
 def test_unknown_options_are_errors() -> None:
     """A kind that is never found would be a rule that never fires."""
-    with pytest.raises(EvaluationError, match="PERSON"):
-        labels("pii", "x", ', entities=["PERSON"]')
+    with pytest.raises(EvaluationError, match="PERSONS"):
+        labels("pii", "x", ', entities=["PERSONS"]')
     with pytest.raises(EvaluationError, match="Xx"):
         labels("unicode", "x", ', categories=["Xx"]')
 

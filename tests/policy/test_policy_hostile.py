@@ -44,7 +44,7 @@ REFUSED = [
     "from invariant.detectors import nothing_like_it",
     # Malformed
     "raise", 'raise "x"', 'raise "x" if', 'raise "x" if:', 'raise "x" if:\n', 'raise 5 if:\n    1\n', "x", "x :=", "f(",
-    "def f():\n    1\n", '"""', "'", "(((", ")", 'raise "x" if:\n  1\n   2\n 3\n', rule("(x: Str)"), rule("(x: str)"),
+    "def f():\n    1\n", '"""', "'", "(((", ")", 'raise "x" if:\n  1\n   2\n3\n', rule("(x: Str)"), rule("(x: str)"),
     rule("(m: Message) ->"), rule("(m: Message) -> x"), rule("(x: str) -> (m: Message)"), rule("count(min=2):"),
     rule("count(min=1):", "    (c: ToolCall)"), rule(M, "forall(x=1):",
     "    (c: ToolCall)", head="from invariant import forall"),

@@ -211,6 +211,16 @@ def _field(field: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     raise EvaluationError(f"format(...) has no value for {{{field}}}")
 
 
+def should_allow_rbac(run: Run, data: Any, scope: Any, user: Any, user_roles: Any, role_grants: Any) -> bool:
+    """Whether one of the user's roles is granted the scope; ``data`` is for show, as in the stock language."""
+    if not isinstance(user_roles, dict) or not isinstance(role_grants, dict):
+        raise EvaluationError("should_allow_rbac(...) needs the roles of users and the grants of roles as dictionaries")
+    roles = items_of(user_roles.get(user) if isinstance(user, str) else None, run)
+    grants = [role_grants.get(role) for role in roles if isinstance(role, str)]
+    run.charge(1 + len(grants))
+    return isinstance(scope, str) and any(bool(grant.get(scope)) for grant in grants if isinstance(grant, dict))
+
+
 def as_tuple(run: Run, value: Any = ()) -> tuple[Any, ...]:
     """``tuple``."""
     return tuple(items_of(value, run))
@@ -230,6 +240,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "json_loads": Function(json_loads, 1, 1),
     "tool_call": Function(tool_call, 1, 1),
     "server": Function(server, 1, 1),
+    "should_allow_rbac": Function(should_allow_rbac, 5, 5),
     # Writes nothing and is always true, so that a rule with a leftover print means the same.
     "print": Function(lambda run, *values, **named: True, 0, 100, frozenset(("sep", "end", "flush"))),
 }

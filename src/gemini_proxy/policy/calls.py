@@ -5,7 +5,7 @@ from typing import Any
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.builtins import FUNCTIONS, Function, find_all, matches
-from gemini_proxy.policy.detectors import Detector, Parsed, Parser
+from gemini_proxy.policy.detectors import Detector, Parsed, Parser, positional
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
@@ -98,9 +98,16 @@ class CallCompiler(ExpressionCompiler):
 
     def _detector(self, node: syntax.Call, name: str, scope: Scope) -> Term:
         detector = self.context.detectors.detectors[name]
-        self._check(node, name, 1, 1 if isinstance(detector, Detector) else 3, detector.options)
+        by_position = positional(detector)
+        most = 1 + len(by_position) if by_position or isinstance(detector, Detector) else 3
+        self._check(node, name, 1, most, detector.options)
+        self._warn_of_not_found(node, name, by_position)
         args, kwargs = self._arguments(node, scope)
         value, rest = args[0], args[1:]
+        named = dict(zip(by_position, rest, strict=False))
+        for option in named.keys() & kwargs.keys():
+            self.context.fail(node, f'{name}(...) is given "{option}" twice')
+        kwargs, rest = kwargs | named, rest[len(named) :]
         apply = _apply_detector(detector)
 
         def detect(frame: Frame) -> Any:
@@ -118,6 +125,15 @@ class CallCompiler(ExpressionCompiler):
             return by_detector(run, key, lambda reading: apply([reading], given, options, run), texts, parsed)
 
         return Term(detect)
+
+    def _warn_of_not_found(self, node: syntax.Call, name: str, by_position: tuple[str, ...]) -> None:
+        """Warn of entities that the call asks for and that nothing finds."""
+        options = dict(node.kwargs) | dict(zip(by_position, node.args[1:], strict=False))
+        wanted = options.get("entities")
+        items = wanted.items if isinstance(wanted, syntax.Sequence) else [wanted]
+        for item in items:
+            if isinstance(item, syntax.Constant) and isinstance(item.value, str):
+                self.context.warn_if_not_found(item, name, item.value)
 
     def _predicate(self, node: syntax.Call, predicate: CompiledPredicate, scope: Scope) -> Term:
         if node.kwargs or len(node.args) != len(predicate.parameters):

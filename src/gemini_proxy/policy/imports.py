@@ -33,7 +33,6 @@ UNAVAILABLE: Mapping[str, str] = {
 # Modules of the stock library that reach files or users; refused with a reason of their own.
 REFUSED_MODULES: Mapping[str, str] = {
     "invariant.files": "policies cannot read files",
-    "invariant.access_control": "access control lists are not available; compare names in the rule",
 }
 
 _DETECTOR_MODULES = (
@@ -45,8 +44,8 @@ _QUANTIFIERS = frozenset(("count", "forall"))
 MODULES = frozenset(
     (
         "invariant", "invariant.builtins", "invariant.nodes", "invariant.message", "invariant.errors",
-        "invariant.quantifiers", "invariant.llm", "invariant.detectors", "invariant.parsers",
-        "invariant.parsers.html", "invariant.parsers.ocr",
+        "invariant.quantifiers", "invariant.llm", "invariant.access_control", "invariant.detectors",
+        "invariant.parsers", "invariant.parsers.html", "invariant.parsers.ocr",
         *(f"invariant.detectors.{module}" for module in _DETECTOR_MODULES),
     )
 )  # fmt: skip

@@ -35,7 +35,7 @@ class _StatementParser(ExpressionParser):
         if self._at("raise"):
             return self._raise()
         if self._at("import"):
-            self._fail("modules cannot be imported", suggestion="from invariant.detectors import secrets")
+            return self._import_module()
         if self._at("def"):
             self._fail("def is not part of the language", suggestion="name(a: str) := ... defines a predicate")
         name = self._identifier("a rule, an import or a definition")
@@ -62,11 +62,24 @@ class _StatementParser(ExpressionParser):
             self._fail(f"expected the end of the line, found {describe(self._token)}")
         self._advance()
 
-    def _import(self) -> syntax.Import:
+    def _import_module(self) -> syntax.Import:
+        """``import module``, which brings no name: what a policy can use is named one by one."""
         token = self._advance()
+        module = self._module()
+        if self._take("as"):
+            self._identifier("a name")
+        self._end_line()
+        return syntax.Import(token.line, token.column, module, ())
+
+    def _module(self) -> str:
         module = [self._identifier("a module").text]
         while self._take("."):
             module.append(self._identifier("a module").text)
+        return ".".join(module)
+
+    def _import(self) -> syntax.Import:
+        token = self._advance()
+        module = self._module()
         self._expect("import", "after the module")
         parenthesised = self._take("(")
         names = [self._imported()]
@@ -75,7 +88,7 @@ class _StatementParser(ExpressionParser):
         if parenthesised:
             self._expect(")", "after the imported names")
         self._end_line()
-        return syntax.Import(token.line, token.column, ".".join(module), tuple(names))
+        return syntax.Import(token.line, token.column, module, tuple(names))
 
     def _imported(self) -> tuple[syntax.Name, str]:
         if self._at("*"):

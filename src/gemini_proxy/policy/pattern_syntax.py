@@ -40,8 +40,10 @@ class PatternParser(AtomParser):
         arguments = None
         if self._take("("):
             arguments = None if self._at(")") else self.pattern()
-            if self._at(","):
-                self._fail("one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
+            while self._take(","):
+                # The stock language writes it so; a wildcard asks nothing.
+                if not self._take("*"):
+                    self._fail("one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
             self._expect(")", "after the argument pattern")
         return syntax.ToolPattern(token.line, token.column, token.text, arguments)
 

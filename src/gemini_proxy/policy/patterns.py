@@ -83,7 +83,8 @@ def _entity(context: Context, pattern: syntax.EntityPattern) -> Matcher:
     if not isinstance(detector, Detector):
         context.fail(pattern, f"<{pattern.entity}> needs the pii detector, which is not installed")
     known = getattr(detector, "entities", frozenset((pattern.entity,)))
-    if pattern.entity not in known:
+    context.warn_if_not_found(pattern, "pii", pattern.entity)
+    if pattern.entity not in known | getattr(detector, "not_found", frozenset()):
         context.fail(pattern, f"unknown entity <{pattern.entity}>", f"one of {', '.join(sorted(known))}")
     options = {"entities": [pattern.entity]}
 

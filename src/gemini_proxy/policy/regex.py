@@ -13,6 +13,7 @@ import re2
 
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
+from gemini_proxy.policy.lookahead import Split, split
 from gemini_proxy.policy.regex_dialect import DialectError, translate
 
 # RE2 keeps the automaton of one pattern within this; beyond it searches get slower, never larger.
@@ -20,6 +21,7 @@ _MAX_MEMORY = 2 << 20
 # The largest program accepted: 7,000 instructions is "(?s).{0,500}z.{0,400}q".
 _MAX_PROGRAM = 10_000
 _MAX_PATTERN = 10_000
+_MAX_CONDITIONS = 10
 # Measured worst case of a search that has lost its automaton: seconds for a byte and an instruction.
 _SLOWEST = 2e-9
 _PROBE = 16 << 10
@@ -47,30 +49,58 @@ class RegexError(ValueError):
 
 class Regex:
     """One pattern for one use. ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any
-    character, so that a line end cannot hide what follows it. Raises RegexError.
+    character, so that a line end cannot hide what follows it. Look-aheads that the pattern begins with are conditions
+    on the beginning of the text. Raises RegexError.
     """
 
-    __slots__ = ("_ascii", "_head", "_mode", "_unicode", "_unicode_pattern", "caveats", "pattern", "size")
+    __slots__ = (
+        "_ascii",
+        "_conditions",
+        "_head",
+        "_mode",
+        "_unicode",
+        "_unicode_pattern",
+        "caveats",
+        "pattern",
+        "size",
+    )
 
     def __init__(self, pattern: str, mode: Mode) -> None:
         if len(pattern) > _MAX_PATTERN:
             raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters", excess=True)
+        parts = split(pattern)
+        if parts is not None and (parts.anchored or mode != "find"):
+            self._conditions = _conditions(parts, mode)
+            plain = parts.rest
+        else:
+            self._conditions = ()
+            plain = pattern
         try:
-            translation = translate(pattern, whole=mode == "whole")
+            translation = translate(plain, whole=mode == "whole")
         except DialectError as error:
             raise RegexError(error.reason, error.suggestion) from error
         self.pattern = pattern
-        self.caveats = translation.caveats
+        inner = [caveat for condition, _ in self._conditions for caveat in condition.caveats]
+        self.caveats: tuple[str, ...] = tuple(dict.fromkeys((*translation.caveats, *inner)))
         self._mode: Mode = mode
-        head = _HEAD.match(pattern) if mode == "find" and "|" not in pattern else None
+        head = _HEAD.match(plain) if mode == "find" and "|" not in plain else None
         self._head = head[0] if head else ""
         self._ascii = _compile(translation.ascii, mode)
         self._unicode_pattern = translation.unicode
         self._unicode: Any = self._ascii if translation.unicode == translation.ascii else None
         # Unicode classes make large programs, and only counted repetition can make one too large.
-        if self._unicode is None and "{" in pattern.replace(r"\p{", "").replace(r"\P{", ""):
+        if self._unicode is None and "{" in plain.replace(r"\p{", "").replace(r"\P{", ""):
             self._unicode = _compile(translation.unicode, mode)
-        self.size: int = self._ascii.programsize
+        self.size: int = self._ascii.programsize + sum(condition.size for condition, _ in self._conditions)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether more text can undo a match."""
+        return bool(self._conditions)
+
+    def _allowed(self, text: str, meter: Meter) -> bool:
+        """Whether what must stand at the beginning does, and what must not does not."""
+        return all(condition.test(text, meter) is not negative for condition, negative in self._conditions)
 
     def _for(self, text: str) -> Any:
         if text.isascii():
@@ -88,9 +118,8 @@ class Regex:
         compiled = self._for(text)
         data = _encode(text)
         self._pay(compiled, data, meter)
-        if self._mode == "find":
-            return compiled.search(data) is not None
-        return (compiled.match if self._mode == "match" else compiled.fullmatch)(data) is not None
+        search = {"find": compiled.search, "match": compiled.match, "whole": compiled.fullmatch}[self._mode]
+        return search(data) is not None and self._allowed(text, meter)
 
     def spans(self, text: str, meter: Meter) -> Iterator[Span]:
         """Where the pattern is found, left to right without overlap, in characters."""
@@ -101,7 +130,7 @@ class Regex:
         data = _encode(text)
         self._pay(compiled, data, meter)
         found = compiled.search(data)
-        if found is None:
+        if found is None or not self._allowed(text, meter):
             return
         spans: Iterator[Span] = _spans(compiled, data, meter)
         yield from spans if len(data) == len(text) else _in_characters(spans, data)
@@ -121,6 +150,15 @@ class Regex:
             left = meter.seconds_left()
             if left is not None and size * compiled.programsize * _SLOWEST > left:
                 _probe(compiled, data, meter)
+
+
+def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
+    """Each condition, and whether it must fail; their dot takes what the pattern's own dot takes."""
+    if len(parts.conditions) > _MAX_CONDITIONS:
+        raise RegexError(f"a pattern with more than {_MAX_CONDITIONS} look-aheads", excess=True)
+    begin = r"\A" if mode == "find" else ""
+    at_start: Mode = "find" if mode == "find" else "match"
+    return tuple((Regex(begin + each.pattern, at_start), each.negative) for each in parts.conditions)
 
 
 def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:
@@ -218,6 +256,8 @@ def compile_at_run_time(pattern: str, mode: Mode, cache: dict[tuple[str, Mode], 
             hint = f" ({error.suggestion})" if error.suggestion else ""
             raise EvaluationError(f"{error.reason}{hint}") from error
         meter.charge(regex.size)
+        if regex.looks_ahead and meter.sliced:
+            raise EvaluationError("a pattern with a look-ahead needs the whole text")
         if len(cache) < 64:
             cache[pattern, mode] = regex
     return regex

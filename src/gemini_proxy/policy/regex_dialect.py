@@ -8,7 +8,8 @@ reads it more narrowly, reported as a caveat.
 ``$``                  also before a final line end in Python: rewritten where it ends a branch
 ``\\Z  (?u)  {,n}  \\uXXXX``  other spellings of the same
 ``\\b \\B``               ASCII words in RE2 and no rewrite: a caveat
-look-around, back references, possessive and atomic groups, conditions, ``(?x)``, ``(?#..)``: refused
+look-around, back references, possessive and atomic groups, conditions, ``(?x)``, ``(?#..)``: refused, but for
+look-aheads at the beginning, which never come here
 =====================  ==========================================================================================
 """
 

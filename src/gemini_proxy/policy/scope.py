@@ -86,6 +86,15 @@ class Context:
         if warning not in self.warnings:
             self.warnings.append(warning)
 
+    def warn_if_not_found(self, node: syntax.Node, detector: str, entity: str) -> None:
+        """Warn where a detector knows an entity by name and never finds it."""
+        if entity in getattr(self.detectors.detectors.get(detector), "not_found", ()):
+            self.warn(
+                node,
+                f"{entity} is never found here, so nothing is checked for it: {detector} finds what has a form. "
+                f"A plug-in named {detector} brings more, one made with the package presidio-analyzer for example",
+            )
+
     def unknown(self, node: syntax.Node, name: str, local: Iterable[str]) -> NoReturn:
         """Complain about a name, with the nearest one that would do."""
         if name in self.detectors.names or name in ("count", "forall"):

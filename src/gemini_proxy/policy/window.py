@@ -11,8 +11,10 @@ from typing import Final
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.cost import declarations, lines_within
+from gemini_proxy.policy.detectors import positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.events import FIELDS
+from gemini_proxy.policy.lookahead import split
 from gemini_proxy.policy.rules import RuleWindow
 from gemini_proxy.policy.scope import Context
 
@@ -23,8 +25,8 @@ _TEXT_KINDS = frozenset(("Message", "TextChunk"))
 _DETECTORS = {
     "secrets": (_SLICE, frozenset[str]()),
     "unicode": (_SLICE, frozenset(("categories",))),
-    "copyright": (_EDGE, frozenset[str]()),
-    "prompt_injection": (_EDGE, frozenset[str]()),
+    "copyright": (_EDGE, frozenset(("threshold",))),
+    "prompt_injection": (_EDGE, frozenset(("threshold", "model"))),
     "pii": (_HINT, frozenset(("entities",))),
 }
 _MORE_THAN_NONE = ((">", 0), (">=", 1), ("!=", 0))
@@ -162,18 +164,22 @@ class _Tests:
         return self._detector(imported.name, node)
 
     def _detector(self, name: str, node: syntax.Call) -> int:
-        ours = self._context.detectors.detectors[name] is BUILTIN.detectors.get(name)
-        if not ours or name not in _DETECTORS or len(node.args) != 1 or not self._is_text(node.args[0]):
+        detector = self._context.detectors.detectors[name]
+        ours = detector is BUILTIN.detectors.get(name)
+        if not ours or name not in _DETECTORS or not node.args or not self._is_text(node.args[0]):
+            return _WHOLE
+        if not all(map(self._is_fixed, node.args[1:])):
             return _WHOLE
         certainty, options = _DETECTORS[name]
-        return certainty if all(key in options for key, _ in node.kwargs) else _HINT
+        given = [*positional(detector)[: len(node.args) - 1], *(key for key, _ in node.kwargs)]
+        return certainty if all(key in options for key in given) else _HINT
 
     def _pattern(self, node: syntax.Expr) -> int:
         if isinstance(node, syntax.Constant):
-            return _EDGE if looks_around(str(node.raw if node.raw is not None else node.value)) else _SLICE
+            return _of_pattern(str(node.raw if node.raw is not None else node.value))
         if isinstance(node, syntax.Name) and node.name in self._context.constants and self._is_fixed(node):
             known = self._context.constants[node.name]
-            return _EDGE if looks_around(str(known.raw if known.raw is not None else known.value)) else _SLICE
+            return _of_pattern(str(known.raw if known.raw is not None else known.value))
         return _EDGE if self._is_fixed(node) else _WHOLE
 
     def _name(self, node: syntax.Call) -> str:
@@ -207,6 +213,12 @@ class _Tests:
                     roles -= 1
                 else:
                     yield each.name if each.name not in self._declared else ""
+
+
+def _of_pattern(pattern: str) -> int:
+    if split(pattern) is not None:
+        return _WHOLE
+    return _EDGE if looks_around(pattern) else _SLICE
 
 
 def looks_around(pattern: str) -> bool:

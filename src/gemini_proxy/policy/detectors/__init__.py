@@ -26,6 +26,7 @@ class Finding:
 class Detector(Protocol):
     """Finds labelled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
     any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
+    Options that may also be given by position are named, in order, by an attribute ``positional`` if there is one.
     """
 
     @property
@@ -58,6 +59,12 @@ class Parsed:
 
     value: Any
     findings: Sequence[Finding] = ()
+
+
+def positional(detector: Detector | Parser) -> tuple[str, ...]:
+    """The options of a detector that may follow its text by position."""
+    names: tuple[str, ...] = getattr(detector, "positional", ())
+    return names
 
 
 @dataclass(frozen=True, slots=True)

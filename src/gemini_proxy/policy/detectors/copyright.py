@@ -1,4 +1,4 @@
-"""``copyright``: notices and licence texts."""
+"""``copyright``: notices and licence texts. ``threshold`` is read and changes nothing: a text is found or it is not."""
 
 from gemini_proxy.policy.detectors.patterned import PatternDetector, Rule, RuleSet
 
@@ -19,4 +19,5 @@ COPYRIGHT = PatternDetector(
             Rule("CREATIVE_COMMONS", r"(?i)\bCreative Commons (?:Attribution|Zero|Public)"),
         )
     ),
+    frozenset(("threshold",)),
 )

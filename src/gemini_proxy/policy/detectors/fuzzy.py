@@ -24,10 +24,11 @@ class FuzzyContains:
 
     name: str = "fuzzy_contains"
     options: frozenset[str] = frozenset(("query", "query_similarity_threshold", "use_semantic"))
+    positional: tuple[str, ...] = ("query", "query_similarity_threshold", "use_semantic")
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
-        query = args[0] if args else options.get("query")
-        threshold = args[1] if len(args) > 1 else options.get("query_similarity_threshold", 0.8)
+        query = options.get("query")
+        threshold = options.get("query_similarity_threshold", 0.8)
         if not isinstance(query, str) or not 0 < len(query) <= _LONGEST_QUERY:
             raise EvaluationError(f"fuzzy_contains needs a query of 1 to {_LONGEST_QUERY} characters")
         if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:

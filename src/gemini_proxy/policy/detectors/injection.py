@@ -1,6 +1,7 @@
 """``prompt_injection``: a heuristic. Phrases that try to take over an assistant, and characters that hide text.
 
-It finds what is written plainly; a determined author can word around it. True or false, as in the stock language.
+It finds what is written plainly; a determined author can word around it. True or false, as in the stock language, whose
+``threshold`` and ``model`` are read and change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class InjectionHeuristic:
     """Joiners and marks of ordinary writing (``Cf`` in small number) do not count; tag characters and bidi do."""
 
     name: str = "prompt_injection"
-    options: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset(("threshold", "model"))
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
         findings = list(_PHRASES.find(texts, meter))

@@ -47,7 +47,7 @@ class RuleSet:
 
 @dataclass(frozen=True, slots=True)
 class PatternDetector:
-    """A detector with a fixed list and no options."""
+    """A detector with a fixed list, whose options change nothing."""
 
     name: str
     rules: RuleSet

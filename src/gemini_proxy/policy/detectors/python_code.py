@@ -27,6 +27,7 @@ class PythonCode:
 
     name: str = "python_code"
     options: frozenset[str] = frozenset(("ipython_mode",))
+    positional: tuple[str, ...] = ("ipython_mode",)
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
         """Raises BudgetExceeded for code of more than 200,000 characters."""

@@ -24,6 +24,7 @@ class UnicodeDetector:
 
     name: str = "unicode"
     options: frozenset[str] = frozenset(("categories",))
+    positional: tuple[str, ...] = ("categories",)
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
         """Raises EvaluationError for a category that Unicode has not."""
