@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+from google import genai
 from google.genai import errors, types
 
 from gemini_proxy.traces.trace import Outcome
@@ -286,3 +287,27 @@ async def test_models(start_proxy: StartProxy, upstream: ScriptedUpstream, conne
     assert (await sdk.model(MODEL)).display_name == "Flash"
     assert "pageToken=n" in upstream.calls[1].target
     assert upstream.calls[2].target == f"/v1/models/{MODEL}"
+
+
+async def test_a_streamed_chat_is_read_as_one_answer_from_its_second_turn_on(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK keeps a streamed answer as one content a chunk: rules find in the history what its chunks make."""
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = await start_proxy(policy=None)
+    chunks = sse(candidate("zz"), candidate("forb"), candidate("idden"), candidate("zz", "STOP"))
+    upstream.reply(stream(*chunks))
+    client = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=proxy.url))
+    chat = client.aio.chats.create(model=MODEL)
+    async for _ in await chat.send_message_stream("say it"):
+        pass
+    assert len([turn for turn in chat.get_history() if turn.role == "model"]) == 4
+    word = 'raise "the word" if:\n    (m: Message)\n    m.role == "assistant"\n    "zzforbiddenzz" in m.content\n'
+    guarded = await start_proxy(policy=word)
+    second = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=guarded.url))
+    going_on = second.aio.chats.create(model=MODEL, history=[*chat.get_history()])
+    told = [chunk.text async for chunk in await going_on.send_message_stream("and again")]
+    assert told == ["[Invariant] The request did not pass the guardrails: the word"]
+    await client.aio.aclose()
+    await second.aio.aclose()
