@@ -29,9 +29,9 @@ cases:
 
 
 def test_shorthand_is_the_messages_that_rules_read(folder: Path) -> None:
-    """Every short form, with ids that link outputs to their calls."""
+    """Every short form, in the shape of recorded messages: outputs name the tool of the call that they answer."""
     (folder / "all.gr").write_text(
-        'raise PolicyViolation("all of it", i) if:\n    (i: Input)\n    len(i.messages) == 11\n\n'
+        'raise PolicyViolation("all of it", i) if:\n    (i: Input)\n    len(i.messages) == 12\n\n'
         'raise PolicyViolation("wrong output", o) if:\n    (o: ToolOutput)\n'
         '    o.content == "found" and not (o is tool:search) or "rows" in o.content and not (o is tool:mail)\n'
     )
@@ -40,24 +40,21 @@ def test_shorthand_is_the_messages_that_rules_read(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     (case,) = read_cases(folder / "c.yaml")
 
-    def call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+    def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
     assert list(case.conversation.messages) == [
         {"role": "system", "content": "be kind"},
         {"tools": [{"name": "search"}, {"name": "mail", "description": "sends"}]},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
         {"role": "assistant", "content": "hm", "thought": True},
-        {
-            "role": "assistant",
-            "content": "let me see",
-            "tool_calls": [call(1, "search", {"q": 1}), call(2, "mail", {"to": ["a"]})],
-        },
-        {"role": "tool", "content": {"rows": [1]}, "tool_call_id": "call_2"},
-        {"role": "tool", "content": "found", "tool_call_id": "call_1"},
-        {"role": "assistant", "content": "", "tool_calls": [call(3, "search", {})]},
-        {"role": "tool", "content": "more", "tool_call_id": "call_3"},
-        {"role": "assistant", "content": "", "tool_calls": [call(4, "search", {"q": 2}), call(5, "search", {"q": 3})]},
+        {"role": "assistant", "content": "let me see"},
+        {"role": "assistant", "tool_calls": [call("search", {"q": 1}), call("mail", {"to": ["a"]})]},
+        {"role": "tool", "tool_name": "mail", "content": {"rows": [1]}},
+        {"role": "tool", "tool_name": "search", "content": "found"},
+        {"role": "assistant", "tool_calls": [call("search", {})]},
+        {"role": "tool", "tool_name": "search", "content": "more"},
+        {"role": "assistant", "tool_calls": [call("search", {"q": 2}), call("search", {"q": 3})]},
         {"role": "tool", "content": "as it is"},
     ]
 

@@ -30,12 +30,11 @@ def messages_of(items: object, where: str) -> list[Message]:
 
 
 class _Conversation:
-    """Gives calls their ids and links outputs to them, as the proxy does with Gemini's."""
+    """Makes the messages that the proxy makes of the same exchange, and names the tool that each output is of."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self._calls = 0
-        self._unanswered: dict[str, str] = {}
+        self._unanswered: list[str] = []
 
     def add(self, item: object, where: str) -> None:
         if not isinstance(item, dict) or not item:
@@ -49,29 +48,27 @@ class _Conversation:
         elif "tools" in item:
             self.messages.append({"tools": _tools(item["tools"], where)})
         elif "call" in item:
-            text = _content(item.get("assistant", ""), where)
+            if "assistant" in item:
+                self.messages.append({"role": "assistant", "content": _content(item["assistant"], where)})
             calls = [self._call(name, arguments) for name, arguments in _calls(item["call"], where)]
-            self.messages.append({"role": "assistant", "content": text, "tool_calls": calls})
+            self.messages.append({"role": "assistant", "tool_calls": calls})
         else:
             self.messages.append(_spoken(item, where))
 
     def _call(self, name: str, arguments: object) -> Message:
-        self._calls += 1
-        call_id = f"call_{self._calls}"
-        self._unanswered[call_id] = name
+        self._unanswered.append(name)
         function = {"name": name, "arguments": {} if arguments is None else arguments}
-        return {"id": call_id, "type": "function", "function": function}
+        return {"type": "function", "function": function}
 
     def _output(self, item: Mapping[str, Any], where: str) -> Message:
         wanted = item.get("of")
-        answered = [call_id for call_id, name in self._unanswered.items() if wanted in (None, name)]
-        if wanted is not None and not answered:
-            raise CasesError(f'{where}: no call of "{wanted}" waits for an output')
-        message: Message = {"role": "tool", "content": item["output"]}
-        if answered:
-            self._unanswered.pop(answered[0])
-            message["tool_call_id"] = answered[0]
-        return message
+        name = wanted if wanted is not None else next(iter(self._unanswered), None)
+        if name is None:
+            return {"role": "tool", "content": item["output"]}
+        if name not in self._unanswered:
+            raise CasesError(f'{where}: no call of "{name}" waits for an output')
+        self._unanswered.remove(name)
+        return {"role": "tool", "tool_name": name, "content": item["output"]}
 
 
 def _check_keys(item: Mapping[str, Any], where: str) -> None:
@@ -90,7 +87,10 @@ def _spoken(item: Mapping[str, Any], where: str) -> Message:
         raise CasesError(f'{where}: "{speaker}" needs an output')
     if speaker == "thought":
         return {"role": "assistant", "content": _content(said, where), "thought": True}
-    return {"role": speaker, "content": _content(said, where)}
+    content = _content(said, where)
+    if speaker == "user" and isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    return {"role": speaker, "content": content}
 
 
 def _content(said: object, where: str) -> Any:
