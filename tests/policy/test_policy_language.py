@@ -322,3 +322,30 @@ def test_expected_cost_grows_with_what_is_checked() -> None:
     long = Conversation.of([user("x" * 1_000_000)])
     assert local.expected_cost(few) < local.expected_cost(many) < flow.expected_cost(many)
     assert local.expected_cost(few) < 100 < local.expected_cost(long)
+
+
+RECORDS = [{"type": "invoice", "note": "zzbad"}]
+HIDDEN = [{"type": "text", "text": "ok", "more": "zzbad"}]
+
+
+@pytest.mark.parametrize("content", [RECORDS, HIDDEN, [*HIDDEN, "x"], [{"type": "file", "file": {"name": "zzbad"}}]])
+@pytest.mark.parametrize(
+    "test",
+    [
+        '"zzbad" in o.content',
+        '"zzbad" in o.content.lower()',
+        'find("zzbad", o.content)',
+        'match(".*zzbad", o.content)',
+        '"zzbad" in f"{o.content}"',
+    ],
+)
+def test_no_string_of_an_output_goes_unread(content: Any, test: str) -> None:
+    """Whatever a tool puts beside the text of what looks like a chunk."""
+    assert fires(rule("(o: ToolOutput)", test), {"role": "tool", "content": content})
+
+
+def test_records_with_a_type_are_data() -> None:
+    """They are no empty text: only a list with chunks of content is a text."""
+    found = {"role": "tool", "content": RECORDS}
+    assert fires(rule("(o: ToolOutput)", "len(o.content) == 1", 'not (o.content == "")'), found)
+    assert fires(rule(M, "len(m.content) == 2", 'm.content == "ok"'), {"role": "user", "content": HIDDEN})

@@ -167,7 +167,7 @@ def as_text(run: Run, value: Any) -> str:
     if isinstance(value, str):
         return value
     if type(value) is Content:
-        return value.text
+        return "".join(value.texts)
     if value is None or isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, Event):

@@ -159,8 +159,8 @@ class Content:
 
     @property
     def chunked(self) -> bool:
-        """Whether the value is a list of typed chunks."""
-        return isinstance(self.value, list) and any(is_chunk(item) for item in self.value)
+        """Whether the value is a list with chunks of content; records of a tool that have a type are data."""
+        return isinstance(self.value, list) and any(is_chunk(item) and item["type"] in item for item in self.value)
 
     @property
     def pieces(self) -> list[tuple[str, str]]:
