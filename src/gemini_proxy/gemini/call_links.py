@@ -17,7 +17,10 @@ CallPlace = tuple[int, int]
 
 def answered_calls(messages: Sequence[Mapping[str, Any]]) -> dict[int, CallPlace]:
     """Return the place of the call that each tool message answers, by the index of the tool message."""
-    if not any("tool_calls" in message for message in messages):
+    for message in messages:
+        if "tool_calls" in message:
+            break
+    else:
         return {}
     places: dict[tuple[Any, str], CallPlace] = {}
     answered: dict[int, CallPlace] = {}
