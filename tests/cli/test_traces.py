@@ -86,6 +86,15 @@ def test_show_prints_the_conversation_with_the_rule_below_its_range(database: Pa
         assert fact in output
 
 
+def test_show_prints_what_a_user_said_without_the_frame_of_its_chunks(database: Path) -> None:
+    chunks = [{"type": "text", "text": "tell me"}, {"type": "text", "text": "more"}]
+    note = Annotation("too much", "messages.0.content.1.text:0-2")
+    write(database, [written := trace(messages=[{"role": "user", "content": chunks}], annotations=(note,))])
+    lines = [line.strip() for line in run(database, "show", written.id[:8]).output.splitlines()]
+    start = lines.index("[0] user")
+    assert lines[start + 1 : start + 3] == ["tell me", "more"] and lines[start + 3].startswith("^  block  too much")
+
+
 def test_show_highlights_exactly_the_annotated_characters(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -13,6 +13,8 @@ from gemini_proxy.explorer.keys import DATABASE, TRACES
 from gemini_proxy.explorer.pages.conversation import MESSAGES
 from gemini_proxy.explorer.pages.passages import SHOWN
 from gemini_proxy.explorer.pages.traces import PAGE
+from gemini_proxy.guardrails.plugins import load_policy
+from gemini_proxy.traces.backtest import Backtest
 from gemini_proxy.traces.search.digest import Digest
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
 from tests.explorer.browsing import Browser, mine, record, rows, rule
@@ -326,3 +328,31 @@ async def test_a_store_that_fails_is_said_to_fail(proxy: Proxy, browser: Browser
         assert (page.status, page.headers["retry-after"]) == (503, "1")
         assert "cannot be reached" in page.text and "sql" not in page.text.lower()
     assert (await browser.post("/explorer", name="new")).status == 503
+
+
+EARLIER = [
+    {"role": "user", "content": "read my notes"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "read", "arguments": {"path": "a"}}}],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "name": "read", "content": "the secret"},
+    {"role": "assistant", "content": "there is one"},
+]
+"""What versions before this shape of messages stored."""
+
+
+async def test_traces_of_earlier_versions_are_shown_and_checked(proxy: Proxy, browser: Browser) -> None:
+    """With the name of the tool, and the output linked to its call."""
+    flow = 'raise "leak" if:\n    (c: ToolCall) -> (o: ToolOutput)\n    o is tool:read\n    "secret" in o.content\n'
+    found = Backtest(load_policy(flow, "leak"), {}, "check", 5.0).run(trace(messages=EARLIER))
+    assert found is not None and found.failure is None
+    assert "messages.2.content:4-10" in [one.address for one in found.violations[0].excerpts]
+    note = Annotation("leak", "messages.2.content:4-10", "guardrails-error", GUARDRAIL)
+    await record(proxy, earlier := mine(messages=EARLIER, annotations=(note,)))
+    page = await browser.get(f"/explorer/traces/{earlier.id}")
+    assert page.status == 200
+    assert re.search(r"result\s+read\s+answers call_1", page.text)
+    assert all(text in page.text for text in ("read my notes", "the secret", "there is one"))
+    assert "Elsewhere" not in page.text

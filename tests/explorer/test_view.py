@@ -22,7 +22,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["role", "content", "tool_calls", "tools", "thought", "candidate", "name", "tool_call_id", "x"])
+NAMES = st.sampled_from(
+    "role content tool_calls tools thought candidate name tool_name tool_call_id field provider x".split()
+)
 MESSAGES_OF_ANY_KIND = st.lists(st.dictionaries(NAMES, JSON, max_size=5), max_size=4)
 ROLES = st.sampled_from(["system", "user", "assistant", "tool", "clown"])
 
@@ -149,6 +151,46 @@ def test_exactly_what_an_address_means_is_highlighted(address: str, words: list[
     page = page_of({"role": "user", "content": "the secret é😀!"}, CALL, annotations=(annotation(address),))
     assert highlighted(page, "block") == words
     assert bool(page.elsewhere) is not bool(words)
+
+
+def test_what_marks_a_message_is_told_beside_it() -> None:
+    """The tool of an output, the field of a text, and that Gemini's servers ran a call are no values of their own."""
+    chunks = [{"type": "text", "text": "hello"}, {"type": "text", "text": "beside", "field": "partMetadata"}]
+    page = page_of(
+        {"role": "user", "content": chunks},
+        {**CALL, "provider": True},
+        {"role": "tool", "tool_name": "read", "content": "root", "provider": True},
+        {"role": "assistant", "content": "cut short", "field": "finishMessage"},
+    )
+    told = [[(block.kind, block.about) for block in message.blocks] for message in page.messages]
+    assert told == [
+        [("text", ""), ("text", "partMetadata")],
+        [("call", "c1")],
+        [("output", ""), ("text", "")],
+        [("text", "")],
+    ]
+    assert [(message.field, message.provider) for message in page.messages] == [
+        ("", False),
+        ("", True),
+        ("", True),
+        ("finishMessage", False),
+    ]
+    (name, _) = page.messages[2].blocks
+    assert name.name is not None and (name.name.text, name.name.address) == ("read", "messages.2.tool_name")
+
+
+@pytest.mark.parametrize("key", ["tool_name", "name"])
+def test_the_name_of_an_output_is_marked_at_its_address(key: str) -> None:
+    """Under the key of today, and that of traces of earlier versions."""
+    page = page_of({"role": "tool", key: "read", "content": "x"}, annotations=(annotation(f"messages.0.{key}:0-2"),))
+    assert (highlighted(page, "block"), page.elsewhere) == (["re"], ())
+
+
+@pytest.mark.parametrize("field", ["long" * 30, {"a": "b"}, 3])
+def test_a_field_that_is_no_name_is_a_value(field: Any) -> None:
+    """Pushed messages hold anything under it."""
+    page = page_of({"role": "user", "content": "x", "field": field, "provider": "who"})
+    assert {"who", *(text for _, text in leaves(field, "messages.0.field"))} <= {found.text for found in shown(page)}
 
 
 def test_blocked_and_logged_are_told_apart() -> None:

@@ -11,6 +11,8 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "tool", "content": [{"type": "text", "text": "chunk"}]},
     {"tools": [{"name": "mail"}]},
     {"role": "assistant", "tool_calls": [{"function": {"name": "run", "arguments": '{"code": "1"}'}}]},
+    {"role": "user", "content": [{"type": "text", "text": "ab"}, {"type": "text", "text": "cd", "field": "note"}]},
+    {"role": "tool", "content": [{"type": "text", "text": "ok", "more": "x"}]},
 ]
 
 
@@ -26,6 +28,9 @@ MESSAGES: list[dict[str, Any]] = [
         ("messages.2.content.0.text:0-5", "tool", "chunk"),
         ("messages.3.tools.0", "tools", '{"name":"mail"}'),
         ("messages.4.tool_calls.0.function.arguments.code", "assistant", '{"code": "1"}'),
+        ("messages.5", "user", "abcd"),
+        ("messages.5.content.1.text:1-2", "user", "d"),
+        ("messages.6", "tool", '[{"type":"text","text":"ok","more":"x"}]'),
         ("messages.9.content:0-3", "", ""),
         ("messages.1.tool_calls.7", "assistant", ""),
         ("messages.0.nothing", "user", ""),

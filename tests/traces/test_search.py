@@ -182,6 +182,14 @@ def test_everything_that_was_said_is_text_to_look_for() -> None:
     assert text_of(dump_messages(messages)).split() == "be brief look I think find A7 x invoice me".split()
 
 
+def test_records_that_a_tool_gave_are_found_by_all_they_say() -> None:
+    """A list that is content is the format's only if it is one of chunks."""
+    record = {"id": "ORD-77", "type": "parcel", "role": "sent", "field": "north"}
+    chunk = {"type": "text", "text": "asked", "field": "partMetadata"}
+    messages = [{"role": "user", "content": [chunk]}, {"role": "tool", "tool_name": "track", "content": [record]}]
+    assert text_of(dump_messages(messages)).split() == "asked track ORD-77 parcel sent north".split()
+
+
 KEYS = st.sampled_from(["content", "role", "tool_calls", "function", "arguments", "id", "other"])
 LEAVES = st.none() | st.integers() | st.text(max_size=9)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=5)

@@ -1,5 +1,6 @@
 """Traces on a terminal. What a model or a user wrote is text here: never markup, never a control sequence."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from gemini_proxy.traces.visible import VISIBLE
 _SHOWN = 8_000
 _BLOCK_STYLE, _LOG_STYLE = "bold white on red", "black on yellow"
 _LIST_WIDTH = 120
+_CHUNK = re.compile(r"content\.\d+\.(type|text)")
 
 
 def print_list(found: Sequence[TraceSummary]) -> None:
@@ -44,9 +46,13 @@ def print_trace(trace: Trace) -> None:
     for index, message in enumerate(trace.messages):
         console.print(Text.assemble("\n", (f"[{index}] ", "dim"), (line(message.get("role", "?")).plain, "bold cyan")))
         for path, text in leaves(message, f"messages.{index}"):
-            here = marks.on(path)
+            here, name = marks.on(path), path.split(".", 2)[2]
             shown.update(mark.number for mark in here)
-            _print_leaf(console, path.split(".", 2)[2], text, here)
+            chunk = _CHUNK.fullmatch(name) if message.get("role") == "user" else None
+            if chunk is None or chunk[1] == "text":
+                _print_leaf(console, "" if chunk else name, text, here)
+            elif text != "text" or here:
+                _print_leaf(console, name, text, here)
     elsewhere = [mark for mark in marks.all if mark.number not in shown]
     if elsewhere:
         console.print(Text("\nelsewhere", "dim"))
@@ -70,7 +76,7 @@ def _print_leaf(console: Console, name: str, text: str, marks: Sequence[Mark]) -
         body.append(segment.text.translate(VISIBLE), _style(segment.marks))
     if len(text) > _SHOWN:
         body.append(f" ... {len(text) - _SHOWN} more characters", "dim")
-    label = Text("") if name == "content" else Text.assemble((f"{line(name).plain}: ", "dim"))
+    label = Text("") if name in ("", "content") else Text.assemble((f"{line(name).plain}: ", "dim"))
     console.print(label + body)
     _print_rules(console, marks)
 

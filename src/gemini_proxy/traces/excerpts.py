@@ -79,7 +79,7 @@ def _role(messages: Sequence[Mapping[str, Any]], path: str) -> str:
 
 
 def _described(value: Any) -> str:
-    """A message by its content, a call as ``name({...})``, anything else as JSON."""
+    """A message by its content, chunks of text by their text, a call as ``name({...})``, anything else as JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -91,7 +91,16 @@ def _described(value: Any) -> str:
             return _described(value["content"])
         if value.get("tool_calls"):
             return " ".join(_described(call) for call in value["tool_calls"])
+    if isinstance(value, list) and value and all(_is_text(chunk) for chunk in value):
+        return "".join(chunk["text"] for chunk in value)
     return as_json(value)
+
+
+def _is_text(chunk: Any) -> bool:
+    """Whether a chunk says nothing but its text."""
+    return (
+        isinstance(chunk, Mapping) and isinstance(chunk.get("text"), str) and chunk.keys() <= {"type", "text", "field"}
+    )
 
 
 def _cut(text: str) -> str:

@@ -22,6 +22,9 @@ _DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/_=\s
 _MIME = re.compile(r"data:([^;,]{0,100})")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool", "tools"})
 _SHOWN_APART: Final = frozenset({"role", "content", "tool_calls", "tools", "thought", "candidate"})
+_TEXT_CHUNK: Final = frozenset({"type", "text", "field"})
+_FIELD: Final = 60
+"""The longest name of a field that stands beside what it says; a longer one is a value like any other."""
 
 T = TypeVar("T")
 Kind = Literal["text", "call", "output", "data", "image", "file", "tools", "tool"]
@@ -67,7 +70,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: who speaks, and what. ``cut`` says that not all of it is here."""
+    """One message: who speaks, and what. ``cut`` says that not all of it is here.
+
+    ``field`` names the field that the text stands in, where that is no text part; ``provider`` says that Gemini's
+    servers ran the call themselves.
+    """
 
     index: int
     role: str
@@ -76,6 +83,8 @@ class Message:
     candidate: str
     blocks: tuple[Block, ...]
     cut: bool
+    field: str = ""
+    provider: bool = False
 
     @property
     def marked(self) -> bool:
@@ -106,8 +115,9 @@ class BlockReader:
         tools = "tools" in message and given is None
         role = "tools" if tools else _plain(given)
         blocks = tuple(self._blocks(message, address, role))
-        candidate = _plain(message.get("candidate"))
-        return Message(index, role, role in _ROLES, message.get("thought") is True, candidate, blocks, self._cut)
+        candidate, field = _plain(message.get("candidate")), self._field(message, address)
+        thought, provider = message.get("thought") is True, message.get("provider") is True
+        return Message(index, role, role in _ROLES, thought, candidate, blocks, self._cut, field, provider)
 
     def _until_spent(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
@@ -120,11 +130,17 @@ class BlockReader:
 
     def _blocks(self, message: Mapping[str, Any], address: str, role: str) -> Iterator[Block]:
         rest = {name: value for name, value in message.items() if name not in _SHOWN_APART}
+        if self._field(message, address):
+            del rest["field"]
+        if message.get("provider") is True:
+            del rest["provider"]
         if role == "tool":
-            name, call = rest.pop("name", None), rest.pop("tool_call_id", None)
+            # Traces of earlier versions have the name under "name".
+            key = "tool_name" if "tool_name" in rest else "name"
+            name, call = rest.pop(key, None), rest.pop("tool_call_id", None)
             # Read first, so that a note on the whole message stands beside what the tool said.
             content = list(self._content(message.get("content"), f"{address}.content", bare=True))
-            yield self._named("output", f"answers {_plain(call)}" if call else "", name, (), address)
+            yield self._named("output", f"answers {_plain(call)}" if call else "", name, (), address, key)
             yield from content
         elif "content" in message:
             yield from self._content(message["content"], f"{address}.content", bare=not message.get("tool_calls"))
@@ -141,6 +157,13 @@ class BlockReader:
         for name, value in self._until_spent(rest.items()):
             yield self._data("data", name, value, f"{address}.{name}")
 
+    def _field(self, value: Mapping[str, Any], address: str) -> str:
+        """The field that the text of a message or chunk stands in, where it can be shown as a label."""
+        field = value.get("field")
+        if not isinstance(field, str) or len(field) > _FIELD or self._marks.on(f"{address}.field"):
+            return ""
+        return field
+
     def _content(self, content: Any, address: str, *, bare: bool) -> Iterator[Block]:
         if isinstance(content, list):
             for place, chunk in self._until_spent(enumerate(content)):
@@ -154,8 +177,10 @@ class BlockReader:
     def _chunk(self, chunk: Any, address: str) -> Block:
         if not isinstance(chunk, Mapping):
             return self._data("text" if isinstance(chunk, str) else "data", "", chunk, address)
-        if isinstance(text := chunk.get("text"), str) and chunk.keys() <= {"type", "text"}:
-            return Block("text", lines=(self._text(text, f"{address}.text"),))
+        field = self._field(chunk, address)
+        known = _TEXT_CHUNK if field else _TEXT_CHUNK - {"field"}
+        if isinstance(text := chunk.get("text"), str) and chunk.keys() <= known:
+            return Block("text", field, lines=(self._text(text, f"{address}.text"),))
         if isinstance(image := chunk.get("image_url"), Mapping) and isinstance(url := image.get("url"), str):
             return self._image(chunk, url, address)
         if isinstance(file := chunk.get("file"), Mapping):
@@ -217,8 +242,10 @@ class BlockReader:
         lines = [line for name, value in rest.items() for line in self._lines(value, f"{path}.{name}", name)]
         return self._named("tool", "", within.get("name"), tuple(lines), path)
 
-    def _named(self, kind: Kind, about: str, name: Any, lines: tuple[Line, ...], address: str) -> Block:
-        value = self._value(_plain(name), f"{address}.name") if name is not None else None
+    def _named(
+        self, kind: Kind, about: str, name: Any, lines: tuple[Line, ...], address: str, key: str = "name"
+    ) -> Block:
+        value = self._value(_plain(name), f"{address}.{key}") if name is not None else None
         return Block(kind, about, value, lines, "", self._noted(address))
 
     def _data(self, kind: Kind, name: str, value: Any, address: str) -> Block:

@@ -1,6 +1,7 @@
 """What was said in a trace, as one bounded text for the search index: every string in its messages. No I/O.
 
-Left out are roles, the kinds of things, the ids of calls, declarations of tools, and what is not text, such as images.
+Left out are roles, the kinds of things, names of fields, the ids of calls, declarations of tools, and what is not text,
+such as images.
 """
 
 import json
@@ -18,7 +19,8 @@ LARGE: Final = 1024 * 1024
 MAX_STRINGS: Final = 20_000
 MAX_READ: Final = 16 * 1024 * 1024
 
-_SKIPPED: Final = frozenset({"role", "type", "id", "tool_call_id", "tools"})
+_SKIPPED: Final = frozenset({"role", "type", "id", "tool_call_id", "tools", "field"})
+_CHUNKS: Final = frozenset({"text", "image_url", "file"})
 # Base64, in a data URL or not: longer than any word that someone looks for.
 _ENCODED = re.compile(r"(?:data:[\w.+/;=-]{0,100},)?[A-Za-z0-9+/_-]{256,}={0,2}")
 _LONG: Final = 256
@@ -76,8 +78,15 @@ def _leaves(messages: Any) -> Iterator[str]:
 
 
 def _is_frame(name: str, value: Any) -> bool:
-    """Whether what is below a key still is the format's: an object as content is a tool's result."""
-    return name in ("tool_calls", "function") or (name == "content" and isinstance(value, list))
+    """Whether what is below a key still is the format's: content that is no list of chunks is a tool's result."""
+    if name == "content":
+        return isinstance(value, list) and all(isinstance(item, Mapping) and _is_chunk(item) for item in value)
+    return name in ("tool_calls", "function")
+
+
+def _is_chunk(item: Mapping[str, Any]) -> bool:
+    kind = item.get("type")
+    return isinstance(kind, str) and kind in _CHUNKS and kind in item
 
 
 def _picked(messages: bytes) -> Iterator[str]:
