@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gemini_proxy.gemini.call_links import CallLinks, answered_calls, with_ids
 from tests.gemini.reading import call, messages_of, output, read
@@ -121,3 +123,23 @@ def test_links_count_on() -> None:
         "x_2",
         "call_3",
     ]
+
+
+NAMES, IDS = st.sampled_from(["f", "g"]), st.sampled_from([None, "x", "y", "call_1"])
+PARTS = st.lists(st.builds(call, NAMES, IDS) | st.builds(out, NAMES, st.just("a"), IDS), max_size=8)
+
+
+@given(PARTS, st.lists(PARTS, max_size=3))
+def test_what_traces_keep_is_linked_as_it_was(asked: list[dict[str, Any]], answers: list[list[dict[str, Any]]]) -> None:
+    """Whatever ids and names: each call has an id of its own, and the JSON of a trace gives the same links again."""
+    candidates = [(number, messages_of(*parts, role="model")) for number, parts in enumerate(answers)]
+    messages = list(messages_of(*asked, role="model"))
+    messages += [{**message, "candidate": number} for number, said in candidates for message in said]
+    again = orjson.loads(orjson.dumps(messages))
+    made = with_ids(messages)
+    assert (answered_calls(again), with_ids(again)) == (answered_calls(messages), made)
+    for number in range(max(1, len(answers))):
+        seen = [message for message in made if message.get("candidate", number) == number]
+        ids = [one["id"] for message in seen for one in message.get("tool_calls", ())]
+        assert len(ids) == len(set(ids))
+        assert all(message["tool_call_id"] for message in seen if message["role"] == "tool")

@@ -118,6 +118,7 @@ async def test_refused_request_is_not_answered(
     trace = await proxy.trace()
     assert trace.outcome is Outcome.REFUSED_REQUEST
     assert trace.annotations[0].address == "messages.0.content.0.text:6-13"
+    assert trace.messages == [{"role": "user", "content": [{"type": "text", "text": "it is hunter2"}]}], "no answer"
 
 
 async def test_refused_streamed_request_is_one_event(
