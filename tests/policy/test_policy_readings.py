@@ -128,6 +128,8 @@ def test_a_negation_is_false_where_a_reading_has_the_text(turn: list[Message], n
         [output("xy"), output("zzy")],
         [user("xy"), {"role": "system", "content": "zzy"}],
         [user("zzy"), user("xy")],
+        [assistant("xy") | {"candidate": 0}, output("zzy") | {"provider": True, "candidate": 0}],
+        [assistant("x") | {"candidate": 0}, output("yz") | {"provider": True, "candidate": 0}, assistant("zy")],
         [assistant("xy"), thought("zz"), thought("-"), assistant("y")],
     ],
     ids=str,
@@ -305,6 +307,8 @@ def test_a_session_goes_on_with_the_turn_that_the_request_began() -> None:
     assert found[0].ranges == (
         "messages.5.content:0-2", "messages.1.content:4-5", "messages.2.content:0-1", "messages.3.content:0-1"
     )  # fmt: skip
+    session.settle({0: [(3, assistant("z")), (4, output("zy") | {"provider": True})]})
+    assert grow(session, assistant("y"), first=5)[0].clear
     assert grow(Session([policy], {}, 20, [assistant("xy"), user("zz")]), assistant("y"), first=2)[0].clear
 
 

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from gemini_proxy.policy.values import Joined, Within, is_text_chunk
 
-_SIDES = ("user", "assistant", "tool")
+_SIDES = frozenset(("user", "assistant", "tool"))
+
+# Messages of one turn, with their places.
+_Turn = list[tuple[int, Mapping[str, Any]]]
 
 
 class Said(NamedTuple):
@@ -60,17 +63,17 @@ def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str,
 
 
 def _linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
-    made = Joined.of([(text, address)])
+    made = Joined(text, (address,), (len(text),))
     made.readings = tuple(within)
     return made
 
 
 def _turns(messages: Sequence[Mapping[str, Any]]) -> list[list[Said]]:
     """The turns of more than one text; those of several candidates begin with what stands before all of them."""
-    turns: list[list[Said]] = []
+    turns: list[_Turn] = []
     side = ""
-    shared: list[Said] = []
-    candidates: dict[int, list[Said]] = {}
+    shared: _Turn = []
+    candidates: dict[int, _Turn] = {}
     for index, message in enumerate(messages):
         its = _side(message)
         if not its:
@@ -78,33 +81,43 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> list[list[Said]]:
         if its != side:
             turns.extend(candidates.values() or (shared,))
             side, shared, candidates = its, [], {}
-        if message["role"] == "tool":
-            continue
         candidate = message.get("candidate")
         if its == "assistant" and type(candidate) is int:
-            if candidate not in candidates:
-                candidates[candidate] = list(shared)
-            candidates[candidate].extend(said(index, message))
-        else:
-            shared.extend(said(index, message))
+            candidates.setdefault(candidate, list(shared)).append((index, message))
+        elif message["role"] != "tool":
+            shared.append((index, message))
     turns.extend(candidates.values() or (shared,))
-    return [turn for turn in turns if len(turn) > 1]
+    read = (_said_in(turn) for turn in turns)
+    return [pieces for pieces in read if len(pieces) > 1]
+
+
+def _said_in(turn: _Turn) -> list[Said]:
+    """The texts of a turn, nothing where a glance shows that there is one at most."""
+    if not turn or (len(turn) == 1 and _is_one(turn[0][1].get("content"))):
+        return []
+    return [piece for index, message in turn for piece in said(index, message)]
+
+
+def _is_one(content: Any) -> bool:
+    return type(content) is str or content is None or (type(content) is list and len(content) < 2)
 
 
 def _side(message: Mapping[str, Any]) -> str:
     """Whose turn a message is part of; of none, and no interruption, is what no text part says."""
-    if type(message) is not dict or "field" in message or message.get("role") not in _SIDES:
+    role = message.get("role") if type(message) is dict else None
+    if type(role) is not str or role not in _SIDES or "field" in message:
         return ""
-    role = message["role"]
     return "assistant" if role == "assistant" or (role == "tool" and message.get("provider")) else "user"
 
 
 def said(index: int, message: Mapping[str, Any]) -> list[Said]:
     """The texts of a message that stands at ``index``."""
+    if message.get("role") == "tool" or "field" in message:
+        return []
     content, thought = message.get("content"), bool(message.get("thought"))
     if isinstance(content, str):
         return [Said(content, index, None, thought)] if content else []
-    if not isinstance(content, list) or "field" in message or message.get("role") == "tool":
+    if not isinstance(content, list):
         return []
     return [
         Said(chunk["text"], index, place, thought)
