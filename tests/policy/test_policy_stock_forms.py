@@ -152,6 +152,14 @@ def test_other_look_aheads_are_refused(line: str) -> None:
         compile_policy(rule("(m: Message)", line))
 
 
+def test_look_aheads_hold_in_texts_that_are_read_as_one() -> None:
+    """What two messages of a turn make together is asked what each text is."""
+    text = about('match("^(?=.*the)(?!.*but).*", m.content)')
+    assert not fires(text, assistant("no"), assistant("yes"))
+    assert fires(text, assistant("no t"), assistant("he"))
+    assert not fires(text, assistant("but t"), assistant("he"))
+
+
 def test_a_negation_needs_the_whole_text() -> None:
     """More text can undo it, so no piece of an answer is judged by it; options do not change how a rule is judged."""
     windows = [

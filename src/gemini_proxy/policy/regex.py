@@ -141,7 +141,7 @@ class Regex:
         data = _encode(text)
         self._pay(compiled, data, meter)
         found = compiled.match(data)
-        return None if found is None else _count(data, 0, found.end())
+        return None if found is None or not self._allowed(text, meter) else _count(data, 0, found.end())
 
     def _pay(self, compiled: Any, data: bytes, meter: Meter) -> None:
         size = len(data)
