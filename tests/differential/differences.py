@@ -196,6 +196,8 @@ POLICIES: Final = (
     Difference("what is missing is None", "there a missing key or field raises"),
     Difference("no content is empty text", "None there, so it is None and == None differ"),
     Difference("a plain text is one TextChunk", "there only chunks of a list are"),
+    Difference("a body is what is indented more than its head", "uneven indentation loads there and raises"),
+    Difference("a wildcard asks nothing", "behind an argument pattern it keeps the pattern from ever fitting there"),
     Difference("not in, slices", "there they do not parse"),
     Difference("a line is a line", "a line that begins with a parenthesis is a call of what the line before ends with"),
     Difference("a written list can hold an event's values", "there its items are taken before the event is known"),

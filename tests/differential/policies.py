@@ -55,6 +55,43 @@ _EVENTS: Final = (
     Case("whole input", _rule("(i: Input)", "(m: Message)", '"CANARY" in m.content')),
 )
 
+_FORMS: Final = (
+    Case(
+        "indented as a whole",
+        '\n        raise "found" if:\n            (m: Message)\n            "SECRET" in m.content\n        ',
+    ),
+    Case("a line that goes on", _rule(_MESSAGE, '("SECRET" in m.content) or', '("CANARY" in m.content)')),
+    Case("look-ahead in an argument", _rule(_CALL, 'c is tool:send_email({to: "^(?!.*@corp[.]com$).*$"})')),
+    Case("look-aheads in match", _rule(_MESSAGE, "(t: str) in text(m)", 'match("(?s)^(?!.*SECRET)(?=.*the).*", t)')),
+    Case("look-ahead in find", _rule(_MESSAGE, "(t: str) in text(m)", 'any(find("^(?![A-Z])[a-z]+", t))')),
+    Case(
+        "categories by position",
+        _rule(_MESSAGE, "(t: str) in text(m)", 'any(unicode(t, ["Lu"]))', head=_DETECT + "unicode"),
+    ),
+    Case(
+        "a body of uneven indentation",
+        'raise "found" if:\n        (m: Message)\n    "SECRET" in m.content\n',
+        stock=_rule(_MESSAGE, '"SECRET" in m.content'),
+        why=("a body is what is indented more than its head",),
+    ),
+    Case(
+        "a wildcard behind a pattern",
+        _rule(_CALL, 'c is tool:send_email({to: ".*corp.*"}, *)'),
+        stock=_rule(_CALL, 'c is tool:send_email({to: ".*corp.*"})'),
+        why=("a wildcard asks nothing",),
+    ),
+    Case("a module alone", _rule(_MESSAGE, 'm.role == "user"', head="import invariant")),
+    Case(
+        "access control",
+        _rule(
+            _MESSAGE,
+            "should_allow_rbac(m, m.role, 'ada', ROLES, GRANTS)",
+            head="from invariant.access_control import should_allow_rbac\n"
+            'ROLES := {"ada": ["staff", "guest"]}\nGRANTS := {"guest": {"user": True}}',
+        ),
+    ),
+)
+
 _ARGUMENTS: Final = (
     Case("tool name", _rule(_CALL, "c is tool:send_email")),
     Case("tool pattern", _rule(_CALL, 'c is tool:send_email({to: "[a-z]+@corp[.]com"})')),
@@ -465,4 +502,4 @@ _TEXTS: Final = (
     ),
 )
 
-CASES: Final = (*_EVENTS, *_ARGUMENTS, *_FLOWS, *_QUANTIFIERS, *_EXPRESSIONS, *_TEXTS)
+CASES: Final = (*_EVENTS, *_FORMS, *_ARGUMENTS, *_FLOWS, *_QUANTIFIERS, *_EXPRESSIONS, *_TEXTS)
