@@ -90,4 +90,7 @@ $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 .venv-oracle/.installed:
 	$(PYTHON) -m venv --clear .venv-oracle
 	.venv-oracle/bin/python -m pip --disable-pip-version-check --quiet install 'invariant-ai==0.3.5' 'lark>=1.2.2'
+	.venv-oracle/bin/python -m pip --disable-pip-version-check --quiet download --no-deps --no-binary :all: \
+		--dest .venv-oracle/sources 'invariant-ai==0.3.5'
+	tar --extract --gzip --file .venv-oracle/sources/invariant_ai-0.3.5.tar.gz --directory .venv-oracle/sources
 	touch $@
