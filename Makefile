@@ -59,6 +59,9 @@ bench-policies: $(VENV)/.installed-dev .venv-oracle/.installed
 bench-lag: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.loop_lag $(ARGS)
 
+bench-neighbours: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.neighbours $(ARGS)
+
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)
 

@@ -70,6 +70,7 @@ _DETECTORS: Final = "from invariant.detectors import secrets, pii, unicode, copy
 _RULES: Final = {
     "find": _rule(_M, 'find("[a-z]+@[a-z]+[.][a-z]+", m.content)'),
     "evil find": _rule(_M, 'find("(?s)(.+)+(.+)+(.+)+=", m.content)', 'find("([a-z]+)*$", m.content)'),
+    "unbreakable find": _rule(_M, 'find("(?:a?){400}(?:a){400}b", m.content)'),
     "quadratic find": _rule(_M, 'len(find("a.*z|a", m.content)) < 0'),
     "detectors": _rule(_M, "any(secrets(m)) or any(pii(m)) or any(unicode(m)) or any(copyright(m))",
                        "prompt_injection(m)", head=_DETECTORS),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gemini_proxy.errors import Unavailable
-from gemini_proxy.explorer import turns
-from gemini_proxy.explorer.turns import Turns
+from gemini_proxy.guardrails import turns
+from gemini_proxy.guardrails.turns import Turns
 from tests.explorer.api import Api
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, unary

@@ -18,7 +18,7 @@ import asyncio, os, signal
 from gemini_proxy.guardrails.workers import Workers
 
 if __name__ == "__main__":
-    print(asyncio.run(Workers(1).run(os.getpid)), flush=True)
+    print(asyncio.run(Workers(1).run_within('a', 30, os.getpid)), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -33,29 +33,29 @@ def refuse() -> None:
 
 
 async def test_work_is_done_elsewhere(workers: Workers) -> None:
-    assert await workers.run(os.getpid) != os.getpid()
+    assert await workers.run_within("a", 30, os.getpid) != os.getpid()
     workers.close()
 
 
 async def test_exceptions_are_the_callers(workers: Workers) -> None:
     with pytest.raises(BadRequest, match="no"):
-        await workers.run(refuse)
+        await workers.run_within("a", 30, refuse)
     workers.close()
 
 
 async def test_a_process_that_dies_is_no_verdict_and_is_replaced(workers: Workers) -> None:
     with pytest.raises(EngineUnavailable, match="died"):
-        await workers.run(os._exit, 1)
-    assert await workers.run(abs, -1) == 1
+        await workers.run_within("a", 30, os._exit, 1)
+    assert await workers.run_within("a", 30, abs, -1) == 1
     workers.close()
 
 
 async def test_a_process_that_is_stuck_is_ended(workers: Workers) -> None:
     """Nothing waits for a process longer than its time, and the next work does not wait behind it."""
-    assert await workers.run(abs, -1) == 1
+    assert await workers.run_within("a", 30, abs, -1) == 1
     with pytest.raises(EngineUnavailable, match="longer"):
-        await workers.run_within(0.2, time.sleep, 600)
-    assert await workers.run(abs, -2) == 2
+        await workers.run_within("a", 0.2, time.sleep, 600)
+    assert await workers.run_within("a", 30, abs, -2) == 2
     workers.close()
 
 
@@ -90,10 +90,10 @@ def _state(process: int) -> str:
 
 async def test_work_that_waits_is_not_lost_with_work_that_is_stuck(workers: Workers) -> None:
     """Only what is stuck ends with its process: work that waited goes to a new one."""
-    assert await workers.run(abs, -1) == 1
+    assert await workers.run_within("a", 30, abs, -1) == 1
     async with asyncio.TaskGroup() as tasks:
-        stuck = tasks.create_task(_refused(workers.run_within(0.3, time.sleep, 600)))
-        waiting = [tasks.create_task(workers.run(abs, -number)) for number in range(5)]
+        stuck = tasks.create_task(_refused(workers.run_within("a", 0.3, time.sleep, 600)))
+        waiting = [tasks.create_task(workers.run_within("a", 30, abs, -number)) for number in range(5)]
     assert "longer" in stuck.result()
     assert [task.result() for task in waiting] == [0, 1, 2, 3, 4]
     workers.close()
@@ -101,10 +101,10 @@ async def test_work_that_waits_is_not_lost_with_work_that_is_stuck(workers: Work
 
 async def test_work_that_finds_no_process_ends_nobody_elses(workers: Workers) -> None:
     """Its time is over while it waits: the process goes on with what it does."""
-    assert await workers.run(abs, -1) == 1
+    assert await workers.run_within("a", 30, abs, -1) == 1
     async with asyncio.TaskGroup() as tasks:
-        long = tasks.create_task(workers.run_within(10, time.sleep, 0.5))
-        impatient = tasks.create_task(_refused(workers.run_within(0.05, abs, -1)))
+        long = tasks.create_task(workers.run_within("a", 10, time.sleep, 0.5))
+        impatient = tasks.create_task(_refused(workers.run_within("a", 0.05, abs, -1)))
     assert "free" in impatient.result()
     assert long.done()
     workers.close()
@@ -112,23 +112,54 @@ async def test_work_that_finds_no_process_ends_nobody_elses(workers: Workers) ->
 
 async def test_a_process_is_taken_until_its_work_has_ended(workers: Workers) -> None:
     """A caller who leaves does not make the next one pay for the rest of its work."""
-    assert await workers.run(abs, -1) == 1
-    leaving = asyncio.ensure_future(workers.run(time.sleep, 0.6))
+    assert await workers.run_within("a", 30, abs, -1) == 1
+    leaving = asyncio.ensure_future(workers.run_within("a", 30, time.sleep, 0.6))
     await asyncio.sleep(0.1)
     leaving.cancel()
-    assert await workers.run_within(2.0, abs, -1) == 1
+    assert await workers.run_within("a", 2.0, abs, -1) == 1
     assert "free" in await _refused(_busy_again(workers))
     workers.close()
 
 
 async def _busy_again(workers: Workers) -> object:
-    leaving = asyncio.ensure_future(workers.run(time.sleep, 0.6))
+    leaving = asyncio.ensure_future(workers.run_within("a", 30, time.sleep, 0.6))
     await asyncio.sleep(0.1)
     leaving.cancel()
-    return await workers.run_within(0.1, abs, -1)
+    return await workers.run_within("a", 0.1, abs, -1)
 
 
 async def _refused(work: Awaitable[object]) -> str:
     with pytest.raises(EngineUnavailable) as caught:
         await work
     return caught.value.message
+
+
+async def test_work_over_its_time_ends_no_other() -> None:
+    """A neighbour's work goes on in its own process, and what took the place of the ended one works."""
+    two = Workers(2)
+    async with asyncio.TaskGroup() as tasks:
+        neighbour = tasks.create_task(two.run_within("b", 60, _until_killed_or, 1.0))
+        stuck = tasks.create_task(_refused(two.run_within("a", 60, os.abort)))
+        late = tasks.create_task(_refused(two.run_within("c", 60, os._exit, 1)))
+    assert "died" in stuck.result()
+    assert "died" in late.result()
+    assert neighbour.result() != os.getpid()
+    assert await two.run_within("a", 30, abs, -1) == 1
+    two.close()
+
+
+def _until_killed_or(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+async def test_what_runs_too_long_is_its_clients_alone() -> None:
+    """Clients of whom one sends work that never ends: each of the others has its turn within its time."""
+    two = Workers(2)
+    assert await two.run_within("z", 30, abs, -1) == 1
+    async with asyncio.TaskGroup() as tasks:
+        stuck = [tasks.create_task(_refused(two.run_within("a", 3, time.sleep, 600))) for _ in range(6)]
+        others = [tasks.create_task(two.run_within(f"b{number}", 3, abs, -number)) for number in range(8)]
+    assert [task.result() for task in others] == list(range(8))
+    assert {"longer" in task.result() for task in stuck} == {True, False}
+    two.close()

@@ -9,6 +9,8 @@ from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import (
     ACCESS,
     CATALOGUE,
+    CHECKING,
+    COMPILING,
     DATABASE,
     DATASETS,
     ENGINE,
@@ -19,9 +21,9 @@ from gemini_proxy.explorer.keys import (
     SERVER,
     TRACES,
 )
-from gemini_proxy.explorer.turns import CHECKING, COMPILING, Turns
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue

@@ -19,7 +19,7 @@ class Check:
 
     For an engine that asks a service: ``key`` is the one that the caller gave for it, ``invariant_key`` the one that
     they use everywhere, for an engine that has none; ``dataset`` is the one in the request's path, and ``session`` is
-    the same for all checks of an exchange.
+    the same for all checks of an exchange. ``client`` is who asks, for the fair turns of long checks.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -29,6 +29,7 @@ class Check:
     invariant_key: str | None = field(default=None, repr=False)
     dataset: str | None = None
     session: str | None = None
+    client: str = ""
 
 
 class GuardSession(Protocol):

@@ -1,8 +1,9 @@
 """The policy engine in this process, with its long checks in other ones."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
@@ -29,8 +30,15 @@ anything is known of its cost."""
 QUICK_STEPS: Final = 5_000
 """Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
 In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
-_GRACE: Final = 3.0
-"""Seconds beyond its own deadline after which a check's process is taken for stuck: a new one takes two to begin."""
+QUICK_SEARCH: Final = 0.02
+"""Seconds that one search of a regular expression may take at worst, estimated from its program and the text, to be
+made on the event loop: nothing can interrupt it there."""
+FOREIGN_NICE: Final = 19
+"""Checks of policies that clients send take the processor time that all others leave."""
+FOREIGN_ALLOWANCE: Final = 30.0
+"""Seconds of a process that the policies of one client may use at once, and in about a minute and a half over time."""
+_GRACE: Final = 0.5
+"""Seconds beyond its own deadline after which a check's process is taken for stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +51,24 @@ class Found:
     stays: bool
 
 
-class NativeEngine:
-    """Checks with the policies compiled here. ``timeout`` is in seconds a check, all its guardrails together."""
+def foreign_workers(timeout: float) -> Workers:
+    """Processes for checks of policies that clients send, which take none from others.
 
-    def __init__(self, workers: Workers, timeout: float) -> None:
-        self._workers = workers
+    Such a check may run half of ``timeout`` seconds: a caller who waits behind one still has the other half.
+    """
+    return Workers(longest=timeout / 2 + _GRACE, allowance=FOREIGN_ALLOWANCE, nice=FOREIGN_NICE)
+
+
+class NativeEngine:
+    """Checks with the policies compiled here. ``timeout`` is in seconds a check, all its guardrails together, and the
+    wait for a process included. Long checks of foreign guardrails run in ``foreign``, all others in ``workers``.
+    """
+
+    def __init__(self, workers: Workers, timeout: float, foreign: Workers | None = None) -> None:
+        self._own = _Lane(workers, timeout)
+        self._foreign = _Lane(foreign or workers, timeout / 2)
         self._timeout = timeout
-        self._quick = Budget(steps=QUICK_STEPS, seconds=timeout)
+        self._quick = Budget(steps=QUICK_STEPS, seconds=timeout, longest_search=QUICK_SEARCH)
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         """Pieces are judged here, within the quick limit; one that takes more waits for the end of its answer."""
@@ -58,26 +77,54 @@ class NativeEngine:
         return NativeSession(check, overlap, self._quick)
 
     def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed."""
+        """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed.
+
+        Foreign guardrails are checked apart: where they give no verdict, the others still decide.
+        """
+        foreign = tuple(guardrail for guardrail in check.guardrails if guardrail.foreign)
+        if not foreign:
+            return self._judge(check, self._own)
+        if len(foreign) == len(check.guardrails):
+            return self._judge(check, self._foreign)
+        own = tuple(guardrail for guardrail in check.guardrails if not guardrail.foreign)
+        first = self._judge(replace(check, guardrails=own), self._own)
+        second: Verdict | Awaitable[Verdict] | EngineUnavailable
+        try:
+            second = self._judge(replace(check, guardrails=foreign), self._foreign)
+        except EngineUnavailable as error:
+            second = error
+        if isinstance(first, Verdict) and isinstance(second, Verdict | EngineUnavailable):
+            return _together(first, second)
+        return _both(first, second)
+
+    def _judge(self, check: Check, lane: "_Lane") -> Verdict | Awaitable[Verdict]:
         started = time.perf_counter()
         if _pieces(check.messages) > QUICK_MESSAGES:
-            return self._judge_elsewhere(check, started)
+            return self._judge_elsewhere(check, lane, started)
         try:
             conversation = Conversation.of(check.messages, answered_calls(check.messages))
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
                 return _verdict(check, _check_all(policies, conversation, check.parameters, self._quick), started)
         except BudgetExceeded:
-            return self._judge_elsewhere(check, started)
+            return self._judge_elsewhere(check, lane, started)
         except (EvaluationError, ConversationError) as error:
             raise _unavailable(error) from None
-        return self._judge_elsewhere(check, started)
+        return self._judge_elsewhere(check, lane, started)
 
-    async def _judge_elsewhere(self, check: Check, started: float) -> Verdict:
+    async def _judge_elsewhere(self, check: Check, lane: "_Lane", started: float) -> Verdict:
         texts = [(guardrail.policy.text, guardrail.policy.source) for guardrail in check.guardrails]
+        ends = started + self._timeout
         try:
-            found = await self._workers.run_within(
-                self._timeout + _GRACE, check_in_worker, texts, check.messages, check.parameters, self._timeout
+            found = await lane.workers.run_within(
+                check.client,
+                ends - time.perf_counter() + _GRACE,
+                check_in_worker,
+                texts,
+                check.messages,
+                check.parameters,
+                ends,
+                lane.seconds,
             )
         except EvaluationError as error:
             raise _unavailable(error) from None
@@ -86,6 +133,41 @@ class NativeEngine:
     @staticmethod
     def _expected(check: Check, conversation: Conversation) -> int:
         return sum(guardrail.policy.expected_cost(conversation) for guardrail in check.guardrails)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Where checks run, and the ``seconds`` that one may."""
+
+    workers: Workers
+    seconds: float
+
+
+async def _both(
+    first: Verdict | Awaitable[Verdict], second: Verdict | Awaitable[Verdict] | EngineUnavailable
+) -> Verdict:
+    own, foreign = await asyncio.gather(_outcome(first), _outcome(second))
+    if isinstance(own, EngineUnavailable):
+        raise own
+    return _together(own, foreign)
+
+
+async def _outcome(judged: Verdict | Awaitable[Verdict] | EngineUnavailable) -> Verdict | EngineUnavailable:
+    if isinstance(judged, Verdict | EngineUnavailable):
+        return judged
+    try:
+        return await judged
+    except EngineUnavailable as error:
+        return error
+
+
+def _together(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
+    """Raises EngineUnavailable where only the foreign rules could have refused, and gave no verdict."""
+    if isinstance(foreign, EngineUnavailable):
+        if own.violations:
+            return own
+        raise foreign
+    return Verdict(own.violations + foreign.violations, own.milliseconds + foreign.milliseconds)
 
 
 def _pieces(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -123,9 +205,14 @@ def check_in_worker(
     texts: Sequence[tuple[str, str]],
     messages: Sequence[Mapping[str, Any]],
     parameters: Mapping[str, Any],
+    ends: float,
     seconds: float,
 ) -> list[list[Found]]:
-    """``_check_all`` in a process of its own, which compiles each policy once."""
+    """``_check_all`` in a process of its own, which compiles each policy once.
+
+    It is given up at ``ends``, a moment of ``time.perf_counter``, which is the same clock for all processes of a
+    machine, or after ``seconds``.
+    """
+    budget = Budget(deadline=min(ends, time.perf_counter() + seconds))
     policies = [load_policy(text, source) for text, source in texts]
-    budget = Budget(deadline=time.perf_counter() + seconds)
     return _check_all(policies, Conversation.of(messages, answered_calls(messages)), parameters, budget)

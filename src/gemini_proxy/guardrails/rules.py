@@ -9,16 +9,24 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from gemini_proxy.errors import BadRequest
+from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
-from gemini_proxy.policy import Conversation, EvaluationError, Policy, PolicyError, Warning
+from gemini_proxy.guardrails.turns import Turns
+from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
 
 Action = Literal["block", "log"]
 
 HEADER_NAME = "Invariant-Guardrails"
 BRIEF_POLICY = 500
 """Characters of a policy that compiles in a few milliseconds whatever is in it."""
+MAX_HEADER_PROGRAM = 2_000
+"""Instructions of a regular expression in a request header: a fifth of what an operator's may have, and several times
+what published policies need."""
+COMPILE_SECONDS = 5.0
+"""How long a request waits at most for its policy to be compiled."""
+COMPILE_ALLOWANCE = 10.0
+"""Seconds of compiling that one client may use at once, and in about a minute and a half over time."""
 MAX_HEADER_POLICY = 16_384
 """Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
 
@@ -28,12 +36,16 @@ _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One policy in force. ``block`` decides over the exchange, ``log`` only annotates its trace."""
+    """One policy in force. ``block`` decides over the exchange, ``log`` only annotates its trace.
+
+    A ``foreign`` one came with the request: what it costs is its sender's, and nobody else's.
+    """
 
     id: str
     name: str
     action: Action
     policy: Policy = field(repr=False)
+    foreign: bool = False
 
     @property
     def described(self) -> dict[str, str]:
@@ -64,33 +76,55 @@ def guardrail(name: str, text: str, action: Action) -> Guardrail:
     return Guardrail(digest, name, action, load_policy(text, name))
 
 
-async def with_header(files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"]) -> RuleSet:
+async def with_header(
+    files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
+) -> RuleSet:
     """The rules for a request that carries ``header``: added to those of the files, in their place, or ignored.
 
-    Raises BadRequest when the header cannot be read or its policy does not load. A client may replace rules only where
-    the operator chose so; logging rules stay in any case.
+    Raises BadRequest when the header cannot be read or its policy does not load, and Unavailable where compiling it is
+    not the turn of ``client`` for long. A client may replace rules only where the operator chose so; logging rules stay
+    in any case.
     """
     if header is None or mode == "off":
         return files
     if len(header) > MAX_HEADER_POLICY:
         raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
     try:
-        added = (await compile_guardrail(HEADER_NAME, _ESCAPE.sub(_unescape, header), "block"),)
+        added = (await _header_guardrail(_ESCAPE.sub(_unescape, header), client),)
     except PolicyError as error:
         raise BadRequest(f"{HEADER_NAME}: {error}") from None
     return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
 
 
-def is_brief(name: str, text: str) -> bool:
+async def _header_guardrail(text: str, client: str) -> Guardrail:
+    """Raises PolicyError and Unavailable."""
+    if is_brief(HEADER_NAME, text, MAX_HEADER_PROGRAM):
+        return _foreign(text)
+    try:
+        async with asyncio.timeout(COMPILE_SECONDS), _COMPILING.of(client):
+            return await asyncio.get_running_loop().run_in_executor(_HEADER_COMPILER, _foreign, text)
+    except TimeoutError:
+        raise Unavailable(f"{HEADER_NAME}: the policy could not be compiled in time.") from None
+
+
+def _foreign(text: str) -> Guardrail:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    policy = load_policy(text, HEADER_NAME, MAX_HEADER_PROGRAM)
+    return Guardrail(digest, HEADER_NAME, "block", policy, foreign=True)
+
+
+def is_brief(name: str, text: str, max_program: int = MAX_PROGRAM) -> bool:
     """Whether a policy is there in no time: compiled already, or short."""
-    return len(text) <= BRIEF_POLICY or loaded_policy(text, name) is not None
+    return len(text) <= BRIEF_POLICY or loaded_policy(text, name, max_program) is not None
 
 
 _COMPILER = ThreadPoolExecutor(1, "policy-compiler")
+_HEADER_COMPILER = ThreadPoolExecutor(1, "header-policy-compiler")
+_COMPILING = Turns(allowance=COMPILE_ALLOWANCE)
 
 
 async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
-    """``guardrail`` for a policy that a client sent: a long one does not hold up the event loop. Raises PolicyError.
+    """``guardrail`` for a policy that a user stored: a long one does not hold up the event loop. Raises PolicyError.
 
     A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once. One long
     policy at a time: several threads that compile would leave the loop a fraction of the processor. It is a thread of

@@ -1,101 +1,185 @@
-"""Processes for work that would stall the event loop: large bodies, long checks. Started at first need."""
+"""Processes for work that would stall the event loop: large bodies, long checks. Started at first need.
+
+Each process is a pool of its own: of the standard library's pool all processes end where one has to. They are forked
+from a server process that has loaded what they need (multiprocessing's ``forkserver``), so that the place of one that
+was ended is filled in milliseconds.
+"""
 
 import asyncio
-import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.context import BaseContext
 from typing import Any, Final, ParamSpec, TypeVar
 
-from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.errors import EngineUnavailable, Unavailable
+from gemini_proxy.guardrails.turns import Turns
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 PROCESSES: Final = 2
-"""One can be busy with a long check while the other reads a large body; each takes about 60 MB once started."""
-
-
+"""Of one kind of work: a user has one of them at most. Each takes about 20 MB beside what it shares."""
 _NICE: Final = 10
 """Long checks take the processor time that the event loop leaves."""
+_PRELOADED: Final = ("gemini_proxy.guardrails.native", "gemini_proxy.gemini.request", "gemini_proxy.cli")
+"""What processes begin with, where this one has it: their work, and what the command's script, which multiprocessing
+runs in each of them, takes a second to load."""
 
 
 class Workers:
-    """A pool of processes. What runs there takes and returns picklable values and keeps no state."""
+    """Some processes for one kind of work. What runs there takes and returns picklable values and keeps no state.
 
-    def __init__(self, processes: int = PROCESSES) -> None:
-        self._processes = processes
-        self._pool: ProcessPoolExecutor | None = None
-        self._free = asyncio.Semaphore(processes)
+    Callers have their turns by ``client``, one process at a time each (see Turns, also for ``allowance``). ``longest``
+    is how many seconds one call may run; without it that is what its caller gives it. ``nice`` is how far these
+    processes stand behind the event loop.
+    """
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function`` in a process. Its exceptions are the caller's; EngineUnavailable when the process died."""
-        await self._free.acquire()
-        return await self._begun(self._pool or self._start(), function, *args, **kwargs)
+    def __init__(
+        self,
+        processes: int = PROCESSES,
+        *,
+        longest: float | None = None,
+        allowance: float | None = None,
+        nice: int = _NICE,
+    ) -> None:
+        self._turns = Turns(processes, allowance=allowance)
+        self._longest = longest
+        self._nice = nice
+        self._idle: list[_Process] = []
+        self._busy: set[_Process] = set()
+        self._works: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
-    async def run_within(self, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``run``, but EngineUnavailable where no process is free within ``seconds``, or after as many in one.
+    async def run_within(
+        self, client: str, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call ``function`` in a process, waiting included within ``seconds``. Its exceptions are the caller's.
 
-        In the second case the processes are ended, for one is stuck. In the first they are at work for others.
+        EngineUnavailable where it is not the client's turn by then, or may not be; where the time is over, which ends
+        the process; and where the process died. Work that has begun goes on when its caller leaves, within its time.
         """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                await self._free.acquire()
+            async with asyncio.timeout_at(ends):
+                give_back = await self._turns.take(client)
         except TimeoutError:
             raise EngineUnavailable("No process was free for the check within its time.") from None
-        pool = self._pool or self._start()
+        except Unavailable as error:
+            raise EngineUnavailable(error.message) from None
+        work = loop.create_task(self._work(ends, give_back, partial(function, *args, **kwargs)))
+        self._works.add(work)
+        work.add_done_callback(self._ended)
+        return await asyncio.shield(work)
+
+    async def _work(self, ends: float, give_back: Callable[[], None], call: Callable[[], T]) -> T:
+        """Run at a place that was taken, and give it back."""
+        process = self._idle.pop() if self._idle else _Process(self._nice)
+        self._busy.add(process)
         try:
-            async with asyncio.timeout(seconds):
-                return await self._begun(pool, function, *args, **kwargs)
+            return await self._run(process, ends, call)
+        finally:
+            self._busy.discard(process)
+            if not self._closed:
+                # What takes the place of one that was ended starts at once.
+                self._idle.append(_Process(self._nice) if process.ended else process)
+            give_back()
+
+    async def _run(self, process: "_Process", ends: float, call: Callable[[], T]) -> T:
+        """Raises what the call raised, and EngineUnavailable; a process that is no good any more has then ended."""
+        try:
+            async with asyncio.timeout_at(ends):
+                pool = await process.ready()
         except TimeoutError:
-            self.abandon(pool)
+            raise EngineUnavailable("No process had started for the check within its time.") from None
+        except BrokenExecutor:
+            process.end()
+            raise EngineUnavailable("No process for the check could be started.") from None
+        if self._longest is not None:
+            ends = min(ends, asyncio.get_running_loop().time() + self._longest)
+        limit = asyncio.timeout_at(ends)
+        try:
+            async with limit:
+                return await asyncio.wrap_future(pool.submit(call))
+        except BrokenExecutor:
+            process.end()
+            raise EngineUnavailable("A process that does checks died.") from None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            process.end()
             raise EngineUnavailable("The check took longer than its time.") from None
 
-    async def _begun(self, pool: ProcessPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work in a process that was taken. It is free again when the work has ended, whether or not somebody waits."""
-        try:
-            work = pool.submit(function, *args, **kwargs)
-        except BrokenExecutor:
-            self._free.release()
-            self.abandon(pool)
-            raise EngineUnavailable("A process that does checks died.") from None
-        work.add_done_callback(partial(self._ended, asyncio.get_running_loop()))
-        try:
-            return await asyncio.wrap_future(work)
-        except BrokenExecutor:
-            self.abandon(pool)
-            raise EngineUnavailable("A process that does checks died.") from None
-
-    def _ended(self, loop: asyncio.AbstractEventLoop, work: Future[Any]) -> None:
-        # In the pool's own thread, which may outlive the loop.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._free.release)
-
-    def _start(self) -> ProcessPoolExecutor:
-        self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), initializer=_prepare)
-        return self._pool
-
-    def abandon(self, pool: ProcessPoolExecutor) -> None:
-        """End the processes of ``pool``; the next call starts new ones."""
-        if pool is self._pool:
-            self._pool = None
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False)
-        for process in processes:
-            process.kill()
+    def _ended(self, work: "asyncio.Task[Any]") -> None:
+        self._works.discard(work)
+        if not work.cancelled():
+            # A caller who has left does not ask for it.
+            work.exception()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self.abandon(self._pool)
+        """End all processes, whatever they are at."""
+        self._closed = True
+        for process in (*self._idle, *self._busy):
+            process.end()
+        self._idle.clear()
 
 
-def _prepare() -> None:
+class _Process:
+    """One process, which does one piece of work at a time. It starts beside the event loop."""
+
+    def __init__(self, nice: int) -> None:
+        self._start = asyncio.get_running_loop().run_in_executor(None, _started, nice)
+        self.ended = False
+
+    async def ready(self) -> ProcessPoolExecutor:
+        """Raises BrokenExecutor where none can be had."""
+        return await asyncio.shield(self._start)
+
+    def end(self) -> None:
+        """Kill the process, at the latest when it has started."""
+        self.ended = True
+        self._start.add_done_callback(_kill)
+
+
+def _started(nice: int) -> ProcessPoolExecutor:
+    """A pool of one process that is ready. Raises BrokenExecutor where none can be had."""
+    try:
+        pool = ProcessPoolExecutor(1, _context(), initializer=_prepare, initargs=(nice,))
+        pool.submit(_nothing).result()
+    except OSError as error:
+        raise BrokenExecutor(f"no process could be started: {error}") from error
+    return pool
+
+
+def _kill(start: "asyncio.Future[ProcessPoolExecutor]") -> None:
+    if start.cancelled() or start.exception() is not None:
+        return
+    pool = start.result()
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False)
+    for process in processes:
+        process.kill()
+
+
+def _context() -> BaseContext:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([name for name in _PRELOADED if name in sys.modules])
+    return context
+
+
+def _nothing() -> None:
+    """Done as soon as the process is there."""
+
+
+def _prepare(nice: int) -> None:
     """In a new process: let the server's loop go first, leave Ctrl-C and SIGHUP to the server, and leave with it."""
-    os.nice(_NICE)
+    os.nice(nice)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -21,13 +21,15 @@ class Budget:
 
     ``steps``: one per loop turn or call, plus one per 128 characters looked at by a regular expression.
     ``deadline``: a moment of ``time.perf_counter``; ``seconds``: the same, counted from the check's start; the
-    earlier one holds. ``max_chars`` and ``max_items``: the longest string and list a rule may build;
-    ``max_total_chars``: all strings of the check together.
+    earlier one holds. ``longest_search``: seconds that one search of a regular expression, which nothing interrupts,
+    may take at worst; None for the time to the deadline. ``max_chars`` and ``max_items``: the longest string and list
+    a rule may build; ``max_total_chars``: all strings of the check together.
     """
 
     steps: int = 5_000_000
     deadline: float | None = None
     seconds: float | None = None
+    longest_search: float | None = None
     max_chars: int = 20_000_000
     max_total_chars: int = 200_000_000
     max_items: int = 100_000
@@ -47,12 +49,13 @@ class Meter:
     to report that as well.
     """
 
-    __slots__ = ("_chars", "_rest", "deadline", "left", "max_chars", "max_items", "sliced")
+    __slots__ = ("_chars", "_rest", "deadline", "left", "longest_search", "max_chars", "max_items", "sliced")
 
     def __init__(self, budget: Budget) -> None:
         self.left = 0
         self._rest = budget.steps
         self.deadline = budget.ends()
+        self.longest_search = budget.longest_search
         self.max_chars = budget.max_chars
         self.max_items = budget.max_items
         self._chars = budget.max_total_chars

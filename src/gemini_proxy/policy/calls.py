@@ -89,7 +89,7 @@ class CallCompiler(ExpressionCompiler):
         mode: Mode = "find" if name == "find" else "match"
         use = find_all if name == "find" else matches
         if pattern.known is None:
-            return Term(_computed(pattern.code, value, mode))
+            return Term(_computed(pattern.code, value, mode, self.context.max_program))
         if not isinstance(pattern.known.value, str):
             self.context.fail(node.args[0], f"a pattern is a text, not a {word_for(pattern.known.value)}")
         written = pattern.known.raw if pattern.known.raw is not None else pattern.known.value
@@ -194,7 +194,7 @@ def _method_call(value: Code, name: str, args: list[Code], kwargs: Mapping[str, 
     return apply
 
 
-def _computed(pattern: Code, value: Code, mode: Mode) -> Code:
+def _computed(pattern: Code, value: Code, mode: Mode, max_program: int) -> Code:
     """A call of find or match whose pattern is known only when it runs; a list of patterns is not one."""
 
     def apply(frame: Frame) -> Any:
@@ -202,7 +202,7 @@ def _computed(pattern: Code, value: Code, mode: Mode) -> Code:
         written = pattern(frame)
         if not isinstance(written, str):
             raise EvaluationError(f"a pattern is a text, not a {word_for(written)}")
-        regex = compile_at_run_time(written, mode, run.regexes, run)
+        regex = compile_at_run_time(written, mode, run.regexes, run, max_program)
         return (find_all if mode == "find" else matches)(run, regex, value(frame))
 
     return apply

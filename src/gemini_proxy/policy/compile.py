@@ -14,6 +14,7 @@ from gemini_proxy.policy.parser import parse
 from gemini_proxy.policy.policy import CompiledRule, Policy
 from gemini_proxy.policy.predicates import Body, CompiledPredicate
 from gemini_proxy.policy.quantifiers import QuantifierCompiler
+from gemini_proxy.policy.regex import MAX_PROGRAM
 from gemini_proxy.policy.rules import Rule
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import VALUE_KINDS, Context, Known, Scope, nearest
@@ -26,26 +27,32 @@ _RESERVED = frozenset(("input", "find", "match", "PolicyViolation", "Violation")
 
 
 def compile_policy(
-    text: str, source: str = "<policy>", *, detectors: DetectorRegistry | None = None, max_chars: int = MAX_CHARS
+    text: str,
+    source: str = "<policy>",
+    *,
+    detectors: DetectorRegistry | None = None,
+    max_chars: int = MAX_CHARS,
+    max_program: int = MAX_PROGRAM,
 ) -> Policy:
     """Compile a policy. Raises PolicyError and nothing else, whatever the text.
 
     ``source`` names the text in errors; ``detectors`` are those a policy may import, by default the built-in ones.
+    ``max_program`` is how many instructions a regular expression may have, one that a rule computes included.
     """
     if len(text) > max_chars:
         raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters", fault="excess")
     try:
-        return _PolicyCompiler(text, source, detectors if detectors is not None else BUILTIN).policy()
+        return _PolicyCompiler(text, source, detectors if detectors is not None else BUILTIN, max_program).policy()
     except RecursionError as error:
         raise PolicyError(source, 1, 1, "the policy is nested too deeply", fault="excess", text=text) from error
 
 
 class _PolicyCompiler:
-    def __init__(self, text: str, source: str, detectors: DetectorRegistry) -> None:
+    def __init__(self, text: str, source: str, detectors: DetectorRegistry, max_program: int) -> None:
         self._text = text
         self._source = source
         self._module = parse(text, source)
-        self._context = Context(text, source, detectors)
+        self._context = Context(text, source, detectors, max_program)
         self._compiler = QuantifierCompiler(self._context)
 
     def policy(self) -> Policy:

@@ -5,8 +5,8 @@ match on, so that all matches of a text cost one pass.
 """
 
 import re
-from collections.abc import Iterator
-from time import perf_counter
+from collections.abc import Callable, Iterator
+from time import perf_counter, thread_time
 from typing import Any, Literal
 
 import re2
@@ -18,12 +18,15 @@ from gemini_proxy.policy.regex_dialect import DialectError, translate
 
 # RE2 keeps the automaton of one pattern within this; beyond it searches get slower, never larger.
 _MAX_MEMORY = 2 << 20
-# The largest program accepted: 7,000 instructions is "(?s).{0,500}z.{0,400}q".
-_MAX_PROGRAM = 10_000
+MAX_PROGRAM = 10_000
+"""The largest program accepted unless the caller says less: 7,000 instructions is "(?s).{0,500}z.{0,400}q"."""
 _MAX_PATTERN = 10_000
 _MAX_CONDITIONS = 10
-# Measured worst case of a search that has lost its automaton: seconds for a byte and an instruction.
-_SLOWEST = 2e-9
+# Measured worst case of a search that has lost its automaton, such as "(a|b)*a(a|b){12}c" over a's and b's: seconds of
+# processor time for a byte and an instruction. A search is one call into RE2 that nothing can interrupt.
+_SLOWEST = 1.5e-8
+# A search that may take longer is paid for by what it took.
+_TIMED = 1e-3
 _PROBE = 16 << 10
 _LEAST_PROBE = 512
 _PROBE_SECONDS = 0.02
@@ -50,7 +53,9 @@ class RegexError(ValueError):
 class Regex:
     """One pattern for one use. ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any
     character, so that a line end cannot hide what follows it. Look-aheads that the pattern begins with are conditions
-    on the beginning of the text. Raises RegexError.
+    on the beginning of the text. One of more than ``max_program`` instructions is too large. What a ``tame`` one finds
+    is short, so that pieces of a text tell how long the whole would take; that is for those who wrote it to know.
+    Raises RegexError.
     """
 
     __slots__ = (
@@ -58,6 +63,7 @@ class Regex:
         "_conditions",
         "_head",
         "_mode",
+        "_tame",
         "_unicode",
         "_unicode_pattern",
         "caveats",
@@ -65,7 +71,7 @@ class Regex:
         "size",
     )
 
-    def __init__(self, pattern: str, mode: Mode) -> None:
+    def __init__(self, pattern: str, mode: Mode, max_program: int = MAX_PROGRAM, *, tame: bool = False) -> None:
         if len(pattern) > _MAX_PATTERN:
             raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters", excess=True)
         parts = split(pattern)
@@ -83,6 +89,7 @@ class Regex:
         inner = [caveat for condition, _ in self._conditions for caveat in condition.caveats]
         self.caveats: tuple[str, ...] = tuple(dict.fromkeys((*translation.caveats, *inner)))
         self._mode: Mode = mode
+        self._tame = tame
         head = _HEAD.match(plain) if mode == "find" and "|" not in plain else None
         self._head = head[0] if head else ""
         self._ascii = _compile(translation.ascii, mode)
@@ -92,6 +99,8 @@ class Regex:
         if self._unicode is None and "{" in plain.replace(r"\p{", "").replace(r"\P{", ""):
             self._unicode = _compile(translation.unicode, mode)
         self.size: int = self._ascii.programsize + sum(condition.size for condition, _ in self._conditions)
+        if self.size > max_program:
+            raise _too_large()
 
     @property
     def looks_ahead(self) -> bool:
@@ -117,9 +126,8 @@ class Regex:
             return False
         compiled = self._for(text)
         data = _encode(text)
-        self._pay(compiled, data, meter)
         search = {"find": compiled.search, "match": compiled.match, "whole": compiled.fullmatch}[self._mode]
-        return search(data) is not None and self._allowed(text, meter)
+        return self._searched(compiled, search, data, meter) is not None and self._allowed(text, meter)
 
     def spans(self, text: str, meter: Meter) -> Iterator[Span]:
         """Where the pattern is found, left to right without overlap, in characters."""
@@ -128,9 +136,7 @@ class Regex:
             return
         compiled = self._for(text)
         data = _encode(text)
-        self._pay(compiled, data, meter)
-        found = compiled.search(data)
-        if found is None or not self._allowed(text, meter):
+        if self._searched(compiled, compiled.search, data, meter) is None or not self._allowed(text, meter):
             return
         spans: Iterator[Span] = _spans(compiled, data, meter)
         yield from spans if len(data) == len(text) else _in_characters(spans, data)
@@ -139,17 +145,25 @@ class Regex:
         """Where the match at the beginning of the text ends, None without one; for the mode ``match``."""
         compiled = self._for(text)
         data = _encode(text)
-        self._pay(compiled, data, meter)
-        found = compiled.match(data)
+        found = self._searched(compiled, compiled.match, data, meter)
         return None if found is None or not self._allowed(text, meter) else _count(data, 0, found.end())
 
-    def _pay(self, compiled: Any, data: bytes, meter: Meter) -> None:
+    def _searched(self, compiled: Any, search: Callable[[bytes], Any], data: bytes, meter: Meter) -> Any:
+        """What ``search`` finds, paid for. Raises BudgetExceeded instead of a search too long."""
         size = len(data)
         meter.charge(1 + (size >> 7))
-        if size > _PROBE:
-            left = meter.seconds_left()
-            if left is not None and size * compiled.programsize * _SLOWEST > left:
-                _probe(compiled, data, meter)
+        worst = size * compiled.programsize * _SLOWEST
+        if worst < _TIMED:
+            return search(data)
+        if meter.longest_search is not None and worst > meter.longest_search and not self._tame:
+            raise BudgetExceeded("a regular expression may take too long for here")
+        limits = [limit for limit in (meter.longest_search, meter.seconds_left()) if limit is not None]
+        if size > _LEAST_PROBE and limits and worst > min(limits):
+            _probe(compiled, data, meter)
+        before = thread_time()
+        found = search(data)
+        meter.charge(int((thread_time() - before) * 1e6))
+        return found
 
 
 def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
@@ -198,8 +212,12 @@ def _encode(text: str) -> bytes:
 def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
     """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun."""
     piece = min(_PROBE, max(_LEAST_PROBE, int(_PROBE_SECONDS / (compiled.programsize * _SLOWEST))))
+    before = thread_time()
     for start in range(0, len(data), piece):
         compiled.search(data[start : start + piece])
+        now = thread_time()
+        meter.charge(int((now - before) * 1e6))
+        before = now
         left = meter.seconds_left()
         if left is not None and left < 0:
             raise BudgetExceeded("a regular expression would run past the deadline")
@@ -224,9 +242,13 @@ def _compile(pattern: str, mode: Mode) -> Any:
     finally:
         # re2 would keep the last 128 patterns of anyone, each with its automaton.
         re2.purge()
-    if compiled.programsize > _MAX_PROGRAM:
-        raise RegexError("this pattern is too large", "use smaller counts in {m,n}", excess=True)
+    if compiled.programsize > MAX_PROGRAM:
+        raise _too_large()
     return compiled
+
+
+def _too_large() -> RegexError:
+    return RegexError("this pattern is too large", "use smaller counts in {m,n}", excess=True)
 
 
 def _reason(error: Exception) -> str:
@@ -240,18 +262,20 @@ def literal_finder(text: str) -> Regex | None:
     if not 0 < len(text) <= _LONGEST_LITERAL:
         return None
     try:
-        return Regex(_SPECIAL.sub(r"\\\g<0>", text), "find")
+        return Regex(_SPECIAL.sub(r"\\\g<0>", text), "find", tame=True)
     except RegexError:
         return None
 
 
-def compile_at_run_time(pattern: str, mode: Mode, cache: dict[tuple[str, Mode], Regex], meter: Meter) -> Regex:
+def compile_at_run_time(
+    pattern: str, mode: Mode, cache: dict[tuple[str, Mode], Regex], meter: Meter, max_program: int
+) -> Regex:
     """A pattern that a rule computed, kept in the check's own ``cache``. Raises EvaluationError."""
     regex = cache.get((pattern, mode))
     if regex is None:
         meter.charge(100 + len(pattern))
         try:
-            regex = Regex(pattern, mode)
+            regex = Regex(pattern, mode, max_program)
         except RegexError as error:
             hint = f" ({error.suggestion})" if error.suggestion else ""
             raise EvaluationError(f"{error.reason}{hint}") from error

@@ -63,7 +63,8 @@ class Scope:
 class Context:
     """One compilation. ``fail`` raises PolicyError at a node."""
 
-    def __init__(self, text: str, source: str, detectors: DetectorRegistry) -> None:
+    def __init__(self, text: str, source: str, detectors: DetectorRegistry, max_program: int) -> None:
+        self.max_program = max_program
         self.text = text
         self.source = source
         self.detectors = detectors
@@ -108,7 +109,7 @@ class Context:
         regex = self._regexes.get((pattern, mode))
         if regex is None:
             try:
-                regex = Regex(pattern, mode)
+                regex = Regex(pattern, mode, self.max_program)
             except RegexError as error:
                 self.fail(node, error.reason, error.suggestion, fault="excess" if error.excess else "form")
             self._regexes[pattern, mode] = regex

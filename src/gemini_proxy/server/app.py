@@ -14,11 +14,11 @@ from gemini_proxy.config import Config
 from gemini_proxy.explorer.compose import compose
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.holding import HOLDINGS, Holdings
+from gemini_proxy.explorer.keys import CHECKING, COMPILING
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes
-from gemini_proxy.explorer.turns import CHECKING, COMPILING
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
-from gemini_proxy.guardrails.native import NativeEngine
+from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
@@ -73,20 +73,21 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
     app[TALLIES] = Tallies(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
-    workers = Workers()
+    # Neither what policies cost that clients send nor what bodies do is taken from the checks of the operator's rules.
+    checks, foreign, bodies = Workers(), foreign_workers(config.guardrails.timeout), Workers(1)
     # What users ask for keeps no process from the exchanges, and ends none of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
-    checking = engine or remote or _own_engine(config.guardrails, workers)
+    checking = engine or remote or _own_engine(config.guardrails, checks, foreign)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(workers.close)
-            stack.callback(asked_for.close)
+            for workers in (checks, foreign, bodies, asked_for):
+                stack.callback(workers.close)
             if remote is not None:
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _retention_days(app))
-            _compose(app, storage, rules, _Checkers(checking, remote, workers, asked_for))
+            _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
@@ -105,11 +106,14 @@ def _retention_days(app: web.Application) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Checkers:
-    """What checks, made once: for exchanges, and for what users of the Explorer ask for (``asked_for``)."""
+    """What checks, made once: for exchanges, and for what users of the Explorer ask for (``asked_for``).
+
+    ``bodies`` are the processes that read large bodies.
+    """
 
     engine: Engine
     remote: RemoteEngine | None
-    workers: Workers
+    bodies: Workers
     asked_for: Workers
 
 
@@ -148,8 +152,8 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_route("*", "/{target:.*}", relay)
 
 
-def _own_engine(guardrails: Guardrails, workers: Workers) -> Engine:
-    return NoEngine() if guardrails.engine == "off" else NativeEngine(workers, guardrails.timeout)
+def _own_engine(guardrails: Guardrails, checks: Workers, foreign: Workers) -> Engine:
+    return NoEngine() if guardrails.engine == "off" else NativeEngine(checks, guardrails.timeout, foreign)
 
 
 def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
@@ -184,7 +188,7 @@ class _Assembly:
             config,
             rules,
             Lifecycle(engine, guardrails, config.refusals, self._tasks, config.upstream.max_answer_bytes),
-            Intake(config, rules, self._dataset_rules, checkers.workers),
+            Intake(config, rules, self._dataset_rules, checkers.bodies),
             Scribe(
                 storage.recorder,
                 guardrails,

@@ -1,5 +1,7 @@
 """The keys of a request: whose Gemini quota is used, whose rules and traces these are, who asks a service. No I/O."""
 
+import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,19 @@ class Credentials:
     def __repr__(self) -> str:
         hidden = (f"{name}={'***' if getattr(self, name) else None}" for name in self.__slots__)
         return f"Credentials({', '.join(hidden)})"
+
+
+_SALT = os.urandom(16)
+
+
+def client_of(credentials: Credentials, configured: str | None, address: str | None) -> str:
+    """Tell clients apart that share this server, for fair turns: by the key they bring, else by their address.
+
+    A digest that is good for the life of this process. ``configured`` is the operator's own key, which names nobody.
+    """
+    key = credentials.invariant or (credentials.gemini if credentials.gemini != configured else None)
+    said = f"key {key}" if key else f"address {address}"
+    return hashlib.blake2b(said.encode(), key=_SALT, digest_size=16).hexdigest()
 
 
 def read_credentials(

@@ -35,7 +35,7 @@ def _new_id() -> str:
 
 @dataclass(slots=True)
 class Exchange:
-    """``owner`` is the user whose trace it becomes.
+    """``owner`` is the user whose trace it becomes, ``client`` who asks: see ``credentials.client_of``.
 
     Times are of ``time.perf_counter``; ``outcome`` is None until known. ``checking`` is a request check that runs
     beside the upstream call; ``framing`` the content type of an answer that goes through the gate, None before there is
@@ -48,6 +48,7 @@ class Exchange:
     call: ModelCall
     credentials: Credentials
     owner: str = ""
+    client: str = ""
     id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)

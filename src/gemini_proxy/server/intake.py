@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.errors import BadRequest, Unavailable
+from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
 from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, with_header
 from gemini_proxy.guardrails.workers import Workers
@@ -19,6 +19,8 @@ _SHOWN = 100
 """Characters of a field's address that an error repeats."""
 _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
+_READ_SECONDS = 10.0
+"""How long a large body may take to be read, its wait for a process included: several times what the largest takes."""
 
 
 class Intake:
@@ -35,7 +37,7 @@ class Intake:
 
     async def take(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
-        exchange.rules = await self._with_header(request, await self._stored_rules(exchange))
+        exchange.rules = await self._with_header(exchange, request, await self._stored_rules(exchange))
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
@@ -55,14 +57,14 @@ class Intake:
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now.") from None
 
-    async def _with_header(self, request: web.Request, stored: RuleSet) -> RuleSet:
+    async def _with_header(self, exchange: Exchange, request: web.Request, stored: RuleSet) -> RuleSet:
         given = request.headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
         if not given:
             return stored
         try:
-            return await with_header(stored, given[0], self._header_mode)
+            return await with_header(stored, given[0], self._header_mode, exchange.client)
         except UnicodeEncodeError:
             raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate).") from None
 
@@ -70,4 +72,7 @@ class Intake:
         body = exchange.body
         if len(body) < _LARGE and body.count(b"{") + body.count(b"[") + body.count(b":") < _MANY:
             return read_request(exchange.call, body)
-        return await self._workers.run(read_request, exchange.call, body)
+        try:
+            return await self._workers.run_within(exchange.client, _READ_SECONDS, read_request, exchange.call, body)
+        except EngineUnavailable as error:
+            raise Unavailable(f"The body could not be read in time. {error.message}") from None

@@ -207,7 +207,8 @@ class Lifecycle:
     def _check(self, exchange: Exchange, messages: Sequence[Message]) -> Check:
         given, dataset = exchange.credentials, exchange.call.dataset
         blocking, parameters = exchange.rules.blocking, self._guardrails.parameters
-        return Check(blocking, messages, parameters, given.guardrails, given.invariant, dataset, exchange.id)
+        keys = given.guardrails, given.invariant
+        return Check(blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client)
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:

@@ -11,7 +11,7 @@ from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer, break_off
-from gemini_proxy.server.credentials import read_credentials
+from gemini_proxy.server.credentials import client_of, read_credentials
 from gemini_proxy.server.exchange import Exchange, Refused
 from gemini_proxy.server.keys import (
     ADMISSION,
@@ -55,7 +55,9 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     """Own the exchange: start, the handler's chunks, end, record. A listing of models carries nothing to check."""
     if CALL not in request or request[CALL].http_method == "GET":
         return await handler(request)
-    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER])
+    key = request.app[CONFIG].upstream.api_key
+    client = client_of(request[CREDENTIALS], key.get_secret_value() if key else None, request.remote)
+    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER], client)
     answer = request[ANSWER] = ClientAnswer(request)
     request[SETUP] = setup = request.app[SETUPS].current
     await setup.intake.take(exchange, request)

@@ -11,9 +11,9 @@ from aiohttp import web
 from gemini_proxy.explorer.api.policies import MAX_POLICY
 from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.explorer.pages.trial_batch import try_batch
-from gemini_proxy.explorer.turns import Turns
 from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import BRIEF_POLICY
+from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import PolicyError, compile_policy
 from gemini_proxy.sections import Guardrails
@@ -114,6 +114,7 @@ class Trials:
                     trial.complete = False
                     break
                 done, findings = await self._workers.run_within(
+                    user,
                     left + guardrails.timeout + _GRACE,
                     try_batch,
                     text,

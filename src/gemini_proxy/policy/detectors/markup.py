@@ -10,12 +10,12 @@ from gemini_proxy.policy.detectors import Finding, Parsed
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.values import Record, cut
 
-_LINK = Regex(r"(?i)https?://[^\s\"'<>\x60)\]}]+", "find")
+_LINK = Regex(r"(?i)https?://[^\s\"'<>\x60)\]}]+", "find", tame=True)
 # The standard library's HTML parser takes time that grows with the square of a hostile page; RE2 does not.
-_COMMENT = Regex(r"(?s)<!--.*?-->", "find")
-_TAG = Regex(r"<[A-Za-z][^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>", "find")
+_COMMENT = Regex(r"(?s)<!--.*?-->", "find", tame=True)
+_TAG = Regex(r"<[A-Za-z][^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>", "find", tame=True)
 _ATTRIBUTE = Regex(
-    r"(?i)\b(?:alt|href|src|srcset|action|data)[ \t\n]*=[ \t\n]*(?:\"[^\"]*\"|'[^']*'|[^ \t\n\"'>]+)", "find"
+    r"(?i)\b(?:alt|href|src|srcset|action|data)[ \t\n]*=[ \t\n]*(?:\"[^\"]*\"|'[^']*'|[^ \t\n\"'>]+)", "find", tame=True
 )
 
 

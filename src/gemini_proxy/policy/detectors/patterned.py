@@ -28,8 +28,8 @@ class RuleSet:
     __slots__ = ("_any", "_rules")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._rules = tuple((rule, Regex(rule.pattern, "find")) for rule in rules)
-        self._any = Regex("|".join(f"(?:{rule.pattern})" for rule, _ in self._rules), "find")
+        self._rules = tuple((rule, Regex(rule.pattern, "find", tame=True)) for rule in rules)
+        self._any = Regex("|".join(f"(?:{rule.pattern})" for rule, _ in self._rules), "find", tame=True)
 
     def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
         """Findings of all rules, text by text; of findings at the same place the first rule's is kept."""

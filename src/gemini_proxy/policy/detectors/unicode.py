@@ -15,7 +15,7 @@ CATEGORIES = frozenset(
 )
 # Formatting, private use and surrogates: not seen by a reader, but read by a model.
 HIDDEN = frozenset(("Cf", "Co", "Cs"))
-_NOT_ASCII = Regex(r"[^\x00-\x7f]+", "find")
+_NOT_ASCII = Regex(r"[^\x00-\x7f]+", "find", tame=True)
 
 
 @dataclass(frozen=True, slots=True)
