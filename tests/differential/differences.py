@@ -77,6 +77,42 @@ def _apart(message: Message) -> Messages:
     return [*texts, {**message, "content": ""}]
 
 
+def _chunks_as_one(messages: Messages) -> Messages:
+    """Each message with chunks as one text, nothing between them."""
+
+    def joined(message: Message, content: Any) -> Any:
+        return "".join(item["text"] for item in content if "text" in item) if _is_chunks(content) else content
+
+    return _with_content(messages, joined)
+
+
+def _turns(messages: Messages) -> Messages:
+    """Behind each turn with several texts a message of what they are together."""
+    made: Messages = []
+    texts: list[str] = []
+    side = ""
+    for message in messages:
+        role = "assistant" if "function" in message else message.get("role", "")
+        now = {"assistant": "assistant", "user": "user", "tool": "user"}.get(role, side)
+        if now != side:
+            made.extend(_together(side, texts))
+            side, texts = now, []
+        made.append(message)
+        if role == now:
+            texts.extend(_said(message.get("content")))
+    return [*made, *_together(side, texts)]
+
+
+def _said(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [item["text"] for item in content if "text" in item] if content and _is_chunks(content) else []
+
+
+def _together(role: str, texts: list[str]) -> Messages:
+    return [{"role": role, "content": "".join(texts)}] if len(texts) > 1 else []
+
+
 def _data(messages: Messages) -> Messages:
     """Data as text chunks, one for each string, key and number in it."""
 
@@ -177,11 +213,13 @@ CONVERSATIONS: Final = (
     Difference(
         "chunks are searched one by one", "find, match and methods raise there on a list of chunks", _chunks_apart
     ),
+    Difference("chunks are one text", "len and == see a list of chunks there", _chunks_as_one),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_joined),
     Difference("outputs of any shape are searched", "there data is not scanned, or refused", _data_apart),
     Difference("outputs without ids answer the earliest open call", "there all belong to the last call", _ids),
     Difference("arguments that are no object are read as raw", "there the whole conversation is refused", _arguments),
+    Difference("texts of a turn are read as one", "each message is searched alone there", _turns),
 )
 
 POLICIES: Final = (
