@@ -214,8 +214,12 @@ def _encode(text: str) -> bytes:
 
 
 def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
-    """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun."""
+    """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun.
+
+    The whole takes about as long again.
+    """
     piece = min(_PROBE, max(_LEAST_PROBE, int(_PROBE_SECONDS / (compiled.programsize * _SLOWEST))))
+    begun = perf_counter()
     paid = thread_time() + _BUILDING
     for start in range(0, len(data), piece):
         compiled.search(data[start : start + piece])
@@ -224,7 +228,7 @@ def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
             meter.charge(int((now - paid) * 1e6))
             paid = now
         left = meter.seconds_left()
-        if left is not None and left < 0:
+        if left is not None and left < perf_counter() - begun:
             raise BudgetExceeded("a regular expression would run past the deadline")
 
 
