@@ -8,6 +8,7 @@ import pytest
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.messages import MessageList
+from gemini_proxy.guardrails.answer import for_rules
 from tests.gemini.reading import call, messages_of, output, read, said
 
 
@@ -75,7 +76,9 @@ def test_thoughts_stand_apart() -> None:
 
 def test_only_the_model_thinks() -> None:
     """A prompt that a client marks as a thought is a prompt all the same: skipping thoughts does not skip it."""
-    assert messages_of({"text": "secret", "thought": True}) == [{"role": "user", "content": [chunk("secret")]}]
+    marked = messages_of({"text": "secret", "thought": True})
+    assert marked == [{"role": "user", "thought": True, "content": [chunk("secret")]}]
+    assert for_rules(marked, "skip") is marked
     request = read({"systemInstruction": {"parts": [{"text": "be nice", "thought": True}]}})
     assert request.messages == ({"role": "system", "content": "be nice"},)
 
@@ -263,6 +266,21 @@ def test_a_users_content_in_the_order_of_the_wire() -> None:
     ]
 
 
+def test_what_stands_in_the_others_turn_says_so() -> None:
+    """A call among a user's parts and an output among the model's interrupt no text of the turn."""
+    code = [{"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}}]
+    asked = messages_of({"text": "a"}, *code, {"text": "b"})
+    assert [(message["role"], message.get("turn")) for message in asked] == [
+        ("user", None),
+        ("assistant", "user"),
+        ("tool", "user"),
+        ("user", None),
+    ]
+    said_ = messages_of({"text": "a"}, output("f", {"result": "1"}), {"text": "b"}, role="model")
+    assert [message.get("turn") for message in said_] == [None, "assistant", None]
+    assert not any("turn" in message for message in messages_of({"text": "a"}, *code, call("f"), role="model"))
+
+
 def test_ids_are_there_where_they_were_given() -> None:
     messages = messages_of(call("f", "x"), call("g"), output("f", {"result": "a"}, "x"), output("g", {"result": "b"}))
     assert [found.get("id") for found in messages[0]["tool_calls"]] == ["x", None]
@@ -311,7 +329,7 @@ def test_calls_are_the_assistants_and_carry_all_they_say() -> None:
     message, beside = messages_of(
         {"function_call": {"name": "f", "args": {"a": [1]}, "partial_args": [{"string_value": "b"}]}}
     )
-    assert message == {"role": "assistant", "tool_calls": [called("f", {"a": [1]})]}
+    assert message == {"role": "assistant", "tool_calls": [called("f", {"a": [1]})], "turn": "user"}
     assert "b" in said([beside]).split("\n")
 
 

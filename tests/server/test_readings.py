@@ -91,7 +91,7 @@ async def test_a_negation_is_not_fooled_by_a_seam(
 ) -> None:
     """The word that has to be there is there, for the model that reads it."""
     proxy = await start_proxy(policy=policy(negation))
-    upstream.reply(unary({"candidates": [{"content": {"parts": [{"text": f"{WORD} and "}, IMAGE, {"text": WORD}]}}]}))
+    upstream.reply(unary({"candidates": [{"content": {"parts": [{"text": "and "}, IMAGE, RIGHT]}}]}))
     async with client.post(proxy.method(), json=contents(("user", [{"text": "hi"}]))) as answer:
         assert answer.status == 400
     upstream.reply(unary({"candidates": [{"content": {"parts": [LEFT, {"text": "", "thought": True}, RIGHT]}}]}))

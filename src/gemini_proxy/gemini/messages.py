@@ -10,7 +10,8 @@ A message is one of
 
 Ids of calls and outputs are there only where the wire gave them; ``call_links`` makes the others. A thought is
 marked by ``"thought": True``, a call that Gemini's servers made and its output by ``"provider": True``, and text that
-stands in no text part by ``"field": name``, on its message or its chunk.
+stands in no text part by ``"field": name``, on its message or its chunk. ``"turn": role`` says of a call among a user's
+parts, or of an output among the model's, whose turn it stands in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,9 +71,13 @@ class MessageList:
             content = [{"type": "text", "text": text}] if role == "user" else text
             self.messages.append({"role": role, "content": content})
             return
+        first = len(self.messages)
         for part in parts:
             self._add_part(role, part)
         self._close()
+        for message in self.messages[first:]:
+            if role != "system" and _side(message) != role:
+                message["turn"] = role
 
     def add_provider_call(self, name: str, arguments: JsonObject, call_id: str = "") -> None:
         """Add a call that Gemini's servers made themselves."""
@@ -118,7 +123,7 @@ class MessageList:
 
     def _add_text_part(self, role: str, text: str, *, thought: bool) -> None:
         if role == "user":
-            self._chunk(role, {"type": "text", "text": text})
+            self._chunk(role, {"type": "text", "text": text}, thought=thought)
             return
         message = self._message(role, "thought" if thought else "content")
         if thought:
@@ -144,9 +149,12 @@ class MessageList:
         if role != "user":
             self._close()
 
-    def _chunk(self, role: str, chunk: Chunk) -> int:
+    def _chunk(self, role: str, chunk: Chunk, *, thought: bool = False) -> int:
         """Add a chunk to the list of the open message; its place there."""
-        content: list[Chunk] = self._message(role, "list").setdefault("content", [])
+        message = self._message(role, "thoughts" if thought else "list")
+        if thought:
+            message["thought"] = True
+        content: list[Chunk] = message.setdefault("content", [])
         content.append(chunk)
         return len(content) - 1
 
@@ -224,12 +232,17 @@ def _tool_message(name: str, call_id: str, content: Any) -> Message:
     return {**message, "tool_call_id": call_id} if call_id else message
 
 
+def _side(message: Message) -> str:
+    """Whose turn a message is part of if nothing else is said."""
+    return "assistant" if message["role"] == "assistant" or message.get("provider") else "user"
+
+
 def _is_thought(role: str, part: JsonObject) -> bool:
-    """Only the model thinks: what a client marks as a thought elsewhere is text like any other."""
+    """Return whether a part is marked as a thought. In a user's content too, since readers may leave it out."""
     thought = field(part, "thought")
     if thought is not None and not isinstance(thought, bool):
         raise BadRequest('"thought" must be true or false.')
-    return bool(thought) and role == "assistant"
+    return bool(thought) and role != "system"
 
 
 def content_parts(content: JsonObject) -> list[JsonObject]:

@@ -137,6 +137,11 @@ def _moved(address: str, by: int, places: Sequence[int]) -> str:
 
 def for_rules(messages: Sequence[Message], thoughts: str) -> Sequence[Message]:
     """The messages as rules see them: with ``thoughts = "skip"`` a thought keeps its place and loses its text."""
-    if thoughts == "check" or not any("thought" in message for message in messages):
+    if thoughts == "check" or not any(is_thought(message) for message in messages):
         return messages
-    return [{**message, "content": ""} if message.get("thought") else message for message in messages]
+    return [{**message, "content": ""} if is_thought(message) else message for message in messages]
+
+
+def is_thought(message: Message) -> bool:
+    """Return whether the model thinks: a prompt that a client marks as a thought is a prompt all the same."""
+    return "thought" in message and message["role"] == "assistant"

@@ -5,14 +5,18 @@ from typing import Any
 
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.operators import contains, equal, ordered
-from gemini_proxy.policy.run import Code, Frame
+from gemini_proxy.policy.run import Code, Frame, Run
 
 
 def negation(code: Code) -> Code:
     def negate(frame: Frame) -> bool:
-        marks = frame[0].marks
+        run = frame[0]
+        marks = run.marks
         before = len(marks)
-        if code(frame):
+        run.negated = not run.negated
+        held = code(frame)
+        run.negated = not run.negated
+        if held:
             return False
         # What was found inside did not make it true; what failed to match as a whole is the reason for not.
         if len(marks) > before:
@@ -62,5 +66,12 @@ def comparator(operator: syntax.Comparator) -> Callable[[Any, Any, Any], bool]:
     if operator == "in":
         return contains
     if operator == "not in":
-        return lambda run, needle, hay: not contains(run, needle, hay)
+        return _is_absent
     return lambda run, left, right: ordered(left, right, operator)
+
+
+def _is_absent(run: Run, needle: Any, hay: Any) -> bool:
+    run.negated = not run.negated
+    found = contains(run, needle, hay)
+    run.negated = not run.negated
+    return not found

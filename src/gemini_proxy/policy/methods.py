@@ -79,12 +79,12 @@ def _replace(run: Run, text: str, old: str, new: str) -> str:
 
 def _prefix(run: Run, text: str, prefix: Any) -> bool:
     prefixes = _affixes(prefix)
-    return text.startswith(prefixes) or begins_with(text, prefixes)
+    return text.startswith(prefixes) or begins_with(run, text, prefixes)
 
 
 def _suffix(run: Run, text: str, suffix: Any) -> bool:
     suffixes = _affixes(suffix)
-    return text.endswith(suffixes) or ends_with(text, suffixes)
+    return text.endswith(suffixes) or ends_with(run, text, suffixes)
 
 
 def _affixes(affix: Any) -> tuple[str, ...]:

@@ -2,18 +2,25 @@
 
 A turn is a run of messages of one side: the user's with the outputs of tools, or the model's, each candidate for
 itself. Its texts are read as one, its thoughts are, and both in the order in which they came. A text that is only a
-piece of such a reading knows where it stands in it (``Joined.readings``); ``search`` looks there as well.
+piece of such a reading knows where it stands in it (``Joined.readings``); ``search`` looks there as well. So does a
+message of the turn that says nothing there, such as a call: a negation over it asks what the turn says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, count, repeat
+from operator import contains
 from typing import Any, NamedTuple
 
-from gemini_proxy.policy.values import Joined, Within, is_text_chunk
+from gemini_proxy.policy.values import Chunks, Joined, Within, is_text_chunk
 
 _SIDES = frozenset(("user", "assistant", "tool"))
 
-# Messages of one turn, with their places.
-_Turn = list[tuple[int, Mapping[str, Any]]]
+
+class Turn(NamedTuple):
+    """What one side says, and the messages of it that say nothing in a text part, counted from 0."""
+
+    said: list["Said"]
+    silent: list[tuple[int, None]]
 
 
 class Said(NamedTuple):
@@ -33,8 +40,11 @@ class Said(NamedTuple):
 def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], int]:
     """The messages with texts that know their readings, and the characters of all readings.
 
-    Where no turn has two texts these are the very messages. Messages of a shape that cannot be read stay as they are.
+    Where each turn has one text and no more these are the very messages. Messages of a shape that cannot be read stay
+    as they are.
     """
+    if not _may_have_seams(messages):
+        return messages, 0
     places: dict[tuple[int, int | None], list[Within]] = {}
     chars = 0
     for turn in _turns(messages):
@@ -43,23 +53,50 @@ def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str,
             chars += len(reading)
             start = 0
             for piece, end in zip(pieces, reading.ends, strict=True):
-                places.setdefault((piece.message, piece.chunk), []).append((reading, start, end))
+                if len(pieces) > 1:
+                    places.setdefault((piece.message, piece.chunk), []).append((reading, start, end))
                 start = end
+            # What says nothing in a reading stands nowhere in it, and is asked for it in negations.
+            for index, chunk in turn.silent:
+                places.setdefault((index, chunk), []).append((reading, 0, 0))
+            if len(pieces) < len(turn.said):
+                absent = (piece for piece in turn.said if piece.thought is not pieces[0].thought)
+                for piece in absent:
+                    places.setdefault((piece.message, piece.chunk), []).append((reading, 0, 0))
     if not places:
         return messages, 0
     changed = list(messages)
     for (index, chunk), within in places.items():
         message = changed[index]
-        content = message["content"]
+        content: Any = message.get("content")
         address = f"messages.{index}.content"
-        if chunk is None:
-            content = _linked_text(content, address, within)
+        if isinstance(content, list) and chunk is None:
+            content = Chunks(content, within)
+        elif chunk is None:
+            content = _linked_text(content or "", address, within)
         else:
-            content = list(content) if content is messages[index]["content"] else content
+            content = list(message["content"]) if message is messages[index] else message["content"]
             text = _linked_text(content[chunk]["text"], f"{address}.{chunk}.text", within)
             content[chunk] = {**content[chunk], "text": text}
         changed[index] = {**message, "content": content}
     return changed, chars
+
+
+def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return False where no turn has more than one message or chunk: what most conversations are, told quickly."""
+    side, members = "", 0
+    for message in messages:
+        its = _side(message)
+        if not its:
+            continue
+        if its != side:
+            side, members = its, 0
+        if message["role"] != "tool":
+            content = message.get("content")
+            members += len(content) if isinstance(content, list) else 1
+            if members > 1:
+                return True
+    return False
 
 
 def _linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
@@ -68,45 +105,41 @@ def _linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
     return made
 
 
-def _turns(messages: Sequence[Mapping[str, Any]]) -> list[list[Said]]:
-    """The turns of more than one text; those of several candidates begin with what stands before all of them."""
-    turns: list[_Turn] = []
+def _turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """The turns of more than one message or text; those of several candidates begin with what stands before all."""
+    turns: list[Turn] = []
     side = ""
-    shared: _Turn = []
-    candidates: dict[int, _Turn] = {}
+    shared = Turn([], [])
+    candidates: dict[int, Turn] = {}
     for index, message in enumerate(messages):
         its = _side(message)
         if not its:
             continue
         if its != side:
             turns.extend(candidates.values() or (shared,))
-            side, shared, candidates = its, [], {}
-        candidate = message.get("candidate")
+            side, shared, candidates = its, Turn([], []), {}
+        if message["role"] == "tool":
+            continue
+        turn, candidate = shared, message.get("candidate")
         if its == "assistant" and type(candidate) is int:
-            candidates.setdefault(candidate, list(shared)).append((index, message))
-        elif message["role"] != "tool":
-            shared.append((index, message))
+            if candidate not in candidates:
+                candidates[candidate] = Turn(list(shared.said), list(shared.silent))
+            turn = candidates[candidate]
+        if found := said(index, message):
+            turn.said.extend(found)
+        else:
+            turn.silent.append((index, None))
     turns.extend(candidates.values() or (shared,))
-    read = (_said_in(turn) for turn in turns)
-    return [pieces for pieces in read if len(pieces) > 1]
-
-
-def _said_in(turn: _Turn) -> list[Said]:
-    """The texts of a turn, nothing where a glance shows that there is one at most."""
-    if not turn or (len(turn) == 1 and _is_one(turn[0][1].get("content"))):
-        return []
-    return [piece for index, message in turn for piece in said(index, message)]
-
-
-def _is_one(content: Any) -> bool:
-    return type(content) is str or content is None or (type(content) is list and len(content) < 2)
+    return [turn for turn in turns if turn.said and len(turn.said) + len(turn.silent) > 1]
 
 
 def _side(message: Mapping[str, Any]) -> str:
-    """Whose turn a message is part of; of none, and no interruption, is what no text part says."""
+    """Whose turn a message is part of; of none, and no interruption, is a system's message."""
     role = message.get("role") if type(message) is dict else None
-    if type(role) is not str or role not in _SIDES or "field" in message:
+    if type(role) is not str or role not in _SIDES:
         return ""
+    if "turn" in message:
+        return "assistant" if message["turn"] == "assistant" else "user"
     return "assistant" if role == "assistant" or (role == "tool" and message.get("provider")) else "user"
 
 
@@ -121,10 +154,17 @@ def said(index: int, message: Mapping[str, Any]) -> list[Said]:
         return []
     return [
         Said(chunk["text"], index, place, thought)
-        for place, chunk in enumerate(content)
-        # Lists are long where nothing in them is a chunk.
-        if type(chunk) is dict and chunk.get("text") and is_text_chunk(chunk)
+        for place in _places_of_texts(content)
+        if is_text_chunk(chunk := content[place]) and chunk["text"]
     ]
+
+
+def _places_of_texts(content: list[Any]) -> Iterable[int]:
+    """Where text chunks may be. Lists are long where nothing in them is a chunk, and told quickly."""
+    kinds = set(map(type, content))
+    if kinds == {dict}:
+        return compress(count(), map(contains, content, repeat("text")))
+    return range(len(content)) if dict in kinds else ()
 
 
 def said_last(messages: Sequence[Mapping[str, Any]]) -> list[Said]:
@@ -136,9 +176,10 @@ def said_last(messages: Sequence[Mapping[str, Any]]) -> list[Said]:
     return [piece for index in model if _side(messages[index]) for piece in said(index, messages[index])]
 
 
-def _readings(turn: Sequence[Said]) -> list[list[Said]]:
-    """The texts alone, the thoughts alone, and all where there are both: what joins more than one."""
-    texts = [piece for piece in turn if not piece.thought]
-    thoughts = [piece for piece in turn if piece.thought]
-    joined = [texts, thoughts, list(turn)] if texts and thoughts else [texts or thoughts]
-    return [pieces for pieces in joined if len(pieces) > 1]
+def _readings(turn: Turn) -> list[list[Said]]:
+    """The texts alone, the thoughts alone, and all where there are both: what joins several, or is all there is."""
+    texts = [piece for piece in turn.said if not piece.thought]
+    thoughts = [piece for piece in turn.said if piece.thought]
+    if not (texts and thoughts):
+        return [texts or thoughts]
+    return [*(pieces for pieces in (texts, thoughts) if len(pieces) > 1), turn.said]

@@ -19,7 +19,17 @@ Mark = Event | tuple[str, int, int]
 class Run(Meter):
     """``marks`` grows as tests succeed and is cut back where a binding fails."""
 
-    __slots__ = ("_events", "_index", "_positions", "conversation", "marks", "parameters", "regexes", "scans")
+    __slots__ = (
+        "_events",
+        "_index",
+        "_positions",
+        "conversation",
+        "marks",
+        "negated",
+        "parameters",
+        "regexes",
+        "scans",
+    )
 
     def __init__(self, conversation: Conversation, parameters: Mapping[str, Any], budget: Budget) -> None:
         super().__init__(budget)
@@ -28,6 +38,8 @@ class Run(Meter):
         self.marks: list[Mark] = []
         self.scans: dict[tuple[Any, ...], Any] = {}
         """What searches have found in readings, and what methods have made of them."""
+        self.negated = False
+        """Whether what is evaluated now is true in a rule where it is false."""
         self.regexes: dict[tuple[str, Mode], Regex] = {}
         self._events: dict[str, list[Event]] = {}
         self._positions: dict[str, list[int]] = {}

@@ -1,7 +1,8 @@
 """Searches for what stands in a text as readers join it: across the seams between the texts of a turn.
 
-A match belongs to the text in which it ends. A reading is looked through once a check for each thing that is looked
-for, however many texts it is made of.
+A match belongs to the text in which it ends. Within a negation it belongs to every text of the turn: what readers find
+there is not missing from any of them. A reading is looked through once a check for each thing that is looked for,
+however many texts it is made of.
 """
 
 from array import array
@@ -39,7 +40,11 @@ class Scanned:
 def literally(run: Run, needle: str, text: str, most: int) -> list[Within]:
     """Up to ``most`` occurrences of ``needle`` that end in the text and begin before it."""
     found: dict[tuple[int, int], Within] = {}
-    if type(text) is not Joined or len(needle) < 2:
+    if type(text) is not Joined:
+        return []
+    if run.negated:
+        return _anywhere(run, needle, text)
+    if len(needle) < 2:
         return []
     for reading, start, end in text.readings:
         key = ("in", needle, id(reading))
@@ -52,6 +57,19 @@ def literally(run: Run, needle: str, text: str, most: int) -> list[Within]:
                 found.setdefault((first - start, id(reading)), (reading, first, first + len(needle)))
         run.charge(1)
     return list(found.values())
+
+
+def _anywhere(run: Run, needle: str, text: Joined) -> list[Within]:
+    """The first occurrence in a reading of the text, wherever it stands."""
+    for reading, _, _ in text.readings:
+        key = ("anywhere", needle, id(reading))
+        if key not in run.scans:
+            run.charge(1 + (len(reading) >> 9))
+            run.scans[key] = (reading, reading.find(needle))
+        at = run.scans[key][1]
+        if at >= 0:
+            return [(reading, at, at + len(needle))]
+    return []
 
 
 def _over_seams(run: Run, needle: str, reading: Joined) -> Iterator[Span]:
@@ -79,6 +97,8 @@ def by_pattern(run: Run, regex: Regex, text: Joined, own: Sequence[Span]) -> lis
         scanned = run.scans.get(key)
         if scanned is None:
             scanned = run.scans[key] = Scanned(reading, regex.spans(reading, run))
+        if run.negated and scanned.starts:
+            return [(reading, scanned.starts[0], scanned.ends[0])]
         for number in scanned.ending(start, end):
             run.charge(1)
             first, last = scanned.starts[number] - start, scanned.ends[number] - start
@@ -104,27 +124,27 @@ def at_beginning(run: Run, regex: Regex, text: str) -> Within | None:
         if key not in run.scans:
             run.scans[key] = (reading, regex.end_of_match(reading, run))
         last = run.scans[key][1]
-        if last is not None and (start < last <= end or last == start == 0):
+        if last is not None and (run.negated or start < last <= end or last == start == 0):
             return reading, 0, last
     return None
 
 
-def begins_with(text: str, prefixes: tuple[str, ...]) -> bool:
+def begins_with(run: Run, text: str, prefixes: tuple[str, ...]) -> bool:
     """Whether a reading of the text begins with one of ``prefixes``, which ends in the text."""
     if type(text) is not Joined:
         return False
     return any(
-        start < len(prefix) <= end and reading.startswith(prefix)
+        (run.negated or start < len(prefix) <= end) and reading.startswith(prefix)
         for reading, start, end in text.readings
         for prefix in prefixes
     )
 
 
-def ends_with(text: str, suffixes: tuple[str, ...]) -> bool:
+def ends_with(run: Run, text: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a reading that the text ends is one that ends with one of ``suffixes``."""
     if type(text) is not Joined:
         return False
-    return any(end == len(reading) and reading.endswith(suffixes) for reading, _, end in text.readings)
+    return any((run.negated or end == len(reading)) and reading.endswith(suffixes) for reading, _, end in text.readings)
 
 
 def by_detector(run: Run, key: tuple[Any, ...], scan: Scan, texts: Sequence[str], parsed: Parsed) -> Any:
@@ -144,9 +164,10 @@ def by_detector(run: Run, key: tuple[Any, ...], scan: Scan, texts: Sequence[str]
         for reading, start, end in text.readings:
             scanned, found = _detected(run, (*key, id(reading)), scan, reading)
             if isinstance(found.value, Record):
-                value = _merged(value, found.value) if end == len(reading) else value
+                value = _merged(value, found.value) if run.negated or end == len(reading) else value
                 continue
-            for number in scanned.ending(start, end):
+            numbers = range(len(scanned.ends)) if run.negated else scanned.ending(start, end)
+            for number in numbers:
                 finding = found.findings[number]
                 first, last = finding.start - start, finding.end - start
                 again = (first, last, finding.label, reading[finding.start : finding.end])

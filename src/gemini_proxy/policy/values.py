@@ -117,6 +117,16 @@ class Joined(str):
 Within = tuple[Joined, int, int]
 
 
+class Chunks(list[Any]):
+    """A content's chunks without a text part, in a turn that has texts: ``readings`` of it."""
+
+    __slots__ = ("readings",)
+
+    def __init__(self, chunks: Sequence[Any], readings: Sequence["Within"]) -> None:
+        super().__init__(chunks)
+        self.readings = tuple(readings)
+
+
 class Record(dict[str, Any]):
     """A detector's result with named fields; reading a field it has not is an error, not None."""
 
@@ -180,6 +190,9 @@ class Content:
             pieces = self.pieces
             if len(pieces) == 1:
                 self._text = pieces[0][0]
+            elif type(self.value) is Chunks:
+                self._text = joined = Joined.of(())
+                joined.readings = self.value.readings
             else:
                 self._text = _joined(pieces) if pieces or self.chunked else "".join(self.texts)
         return self._text
@@ -188,7 +201,7 @@ class Content:
     def texts(self) -> tuple[str, ...]:
         """The joined text of the chunks, then every other string, key and number, at any depth."""
         if self._texts is None:
-            joined = (self.text,) if self.pieces else ()
+            joined = (self.text,) if self.pieces or type(self.value) is Chunks else ()
             self._texts = (*joined, *_other_texts(self.value, self.address))
         return self._texts
 

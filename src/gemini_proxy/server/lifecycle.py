@@ -10,7 +10,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules
+from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.gate import FrameGate, StreamCheck
 from gemini_proxy.guardrails.tail import Tail
@@ -241,7 +241,7 @@ class Lifecycle:
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
 
     def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
-        if self._guardrails.thoughts == "skip" and any("thought" in message for message in messages):
+        if self._guardrails.thoughts == "skip" and any(is_thought(message) for message in messages):
             note = Unseen("messages", "thoughts, which the configuration skips")
             if note not in exchange.unseen:
                 exchange.unseen.append(note)
