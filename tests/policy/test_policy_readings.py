@@ -333,3 +333,17 @@ def test_a_session_refuses_what_the_whole_is_refused_for(turn: list[tuple[bool, 
         whole = bool(policy.check(Conversation.of(messages)))
         assert not early or whole
         assert early or not whole or not session.clear
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [calls(), assistant([IMAGE]), assistant("beside") | {"field": "finishMessage"}, user({"a": 1}), user(None)],
+    ids=["call", "image", "field", "data", "nothing"],
+)
+def test_a_message_that_says_nothing_is_asked_for_its_turn_and_left_as_it_is(silent: Message) -> None:
+    """Violations and traces show what was sent, not what a negation looked at."""
+    said = {"role": silent["role"], "content": "the source: here"}
+    conversation = Conversation.of([said, silent])
+    assert conversation.events("Message")[1].data is silent
+    assert not check(rule("(m: Message)", 'not ("source:" in m.content)'), said, silent)
+    assert len(check(rule("(m: Message)", 'not ("source:" in m.content)'), silent, silent)) == 2

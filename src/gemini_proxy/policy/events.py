@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 import orjson
 
 from gemini_proxy.policy.errors import ConversationError, EvaluationError
-from gemini_proxy.policy.readings import linked
-from gemini_proxy.policy.values import Content, count_chars, is_chunk
+from gemini_proxy.policy.readings import linked, linked_text
+from gemini_proxy.policy.values import Content, Within, count_chars, is_chunk
 
 # Above, no check is a quick one, and it does not matter by how much. In characters.
 _MANY_CHARS = 2_000_000
@@ -86,11 +86,11 @@ class Conversation:
         among that message's calls. Without it outputs are linked by their ids, and without ids by their order.
         The messages must not change afterwards: events hold their very strings.
         """
-        reader = _Reader(answered)
-        messages, joined = linked(messages)
-        for index, message in enumerate(messages):
+        known, silent, chars = linked(messages)
+        reader = _Reader(answered, silent)
+        for index, message in enumerate(known):
             reader.read(index, message)
-        return cls(messages, reader.events, reader.chars + joined)
+        return cls(known, reader.events, reader.chars + chars)
 
     def events(self, kind: str) -> list[Event]:
         """The events of a kind, in order; those of TextChunk, Image, ToolParameter and Input are built at each call."""
@@ -139,10 +139,11 @@ def _parameters(tool: Event) -> Iterator[Event]:
 class _Reader:
     """Collects events message by message."""
 
-    def __init__(self, answered: Mapping[int, tuple[int, int]] | None) -> None:
+    def __init__(self, answered: Mapping[int, tuple[int, int]] | None, silent: Mapping[int, Sequence[Within]]) -> None:
         self.events: dict[str, list[Event]] = {"Message": [], "ToolCall": [], "ToolOutput": [], "Tool": []}
         self.chars = 0
         self._answered = answered
+        self._silent = silent
         self._callers: dict[int, Event] = {}
         self._position = 0
         self._by_id: dict[str, Event] = {}
@@ -170,7 +171,7 @@ class _Reader:
 
     def _read_message(self, index: int, address: str, message: dict[str, Any]) -> None:
         event = self._add("Message", address, message)
-        event.content = self._content(address, message.get("content"))
+        event.content = self._content(address, message.get("content"), self._silent.get(index, ()))
         calls = message.get("tool_calls")
         if calls:
             if type(calls) is not list:
@@ -193,16 +194,16 @@ class _Reader:
         if event.call is not None:
             self._unanswered.pop(event.call.position, None)
 
-    def _content(self, address: str, content: Any) -> Any:
+    def _content(self, address: str, content: Any, readings: Sequence[Within] = ()) -> Any:
+        if content is None:
+            content = ""
         if isinstance(content, str):
             self.chars += len(content)
-            return content
-        if content is None:
-            return ""
+            return linked_text(content, f"{address}.content", readings) if readings else content
         if not isinstance(content, list | dict | int | float | str):
             raise ConversationError(f"{address}.content is neither text, a list nor an object")
         self._count(content)
-        return Content(content, f"{address}.content")
+        return Content(content, f"{address}.content", readings)
 
     def _count(self, value: Any) -> None:
         if self.chars <= _MANY_CHARS:

@@ -11,7 +11,7 @@ from itertools import compress, count, repeat
 from operator import contains
 from typing import Any, NamedTuple
 
-from gemini_proxy.policy.values import Chunks, Joined, Within, is_text_chunk
+from gemini_proxy.policy.values import Joined, Within, is_text_chunk
 
 _SIDES = frozenset(("user", "assistant", "tool"))
 
@@ -20,7 +20,7 @@ class Turn(NamedTuple):
     """What one side says, and the messages of it that say nothing in a text part, counted from 0."""
 
     said: list["Said"]
-    silent: list[tuple[int, None]]
+    silent: list[int]
 
 
 class Said(NamedTuple):
@@ -37,15 +37,24 @@ class Said(NamedTuple):
         return content if self.chunk is None else f"{content}.{self.chunk}.text"
 
 
-def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], int]:
-    """The messages with texts that know their readings, and the characters of all readings.
+class Linked(NamedTuple):
+    """Messages with texts that know their readings: the very messages where no turn has two texts.
 
-    Where each turn has one text and no more these are the very messages. Messages of a shape that cannot be read stay
-    as they are.
+    ``silent`` has the readings of the turn of each message that says nothing in a text part, and ``chars`` counts the
+    characters of all readings.
     """
+
+    messages: Sequence[Mapping[str, Any]]
+    silent: Mapping[int, Sequence[Within]]
+    chars: int
+
+
+def linked(messages: Sequence[Mapping[str, Any]]) -> Linked:
+    """Link texts with their readings. Messages of a shape that cannot be read stay as they are."""
     if not _may_have_seams(messages):
-        return messages, 0
+        return Linked(messages, {}, 0)
     places: dict[tuple[int, int | None], list[Within]] = {}
+    silent: dict[int, list[Within]] = {}
     chars = 0
     for turn in _turns(messages):
         for pieces in _readings(turn):
@@ -57,29 +66,33 @@ def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str,
                     places.setdefault((piece.message, piece.chunk), []).append((reading, start, end))
                 start = end
             # What says nothing in a reading stands nowhere in it, and is asked for it in negations.
-            for index, chunk in turn.silent:
-                places.setdefault((index, chunk), []).append((reading, 0, 0))
+            for index in turn.silent:
+                silent.setdefault(index, []).append((reading, 0, 0))
             if len(pieces) < len(turn.said):
                 absent = (piece for piece in turn.said if piece.thought is not pieces[0].thought)
                 for piece in absent:
                     places.setdefault((piece.message, piece.chunk), []).append((reading, 0, 0))
+    return Linked(_with_places(messages, places), silent, chars)
+
+
+def _with_places(
+    messages: Sequence[Mapping[str, Any]], places: Mapping[tuple[int, int | None], Sequence[Within]]
+) -> Sequence[Mapping[str, Any]]:
     if not places:
-        return messages, 0
+        return messages
     changed = list(messages)
     for (index, chunk), within in places.items():
         message = changed[index]
         content: Any = message.get("content")
         address = f"messages.{index}.content"
-        if isinstance(content, list) and chunk is None:
-            content = Chunks(content, within)
-        elif chunk is None:
-            content = _linked_text(content or "", address, within)
+        if chunk is None:
+            content = linked_text(content, address, within)
         else:
             content = list(message["content"]) if message is messages[index] else message["content"]
-            text = _linked_text(content[chunk]["text"], f"{address}.{chunk}.text", within)
+            text = linked_text(content[chunk]["text"], f"{address}.{chunk}.text", within)
             content[chunk] = {**content[chunk], "text": text}
         changed[index] = {**message, "content": content}
-    return changed, chars
+    return changed
 
 
 def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -99,7 +112,8 @@ def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
+def linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
+    """The text at ``address``, which knows where it stands in readings."""
     made = Joined(text, (address,), (len(text),))
     made.readings = tuple(within)
     return made
@@ -128,7 +142,7 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
         if found := said(index, message):
             turn.said.extend(found)
         else:
-            turn.silent.append((index, None))
+            turn.silent.append(index)
     turns.extend(candidates.values() or (shared,))
     return [turn for turn in turns if turn.said and len(turn.said) + len(turn.silent) > 1]
 

@@ -117,16 +117,6 @@ class Joined(str):
 Within = tuple[Joined, int, int]
 
 
-class Chunks(list[Any]):
-    """A content's chunks without a text part, in a turn that has texts: ``readings`` of it."""
-
-    __slots__ = ("readings",)
-
-    def __init__(self, chunks: Sequence[Any], readings: Sequence["Within"]) -> None:
-        super().__init__(chunks)
-        self.readings = tuple(readings)
-
-
 class Record(dict[str, Any]):
     """A detector's result with named fields; reading a field it has not is an error, not None."""
 
@@ -153,14 +143,15 @@ class Content:
 
     For text operations (``in``, ``==``, ``len``, ``find``, ``match``, string methods, detectors) chunks stand for their
     joined text, and what else is searched for text looks at all ``texts``; for indexing and iteration content is the
-    value itself.
+    value itself. ``readings`` are those of its turn where it has no text part.
     """
 
-    __slots__ = ("_text", "_texts", "address", "value")
+    __slots__ = ("_text", "_texts", "address", "readings", "value")
 
-    def __init__(self, value: Any, address: str) -> None:
+    def __init__(self, value: Any, address: str, readings: Sequence["Within"] = ()) -> None:
         self.value = value
         self.address = address
+        self.readings = tuple(readings)
         self._text: str | None = None
         self._texts: tuple[str, ...] | None = None
 
@@ -190,9 +181,9 @@ class Content:
             pieces = self.pieces
             if len(pieces) == 1:
                 self._text = pieces[0][0]
-            elif type(self.value) is Chunks:
+            elif self.readings:
                 self._text = joined = Joined.of(())
-                joined.readings = self.value.readings
+                joined.readings = self.readings
             else:
                 self._text = _joined(pieces) if pieces or self.chunked else "".join(self.texts)
         return self._text
@@ -201,7 +192,7 @@ class Content:
     def texts(self) -> tuple[str, ...]:
         """The joined text of the chunks, then every other string, key and number, at any depth."""
         if self._texts is None:
-            joined = (self.text,) if self.pieces or type(self.value) is Chunks else ()
+            joined = (self.text,) if self.pieces or self.readings else ()
             self._texts = (*joined, *_other_texts(self.value, self.address))
         return self._texts
 
