@@ -55,6 +55,7 @@ class MessageList:
         self.messages: list[Message] = []
         self.unseen: list[Unseen] = []
         self._open: Message | None = None
+        self._kind = ""
         self._texts: list[str] = []
 
     def add_tools(self, tools: Sequence[Message]) -> None:
@@ -87,10 +88,6 @@ class MessageList:
         """Add the output of a call that Gemini's servers made themselves."""
         self._close()
         self.messages.append(_tool_message(name, call_id, content) | {"provider": True})
-
-    def close(self) -> None:
-        """End the message that is being built: what comes next begins a message of its own."""
-        self._close()
 
     def _add_part(self, role: str, part: JsonObject) -> None:
         text = field(part, "text")
@@ -213,10 +210,8 @@ class MessageList:
             self._texts = []
         self.messages.append(message)
 
-    _kind: str = ""
 
-
-# google.ai.generativelanguage ToolType, names and, for clients that ask for integers, numbers.
+# google.ai.generativelanguage ToolType; any other is its own name.
 _SERVER_TOOLS = {"GOOGLE_SEARCH_WEB": "google_search", "GOOGLE_SEARCH_IMAGE": "google_search"}
 
 
