@@ -70,10 +70,11 @@ class RuleSet:
         return RuleSet(() if "block" in actions else self.blocking, () if "log" in actions else self.logging)
 
 
-def guardrail(name: str, text: str, action: Action) -> Guardrail:
+def guardrail(name: str, text: str, action: Action, *, foreign: bool = False) -> Guardrail:
     """Compile ``text`` into a guardrail whose id is that of its content. Raises PolicyError."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Guardrail(digest, name, action, load_policy(text, name))
+    policy = load_policy(text, name, MAX_HEADER_PROGRAM if foreign else MAX_PROGRAM)
+    return Guardrail(digest, name, action, policy, foreign)
 
 
 async def with_header(
@@ -108,9 +109,7 @@ async def _header_guardrail(text: str, client: str) -> Guardrail:
 
 
 def _foreign(text: str) -> Guardrail:
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    policy = load_policy(text, HEADER_NAME, MAX_HEADER_PROGRAM)
-    return Guardrail(digest, HEADER_NAME, "block", policy, foreign=True)
+    return guardrail(HEADER_NAME, text, "block", foreign=True)
 
 
 def is_brief(name: str, text: str, max_program: int = MAX_PROGRAM) -> bool:
