@@ -47,7 +47,7 @@ async def test_policies_that_run_long_refuse_no_neighbour(upstream: ScriptedUpst
     """Eight others with long chats and large images have their answers, whatever the attacker's checks still do."""
     upstream.reply(unary(candidate("hello", "STOP")))
     async with (
-        proxy_before(upstream.url, tmp_path, policy=WORD, guardrails={"timeout": 30.0}) as proxy,
+        proxy_before(upstream.url, tmp_path, policy=WORD, guardrails={"timeout": 60.0}) as proxy,
         aiohttp.ClientSession() as session,
     ):
         url = proxy.method()
@@ -55,10 +55,12 @@ async def test_policies_that_run_long_refuse_no_neighbour(upstream: ScriptedUpst
             asyncio.create_task(post(session, url, chat(300), headers("attacker", f"{ENDLESS}# {at}\n")))
             for at in range(6)
         ]
-        await asyncio.sleep(0.5)
+        # The call is made beside the check: where it has come, a check is under way.
+        await upstream.called.wait()
         bodies = [chat(1_200), image()] * 4
         asked = [post(session, url, body, headers(f"neighbour-{at}")) for at, body in enumerate(bodies)]
         assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 8
+        assert not any(attack.done() for attack in attacks), "nobody had to wait for the end of an attack"
         for attack in attacks:
             attack.cancel()
 
