@@ -349,3 +349,24 @@ def test_records_with_a_type_are_data() -> None:
     found = {"role": "tool", "content": RECORDS}
     assert fires(rule("(o: ToolOutput)", "len(o.content) == 1", 'not (o.content == "")'), found)
     assert fires(rule(M, "len(m.content) == 2", 'm.content == "ok"'), {"role": "user", "content": HIDDEN})
+
+
+@pytest.mark.parametrize(
+    "test", ['m.content + "!" == "ok!"', '"<" + m.content == "<ok"', "m.content + m.content == 'okok'"]
+)
+def test_chunks_are_added_as_their_text(test: str) -> None:
+    """One message's content may be chunks and its neighbour's a string: adding them gives a text either way."""
+    for content in ("ok", [{"type": "text", "text": "o"}, {"type": "text", "text": "k"}]):
+        assert fires(rule(M, test), {"role": "user", "content": content})
+
+
+def test_chunks_are_ordered_as_their_text() -> None:
+    assert fires(
+        rule(M, 'm.content < "p"', 'm.content > "n"'), {"role": "user", "content": [{"type": "text", "text": "ok"}]}
+    )
+
+
+def test_lists_of_an_output_are_added_as_lists() -> None:
+    """Data has no text of its own."""
+    found = {"role": "tool", "content": RECORDS}
+    assert fires(rule("(o: ToolOutput)", "len(o.content + [1]) == 2"), found)

@@ -154,10 +154,18 @@ def _uncontent(value: Any, other: Any) -> Any:
     return value.text if isinstance(other, str) else value.value
 
 
+def _operand(value: Any) -> Any:
+    """The text of content made of chunks, and other content's own value."""
+    if type(value) is not Content:
+        return value
+    return value.text if value.chunked else value.value
+
+
 def ordered(left: Any, right: Any, operator: str) -> bool:
     """``<`` and its kin, between numbers or between texts; None is neither above nor below anything."""
     if left is None or right is None:
         return False
+    left, right = _operand(left), _operand(right)
     numbers = isinstance(left, int | float) and isinstance(right, int | float)
     if not numbers and not (isinstance(left, str) and isinstance(right, str)):
         raise EvaluationError(f"{word_for(left)} {operator} {word_for(right)} has no order")
@@ -169,9 +177,10 @@ def ordered(left: Any, right: Any, operator: str) -> bool:
 
 
 def arithmetic(run: Run, operator: str, left: Any, right: Any) -> Any:
-    """``+ - * / // % **`` on numbers; ``+`` also joins texts and lists, ``*`` repeats them."""
+    """``+ - * / // % **`` on numbers; ``+`` also joins texts and lists, ``*`` repeats them. Chunks are their text."""
     if isinstance(left, int | float) and isinstance(right, int | float):
         return _numbers(operator, left, right)
+    left, right = _operand(left), _operand(right)
     if operator == "+" and isinstance(left, str) and isinstance(right, str):
         run.room(len(left) + len(right))
         return left + right
