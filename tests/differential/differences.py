@@ -113,6 +113,32 @@ def _together(role: str, texts: list[str]) -> Messages:
     return [{"role": role, "content": "".join(texts)}] if len(texts) > 1 else []
 
 
+def _turn_in_each(messages: Messages) -> Messages:
+    """Each message of a turn with several texts says what the turn says, behind its own."""
+    made: Messages = []
+    start, side = 0, ""
+    for at, message in enumerate([*messages, {"role": "end"}]):
+        role = "assistant" if "function" in message else message.get("role", "")
+        now = {"assistant": "assistant", "user": "user", "tool": "user", "end": "end"}.get(role, side)
+        if now != side:
+            made.extend(_saying(messages[start:at], side))
+            start, side = at, now
+    return made
+
+
+def _saying(turn: Messages, role: str) -> Messages:
+    texts = [text for message in turn if message.get("role") == role for text in _said(message.get("content"))]
+    if len(texts) < 2:
+        return turn
+    said = "".join(texts)
+    return [
+        {**message, "content": _SEAM.join([*_said(message.get("content")), said])}
+        if message.get("role") == role
+        else message
+        for message in turn
+    ]
+
+
 def _data(messages: Messages) -> Messages:
     """Data as text chunks, one for each string, key and number in it."""
 
@@ -220,6 +246,7 @@ CONVERSATIONS: Final = (
     Difference("outputs without ids answer the earliest open call", "there all belong to the last call", _ids),
     Difference("arguments that are no object are read as raw", "there the whole conversation is refused", _arguments),
     Difference("texts of a turn are read as one", "each message is searched alone there", _turns),
+    Difference("a negation asks the whole turn", "it asks the message alone there", _turn_in_each),
 )
 
 POLICIES: Final = (
