@@ -22,6 +22,8 @@ SOURCES: Final = PYTHON.parents[1] / "sources"
 _LOADERS: Final = frozenset(("from_string", "parse"))
 _RULE: Final = re.compile(r"^[ \t]*raise\b[^\n]*(?:\n[^\n]*)*?\bif[ \t]*:", re.MULTILINE)
 _FENCE: Final = re.compile(r"^([ \t]*)(`{3,})[^\n]*\n(.*?)^[ \t]*\2", re.MULTILINE | re.DOTALL)
+# What reaches files or the process: refused here whatever it would do.
+_OUTSIDE: Final = re.compile(r"^[ \t]*(?:from|import)[ \t]+(?:invariant\.files|os)\b", re.MULTILINE)
 # What needs a model, a program or a network: reported, and not part of the measure.
 _ELSEWHERE: Final = re.compile(
     r"\b(semgrep|ocr|moderated|MODERATED|is_similar|embedding_similarity|llm|llm_confirm|ipython_code)\b"
@@ -48,6 +50,11 @@ class Row:
     def needs_more(self) -> bool:
         """Whether it uses what is not part of the measure."""
         return _ELSEWHERE.search(self.text.text) is not None
+
+    @property
+    def reaches_out(self) -> bool:
+        """Whether it asks for files or the process."""
+        return _OUTSIDE.search(self.text.text) is not None
 
 
 def collect(paths: Iterable[Path]) -> list[Text]:
@@ -125,16 +132,20 @@ def report(rows: list[Row]) -> str:
     """The figures, and a line for each policy that loads there and not here."""
     loads = [row for row in rows if row.there is None]
     plain = [row for row in loads if not row.needs_more]
-    both = sum(row.here is None for row in plain)
     lines = [
-        f"{len(rows)} texts, {len(loads)} load there, {sum(row.here is None for row in loads)} of them here",
-        f"without a model, a program or a network: {len(plain)} load there, {both} of them here"
-        f" ({100 * both / max(1, len(plain)):.1f} %)",
+        f"all {len(rows)} texts: {_share(loads)}",
+        f"without a model, a program or a network: {_share(plain)}",
+        f"without files and the process either: {_share([row for row in plain if not row.reaches_out])}",
     ]
     for row in loads:
         if row.here is not None:
             lines.append(f"{row.text.place}{' (needs more)' if row.needs_more else ''}: {row.here}")
     return "\n".join(lines)
+
+
+def _share(loads: list[Row]) -> str:
+    both = sum(row.here is None for row in loads)
+    return f"{len(loads)} load there, {both} of them here ({100 * both / max(1, len(loads)):.1f} %)"
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def test_options_are_checked(line: str) -> None:
         compile_policy(about(line))
 
 
-@pytest.mark.parametrize("module", ["os", "json", "invariant.files", "sys as s"])
+@pytest.mark.parametrize("module", ["os", "json.decoder", "invariant.files", "sys as s"])
 def test_modules_of_python_are_not_imported(module: str) -> None:
     """Only names of the stock language."""
     with pytest.raises(PolicyError, match=r"imported|available"):
@@ -173,3 +173,43 @@ def test_a_negation_needs_the_whole_text() -> None:
     ]
     assert ["whole", "hint", "slice", "edge"] == windows
     assert fires(about("any(find(input.p, m.content))"), assistant("ab"), parameters={"p": "^(?!b)a"})
+
+
+RAISE = 'raise "x" if:\n    (m: Message)\n'
+JSON_TEXT = '{"key": [1, 2]}'
+
+
+@pytest.mark.parametrize(
+    ("bring", "call"),
+    [
+        ("import json", "json.loads"),
+        ("import json as data", "data.loads"),
+        ("from json import loads", "loads"),
+        ("from json import loads as read", "read"),
+    ],
+)
+def test_json_texts_are_read_by_pythons_name(bring: str, call: str) -> None:
+    """The one module of Python that policies of the stock engine use; it is ``json_loads`` by another name."""
+    policy = f'{bring}\nraise "x" if:\n    (m: Message)\n    {call}(m.content).key == [1, 2]\n'
+    assert fires(policy, user(JSON_TEXT)) and not fires(policy, user("no JSON"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("json.dumps(m.content)", "json.dumps is not available"),
+        ("json.loads", '"json" is a module'),
+        ("json(m.content)", "json"),
+        ("json.loads(m.content, 2)", "takes 1 arguments"),
+        ("[x] contains_only [y]", "contains_only is not part of the language"),
+    ],
+)
+def test_what_else_is_asked_of_a_module_is_named(line: str, says: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(says)):
+        compile_policy(f'import json\nraise "x" if:\n    (m: Message)\n    {line}\n')
+
+
+def test_a_variable_hides_a_module() -> None:
+    """As in Python: the nearest name counts."""
+    policy = 'import json\nraise "x" if:\n    (json: Message)\n    json.content.lower() == "a"\n'
+    assert fires(policy, user("A"))

@@ -9,7 +9,7 @@ from gemini_proxy.policy.detectors import Detector, Parsed, Parser, positional
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
-from gemini_proxy.policy.imports import UNAVAILABLE
+from gemini_proxy.policy.imports import PYTHON_MODULES, UNAVAILABLE
 from gemini_proxy.policy.methods import ARITY, call_method
 from gemini_proxy.policy.predicates import CompiledPredicate
 from gemini_proxy.policy.regex import Mode, compile_at_run_time
@@ -27,6 +27,9 @@ class CallCompiler(ExpressionCompiler):
 
     def call(self, node: syntax.Call, scope: Scope) -> Term:
         if isinstance(node.function, syntax.Attribute):
+            module = self._module(node.function.value, scope)
+            if module is not None:
+                return self._of_module(node, node.function, module, scope)
             return self._method(node, node.function, scope)
         if not isinstance(node.function, syntax.Name):
             self.context.fail(node, "only functions and methods can be called")
@@ -54,6 +57,23 @@ class CallCompiler(ExpressionCompiler):
         if name in UNAVAILABLE:
             self.context.fail(node, f"{name} is not available: it needs {UNAVAILABLE[name]}")
         self.context.unknown(node, name, scope.slots)
+
+    def _module(self, node: syntax.Expr, scope: Scope) -> str | None:
+        """The Python module that a name stands for."""
+        if not isinstance(node, syntax.Name) or node.name in scope.slots:
+            return None
+        imported = self.context.imported.get(node.name)
+        return imported.name if imported is not None and imported.role == "module" else None
+
+    def _of_module(self, node: syntax.Call, function: syntax.Attribute, module: str, scope: Scope) -> Term:
+        functions = PYTHON_MODULES[module]
+        name = functions.get(function.name)
+        if name is None:
+            known = " and ".join(f"{module}.{known}(...)" for known in functions)
+            self.context.fail(
+                function, f"{module}.{function.name} is not available", f"there is {known}", fault="unknown"
+            )
+        return self._function(node, name, FUNCTIONS[name], scope)
 
     def _arguments(self, node: syntax.Call, scope: Scope) -> tuple[list[Code], dict[str, Code]]:
         args = [self.code(arg, scope) for arg in node.args]

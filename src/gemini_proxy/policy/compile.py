@@ -9,7 +9,15 @@ from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.errors import PolicyError
 from gemini_proxy.policy.events import FIELDS
-from gemini_proxy.policy.imports import MODULES, REFUSED_MODULES, UNAVAILABLE, names_of, resolve
+from gemini_proxy.policy.imports import (
+    MODULES,
+    PYTHON_MODULES,
+    REFUSED_MODULES,
+    UNAVAILABLE,
+    Imported,
+    names_of,
+    resolve,
+)
 from gemini_proxy.policy.parser import parse
 from gemini_proxy.policy.policy import CompiledRule, Policy
 from gemini_proxy.policy.predicates import Body, CompiledPredicate
@@ -93,6 +101,8 @@ class _PolicyCompiler:
         if module not in MODULES:
             hint = nearest(module, MODULES) or "invariant, invariant.detectors and invariant.parsers are available"
             self._context.fail(statement, f'"{statement.module}" cannot be imported', hint)
+        if module in PYTHON_MODULES and statement.alias:
+            self._bind_import(statement, statement.alias, Imported("module", module))
         for name, alias in statement.names:
             self._import_name(module, name, alias)
 
@@ -104,9 +114,12 @@ class _PolicyCompiler:
         if imported is None:
             hint = nearest(name.name, names_of(module, context.detectors.names))
             context.fail(name, f'"{module}" has nothing named "{name.name}" to import', hint)
-        if alias != name.name and alias in _RESERVED:
-            context.fail(name, f'"{alias}" is defined already')
-        context.imported[alias] = imported
+        self._bind_import(name, alias, imported, renamed=alias != name.name)
+
+    def _bind_import(self, node: syntax.Node, alias: str, imported: Imported, *, renamed: bool = True) -> None:
+        if renamed and alias in _RESERVED:
+            self._context.fail(node, f'"{alias}" is defined already')
+        self._context.imported[alias] = imported
 
     def _constant(self, statement: syntax.Define) -> None:
         context = self._context

@@ -90,7 +90,10 @@ class ExpressionCompiler:
             return constant(known.value, known.raw)
         if node.name == "input":
             self.context.fail(node, "input is read by the name of a parameter", "input.name")
-        if node.name in self.context.predicates or node.name in self.context.imported:
+        imported = self.context.imported.get(node.name)
+        if imported is not None and imported.role == "module":
+            self.context.fail(node, f'"{node.name}" is a module', f"call what it has, as in {node.name}.loads(...)")
+        if node.name in self.context.predicates or imported is not None:
             self.context.fail(node, f'"{node.name}" must be called', f"{node.name}(...)")
         self.context.unknown(node, node.name, scope.slots)
 

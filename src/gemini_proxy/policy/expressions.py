@@ -74,6 +74,10 @@ class ExpressionParser(PatternParser):
         if self._at("not") and self._ahead().text == "in":
             self._index += 2
             return "not in"
+        if self._at("contains_only"):
+            self._fail(
+                "contains_only is not part of the language", suggestion="all([item in allowed for item in found])"
+            )
         if self._token.text not in _COMPARATORS or self._token.kind not in ("op", "name"):
             return None
         operator = self._advance().text

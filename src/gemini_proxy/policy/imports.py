@@ -7,7 +7,7 @@ from typing import Literal
 from gemini_proxy.policy.builtins import FUNCTIONS
 from gemini_proxy.policy.events import FIELDS
 
-Role = Literal["function", "detector", "quantifier", "kind", "violation"]
+Role = Literal["function", "detector", "quantifier", "kind", "violation", "module"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ REFUSED_MODULES: Mapping[str, str] = {
     "invariant.files": "policies cannot read files",
 }
 
+# Of Python's modules that a policy may name: what their functions are called here.
+PYTHON_MODULES: Mapping[str, Mapping[str, str]] = {"json": {"loads": "json_loads"}}
+
 _DETECTOR_MODULES = (
     "code", "copyright", "fuzzy_matching", "moderation", "pii", "prompt_injection", "secrets", "sentence_similarity",
 )  # fmt: skip
@@ -46,13 +49,16 @@ MODULES = frozenset(
         "invariant", "invariant.builtins", "invariant.nodes", "invariant.message", "invariant.errors",
         "invariant.quantifiers", "invariant.llm", "invariant.access_control", "invariant.detectors",
         "invariant.parsers", "invariant.parsers.html", "invariant.parsers.ocr",
-        *(f"invariant.detectors.{module}" for module in _DETECTOR_MODULES),
+        *(f"invariant.detectors.{module}" for module in _DETECTOR_MODULES), *PYTHON_MODULES,
     )
 )  # fmt: skip
 
 
 def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | None:
     """What ``from module import name`` means, None if the module has no such name."""
+    if module in PYTHON_MODULES:
+        function = PYTHON_MODULES[module].get(name)
+        return None if function is None else Imported("function", function)
     if module.startswith("invariant.detectors"):
         return Imported("detector", name) if name in detectors and name not in _PARSERS else None
     if module.startswith("invariant.parsers"):
@@ -70,5 +76,7 @@ def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | Non
 
 def names_of(module: str, detectors: frozenset[str]) -> frozenset[str]:
     """The names a module offers, for suggestions."""
+    if module in PYTHON_MODULES:
+        return frozenset(PYTHON_MODULES[module])
     every = {*detectors, *FUNCTIONS, *FIELDS, *_QUANTIFIERS, "find", "match", "PolicyViolation"}
     return frozenset(name for name in every if resolve(module, name, detectors) is not None)

@@ -63,13 +63,12 @@ class _StatementParser(ExpressionParser):
         self._advance()
 
     def _import_module(self) -> syntax.Import:
-        """``import module``, which brings no name: what a policy can use is named one by one."""
+        """``import module [as name]``."""
         token = self._advance()
         module = self._module()
-        if self._take("as"):
-            self._identifier("a name")
+        alias = self._identifier("a name").text if self._take("as") else module
         self._end_line()
-        return syntax.Import(token.line, token.column, module, ())
+        return syntax.Import(token.line, token.column, module, (), alias)
 
     def _module(self) -> str:
         module = [self._identifier("a module").text]

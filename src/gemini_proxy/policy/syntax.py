@@ -220,8 +220,11 @@ Line = Declaration | Flow | Assignment | Condition | Quantifier
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Import(Node):
+    """``from module import name as other``, or ``import module as alias`` without names."""
+
     module: str
     names: tuple[tuple[Name, str], ...]
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
