@@ -128,7 +128,7 @@ def _turn_in_each(messages: Messages) -> Messages:
 
 def _saying(turn: Messages, role: str) -> Messages:
     texts = [text for message in turn if message.get("role") == role for text in _said(message.get("content"))]
-    if len(texts) < 2:
+    if not texts or len([message for message in turn if message.get("role") == role]) < 2:
         return turn
     said = "".join(texts)
     return [
@@ -266,6 +266,7 @@ POLICIES: Final = (
     Difference("not in, slices", "there they do not parse"),
     Difference("a line is a line", "a line that begins with a parenthesis is a call of what the line before ends with"),
     Difference("a written list can hold an event's values", "there its items are taken before the event is known"),
+    Difference("words are ASCII", "in RE2 a word ends before a letter that is not in ASCII, in Python behind it"),
     Difference("case is RE2's", "without case, Python takes a dotted capital I for an i"),
     Difference(
         "detectors know other patterns", "ours and theirs are lists of patterns, and neither contains the other"

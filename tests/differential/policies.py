@@ -448,7 +448,12 @@ _EXPRESSIONS: Final = (
     Case("escapes in a pattern", _rule(_MESSAGE, 'any(find("\\s\\S+\\n", m.content))')),
     Case("digits beyond ASCII", _rule(_MESSAGE, 'any(find("\\d", m.content))')),
     Case("words beyond ASCII", _rule(_MESSAGE, 'any(find("\\w{5}", m.content))')),
-    Case("word boundaries", _rule(_MESSAGE, 'any(find("\\bok\\b", m.content))')),
+    Case(
+        "word boundaries",
+        _rule(_MESSAGE, 'any(find("\\bok\\b", m.content))'),
+        stock=_rule(_MESSAGE, 'any(find("(?a:\\bok\\b)", m.content))'),
+        why=("words are ASCII",),
+    ),
     Case(
         "case-blind",
         _rule(_MESSAGE, 'any(find("(?i)secret|i", m.content))'),

@@ -157,7 +157,9 @@ def test_prompt_injection_heuristic(text: str) -> None:
 
 def test_copyright() -> None:
     """Notices and licences."""
-    assert ["COPYRIGHT_NOTICE"] == labels("copyright", "Copyright (c) 2024 Someone")
+    assert ["COPYRIGHT"] == labels("copyright", "Copyright by Someone")
+    assert "COPYRIGHT" in labels("copyright", "Copyright (c) 2024 Someone")
+    assert ["COPYRIGHT"] == labels("copyright", "Copyright (C) Unicorn Inc.")
     assert ["MIT_LICENSE"] == labels("copyright", "the MIT License")
     assert [] == labels("copyright", "copy it right")
 

@@ -54,6 +54,50 @@ def test_detectors_and_patterns(line: str, hit: str, miss: str) -> None:
     assert fires(about(line), user(hit)) and not fires(about(line), user(miss))
 
 
+BOTH = "mail eve@evil.io, card 4111 1111 1111 1111"
+
+
+@pytest.mark.parametrize(
+    ("line", "both", "one", "none"),
+    [
+        ('any(["EMAIL_ADDRESS", "CREDIT_CARD"] in pii(m))', True, True, False),
+        ('["EMAIL_ADDRESS", "CREDIT_CARD"] in pii(m)', True, True, False),
+        ('all(["EMAIL_ADDRESS", "CREDIT_CARD"] in pii(m))', True, False, False),
+        ('["EMAIL_ADDRESS", "CREDIT_CARD"] not in pii(m)', False, False, True),
+        ('not any(["EMAIL_ADDRESS", "CREDIT_CARD"] in pii(m))', False, False, True),
+        ('any(["eve@", "4111"] in m.content)', True, True, False),
+        ('any(["eve@", "4111"] in m)', True, True, False),
+        ('any([x for x in ["eve@", "4111"]] in m.content)', True, True, False),
+        ('all(tuple(["eve@", "4111"]) in m.content)', True, False, False),
+    ],
+)
+def test_a_list_is_looked_for_item_by_item(line: str, both: bool, one: bool, none: bool) -> None:
+    """In lists of labels and in texts; without any(...) or all(...) one item is enough."""
+    assert [fires(about(line), user(text)) for text in (BOTH, MAIL, "a novel")] == [both, one, none]
+    chunked = {"role": "user", "content": [{"type": "text", "text": BOTH[:9]}, {"type": "text", "text": BOTH[9:]}]}
+    assert fires(about(line), chunked) == both
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('"PERSON" in pii(m)', "PERSON is never found here"),
+        ('any(["EMAIL_ADDRESS", "LOCATION"] in pii(m))', "LOCATION is never found here"),
+        ('"EMAIL_ADRESS" in pii(m)', 'finds no EMAIL_ADRESS, so this is never true; did you mean "EMAIL_ADDRESS"?'),
+        ('"COPYRIGHT_NOTICE" in copyright(m)', 'did you mean "COPYRIGHT"?'),
+        ('"AWS_KEY" not in secrets(m)', "secrets without options finds no AWS_KEY"),
+        ('any(["Sm"] in unicode(m))', "unicode without options finds no Sm"),
+        ('"EMAIL_ADDRESS" in pii(m)', ""),
+        ('any(["Sm"] in unicode(m, ["Sm"]))', ""),
+        ('any(["eve"] in m.content)', ""),
+    ],
+)
+def test_a_label_that_is_never_found_is_warned_of(line: str, says: str) -> None:
+    """A rule that waits for it would never fire."""
+    warnings = " ".join(warning.message for warning in compile_policy(about(line)).warnings)
+    assert says in warnings if says else "finds no" not in warnings and "never found" not in warnings
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits", "fails"),
     [

@@ -209,6 +209,8 @@ class ExpressionCompiler:
 
     def _comparison(self, node: syntax.Comparison, scope: Scope) -> Term:
         left = self.compile(node.first, scope)
+        if left.known is not None and node.rest[0][0] in ("in", "not in"):
+            self._warn_of_labels(node, left.known.value, node.rest[0][1])
         if len(node.rest) == 1 and node.rest[0][0] == "in" and left.known is not None:
             return self._in(left.known.value, node.rest[0][1], scope)
         first = left.code
@@ -227,6 +229,12 @@ class ExpressionCompiler:
             return True
 
         return Term(chain)
+
+    def _warn_of_labels(self, node: syntax.Node, wanted: object, among: syntax.Expr) -> None:
+        if isinstance(among, syntax.Call):
+            for label in wanted if isinstance(wanted, list | tuple) else [wanted]:
+                if isinstance(label, str):
+                    self.context.warn_of_label(node, among, label)
 
     def _in(self, needle: object, hay_node: syntax.Expr, scope: Scope) -> Term:
         """``in`` with a left side that is known at load."""

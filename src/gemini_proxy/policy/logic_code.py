@@ -6,6 +6,7 @@ from typing import Any
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.operators import contains, equal, ordered
 from gemini_proxy.policy.run import Code, Frame, Run
+from gemini_proxy.policy.values import Each
 
 
 def negation(code: Code) -> Code:
@@ -58,7 +59,7 @@ def disjunction(codes: list[Code]) -> Code:
     return disjoin
 
 
-def comparator(operator: syntax.Comparator) -> Callable[[Any, Any, Any], bool]:
+def comparator(operator: syntax.Comparator) -> Callable[[Any, Any, Any], bool | Each]:
     if operator == "==" or operator == "is":
         return equal
     if operator == "!=" or operator == "is not":

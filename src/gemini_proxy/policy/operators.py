@@ -8,7 +8,7 @@ from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
 from gemini_proxy.policy.search import literally
 from gemini_proxy.policy.texts import searched_texts
-from gemini_proxy.policy.values import Content, Piece, Record, cut, word_for
+from gemini_proxy.policy.values import Content, Each, Piece, Record, cut, word_for
 
 # About 1,200 digits: arithmetic on message data needs less, and time grows with the square.
 _MAX_BITS = 4096
@@ -69,8 +69,14 @@ def slice_of(value: Any, start: Any, stop: Any, run: Run) -> Any:
     return list(value[first:last])
 
 
-def contains(run: Run, needle: Any, hay: Any) -> bool:
-    """``needle in hay``: a substring, literally, or a member. Every occurrence is marked, up to a hundred."""
+def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
+    """``needle in hay``: a substring, literally, or a member. Every occurrence is marked, up to a hundred.
+
+    A list is asked for item by item.
+    """
+    if type(needle) is list or type(needle) is tuple:
+        run.items(len(needle))
+        return Each(bool(contains(run, item, hay)) for item in needle)
     if isinstance(hay, str):
         if not isinstance(needle, str):
             if needle is None:
@@ -91,7 +97,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool:
     raise EvaluationError(f"nothing is in a {word_for(hay)}")
 
 
-def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool:
+def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool | Each:
     """``contains`` of a text known at load: in long texts RE2 looks for it ten times faster than ``str`` does."""
     if isinstance(hay, str) and len(hay) > _LONG and not finder.test(hay, run):
         return _is_across(run, needle, hay)
@@ -102,7 +108,7 @@ def _in_texts(run: Run, needle: Any, hay: Content | Event) -> bool:
     if isinstance(needle, str):
         found = [contains(run, needle, text) for text in searched_texts(hay)]
         return True in found
-    return type(hay) is Content and isinstance(hay.value, list | dict) and contains(run, needle, hay.value)
+    return type(hay) is Content and isinstance(hay.value, list | dict) and bool(contains(run, needle, hay.value))
 
 
 def _is_across(run: Run, needle: str, hay: str) -> bool:

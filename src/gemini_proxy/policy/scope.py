@@ -96,6 +96,20 @@ class Context:
                 f"A plug-in named {detector} brings more, one made with the package presidio-analyzer for example",
             )
 
+    def warn_of_label(self, node: syntax.Node, call: syntax.Call, label: str) -> None:
+        """Warn where a label is looked for among those of a detector's call that never gives it."""
+        if not isinstance(call.function, syntax.Name) or len(call.args) != 1 or call.kwargs:
+            return
+        imported = self.imported.get(call.function.name)
+        if imported is None or imported.role != "detector":
+            return
+        self.warn_if_not_found(node, imported.name, label)
+        detector = self.detectors.detectors[imported.name]
+        labels: frozenset[str] | None = getattr(detector, "labels", None)
+        if labels is not None and label not in labels | getattr(detector, "not_found", frozenset()):
+            near = nearest(label, labels) or f"it finds {', '.join(sorted(labels)[:8])}"
+            self.warn(node, f"{imported.name} without options finds no {label}, so this is never true; {near}")
+
     def unknown(self, node: syntax.Node, name: str, local: Iterable[str]) -> NoReturn:
         """Complain about a name, with the nearest one that would do."""
         if name in self.detectors.names or name in ("count", "forall"):

@@ -117,6 +117,15 @@ class Joined(str):
 Within = tuple[Joined, int, int]
 
 
+class Each(list[bool]):
+    """Whether a test holds for each item of a list. As a condition: whether it holds for one."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True in self
+
+
 class Record(dict[str, Any]):
     """A detector's result with named fields; reading a field it has not is an error, not None."""
 

@@ -26,7 +26,8 @@ class Finding:
 class Detector(Protocol):
     """Finds labelled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
     any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
-    Options that may also be given by position are named, in order, by an attribute ``positional`` if there is one.
+    Options that may also be given by position are named, in order, by an attribute ``positional`` if there is one. So
+    are all labels of a call without options by ``labels``, and names that are known and never found by ``not_found``.
     """
 
     @property

@@ -6,8 +6,9 @@ COPYRIGHT = PatternDetector(
     "copyright",
     RuleSet(
         (
-            Rule("COPYRIGHT_NOTICE", r"(?i)(?:\bcopyright\b|©|\(c\))\s*(?:\(c\)|©)?\s*(?:[0-9]{4}|by\b)"),
-            Rule("COPYRIGHT_NOTICE", r"(?i)\ball rights reserved\b"),
+            Rule("COPYRIGHT", r"(?i)(?:\bcopyright\b|©|\(c\))\s*(?:\(c\)|©)?\s*(?:[0-9]{4}|by\b)"),
+            Rule("COPYRIGHT", r"(?i)\bcopyright\s*(?:\(c\)|©)"),
+            Rule("COPYRIGHT", r"(?i)\ball rights reserved\b"),
             Rule("GNU_AGPL_V3", r"(?i)\bGNU AFFERO GENERAL PUBLIC LICENSE\b"),
             Rule("GNU_LGPL", r"(?i)\bGNU (?:LESSER|LIBRARY) GENERAL PUBLIC LICENSE\b"),
             Rule("GNU_GPL", r"(?i)\bGNU GENERAL PUBLIC LICENSE\b"),

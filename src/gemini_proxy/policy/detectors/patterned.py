@@ -25,9 +25,11 @@ class Rule:
 class RuleSet:
     """Rules behind one search for any of their patterns: most texts hold none, and then one pass tells."""
 
-    __slots__ = ("_any", "_rules")
+    __slots__ = ("_any", "_rules", "labels")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
+        rules = tuple(rules)
+        self.labels = frozenset(rule.label for rule in rules)
         self._rules = tuple((rule, Regex(rule.pattern, "find", tame=True)) for rule in rules)
         self._any = Regex("|".join(f"(?:{rule.pattern})" for rule, _ in self._rules), "find", tame=True)
 
@@ -52,6 +54,10 @@ class PatternDetector:
     name: str
     rules: RuleSet
     options: frozenset[str] = frozenset()
+
+    @property
+    def labels(self) -> frozenset[str]:
+        return self.rules.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
         return self.rules.find(texts, meter)

@@ -93,6 +93,7 @@ class PiiDetector:
     options: frozenset[str] = frozenset(("entities",))
     positional: tuple[str, ...] = ("entities",)
     entities: frozenset[str] = ENTITIES
+    labels: frozenset[str] = ENTITIES
     not_found: frozenset[str] = NOT_FOUND
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:

@@ -69,6 +69,7 @@ class SecretsDetector:
 
     name: str = "secrets"
     options: frozenset[str] = frozenset(("generic",))
+    labels: frozenset[str] = _KNOWN.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
         return (_WITH_GENERIC if options.get("generic") else _KNOWN).find(texts, meter)

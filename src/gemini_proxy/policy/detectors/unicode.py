@@ -25,6 +25,7 @@ class UnicodeDetector:
     name: str = "unicode"
     options: frozenset[str] = frozenset(("categories",))
     positional: tuple[str, ...] = ("categories",)
+    labels: frozenset[str] = HIDDEN
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
         """Raises EvaluationError for a category that Unicode has not."""
