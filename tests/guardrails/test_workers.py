@@ -110,22 +110,24 @@ async def test_work_that_finds_no_process_ends_nobody_elses(workers: Workers) ->
     workers.close()
 
 
-async def test_a_process_is_taken_until_its_work_has_ended(workers: Workers) -> None:
+async def test_a_process_is_taken_until_its_work_has_ended(workers: Workers, tmp_path: Path) -> None:
     """A caller who leaves does not make the next one pay for the rest of its work."""
-    assert await workers.run_within("a", 30, abs, -1) == 1
-    leaving = asyncio.ensure_future(workers.run_within("a", 30, time.sleep, 0.6))
-    await asyncio.sleep(0.1)
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    for pipe in (begun, ended):
+        os.mkfifo(pipe)
+    leaving = asyncio.ensure_future(workers.run_within("a", 60, _meet, begun, ended))
+    await asyncio.to_thread(begun.read_bytes)
     leaving.cancel()
-    assert await workers.run_within("a", 2.0, abs, -1) == 1
-    assert "free" in await _refused(_busy_again(workers))
+    assert "free" in await _refused(workers.run_within("a", 0.1, abs, -1))
+    await asyncio.to_thread(ended.write_bytes, b"")
+    assert await workers.run_within("a", 30, abs, -1) == 1
     workers.close()
 
 
-async def _busy_again(workers: Workers) -> object:
-    leaving = asyncio.ensure_future(workers.run_within("a", 30, time.sleep, 0.6))
-    await asyncio.sleep(0.1)
-    leaving.cancel()
-    return await workers.run_within("a", 0.1, abs, -1)
+def _meet(begun: Path, ended: Path) -> None:
+    """Say that work has begun, and wait for its end: a pipe waits for who reads it and who writes to it."""
+    begun.write_bytes(b"")
+    ended.read_bytes()
 
 
 async def _refused(work: Awaitable[object]) -> str:
