@@ -12,7 +12,7 @@ from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.figures import Bucket, Figures, total
 from gemini_proxy.traces.rows import dump_messages
-from gemini_proxy.traces.schema import traces, usage
+from gemini_proxy.traces.schema import annotations, traces, usage
 from gemini_proxy.traces.search.digest import MAX_REST, MAX_TRACES, Digest, reindex, rest_after
 from gemini_proxy.traces.search.index import forget
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
@@ -322,3 +322,32 @@ class _Watched:
 
 def test_a_bucket_is_empty_unless_it_is_given_figures() -> None:
     assert Bucket(0, 300).figures == Figures()
+
+
+async def test_a_row_that_cannot_be_read_is_left_out_and_no_other(
+    store: TraceStore, digest: Digest, database_url: str
+) -> None:
+    written = [trace(f"word {number}", created=NOON) for number in range(40)]
+    refused = _refused(_rule("secrets"))
+    await store.add([*written, refused])
+    not_json = await _spoil(store, written[11].id, metadata=b"{not json")
+    not_a_mapping = await _spoil(store, refused.id)
+    assert (not_json, not_a_mapping) == (12, 41)
+    await digest.catch_up()
+    assert digest.skipped == 2
+    assert await _found(store, "word") == 39
+    assert (await _figures(store)).requests == 39
+
+
+async def _spoil(store: TraceStore, trace_id: str, metadata: bytes | None = None) -> int:
+    """Write over a trace what no version of ours writes: its metadata, or what its annotations say of a rule."""
+
+    def work(connection: Connection) -> int:
+        seq = connection.execute(select(traces.c.seq).where(traces.c.id == trace_id)).scalar_one()
+        if metadata is not None:
+            connection.execute(update(traces).where(traces.c.seq == seq).values(metadata=metadata))
+        else:
+            connection.execute(update(annotations).where(annotations.c.trace == seq).values(guardrail=b"[]"))
+        return int(seq)
+
+    return await store.database.write(work)

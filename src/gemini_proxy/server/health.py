@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gemini_proxy.server.keys import RELOADS, STATE, STORAGE
+from gemini_proxy.server.keys import RELOADS, STATE, STORAGE, TASKS
 from gemini_proxy.server.metrics import oldest_seconds, queue_figures
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.push.worker import PushWorker
@@ -22,7 +22,8 @@ async def gateway(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """``/readyz``: 503 while the server stops, and while the trace store takes no writes.
+    """``/readyz``: 503 while the server stops, while the trace store takes no writes, and while a task that must live
+    has failed and was not started again yet.
 
     Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
     server out of service would help neither them nor its clients. Nor is a reload that failed: what held before holds.
@@ -34,6 +35,8 @@ async def ready(request: web.Request) -> web.Response:
         await storage.store.ping()
     except StoreError:
         return _json(503, {"status": "traces cannot be written"})
+    if down := request.app[TASKS].down:
+        return _json(503, {"status": "a background task has failed", "down": list(down)})
     shown: dict[str, Any] = {"push": await _push(storage.push)} if storage.push is not None else {}
     if request.app[RELOADS].last_failed:
         shown["last_reload"] = "failed"

@@ -16,10 +16,11 @@ from prometheus_client.registry import Collector
 from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES
+from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES, TASKS
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
+from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Queued
 from gemini_proxy.traces.keys import digest
@@ -48,7 +49,7 @@ class Metrics:
         app = request.app
         storage = app[STORAGE]
         queued = await queue_figures(storage.push)
-        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, app[RELOADS], storage, queued)
+        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, app[RELOADS], app[TASKS], storage, queued)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(snapshot)
         return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -96,6 +97,7 @@ class Snapshot(Collector):
     tallies: Tallies
     in_flight: int
     reloads: Reloads
+    tasks: Tasks
     storage: Storage
     queued: Queued | None
 
@@ -106,6 +108,7 @@ class Snapshot(Collector):
         yield from self._exchanges()
         yield from self._traces()
         yield from _reloads(self.reloads)
+        yield from _tasks(self.tasks)
         if self.storage.push is not None:
             yield from _push(self.storage.push)
         if self.queued is not None:
@@ -142,6 +145,8 @@ class Snapshot(Collector):
         yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
+        skipped = self.storage.digest.skipped
+        yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
 
 
 def _reloads(reloads: Reloads) -> Iterator[Metric]:
@@ -152,6 +157,16 @@ def _reloads(reloads: Reloads) -> Iterator[Metric]:
     yield _gauge(
         "last_reload_failed", "1 where the last reload failed: what held before it holds.", reloads.last_failed
     )
+
+
+def _tasks(tasks: Tasks) -> Iterator[Metric]:
+    restarts = _counter("task_restarts", "Background tasks started again after a failure.", "task")
+    running = GaugeMetricFamily(f"{_PREFIX}task_up", "0 while a background task has failed.", labels=["task"])
+    for name, count in tasks.restarts.items():
+        restarts.add_metric([name], count)
+        running.add_metric([name], name not in tasks.down)
+    yield restarts
+    yield running
 
 
 def _push(push: PushWorker) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from gemini_proxy.config import Config
@@ -34,6 +35,8 @@ _RETENTION_PERIOD = 3600.0
 """Seconds between two looks for traces past their time: their age is counted in days."""
 _DELETION_PERIOD = 10.0
 """Seconds between two looks for deleted datasets, whose traces nobody sees any more."""
+_RECORDER_PAUSE = 1.0
+"""Seconds at most until a recorder that failed runs again: well within the patience of those who wait for a trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Storage:
     log_rules: LogRuleWorker
     feed: Feed
     push: PushWorker | None
+    digest: Digest
 
     @property
     def database(self) -> Database:
@@ -65,7 +69,7 @@ async def open_storage(
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
     log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    feed = Feed(store)
+    feed, digest = Feed(store), Digest(store.database, digest_waits)
 
     def written(rows: Sequence[TraceRow]) -> None:
         digest_waits.set()
@@ -77,18 +81,18 @@ async def open_storage(
     recorder = Recorder(store, written=written)
     push = await _push(config, store, pushes_wait, stack, retention_days)
     stack.push_async_callback(tasks.close, 0.0)
-    tasks.spawn(recorder.run(), "recorder")
+    tasks.keep(recorder.run, "recorder", longest=_RECORDER_PAUSE)
     stack.push_async_callback(recorder.close)
     log_rules = LogRuleWorker(store, _log_rules_check(engine), log_rules_wait, done=pushes_wait)
-    tasks.spawn(log_rules.run(), "logging rules")
+    tasks.keep(log_rules.run, "logging rules")
     if push is not None:
-        tasks.spawn(push.run(), "push")
-    tasks.spawn(_empty_deleted(store), "deletion")
+        tasks.keep(push.run, "push")
+    tasks.keep(partial(_empty_deleted, store), "deletion")
     if config.explorer.enabled:
-        tasks.spawn(Digest(store.database, digest_waits).run(), "digest")
-        tasks.spawn(feed.run(), "feed")
-    tasks.spawn(_retain(store, retention_days), "retention")
-    return Storage(store, recorder, log_rules, feed, push)
+        tasks.keep(digest.run, "digest")
+        tasks.keep(feed.run, "feed")
+    tasks.keep(partial(_retain, store, retention_days), "retention")
+    return Storage(store, recorder, log_rules, feed, push, digest)
 
 
 async def _push(

@@ -2,18 +2,74 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from gemini_proxy.traces.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 30.0
+"""Seconds between a failure of a task that must live and its next start; each is twice the one before."""
+SETTLED: Final = 60.0
+"""After so many seconds without a failure the next one is the first again: logged, and followed by a short pause."""
 
 
 class Tasks:
     """Keeps every task alive, reports what failed, and leaves none behind at shutdown."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        """``clock`` measures the pauses of tasks that are kept."""
+        self._clock = clock or SystemClock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._restarts: dict[str, int] = {}
+        self._down: dict[str, None] = {}
+
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """How often each task that is kept was started again, by its name."""
+        return self._restarts
+
+    @property
+    def down(self) -> Sequence[str]:
+        """The names of the tasks that are kept and do not run now, for they have failed."""
+        return tuple(self._down)
+
+    def keep(
+        self, work: Callable[[], Coroutine[Any, Any, None]], name: str, *, longest: float = LONGEST_PAUSE
+    ) -> asyncio.Task[None]:
+        """Run ``work()`` until it returns or the task is cancelled, and again after a pause whenever it fails.
+
+        ``longest`` bounds the pauses, in seconds.
+        """
+        self._restarts.setdefault(name, 0)
+        return self.spawn(self._live(work, name, longest), name)
+
+    async def _live(self, work: Callable[[], Coroutine[Any, Any, None]], name: str, longest: float) -> None:
+        pause = 0.0
+        while True:
+            started = self._clock.time()
+            try:
+                await work()
+                return
+            except (Exception, asyncio.CancelledError) as error:
+                # A future that was cancelled beneath it is a failure as any other.
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                if not pause or self._clock.time() - started > SETTLED:
+                    pause = FIRST_PAUSE
+                    log.error("%s failed and is started again: %s", name, "".join(_frames(error)))
+                else:
+                    pause = min(2 * pause, longest)
+            self._down[name] = None
+            try:
+                await self._clock.sleep(pause)
+            finally:
+                del self._down[name]
+            self._restarts[name] += 1
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run ``work`` for itself; a failure is logged."""
@@ -52,3 +108,16 @@ class Tasks:
 def _report(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("background task %s failed: %s", task.get_name(), type(error).__name__)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _frames(error: BaseException) -> list[str]:
+    """Where an error comes from, and of what kind it is: without its text, which may quote a value."""
+    lines = [type(error).__name__, "\n", *traceback.format_tb(error.__traceback__)]
+    for one in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        lines += _frames(one)
+    return lines

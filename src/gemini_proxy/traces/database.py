@@ -7,8 +7,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -42,6 +43,11 @@ _WORDS: Final = {
     "57014": "the database took too long",
     "57P": "the database is stopping or starting",
 }
+# Failures that are no fault of what was to be done.
+_UNAVAILABLE: Final = (
+    *("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB"),
+    *("SQLITE_CORRUPT", "SQLITE_IOERR", "08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57"),
+)
 # A value that the database cannot hold, or must not, for a constraint.
 _REJECTED: Final = ("SQLITE_TOOBIG", "22", "23", "54")
 
@@ -144,7 +150,9 @@ def translated() -> Iterator[None]:
         raise _store_error(error) from None
     except (ValueError, OverflowError) as error:
         raise RowRejected(f"the database cannot hold a value ({type(error).__name__})") from None
-    except (SQLAlchemyError, OSError, ModuleNotFoundError) as error:
+    except (PoolTimeout, OSError) as error:
+        raise StoreUnavailable(f"the database cannot be used ({type(error).__name__})") from None
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
         raise StoreError(f"the database cannot be used ({type(error).__name__})") from None
 
 
@@ -152,7 +160,10 @@ def _store_error(error: DBAPIError) -> StoreError:
     name = _error_name(error.orig)
     rejected = isinstance(error, IntegrityError) or name.startswith(_REJECTED) or _is_value_error(error.orig)
     words = next((words for prefix, words in _WORDS.items() if name.startswith(prefix)), "the database failed")
-    return (RowRejected if rejected else StoreError)(f"{words} ({name})")
+    if rejected:
+        return RowRejected(f"{words} ({name})")
+    passes = error.connection_invalidated or name.startswith(_UNAVAILABLE)
+    return (StoreUnavailable if passes else StoreError)(f"{words} ({name})")
 
 
 def _error_name(error: BaseException | None) -> str:

@@ -1,6 +1,7 @@
 """What the trace store raises.
 
     StoreError              the database cannot be used now, or at all
+    ├── StoreUnavailable    the database takes nothing now, whatever it is; later it may
     ├── RowRejected         the database works, but not with this row
     ├── AmbiguousTraceId    an id prefix that several traces share
     ├── AmbiguousDataset    a name that several users' datasets share
@@ -15,6 +16,10 @@ Messages name the kind of failure and never a row's contents, a parameter or a p
 
 class StoreError(Exception):
     """The database could not do what was asked: locked, full, gone, read-only, or of another version."""
+
+
+class StoreUnavailable(StoreError):
+    """The database takes nothing now: it starts, is locked, full, or out of reach. The same may succeed later."""
 
 
 class RowRejected(StoreError):

@@ -121,15 +121,16 @@ class Feed:
             watcher.ready.set()
 
     async def run(self) -> None:
-        """Follow the traces until ``close``."""
+        """Follow the traces until ``close``, or cancelled, which closes it. After a failure it may be run again."""
         try:
             while not self._closed:
                 await self._wait()
                 self._wake.clear()
                 await self._look()
                 await self._rest()
-        finally:
+        except asyncio.CancelledError:
             self.close()
+            raise
 
     async def watch(
         self, interest: Interest, *, after: int | None = None, last: int = 0

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gemini_proxy.traces.database import Undone, translated, undoing
-from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 from gemini_proxy.traces.shares import Shares
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class PostgresDatabase:
                 async with asyncio.timeout(self._limits.transaction):
                     return await _transaction(self._open(engine), work)
             except TimeoutError:
-                raise StoreError("no answer from the database in time") from None
+                raise StoreUnavailable("no answer from the database in time") from None
 
 
 async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:

@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database, serialise_writers
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.figures import Figures, figures_of
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, progress, traces
@@ -63,13 +64,18 @@ class _Batch:
 
 
 class Digest:
-    """Adds traces to the search index and to the figures, each once, however many processes share the database."""
+    """Adds traces to the search index and to the figures, each once, however many processes share the database.
+
+    ``skipped`` counts those that could not be read, and are in neither.
+    """
 
     def __init__(self, database: Database, wake: asyncio.Event) -> None:
         """``wake`` is set by whoever writes traces."""
         self._database = database
         self._wake = wake
+        self._most = MAX_TRACES
         self._pruned = 0.0
+        self.skipped = 0
 
     async def run(self) -> None:
         """Follow the traces until cancelled, at work for a twentieth of the time: more where a step takes long."""
@@ -98,22 +104,46 @@ class Digest:
         return steps
 
     async def step(self) -> bool:
-        """Take in some traces; False where there was none. Raises StoreError.
+        """Take in some traces; False where there was none. Raises StoreUnavailable.
 
         Large texts are read outside of the transaction and of the event loop. When another process was faster, or a
-        trace has changed since it was read, nothing is written and the next step begins anew.
+        trace has changed since it was read, nothing is written and the next step begins anew. After a failure fewer are
+        taken, down to one, and where that fails it is left out: not to be met again and again.
         """
-        batch = await self._database.read(_take)
+        after = await self._database.read(_reached) if self._most == 1 else 0
+        try:
+            more = await self._take_in()
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if self._most == 1:
+                await self._leave_out(after, error)
+            self._most = max(1, self._most // 2)
+            return True
+        self._most = min(MAX_TRACES, 2 * self._most)
+        return more
+
+    async def _take_in(self) -> bool:
+        batch = await self._database.read(partial(_take, most=self._most))
         if not batch.taken:
             return False
         entries, counted = await asyncio.to_thread(_digested, batch)
         try:
             await self._database.write(lambda connection: _write(connection, batch, entries, counted))
         except RowRejected as error:
-            # Not to be met again and again. Where the reason was a trace deleted meanwhile, nothing is written here.
-            logger.error("traces %d to %d cannot be searched: %s", batch.taken[0].seq, batch.taken[-1].seq, error)
+            if self._most > 1:
+                raise
+            # Where the reason was a trace deleted meanwhile, nothing is written here.
+            logger.error("trace %d cannot be searched: %s", batch.taken[0].seq, error)
             await self._database.write(lambda connection: _write(connection, batch, (), counted))
         return True
+
+    async def _leave_out(self, after: int, error: Exception) -> None:
+        """Go beyond the first trace after ``after``, unless another process has."""
+        left_out = await self._database.write(partial(_pass_over, after=after))
+        if left_out is not None:
+            self.skipped += 1
+            logger.error("trace %d is in neither search nor figures: %s", left_out, type(error).__name__)
 
     async def _prune(self) -> None:
         if time.monotonic() - self._pruned > PRUNE_SECONDS or not self._pruned:
@@ -154,10 +184,24 @@ def _progress(connection: Connection) -> int:
     return found or 0
 
 
-def _take(connection: Connection) -> _Batch:
-    after = connection.execute(select(progress.c.seq).where(progress.c.name == NAME)).scalar() or 0
+def _reached(connection: Connection) -> int:
+    return connection.execute(select(progress.c.seq).where(progress.c.name == NAME)).scalar() or 0
+
+
+def _pass_over(connection: Connection, after: int) -> int | None:
+    """Take the first trace after ``after`` for digested: its number; None where the digest is elsewhere by now."""
+    if _progress(connection) != after:
+        return None
+    first: int | None = connection.scalar(select(func.min(traces.c.seq)).where(traces.c.seq > after))
+    if first is not None:
+        connection.execute(update(progress).where(progress.c.name == NAME).values(seq=first))
+    return first
+
+
+def _take(connection: Connection, most: int) -> _Batch:
+    after = _reached(connection)
     sizes = select(traces.c.seq, func.length(traces.c.messages)).where(traces.c.seq > after)
-    numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(MAX_TRACES)))
+    numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(most)))
     if not numbers:
         return _Batch(after, (), {})
     columns = (traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "outcome", "model"))
