@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.migrations.upgrade import upgrade
 from gemini_proxy.traces.recorder import LARGE, Recorder, TraceSink
 from gemini_proxy.traces.rows import TraceRow
@@ -18,14 +19,17 @@ LOCKED = {"sqlite": "SQLITE_BUSY", "postgresql+asyncpg": "55P03"}
 
 
 class MemorySink:
-    """Keeps each committed batch; writing waits for the gate, and ids in ``bad`` are rejected."""
+    """Keeps each committed batch. Writing waits for the gate; ids in ``bad`` are rejected, those in ``worse`` fail as
+    nothing should, and ``failures`` are raised one after the other.
+    """
 
-    def __init__(self, *, open_gate: bool = True) -> None:
+    def __init__(self, *failures: Exception, open_gate: bool = True) -> None:
+        self.failures = list(failures)
         self.batches: list[list[str]] = []
         self.started = asyncio.Event()
         self.gate = asyncio.Event()
         self.bad: set[str] = set()
-        self.broken = False
+        self.worse: set[str] = set()
         if open_gate:
             self.gate.set()
 
@@ -33,26 +37,28 @@ class MemorySink:
     def ids(self) -> list[str]:
         return [identity for batch in self.batches for identity in batch]
 
-    async def write(self, rows: Sequence[TraceRow]) -> None:
+    async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         self.started.set()
         await self.gate.wait()
-        if self.broken:
-            raise StoreError("the database is broken")
+        if self.failures:
+            raise self.failures.pop(0)
         ids = [row.trace[0] for row in rows]
         if self.bad.intersection(ids):
             raise RowRejected("a row is bad")
+        if self.worse.intersection(ids):
+            raise LookupError("nobody expects this")
         self.batches.append(ids)
 
 
 @asynccontextmanager
 async def running(recorder: Recorder) -> AsyncIterator[Recorder]:
-    task = asyncio.create_task(recorder.run())
+    tasks = Tasks()
+    tasks.keep(recorder.run, "recorder")
     try:
         yield recorder
     finally:
         await recorder.close()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.close(0.0)
 
 
 async def test_a_committed_trace_can_be_read_at_once(store: TraceStore) -> None:
@@ -102,10 +108,82 @@ async def test_large_traces_are_written_too(store: TraceStore) -> None:
     assert found is not None and found.messages == list(large.messages)
 
 
-async def test_a_locked_database_loses_traces_logs_once_and_recovers(
+async def test_an_unexpected_failure_costs_the_trace_it_is_about_and_no_other() -> None:
+    sink = MemorySink()
+    written = [trace() for _ in range(8)]
+    sink.worse = {written[1].id}
+    async with running(Recorder(sink)) as recorder:
+        assert await recorder.commit(written[0]) is True
+        assert await asyncio.gather(*map(recorder.commit, written[1:])) == [False] + [True] * 6
+        assert recorder.dropped == 1
+    assert sink.ids == [t.id for t in written if t.id not in sink.worse]
+
+
+async def test_recording_goes_on_after_a_failure_of_who_is_told_of_it() -> None:
+    told: list[TraceRow] = []
+
+    def tell(rows: Sequence[TraceRow]) -> None:
+        told.extend(rows)
+        if len(told) == 1:
+            raise LookupError("nobody expects this")
+
+    async with running(Recorder(MemorySink(), written=tell)) as recorder:
+        assert [await recorder.commit(trace()) for _ in range(3)] == [True] * 3
+        assert (len(told), recorder.dropped) == (3, 0)
+
+
+async def test_a_database_that_comes_back_loses_nothing() -> None:
+    sink = MemorySink(*(StoreUnavailable("the database is starting") for _ in range(3)))
+    written = [trace() for _ in range(5)]
+    async with running(Recorder(sink)) as recorder:
+        assert await asyncio.gather(*map(recorder.commit, written)) == [True] * 5
+        assert recorder.dropped == 0
+    assert sink.ids == [t.id for t in written]
+
+
+class _LostWord:
+    """The store behind a network that loses the word of each first commit."""
+
+    def __init__(self, store: TraceStore) -> None:
+        self._store = store
+        self._attempts = 0
+
+    async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        self._attempts += 1
+        await self._store.write(rows, again=again)
+        if self._attempts % 2:
+            raise StoreUnavailable("the connection to the database was lost")
+
+
+async def test_a_commit_of_which_no_word_came_is_repeated_without_a_second_row(
+    store: TraceStore, database_url: str
+) -> None:
+    written = [trace(annotations=(ANNOTATION,), log_rules=({"id": "r"},)) for _ in range(3)]
+    async with running(Recorder(_LostWord(store))) as recorder:
+        assert await recorder.commit(written[0]) is True
+        assert await asyncio.gather(*map(recorder.commit, written[1:])) == [True, True]
+    counts = "SELECT (SELECT count(*) FROM traces), (SELECT count(*) FROM annotations), (SELECT count(*) FROM jobs)"
+    assert await query(database_url, counts) == [(3, 3, 3)]
+    assert await query(database_url, "SELECT size FROM datasets") == [(3,)]
+    assert await query(database_url, "SELECT position FROM traces ORDER BY seq") == [(0,), (1,), (2,)]
+
+
+async def test_a_lock_that_ends_in_time_loses_nothing(store: TraceStore, database_url: str) -> None:
+    async with running(Recorder(store)) as recorder:
+        async with locked(database_url):
+            waiting = [asyncio.create_task(recorder.commit(trace())) for _ in range(5)]
+            # By then an attempt has failed: this one waited for the lock as long as that may.
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
+        assert await asyncio.gather(*waiting) == [True] * 5
+        assert recorder.dropped == 0
+
+
+async def test_a_database_locked_for_too_long_loses_traces_logs_once_and_recovers(
     store: TraceStore, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(Recorder(store)) as recorder:
+    recorder = Recorder(store, patience=3.0)
+    async with running(recorder):
         async with locked(database_url):
             assert await asyncio.gather(*(recorder.commit(trace()) for _ in range(5))) == [False] * 5
         assert recorder.dropped == 5
@@ -118,16 +196,15 @@ async def test_a_locked_database_loses_traces_logs_once_and_recovers(
     ]
 
 
-async def test_a_full_disk_loses_traces_and_recovers_when_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_disk_loses_nothing_where_there_is_room_in_time(tmp_path: Path) -> None:
     connection = SqliteDatabase(tmp_path / "traces.db", read_only=False)
     await connection.write(upgrade)
     # The limit belongs to a connection, and the writer begins again with another one after a failure.
     await connection.write(lambda writer: writer.exec_driver_sql("PRAGMA max_page_count = 1"))
     store = TraceStore(connection)
     async with running(Recorder(store)) as recorder:
-        assert await recorder.commit(trace("x" * 100_000)) is False
-        assert recorder.dropped == 1
         assert await recorder.commit(trace("x" * 100_000)) is True
+        assert recorder.dropped == 0
     await store.close()
 
 

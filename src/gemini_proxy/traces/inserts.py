@@ -27,10 +27,18 @@ class _Statements:
     job: str
 
 
-def insert_rows(connection: Connection, rows: Sequence[TraceRow]) -> None:
-    """Insert traces with their annotations and jobs, each kind in one statement, into datasets made where missing."""
+def insert_rows(connection: Connection, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+    """Insert traces with their annotations and jobs, each kind in one statement, into datasets made where missing.
+
+    With ``again`` those that are there are left as they are, with all that hangs on them.
+    """
     sql = _statements(connection.dialect)
     serialise_writers(connection)
+    if again:
+        # An earlier attempt whose end is unknown is over by now: it held the lock of writers.
+        rows = _missing(connection, rows)
+        if not rows:
+            return
     placed = places(connection, [(row.owner, row.dataset, row.created) for row in rows])
     connection.exec_driver_sql(
         sql.trace, [(row.trace[0], *place, *row.trace[1:]) for place, row in zip(placed, rows, strict=True)]
@@ -39,6 +47,11 @@ def insert_rows(connection: Connection, rows: Sequence[TraceRow]) -> None:
     queued = [job for row in rows for job in row.jobs]
     if queued:
         connection.exec_driver_sql(sql.job, queued)
+
+
+def _missing(connection: Connection, rows: Sequence[TraceRow]) -> list[TraceRow]:
+    there = set(connection.scalars(select(traces.c.id).where(traces.c.id.in_([row.trace[0] for row in rows]))))
+    return [row for row in rows if row.trace[0] not in there]
 
 
 def insert_annotations(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

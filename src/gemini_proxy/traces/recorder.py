@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gemini_proxy.traces.errors import RowRejected, StoreError
+from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.rows import TraceRow, encode
 from gemini_proxy.traces.trace import Trace
 
@@ -17,9 +17,9 @@ MAX_BATCH = 256
 # What a database that hangs may hold up in memory: in traces, and in characters of their texts.
 MAX_WAITING = 10_000
 MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
-# Seconds between the starts of two transactions: each costs as much as a dozen rows, and under load this is what lets a
-# group gather. A trace that comes alone is written at once.
-SPACING = 0.01
+# Seconds between two attempts while the database takes nothing: the first, and the most.
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 0.25
 # Traces with more text than this are serialised in a thread, a message at a time, so that the loop gets its turn.
 LARGE = 256 * 1024
 MANY = 1_000
@@ -28,8 +28,11 @@ MANY = 1_000
 class TraceSink(Protocol):
     """Where the recorder writes."""
 
-    async def write(self, rows: Sequence[TraceRow]) -> None:
-        """Commit the rows in one transaction. Raises StoreError, RowRejected if a row is to blame."""
+    async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        """Commit the rows in one transaction; with ``again`` without those that an earlier attempt has committed.
+
+        Raises StoreUnavailable where a later attempt may succeed, RowRejected if a row is to blame.
+        """
         ...
 
 
@@ -40,12 +43,15 @@ class _Waiting:
     size: int
     written: asyncio.Future[bool]
     given_up: bool = False
+    tried: bool = False
+    settled: bool = False
 
 
 class Recorder:
     """Writes traces in batches from one task, ``run()``, which the owner starts and ends with ``close()``.
 
-    ``dropped`` counts the traces for which ``commit`` said False, ``late`` those of them that were written after all.
+    While the database takes nothing a trace is tried again for ``patience`` seconds. ``dropped`` counts the traces for
+    which ``commit`` said False, ``late`` those of them that were written after all.
     """
 
     def __init__(
@@ -70,7 +76,8 @@ class Recorder:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
-        self._next_start = 0.0
+        self._pause = FIRST_PAUSE
+        self._failure = ""
         self._lost_in_streak = 0
         self.dropped = 0
         self.late = 0
@@ -92,10 +99,14 @@ class Recorder:
         try:
             return await item.written
         finally:
-            patience.cancel()
+            if item.settled:
+                patience.cancel()
 
     async def run(self) -> None:
-        """Write what is queued until ``close``; when it ends early, by cancellation, all who wait are told False."""
+        """Write what is queued until ``close``; when it is cancelled before, all who wait are told False.
+
+        What fails unexpectedly is raised, and costs the trace that it failed on alone: run it again for the others.
+        """
         try:
             while True:
                 if not self._queue:
@@ -105,20 +116,32 @@ class Recorder:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
-                await self._space_out()
-                self._writing = self._take_batch()
-                await self._write(self._writing)
-                self._writing = []
-        finally:
+                await self._write_next()
+        except asyncio.CancelledError:
             self._abandon()
+            raise
+        except Exception:
+            self._put_back()
+            raise
 
-    async def _space_out(self) -> None:
-        """Wait until ``SPACING`` has passed since the last transaction began, unless a whole batch is there already."""
-        now = asyncio.get_running_loop().time()
-        if len(self._queue) < self._max_batch and not self._closed and self._next_start > now:
-            await asyncio.sleep(self._next_start - now)
-            now = self._next_start
-        self._next_start = now + SPACING
+    async def _write_next(self) -> None:
+        """Write a batch: whoever came while the one before was written."""
+        self._writing = self._take_batch()
+        try:
+            await self._write(self._writing)
+        except StoreUnavailable as error:
+            self._failure = str(error)
+            self._put_back()
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._writing = []
+
+    def _put_back(self) -> None:
+        """Queue again, before all others, what was not written and is still waited for."""
+        waited_for = [item for item in self._writing if not item.settled and not item.given_up]
+        self._writing = []
+        self._queue.extendleft(reversed(waited_for))
+        self._characters += sum(item.size for item in waited_for)
 
     async def close(self) -> None:
         """Take no more traces, and wait at most ``patience`` seconds for those queued; the rest are dropped."""
@@ -159,36 +182,48 @@ class Recorder:
     async def _write(self, batch: list[_Waiting]) -> None:
         """Write the batch at once; if one row is to blame, each by itself, so that its neighbours survive."""
         try:
-            await self._commit(batch)
-        except RowRejected as error:
-            if len(batch) == 1:
-                self._lose(batch, str(error))
+            rows = await self._commit(batch)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                for item in batch:
+                    await self._write([item])
                 return
-            for item in batch:
-                await self._write([item])
-        except StoreError as error:
-            self._lose(batch, str(error))
+            self._lose(batch, str(error) if isinstance(error, StoreError) else type(error).__name__)
+            if not isinstance(error, StoreError):
+                raise
+        else:
+            self._succeed(batch)
+            if self._written is not None:
+                self._written(rows)
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    async def _commit(self, batch: Sequence[_Waiting]) -> list[TraceRow]:
         rows = [await asyncio.to_thread(encode, item.trace) if item.row is None else item.row for item in batch]
-        await self._sink.write(rows)
+        again = any(item.tried for item in batch)
+        for item in batch:
+            item.tried = True
+        await self._sink.write(rows, again=again)
+        return rows
+
+    def _succeed(self, batch: Sequence[_Waiting]) -> None:
+        self._pause, self._failure = FIRST_PAUSE, ""
         self._log_recovery()
         for item in batch:
-            if item.given_up:
-                self.late += 1
+            item.settled = True
+            self.late += item.given_up
             _answer(item, True)
-        if self._written is not None:
-            self._written(rows)
 
     def _give_up(self, item: _Waiting) -> None:
-        """Patience has run out. The trace stays where it is: late evidence is better than none."""
-        if not item.written.done():
+        """Patience has run out. The trace stays until its next attempt: late evidence is better than none."""
+        if not item.settled:
             item.given_up = True
             _answer(item, False)
-            self._count_lost(f"no answer from the database in {self._patience:g} s")
+            self._count_lost(self._failure or f"no answer from the database in {self._patience:g} s")
 
     def _lose(self, batch: Sequence[_Waiting], reason: str) -> None:
         for item in batch:
+            item.settled = True
             if not item.given_up:
                 self._count_lost(reason)
             _answer(item, False)

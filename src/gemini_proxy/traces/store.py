@@ -91,10 +91,14 @@ class TraceStore:
         """Write traces in one transaction: all or none. Raises RowRejected for one that can never be written."""
         await self.write([encode(trace) for trace in batch])
 
-    async def write(self, rows: Sequence[TraceRow]) -> None:
-        """``add`` for traces that are serialised already."""
+    async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        """``add`` for traces that are serialised already; with ``again`` without those that are there.
+
+        That an attempt failed does not say that it wrote nothing: its commit may have come through and the word of it
+        not.
+        """
         if rows:
-            await self._database.write(lambda connection: insert_rows(connection, rows))
+            await self._database.write(lambda connection: insert_rows(connection, rows, again=again))
 
     async def annotate(self, trace_id: str, added: Sequence[Annotation]) -> None:
         """Add annotations to a trace, named by its whole id. Raises RowRejected when it does not exist."""
