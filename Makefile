@@ -6,6 +6,8 @@
 #   make fields                    every string field of requests and responses, and whether rules read it
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
+#   make bench-detectors           false alarms and cost of the detectors
+#   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-million clients oracle clean
+.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-million clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -61,6 +63,9 @@ bench-lag: $(VENV)/.installed-dev
 
 bench-neighbours: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.neighbours $(ARGS)
+
+bench-detectors: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.detectors $(ARGS)
 
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)

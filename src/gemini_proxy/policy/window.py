@@ -23,7 +23,7 @@ _SLICE, _EDGE, _HINT, _WHOLE = range(4)
 _TEXT_KINDS = frozenset(("Message", "TextChunk"))
 # With the options of a detector that change nothing about this; others are of the next less certain kind.
 _DETECTORS = {
-    "secrets": (_SLICE, frozenset[str]()),
+    "secrets": (_SLICE, frozenset(("generic",))),
     "unicode": (_SLICE, frozenset(("categories",))),
     "copyright": (_EDGE, frozenset(("threshold",))),
     "prompt_injection": (_EDGE, frozenset(("threshold", "model"))),

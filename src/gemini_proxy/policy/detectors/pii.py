@@ -62,13 +62,13 @@ def _is_ip6(found: str) -> bool:
 
 _RULES = (
     Rule("EMAIL_ADDRESS", r"[\w.!#$%&'*+/=?^`{|}~-]+@(?:[\w-]+[.])+\pL\pL+"),
-    Rule("PHONE_NUMBER", r"[+][1-9][0-9 ().-]{6,20}[0-9]", _is_phone),
-    Rule("PHONE_NUMBER", r"[(]?\b[2-9][0-9]{2}[)]?[ .-][2-9][0-9]{2}[ .-][0-9]{4}\b", _is_phone),
-    Rule("CREDIT_CARD", r"\b[3-6][0-9]{3}(?:[ -]?[0-9]){9,15}\b", passes_luhn),
-    Rule("IBAN_CODE", r"\b[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{1,4}){3,8}\b", is_iban),
-    Rule("US_SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", _is_ssn),
-    Rule("IP_ADDRESS", r"\b[0-9]{1,3}(?:[.][0-9]{1,3}){3}\b", _is_ip4),
-    Rule("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b", _is_ip6),
+    Rule("PHONE_NUMBER", r"[+][1-9][0-9 ().-]{6,20}[0-9]", accept=_is_phone),
+    Rule("PHONE_NUMBER", r"[(]?\b[2-9][0-9]{2}[)]?[ .-][2-9][0-9]{2}[ .-][0-9]{4}\b", accept=_is_phone),
+    Rule("CREDIT_CARD", r"\b[3-6][0-9]{3}(?:[ -]?[0-9]){9,15}\b", accept=passes_luhn),
+    Rule("IBAN_CODE", r"\b[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{1,4}){3,8}\b", accept=is_iban),
+    Rule("US_SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", accept=_is_ssn),
+    Rule("IP_ADDRESS", r"\b[0-9]{1,3}(?:[.][0-9]{1,3}){3}\b", accept=_is_ip4),
+    Rule("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b", accept=_is_ip6),
 )
 ENTITIES = frozenset(rule.label for rule in _RULES)
 # Presidio's other names in the stock engine: a language model or a country's rules find them, and nothing here does.
