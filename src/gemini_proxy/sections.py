@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
+UNIX = "unix"
+"""The name of every unix socket in ``access.trusted_proxies``."""
 # Addresses that stand for all of a machine's.
 _ANY = ("0.0.0.0", "::")
 _URL = re.compile(r"[\x21-\x7e]+")
@@ -188,10 +190,30 @@ class Access(Section):
     """Who may use the proxy.
 
     ``open`` is for this machine only: the server will not start on another address. ``keys`` knows the keys that
-    ``gemini-proxy keys add`` made.
+    ``gemini-proxy keys add`` made. ``trusted_proxies`` are those whose ``X-Forwarded-For`` is believed, and through
+    which requests may come where access is open.
     """
 
     mode: Literal["open", "keys"] = "open"
+    trusted_proxies: tuple[str, ...] = ()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name != UNIX and not _is_network(name):
+                raise ValueError('addresses and networks such as "10.0.0.1" and "10.0.0.0/8", or "unix"')
+        return value
+
+    @property
+    def meaning(self) -> str:
+        """What the mode means for who may use the server, in one sentence."""
+        if self.mode == "keys":
+            return 'access.mode = "keys": strangers need a key of "gemini-proxy keys add"'
+        if self.trusted_proxies:
+            proxies = ", ".join(self.trusted_proxies)
+            return f'access.mode = "open": everyone on this machine may use it, and everyone who reaches {proxies}'
+        return 'access.mode = "open": everyone on this machine may use it; requests through a proxy are refused'
 
 
 def service_url(value: str) -> str:
@@ -248,6 +270,14 @@ def listen_address(text: str) -> ListenAddress:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError('"host:port" or "unix:/path"')
     return ListenAddress(host=host.strip("[]"), port=int(port))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -61,7 +61,7 @@ async def test_serves_over_tcp_and_unix_socket(
     async with serving(config, addresses=2) as server_process:
         assert server_process.addresses[0] == f"unix:{path}"
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), headers=client.headers) as unix:
-            for session, base in ((unix, "http://proxy"), (client, server_process.url)):
+            for session, base in ((unix, "http://localhost"), (client, server_process.url)):
                 async with session.post(base + UNARY, json=prompt("hi")) as response:
                     assert (response.status, await response.read()) == (200, reply.steps[0])
                 for where in ("/healthz", "/readyz", "/api/v1/gateway/health"):
@@ -94,9 +94,10 @@ async def test_check_config_lists_what_holds(tmp_path: Path) -> None:
     settings = {"policies": ["first.gr"], "log_policies": ["second.gr"], "header_policies": "replace"}
     config = write_config(tmp_path, guardrails=settings)
     code, out, _ = await run("--config", str(config), "check-config")
-    assert code == 0 and out.splitlines()[1:4] == [
+    assert code == 0 and out.splitlines()[1:5] == [
         "block  first.gr",
         "log    second.gr",
+        'access.mode = "open": everyone on this machine may use it; requests through a proxy are refused',
         "Invariant-Guardrails of clients: replace",
     ]
 

@@ -45,7 +45,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 async def machines(start_proxy: StartProxy, postgres_url: str) -> list[Proxy]:
     """Two proxies, each as it would be on a machine of its own."""
-    return [await start_proxy(policy=NO_SECRET, traces={"database": postgres_url}) for _ in range(2)]
+    sections = {"traces": {"database": postgres_url}, "access": {"trusted_proxies": ["127.0.0.1"]}}
+    return [await start_proxy(policy=NO_SECRET, **sections) for _ in range(2)]
 
 
 async def ask(client: aiohttp.ClientSession, url: str, text: str) -> aiohttp.ClientResponse:

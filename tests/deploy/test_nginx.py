@@ -13,14 +13,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemini_proxy.config import Config
+from gemini_proxy.config import Config, load_config
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.sections import ListenAddress, Server, Traces, Upstream
+from gemini_proxy.sections import Access, ListenAddress, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, shipped_site, stock_site, write_config
 from tests.support.proxy import prompt
-from tests.support.upstream import Abort, Hang, ScriptedUpstream, candidate, sse, stream
+from tests.support.upstream import Abort, Hang, ScriptedUpstream, candidate, sse, stream, unary
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
@@ -49,9 +49,12 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def chain(folder: Path, site: Site, upstream: ScriptedUpstream) -> AsyncIterator[Chain]:
+async def chain(
+    folder: Path, site: Site, upstream: ScriptedUpstream, proxies: tuple[str, ...] = ("unix",)
+) -> AsyncIterator[Chain]:
     """A client, nginx with ``site``, the proxy on a unix socket, ``upstream``: each connected to the next."""
     config = Config(
+        access=Access(trusted_proxies=proxies),
         server=Server(max_request_bytes=2_000_000),
         upstream=Upstream(base_url=upstream.url),
         traces=Traces(database=f"sqlite:///{folder}/traces.db"),
@@ -85,6 +88,28 @@ async def test_events_arrive_one_by_one(folder: Path, site: Site, upstream: Scri
                 assert await response.content.readexactly(len(event)) == event
                 arrived.set()
             assert await response.read() == last
+
+
+@pytest.mark.parametrize("site", [shipped_site, stock_site])
+async def test_open_access_is_not_for_who_comes_through_nginx(
+    folder: Path, site: Site, upstream: ScriptedUpstream
+) -> None:
+    """Without a word of the operator nobody spends a key or reads traces, with our nginx.conf and with a stock one."""
+    upstream.reply(unary(candidate("hello", "STOP")))
+    async with chain(folder, site, upstream, proxies=()) as link:
+        async with link.client.post(STREAM, json=prompt("hello")) as response:
+            assert response.status == 403
+            assert 'access.mode = "keys"' in (await response.json())["error"]["message"]
+        for path, status in (("/explorer", 403), ("/api/v1/dataset/list", 403), ("/readyz", 200), ("/healthz", 200)):
+            async with link.client.get(path) as response:
+                assert (path, response.status) == (path, status)
+    assert upstream.calls == []
+
+
+def test_the_shipped_configurations_go_together() -> None:
+    """Behind the shipped nginx each client needs a key, and is known by the address from which it reached nginx."""
+    shipped = load_config(SHIPPED.with_name("config.toml")).access
+    assert (shipped.mode, shipped.trusted_proxies) == ("keys", ("unix",))
 
 
 async def test_a_stream_that_breaks_off_upstream_breaks_off_at_the_client(

@@ -1,5 +1,6 @@
 """Who may use the proxy, and whose the traces are."""
 
+import re
 from typing import Any
 
 import aiohttp
@@ -158,3 +159,60 @@ async def test_pages_may_use_a_server_that_asks_for_keys(start_proxy: StartProxy
     key = await key_of(proxy, "ann")
     marks = {"origin": "https://app.example", "sec_fetch_site": "cross-site"}
     assert (await ask(proxy, x_goog_api_key=f"K;invariant-auth={key}", **marks))[0] == 200
+
+
+FROM_ELSEWHERE = [
+    ({"x_forwarded_for": "203.0.113.7"}, 403),
+    ({"x_forwarded_for": "127.0.0.1"}, 403),
+    ({"x_real_ip": "203.0.113.7"}, 403),
+    ({"forwarded": "for=203.0.113.7"}, 403),
+    ({"via": "1.1 front"}, 403),
+    ({"host": "gemini.example.com"}, 421),
+]
+OPEN_PATHS = {"/healthz", "/readyz", "/api/v1/gateway/health"}
+
+
+@pytest.mark.parametrize(("marks", "refused"), FROM_ELSEWHERE)
+async def test_open_access_is_for_this_machine(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, marks: dict[str, str], refused: int
+) -> None:
+    """A request that came through a proxy is refused on every path but those of health, in words that help."""
+    proxy = await start_proxy(upstream={"api_key": "AIzaOperator"})
+    status, error = await ask(proxy, **marks)
+    assert status == refused
+    assert 'access.mode = "keys"' in error["error"]["message"]
+    headers = {name.replace("_", "-"): value for name, value in marks.items()}
+    async with aiohttp.ClientSession() as session:
+        for path in paths(proxy):
+            async with session.get(f"{proxy.url}{path}", headers=headers) as answer:
+                text = await answer.text()
+            # Paths that take no GET say no more than that.
+            allowed = {200} if path in OPEN_PATHS else {refused, 405} if path.startswith("/api/") else {refused}
+            assert answer.status in allowed, path
+            assert answer.status != refused or "access.mode" in text
+    assert upstream.calls == []
+
+
+def paths(proxy: Proxy) -> set[str]:
+    """A path for each route that takes GET."""
+    routes = [route for route in proxy.app.router.routes() if route.method in ("GET", "*") and route.resource]
+    found = {re.sub(r"\{.*?\}+", "x", route.resource.canonical) for route in routes if route.resource}
+    assert len(found) > 30
+    return found
+
+
+@pytest.mark.parametrize(("marks", "refused"), FROM_ELSEWHERE)
+async def test_a_proxy_that_is_named_may_bring_clients(
+    start_proxy: StartProxy, marks: dict[str, str], refused: int
+) -> None:
+    proxy = await start_proxy(access={"trusted_proxies": ["127.0.0.0/8"]}, upstream={"api_key": "AIzaOperator"})
+    assert (await ask(proxy, **marks))[0] == 200
+
+
+async def test_http_1_0_is_a_proxys(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """A stock nginx gives itself away by nothing else."""
+    proxy = await start_proxy(upstream={"api_key": "AIzaOperator"})
+    async with aiohttp.ClientSession(version=aiohttp.HttpVersion10) as session:
+        async with session.post(proxy.method(), json=prompt("hi")) as answer:
+            assert answer.status == 403
+    assert upstream.calls == []

@@ -323,7 +323,7 @@ async def test_unreadable_bodies_are_refused(proxy: Proxy, upstream: ScriptedUps
 )
 async def test_slow_body_is_given_up(proxy: Proxy, upstream: ScriptedUpstream, start: bytes) -> None:
     """A body that does not come in time is 400, and nobody else waits for it."""
-    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nx-goog-api-key: K\r\n".encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: K\r\n".encode()
     connection = await RawConnection.open(proxy.url)
     async with neighbour(proxy.url) as other:
         started = time.perf_counter()
@@ -359,7 +359,7 @@ async def test_calls_that_are_not_served(
     proxy: Proxy, upstream: ScriptedUpstream, line: bytes, status: int, word: str
 ) -> None:
     """Unknown paths, methods and parameters get Google's error JSON, never a page or a framework's text."""
-    head = b" HTTP/1.1\r\nhost: x\r\nx-goog-api-key: K\r\ncontent-length: 0\r\n\r\n"
+    head = b" HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: K\r\ncontent-length: 0\r\n\r\n"
     answer = await exchange(proxy.url, line + head)
     assert (answer.status, answer.error["status"]) == (status, word)
     assert not upstream.calls
@@ -411,20 +411,20 @@ BROKEN = [
     b"GET\r\n\r\n",
     b"\r\n\r\n\x00\r\n\r\n",
     b"SECRET / HTTP/1.1\r\nSECRET\r\n\r\n",
-    b"GET / HTTP/1.1\r\nhost: x\r\nSECRET : x\r\n\r\n",
-    b"GET / HTTP/1.1\r\nhost: x\r\n folded: SECRET\r\n\r\n",
-    b"GET / HTTP/1.1\r\nhost: x\r\nx: SECRET\x00\r\n\r\n",
-    b"GET / HTTP/1.1\r\nhost: x\r\nx: SECRET" + b"x" * 9000 + b"\r\n\r\n",
-    b"GET /" + b"SECRET" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nSECRET : x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\n folded: SECRET\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nx: SECRET\x00\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nx: SECRET" + b"x" * 9000 + b"\r\n\r\n",
+    b"GET /" + b"SECRET" * 2000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"GET / HTTP/1.1\r\n" + b"SECRET: x\r\n" * 200 + b"\r\n",
-    b"GET /SECRET HTTP/7.7\r\nhost: x\r\n\r\n",
-    b"GET /SECRET\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: SECRET\r\n\r\n",
-    b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-    b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nSECRET",
-    b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\nSECRET",
-    b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nSECRET\r\n",
-    b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: SECRET\r\n\r\nx",
+    b"GET /SECRET HTTP/7.7\r\nhost: localhost\r\n\r\n",
+    b"GET /SECRET\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: SECRET\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nSECRET",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\nSECRET",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nSECRET\r\n",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: SECRET\r\n\r\nx",
     b"\x16\x03\x01\x02\x00SECRET\r\n\r\n",
 ]
 

@@ -80,8 +80,8 @@ def channels(canary: str) -> list[bytes]:
         post_bytes(path, b"content-length: " + key, body=good, key=key),
         post_bytes(f"{path}?key={canary} x", body=good, key=None),
         post_bytes(path, b"x-long: " + key * 600, body=good, key=key),
-        b"GET /?key=" + key + b"\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /?key=" + key + b" HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"GET /?key=" + key + b"\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /?key=" + key + b" HTTP/9.9\r\nhost: localhost\r\n\r\n",
         b"\x16\x03\x01" + key + b"\r\n\r\n",
         key + b"\r\n\r\n",
     ]

@@ -9,9 +9,11 @@ from typing import Literal
 import aiohttp
 from aiohttp import web
 
+from gemini_proxy import sections
 from gemini_proxy.explorer import feed as feed_module
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, EXPLORER, SERVER
+from gemini_proxy.explorer.peers import PEERS, Peers
 from gemini_proxy.sections import Explorer, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.datasets import Datasets
@@ -47,6 +49,7 @@ async def feed_server(
     """Serve the feed of ``source``, or of the store, which also knows the keys and the datasets."""
     app = web.Application()
     app[SERVER], app[EXPLORER] = Server(), Explorer()
+    app[PEERS] = Peers(sections.Access(mode=mode), app[EXPLORER], app[SERVER])
     app[ACCESS] = Access(store.database, Revisions(store.database), mode)
     app[DATASETS] = Datasets(store.database)
     app[FEED] = feed = Feed(source or store, period=0.01, spacing=0.0)

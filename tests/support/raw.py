@@ -83,7 +83,7 @@ async def exchange(url: str, data: bytes) -> RawAnswer:
 
 def post_bytes(path: str, *headers: bytes, body: bytes = b"", key: bytes | None = b"AIzaTestKey") -> bytes:
     """A POST whose body has a length, unless a header says that it comes in chunks."""
-    lines = [b"POST " + path.encode() + b" HTTP/1.1", b"host: proxy"]
+    lines = [b"POST " + path.encode() + b" HTTP/1.1", b"host: localhost"]
     lines += [b"x-goog-api-key: " + key] if key else []
     if not any(header.lower().startswith((b"content-length", b"transfer-encoding")) for header in headers):
         lines.append(b"content-length: %d" % len(body))

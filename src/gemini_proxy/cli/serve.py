@@ -1,6 +1,7 @@
 """``serve``, and the commands that look at a server from outside: ``check-config`` and ``healthcheck``."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,8 @@ from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -46,7 +49,7 @@ def run_server(config: Config, rules: RuleSet, hangups: Hangups, load: Load) -> 
                     addresses,
                     config.server.shutdown_grace,
                     notifier,
-                    partial(_announce, pages=config.explorer.enabled),
+                    partial(_announce, config),
                     hangups,
                     load,
                 )
@@ -71,11 +74,12 @@ def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _announce(bound: list[str], *, pages: bool) -> None:
+def _announce(config: Config, bound: list[str]) -> None:
+    log.info("%s", config.access.meaning)
     for address in bound:
         click.echo(f"gemini-proxy listens on {address if address.startswith('unix:') else f'http://{address}'}")
     for address in bound:
-        if pages and not address.startswith("unix:"):
+        if config.explorer.enabled and not address.startswith("unix:"):
             click.echo(f"what was said is shown at http://{address}/explorer")
 
 
@@ -103,6 +107,7 @@ def check_config(settings: Settings) -> None:
     )
     for rule in (*rules.blocking, *rules.logging):
         click.echo(f"{rule.action:5}  {rule.name}")
+    click.echo(config.access.meaning)
     click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
     click.echo("a dataset's own rules of an action take the place of these")
 

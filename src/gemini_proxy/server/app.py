@@ -16,6 +16,7 @@ from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.holding import HOLDINGS, Holdings
 from gemini_proxy.explorer.keys import CHECKING, COMPILING
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
+from gemini_proxy.explorer.peers import PEERS, Peers
 from gemini_proxy.explorer.routes import add_routes
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
@@ -67,6 +68,7 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, guardrail_middleware])
     app[CONFIG] = config
+    app[PEERS] = Peers(config.access, config.explorer, config.server)
     app[STATE] = State()
     app[RELOADS] = Reloads()
     app[HOLDINGS] = Holdings(config.server.max_held_bytes)

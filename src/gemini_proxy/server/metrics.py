@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
+from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES, TASKS
 from gemini_proxy.server.reload import Reloads
@@ -43,7 +44,7 @@ class Metrics:
     async def show(self, request: web.Request) -> web.Response:
         """Where the database gives no figures of the queue, their lines are missing and the rest is there.
 
-        Raises WrongHost, Unauthenticated, and Unavailable where keys cannot be read.
+        Raises WrongHost, ThroughProxy, Unauthenticated, and Unavailable where keys cannot be read.
         """
         await self._admit(request)
         app = request.app
@@ -57,6 +58,7 @@ class Metrics:
     async def _admit(self, request: web.Request) -> None:
         """The key that was accepted last is good while the database is away: then the figures are wanted most."""
         config = request.app[CONFIG]
+        request.app[PEERS].check(request)
         if config.access.mode == "open":
             if not is_ours(request, config.explorer.hosts, config.server.listen):
                 raise WrongHost("This server does not answer to that host name; see explorer.hosts.")

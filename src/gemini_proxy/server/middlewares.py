@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import DecodeError, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
 from gemini_proxy.explorer.browser import CrossSite, from_foreign_page
+from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
@@ -33,13 +34,15 @@ from gemini_proxy.traces.trace import Outcome
 async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Find the call, the keys, and who they are from. Raises what makes any of them unusable.
 
-    Where no key is asked for, a page of any site could spend the operator's: it is refused.
+    Where no key is asked for, a page of any site could spend the operator's, and so could everyone who reaches a proxy
+    on this machine: both are refused.
     """
     if "target" not in request.match_info:
         return await handler(request)
     config = request.app[CONFIG]
     if config.access.mode == "open" and from_foreign_page(request, config.explorer.hosts, config.server.listen):
         raise CrossSite("Pages of other sites may not use this server.")
+    request.app[PEERS].check(request)
     call = read_call(request.method, request.raw_path)
     configured = config.upstream.api_key
     request[CALL] = call
@@ -56,7 +59,9 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     if CALL not in request or request[CALL].http_method == "GET":
         return await handler(request)
     key = request.app[CONFIG].upstream.api_key
-    client = client_of(request[CREDENTIALS], key.get_secret_value() if key else None, request.remote)
+    client = client_of(
+        request[CREDENTIALS], key.get_secret_value() if key else None, request.app[PEERS].client(request)
+    )
     exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER], client)
     answer = request[ANSWER] = ClientAnswer(request)
     request[SETUP] = setup = request.app[SETUPS].current

@@ -19,6 +19,7 @@ from gemini_proxy.explorer.api.fields import read_uuid
 from gemini_proxy.explorer.body import read_json
 from gemini_proxy.explorer.browser import SAFE, WrongHost, from_foreign_page, known_host, same_origin
 from gemini_proxy.explorer.keys import ACCESS, EXPLORER, SERVER, SESSION_COOKIE
+from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.explorer.sending import bytes_response
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
@@ -132,12 +133,13 @@ def error_response(error: ProxyError) -> web.Response:
 
 
 async def identified(request: web.Request) -> Call:
-    """Who calls. Raises Unauthenticated for no key and no session, or one that is not valid, and WrongHost.
+    """Who calls. Raises Unauthenticated for no key and no session, or one that is not valid, WrongHost, ThroughProxy.
 
     Where access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
     leads here.
     """
     access = request.app[ACCESS]
+    request.app[PEERS].check(request)
     if access.mode == "open" and not known_host(request):
         raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
     given = request.headers.getall("authorization", ())

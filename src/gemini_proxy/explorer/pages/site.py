@@ -17,6 +17,7 @@ from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
 from gemini_proxy.explorer.browser import PAGE, SAFE, check_browser
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import Form, read_form
+from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 
@@ -109,6 +110,7 @@ def guarded(handler: Handler) -> Handler:
     @wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
+            request.app[PEERS].check(request)
             check_browser(request)
             return await handler(request)
         except ProxyError as error:

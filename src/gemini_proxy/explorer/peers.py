@@ -1,0 +1,128 @@
+"""Where a request comes from: the peer of its connection, or the client that a trusted proxy names."""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Final
+
+from aiohttp import HttpVersion11, web
+
+from gemini_proxy.errors import ProxyError
+from gemini_proxy.explorer.browser import WrongHost, is_ours
+from gemini_proxy.sections import UNIX, Access, Explorer, Server
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ADDED: Final = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
+"""Headers that proxies add; clients that connect directly send none of them."""
+_FORWARDED_FOR: Final = "x-forwarded-for"
+_MAPPED: Final = "::ffff:"
+"""What stands before an IPv4 address where a socket listens for both kinds."""
+_MOST_HOPS: Final = 32
+"""Addresses of ``X-Forwarded-For`` that are read, from the right."""
+
+
+class ThroughProxy(ProxyError):
+    """The request came through a proxy that the configuration does not name, where access is open."""
+
+    status: ClassVar[int] = 403
+    code: ClassVar[str] = "PERMISSION_DENIED"
+
+
+class Proxies:
+    """The proxies of ``access.trusted_proxies``: addresses, networks, and ``"unix"`` for every unix socket."""
+
+    def __init__(self, named: Iterable[str]) -> None:
+        names = set(named)
+        self._unix = UNIX in names
+        self._networks = tuple(ipaddress.ip_network(name) for name in names - {UNIX})
+
+    def trusts(self, peer: str) -> bool:
+        """Return whether ``peer`` is one of them: an address, ``"unix"``, or "" for a peer that is not known."""
+        if peer == UNIX:
+            return self._unix
+        address = _address(peer) if self._networks else None
+        return address is not None and self._names(address)
+
+    def client(self, peer: str, forwarded: Sequence[str]) -> str:
+        """Return the address of the client that ``peer`` sends a request for.
+
+        ``forwarded`` are the values of ``X-Forwarded-For``. Each proxy adds the address that it was connected from at
+        the right; so the rightmost address that is not a trusted proxy's is the client's, and what stands before it is
+        the client's own word. ``peer`` itself where it is not trusted, or names nobody.
+        """
+        if not self.trusts(peer):
+            return peer
+        found = peer
+        for hop in reversed(",".join(forwarded).rsplit(",", _MOST_HOPS)):
+            address = _address(hop.strip())
+            if address is None:
+                break
+            found = str(address)
+            if not self._names(address):
+                break
+        return found
+
+    def _names(self, address: _Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+class Peers:
+    """Tells who asks, and turns away what came through a proxy where access is open."""
+
+    def __init__(self, access: Access, explorer: Explorer, server: Server) -> None:
+        self._open = access.mode == "open"
+        self._proxies = Proxies(access.trusted_proxies)
+        self._hosts = explorer.hosts
+        self._listen = server.listen
+
+    def client(self, request: web.Request) -> str:
+        """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" where it is not known."""
+        return self._proxies.client(peer_of(request), request.headers.getall(_FORWARDED_FOR, ()))
+
+    def check(self, request: web.Request) -> None:
+        """Raise ThroughProxy or WrongHost for a request from elsewhere, where access is open.
+
+        A proxy on this machine makes a local client of every stranger. It is told by the headers that proxies add; by
+        a Host header that names the public site; or, where it sends neither, by HTTP/1.0, which nginx speaks unless
+        configured otherwise, and hardly any client.
+        """
+        if not self._open or self._proxies.trusts(peer_of(request)):
+            return
+        if request.version < HttpVersion11 or any(name in request.headers for name in _ADDED):
+            raise ThroughProxy(
+                'This request came through a proxy, and access.mode = "open" is for this machine only: set access.mode '
+                '= "keys", or name the proxy in access.trusted_proxies if everyone who reaches it may use this server'
+            )
+        if not is_ours(request, self._hosts, self._listen):
+            raise WrongHost(
+                'This server does not answer to that host name. Behind a proxy set access.mode = "keys", or name the '
+                "proxy in access.trusted_proxies; names of this machine belong in explorer.hosts"
+            )
+
+
+PEERS = web.AppKey("PEERS", Peers)
+
+
+def peer_of(request: web.Request) -> str:
+    """Return the address that the connection comes from, ``"unix"`` for a unix socket, "" where it is closed."""
+    transport = request.transport
+    if transport is None:
+        return ""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family == socket.AF_UNIX:
+        return UNIX
+    name = transport.get_extra_info("peername")
+    return str(name[0]).removeprefix(_MAPPED) if isinstance(name, tuple) else ""
+
+
+def _address(text: str) -> _Address | None:
+    """Read an address, with or without a port and brackets; an IPv4 address within IPv6 is the IPv4 address."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
