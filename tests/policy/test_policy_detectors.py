@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemini_proxy.policy import Conversation, DetectorRegistry, EvaluationError, Finding, compile_policy
 from gemini_proxy.policy.budget import Meter
+from gemini_proxy.policy.detectors.pii import ENTITIES
+from gemini_proxy.policy.detectors.secrets import SecretsDetector
 from tests.policy.conversations import assistant, calling, check, fires, rule, user
 
 M = "(m: Message)"
@@ -238,3 +241,9 @@ def test_names_and_ids_of_calls_and_outputs_are_searched(
 def test_ids_that_nobody_gave_are_no_text_and_names_do_not_stand_for_arguments(line: str) -> None:
     """``call_1`` links a call to its outputs; a rule that asks whether arguments match is not content with a name."""
     assert not fires(rule("(c: ToolCall)", line), calling("f", None, "call_1"))
+
+
+def test_the_documentation_lists_every_label() -> None:
+    """A rule can only ask for a label that its author knows of."""
+    text = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    assert [label for label in sorted(SecretsDetector().labels | ENTITIES) if f"`{label}`" not in text] == []
