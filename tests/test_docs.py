@@ -174,8 +174,9 @@ def refuse_unknown(words: list[str], command: click.Command = main) -> None:
                 rest.pop(0)
         elif isinstance(command, click.Group):
             for choice in word.split("|"):
-                assert choice in command.commands, f"{command.name} has no {choice}"
-                refuse_unknown(rest, command.commands[choice])
+                chosen = command.get_command(click.Context(command), choice)
+                assert chosen is not None, f"{command.name} has no {choice}"
+                refuse_unknown(rest, chosen)
             return
 
 

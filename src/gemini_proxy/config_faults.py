@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.redact import redact
 
 _LONGEST: Final = 200
@@ -62,6 +61,9 @@ def _shown(key: str, value: object) -> str:
     if key.endswith("api_key"):
         return "***"
     if key == "database" and isinstance(value, str):
+        # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.
+        from gemini_proxy.traces.database import shown_url
+
         return repr(shown_url(value))
     if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
         return _kind(value)

@@ -1,5 +1,7 @@
-"""What every command takes: ``--config`` before or after it, ``-h``; and the program's ``-V``."""
+"""What every command takes: ``--config`` before or after it, ``-h``; the program's ``-V``; and what it imports."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,10 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
     """The words that lead to ``command`` and to each one below it."""
     yield path
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
             yield from commands(below, (*path, name))
 
 
@@ -80,3 +85,55 @@ def test_two_configurations_are_wrong_usage(folder: Path, words: list[str]) -> N
 def test_the_version(flag: str) -> None:
     result = invoke(flag)
     assert (result.exit_code, result.output) == (0, f"gemini-proxy, version {version('gemini-proxy')}\n")
+
+
+def imported_by(*words: str) -> set[str]:
+    """The top-level modules that ``gemini-proxy WORDS`` has imported when it ends."""
+    program = """
+import sys
+from gemini_proxy.cli import main
+try:
+    main(sys.argv[1:], prog_name="gemini-proxy")
+finally:
+    print("imported", *{name.partition(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+# What takes longer to import than the whole of the program before it does anything.
+HEAVY = {
+    "aiohttp",
+    "alembic",
+    "jinja2",
+    "orjson",
+    "prometheus_client",
+    "pydantic",
+    "re2",
+    "rich",
+    "sqlalchemy",
+    "structlog",
+}
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], []], ids=str)
+def test_asking_for_words_imports_nothing_heavy(words: list[str]) -> None:
+    """Neither the server nor the store."""
+    assert imported_by(*words) & HEAVY == set()
+
+
+def test_a_healthcheck_imports_no_server_and_no_store(folder: Path) -> None:
+    """Containers run it every few seconds."""
+    imported = imported_by("--config", "a.toml", "healthcheck", "--timeout", "0.01")
+    assert "pydantic" in imported
+    assert imported & {"aiohttp", "alembic", "jinja2", "rich", "sqlalchemy"} == set()
+
+
+def test_help_says_of_commands_what_they_say_themselves() -> None:
+    """The lines of the list, which is made without them, are the first sentences of their own help."""
+    context = click.Context(main)
+    for name, entry in main.entries.items():
+        command = main.get_command(context, name)
+        assert command is not None and command.help is not None
+        summary = " ".join(command.help.partition("\n\n")[0].split())
+        assert summary.startswith(entry.summary), name

@@ -1,22 +1,41 @@
-"""The command group, and what every command takes: ``--config``, ``-h``."""
+"""The command group, and what every command takes: ``--config``, ``-h``.
 
-from importlib.metadata import version
+Commands are imported when they are called: ``--version`` and ``--help`` import neither server nor store.
+"""
 
 import click
 
-from gemini_proxy.cli.demo import demo
-from gemini_proxy.cli.keys import keys
-from gemini_proxy.cli.policy import policy
-from gemini_proxy.cli.serve import check_config, healthcheck, serve
+from gemini_proxy.cli.lazy import Entry, LazyGroup
 from gemini_proxy.cli.settings import config_option
-from gemini_proxy.cli.tail import tail
-from gemini_proxy.cli.traces import traces
+
+_COMMANDS = {
+    "check-config": Entry(
+        "gemini_proxy.cli.serve:check_config",
+        "Load the configuration and every policy, open the database, and say what is wrong with them.",
+    ),
+    "demo": Entry(
+        "gemini_proxy.cli.demo:demo",
+        "Show the proxy at work before a built-in sample model, then serve on for your own client.",
+    ),
+    "healthcheck": Entry(
+        "gemini_proxy.cli.healthcheck:healthcheck",
+        "Ask the configured server whether it is ready; exit code 1 if it is not.",
+    ),
+    "keys": Entry("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
+    "policy": Entry("gemini_proxy.cli.policy:policy", "Check, test and backtest policies."),
+    "serve": Entry(
+        "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
+    ),
+    "tail": Entry("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one a line, until Ctrl-C."),
+    "traces": Entry("gemini_proxy.cli.traces:traces", "Look at recorded exchanges."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("gemini-proxy"), "-V", "--version", prog_name="gemini-proxy")
-def main() -> None:
-    """A guardrail proxy for the Gemini API."""
+class _Program(LazyGroup):
+    def load(self, name: str) -> click.Command:
+        command = super().load(name)
+        _take_config(command)
+        return command
 
 
 def _take_config(command: click.Command) -> None:
@@ -27,7 +46,10 @@ def _take_config(command: click.Command) -> None:
             _take_config(below)
 
 
+@click.group(cls=_Program, entries=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(None, "-V", "--version", package_name="gemini-proxy", prog_name="gemini-proxy")
+def main() -> None:
+    """A guardrail proxy for the Gemini API."""
+
+
 main.params.insert(0, config_option(envvar="GEMINI_PROXY_CONFIG"))
-for command in (serve, check_config, demo, healthcheck, policy, traces, tail, keys):
-    main.add_command(command)
-    _take_config(command)

@@ -1,19 +1,17 @@
-"""``serve``, and the commands that look at a server from outside: ``check-config`` and ``healthcheck``."""
+"""``serve``, and ``check-config``, which does what comes before serving."""
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-import aiohttp
 import click
 
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
-from gemini_proxy.sections import ListenAddress, listen_address
+from gemini_proxy.sections import listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.reload import Hangups, Load
@@ -70,7 +68,7 @@ def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:
-        fail('server.loop: "uvloop": not installed; install gemini-proxy[uvloop], or use "asyncio"')
+        fail('server.loop: "uvloop": not installed: pip install uvloop, or use "asyncio"')
     return uvloop.new_event_loop
 
 
@@ -110,26 +108,3 @@ def check_config(settings: Settings) -> None:
     click.echo(config.access.meaning)
     click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
     click.echo("a dataset's own rules of an action take the place of these")
-
-
-@click.command()
-@click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait.")
-@click.pass_obj
-def healthcheck(settings: Settings, timeout: float) -> None:
-    """Ask the configured server whether it is ready; exit code 1 if it is not."""
-    address = listen_address(settings.config.server.listen[0])
-    ready, answer = asyncio.run(_ask(address, timeout))
-    click.echo(answer, err=not ready)
-    sys.exit(0 if ready else 1)
-
-
-async def _ask(address: ListenAddress, seconds: float) -> tuple[bool, str]:
-    connector = aiohttp.UnixConnector(address.path) if address.path else aiohttp.TCPConnector()
-    host = "localhost" if address.path else str(address)
-    limit = aiohttp.ClientTimeout(total=seconds)
-    try:
-        async with aiohttp.ClientSession(connector=connector, timeout=limit) as session:
-            async with session.get(f"http://{host}/readyz") as response:
-                return response.status == 200, await response.text()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return False, f"{address}: {type(error).__name__}"

@@ -1,19 +1,18 @@
 """The configuration as commands get it: read at first use, its faults reported once, in words."""
 
 import sys
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
-from gemini_proxy.config import Config, ConfigError, check_secrets, load_config, read_policies
-from gemini_proxy.guardrails.plugins import PluginError
-from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
-from gemini_proxy.policy import PolicyError
-from gemini_proxy.sections import Traces
+# What reads a configuration and compiles policies is imported by the commands that do so: every command imports this.
+if TYPE_CHECKING:
+    from gemini_proxy.config import Config
+    from gemini_proxy.guardrails.rules import RuleSet
+    from gemini_proxy.sections import Traces
 
 EX_CONFIG = 78
 
@@ -35,15 +34,19 @@ class Settings:
         return Settings(file, given=True)
 
     @cached_property
-    def config(self) -> Config:
+    def config(self) -> "Config":
+        from gemini_proxy.config import ConfigError, load_config
+
         try:
             return load_config(self._file)
         except ConfigError as error:
             fail(str(error))
 
     @cached_property
-    def serving(self) -> Config:
+    def serving(self) -> "Config":
         """The configuration of a server, which needs the keys of the services that it names."""
+        from gemini_proxy.config import ConfigError, check_secrets
+
         try:
             check_secrets(self.config)
         except ConfigError as error:
@@ -51,65 +54,31 @@ class Settings:
         return self.config
 
     @property
-    def traces(self) -> Traces:
+    def traces(self) -> "Traces":
         return self.config.traces
 
     @cached_property
-    def rules(self) -> RuleSet:
+    def rules(self) -> "RuleSet":
         """The configured policies, compiled; every fault of every file is reported, not just the first."""
+        from gemini_proxy.cli.configured_policies import PolicyFaults, compile_configured
+
         try:
-            return _compiled(self.config, self._folder)
+            return compile_configured(self.config, self._folder)
         except PolicyFaults as error:
             fail(error.shown)
 
-    def load_again(self) -> tuple[Config, RuleSet]:
+    def load_again(self) -> "tuple[Config, RuleSet]":
         """``serving`` and ``rules`` as they are in the files now. Raises ConfigError."""
+        from gemini_proxy.cli.configured_policies import compile_configured
+        from gemini_proxy.config import check_secrets, load_config
+
         config = load_config(self._file)
         check_secrets(config)
-        return config, _compiled(config, self._folder)
+        return config, compile_configured(config, self._folder)
 
     @property
     def _folder(self) -> Path:
         return self._file.parent if self._file else Path()
-
-
-class PolicyFaults(ConfigError):
-    """Policies that cannot be used: a line a fault. ``shown`` has the source lines as well."""
-
-    def __init__(self, faults: Sequence[Exception]) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.shown = "\n".join(
-            f"{fault}\n{fault.caret()}" if isinstance(fault, PolicyError) else str(fault) for fault in faults
-        )
-
-
-def _compiled(config: Config, folder: Path) -> RuleSet:
-    """The policies that ``config`` names, compiled. Raises PolicyFaults with all faults of all files."""
-    guardrails = config.guardrails
-    faults: list[Exception] = []
-    blocking = _compile(guardrails.policies, "block", folder, faults)
-    logging = _compile(guardrails.log_policies, "log", folder, faults)
-    faults += [
-        ConfigError(f"guardrails.parameters: {missing} is not set")
-        for missing in parameters_missing((*blocking, *logging), dict(guardrails.parameters))
-    ]
-    if faults:
-        raise PolicyFaults(faults)
-    return RuleSet(blocking, logging)
-
-
-def _compile(patterns: tuple[str, ...], action: Action, folder: Path, faults: list[Exception]) -> tuple[Guardrail, ...]:
-    key = "guardrails.policies" if action == "block" else "guardrails.log_policies"
-    compiled: list[Guardrail] = []
-    try:
-        for file in read_policies(patterns, folder, key):
-            try:
-                compiled.append(guardrail(file.path, file.text, action))
-            except PolicyError as error:
-                faults.append(error)
-    except (ConfigError, PluginError) as error:
-        faults.append(error)
-    return tuple(compiled)
 
 
 def config_option(**attributes: Any) -> click.Option:

@@ -162,7 +162,7 @@ def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> Async
             connect_args={"timeout": limits.connect, "server_settings": _settings(limits, read_only)},
         )
     except ModuleNotFoundError:
-        raise StoreError("the driver of PostgreSQL is not installed: install gemini-proxy[postgres]") from None
+        raise StoreError("the driver of PostgreSQL is not installed: pip install asyncpg") from None
 
 
 def _settings(limits: Limits, read_only: str) -> dict[str, str]:
