@@ -8,6 +8,7 @@
     ├── NotFound                    404 NOT_FOUND
     ├── MethodNotAllowed            405 UNIMPLEMENTED
     ├── Unavailable                 503 UNAVAILABLE
+    ├── VersionNotSupported         505 UNIMPLEMENTED
     ├── UpstreamError               502 UNAVAILABLE
     │   ├── UpstreamTimeout         504 DEADLINE_EXCEEDED
     │   ├── UpstreamCut             502 UNAVAILABLE
@@ -76,6 +77,13 @@ class Unavailable(ProxyError):
 
     status = 503
     code = "UNAVAILABLE"
+
+
+class VersionNotSupported(ProxyError):
+    """A major version of HTTP in the request line that this server does not speak (RFC 9110, section 15.6.6)."""
+
+    status = 505
+    code = "UNIMPLEMENTED"
 
 
 class UpstreamError(ProxyError):

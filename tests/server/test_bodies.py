@@ -366,6 +366,29 @@ async def test_calls_that_are_not_served(
 
 
 @pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"POST %b HTTP/0.9", 400),
+        (b"POST %b HTTP/2.0", 505),
+        (b"POST %b HTTP/1.2", 400),
+        (b"POST %b HTTP/3.0", 400),
+        (b"POST %b http/1.1", 400),
+        (b"POST %b", 400),
+        (b"\x16\x03\x01 %b", 400),
+        (b"{} %b", 400),
+    ],
+)
+async def test_request_lines_that_are_not_of_http_1(
+    proxy: Proxy, upstream: ScriptedUpstream, line: bytes, status: int
+) -> None:
+    """An old or new version of HTTP, or none: Google's error JSON and the end of the connection, and no call."""
+    head = line % PATH.encode() + b"\r\nhost: x\r\nx-goog-api-key: K\r\ncontent-length: %d\r\n\r\n" % len(GOOD)
+    answer = await exchange(proxy.url, head + GOOD)
+    assert answer.status == answer.error["code"] == status
+    assert answer.head.startswith(b"HTTP/1.") and answer.closing and not upstream.calls
+
+
+@pytest.mark.parametrize(
     ("policy", "parts"),
     [
         ('raise "x" if:\\n    nonsense(', ["2:13", "never closed"]),

@@ -10,9 +10,9 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gemini_proxy.errors import BadRequest
+from gemini_proxy.errors import BadRequest, ProxyError, VersionNotSupported
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.errors import error_response
@@ -56,18 +56,31 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
-def _expecting(handler: _Handler) -> _Handler:
-    """aiohttp answers an expectation that it does not know in plain text, with the words of the client in it."""
+def _checking(handler: _Handler) -> _Handler:
+    """Refuse what aiohttp lets pass, or answers in plain text with the words of the client in it."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        expected = request.headers.get("expect", "")
-        if expected and expected.lower() != "100-continue":
-            response = error_response(BadRequest("The header Expect takes 100-continue only."))
-            response.force_close()
-            return response
-        return await handler(request)
+        error = _fault(request)
+        if error is None:
+            return await handler(request)
+        # The response takes over the version of its request, which aiohttp reads once.
+        request._version = min(max(request._version, HttpVersion10), HttpVersion11)
+        response = error_response(error)
+        response.force_close()
+        return response
 
     return handle
+
+
+def _fault(request: web.BaseRequest) -> ProxyError | None:
+    if request._version.major > 1:
+        return VersionNotSupported("This server speaks HTTP/1.1.")
+    if request._version.major < 1:
+        return BadRequest("The HTTP request cannot be read.")
+    expected = request.headers.get("expect", "")
+    if expected and expected.lower() != "100-continue":
+        return BadRequest("The header Expect takes 100-continue only.")
+    return None
 
 
 class Runner(web.AppRunner):
@@ -90,7 +103,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         stock = await super()._make_server()
         return _Server(
-            _expecting(stock.request_handler),
+            _checking(stock.request_handler),
             request_factory=stock.request_factory,
             handler_cancellation=stock.handler_cancellation,
             **stock._kwargs,
