@@ -7,6 +7,7 @@ from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.exchange import Exchange
 
 SSE_TYPE = "text/event-stream"
+_ARRAY_TYPE = JSON_TYPE.partition(";")[0]
 
 
 def refuses_by_event(exchange: Exchange, before_stream: BeforeStream) -> bool:
@@ -17,13 +18,19 @@ def refuses_by_event(exchange: Exchange, before_stream: BeforeStream) -> bool:
 
 
 def refusal_tail(exchange: Exchange, answer: ClientAnswer, refusal: Refusal, feedback: Feedback) -> bytes:
-    """What is sent in place of everything withheld; gives ``answer`` its head where no upstream answer did."""
-    sse = exchange.call.query.alt == "sse" if exchange.framing is None else exchange.framing == SSE_TYPE
-    if exchange.framing is None:
-        answer.stream_head(SSE_TYPE if sse else JSON_TYPE)
-    state = _state(exchange)
+    """What is sent in place of everything withheld.
+
+    Where a part of the answer has left, it goes on in the framing of that. Else the framing is the one asked for,
+    whatever the upstream's was; where they differ, what passed does not leave.
+    """
+    asked = SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
+    framing = exchange.framing if answer.begun else asked
     passed, left = (exchange.gate.take(), exchange.gate.events_left) if exchange.gate else (b"", 0)
-    if sse:
+    if framing != exchange.framing:
+        passed, left = b"", 0
+        answer.stream_head(SSE_TYPE if framing == SSE_TYPE else JSON_TYPE)
+    state = _state(exchange)
+    if framing == SSE_TYPE:
         return passed + sse_refusal(refusal, state, feedback)
     return passed + array_refusal(refusal, state, opened=left > 0, elements=left)
 
