@@ -65,7 +65,7 @@ def test_nothing_but_arrays_of_objects_and_objects(body: bytes) -> None:
         value = None
     objects = value if isinstance(value, list) else [value]
     sound = all(isinstance(each, dict) for each in objects)
-    assert read(JsonArrayFraming(), [body]).failed == (not sound)
+    assert read(JsonArrayFraming(), [body]).failed == (not sound and body.strip() != b"")
 
 
 def test_separators_belong_to_the_element_behind_them() -> None:
@@ -78,6 +78,12 @@ def test_separators_belong_to_the_element_behind_them() -> None:
     assert [frame.raw for frame in framing.feed(b": 2}\n]")] == [b'\n,\r\n{"a": 2}']
     assert [(frame.raw, frame.payload) for frame in framing.end()] == [(b"\n]", None)]
     assert (framing.elements, framing.closed) == (2, True)
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n"])
+def test_an_empty_body_has_no_element(body: bytes) -> None:
+    reading = read(JsonArrayFraming(), [body])
+    assert (reading.raw, reading.failed, reading.payloads) == (body, False, [])
 
 
 @pytest.mark.parametrize("size", [1, 1000])
@@ -94,8 +100,6 @@ def test_a_single_object_instead_of_an_array(size: int) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"  ",
         b"[",
         b"[{}",
         b"[{},",
@@ -140,6 +144,15 @@ def test_megabyte_elements_in_small_pieces(size: int) -> None:
     """An element of megabytes is read at a cost that lets this test end."""
     body = b'[{"a": "' + b"\\\\\\n" * 2_000_000 + b'"}\n]'
     assert [frame.raw for frame in read(JsonArrayFraming(), pieces(body, size)).frames] == [body[:-2], b"\n]"]
+
+
+def test_a_flood_of_empty_elements_is_refused() -> None:
+    """Reading an element takes its time however short it is: the number of them goes by the size of the body."""
+    framing = JsonArrayFraming()
+    framing.feed(b"[")
+    with pytest.raises(DecodeError, match="too many pieces"):
+        for _ in range(100):
+            framing.feed(b"{}," * 1000)
 
 
 def test_many_small_elements_in_one_piece() -> None:

@@ -229,6 +229,24 @@ def test_many_small_frames_in_one_piece(event: bytes) -> None:
     assert read(SseFraming(), [event * 30_000]).raw == event * 30_000
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [b":\n\n", b":\n", b":\n\ndata: {}\n\n", b"data: {}\r\n\r\n", b"data:\n\n", b"data:\n", b"{}\n", b"event\n\n"],
+)
+def test_a_flood_of_next_to_nothing_is_refused(unit: bytes) -> None:
+    """A frame or a line takes its time however short it is: the number of them goes by the size of the body."""
+    framing = SseFraming()
+    with pytest.raises(DecodeError, match="too many pieces"):
+        for _ in range(100):
+            framing.feed(unit * 1000)
+
+
+def test_short_events_with_signs_of_life_are_no_flood() -> None:
+    """A token an event, each with a comment before it."""
+    event = b': alive\n\ndata: {"candidates":[{"content":{"parts":[{"text":"a"}],"role":"model"},"index":0}]}\r\n\r\n'
+    assert read(SseFraming(), [event * 1000] * 20).raw == event * 20_000
+
+
 _EVENTS = [
     'data: {"a": "ü"}\r\n\r\n',
     'data:{"b": [1,\t2]}\r\n\r\n',

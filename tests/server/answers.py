@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.request import read_request
 from gemini_proxy.gemini.sse import SseFraming
@@ -112,9 +113,10 @@ def frames(payloads: Sequence[Payload]) -> list[bytes]:
 
 
 def done(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that has nothing to wait for."""
+    """The result of a coroutine that has nothing to wait for but its turn."""
     try:
-        work.send(None)
+        while work.send(None) is None:
+            pass
     except StopIteration as end:
         result: T = end.value
         return result
@@ -156,4 +158,6 @@ def answered(life: Lifecycle, exchange: Exchange, chunks: Sequence[bytes]) -> An
         left.append(done(life.end(exchange)))
     except Refused:
         return Answered(left, True, exchange)
+    except UpstreamError:
+        assert not b"".join(chunks)
     return Answered(left, False, exchange)

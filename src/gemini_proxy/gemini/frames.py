@@ -1,7 +1,7 @@
 """What a framing makes of an upstream body: frames, whose bytes joined in order are the body."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -9,6 +9,11 @@ from gemini_proxy.errors import DecodeError
 
 # An inline image of 20 MB is 27 MB of base64 and an event may hold two; beyond that a frame only fills the memory.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+_BYTES_PER_STEP: Final = 128
+"""A step, which is a frame or a line of one, takes some 10 microseconds however short it is. The events of a model are
+longer than this, or few."""
+_FREE_STEPS: Final = 50_000
+"""Steps that need no bytes: half a second's work."""
 
 
 class Frame(NamedTuple):
@@ -40,30 +45,45 @@ class Framing(Protocol):
 
 
 class FrameReader:
-    """Runs a framing's steps, so that frames read before a fault are not lost with it."""
+    """Runs a framing's steps: frames read before a fault are not lost with it, and a body's time goes by its size.
 
-    __slots__ = ("_fault",)
+    A flood of comments, blank lines or empty events would cost a hundred times what its bytes cost in any other body.
+    """
+
+    __slots__ = ("_fault", "_room")
 
     def __init__(self) -> None:
         self._fault: DecodeError | None = None
+        self._room = _FREE_STEPS * _BYTES_PER_STEP
 
     @property
     def broken(self) -> bool:
         """Whether a fault was met: nothing more can be read."""
         return self._fault is not None
 
-    def read(self, steps: Iterator[Frame]) -> list[Frame]:
-        """The frames of ``steps``; raises its DecodeError at once if there are none, else at the next call."""
+    def read(self, steps: Iterable[Frame], size: int = 0) -> list[Frame]:
+        """The frames of ``steps``, which ``size`` bytes more are read in.
+
+        Raises their DecodeError at once if there are no frames, else at the next call.
+        """
         if self._fault is not None:
             raise self._fault
         frames: list[Frame] = []
+        self._room += size
         try:
             frames.extend(steps)
+            self.spend(len(frames))
         except DecodeError as fault:
             self._fault = fault
             if not frames:
                 raise
         return frames
+
+    def spend(self, steps: int) -> None:
+        """Count ``steps`` more; raises DecodeError where the body has far too many of them for its size."""
+        self._room -= steps * _BYTES_PER_STEP
+        if self._room < 0:
+            raise DecodeError("The upstream's answer is in too many pieces for its size")
 
 
 def decode_object(data: bytes | bytearray) -> dict[str, Any]:

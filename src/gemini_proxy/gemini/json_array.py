@@ -53,14 +53,14 @@ class JsonArrayFraming:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames of the elements that ``data`` completes; raises DecodeError for anything else than an array."""
-        return self._reader.read(self._frames(data))
+        return self._reader.read(self._frames(data), len(data))
 
     def end(self) -> list[Frame]:
-        """The frame of the closing bracket; raises DecodeError when the array, or anything at all, is missing."""
+        """The frame of the closing bracket; raises DecodeError when it is missing from an array that has begun."""
         return self._reader.read(self._rest())
 
     def _rest(self) -> Iterator[Frame]:
-        if self._expects is not _Expects.END:
+        if self._object is not None or self._expects not in (_Expects.BODY, _Expects.END):
             raise DecodeError("The upstream's JSON array ended before its closing bracket")
         if self._held:
             yield Frame(bytes(self._held), None)

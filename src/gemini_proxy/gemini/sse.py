@@ -41,8 +41,8 @@ class SseFraming:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes; raises DecodeError for what cannot be read."""
         if data.endswith(_PLAIN_END) and not self._held and (frames := self._plain(data)) is not None:
-            return frames
-        return self._reader.read(self._frames(data))
+            return self._reader.read(frames, len(data))
+        return self._reader.read(self._frames(data), len(data))
 
     def _plain(self, data: bytes) -> list[Frame] | None:
         """The frames of whole events of one data line each, as nearly every piece is; None for anything else.
@@ -74,7 +74,7 @@ class SseFraming:
         if self._object is not None:
             raise DecodeError("The upstream's stream ended inside a JSON object")
         if self._held:
-            lines = self._lines or _EventLines()
+            lines = self._lines or _EventLines(self._reader)
             lines.take_line(self._held, 0, len(self._held))
             yield Frame(bytes(self._held), lines.payload())
 
@@ -152,7 +152,7 @@ class SseFraming:
 
     def _event(self, source: bytes | bytearray, start: int, line_ends: "_LineEnds") -> Frame | None:
         if self._lines is None:
-            self._lines = _EventLines()
+            self._lines = _EventLines(self._reader)
         end = self._lines.find_end(source, start, line_ends)
         if end == -1:
             return None
@@ -183,9 +183,10 @@ class _LineEnds:
 class _EventLines:
     """The lines of one event, as they come; offsets count from the event's first byte."""
 
-    __slots__ = ("_after_cr", "_data", "_line", "_searched")
+    __slots__ = ("_after_cr", "_data", "_line", "_reader", "_searched")
 
-    def __init__(self) -> None:
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
         self._data = bytearray()  # the data lines so far, each with a line feed behind it
         self._line = 0
         self._searched = 0
@@ -210,7 +211,8 @@ class _EventLines:
         return -1
 
     def take_line(self, source: bytes | bytearray, start: int, line_end: int) -> None:
-        """Read the line up to ``line_end``; raises DecodeError when it is no field that the standard knows."""
+        """Read the line up to ``line_end``; raises DecodeError for no field of the standard, and for too many."""
+        self._reader.spend(1)
         name, _, value = bytes(source[start + self._line : line_end]).partition(b":")
         if name == b"data":
             self._data += value.removeprefix(b" ")

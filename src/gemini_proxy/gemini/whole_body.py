@@ -1,11 +1,10 @@
 """The framing of a unary answer: one JSON object."""
 
-from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
 
 
 class WholeBodyFraming:
-    """One frame, at the end of the body; an empty body and anything but a JSON object is a DecodeError."""
+    """One frame, at the end of the body; one without payload of a blank body; anything else is a DecodeError."""
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._limit = max_frame_bytes
@@ -24,8 +23,6 @@ class WholeBodyFraming:
     def end(self) -> list[Frame]:
         """The body's one frame; raises DecodeError when it is not a JSON object or over the limit."""
         check_frame_size(self._size, self._limit)
-        if not self._size:
-            raise DecodeError("The upstream sent an empty body")
         body = b"".join(self._pieces)
         self._pieces.clear()
-        return [Frame(body, decode_object(body))]
+        return [Frame(body, decode_object(body) if body and not body.isspace() else None)]

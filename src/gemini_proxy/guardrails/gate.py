@@ -46,6 +46,12 @@ class FrameGate:
         self._ending = False
         self.events_left = 0
         self._events_withheld = 0
+        self._empty = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether no event has come yet: nothing, blank lines, comments or an array without elements."""
+        return self._empty
 
     @property
     def wants_verdict(self) -> bool:
@@ -145,6 +151,7 @@ class FrameGate:
             tail.add(frame.raw, grown, last=self._ending)
 
     def _merge(self, payload: Mapping[str, Any]) -> None:
+        self._empty = False
         self._merger.add(payload)
         self._call_withheld = self._call_withheld or carries_function_call(payload)
         self._ending = self._ending or self._merger.finished(self._candidate_count)

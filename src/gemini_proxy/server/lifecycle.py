@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
-from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated
+from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated, UpstreamError
 from gemini_proxy.gemini.frames import Framing
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
@@ -92,7 +92,10 @@ class Lifecycle:
         assert gate is not None
         if exchange.checking is not None:
             await self.admit(exchange)
-        gate.feed(data)
+        gate.feed(data[:_SLICE])
+        for start in range(_SLICE, len(data), _SLICE):
+            await asyncio.sleep(0)
+            gate.feed(data[start : start + _SLICE])
         if exchange.windows is not None:
             await self._judge_windows(exchange, gate, exchange.windows)
         elif gate.wants_verdict and not exchange.undecided:
@@ -105,12 +108,15 @@ class Lifecycle:
     async def end(self, exchange: Exchange) -> bytes:
         """The bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
 
-        An answer without a gate (an upstream error, a call that generates nothing) has nothing withheld.
+        An answer without a gate (an upstream error, a call that generates nothing) has nothing withheld. Raises
+        UpstreamError for one in which there was nothing.
         """
         await self.admit(exchange)
         if exchange.gate is None:
             return b""
         exchange.gate.end()
+        if exchange.gate.empty:
+            raise UpstreamError("The upstream's answer has no content.")
         return await self.remains(exchange)
 
     async def remains(self, exchange: Exchange) -> bytes:
@@ -277,6 +283,8 @@ async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
 _PATIENCE = 1.0
 """Seconds a client waits for a verdict without a sign of life."""
 _NOTHING_TO_CHECK = Verdict()
+_SLICE = 4096
+"""Bytes of an answer read before the loop gets its turn: a few milliseconds where they are comments of three bytes."""
 
 
 def _request(exchange: Exchange) -> GeminiRequest:

@@ -4,7 +4,7 @@ import asyncio
 import io
 import math
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
 import aiohttp
@@ -21,6 +21,8 @@ _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {"set-cookie", "alt-svc", "content-lengt
 _READ_BUFFER: Final = 32_768
 """Bytes read ahead of a slow client, a stream: what bounds memory when a thousand readers stall."""
 _INFLATE_STEP: Final = 262_144
+"""Bytes inflated before the loop gets its turn: well under a millisecond."""
+_WITHOUT_BODY: Final = frozenset({204, 205})
 _LARGE_BODY: Final = 1_048_576
 """Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 
@@ -83,7 +85,10 @@ class Answer:
         self._response.close()
 
     async def read(self, limit: int) -> bytes:
-        """The whole body. Raises as ``chunks`` does, and DecodeError for a body over ``limit`` bytes."""
+        """The whole body. Raises as ``chunks`` does, and DecodeError for a body over ``limit`` bytes.
+
+        Raises UpstreamError for one of no bytes, unless the status says what is wrong.
+        """
         pieces: list[bytes] = []
         size = 0
         async for data in self.chunks():
@@ -91,6 +96,8 @@ class Answer:
             size += len(data)
             if size > limit:
                 raise DecodeError("The upstream's answer is larger than the proxy may hold.")
+        if not size and self.status < 400:
+            raise UpstreamError("The upstream's answer has no content.")
         return b"".join(pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -117,6 +124,7 @@ class Answer:
             else:
                 for piece in _inflate(inflate, data):
                     yield piece
+                    await asyncio.sleep(0)
         if inflate is not None and not inflate.eof:
             raise UpstreamCut("The upstream's compressed answer broke off.")
 
@@ -130,17 +138,18 @@ def _inflater(encoding: str) -> "zlib._Decompress | None":
     raise DecodeError("The upstream's answer is compressed in a way the proxy does not read.")
 
 
-def _inflate(inflate: "zlib._Decompress", data: bytes) -> list[bytes]:
-    pieces = []
+def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
+    """What ``data`` inflates to, in steps: a thousandth of it may be on the wire."""
     while data:
         try:
-            pieces.append(inflate.decompress(data, _INFLATE_STEP))
+            piece = inflate.decompress(data, _INFLATE_STEP)
         except zlib.error:
             raise DecodeError("The upstream's compressed answer cannot be read.") from None
+        if piece:
+            yield piece
         data = inflate.unconsumed_tail
     if inflate.unused_data:
         raise DecodeError("The upstream's compressed answer goes on after its end.")
-    return [piece for piece in pieces if piece]
 
 
 class Upstream:
@@ -168,7 +177,8 @@ class Upstream:
     async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         """Send the call and wait for the head of its answer, which the caller has to close.
 
-        Raises UpstreamError when there is no head, UpstreamTimeout when it took too long.
+        Raises UpstreamError when there is no head or one of a status without an answer (a redirect, 101, 204),
+        UpstreamTimeout when it took too long.
         """
         url = URL(self._base + target, encoded=True)
         for attempt in (1, 2):
@@ -185,9 +195,9 @@ class Upstream:
                 continue
             except (aiohttp.ClientError, OSError) as error:
                 raise UpstreamError(f"The upstream cannot be reached ({type(error).__name__}).") from None
-            if 300 <= response.status < 400:
+            if response.status < 200 or 300 <= response.status < 400 or response.status in _WITHOUT_BODY:
                 response.close()
-                raise UpstreamError("The upstream answered with a redirect.")
+                raise UpstreamError(f"The upstream answered with status {response.status}, which has no content.")
             return Answer(response, self._patience)
         raise AssertionError("unreachable")
 
