@@ -82,7 +82,7 @@ TEXT_RULES = (
     TextRule(('any(find("^foo", m.content))',), found(r"\Afoo"), window="edge"),
     TextRule(('any(find("(?m)^foo$", m.content))',), found(r"(?m)^foo$"), window="edge"),
     SECRETS,
-    TextRule(("any(secrets(m, generic=True))",), found(TOKEN), window="hint"),
+    TextRule(("any(secrets(m, generic=True))",), found(TOKEN)),
     TextRule(('any(pii(m, entities=["PHONE_NUMBER"]))',), found(r"[+]49 30 12345"), window="hint"),
     TextRule(("any(pii(m))",), found(r"[+]49 30 12345|a@b[.]example"), window="hint"),
     TextRule(('any(unicode(m, categories=["Co"]))',), found("\ue000")),
