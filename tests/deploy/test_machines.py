@@ -74,7 +74,7 @@ async def test_each_machine_sees_what_went_through_any(
 async def test_a_database_that_restarts_costs_no_exchange_after_it(
     machines: list[Proxy], upstream: ScriptedUpstream, client: aiohttp.ClientSession, postgres_server: PostgresServer
 ) -> None:
-    """Answers go on while it is gone, if need be without traces; with its return each machine's next exchange is recorded."""
+    """Answers go on while it is gone, traced or not; with its return each machine's next exchange is recorded."""
     answers(upstream, 6)
     for machine in machines:
         await ask(client, machine.stream, "before")
