@@ -5,10 +5,8 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import textwrap
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,29 +238,3 @@ def test_nothing_depends_on_the_machine_it_was_written_on() -> None:
     files = repository_files()
     assert EXAMPLE in files
     assert [str(file.relative_to(ROOT)) for file in files if foreign.search(file.read_bytes())] == []
-
-
-def test_the_wheel_is_complete(tmp_path: Path) -> None:
-    """It holds every module, the migrations among them, the marker of type hints, the licence and the command.
-
-    The systemd unit says how to install it, by the name that it has.
-    """
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    done = subprocess.run([*command, "--wheel-dir", tmp_path, source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    unit = (ROOT / "deploy" / "gemini-proxy.service").read_text()
-    (installed,) = re.findall(r"pip install dist/(\S+\.whl)", unit)
-    (wheel,) = tmp_path.glob(installed)
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        modules = {str(file.relative_to(source / "src")) for file in (source / "src").rglob("*.py")}
-        assert modules - names == set()
-        assert "gemini_proxy/traces/migrations/versions/v0001_traces.py" in names
-        assert "gemini_proxy/py.typed" in names
-        assert any(name.endswith("LICENSE") for name in names)
-        (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert b"gemini-proxy = gemini_proxy.cli:main" in archive.read(entry_points)

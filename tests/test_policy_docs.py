@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -130,10 +131,11 @@ def test_policies_load(text: str) -> None:
 
 
 def test_every_command_of_the_group_is_shown() -> None:
-    """check, test and backtest."""
-    group = main.commands["policy"]
-    for name in getattr(group, "commands", {}):
-        assert re.search(rf"^\$ gemini-proxy policy {name} ", TEXT, re.MULTILINE), name
+    """check, test, backtest, list and copy."""
+    group = main.get_command(click.Context(main), "policy")
+    assert isinstance(group, click.Group)
+    for name in group.commands:
+        assert re.search(rf"^\$ gemini-proxy policy {name}\b", TEXT, re.MULTILINE), name
 
 
 def test_the_reference_names_everything() -> None:

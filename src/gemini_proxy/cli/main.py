@@ -21,8 +21,12 @@ _COMMANDS = {
         "gemini_proxy.cli.healthcheck:healthcheck",
         "Ask the configured server whether it is ready; exit code 1 if it is not.",
     ),
+    "init": Entry(
+        "gemini_proxy.cli.shipped:init",
+        "Write a configuration with every setting at its default into DIR, as config.toml.",
+    ),
     "keys": Entry("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
-    "policy": Entry("gemini_proxy.cli.policy:policy", "Check, test and backtest policies."),
+    "policy": Entry("gemini_proxy.cli.policy:policy", "Check, test and backtest policies, and copy ready ones."),
     "serve": Entry(
         "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
     ),

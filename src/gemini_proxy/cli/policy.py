@@ -12,6 +12,7 @@ import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gemini_proxy.cli import shipped
 from gemini_proxy.cli.backtest_report import print_report
 from gemini_proxy.cli.case_report import print_results, results_json
 from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
@@ -40,7 +41,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def policy() -> None:
-    """Check, test and backtest policies."""
+    """Check, test and backtest policies, and copy ready ones."""
+
+
+policy.add_command(shipped.list_)
+policy.add_command(shipped.copy)
 
 
 @policy.command()
