@@ -21,8 +21,9 @@ _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_")
 
 @dataclass(frozen=True, slots=True)
 class PythonCode:
-    """A record: ``imports``, ``builtins``, ``function_calls`` (lists of names), ``syntax_error`` (true when a text is
-    not Python) and ``syntax_error_exception``. A module counts under its own and its first name: ``os.path``, ``os``.
+    """A record: ``imports``, ``builtins``, ``function_calls``, ``names`` (lists of names), ``syntax_error`` (true when a
+    text is not Python) and ``syntax_error_exception``. A module counts under its own and its first name: ``os.path``,
+    ``os``; ``names`` are all that the code reads: variables and attributes, as Python normalises them.
     """
 
     name: str = "python_code"
@@ -31,7 +32,7 @@ class PythonCode:
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
         """Raises BudgetExceeded for code of more than 200,000 characters."""
-        found: dict[str, dict[str, None]] = {"imports": {}, "builtins": {}, "function_calls": {}}
+        found: dict[str, dict[str, None]] = {"imports": {}, "builtins": {}, "function_calls": {}, "names": {}}
         failure: str | None = None
         for text in texts:
             if len(text) > _LONGEST_CODE:
@@ -62,10 +63,15 @@ def _note(node: ast.AST, found: dict[str, dict[str, None]]) -> None:
             _note_module(alias.name, found["imports"])
     elif isinstance(node, ast.ImportFrom):
         _note_module("." * node.level + (node.module or ""), found["imports"])
+        found["names"].update((alias.name, None) for alias in node.names)
     elif isinstance(node, ast.Call):
         found["function_calls"][_name_of(node.func)] = None
-    elif isinstance(node, ast.Name) and node.id in _BUILTINS:
-        found["builtins"][node.id] = None
+    elif isinstance(node, ast.Name):
+        found["names"][node.id] = None
+        if node.id in _BUILTINS:
+            found["builtins"][node.id] = None
+    elif isinstance(node, ast.Attribute):
+        found["names"][node.attr] = None
 
 
 def _note_module(name: str, imports: dict[str, None]) -> None:
