@@ -7,6 +7,8 @@ from gemini_proxy.policy import syntax
 # Microseconds that one binding costs, and nanoseconds that a text function costs a character.
 _BINDING = 0.6
 _CHARACTER = 6.0
+# Nanoseconds that a character costs where an index is made of the conversation, once a check: its share of a rule.
+_INDEXED = 50.0
 
 
 def lines_within(lines: Sequence[syntax.Line]) -> Iterator[syntax.Line]:
@@ -37,7 +39,8 @@ class Cost:
         self.kinds = tuple(line.kind for line in declarations(rule.body) if line.source is None)
         nodes = [node for part in (rule, *predicates) for node in syntax.walk(part)]
         tests = sum(isinstance(node, syntax.Call | syntax.Comparison) for node in nodes)
-        self.per_character = _CHARACTER * tests / 1000
+        indexed = any(isinstance(node, syntax.Name) and node.name == "untrusted" for node in nodes)
+        self.per_character = (_CHARACTER * tests + (_INDEXED if indexed else 0.0)) / 1000
 
 
 class Costs:

@@ -12,7 +12,7 @@ from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import VALUE_KINDS, Scope, nearest
 from gemini_proxy.policy.steps import Build, Step, is_safe, schedule
-from gemini_proxy.policy.values import Content, Piece
+from gemini_proxy.policy.values import Content, MarkedRecord, Piece
 
 _MAX_BINDINGS = 12
 _ARROWS = {"->": "before", "~>": "immediately before"}
@@ -221,6 +221,8 @@ def _each_item(source: Code, kind: str, slot: int) -> Build:
                 frame[slot] = item
                 if type(item) is Piece:
                     marks.append((item, 0, len(item)))
+                elif type(item) is MarkedRecord:
+                    marks.extend(item.marks)
                 if following(frame):
                     return True
                 del marks[before:]

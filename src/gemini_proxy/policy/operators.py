@@ -8,7 +8,7 @@ from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
 from gemini_proxy.policy.search import literally
 from gemini_proxy.policy.texts import searched_texts
-from gemini_proxy.policy.values import Content, Each, Piece, Record, cut, word_for
+from gemini_proxy.policy.values import Content, Each, MarkedRecord, Piece, Record, cut, word_for
 
 # About 1,200 digits: arithmetic on message data needs less, and time grows with the square.
 _MAX_BITS = 4096
@@ -27,7 +27,7 @@ def attribute(value: Any, name: str) -> Any:
         return None
     if kind is Content:
         return attribute(value.value, name)
-    if kind is Record:
+    if kind is Record or kind is MarkedRecord:
         if name not in value:
             raise EvaluationError(f'no field "{name}"; there are {", ".join(value)}')
         return value[name]

@@ -6,7 +6,7 @@ root. Nothing else carries a place.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -130,6 +130,16 @@ class Record(dict[str, Any]):
     """A detector's result with named fields; reading a field it has not is an error, not None."""
 
     __slots__ = ()
+
+
+class MarkedRecord(Record):
+    """A record that stands for places in the conversation: ``marks``, of which each is a string and a span in it."""
+
+    __slots__ = ("marks",)
+
+    def __init__(self, fields: Mapping[str, Any], marks: Sequence[tuple[str, int, int]]) -> None:
+        super().__init__(fields)
+        self.marks = tuple(marks)
 
 
 def cut(text: str, start: int, end: int) -> Piece:

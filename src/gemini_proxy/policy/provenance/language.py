@@ -1,0 +1,102 @@
+"""Provenance in the language: ``untrusted(call)`` and ``acts(call)``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.events import Event
+from gemini_proxy.policy.operators import items_of
+from gemini_proxy.policy.provenance.labels import Labels
+from gemini_proxy.policy.provenance.origins import Origins, Traced
+from gemini_proxy.policy.ranges import Mark
+from gemini_proxy.policy.run import Run
+from gemini_proxy.policy.values import MarkedRecord, Piece, Place, cut, word_for
+
+
+def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None) -> list[MarkedRecord]:
+    """The values of a call, or of some of its arguments, that neither the user nor anyone trusted said before it.
+
+    ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
+    shapes that are asked for, all by default. A value is marked where it stands in the call and where it came from.
+    """
+    if value is None:
+        return []
+    call, name, arguments = _of_call(run, value)
+    labels = _labels(run, () if trusted is None else tuple(items_of(trusted, run)))
+    wanted = None if shapes is None else items_of(shapes, run)
+    key = ("untrusted", labels, id(arguments))
+    if key not in run.scans:
+        run.scans[key] = list(_origins(run, labels).untrusted(arguments, name, call))
+    records = [_record(run, each, call) for each in run.scans[key] if wanted is None or each.shape in wanted]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
+
+
+def acts(run: Run, call: Any) -> bool:
+    """Whether a call has an effect: by the labels of its tool, else by the tool's name. What is not known acts."""
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
+    run.charge(1)
+    return _labels(run, ()).acts_by(call.data["function"]["name"])
+
+
+def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
+    """The labels that this check has, read once."""
+    key = ("labels", trusted)
+    if key not in run.scans:
+        run.scans[key] = Labels.of(run.parameters, trusted)
+    found: Labels = run.scans[key]
+    return found
+
+
+def _origins(run: Run, labels: Labels) -> Origins:
+    """The index over the conversation as these labels have it, built once a check."""
+    key = ("origins", labels)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = Origins(events, labels, run)
+    found: Origins = run.scans[key]
+    return found
+
+
+def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:
+    """The call, the name of the argument if it is one, and the arguments."""
+    if isinstance(value, Event) and value.kind == "ToolCall":
+        return value, "", value.data["function"]["arguments"]
+    if isinstance(value, dict | list | str):
+        key = ("arguments",)
+        if key not in run.scans:
+            run.scans[key] = dict(_arguments(run))
+        known = run.scans[key].get(id(value))
+        if known is not None:
+            return *known, value
+    raise EvaluationError(f"untrusted(...) needs a tool call or one of its arguments, not a {word_for(value)}")
+
+
+def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
+    """Every call and argument by the identity of its value, the first of one identity last."""
+    for call in reversed(run.events("ToolCall")):
+        arguments = call.data["function"]["arguments"]
+        run.charge(1 + len(arguments))
+        yield from ((id(item), (call, name)) for name, item in arguments.items())
+        yield id(arguments), (call, "")
+
+
+def _record(run: Run, found: Traced, call: Event) -> MarkedRecord:
+    run.charge(2)
+    # A number has no characters of its own: its root is its path.
+    if type(found.leaf) is Piece and isinstance(found.leaf.root, Place):
+        marks: list[Mark] = [(Place(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
+        value = found.value
+    else:
+        marks = [(found.leaf, found.start, found.start + len(found.value))]
+        value = cut(found.leaf, found.start, found.start + len(found.value))
+    if found.place is not None:
+        marks.append(found.place)
+    fields = {
+        "path": found.path, "value": value, "shape": found.shape, "origin": found.origin, "share": found.share,
+        "tool": found.tool,
+    }  # fmt: skip
+    return MarkedRecord(fields, marks)

@@ -1,0 +1,277 @@
+"""Who said a value: the conversation's texts and fields as one index, and the judgement on a call's arguments."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from gemini_proxy.policy.budget import Meter
+from gemini_proxy.policy.events import Event
+from gemini_proxy.policy.provenance.fields import Field, fields_of
+from gemini_proxy.policy.provenance.folded import Folded, decoded, fold
+from gemini_proxy.policy.provenance.labels import Labels
+from gemini_proxy.policy.provenance.shapes import (
+    ADDRESSES,
+    Shape,
+    addresses_in,
+    date_of,
+    host_of,
+    is_document,
+    is_in_date,
+    is_written,
+    shape_of,
+    thing_of,
+    words_of,
+)
+from gemini_proxy.policy.provenance.spellings import days_of_ranges, spellings_of_date, spellings_of_number
+from gemini_proxy.policy.ranges import Mark
+from gemini_proxy.policy.texts import texts_of
+from gemini_proxy.policy.values import Piece, Place
+
+Origin = Literal["text", "field", "nowhere", "mixed"]
+
+# A value of one word without digits stands in texts by chance, and so does what is shorter than this.
+_LEAST: Final = 4
+# Longer identifiers name one thing; shorter ones are told apart by what they number.
+_SHORT_ID: Final = 6
+_FRAGMENT: Final = 16
+# A bare output that is one value: one line without spaces, and no longer.
+_BARE: Final = 100
+_MOST_FIELDS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text of the conversation: of the event at ``position``, and of the output of ``tool`` if it is one."""
+
+    position: int
+    text: str
+    tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A value of a call that nobody who is trusted said.
+
+    ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments. ``share`` is how much
+    of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that is.
+    """
+
+    path: str
+    value: str
+    shape: Shape
+    origin: Origin
+    share: float
+    leaf: str
+    start: int
+    tool: str = ""
+    place: Mark | None = None
+
+
+class Origins:
+    """The texts of a conversation, told apart by who said them. Linear in them; charged to ``meter``."""
+
+    def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter) -> None:
+        self._labels = labels
+        self._meter = meter
+        self._sources: list[Source] = []
+        self._positions: list[int] = []
+        self._said = Folded()
+        self._heard = Folded()
+        self._fields: dict[str, list[tuple[int, Field]]] = {}
+        for event in events:
+            if event.kind == "ToolOutput":
+                self._add_output(event)
+            elif event.kind == "Message" and event.data.get("role") != "assistant":
+                for text in texts_of(event):
+                    self._add(self._said, Source(event.position, text))
+
+    def _add(self, folded: Folded, source: Source) -> None:
+        self._meter.charge(1 + (len(source.text) >> 2))
+        number = len(self._sources)
+        self._sources.append(source)
+        self._positions.append(source.position)
+        folded.add(source.text, number)
+        for text in (*decoded(source.text), *days_of_ranges(source.text)):
+            folded.add_whole(text, number, len(source.text))
+
+    def _add_output(self, event: Event) -> None:
+        tool = event.call.data["function"]["name"] if event.call is not None else ""
+        trusted = self._labels.is_trusted(tool)
+        fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", self._meter)
+        if fields is None:
+            texts = list(texts_of(event))
+            for text in texts:
+                self._add(self._said if trusted else self._heard, Source(event.position, text, tool))
+            if len(texts) == 1 and _is_bare(texts[0]) and not is_document(tool):
+                self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])))
+            return
+        for field in fields:
+            whole = field.value if field.text == field.value else Piece(field.value, field.text, field.start)
+            self._add(self._said if trusted else self._heard, Source(event.position, whole, tool))
+            self._add_field(field)
+
+    def _add_field(self, field: Field) -> None:
+        """Know the field by its value, by another spelling of it, and a date and time by the date."""
+        number = len(self._sources) - 1
+        keys = {fold(field.value), *spellings_of_number(field.value)}
+        if (date := date_of(field.value)) is not None:
+            keys.add("{:04}{:02}{:02}".format(*date))
+        for key in keys:
+            known = self._fields.setdefault(key, [])
+            if len(known) < _MOST_FIELDS:
+                known.append((number, field))
+
+    def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
+        """The values of a call's ``arguments`` that nobody trusted said before it.
+
+        ``arguments`` are all, or those under ``name``.
+        """
+        limit = bisect_left(self._positions, call.position)
+        tool = call.data["function"]["name"]
+        for path, key, value in _leaves(arguments, name):
+            if self._labels.is_free(tool, path):
+                continue
+            self._meter.charge(4 + (len(value) >> 4))
+            yield from self._judge(path, key, value, limit)
+
+    def _judge(self, path: str, name: str, value: str, limit: int) -> Iterator[Traced]:
+        shape = shape_of(value, name)
+        if shape == "number" or not value.strip():
+            return
+        inner = list(addresses_in(value)) if shape in ADDRESSES or shape in ("word", "message", "text") else []
+        if shape in ADDRESSES and not inner:
+            inner = [(shape, 0, len(value))]
+        for kind, start, end in inner:
+            found = self._address(value[start:end], kind, name, limit)
+            if found is not None:
+                yield Traced(path, value[start:end], kind, *found[:2], value, start, *found[2:])
+        if shape in ADDRESSES:
+            return
+        found = self._text(value, limit) if shape == "text" else self._plain(value, shape, limit)
+        if found is not None:
+            yield Traced(path, value, shape, *found[:2], value, 0, *found[2:])
+
+    def _address(self, value: str, shape: Shape, name: str, limit: int) -> "_Found | None":
+        forms = _forms(value)
+        if not forms[0]:
+            return None
+        if shape == "url":
+            forms.append(fold(host_of(value)))
+        said = self._any(self._said, forms, limit, whole=True)
+        if shape == "url":
+            forms.pop()
+        thing = thing_of(name) if shape == "id" else ""
+        called = [f"{word}{form}" for form in forms for word in ("id", thing) if word] if shape == "id" else []
+        named = self._any(self._heard, called, limit, whole=True)
+        # A day of the user's is no id of theirs where a text gives it as one.
+        meant = named is None or self._any(self._said, called, limit) is not None
+        if said is not None and (meant or not self._is_day(said)):
+            return None
+        place = self._any(self._heard, forms, limit)
+        written = None
+        for number, field in self._known(forms, limit):
+            if _fits(shape, thing, value, field, self._sources[number].tool) and not named:
+                return None
+            written = number, field.start, field.end
+        if place is None and named:
+            place = named
+        if place is not None:
+            return self._at("text", 1.0, place)
+        if written is not None:
+            return self._at("field", 1.0, written)
+        # A short number that is in no text is nobody's word either: the model counts.
+        counted = shape == "id" and len(value) < _SHORT_ID and value.isdigit()
+        return None if counted else ("nowhere", 0.0, "", None)
+
+    def _is_day(self, place: "_At") -> bool:
+        number, start, end = place
+        return is_in_date(self._sources[number].text, start, end)
+
+    def _plain(self, value: str, shape: Shape, limit: int) -> "_Found | None":
+        date = date_of(value)
+        forms = [*spellings_of_date(*date)] if date is not None else _forms(value)
+        if date is None and (len(forms[0]) < _LEAST or value.isalpha()):
+            return None
+        if self._any(self._said, forms, limit) is not None or next(self._known(forms, limit), None) is not None:
+            return None
+        place = self._any(self._heard, forms, limit)
+        return None if place is None else self._at("text", 1.0, place)
+
+    def _text(self, value: str, limit: int) -> "_Found | None":
+        """A long text by its fragments: sentences and lines."""
+        total = known = 0
+        first = None
+        for fragment in _fragments(value):
+            form = fold(fragment)
+            total += len(form)
+            if len(form) < _FRAGMENT or self._any(self._said, [form], limit) is not None:
+                continue
+            place = self._any(self._heard, [form], limit)
+            if place is not None:
+                known += len(form)
+                first = first or place
+        if first is None:
+            return None
+        return self._at("text" if known == total else "mixed", known / total, first)
+
+    def _any(self, folded: Folded, forms: Sequence[str], limit: int, *, whole: bool | None = None) -> "_At | None":
+        for form in forms:
+            self._meter.charge(1 + (len(folded) >> 9))
+            found = folded.find(form, whole=whole)
+            if found is not None and found[0] < limit:
+                return found
+        return None
+
+    def _known(self, forms: Sequence[str], limit: int) -> Iterator[tuple[int, Field]]:
+        for form in forms:
+            for number, field in self._fields.get(form, ()):
+                if number < limit:
+                    yield number, field
+
+    def _at(self, origin: Origin, share: float, place: "_At") -> "_Found":
+        number, start, end = place
+        source = self._sources[number]
+        return origin, share, source.tool, (source.text, start, min(end, len(source.text)))
+
+
+_At = tuple[int, int, int]
+_Found = tuple[Origin, float, str, Mark | None]
+
+
+def _forms(value: str) -> list[str]:
+    return list(dict.fromkeys([fold(value), *map(fold, decoded(value)), *spellings_of_number(value)]))
+
+
+def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
+    """Whether a field that is the value vouches for it: not one in which people write, nor one of another thing."""
+    if is_written(field.key):
+        return False
+    if shape != "id" or not thing or len(value) > _SHORT_ID:
+        return True
+    return any(word.startswith(thing) for word in (*words_of(field.key), *words_of(tool)))
+
+
+def _is_bare(text: str) -> bool:
+    return len(text) <= _BARE and len(text.split()) == 1
+
+
+def _fragments(value: str) -> Iterator[str]:
+    for line in value.splitlines():
+        yield from line.split(". ")
+
+
+def _leaves(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """Path, name and text of every value: the name is that of the nearest key."""
+    stack: list[tuple[str, str, Any]] = [(name, name, arguments)]
+    while stack:
+        path, name, item = stack.pop()
+        begin = f"{path}." if path else ""
+        if isinstance(item, dict):
+            stack.extend((f"{begin}{key}", str(key), inner) for key, inner in reversed(item.items()))
+        elif isinstance(item, list | tuple):
+            stack.extend((f"{begin}{index}", name, item[index]) for index in range(len(item) - 1, -1, -1))
+        elif isinstance(item, str):
+            yield path, name, item
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield path, name, Piece(str(item), Place(path), None)
