@@ -20,6 +20,7 @@ from gemini_proxy.sections import (
     Access,
     Explorer,
     Guardrails,
+    Logs,
     Refusals,
     Server,
     Traces,
@@ -67,6 +68,7 @@ class Config(BaseSettings):
     traces: Traces = Traces()
     access: Access = Access()
     explorer: Explorer = Explorer()
+    logs: Logs = Logs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ IN_PLACE: Final = frozenset(
     {
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in ("engine", "remote", "timeout")),
         *(f"refusals.{name}" for name in Refusals.model_fields),
+        *(f"logs.{name}" for name in Logs.model_fields),
         "traces.retention_days",
         "traces.required",
     }

@@ -216,6 +216,13 @@ class Access(Section):
         return 'access.mode = "open": everyone on this machine may use it; requests through a proxy are refused'
 
 
+class Logs(Section):
+    """Log lines on standard error. ``auto`` is text where that is a terminal, and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
 def service_url(value: str) -> str:
     """A service's base URL without its last slash. Raises ValueError saying what was expected."""
     try:

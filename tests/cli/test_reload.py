@@ -134,7 +134,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
     text = (
         (Path(__file__).parents[2] / "README.md").read_text().partition("### Changing rules")[2].partition("\n- Ex")[0]
     )
-    whole, single = ("guardrails.", "refusals."), ("traces.retention_days", "traces.required")
+    whole, single = ("guardrails.", "refusals.", "logs."), ("traces.retention_days", "traces.required")
     fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.")
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text
@@ -173,7 +173,7 @@ async def test_streams_keep_the_rules_they_began_with(
     )
     (passed,) = [trace for trace in traces if trace.outcome is Outcome.COMPLETED]
     assert passed.metadata["coverage"]["rules"] == ["a.gr"]
-    assert logged(server, "reloaded") == ["reloaded: 2 blocking and 0 logging policies"]
+    assert logged(server, "reloaded") == ["reloaded"]
 
 
 async def test_a_stream_is_refused_by_the_rule_it_began_with(
@@ -369,3 +369,34 @@ async def test_a_hangup_while_stopping_changes_nothing(
         with pytest.raises(BlockingIOError):
             manager.recv(4096)
     assert [trace.outcome for trace in await recorded(tmp_path)] == [Outcome.COMPLETED]
+
+
+async def test_the_form_of_log_lines_changes(
+    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """From the reload on lines have the new form, and those below the new level are missing."""
+    config = configure(tmp_path, upstream, logs={"format": "text"}, guardrails={"policies": []})
+    async with serving(config) as server:
+        before = server.stderr.read_text()
+        assert before and not before.startswith("{")
+        configure(tmp_path, upstream, logs={"format": "json", "level": "error"}, guardrails={"policies": []})
+        await hang_up(client, server)
+        config.write_text("[nonsense")
+        await hang_up(client, server, "failed")
+        [line] = server.stderr.read_text().removeprefix(before).splitlines()
+        assert json.loads(line)["level"] == "error"
+
+
+async def test_lines_on_a_terminal_are_for_people(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Without a word in the configuration; where nobody looks they are JSON, as all other tests here read them."""
+    config = configure(tmp_path, upstream, guardrails={"policies": []})
+    ours, its = os.openpty()
+    with os.fdopen(its, "wb") as terminal:
+        process = await start(["serve", "--config", str(config)], {}, terminal)
+    try:
+        line = await asyncio.wait_for(asyncio.to_thread(os.read, ours, 1000), 30)
+    finally:
+        process.kill()
+        await process.communicate()
+        os.close(ours)
+    assert b"info" in line and not line.startswith(b"{")

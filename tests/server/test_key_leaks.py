@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gemini_proxy.server.logs import configure_logs
+from gemini_proxy.sections import Logs
+from gemini_proxy.server.logs import configure_logs, formatter
 from tests.conftest import StartProxy
 from tests.support.proxy import MODEL, Proxy
 from tests.support.raw import exchange, post_bytes
@@ -105,7 +106,7 @@ def quiet_root() -> Iterator[None]:
     """The root logger as it was, whatever a test makes of it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    named = [logging.getLogger(name) for name in ("aiohttp.server", "aiohttp.access", "alembic")]
+    named = [logging.getLogger(name) for name in ("aiohttp.server", "aiohttp.access", "alembic", "gemini_proxy")]
     levels = [logger.level for logger in named]
     yield
     root.handlers[:] = handlers
@@ -131,8 +132,8 @@ async def test_keys_are_nowhere(
     logging.getLogger().addHandler(raw)
     caplog.set_level(logging.DEBUG)
     answers = await everything_answered(proxy, canary)
-    configure_logs("DEBUG")
-    written = Everything(logging.getLogger().handlers[0].formatter)
+    configure_logs(Logs(level="debug"))
+    written = Everything(formatter(as_text=False))
     logging.getLogger().addHandler(written)
     answers += await everything_answered(proxy, canary)
     assert len(await proxy.store.recent(100)) == 12

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.server.credentials import Credentials, read_credentials
-from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.trace import Outcome, Trace
 from tests.conftest import StartProxy
 from tests.server.test_key_leaks import stored_bytes
 from tests.support.guardrails_service import GuardrailsService, guardrails_service
@@ -388,7 +388,12 @@ async def test_logging_rules_wait_for_the_service(
     upstream.reply(unary(candidate("In Cork", "STOP")))
     async with client.post(proxy.method(), json=prompt("Where?")) as response:
         assert response.status == 200
-    await proxy.eventually(lambda trace: f"logging rules of trace {trace.id} failed: EngineUnavailable" in caplog.text)
+
+    def logged(trace: Trace) -> bool:
+        fields = {"msg": "logging rules of a trace failed", "trace_id": trace.id, "error": "EngineUnavailable"}
+        return any(fields.items() <= vars(record).items() for record in caplog.records)
+
+    await proxy.eventually(logged)
 
 
 async def test_policies_of_files_are_sent_ahead(start: StartProxy, service: GuardrailsService) -> None:

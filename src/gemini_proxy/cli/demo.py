@@ -19,7 +19,7 @@ from gemini_proxy.cli.sample_model import MODEL, sample_model
 from gemini_proxy.config import Config
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
-from gemini_proxy.sections import Guardrails, Server, Traces, Upstream, listen_address
+from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream, listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.keys import STORAGE
 from gemini_proxy.server.logs import configure_logs
@@ -49,7 +49,7 @@ _EXCHANGES = (
 @click.option("--exit", "leave", is_flag=True, help="Show the exchanges and stop, instead of serving on.")
 def demo(port: int, leave: bool) -> None:
     """Show the proxy at work before a built-in sample model, then serve on for your own client."""
-    configure_logs("WARNING")
+    configure_logs(Logs(level="warning"))
     try:
         asyncio.run(_demo(port, leave))
     except OSError as error:

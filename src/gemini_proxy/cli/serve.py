@@ -30,7 +30,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM. SIGHUP loads configuration and policies again."""
     hangups = Hangups()
     config, rules = settings.serving, settings.rules
-    configure_logs()
+    configure_logs(config.logs)
     run_server(config, rules, hangups, settings.load_again)
 
 

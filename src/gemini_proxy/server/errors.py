@@ -11,7 +11,7 @@ from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.server.answer import break_off
-from gemini_proxy.server.keys import CONFIG, STATE
+from gemini_proxy.server.keys import CONFIG, EXCHANGE, STATE
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +37,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except ProxyError as error:
-        log.info("refused: %s %s", error.status, error.message)
+        log.info("request refused", extra={"status": error.status, "reason": error.message, **_trace_id(request)})
         return _answer(request, error)
     except web.HTTPException as error:
         return _answer(request, _translated(error))
     except (ConnectionError, TimeoutError):
         raise ConnectionError("the client is gone") from None
     except Exception as error:
-        # The text of a foreign exception may hold what a client sent: its type and place must do.
-        log.error("unexpected %s in %s", type(error).__name__, _place(error))
+        log.error("unexpected error", exc_info=error, extra={"status": 500, **_trace_id(request)})
         return _answer(request, ProxyError("The proxy failed on this request."))
     finally:
         state.in_flight -= 1
@@ -67,8 +66,6 @@ def _translated(error: web.HTTPException) -> ProxyError:
     return ProxyError("The proxy failed on this request.")
 
 
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace else "unknown"
+def _trace_id(request: web.Request) -> dict[str, str]:
+    """The field of a log line that leads to the trace, where there may be one."""
+    return {"trace_id": request[EXCHANGE].id} if EXCHANGE in request else {}

@@ -1,16 +1,23 @@
-"""Log lines: JSON on standard error, control characters escaped, keys taken out, and no storm of the same line."""
+"""Log lines: for people on a terminal, JSON elsewhere; without keys, without control characters, and no storms."""
 
 import logging
+import sys
 import time
+import traceback
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
+from structlog.typing import EventDict, Processor
 
+from gemini_proxy.sections import Logs
 from gemini_proxy.traces.redact import redact
 
 _BURST: Final = 20
 """Lines of one kind a second; the rest are only counted: an attacker's requests must not fill a disk."""
+_FRAMES: Final = 30
+"""Calls of a traceback that are shown, the innermost: of an endless recursion the rest says nothing new."""
+_CAUSES: Final = 5
 
 
 class StormFilter(logging.Filter):
@@ -26,7 +33,7 @@ class StormFilter(logging.Filter):
         now = time.monotonic()
         if now - since >= 1.0:
             if count > _BURST:
-                record.dropped = count - _BURST
+                record.dropped_alike = count - _BURST
             since, count = now, 0
         if len(self._seen) > 1000:
             self._seen.clear()
@@ -34,36 +41,95 @@ class StormFilter(logging.Filter):
         return count < _BURST
 
 
-def _without_keys(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+class _Handler(logging.StreamHandler[Any]):
+    """The one that ``configure_logs`` looks after."""
 
 
-def _dropped(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    if (record := event.get("_record")) is not None and (dropped := getattr(record, "dropped", 0)):
-        event["dropped_alike"] = dropped
-    return event
-
-
-def configure_logs(level: str = "INFO") -> None:
-    """Send every logger, aiohttp's and asyncio's too, through one handler."""
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-        ],
-        processors=[
-            _dropped,
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _without_keys,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
+def configure_logs(logs: Logs) -> None:
+    """Send every logger, aiohttp's and asyncio's too, through one handler to standard error."""
+    handler = _Handler()
     handler.addFilter(StormFilter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger().addHandler(handler)
     # Their lines carry raw request bytes and whole headers; what matters of them is said in our own.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    change_logs(logs)
+
+
+def change_logs(logs: Logs) -> None:
+    """Let other settings hold for the handler, where there is one."""
+    root = logging.getLogger()
+    handler = next((one for one in root.handlers if isinstance(one, _Handler)), None)
+    if handler is None:
+        return
+    terminal = sys.stderr.isatty()
+    as_text = terminal if logs.format == "auto" else logs.format == "text"
+    handler.setFormatter(formatter(as_text=as_text, colors=terminal))
+    level = logging.getLevelNamesMapping()[logs.level.upper()]
+    # What the libraries say to those who debug them holds whole statements, and in these what was said.
+    root.setLevel(max(level, logging.INFO))
+    logging.getLogger("gemini_proxy").setLevel(level)
+
+
+def formatter(*, as_text: bool, colors: bool = False) -> logging.Formatter:
+    """Lines for people, or one JSON object each. What a call gives as ``extra`` are fields of the line."""
+    shapes: list[Processor] = [structlog.processors.JSONRenderer()]
+    if as_text:
+        shapes = [_one_line, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=40)]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _with_traceback,
+            _without_keys,
+            *shapes,
+        ],
+    )
+
+
+def _with_traceback(logger: Any, name: str, event: EventDict) -> EventDict:
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(_told(error, _CAUSES)).rstrip()
+    if event.get("logger") == "asyncio":
+        # Below its first line asyncio shows the objects concerned, and in them the texts of exceptions.
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def _told(error: BaseException, causes: int) -> list[str]:
+    """Where an error comes from and of what kind it is, after what led to it.
+
+    Without its text: that of a foreign exception may quote what a client sent.
+    """
+    lines = []
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None and causes:
+        lines += [*_told(earlier, causes - 1), "which led to:\n"]
+    lines += [*traceback.format_tb(error.__traceback__, -_FRAMES), f"{type(error).__qualname__}\n"]
+    for one in error.exceptions if isinstance(error, BaseExceptionGroup) and causes else ():
+        lines += ["with:\n", *_told(one, causes - 1)]
+    return lines
+
+
+def _without_keys(logger: Any, name: str, event: MutableMapping[str, Any]) -> EventDict:
+    return {key: redact(value if isinstance(value, int | float | None) else str(value)) for key, value in event.items()}
+
+
+def _one_line(logger: Any, name: str, event: EventDict) -> EventDict:
+    """JSON escapes control characters; on a terminal they would forge lines and more."""
+    return {key: _escaped(value) if key != "exception" else value for key, value in event.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value)

@@ -150,8 +150,21 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
 def _say(exchange: Exchange) -> None:
     """One log line for what is out of the ordinary; the trace has the rest."""
     if exchange.outcome is not Outcome.COMPLETED:
-        why = exchange.refusal.reason if exchange.refusal else exchange.error
-        log.info("exchange %s: trace %s %s", exchange.outcome, exchange.id, why)
+        log.info("exchange not completed", extra=_said(exchange))
+
+
+def _said(exchange: Exchange) -> dict[str, str | int]:
+    """The fields of that line; what is not known is left out."""
+    refusal = exchange.refusal
+    fields = {
+        "trace_id": exchange.id,
+        "outcome": exchange.outcome,
+        "status": exchange.upstream_status,
+        "reason": refusal.reason if refusal else exchange.error,
+        "rule": refusal.guardrail if refusal else None,
+        "dataset": exchange.call.dataset,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 # Few keys send most requests, and a hash costs as much as the rest of a trace's values.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gemini_proxy.config import Config, ConfigError
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.setup import Setups
 from gemini_proxy.server.systemd import Notifier
 
@@ -68,9 +69,10 @@ class Reloader:
         except Exception as error:
             return self._failed(type(error).__name__)
         waiting = self._setups.replace(config, rules)
+        change_logs(self._setups.current.config.logs)
         self._reloads.succeeded += 1
         self._reloads.last_failed = False
-        log.info("reloaded: %d blocking and %d logging policies", len(rules.blocking), len(rules.logging))
+        log.info("reloaded", extra={"blocking_policies": len(rules.blocking), "logging_policies": len(rules.logging)})
         if waiting:
             log.warning("changed, but only a restart makes them hold: %s", ", ".join(waiting))
         return True

@@ -84,13 +84,13 @@ class LogRuleWorker:
             if job.attempts == MAX_ATTEMPTS:
                 await self._abandon(job, type(error).__name__)
             else:
-                logger.warning("logging rules of trace %s failed: %s", job.trace_id, type(error).__name__)
+                fields = {"trace_id": job.trace_id, "error": type(error).__name__}
+                logger.warning("logging rules of a trace failed", extra=fields)
             return
         await self._queue.finish_job(job, found)
 
     async def _abandon(self, job: Job, reason: str) -> None:
         await self._queue.finish_job(job, ())
         self.abandoned += 1
-        logger.error(
-            "logging rules of trace %s were given up after %d attempts: %s", job.trace_id, MAX_ATTEMPTS, reason
-        )
+        fields = {"trace_id": job.trace_id, "attempts": MAX_ATTEMPTS, "reason": reason}
+        logger.error("logging rules of a trace were given up", extra=fields)

@@ -169,7 +169,7 @@ class PushWorker:
                 await self._reject(job, "it cannot be written as JSON")
                 return
             except StoreError as error:
-                logger.warning("trace %s waits to be pushed: %s", job.trace_id, error)
+                logger.warning("a trace waits to be pushed: %s", error, extra={"trace_id": job.trace_id})
                 await self._clock.sleep(1.0)
                 return
             if document is None:
@@ -202,10 +202,12 @@ class PushWorker:
         try:
             await self._queue.postpone(job, due)
         except StoreError as error:
-            logger.warning("trace %s is pushed again when its lease is over: %s", job.trace_id, error)
+            fields = {"trace_id": job.trace_id}
+            logger.warning("a trace is pushed again when its lease is over: %s", error, extra=fields)
 
     async def _reject(self, job: PushJob, reason: str) -> None:
-        logger.error("trace %s was not taken by the Explorer: %s", job.trace_id, reason)
+        fields = {"trace_id": job.trace_id, "reason": reason}
+        logger.error("a trace was not taken by the Explorer", extra=fields)
         removed = await self._remove(job)
         self.given_up[GivenUp.REJECTED] += removed
 
@@ -218,7 +220,8 @@ class PushWorker:
             try:
                 return int(await self._queue.remove(job))
             except StoreError as error:
-                logger.warning("the push of trace %s cannot be marked as done: %s", job.trace_id, error)
+                fields = {"trace_id": job.trace_id}
+                logger.warning("the push of a trace cannot be marked as done: %s", error, extra=fields)
                 await self._clock.sleep(1.0)
 
     def _give_up(self, count: int, why: GivenUp) -> None:
