@@ -92,6 +92,6 @@ async def locked(url: str) -> AsyncIterator[None]:
         return
     engine = create_async_engine(url)
     async with engine.connect() as holder:
-        await holder.exec_driver_sql("LOCK TABLE probe, traces IN EXCLUSIVE MODE")
+        await holder.exec_driver_sql("LOCK TABLE probe, traces, leases IN EXCLUSIVE MODE")
         yield
     await engine.dispose()

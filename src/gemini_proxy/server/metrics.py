@@ -146,6 +146,11 @@ class Snapshot(Collector):
         recorder, log_rules = self.storage.recorder, self.storage.log_rules
         yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
+        yield _gauge(
+            "background_lease_held",
+            "1 where this process indexes, pushes and deletes traces for all that share the database.",
+            self.storage.lease.held,
+        )
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
         skipped = self.storage.digest.skipped
         yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)

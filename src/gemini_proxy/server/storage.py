@@ -18,6 +18,7 @@ from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.leases import Lease
 from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
 from gemini_proxy.traces.log_jobs import LogRuleWorker
 from gemini_proxy.traces.push.queue import PushQueue
@@ -31,6 +32,9 @@ from gemini_proxy.traces.trace import Annotation, annotations_for
 
 log = logging.getLogger(__name__)
 
+_BACKGROUND = "background"
+"""The lease of what one process does for all that share the database. Logging rules are not of it: each of their jobs
+is claimed by itself, and checks are work that all share."""
 _RETENTION_PERIOD = 3600.0
 """Seconds between two looks for traces past their time: their age is counted in days."""
 _DELETION_PERIOD = 10.0
@@ -49,6 +53,7 @@ class Storage:
     feed: Feed
     push: PushWorker | None
     digest: Digest
+    lease: Lease
 
     @property
     def database(self) -> Database:
@@ -80,19 +85,21 @@ async def open_storage(
 
     recorder = Recorder(store, written=written)
     push = await _push(config, store, pushes_wait, stack, retention_days)
+    lease = Lease(store.database, _BACKGROUND)
     stack.push_async_callback(tasks.close, 0.0)
+    tasks.keep(lease.run, "lease")
     tasks.keep(recorder.run, "recorder", longest=_RECORDER_PAUSE)
     stack.push_async_callback(recorder.close)
     log_rules = LogRuleWorker(store, _log_rules_check(engine), log_rules_wait, done=pushes_wait)
     tasks.keep(log_rules.run, "logging rules")
     if push is not None:
-        tasks.keep(push.run, "push")
-    tasks.keep(partial(_empty_deleted, store), "deletion")
+        tasks.keep(partial(lease.during, push.run), "push")
+    tasks.keep(partial(lease.during, partial(_empty_deleted, store)), "deletion")
     if config.explorer.enabled:
-        tasks.keep(digest.run, "digest")
+        tasks.keep(partial(lease.during, digest.run), "digest")
         tasks.keep(feed.run, "feed")
-    tasks.keep(partial(_retain, store, retention_days), "retention")
-    return Storage(store, recorder, log_rules, feed, push, digest)
+    tasks.keep(partial(lease.during, partial(_retain, store, retention_days)), "retention")
+    return Storage(store, recorder, log_rules, feed, push, digest, lease)
 
 
 async def _push(

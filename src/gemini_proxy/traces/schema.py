@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -155,6 +155,15 @@ progress = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("seq", _Sequence, nullable=False),
+)
+
+# Which process does what one does for all that share the database, and until when by the clock that they share.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("until", Double, nullable=False),
 )
 
 # What the traces of a dataset add up to that began within ``seconds`` from ``start`` on (Unix seconds), as JSON; and

@@ -24,8 +24,8 @@ LANES: Final = 16
 LEASE: Final = 180.0
 # What is left of a lease when an attempt begins: more than any attempt takes, so that no two run at once.
 _ATTEMPT: Final = 90.0
-# How often to look without being woken: for jobs that are due again, and for those of other processes that died.
-POLL: Final = 15.0
+# How often to look without being woken: for jobs that are due again, and for those that other processes queued.
+POLL: Final = 5.0
 # What lies between two looks at a job that is due and that another process is just taking.
 _SHORTEST: Final = 0.5
 # How often the queue's length and age are looked at.

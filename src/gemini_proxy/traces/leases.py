@@ -1,0 +1,133 @@
+"""Leases in the database: of all the processes that share it, one does the work that is to be done once."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, Double, cast, delete, extract, func, literal, or_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.schema import leases
+
+logger = logging.getLogger(__name__)
+
+# For how long a lease holds without being renewed, in seconds: so long nobody works after a holder was killed.
+TERM: Final = 8.0
+# Between two renewals, and between two looks at whether the lease is free: a part of a term.
+RENEWALS: Final = 4
+
+
+class Lease:
+    """A lease by its name. ``run()`` takes and renews it; ``during(work)`` works while it is held.
+
+    The holder stops when its own clock says that the lease has run out, whatever became of a renewal: before anybody
+    else is given it. Work is done in transactions, so one that was begun in time and ends late does no harm.
+    """
+
+    def __init__(self, database: Database, name: str, *, term: float = TERM) -> None:
+        self._database = database
+        self._name = name
+        self._term = term
+        self._holder = str(uuid.uuid4())
+        self._until = 0.0
+        self._taken = asyncio.Event()
+        self._works: set[asyncio.Timeout] = set()
+
+    @property
+    def held(self) -> bool:
+        """Whether this process may work now."""
+        return asyncio.get_running_loop().time() < self._until
+
+    async def run(self) -> None:
+        """Take the lease when it is free and renew it, until cancelled; then give it back."""
+        try:
+            while True:
+                await self._renew()
+                await asyncio.sleep(self._term / RENEWALS)
+        finally:
+            if self.held:
+                self._hold_until(0.0)
+                await self._give_back()
+
+    async def during(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run ``work()`` whenever the lease is held, until it returns; it is cancelled when the lease is lost."""
+        while True:
+            while not self.held:
+                self._taken.clear()
+                await self._taken.wait()
+            try:
+                async with asyncio.timeout_at(self._until) as scope:
+                    self._works.add(scope)
+                    await work()
+                    return
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+            finally:
+                self._works.discard(scope)
+
+    async def _renew(self) -> None:
+        # What counts is when it was asked for: the answer may come late.
+        until = asyncio.get_running_loop().time() + self._term
+        try:
+            taken = await self._database.write(
+                lambda connection: take(connection, self._name, self._holder, self._term)
+            )
+        except StoreError as error:
+            logger.warning("the lease of %s was not renewed: %s", self._name, error)
+            return
+        self._hold_until(until if taken else 0.0)
+
+    def _take(self, connection: Connection) -> bool:
+        return take(connection, self._name, self._holder, self._term)
+
+    def _hold_until(self, until: float) -> None:
+        self._until = until
+        if self.held:
+            self._taken.set()
+        for scope in self._works:
+            if not scope.expired():
+                scope.reschedule(until)
+
+    async def _give_back(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self._database.write(lambda connection: give_back(connection, self._name, self._holder))
+
+
+def take(connection: Connection, name: str, holder: str, term: float) -> bool:
+    """Take a lease for ``term`` seconds, or renew one's own; False while another holds it.
+
+    One that would run for longer than a term was given by a clock that has been set back since, or before the machine
+    was started anew: it counts as over.
+    """
+    now = _now(connection)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    new = insert(leases).values(name=name, holder=holder, until=now + term)
+    free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > now + term)
+    taken = new.on_conflict_do_update(
+        index_elements=[leases.c.name],
+        set_={"holder": new.excluded.holder, "until": new.excluded.until},
+        where=free,
+    ).returning(leases.c.holder)
+    return connection.execute(taken).first() is not None
+
+
+def give_back(connection: Connection, name: str, holder: str) -> None:
+    """Let others have a lease at once, if it is one's own."""
+    connection.execute(delete(leases).where(leases.c.name == name, leases.c.holder == holder))
+
+
+def _now(connection: Connection) -> ColumnElement[float]:
+    """The time on a clock that all who share the database have in common, in seconds.
+
+    PostgreSQL's own; for SQLite, whose processes are on one machine, how long that has been running: nobody sets it.
+    """
+    if connection.dialect.name == "postgresql":
+        return cast(extract("epoch", func.clock_timestamp()), Double)
+    return literal(time.monotonic(), Double)
