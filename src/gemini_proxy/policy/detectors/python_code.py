@@ -21,8 +21,8 @@ _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_")
 
 @dataclass(frozen=True, slots=True)
 class PythonCode:
-    """A record: ``imports``, ``builtins``, ``function_calls``, ``names`` (lists of names), ``syntax_error`` (true when a
-    text is not Python) and ``syntax_error_exception``. A module counts under its own and its first name: ``os.path``,
+    """A record: ``imports``, ``builtins``, ``function_calls``, ``names`` (lists of names), ``syntax_error`` (true when
+    a text is not Python) and ``syntax_error_exception``. A module counts under its own and its first name: ``os.path``,
     ``os``; ``names`` are all that the code reads: variables and attributes, as Python normalises them.
     """
 
