@@ -20,10 +20,10 @@ class Measured:
         if figure.proxies and peer is Peer.DIRECT:
             return []
         own = [run[figure.key] for run in self.runs[peer] if figure.key in run]
-        if not figure.added or peer is Peer.DIRECT:
+        if figure.added in (None, peer):
             return own
-        base = [run[figure.key] for run in self.runs[Peer.DIRECT]]
-        return [value - direct for value, direct in zip(own, base, strict=True)]
+        base = [run[figure.key] for run in self.runs[figure.added]]
+        return [value - least for value, least in zip(own, base, strict=True)]
 
     def ratio(self, figure: Figure) -> float | None:
         """Median of gemini-proxy over median of the pass-through, where the figure asks for it."""
@@ -83,7 +83,7 @@ def _row(one: Measured, figure: Figure, peers: Sequence[Peer], compared: bool) -
     title = f"{figure.title}, {figure.unit}" if figure.unit else figure.title
     return (
         title,
-        *(_cell(figure, one.values(figure, peer), signed=figure.added and peer is not Peer.DIRECT) for peer in peers),
+        *(_cell(figure, one.values(figure, peer), signed=figure.added not in (None, peer)) for peer in peers),
         _ratio(one.ratio(figure)),
         _goal(one, figure),
         *([_ratio(one.compared(figure, Peer.WATCHED, Peer.BEFORE))] if compared else []),

@@ -22,6 +22,7 @@ class Scale:
     settle: float = 0.2
     unary_requests: int = 6000
     unary_warmup: int = 1000
+    lone_requests: int = 1000
     paced_streams: int = 200
     paced_rounds: int = 3
     paced_events: int = 100
@@ -35,7 +36,9 @@ class Scale:
 
 
 FULL: Final = Scale()
-QUICK: Final = Scale(repeats=1, unary_requests=2000, unary_warmup=500, paced_rounds=1, calm_rounds=1, calm_events=25)
+QUICK: Final = Scale(
+    repeats=1, unary_requests=2000, unary_warmup=500, lone_requests=300, paced_rounds=1, calm_rounds=1, calm_events=25
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Figure:
     """One row of the report.
 
     ``proxies``: means nothing for direct calls, whose server is the scripted upstream.
-    ``added``: direct's value of the same repeat is subtracted from the others'. ``ratio``: compared with the
+    ``added``: the value of that peer in the same repeat is subtracted from the others'. ``ratio``: compared with the
     pass-through. ``most`` is the goal for gemini-proxy: of the ratio if there is one, else of the value.
     """
 
@@ -52,7 +55,7 @@ class Figure:
     unit: str = ""
     digits: int = 2
     proxies: bool = False
-    added: bool = False
+    added: Peer | None = None
     ratio: bool = False
     most: float | None = None
 
@@ -110,6 +113,17 @@ def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
         "p99": result.first.p99 if result.first else 0.0,
         **served.counts,
     }
+
+
+def _lone(stage: Stage, peer: Peer, scale: Scale) -> Values:
+    """One client that asks again when it has its answer."""
+    server = stage.servers[peer]
+    workload = Workload("unary", server.process.port, 1, scale.lone_requests, dataset=server.dataset)
+    _serve(server, replace(workload, total=max(1, scale.lone_requests // 5)))
+    served = _serve(server, workload, scale.settle)
+    result = served.result
+    first = {"p50": result.first.p50, "p99": result.first.p99} if result.first else {"p50": 0.0, "p99": 0.0}
+    return {"rate": result.done / result.seconds, **first, **served.counts}
 
 
 def _paced(stage: Stage, peer: Peer, scale: Scale) -> Values:
@@ -201,6 +215,18 @@ SCENARIOS: Final = (
         ),
     ),
     Scenario(
+        "lone",
+        "unary, one connection (the pass-through's own, then added to it)",
+        _PROXIES,
+        _lone,
+        (
+            Figure("p50", "latency p50", "ms", added=Peer.PASS_THROUGH, most=1.0),
+            Figure("p99", "latency p99", "ms", added=Peer.PASS_THROUGH),
+            Figure("rate", "requests a second", "", 0),
+            _FAILED,
+        ),
+    ),
+    Scenario(
         "s200",
         "200 streams, 100 events 10 ms apart",
         _PROXIES,
@@ -219,12 +245,12 @@ SCENARIOS: Final = (
         _ALL,
         _calm,
         (
-            Figure("first_p50", "first event p50", "ms", added=True, most=2.0),
-            Figure("first_p99", "first event p99", "ms", added=True),
-            Figure("event_p50", "events but the last p50", "ms", added=True, most=0.3),
-            Figure("event_p99", "events but the last p99", "ms", added=True),
-            Figure("last_p50", "last event p50", "ms", added=True),
-            Figure("last_p99", "last event p99", "ms", added=True),
+            Figure("first_p50", "first event p50", "ms", added=Peer.DIRECT, most=2.0),
+            Figure("first_p99", "first event p99", "ms", added=Peer.DIRECT),
+            Figure("event_p50", "events but the last p50", "ms", added=Peer.DIRECT, most=0.3),
+            Figure("event_p99", "events but the last p99", "ms", added=Peer.DIRECT),
+            Figure("last_p50", "last event p50", "ms", added=Peer.DIRECT),
+            Figure("last_p99", "last event p99", "ms", added=Peer.DIRECT),
             _FAILED,
         ),
     ),

@@ -23,6 +23,7 @@ TINY = Scale(
     settle=0.0,
     unary_requests=64,
     unary_warmup=32,
+    lone_requests=16,
     paced_streams=5,
     paced_rounds=2,
     paced_events=5,
@@ -183,7 +184,7 @@ def test_percentiles_are_in_milliseconds() -> None:
 def test_the_report_compares_with_the_pass_through_and_with_direct_calls() -> None:
     figures = (
         Figure("cpu", "CPU", "s", 1, proxies=True, ratio=True, most=1.5),
-        Figure("first", "first", "ms", 1, added=True, most=2),
+        Figure("first", "first", "ms", 1, added=Peer.DIRECT, most=2),
     )
     measured = Measured(Scenario("one", "One", tuple(Peer), lambda stage, peer, scale: {}, figures))
     for peer, value in ((Peer.DIRECT, 1.0), (Peer.PASS_THROUGH, 2.0), (Peer.PROXY, 4.0)):
