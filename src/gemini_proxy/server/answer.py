@@ -10,10 +10,12 @@ from gemini_proxy.gemini.refusal import JSON_TYPE
 
 
 class ClientAnswer:
-    """Builds the response of one exchange. Streams leave chunk by chunk; anything else is sent whole at the end."""
+    """Builds the response of one exchange. Streams leave chunk by chunk; anything else is sent whole at the end.
 
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
+    The request carries it, so it does not hold the request: only the garbage collector would part the two.
+    """
+
+    def __init__(self) -> None:
         self._response: web.StreamResponse | None = None
         self._event_open = False
 
@@ -52,15 +54,16 @@ class ClientAnswer:
         if not self.begun:
             self.response.headers[name] = value
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, request: web.Request, data: bytes) -> None:
+        """Send ``data`` to the client of ``request``."""
         if not self.begun:
-            await self.response.prepare(self._request)
+            await self.response.prepare(request)
         if self._event_open:
             self._event_open = False
             data = data.removeprefix(b"data:").removeprefix(b" ")
         await self.response.write(data)
 
-    async def keep_alive(self, following: bytes) -> None:
+    async def keep_alive(self, request: web.Request, following: bytes) -> None:
         """Show a waiting SSE client that the connection lives: begin the event that will come, then add a space to it.
 
         White space before an event's JSON is the one thing that every client takes for nothing; comments break several.
@@ -69,17 +72,17 @@ class ClientAnswer:
         if self._event_open:
             await self.response.write(b" ")
         elif following.startswith(b"data:"):
-            await self.write(b"data: ")
+            await self.write(request, b"data: ")
             self._event_open = True
 
-    async def finish(self, tail: bytes) -> web.StreamResponse:
+    async def finish(self, request: web.Request, tail: bytes) -> web.StreamResponse:
         """The response with its last bytes; aiohttp sends its end after the middlewares have returned."""
         response = self.response
         if isinstance(response, web.Response):
             if tail:
                 response.body = tail
         elif tail:
-            await self.write(tail)
+            await self.write(request, tail)
         return response
 
 

@@ -46,7 +46,7 @@ async def _relay_answer(request: web.Request, exchange: Exchange, answer: Client
     async for data in reply.chunks():
         if leaving := await lifecycle.feed(exchange, data):
             _begin(request, exchange, answer)
-            await answer.write(leaving)
+            await answer.write(request, leaving)
 
 
 def _begin(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
@@ -60,7 +60,7 @@ async def _keep_alive(request: web.Request, exchange: Exchange, answer: ClientAn
     """A verdict takes long. Sending anything settles that a refusal is an event, so it must be one in any case."""
     if answer.begun or refuses_by_event(exchange, request[SETUP].config.refusals.before_stream):
         _begin(request, exchange, answer)
-        await answer.keep_alive(following)
+        await answer.keep_alive(request, following)
 
 
 def _framing(exchange: Exchange, reply: Answer) -> Framing:

@@ -63,13 +63,13 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
         request[CREDENTIALS], key.get_secret_value() if key else None, request.app[PEERS].client(request)
     )
     exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER], client)
-    answer = request[ANSWER] = ClientAnswer(request)
+    answer = request[ANSWER] = ClientAnswer()
     request[SETUP] = setup = request.app[SETUPS].current
     await setup.intake.take(exchange, request)
     try:
         tail, whole = await _run(request, exchange, answer, handler)
         await _record(request, exchange, answer)
-        response = await answer.finish(tail)
+        response = await answer.finish(request, tail)
     except (asyncio.CancelledError, ConnectionError):
         _give_up(request, exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
         raise
@@ -79,6 +79,8 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     finally:
         if exchange.checking is not None:
             exchange.checking.cancel()
+        # It holds the request, which holds the exchange: only the garbage collector would part them.
+        exchange.keep_alive = None
     if not whole:
         break_off(request)
     return response
