@@ -1,15 +1,16 @@
 """A database as runners of functions: for transactions that write, and for reads. SQLAlchemy's errors end here."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, func, make_url, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
+from gemini_proxy.traces.rows import TraceRow
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ _UNAVAILABLE: Final = (
     *("SQLITE_CORRUPT", "SQLITE_IOERR", "08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57"),
 )
 # A value that the database cannot hold, or must not, for a constraint.
-_REJECTED: Final = ("SQLITE_TOOBIG", "22", "23", "54")
+_REJECTED: Final = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "22", "23", "54")
 
 
 class Database(Protocol):
@@ -68,6 +69,10 @@ class Database(Protocol):
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction, committed when this returns."""
+        ...
+
+    async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        """Write traces as ``insert_rows`` does, in one transaction, at the least cost."""
         ...
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
@@ -147,6 +152,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        raise _store_error(error.orig, lost=error.connection_invalidated) from None
+    except sqlite3.Error as error:
         raise _store_error(error) from None
     except (ValueError, OverflowError) as error:
         raise RowRejected(f"the database cannot hold a value ({type(error).__name__})") from None
@@ -156,14 +163,13 @@ def translated() -> Iterator[None]:
         raise StoreError(f"the database cannot be used ({type(error).__name__})") from None
 
 
-def _store_error(error: DBAPIError) -> StoreError:
-    name = _error_name(error.orig)
-    rejected = isinstance(error, IntegrityError) or name.startswith(_REJECTED) or _is_value_error(error.orig)
+def _store_error(error: BaseException | None, *, lost: bool = False) -> StoreError:
+    """For a driver's error; ``lost`` says that the connection was."""
+    name = _error_name(error)
     words = next((words for prefix, words in _WORDS.items() if name.startswith(prefix)), "the database failed")
-    if rejected:
+    if name.startswith(_REJECTED) or _is_value_error(error):
         return RowRejected(f"{words} ({name})")
-    passes = error.connection_invalidated or name.startswith(_UNAVAILABLE)
-    return (StoreUnavailable if passes else StoreError)(f"{words} ({name})")
+    return (StoreUnavailable if lost or name.startswith(_UNAVAILABLE) else StoreError)(f"{words} ({name})")
 
 
 def _error_name(error: BaseException | None) -> str:

@@ -1,6 +1,7 @@
 """Datasets: named sets of one user's traces, with policies of their own."""
 
 import contextlib
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -153,11 +154,38 @@ def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> 
 
     Of exchanges that are over nothing is lost for a bound: who would go beyond MAX_DATASETS is refused before.
     """
+    return _placed(wanted, {key: _reserve(connection, *key, *reserved) for key, reserved in _reservations(wanted)})
+
+
+def known_places(
+    connection: sqlite3.Connection, dialect: Dialect, wanted: Sequence[tuple[str, str, float]]
+) -> list[tuple[int, int]] | None:
+    """``places`` without SQLAlchemy in between; None where a dataset is missing."""
+    sql = _reservation(dialect)
+    firsts: dict[tuple[str, str], tuple[int, int]] = {}
+    for key, (count, latest) in _reservations(wanted):
+        rows = connection.execute(sql, (latest, count, *key)).fetchall()
+        if not rows:
+            return None
+        firsts[key] = (rows[0][0], rows[0][1] - count)
+    return _placed(wanted, firsts)
+
+
+def _reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[str, str], tuple[int, float]]]:
+    """Datasets by owner and name, each with how many places it is to give and the newest of their times.
+
+    In one order whoever asks, so that two transactions cannot wait for each other.
+    """
     times: dict[tuple[str, str], list[float]] = {}
     for owner, name, at in wanted:
         times.setdefault((owner, name), []).append(at)
-    # In one order whoever asks, so that two transactions cannot wait for each other.
-    firsts = {key: _reserve(connection, *key, len(ats), max(ats)) for key, ats in sorted(times.items())}
+    return [(key, (len(ats), max(ats))) for key, ats in sorted(times.items())]
+
+
+def _placed(
+    wanted: Sequence[tuple[str, str, float]], firsts: dict[tuple[str, str], tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Deal out places in the order of ``wanted``; ``firsts`` has each dataset's number and first free position."""
     found: list[tuple[int, int]] = []
     for owner, name, _ in wanted:
         seq, position = firsts[owner, name]

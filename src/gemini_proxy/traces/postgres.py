@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, TypeVar
@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
+from gemini_proxy.traces.inserts import insert_rows
+from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.shares import Shares
 
 T = TypeVar("T")
@@ -81,6 +83,9 @@ class PostgresDatabase:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._run(self._writers, work)
+
+    async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        await self.write(lambda connection: insert_rows(connection, rows, again=again))
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         with translated():

@@ -5,19 +5,22 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.inserts import insert_directly, insert_rows
+from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.shares import Shares
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 # Longer than any transaction of ours; shorter than what an exchange may be kept waiting for its trace.
 BUSY_TIMEOUT_MS: Final = 1_000
@@ -69,6 +72,17 @@ class SqliteDatabase:
             raise StoreError("the database is open for reading only")
         return await self._writer.run(work)
 
+    async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
+        # Each dataset is new once.
+        if again or not await self._insert_directly(rows):
+            await self.write(lambda connection: insert_rows(connection, rows, again=again))
+
+    async def _insert_directly(self, rows: Sequence[TraceRow]) -> bool:
+        if self._writer is None:
+            raise StoreError("the database is open for reading only")
+        dialect = self._writer.dialect
+        return await self._writer.run_directly(lambda connection: insert_directly(connection, dialect, rows))
+
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         # Transactions have no limit of time here, and only one of them writes.
         return await self.write(work)
@@ -98,12 +112,14 @@ class _Threads:
         self._connections: set[Connection] = set()
         self._closed = False
 
+    @property
+    def dialect(self) -> Dialect:
+        return self._engine.dialect
+
     async def run(self, work: Callable[[Connection], T], ended: Callable[[], None] | None = None) -> T:
         """Run ``work`` in a transaction. It goes on if its caller is cancelled; ``ended`` is called when it is over."""
         try:
-            if self._closed:
-                raise StoreError("the database is closed")
-            running = self._executor.submit(self._transaction, work)
+            running = self._submit(self._transaction, work)
         except BaseException:
             if ended is not None:
                 ended()
@@ -111,6 +127,15 @@ class _Threads:
         if ended is not None:
             running.add_done_callback(_in_loop(ended))
         return await asyncio.wrap_future(running)
+
+    async def run_directly(self, work: Callable[[sqlite3.Connection], bool]) -> bool:
+        """Run ``work`` in a transaction on the driver's connection, undone where it is False."""
+        return await asyncio.wrap_future(self._submit(self._direct_transaction, work))
+
+    def _submit(self, transaction: Callable[[Callable[[C], T]], T], work: Callable[[C], T]) -> "Future[T]":
+        if self._closed:
+            raise StoreError("the database is closed")
+        return self._executor.submit(transaction, work)
 
     async def close(self) -> None:
         """Wait for what is under way, and close the connections."""
@@ -122,13 +147,25 @@ class _Threads:
         self._connections.clear()
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with self._connected() as connection, connection.begin():
+            return work(connection)
+
+    def _direct_transaction(self, work: Callable[[sqlite3.Connection], bool]) -> bool:
+        with self._connected() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.execute("BEGIN IMMEDIATE")
+            done = work(driver)
+            driver.execute("COMMIT" if done else "ROLLBACK")
+            return done
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """This thread's connection. After a failure the next one is fresh, whatever became of this one."""
         with translated():
             try:
-                connection = self._connection()
-                with connection.begin():
-                    return work(connection)
+                yield self._connection()
             except BaseException:
-                # The next transaction starts from a fresh connection, whatever became of this one.
                 self._disconnect()
                 raise
 

@@ -12,7 +12,7 @@ from gemini_proxy.traces.annotation_bounds import require_room
 from gemini_proxy.traces.database import Database, connect
 from gemini_proxy.traces.datasets import Dataset, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
-from gemini_proxy.traces.inserts import insert_annotations, insert_rows
+from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.jobs import Job
 from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summaries, whole_traces
 from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
@@ -98,7 +98,7 @@ class TraceStore:
         not.
         """
         if rows:
-            await self._database.write(lambda connection: insert_rows(connection, rows, again=again))
+            await self._database.insert(rows, again=again)
 
     async def annotate(self, trace_id: str, added: Sequence[Annotation]) -> None:
         """Add annotations to a trace, named by its whole id. Raises RowRejected when it does not exist."""
