@@ -20,7 +20,7 @@ class Measured:
         if figure.proxies and peer is Peer.DIRECT:
             return []
         own = [run[figure.key] for run in self.runs[peer] if figure.key in run]
-        if figure.added in (None, peer):
+        if not own or figure.added in (None, peer):
             return own
         base = [run[figure.key] for run in self.runs[figure.added]]
         return [value - least for value, least in zip(own, base, strict=True)]

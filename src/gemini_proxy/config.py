@@ -159,6 +159,7 @@ IN_PLACE: Final = frozenset(
         *(f"logs.{name}" for name in Logs.model_fields),
         "traces.retention_days",
         "traces.required",
+        "traces.durability",
     }
 )
 """Keys that a reload changes in a running server. The others are of what is built once: sockets, pools, the store."""

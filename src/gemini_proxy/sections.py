@@ -143,17 +143,28 @@ class Refusals(Section):
 
 
 class Traces(Section):
-    """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered."""
+    """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered.
+
+    With ``deferred`` an answer does not wait for its trace, which is written right after it.
+    """
 
     database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
     retention_days: Annotated[int, Field(ge=0)] = 30
     required: bool = False
+    durability: Literal["commit", "deferred"] = "commit"
 
     @field_validator("database")
     @classmethod
     def _url(cls, value: str) -> str:
         if not _DATABASE.fullmatch(value):
             raise ValueError('"sqlite:///FILE" or "postgresql+asyncpg://USER@HOST/DATABASE"')
+        return value
+
+    @field_validator("durability")
+    @classmethod
+    def _durability(cls, value: str, info: ValidationInfo) -> str:
+        if value == "deferred" and info.data.get("required"):
+            raise ValueError('"commit", for traces.required is true: what left already cannot be taken back')
         return value
 
 

@@ -70,6 +70,11 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("traces", {"database": "postgresql+asyncpg://u@h:port/d"}, ["traces.database", "not one"]),
         ("traces", {"database": "sqlite:///:memory:"}, ["traces.database", "sqlite:///FILE"]),
         ("traces", {"database": "mysql://x"}, ["traces.database", "'mysql://x'", "sqlite:///FILE"]),
+        (
+            "traces",
+            {"required": True, "durability": "deferred"},
+            ["traces.durability", "'deferred'", '"commit"', "traces.required"],
+        ),
         ("nonsense", {"a": 1}, ["nonsense", "unknown"]),
     ],
 )

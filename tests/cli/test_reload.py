@@ -134,7 +134,10 @@ def test_the_readme_says_what_changes_in_place() -> None:
     text = (
         (Path(__file__).parents[2] / "README.md").read_text().partition("### Changing rules")[2].partition("\n- Ex")[0]
     )
-    whole, single = ("guardrails.", "refusals.", "logs."), ("traces.retention_days", "traces.required")
+    whole, single = (
+        ("guardrails.", "refusals.", "logs."),
+        ("traces.retention_days", "traces.required", "traces.durability"),
+    )
     fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.")
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text

@@ -17,6 +17,7 @@ from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
 from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream, candidate, sse, stream, unary
+from tests.traces.samples import locked
 
 NO_DUBLIN = 'raise "no Dublin" if:\n    (m: Message)\n    m.role == "assistant"\n    "Dublin" in m.content\n'
 LOG_CORK = 'raise "Cork was named" if:\n    (m: Message)\n    "Cork" in m.content\n'
@@ -223,6 +224,19 @@ async def test_required_traces(
     async with client.post(proxy.method(), json=prompt("Where?")) as response:
         assert response.status == 503
         assert (await response.json())["error"]["status"] == "UNAVAILABLE"
+
+
+async def test_with_deferred_durability_the_answer_leaves_before_its_trace_is_written(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    upstream.reply(unary(candidate("Cork", "STOP")))
+    proxy = await start_proxy(traces={"durability": "deferred"})
+    async with locked(proxy.database):
+        async with client.post(proxy.method(), json=prompt("Where?")) as response:
+            assert (response.status, await response.json(content_type=None)) == (200, candidate("Cork", "STOP"))
+        assert await proxy.store.recent(1) == []
+    trace = await proxy.eventually(lambda trace: True)
+    assert trace.outcome is Outcome.COMPLETED
 
 
 async def test_traces_that_cannot_be_written_break_nothing(

@@ -197,6 +197,7 @@ class _Assembly:
                 self._tasks,
                 self._tallies,
                 required=config.traces.required,
+                deferred=config.traces.durability == "deferred",
                 push=storage.push is not None,
             ),
         )

@@ -27,7 +27,8 @@ _UNDECIDED = (None, Outcome.CLIENT_GONE, Outcome.FAILED)
 class Scribe:
     """Counts every exchange and writes its trace.
 
-    ``required`` makes an exchange that cannot be recorded an error; with ``push`` traces are queued for the Explorer.
+    ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` an answer does not wait for its
+    trace, and with ``push`` traces are queued for the Explorer.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Scribe:
         tallies: Tallies,
         *,
         required: bool,
+        deferred: bool = False,
         push: bool = False,
     ) -> None:
         self._recorder = recorder
@@ -45,11 +47,15 @@ class Scribe:
         self._tasks = tasks
         self._tallies = tallies
         self._required = required
+        self._deferred = deferred
         self._push = push
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         self._note(exchange)
+        if self._deferred:
+            self._write_later(self._trace(exchange, coverage))
+            return
         written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
@@ -57,7 +63,10 @@ class Scribe:
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
         self._note(exchange)
-        self._tasks.spawn(self._recorder.commit(self._trace(exchange, self.coverage(exchange))), "record")
+        self._write_later(self._trace(exchange, self.coverage(exchange)))
+
+    def _write_later(self, trace: Trace) -> None:
+        self._tasks.spawn(self._recorder.commit(trace), "record")
 
     def _note(self, exchange: Exchange) -> None:
         exchange.recorded = True
