@@ -16,6 +16,7 @@ from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_rows
 from gemini_proxy.traces.jobs import take
 from gemini_proxy.traces.postgres import Limits, PostgresDatabase
+from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.rows import encode
 from gemini_proxy.traces.store import TraceStore
 from tests.support.postgres import PostgresServer
@@ -123,6 +124,29 @@ async def test_a_server_that_restarted_unnoticed_costs_nothing(
     postgres_server.start()
     await store.add([trace()])
     assert [len(found) for found in await asyncio.gather(*(store.recent(5) for _ in range(3)))] == [2, 2, 2]
+
+
+async def test_a_recorder_loses_nothing_to_restarts(store: TraceStore, postgres_server: PostgresServer) -> None:
+    recorder = Recorder(store, patience=60.0)
+    running = asyncio.create_task(recorder.run())
+    restarted = asyncio.Event()
+
+    async def client() -> list[bool]:
+        written = [await recorder.commit(trace())]
+        while not restarted.is_set():
+            written.append(await recorder.commit(trace()))
+        return written
+
+    clients = asyncio.gather(*(client() for _ in range(8)))
+    for mode in ("fast", "immediate"):
+        await asyncio.to_thread(postgres_server.stop, mode)
+        await asyncio.to_thread(postgres_server.start)
+    restarted.set()
+    written = [one for of_client in await clients for one in of_client]
+    await recorder.close()
+    await running
+    assert recorder.dropped == written.count(False) == 0
+    assert len({one.id async for one in store.export()}) == len(written)
 
 
 async def test_a_network_that_falls_silent_is_an_error_within_the_limits(guarded: str) -> None:
