@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "config.example.toml")
+"""The files that a wheel is made from, beside ``src`` and ``policies``."""
 PATIENCE = 60
 """Seconds for one step on a loaded machine."""
 
@@ -44,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "src", source / "src", symlinks=True, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__")
     )
     shutil.copytree(ROOT / "policies", source / "policies")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "config.example.toml"):
+    for name in SOURCES:
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_sdist({str(folder)!r})", folder=source)
     (sdist,) = folder.glob("*.tar.gz")

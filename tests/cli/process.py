@@ -69,12 +69,14 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Path, addresses: int = 1, **added: str) -> AsyncIterator[Serving]:
-    """Run ``serve`` until it has printed that many addresses; what is still running in the end is killed."""
+async def serving(
+    config: Path, addresses: int = 1, options: Sequence[str] = (), **added: str
+) -> AsyncIterator[Serving]:
+    """Run ``serve`` with ``options`` until it has printed that many addresses; kill it in the end."""
     errors = config.parent / "stderr.txt"
     # A file, not a pipe: a pipe that nobody reads would stop a server that logs much.
     with errors.open("wb") as file:
-        process = await start(["serve", "--config", str(config)], added, file)
+        process = await start(["serve", "--config", str(config), *options], added, file)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_SLOW_START):

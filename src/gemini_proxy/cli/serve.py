@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from gemini_proxy.cli.first_key import FIRST_USER, make_first_key
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
@@ -25,13 +27,31 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
+@click.option(
+    "--first-key",
+    "first_key_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help='Where access.mode is "keys" and there is no key yet: make one, and write it to FILE.',
+)
 @click.pass_obj
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, first_key_file: Path | None) -> None:
     """Serve until SIGTERM. SIGHUP loads configuration and policies again."""
     hangups = Hangups()
     config, rules = settings.serving, settings.rules
     configure_logs(config.logs)
+    if first_key_file and config.access.mode == "keys":
+        _make_first_key(config, first_key_file)
     run_server(config, rules, hangups, settings.load_again)
+
+
+def _make_first_key(config: Config, file: Path) -> None:
+    try:
+        made = make_first_key(config.traces.database, file)
+    except StoreError as error:
+        _fail_for_database(config, error)
+    if made:
+        log.warning("the first key, for the user %s, is in %s: keep it elsewhere and delete the file", FIRST_USER, file)
 
 
 def run_server(config: Config, rules: RuleSet, hangups: Hangups, load: Load) -> None:

@@ -27,9 +27,14 @@ PROCESSES: Final = 2
 """Of one kind of work: a user has one of them at most. Each takes about 20 MB beside what it shares."""
 _NICE: Final = 10
 """Long checks take the processor time that the event loop leaves."""
-_PRELOADED: Final = ("gemini_proxy.guardrails.native", "gemini_proxy.gemini.request", "gemini_proxy.cli")
+_PRELOADED: Final = (
+    "gemini_proxy.guardrails.native",
+    "gemini_proxy.gemini.request",
+    "gemini_proxy.explorer.pages.trial_batch",
+    "gemini_proxy.cli",
+)
 """What processes begin with, where this one has it: their work, and what the command's script, which multiprocessing
-runs in each of them, takes a second to load."""
+runs in each of them, loads."""
 
 
 class Workers:
