@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from gemini_proxy.policy import readable_parameters
+
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
 UNIX = "unix"
 """The name of every unix socket in ``access.trusted_proxies``."""
@@ -124,6 +126,11 @@ class Guardrails(Section):
     outbound_fields: Literal["refuse", "allow"] = "refuse"
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     remote: Remote = Remote()
+
+    @field_validator("parameters")
+    @classmethod
+    def _labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        return readable_parameters(value)
 
 
 BeforeStream = Literal["auto", "event", "http_400"]

@@ -19,6 +19,8 @@ EXAMPLE_OF = {
     "canary": "11", "code-execution": "9", "exfiltration": "1", "injection": "7", "loop": "6",
     "markdown-images": "12", "paths": "4", "pii": "2", "secrets": "3", "tools": "10",
 }  # fmt: skip
+# The examples are of the stock language, which does not know who said a value.
+WITHOUT_EXAMPLE = ["provenance"]
 # As the detector knows them, but in no policy or case: what looks like a key would set off every scanner.
 SECRET = re.compile(
     r"gh[pousr]_[A-Za-z0-9]{36}|" + GEMINI_KEY + r"|A(KIA|SIA)[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|glpat-"
@@ -36,8 +38,8 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_the_library_is_whole() -> None:
-    """Ten policies, each with its cases, and no case file without a policy."""
-    assert [file.stem for file in LIBRARY] == sorted(EXAMPLE_OF)
+    """Eleven policies, each with its cases, and no case file without a policy."""
+    assert [file.stem for file in LIBRARY] == sorted([*EXAMPLE_OF, *WITHOUT_EXAMPLE])
     assert sorted((ROOT / "policies").iterdir()) == sorted([*LIBRARY, *map(cases_of, LIBRARY)])
 
 
@@ -87,6 +89,8 @@ def test_the_first_lines_say_what_a_policy_does(file: Path) -> None:
 @each
 def test_the_verified_examples_agree(file: Path) -> None:
     """On the example about the same danger, every conversation comes out as it was verified."""
+    if file.stem in WITHOUT_EXAMPLE:
+        pytest.skip("no verified example is about this danger")
     if not EXAMPLES.exists():
         pytest.skip("the shared examples are not beside this repository")
     result = run("policy", "test", file, EXAMPLES, "--only", EXAMPLE_OF[file.stem])

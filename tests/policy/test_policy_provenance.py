@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Budget, BudgetExceeded, EvaluationError, compile_policy
+from gemini_proxy.sections import Guardrails
 from tests.policy.conversations import Message, assistant, at, call, calling, check, output, rule, user
 
 UNTRUSTED = rule("(c: ToolCall)", "acts(c)", "(v: dict) in untrusted(c)")
@@ -214,7 +215,18 @@ def test_labels_and_options() -> None:
     assert not traced(*messages, lines=shapes)
 
 
-@pytest.mark.parametrize("labels", [["read_bill"], {"trust": []}, {"trusted": "read_bill"}, {"reads": [1]}])
+LABELS_THAT_ARE_NONE = [["read_bill"], {"trust": []}, {"trusted": "read_bill"}, {"reads": [1]}]
+
+
+@pytest.mark.parametrize("labels", LABELS_THAT_ARE_NONE)
+def test_labels_that_cannot_be_read_stop_the_server(labels: Any) -> None:
+    """They are read when the configuration is."""
+    with pytest.raises(ValueError, match="tools"):
+        Guardrails(parameters={"tools": labels})
+    assert Guardrails(parameters={"tools": {"trusted": ["read_bill"]}}).parameters
+
+
+@pytest.mark.parametrize("labels", LABELS_THAT_ARE_NONE)
 def test_labels_of_another_shape_give_no_verdict(labels: Any) -> None:
     """Labels that cannot be read must not be taken for none."""
     with pytest.raises(EvaluationError):

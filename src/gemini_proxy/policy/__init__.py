@@ -25,6 +25,7 @@ from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.policy import Policy
+from gemini_proxy.policy.provenance import readable_parameters
 from gemini_proxy.policy.regex import MAX_PROGRAM
 from gemini_proxy.policy.rules import Rule, RuleWindow, Violation
 from gemini_proxy.policy.session import Growth, Place, Session
@@ -50,4 +51,5 @@ __all__ = [
     "Violation",
     "Warning",
     "compile_policy",
+    "readable_parameters",
 ]

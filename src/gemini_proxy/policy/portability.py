@@ -55,6 +55,7 @@ class _Reader:
         self._constants: dict[str, syntax.Expr] = {}
         self._assigned: dict[str, syntax.Expr] = {}
         self._kinds: dict[str, str] = {}
+        self._predicates = {each.name for each in module.statements if isinstance(each, syntax.Predicate)}
         for statement in module.statements:
             if isinstance(statement, syntax.Import):
                 self._aliases.update({alias: name.name for name, alias in statement.names})
@@ -177,6 +178,8 @@ class _Reader:
 
     def _named(self, node: syntax.Call, name: str) -> Iterator[Warning]:
         options = {key: value for key, value in node.kwargs}
+        if name in ("untrusted", "acts") and name not in self._predicates:
+            yield note(node, f"it has no {name}(...), and does not know who said a value")
         if name in ("find", "match") and len(node.args) == 2:
             pattern, value = node.args
             if self._content_of(value) or (isinstance(value, syntax.Name) and value.name in self._kinds):

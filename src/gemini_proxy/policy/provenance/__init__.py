@@ -5,7 +5,7 @@ index over a conversation, built once a check, that tells for each value of a ca
 it: the user or the system, a tool whose outputs nobody else can write, or a whole field of another tool's output.
 """
 
-from gemini_proxy.policy.provenance.labels import Labels
+from gemini_proxy.policy.provenance.labels import Labels, readable_parameters
 from gemini_proxy.policy.provenance.origins import Origins, Traced
 
-__all__ = ["Labels", "Origins", "Traced"]
+__all__ = ["Labels", "Origins", "Traced", "readable_parameters"]

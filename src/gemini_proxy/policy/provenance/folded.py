@@ -20,7 +20,7 @@ _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENCODED = re.compile(
     r"(?<![A-Za-z0-9+/_=-])(?:(?:[A-Za-z0-9+/_-]{4})*[A-Za-z0-9+/_-]{2,3}={1,2}|(?:[A-Za-z0-9+/_-]{4}){2,})(?![A-Za-z0-9+/_=-])"
 )
-_HEX = re.compile(r"\b(?:0x)?((?:[2-7][0-9A-Fa-f]){3,})\b")
+_HEX = re.compile(r"\b(?:0x)?((?:[2-7][0-9A-Fa-f]){2,})\b")
 # Below, a value must stand as whole words: shorter runs of letters and digits stand in others by chance.
 SHORT: Final = 8
 # Places of one value in one text that are looked at for whole words.

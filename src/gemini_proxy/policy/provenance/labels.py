@@ -1,7 +1,7 @@
 """What is known of tools: by configuration, and by what their names say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -29,9 +29,10 @@ class Labels:
     def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = ()) -> "Labels":
         """The labels among a policy's parameters, with more ``trusted``. Raises EvaluationError for another shape."""
         given = parameters.get(PARAMETER) or {}
-        if not isinstance(given, Mapping) or not given.keys() <= set(cls.__slots__):
-            raise EvaluationError(f"input.{PARAMETER} has {', '.join(cls.__slots__)}, and nothing else")
-        known = {name: _names(name, given.get(name) or ()) for name in cls.__slots__}
+        kinds = [kind.name for kind in fields(cls)]
+        if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
+            raise EvaluationError(f"{PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
+        known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
         known["trusted"] += _names("trusted", trusted)
         return cls(**known)
 
@@ -48,11 +49,20 @@ class Labels:
         return bool(self.free) and _is_one(f"{tool}.{path}", [*self.free, *(f"{name}.*" for name in self.free)])
 
 
+def readable_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters as they are, if the labels among them can be read. Raises ValueError saying what is expected."""
+    try:
+        Labels.of(parameters)
+    except EvaluationError as error:
+        raise ValueError(error.reason) from None
+    return parameters
+
+
 def _is_one(name: str, patterns: Sequence[str]) -> bool:
     return bool(name) and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _names(label: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise EvaluationError(f"{label} is a list of names of tools")
+        raise EvaluationError(f"{PARAMETER}.{label} is a list of names")
     return tuple(value)

@@ -26,7 +26,7 @@ _WITHIN = re.compile(f"(?P<email>{_EMAIL})|(?P<url>{_URL})|(?P<account>{_ACCOUNT
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ]\d{2}:\d{2}.*)?")
 _NUMBER = re.compile(r"[+-]?[\d.,' ]*\d%?")
 _PATH = re.compile(r"(?:[A-Za-z]:\\|[/~.]{0,2}/)\S*|[\w.-]+(?:/[\w.-]+)+/?")
-_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?(?:[^/@\s]*@)?([^/?#\s:]+)")
+_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2})?(?:[^/\\?#@\s]*@)*([^/\\?#\s:@]+)")
 _NAME_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SAME_TOOL = re.compile(r"__|[./:]")
 
