@@ -41,7 +41,7 @@ PYTHON_MODULES: Mapping[str, Mapping[str, str]] = {"json": {"loads": "json_loads
 _DETECTOR_MODULES = (
     "code", "copyright", "fuzzy_matching", "moderation", "pii", "prompt_injection", "secrets", "sentence_similarity",
 )  # fmt: skip
-_PARSERS = frozenset(("html_code", "links", "ocr"))
+_PARSERS = frozenset(("html_code", "images", "links", "ocr"))
 _QUANTIFIERS = frozenset(("count", "forall"))
 
 MODULES = frozenset(

@@ -4,7 +4,7 @@ from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.detectors.copyright import COPYRIGHT
 from gemini_proxy.policy.detectors.fuzzy import FuzzyContains
 from gemini_proxy.policy.detectors.injection import InjectionHeuristic
-from gemini_proxy.policy.detectors.markup import HtmlCode, Links
+from gemini_proxy.policy.detectors.markup import HtmlCode, Images, Links
 from gemini_proxy.policy.detectors.pii import PiiDetector
 from gemini_proxy.policy.detectors.python_code import PythonCode
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
@@ -17,6 +17,7 @@ BUILTIN = DetectorRegistry.of(
     PythonCode(),
     HtmlCode(),
     Links(),
+    Images(),
     COPYRIGHT,
     InjectionHeuristic(),
     FuzzyContains(),

@@ -1,12 +1,15 @@
-"""``links`` and ``html_code``: where a text points, and what HTML shows only to machines."""
+"""``links``, ``images`` and ``html_code``: where a text points, and what HTML shows only to machines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import unescape
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding, Parsed
+from gemini_proxy.policy.errors import BudgetExceeded
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.values import Record, cut
 
@@ -17,6 +20,26 @@ _TAG = Regex(r"<[A-Za-z][^<>\"']*(?:\"[^\"]*\"[^<>\"']*|'[^']*'[^<>\"']*)*>", "f
 _ATTRIBUTE = Regex(
     r"(?i)\b(?:alt|href|src|srcset|action|data)[ \t\n]*=[ \t\n]*(?:\"[^\"]*\"|'[^']*'|[^ \t\n\"'>]+)", "find", tame=True
 )
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+# The parser of Markdown cannot be interrupted: steps for a character, and for the brackets that it may try to match.
+_LONGEST_MARKDOWN: Final = 200_000
+_STEPS_PER_CHARACTER: Final = 5
+_PAIRS_PER_STEP: Final = 100
+# What a browser fetches, or shows with something that it fetches, without being asked.
+_FETCHING: Final = (
+    r"<\s*/?(?:img|image|picture|source|video|audio|track|iframe|frame|object|embed|link|input|svg|use|style|script|body|"
+    r"table|td|th)\b"
+)
+_FETCHING_TAG: Final = re.compile(rf"(?i){_FETCHING}[^>]*")
+_FETCHING_HTML: Final = re.compile(rf"(?i){_FETCHING}|url\s*\(|\bsrcset\b|\bbackground\b")
+_ADDRESS: Final = re.compile(r"(?i)(?:(?:https?|ftp):[/\\]*|[/\\]{2})[^\s\"'<>()\x60]+")
+_HOST_FOLLOWS: Final = re.compile(r"(?i)(https?|ftp):[/\\]*|[/\\]{2,}")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+_UNSEEN: Final = "".join(map(chr, range(33)))
 
 
 def _links(texts: Sequence[str], meter: Meter) -> list[Finding]:
@@ -38,6 +61,88 @@ class Links:
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
         findings = _links(texts, meter)
         return Parsed([cut(texts[each.text], each.start, each.end) for each in findings], findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A list of the addresses on other hosts that a client fetches to show the texts as Markdown, HTML in it included.
+
+    They are as a browser reads them: with their scheme, without white space, backslashes as slashes, entities decoded.
+    Marked are the lines of the block that holds one.
+    """
+
+    name: str = "images"
+    options: frozenset[str] = frozenset()
+
+    def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
+        """Raises BudgetExceeded for a text of more than 200,000 characters that may hold an image."""
+        addresses: list[str] = []
+        findings: list[Finding] = []
+        for index, text in enumerate(texts):
+            if "![" not in text and "<" not in text:
+                continue
+            if len(text) > _LONGEST_MARKDOWN:
+                raise BudgetExceeded(f"Markdown of more than {_LONGEST_MARKDOWN} characters")
+            brackets = text.count("[") + text.count("<")
+            meter.charge(20 + len(text) * _STEPS_PER_CHARACTER + brackets * brackets // _PAIRS_PER_STEP)
+            for start, end, address in _fetched(text):
+                addresses.append(address)
+                findings.append(Finding(index, start, end, "IMAGE"))
+        return Parsed(addresses, meter.take(findings))
+
+
+@cache
+def _markdown() -> "MarkdownIt":
+    # It takes a quarter of a second to import, and most policies do without.
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
+def _fetched(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where each block stands that fetches something, and what."""
+    begins = [0, *(found.end() for found in _LINE_END.finditer(text)), len(text)]
+    start, end = 0, len(text)
+    for token in _markdown().parse(text):
+        if token.map is not None:
+            start, end = (begins[min(line, len(begins) - 1)] for line in token.map)
+        for source in _sources(token):
+            address = _as_read(source)
+            if address:
+                yield start, end, address
+
+
+def _sources(token: "Token") -> Iterable[str]:
+    if token.type == "html_block":
+        return _in_html(token.content)
+    if token.type != "inline" or not token.children:
+        return ()
+    images = [str(child.attrGet("src") or "") for child in token.children if child.type == "image"]
+    tags = "".join(child.content for child in token.children if child.type == "html_inline")
+    # To browsers much is a tag that is none to Markdown, such as one with "=" in a value without quotes.
+    text = "".join(child.content for child in token.children if child.type in ("text", "softbreak"))
+    return [*images, *_in_html(tags), *_in_html("".join(_FETCHING_TAG.findall(text)))]
+
+
+def _in_html(html: str) -> list[str]:
+    """Every address in HTML that fetches anything."""
+    plain = unescape(html)
+    return _ADDRESS.findall(_without_breaks(plain)) if _FETCHING_HTML.search(plain) else []
+
+
+def _without_breaks(text: str) -> str:
+    """As browsers read addresses: tabs and line ends within them do not count."""
+    return re.sub(r"[\t\r\n]", "", text)
+
+
+def _as_read(source: str) -> str:
+    """An address on another host, as the URL Standard has browsers read it; empty for one without a host."""
+    # The parser of Markdown has written a backslash so.
+    plain = _without_breaks(source).strip(_UNSEEN).replace("%5C", "\\")
+    found = _HOST_FOLLOWS.match(plain)
+    if found is None:
+        return ""
+    return f"{(found[1] or 'https').lower()}://{plain[found.end() :]}".replace("\\", "/")
 
 
 @dataclass(frozen=True, slots=True)
