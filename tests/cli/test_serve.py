@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -212,3 +213,15 @@ async def test_a_policy_that_does_not_load_stops_the_server(tmp_path: Path) -> N
     assert (code, out) == (78, "")
     assert err.startswith("broken.gr:3:")
     assert "m.content = 1" in err and "Traceback" not in err
+
+
+async def test_descriptors_are_as_many_as_the_system_allows(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """A shell's soft limit of a few hundred would end at as many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    config = write_config(tmp_path, server=ANYWHERE, upstream={"base_url": upstream.url})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        async with serving(config) as server:
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -87,6 +87,8 @@ async def test_exchanges_are_counted_by_method_and_outcome_and_timed(
     assert figures["gemini_proxy_log_rules_given_up_total{}"] == 0
     assert [name for name in figures if name.startswith("gemini_proxy_build_info{python=")]
     assert not [name for name in figures if "push" in name]
+    assert 0 < figures["process_open_fds{}"] < figures["process_max_fds{}"]
+    assert figures["process_resident_memory_bytes{}"] > 1_000_000
 
 
 async def test_two_proxies_in_one_process_count_for_themselves(

@@ -16,6 +16,7 @@ from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
 from gemini_proxy.sections import listen_address
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.logs import configure_logs
+from gemini_proxy.server.process import raise_descriptor_limit
 from gemini_proxy.server.reload import Hangups, Load
 from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
@@ -40,6 +41,7 @@ def serve(settings: Settings, first_key_file: Path | None) -> None:
     hangups = Hangups()
     config, rules = settings.serving, settings.rules
     configure_logs(config.logs)
+    raise_descriptor_limit()
     if first_key_file and config.access.mode == "keys":
         _make_first_key(config, first_key_file)
     run_server(config, rules, hangups, settings.load_again)

@@ -18,6 +18,7 @@ from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES, TASKS
+from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
@@ -110,6 +111,7 @@ class Snapshot(Collector):
         yield from self._exchanges()
         yield from self._traces()
         yield from _reloads(self.reloads)
+        yield from _process(usage())
         yield from _tasks(self.tasks)
         if self.storage.push is not None:
             yield from _push(self.storage.push)
@@ -154,6 +156,18 @@ class Snapshot(Collector):
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
         skipped = self.storage.digest.skipped
         yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
+
+
+def _process(usage: Usage) -> Iterator[Metric]:
+    """Under the names that Prometheus' own clients give these, which dashboards know."""
+    figures = (
+        ("process_open_fds", "Open file descriptors.", usage.descriptors),
+        ("process_max_fds", "The most of them that there can be.", usage.descriptor_limit),
+        ("process_resident_memory_bytes", "Memory of this process, without those for checks.", usage.resident_bytes),
+    )
+    for name, says, value in figures:
+        if value is not None:
+            yield GaugeMetricFamily(name, says, value=value)
 
 
 def _reloads(reloads: Reloads) -> Iterator[Metric]:
