@@ -118,7 +118,14 @@ def test_all_limits_are_stated() -> None:
 def test_configuration_keys_in_prose_exist() -> None:
     """Whatever a document calls ``section.key`` is a key."""
     sections = "|".join(Config.model_fields)
-    for document in ("SECURITY.md", "README.md", "CHANGELOG.md", "docs/policies.md", "docs/explorer.md"):
+    for document in (
+        "SECURITY.md",
+        "README.md",
+        "CHANGELOG.md",
+        "docs/policies.md",
+        "docs/explorer.md",
+        "docs/operations.md",
+    ):
         named = re.findall(rf"`((?:{sections})\.[a-z_.]+)(?: = [^`]*)?`", (ROOT / document).read_text())
         assert set(named) - set(DEFAULTS) == set(), document
 
@@ -187,6 +194,7 @@ def refuse_unknown(words: list[str], command: click.Command = main) -> None:
         "deploy/gemini-proxy.service",
         "docs/policies.md",
         "docs/explorer.md",
+        "docs/operations.md",
     ],
 )
 def test_shown_commands_exist(document: str) -> None:

@@ -1,8 +1,10 @@
 """``/metrics`` and what ``/readyz`` says of the push queue."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -300,3 +302,21 @@ def _seconds(tallies: Tallies, one: Exchange, times: int) -> float:
     for _ in range(times):
         tallies.add(one)
     return time.perf_counter() - started
+
+
+async def test_the_document_lists_every_metric_as_it_is(
+    start_proxy: StartProxy, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+) -> None:
+    """docs/operations.md has each with its type and its meaning, and no other."""
+    with refusing() as nowhere:
+        proxy = await start_proxy(explorer=push_to(nowhere))
+        await ask(client, proxy.method(), "hello")
+        async with client.get(f"{proxy.url}/metrics") as response:
+            text = await response.text()
+    types = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
+    given = {(name, types[name], help) for name, help in re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)}
+    document = (Path(__file__).parents[2] / "docs" / "operations.md").read_text().partition("\n## Metrics\n")[2]
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*) \|$", document, re.MULTILINE)
+    # The lines that are missing in the document, then those that are wrong in it.
+    assert (given - {*listed}, {*listed} - given) == (set(), set())
+    assert len(listed) == len(given) > 20
