@@ -147,6 +147,11 @@ class Snapshot(Collector):
     def _traces(self) -> Iterator[Metric]:
         recorder, log_rules = self.storage.recorder, self.storage.log_rules
         yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
+        yield _count(
+            "traces_lost_with_file",
+            "Traces that were in a database file which was deleted or replaced, and are not in the one there now.",
+            self.storage.database.lost,
+        )
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
         yield _gauge(
             "background_lease_held",

@@ -56,6 +56,11 @@ _REJECTED: Final = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "22", "23", "54")
 class Database(Protocol):
     """Runs functions of a SQLAlchemy connection. Every failure of the database is a StoreError."""
 
+    @property
+    def lost(self) -> int:
+        """How many traces went with a database file that was deleted or replaced."""
+        ...
+
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         """Run ``work`` on a connection that other work does not share.
 

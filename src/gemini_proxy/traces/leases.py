@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 # For how long a lease holds without being renewed, in seconds: so long nobody works after a holder was killed.
 TERM: Final = 8.0
-# Between two renewals, and between two looks at whether the lease is free: a part of a term.
-RENEWALS: Final = 4
+# In a term; as often it is looked whether the lease is free, and whether the database is still there at all.
+RENEWALS: Final = 8
 
 
 class Lease:

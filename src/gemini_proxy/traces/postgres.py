@@ -56,6 +56,9 @@ class PostgresDatabase:
     A read sees one state of the database, however many statements it makes, and cannot change it.
     """
 
+    lost: Final = 0
+    """No file of the server's is in anybody's way."""
+
     def __init__(self, url: URL, *, read_only: bool, limits: Limits | None = None) -> None:
         """Raises StoreError where asyncpg is not installed, or does not know an option of the URL."""
         self._limits = limits or Limits()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -16,9 +17,11 @@ from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
+from gemini_proxy.traces.lost_files import Left, follow, left_in
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.shares import Shares
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 C = TypeVar("C")
 
@@ -47,13 +50,20 @@ class SqliteDatabase:
 
     Whatever is done is one hop to a thread that has a connection of its own. Through aiosqlite each statement is a hop,
     cursor and commit included: four times the processor time; and work whose caller is cancelled outlives the database.
+
+    A file that was deleted or replaced is noticed with each transaction. One that wrote into it is a StoreError; the
+    next one goes to the file that is at the path then, or to a new one.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self._path = path
+        self._schema: Callable[[Connection], object] | None = None
+        self._file: _Identity = None
+        self._left: Left | None = None
+        self.lost = 0
         reading = _reader_url(path, read_only=read_only)
-        self._writer = None if read_only else _Threads(1, "trace-writer", _writer_engine(path))
-        self._readers = _Threads(READERS, "trace-reader", _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
+        self._writer = None if read_only else _Threads(1, "trace-writer", path, _writer_engine(path), self)
+        self._readers = _Threads(READERS, "trace-reader", path, _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
         self._shares = Shares(READERS_OF_ONE)
         self._glances = _Glances(path)
 
@@ -85,7 +95,9 @@ class SqliteDatabase:
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         # Transactions have no limit of time here, and only one of them writes.
-        return await self.write(work)
+        done = await self.write(work)
+        self._schema = work
+        return done
 
     async def rehearse(self, work: Callable[[Connection], object]) -> None:
         if self._path.exists():
@@ -93,6 +105,31 @@ class SqliteDatabase:
                 await self.migrate(undoing(work))
         elif not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise StoreError("the database file cannot be made in its folder")
+
+    def opened(self, connection: Connection) -> None:
+        """Make a file that takes the place of another one ready, in the writer's thread."""
+        file = _identity(self._path)
+        if self._schema is not None and (self._left is not None or file != self._file):
+            with connection.begin():
+                self._schema(connection)
+                lost = follow(connection, self._left or Left())
+            self.lost += lost
+            logger.error("the database file was deleted or replaced: another one is used, without %d traces", lost)
+        self._file, self._left = file, None
+
+    def leave(self, connection: Connection, files: "_Files") -> None:
+        """Note what is in a file that is not at its path any more; where only its log is gone, write that back."""
+        with contextlib.suppress(StoreError, sqlite3.Error), translated():
+            with connection.begin():
+                self._left = left_in(connection)
+            # Not in a transaction, which SQLAlchemy would begin.
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(FULL)")
+        file, log = _files(self._path)
+        if file != files[0] and log == files[1] is not None:
+            # It is the old file's: read with another one, it would put its pages in among that one's.
+            for name in ("-wal", "-shm"):
+                Path(f"{self._path}{name}").unlink(missing_ok=True)
 
     async def close(self) -> None:
         self._glances.close()
@@ -103,10 +140,15 @@ class SqliteDatabase:
 
 
 class _Threads:
-    """Threads with a connection each, made when first needed, which run one transaction at a time."""
+    """Threads with a connection each, made when first needed, which run one transaction at a time.
 
-    def __init__(self, count: int, name: str, engine: Engine) -> None:
+    With an ``owner`` they write: it is told of each connection that is made, and that is left for another file's.
+    """
+
+    def __init__(self, count: int, name: str, path: Path, engine: Engine, owner: SqliteDatabase | None = None) -> None:
+        self._path = path
         self._engine = engine
+        self._owner = owner
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
         self._own = threading.local()
         self._connections: set[Connection] = set()
@@ -164,17 +206,36 @@ class _Threads:
         """This thread's connection. After a failure the next one is fresh, whatever became of this one."""
         with translated():
             try:
-                yield self._connection()
+                connection = self._connection()
+                yield connection
+                if self._owner is not None and self._moved():
+                    # What was written is in a file that nobody will find.
+                    self._leave(connection)
+                    raise StoreError("the database file was deleted or replaced")
             except BaseException:
                 self._disconnect()
                 raise
 
     def _connection(self) -> Connection:
         found: Connection | None = getattr(self._own, "connection", None)
+        if found is not None and self._moved():
+            self._leave(found)
+            self._disconnect()
+            found = None
         if found is None:
             found = self._own.connection = self._engine.connect()
             self._connections.add(found)
+            if self._owner is not None:
+                self._owner.opened(found)
+            self._own.files = _files(self._path)
         return found
+
+    def _moved(self) -> bool:
+        return bool(self._own.files != _files(self._path))
+
+    def _leave(self, connection: Connection) -> None:
+        if self._owner is not None:
+            self._owner.leave(connection, self._own.files)
 
     def _disconnect(self) -> None:
         found: Connection | None = getattr(self._own, "connection", None)
@@ -183,6 +244,24 @@ class _Threads:
             self._connections.discard(found)
             with translated():
                 found.close()
+
+
+_Identity = tuple[int, int] | None
+_Files = tuple[_Identity, _Identity]
+
+
+def _identity(path: Path | str) -> _Identity:
+    """Which file is there: its device and inode; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _files(path: Path) -> _Files:
+    """Which database file is there, and which write-ahead log: what is written goes to the second one first."""
+    return _identity(path), _identity(f"{path}-wal")
 
 
 def _in_loop(call: Callable[[], None]) -> Callable[[object], None]:
@@ -205,13 +284,19 @@ class _Glances:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._files: _Files = (None, None)
         self._closed = False
 
     def value(self, query: str) -> Any:
         """Raises sqlite3.Error, for a database that is locked as well."""
         if self._closed:
             raise StoreError("the database is closed")
+        files = _files(self._path)
+        if self._connection is not None and files != self._files:
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
+            self._files = files
             url = f"file:{quote(str(self._path))}?mode=ro"
             self._connection = sqlite3.connect(url, uri=True, timeout=0, isolation_level=None)
         # All of it, for a statement that is not at its end keeps its snapshot.
@@ -258,6 +343,8 @@ def _run_at_connect(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
         cursor = connection.cursor()
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
+        # So that the files are open from now on, the log included.
+        cursor.execute("SELECT count(*) FROM sqlite_master").fetchall()
         cursor.close()
 
     return run
