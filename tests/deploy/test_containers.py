@@ -1,18 +1,27 @@
 """The Dockerfile and compose.yaml, as far as they can be read without a builder."""
 
+import asyncio
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 import yaml
 
 from gemini_proxy.config import load_config
+from gemini_proxy.guardrails.rules import HEADER_NAME
 from gemini_proxy.sections import Server
+from tests.cli.process import environment, write_config
+from tests.support.proxy import MODEL, prompt
 from tests.test_docs import refuse_unknown
 from tests.test_wheel import SOURCES
 
@@ -21,6 +30,8 @@ INSTRUCTIONS = {
     "ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK",
     "ENTRYPOINT", "CMD",
 }  # fmt: skip
+PATIENCE = 30
+REFUSING = r'raise "no zebras" if:\n    (m: Message)\n    "zebra" in m.content\n'
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 # Of the compose specification, what a service here may have.
@@ -136,3 +147,37 @@ def test_nginx_gets_the_shipped_configuration(tmp_path: Path) -> None:
     before, after = source.read_text().splitlines(), target.read_text().splitlines()
     changed = [new.split()[:2] for old, new in zip(before, after, strict=True) if old != new]
     assert changed == [["listen", "8080;"], ["access_log", "/dev/stdout"], ["error_log", "/dev/stderr"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="takes root and unshare")
+async def test_as_process_one_it_checks_and_stops_at_sigterm(tmp_path: Path) -> None:
+    """The first process of a container gets no default action for signals. It has processes for a client's policy."""
+    config = write_config(tmp_path, server={"listen": ["127.0.0.1:0"]})
+    alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    serve = (sys.executable, "-m", "gemini_proxy", "--config", str(config), "serve")
+    outer = await asyncio.create_subprocess_exec(
+        *alone, *serve, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment()
+    )
+    headers = {HEADER_NAME: REFUSING, "x-goog-api-key": "none"}
+    try:
+        assert outer.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            listening = (await outer.stdout.readline()).decode()
+            url = listening.removeprefix("gemini-proxy listens on ").strip()
+            async with (
+                aiohttp.ClientSession(headers=headers) as client,
+                client.post(f"{url}/v1beta/models/{MODEL}:generateContent", json=prompt("a zebra")) as response,
+            ):
+                assert response.status == 400 and "no zebras" in await response.text()
+            (first,) = children(outer.pid)
+            assert children(first)
+            os.kill(first, signal.SIGTERM)
+            assert await outer.wait() == 0
+    finally:
+        if outer.returncode is None:
+            outer.kill()
+            await outer.wait()
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
