@@ -1,6 +1,7 @@
 """The Dockerfile and compose.yaml, as far as they can be read without a builder."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -151,14 +152,15 @@ def test_nginx_gets_the_shipped_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="takes root and unshare")
 async def test_as_process_one_it_checks_and_stops_at_sigterm(tmp_path: Path) -> None:
-    """The first process of a container gets no default action for signals. It has processes for a client's policy."""
+    """The first process of a container gets no default action for signals. It has one that read a large body."""
     config = write_config(tmp_path, server={"listen": ["127.0.0.1:0"]})
     alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     serve = (sys.executable, "-m", "gemini_proxy", "--config", str(config), "serve")
     outer = await asyncio.create_subprocess_exec(
         *alone, *serve, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment()
     )
-    headers = {HEADER_NAME: REFUSING, "x-goog-api-key": "none"}
+    headers = {HEADER_NAME: REFUSING, "x-goog-api-key": "none", "content-type": "application/json"}
+    large = io.BytesIO(json.dumps(prompt("a zebra" + " " * 3_000_000)).encode())
     try:
         assert outer.stdout is not None
         async with asyncio.timeout(PATIENCE):
@@ -166,7 +168,7 @@ async def test_as_process_one_it_checks_and_stops_at_sigterm(tmp_path: Path) -> 
             url = listening.removeprefix("gemini-proxy listens on ").strip()
             async with (
                 aiohttp.ClientSession(headers=headers) as client,
-                client.post(f"{url}/v1beta/models/{MODEL}:generateContent", json=prompt("a zebra")) as response,
+                client.post(f"{url}/v1beta/models/{MODEL}:generateContent", data=large) as response,
             ):
                 assert response.status == 400 and "no zebras" in await response.text()
             (first,) = children(outer.pid)
@@ -180,4 +182,6 @@ async def test_as_process_one_it_checks_and_stops_at_sigterm(tmp_path: Path) -> 
 
 
 def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that any thread of ``pid`` has started."""
+    listings = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for listing in listings for word in listing.read_text().split()]
