@@ -9,6 +9,7 @@
 #   make bench-detectors           false alarms and cost of the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
+#   make bench-agentdojo           AgentDojo's attacks and honest tasks under provenance.gr, in .venv-agentdojo; SUITES names others
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
@@ -17,13 +18,14 @@
 PYTHON ?= python3
 CONFIG ?=
 ARGS ?=
+SUITES ?= banking workspace
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-million clients oracle clean
+.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-agentdojo bench-million clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -67,6 +69,9 @@ bench-neighbours: $(VENV)/.installed-dev
 bench-detectors: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.detectors $(ARGS)
 
+bench-agentdojo: $(VENV)/.installed-dev .venv-agentdojo/.installed
+	$(BIN)/python -m bench.agentdojo_report --python .venv-agentdojo/bin/python $(ARGS) $(SUITES)
+
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)
 
@@ -77,7 +82,7 @@ oracle: .venv-oracle/.installed
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-agentdojo .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
@@ -92,6 +97,12 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
 
 $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 	$(PIP) install --editable '.[dev]'
+	touch $@
+
+# It brings the clients of every model, which the proxy has no need of.
+.venv-agentdojo/.installed:
+	$(PYTHON) -m venv --clear .venv-agentdojo
+	.venv-agentdojo/bin/python -m pip --disable-pip-version-check --quiet install 'agentdojo==0.1.35'
 	touch $@
 
 # In an environment of its own: it pins what the proxy does not. Older versions of lark read one policy in two ways.
