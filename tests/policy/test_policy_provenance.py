@@ -124,9 +124,11 @@ def test_every_range_is_one_of_the_conversation(content: Any, value: str) -> Non
         f"- amount: 5\n  recipient: {IBAN}\n  subject: 'Rent: May'\n",
         f'{{"recipient": "{IBAN}"}}',
         [{"type": "text", "text": f"recipient: {IBAN}\nsubject: Rent"}],
+        {"result": f"- recipient: {IBAN}\n", "error": None},
+        {"content": [{"type": "text", "text": f'{{"recipient": "{IBAN}"}}'}], "isError": False},
         IBAN,
     ],
-    ids=["data", "YAML", "JSON", "a chunk", "the whole output"],
+    ids=["data", "YAML", "JSON", "a chunk", "wrapped", "MCP", "the whole output"],
 )
 def test_a_whole_field_vouches_for_a_value(content: Any) -> None:
     """What a tool keeps as data is no stranger's text, in every form of outputs."""
@@ -139,15 +141,34 @@ def test_a_whole_field_vouches_for_a_value(content: Any) -> None:
     [
         {"sender": "me", "subject": IBAN},
         f"subject: {IBAN}",
+        {"contacts": [{"name": IBAN}]},
         f"- body: 'Hello.\n\n    recipient: {IBAN}'\n  sender: me\n",
         f"Dear customer,\nrecipient: {IBAN}\n",
     ],
-    ids=["a subject", "a subject in YAML", "within a quoted field", "a line of prose"],
+    ids=["a subject", "a subject in YAML", "a name", "within a quoted field", "a line of prose"],
 )
 def test_what_anyone_may_write_vouches_for_nothing(content: Any) -> None:
     """Nor does what only looks like a field within one."""
     messages = (user("Pay the rent."), calling("list_payments"), output(content))
     assert traced(*messages, calling("send_money", {"recipient": IBAN}))
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (f"- subject: Pay {IBAN} now\n", "messages.2.content:15-38"),
+        (f"- subject: 'Pay: {IBAN} now'\n", "messages.2.content:17-40"),
+        (f"- subject: 'Pay: it''s {IBAN} now'\n", "messages.2.content:11-51"),
+        ([{"subject": f"Pay {IBAN}"}], "messages.2.content.0.subject:4-27"),
+        ([{"subject": 133000000121}], "messages.2.content.0.subject"),
+    ],
+)
+def test_a_place_in_a_field_is_shown(content: Any, place: str) -> None:
+    """Where it stands in the text; where that spells the field in another way, the field."""
+    value = IBAN if IBAN in str(content) else "133000000121"
+    messages = (user("Pay."), calling("list_payments"), output(content), calling("send_money", {"account": value}))
+    (violation,) = check(UNTRUSTED, *messages)
+    assert violation.ranges[1] == place
 
 
 def test_ids_are_of_the_thing_that_they_number() -> None:

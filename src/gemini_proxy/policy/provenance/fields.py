@@ -19,6 +19,8 @@ _LOOKS_LIKE_DATA = re.compile(r"\s*(?:-\s+)*(?:[\w-]+['\"]?\s*:(?:\s|$)|[\[{\"'-
 _KEY = re.compile(r"\S{1,100}|[A-Za-z_][\w-]*(?: [\w-]+){0,2}")
 _NAME = re.compile(r"[A-Za-z_][\w -]*")
 _DEEPEST = 50
+# Keys under which an output is handed over as a text.
+_WRAPPERS = ("result", "output", "response")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -39,8 +41,21 @@ def fields_of(content: Any, address: str, meter: Meter) -> list[Field] | None:
         if content.chunked:
             chunks = content.value
             return _of_text(content.text, meter) if all(map(is_text_chunk, chunks)) else None
-        return list(_of_data(content.value, address))
-    return _of_text(content, meter) if isinstance(content, str) else list(_of_data(content, address))
+        content = content.value
+    if isinstance(content, str):
+        return _of_text(content, meter)
+    read = {id(text): fields for text in _wrapped(content) if (fields := _of_text(text, meter)) is not None}
+    others = (field for field in _of_data(content, address) if id(field.text) not in read)
+    return [*(field for fields in read.values() for field in fields), *others]
+
+
+def _wrapped(value: Any) -> list[str]:
+    """The texts that are all of an output whose data only wraps them, as function responses and MCP's results do."""
+    if not isinstance(value, dict):
+        return []
+    chunks = value.get("content")
+    texts = [chunk.get("text") for chunk in chunks if is_text_chunk(chunk)] if isinstance(chunks, list) else []
+    return [text for text in (*texts, *(value.get(key) for key in _WRAPPERS)) if isinstance(text, str)]
 
 
 def _of_data(value: Any, address: str) -> Iterator[Field]:
@@ -57,7 +72,7 @@ def _of_data(value: Any, address: str) -> Iterator[Field]:
         elif isinstance(item, str):
             yield Field(key, str(item), item, 0, len(item))
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield Field(key, str(item), Piece(str(item), Place(where), None), 0, 0)
+            yield Field(key, str(item), Piece(str(item), Place(where), None), 0, len(str(item)))
 
 
 def _of_text(text: str, meter: Meter) -> list[Field] | None:

@@ -18,6 +18,7 @@ from gemini_proxy.policy.provenance.shapes import (
     host_of,
     is_document,
     is_in_date,
+    is_naming,
     is_written,
     shape_of,
     thing_of,
@@ -34,6 +35,7 @@ Origin = Literal["text", "field", "nowhere", "mixed"]
 _LEAST: Final = 4
 # Longer identifiers name one thing; shorter ones are told apart by what they number.
 _SHORT_ID: Final = 6
+_ADDRESSES_BY_FORM: Final = ("email", "url", "account", "phone")
 _FRAGMENT: Final = 16
 # A bare output that is one value: one line without spaces, and no longer.
 _BARE: Final = 100
@@ -42,11 +44,25 @@ _MOST_FIELDS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text of the conversation: of the event at ``position``, and of the output of ``tool`` if it is one."""
+    """A text of the conversation: of the event at ``position``, and of the output of ``tool`` if it is one.
+
+    Of a field within a text, ``within`` is where it stands there.
+    """
 
     position: int
     text: str
     tool: str = ""
+    within: Field | None = None
+
+    def mark(self, start: int, end: int) -> Mark:
+        """The place of ``text[start:end]``; of a field that its text spells in another way, the whole field's."""
+        field = self.within
+        if field is None:
+            return self.text, start, min(end, len(self.text))
+        begin = field.text.find(self.text, field.start, field.end)
+        if begin < 0:
+            return field.text, field.start, field.end
+        return field.text, begin + start, begin + min(end, len(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +123,8 @@ class Origins:
                 self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])))
             return
         for field in fields:
-            whole = field.value if field.text == field.value else Piece(field.value, field.text, field.start)
-            self._add(self._said if trusted else self._heard, Source(event.position, whole, tool))
+            source = Source(event.position, field.value, tool, field)
+            self._add(self._said if trusted else self._heard, source)
             self._add_field(field)
 
     def _add_field(self, field: Field) -> None:
@@ -173,7 +189,7 @@ class Origins:
         for number, field in self._known(forms, limit):
             if _fits(shape, thing, value, field, self._sources[number].tool) and not named:
                 return None
-            written = number, field.start, field.end
+            written = number, 0, len(field.value)
         if place is None and named:
             place = named
         if place is not None:
@@ -232,7 +248,7 @@ class Origins:
     def _at(self, origin: Origin, share: float, place: "_At") -> "_Found":
         number, start, end = place
         source = self._sources[number]
-        return origin, share, source.tool, (source.text, start, min(end, len(source.text)))
+        return origin, share, source.tool, source.mark(start, end)
 
 
 _At = tuple[int, int, int]
@@ -245,7 +261,7 @@ def _forms(value: str) -> list[str]:
 
 def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
     """Whether a field that is the value vouches for it: not one in which people write, nor one of another thing."""
-    if is_written(field.key):
+    if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
         return False
     if shape != "id" or not thing or len(value) > _SHORT_ID:
         return True

@@ -51,8 +51,11 @@ _MESSAGES: Final = frozenset("body content contents text message msg".split())
 # Fields in which anyone may write anything: an address that is all of one is no better than one within a text.
 _WRITTEN: Final = frozenset(
     "subject body content text message description title comment comments note notes summary review reviews bio about "
-    "caption html snippet abstract memo remark remarks reason details".split()
+    "caption html snippet abstract memo remark remarks reason details purpose feedback answer headline topic "
+    "agenda".split()
 )
+# Fields that name things: they vouch for a name, not for an address that stands in them.
+_NAMING: Final = frozenset("name names label location place venue city street status tag tags category".split())
 _READS: Final = frozenset(
     "get list search read find fetch query lookup look view show describe count check browse open visit download load "
     "retrieve select explain summarize calculate compute convert validate verify compare inspect is has".split()
@@ -126,6 +129,11 @@ def thing_of(name: str) -> str:
 def is_written(key: str) -> bool:
     """Whether a field of that name holds what people write."""
     return any(word in _WRITTEN for word in words_of(key))
+
+
+def is_naming(key: str) -> bool:
+    """Whether a field of that name holds names and places."""
+    return any(word in _NAMING for word in words_of(key))
 
 
 def reads_by_name(tool: str) -> bool:
