@@ -35,6 +35,11 @@ class ServerProcess:
         return sum(_cpu_ticks(pid) for pid in _tree(self._popen.pid)) / _TICKS
 
     @property
+    def own_rss_kib(self) -> float:
+        """Resident memory of the process alone."""
+        return _resident_pages(self._popen.pid) * _PAGE / 1024
+
+    @property
     def rss_kib(self) -> float:
         """Resident memory of the process and its descendants."""
         return sum(_resident_pages(pid) for pid in _tree(self._popen.pid)) * _PAGE / 1024

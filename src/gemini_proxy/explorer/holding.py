@@ -34,9 +34,11 @@ class Holdings:
         self._held += size
         request[_HELD] = own + size
 
-    def give_back(self, request: web.Request) -> None:
-        """The request has been answered."""
-        self._held -= request.get(_HELD, 0)
+    def give_back(self, request: web.Request) -> int:
+        """The request has been answered. Return how many bytes were counted for it."""
+        held: int = request.get(_HELD, 0)
+        self._held -= held
+        return held
 
 
 HOLDINGS = web.AppKey("HOLDINGS", Holdings)

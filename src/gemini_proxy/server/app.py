@@ -32,6 +32,7 @@ from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.keys import (
     ADMISSION,
     CONFIG,
+    MEMORY,
     RELOADS,
     SETUPS,
     STATE,
@@ -44,6 +45,7 @@ from gemini_proxy.server.keys import (
 from gemini_proxy.server.lifecycle import Lifecycle
 from gemini_proxy.server.metrics import Metrics
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware
+from gemini_proxy.server.process import Memory
 from gemini_proxy.server.record import Scribe
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
@@ -70,6 +72,7 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app[CONFIG] = config
     app[PEERS] = Peers(config.access, config.explorer, config.server)
     app[STATE] = State()
+    app[MEMORY] = Memory()
     app[RELOADS] = Reloads()
     app[HOLDINGS] = Holdings(config.server.max_held_bytes)
     app[TASKS] = tasks = Tasks()

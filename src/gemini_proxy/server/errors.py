@@ -11,7 +11,7 @@ from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.server.answer import break_off
-from gemini_proxy.server.keys import CONFIG, EXCHANGE, STATE
+from gemini_proxy.server.keys import CONFIG, EXCHANGE, MEMORY, STATE
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return _answer(request, ProxyError("The proxy failed on this request."))
     finally:
         state.in_flight -= 1
-        request.app[HOLDINGS].give_back(request)
+        # An idle connection keeps its last request, and with it would keep all that was said.
+        request.pop(EXCHANGE, None)
+        request.app[MEMORY].freed(request.app[HOLDINGS].give_back(request))
 
 
 def _answer(request: web.Request, error: ProxyError) -> web.Response:

@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import upstream_headers
 from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, SETUP, TASKS, UPSTREAM
+from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, SETUP, TASKS, UPSTREAM
 from gemini_proxy.server.refuse import SSE_TYPE, refuses_by_event
 from gemini_proxy.server.upstream import Answer
 
@@ -34,6 +34,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
             answer.whole(reply.status, reply.headers, await reply.read(_limit(request)))
     finally:
         reply.close()
+        request.app[MEMORY].freed(reply.received)
     return answer.response
 
 
@@ -87,6 +88,8 @@ async def _open(request: web.Request, exchange: Exchange) -> Answer:
             _abandon(call)
             raise
     exchange.mark_head()
+    # The upstream has it; the answer may take minutes.
+    exchange.body = b""
     return reply
 
 

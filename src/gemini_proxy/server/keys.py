@@ -10,6 +10,7 @@ from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
 from gemini_proxy.server.storage import Storage
@@ -31,6 +32,7 @@ CONFIG = web.AppKey("CONFIG", Config)
 SETUPS = web.AppKey("SETUPS", Setups)
 RELOADS = web.AppKey("RELOADS", Reloads)
 STATE = web.AppKey("STATE", State)
+MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
 TALLIES = web.AppKey("TALLIES", Tallies)
 TASKS = web.AppKey("TASKS", Tasks)

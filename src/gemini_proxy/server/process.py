@@ -1,5 +1,7 @@
 """What this process has of the machine: descriptors and memory."""
 
+import asyncio
+import ctypes
 import logging
 import os
 import resource
@@ -9,6 +11,10 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_LARGE = 4_194_304
+"""Bytes of a body that are worth it."""
+_SOON = 1.0
+"""Seconds, in which the trace is written and several bodies are done with."""
 
 
 def raise_descriptor_limit() -> None:
@@ -54,3 +60,36 @@ def _known(read: Callable[[], int]) -> int | None:
         return read()
     except OSError:
         return None
+
+
+class Memory:
+    """Lets the system have what large bodies took, a moment after they are done with.
+
+    glibc keeps what was freed for the next allocation, hundreds of megabytes of it; other C libraries do not have the
+    function.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+
+    def freed(self, size: int) -> None:
+        """A body of ``size`` bytes is done with, or is about to be."""
+        if size >= _LARGE and not self._due and _TRIM is not None:
+            self._due = True
+            asyncio.get_running_loop().call_later(_SOON, self._give_back, _TRIM)
+
+    def _give_back(self, trim: Callable[[int], int]) -> None:
+        self._due = False
+        # Some milliseconds a gigabyte, without the interpreter's lock.
+        asyncio.get_running_loop().run_in_executor(None, trim, 0)
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return trim
+
+
+_TRIM = _malloc_trim()

@@ -62,7 +62,10 @@ class _Silence:
 
 
 class Answer:
-    """An upstream response whose head has come; ``patience`` is in seconds, for each next piece of its body."""
+    """An upstream response whose head has come; ``patience`` is in seconds, for each next piece of its body.
+
+    ``received`` counts the bytes of it that have come.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse, patience: float) -> None:
         self._response = response
@@ -70,6 +73,7 @@ class Answer:
         self.status = response.status
         self.reason = response.reason or ""
         self.content_type = response.content_type
+        self.received = 0
 
     @property
     def headers(self) -> CIMultiDict[str]:
@@ -117,6 +121,7 @@ class Answer:
             except (aiohttp.ClientError, ConnectionError):
                 raise UpstreamCut("The upstream's answer broke off.") from None
             silence.since = math.inf
+            self.received += len(data)
             if not data:
                 break
             if inflate is None:
