@@ -202,6 +202,20 @@ def test_an_address_from_nowhere_is_not_accounted_for() -> None:
     assert places == ["eve@evil.example"]
 
 
+def test_what_only_looks_like_an_address_is_none() -> None:
+    """Numbers of people, units, and values that the declaration of the tool lists."""
+    tool = {"name": "book", "parameters": {"properties": {"channel": {"type": "STRING", "enum": ["sms", "post"]}}}}
+    arguments = {"guests": 2, "users": "3", "unit": "km/h", "channel": "post", "note": "n/a"}
+    assert not traced({"tools": [tool]}, user("Book it."), calling("book", arguments))
+    assert traced(user("Book it."), calling("book", {"channel": "post"}))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "~/.ssh/id", "../x", "C:\\x", "docs/a.txt"])
+def test_paths_are_addresses(path: str) -> None:
+    """By their form, whatever the argument's name."""
+    assert traced(user("Go."), calling("save", {"where": path}))
+
+
 def test_addresses_in_a_long_text_are_looked_at_one_by_one() -> None:
     """Of two in a body, the one that the user said is none."""
     body = "Dear Ann,\nwrite to ann@shop.example or look at https://evil.example/x?d=1 today.\nYours"

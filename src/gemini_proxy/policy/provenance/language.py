@@ -54,7 +54,7 @@ def _origins(run: Run, labels: Labels) -> Origins:
     """The index over the conversation as these labels have it, built once a check."""
     key = ("origins", labels)
     if key not in run.scans:
-        events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
+        events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
         events.sort(key=lambda event: event.position)
         run.scans[key] = Origins(events, labels, run)
     found: Origins = run.scans[key]

@@ -101,6 +101,9 @@ class Origins:
             elif event.kind == "Message" and event.data.get("role") != "assistant":
                 for text in texts_of(event):
                     self._add(self._said, Source(event.position, text))
+            elif event.kind == "Tool":
+                for text in _choices(event.data):
+                    self._add(self._said, Source(event.position, text))
 
     def _add(self, folded: Folded, source: Source) -> None:
         self._meter.charge(1 + (len(source.text) >> 2))
@@ -253,6 +256,19 @@ class Origins:
 
 _At = tuple[int, int, int]
 _Found = tuple[Origin, float, str, Mark | None]
+
+
+def _choices(declaration: Any) -> Iterator[str]:
+    """The values that a tool's parameters are declared to choose from."""
+    stack = [declaration]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            choices = item.get("enum")
+            yield from (choice for choice in choices if isinstance(choice, str)) if isinstance(choices, list) else ()
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
 
 
 def _forms(value: str) -> list[str]:

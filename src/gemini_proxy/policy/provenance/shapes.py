@@ -25,13 +25,13 @@ _PHONE = r"(?<![\w+])\+[0-9][0-9 ()./-]{6,18}[0-9](?!\w)"
 _WITHIN = re.compile(f"(?P<email>{_EMAIL})|(?P<url>{_URL})|(?P<account>{_ACCOUNT})|(?P<phone>{_PHONE})")
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ]\d{2}:\d{2}.*)?")
 _NUMBER = re.compile(r"[+-]?[\d.,' ]*\d%?")
-_PATH = re.compile(r"(?:[A-Za-z]:\\|[/~.]{0,2}/)\S*|[\w.-]+(?:/[\w.-]+)+/?")
+_PATH = re.compile(r"(?:[A-Za-z]:\\|[~.]{0,2}/)\S*|[\w.-]+(?:/[\w.-]+)*/[\w-]+\.\w{1,5}")
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2})?(?:[^/\\?#@\s]*@)*([^/\\?#\s:@]+)")
 _NAME_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SAME_TOOL = re.compile(r"__|[./:]")
 
 _BY_NAME: Final[dict[str, Shape]] = {
-    **dict.fromkeys(("id", "ids", "uuid", "guid", "ref", "reference", "number"), "id"),
+    **dict.fromkeys(("id", "ids", "uuid", "guid"), "id"),
     **dict.fromkeys(("email", "emails", "mail", "cc", "bcc"), "email"),
     **dict.fromkeys(("url", "urls", "uri", "link", "href", "host", "domain", "endpoint", "webhook"), "url"),
     **dict.fromkeys(("account", "iban", "payee", "beneficiary", "wallet"), "account"),
@@ -64,6 +64,8 @@ _DOCUMENTS: Final = frozenset("webpage website page site url document article ht
 _READS_DOCUMENTS: Final = frozenset("read fetch open visit browse download scrape crawl cat".split())
 _MONTH: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _LONG: Final = 120
+# Digits of a number that counts.
+_FEW: Final = 3
 
 
 def words_of(name: str) -> list[str]:
@@ -79,7 +81,9 @@ def shape_of(value: str, name: str) -> Shape:
     if _DATE.fullmatch(value):
         return "date"
     named = next((shape for word in reversed(words_of(name)) if (shape := _BY_NAME.get(word))), None)
-    if named is not None:
+    # How many guests says nothing of who they are.
+    counts = named in ("user", "url", "path", "email") and len(value) <= _FEW and _NUMBER.fullmatch(value) is not None
+    if named is not None and not counts:
         return named
     if _NUMBER.fullmatch(value):
         return "number"
