@@ -19,6 +19,8 @@ MAX_VALUES: Final = 3_000_000
 """Members of them; the same. Both are counted in texts as well, where millions do not occur."""
 _BRIEF: Final = 65_536
 """Bytes of JSON that are read in well under a millisecond, whatever they hold."""
+_LARGE: Final = 4_194_304
+"""Bytes that take some milliseconds to be copied."""
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
@@ -73,7 +75,15 @@ async def read_pieces(request: web.Request, limit: int) -> bytes:
             raise too_large(limit)
         if size > BRIEF:
             held.take(request, len(data))
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return await joined(pieces, size)
+
+
+async def joined(pieces: list[bytes], size: int) -> bytes:
+    """The pieces of a body, ``size`` bytes, as one. A large one is made beside the loop, as it takes a while."""
+    if len(pieces) == 1:
+        return pieces[0]
+    # From a megabyte on this leaves the interpreter to others.
+    return b"".join(pieces) if size < _LARGE else await asyncio.to_thread(b"".join, pieces)
 
 
 def too_large(limit: int) -> PayloadTooLarge:

@@ -7,7 +7,7 @@ import zlib
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
-from gemini_proxy.explorer.body import read_pieces, too_large
+from gemini_proxy.explorer.body import joined, read_pieces, too_large
 from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
 
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
@@ -87,4 +87,4 @@ async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
         await asyncio.sleep(0)
     if inflate.unused_data or start < len(raw):
         raise BadRequest("The gzip body goes on after its end.")
-    return b"".join(pieces)
+    return await joined(pieces, size)
