@@ -1,6 +1,8 @@
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -18,6 +20,7 @@ HOSTILE = "[red]not markup[/red] :smile: \x1b[31mnot colour\x9b1m \u202eflip\r"
 @dataclass
 class Section:
     database: str
+    retention_days: int = 30
 
 
 @dataclass
@@ -149,3 +152,25 @@ def test_what_is_not_there_is_said_and_ends_with_1(database: Path, tmp_path: Pat
         assert result.exit_code == 1
         assert message in result.output
     assert run(database, "show", "aaa").exit_code == 2
+
+
+def test_prune_says_what_it_would_delete_and_then_deletes_it(database: Path) -> None:
+    day = 86_400.0
+    ages = [1.0, 45.0, 31.0, 29.0]
+    written = [trace(created=time.time() - age * day) for age in ages]
+    write(database, written)
+    dry = run(database, "prune", "--dry-run").output
+    assert dry.startswith("2 traces would be deleted: they began more than 30 days ago, before ")
+    assert f"the oldest on {datetime.fromtimestamp(written[1].created, UTC):%Y-%m-%d %H:%M} UTC" in dry
+    assert run(database, "prune", "--dry-run", "--older-than", "40").output.startswith("1 traces would")
+    assert run(database, "prune").output.startswith("2 traces were deleted: they began more than 30 days ago")
+    assert run(database, "prune").output.startswith("0 traces were deleted")
+    kept = [orjson.loads(line)["id"] for line in run(database, "list", "--json").output.splitlines()]
+    assert kept == [written[3].id, written[0].id]
+
+
+def test_prune_without_an_age_is_refused(database: Path) -> None:
+    write(database, [trace()])
+    settings = Settings(Section(url(database), retention_days=0))
+    result = CliRunner().invoke(traces, ["prune", "--dry-run"], obj=settings)
+    assert result.exit_code == 2 and "--older-than" in result.output

@@ -1,8 +1,10 @@
-"""``gemini-proxy traces``: list, show and export what was recorded, without touching it."""
+"""``gemini-proxy traces``: list, show and export what was recorded, and delete what is old."""
 
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -11,6 +13,7 @@ import orjson
 
 from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.stores import with_store
+from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, trace_json
@@ -19,6 +22,9 @@ from gemini_proxy.traces.trace import Outcome, trace_json
 class _Traces(Protocol):
     @property
     def database(self) -> str: ...
+
+    @property
+    def retention_days(self) -> int: ...
 
 
 class TracesConfig(Protocol):
@@ -87,6 +93,30 @@ def export(config: TracesConfig, dataset: str | None, _format: str, output: Path
         with_store(config.traces.database, write)
     except OSError as error:
         raise click.ClickException(f"cannot write {output or 'standard output'}: {error.strerror}") from None
+
+
+@traces.command()
+@click.option("--older-than", type=click.IntRange(1), metavar="DAYS", help="Instead of traces.retention_days.")
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.pass_obj
+def prune(config: TracesConfig, older_than: int | None, dry_run: bool) -> None:
+    """Delete old traces now, in small steps; a server may be running."""
+    days = older_than or config.traces.retention_days
+    if not days:
+        raise click.UsageError("traces.retention_days keeps traces for ever; say --older-than DAYS")
+    before = time.time() - days * DAY
+    why = f"began more than {days} days ago, before {_time(before)}"
+    if dry_run:
+        due = with_store(config.traces.database, lambda store: store.due_before(before))
+        oldest = f", the oldest on {_time(due.oldest)}" if due.oldest is not None else ""
+        click.echo(f"{due.count} traces would be deleted: they {why}{oldest}")
+        return
+    deleted = with_store(config.traces.database, lambda store: store.delete_before(before), opened=TraceStore.open)
+    click.echo(f"{deleted} traces were deleted: they {why}")
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:

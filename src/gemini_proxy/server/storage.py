@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from gemini_proxy.traces.push.queue import PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.recorder import Recorder
+from gemini_proxy.traces.retention import Retention
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.search.digest import Digest
 from gemini_proxy.traces.store import TraceStore
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 _BACKGROUND = "background"
 """The lease of what one process does for all that share the database. Logging rules are not of it: each of their jobs
 is claimed by itself, and checks are work that all share."""
-_RETENTION_PERIOD = 3600.0
-"""Seconds between two looks for traces past their time: their age is counted in days."""
 _DELETION_PERIOD = 10.0
 """Seconds between two looks for deleted datasets, whose traces nobody sees any more."""
 _RECORDER_PAUSE = 1.0
@@ -98,7 +96,7 @@ async def open_storage(
     if config.explorer.enabled:
         tasks.keep(partial(lease.during, digest.run), "digest")
         tasks.keep(feed.run, "feed")
-    tasks.keep(partial(lease.during, partial(_retain, store, retention_days)), "retention")
+    tasks.keep(partial(lease.during, Retention(store, retention_days).run), "retention")
     return Storage(store, recorder, log_rules, feed, push, digest, lease)
 
 
@@ -139,17 +137,6 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
         return found
 
     return check
-
-
-async def _retain(store: TraceStore, retention_days: Callable[[], int]) -> None:
-    while True:
-        days = retention_days()
-        try:
-            if days and (deleted := await store.delete_before(time.time() - days * 86_400)):
-                log.info("deleted %d traces older than %d days", deleted, days)
-        except StoreError as error:
-            log.warning("old traces were not deleted: %s", error)
-        await asyncio.sleep(_RETENTION_PERIOD)
 
 
 async def _empty_deleted(store: TraceStore) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -25,10 +26,20 @@ from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
 MIN_PREFIX = 6
 # A page of an export is held in memory, and a trace may hold megabytes.
 EXPORT_PAGE = 50
+# Traces whose age is looked at in one read.
+LOOK = 5_000
 # Bytes of messages that a trace may grow to: each change reads and writes all of them, and other writers wait.
 MAX_GROWN = 104_857_600
 # Longer than any check; what a killed process had taken is taken up again after it.
 JOB_LEASE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How many traces are past a time, and when the oldest of them began, in Unix seconds; None where none is."""
+
+    count: int
+    oldest: float | None
 
 
 class TraceStore:
@@ -172,17 +183,26 @@ class TraceStore:
                 return
             after = found[-1][0]
 
-    async def delete_before(self, created: float, *, step: int = 500) -> int:
+    async def due_before(self, created: float) -> Due:
+        """How many traces are older than a Unix time."""
+        query = select(func.count(), func.min(traces.c.created)).where(traces.c.created < created)
+        return await self._database.read(lambda connection: Due(*connection.execute(query).one()))
+
+    async def delete_before(self, created: float, *, step: int = 500, thorough: bool = True) -> int:
         """Delete traces older than a Unix time with all that hangs on them; how many.
 
-        Takes the oldest ``step`` in each transaction, so that writers wait for one step at most.
+        Deletes ``step`` in each transaction, so that writers wait for one step at most. Traces come in the order of
+        their time, unless the clock was set back: only a ``thorough`` look goes on behind younger ones.
         """
-        total = 0
-        while True:
-            deleted = await self._database.write(lambda connection: _delete_oldest(connection, created, step))
-            total += deleted
-            if deleted < step:
-                return total
+        total, after, ended = 0, 0, False
+        while not ended:
+            found = await self._database.read(partial(_ages, after=after, limit=LOOK))
+            due = [seq for seq, at in found if at < created]
+            for start in range(0, len(due), step):
+                total += await self._database.write(partial(_delete, numbers=due[start : start + step]))
+            ended = len(found) < LOOK or not (due or thorough)
+            after = found[-1][0] if found else after
+        return total
 
     async def empty_deleted(self, *, step: int = 500) -> int:
         """Remove what is left of deleted datasets, in steps as ``delete_before``; how many traces that was."""
@@ -290,9 +310,10 @@ def _export_page(connection: Connection, dataset: Dataset | None, after: int, li
     return [(trace.position, trace) for _, trace in found]
 
 
-def _delete_oldest(connection: Connection, created: float, step: int) -> int:
-    oldest = connection.execute(select(traces.c.seq, traces.c.created).order_by(traces.c.seq).limit(step))
-    return _delete(connection, [seq for seq, at in oldest if at < created])
+def _ages(connection: Connection, after: int, limit: int) -> list[tuple[int, float]]:
+    """The numbers of traces and when they began, from a number on."""
+    query = select(traces.c.seq, traces.c.created).where(traces.c.seq > after).order_by(traces.c.seq).limit(limit)
+    return [(seq, created) for seq, created in connection.execute(query)]
 
 
 def _delete_of_deleted(connection: Connection, step: int) -> int | None:
