@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Dialect, Insert, bindparam, insert, select
 
@@ -20,6 +20,8 @@ from gemini_proxy.traces.schema import annotations, jobs, traces
 
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
+
+_MOST_TOGETHER: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,33 @@ def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequ
     placed = known_places(connection, dialect, _wanted(rows))
     if placed is None:
         return False
-    connection.executemany(sql.trace, _placed(rows, placed))
+    _insert_together(connection, sql.trace, _placed(rows, placed))
     annotated = [row for row in rows if row.annotations]
     for row in annotated:
         [place] = connection.execute(sql.number, (row.trace[0],)).fetchall()
         connection.executemany(sql.annotation, [place + annotation[1:] for annotation in row.annotations])
-    if queued := [job for row in rows for job in row.jobs]:
-        connection.executemany(sql.job, queued)
+    _insert_together(connection, sql.job, [job for row in rows for job in row.jobs])
     return True
+
+
+def _insert_together(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows in as few steps as few prepared statements allow: of 1, 2, 4 ... 128 rows.
+
+    In each step the driver lets other threads run, and while the loop is busy it waits a millisecond until it goes on.
+    """
+    done = 0
+    while left := len(rows) - done:
+        count = min(1 << left.bit_length() - 1, _MOST_TOGETHER)
+        values = [value for row in rows[done : done + count] for value in row]
+        connection.execute(_repeated(sql, count), values)
+        done += count
+
+
+@lru_cache(maxsize=32)
+def _repeated(sql: str, count: int) -> str:
+    """An insert of one row as one of ``count``."""
+    head, _, values = sql.partition(" VALUES ")
+    return f"{head} VALUES {', '.join([values] * count)}"
 
 
 def _wanted(rows: Sequence[TraceRow]) -> list[tuple[str, str, float]]:
