@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from gemini_proxy.policy import readable_parameters
-
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
 UNIX = "unix"
 """The name of every unix socket in ``access.trusted_proxies``."""
@@ -130,6 +128,9 @@ class Guardrails(Section):
     @field_validator("parameters")
     @classmethod
     def _labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        # Imports the language, which a healthcheck has no use for.
+        from gemini_proxy.policy import readable_parameters
+
         return readable_parameters(value)
 
 
