@@ -9,6 +9,9 @@ from gemini_proxy.cli.lazy import Entry, LazyGroup
 from gemini_proxy.cli.settings import config_option
 
 _COMMANDS = {
+    "backup": Entry(
+        "gemini_proxy.cli.backup:backup", "Copy the SQLite database into the new file FILE, while the server runs."
+    ),
     "check-config": Entry(
         "gemini_proxy.cli.serve:check_config",
         "Load the configuration and every policy, open the database, and say what is wrong with them.",

@@ -110,7 +110,7 @@ def connect(url: str, *, read_only: bool = False) -> Database:
 
     Nothing is opened yet; with ``read_only`` a missing SQLite file is an error and is not created.
     """
-    parsed = _parsed(url)
+    parsed = parsed_url(url)
     # Of the two only the one in use is loaded; and each needs ``translated`` from here.
     with translated():
         if parsed.get_backend_name() == "sqlite":
@@ -127,14 +127,15 @@ def connect(url: str, *, read_only: bool = False) -> Database:
 def shown_url(url: str) -> str:
     """A configured URL for messages: without its password, wherever it stands in it."""
     try:
-        parsed = _parsed(url)
+        parsed = parsed_url(url)
     except StoreError:
         return "a URL that cannot be read"
     secret = [key for key in parsed.query if "pass" in key.lower()]
     return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
 
 
-def _parsed(url: str) -> URL:
+def parsed_url(url: str) -> URL:
+    """A configured URL. Raises StoreError, without showing it."""
     try:
         return make_url(url)
     except (ArgumentError, ValueError):

@@ -1,0 +1,53 @@
+"""A copy of a SQLite database while it is written to: as it was at one moment, by SQLite's own online backup."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+from gemini_proxy.traces.database import parsed_url
+from gemini_proxy.traces.errors import StoreError
+
+
+def back_up(url: str, target: Path) -> None:
+    """Copy the database of ``url`` into the new file ``target``. Raises StoreError, also where that is there already.
+
+    Writers go on meanwhile: the copy reads one state of the write-ahead log.
+    """
+    source = _file(parsed_url(url))
+    try:
+        # Nobody else's business, like the database; and of two that would make it, one is refused.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise StoreError(f"{target} is there already; a backup overwrites nothing") from None
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        _copy(source, target)
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"the backup failed ({error.sqlite_errorname})") from None
+        raise
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as running,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        running.backup(copy)
+        # One file, without a log beside it, until a server opens it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _file(url: URL) -> Path:
+    if url.get_backend_name() != "sqlite":
+        raise StoreError("only a SQLite database is backed up by this; for PostgreSQL use pg_dump")
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise StoreError(f"there is no trace database at {path}")
+    return path
