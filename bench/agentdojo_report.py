@@ -90,7 +90,7 @@ class Report:
 
     def _refused(self, messages: Messages, tools: Mapping[str, Any]) -> set[int]:
         """The indices of the messages whose calls are refused."""
-        violations = self._policy.check(Conversation.of(messages), {"tools": tools})
+        violations = self._policy.check(Conversation.of(messages), {"tool_labels": tools})
         addresses = (address.split(".") for violation in violations for address in violation.ranges)
         return {int(parts[1]) for parts in addresses if "tool_calls" in parts}
 

@@ -238,7 +238,7 @@ def test_labels_and_options() -> None:
     messages = (user("Pay."), calling("read_bill"), output(f"Pay to {IBAN} today."), calling("pay", {"to": IBAN}))
 
     def found(**labels: list[str]) -> bool:
-        return bool(traced(*messages, parameters={"tools": labels}))
+        return bool(traced(*messages, parameters={"tool_labels": labels}))
 
     by_option = UNTRUSTED.replace("untrusted(c)", 'untrusted(c, trusted=["read_*"])')
     assert found() and not traced(*messages, lines=by_option)
@@ -256,16 +256,16 @@ LABELS_THAT_ARE_NONE = [["read_bill"], {"trust": []}, {"trusted": "read_bill"}, 
 @pytest.mark.parametrize("labels", LABELS_THAT_ARE_NONE)
 def test_labels_that_cannot_be_read_stop_the_server(labels: Any) -> None:
     """They are read when the configuration is."""
-    with pytest.raises(ValueError, match="tools"):
-        Guardrails(parameters={"tools": labels})
-    assert Guardrails(parameters={"tools": {"trusted": ["read_bill"]}}).parameters
+    with pytest.raises(ValueError, match="tool_labels"):
+        Guardrails(parameters={"tool_labels": labels})
+    assert Guardrails(parameters={"tool_labels": {"trusted": ["read_bill"]}}).parameters
 
 
 @pytest.mark.parametrize("labels", LABELS_THAT_ARE_NONE)
 def test_labels_of_another_shape_give_no_verdict(labels: Any) -> None:
     """Labels that cannot be read must not be taken for none."""
     with pytest.raises(EvaluationError):
-        check(UNTRUSTED, calling("pay", {"to": "x"}), parameters={"tools": labels})
+        check(UNTRUSTED, calling("pay", {"to": "x"}), parameters={"tool_labels": labels})
 
 
 @pytest.mark.parametrize("argument", ["c.function.arguments", "c.function.arguments.to", "c.function.arguments.cc"])

@@ -60,7 +60,7 @@ async def test_rules_of_headers_read_the_labels_of_the_configuration(
     passes: bool,
 ) -> None:
     """A client's rule traces as the operator's do."""
-    proxy = await start_proxy(guardrails={"parameters": {"tools": tools}})
+    proxy = await start_proxy(guardrails={"parameters": {"tool_labels": tools}})
     upstream.reply(stream(*sse(sends(ADDRESS))))
     answer = await told(client, proxy.stream, **{"Invariant-Guardrails": RULE})
     assert (ADDRESS in answer, "traced" in answer) == (passes, not passes)

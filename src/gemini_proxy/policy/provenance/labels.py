@@ -8,7 +8,7 @@ from typing import Any, Final
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.provenance.shapes import reads_by_name
 
-PARAMETER: Final = "tools"
+PARAMETER: Final = "tool_labels"
 """The parameter of a policy that has the labels."""
 
 
