@@ -20,6 +20,7 @@ from gemini_proxy.sections import (
     Access,
     Explorer,
     Guardrails,
+    Limits,
     Logs,
     Refusals,
     Server,
@@ -67,6 +68,7 @@ class Config(BaseSettings):
     refusals: Refusals = Refusals()
     traces: Traces = Traces()
     access: Access = Access()
+    limits: Limits = Limits()
     explorer: Explorer = Explorer()
     logs: Logs = Logs()
 
@@ -157,6 +159,7 @@ IN_PLACE: Final = frozenset(
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in ("engine", "remote", "timeout")),
         *(f"refusals.{name}" for name in Refusals.model_fields),
         *(f"logs.{name}" for name in Logs.model_fields),
+        *(f"limits.{name}" for name in Limits.model_fields),
         "traces.retention_days",
         "traces.required",
         "traces.durability",

@@ -7,6 +7,7 @@
     ├── Unauthenticated             401 UNAUTHENTICATED
     ├── NotFound                    404 NOT_FOUND
     ├── MethodNotAllowed            405 UNIMPLEMENTED
+    ├── LimitExceeded               429 RESOURCE_EXHAUSTED
     ├── Unavailable                 503 UNAVAILABLE
     ├── VersionNotSupported         505 UNIMPLEMENTED
     ├── UpstreamError               502 UNAVAILABLE
@@ -18,6 +19,7 @@
 Messages are written for the client and never hold a secret.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -70,6 +72,18 @@ class MethodNotAllowed(ProxyError):
 
     status = 405
     code = "UNIMPLEMENTED"
+
+
+class LimitExceeded(ProxyError):
+    """The client has used what ``[limits]`` gives it; ``kind`` names the limit, ``retry_after`` is in seconds."""
+
+    status = 429
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, kind: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = max(1, math.ceil(retry_after))
 
 
 class Unavailable(ProxyError):

@@ -205,6 +205,23 @@ class Explorer(Section):
         return tuple(host.lower() for host in value)
 
 
+Limit = Annotated[int, Field(ge=0)]
+
+
+class Limits(Section):
+    """What one client may do, 0 for no limit: a key that is known to be good, else an address.
+
+    ``unproven`` are requests with Gemini keys that the upstream has not accepted yet, all those of an address together.
+    """
+
+    unfinished_connections: Limit = 512
+    exchanges_at_once: Limit = 1024
+    requests_per_minute: Limit = 120_000
+    bytes_per_minute: Limit = 8_589_934_592
+    unproven_requests_per_minute: Limit = 1200
+    unproven_bytes_per_minute: Limit = 33_554_432
+
+
 class Access(Section):
     """Who may use the proxy.
 

@@ -135,7 +135,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
         (Path(__file__).parents[2] / "README.md").read_text().partition("### Changing rules")[2].partition("\n- Ex")[0]
     )
     whole, single = (
-        ("guardrails.", "refusals.", "logs."),
+        ("guardrails.", "refusals.", "limits.", "logs."),
         ("traces.retention_days", "traces.required", "traces.durability"),
     )
     fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.")

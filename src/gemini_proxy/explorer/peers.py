@@ -1,5 +1,6 @@
 """Where a request comes from: the peer of its connection, or the client that a trusted proxy names."""
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
@@ -75,9 +76,14 @@ class Peers:
         self._hosts = explorer.hosts
         self._listen = server.listen
 
-    def client(self, request: web.Request) -> str:
+    def untrusted(self, transport: asyncio.BaseTransport) -> str | None:
+        """Return the address of a client that has connected, or None for a trusted proxy."""
+        peer = peer_of(transport)
+        return None if self._proxies.trusts(peer) else peer
+
+    def client(self, request: web.BaseRequest) -> str:
         """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" where it is not known."""
-        return self._proxies.client(peer_of(request), request.headers.getall(_FORWARDED_FOR, ()))
+        return self._proxies.client(peer_of(request.transport), request.headers.getall(_FORWARDED_FOR, ()))
 
     def check(self, request: web.Request) -> None:
         """Raise ThroughProxy or WrongHost for a request from elsewhere, where access is open.
@@ -86,7 +92,7 @@ class Peers:
         a Host header that names the public site; or, where it sends neither, by HTTP/1.0, which nginx speaks unless
         configured otherwise, and hardly any client.
         """
-        if not self._open or self._proxies.trusts(peer_of(request)):
+        if not self._open or self._proxies.trusts(peer_of(request.transport)):
             return
         if request.version < HttpVersion11 or any(name in request.headers for name in _ADDED):
             raise ThroughProxy(
@@ -103,9 +109,8 @@ class Peers:
 PEERS = web.AppKey("PEERS", Peers)
 
 
-def peer_of(request: web.Request) -> str:
-    """Return the address that the connection comes from, ``"unix"`` for a unix socket, "" where it is closed."""
-    transport = request.transport
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    """Return the address that a connection comes from, ``"unix"`` for a unix socket, "" where it is closed."""
     if transport is None:
         return ""
     connection = transport.get_extra_info("socket")

@@ -14,6 +14,7 @@ Phase = Literal["request", "response"]
 Feedback = Literal["compat", "none", "native"]
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 JSON_TYPE = "application/json; charset=UTF-8"
 """The content type of Google error JSON."""
 GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
@@ -83,6 +84,11 @@ def error_body(status: int, message: str, code: str, details: Sequence[Mapping[s
     if details:
         error["details"] = list(details)
     return {"error": error}
+
+
+def retry_info(seconds: int) -> dict[str, Any]:
+    """The detail of an error that says when to try again."""
+    return {"@type": RETRY_INFO, "retryDelay": f"{seconds}s"}
 
 
 def _response(refusal: Refusal, state: StreamState, feedback: Feedback) -> dict[str, Any]:

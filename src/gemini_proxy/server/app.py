@@ -23,15 +23,17 @@ from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.sections import Guardrails
+from gemini_proxy.sections import Guardrails, Limits
 from gemini_proxy.server import health
 from gemini_proxy.server.admission import Admission
+from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_middleware
 from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.keys import (
     ADMISSION,
     CONFIG,
+    LIMITER,
     MEMORY,
     RELOADS,
     SETUPS,
@@ -43,8 +45,9 @@ from gemini_proxy.server.keys import (
     State,
 )
 from gemini_proxy.server.lifecycle import Lifecycle
+from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.metrics import Metrics
-from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware
+from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware, limit_middleware
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.record import Scribe
 from gemini_proxy.server.reload import Reloads
@@ -68,9 +71,11 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
 
     ``engine`` checks in place of the one that the configuration names.
     """
-    app = web.Application(middlewares=[error_middleware, auth_middleware, guardrail_middleware])
+    app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
     app[CONFIG] = config
     app[PEERS] = Peers(config.access, config.explorer, config.server)
+    app[LIMITER] = limiter = Limiter(lambda: _limits(app))
+    app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
     app[MEMORY] = Memory()
     app[RELOADS] = Reloads()
@@ -103,6 +108,10 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app.on_shutdown.append(_end_watches)
     _add_routes(app)
     return app
+
+
+def _limits(app: web.Application) -> Limits:
+    return app[SETUPS].current.config.limits
 
 
 def _retention_days(app: web.Application) -> int:

@@ -6,10 +6,10 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gemini_proxy.errors import MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
+from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
 from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
-from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
+from gemini_proxy.gemini.refusal import JSON_TYPE, error_body, retry_info
 from gemini_proxy.server.answer import break_off
 from gemini_proxy.server.keys import CONFIG, EXCHANGE, MEMORY, STATE
 
@@ -18,12 +18,17 @@ log = logging.getLogger(__name__)
 
 def error_response(error: ProxyError) -> web.Response:
     """``error`` as the client sees it. The rest of a refused body is not waited for."""
-    body = orjson.dumps(error_body(error.status, error.message, error.code))
+    details = [retry_info(error.retry_after)] if isinstance(error, LimitExceeded) else ()
+    body = orjson.dumps(error_body(error.status, error.message, error.code, details))
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
     if isinstance(error, PayloadTooLarge):
         response.force_close()
     if isinstance(error, Unavailable):
         response.headers["retry-after"] = "1"
+    if isinstance(error, LimitExceeded):
+        response.headers["retry-after"] = str(error.retry_after)
+        # What is left of its body would be read for nothing.
+        response.force_close()
     return response
 
 

@@ -10,6 +10,7 @@ from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
@@ -36,6 +37,7 @@ MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
 TALLIES = web.AppKey("TALLIES", Tallies)
 TASKS = web.AppKey("TASKS", Tasks)
+LIMITER = web.AppKey("LIMITER", Limiter)
 ADMISSION = web.AppKey("ADMISSION", Admission)
 UPSTREAM = web.AppKey("UPSTREAM", Upstream)
 

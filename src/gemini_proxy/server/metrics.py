@@ -4,7 +4,7 @@ import hmac
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -17,7 +17,8 @@ from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import ADMISSION, CONFIG, RELOADS, STATE, STORAGE, TALLIES, TASKS
+from gemini_proxy.server.keys import ADMISSION, CONFIG, LIMITER, RELOADS, STATE, STORAGE, TALLIES, TASKS
+from gemini_proxy.server.limiter import KINDS, Limiter
 from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.storage import Storage
@@ -51,7 +52,8 @@ class Metrics:
         app = request.app
         storage = app[STORAGE]
         queued = await queue_figures(storage.push)
-        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, app[RELOADS], app[TASKS], storage, queued)
+        limiter = app[LIMITER]
+        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, limiter, app[RELOADS], app[TASKS], storage, queued)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(snapshot)
         return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -99,6 +101,7 @@ class Snapshot(Collector):
 
     tallies: Tallies
     in_flight: int
+    limiter: Limiter
     reloads: Reloads
     tasks: Tasks
     storage: Storage
@@ -110,6 +113,7 @@ class Snapshot(Collector):
         yield build
         yield from self._exchanges()
         yield from self._traces()
+        yield _limited(self.limiter.refused)
         yield from _reloads(self.reloads)
         yield from _process(usage())
         yield from _tasks(self.tasks)
@@ -173,6 +177,13 @@ def _process(usage: Usage) -> Iterator[Metric]:
     for name, says, value in figures:
         if value is not None:
             yield GaugeMetricFamily(name, says, value=value)
+
+
+def _limited(limited: Mapping[str, int]) -> Metric:
+    counted = _counter("limited_requests", "Requests and connections that a limit of [limits] refused.", "limit")
+    for kind in KINDS:
+        counted.add_metric([kind], limited.get(kind, 0))
+    return counted
 
 
 def _reloads(reloads: Reloads) -> Iterator[Metric]:

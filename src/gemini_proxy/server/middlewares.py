@@ -21,11 +21,13 @@ from gemini_proxy.server.keys import (
     CONFIG,
     CREDENTIALS,
     EXCHANGE,
+    LIMITER,
     OWNER,
     SETUP,
     SETUPS,
     STATE,
 )
+from gemini_proxy.server.limits import Client
 from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
 from gemini_proxy.traces.trace import Outcome
 
@@ -51,6 +53,51 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     )
     request[OWNER] = await request.app[ADMISSION].owner(credentials)
     return await handler(request)
+
+
+@web.middleware
+async def limit_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Hold the client to its limits. Raises LimitExceeded, before anything of the body is read."""
+    if CREDENTIALS not in request:
+        return await handler(request)
+    limiter, size = request.app[LIMITER], request.content_length or 0
+    if size > request.app[CONFIG].server.max_request_bytes:
+        # Refused unread, whatever length somebody claims.
+        size = 0
+    visit = await limiter.enter(_client(request), size)
+    accepted, stored = None, True
+    try:
+        response = await handler(request)
+        accepted = _key_accepted(request, response)
+        return response
+    finally:
+        if EXCHANGE in request:
+            size, stored = len(request[EXCHANGE].body), request[EXCHANGE].recorded
+        limiter.leave(visit, size, accepted=accepted, stored=stored)
+
+
+def _client(request: web.Request) -> Client:
+    """Whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
+    config, given = request.app[CONFIG], request[CREDENTIALS]
+    configured = config.upstream.api_key
+    own = given.gemini if configured is None or given.gemini != configured.get_secret_value() else None
+    invariant = given.invariant if config.access.mode == "keys" else None
+    return request.app[LIMITER].client(invariant, own, request.app[PEERS].client(request))
+
+
+def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
+    """Whether the upstream took the client's key; None where its response does not say."""
+    status = response.status
+    if EXCHANGE in request:
+        exchange = request[EXCHANGE]
+        if exchange.merger.error is not None:
+            return None
+        status = exchange.upstream_status or 0
+    if 200 <= status < 300:
+        return True
+    body = response.body if isinstance(response, web.Response) else None
+    refused = status in (401, 403) or (status == 400 and isinstance(body, bytes) and b"API_KEY_INVALID" in body)
+    return False if refused else None
 
 
 @web.middleware

@@ -8,13 +8,15 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 import orjson
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gemini_proxy.errors import BadRequest, ProxyError, VersionNotSupported
+from gemini_proxy.errors import BadRequest, LimitExceeded, ProxyError, VersionNotSupported
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.sections import ListenAddress
+from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
 from gemini_proxy.server.reload import Hangups, Load, Reloader
@@ -31,6 +33,20 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 class _Connection(web.RequestHandler):
     """aiohttp's own error pages repeat the bytes that were wrong, and those may be a key."""
+
+    __slots__ = ("_unfinished",)
+
+    def __init__(self, manager: web.Server, unfinished: Unfinished, **arguments: Any) -> None:
+        super().__init__(manager, **arguments)
+        self._unfinished = unfinished
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._unfinished.opened(self, transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._unfinished.done(self)
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -52,14 +68,22 @@ class _Connection(web.RequestHandler):
 
 
 class _Server(web.Server):
+    def __init__(self, handler: _Handler, unfinished: Unfinished, **arguments: Any) -> None:
+        super().__init__(handler, **arguments)
+        self._unfinished = unfinished
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self, self._unfinished, loop=self._loop, **self._kwargs)
 
 
-def _checking(handler: _Handler) -> _Handler:
+def _checking(handler: _Handler, unfinished: Unfinished) -> _Handler:
     """Refuse what aiohttp lets pass, or answers in plain text with the words of the client in it."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            unfinished.head(request)
+        except LimitExceeded as exceeded:
+            return error_response(exceeded)
         error = _fault(request)
         if error is None:
             return await handler(request)
@@ -103,7 +127,8 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         stock = await super()._make_server()
         return _Server(
-            _checking(stock.request_handler),
+            _checking(stock.request_handler, self.app[UNFINISHED]),
+            self.app[UNFINISHED],
             request_factory=stock.request_factory,
             handler_cancellation=stock.handler_cancellation,
             **stock._kwargs,
