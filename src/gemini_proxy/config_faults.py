@@ -60,7 +60,7 @@ def _shown(key: str, value: object) -> str:
     """A wrong value without what is secret in it."""
     if key.endswith("api_key"):
         return "***"
-    if key == "database" and isinstance(value, str):
+    if key.endswith("database") and isinstance(value, str):
         # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.
         from gemini_proxy.traces.database import shown_url
 

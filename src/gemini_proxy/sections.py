@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+_POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
 UNIX = "unix"
 """The name of every unix socket in ``access.trusted_proxies``."""
@@ -154,9 +155,11 @@ class Traces(Section):
     """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered.
 
     With ``deferred`` an answer does not wait for its trace, which is written right after it.
+    ``notify_database`` leads to the same database without a pooler.
     """
 
     database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
+    notify_database: Annotated[str | None, Field(repr=False)] = None
     retention_days: Annotated[int, Field(ge=0)] = 30
     required: bool = False
     durability: Literal["commit", "deferred"] = "commit"
@@ -173,6 +176,13 @@ class Traces(Section):
     def _durability(cls, value: str, info: ValidationInfo) -> str:
         if value == "deferred" and info.data.get("required"):
             raise ValueError('"commit", for traces.required is true: what left already cannot be taken back')
+        return value
+
+    @field_validator("notify_database")
+    @classmethod
+    def _postgres_url(cls, value: str | None) -> str | None:
+        if value is not None and not _POSTGRES.fullmatch(value):
+            raise ValueError('"postgresql+asyncpg://USER@HOST/DATABASE"')
         return value
 
 

@@ -134,7 +134,7 @@ class _Checkers:
 def _compose(app: web.Application, storage: Storage, rules: RuleSet, checkers: _Checkers) -> None:
     """Give the parts of an exchange, and the Explorer, what they need of the open store."""
     config, database = app[CONFIG], storage.database
-    revisions = Revisions(database)
+    revisions = Revisions(database, storage.news)
     access = Access(database, revisions, config.access.mode)
     app[STORAGE] = storage
     app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)

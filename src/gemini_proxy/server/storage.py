@@ -13,8 +13,9 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.sections import Traces
 from gemini_proxy.server.tasks import Tasks
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.leases import Lease
@@ -27,6 +28,7 @@ from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import Retention
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, annotations_for
 
@@ -52,6 +54,7 @@ class Storage:
     push: PushWorker | None
     digest: Digest
     lease: Lease
+    news: News
 
     @property
     def database(self) -> Database:
@@ -97,7 +100,20 @@ async def open_storage(
         tasks.keep(partial(lease.during, digest.run), "digest")
         tasks.keep(feed.run, "feed")
     tasks.keep(partial(lease.during, Retention(store, retention_days).run), "retention")
-    return Storage(store, recorder, log_rules, feed, push, digest, lease)
+    news = News()
+    if (url := listened_to(config.traces)) is not None:
+        # Only with PostgreSQL, whose driver takes its time to load.
+        from gemini_proxy.traces.listener import Listener
+
+        tasks.keep(Listener(store.database, url, news).run, "listener")
+    return Storage(store, recorder, log_rules, feed, push, digest, lease, news)
+
+
+def listened_to(traces: Traces) -> str | None:
+    """Where changes are told: on no connection of SQLite, and on none that a pooler gives to others."""
+    if traces.notify_database is not None:
+        return traces.notify_database
+    return traces.database if is_direct_postgres(traces.database) else None
 
 
 async def _push(

@@ -14,6 +14,9 @@ from gemini_proxy.traces.rows import TraceRow
 
 T = TypeVar("T")
 
+POOLER: Final = "pooler"
+"""The option of a PostgreSQL URL that says how a pooler gives connections: by the ``transaction``."""
+
 # Any number, the same in every version and on every machine that shares a database.
 _WRITERS_LOCK: Final = 0x67_70_01
 
@@ -29,13 +32,16 @@ _WORDS: Final = {
     "SQLITE_CORRUPT": "the database file is damaged",
     "SQLITE_IOERR": "reading or writing the database file failed",
     "SQLITE_TOOBIG": "a value is too large for the database",
+    "08P01": "a pooler refused or lost the connection; its URL needs ?pooler=transaction",
     "08": "the connection to the database was lost",
     "22": "the database cannot hold a value",
     "25006": "the database is read-only",
     "25P03": "a transaction was given up by the database",
+    "26": "a pooler stands before the database: it needs ?pooler=transaction in the URL",
     "28": "the database does not accept the user or the password",
     "3D": "there is no such database",
     "40": "the database gave way to another transaction",
+    "42P05": "a pooler stands before the database: it needs ?pooler=transaction in the URL",
     "42501": "the user may not do this in the database",
     "53100": "the disk of the database is full",
     "53300": "the database has too many connections",
@@ -122,6 +128,12 @@ def connect(url: str, *, read_only: bool = False) -> Database:
 
             return PostgresDatabase(parsed, read_only=read_only)
         raise StoreError("the database must be sqlite:///FILE or postgresql+asyncpg://USER@HOST/DATABASE")
+
+
+def is_direct_postgres(url: str) -> bool:
+    """Whether a configured URL leads to PostgreSQL without a pooler that gives connections by the transaction."""
+    parsed = parsed_url(url)
+    return parsed.get_backend_name() == "postgresql" and POOLER not in parsed.query
 
 
 def shown_url(url: str) -> str:

@@ -28,7 +28,10 @@ class KeyRecord:
 
 
 class Keys:
-    """The keys of a database; every method raises StoreError. Changes hold from the next request on."""
+    """The keys of a database; every method raises StoreError.
+
+    Changes hold from the next request on, with PostgreSQL within a second.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, func, select, text
+from sqlalchemy import URL, Connection, NullPool, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gemini_proxy.traces.database import Undone, translated, undoing
+from gemini_proxy.traces.database import POOLER, Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 from gemini_proxy.traces.inserts import insert_rows
 from gemini_proxy.traces.rows import TraceRow
@@ -33,6 +33,10 @@ _MIGRATION_LOCK: Final = 0x67_70_00
 _SSL: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # SQLAlchemy takes these for itself.
 _OF_THE_DIALECT: Final = frozenset({"prepared_statement_cache_size"})
+# Settings that say nothing in a transaction that has begun, or of statements that are not kept.
+_OF_A_SESSION: Final = frozenset({"default_transaction_read_only", "plan_cache_mode"})
+LISTENER: Final = "gemini-proxy listener"
+"""By what name the database knows the connection of a ``Listener``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class PostgresDatabase:
     """A PostgreSQL database through asyncpg, on twelve connections at most.
 
     A read sees one state of the database, however many statements it makes, and cannot change it.
+
+    With ``pooler=transaction`` in its URL nothing outlives a transaction on a connection: neither a setting nor a
+    prepared statement.
     """
 
     lost: Final = 0
@@ -65,7 +72,9 @@ class PostgresDatabase:
         # Connections of their own, so that no page that is slow to read holds up an exchange.
         readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))
         self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._glances = glances.execution_options(isolation_level="AUTOCOMMIT")
+        # A transaction of its own where a pooler could hand its second round trip to another connection.
+        alone = {"postgresql_readonly": True} if _is_pooled(url) else {"isolation_level": "AUTOCOMMIT"}
+        self._glances = glances.execution_options(**alone)
         self._writers = None if read_only else _engine(url, self._limits, 5, "off")
         self._shares = Shares(_READERS_OF_ONE)
         self._closed = False
@@ -146,10 +155,12 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
 
 
 def _check_options(url: URL) -> None:
-    known = {*inspect.signature(import_module("asyncpg").connect).parameters, *_OF_THE_DIALECT} - {
+    known = {*inspect.signature(import_module("asyncpg").connect).parameters, *_OF_THE_DIALECT, POOLER} - {
         "dsn",
         "server_settings",
     }
+    if url.query.get(POOLER, "transaction") != "transaction":
+        raise StoreError("the option pooler of the database URL must be transaction")
     for name in url.query:
         if name not in known:
             instead = "; asyncpg calls it ssl" if name == "sslmode" else ""
@@ -159,23 +170,58 @@ def _check_options(url: URL) -> None:
 
 
 def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> AsyncEngine:
+    settings = _settings(limits, read_only)
+    pool = {"pool_size": connections, "max_overflow": 0, "pool_recycle": _RECYCLE_SECONDS}
+    if not _is_pooled(url):
+        return _create(url, limits, settings, **pool)
+    engine = _create(url, limits, {}, **pool)
+    local = {name: value for name, value in settings.items() if name not in _OF_A_SESSION}
+    chosen = select(*(func.set_config(name, value, True) for name, value in local.items()))
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.execute(chosen))
+    return engine
+
+
+def _create(url: URL, limits: Limits, settings: dict[str, str], **pool: Any) -> AsyncEngine:
+    """An engine whose connections have ``settings``; of those of ``pool`` see create_engine."""
+    unprepared = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if _is_pooled(url) else {}
+    named = {"application_name": "gemini-proxy", **settings}
     try:
         _check_options(url)
         return create_async_engine(
-            url,
+            url.difference_update_query([POOLER]),
             hide_parameters=True,
-            pool_size=connections,
-            max_overflow=0,
-            pool_recycle=_RECYCLE_SECONDS,
-            connect_args={"timeout": limits.connect, "server_settings": _settings(limits, read_only)},
+            connect_args={"timeout": limits.connect, "server_settings": named, **unprepared},
+            **pool,
         )
     except ModuleNotFoundError:
         raise StoreError("the driver of PostgreSQL is not installed: pip install asyncpg") from None
 
 
+def _is_pooled(url: URL) -> bool:
+    """Whether a pooler stands before the database that gives connections by the transaction."""
+    return POOLER in url.query
+
+
+@contextlib.asynccontextmanager
+async def direct_connection(url: str) -> AsyncIterator[Any]:
+    """asyncpg's own connection, for what SQLAlchemy has no words for. Raises StoreError, also for what it raises."""
+    engine = _create(make_url(url), Limits(), {"application_name": LISTENER}, poolclass=NullPool)
+    asyncpg = import_module("asyncpg")
+    with translated():
+        try:
+            async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                raw: Any = (await connection.get_raw_connection()).driver_connection
+                try:
+                    yield raw
+                finally:
+                    # A goodbye would wait for a network that has fallen silent.
+                    raw.terminate()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StoreError(f"the connection to the database failed ({type(error).__name__})") from None
+
+
 def _settings(limits: Limits, read_only: str) -> dict[str, str]:
     return {
-        "application_name": "gemini-proxy",
         "default_transaction_read_only": read_only,
         "lock_timeout": _milliseconds(limits.lock),
         "statement_timeout": _milliseconds(limits.transaction),

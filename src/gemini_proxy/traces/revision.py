@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, func, select, update
 
 from gemini_proxy.traces.schema import revision
 
@@ -11,6 +11,9 @@ T = TypeVar("T")
 
 CURRENT: Final = "SELECT number FROM revision"
 """As text: it is asked for with every request to a dataset."""
+CHANNEL: Final = "gemini_proxy"
+"""Where PostgreSQL tells those who listen that the number has grown. The same in every version."""
+CHANGED: Final = "changed"
 
 
 def current(connection: Connection) -> int:
@@ -28,3 +31,10 @@ def stamped(load: Callable[[Connection], T]) -> Callable[[Connection], tuple[int
 def advance(connection: Connection) -> None:
     """Say, in the transaction that changes something, that it has changed."""
     connection.execute(update(revision).values(number=revision.c.number + 1))
+    if connection.dialect.name == "postgresql":
+        notify(connection, CHANGED)
+
+
+def notify(connection: Connection, said: str) -> None:
+    """Tell all who listen to a PostgreSQL database, once the transaction is committed."""
+    connection.execute(select(func.pg_notify(CHANNEL, said)))

@@ -1,9 +1,10 @@
-"""What is kept in memory of the database without ever being older than the question it answers."""
+"""What is kept in memory of the database, and how old it may be: not older than the question, or than a second."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
@@ -12,16 +13,49 @@ from gemini_proxy.traces.errors import StoreError
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+HEARD_WITHIN: Final = 1.0
+"""Seconds after which a change counts at the latest where changes are listened for: see ``News``."""
+
+
+class News:
+    """What someone who listens to the database has heard of its changes, and until when that is all there was."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._complete_until = float("-inf")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every change counts that was committed HEARD_WITHIN seconds ago, or earlier."""
+        return time.monotonic() < self._complete_until
+
+    def changed(self) -> None:
+        """Something has changed, or may have."""
+        self.changes += 1
+
+    def heard_by(self, moment: float) -> None:
+        """Every change has been told that was committed by then, a moment of time.monotonic()."""
+        self._complete_until = moment + HEARD_WITHIN
+
+    def lost(self) -> None:
+        """Nobody listens any more."""
+        self._complete_until = float("-inf")
+
 
 class Revisions:
     """Answers whether anything has changed: see ``revision``.
 
     Each answer comes of a look at the database that began after the question was asked, so that what another process
     had committed by then counts. Questions that come while a look is under way share the next one, and its failure.
+
+    While ``news`` of changes are complete nobody looks unless they tell of one: an answer may then miss what was
+    committed in the last HEARD_WITHIN seconds.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, news: News | None = None) -> None:
         self._database = database
+        self._news = news or News()
+        self._looked_at: int | None = None
         self._looking: asyncio.Event | None = None
         self._seen = 0
         self._failed: StoreError | None = None
@@ -30,6 +64,8 @@ class Revisions:
 
     async def now(self) -> int:
         """The revision as it is now. Raises StoreError."""
+        if self._looked_at == self._news.changes and self._news.complete:
+            return self._seen
         asked = self._begun
         while self._done <= asked:
             if self._looking is None:
@@ -52,10 +88,12 @@ class Revisions:
             over.set()
 
     async def _failure(self) -> StoreError | None:
+        changes = self._news.changes
         try:
             self._seen = await self._database.glance(revision.CURRENT)
         except StoreError as error:
             return error
+        self._looked_at = changes
         return None
 
 
