@@ -229,7 +229,7 @@ async def test_a_database_without_traces_is_not_made_one_to_be_read(postgres_ser
 
 def test_without_its_driver_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(StoreError, match=r"install gemini-proxy\[postgres\]"):
+    with pytest.raises(StoreError, match=r"pip install asyncpg"):
         connect("postgresql+asyncpg://user@host/database")
 
 
