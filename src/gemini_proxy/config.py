@@ -36,6 +36,8 @@ _CREDENTIALS = {
     "guardrails-api-key": ("guardrails", "remote", "api_key"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
+_FIRST_PASSED: Final = 3
+"""The descriptor of the first socket that systemd passes; the others follow it."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -75,16 +77,22 @@ class Config(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """What systemd said at start: where to send notifications, and the watchdog's period in seconds."""
+    """What systemd said at start: where to send notifications, the watchdog's period in seconds, open sockets."""
 
     notify_socket: str | None
     watchdog_seconds: float | None
+    descriptors: tuple[int, ...]
 
 
 def service_manager() -> ServiceManager:
-    """Read $NOTIFY_SOCKET and $WATCHDOG_USEC."""
+    """Read $NOTIFY_SOCKET and $WATCHDOG_USEC, and $LISTEN_FDS where $LISTEN_PID is this process (sd_listen_fds(3))."""
     usec = os.environ.get("WATCHDOG_USEC", "")
-    return ServiceManager(os.environ.get("NOTIFY_SOCKET"), int(usec) / 1e6 if usec.isdecimal() else None)
+    count = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
+    return ServiceManager(
+        os.environ.get("NOTIFY_SOCKET"),
+        int(usec) / 1e6 if usec.isdecimal() else None,
+        tuple(range(_FIRST_PASSED, _FIRST_PASSED + int(count))) if count.isdecimal() else (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

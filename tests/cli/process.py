@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 import orjson
 
-_INHERITED_NOT = ("GEMINI_PROXY_", "NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY")
+_INHERITED_NOT = ("GEMINI_PROXY_", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_", "CREDENTIALS_DIRECTORY")
 _SLOW_START = 30.0
 """Seconds a start may take on a loaded machine."""
 
@@ -35,15 +36,29 @@ def write_config(folder: Path, file_name: str = "config.toml", **sections: Mappi
     return file
 
 
+# As systemd does before it runs a program: the sockets are the descriptors from 3 on, and meant for this process.
+_PASS = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
 async def start(
-    arguments: Sequence[str], added: Mapping[str, str], stderr: int | BinaryIO = asyncio.subprocess.PIPE
+    arguments: Sequence[str],
+    added: Mapping[str, str],
+    stderr: int | BinaryIO = asyncio.subprocess.PIPE,
+    passed: socket.socket | None = None,
 ) -> asyncio.subprocess.Process:
-    """Start ``gemini-proxy ARGUMENTS`` with ``added`` variables."""
+    """Start ``gemini-proxy ARGUMENTS`` with ``added`` variables, and the socket ``passed`` as systemd passes one."""
+    through = ("-c", _PASS, str(passed.fileno())) if passed else ()
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gemini_proxy", *arguments),
+        *(sys.executable, *through, "-m", "gemini_proxy", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         env=environment(**added),
+        pass_fds=(passed.fileno(),) if passed else (),
     )
 
 
@@ -70,13 +85,17 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    config: Path, addresses: int = 1, options: Sequence[str] = (), **added: str
+    config: Path,
+    addresses: int = 1,
+    options: Sequence[str] = (),
+    passed: socket.socket | None = None,
+    **added: str,
 ) -> AsyncIterator[Serving]:
     """Run ``serve`` with ``options`` until it has printed that many addresses; kill it in the end."""
     errors = config.parent / "stderr.txt"
     # A file, not a pipe: a pipe that nobody reads would stop a server that logs much.
     with errors.open("wb") as file:
-        process = await start(["serve", "--config", str(config), *options], added, file)
+        process = await start(["serve", "--config", str(config), *options], added, file, passed)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_SLOW_START):

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gemini_proxy.cli import main
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome
-from tests.cli.process import run, serving, write_config
+from tests.cli.process import run, serving, start, write_config
 from tests.support.proxy import MODEL, prompt
 from tests.support.upstream import Hang, ScriptedUpstream, candidate, sse, stream, unary
 
@@ -133,19 +133,80 @@ async def test_sigterm_lets_a_stream_finish(
 async def test_a_stream_that_outlasts_the_grace_is_broken(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
-    """When the grace is over the stream breaks off for the client, is recorded, and the exit is clean all the same."""
-    config = write_config(tmp_path, server={**ANYWHERE, "shutdown_grace": 0.2}, upstream={"base_url": upstream.url})
+    """When the grace is over, once, the stream breaks off for the client and is recorded, and the exit is clean."""
+    grace = 2.5
+    config = write_config(tmp_path, server={**ANYWHERE, "shutdown_grace": grace}, upstream={"base_url": upstream.url})
     upstream.reply(stream(EVENTS[0], Hang()))
     async with serving(config) as server:
         async with client.post(server.url + STREAM, json=prompt("hi")) as response:
             assert await response.content.readany() == EVENTS[0]
             server.process.terminate()
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await response.read()
+            async with asyncio.timeout(2 * grace - 0.2):
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
         assert await asyncio.wait_for(server.process.wait(), 15) == 0
         assert "Traceback" not in server.stderr.read_text()
     assert upstream.closed_by_caller.is_set()
     assert await outcomes(tmp_path) == [Outcome.FAILED]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_an_idle_connection_is_served_for_a_while(
+    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
+) -> None:
+    """What comes over it after SIGTERM is answered, and told that it was the last; the other idle one is closed."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    config = write_config(tmp_path, server={**ANYWHERE, "loop": loop}, upstream={"base_url": upstream.url})
+    stopping = asyncio.Event()
+    upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]), unary(candidate("Cork", "STOP")))
+    async with serving(config) as server:
+        address = urlsplit(server.url)
+        silent, writer = await asyncio.open_connection(address.hostname, address.port)
+        async with client.post(server.url + STREAM, json=prompt("hi")) as under_way:
+            assert await under_way.content.readany() == EVENTS[0]
+            async with client.get(server.url + "/healthz") as response:
+                assert "connection" not in response.headers
+            server.process.terminate()
+            await refused(server.url)
+            async with client.post(server.url + UNARY, json=prompt("hi")) as response:
+                assert (response.status, response.headers["connection"]) == (200, "close")
+            async with asyncio.timeout(15):
+                assert await silent.read() == b""
+            stopping.set()
+            assert await under_way.read() == b"".join(EVENTS[1:])
+        assert await asyncio.wait_for(server.process.wait(), 15) == 0
+        writer.close()
+
+
+async def test_a_socket_that_was_passed_outlives_the_process(
+    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Who connects between two servers waits for the second and is refused by neither."""
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        address = f"127.0.0.1:{passed.getsockname()[1]}"
+        config = write_config(tmp_path, server={"listen": [address]})
+        async with serving(config, passed=passed) as first:
+            assert first.url == f"http://{address}"
+            async with client.get(f"{first.url}/healthz", headers={"connection": "close"}) as response:
+                assert response.status == 200
+            first.process.terminate()
+            assert await asyncio.wait_for(first.process.wait(), 15) == 0
+        waiting = asyncio.create_task(client.get(f"http://{address}/healthz"))
+        async with serving(config, passed=passed):
+            async with await waiting as response:
+                assert response.status == 200
+
+
+async def test_a_socket_that_no_setting_names(tmp_path: Path) -> None:
+    """Where the server may listen is checked in the configuration, so nothing else is listened on."""
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        config = write_config(tmp_path, server={"listen": ["127.0.0.1:1"]})
+        process = await start(["--config", str(config), "serve"], {}, passed=passed)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, out) == (78, b"")
+        port = passed.getsockname()[1]
+    assert f"server.listen: 127.0.0.1:1: the socket 127.0.0.1:{port} that was passed" in err.decode()
 
 
 async def test_a_second_sigterm_changes_nothing(

@@ -6,7 +6,8 @@ import io
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 PATH = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
 STREAM = f"{PATH}?alt=sse&key=AIza-test"
+UNARY = "/v1beta/models/gemini-2.5-flash:generateContent"
 CANARY = "AIza" + "Canary" * 6
 PATIENCE = 10.0
 
@@ -193,6 +195,53 @@ async def _send_malformed_header(nginx: Nginx) -> None:
     assert b" 400 " in await asyncio.wait_for(reader.readline(), PATIENCE)
     writer.close()
     await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def server(folder: Path, upstream: ScriptedUpstream, name: str) -> AsyncIterator[None]:
+    """One of several proxies on one machine, with a socket and a database of its own."""
+    config = Config(
+        access=Access(trusted_proxies=("unix",)),
+        upstream=Upstream(base_url=upstream.url),
+        traces=Traces(database=f"sqlite:///{folder}/{name}.db"),
+    )
+    async with running(create_app(config, RuleSet()), [ListenAddress(path=f"{folder}/{name}.sock")], PATIENCE):
+        yield
+
+
+def several(folder: Path, names: Sequence[str]) -> str:
+    """The shipped configuration with a line for each of several servers."""
+    line = f"server unix:{folder}/gemini-proxy.sock max_fails=0;"
+    site = shipped_site(folder)
+    assert line in site
+    return site.replace(line, " ".join(line.replace("gemini-proxy.sock", f"{name}.sock") for name in names))
+
+
+async def test_a_rolling_restart_fails_nobody(folder: Path, upstream: ScriptedUpstream) -> None:
+    """Two servers behind the shipped configuration, stopped and started one after the other, under load."""
+    statuses: Counter[int] = Counter()
+    rolled = asyncio.Event()
+    upstream.reply(*[unary(candidate("Cork", "STOP"))] * 5_000)
+
+    async def ask(client: aiohttp.ClientSession) -> None:
+        while not rolled.is_set():
+            statuses[await _status(client, f"{UNARY}?key=AIza-test")] += 1
+
+    names = ("first", "second")
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [contextlib.AsyncExitStack() for _ in names]
+        for name, one in zip(names, servers, strict=True):
+            await stack.enter_async_context(one)
+            await one.enter_async_context(server(folder, upstream, name))
+        nginx = await stack.enter_async_context(running_nginx(folder, several(folder, names)))
+        async with nginx_client(nginx) as client, asyncio.TaskGroup() as clients:
+            for _ in range(8):
+                clients.create_task(ask(client))
+            for name, one in zip(names, servers, strict=True):
+                await one.aclose()
+                await one.enter_async_context(server(folder, upstream, name))
+            rolled.set()
+    assert set(statuses) == {200}
 
 
 def test_nginx_accepts_the_configuration(folder: Path) -> None:

@@ -3,12 +3,9 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -19,6 +16,7 @@ from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
+from gemini_proxy.server.listening import Acceptor, Listener, open_listeners
 from gemini_proxy.server.reload import Hangups, Load, Reloader
 from gemini_proxy.server.systemd import Notifier
 
@@ -26,6 +24,12 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = 75.0
 """Seconds an idle connection is kept: longer than nginx keeps its own, so that nginx closes first."""
+_LINGER: Final = 1.0
+"""Seconds for which a server that stops still serves what comes over an idle connection."""
+_LOOK: Final = 0.02
+"""Seconds between two looks for connections that have ended."""
+_UNWIND: Final = 0.1
+"""Seconds in which a connection that outlasts the grace may end by itself once it is told to."""
 
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -47,6 +51,16 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._unfinished.done(self)
         super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request."""
+        return not self._request_in_progress and not self._messages
+
+    @property
+    def requests(self) -> int:
+        """How many have come so far."""
+        return self._request_count
 
     def handle_error(
         self,
@@ -71,6 +85,14 @@ class _Server(web.Server):
     def __init__(self, handler: _Handler, unfinished: Unfinished, **arguments: Any) -> None:
         super().__init__(handler, **arguments)
         self._unfinished = unfinished
+
+    @property
+    def opened(self) -> list[_Connection]:
+        """The connections that are open."""
+        return [connection for connection in self.connections if isinstance(connection, _Connection)]
+
+    def pre_shutdown(self) -> None:
+        """Leave idle connections open, which aiohttp would close here."""
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, self._unfinished, loop=self._loop, **self._kwargs)
@@ -121,8 +143,17 @@ class Runner(web.AppRunner):
             keepalive_timeout=_KEEPALIVE,
             lingering_time=2.0,
             read_bufsize=65_536,
-            shutdown_timeout=shutdown_grace,
+            # The time for each of its two steps, after ours: to wait for a handler, and then for one that is cancelled.
+            shutdown_timeout=_UNWIND,
         )
+        self._grace = shutdown_grace
+        app.on_response_prepare.append(_say_close)
+
+    async def shutdown(self) -> None:
+        """Let the application know, and wait for its exchanges."""
+        await super().shutdown()
+        assert isinstance(self.server, _Server)
+        await _drained(self.server, self._grace)
 
     async def _make_server(self) -> web.Server:
         stock = await super()._make_server()
@@ -135,50 +166,78 @@ class Runner(web.AppRunner):
         )
 
 
+async def _say_close(request: web.Request, response: web.StreamResponse) -> None:
+    """Once the server drains, let each client know that its next request goes over another connection."""
+    if request.app[STATE].draining:
+        response.force_close()
+        response.headers["Connection"] = "close"
+
+
+async def _drained(server: _Server, grace: float) -> None:
+    """Wait until no connection is open, ``grace`` seconds at most. Idle ones are closed ``_LINGER`` seconds later.
+
+    What a client sends on one before that is served: it may be on its way already.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + grace
+    idle: dict[_Connection, tuple[int, float]] = {}
+    while (opened := server.opened) and (now := loop.time()) < ends:
+        for connection in opened:
+            if not connection.idle:
+                idle.pop(connection, None)
+                continue
+            count, since = idle.get(connection, (-1, now))
+            if count != connection.requests:
+                idle[connection] = (connection.requests, now)
+            elif now - since >= _LINGER:
+                connection.force_close()
+        await asyncio.sleep(_LOOK)
+
+
 @contextlib.asynccontextmanager
 async def running(
     app: web.Application, addresses: Sequence[ListenAddress], shutdown_grace: float
 ) -> AsyncIterator[list[str]]:
-    """Serve ``app``; yields the addresses as they really are (port 0 becomes a real one).
+    """Serve ``app`` on sockets of its own; yields the addresses as they really are (port 0 becomes a real one).
 
-    Leaving lets exchanges under way finish for ``shutdown_grace`` seconds, refuses new ones, and writes all traces.
+    Leaving ends it as ``accepting`` does.
+    """
+    listeners = open_listeners(addresses)
+    async with accepting(app, listeners, shutdown_grace):
+        yield shown_addresses(listeners)
+
+
+def shown_addresses(listeners: Sequence[Listener]) -> list[str]:
+    return [str(listener.address) for listener in listeners]
+
+
+@contextlib.asynccontextmanager
+async def accepting(app: web.Application, listeners: Sequence[Listener], shutdown_grace: float) -> AsyncIterator[None]:
+    """Serve ``app`` on ``listeners``.
+
+    Leaving accepts nobody any more, lets exchanges under way finish for ``shutdown_grace`` seconds, and writes all
+    traces.
     """
     runner = Runner(app, shutdown_grace)
-    await runner.setup()
+    acceptors: list[Acceptor] = []
     try:
-        bound = [await _listen(runner, address) for address in addresses]
-        yield bound
+        await runner.setup()
+        server = runner.server
+        assert server is not None
+        acceptors += [Acceptor(listener, server, app[TASKS]) for listener in listeners]
+        for acceptor in acceptors:
+            acceptor.start()
+        yield
     finally:
         app[STATE].draining = True
+        for acceptor in acceptors:
+            await acceptor.stop()
         await runner.cleanup()
-
-
-async def _listen(runner: Runner, address: ListenAddress) -> str:
-    if address.path:
-        _remove_stale(address.path)
-        await web.UnixSite(runner, address.path).start()
-        # nginx runs as another user; who may reach the socket is decided by its folder.
-        os.chmod(address.path, 0o666)
-        return str(address)
-    site = web.TCPSite(runner, address.host, address.port, backlog=1024)
-    await site.start()
-    name: Sequence[object] = runner.addresses[-1]
-    return str(ListenAddress(host=str(name[0]), port=int(str(name[1]))))
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a killed server left; one that answers is another server's."""
-    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(path) != 0:
-            os.unlink(path)
 
 
 async def serve(
     app: web.Application,
-    addresses: Sequence[ListenAddress],
+    listeners: Sequence[Listener],
     shutdown_grace: float,
     notifier: Notifier,
     announce: Callable[[list[str]], None],
@@ -190,7 +249,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(app, addresses, shutdown_grace) as bound:
+    bound = shown_addresses(listeners)
+    async with accepting(app, listeners, shutdown_grace):
         status = f"listening on {', '.join(bound)}"
         notifier.ready(status)
         app[TASKS].spawn(notifier.watch(), "watchdog")

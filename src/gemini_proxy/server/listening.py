@@ -1,0 +1,218 @@
+"""The sockets that the server listens on: those that were passed to it, and those that it opens itself.
+
+A socket that was passed outlives the process. Who connects while nobody accepts waits in its queue, and is served by
+the next process. Processes share one such socket rather than have one each (SO_REUSEPORT): the queue of a socket dies
+with its process, and whoever waits in it is reset.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gemini_proxy.sections import ListenAddress
+from gemini_proxy.server.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_QUEUE: Final = 1024
+"""Connections that wait to be accepted."""
+_AT_ONCE: Final = 64
+_PAUSE: Final = 1.0
+"""Seconds until the next attempt where there is no descriptor left for a connection."""
+_CONNECTING: Final = "connection"
+_NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_HERE: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket that does not block. ``lasting`` says that it outlives this process."""
+
+    socket: socket.socket
+    lasting: bool
+
+    @property
+    def address(self) -> ListenAddress:
+        """Where it really listens: port 0 has become a real one."""
+        return _address(self.socket)
+
+
+class NotAsked(Exception):
+    """A socket was passed that no configured address names. The text is its address."""
+
+
+def passed_sockets(descriptors: Sequence[int]) -> list[socket.socket]:
+    """The sockets of systemd's file descriptors; no process that is started from here on inherits them."""
+    sockets = [socket.socket(fileno=number) for number in descriptors]
+    for one in sockets:
+        one.set_inheritable(False)
+    return sockets
+
+
+def open_listeners(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket] = ()) -> list[Listener]:
+    """Listen on ``addresses``: by the sockets that were passed where these are for one, else by new ones.
+
+    Raises OSError where it cannot, and NotAsked for a socket that ``addresses`` do not name: what may be listened on is
+    checked in the configuration.
+    """
+    left = list(passed)
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            if fitting := [one for one in left if _address(one) in _meanings(address)]:
+                for one in fitting:
+                    left.remove(one)
+                    one.setblocking(False)
+                    listeners.append(Listener(one, lasting=True))
+            else:
+                listeners += [Listener(one, lasting=False) for one in _opened(address)]
+        if left:
+            raise NotAsked(str(_address(left[0])))
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+def _address(opened: socket.socket) -> ListenAddress:
+    name = opened.getsockname()
+    return ListenAddress(path=os.fsdecode(name)) if opened.family == socket.AF_UNIX else ListenAddress(*name[:2])
+
+
+def _meanings(address: ListenAddress) -> Iterator[ListenAddress]:
+    """The addresses that a name stands for; an address stands for itself."""
+    yield address
+    if not address.path:
+        for _, host, port in _resolved(address):
+            yield ListenAddress(host, port)
+
+
+def _resolved(address: ListenAddress) -> Iterator[tuple[socket.AddressFamily, str, int]]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, name in found:
+        yield family, str(name[0]), int(name[1])
+
+
+def _opened(address: ListenAddress) -> list[socket.socket]:
+    """Several where a name has several addresses, one at least."""
+    if address.path:
+        return [_unix_socket(address.path)]
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, host, port in _resolved(address):
+        try:
+            sockets.append(_tcp_socket(family, host, port))
+        except OSError as error:
+            failure = error
+            if error.errno not in _NOT_HERE:
+                break
+    if failure is not None and (not sockets or failure.errno not in _NOT_HERE):
+        for one in sockets:
+            one.close()
+        raise failure
+    return sockets
+
+
+def _tcp_socket(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind((host, port))
+        return _listening(opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _unix_socket(path: str) -> socket.socket:
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        opened.bind(path)
+        # nginx runs as another user; who may reach the socket is decided by its folder.
+        os.chmod(path, 0o666)
+        return _listening(opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _listening(opened: socket.socket) -> socket.socket:
+    opened.listen(_QUEUE)
+    opened.setblocking(False)
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a killed server left; one that answers is another server's."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) != 0:
+            os.unlink(path)
+
+
+class Acceptor:
+    """Gives the connections of one listening socket to protocols of ``make``, from ``start`` to ``stop``."""
+
+    def __init__(self, listener: Listener, make: Callable[[], asyncio.Protocol], tasks: Tasks) -> None:
+        self._listener = listener
+        self._make = make
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
+        # Of what processes share, each takes one a turn: those that have time for it take the next.
+        self._at_once = 1 if listener.lasting else _AT_ONCE
+
+    def start(self) -> None:
+        self._again = None
+        self._loop.add_reader(self._listener.socket.fileno(), self._accept, self._at_once)
+
+    async def stop(self) -> None:
+        """Accept no more. Where nobody else will, those who wait to be accepted are accepted first."""
+        self._pause()
+        if not self._listener.lasting:
+            if path := self._listener.address.path:
+                # From here on a new connection is refused before anything was sent.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            self._accept(_QUEUE)
+            self._pause()
+        self._listener.socket.close()
+        # Those who have been accepted are not yet known to the server.
+        await self._tasks.settle(_CONNECTING, _PAUSE)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._listener.socket.fileno())
+        if self._again is not None:
+            self._again.cancel()
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
+            try:
+                connection, _ = self._listener.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NONE_LEFT:
+                    raise
+                log.error("a connection cannot be accepted: %s", error.strerror)
+                self._pause()
+                self._again = self._loop.call_later(_PAUSE, self.start)
+                return
+            connection.setblocking(False)
+            self._tasks.spawn(self._connect(connection), _CONNECTING)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        await self._loop.connect_accepted_socket(self._make, connection)
