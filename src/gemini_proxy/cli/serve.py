@@ -15,7 +15,7 @@ from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
 from gemini_proxy.sections import listen_address
 from gemini_proxy.server.app import create_app
-from gemini_proxy.server.listening import NotAsked, open_listeners, passed_sockets
+from gemini_proxy.server.listening import NotAsked, listening, passed_sockets
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.process import raise_descriptor_limit
 from gemini_proxy.server.reload import Hangups, Load
@@ -63,8 +63,10 @@ def run_server(config: Config, rules: RuleSet, hangups: Hangups, load: Load) -> 
     manager = service_manager()
     notifier = Notifier(manager.notify_socket, manager.watchdog_seconds)
     try:
-        listeners = open_listeners(addresses, passed_sockets(manager.descriptors))
-        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+        with (
+            listening(addresses, passed_sockets(manager.descriptors)) as listeners,
+            asyncio.Runner(loop_factory=_loop_factory(config)) as runner,
+        ):
             runner.run(
                 serve_app(
                     create_app(config, rules),

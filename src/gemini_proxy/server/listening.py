@@ -56,7 +56,18 @@ def passed_sockets(descriptors: Sequence[int]) -> list[socket.socket]:
     return sockets
 
 
-def open_listeners(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket] = ()) -> list[Listener]:
+@contextlib.contextmanager
+def listening(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket] = ()) -> Iterator[list[Listener]]:
+    """Listen on ``addresses``; no socket outlives the block. Raises as ``_open`` does."""
+    listeners = _open(addresses, passed)
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+def _open(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket]) -> list[Listener]:
     """Listen on ``addresses``: by the sockets that were passed where these are for one, else by new ones.
 
     Raises OSError where it cannot, and NotAsked for a socket that ``addresses`` do not name: what may be listened on is

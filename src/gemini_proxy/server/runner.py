@@ -16,7 +16,7 @@ from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
-from gemini_proxy.server.listening import Acceptor, Listener, open_listeners
+from gemini_proxy.server.listening import Acceptor, Listener, listening
 from gemini_proxy.server.reload import Hangups, Load, Reloader
 from gemini_proxy.server.systemd import Notifier
 
@@ -202,9 +202,9 @@ async def running(
 
     Leaving ends it as ``accepting`` does.
     """
-    listeners = open_listeners(addresses)
-    async with accepting(app, listeners, shutdown_grace):
-        yield shown_addresses(listeners)
+    with listening(addresses) as listeners:
+        async with accepting(app, listeners, shutdown_grace):
+            yield shown_addresses(listeners)
 
 
 def shown_addresses(listeners: Sequence[Listener]) -> list[str]:
