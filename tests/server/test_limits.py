@@ -1,7 +1,9 @@
 """What one client may do, and that another one never pays for it."""
 
 import asyncio
+import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -99,6 +101,25 @@ async def test_a_key_that_is_refused_stores_prompts_within_a_limit(
     assert statuses == [400] * 4 + [429] * 4
     assert len(await proxy.store.recent(20)) == 4
     assert [await ask(proxy, "good", "x" * 30_000, "127.0.0.2") for _ in range(8)] == [200] * 8
+
+
+async def test_a_body_of_no_declared_length_counts_when_it_is_known(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Sent in chunks it costs what it would have cost with a length."""
+    upstream.reply(only_good_keys)
+    proxy = await start_proxy(limits={"unproven_bytes_per_minute": 100_000})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield json.dumps(prompt("x" * 30_000)).encode()
+
+    statuses = []
+    async with aiohttp.ClientSession() as session:
+        for number in range(6):
+            headers = {"x-goog-api-key": f"made-up-{number}", "content-type": "application/json"}
+            async with session.post(proxy.method(), data=chunks(), headers=headers) as response:
+                statuses.append(response.status)
+    assert statuses == [400] * 4 + [429] * 2
 
 
 async def test_a_key_that_was_good_and_is_refused_counts_by_its_address_again(

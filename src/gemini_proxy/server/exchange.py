@@ -37,12 +37,12 @@ def _new_id() -> str:
 class Exchange:
     """``owner`` is the user whose trace it becomes, ``client`` who asks: see ``credentials.client_of``.
 
-    Times are of ``time.perf_counter``; ``outcome`` is None until known. ``checking`` is a request check that runs
-    beside the upstream call; ``framing`` the content type of an answer that goes through the gate, None before there is
-    one. ``windows`` judges an answer as it grows; ``waiting`` names the rules for which that cannot be. ``undecided``
-    says that the end must decide over a function call: more of the answer may undo what was found, and asking again
-    with each chunk would be a check of the whole each time. ``checked_messages`` is how many a check has had a verdict
-    on.
+    ``body`` is kept until the upstream has it, ``size`` are its bytes. Times are of ``time.perf_counter``; ``outcome``
+    is None until known. ``checking`` is a request check that runs beside the upstream call; ``framing`` the content
+    type of an answer that goes through the gate, None before there is one. ``windows`` judges an answer as it grows;
+    ``waiting`` names the rules for which that cannot be. ``undecided`` says that the end must decide over a function
+    call: more of the answer may undo what was found, and asking again with each chunk would be a check of the whole
+    each time. ``checked_messages`` is how many a check has had a verdict on.
     """
 
     call: ModelCall
@@ -55,6 +55,7 @@ class Exchange:
     rules: RuleSet = _NO_RULES
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
+    size: int = 0
     request: GeminiRequest | None = None
     checking: "asyncio.Task[None] | None" = None
     framing: str | None = None

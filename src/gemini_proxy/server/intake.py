@@ -41,6 +41,7 @@ class Intake:
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
+        exchange.size = len(exchange.body)
         exchange.request = await self._read(exchange)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(

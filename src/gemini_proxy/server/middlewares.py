@@ -72,7 +72,7 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
         return response
     finally:
         if EXCHANGE in request:
-            size, stored = len(request[EXCHANGE].body), request[EXCHANGE].recorded
+            size, stored = request[EXCHANGE].size, request[EXCHANGE].recorded
         limiter.leave(visit, size, accepted=accepted, stored=stored)
 
 
