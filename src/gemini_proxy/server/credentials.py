@@ -40,12 +40,17 @@ class Credentials:
 _SALT = os.urandom(16)
 
 
+def own_key(credentials: Credentials, configured: str | None) -> str | None:
+    """Return the Gemini key if it is the client's. ``configured`` is the operator's, which names nobody."""
+    return credentials.gemini if credentials.gemini != configured else None
+
+
 def client_of(credentials: Credentials, configured: str | None, address: str | None) -> str:
     """Tell clients apart that share this server, for fair turns: by the key they bring, else by their address.
 
-    A digest that is good for the life of this process. ``configured`` is the operator's own key, which names nobody.
+    A digest that is good for the life of this process; ``configured`` as for ``own_key``.
     """
-    key = credentials.invariant or (credentials.gemini if credentials.gemini != configured else None)
+    key = credentials.invariant or own_key(credentials, configured)
     said = f"key {key}" if key else f"address {address}"
     return hashlib.blake2b(said.encode(), key=_SALT, digest_size=16).hexdigest()
 

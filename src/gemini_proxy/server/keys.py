@@ -44,6 +44,8 @@ UPSTREAM = web.AppKey("UPSTREAM", Upstream)
 CALL = web.RequestKey("CALL", ModelCall)
 CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
 OWNER = web.RequestKey("OWNER", str)
+ADDRESS = web.RequestKey("ADDRESS", str)
+"""The client's, as ``Peers.client`` tells it."""
 ANSWER = web.RequestKey("ANSWER", ClientAnswer)
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
 SETUP = web.RequestKey("SETUP", Setup)

@@ -12,9 +12,10 @@ from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer, break_off
-from gemini_proxy.server.credentials import client_of, read_credentials
+from gemini_proxy.server.credentials import client_of, own_key, read_credentials
 from gemini_proxy.server.exchange import Exchange, Refused
 from gemini_proxy.server.keys import (
+    ADDRESS,
     ADMISSION,
     ANSWER,
     CALL,
@@ -46,10 +47,10 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         raise CrossSite("Pages of other sites may not use this server.")
     request.app[PEERS].check(request)
     call = read_call(request.method, request.raw_path)
-    configured = config.upstream.api_key
     request[CALL] = call
+    request[ADDRESS] = request.app[PEERS].client(request)
     request[CREDENTIALS] = credentials = read_credentials(
-        request.headers, call.query.key, configured.get_secret_value() if configured else None, call.dataset
+        request.headers, call.query.key, _configured_key(request), call.dataset
     )
     request[OWNER] = await request.app[ADMISSION].owner(credentials)
     return await handler(request)
@@ -78,11 +79,15 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 def _client(request: web.Request) -> Client:
     """Whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
-    config, given = request.app[CONFIG], request[CREDENTIALS]
-    configured = config.upstream.api_key
-    own = given.gemini if configured is None or given.gemini != configured.get_secret_value() else None
-    invariant = given.invariant if config.access.mode == "keys" else None
-    return request.app[LIMITER].client(invariant, own, request.app[PEERS].client(request))
+    given = request[CREDENTIALS]
+    invariant = given.invariant if request.app[CONFIG].access.mode == "keys" else None
+    return request.app[LIMITER].client(invariant, own_key(given, _configured_key(request)), request[ADDRESS])
+
+
+def _configured_key(request: web.Request) -> str | None:
+    """Return the operator's own Gemini key."""
+    key = request.app[CONFIG].upstream.api_key
+    return key.get_secret_value() if key else None
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
@@ -105,10 +110,7 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     """Own the exchange: start, the handler's chunks, end, record. A listing of models carries nothing to check."""
     if CALL not in request or request[CALL].http_method == "GET":
         return await handler(request)
-    key = request.app[CONFIG].upstream.api_key
-    client = client_of(
-        request[CREDENTIALS], key.get_secret_value() if key else None, request.app[PEERS].client(request)
-    )
+    client = client_of(request[CREDENTIALS], _configured_key(request), request[ADDRESS])
     exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER], client)
     answer = request[ANSWER] = ClientAnswer()
     request[SETUP] = setup = request.app[SETUPS].current
