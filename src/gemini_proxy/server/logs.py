@@ -98,25 +98,29 @@ def _with_traceback(logger: Any, name: str, event: EventDict) -> EventDict:
     if isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        event["exception"] = "".join(_told(error, _CAUSES)).rstrip()
+        event["exception"] = told(error)
     if event.get("logger") == "asyncio":
         # Below its first line asyncio shows the objects concerned, and in them the texts of exceptions.
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
 
 
-def _told(error: BaseException, causes: int) -> list[str]:
+def told(error: BaseException) -> str:
     """Where an error comes from and of what kind it is, after what led to it.
 
     Without its text: that of a foreign exception may quote what a client sent.
     """
+    return "".join(_lines(error, _CAUSES)).rstrip()
+
+
+def _lines(error: BaseException, causes: int) -> list[str]:
     lines = []
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None and causes:
-        lines += [*_told(earlier, causes - 1), "which led to:\n"]
+        lines += [*_lines(earlier, causes - 1), "which led to:\n"]
     lines += [*traceback.format_tb(error.__traceback__, -_FRAMES), f"{type(error).__qualname__}\n"]
     for one in error.exceptions if isinstance(error, BaseExceptionGroup) and causes else ():
-        lines += ["with:\n", *_told(one, causes - 1)]
+        lines += ["with:\n", *_lines(one, causes - 1)]
     return lines
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from gemini_proxy.server.logs import told
 from gemini_proxy.traces.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Tasks:
                     raise
                 if not pause or self._clock.time() - started > SETTLED:
                     pause = FIRST_PAUSE
-                    log.error("%s failed and is started again: %s", name, "".join(_frames(error)))
+                    log.error("%s failed and is started again: %s\n%s", name, type(error).__name__, told(error))
                 else:
                     pause = min(2 * pause, longest)
             self._down[name] = None
@@ -113,11 +113,3 @@ def _report(task: asyncio.Task[Any]) -> None:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _frames(error: BaseException) -> list[str]:
-    """Where an error comes from, and of what kind it is: without its text, which may quote a value."""
-    lines = [type(error).__name__, "\n", *traceback.format_tb(error.__traceback__)]
-    for one in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
-        lines += _frames(one)
-    return lines

@@ -76,9 +76,7 @@ class Lease:
         # What counts is when it was asked for: the answer may come late.
         until = asyncio.get_running_loop().time() + self._term
         try:
-            taken = await self._database.write(
-                lambda connection: take(connection, self._name, self._holder, self._term)
-            )
+            taken = await self._database.write(self._take)
         except StoreError as error:
             logger.warning("the lease of %s was not renewed: %s", self._name, error)
             return
