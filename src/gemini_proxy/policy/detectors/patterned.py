@@ -37,8 +37,8 @@ class RuleSet:
     def __init__(self, rules: Iterable[Rule], *, stays: bool = False) -> None:
         self._rules = tuple(rules)
         self._stays = stays
-        # Compiled at first use: most are never used.
-        self._regexes: dict[int, Regex] = {}
+        # By pattern, compiled at first use: most are never used.
+        self._regexes: dict[str, Regex] = {}
         self.labels = frozenset(rule.label for rule in self._rules)
         words = sorted({word for rule in self._rules for word in rule.words})
         self._words = Literals(words) if words else None
@@ -47,7 +47,7 @@ class RuleSet:
         ]
         self._wordless = frozenset(number for number, rule in enumerate(self._rules) if not rule.words)
         patterns = [self._rules[number].pattern for number in sorted(self._wordless)]
-        self._any = Regex("|".join(f"(?:{pattern})" for pattern in patterns), "find", tame=True) if patterns else None
+        self._any = "|".join(f"(?:{pattern})" for pattern in patterns)
 
     def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
         """Findings of all rules, text by text; of findings at the same place the first rule's is kept."""
@@ -56,7 +56,7 @@ class RuleSet:
 
     def _tried(self, text: str, meter: Meter) -> frozenset[int]:
         """The numbers of the rules that may find something in the text."""
-        tried = self._wordless if self._any and self._any.test(text, meter) else frozenset()
+        tried = self._wordless if self._any and self._regex(self._any).test(text, meter) else frozenset()
         return tried.union(*(self._by_word[word] for word in self._words.found(text, meter))) if self._words else tried
 
     def _find(self, index: int, text: str, tried: frozenset[int], meter: Meter) -> Iterator[Finding]:
@@ -64,16 +64,16 @@ class RuleSet:
         unseen = meter.sliced and not self._stays
         for number in sorted(tried):
             rule = self._rules[number]
-            for start, end in self._regex(number).spans(text, meter):
+            for start, end in self._regex(rule.pattern).spans(text, meter):
                 if (start, end) not in seen and (unseen or rule.accept(text[start:end])):
                     seen.add((start, end))
                     yield Finding(index, start, end, rule.label)
 
-    def _regex(self, number: int) -> Regex:
-        """Two threads may both compile; both get equal patterns and one of them stays."""
-        regex = self._regexes.get(number)
+    def _regex(self, pattern: str) -> Regex:
+        """Two threads may both compile; both get equal ones and one of them stays."""
+        regex = self._regexes.get(pattern)
         if regex is None:
-            regex = self._regexes[number] = Regex(self._rules[number].pattern, "find", tame=True)
+            regex = self._regexes[pattern] = Regex(pattern, "find", tame=True)
         return regex
 
 

@@ -22,13 +22,21 @@ from gemini_proxy.policy.errors import EvaluationError
 _IBAN_LENGTHS = (15, 34)
 
 
-def passes_luhn(found: str) -> bool:
-    """The check digit of payment cards (ISO/IEC 7812-1 annex B)."""
-    digits = [int(char) for char in found if char.isdigit()]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
-        return False
+def _digits(found: str) -> list[int]:
+    return [int(char) for char in found if char.isdigit()]
+
+
+def _luhn(digits: Sequence[int]) -> bool:
     doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def passes_luhn(found: str) -> bool:
+    """The check digit of payment cards (ISO/IEC 7812-1 annex B)."""
+    digits = _digits(found)
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
+    return _luhn(digits)
 
 
 def is_iban(found: str) -> bool:
@@ -64,17 +72,8 @@ def _is_ip6(found: str) -> bool:
     return len(found) > 4
 
 
-def _digits(found: str) -> list[int]:
-    return [int(char) for char in found if char.isdigit()]
-
-
 def _weighted(digits: Sequence[int], weights: Sequence[int]) -> int:
     return sum(digit * weight for digit, weight in zip(digits, weights, strict=False))
-
-
-def _luhn(digits: Sequence[int]) -> bool:
-    doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def _is_crypto(found: str) -> bool:

@@ -34,10 +34,6 @@ def _varied(value: str, distinct: int = _DISTINCT) -> bool:
     return any(char.isdigit() for char in value) and len(set(value)) >= distinct
 
 
-def _is_random(found: str) -> bool:
-    return _varied(found)
-
-
 def _has_random_value(found: str) -> bool:
     """Of what stands behind a sign that assigns."""
     return any(map(_varied, re.split(r"""[=>:,]['"`\s(\\]*""", found)[1:]))
@@ -66,7 +62,7 @@ _FORMS: Final = (
     Rule("ADOBE_SECRET", r"(?i)\bp8e-[a-z0-9]{32}", ("p8e-",)),
     Rule("AGE_KEY", r"(?i)AGE-SECRET-KEY-1[qpzry9x8gf2tvdw0s3jn54khce6mua7l]{58}", ("age-secret-key-1",)),
     Rule("AIRTABLE_TOKEN", r"\bpat[A-Za-z0-9]{14}[.][a-f0-9]{64}", ("pat",)),
-    Rule("ALIBABA_ACCESS_KEY", r"(?i)\bLTAI[a-z0-9]{17,26}", ("ltai",), _is_random),
+    Rule("ALIBABA_ACCESS_KEY", r"(?i)\bLTAI[a-z0-9]{17,26}", ("ltai",), _varied),
     Rule("ANTHROPIC_KEY", r"sk-ant-[a-z0-9]+-[0-9A-Za-z_-]{80,}", ("sk-ant-",)),
     Rule("ARTIFACTORY_KEY", r"\bAKCp[A-Za-z0-9]{60,}", ("akcp",)),
     Rule("ARTIFACTORY_TOKEN", r"\bcmVmd[A-Za-z0-9]{55,}", ("cmvmd",)),
@@ -101,7 +97,7 @@ _FORMS: Final = (
     Rule("DUFFEL_TOKEN", r"(?i)duffel_(?:test|live)_[a-z0-9_=-]{43}", ("duffel_",)),
     Rule("DYNATRACE_TOKEN", r"(?i)dt0c01[.][a-z0-9]{24}[.][a-z0-9]{64}", ("dt0c01.",)),
     Rule("EASYPOST_KEY", r"(?i)\bEZ[AT]K[a-z0-9]{54}", ("ezak", "eztk")),
-    Rule("FACEBOOK_TOKEN", r"(?i)\b[0-9]{15,16}(?:\||%7C)[0-9a-z_-]{27,40}", ("|", "%7c"), _is_random),
+    Rule("FACEBOOK_TOKEN", r"(?i)\b[0-9]{15,16}(?:\||%7C)[0-9a-z_-]{27,40}", ("|", "%7c"), _varied),
     Rule("FACEBOOK_TOKEN", r"\bEAA[MC][A-Za-z0-9]{100,}", ("eaam", "eaac")),
     Rule("FLUTTERWAVE_KEY", r"(?i)FLW(?:SECK|PUBK)_(?:TEST|LIVE)-[a-z0-9]{12,32}", ("flwseck_", "flwpubk_")),
     Rule("FLYIO_TOKEN", r"\bfo1_[A-Za-z0-9_-]{43}|\bfm1[ar]_[A-Za-z0-9+/]{100,}|\bfm2_[A-Za-z0-9+/]{100,}",
@@ -162,25 +158,25 @@ _FORMS: Final = (
     Rule("SHOPIFY_TOKEN", r"(?i)shp(?:at|ca|pa|ss)_[a-f0-9]{32}", ("shpat_", "shpca_", "shppa_", "shpss_")),
     Rule("SIDEKIQ_SECRET", r"(?i)[a-f0-9]{8}:[a-f0-9]{8}@(?:gems|enterprise)[.]contribsys[.]com", ("contribsys.com",)),
     Rule("SIDEKIQ_SECRET", r"(?i)contribsys(?:__|[.])com[ \t'\"=:,>]{1,8}[a-f0-9]{8}:[a-f0-9]{8}", ("contribsys",)),
-    Rule("SLACK_TOKEN", r"(?i)xox[abeposr]-(?:[0-9]+-)*[a-z0-9-]{8,}", ("xox",), _is_random),
+    Rule("SLACK_TOKEN", r"(?i)xox[abeposr]-(?:[0-9]+-)*[a-z0-9-]{8,}", ("xox",), _varied),
     Rule("SLACK_TOKEN", r"(?i)xoxe[.]xox[bp]-[0-9]-[a-z0-9]{100,}", ("xoxe.",)),
     Rule("SLACK_TOKEN", r"(?i)(?:https?://)?hooks[.]slack[.]com/(?:services|workflows|triggers)/"
          r"(?:T[a-z0-9_]+/B[a-z0-9_]+/[a-z0-9_]+|[a-z0-9+/_]{20,})", ("hooks.slack.com",)),
     Rule("SLACK_TOKEN", r"(?i)xapp-[0-9]-[a-z0-9]+-[0-9]+-[a-z0-9]+", ("xapp-",)),
     Rule("SOURCEGRAPH_TOKEN", r"(?i)\bsgp_(?:(?:[a-f0-9]{16}|local)_)?[a-f0-9]{40}", ("sgp_",)),
-    Rule("SQUARE_TOKEN", r"\b(?:EAAA|sq0(?:atp|csp)-)[A-Za-z0-9_-]{22,60}", ("eaaa", "sq0"), _is_random),
+    Rule("SQUARE_TOKEN", r"\b(?:EAAA|sq0(?:atp|csp)-)[A-Za-z0-9_-]{22,60}", ("eaaa", "sq0"), _varied),
     Rule(
         "STRIPE_KEY",
         r"\b(?:sk|rk)_(?:live|test|prod)_[0-9A-Za-z]{10,}|whsec_[0-9A-Za-z]{24,}",
         ("sk_live", "sk_test", "sk_prod", "rk_live", "rk_test", "rk_prod", "whsec_"),
     ),
-    Rule("TELEGRAM_TOKEN", r"\b[0-9]{5,16}:A[A-Za-z0-9_-]{34}", (":a",), _is_random),
+    Rule("TELEGRAM_TOKEN", r"\b[0-9]{5,16}:A[A-Za-z0-9_-]{34}", (":a",), _varied),
     Rule("TWILIO_KEY", r"\bSK[0-9a-fA-F]{32}", ("sk",)),
     Rule("VAULT_TOKEN", r"\bhvb[.][A-Za-z0-9_-]{100,}|\bhvs[.][A-Za-z0-9_-]{24,}", ("hvb.", "hvs.")),
-    Rule("VAULT_TOKEN", r"(?i)\bs[.][a-z0-9]{24}\b", ("s.",), _is_random),
+    Rule("VAULT_TOKEN", r"(?i)\bs[.][a-z0-9]{24}\b", ("s.",), _varied),
     Rule("XAI_KEY", r"\bxai-[A-Za-z0-9]{70,}", ("xai-",)),
-    Rule("YANDEX_TOKEN", r"\bt1[.][A-Za-z0-9_-]+={0,2}[.][A-Za-z0-9_-]{86}={0,2}", ("t1.",), _is_random),
-    Rule("YANDEX_TOKEN", r"\bAQVN[A-Za-z0-9_-]{35,38}|\bYC[A-Za-z0-9_-]{38}\b", ("aqvn", "yc"), _is_random),
+    Rule("YANDEX_TOKEN", r"\bt1[.][A-Za-z0-9_-]+={0,2}[.][A-Za-z0-9_-]{86}={0,2}", ("t1.",), _varied),
+    Rule("YANDEX_TOKEN", r"\bAQVN[A-Za-z0-9_-]{35,38}|\bYC[A-Za-z0-9_-]{38}\b", ("aqvn", "yc"), _varied),
     Rule("DEFINED_NETWORKING_TOKEN", r"(?i)\bdnkey-[a-z0-9=_-]{26}-[a-z0-9=_-]{52}", ("dnkey-",)),
     Rule("NEW_RELIC_KEY", r"(?i)\bNR(?:JS-[a-f0-9]{19}|II-[a-z0-9_-]{32}|AK-[a-z0-9]{27})",
          ("nrjs-", "nrii-", "nrak-")),
@@ -191,7 +187,7 @@ _FORMS: Final = (
     Rule("MAPBOX_TOKEN", r"(?i)\bpk[.][a-z0-9]{60}[.][a-z0-9]{22}", ("pk.",)),
     Rule("TYPEFORM_TOKEN", r"(?i)\btfp_[a-z0-9_.=-]{59}", ("tfp_",)),
     Rule("ATLASSIAN_TOKEN", r"\bATATT3[A-Za-z0-9_=-]{100,}", ("atatt3",)),
-    Rule("GOCARDLESS_TOKEN", r"(?i)\blive_[a-z0-9_=-]{40}\b", ("live_",), _is_random),
+    Rule("GOCARDLESS_TOKEN", r"(?i)\blive_[a-z0-9_=-]{40}\b", ("live_",), _varied),
     Rule("TWITTER_TOKEN", r"\bA{22}[A-Za-z0-9%]{80,100}", ("aaaaaaaaaaaaaaaaaaaaaa",)),
     Rule(
         "CONNECTION_STRING",
@@ -247,16 +243,17 @@ _ASSIGNED: Final = tuple(
     for vendor, words in _VENDORS.items()
 )
 
+_GENERIC_LABEL: Final = "GENERIC_SECRET"
 _GENERIC: Final = (
     Rule(
-        "GENERIC_SECRET",
+        _GENERIC_LABEL,
         r"(?i)(?:password|passwd|pwd|passphrase|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|credential)s?"
         r"[A-Za-z0-9_-]{0,20}['\"]?[ \t]*(?:=|:|=>|:=)[ \t]*['\"`][0-9a-z+/_~!@#$%^&*=-]{16,200}['\"`]",
         ("passw", "pwd", "passphrase", "secret", "token", "key", "credential"),
         _has_generic_value,
     ),
     Rule(
-        "GENERIC_SECRET",
+        _GENERIC_LABEL,
         r"(?m)^[ \t]*(?:export[ \t]+)?[A-Z][A-Z0-9_]{0,40}(?:PASSWORD|PASSWD|PWD|SECRET|TOKEN|KEY|CREDENTIALS?)"
         r"[A-Z0-9_]{0,20}=[0-9A-Za-z+/_~!@#%^&*=-]{16,200}",
         ("passw", "pwd", "secret", "token", "key", "credential"),
@@ -264,8 +261,7 @@ _GENERIC: Final = (
     ),
 )  # fmt: skip
 
-_KNOWN: Final = RuleSet((*_FORMS, *_ASSIGNED), stays=True)
-_WITH_GENERIC: Final = RuleSet((*_FORMS, *_ASSIGNED, *_GENERIC), stays=True)
+_ALL: Final = RuleSet((*_FORMS, *_ASSIGNED, *_GENERIC), stays=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +270,9 @@ class SecretsDetector:
 
     name: str = "secrets"
     options: frozenset[str] = frozenset(("generic",))
-    labels: frozenset[str] = _WITH_GENERIC.labels
+    labels: frozenset[str] = _ALL.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        return (_WITH_GENERIC if options.get("generic", True) else _KNOWN).find(texts, meter)
+        found = _ALL.find(texts, meter)
+        # Their rules come last, so that they are in nobody's place.
+        return found if options.get("generic", True) else (one for one in found if one.label != _GENERIC_LABEL)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from gemini_proxy.policy.provenance.spellings import MONTHS
+
 Shape = Literal[
     "email", "url", "account", "phone", "user", "path", "id", "secret", "date", "number", "word", "message", "text"
 ]
@@ -62,7 +64,7 @@ _READS: Final = frozenset(
 )
 _DOCUMENTS: Final = frozenset("webpage website page site url document article html".split())
 _READS_DOCUMENTS: Final = frozenset("read fetch open visit browse download scrape crawl cat".split())
-_MONTH: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS: Final = frozenset(month[:3] for month in MONTHS)
 _LONG: Final = 120
 # Digits of a number that counts.
 _FEW: Final = 3
@@ -121,7 +123,7 @@ def is_in_date(text: str, start: int, end: int) -> bool:
     if text[start - 1 : start] in (":", "-", "/") or text[end : end + 1] in (":", "-", "/"):
         return True
     names = (_NAME_PARTS.findall(before[-12:])[-1:], _NAME_PARTS.findall(after[:12])[:1])
-    return any(word.lower()[:3] in _MONTH for found in names for word in found)
+    return any(word.lower()[:3] in _MONTHS for found in names for word in found)
 
 
 def thing_of(name: str) -> str:

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-_MONTHS: Final = (
+MONTHS: Final = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
-_MONTH = "|".join(f"{name}|{name[:3]}" for name in _MONTHS)
+_MONTH = "|".join(f"{name}|{name[:3]}" for name in MONTHS)
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _RANGE = re.compile(
     rf"\b({_DAY}) ?(?:to|-|–|until|till|through|and) ?(?:the )?({_DAY}) (?:of )?({_MONTH})\b",
@@ -19,9 +19,9 @@ _NUMBER = re.compile(r"[+-]?(\d{1,3}(?:[,' ]\d{3})+|\d+)(?:\.(\d*))?")
 
 def spellings_of_date(year: int, month: int, day: int) -> list[str]:
     """How a date is written: as in ISO 8601 first, then with the month's name or number."""
-    if not 1 <= month <= len(_MONTHS):
+    if not 1 <= month <= len(MONTHS):
         return [f"{year:04}{month:02}{day:02}"]
-    name, ordinal = _MONTHS[month - 1], _ordinal(day)
+    name, ordinal = MONTHS[month - 1], _ordinal(day)
     found = [f"{year:04}{month:02}{day:02}", f"{day:02}{month:02}{year:04}", f"{month:02}{day:02}{year:04}"]
     for called in dict.fromkeys((name, name[:3])):
         for number in (str(day), ordinal):
