@@ -52,7 +52,7 @@ class RuleSet:
     def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
         """Findings of all rules, text by text; of findings at the same place the first rule's is kept."""
         hits = [(index, text, tried) for index, text in enumerate(texts) if (tried := self._tried(text, meter))]
-        return (finding for index, text, tried in hits for finding in self._find(index, text, tried, meter))
+        return (finding for hit in hits for finding in self._find(*hit, meter)) if hits else ()
 
     def _tried(self, text: str, meter: Meter) -> frozenset[int]:
         """The numbers of the rules that may find something in the text."""
