@@ -8,10 +8,8 @@ or a status of 500 and more.
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,19 +19,13 @@ from typing import Any, Final
 
 import aiohttp
 import click
+from tests.cli.process import start, write_config
 
 from bench.processes import module, serving
 
 _PATH: Final = "/v1beta/models/bench-unary:generateContent"
 _BODY: Final = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}).encode()
 _HEADERS: Final = {"x-goog-api-key": "bench", "content-type": "application/json"}
-# As systemd does before it runs a program.
-_PASS: Final = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 class Restarts:
@@ -46,14 +38,8 @@ class Restarts:
 
     async def start(self) -> None:
         """Return when the server accepts."""
-        descriptor = self._listening.fileno()
-        program = ("-m", "gemini_proxy", "--config", str(self._config), "serve")
-        self._running = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _PASS, str(descriptor), *program),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            pass_fds=(descriptor,),
-        )
+        arguments = ("--config", str(self._config), "serve")
+        self._running = await start(arguments, {}, asyncio.subprocess.DEVNULL, self._listening)
         assert self._running.stdout is not None
         await self._running.stdout.readline()
 
@@ -119,13 +105,11 @@ def main(restarts: int, clients: int) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(serving(module("bench.upstream"), folder / "upstream.log"))
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
-        config = folder / "config.toml"
-        config.write_text(
-            f'[server]\nlisten = ["127.0.0.1:{listening.getsockname()[1]}"]\n'
-            f'[upstream]\nbase_url = "http://127.0.0.1:{upstream.port}"\n'
-            f'[traces]\ndatabase = "sqlite:///{folder}/traces.db"\n'
+        config = write_config(
+            folder,
+            server={"listen": [f"127.0.0.1:{listening.getsockname()[1]}"]},
+            upstream={"base_url": f"http://127.0.0.1:{upstream.port}"},
         )
-        os.set_inheritable(listening.fileno(), True)
         found = asyncio.run(measure(config, listening, restarts, clients))
         click.echo(f"{restarts} restarts: {found['answered']} answered, {found['failed']} failed")
         click.echo(f"slowest restart {found['slowest restart']:.1f} s")
