@@ -12,3 +12,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "leak.gr").write_text(LEAK)
     (tmp_path / "leak.yaml").write_text(CASES)
     return tmp_path
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    """Each event loop that ``server.loop`` may name."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return str(request.param)

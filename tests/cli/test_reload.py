@@ -145,13 +145,10 @@ def test_the_readme_says_what_changes_in_place() -> None:
     assert {key for key in keys if key in single or (key.startswith(whole) and not key.startswith(fixed))} == IN_PLACE
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_streams_keep_the_rules_they_began_with(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
 ) -> None:
     """A stream under way ends as it would have, and is recorded; the next request has the new rules."""
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
     config = configure(tmp_path, upstream, server={"listen": ["127.0.0.1:0"], "loop": loop})
     (tmp_path / "a.gr").write_text(rule("Cork"))
     going_on = asyncio.Event()

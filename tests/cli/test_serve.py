@@ -47,13 +47,10 @@ async def outcomes(folder: Path) -> list[Outcome]:
         await store.close()
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_serves_over_tcp_and_unix_socket(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
 ) -> None:
     """The addresses are printed, both serve, health is told on both, and SIGTERM ends it with exit code 0."""
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
     path = tmp_path / "proxy.sock"
     server = {"listen": [f"unix:{path}", "127.0.0.1:0"], "loop": loop}
     config = write_config(tmp_path, server=server, upstream={"base_url": upstream.url})
@@ -109,13 +106,10 @@ async def healthcheck(config: Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_sigterm_lets_a_stream_finish(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
 ) -> None:
     """After SIGTERM nobody new comes in, the stream under way goes on to its end, and the exit code is 0."""
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
     config = write_config(tmp_path, server={**ANYWHERE, "loop": loop}, upstream={"base_url": upstream.url})
     stopping = asyncio.Event()
     upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]))
@@ -150,13 +144,10 @@ async def test_a_stream_that_outlasts_the_grace_is_broken(
     assert await outcomes(tmp_path) == [Outcome.FAILED]
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_an_idle_connection_is_served_for_a_while(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
 ) -> None:
     """What comes over it after SIGTERM is answered, and told that it was the last; the other idle one is closed."""
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
     config = write_config(tmp_path, server={**ANYWHERE, "loop": loop}, upstream={"base_url": upstream.url})
     stopping = asyncio.Event()
     upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]), unary(candidate("Cork", "STOP")))
