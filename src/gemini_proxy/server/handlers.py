@@ -44,7 +44,7 @@ async def _relay_answer(request: web.Request, exchange: Exchange, answer: Client
     answer.head(reply.status, reply.headers, streams=exchange.call.streams or reply.content_type == SSE_TYPE)
     if exchange.framing == SSE_TYPE:
         exchange.keep_alive = partial(_keep_alive, request, exchange, answer)
-    async for data in reply.chunks():
+    while data := await reply.receive():
         if leaving := await lifecycle.feed(exchange, data):
             _begin(request, exchange, answer)
             await answer.write(request, leaving)
