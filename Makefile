@@ -3,6 +3,7 @@
 #   make run CONFIG=config.toml    serve (without CONFIG: every setting at its default)
 #   make demo                      the proxy before a built-in sample model, no key needed
 #   make check test bench          what a change has to pass, and the figures of the README
+#   make test-fast                 the tests of the wire and the policy language, which do no input or output
 #   make fields                    every string field of requests and responses, and whether rules read it
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-agentdojo bench-million clients oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-agentdojo bench-million clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -40,6 +41,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses auto --quiet tests/gemini tests/policy $(ARGS)
+
 fields: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fields
 
@@ -52,6 +56,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ARGS)
