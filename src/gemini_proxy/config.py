@@ -38,6 +38,7 @@ _CREDENTIALS = {
 }
 _FIRST_PASSED: Final = 3
 """The descriptor of the first socket that systemd passes; the others follow it."""
+_TO_ONE_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -77,22 +78,32 @@ class Config(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """What systemd said at start: where to send notifications, the watchdog's period in seconds, open sockets."""
+    """What systemd said at start: where to send notifications, the watchdog's period in seconds, sockets by name."""
 
     notify_socket: str | None
     watchdog_seconds: float | None
-    descriptors: tuple[int, ...]
+    descriptors: Mapping[int, str]
 
 
 def service_manager() -> ServiceManager:
-    """Read $NOTIFY_SOCKET and $WATCHDOG_USEC, and $LISTEN_FDS where $LISTEN_PID is this process (sd_listen_fds(3))."""
+    """Read $NOTIFY_SOCKET and $WATCHDOG_USEC, and $LISTEN_FDS where $LISTEN_PID is this process (sd_listen_fds(3)).
+
+    The descriptors have the names of $LISTEN_FDNAMES, "" where that has none for them.
+    """
     usec = os.environ.get("WATCHDOG_USEC", "")
     count = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
+    names = iter(os.environ.get("LISTEN_FDNAMES", "").split(":"))
+    numbers = range(_FIRST_PASSED, _FIRST_PASSED + int(count)) if count.isdecimal() else ()
     return ServiceManager(
         os.environ.get("NOTIFY_SOCKET"),
         int(usec) / 1e6 if usec.isdecimal() else None,
-        tuple(range(_FIRST_PASSED, _FIRST_PASSED + int(count))) if count.isdecimal() else (),
+        {number: next(names, "") for number in numbers},
     )
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a process that serves for this one: without what the service manager said to this one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_TO_ONE_PROCESS)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
@@ -42,10 +51,27 @@ class Section(BaseModel):
         return value
 
 
+MAX_PROCESSES = 64
+"""Each takes about 70 MB, and connections of its own to the database."""
+
+
+def _process_count(value: object) -> object:
+    """A whole number, also as text (from the environment), or ``auto``. Raises ValueError saying what was expected."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if value == "auto" or (type(value) is int and 1 <= value <= MAX_PROCESSES):
+        return value
+    raise ValueError(f'a number from 1 to {MAX_PROCESSES}, or "auto"')
+
+
 class Server(Section):
-    """Where and how the proxy listens. Addresses are ``host:port`` or ``unix:/path``; times in seconds."""
+    """Where and how the proxy listens. Addresses are ``host:port`` or ``unix:/path``; times in seconds.
+
+    ``processes`` serve together; ``auto`` is one for each processor that this process may use.
+    """
 
     listen: tuple[str, ...] = ("127.0.0.1:8005",)
+    processes: Annotated[int | Literal["auto"], BeforeValidator(_process_count)] = 1
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     max_request_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
     max_held_bytes: Annotated[int, Field(ge=0)] = 268_435_456

@@ -19,6 +19,7 @@ from gemini_proxy.config import reloaded as merged
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.server.keys import RELOADS, SETUPS
 from gemini_proxy.server.reload import Reloader
+from gemini_proxy.server.sources import Sources
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.cli.process import Serving, serving, start, write_config
@@ -238,10 +239,10 @@ async def test_a_fault_that_nobody_foresaw_changes_nothing(
     before = proxy.app[SETUPS].current
     outcomes: list[Exception | None] = [RuntimeError("CANARY"), None]
 
-    def load() -> tuple[Config, RuleSet]:
+    def load() -> tuple[Sources, RuleSet]:
         if (error := outcomes.pop(0)) is not None:
             raise error
-        return before.config, RuleSet()
+        return Sources(before.config, (), ()), RuleSet()
 
     reloader = Reloader(proxy.app[SETUPS], proxy.app[RELOADS], load)
     assert not await reloader.reload()

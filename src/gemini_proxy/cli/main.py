@@ -13,7 +13,7 @@ _COMMANDS = {
         "gemini_proxy.cli.backup:backup", "Copy the SQLite database into the new file FILE, while the server runs."
     ),
     "check-config": Entry(
-        "gemini_proxy.cli.serve:check_config",
+        "gemini_proxy.cli.check_config:check_config",
         "Load the configuration and every policy, open the database, and say what is wrong with them.",
     ),
     "demo": Entry(

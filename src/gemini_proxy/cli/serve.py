@@ -1,31 +1,28 @@
-"""``serve``, and ``check-config``, which does what comes before serving."""
+"""``serve``: one process that serves, or the parent of several."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from gemini_proxy.cli.first_key import FIRST_USER, make_first_key
 from gemini_proxy.cli.settings import Settings, fail
-from gemini_proxy.config import Config, service_manager
-from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, echo_warnings
-from gemini_proxy.sections import listen_address
-from gemini_proxy.server.app import create_app
-from gemini_proxy.server.listening import NotAsked, listening, passed_sockets
-from gemini_proxy.server.logs import configure_logs
-from gemini_proxy.server.process import raise_descriptor_limit
-from gemini_proxy.server.reload import Hangups, Load
-from gemini_proxy.server.runner import serve as serve_app
-from gemini_proxy.server.systemd import Notifier
-from gemini_proxy.traces.database import shown_url
-from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.store import TraceStore
+
+# A parent imports neither the server nor the store, and "--help" not even this.
+if TYPE_CHECKING:
+    from gemini_proxy.config import Config, ServiceManager
+    from gemini_proxy.server.hangups import Hangups
+    from gemini_proxy.server.listening import Listener
 
 log = logging.getLogger(__name__)
+
+CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child")
+"""-P: what lies in the working directory is no module of ours."""
 
 
 @click.command()
@@ -39,100 +36,71 @@ log = logging.getLogger(__name__)
 @click.pass_obj
 def serve(settings: Settings, first_key_file: Path | None) -> None:
     """Serve until SIGTERM. SIGHUP loads configuration and policies again."""
+    from gemini_proxy.server.hangups import Hangups
+    from gemini_proxy.server.process import usable_processors
+
     hangups = Hangups()
-    config, rules = settings.serving, settings.rules
+    wanted = settings.serving.server.processes
+    processes = usable_processors() if wanted == "auto" else wanted
+    if processes > 1:
+        _serve_together(settings, first_key_file, hangups, processes)
+    else:
+        from gemini_proxy.cli.serving import serve_alone
+
+        serve_alone(settings, first_key_file, hangups)
+
+
+def _serve_together(settings: Settings, first_key_file: Path | None, hangups: "Hangups", processes: int) -> None:
+    from gemini_proxy.config import service_manager
+    from gemini_proxy.server.logs import configure_logs
+    from gemini_proxy.server.parent import Parent, Plan
+    from gemini_proxy.server.systemd import Notifier
+
+    config = settings.serving
     configure_logs(config.logs)
-    raise_descriptor_limit()
-    if first_key_file and config.access.mode == "keys":
-        _make_first_key(config, first_key_file)
-    run_server(config, rules, hangups, settings.load_again)
-
-
-def _make_first_key(config: Config, file: Path) -> None:
-    try:
-        made = make_first_key(config.traces.database, file)
-    except StoreError as error:
-        _fail_for_database(config, error)
-    if made:
-        log.warning("the first key, for the user %s, is in %s: keep it elsewhere and delete the file", FIRST_USER, file)
-
-
-def run_server(config: Config, rules: RuleSet, hangups: Hangups, load: Load) -> None:
-    """Serve ``config`` on the event loop it names; ends the program with a reason where it cannot."""
-    addresses = [listen_address(text) for text in config.server.listen]
     manager = service_manager()
-    notifier = Notifier(manager.notify_socket, manager.watchdog_seconds)
+    plan = Plan(
+        command=CHILD,
+        processes=processes,
+        config_file=settings.file,
+        first_key=first_key_file,
+        shutdown_grace=config.server.shutdown_grace,
+        watchdog=manager.watchdog_seconds,
+    )
+
+    async def run(listeners: "Sequence[Listener]") -> int:
+        parent = Parent(plan, listeners, Notifier(manager.notify_socket, manager.watchdog_seconds), hangups)
+        return await parent.run(partial(announce, config, listeners))
+
+    with opened(config, manager) as listeners:
+        sys.exit(asyncio.run(run(listeners)))
+
+
+@contextlib.contextmanager
+def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listener]]":
+    """Listen as ``config`` says, by the sockets of the service manager if it has passed some.
+
+    Ends the program with a reason where that is not possible.
+    """
+    from gemini_proxy.sections import listen_address
+    from gemini_proxy.server.listening import NotAsked, listening, passed_listeners
+
+    addresses = [listen_address(text) for text in config.server.listen]
     try:
-        with (
-            listening(addresses, passed_sockets(manager.descriptors)) as listeners,
-            asyncio.Runner(loop_factory=_loop_factory(config)) as runner,
-        ):
-            runner.run(
-                serve_app(
-                    create_app(config, rules),
-                    listeners,
-                    config.server.shutdown_grace,
-                    notifier,
-                    partial(_announce, config),
-                    hangups,
-                    load,
-                )
-            )
-    except StoreError as error:
-        _fail_for_database(config, error)
+        with listening(addresses, passed_listeners(manager.descriptors)) as listeners:
+            yield listeners
     except NotAsked as passed:
         fail(f"server.listen: {', '.join(config.server.listen)}: the socket {passed} that was passed is none of these")
     except OSError as error:
         fail(f"server.listen: {', '.join(config.server.listen)}: {error.strerror or error}")
 
 
-def _fail_for_database(config: Config, error: StoreError) -> NoReturn:
-    fail(f"traces.database: {shown_url(config.traces.database)}: {error}")
-
-
-def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
-    if config.server.loop == "asyncio":
-        return asyncio.new_event_loop
-    try:
-        import uvloop
-    except ImportError:
-        fail('server.loop: "uvloop": not installed: pip install uvloop, or use "asyncio"')
-    return uvloop.new_event_loop
-
-
-def _announce(config: Config, bound: list[str]) -> None:
+def announce(config: "Config", listeners: "Sequence[Listener]") -> None:
+    """Say where the server listens, now that it does."""
     log.info("%s", config.access.meaning)
-    for address in bound:
-        click.echo(f"gemini-proxy listens on {address if address.startswith('unix:') else f'http://{address}'}")
-    for address in bound:
-        if config.explorer.enabled and not address.startswith("unix:"):
+    addresses = [listener.address for listener in listeners]
+    for address in addresses:
+        click.echo(f"gemini-proxy listens on {address if address.path else f'http://{address}'}")
+    for address in addresses:
+        if config.explorer.enabled and not address.path:
             click.echo(f"what was said is shown at http://{address}/explorer")
-
-
-@click.command("check-config")
-@click.pass_obj
-def check_config(settings: Settings) -> None:
-    """Load the configuration and every policy, open the database, and say what is wrong with them.
-
-    The database is opened as by "serve", but nothing is made or upgraded in it.
-    """
-    config, rules = settings.serving, settings.rules
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
-            runner.run(TraceStore.try_open(config.traces.database))
-    except StoreError as error:
-        _fail_for_database(config, error)
-    for rule in (*rules.blocking, *rules.logging):
-        echoes = echo_warnings(rule.policy, config.refusals.prefix, config.guardrails.parameters)
-        for warning in (*rule.policy.warnings, *(echoes if rule.action == "block" else ())):
-            click.echo(f"{rule.name}:{warning}", err=True)
-    click.echo(
-        f"configuration ok: upstream {config.upstream.base_url}, "
-        f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, "
-        f"traces in {shown_url(config.traces.database)}"
-    )
-    for rule in (*rules.blocking, *rules.logging):
-        click.echo(f"{rule.action:5}  {rule.name}")
-    click.echo(config.access.meaning)
-    click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
-    click.echo("a dataset's own rules of an action take the place of these")

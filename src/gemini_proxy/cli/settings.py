@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gemini_proxy.config import Config
     from gemini_proxy.guardrails.rules import RuleSet
     from gemini_proxy.sections import Traces
+    from gemini_proxy.server.sources import Sources
 
 EX_CONFIG = 78
 
@@ -20,17 +21,17 @@ EX_CONFIG = 78
 class Settings:
     """What ``--config`` names. Reading it ends the program with exit code 78 where it cannot be used.
 
-    ``given`` says that the file was named on the command line.
+    ``given`` says that the file was named on the command line. ``file`` is None where there is none.
     """
 
     def __init__(self, file: Path | None, *, given: bool = False) -> None:
-        self._file = file
+        self.file = file
         self._given = given
 
     def chosen(self, file: Path) -> "Settings":
         """The settings for a command that names ``file`` as well. Raises UsageError where another was named before."""
-        if self._given and file != self._file:
-            raise click.UsageError(f"--config is given twice: {self._file} and {file}")
+        if self._given and file != self.file:
+            raise click.UsageError(f"--config is given twice: {self.file} and {file}")
         return Settings(file, given=True)
 
     @cached_property
@@ -38,7 +39,7 @@ class Settings:
         from gemini_proxy.config import ConfigError, load_config
 
         try:
-            return load_config(self._file)
+            return load_config(self.file)
         except ConfigError as error:
             fail(str(error))
 
@@ -60,25 +61,29 @@ class Settings:
     @cached_property
     def rules(self) -> "RuleSet":
         """The configured policies, compiled; every fault of every file is reported, not just the first."""
-        from gemini_proxy.cli.configured_policies import PolicyFaults, compile_configured
+        from gemini_proxy.server.sources import PolicyFaults, compile_sources
 
         try:
-            return compile_configured(self.config, self._folder)
+            return compile_sources(self.sources)
         except PolicyFaults as error:
             fail(error.shown)
 
-    def load_again(self) -> "tuple[Config, RuleSet]":
-        """``serving`` and ``rules`` as they are in the files now. Raises ConfigError."""
-        from gemini_proxy.cli.configured_policies import compile_configured
-        from gemini_proxy.config import check_secrets, load_config
+    @cached_property
+    def sources(self) -> "Sources":
+        """The configuration of a server and its policies, as read."""
+        from gemini_proxy.server.sources import PolicyFaults, read_sources
 
-        config = load_config(self._file)
-        check_secrets(config)
-        return config, compile_configured(config, self._folder)
+        try:
+            return read_sources(self.config, self.file)
+        except PolicyFaults as error:
+            fail(error.shown)
 
-    @property
-    def _folder(self) -> Path:
-        return self._file.parent if self._file else Path()
+    def load_again(self) -> "tuple[Sources, RuleSet]":
+        """``sources`` and ``rules`` as they are in the files now. Raises ConfigError."""
+        from gemini_proxy.server.sources import compile_sources, load_sources
+
+        sources = load_sources(self.file)
+        return sources, compile_sources(sources)
 
 
 def config_option(**attributes: Any) -> click.Option:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.keys import (
     ADMISSION,
     CONFIG,
+    GROUP,
     LIMITER,
     MEMORY,
     RELOADS,
@@ -42,11 +44,12 @@ from gemini_proxy.server.keys import (
     TALLIES,
     TASKS,
     UPSTREAM,
+    Group,
     State,
 )
 from gemini_proxy.server.lifecycle import Lifecycle
 from gemini_proxy.server.limiter import Limiter
-from gemini_proxy.server.metrics import Metrics
+from gemini_proxy.server.metrics import Metrics, own_families
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware, limit_middleware
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.record import Scribe
@@ -66,10 +69,13 @@ _CLOSING_GRACE = 5.0
 """Seconds for what still runs when the last client has left, such as the traces of clients that went away."""
 
 
-def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> web.Application:
+def create_app(
+    config: Config, rules: RuleSet, engine: Engine | None = None, group: Group | None = None
+) -> web.Application:
     """The proxy as an aiohttp application. ``rules`` are those of the configured policy files, compiled.
 
-    ``engine`` checks in place of the one that the configuration names.
+    ``engine`` checks in place of the one that the configuration names. ``group`` is what other processes serve beside
+    this one; None for none.
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
     app[CONFIG] = config
@@ -79,7 +85,9 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
     app[STATE] = State()
     app[MEMORY] = Memory()
     app[RELOADS] = Reloads()
-    app[HOLDINGS] = Holdings(config.server.max_held_bytes)
+    app[GROUP] = group = group or Group()
+    # It is the machine's memory that is bounded.
+    app[HOLDINGS] = Holdings(config.server.max_held_bytes // group.processes)
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
     app[TALLIES] = Tallies(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
@@ -100,6 +108,9 @@ def create_app(config: Config, rules: RuleSet, engine: Engine | None = None) -> 
             _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
+            if group.metrics is not None:
+                tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
+                stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
             _settle_interpreter()
             yield

@@ -14,6 +14,7 @@ from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
+from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
@@ -28,11 +29,24 @@ class State:
     draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This process among those of the server: its number from 1 on, how many there are, and what all of them count.
+
+    ``metrics`` are None where there is only this one.
+    """
+
+    number: int = 1
+    processes: int = 1
+    metrics: SharedMetrics | None = None
+
+
 CONFIG = web.AppKey("CONFIG", Config)
 """As at the start: for keys that only a restart changes."""
 SETUPS = web.AppKey("SETUPS", Setups)
 RELOADS = web.AppKey("RELOADS", Reloads)
 STATE = web.AppKey("STATE", State)
+GROUP = web.AppKey("GROUP", Group)
 MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
 TALLIES = web.AppKey("TALLIES", Tallies)

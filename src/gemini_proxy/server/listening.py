@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,31 +33,53 @@ _NOT_HERE: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket that does not block. ``lasting`` says that it outlives this process."""
+    """A listening socket that does not block.
+
+    ``lasting`` says that it outlives the server, ``shared`` that other processes of the server accept from it as well.
+    ``name`` is what the service manager calls it, if it does.
+    """
 
     socket: socket.socket
     lasting: bool
+    shared: bool = False
+    name: str = ""
 
     @property
     def address(self) -> ListenAddress:
         """Where it really listens: port 0 has become a real one."""
         return _address(self.socket)
 
+    @property
+    def shown(self) -> str:
+        """The address, with the socket's name if it has one."""
+        return f"{self.address} ({self.name})" if self.name else str(self.address)
+
+    def remove_path(self) -> None:
+        """Let a new connection to a unix socket be refused from here on, before anything was sent."""
+        if path := self.address.path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
 
 class NotAsked(Exception):
     """A socket was passed that no configured address names. The text is its address."""
 
 
-def passed_sockets(descriptors: Sequence[int]) -> list[socket.socket]:
-    """The sockets of systemd's file descriptors; no process that is started from here on inherits them."""
-    sockets = [socket.socket(fileno=number) for number in descriptors]
-    for one in sockets:
-        one.set_inheritable(False)
-    return sockets
+def passed_listeners(descriptors: Mapping[int, str]) -> list[Listener]:
+    """The sockets of systemd's descriptors, which have names; no process that is started later inherits them."""
+    return [inherited(number, lasting=True, name=name) for number, name in descriptors.items()]
+
+
+def inherited(descriptor: int, *, lasting: bool, shared: bool = False, name: str = "") -> Listener:
+    """The listener of a descriptor that this process was started with, and does not leave to those it starts."""
+    found = socket.socket(fileno=descriptor)
+    found.set_inheritable(False)
+    found.setblocking(False)
+    return Listener(found, lasting, shared, name)
 
 
 @contextlib.contextmanager
-def listening(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket] = ()) -> Iterator[list[Listener]]:
+def listening(addresses: Sequence[ListenAddress], passed: Sequence[Listener] = ()) -> Iterator[list[Listener]]:
     """Listen on ``addresses``; no socket outlives the block. Raises as ``_open`` does."""
     listeners = _open(addresses, passed)
     try:
@@ -67,7 +89,7 @@ def listening(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket
             listener.socket.close()
 
 
-def _open(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket]) -> list[Listener]:
+def _open(addresses: Sequence[ListenAddress], passed: Sequence[Listener]) -> list[Listener]:
     """Listen on ``addresses``: by the sockets that were passed where these are for one, else by new ones.
 
     Raises OSError where it cannot, and NotAsked for a socket that ``addresses`` do not name: what may be listened on is
@@ -77,20 +99,24 @@ def _open(addresses: Sequence[ListenAddress], passed: Sequence[socket.socket]) -
     listeners: list[Listener] = []
     try:
         for address in addresses:
-            if fitting := [one for one in left if _address(one) in _meanings(address)]:
-                for one in fitting:
-                    left.remove(one)
-                    one.setblocking(False)
-                    listeners.append(Listener(one, lasting=True))
+            if fitting := [one for one in left if one.address in _meanings(address)]:
+                for listener in fitting:
+                    left.remove(listener)
+                    listeners.append(listener)
             else:
                 listeners += [Listener(one, lasting=False) for one in _opened(address)]
         if left:
-            raise NotAsked(str(_address(left[0])))
+            raise NotAsked(left[0].shown)
     except BaseException:
         for listener in listeners:
             listener.socket.close()
         raise
     return listeners
+
+
+def listening_status(listeners: Sequence[Listener]) -> str:
+    """Where a server listens, for its service manager."""
+    return f"listening on {', '.join(listener.shown for listener in listeners)}"
 
 
 def _address(opened: socket.socket) -> ListenAddress:
@@ -184,7 +210,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         # Of what processes share, each takes one a turn: those that have time for it take the next.
-        self._at_once = 1 if listener.lasting else _AT_ONCE
+        self._at_once = 1 if listener.lasting or listener.shared else _AT_ONCE
 
     def start(self) -> None:
         self._again = None
@@ -194,10 +220,8 @@ class Acceptor:
         """Accept no more. Where nobody else will, those who wait to be accepted are accepted first."""
         self._pause()
         if not self._listener.lasting:
-            if path := self._listener.address.path:
-                # From here on a new connection is refused before anything was sent.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            if not self._listener.shared:
+                self._listener.remove_path()
             self._accept(_QUEUE)
             self._pause()
         self._listener.socket.close()

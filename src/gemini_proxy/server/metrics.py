@@ -1,12 +1,13 @@
-"""``GET /metrics``: what this process has counted, and how the push queue stands, in Prometheus' text format."""
+"""``GET /metrics``: what the server has counted, and how the push queue stands, in Prometheus' text format."""
 
 import hmac
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -17,10 +18,11 @@ from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import ADMISSION, CONFIG, LIMITER, RELOADS, STATE, STORAGE, TALLIES, TASKS
+from gemini_proxy.server.keys import ADMISSION, CONFIG, GROUP, LIMITER, RELOADS, STATE, STORAGE, TALLIES, TASKS, Group
 from gemini_proxy.server.limiter import KINDS, Limiter
 from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
+from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_families
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
@@ -32,6 +34,15 @@ from gemini_proxy.traces.push.worker import PushWorker
 log = logging.getLogger(__name__)
 
 _PREFIX = "gemini_proxy_"
+_MERGES: Final[Mapping[str, Merge]] = {
+    f"{_PREFIX}build_info": max,
+    f"{_PREFIX}background_lease_held": max,
+    f"{_PREFIX}last_reload_failed": max,
+    f"{_PREFIX}task_up": min,
+    # Each process notices the same loss.
+    f"{_PREFIX}traces_lost_with_file": max,
+}
+"""What is not the sum of what the processes of a server have."""
 
 
 class Metrics:
@@ -50,12 +61,14 @@ class Metrics:
         """
         await self._admit(request)
         app = request.app
-        storage = app[STORAGE]
-        queued = await queue_figures(storage.push)
-        limiter = app[LIMITER]
-        snapshot = Snapshot(app[TALLIES], app[STATE].in_flight, limiter, app[RELOADS], app[TASKS], storage, queued)
+        queued = await queue_figures(app[STORAGE].push)
+        shown: list[Metric] = list(_snapshot(app).collect())
+        if (shared := app[GROUP].metrics) is not None:
+            shown = [_metric(family) for family in shared.all(_families(shown), _MERGES).values()]
+        if queued is not None:
+            shown += _queue(queued)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(snapshot)
+        registry.register(_Collected(shown))
         return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _admit(self, request: web.Request) -> None:
@@ -84,6 +97,44 @@ def _bearer(request: web.Request) -> str:
     return key.strip()
 
 
+def own_families(app: web.Application) -> Families:
+    """What this process has counted, without what all know who share the database."""
+    return _families(_snapshot(app).collect())
+
+
+def _snapshot(app: web.Application) -> "_Snapshot":
+    return _Snapshot(
+        app[TALLIES], app[STATE].in_flight, app[LIMITER], app[RELOADS], app[TASKS], app[STORAGE], app[GROUP]
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Collected(Collector):
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+def _families(metrics: Iterable[Metric]) -> Families:
+    return {
+        metric.name: Family(
+            metric.name,
+            metric.documentation,
+            metric.type,
+            {(sample.name, tuple(sample.labels.items())): sample.value for sample in metric.samples},
+        )
+        for metric in metrics
+    }
+
+
+def _metric(family: Family) -> Metric:
+    metric = Metric(family.name, family.says, family.type)
+    for (name, labels), value in family.samples.items():
+        metric.add_sample(name, dict(labels), value)
+    return metric
+
+
 async def queue_figures(push: PushWorker | None) -> Queued | None:
     """How the push queue stands; None without one, and where the database does not say."""
     if push is None:
@@ -96,7 +147,7 @@ async def queue_figures(push: PushWorker | None) -> Queued | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot(Collector):
+class _Snapshot:
     """The figures of one moment as metric families. No label holds what a client or a model said."""
 
     tallies: Tallies
@@ -105,7 +156,7 @@ class Snapshot(Collector):
     reloads: Reloads
     tasks: Tasks
     storage: Storage
-    queued: Queued | None
+    group: Group
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(f"{_PREFIX}build_info", "The version that runs.", labels=["version", "python"])
@@ -115,12 +166,12 @@ class Snapshot(Collector):
         yield from self._traces()
         yield _limited(self.limiter.refused)
         yield from _reloads(self.reloads)
-        yield from _process(usage())
+        yield from _process(usage(), self.group)
+        if self.group.metrics is None:
+            yield from map(_metric, process_families(1, 0).values())
         yield from _tasks(self.tasks)
         if self.storage.push is not None:
             yield from _push(self.storage.push)
-        if self.queued is not None:
-            yield from _queue(self.queued)
 
     def _exchanges(self) -> Iterator[Metric]:
         tallies = self.tallies
@@ -159,7 +210,7 @@ class Snapshot(Collector):
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
         yield _gauge(
             "background_lease_held",
-            "1 where this process indexes, pushes and deletes traces for all that share the database.",
+            "1 where this server indexes, pushes and deletes traces for all that share the database.",
             self.storage.lease.held,
         )
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
@@ -167,8 +218,9 @@ class Snapshot(Collector):
         yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
 
 
-def _process(usage: Usage) -> Iterator[Metric]:
-    """Under the names that Prometheus' own clients give these, which dashboards know."""
+def _process(usage: Usage, group: Group) -> Iterator[Metric]:
+    """Under the names that Prometheus' own clients give these, which dashboards know. Limits hold for each process."""
+    labels = {"process": str(group.number)} if group.processes > 1 else {}
     figures = (
         ("process_open_fds", "Open file descriptors.", usage.descriptors),
         ("process_max_fds", "The most of them that there can be.", usage.descriptor_limit),
@@ -176,7 +228,9 @@ def _process(usage: Usage) -> Iterator[Metric]:
     )
     for name, says, value in figures:
         if value is not None:
-            yield GaugeMetricFamily(name, says, value=value)
+            figure = GaugeMetricFamily(name, says, labels=list(labels))
+            figure.add_metric(list(labels.values()), value)
+            yield figure
 
 
 def _limited(limited: Mapping[str, int]) -> Metric:

@@ -1,12 +1,14 @@
 """What this process has of the machine: descriptors and memory."""
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ def raise_descriptor_limit() -> None:
     except (ValueError, OSError) as error:
         fields = {"limit": soft, "error": type(error).__name__}
         log.warning("the limit of open descriptors cannot be raised", extra=fields)
+
+
+def usable_processors() -> int:
+    """How many processors this process may use: as many as it is bound to, and no more than its container's quota."""
+    bound = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(bound, round(int(quota) / int(period))))
+    return bound
 
 
 @dataclass(frozen=True, slots=True)

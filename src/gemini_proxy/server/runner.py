@@ -15,9 +15,10 @@ from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
+from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
-from gemini_proxy.server.listening import Acceptor, Listener, listening
-from gemini_proxy.server.reload import Hangups, Load, Reloader
+from gemini_proxy.server.listening import Acceptor, Listener, listening, listening_status
+from gemini_proxy.server.reload import Load, Reloader
 from gemini_proxy.server.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -204,11 +205,7 @@ async def running(
     """
     with listening(addresses) as listeners:
         async with accepting(app, listeners, shutdown_grace):
-            yield shown_addresses(listeners)
-
-
-def shown_addresses(listeners: Sequence[Listener]) -> list[str]:
-    return [str(listener.address) for listener in listeners]
+            yield [str(listener.address) for listener in listeners]
 
 
 @contextlib.asynccontextmanager
@@ -235,28 +232,43 @@ async def accepting(app: web.Application, listeners: Sequence[Listener], shutdow
         await runner.cleanup()
 
 
+Oversight = Callable[[web.Application, Sequence[Listener], asyncio.Event], contextlib.AbstractAsyncContextManager[None]]
+"""Who started the server and follows how it does, from when it accepts until it stops. May set the event: to stop."""
+
+
 async def serve(
-    app: web.Application,
-    listeners: Sequence[Listener],
-    shutdown_grace: float,
-    notifier: Notifier,
-    announce: Callable[[list[str]], None],
-    hangups: Hangups,
-    load: Load,
+    app: web.Application, listeners: Sequence[Listener], shutdown_grace: float, oversight: Oversight
 ) -> None:
-    """Serve until SIGTERM or SIGINT. At each SIGHUP what ``load`` gives takes the place of what holds."""
+    """Serve until SIGTERM or SIGINT, or until ``oversight`` says so."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    bound = shown_addresses(listeners)
-    async with accepting(app, listeners, shutdown_grace):
-        status = f"listening on {', '.join(bound)}"
-        notifier.ready(status)
-        app[TASKS].spawn(notifier.watch(), "watchdog")
-        reloader = Reloader(app[SETUPS], app[RELOADS], load)
-        following = app[TASKS].spawn(reloader.follow(hangups, notifier, status), "reload")
-        announce(bound)
+    async with accepting(app, listeners, shutdown_grace), oversight(app, listeners, stop):
         await stop.wait()
-        following.cancel()
-        notifier.stopping()
+
+
+@contextlib.asynccontextmanager
+async def managed(
+    app: web.Application,
+    listeners: Sequence[Listener],
+    stop: asyncio.Event,
+    *,
+    notifier: Notifier,
+    announce: Callable[[Sequence[Listener]], None],
+    hangups: Hangups,
+    load: Load,
+) -> AsyncIterator[None]:
+    """Tell the service manager how the server does. At each SIGHUP what ``load`` gives takes the place of what holds.
+
+    For ``serve``, where this is the only process of the server.
+    """
+    status = listening_status(listeners)
+    notifier.ready(status)
+    app[TASKS].spawn(notifier.watch(), "watchdog")
+    reloader = Reloader(app[SETUPS], app[RELOADS], load)
+    following = app[TASKS].spawn(reloader.follow(hangups, notifier, status), "reload")
+    announce(listeners)
+    yield
+    following.cancel()
+    notifier.stopping()

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 
 
 class Notifier:
@@ -24,12 +25,13 @@ class Notifier:
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    async def watch(self) -> None:
-        """Ping the watchdog twice per period: the pings stop when the event loop does."""
+    async def watch(self, alive: Callable[[], bool] = lambda: True) -> None:
+        """Ping the watchdog twice per period while ``alive()``: the pings also stop when the event loop does."""
         if self._address is None or not self._watchdog:
             return
         while True:
-            self._send("WATCHDOG=1")
+            if alive():
+                self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog / 2)
 
     def _send(self, message: str) -> None:

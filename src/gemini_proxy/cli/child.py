@@ -1,0 +1,40 @@
+"""``python -m gemini_proxy.cli.child DESCRIPTOR``: one of several processes that serve, as their parent starts them."""
+
+import pickle
+import signal
+import socket
+import sys
+from functools import partial
+
+
+def main(descriptor: int) -> None:
+    """Serve as the parent says at the other end of the socket ``descriptor``."""
+    # It comes to all processes of a terminal; the parent is the one that reloads.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    from gemini_proxy.cli.serving import prepare, run_server
+    from gemini_proxy.cli.settings import Settings
+    from gemini_proxy.server.channel import receive_start
+    from gemini_proxy.server.child import group_of, led, listeners_of
+    from gemini_proxy.server.sources import Sources, compile_sources
+
+    end = socket.socket(fileno=descriptor)
+    end.set_inheritable(False)
+    try:
+        start = receive_start(end)
+    except EOFError:
+        sys.exit(1)
+    settings = Settings(start.config_file)
+    sources: Sources
+    if start.sources is None:
+        config, rules, sources = settings.serving, settings.rules, settings.sources
+    else:
+        sources = pickle.loads(start.sources)
+        config, rules = sources.config, compile_sources(sources)
+    prepare(config, start.first_key)
+    oversight = partial(led, end=end, start=start, sources=sources, load=settings.load_again)
+    run_server(config, rules, listeners_of(start), oversight, group_of(start))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

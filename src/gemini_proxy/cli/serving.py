@@ -1,0 +1,89 @@
+"""What a process does that serves: the only one, or one of several."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from gemini_proxy.cli.first_key import FIRST_USER, make_first_key
+from gemini_proxy.cli.serve import announce, opened
+from gemini_proxy.cli.settings import Settings, fail
+from gemini_proxy.config import Config, service_manager
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.app import create_app
+from gemini_proxy.server.hangups import Hangups
+from gemini_proxy.server.keys import Group
+from gemini_proxy.server.listening import Listener
+from gemini_proxy.server.logs import configure_logs
+from gemini_proxy.server.process import raise_descriptor_limit
+from gemini_proxy.server.runner import Oversight, managed
+from gemini_proxy.server.runner import serve as serve_app
+from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.traces.database import shown_url
+from gemini_proxy.traces.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+
+def serve_alone(settings: Settings, first_key_file: Path | None, hangups: Hangups) -> None:
+    """Serve in this process; ends the program with a reason where it cannot."""
+    config, rules = settings.serving, settings.rules
+    prepare(config, first_key_file)
+    manager = service_manager()
+    notifier = Notifier(manager.notify_socket, manager.watchdog_seconds)
+    with opened(config, manager) as listeners:
+        oversight = partial(
+            managed,
+            notifier=notifier,
+            announce=partial(announce, config),
+            hangups=hangups,
+            load=settings.load_again,
+        )
+        run_server(config, rules, listeners, oversight)
+
+
+def prepare(config: Config, first_key_file: Path | None) -> None:
+    """Do what comes before serving."""
+    configure_logs(config.logs)
+    raise_descriptor_limit()
+    if first_key_file and config.access.mode == "keys":
+        _make_first_key(config, first_key_file)
+
+
+def _make_first_key(config: Config, file: Path) -> None:
+    try:
+        made = make_first_key(config.traces.database, file)
+    except StoreError as error:
+        fail_for_database(config, error)
+    if made:
+        log.warning("the first key, for the user %s, is in %s: keep it elsewhere and delete the file", FIRST_USER, file)
+
+
+def run_server(
+    config: Config, rules: RuleSet, listeners: Sequence[Listener], oversight: Oversight, group: Group | None = None
+) -> None:
+    """Serve ``config`` on the event loop it names; ends the program with a reason where the database cannot be used."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(config)) as runner:
+            app = create_app(config, rules, group=group)
+            runner.run(serve_app(app, listeners, config.server.shutdown_grace, oversight))
+    except StoreError as error:
+        fail_for_database(config, error)
+
+
+def fail_for_database(config: Config, error: StoreError) -> NoReturn:
+    """End the program: its database cannot be used."""
+    fail(f"traces.database: {shown_url(config.traces.database)}: {error}")
+
+
+def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop that is configured; ends the program where it is not installed."""
+    if config.server.loop == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError:
+        fail('server.loop: "uvloop": not installed: pip install uvloop, or use "asyncio"')
+    return uvloop.new_event_loop

@@ -1,0 +1,135 @@
+"""What the processes of one server say to each other: the parent, which started them, and each of its children."""
+
+import asyncio
+import pickle
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+_LENGTH: Final = 4
+"""Bytes before each message that say how long it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A listening socket that a child inherits: see ``Listener``."""
+
+    descriptor: int
+    lasting: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a child is to do, the first message to it.
+
+    ``sources`` are what it serves with, as another child packed them; None where it has to read ``config_file``.
+    ``pages`` are the descriptors of all processes' figures. ``alive_every`` is how often it shows that its event loop
+    turns, in seconds.
+    """
+
+    number: int
+    processes: int
+    config_file: Path | None
+    first_key: Path | None
+    sources: bytes | None
+    reload_failed: bool
+    listeners: tuple[Inherited, ...]
+    pages: tuple[int, ...]
+    alive_every: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A child accepts, with these sources."""
+
+    sources: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A child's event loop turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """To one child: read the configuration again. It answers with Loaded."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """To each child: let these sources hold, or what held before where a reload has failed. It answers with Held."""
+
+    turn: int
+    sources: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What can hold now; None where it cannot."""
+
+    turn: int
+    sources: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What was to hold does."""
+
+    turn: int
+
+
+class Channel:
+    """One end of a socket that carries messages. The other end is this program as well: they come pickled."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Self:
+        """Use ``end`` from here on."""
+        return cls(*await asyncio.open_unix_connection(sock=end))
+
+    def send(self, message: object) -> None:
+        """Send without waiting. What the other process does not take any more is lost."""
+        if not self._writer.is_closing():
+            self._writer.write(_packed(message))
+
+    async def receive(self) -> Any:
+        """The next message; None where there will be no more."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH))
+            return pickle.loads(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def receive_start(end: socket.socket) -> Start:
+    """A child's first message, waited for. Raises EOFError where the parent has gone."""
+    with end.makefile("rb", buffering=0) as stream:
+        length = int.from_bytes(_exactly(stream, _LENGTH))
+        start = pickle.loads(_exactly(stream, length))
+    assert isinstance(start, Start)
+    return start
+
+
+def _exactly(stream: Any, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        more = stream.read(length - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def _packed(message: object) -> bytes:
+    content = pickle.dumps(message)
+    return len(content).to_bytes(_LENGTH) + content
