@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gemini_proxy.errors import ProxyError, UpstreamCut, UpstreamError, UpstreamTimeout
 from gemini_proxy.sections import Upstream as Config
 from gemini_proxy.server.upstream import Upstream
+from gemini_proxy.server.upstream_connection import Connection
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
 from tests.support.upstream import Reply, ScriptedUpstream, candidate, unary
@@ -23,13 +27,13 @@ HI = b"content-length: 2\r\n\r\nhi"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 CLOSE = "close"
 HANG = "hang"
-Wire = Sequence[bytes | str]
+Steps = Sequence[bytes | str]
 
 
 class RawUpstream:
     """Answers each request, on whatever connection it comes, with the next of ``wires``: bytes, then an ending."""
 
-    def __init__(self, *wires: Wire) -> None:
+    def __init__(self, *wires: Steps) -> None:
         self.wires = list(wires)
         self.connections = 0
         self.requests = 0
@@ -86,7 +90,75 @@ async def asked(upstream: Upstream, body: bytes = b"{}") -> tuple[int, bytes]:
         answer.close()
 
 
-READABLE: dict[str, Wire] = {
+class Wire(asyncio.Transport):
+    """A transport that goes nowhere: what comes over it is said by the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send nothing."""
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+async def received(pieces: Sequence[bytes]) -> bytes:
+    """Return the body of a response that comes in ``pieces`` before the connection ends."""
+    connection = Connection(60.0, lambda kept: None, lambda lost: None)
+    connection.connection_made(Wire())
+    call = asyncio.ensure_future(connection.call(b"POST / HTTP/1.1\r\n\r\n", b""))
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+    connection.connection_lost(None)
+    await call
+    body = b""
+    while data := await connection.receive():
+        body += data
+    return body
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A body and a response that carries it."""
+    body = draw(st.binary(max_size=40))
+    if draw(st.booleans()):
+        return body, OK + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    chunks = [chunk for chunk in cut(body, draw(st.lists(st.integers(0, len(body)), max_size=4))) if chunk]
+    extension = draw(st.sampled_from([b"", b";a=b", b';a="b c"']))
+    framed = b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
+    return body, CHUNKED + framed + b"0\r\n" + draw(st.sampled_from([b"", b"x-t: 1\r\n"])) + b"\r\n"
+
+
+def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
+    """``data`` in pieces that begin at ``places``."""
+    bounds = [0, *sorted(places), len(data)]
+    return [data[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+
+@given(response=responses(), data=st.data())
+def test_a_body_is_the_same_however_it_comes(response: tuple[bytes, bytes], data: st.DataObject) -> None:
+    body, wire = response
+    pieces = cut(wire, data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
+    assert asyncio.run(received([piece for piece in pieces if piece])) == body
+
+
+@given(response=responses(), data=st.data())
+def test_a_response_that_breaks_off_is_never_taken_for_whole(
+    response: tuple[bytes, bytes], data: st.DataObject
+) -> None:
+    _, wire = response
+    pieces = cut(wire[: data.draw(st.integers(0, len(wire) - 1))], data.draw(st.lists(st.integers(0, 60), max_size=3)))
+    with pytest.raises(UpstreamError):
+        asyncio.run(received([piece for piece in pieces if piece]))
+
+
+READABLE: dict[str, Steps] = {
     "a length": [OK + HI],
     "no reason": [b"HTTP/1.1 200\r\n" + HI],
     "split everywhere": [bytes([byte]) for byte in OK + HI],
@@ -101,12 +173,12 @@ READABLE: dict[str, Wire] = {
 
 
 @pytest.mark.parametrize("wire", READABLE.values(), ids=list(READABLE))
-async def test_what_the_standard_allows_is_read(wire: Wire) -> None:
+async def test_what_the_standard_allows_is_read(wire: Steps) -> None:
     async with RawUpstream(wire).started() as upstream:
         assert await asked(upstream) == (200, b"hi")
 
 
-UNREADABLE: dict[str, tuple[Wire, type[ProxyError]]] = {
+UNREADABLE: dict[str, tuple[Steps, type[ProxyError]]] = {
     "two lengths": ([OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\nhi"], UpstreamError),
     "the same length twice": ([OK + b"content-length: 2\r\n" + HI], UpstreamError),
     "a length and chunks": ([OK + b"transfer-encoding: chunked\r\n" + HI], UpstreamError),
@@ -140,7 +212,7 @@ UNREADABLE: dict[str, tuple[Wire, type[ProxyError]]] = {
 
 
 @pytest.mark.parametrize(("wire", "error"), UNREADABLE.values(), ids=list(UNREADABLE))
-async def test_what_cannot_be_read_is_an_error_and_asked_for_once(wire: Wire, error: type[ProxyError]) -> None:
+async def test_what_cannot_be_read_is_an_error_and_asked_for_once(wire: Steps, error: type[ProxyError]) -> None:
     """Within the patience; and a request that the upstream has taken may have been billed."""
     raw = RawUpstream(wire, [OK + HI])
     async with raw.started() as upstream:
