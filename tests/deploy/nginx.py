@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,14 @@ def shipped_site(folder: Path) -> str:
         assert place in text, f"{place} is no longer in {SHIPPED.name}"
         text = text.replace(place, moved)
     return text
+
+
+def several(folder: Path, names: Sequence[str]) -> str:
+    """Return the shipped configuration with a line for each of several servers."""
+    line = f"server unix:{folder}/gemini-proxy.sock max_fails=0;"
+    site = shipped_site(folder)
+    assert line in site
+    return site.replace(line, " ".join(line.replace("gemini-proxy.sock", f"{name}.sock") for name in names))
 
 
 def stock_site(folder: Path) -> str:

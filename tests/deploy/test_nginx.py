@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.sections import Access, ListenAddress, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
-from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, shipped_site, stock_site, write_config
+from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, several, shipped_site, stock_site, write_config
 from tests.support.proxy import prompt
 from tests.support.upstream import Abort, Hang, ScriptedUpstream, candidate, sse, stream, unary
 
@@ -207,14 +207,6 @@ async def server(folder: Path, upstream: ScriptedUpstream, name: str) -> AsyncIt
     )
     async with running(create_app(config, RuleSet()), [ListenAddress(path=f"{folder}/{name}.sock")], PATIENCE):
         yield
-
-
-def several(folder: Path, names: Sequence[str]) -> str:
-    """The shipped configuration with a line for each of several servers."""
-    line = f"server unix:{folder}/gemini-proxy.sock max_fails=0;"
-    site = shipped_site(folder)
-    assert line in site
-    return site.replace(line, " ".join(line.replace("gemini-proxy.sock", f"{name}.sock") for name in names))
 
 
 async def test_a_rolling_restart_fails_nobody(folder: Path, upstream: ScriptedUpstream) -> None:
