@@ -154,11 +154,11 @@ class Guardrails(Section):
 
     @field_validator("parameters")
     @classmethod
-    def _labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _about_tools(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
         # Imports the language, which a healthcheck has no use for.
-        from gemini_proxy.policy import readable_parameters
+        from gemini_proxy.policy import readable_parameters, readable_pins
 
-        return readable_parameters(value)
+        return readable_pins(readable_parameters(value))
 
 
 BeforeStream = Literal["auto", "event", "http_400"]

@@ -17,6 +17,7 @@ from gemini_proxy.explorer.keys import (
     EXPLORER,
     FILE_RULES,
     GUARDRAILS,
+    PINNED_TOOLS,
     POLICIES,
     SERVER,
     TRACES,
@@ -29,6 +30,7 @@ from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.store import TraceStore
 
@@ -57,6 +59,7 @@ def compose(
     app[CATALOGUE] = Catalogue(database)
     app[DATASETS] = Datasets(database)
     app[POLICIES] = Policies(database)
+    app[PINNED_TOOLS] = PinnedTools(database)
     app[ENGINE] = engine
     app[FEED] = feed
     app[COMPILING], app[CHECKING] = Turns(), Turns()

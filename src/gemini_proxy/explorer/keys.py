@@ -13,6 +13,7 @@ from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.store import TraceStore
 
@@ -30,6 +31,7 @@ TRACES = web.AppKey("TRACES", TraceStore)
 CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
 DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
+PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for those who ask over the API: never one that lets pass what it cannot check."""
 COMPILING = web.AppKey("COMPILING", Turns)

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import MethodNotAllowed, NotFound
 from gemini_proxy.explorer import feed
-from gemini_proxy.explorer.api import check, datasets, policies, push, traces, user
+from gemini_proxy.explorer.api import check, datasets, policies, push, tools, traces, user
 from gemini_proxy.explorer.api.contract import Answers, Handler, api, error_response
 from gemini_proxy.explorer.pages.routes import add_page_routes
 
@@ -21,6 +21,9 @@ _CALLS: Final[Mapping[str, Mapping[str, Answers]]] = {
     "/dataset/byuser/{user}/{dataset}": {"GET": datasets.by_name, "DELETE": datasets.delete_by_name},
     "/dataset/byuser/{user}/{dataset}/traces": {"GET": traces.listed_by_name},
     "/dataset/byuser/{user}/{dataset}/policy": {"GET": policies.listed},
+    "/dataset/byuser/{user}/{dataset}/tools": {"GET": tools.listed},
+    "/dataset/{dataset_id}/tools/accept": {"POST": tools.accept},
+    "/dataset/{dataset_id}/tools/forget": {"POST": tools.forget},
     "/dataset/metadata/{dataset}": {"GET": datasets.metadata, "PUT": datasets.update_metadata},
     "/dataset/{dataset_id}/policy": {"POST": policies.create},
     "/dataset/{dataset_id}/policy/{policy_id}": {"PUT": policies.update, "DELETE": policies.remove},

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,6 +14,9 @@ from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
 from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
+from gemini_proxy.policy.pinning import PARAMETER as PINNED
+from gemini_proxy.policy.provenance.labels import PARAMETER as LABELS
+from gemini_proxy.policy.provenance.labels import joined_labels
 
 Action = Literal["block", "log"]
 
@@ -54,11 +57,37 @@ class Guardrail:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolFacts:
+    """What is known of a dataset's tools: the ``labels`` that its owner set, and the digests ``pinned`` by name."""
+
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+
+    def within(self, configured: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return ``configured`` parameters with these facts among them, as far as they are about tools in ``messages``.
+
+        The configuration's labels stay, and a digest that it gives goes before the one that was kept.
+        """
+        added: dict[str, Any] = {}
+        if self.labels:
+            added[LABELS] = joined_labels(configured.get(LABELS) or {}, self.labels)
+        if self.pinned:
+            declared = (tool["name"] for message in messages for tool in message.get("tools") or ())
+            kept = {name: self.pinned[name] for name in declared if name in self.pinned}
+            added[PINNED] = {**kept, **(configured.get(PINNED) or {})}
+        return {**configured, **added} if added else configured
+
+
+_NO_FACTS = ToolFacts()
+
+
+@dataclass(frozen=True, slots=True)
 class RuleSet:
-    """What holds for one exchange."""
+    """What holds for one exchange: its rules, and what they may know of the tools of its dataset."""
 
     blocking: tuple[Guardrail, ...] = ()
     logging: tuple[Guardrail, ...] = ()
+    tools: ToolFacts = _NO_FACTS
 
     @property
     def actions(self) -> frozenset[Action]:
@@ -67,7 +96,13 @@ class RuleSet:
 
     def without(self, actions: Collection[Action]) -> "RuleSet":
         """The rules of the other actions: what is left where others take the place of these."""
-        return RuleSet(() if "block" in actions else self.blocking, () if "log" in actions else self.logging)
+        blocking, logging = () if "block" in actions else self.blocking, () if "log" in actions else self.logging
+        return RuleSet(blocking, logging, self.tools)
+
+    @property
+    def compares_tools(self) -> bool:
+        """Whether a rule here asks if a tool has changed."""
+        return any("tool_changed" in rule.policy.called for rule in (*self.blocking, *self.logging))
 
 
 def guardrail(name: str, text: str, action: Action, *, foreign: bool = False) -> Guardrail:
@@ -94,7 +129,7 @@ async def with_header(
         added = (await _header_guardrail(_ESCAPE.sub(_unescape, header), client),)
     except PolicyError as error:
         raise BadRequest(f"{HEADER_NAME}: {error}") from None
-    return RuleSet(added if mode == "replace" else files.blocking + added, files.logging)
+    return replace(files, blocking=added if mode == "replace" else files.blocking + added)
 
 
 async def _header_guardrail(text: str, client: str) -> Guardrail:

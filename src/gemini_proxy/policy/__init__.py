@@ -24,6 +24,7 @@ from gemini_proxy.policy.compile import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
+from gemini_proxy.policy.pinning import readable_pins
 from gemini_proxy.policy.policy import Policy
 from gemini_proxy.policy.provenance import readable_parameters
 from gemini_proxy.policy.regex import MAX_PROGRAM
@@ -52,4 +53,5 @@ __all__ = [
     "Warning",
     "compile_policy",
     "readable_parameters",
+    "readable_pins",
 ]

@@ -9,6 +9,7 @@ import orjson
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
+from gemini_proxy.policy.pinning import tool_changed
 from gemini_proxy.policy.provenance.language import acts, untrusted
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
@@ -244,6 +245,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "should_allow_rbac": Function(should_allow_rbac, 5, 5),
     "untrusted": Function(untrusted, 1, 1, frozenset(("trusted", "shapes"))),
     "acts": Function(acts, 1, 1),
+    "tool_changed": Function(tool_changed, 1, 1),
     # Writes nothing and is always true, so that a rule with a leftover print means the same.
     "print": Function(lambda run, *values, **named: True, 0, 100, frozenset(("sep", "end", "flush"))),
 }

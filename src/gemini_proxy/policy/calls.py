@@ -91,6 +91,7 @@ class CallCompiler(ExpressionCompiler):
 
     def _function(self, node: syntax.Call, name: str, function: Function, scope: Scope) -> Term:
         self._check(node, name, function.least, function.most, function.keywords)
+        self.context.called.add(name)
         args, kwargs = self._arguments(node, scope)
         call = function.call
         if len(args) == 1 and not kwargs:

@@ -78,9 +78,12 @@ class CompiledRule:
 
 
 class Policy:
-    """Rules compiled from one text. Immutable and safe to share between threads."""
+    """Rules compiled from one text. Immutable and safe to share between threads.
 
-    __slots__ = ("_costs", "_rules", "parameters", "rules", "source", "text", "warnings")
+    ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls.
+    """
+
+    __slots__ = ("_costs", "_rules", "called", "parameters", "rules", "source", "text", "warnings")
 
     def __init__(
         self,
@@ -88,11 +91,13 @@ class Policy:
         text: str,
         rules: tuple[CompiledRule, ...],
         parameters: frozenset[str],
+        called: frozenset[str],
         warnings: tuple[Warning, ...],
     ) -> None:
         self.source = source
         self.text = text
         self.parameters = parameters
+        self.called = called
         self.warnings = warnings
         self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
         self._rules = rules

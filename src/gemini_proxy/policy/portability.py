@@ -180,6 +180,8 @@ class _Reader:
         options = {key: value for key, value in node.kwargs}
         if name in ("untrusted", "acts") and name not in self._predicates:
             yield note(node, f"it has no {name}(...), and does not know who said a value")
+        if name == "tool_changed" and name not in self._predicates:
+            yield note(node, "it has no tool_changed(...), and keeps no declarations of tools")
         if name in ("find", "match") and len(node.args) == 2:
             pattern, value = node.args
             if self._content_of(value) or (isinstance(value, syntax.Name) and value.name in self._kinds):

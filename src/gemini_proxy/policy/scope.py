@@ -72,6 +72,7 @@ class Context:
         self.predicates: dict[str, CompiledPredicate] = {}
         self.imported: dict[str, Imported] = {}
         self.parameters: set[str] = set()
+        self.called: set[str] = set()
         self.warnings: list[Warning] = []
         self.allow_input = True
         self.predicate_depth = 0

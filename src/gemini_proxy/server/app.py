@@ -220,6 +220,7 @@ class _Assembly:
                 self._tasks,
                 self._tallies,
                 required=config.traces.required,
+                learner=storage.tool_learner,
                 deferred=config.traces.durability == "deferred",
                 push=storage.push is not None,
             ),

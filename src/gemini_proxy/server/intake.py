@@ -11,6 +11,7 @@ from gemini_proxy.server.body import read_body
 from gemini_proxy.server.credentials import upstream_headers
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
 
 _LARGE = 524_288
@@ -37,7 +38,10 @@ class Intake:
 
     async def take(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
-        exchange.rules = await self._with_header(exchange, request, await self._stored_rules(exchange))
+        rules = await self._with_header(exchange, request, await self._stored_rules(exchange, self._rules))
+        if exchange.call.dataset is None and rules.compares_tools:
+            rules = await self._stored_rules(exchange, rules, UNNAMED)
+        exchange.rules = rules
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
@@ -49,12 +53,12 @@ class Intake:
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
 
-    async def _stored_rules(self, exchange: Exchange) -> RuleSet:
-        """Those of the files; for a dataset in the path its own in the place of those of the same action."""
-        if exchange.call.dataset is None:
-            return self._rules
+    async def _stored_rules(self, exchange: Exchange, rules: RuleSet, dataset: str | None = None) -> RuleSet:
+        """Those given; for a dataset, by default the path's, its own in the place of those of the same action."""
+        if dataset is None and (dataset := exchange.call.dataset) is None:
+            return rules
         try:
-            return await self._dataset_rules.of(exchange.owner, exchange.call.dataset, self._rules)
+            return await self._dataset_rules.of(exchange.owner, dataset, rules)
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now.") from None
 

@@ -212,9 +212,11 @@ class Lifecycle:
 
     def _check(self, exchange: Exchange, messages: Sequence[Message]) -> Check:
         given, dataset = exchange.credentials, exchange.call.dataset
-        blocking, parameters = exchange.rules.blocking, self._guardrails.parameters
+        rules, parameters = exchange.rules, self._guardrails.parameters
+        if rules.compares_tools or rules.tools.labels:
+            parameters = rules.tools.within(parameters, messages)
         keys = given.guardrails, given.invariant
-        return Check(blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client)
+        return Check(rules.blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client)
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:

@@ -14,9 +14,11 @@ from gemini_proxy.sections import Guardrails
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.tallies import Tallies
 from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.datasets import UNNAMED
+from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.redact import REDACTED, redact
-from gemini_proxy.traces.trace import Outcome, Trace, annotations_for
+from gemini_proxy.traces.trace import REFUSED, Outcome, Trace, annotations_for
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,15 @@ _UNDECIDED = (None, Outcome.CLIENT_GONE, Outcome.FAILED)
 """While the exchange goes on, and where it ended before its final check."""
 
 
+_TELLING = (Outcome.COMPLETED, *REFUSED)
+"""Endings of exchanges whose tools are looked at."""
+
+
 class Scribe:
     """Counts every exchange and writes its trace.
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` an answer does not wait for its
-    trace, and with ``push`` traces are queued for the Explorer.
+    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Scribe:
         tallies: Tallies,
         *,
         required: bool,
+        learner: ToolLearner,
         deferred: bool = False,
         push: bool = False,
     ) -> None:
@@ -47,6 +54,7 @@ class Scribe:
         self._tasks = tasks
         self._tallies = tallies
         self._required = required
+        self._learner = learner
         self._deferred = deferred
         self._push = push
 
@@ -55,10 +63,12 @@ class Scribe:
         self._note(exchange)
         if self._deferred:
             self._write_later(self._trace(exchange, coverage))
+            self._learn(exchange)
             return
         written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
+        self._learn(exchange)
 
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
@@ -67,6 +77,22 @@ class Scribe:
 
     def _write_later(self, trace: Trace) -> None:
         self._tasks.spawn(self._recorder.commit(trace), "record")
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Let the tools be pinned that an exchange declared which was completed, and those compared of a refused one.
+
+        What passed unchecked, or was not answered, says nothing of its tools.
+        """
+        request, outcome = exchange.request, exchange.outcome
+        if request is not None and outcome in _TELLING:
+            self._learner.see(
+                exchange.owner,
+                exchange.call.dataset or UNNAMED,
+                request.messages,
+                request.stored,
+                exchange.size,
+                allowed=outcome is Outcome.COMPLETED,
+            )
 
     def _note(self, exchange: Exchange) -> None:
         exchange.recorded = True
@@ -90,6 +116,9 @@ class Scribe:
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
         call = exchange.call
         invariant = exchange.credentials.invariant
+        rules, parameters = exchange.rules, self._guardrails.parameters
+        if rules.logging:
+            parameters = rules.tools.within(parameters, exchange.messages)
         trace = Trace(
             id=exchange.id,
             created=exchange.created,
@@ -103,9 +132,7 @@ class Scribe:
             annotations=annotations_for(exchange.violations) if exchange.violations else (),
             metadata=_metadata(exchange, coverage),
             duration_ms=_milliseconds(exchange.started, time.perf_counter()),
-            log_rules=tuple(
-                {**rule.described, "parameters": self._guardrails.parameters} for rule in exchange.rules.logging
-            ),
+            log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.logging),
             push=self._push,
         )
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace

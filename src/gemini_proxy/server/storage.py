@@ -21,6 +21,7 @@ from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.leases import Lease
 from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
 from gemini_proxy.traces.log_jobs import LogRuleWorker
+from gemini_proxy.traces.pinned_tools import PinnedTools, ToolLearner
 from gemini_proxy.traces.push.queue import PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
@@ -55,6 +56,7 @@ class Storage:
     digest: Digest
     lease: Lease
     news: News
+    tool_learner: ToolLearner
 
     @property
     def database(self) -> Database:
@@ -106,7 +108,9 @@ async def open_storage(
         from gemini_proxy.traces.listener import Listener
 
         tasks.keep(Listener(store.database, url, news).run, "listener")
-    return Storage(store, recorder, log_rules, feed, push, digest, lease, news)
+    tool_learner = ToolLearner(PinnedTools(store.database))
+    tasks.keep(tool_learner.run, "tool learner")
+    return Storage(store, recorder, log_rules, feed, push, digest, lease, news, tool_learner)
 
 
 def listened_to(traces: Traces) -> str | None:

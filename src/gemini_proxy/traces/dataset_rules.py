@@ -1,17 +1,19 @@
 """The rules that hold for a dataset: its enabled policies, and the files' of any action that none of them has."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import Connection, select
 
 from gemini_proxy.errors import BadRequest, Unavailable
-from gemini_proxy.guardrails.rules import Guardrail, RuleSet, compile_guardrail
+from gemini_proxy.guardrails.rules import Guardrail, RuleSet, ToolFacts, compile_guardrail
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.datasets import require_room
+from gemini_proxy.traces.datasets import UNNAMED, require_room
 from gemini_proxy.traces.errors import TooMany
+from gemini_proxy.traces.pinned_tools import pinned_digests
 from gemini_proxy.traces.policies import StoredPolicy, stored
 from gemini_proxy.traces.schema import datasets
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
@@ -36,14 +38,15 @@ class DatasetRules:
         """
         own = await self._rules.now((owner, dataset))
         rest = files.without(own.actions)
-        return RuleSet(own.blocking + rest.blocking, own.logging + rest.logging)
+        return RuleSet(own.blocking + rest.blocking, own.logging + rest.logging, own.tools)
 
     async def _load(self, key: tuple[str, str]) -> tuple[int, RuleSet]:
         try:
-            seen, policies = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
+            seen, found = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
             raise BadRequest(f"{error}.") from None
-        return seen, await _compiled(policy for policy in policies if policy.enabled)
+        policies, tools = found
+        return seen, replace(await _compiled(policy for policy in policies if policy.enabled), tools=tools)
 
 
 def files_in_force(policies: Iterable[StoredPolicy], files: RuleSet) -> RuleSet:
@@ -51,13 +54,14 @@ def files_in_force(policies: Iterable[StoredPolicy], files: RuleSet) -> RuleSet:
     return files.without({policy.action for policy in policies if policy.enabled})
 
 
-def _stored(connection: Connection, owner: str, dataset: str) -> list[StoredPolicy]:
+def _stored(connection: Connection, owner: str, dataset: str) -> tuple[list[StoredPolicy], ToolFacts]:
     found = connection.scalar(select(datasets.c.seq).where(datasets.c.owner == owner, datasets.c.name == dataset))
     if found is None:
         # The first trace makes it.
-        require_room(connection, owner)
-        return []
-    return stored(connection, found)
+        if dataset != UNNAMED:
+            require_room(connection, owner)
+        return [], ToolFacts()
+    return stored(connection, found), ToolFacts(pinned=pinned_digests(connection, found))
 
 
 async def _compiled(policies: Iterable[StoredPolicy]) -> RuleSet:

@@ -15,7 +15,7 @@ from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, policies
+from gemini_proxy.traces.schema import datasets, pinned_tools, policies
 
 UNNAMED = ""
 """The name under which a user's exchanges are kept that named no dataset."""
@@ -112,7 +112,7 @@ class Datasets:
         return await self._database.write(work)
 
     async def delete(self, owner: str, dataset_id: str) -> bool:
-        """Delete a dataset with its policies and traces: nobody finds it from now on. False if there is none.
+        """Delete a dataset with its policies, tools and traces: nobody finds it from now on. False if there is none.
 
         Its traces are removed later, in small steps (``TraceStore.empty_deleted``): there may be a million of them.
         """
@@ -126,7 +126,8 @@ class Datasets:
             if found is None:
                 return False
             connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
-            connection.execute(delete(policies).where(policies.c.dataset == found))
+            for table in (policies, pinned_tools):
+                connection.execute(delete(table).where(table.c.dataset == found))
             revision.advance(connection)
             return True
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0003"
+HEAD = "0004"
 
 metadata = MetaData(
     naming_convention={
@@ -118,6 +118,20 @@ policies = Table(
     Column("action", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
+)
+
+# A tool as a dataset's exchanges first declared it, ``text`` as JSON, and the last declaration since that was another.
+pinned_tools = Table(
+    "pinned_tools",
+    metadata,
+    Column("dataset", _Sequence, ForeignKey("datasets.seq", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("changed_digest", String(64)),
+    Column("changed_text", LargeBinary),
+    Column("changed_at", Double),
 )
 
 # ``digest`` is the SHA-256 of a key in hexadecimal, ``hint`` its last four characters.

@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.explorer.pages import dashboard, datasets, rules, sign_in, traces
+from gemini_proxy.explorer.pages import dashboard, datasets, rules, sign_in, tools, traces
 from gemini_proxy.explorer.pages.site import Handler, missing
 from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static_files
 from gemini_proxy.explorer.pages.templating import set_up
@@ -16,6 +16,7 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer": datasets.datasets,
     "/explorer/traces": traces.traces,
     "/explorer/traces/rules": rules.rules,
+    "/explorer/traces/tools": tools.tools,
     "/explorer/traces/{id}": traces.trace,
     "/explorer/traces/{id}/json": traces.trace_raw,
     "/explorer/traces/{id}/text": traces.trace_text,
@@ -25,6 +26,7 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer/static/{file}": static_file,
     _DATASET: traces.traces,
     f"{_DATASET}/delete": datasets.ask_delete,
+    f"{_DATASET}/tools": tools.tools,
     f"{_DATASET}/rules": rules.rules,
     f"{_DATASET}/rules/new": rules.new,
     _RULE: rules.edit,
@@ -37,6 +39,10 @@ _POST: Final[dict[str, Handler]] = {
     "/explorer/api/check-policy": rules.check_policy,
     "/explorer/api/try-policy": rules.try_policy,
     f"{_DATASET}/delete": datasets.delete,
+    "/explorer/traces/tools/accept": tools.accept,
+    "/explorer/traces/tools/forget": tools.forget,
+    f"{_DATASET}/tools/accept": tools.accept,
+    f"{_DATASET}/tools/forget": tools.forget,
     f"{_DATASET}/rules": rules.add,
     _RULE: rules.save,
     f"{_RULE}/switch": rules.switch,

@@ -49,6 +49,11 @@ class Labels:
         return bool(self.free) and _is_one(f"{tool}.{path}", [*self.free, *(f"{name}.*" for name in self.free)])
 
 
+def joined_labels(*given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The names of all labels together, each kind in the order given."""
+    return {kind.name: [name for labels in given for name in labels.get(kind.name) or ()] for kind in fields(Labels)}
+
+
 def readable_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters as they are, if the labels among them can be read. Raises ValueError saying what is expected."""
     try:

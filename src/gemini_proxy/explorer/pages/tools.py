@@ -1,0 +1,136 @@
+"""The tools of a dataset: as they are pinned, beside what they were declared as since."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from gemini_proxy.errors import NotFound
+from gemini_proxy.explorer.keys import PINNED_TOOLS
+from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
+from gemini_proxy.traces.rows import load
+
+_SHOWN: Final = 20
+"""Tools on one page: their declarations may be long."""
+_MAX_COMPARED: Final = 1_000_000
+"""Pairs of words that are compared, in a quarter of a second at worst; of longer texts all between the first and the
+last difference is marked."""
+_WORD: Final = re.compile(r"\w+|\s+|.", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffSpan:
+    """A piece of a text; ``marked`` where the other text has something else."""
+
+    text: str
+    marked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One declaration of a tool, its description and its parameters, with what differs from the other one marked."""
+
+    declared: Declared
+    description: Sequence[DiffSpan]
+    parameters: Sequence[DiffSpan]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTool:
+    """A tool as the page has it; ``changed`` is None where it was always declared as it is pinned."""
+
+    name: str
+    pinned: Side
+    changed: Side | None
+
+
+@page
+async def tools(visit: Visit) -> web.StreamResponse:
+    """The pinned tools of a dataset, the changed ones first."""
+    dataset, start = await visit.dataset(), visit.number("from", 0) or 0
+    found = await visit.app[PINNED_TOOLS].of(dataset, _SHOWN + 1, start)
+    return await visit.show(
+        "tools.html",
+        dataset=dataset,
+        path=dataset_path(dataset),
+        tools=found[:_SHOWN],
+        shown=shown_tool,
+        following=start + _SHOWN if len(found) > _SHOWN else None,
+        first=not start,
+    )
+
+
+@page
+async def accept(visit: Visit) -> web.StreamResponse:
+    """Pin the changed declaration that was looked at."""
+    dataset, form = await visit.dataset(), await visit.form()
+    if not await visit.app[PINNED_TOOLS].accept(dataset, form.get("name", ""), form.get("digest", "")):
+        raise NotFound("The tool is declared otherwise by now. Look at it again.")
+    return see(f"{dataset_path(dataset)}/tools")
+
+
+@page
+async def forget(visit: Visit) -> web.StreamResponse:
+    """Remove a tool: how it is declared next is pinned."""
+    dataset, form = await visit.dataset(), await visit.form()
+    if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
+        raise NotFound("There is no such tool.")
+    return see(f"{dataset_path(dataset)}/tools")
+
+
+def shown_tool(tool: PinnedTool) -> ShownTool:
+    """A tool with its differences marked. Takes up to half a second for the longest declarations."""
+    before = _texts(tool.pinned)
+    if tool.changed is None:
+        return ShownTool(tool.name, Side(tool.pinned, *([DiffSpan(text)] for text in before)), None)
+    compared = [differences(old, new) for old, new in zip(before, _texts(tool.changed), strict=True)]
+    pinned, changed = zip(*compared, strict=True)
+    return ShownTool(tool.name, Side(tool.pinned, *pinned), Side(tool.changed, *changed))
+
+
+def differences(old: str, new: str) -> tuple[list[DiffSpan], list[DiffSpan]]:
+    """Both texts in pieces, by words; those are marked that the other text does not have."""
+    first, second = _WORD.findall(old), _WORD.findall(new)
+    start = _common(first, second)
+    end = _common(first[start:][::-1], second[start:][::-1])
+    before, after = first[start : len(first) - end], second[start : len(second) - end]
+    if len(before) * len(after) > _MAX_COMPARED:
+        steps: Sequence[tuple[str, int, int, int, int]] = [("replace", 0, len(before), 0, len(after))]
+    else:
+        steps = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    head, rest = DiffSpan("".join(first[:start])), DiffSpan("".join(first[len(first) - end :]))
+    olds = [DiffSpan("".join(before[at:to]), step != "equal") for step, at, to, _, _ in steps]
+    news = [DiffSpan("".join(after[at:to]), step != "equal") for step, _, _, at, to in steps]
+    return _filled(head, *olds, rest), _filled(head, *news, rest)
+
+
+def _filled(*spans: DiffSpan) -> list[DiffSpan]:
+    return [span for span in spans if span.text]
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many items both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+def _texts(declared: Declared) -> tuple[str, str]:
+    """Description and parameters, with what a reader does not see spelled out."""
+    if not declared.text:
+        return "", ""
+    said: dict[str, Any] = load(declared.text)
+    return _visible(said["description"] or ""), _visible(_pretty(said["parameters"]))
+
+
+def _pretty(schema: Any) -> str:
+    return orjson.dumps(schema, option=orjson.OPT_INDENT_2, default=str).decode() if schema else ""
+
+
+def _visible(text: Any) -> str:
+    written = text if isinstance(text, str) else _pretty(text)
+    return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in written)
