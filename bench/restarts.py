@@ -172,14 +172,14 @@ async def measure(entrance: Entrance, restarts: int, clients: int, *, silent: bo
 
 
 @contextlib.asynccontextmanager
-async def entered(way: str, folder: Path, upstream: int) -> AsyncIterator[Entrance]:
+async def entered(way: str, folder: Path, upstream: int, processes: int) -> AsyncIterator[Entrance]:
     """Prepare a way in; its servers are not started yet."""
 
     def config(name: str, address: str) -> Path:
         return write_config(
             folder,
             f"{name}.toml",
-            server={"listen": [address], "shutdown_grace": _GRACE},
+            server={"listen": [address], "shutdown_grace": _GRACE, "processes": processes},
             upstream={"base_url": f"http://127.0.0.1:{upstream}"},
             access={"trusted_proxies": ["unix"]},
         )
@@ -202,17 +202,18 @@ async def entered(way: str, folder: Path, upstream: int) -> AsyncIterator[Entran
             yield Entrance(servers, nginx.socket)
 
 
-async def measured(way: str, upstream: int, restarts: int, clients: int, *, silent: bool) -> Seen:
+async def measured(way: str, upstream: int, processes: int, restarts: int, clients: int, *, silent: bool) -> Seen:
     with tempfile.TemporaryDirectory() as folder:
-        async with entered(way, Path(folder), upstream) as entrance:
+        async with entered(way, Path(folder), upstream, processes) as entrance:
             return await measure(entrance, restarts, clients, silent=silent)
 
 
 @click.command()
 @click.option("--restarts", default=10, show_default=True)
 @click.option("--clients", default=16, show_default=True)
+@click.option("--processes", default=1, show_default=True, help="Of each server.")
 @click.option("--way", "ways", multiple=True, type=click.Choice(WAYS), help="Only this way in; may be repeated.")
-def main(restarts: int, clients: int, ways: Sequence[str]) -> None:
+def main(restarts: int, clients: int, processes: int, ways: Sequence[str]) -> None:
     """Print what the clients saw. Exit code 1 if anything failed."""
     if NGINX is None and ways != ("direct",):
         raise click.ClickException("nginx is not installed: --way direct does without")
@@ -221,7 +222,7 @@ def main(restarts: int, clients: int, ways: Sequence[str]) -> None:
         with serving(module("bench.upstream"), Path(folder) / "upstream.log") as upstream:
             for way in ways or WAYS:
                 for silent in (False, True):
-                    seen = asyncio.run(measured(way, upstream.port, restarts, clients, silent=silent))
+                    seen = asyncio.run(measured(way, upstream.port, processes, restarts, clients, silent=silent))
                     failed += seen.failures.total()
                     click.echo(_line(way, seen, silent=silent))
     raise SystemExit(1 if failed else 0)

@@ -52,7 +52,7 @@ class Section(BaseModel):
 
 
 MAX_PROCESSES = 64
-"""Each takes about 70 MB, and connections of its own to the database."""
+"""Each takes about 80 MB, and connections of its own to the database."""
 
 
 def _process_count(value: object) -> object:

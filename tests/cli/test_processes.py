@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,14 @@ async def test_the_service_manager_sees_one_service(
                     stopping.set()
                     assert await response.read() == b"".join(EVENTS[1:])
             assert await server.process.wait() == 0
+
+
+def test_a_parent_takes_little_memory() -> None:
+    """It loads neither the server nor the store, nor the language of policies."""
+    script = "import sys, gemini_proxy.cli.serve, gemini_proxy.server.parent; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "gemini_proxy.server.parent" in loaded
+    assert {"aiohttp", "sqlalchemy", "re2", "gemini_proxy.policy"} & set(loaded) == set()
 
 
 async def test_what_is_wrong_with_the_configuration_is_said_once(tmp_path: Path) -> None:

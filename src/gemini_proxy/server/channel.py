@@ -25,8 +25,8 @@ class Start:
     """What a child is to do, the first message to it.
 
     ``sources`` are what it serves with, as another child packed them; None where it has to read ``config_file``.
-    ``pages`` are the descriptors of all processes' figures. ``alive_every`` is how often it shows that its event loop
-    turns, in seconds.
+    ``pages`` are the descriptors of all processes' metrics, ``balance`` is that of their connections. ``alive_every``
+    is how often it shows that its event loop turns, in seconds.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Start:
     reload_failed: bool
     listeners: tuple[Inherited, ...]
     pages: tuple[int, ...]
+    balance: int
     alive_every: float | None
 
 

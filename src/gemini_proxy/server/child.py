@@ -13,7 +13,7 @@ from gemini_proxy.config import reloaded
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.server.channel import Alive, Channel, Held, Hold, Load, Loaded, Ready, Start
 from gemini_proxy.server.keys import RELOADS, SETUPS, TASKS, Group
-from gemini_proxy.server.listening import Listener, inherited
+from gemini_proxy.server.listening import Balance, Listener, Share, inherited
 from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.reload import Load as LoadAgain
 from gemini_proxy.server.reload import Reloader
@@ -24,7 +24,8 @@ from gemini_proxy.server.sources import Sources, compile_sources
 def group_of(start: Start) -> Group:
     """Where a child stands among the processes of its server."""
     pages = [Page(descriptor) for descriptor in start.pages]
-    return Group(start.number, start.processes, SharedMetrics(pages, start.number))
+    metrics = SharedMetrics(pages, start.number)
+    return Group(start.number, start.processes, metrics, Share(Balance(start.balance), start.number))
 
 
 def listeners_of(start: Start) -> list[Listener]:

@@ -11,6 +11,7 @@ from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
 from gemini_proxy.server.exchange import Exchange
 from gemini_proxy.server.limiter import Limiter
+from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
@@ -31,14 +32,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process among those of the server: its number from 1 on, how many there are, and what all of them count.
+    """This process among those of the server: its number from 1 on, and how many there are.
 
-    ``metrics`` are None where there is only this one.
+    ``metrics`` are what all of them count, ``share`` is the part of this one in their connections; both are None where
+    there is only this one.
     """
 
     number: int = 1
     processes: int = 1
     metrics: SharedMetrics | None = None
+    share: Share | None = None
 
 
 CONFIG = web.AppKey("CONFIG", Config)

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.tasks import Tasks
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 _QUEUE: Final = 1024
 """Connections that wait to be accepted."""
 _AT_ONCE: Final = 64
+_FEW: Final = 4
+"""Connections by which processes may differ: to take turns for each would cost more than it evens out."""
+_COURTESY: Final = 0.002
+"""Seconds for which a process that has more leaves a connection to the others."""
+_ENDLESS: Final = 0xFFFFFFFF
 _PAUSE: Final = 1.0
 """Seconds until the next attempt where there is no descriptor left for a connection."""
 _CONNECTING: Final = "connection"
@@ -200,13 +206,77 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
 
 
-class Acceptor:
-    """Gives the connections of one listening socket to protocols of ``make``, from ``start`` to ``stop``."""
+class Balance:
+    """How many connections each process of a server has, in memory that they share."""
 
-    def __init__(self, listener: Listener, make: Callable[[], asyncio.Protocol], tasks: Tasks) -> None:
+    def __init__(self, descriptor: int) -> None:
+        """``descriptor`` is that of a file in memory with four bytes for each process."""
+        self._counts = memoryview(mmap.mmap(descriptor, 0)).cast("I")
+
+    @classmethod
+    def create(cls, processes: int) -> tuple[int, Self]:
+        """The descriptor of new memory for so many processes, none of which accepts yet."""
+        descriptor = os.memfd_create("connections")
+        os.write(descriptor, b"\xff" * 4 * processes)
+        return descriptor, cls(descriptor)
+
+    def has(self, process: int, connections: int) -> None:
+        """Let the others know what a process has; processes count from 1 on."""
+        self._counts[process - 1] = connections
+
+    def accepts_no_more(self, process: int) -> None:
+        """Let nobody wait for a process."""
+        self._counts[process - 1] = _ENDLESS
+
+    def is_ahead(self, process: int) -> bool:
+        """Whether another one that accepts has fewer by more than ``_FEW``."""
+        return self._counts[process - 1] > min(self._counts) + _FEW
+
+
+class Share:
+    """The part of one process in the connections of its server: ``open`` are its own."""
+
+    def __init__(self, balance: Balance, process: int) -> None:
+        self._balance = balance
+        self._process = process
+        self.open = 0
+        self._accepts = False
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it is for others to accept."""
+        return self._balance.is_ahead(self._process)
+
+    def begin(self) -> None:
+        """This process accepts from now on."""
+        self._accepts = True
+        self._balance.has(self._process, self.open)
+
+    def end(self) -> None:
+        """It does not any more."""
+        self._accepts = False
+        self._balance.accepts_no_more(self._process)
+
+    def add(self, connections: int) -> None:
+        """So many more are open, or fewer."""
+        self.open += connections
+        if self._accepts:
+            self._balance.has(self._process, self.open)
+
+
+class Acceptor:
+    """Gives the connections of one listening socket to protocols of ``make``, from ``start`` to ``stop``.
+
+    A process that has more than its ``share`` lets the others go first, for a moment.
+    """
+
+    def __init__(
+        self, listener: Listener, make: Callable[[], asyncio.Protocol], tasks: Tasks, share: Share | None = None
+    ) -> None:
         self._listener = listener
         self._make = make
         self._tasks = tasks
+        self._share = share
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         # Of what processes share, each takes one a turn: those that have time for it take the next.
@@ -214,7 +284,19 @@ class Acceptor:
 
     def start(self) -> None:
         self._again = None
-        self._loop.add_reader(self._listener.socket.fileno(), self._accept, self._at_once)
+        self._loop.add_reader(self._listener.socket.fileno(), self._take)
+
+    def _take(self) -> None:
+        if self._share is not None and self._share.is_ahead:
+            self._pause()
+            self._again = self._loop.call_later(_COURTESY, self._take_after_others)
+        else:
+            self._accept(self._at_once)
+
+    def _take_after_others(self) -> None:
+        """What they have not taken by now some of them may not come for."""
+        self.start()
+        self._accept(_FEW)
 
     async def stop(self) -> None:
         """Accept no more. Where nobody else will, those who wait to be accepted are accepted first."""

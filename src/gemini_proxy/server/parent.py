@@ -20,7 +20,7 @@ from typing import Final
 from gemini_proxy.config import child_environment
 from gemini_proxy.server.channel import Channel, Held, Hold, Inherited, Load, Loaded, Ready, Start
 from gemini_proxy.server.hangups import Hangups
-from gemini_proxy.server.listening import Listener, listening_status
+from gemini_proxy.server.listening import Balance, Listener, listening_status
 from gemini_proxy.server.shared_metrics import Page, counted, process_families
 from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.server.tasks import Tasks
@@ -29,7 +29,7 @@ from gemini_proxy.traces.clock import is_set_within
 log = logging.getLogger(__name__)
 
 _START_PATIENCE: Final = 120.0
-"""Seconds until a child has to serve: it may have to bring a large database to a new schema."""
+"""Seconds until a child has to serve that takes the place of another."""
 _ANSWER_PATIENCE: Final = 60.0
 """Seconds in which a child has to load, or to hold what was loaded."""
 _CLOSING_TIME: Final = 15.0
@@ -114,8 +114,8 @@ class _Child:
             await asyncio.wait([answer], timeout=_ANSWER_PATIENCE)
             return answer.result() if answer.done() and not answer.cancelled() else None
 
-    async def serves_within(self, seconds: float) -> bool:
-        """Whether it says so in that time."""
+    async def serves_within(self, seconds: float | None) -> bool:
+        """Whether it says so in that time; None for however long it takes."""
         return await is_set_within(self._ready, seconds)
 
     async def silent_for(self, seconds: float) -> None:
@@ -151,6 +151,7 @@ class Parent:
         # The first one is that of this process.
         self._pages = [os.memfd_create(f"metrics-{number}") for number in range(plan.processes + 1)]
         self._page = Page(self._pages[0])
+        self._connections, self._balance = Balance.create(plan.processes)
 
     async def run(self, announce: Callable[[], None]) -> int:
         """Serve until SIGTERM or SIGINT, and return the exit code.
@@ -215,6 +216,7 @@ class Parent:
             del self._children[number]
             page = Page(self._pages[number])
             page.write(counted(page.read()))
+            self._balance.accepts_no_more(number)
             self._change()
         if not self._stopping.is_set() and not self._serving:
             self._stop(code if code > 0 else _FAILED)
@@ -231,7 +233,7 @@ class Parent:
                 *self._plan.command,
                 str(theirs.fileno()),
                 env=child_environment(),
-                pass_fds=(theirs.fileno(), *(one.descriptor for one in listeners), *self._pages),
+                pass_fds=(theirs.fileno(), *(one.descriptor for one in listeners), *self._pages, self._connections),
             )
         start = Start(
             number,
@@ -242,6 +244,7 @@ class Parent:
             self._reload_failed,
             listeners,
             tuple(self._pages),
+            self._connections,
             self._plan.watchdog / 2 if self._plan.watchdog else None,
         )
         return _Child(process, await Channel.over(ours), start)
@@ -249,7 +252,8 @@ class Parent:
     async def _watch(self, number: int, child: _Child) -> None:
         """Kill a child that does not come to serve, or whose event loop stands still."""
         why = "it did not start in time"
-        if await child.serves_within(_START_PATIENCE):
+        # The first ones may have to bring a large database to a new schema; how long that may take others know.
+        if await child.serves_within(_START_PATIENCE if self._serving else None):
             if self._plan.watchdog is None:
                 return
             await child.silent_for(self._plan.watchdog)

@@ -16,8 +16,8 @@ from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.hangups import Hangups
-from gemini_proxy.server.keys import RELOADS, SETUPS, STATE, TASKS
-from gemini_proxy.server.listening import Acceptor, Listener, listening, listening_status
+from gemini_proxy.server.keys import GROUP, RELOADS, SETUPS, STATE, TASKS
+from gemini_proxy.server.listening import Acceptor, Listener, Share, listening, listening_status
 from gemini_proxy.server.reload import Load, Reloader
 from gemini_proxy.server.systemd import Notifier
 
@@ -83,9 +83,20 @@ class _Connection(web.RequestHandler):
 
 
 class _Server(web.Server):
-    def __init__(self, handler: _Handler, unfinished: Unfinished, **arguments: Any) -> None:
+    def __init__(self, handler: _Handler, unfinished: Unfinished, share: Share | None, **arguments: Any) -> None:
         super().__init__(handler, **arguments)
         self._unfinished = unfinished
+        self._share = share
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self._share is not None:
+            self._share.add(1)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if self._share is not None:
+            self._share.add(-1)
 
     @property
     def opened(self) -> list[_Connection]:
@@ -161,6 +172,7 @@ class Runner(web.AppRunner):
         return _Server(
             _checking(stock.request_handler, self.app[UNFINISHED]),
             self.app[UNFINISHED],
+            self.app[GROUP].share,
             request_factory=stock.request_factory,
             handler_cancellation=stock.handler_cancellation,
             **stock._kwargs,
@@ -216,17 +228,22 @@ async def accepting(app: web.Application, listeners: Sequence[Listener], shutdow
     traces.
     """
     runner = Runner(app, shutdown_grace)
+    share = app[GROUP].share
     acceptors: list[Acceptor] = []
     try:
         await runner.setup()
         server = runner.server
         assert server is not None
-        acceptors += [Acceptor(listener, server, app[TASKS]) for listener in listeners]
+        if share is not None:
+            share.begin()
+        acceptors += [Acceptor(listener, server, app[TASKS], share) for listener in listeners]
         for acceptor in acceptors:
             acceptor.start()
         yield
     finally:
         app[STATE].draining = True
+        if share is not None:
+            share.end()
         for acceptor in acceptors:
             await acceptor.stop()
         await runner.cleanup()
