@@ -1,6 +1,7 @@
 """What is kept in memory of a database, and never older than the question."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 from gemini_proxy.traces.store import TraceStore
 
@@ -113,6 +114,53 @@ async def test_a_failure_is_shared_by_all_who_wait(store: TraceStore) -> None:
     assert failing.looks == 2
     with pytest.raises(StoreError, match="look 3"):
         await revisions.now()
+
+
+class Away:
+    """A database that is away for the first ``looks``."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    async def glance(self, query: str) -> int:
+        self.looks -= 1
+        if self.looks >= 0:
+            raise StoreUnavailable("it is away")
+        return 1
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is not asked for")
+
+
+async def test_a_database_that_is_away_for_a_moment_costs_no_answer() -> None:
+    """As for a restart of PostgreSQL; what is read once something has changed is asked for again as well."""
+    away = Away(2)
+    revisions = Revisions(away)
+    assert await asyncio.gather(*(revisions.now() for _ in range(5))) == [1] * 5
+
+    async def load(key: str) -> tuple[int, str]:
+        return await away.glance(key), key
+
+    kept = Snapshots(revisions, load)
+    away.looks = 2
+    assert await kept.now("a") == "a"
+
+
+async def test_nobody_waits_for_a_database_that_stays_away() -> None:
+    """Those who ask when it has been away for longer than the patience learn it at once."""
+    away = Away(1_000_000)
+    revisions = Revisions(away, patience=0.2)
+    began = time.monotonic()
+    with pytest.raises(StoreError):
+        await revisions.now()
+    assert time.monotonic() - began > 0.1
+    before = away.looks
+    for _ in range(5):
+        with pytest.raises(StoreError):
+            await revisions.now()
+    assert before - away.looks == 5
+    away.looks = 0
+    assert await revisions.now() == 1
 
 
 async def test_who_leaves_while_they_look_takes_nobody_along(store: TraceStore) -> None:

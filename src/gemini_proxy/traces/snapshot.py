@@ -1,20 +1,30 @@
-"""What is kept in memory of the database, and how old it may be: not older than the question, or than a second."""
+"""What is kept in memory of the database, and how old it may be: not older than the question, or than a second.
+
+Questions outlast a database that is away for a moment, as for a restart: exchanges depend on their answers.
+"""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 HEARD_WITHIN: Final = 1.0
 """Seconds after which a change counts at the latest where changes are listened for: see ``News``."""
+
+PATIENCE: Final = 5.0
+"""Seconds that the database may be away before a question to it fails: as long as the recorder waits for it."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
 
 
 class News:
@@ -42,6 +52,39 @@ class News:
         self._complete_until = float("-inf")
 
 
+class Patience:
+    """Asks a database that is away again, until it has been away for so many seconds; from then on nobody waits."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._away_since = math.inf
+        self._last_away = -math.inf
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Raises StoreError, and what ``question`` raises."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                answer = await question()
+            except StoreUnavailable:
+                if self._away_for() + pause > self._seconds:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self._away_since = math.inf
+                return answer
+
+    def _away_for(self) -> float:
+        now = time.monotonic()
+        # Whether it came back between two questions that are far apart, nobody knows.
+        if now - self._last_away > self._seconds:
+            self._away_since = now
+        self._away_since = min(self._away_since, now)
+        self._last_away = now
+        return now - self._away_since
+
+
 class Revisions:
     """Answers whether anything has changed: see ``revision``.
 
@@ -52,7 +95,8 @@ class Revisions:
     committed in the last HEARD_WITHIN seconds.
     """
 
-    def __init__(self, database: Database, news: News | None = None) -> None:
+    def __init__(self, database: Database, news: News | None = None, patience: float = PATIENCE) -> None:
+        """``patience`` is in seconds."""
         self._database = database
         self._news = news or News()
         self._looked_at: int | None = None
@@ -61,6 +105,7 @@ class Revisions:
         self._failed: StoreError | None = None
         self._begun = 0
         self._done = 0
+        self.patience = Patience(patience)
 
     async def now(self) -> int:
         """The revision as it is now. Raises StoreError."""
@@ -88,13 +133,16 @@ class Revisions:
             over.set()
 
     async def _failure(self) -> StoreError | None:
-        changes = self._news.changes
         try:
-            self._seen = await self._database.glance(revision.CURRENT)
+            await self.patience.ask(self._glance)
         except StoreError as error:
             return error
-        self._looked_at = changes
         return None
+
+    async def _glance(self) -> None:
+        changes = self._news.changes
+        self._seen = await self._database.glance(revision.CURRENT)
+        self._looked_at = changes
 
 
 class Snapshots(Generic[K, T]):
@@ -114,7 +162,7 @@ class Snapshots(Generic[K, T]):
         seen = await self._revisions.now()
         kept = self._kept.get(key)
         if kept is None or kept[0] != seen:
-            kept = self._kept[key] = await self._load(key)
+            kept = self._kept[key] = await self._revisions.patience.ask(partial(self._load, key))
         self._kept.move_to_end(key)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
