@@ -40,6 +40,15 @@ class ServerProcess:
         return _resident_pages(self._popen.pid) * _PAGE / 1024
 
     @property
+    def descriptors(self) -> int:
+        """Open descriptors of the process and its descendants."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in _tree(self._popen.pid))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone."""
+        self._popen.send_signal(number)
+
+    @property
     def rss_kib(self) -> float:
         """Resident memory of the process and its descendants."""
         return sum(_resident_pages(pid) for pid in _tree(self._popen.pid)) * _PAGE / 1024
