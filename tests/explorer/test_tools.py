@@ -100,3 +100,37 @@ def test_differences_are_marked_by_words_and_bounded() -> None:
     assert differences("same", "same") == ([DiffSpan("same")], [DiffSpan("same")])
     old, new = differences(f"a {'b ' * 5_000}c", f"a {'x y ' * 5_000}c")
     assert [span.marked for span in old] == [span.marked for span in new] == [False, True, False]
+
+
+async def test_labels_are_set_in_the_page_and_over_the_api(proxy: Proxy, browser: Browser, checker: Api) -> None:
+    """Both say the same; what are no labels is refused; other metadata stays."""
+    await declare(proxy, tool("Sends."))
+    await checker.put("/dataset/metadata/demo", {"metadata": {"team": "x"}})
+    path = "/explorer/datasets/demo/tools"
+    trusted = "get_contacts\r\n read_* \r\n\r\n"
+    page = await browser.post(f"{path}/labels", trusted=trusted, reads="", acts="", free="note.text")
+    assert page.location == path
+    labels = {"trusted": ["get_contacts", "read_*"], "free": ["note.text"]}
+    assert await checker.get("/dataset/metadata/demo") == {"team": "x", "tool_labels": labels}
+    assert "get_contacts\nread_*</textarea>" in (await browser.get(path)).body
+    wrong = {"metadata": {"tool_labels": {"trust": ["x"]}}}
+    status, said = await checker.refused("PUT", "/dataset/metadata/demo", wrong)
+    assert (status, said) == (400, "tool_labels has the lists trusted, reads, acts, free, and nothing else")
+    await browser.post(f"{path}/labels", trusted="", reads="", acts="", free="")
+    assert await checker.get("/dataset/metadata/demo") == {"team": "x"}
+    assert (await browser.post("/explorer/traces/tools/labels", trusted="x")).status == 404
+
+
+async def test_a_rule_is_tried_with_the_datasets_labels(proxy: Proxy, checker: Api) -> None:
+    called = {"type": "function", "function": {"name": "zap", "arguments": {}}}
+    await checker.push([{"role": "assistant", "content": "", "tool_calls": [called]}], dataset="demo")
+    given = {"policy": 'raise "acts" if:\n    (c: ToolCall)\n    acts(c)\n', "dataset": "demo"}
+    url = f"{checker.url}/explorer/api/try-policy"
+
+    async def refused() -> int:
+        async with checker.session.post(url, json=given) as answer:
+            return len((await answer.json())["findings"])
+
+    assert await refused() == 1
+    await checker.put("/dataset/metadata/demo", {"metadata": {"tool_labels": {"reads": ["zap"]}}})
+    assert await refused() == 0

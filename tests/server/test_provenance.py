@@ -1,14 +1,17 @@
 """Provenance through the whole proxy: calls of streamed answers and of several candidates, rules of headers, labels."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from gemini_proxy.traces.datasets import Datasets
 from tests.conftest import StartProxy
 from tests.server.answers import Payload
 from tests.support.upstream import ScriptedUpstream, sse, stream
+from tests.traces.samples import ensured
 
 POLICY = (Path(__file__).parents[2] / "policies" / "provenance.gr").read_text()
 RULE = r'raise "traced" if:\n    (c: ToolCall)\n    any(untrusted(c))'
@@ -64,3 +67,31 @@ async def test_rules_of_headers_read_the_labels_of_the_configuration(
     upstream.reply(stream(*sse(sends(ADDRESS))))
     answer = await told(client, proxy.stream, **{"Invariant-Guardrails": RULE})
     assert (ADDRESS in answer, "traced" in answer) == (passes, not passes)
+
+
+async def test_labels_of_a_dataset_hold_in_every_process_and_beside_those_of_the_configuration(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, database_url: str
+) -> None:
+    """What one process is told holds on the other within a second, for that dataset alone."""
+    options: dict[str, Any] = {"policy": POLICY, "traces": {"database": database_url}}
+    options["guardrails"] = {"parameters": {"tool_labels": {"reads": ["send_mail"]}}}
+    first, second = await start_proxy(**options), await start_proxy(**options)
+    upstream.reply(stream(*sse(sends(ADDRESS))))
+    keys = {"x-goog-api-key": "K;invariant-auth=inv-1"}
+    url = second.method("streamGenerateContent", "?alt=sse", "/api/v1/gateway/set/gemini")
+    assert ADDRESS in await told(client, url, **keys)
+    datasets = Datasets(first.store.database)
+    await ensured(datasets, "developer", "set")
+
+    async def label(**labels: list[str]) -> None:
+        await datasets.change_metadata("developer", "set", lambda before: {**before, "tool_labels": labels})
+
+    await label(acts=["send_*"])
+    async with asyncio.timeout(5):
+        while ADDRESS in await told(client, url, **keys):
+            pass
+    assert ADDRESS in await told(client, url.replace("/set/", "/other/"), **keys)
+    await label(acts=["send_*"], trusted=["get_mail"])
+    async with asyncio.timeout(5):
+        while ADDRESS not in await told(client, url, **keys):
+            pass

@@ -187,10 +187,12 @@ def _declaration(function: JsonObject) -> Message:
         known |= {"behavior"}
     beside = text_beside(function, known)
     description = a_string(field(function, "description"), "description")
+    hints = function.get("annotations")
     return {
         "name": a_string(field(function, "name"), "name"),
         "description": f"{description}\n{beside}" if beside else description,
         "inputSchema": _lower_types({} if parameters is None else parameters),
+        **({"annotations": hints} if isinstance(hints, dict) else {}),
     }
 
 

@@ -22,9 +22,11 @@ _MANY_CHARS: Final = 100_000_000
 
 
 def declaration(tool: Mapping[str, Any]) -> bytes:
-    """What of a declared tool is pinned, its name, description and parameters, as JSON with sorted keys."""
+    """What of a declared tool is pinned, as JSON with sorted keys: name, description, parameters, and hints if any."""
     schema = tool.get("inputSchema" if "inputSchema" in tool else "parameters")
     said = {"name": tool.get("name"), "description": tool.get("description"), "parameters": schema}
+    if "annotations" in tool:
+        said["annotations"] = tool["annotations"]
     try:
         return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
     except TypeError:

@@ -11,10 +11,11 @@ from gemini_proxy.guardrails.rules import Guardrail, RuleSet, ToolFacts, compile
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.datasets import UNNAMED, require_room
+from gemini_proxy.traces.datasets import UNNAMED, labels_of, require_room
 from gemini_proxy.traces.errors import TooMany
 from gemini_proxy.traces.pinned_tools import pinned_digests
 from gemini_proxy.traces.policies import StoredPolicy, stored
+from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import datasets
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
@@ -55,13 +56,15 @@ def files_in_force(policies: Iterable[StoredPolicy], files: RuleSet) -> RuleSet:
 
 
 def _stored(connection: Connection, owner: str, dataset: str) -> tuple[list[StoredPolicy], ToolFacts]:
-    found = connection.scalar(select(datasets.c.seq).where(datasets.c.owner == owner, datasets.c.name == dataset))
+    query = select(datasets.c.seq, datasets.c.metadata).where(datasets.c.owner == owner, datasets.c.name == dataset)
+    found = connection.execute(query).first()
     if found is None:
         # The first trace makes it.
         if dataset != UNNAMED:
             require_room(connection, owner)
         return [], ToolFacts()
-    return stored(connection, found), ToolFacts(pinned=pinned_digests(connection, found))
+    seq, metadata = found
+    return stored(connection, seq), ToolFacts(labels_of(load(metadata)), pinned_digests(connection, seq))
 
 
 async def _compiled(policies: Iterable[StoredPolicy]) -> RuleSet:

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, func, insert, select, update
 
+from gemini_proxy.policy import readable_parameters
+from gemini_proxy.policy.provenance.labels import PARAMETER as LABELS
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
@@ -107,6 +109,8 @@ class Datasets:
             described = dump(metadata)
             _require_space(connection, owner, described, found)
             connection.execute(update(datasets).where(datasets.c.seq == found.seq).values(metadata=described))
+            if labels_of(metadata) != labels_of(found.metadata):
+                revision.advance(connection)
             return replace(found, metadata=metadata)
 
         return await self._database.write(work)
@@ -132,6 +136,15 @@ class Datasets:
             return True
 
         return await self._database.write(work)
+
+
+def labels_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the labels of tools in a dataset's metadata; none where what stands there are no labels."""
+    try:
+        readable_parameters(metadata)
+    except ValueError:
+        return {}
+    return metadata.get(LABELS) or {}
 
 
 def require_room(connection: Connection, owner: str) -> None:

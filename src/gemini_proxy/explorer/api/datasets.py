@@ -8,6 +8,7 @@ from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.fields import dataset_name, is_dataset_name, mapping, member
 from gemini_proxy.explorer.api.shapes import POLICIES_KEY, dataset_json, without_policies
 from gemini_proxy.explorer.keys import DATASETS, POLICIES
+from gemini_proxy.policy import readable_parameters
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import NameTaken
 from gemini_proxy.traces.rows import dump
@@ -20,7 +21,7 @@ _KINDS: Final = ("private", "any", "public", "homepage")
 
 
 async def create(call: Call) -> object:
-    """``POST /api/v1/dataset/create``: 400 for a name that is missing, malformed or taken.
+    """``POST /api/v1/dataset/create``: 400 for a name that is missing, malformed or taken, and for wrong labels.
 
     ``is_public`` is read and has no effect: a dataset is its owner's alone, and its answer says so.
     """
@@ -28,7 +29,7 @@ async def create(call: Call) -> object:
     if given.get("name") is None:
         raise BadRequest("name must be provided")
     name = dataset_name(member(given, "name", str, "name must be a string"))
-    metadata = _within_bounds(without_policies(mapping(given, "metadata", "metadata must be a dictionary")))
+    metadata = within_bounds(without_policies(mapping(given, "metadata", "metadata must be a dictionary")))
     member(given, "is_public", bool, "is_public must be a boolean", False)
     try:
         return dataset_json(await call.app[DATASETS].create(call.user, name, metadata))
@@ -86,6 +87,7 @@ async def update_metadata(call: Call) -> object:
     """``PUT /api/v1/dataset/metadata/{dataset}``: adds to the metadata, or with ``replace_all`` replaces it.
 
     A member that is null changes nothing. Objects are merged member by member. Answers with the metadata as it is then.
+    ``tool_labels`` are labels of tools, which hold from the next request on: 400 for what are none.
     """
     given = await call.json()
     wanted = mapping(given, "metadata", "metadata must be a dictionary")
@@ -95,7 +97,7 @@ async def update_metadata(call: Call) -> object:
     said = {key: value for key, value in wanted.items() if value is not None}
 
     def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
-        return _within_bounds(said if replace_all else merged(without_policies(before), said))
+        return within_bounds(said if replace_all else merged(without_policies(before), said))
 
     dataset = await owned_dataset(call, call.name("dataset"))
     changed = await call.app[DATASETS].change_metadata(call.user, dataset.name, change)
@@ -147,7 +149,11 @@ def _found(dataset: Dataset | None) -> Dataset:
     return dataset
 
 
-def _within_bounds(described: dict[str, Any]) -> dict[str, Any]:
+def within_bounds(described: dict[str, Any]) -> dict[str, Any]:
     if len(dump(described)) > MAX_METADATA_BYTES:
         raise BadRequest(f"metadata must not be larger than {MAX_METADATA_BYTES} bytes")
+    try:
+        readable_parameters(described)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
     return described

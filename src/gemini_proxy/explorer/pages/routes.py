@@ -43,6 +43,7 @@ _POST: Final[dict[str, Handler]] = {
     "/explorer/traces/tools/forget": tools.forget,
     f"{_DATASET}/tools/accept": tools.accept,
     f"{_DATASET}/tools/forget": tools.forget,
+    f"{_DATASET}/tools/labels": tools.label,
     f"{_DATASET}/rules": rules.add,
     _RULE: rules.save,
     f"{_RULE}/switch": rules.switch,

@@ -14,9 +14,9 @@ from gemini_proxy.explorer.keys import DATABASE, DATASETS, FILE_RULES, GUARDRAIL
 from gemini_proxy.explorer.pages.forms import Form
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
-from gemini_proxy.guardrails.rules import HEADER_NAME, Action
+from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
 from gemini_proxy.traces.dataset_rules import files_in_force
-from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.datasets import UNNAMED, Dataset, labels_of
 from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.policies import StoredPolicy
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
@@ -188,7 +188,8 @@ async def try_policy(call: Call) -> object:
     check = await trials.check(call.user, text)
     if not check.ok:
         return check.json
-    return (await trials.over(call.user, text, _newest(call.app, dataset, max(1, min(last, MAX_TRIED))))).json
+    tools = ToolFacts(labels_of(dataset.metadata))
+    return (await trials.over(call.user, text, tools, _newest(call.app, dataset, max(1, min(last, MAX_TRIED))))).json
 
 
 def _text(given: dict[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,11 +10,21 @@ import orjson
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.keys import PINNED_TOOLS
+from gemini_proxy.explorer.api.datasets import within_bounds
+from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.policy.provenance.labels import PARAMETER
+from gemini_proxy.traces.datasets import labels_of
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.rows import load
 
+LABELS: Final = {
+    "trusted": "Nobody else can write what these return",
+    "reads": "Calls only read",
+    "acts": "Calls have an effect",
+    "free": "Arguments (tool.argument) that may come from anywhere",
+}
+"""The labels of tools, and what a field of the form says of each."""
 _SHOWN: Final = 20
 """Tools on one page: their declarations may be long."""
 _MAX_COMPARED: Final = 1_000_000
@@ -62,6 +72,7 @@ async def tools(visit: Visit) -> web.StreamResponse:
         shown=shown_tool,
         following=start + _SHOWN if len(found) > _SHOWN else None,
         first=not start,
+        labels=[(kind, words, labels_of(dataset.metadata).get(kind, ())) for kind, words in LABELS.items()],
     )
 
 
@@ -80,6 +91,21 @@ async def forget(visit: Visit) -> web.StreamResponse:
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
         raise NotFound("There is no such tool.")
+    return see(f"{dataset_path(dataset)}/tools")
+
+
+@page
+async def label(visit: Visit) -> web.StreamResponse:
+    """Set the labels of a dataset's tools: in each field of the form names, a line each."""
+    dataset, form = await visit.dataset(), await visit.form()
+    labels = {kind: names for kind in LABELS if (names := _lines(form.get(kind, "")))}
+
+    def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
+        rest = {key: value for key, value in before.items() if key != PARAMETER}
+        return within_bounds({**rest, PARAMETER: labels} if labels else rest)
+
+    if not dataset.name or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change) is None:
+        raise NotFound("Labels are of a dataset that has a name.")
     return see(f"{dataset_path(dataset)}/tools")
 
 
@@ -111,6 +137,10 @@ def differences(old: str, new: str) -> tuple[list[DiffSpan], list[DiffSpan]]:
 
 def _filled(*spans: DiffSpan) -> list[DiffSpan]:
     return [span for span in spans if span.text]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:

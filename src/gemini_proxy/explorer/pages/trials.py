@@ -12,7 +12,7 @@ from gemini_proxy.explorer.api.policies import MAX_POLICY
 from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.explorer.pages.trial_batch import try_batch
 from gemini_proxy.guardrails.plugins import installed_detectors
-from gemini_proxy.guardrails.rules import BRIEF_POLICY
+from gemini_proxy.guardrails.rules import BRIEF_POLICY, ToolFacts
 from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import PolicyError, compile_policy
@@ -102,10 +102,11 @@ class Trials:
         async with self._compiling.of(user):
             return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
-    async def over(self, user: str, text: str, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
-        """Try a policy that loads. Raises EngineUnavailable when a check could not be ended."""
+    async def over(self, user: str, text: str, tools: ToolFacts, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
+        """Try a policy that loads, with what is known of ``tools``. Raises EngineUnavailable for an endless check."""
         trial = Trial()
         guardrails = self._guardrails()
+        parameters = tools.within(guardrails.parameters, ())
         async with self._checking.of(user):
             started = time.perf_counter()
             async for batch in batches:
@@ -119,7 +120,7 @@ class Trials:
                     try_batch,
                     text,
                     batch,
-                    guardrails.parameters,
+                    parameters,
                     guardrails.thoughts,
                     guardrails.timeout,
                     left,

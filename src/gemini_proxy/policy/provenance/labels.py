@@ -1,4 +1,4 @@
-"""What is known of tools: by configuration, and by what their names say."""
+"""What is known of tools: by their labels, and by what their declarations and names say."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -39,14 +39,29 @@ class Labels:
     def is_trusted(self, tool: str) -> bool:
         return _is_one(tool, self.trusted)
 
-    def acts_by(self, tool: str) -> bool:
-        """Whether a call of the tool has an effect. Labels go before names, and ``acts`` before ``reads``."""
+    def acts_by(self, tool: str, hint: bool | None = None) -> bool:
+        """Whether a call of the tool has an effect, which its declaration says by ``hint``, None where it does not.
+
+        Labels go before hints, hints before names, and ``acts`` before ``reads``.
+        """
         if _is_one(tool, self.acts):
             return True
-        return not _is_one(tool, self.reads) and not reads_by_name(tool)
+        if _is_one(tool, self.reads):
+            return False
+        return not reads_by_name(tool) if hint is None else hint
 
     def is_free(self, tool: str, path: str) -> bool:
         return bool(self.free) and _is_one(f"{tool}.{path}", [*self.free, *(f"{name}.*" for name in self.free)])
+
+
+def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
+    """Whether a declaration says, in MCP's ``annotations``, that a call has an effect; None where it does not say."""
+    hints = tool.get("annotations")
+    if not isinstance(hints, Mapping):
+        return None
+    if hints.get("destructiveHint") is True or hints.get("readOnlyHint") is False:
+        return True
+    return False if hints.get("readOnlyHint") is True else None
 
 
 def joined_labels(*given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

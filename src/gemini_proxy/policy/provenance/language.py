@@ -6,7 +6,7 @@ from typing import Any
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
-from gemini_proxy.policy.provenance.labels import Labels
+from gemini_proxy.policy.provenance.labels import Labels, acts_by_hint
 from gemini_proxy.policy.provenance.origins import Origins, Traced
 from gemini_proxy.policy.ranges import Mark
 from gemini_proxy.policy.run import Run
@@ -34,11 +34,25 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None) -> 
 
 
 def acts(run: Run, call: Any) -> bool:
-    """Whether a call has an effect: by the labels of its tool, else by the tool's name. What is not known acts."""
+    """Whether a call has an effect: by its tool's labels, else its hints, else its name. What is not known acts."""
     if not isinstance(call, Event) or call.kind != "ToolCall":
         raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
     run.charge(1)
-    return _labels(run, ()).acts_by(call.data["function"]["name"])
+    name = call.data["function"]["name"]
+    return _labels(run, ()).acts_by(name, _hints(run).get(name))
+
+
+def _hints(run: Run) -> dict[str, bool]:
+    """What declarations say of their tools' calls; where two of one tool differ, that they have an effect."""
+    key = ("hints",)
+    if key not in run.scans:
+        tools = run.events("Tool")
+        run.charge(1 + len(tools))
+        hints = [(tool.data["name"], acts_by_hint(tool.data)) for tool in tools]
+        acting = {name for name, hint in hints if hint}
+        run.scans[key] = {name: name in acting for name, hint in hints if hint is not None}
+    found: dict[str, bool] = run.scans[key]
+    return found
 
 
 def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
