@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from gemini_proxy.cli import main
+from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.rules import MAX_HEADER_POLICY
-from gemini_proxy.policy import Budget, compile_policy
+from gemini_proxy.policy import OUTSIDE, Budget
 from gemini_proxy.policy.builtins import FUNCTIONS
 from gemini_proxy.policy.compile import MAX_CHARS
 from gemini_proxy.policy.detectors.builtin import BUILTIN
@@ -127,7 +128,7 @@ def test_fits_tells_outputs_apart() -> None:
 )
 def test_policies_load(text: str) -> None:
     """Every policy shown loads without a warning, but for the one with the mistake that is shown to be found."""
-    assert compile_policy(text.replace("serach", "search")).warnings == ()
+    assert load_policy(text.replace("serach", "search"), "shown", asks=True).warnings == ()
 
 
 def test_every_command_of_the_group_is_shown() -> None:
@@ -146,6 +147,7 @@ def test_the_reference_names_everything() -> None:
         *FUNCTIONS,
         *ARITY,
         *BUILTIN.names,
+        *(detector.name for detector in OUTSIDE),
         *ENTITIES,
         *UNAVAILABLE,
         "find",
@@ -154,7 +156,7 @@ def test_the_reference_names_everything() -> None:
         "forall",
     }
     language |= {field for fields in FIELDS.values() for field in fields}
-    language |= {option for detector in BUILTIN.detectors.values() for option in detector.options}
+    language |= {option for detector in (*BUILTIN.detectors.values(), *OUTSIDE) for option in detector.options}
     # A module of its own name in the stock language, which does what semgrep does.
     language.discard("is_dangerous_code")
     assert language - named == set()

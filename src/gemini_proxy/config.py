@@ -34,6 +34,7 @@ ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
 _CREDENTIALS = {
     "gemini-api-key": ("upstream", "api_key"),
     "guardrails-api-key": ("guardrails", "remote", "api_key"),
+    "judge-api-key": ("guardrails", "judge", "api_key"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
 _FIRST_PASSED: Final = 3
@@ -173,9 +174,10 @@ def _is_json(text: str) -> bool:
     return True
 
 
+_BUILT_ONCE: Final = ("engine", "remote", "judge", "timeout")
 IN_PLACE: Final = frozenset(
     {
-        *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in ("engine", "remote", "timeout")),
+        *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in _BUILT_ONCE),
         *(f"refusals.{name}" for name in Refusals.model_fields),
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),
@@ -292,11 +294,12 @@ def _check_access(config: Config) -> None:
 def _check_services(config: Config) -> None:
     """A service that is this server itself would be asked because of its own answers, without end."""
     remote, push = config.guardrails.remote, config.explorer.push
-    asked = {"upstream.base_url": config.upstream.base_url, "explorer.push.url": push.url}
+    asked: dict[str, str | None] = {"upstream.base_url": config.upstream.base_url, "explorer.push.url": push.url}
     if config.guardrails.engine == "remote":
         if not remote.url:
             raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')
         asked["guardrails.remote.url"] = remote.url
+    asked["guardrails.judge.url"] = config.guardrails.judge.url
     for key, url in asked.items():
         for address in map(listen_address, config.server.listen):
             if url and address.serves(url):
@@ -308,6 +311,9 @@ def check_secrets(config: Config) -> None:
     remote, push = config.guardrails.remote, config.explorer.push
     if config.guardrails.engine == "remote" and config.access.mode == "keys" and not remote.api_key:
         raise ConfigError(_missing("guardrails-api-key", "for the clients' keys are this server's own"))
+    judge = config.guardrails.judge
+    if judge.url and not judge.api_key:
+        raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go to the upstream alone"))
     if push.url and not push.api_key:
         raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
 

@@ -134,6 +134,26 @@ class Remote(Section):
         return None if value is None else service_url(value)
 
 
+class Judge(Section):
+    """A Gemini model that policies ask. ``timeout`` is in seconds, for questions that are asked together.
+
+    ``api_key`` pays for it. Without one the client's own Gemini key does, which goes nowhere but to the upstream: so a
+    ``url`` needs a key of its own.
+    """
+
+    model: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = None
+    url: str | None = None
+    api_key: Key | None = None
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+    questions_per_minute: Annotated[int, Field(ge=0)] = 600
+    questions_per_day: Annotated[int, Field(ge=0)] = 20_000
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else service_url(value)
+
+
 class Guardrails(Section):
     """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
 
@@ -151,6 +171,7 @@ class Guardrails(Section):
     outbound_fields: Literal["refuse", "allow"] = "refuse"
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     remote: Remote = Remote()
+    judge: Judge = Judge()
 
     @field_validator("parameters")
     @classmethod

@@ -139,7 +139,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
         ("guardrails.", "refusals.", "limits.", "logs."),
         ("traces.retention_days", "traces.required", "traces.durability"),
     )
-    fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.")
+    fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.", "guardrails.judge.")
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text
     keys = values(Config.model_construct())

@@ -48,8 +48,8 @@ def test_fields_are_checked_at_load() -> None:
 
 def test_missing_detectors_say_what_brings_them() -> None:
     """Never a rule that silently does not fire."""
-    with pytest.raises(PolicyError, match="moderation model; a detector plug-in named moderated brings it"):
-        compile_policy("from invariant.detectors import moderated\n")
+    with pytest.raises(PolicyError, match="embedding model; a detector plug-in named is_similar brings it"):
+        compile_policy("from invariant.detectors import is_similar\n")
 
 
 def test_violations_carry_arguments() -> None:

@@ -76,8 +76,8 @@ async def proxy_before(
 
 def rules(policy: str | None, log_policy: str | None = None) -> RuleSet:
     return RuleSet(
-        (guardrail("test policy", policy, "block"),) if policy else (),
-        (guardrail("test log policy", log_policy, "log"),) if log_policy else (),
+        (guardrail("test policy", policy, "block", asks=True),) if policy else (),
+        (guardrail("test log policy", log_policy, "log", asks=True),) if log_policy else (),
     )
 
 

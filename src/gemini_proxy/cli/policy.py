@@ -4,7 +4,11 @@ Exit codes: 0 as hoped; 1 a fault, a failed case, or an exchange that would be r
 or something given that cannot be used, so that there is no answer.
 """
 
+import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gemini_proxy.cli import shipped
 from gemini_proxy.cli.backtest_report import print_report
 from gemini_proxy.cli.case_report import print_results, results_json
-from gemini_proxy.cli.policy_cases import Case, read_cases, run_case
+from gemini_proxy.cli.policy_cases import Case, Result, read_cases, run_case
 from gemini_proxy.cli.policy_files import (
     Unusable,
     compile_file,
@@ -27,13 +31,16 @@ from gemini_proxy.cli.policy_files import (
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.stores import with_store
 from gemini_proxy.cli.visible import terminal
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings
-from gemini_proxy.policy import Policy, PolicyError
+from gemini_proxy.policy import Answer, Policy, PolicyError, Question
 from gemini_proxy.policy.portability import portability
 from gemini_proxy.sections import Refusals
-from gemini_proxy.traces.backtest import Backtest, Report
+from gemini_proxy.traces.backtest import Backtest, Finding, Report
 from gemini_proxy.traces.recorded import count, recorded
 from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Trace
 from gemini_proxy.traces.visible import as_json, counted
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -82,6 +89,8 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
         facts.append(counted(warnings, "warning"))
     if loaded.parameters:
         facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
+    if loaded.asks:
+        facts.append(f"asks {', '.join(sorted(loaded.asks))}")
     # With stream_check = "window" one such rule makes every answer wait for its end.
     if waiting := [str(rule.line) for rule in loaded.rules if rule.window == "whole"]:
         facts.append(f"has to see the whole answer for line {', '.join(waiting)}")
@@ -93,18 +102,50 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
 @click.argument("cases_file", metavar="CASES", type=_FILE)
 @click.option("--only", multiple=True, help="Only cases with this number or id, or with this in their name.")
 @click.option("--json", "as_json_", is_flag=True, help="One JSON object.")
-def test(file: Path, cases_file: Path, only: tuple[str, ...], as_json_: bool) -> None:
-    """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if one comes out wrong."""
+@click.pass_obj
+def test(settings: Settings, file: Path, cases_file: Path, only: tuple[str, ...], as_json_: bool) -> None:
+    """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if one comes out wrong.
+
+    What the policy asks others is asked as the configuration says.
+    """
     loaded = usable_policy(file)
     cases = [case for case in read_cases(cases_file) if _chosen(case, only)]
     if not cases:
         raise Unusable(f"{cases_file}: no case fits {', '.join(only)}")
-    results = [run_case(loaded, case) for case in cases]
+    results = asyncio.run(_results(settings, loaded, cases))
     if as_json_:
         click.echo(as_json(results_json(file, results)))
     else:
         print_results(file, results)
     sys.exit(0 if all(result.ok for result in results) else 1)
+
+
+async def _results(settings: Settings, loaded: Policy, cases: Sequence[Case]) -> list[Result]:
+    async def result(asking: Asking, case: Case) -> Result:
+        async def run(answers: Mapping[Question, Answer]) -> Result:
+            return run_case(loaded, case, answers)
+
+        try:
+            return await asking.verdict(run, None)
+        except EngineUnavailable as error:
+            return Result(case, failure=error.message)
+
+    async with _asking(settings, loaded) as asking:
+        return [await result(asking, case) for case in cases]
+
+
+@contextlib.asynccontextmanager
+async def _asking(settings: Settings, loaded: Policy) -> AsyncIterator[Asking]:
+    """What answers for the policy. Raises Unusable where it asks somebody whom the configuration does not have."""
+    if not loaded.asks:
+        yield Asking({})
+        return
+    from gemini_proxy.server.answerers import Answerers, unanswerable
+
+    if missing := unanswerable(settings.config, loaded.asks):
+        raise Unusable(f"{loaded.source}: {missing[0]}")
+    async with Answerers(settings.config) as answerers:
+        yield answerers.asking
 
 
 def _chosen(case: Case, only: tuple[str, ...]) -> bool:
@@ -139,7 +180,7 @@ def backtest(
     if missing := sorted(loaded.parameters - set(parameters)):
         raise Unusable(f"{file}: {missing[0]} is not given: set guardrails.parameters or --parameter {missing[0]}=...")
     trial = Backtest(loaded, parameters, guardrails.thoughts, guardrails.timeout)
-    report = _over_traces(settings.traces.database, trial, dataset, last)
+    report = _over_traces(settings, trial, dataset, last)
     if as_json_:
         click.echo(as_json({"policy": str(file), **report.json()}))
     else:
@@ -157,20 +198,32 @@ def _parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _over_traces(database: str, trial: Backtest, dataset: str | None, last: int | None) -> Report:
+def _over_traces(settings: Settings, trial: Backtest, dataset: str | None, last: int | None) -> Report:
     """Raises Unusable where there is no database to read."""
 
     async def run(store: TraceStore) -> Report:
         total = await count(store, dataset, last)
         report = Report()
-        with _progress() as progress:
-            task = progress.add_task("traces", total=total)
-            async for trace in recorded(store, dataset, last):
-                report.add(trial, trace)
-                progress.advance(task)
+        async with _asking(settings, trial.policy) as asking:
+            with _progress() as progress:
+                task = progress.add_task("traces", total=total)
+                async for trace in recorded(store, dataset, last):
+                    await _add(asking, report, trial, trace)
+                    progress.advance(task)
         return report
 
-    return with_store(database, run, failure=Unusable)
+    return with_store(settings.traces.database, run, failure=Unusable)
+
+
+async def _add(asking: Asking, report: Report, trial: Backtest, trace: Trace) -> None:
+    async def add(answers: Mapping[Question, Answer]) -> None:
+        report.add(replace(trial, answers=answers), trace)
+
+    try:
+        await asking.verdict(add, None)
+    except EngineUnavailable as error:
+        report.findings.append(Finding.undecided(trace, error.message))
+        report.seconds.append(0.0)
 
 
 def _progress() -> Progress:

@@ -6,6 +6,7 @@
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -14,10 +15,20 @@ import yaml
 from gemini_proxy.cli.policy_files import Unusable, read_text
 from gemini_proxy.cli.shorthand import CasesError, messages_of
 from gemini_proxy.gemini.call_links import answered_calls
-from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, Policy, Violation
+from gemini_proxy.policy import (
+    Answer,
+    Conversation,
+    ConversationError,
+    EvaluationError,
+    Policy,
+    Question,
+    Unanswered,
+    Violation,
+)
 
 # Cases are written by hand; this is a mistake, and YAML takes a minute for each 20 MB.
 _LONGEST = 5_000_000
+_NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +93,15 @@ class Result:
         return tuple(violation for violation in self.violations if violation.message not in wanted)
 
 
-def run_case(policy: Policy, case: Case) -> Result:
-    """Check one case; a check that fails is a result without a verdict."""
+def run_case(policy: Policy, case: Case, answers: Mapping[Question, Answer] = _NO_ANSWERS) -> Result:
+    """Check one case; a check that fails is a result without a verdict. Raises Unanswered for want of ``answers``."""
     missing = sorted(policy.parameters - set(case.parameters))
     if missing:
         return Result(case, failure=f"parameters.{missing[0]} is not given")
     try:
-        return Result(case, policy.check(case.conversation, case.parameters))
+        return Result(case, policy.check(case.conversation, case.parameters, answers=answers))
+    except Unanswered:
+        raise
     except EvaluationError as error:
         return Result(case, failure=str(error))
 

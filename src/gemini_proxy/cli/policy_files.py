@@ -28,7 +28,7 @@ def read_text(file: Path) -> str:
 def compile_file(file: Path) -> Policy:
     """The policy in ``file``. Raises PolicyError, and Unusable where a detector plug-in is broken."""
     try:
-        return load_policy(read_text(file), str(file))
+        return load_policy(read_text(file), str(file), asks=True)
     except PluginError as error:
         raise Unusable(str(error)) from None
 

@@ -19,7 +19,8 @@ class Check:
 
     For an engine that asks a service: ``key`` is the one that the caller gave for it, ``invariant_key`` the one that
     they use everywhere, for an engine that has none; ``dataset`` is the one in the request's path, and ``session`` is
-    the same for all checks of an exchange. ``client`` is who asks, for the fair turns of long checks.
+    the same for all checks of an exchange. ``client`` is who asks, for the fair turns of long checks; ``gemini_key`` is
+    the one that the exchange goes upstream with, for a judge that it pays for.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -30,6 +31,7 @@ class Check:
     dataset: str | None = None
     session: str | None = None
     client: str = ""
+    gemini_key: str | None = field(default=None, repr=False)
 
 
 class GuardSession(Protocol):

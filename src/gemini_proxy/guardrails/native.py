@@ -8,18 +8,22 @@ from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.gemini.call_links import answered_calls
+from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.native_session import NativeSession
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import (
+    Answer,
     Budget,
     BudgetExceeded,
     Conversation,
     ConversationError,
     EvaluationError,
     Policy,
+    Question,
+    Unanswered,
 )
 
 QUICK_MICROSECONDS: Final = 5_000
@@ -37,6 +41,7 @@ FOREIGN_NICE: Final = 19
 """Checks of policies that clients send take the processor time that all others leave."""
 FOREIGN_ALLOWANCE: Final = 30.0
 """Seconds of a process that the policies of one client may use at once, and in about a minute and a half over time."""
+_NO_ANSWERS: Final[Mapping[Question, Answer]] = {}
 _GRACE: Final = 0.5
 """Seconds beyond its own deadline after which a check's process is taken for stuck."""
 
@@ -61,10 +66,14 @@ def foreign_workers(timeout: float) -> Workers:
 
 class NativeEngine:
     """Checks with the policies compiled here. ``timeout`` is in seconds a check, all its guardrails together, and the
-    wait for a process included. Long checks of foreign guardrails run in ``foreign``, all others in ``workers``.
+    wait for a process included, the wait for answers of ``asking`` not. Long checks of foreign guardrails run in
+    ``foreign``, all others in ``workers``. Without ``asking`` no detector outside can be asked.
     """
 
-    def __init__(self, workers: Workers, timeout: float, foreign: Workers | None = None) -> None:
+    def __init__(
+        self, workers: Workers, timeout: float, foreign: Workers | None = None, asking: Asking | None = None
+    ) -> None:
+        self._asking = asking or Asking({})
         self._own = _Lane(workers, timeout)
         self._foreign = _Lane(foreign or workers, timeout / 2)
         self._timeout = timeout
@@ -83,11 +92,11 @@ class NativeEngine:
         """
         foreign = tuple(guardrail for guardrail in check.guardrails if guardrail.foreign)
         if not foreign:
-            return self._judge(check, self._own)
+            return self._judge_own(check)
         if len(foreign) == len(check.guardrails):
             return self._judge(check, self._foreign)
         own = tuple(guardrail for guardrail in check.guardrails if not guardrail.foreign)
-        first = self._judge(replace(check, guardrails=own), self._own)
+        first = self._judge_own(replace(check, guardrails=own))
         second: Verdict | Awaitable[Verdict] | EngineUnavailable
         try:
             second = self._judge(replace(check, guardrails=foreign), self._foreign)
@@ -97,22 +106,50 @@ class NativeEngine:
             return _together(first, second)
         return _both(first, second)
 
-    def _judge(self, check: Check, lane: "_Lane") -> Verdict | Awaitable[Verdict]:
+    def _judge_own(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        if any(guardrail.policy.asks for guardrail in check.guardrails):
+            return self._judge_asking(check)
+        return self._judge(check, self._own)
+
+    async def _judge_asking(self, check: Check) -> Verdict:
+        """Ask only where no other guardrail objects already: answers cost time and money."""
+        started = time.perf_counter()
+        plain = tuple(guardrail for guardrail in check.guardrails if not guardrail.policy.asks)
+        first = await _awaited(self._judge(replace(check, guardrails=plain), self._own))
+        if first.violations:
+            return first
+        rest = replace(check, guardrails=tuple(guardrail for guardrail in check.guardrails if guardrail.policy.asks))
+
+        async def judge(answers: Mapping[Question, Answer]) -> Verdict:
+            return await _awaited(self._judge(rest, self._own, answers))
+
+        second = await self._asking.verdict(judge, check.gemini_key)
+        return replace(second, milliseconds=(time.perf_counter() - started) * 1000)
+
+    def _judge(
+        self, check: Check, lane: "_Lane", answers: Mapping[Question, Answer] = _NO_ANSWERS
+    ) -> Verdict | Awaitable[Verdict]:
+        """Raises Unanswered where guardrails need other answers than ``answers``; so does what is awaited."""
         started = time.perf_counter()
         if _pieces(check.messages) > QUICK_MESSAGES:
-            return self._judge_elsewhere(check, lane, started)
+            return self._judge_elsewhere(check, lane, started, answers)
         try:
             conversation = Conversation.of(check.messages, answered_calls(check.messages))
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
-                return _verdict(check, _check_all(policies, conversation, check.parameters, self._quick), started)
+                found = _check_all(policies, conversation, check.parameters, self._quick, answers)
+                return _verdict(check, found, started)
+        except Unanswered:
+            raise
         except BudgetExceeded:
-            return self._judge_elsewhere(check, lane, started)
+            return self._judge_elsewhere(check, lane, started, answers)
         except (EvaluationError, ConversationError) as error:
             raise _unavailable(error) from None
-        return self._judge_elsewhere(check, lane, started)
+        return self._judge_elsewhere(check, lane, started, answers)
 
-    async def _judge_elsewhere(self, check: Check, lane: "_Lane", started: float) -> Verdict:
+    async def _judge_elsewhere(
+        self, check: Check, lane: "_Lane", started: float, answers: Mapping[Question, Answer]
+    ) -> Verdict:
         texts = [(guardrail.policy.text, guardrail.policy.source) for guardrail in check.guardrails]
         ends = started + self._timeout
         try:
@@ -125,7 +162,10 @@ class NativeEngine:
                 check.parameters,
                 ends,
                 lane.seconds,
+                answers,
             )
+        except Unanswered:
+            raise
         except EvaluationError as error:
             raise _unavailable(error) from None
         return _verdict(check, found, started)
@@ -141,6 +181,10 @@ class _Lane:
 
     workers: Workers
     seconds: float
+
+
+async def _awaited(judged: Verdict | Awaitable[Verdict]) -> Verdict:
+    return judged if isinstance(judged, Verdict) else await judged
 
 
 async def _both(
@@ -190,15 +234,25 @@ def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> 
 
 
 def _check_all(
-    policies: Sequence[Policy], conversation: Conversation, parameters: Mapping[str, Any], budget: Budget
+    policies: Sequence[Policy],
+    conversation: Conversation,
+    parameters: Mapping[str, Any],
+    budget: Budget,
+    answers: Mapping[Question, Answer],
 ) -> list[list[Found]]:
-    return [
-        [
-            Found(one.args, one.kwargs, one.ranges, one.rule.stays)
-            for one in policy.check(conversation, parameters, budget)
-        ]
-        for policy in policies
-    ]
+    """Raises EvaluationError; Unanswered with the questions of all policies."""
+    found: list[list[Found]] = []
+    questions: dict[Question, None] = {}
+    for policy in policies:
+        try:
+            violations = policy.check(conversation, parameters, budget, answers)
+        except Unanswered as missing:
+            questions.update(dict.fromkeys(missing.questions))
+        else:
+            found.append([Found(one.args, one.kwargs, one.ranges, one.rule.stays) for one in violations])
+    if questions:
+        raise Unanswered(tuple(questions))
+    return found
 
 
 def check_in_worker(
@@ -207,6 +261,7 @@ def check_in_worker(
     parameters: Mapping[str, Any],
     ends: float,
     seconds: float,
+    answers: Mapping[Question, Answer],
 ) -> list[list[Found]]:
     """``_check_all`` in a process of its own, which compiles each policy once.
 
@@ -214,5 +269,5 @@ def check_in_worker(
     machine, or after ``seconds``.
     """
     budget = Budget(deadline=min(ends, time.perf_counter() + seconds))
-    policies = [load_policy(text, source) for text, source in texts]
-    return _check_all(policies, Conversation.of(messages, answered_calls(messages)), parameters, budget)
+    policies = [load_policy(text, source, asks=True) for text, source in texts]
+    return _check_all(policies, Conversation.of(messages, answered_calls(messages)), parameters, budget, answers)

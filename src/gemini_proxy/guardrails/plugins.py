@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from gemini_proxy.policy import MAX_PROGRAM, Policy, compile_policy
+from gemini_proxy.policy import MAX_PROGRAM, OUTSIDE, Policy, compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Parser
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 
@@ -32,29 +32,41 @@ def installed_detectors() -> DetectorRegistry:
     return BUILTIN.with_detectors(*(_load(entry) for entry in entry_points(group=GROUP)))
 
 
-def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM) -> Policy:
-    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError."""
-    policy = loaded_policy(text, source, max_program)
+@lru_cache(maxsize=1)
+def _with_outside() -> DetectorRegistry:
+    """A plug-in's detector goes before one that is asked. Raises PluginError."""
+    installed = installed_detectors()
+    return installed.with_detectors(*(each for each in OUTSIDE if each.name not in installed.names))
+
+
+def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks: bool = False) -> Policy:
+    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError.
+
+    With ``asks`` it may use detectors that are asked outside the engine, which costs money or sends texts away: that is
+    for the operator's own policies.
+    """
+    policy = loaded_policy(text, source, max_program, asks=asks)
     if policy is None:
-        policy = compile_policy(text, source, detectors=installed_detectors(), max_program=max_program)
+        detectors = _with_outside() if asks else installed_detectors()
+        policy = compile_policy(text, source, detectors=detectors, max_program=max_program)
         with _kept_lock:
-            _kept[text, source, max_program] = policy
+            _kept[text, source, max_program, asks] = policy
             if len(_kept) > _POLICIES_KEPT:
                 _kept.popitem(last=False)
     return policy
 
 
-def loaded_policy(text: str, source: str, max_program: int = MAX_PROGRAM) -> Policy | None:
+def loaded_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks: bool = False) -> Policy | None:
     """What ``load_policy`` would give at once; None where it would have to compile."""
     with _kept_lock:
-        policy = _kept.get((text, source, max_program))
+        policy = _kept.get((text, source, max_program, asks))
         if policy is not None:
-            _kept.move_to_end((text, source, max_program))
+            _kept.move_to_end((text, source, max_program, asks))
         return policy
 
 
 # The key is the text itself and a policy never changes: nothing crosses between those who share one.
-_kept: OrderedDict[tuple[str, str, int], Policy] = OrderedDict()
+_kept: OrderedDict[tuple[str, str, int, bool], Policy] = OrderedDict()
 _kept_lock = threading.Lock()
 
 

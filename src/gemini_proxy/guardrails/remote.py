@@ -20,7 +20,7 @@ from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.call_links import with_ids
 from gemini_proxy.guardrails.engine import Answers, Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
-from gemini_proxy.guardrails.service_client import in_pieces, service_headers, service_session
+from gemini_proxy.guardrails.service_client import bounded, in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
 
@@ -130,8 +130,9 @@ class RemoteEngine:
                 sent = in_pieces(data)
                 async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
                     # Whatever else it says or leaves out: a refused key must not become a check that is missing.
-                    body = b"" if response.status == 401 else await _bounded(response.content)
-                    return response.status, body
+                    if response.status == 401:
+                        return 401, b""
+                    return response.status, await bounded(response.content, MAX_ANSWER, "the guardrails service")
             except aiohttp.ServerDisconnectedError:
                 if attempt == 2:
                     raise
@@ -174,15 +175,3 @@ def _encoded(asked: object) -> bytes:
         return orjson.dumps(asked)
     except TypeError:
         raise EngineUnavailable("the messages cannot be sent to the guardrails service as JSON") from None
-
-
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-    """The whole body. Raises EngineUnavailable for one over MAX_ANSWER."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_ANSWER:
-            raise EngineUnavailable("the answer of the guardrails service is larger than the proxy may hold")
-    return b"".join(pieces)

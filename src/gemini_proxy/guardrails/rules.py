@@ -105,10 +105,13 @@ class RuleSet:
         return any("tool_changed" in rule.policy.called for rule in (*self.blocking, *self.logging))
 
 
-def guardrail(name: str, text: str, action: Action, *, foreign: bool = False) -> Guardrail:
-    """Compile ``text`` into a guardrail whose id is that of its content. Raises PolicyError."""
+def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, asks: bool = False) -> Guardrail:
+    """Compile ``text`` into a guardrail whose id is that of its content; ``asks`` as in ``load_policy``.
+
+    Raises PolicyError.
+    """
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    policy = load_policy(text, name, MAX_HEADER_PROGRAM if foreign else MAX_PROGRAM)
+    policy = load_policy(text, name, MAX_HEADER_PROGRAM if foreign else MAX_PROGRAM, asks=asks)
     return Guardrail(digest, name, action, policy, foreign)
 
 

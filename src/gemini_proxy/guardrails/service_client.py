@@ -1,9 +1,13 @@
-"""What the clients of Invariant's services, Guardrails and Explorer, have in common."""
+"""What the clients of services have in common: of Invariant's, Guardrails and Explorer, and of those that are asked."""
 
 import io
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import aiohttp
+import orjson
+
+from gemini_proxy.errors import EngineUnavailable
 
 _LARGE_BODY: Final = 1_048_576
 """Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
@@ -31,6 +35,66 @@ def service_headers(key: str) -> dict[str, str]:
         "accept-encoding": "identity",
         "content-type": "application/json",
     }
+
+
+async def bounded(content: aiohttp.StreamReader, most: int, who: str) -> bytes:
+    """Read a whole body. Raises EngineUnavailable for one over ``most`` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise EngineUnavailable(f"the answer of {who} is larger than the proxy may hold")
+    return b"".join(pieces)
+
+
+class ServiceClient:
+    """Posts JSON to a service that is asked; ``who`` names it in errors. An asynchronous context manager.
+
+    What it answers with another status than 200 is not passed on: it may quote what was sent.
+    """
+
+    _MOST: Final = 1_048_576
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "ServiceClient":
+        self._session = service_session()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, url: str, headers: Mapping[str, str], document: object) -> dict[str, Any]:
+        """Return the answer's JSON object. Its time is the caller's to limit. Raises EngineUnavailable."""
+        return await self._request("POST", url, {**headers, "content-type": "application/json"}, orjson.dumps(document))
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+        """As ``post``."""
+        return await self._request("GET", url, headers, None)
+
+    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
+        assert self._session is not None
+        sent = {**headers, "accept": "application/json", "accept-encoding": "identity"}
+        data = None if body is None else in_pieces(body)
+        try:
+            async with self._session.request(method, url, headers=sent, data=data, allow_redirects=False) as response:
+                status, answer = response.status, await bounded(response.content, self._MOST, self._who)
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"{self._who} cannot be reached ({type(error).__name__})") from None
+        if status != 200:
+            raise EngineUnavailable(f"{self._who} answered with HTTP {status}")
+        try:
+            read = orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            read = None
+        if not isinstance(read, dict):
+            raise EngineUnavailable(f"the answer of {self._who} is no JSON object")
+        return read
 
 
 def in_pieces(document: bytes) -> bytes | io.BytesIO:

@@ -22,6 +22,7 @@ The language is Invariant's. What differs from its stock engine, and why:
 from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.compile import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
+from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, Question, Unanswered
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.pinning import readable_pins
@@ -33,6 +34,8 @@ from gemini_proxy.policy.session import Growth, Place, Session
 
 __all__ = [
     "MAX_PROGRAM",
+    "OUTSIDE",
+    "Answer",
     "Budget",
     "BudgetExceeded",
     "Conversation",
@@ -46,9 +49,11 @@ __all__ = [
     "Place",
     "Policy",
     "PolicyError",
+    "Question",
     "Rule",
     "RuleWindow",
     "Session",
+    "Unanswered",
     "Violation",
     "Warning",
     "compile_policy",

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.builtins import FUNCTIONS, Function, find_all, matches
 from gemini_proxy.policy.detectors import Detector, Parsed, Parser, positional
+from gemini_proxy.policy.detectors.outside import OutsideDetector, Question, whole_texts
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
@@ -16,8 +19,8 @@ from gemini_proxy.policy.regex import Mode, compile_at_run_time
 from gemini_proxy.policy.run import Code, Frame, Run
 from gemini_proxy.policy.scope import Scope, nearest
 from gemini_proxy.policy.search import by_detector
-from gemini_proxy.policy.texts import searched_texts
-from gemini_proxy.policy.values import Joined, word_for
+from gemini_proxy.policy.texts import images_of, searched_texts
+from gemini_proxy.policy.values import Joined, plain, word_for
 
 _NOTHING = Parsed(())
 
@@ -119,6 +122,8 @@ class CallCompiler(ExpressionCompiler):
 
     def _detector(self, node: syntax.Call, name: str, scope: Scope) -> Term:
         detector = self.context.detectors.detectors[name]
+        if isinstance(detector, OutsideDetector):
+            return self._asked(node, detector, scope)
         by_position = positional(detector)
         most = 1 + len(by_position) if by_position or isinstance(detector, Detector) else 3
         self._check(node, name, 1, most, detector.options)
@@ -146,6 +151,37 @@ class CallCompiler(ExpressionCompiler):
             return by_detector(run, key, lambda reading: apply([reading], given, options, run), texts, parsed)
 
         return Term(detect)
+
+    def _asked(self, node: syntax.Call, detector: OutsideDetector, scope: Scope) -> Term:
+        """A call that needs an answer from outside: while there is none, its value is that of no text."""
+        name = detector.name
+        if not self.context.allow_input:
+            self.context.fail(node, f"a constant cannot ask: {name}(...) belongs in a rule")
+        self._check(node, name, 0, len(detector.positional), detector.options | set(detector.positional))
+        args, kwargs = self._arguments(node, scope)
+        for option in detector.positional[: len(args)]:
+            if option in kwargs:
+                self.context.fail(node, f'{name}(...) is given "{option}" twice')
+        kwargs |= dict(zip(detector.positional, args, strict=False))
+        for needed in detector.positional[: detector.positional.index(detector.subject) + 1]:
+            if needed not in kwargs:
+                self.context.fail(node, f'{name}(...) needs "{needed}"')
+        subject = kwargs.pop(detector.subject)
+        self.context.asks.add(name)
+
+        def ask(frame: Frame) -> Any:
+            run: Run = frame[0]
+            value = subject(frame)
+            texts = images_of(value) if detector.images else list(searched_texts(value))
+            options = plain({key: code(frame) for key, code in kwargs.items()}, run)
+            written = orjson.dumps(options, option=orjson.OPT_SORT_KEYS).decode()
+            given = [run.answer(Question(name, text, written)) for text in whole_texts(texts)]
+            answers = [detector.nothing if answer is None else answer for answer in given]
+            if any(answers):
+                run.marks.extend((text, -1, -1) for text in texts)
+            return detector.joined(answers)
+
+        return Term(ask)
 
     def _warn_of_not_found(self, node: syntax.Call, name: str, by_position: tuple[str, ...]) -> None:
         """Warn of entities that the call asks for and that nothing finds."""

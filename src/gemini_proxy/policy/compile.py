@@ -74,8 +74,8 @@ class _PolicyCompiler:
         if not compiled:
             self._context.warn(syntax.Node(1, 1), "this policy has no rule")
         context = self._context
-        parameters, called = frozenset(context.parameters), frozenset(context.called)
-        return Policy(self._source, self._text, compiled, parameters, called, tuple(context.warnings))
+        parameters, called, asks = frozenset(context.parameters), frozenset(context.called), frozenset(context.asks)
+        return Policy(self._source, self._text, compiled, parameters, called, asks, tuple(context.warnings))
 
     def _define_names(self) -> None:
         for statement in self._module.statements:

@@ -18,11 +18,14 @@ class Imported:
     name: str
 
 
+_ASKED = "only the policy files of a server can have one asked"
+
 # Names of the stock language that need a model, a network or a program that is not here.
 UNAVAILABLE: Mapping[str, str] = {
-    "moderated": "a moderation model; a detector plug-in named moderated brings it",
-    "llm": "a language model; a detector plug-in named llm brings it",
-    "llm_confirm": "a language model; a detector plug-in named llm_confirm brings it",
+    "moderated": f"a moderation model; {_ASKED}",
+    "llm": f"a language model; {_ASKED}",
+    "llm_confirm": "a language model; decision(question, x) asks one",
+    "decision": f"a language model; {_ASKED}",
     "is_similar": "an embedding model; a detector plug-in named is_similar brings it",
     "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
     "ocr": "the tesseract program; a detector plug-in named ocr brings it",
@@ -71,7 +74,7 @@ def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | Non
         return Imported("kind", name)
     if name in ("PolicyViolation", "Violation"):
         return Imported("violation", name)
-    return Imported("detector", name) if module == "invariant" and name in detectors else None
+    return Imported("detector", name) if module in ("invariant", "invariant.llm") and name in detectors else None
 
 
 def names_of(module: str, detectors: frozenset[str]) -> frozenset[str]:

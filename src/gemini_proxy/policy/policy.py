@@ -6,7 +6,8 @@ from typing import Any
 
 from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.cost import Cost, Costs
-from gemini_proxy.policy.errors import EvaluationError, Warning
+from gemini_proxy.policy.detectors.outside import Answer, Question, Unanswered
+from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, Warning
 from gemini_proxy.policy.events import Conversation, Event
 from gemini_proxy.policy.ranges import locate
 from gemini_proxy.policy.rules import Rule, Violation
@@ -16,6 +17,7 @@ from gemini_proxy.policy.values import plain
 # Enough for anyone to read: a flow in which everything matches would give millions.
 MAX_VIOLATIONS = 200
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+_NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
 _DEFAULT_BUDGET = Budget()
 
 
@@ -80,10 +82,11 @@ class CompiledRule:
 class Policy:
     """Rules compiled from one text. Immutable and safe to share between threads.
 
-    ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls.
+    ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls,
+    ``asks`` its detectors that are asked outside the engine.
     """
 
-    __slots__ = ("_costs", "_rules", "called", "parameters", "rules", "source", "text", "warnings")
+    __slots__ = ("_costs", "_rules", "asks", "called", "parameters", "rules", "source", "text", "warnings")
 
     def __init__(
         self,
@@ -92,12 +95,14 @@ class Policy:
         rules: tuple[CompiledRule, ...],
         parameters: frozenset[str],
         called: frozenset[str],
+        asks: frozenset[str],
         warnings: tuple[Warning, ...],
     ) -> None:
         self.source = source
         self.text = text
         self.parameters = parameters
         self.called = called
+        self.asks = asks
         self.warnings = warnings
         self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
         self._rules = rules
@@ -108,16 +113,27 @@ class Policy:
         conversation: Conversation,
         parameters: Mapping[str, Any] = _NO_PARAMETERS,
         budget: Budget | None = None,
+        answers: Mapping[Question, Answer] = _NO_ANSWERS,
     ) -> tuple[Violation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
         Raises EvaluationError, or BudgetExceeded, which is one, when there is no answer: then nothing is known, neither
-        that the conversation is clean nor that it is not.
+        that the conversation is clean nor that it is not. Raises Unanswered, which is one as well, while ``answers``
+        lacks some that a rule needs.
         """
-        run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET)
+        run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers)
         violations: list[Violation] = []
         for rule in self._rules:
-            violations.extend(rule.check(run))
+            try:
+                violations.extend(rule.check(run))
+            except BudgetExceeded:
+                raise
+            except EvaluationError:
+                # What a rule does with an answer that it has not got yet says nothing.
+                if not run.unanswered:
+                    raise
+        if run.unanswered:
+            raise Unanswered(tuple(run.unanswered))
         return tuple(violations)
 
     @property

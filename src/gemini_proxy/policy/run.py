@@ -1,9 +1,12 @@
 """The state of one check: its meter, its marks, and what rules can reach. Never shared, so nothing needs a lock."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gemini_proxy.policy.budget import Budget, Meter
+from gemini_proxy.policy.detectors.outside import MAX_QUESTIONS, Answer, Question
+from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import Conversation, Event
 from gemini_proxy.policy.ranges import index_of
 from gemini_proxy.policy.regex import Mode, Regex
@@ -15,6 +18,8 @@ Code = Callable[[Frame], Any]
 # An event that a count found, or text: the string and the span within; start -1 stands for the whole string.
 Mark = Event | tuple[str, int, int]
 
+_NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
+
 
 class Run(Meter):
     """``marks`` grows as tests succeed and is cut back where a binding fails."""
@@ -23,16 +28,27 @@ class Run(Meter):
         "_events",
         "_index",
         "_positions",
+        "answers",
         "conversation",
         "marks",
         "negated",
         "parameters",
         "regexes",
         "scans",
+        "unanswered",
     )
 
-    def __init__(self, conversation: Conversation, parameters: Mapping[str, Any], budget: Budget) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        parameters: Mapping[str, Any],
+        budget: Budget,
+        answers: Mapping[Question, Answer] = _NO_ANSWERS,
+    ) -> None:
         super().__init__(budget)
+        self.answers = answers
+        self.unanswered: dict[Question, None] = {}
+        """What detectors outside have to be asked before there is a verdict."""
         self.conversation = conversation
         self.parameters = parameters
         self.marks: list[Mark] = []
@@ -44,6 +60,16 @@ class Run(Meter):
         self._events: dict[str, list[Event]] = {}
         self._positions: dict[str, list[int]] = {}
         self._index: Mapping[int, str] | None = None
+
+    def answer(self, question: Question) -> Answer | None:
+        """The answer to a question; None where it has to be asked first. Raises EvaluationError for too many."""
+        self.charge(1 + (len(question.text) >> 9))
+        answer = self.answers.get(question)
+        if answer is None:
+            self.unanswered[question] = None
+            if len(self.unanswered) > MAX_QUESTIONS:
+                raise EvaluationError(f"more than {MAX_QUESTIONS} questions to detectors that are asked")
+        return answer
 
     def events(self, kind: str) -> list[Event]:
         """The conversation's events of a kind, built at most once a check."""

@@ -73,6 +73,7 @@ class Context:
         self.imported: dict[str, Imported] = {}
         self.parameters: set[str] = set()
         self.called: set[str] = set()
+        self.asks: set[str] = set()
         self.warnings: list[Warning] = []
         self.allow_input = True
         self.predicate_depth = 0

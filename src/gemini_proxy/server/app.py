@@ -19,6 +19,7 @@ from gemini_proxy.explorer.keys import CHECKING, COMPILING
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.peers import PEERS, Peers
 from gemini_proxy.explorer.routes import add_routes
+from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
@@ -27,12 +28,14 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.sections import Guardrails, Limits
 from gemini_proxy.server import health
 from gemini_proxy.server.admission import Admission
+from gemini_proxy.server.answerers import Answerers
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_middleware
 from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.intake import Intake
 from gemini_proxy.server.keys import (
     ADMISSION,
+    ASKING,
     CONFIG,
     GROUP,
     LIMITER,
@@ -96,12 +99,15 @@ def create_app(
     # What users ask for keeps no process from the exchanges, and ends none of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
-    checking = engine or remote or _own_engine(config.guardrails, checks, foreign)
+    answerers = Answerers(config)
+    app[ASKING] = answerers.asking
+    checking = engine or remote or _own_engine(config.guardrails, checks, foreign, answerers.asking)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             for workers in (checks, foreign, bodies, asked_for):
                 stack.callback(workers.close)
+            await stack.enter_async_context(answerers)
             if remote is not None:
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _retention_days(app))
@@ -177,8 +183,8 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_route("*", "/{target:.*}", relay)
 
 
-def _own_engine(guardrails: Guardrails, checks: Workers, foreign: Workers) -> Engine:
-    return NoEngine() if guardrails.engine == "off" else NativeEngine(checks, guardrails.timeout, foreign)
+def _own_engine(guardrails: Guardrails, checks: Workers, foreign: Workers, asking: Asking) -> Engine:
+    return NoEngine() if guardrails.engine == "off" else NativeEngine(checks, guardrails.timeout, foreign, asking)
 
 
 def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:

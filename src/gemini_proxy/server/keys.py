@@ -6,6 +6,7 @@ from aiohttp import web
 
 from gemini_proxy.config import Config
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import Credentials
@@ -44,6 +45,7 @@ class Group:
     share: Share | None = None
 
 
+ASKING = web.AppKey("ASKING", Asking)
 CONFIG = web.AppKey("CONFIG", Config)
 """As at the start: for keys that only a restart changes."""
 SETUPS = web.AppKey("SETUPS", Setups)

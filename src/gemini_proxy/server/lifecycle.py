@@ -216,7 +216,7 @@ class Lifecycle:
         if rules.compares_tools or rules.tools.labels:
             parameters = rules.tools.within(parameters, messages)
         keys = given.guardrails, given.invariant
-        return Check(rules.blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client)
+        return Check(rules.blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client, given.gemini)
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:

@@ -18,7 +18,19 @@ from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import ADMISSION, CONFIG, GROUP, LIMITER, RELOADS, STATE, STORAGE, TALLIES, TASKS, Group
+from gemini_proxy.server.keys import (
+    ADMISSION,
+    ASKING,
+    CONFIG,
+    GROUP,
+    LIMITER,
+    RELOADS,
+    STATE,
+    STORAGE,
+    TALLIES,
+    TASKS,
+    Group,
+)
 from gemini_proxy.server.limiter import KINDS, Limiter
 from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
@@ -104,7 +116,14 @@ def own_families(app: web.Application) -> Families:
 
 def _snapshot(app: web.Application) -> "_Snapshot":
     return _Snapshot(
-        app[TALLIES], app[STATE].in_flight, app[LIMITER], app[RELOADS], app[TASKS], app[STORAGE], app[GROUP]
+        app[TALLIES],
+        app[STATE].in_flight,
+        app[LIMITER],
+        app[RELOADS],
+        app[TASKS],
+        app[STORAGE],
+        app[GROUP],
+        app[ASKING].counts,
     )
 
 
@@ -157,6 +176,7 @@ class _Snapshot:
     tasks: Tasks
     storage: Storage
     group: Group
+    questions: Mapping[tuple[str, str], int]
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(f"{_PREFIX}build_info", "The version that runs.", labels=["version", "python"])
@@ -165,6 +185,7 @@ class _Snapshot:
         yield from self._exchanges()
         yield from self._traces()
         yield _limited(self.limiter.refused)
+        yield _questions(self.questions)
         yield from _reloads(self.reloads)
         yield from _process(usage(), self.group)
         if self.group.metrics is None:
@@ -238,6 +259,14 @@ def _limited(limited: Mapping[str, int]) -> Metric:
     for kind in KINDS:
         counted.add_metric([kind], limited.get(kind, 0))
     return counted
+
+
+def _questions(counts: Mapping[tuple[str, str], int]) -> Metric:
+    says = "Questions of detectors that are asked, by what came of them."
+    asked = _counter("questions", says, "detector", "result")
+    for (detector, result), count in counts.items():
+        asked.add_metric([detector, result], count)
+    return asked
 
 
 def _reloads(reloads: Reloads) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from gemini_proxy.config import Config, ConfigError, PolicyFile, check_secrets, 
 from gemini_proxy.guardrails.plugins import PluginError
 from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
+from gemini_proxy.server.answerers import unanswerable
 
 
 class PolicyFaults(ConfigError):
@@ -78,6 +79,12 @@ def _compile(sources: Sources, faults: list[Exception]) -> RuleSet:
         _compiled(sources.policies, "block", faults),
         _compiled(sources.log_policies, "log", faults),
     )
+    if sources.config.guardrails.engine == "native":
+        faults += [
+            ConfigError(f"{rule.name}: {missing}")
+            for rule in (*rules.blocking, *rules.logging)
+            for missing in unanswerable(sources.config, rule.policy.asks)
+        ]
     faults += [
         ConfigError(f"guardrails.parameters: {missing} is not set")
         for missing in parameters_missing((*rules.blocking, *rules.logging), dict(sources.config.guardrails.parameters))
@@ -90,7 +97,7 @@ def _compiled(files: Sequence[PolicyFile], action: Action, faults: list[Exceptio
     try:
         for file in files:
             try:
-                compiled.append(guardrail(file.path, file.text, action))
+                compiled.append(guardrail(file.path, file.text, action, asks=True))
             except PolicyError as error:
                 faults.append(error)
     except PluginError as error:

@@ -147,7 +147,7 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
     async def check(messages: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]) -> Sequence[Annotation]:
         found: list[Annotation] = []
         for rule in rules:
-            one = replace(guardrail(rule["name"], rule["content"], "log"), id=rule["id"])
+            one = replace(guardrail(rule["name"], rule["content"], "log", asks=True), id=rule["id"])
             judged = engine.judge(Check((one,), messages, rule.get("parameters", {})))
             verdict = judged if isinstance(judged, Verdict) else await judged
             if verdict.unchecked is not None and not verdict.violations:

@@ -10,7 +10,17 @@ from typing import Any, Final
 
 from gemini_proxy.gemini.call_links import answered_calls
 from gemini_proxy.guardrails.answer import for_rules
-from gemini_proxy.policy import Budget, Conversation, ConversationError, EvaluationError, Policy, Violation
+from gemini_proxy.policy import (
+    Answer,
+    Budget,
+    Conversation,
+    ConversationError,
+    EvaluationError,
+    Policy,
+    Question,
+    Unanswered,
+    Violation,
+)
 from gemini_proxy.traces.sights import Sight
 from gemini_proxy.traces.trace import Trace
 
@@ -31,6 +41,11 @@ class Finding:
     more: int
     failure: str | None
 
+    @classmethod
+    def undecided(cls, trace: Trace, failure: str) -> "Finding":
+        """A trace on which there is no verdict at all."""
+        return cls(trace.id, trace.created, trace.dataset, trace.outcome.value, (), 0, failure)
+
     @property
     def refused(self) -> bool:
         return bool(self.violations)
@@ -50,21 +65,29 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """One policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check."""
+    """One policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check.
+
+    ``answers`` are those that its detectors outside the engine have been given.
+    """
 
     policy: Policy
     parameters: Mapping[str, Any]
     thoughts: str
     seconds: float
+    answers: Mapping[Question, Answer] = field(default_factory=dict)
 
     def run(self, trace: Trace) -> Finding | None:
-        """What the policy says of a recorded exchange; None if it is clean."""
+        """What the policy says of a recorded exchange; None if it is clean. Raises Unanswered for want of answers."""
         by_place: dict[tuple[object, ...], Violation] = {}
         failure: str | None = None
+        questions: dict[Question, None] = {}
         for places in candidates(trace.messages):
             messages = [trace.messages[place] for place in places]
             try:
                 violations = self._check(messages)
+            except Unanswered as missing:
+                questions.update(dict.fromkeys(missing.questions))
+                continue
             except (EvaluationError, ConversationError) as error:
                 failure = str(error)
                 continue
@@ -72,6 +95,8 @@ class Backtest:
                 moved = _moved(violation, places)
                 # What is found in the request is found beside every candidate.
                 by_place.setdefault((moved.rule.line, moved.message, moved.ranges), moved)
+        if questions:
+            raise Unanswered(tuple(questions))
         found = list(by_place.values())
         if not found and failure is None:
             return None
@@ -82,7 +107,7 @@ class Backtest:
     def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Violation, ...]:
         read = for_rules([dict(message) for message in messages], self.thoughts)
         conversation = Conversation.of(read, answered_calls(read))
-        return self.policy.check(conversation, self.parameters, Budget(seconds=self.seconds))
+        return self.policy.check(conversation, self.parameters, Budget(seconds=self.seconds), self.answers)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from gemini_proxy.policy.budget import Meter
+from gemini_proxy.policy.detectors.outside import OutsideDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Parsed:
     findings: Sequence[Finding] = ()
 
 
-def positional(detector: Detector | Parser) -> tuple[str, ...]:
+def positional(detector: Detector | Parser | OutsideDetector) -> tuple[str, ...]:
     """The options of a detector that may follow its text by position."""
     names: tuple[str, ...] = getattr(detector, "positional", ())
     return names
@@ -72,17 +73,17 @@ def positional(detector: Detector | Parser) -> tuple[str, ...]:
 class DetectorRegistry:
     """The detectors a policy can import, by name."""
 
-    detectors: Mapping[str, Detector | Parser]
+    detectors: Mapping[str, Detector | Parser | OutsideDetector]
 
     @classmethod
-    def of(cls, *detectors: Detector | Parser) -> "DetectorRegistry":
+    def of(cls, *detectors: Detector | Parser | OutsideDetector) -> "DetectorRegistry":
         return cls(MappingProxyType({detector.name: detector for detector in detectors}))
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset(self.detectors)
 
-    def with_detectors(self, *detectors: Detector | Parser) -> "DetectorRegistry":
+    def with_detectors(self, *detectors: Detector | Parser | OutsideDetector) -> "DetectorRegistry":
         """A registry with more detectors, which replace those of the same name."""
         added = {detector.name: detector for detector in detectors}
         return DetectorRegistry(MappingProxyType({**self.detectors, **added}))

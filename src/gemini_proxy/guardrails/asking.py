@@ -1,0 +1,159 @@
+"""Answers for the questions of detectors that are asked outside the engine: awaited, bounded, remembered.
+
+A check runs, says which questions have no answer, and runs again with the answers. All questions of a run are asked
+together, so a check takes as many rounds as its rules have questions that depend on each other. The answers of a run
+that was not complete are kept; its violations are not.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.policy import Answer, Question, Unanswered
+
+T = TypeVar("T")
+
+MAX_ROUNDS: Final = 5
+"""Runs of a check: four lines of a rule that each wait for the one before, and the verdict."""
+AT_ONCE: Final = 8
+"""Questions that one service is asked at the same time."""
+REMEMBERED: Final = 10_000
+"""Answers that are kept. The requests of a chat repeat all that was said before."""
+
+
+class Answerer(Protocol):
+    """Asks one service or program."""
+
+    def payer(self, key: str | None) -> str:
+        """Say whose account a question goes to where the caller's Gemini key is ``key``: answers are kept by it.
+
+        Raises EngineUnavailable where there is no key to ask with.
+        """
+        ...
+
+    async def answer(self, question: Question, key: str | None) -> Answer:
+        """Ask, for a caller whose Gemini key is ``key``. Raises EngineUnavailable."""
+        ...
+
+
+class Allowance:
+    """How many questions may be asked in a minute and in a day, by the clock ``now`` in seconds. 0 is no limit."""
+
+    def __init__(self, per_minute: int = 0, per_day: int = 0, now: Callable[[], float] = time.time) -> None:
+        self._limits = ((60, per_minute), (86_400, per_day))
+        self._now = now
+        self._used: dict[int, tuple[int, int]] = {}
+
+    def take(self, count: int) -> bool:
+        """Take ``count``; where that is too much, take nothing and return False: half of its answers help no check."""
+        now = self._now()
+        used = {}
+        for seconds, limit in self._limits:
+            period = int(now // seconds)
+            last, before = self._used.get(seconds, (period, 0))
+            used[seconds] = (period, (before if last == period else 0) + count)
+            if limit and used[seconds][1] > limit:
+                return False
+        self._used = used
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What answers, how much it may be asked, and the seconds that the questions of one round may take."""
+
+    answerer: Answerer
+    seconds: float
+    allowance: Allowance = field(default_factory=Allowance)
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+
+class Asking:
+    """Has questions answered by ``services``, by the name of the detector.
+
+    ``counts`` are questions by detector and by what came of them: ``answered``, ``remembered``, ``failed`` or
+    ``over_budget``.
+    """
+
+    def __init__(self, services: Mapping[str, Service]) -> None:
+        self._services = services
+        self._kept: OrderedDict[bytes, Answer] = OrderedDict()
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    async def verdict(self, check: Callable[[Mapping[Question, Answer]], Awaitable[T]], key: str | None) -> T:
+        """Return what ``check`` gives once it has the answers that it raises Unanswered for.
+
+        ``key`` is the Gemini key of the caller. Raises what ``check`` does, and EngineUnavailable where there is no
+        answer: no service, a failure, a budget that is used up, or too many rounds.
+        """
+        answers: dict[Question, Answer] = {}
+        for _ in range(MAX_ROUNDS):
+            try:
+                return await check(answers)
+            except Unanswered as missing:
+                questions = missing.questions
+            answers |= await self._ask(questions, key)
+        raise EngineUnavailable(f"the check asks more than {MAX_ROUNDS - 1} times in a row")
+
+    async def _ask(self, questions: Sequence[Question], key: str | None) -> Mapping[Question, Answer]:
+        """Raises EngineUnavailable."""
+        answers: dict[Question, Answer] = {}
+        fresh: dict[str, list[tuple[Question, bytes]]] = {}
+        for question in questions:
+            digest = _digest(question, self._service(question.detector).answerer.payer(key))
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                answers[question] = self._kept[digest]
+                self.counts[question.detector, "remembered"] += 1
+            else:
+                fresh.setdefault(question.detector, []).append((question, digest))
+        for name, asked in fresh.items():
+            if not self._service(name).allowance.take(len(asked)):
+                self.counts[name, "over_budget"] += len(asked)
+                raise EngineUnavailable(f"the budget for questions of {name}(...) is used up")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for asked in fresh.values():
+                    for question, digest in asked:
+                        group.create_task(self._answer(question, digest, key, answers))
+        except ExceptionGroup as failed:
+            # The first failure has ended the others.
+            raise failed.exceptions[0] from None
+        return answers
+
+    async def _answer(
+        self, question: Question, digest: bytes, key: str | None, answers: dict[Question, Answer]
+    ) -> None:
+        service, name = self._service(question.detector), question.detector
+        try:
+            async with asyncio.timeout(service.seconds), service.places:
+                answer = await service.answerer.answer(question, key)
+        except TimeoutError:
+            self.counts[name, "failed"] += 1
+            raise EngineUnavailable(f"{name}(...) was not answered in time") from None
+        except EngineUnavailable:
+            self.counts[name, "failed"] += 1
+            raise
+        self.counts[name, "answered"] += 1
+        self._kept[digest] = answer
+        if len(self._kept) > REMEMBERED:
+            self._kept.popitem(last=False)
+        answers[question] = answer
+
+    def _service(self, name: str) -> Service:
+        if name not in self._services:
+            raise EngineUnavailable(f"{name}(...) has to be asked, which is not configured here")
+        return self._services[name]
+
+
+def _digest(question: Question, payer: str) -> bytes:
+    digest = hashlib.sha256()
+    for part in (payer, question.detector, question.options, question.text):
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.digest()

@@ -1,0 +1,68 @@
+"""What answers for detectors that are asked, as the configuration has it; and what it lacks for a policy."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gemini_proxy.config import Config
+from gemini_proxy.guardrails.asking import Allowance, Asking, Service
+from gemini_proxy.guardrails.judge import GeminiJudge
+from gemini_proxy.guardrails.service_client import ServiceClient
+from gemini_proxy.sections import Judge
+
+JUDGED: Final = ("decision", "llm", "moderated")
+
+
+class Answerers:
+    """The services of a configuration, as ``asking``. An asynchronous context manager: they can be asked inside it."""
+
+    def __init__(self, config: Config) -> None:
+        self._clients: list[ServiceClient] = []
+        self.asking = Asking(self._services(config))
+
+    async def __aenter__(self) -> "Answerers":
+        async with contextlib.AsyncExitStack() as stack:
+            for client in self._clients:
+                await stack.enter_async_context(client)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _services(self, config: Config) -> Mapping[str, Service]:
+        services: dict[str, Service] = {}
+        judge = config.guardrails.judge
+        if judge.model is not None:
+            asked = self._judge(config, judge, judge.model)
+            services.update(dict.fromkeys(JUDGED, asked))
+        return services
+
+    def _judge(self, config: Config, judge: Judge, model: str) -> Service:
+        own, upstream = judge.api_key, config.upstream
+        client = self._client("the judge")
+        answerer = GeminiJudge(
+            client,
+            judge.url or upstream.base_url,
+            model,
+            own.get_secret_value() if own else None,
+            upstream.api_key.get_secret_value() if upstream.api_key else None,
+        )
+        return Service(answerer, judge.timeout, Allowance(judge.questions_per_minute, judge.questions_per_day))
+
+    def _client(self, who: str) -> ServiceClient:
+        client = ServiceClient(who)
+        self._clients.append(client)
+        return client
+
+
+def unanswerable(config: Config, names: Iterable[str]) -> list[str]:
+    """Say of each detector that nobody would answer what is missing for it. Raises nothing, asks nobody."""
+    return [f"{name}(...) needs {_NEEDED[name]}" for name in sorted(names) if not _is_answered(config, name)]
+
+
+_NEEDED: Final = {name: "a judge: set guardrails.judge.model" for name in JUDGED}
+
+
+def _is_answered(config: Config, name: str) -> bool:
+    return config.guardrails.judge.model is not None
