@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -83,14 +83,29 @@ def spread_over(server: ServerProcess, connections: int, *, at_once: bool) -> li
     return [now - then for now, then in zip(after, before, strict=True)]
 
 
-def throughput(server: ServerProcess, requests: int) -> tuple[float, float, int]:
-    """Requests a second, CPU milliseconds a request, and how many failed."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one load gave: requests a second, and milliseconds of CPU and of waiting for a request."""
+
+    rate: float
+    cpu: float
+    p50: float
+    p99: float
+    failed: int
+
+
+def throughput(server: ServerProcess, requests: int) -> Measured:
+    """Put a load of 32 connections on a server that has served before."""
     workload = Workload("unary", server.port, 32, requests)
     load(replace(workload, total=max(32, requests // 5)))
     before = server.cpu_seconds
     result = load(workload)
     time.sleep(0.2)
-    return result.done / result.seconds, (server.cpu_seconds - before) * 1e3 / max(1, result.done), result.failed
+    cpu = (server.cpu_seconds - before) * 1e3 / max(1, result.done)
+    first = result.first
+    return Measured(
+        result.done / result.seconds, cpu, first.p50 if first else 0.0, first.p99 if first else 0.0, result.failed
+    )
 
 
 @click.command()
@@ -114,23 +129,27 @@ def main(requests: int, repeats: int, counts: Sequence[int]) -> None:
 
 def compare(name: str, servers: Sequence[ServerProcess], counts: Sequence[int], requests: int, repeats: int) -> None:
     """Measure servers of so many processes in turn, and print a line for each."""
-    found: list[list[tuple[float, float, int]]] = [[] for _ in servers]
+    found: list[list[Measured]] = [[] for _ in servers]
     for _ in range(repeats):
         for server, measured in zip(servers, found, strict=True):
             measured.append(throughput(server, requests))
     for server, measured, count in zip(servers, found, counts, strict=True):
-        rates, costs, failed = zip(*measured, strict=True)
+        rate, cpu, p50, p99 = (_middle(measured, name) for name in ("rate", "cpu", "p50", "p99"))
         click.echo(
-            f"{name}, {count} processes: "
-            f"{statistics.median(rates):.0f} requests/s ({min(rates):.0f}..{max(rates):.0f}), "
-            f"{statistics.median(costs):.2f} ms of CPU a request ({min(costs):.2f}..{max(costs):.2f}), "
-            f"{sum(failed)} failed, {server.rss_kib / 1024:.0f} MiB"
+            f"{name}, {count} processes: {rate} requests/s, {cpu} ms of CPU a request, latency {p50} ms, p99 {p99} ms, "
+            f"{sum(one.failed for one in measured)} failed, {server.rss_kib / 1024:.0f} MiB"
         )
     for server, count in zip(servers, counts, strict=True):
         for connections, at_once in product((32, 256), (False, True)):
             taken = ", ".join(map(str, spread_over(server, connections, at_once=at_once)))
             how = "at once" if at_once else "in turn"
             click.echo(f"{name}, {count} processes: {connections} connections {how}: {taken}")
+
+
+def _middle(measured: Sequence[Measured], name: str) -> str:
+    values = [getattr(one, name) for one in measured]
+    form = ".0f" if name == "rate" else ".2f"
+    return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
 
 
 if __name__ == "__main__":

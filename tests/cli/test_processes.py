@@ -96,7 +96,7 @@ class Scraper:
                 if reached(samples):
                     return samples
                 # What is waited for takes a second, and the processor.
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
 
 
 def replaced(samples: Mapping[str, float]) -> bool:
@@ -129,7 +129,10 @@ async def test_a_process_that_dies_is_replaced_and_the_others_serve_on(
         api = Api(doomed, server.url, key="inv-1")
         dataset = (await api.dataset("set"))["id"]
         await api.post(f"/dataset/{dataset}/policy", {"name": "own", "policy": SECRETIVE, "action": "block"})
-        assert await ask(asking, server, "a secret", "set") == 400
+        early = 0
+        # A change that is told, as PostgreSQL does, holds within a second.
+        while await ask(asking, server, "a secret", "set") != 400:
+            early += 1
 
         # What one records the other tells and shows.
         async with listening(watching, server.url, key=None) as feed:
@@ -139,7 +142,7 @@ async def test_a_process_that_dies_is_replaced_and_the_others_serve_on(
         assert told is not None and told.data["outcome"] == "completed", told
         shown = await Api(asking, server.url, key="inv-1").get(f"/trace/{told.data['id']}")
         assert "Cork" in str(shown)
-        await scraper.until(asking, lambda samples: completed(samples) == 1)
+        await scraper.until(asking, lambda samples: completed(samples) == early + 1)
 
         stopping = asyncio.Event()
         upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]))
@@ -147,7 +150,7 @@ async def test_a_process_that_dies_is_replaced_and_the_others_serve_on(
             assert await response.content.readany() == EVENTS[0]
             os.kill(first, signal.SIGKILL)
             samples = await scraper.until(asking, replaced)
-            assert (completed(samples), samples["gemini_proxy_in_flight_requests{}"]) == (1, 2)
+            assert (completed(samples), samples["gemini_proxy_in_flight_requests{}"]) == (early + 1, 2)
             stopping.set()
             assert await response.read() == b"".join(EVENTS[1:])
 
@@ -156,17 +159,17 @@ async def test_a_process_that_dies_is_replaced_and_the_others_serve_on(
         renewed = await stack.enter_async_context(calling(server, successor))
         assert await ask(renewed, server) == 200
         # The stream is counted by the other one, which writes each second.
-        await scraper.until(renewed, lambda samples: completed(samples) == 3)
+        await scraper.until(renewed, lambda samples: completed(samples) == early + 3)
         server.process.terminate()
         assert await asyncio.wait_for(server.process.wait(), SOON) == 0
         assert not path.exists()
     assert "Traceback" not in server.stderr.read_text()
     store = await TraceStore.open_read_only(database_url)
     try:
-        found = [summary.outcome for summary in await store.recent(10)]
+        found = [summary.outcome for summary in await store.recent(10_000)]
     finally:
         await store.close()
-    assert found == [Outcome.COMPLETED] * 3 + [Outcome.REFUSED_REQUEST]
+    assert found == [Outcome.COMPLETED] * 3 + [Outcome.REFUSED_REQUEST] + [Outcome.COMPLETED] * early
 
 
 def rule(word: str) -> str:

@@ -6,8 +6,15 @@ import gzip
 import aiohttp
 import orjson
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from gemini_proxy.config import Config
+from gemini_proxy.errors import Unavailable
 from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
+from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.sections import Server
+from gemini_proxy.server.app import create_app
+from gemini_proxy.server.keys import Group
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Reply, ScriptedUpstream, candidate
@@ -93,3 +100,12 @@ async def test_what_is_pushed_counts_as_well(
     async with client.post(f"{proxy.url}/api/v1/push/trace", json=said, headers=headers) as response:
         assert response.status == 200
     assert proxy.app[HOLDINGS].held == 0
+
+
+async def test_each_of_several_processes_has_an_equal_part() -> None:
+    """It is the machine's memory that is bounded."""
+    config = Config.model_construct(server=Server(max_held_bytes=4 * BRIEF))
+    holdings = create_app(config, RuleSet(), group=Group(number=2, processes=4))[HOLDINGS]
+    holdings.take(make_mocked_request("POST", "/"), BRIEF)
+    with pytest.raises(Unavailable):
+        holdings.take(make_mocked_request("POST", "/"), 1)

@@ -159,11 +159,11 @@ class Parent:
         ``announce`` is called when all serve. Where one cannot before that, none does, and its code is returned.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        # The first one makes the database, and says what is wrong with the configuration.
-        await self._add_children(1)
-        await self._add_children(self._plan.processes)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self._stop)
+        for number in range(1, self._plan.processes + 1):
+            self._tasks.keep(partial(self._run_child, number), f"process {number}")
+        await self._until(lambda: self._stopping.is_set() or len(self._ready) == self._plan.processes)
         if not self._stopping.is_set():
             self._serving = True
             status = listening_status(self._listeners)
@@ -175,12 +175,6 @@ class Parent:
             self._notifier.stopping()
         await self._end()
         return self._exit_code
-
-    async def _add_children(self, most: int) -> None:
-        """Start children until there are ``most``; return when all serve, or none is to serve any more."""
-        for number in range(len(self._children) + 1, most + 1):
-            self._tasks.keep(partial(self._run_child, number), f"process {number}")
-        await self._until(lambda: self._stopping.is_set() or len(self._ready) == most)
 
     @property
     def _ready(self) -> list[_Child]:
@@ -226,6 +220,11 @@ class Parent:
             raise ChildEnded
 
     async def _started(self, number: int) -> _Child:
+        """Start a process, and tell it what to do once the first one serves.
+
+        That one makes the database, and says what is wrong with the configuration. The others load their modules
+        meanwhile, and serve with what it has read.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             listeners = tuple(Inherited(one.socket.fileno(), one.lasting, one.name) for one in self._listeners)
@@ -235,19 +234,21 @@ class Parent:
                 env=child_environment(),
                 pass_fds=(theirs.fileno(), *(one.descriptor for one in listeners), *self._pages, self._connections),
             )
+        channel = await Channel.over(ours)
+        await self._until(lambda: number == 1 or self._sources is not None or self._stopping.is_set())
         start = Start(
-            number,
-            self._plan.processes,
-            self._plan.config_file,
-            None if self._serving else self._plan.first_key,
-            self._sources,
-            self._reload_failed,
-            listeners,
-            tuple(self._pages),
-            self._connections,
-            self._plan.watchdog / 2 if self._plan.watchdog else None,
+            number=number,
+            processes=self._plan.processes,
+            config_file=self._plan.config_file,
+            first_key=None if self._serving else self._plan.first_key,
+            sources=self._sources,
+            reload_failed=self._reload_failed,
+            listeners=listeners,
+            pages=tuple(self._pages),
+            balance=self._connections,
+            alive_every=self._plan.watchdog / 2 if self._plan.watchdog else None,
         )
-        return _Child(process, await Channel.over(ours), start)
+        return _Child(process, channel, start)
 
     async def _watch(self, number: int, child: _Child) -> None:
         """Kill a child that does not come to serve, or whose event loop stands still."""
