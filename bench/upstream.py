@@ -1,7 +1,8 @@
 """A scripted Gemini: answers by the model's name, on bare protocols so that it is never the slowest part.
 
-``bench-unary`` answers with 1.45 kB of JSON. ``bench-{events}x{interval_ms}`` streams as many SSE events of about 500
-bytes, that far apart, each with the time of its writing in its text. ``bench-silent`` sends one event and then nothing.
+``bench-unary`` answers with 1.45 kB of JSON, ``bench-refused`` that it knows no such key.
+``bench-{events}x{interval_ms}`` streams as many SSE events of about 500 bytes, that far apart, each with the time of
+its writing in its text. ``bench-silent`` sends one event and then nothing.
 ``python -m bench.upstream`` listens on a free port and prints it.
 """
 
@@ -11,7 +12,7 @@ import re
 import time
 from typing import Final
 
-_TARGET = re.compile(rb"POST \S*?/models/bench-(?:(unary)|(silent)|(\d+)x(\d+)):")
+_TARGET = re.compile(rb"POST \S*?/models/bench-(?:(unary)|(refused)|(silent)|(\d+)x(\d+)):")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PROSE = "The ferry leaves at seven and takes an hour and a half, so bring a coat and something to read on deck. "
 _STAMP = "@STAMP@"
@@ -38,6 +39,13 @@ def _unary() -> bytes:
     return _JSON_HEAD.format("200 OK", len(body)).encode() + body
 
 
+def _refused() -> bytes:
+    error = {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+    body = json.dumps({"error": {**error, "details": details}}).encode()
+    return _JSON_HEAD.format("400 Bad Request", len(body)).encode() + body
+
+
 def _event(finish: str | None) -> tuple[bytes, bytes]:
     """An event as a chunk of its own, in two halves between which 20 digits of nanoseconds belong."""
     text = f"{_STAMP} " + (_PROSE * 3)[:195]
@@ -51,6 +59,7 @@ _UNARY_ANSWER: Final = _unary()
 _MIDDLE: Final = _event(None)
 _LAST: Final = _event("STOP")
 _END: Final = b"0\r\n\r\n"
+_REFUSED: Final = _refused()
 _UNKNOWN: Final = _JSON_HEAD.format("404 Not Found", 2).encode() + b"{}"
 
 
@@ -89,9 +98,11 @@ class Upstream(asyncio.Protocol):
         elif target[1]:
             self._transport.write(_UNARY_ANSWER)
         elif target[2]:
+            self._transport.write(_REFUSED)
+        elif target[3]:
             self._transport.write(_SSE_HEAD + _stamped(_MIDDLE))
         else:
-            self._events, self._interval = int(target[3]), int(target[4]) / 1000
+            self._events, self._interval = int(target[4]), int(target[5]) / 1000
             self._sent, self._begun = 0, self._loop.time()
             self._send(_SSE_HEAD)
 
