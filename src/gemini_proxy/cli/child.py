@@ -9,8 +9,9 @@ from functools import partial
 
 def main(descriptor: int) -> None:
     """Serve as the parent says at the other end of the socket ``descriptor``."""
-    # It comes to all processes of a terminal; the parent is the one that reloads.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # These come to all processes of a terminal; it is the parent who acts on them.
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
     from gemini_proxy.cli.serving import prepare, run_server
     from gemini_proxy.cli.settings import Settings
