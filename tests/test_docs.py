@@ -60,7 +60,7 @@ def commented_keys() -> list[str]:
     section = ""
     found: list[str] = []
     for line in EXAMPLE.read_text().splitlines():
-        if header := re.fullmatch(r"\[([a-z.]+)\]", line):
+        if header := re.fullmatch(r"\[([a-z._]+)\]", line):
             section = header[1]
         elif key := re.match(r"# ([a-z_]+) = ", line):
             found.append(f"{section}.{key[1]}")

@@ -35,6 +35,7 @@ _CREDENTIALS = {
     "gemini-api-key": ("upstream", "api_key"),
     "guardrails-api-key": ("guardrails", "remote", "api_key"),
     "judge-api-key": ("guardrails", "judge", "api_key"),
+    "model-armor-token": ("guardrails", "model_armor", "token"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
 _FIRST_PASSED: Final = 3
@@ -174,7 +175,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-_BUILT_ONCE: Final = ("engine", "remote", "judge", "timeout")
+_BUILT_ONCE: Final = ("engine", "remote", "judge", "model_armor", "timeout")
 IN_PLACE: Final = frozenset(
     {
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in _BUILT_ONCE),
@@ -300,6 +301,7 @@ def _check_services(config: Config) -> None:
             raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')
         asked["guardrails.remote.url"] = remote.url
     asked["guardrails.judge.url"] = config.guardrails.judge.url
+    asked["guardrails.model_armor.url"] = config.guardrails.model_armor.url
     for key, url in asked.items():
         for address in map(listen_address, config.server.listen):
             if url and address.serves(url):

@@ -154,6 +154,25 @@ class Judge(Section):
         return None if value is None else service_url(value)
 
 
+class ModelArmor(Section):
+    """Google's Model Armor, which policies ask: the filters of ``template``. ``timeout`` as for ``Judge``.
+
+    ``token`` is an OAuth token. Without one that of this machine's service account is asked for.
+    """
+
+    template: Annotated[str | None, Field(pattern=r"^projects/[\w.:-]+/locations/[a-z0-9-]+/templates/[\w-]+$")] = None
+    url: str | None = None
+    token: Key | None = None
+    timeout: Annotated[float, Field(gt=0)] = 5.0
+    questions_per_minute: Annotated[int, Field(ge=0)] = 600
+    questions_per_day: Annotated[int, Field(ge=0)] = 20_000
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else service_url(value)
+
+
 class Guardrails(Section):
     """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
 
@@ -172,6 +191,7 @@ class Guardrails(Section):
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     remote: Remote = Remote()
     judge: Judge = Judge()
+    model_armor: ModelArmor = ModelArmor()
 
     @field_validator("parameters")
     @classmethod

@@ -139,7 +139,13 @@ def test_the_readme_says_what_changes_in_place() -> None:
         ("guardrails.", "refusals.", "limits.", "logs."),
         ("traces.retention_days", "traces.required", "traces.durability"),
     )
-    fixed = ("guardrails.engine", "guardrails.timeout", "guardrails.remote.", "guardrails.judge.")
+    fixed = (
+        "guardrails.engine",
+        "guardrails.timeout",
+        "guardrails.remote.",
+        "guardrails.judge.",
+        "guardrails.model_armor.",
+    )
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text
     keys = values(Config.model_construct())

@@ -25,6 +25,7 @@ UNAVAILABLE: Mapping[str, str] = {
     "moderated": f"a moderation model; {_ASKED}",
     "llm": f"a language model; {_ASKED}",
     "llm_confirm": "a language model; decision(question, x) asks one",
+    "model_armor": f"Google's Model Armor; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
     "is_similar": "an embedding model; a detector plug-in named is_similar brings it",
     "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",

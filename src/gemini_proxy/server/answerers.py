@@ -7,10 +7,14 @@ from typing import Final
 from gemini_proxy.config import Config
 from gemini_proxy.guardrails.asking import Allowance, Asking, Service
 from gemini_proxy.guardrails.judge import GeminiJudge
+from gemini_proxy.guardrails.model_armor import ModelArmor
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.sections import Judge
+from gemini_proxy.sections import ModelArmor as Armor
 
 JUDGED: Final = ("decision", "llm", "moderated")
+ARMORED: Final = ("model_armor", "moderated")
+"""``moderated`` is Model Armor's where both are there: filters that are made for it."""
 
 
 class Answerers:
@@ -36,6 +40,9 @@ class Answerers:
         if judge.model is not None:
             asked = self._judge(config, judge, judge.model)
             services.update(dict.fromkeys(JUDGED, asked))
+        armor = config.guardrails.model_armor
+        if armor.template is not None:
+            services.update(dict.fromkeys(ARMORED, self._armor(armor, armor.template)))
         return services
 
     def _judge(self, config: Config, judge: Judge, model: str) -> Service:
@@ -50,6 +57,11 @@ class Answerers:
         )
         return Service(answerer, judge.timeout, Allowance(judge.questions_per_minute, judge.questions_per_day))
 
+    def _armor(self, armor: Armor, template: str) -> Service:
+        token = armor.token.get_secret_value() if armor.token else None
+        answerer = ModelArmor(self._client("Model Armor"), template, token, armor.url)
+        return Service(answerer, armor.timeout, Allowance(armor.questions_per_minute, armor.questions_per_day))
+
     def _client(self, who: str) -> ServiceClient:
         client = ServiceClient(who)
         self._clients.append(client)
@@ -61,8 +73,13 @@ def unanswerable(config: Config, names: Iterable[str]) -> list[str]:
     return [f"{name}(...) needs {_NEEDED[name]}" for name in sorted(names) if not _is_answered(config, name)]
 
 
-_NEEDED: Final = {name: "a judge: set guardrails.judge.model" for name in JUDGED}
+_NEEDED: Final = {
+    **dict.fromkeys(JUDGED, "a judge: set guardrails.judge.model"),
+    "model_armor": "Model Armor: set guardrails.model_armor.template",
+    "moderated": "a judge or Model Armor: set guardrails.judge.model or guardrails.model_armor.template",
+}
 
 
 def _is_answered(config: Config, name: str) -> bool:
-    return config.guardrails.judge.model is not None
+    judge, armor = config.guardrails.judge, config.guardrails.model_armor
+    return (name in JUDGED and judge.model is not None) or (name in ARMORED and armor.template is not None)
