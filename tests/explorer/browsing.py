@@ -8,9 +8,11 @@ from typing import Any
 import aiohttp
 from multidict import CIMultiDictProxy
 
-from gemini_proxy.explorer.keys import DATASETS, POLICIES, TRACES
+from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS, POLICIES, TRACES
+from gemini_proxy.policy.pinning import declaration, digest
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.pinned_tools import Declared, DeclaredTools
 from gemini_proxy.traces.policies import StoredPolicy
 from gemini_proxy.traces.trace import Trace
 from tests.support.proxy import Proxy
@@ -85,6 +87,19 @@ async def rule(proxy: Proxy, name: str = "no secrets", content: str = SECRETIVE,
 async def rules(proxy: Proxy) -> list[tuple[str, str, bool, str]]:
     found = await proxy.app[POLICIES].of(await dataset(proxy))
     return [(one.name, one.action, one.enabled, one.content) for one in found]
+
+
+def tool(description: str, name: str = "send") -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"to": {"type": "string"}}}
+    return {"name": name, "description": description, "inputSchema": schema}
+
+
+async def declare(proxy: Proxy, *tools: dict[str, Any], dataset: str = "demo", owner: str = DEVELOPER) -> Dataset:
+    """Have a dataset's exchange declare tools."""
+    made = await ensured(proxy.app[DATASETS], owner, dataset)
+    seen = {one["name"]: Declared(digest(one), declaration(one), 1_700_000_000.0) for one in tools}
+    await proxy.app[PINNED_TOOLS].learn([DeclaredTools(owner, dataset, seen, allowed=True)])
+    return made
 
 
 def rows(page: Page) -> list[str]:

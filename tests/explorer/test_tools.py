@@ -1,33 +1,15 @@
 """The tools of a dataset, over the API and in its page: what is pinned, what differs, and the accepting of it."""
 
 import re
-from typing import Any
 
 import pytest
 
-from gemini_proxy.explorer.keys import DATABASE, DATASETS
 from gemini_proxy.explorer.pages.tools import DiffSpan, differences
-from gemini_proxy.policy.pinning import declaration, digest
-from gemini_proxy.traces.access import DEVELOPER
-from gemini_proxy.traces.datasets import UNNAMED, Dataset
-from gemini_proxy.traces.pinned_tools import Declared, DeclaredTools, PinnedTools
+from gemini_proxy.policy.pinning import digest
+from gemini_proxy.traces.datasets import UNNAMED
 from tests.explorer.api import Api
-from tests.explorer.browsing import Browser
+from tests.explorer.browsing import Browser, declare, tool
 from tests.support.proxy import Proxy
-from tests.traces.samples import ensured
-
-
-def tool(description: str, name: str = "send") -> dict[str, Any]:
-    schema = {"type": "object", "properties": {"to": {"type": "string"}}}
-    return {"name": name, "description": description, "inputSchema": schema}
-
-
-async def declare(proxy: Proxy, *tools: dict[str, Any], dataset: str = "demo", owner: str = DEVELOPER) -> Dataset:
-    """Have a dataset's exchange declare tools."""
-    made = await ensured(proxy.app[DATASETS], owner, dataset)
-    seen = {one["name"]: Declared(digest(one), declaration(one), 1_700_000_000.0) for one in tools}
-    await PinnedTools(proxy.app[DATABASE]).learn([DeclaredTools(owner, dataset, seen, allowed=True)])
-    return made
 
 
 async def test_tools_are_listed_accepted_and_forgotten_over_the_api(proxy: Proxy, checker: Api) -> None:
@@ -75,6 +57,10 @@ async def test_a_page_shows_the_difference_and_accepts_it(proxy: Proxy, browser:
     assert (await browser.post(f"{path}/tools/accept", **fields)).location == f"{path}/tools"
     page = await browser.get(f"{path}/tools")
     assert "Accept" not in page.text and "Sends a <b>mail.\\u200b" in page.text
+    await declare(proxy, {**tool("Sends a <b>mail.\u200b"), "annotations": {"readOnlyHint": True}}, dataset=name)
+    page = await browser.get(f"{path}/tools")
+    [marked] = re.findall("<mark.*?</mark>", page.body, re.DOTALL)
+    assert "readOnlyHint" in marked and "properties" not in marked
     assert (await browser.post(f"{path}/tools/forget", name="send")).status == 303
     assert "No tools yet." in (await browser.get(f"{path}/tools")).text
 

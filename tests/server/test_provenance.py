@@ -49,6 +49,8 @@ async def test_a_streamed_call_is_traced(
     outputs = [found.address for found in trace.annotations if found.address.startswith("messages.2.content")]
     calls = [found.address for found in trace.annotations if "tool_calls" in found.address]
     assert outputs and calls
+    ends = {found.address: found.extra["traced"]["end"] for found in trace.annotations}
+    assert ends == dict.fromkeys(outputs, "source") | dict.fromkeys(calls, "call")
 
     upstream.reply(stream(*sse(sends("bob@corp.example"))))
     assert "bob@corp.example" in await told(client, proxy.stream)

@@ -15,6 +15,7 @@ class Violation:
     message: str
     ranges: Sequence[str] = ()
     guardrail: Mapping[str, Any] = field(default_factory=lambda: GUARDRAIL)
+    traced: bool = False
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,20 @@ def test_each_range_of_a_violation_becomes_an_annotation_and_one_without_ranges_
 def test_ranges_of_other_violations_do_not_count() -> None:
     found = annotations_for([Violation("a", ["messages.1"]), Violation("b", ["messages.1.content:0-1"])])
     assert [annotation.address for annotation in found] == ["messages.1", "messages.1.content:0-1"]
+
+
+def test_the_two_ends_of_a_traced_value_are_told_apart_and_violations_from_each_other() -> None:
+    """A value without a source, or a rule that traces nothing, has no ends."""
+    argument, source = "messages.1.tool_calls.0.function.arguments.to", "messages.0.content:3-9"
+    given = [
+        Violation("a", [argument, source], traced=True),
+        Violation("b", [argument], traced=True),
+        Violation("c", [argument, source]),
+        Violation("d", [source, argument], traced=True),
+    ]
+    extras = [annotation.extra for annotation in annotations_for(given)]
+    first, last = ([{"traced": {"violation": number, "end": end}} for end in ("call", "source")] for number in (0, 3))
+    assert extras == [*first, {}, {}, {}, *last[::-1]]
 
 
 def test_json_has_invariants_annotations_and_no_tenant() -> None:

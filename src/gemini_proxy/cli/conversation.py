@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gemini_proxy.cli.violations import excerpt_line
 from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.marks import Mark, Marks, leaves, segments
 from gemini_proxy.traces.trace import Trace, TraceSummary
 from gemini_proxy.traces.visible import VISIBLE
@@ -16,6 +18,8 @@ from gemini_proxy.traces.visible import VISIBLE
 _SHOWN = 8_000
 _BLOCK_STYLE, _LOG_STYLE = "bold white on red", "black on yellow"
 _LIST_WIDTH = 120
+# Places that a value came from, or goes to, that are printed below each of them.
+_ENDS = 5
 _CHUNK = re.compile(r"content\.\d+\.(type|text)")
 
 
@@ -42,6 +46,13 @@ def print_trace(trace: Trace) -> None:
     for name, value in _facts(trace):
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
     marks = Marks(trace.annotations)
+
+    def print_rules(found: Sequence[Mark]) -> None:
+        for mark in found:
+            _print_rule(console, mark)
+            for end in marks.other_ends(mark)[:_ENDS]:
+                _print_end(console, end, trace)
+
     shown: set[int] = set()
     for index, message in enumerate(trace.messages):
         console.print(Text.assemble("\n", (f"[{index}] ", "dim"), (line(message.get("role", "?")).plain, "bold cyan")))
@@ -51,12 +62,14 @@ def print_trace(trace: Trace) -> None:
             chunk = _CHUNK.fullmatch(name) if message.get("role") == "user" else None
             if chunk is None or chunk[1] == "text":
                 _print_leaf(console, "" if chunk else name, text, here)
+                print_rules(here)
             elif text != "text" or here:
                 _print_leaf(console, name, text, here)
+                print_rules(here)
     elsewhere = [mark for mark in marks.all if mark.number not in shown]
     if elsewhere:
         console.print(Text("\nelsewhere", "dim"))
-        _print_rules(console, elsewhere)
+        print_rules(elsewhere)
 
 
 def _facts(trace: Trace) -> Iterator[tuple[str, Text]]:
@@ -78,19 +91,24 @@ def _print_leaf(console: Console, name: str, text: str, marks: Sequence[Mark]) -
         body.append(f" ... {len(text) - _SHOWN} more characters", "dim")
     label = Text("") if name in ("", "content") else Text.assemble((f"{line(name).plain}: ", "dim"))
     console.print(label + body)
-    _print_rules(console, marks)
 
 
-def _print_rules(console: Console, marks: Sequence[Mark]) -> None:
-    for mark in marks:
-        annotation = mark.annotation
-        action = line(annotation.guardrail.get("action", "block")).plain
-        name = line(annotation.guardrail.get("name") or "").plain
-        console.print(
-            Text.assemble("  ^ ", (f" {action} ", _style([mark])), " ", line(annotation.content), (f"  {name}", "dim")),
-            Text.assemble((f"    {line(annotation.address).plain}", "dim")),
-            sep="\n",
-        )
+def _print_rule(console: Console, mark: Mark) -> None:
+    annotation = mark.annotation
+    action = line(annotation.guardrail.get("action", "block")).plain
+    name = line(annotation.guardrail.get("name") or "").plain
+    console.print(
+        Text.assemble("  ^ ", (f" {action} ", _style([mark])), " ", line(annotation.content), (f"  {name}", "dim")),
+        Text.assemble((f"    {line(annotation.address).plain}", "dim")),
+        sep="\n",
+    )
+
+
+def _print_end(console: Console, end: Mark, trace: Trace) -> None:
+    """Print where a value goes, or where it came from, with the text there."""
+    [found] = excerpts(trace.messages, [end.annotation.address])
+    words = "goes to" if end.value_end == "call" else "came from"
+    console.print(Text.assemble((f"    {words} {line(found.address).plain}", "dim"), "  ", excerpt_line(found)))
 
 
 def _style(marks: Sequence[Mark]) -> str:

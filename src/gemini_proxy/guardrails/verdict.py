@@ -34,6 +34,11 @@ class Violation:
         return self.rule.described
 
     @property
+    def traced(self) -> bool:
+        """Whether the rule's policy asks where values come from, so that ranges may be the two ends of one."""
+        return "untrusted" in self.rule.policy.called
+
+    @property
     def error(self) -> dict[str, Any]:
         """For a refusal: what the client may know. Objects in kwargs could hold the refused content and stay here."""
         return {

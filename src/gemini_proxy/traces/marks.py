@@ -7,8 +7,9 @@ An address is a dotted path from ``messages`` on, and perhaps a range within the
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gemini_proxy.traces.trace import Annotation
+from gemini_proxy.traces.trace import TRACED, Annotation, End
 from gemini_proxy.traces.visible import as_json
 
 # Digits enough for any text: int() refuses thousands of them.
@@ -38,6 +39,23 @@ class Mark:
     def ranged(self) -> bool:
         return self.start is not None or self.line is not None
 
+    @property
+    def value_end(self) -> End | None:
+        """Which end of a value this is, of those that a rule traced to their source."""
+        told = self._traced.get("end")
+        return told if told in ("call", "source") else None
+
+    @property
+    def violation(self) -> tuple[str, ...]:
+        """What the ends of one violation have in common, and no others of the trace."""
+        guardrail = self.annotation.guardrail
+        return (*(str(guardrail.get(name)) for name in ("id", "action")), str(self._traced.get("violation")))
+
+    @property
+    def _traced(self) -> Mapping[str, Any]:
+        told = self.annotation.extra.get(TRACED)
+        return told if isinstance(told, Mapping) else {}
+
     def span(self, text: str) -> tuple[int, int] | None:
         """Start and end of what is marked in ``text``, the text at the path; None where that is outside of it."""
         if self.line is not None:
@@ -66,7 +84,17 @@ class Marks:
         self._whole: dict[str, list[Mark]] = {}
         for mark in self.all:
             (self._ranged if mark.ranged else self._whole).setdefault(mark.path, []).append(mark)
+        self._ends: dict[tuple[tuple[str, ...], End], list[Mark]] = {}
+        for mark in self.all:
+            if (end := mark.value_end) is not None:
+                self._ends.setdefault((mark.violation, end), []).append(mark)
         self._lengths = sorted({len(path) for path in self._whole if path})
+
+    def other_ends(self, mark: Mark) -> tuple[Mark, ...]:
+        """The sources of a call's value, or the values of calls that came from a source."""
+        if mark.value_end is None:
+            return ()
+        return tuple(self._ends.get((mark.violation, "source" if mark.value_end == "call" else "call"), ()))
 
     def on(self, leaf: str) -> tuple[Mark, ...]:
         """The marks of the text at an address: its own, and those of everything around it."""

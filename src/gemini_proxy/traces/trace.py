@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 GUARDRAILS_SOURCE = "guardrails-error"
+TRACED: Final = "traced"
+"""The member of an annotation's ``extra`` that says of which violation it is an end, and which."""
+End = Literal["call", "source"]
+"""Where a value goes, or where it came from."""
 
 
 class Outcome(StrEnum):
@@ -98,7 +102,10 @@ class TraceSummary:
 
 
 class ViolationLike(Protocol):
-    """What a verdict says of one rule: its message, the ranges it points at, and the rule itself."""
+    """What a verdict says of one rule: its message, the ranges it points at, and the rule itself.
+
+    ``traced`` says that ranges in a call are values whose sources the other ranges are.
+    """
 
     @property
     def message(self) -> str: ...
@@ -106,15 +113,30 @@ class ViolationLike(Protocol):
     def ranges(self) -> Sequence[str]: ...
     @property
     def guardrail(self) -> Mapping[str, Any]: ...
+    @property
+    def traced(self) -> bool: ...
 
 
 def annotations_for(violations: Iterable[ViolationLike]) -> tuple[Annotation, ...]:
-    """One annotation for each of a violation's most precise ranges, or one with address ``""`` where it has none."""
+    """One annotation for each of a violation's most precise ranges, or one with address ``""`` where it has none.
+
+    Those of a traced violation say in ``extra`` which end of a value they are, if there are both.
+    """
     return tuple(
-        Annotation(violation.message, address, GUARDRAILS_SOURCE, violation.guardrail)
-        for violation in violations
-        for address in innermost(violation.ranges) or ("",)
+        Annotation(violation.message, address, GUARDRAILS_SOURCE, violation.guardrail, extra)
+        for number, violation in enumerate(violations)
+        for address, extra in _with_ends(violation, number)
     )
+
+
+def _with_ends(violation: ViolationLike, number: int) -> list[tuple[str, dict[str, Any]]]:
+    addresses = innermost(violation.ranges) or ("",)
+    ends: list[End] = ["call" if ".tool_calls." in address else "source" for address in addresses]
+    if not violation.traced or len(set(ends)) < 2:
+        return [(address, {}) for address in addresses]
+    return [
+        (address, {TRACED: {"violation": number, "end": end}}) for address, end in zip(addresses, ends, strict=True)
+    ]
 
 
 def innermost(addresses: Sequence[str]) -> tuple[str, ...]:

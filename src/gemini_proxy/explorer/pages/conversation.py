@@ -17,6 +17,23 @@ MARKS: Final = 2_000
 """Annotations of one trace that are drawn; the rest is counted, and in the raw JSON."""
 _PLACES: Final = 20
 """Places of one finding that are linked to."""
+_TRACED, _ENDS = 20, 5
+"""Marks of traced values whose other ends are shown, and how many of those each has."""
+_AROUND, _EXCERPT = 30, 120
+"""Characters beside the other end of a value, and of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedEnd:
+    """The other end of a marked value: ``words`` says how it is connected, ``text`` what stands there.
+
+    ``number`` is that of its mark, and ``page`` the message that the page with it begins at; -1 for none.
+    """
+
+    words: str
+    number: int
+    page: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +49,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ConversationPage:
-    """The messages from ``first`` on that fit a page, of ``total``; ``elsewhere`` are marks of no text on it."""
+    """The messages from ``first`` on that fit a page, of ``total``; ``elsewhere`` are marks of no text on it.
+
+    ``ends`` has the other ends of traced values by the numbers of their marks.
+    """
 
     messages: tuple[Message, ...]
     first: int
@@ -40,6 +60,7 @@ class ConversationPage:
     findings: tuple[Finding, ...]
     elsewhere: tuple[Note, ...]
     uncounted: int
+    ends: Mapping[int, tuple[TracedEnd, ...]]
 
     @property
     def end(self) -> int:
@@ -82,7 +103,33 @@ def conversation_page(document: bytes, annotations: Sequence[Annotation], first:
         tuple(_finding(note, pages, here) for note in notes(marks.all)),
         notes(lost),
         max(0, len(annotations) - MARKS),
+        _ends(messages, marks, pages, here),
     )
+
+
+def _ends(
+    messages: StoredMessages, marks: Marks, pages: Mapping[int, int | None], here: range
+) -> dict[int, tuple[TracedEnd, ...]]:
+    """The other ends of the first traced values."""
+    traced = [mark for mark in marks.all if mark.value_end is not None][:_TRACED]
+    texts = {mark.number: _excerpt(messages, mark) for mark in traced}
+    found: dict[int, tuple[TracedEnd, ...]] = {}
+    for mark in traced:
+        words = "came from" if mark.value_end == "call" else "goes to"
+        found[mark.number] = tuple(
+            TracedEnd(words, other.number, _page(pages[other.number], here), texts.get(other.number, ""))
+            for other in marks.other_ends(mark)[:_ENDS]
+        )
+    return found
+
+
+def _excerpt(messages: StoredMessages, mark: Mark) -> str:
+    """What is marked, with a little of what stands around it; "" where there is no text."""
+    text = messages.text_at(mark.path)
+    if text is None or (span := mark.span(text)) is None:
+        return ""
+    start, end = max(0, span[0] - _AROUND), min(span[1], span[0] + _EXCERPT) + _AROUND
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
 
 
 def _message_of(mark: Mark, total: int) -> int | None:
@@ -95,8 +142,8 @@ def _lost(message: int | None, here: range) -> bool:
 
 
 def _finding(note: Note, pages: Mapping[int, int | None], here: range) -> Finding:
-    def page(number: int) -> int:
-        message = pages[number]
-        return -1 if message is None else here.start if message in here else message
+    return Finding(note, tuple((number, _page(pages[number], here)) for number in note.numbers[:_PLACES]))
 
-    return Finding(note, tuple((number, page(number)) for number in note.numbers[:_PLACES]))
+
+def _page(message: int | None, here: range) -> int:
+    return -1 if message is None else here.start if message in here else message

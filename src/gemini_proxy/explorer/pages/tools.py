@@ -150,11 +150,13 @@ def _common(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _texts(declared: Declared) -> tuple[str, str]:
-    """Description and parameters, with what a reader does not see spelled out."""
+    """Description and parameters, with hints below if there are any; what a reader does not see is spelled out."""
     if not declared.text:
         return "", ""
     said: dict[str, Any] = load(declared.text)
-    return _visible(said["description"] or ""), _visible(_pretty(said["parameters"]))
+    hints = {"annotations": said["annotations"]} if "annotations" in said else None
+    parameters = "\n".join(filter(None, map(_pretty, (said["parameters"], hints))))
+    return _visible(said["description"] or ""), _visible(parameters)
 
 
 def _pretty(schema: Any) -> str:
