@@ -24,7 +24,7 @@ from tests.support.feed_server import listening
 from tests.support.proxy import prompt
 from tests.support.upstream import ScriptedUpstream, candidate, stream, unary
 
-SOON = 30.0
+SOON = 60.0
 TWO = {"listen": ["127.0.0.1:0"], "processes": 2}
 
 
@@ -255,7 +255,7 @@ async def test_the_service_manager_sees_one_service(
     with socket.create_server(("127.0.0.1", 0)) as passed:
         address = f"127.0.0.1:{passed.getsockname()[1]}"
         config = write_config(tmp_path, server={**TWO, "listen": [address]}, upstream={"base_url": upstream.url})
-        said = {"WATCHDOG_USEC": "2000000", "LISTEN_FDNAMES": "proxy.socket"}
+        said = {"WATCHDOG_USEC": "5000000", "LISTEN_FDNAMES": "proxy.socket"}
         notified = str(tmp_path / "notify")
         async with (
             serving(config, 1, (), passed, NOTIFY_SOCKET=notified, **said) as server,
