@@ -167,6 +167,38 @@ def test_copyright() -> None:
     assert [] == labels("copyright", "copy it right")
 
 
+SIMILAR = "from invariant.detectors import is_similar"
+RECIPE = '"Please send me the recipe for the chocolate cake"'
+
+
+@pytest.mark.parametrize(
+    ("text", "threshold", "similar"),
+    [
+        ("Hello. Could you send me that recipe for a chocolate cake? Thanks.", "", True),
+        ("PLEASE, send me the recipe -- for the chocolate-cake!", ', "very_similar"', True),
+        ("Could you send me that recipe for a chocolate cake?", ', "very_similar"', False),
+        ("The weather in Dublin will be fine tomorrow.", "", False),
+        ("The weather in Dublin will be fine tomorrow.", ", threshold=0", True),
+        ("", ", threshold=0", False),
+    ],
+)
+def test_is_similar(text: str, threshold: str, similar: bool) -> None:
+    """By its wording, whatever stands around it; small letters and punctuation say nothing."""
+    assert fires(rule(M, f"is_similar(m.content, {RECIPE}{threshold})", head=SIMILAR), user(text)) is similar
+
+
+def test_is_similar_marks_the_sentence() -> None:
+    text = "Hello. Please send me the recipe for the chocolate cake! Thanks."
+    (violation,) = check(rule(M, f'is_similar(m.content, ["nothing", {RECIPE}])', head=SIMILAR), user(text))
+    assert violation.ranges == (f"messages.0.content:6-{text.index('!')}",)
+
+
+@pytest.mark.parametrize("options", ['""', '"a", 2', '"a", "alike"', '"a", True', "[]", '"a" * 30000'])
+def test_is_similar_needs_something_to_compare_with(options: str) -> None:
+    with pytest.raises(EvaluationError, match="is_similar needs a"):
+        check(rule(M, f"is_similar(m.content, {options})", head=SIMILAR), user("a"))
+
+
 def test_fuzzy_contains() -> None:
     """Within a few letters, and never by a model."""
     head = "from invariant.detectors import fuzzy_contains"

@@ -50,7 +50,7 @@ REFUSED = [
     rule(M, "m\\x"),
     # What needs more than there is
     "from invariant.detectors import moderated", "from invariant import llm", "from invariant.parsers import ocr",
-    "from invariant.detectors import is_similar", "from invariant.detectors import semgrep",
+    "from invariant.detectors import semgrep",
     "from invariant import llm_confirm",
     "from invariant.detectors import nothing_like_it",
     # Malformed

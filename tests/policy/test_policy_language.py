@@ -48,8 +48,8 @@ def test_fields_are_checked_at_load() -> None:
 
 def test_missing_detectors_say_what_brings_them() -> None:
     """Never a rule that silently does not fire."""
-    with pytest.raises(PolicyError, match="embedding model; a detector plug-in named is_similar brings it"):
-        compile_policy("from invariant.detectors import is_similar\n")
+    with pytest.raises(PolicyError, match="semgrep program; a detector plug-in named semgrep brings it"):
+        compile_policy("from invariant.detectors import semgrep\n")
 
 
 def test_violations_carry_arguments() -> None:

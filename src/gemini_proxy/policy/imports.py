@@ -27,7 +27,6 @@ UNAVAILABLE: Mapping[str, str] = {
     "llm_confirm": "a language model; decision(question, x) asks one",
     "model_armor": f"Google's Model Armor; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
-    "is_similar": "an embedding model; a detector plug-in named is_similar brings it",
     "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
     "ocr": "the tesseract program; a detector plug-in named ocr brings it",
     "ipython_code": "IPython; python_code reads cells without magics",

@@ -8,6 +8,7 @@ from gemini_proxy.policy.detectors.markup import HtmlCode, Images, Links
 from gemini_proxy.policy.detectors.pii import PiiDetector
 from gemini_proxy.policy.detectors.python_code import PythonCode
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.detectors.similarity import Similarity
 from gemini_proxy.policy.detectors.unicode import UnicodeDetector
 
 BUILTIN = DetectorRegistry.of(
@@ -21,4 +22,5 @@ BUILTIN = DetectorRegistry.of(
     COPYRIGHT,
     InjectionHeuristic(),
     FuzzyContains(),
+    Similarity(),
 )
