@@ -8,6 +8,7 @@ import orjson
 
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import Event
+from gemini_proxy.policy.normalized import normalize
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.pinning import tool_changed
 from gemini_proxy.policy.provenance.language import acts, untrusted
@@ -104,6 +105,16 @@ def text(run: Run, *values: Any) -> list[str]:
     found = [each for value in values for each in texts_of(value)]
     run.items(len(found))
     return found
+
+
+def normalized(run: Run, value: Any) -> Any:
+    """The text of the value as a reader sees it, or where it has several the list of them; ranges stay exact."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return normalize(value, run)
+    texts = run.take(normalize(text, run) for text in texts_of(value))
+    return texts[0] if len(texts) == 1 else texts
 
 
 def image(run: Run, *values: Any) -> list[str]:
@@ -239,6 +250,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "tuple": Function(as_tuple, 0, 1),
     "text": Function(text, 0, 100),
     "image": Function(image, 0, 100),
+    "normalized": Function(normalized, 1, 1),
     "json_loads": Function(json_loads, 1, 1),
     "tool_call": Function(tool_call, 1, 1),
     "server": Function(server, 1, 1),

@@ -182,6 +182,10 @@ class _Reader:
             yield note(node, f"it has no {name}(...), and does not know who said a value")
         if name == "tool_changed" and name not in self._predicates:
             yield note(node, "it has no tool_changed(...), and keeps no declarations of tools")
+        if name == "normalized" and name not in self._predicates:
+            yield note(node, "it has no normalized(...), and reads texts as they are written")
+        if "raw" in options and name in STOCK_DETECTORS:
+            yield note(options["raw"], f"its {name} has no option raw, and never sees through a disguise")
         if name in ("find", "match") and len(node.args) == 2:
             pattern, value = node.args
             if self._content_of(value) or (isinstance(value, syntax.Name) and value.name in self._kinds):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.policy.events import RAW_ARGUMENTS, Event
+from gemini_proxy.policy.normalized import Normalized
 from gemini_proxy.policy.values import Joined, Piece, Place
 
 # A string, and the start and end of what was found in it; start -1 marks the string as a whole.
@@ -27,7 +28,7 @@ def locate(
     addresses: dict[str, None] = {}
     index: Mapping[int, str] | None = None
     for text, start, end in marks:
-        root, shift = (text.root, text.shift) if type(text) is Piece else (text, 0)
+        root, shift, start, end = _original(text, start, end)
         if isinstance(root, Place):
             addresses[str(root)] = None
             continue
@@ -50,6 +51,22 @@ def locate(
             break
     found = list(addresses)
     return tuple(_without_covered([event.address for event in events if event.kind != "Input"], found))
+
+
+def _original(text: str, start: int, end: int) -> tuple[str, int | None, int, int]:
+    """Follow a text to the string it was made of: that, the shift in it, and the start and end of what was found.
+
+    The shift is None, and the start -1, where only the string as a whole is known.
+    """
+    root, shift = (text.root, text.shift) if type(text) is Piece else (text, 0)
+    while type(root) is Normalized:
+        if start < 0 or shift is None:
+            start = end = -1
+        else:
+            start, end = root.span(start + shift, end + shift)
+        source = root.source
+        root, shift = (source.root, source.shift) if type(source) is Piece else (source, 0)
+    return root, shift, start, end
 
 
 def _without_covered(events: list[str], found: list[str]) -> list[str]:

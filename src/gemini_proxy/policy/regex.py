@@ -191,6 +191,24 @@ class Literals:
         return numbers or ()
 
 
+class Patterns:
+    """Some patterns in RE2's own syntax, looked for all at once: which are there, and not where."""
+
+    __slots__ = ("_set",)
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._set = re2.Set.SearchSet(_options("find"))
+        for pattern in patterns:
+            self._set.Add(pattern)
+        self._set.Compile()
+
+    def found(self, text: str, meter: Meter) -> Sequence[int]:
+        """The numbers of those that match somewhere in the text."""
+        meter.charge(1 + (len(text) >> 7))
+        numbers: Sequence[int] | None = self._set.Match(_encode(text))
+        return numbers or ()
+
+
 def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
     """Each condition, and whether it must fail; their dot takes what the pattern's own dot takes."""
     if len(parts.conditions) > _MAX_CONDITIONS:

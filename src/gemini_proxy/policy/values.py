@@ -303,10 +303,9 @@ def count_chars(value: Any, most: int) -> int:
 
 def word_for(value: object) -> str:
     """A value's type as an error message names it."""
-    names: dict[type, str] = {str: "text", Piece: "text", Joined: "text"}
-    names |= {int: "number", float: "number", bool: "truth value", type(None): "None"}
+    names: dict[type, str] = {int: "number", float: "number", bool: "truth value", type(None): "None"}
     names |= {list: "list", tuple: "list", dict: "dictionary", Content: "content"}
-    return names.get(type(value), type(value).__name__)
+    return "text" if isinstance(value, str) else names.get(type(value), type(value).__name__)
 
 
 def plain(value: Any, meter: Meter, depth: int = 0) -> Any:

@@ -23,11 +23,11 @@ _SLICE, _EDGE, _HINT, _WHOLE = range(4)
 _TEXT_KINDS = frozenset(("Message", "TextChunk"))
 # With the options of a detector that change nothing about this; others are of the next less certain kind.
 _DETECTORS = {
-    "secrets": (_SLICE, frozenset(("generic",))),
+    "secrets": (_SLICE, frozenset(("generic", "raw"))),
     "unicode": (_SLICE, frozenset(("categories",))),
     "copyright": (_EDGE, frozenset(("threshold",))),
-    "prompt_injection": (_EDGE, frozenset(("threshold", "model"))),
-    "pii": (_HINT, frozenset(("entities",))),
+    "prompt_injection": (_EDGE, frozenset(("threshold", "model", "raw"))),
+    "pii": (_HINT, frozenset(("entities", "raw"))),
 }
 _MORE_THAN_NONE = ((">", 0), (">=", 1), ("!=", 0))
 

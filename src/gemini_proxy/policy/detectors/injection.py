@@ -10,6 +10,7 @@ from typing import Any
 
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Parsed
+from gemini_proxy.policy.detectors.disguises import Disguises
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
 from gemini_proxy.policy.detectors.unicode import UnicodeDetector
 
@@ -36,6 +37,7 @@ _RULES = (
 )  # fmt: skip
 _PHRASES = RuleSet(_RULES)
 _HIDDEN = UnicodeDetector()
+_DISGUISES = Disguises(("ignore", "disregard", "previous", "instructions", "system prompt"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,11 @@ class InjectionHeuristic:
     """Joiners and marks of ordinary writing (``Cf`` in small number) do not count; tag characters and bidi do."""
 
     name: str = "prompt_injection"
-    options: frozenset[str] = frozenset(("threshold", "model"))
+    options: frozenset[str] = frozenset(("threshold", "model", "raw"))
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
-        findings = list(_PHRASES.find(texts, meter))
+        raw = options.get("raw")
+        findings = list(_PHRASES.find(texts, meter) if raw else _DISGUISES.find(_PHRASES.find, texts, meter))
         for finding in _HIDDEN.detect(texts, {}, meter):
             hidden = texts[finding.text][finding.start : finding.end]
             if len(hidden) > 3 or any(_is_suspicious(char) for char in hidden):

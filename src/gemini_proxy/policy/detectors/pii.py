@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
+from gemini_proxy.policy.detectors.disguises import Disguises
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
 from gemini_proxy.policy.errors import EvaluationError
 
@@ -389,6 +390,7 @@ _BY_ENTITY: Final = {
 }
 ENTITIES: Final = frozenset(_BY_ENTITY)
 _ALL: Final = RuleSet(_DISTINCT)
+_DISGUISES: Final = Disguises()
 _COUNTRIES: Final[Mapping[str, frozenset[str]]] = {
     country: frozenset(entity for entity in ENTITIES if entity.startswith(f"{country}_"))
     | ({"ABA_ROUTING_NUMBER", "MEDICAL_LICENSE"} if country == "US" else frozenset())
@@ -408,7 +410,7 @@ class PiiDetector:
     """Labels are entity names in the spelling of Presidio."""
 
     name: str = "pii"
-    options: frozenset[str] = frozenset(("entities", "countries"))
+    options: frozenset[str] = frozenset(("entities", "countries", "raw"))
     positional: tuple[str, ...] = ("entities",)
     entities: frozenset[str] = ENTITIES
     labels: frozenset[str] = _ALL.labels
@@ -420,9 +422,13 @@ class PiiDetector:
         _refuse(entities - ENTITIES - NOT_FOUND)
         _refuse(countries - _COUNTRIES.keys())
         wanted = (entities & ENTITIES).union(*(_COUNTRIES[country] for country in countries))
-        every = _ALL.find(texts, meter) if options.get("entities") is None else ()
         rest = wanted - _ALL.labels if options.get("entities") is None else wanted
-        return [*every, *(found for name in sorted(rest) for found in _BY_ENTITY[name].find(texts, meter))]
+        sets = [*([_ALL] if options.get("entities") is None else ()), *(_BY_ENTITY[name] for name in sorted(rest))]
+
+        def find(texts: Sequence[str], meter: Meter) -> list[Finding]:
+            return [found for rules in sets for found in rules.find(texts, meter)]
+
+        return find(texts, meter) if options.get("raw") else _DISGUISES.find(find, texts, meter)
 
 
 def _names(option: Any) -> set[str]:

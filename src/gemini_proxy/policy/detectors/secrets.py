@@ -1,6 +1,7 @@
 """``secrets``: keys, tokens and passwords, by the forms that their vendors give them.
 
-``secrets(x, generic=False)`` leaves out what is known by a word before it alone, such as ``password = "..."``.
+``secrets(x, generic=False)`` leaves out what is known by a word before it alone, such as ``password = "..."``;
+``raw=True`` looks at texts as they are alone.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import Any, Final
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
+from gemini_proxy.policy.detectors.disguises import Disguises
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
 
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -262,6 +264,7 @@ _GENERIC: Final = (
 )  # fmt: skip
 
 _ALL: Final = RuleSet((*_FORMS, *_ASSIGNED, *_GENERIC), stays=True)
+_DISGUISES: Final = Disguises(word for rule in (*_FORMS, *_ASSIGNED, *_GENERIC) for word in rule.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +272,10 @@ class SecretsDetector:
     """Labels are the kinds of secret, as in ``GITHUB_TOKEN``."""
 
     name: str = "secrets"
-    options: frozenset[str] = frozenset(("generic",))
+    options: frozenset[str] = frozenset(("generic", "raw"))
     labels: frozenset[str] = _ALL.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        found = _ALL.find(texts, meter)
+        found = _ALL.find(texts, meter) if options.get("raw") else _DISGUISES.find(_ALL.find, texts, meter)
         # Their rules come last, so that they are in nobody's place.
         return found if options.get("generic", True) else (one for one in found if one.label != _GENERIC_LABEL)
