@@ -183,6 +183,7 @@ IN_PLACE: Final = frozenset(
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),
         "traces.retention_days",
+        "traces.max_size",
         "traces.required",
         "traces.durability",
     }

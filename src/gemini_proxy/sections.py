@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     SecretStr,
@@ -20,6 +21,8 @@ from pydantic import (
 
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
+SMALLEST_DATABASE = 10_000_000
+"""Bytes that ``traces.max_size`` is at least: what is in a database beside its traces takes some."""
 UNIX = "unix"
 """The name of every unix socket in ``access.trusted_proxies``."""
 # Addresses that stand for all of a machine's.
@@ -228,6 +231,7 @@ class Traces(Section):
     database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
     notify_database: Annotated[str | None, Field(repr=False)] = None
     retention_days: Annotated[int, Field(ge=0)] = 30
+    max_size: ByteSize = ByteSize(0)
     required: bool = False
     durability: Literal["commit", "deferred"] = "commit"
 
@@ -236,6 +240,15 @@ class Traces(Section):
     def _url(cls, value: str) -> str:
         if not _DATABASE.fullmatch(value):
             raise ValueError('"sqlite:///FILE" or "postgresql+asyncpg://USER@HOST/DATABASE"')
+        return value
+
+    @field_validator("max_size")
+    @classmethod
+    def _max_size(cls, value: ByteSize, info: ValidationInfo) -> ByteSize:
+        if 0 < value < SMALLEST_DATABASE:
+            raise ValueError('0, or at least "10 MB"')
+        if value and not info.data.get("database", "sqlite").startswith("sqlite"):
+            raise ValueError("0 with PostgreSQL, whose files do not become smaller when traces are deleted")
         return value
 
     @field_validator("durability")

@@ -69,6 +69,13 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("guardrails", {"policies": ["gone/*.gr"]}, ["guardrails.policies", "gone/*.gr", "no file"]),
         ("traces", {"database": "postgresql+asyncpg://u@h:port/d"}, ["traces.database", "not one"]),
         ("traces", {"database": "sqlite:///:memory:"}, ["traces.database", "sqlite:///FILE"]),
+        ("traces", {"max_size": "9 MB"}, ["traces.max_size", '0, or at least "10 MB"']),
+        ("traces", {"max_size": "plenty"}, ["traces.max_size", "plenty"]),
+        (
+            "traces",
+            {"database": "postgresql+asyncpg://u@h/d", "max_size": "20 GB"},
+            ["traces.max_size", "0 with PostgreSQL"],
+        ),
         ("traces", {"database": "mysql://x"}, ["traces.database", "'mysql://x'", "sqlite:///FILE"]),
         (
             "traces",

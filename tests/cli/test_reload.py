@@ -137,7 +137,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
     )
     whole, single = (
         ("guardrails.", "refusals.", "limits.", "logs."),
-        ("traces.retention_days", "traces.required", "traces.durability"),
+        ("traces.retention_days", "traces.max_size", "traces.required", "traces.durability"),
     )
     fixed = (
         "guardrails.engine",

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ HOSTILE = "[red]not markup[/red] :smile: \x1b[31mnot colour\x9b1m \u202eflip\r"
 class Section:
     database: str
     retention_days: int = 30
+    max_size: int = 0
 
 
 @dataclass
@@ -198,3 +200,21 @@ def test_prune_without_an_age_is_refused(database: Path) -> None:
     settings = Settings(Section(url(database), retention_days=0))
     result = CliRunner().invoke(traces, ["prune", "--dry-run"], obj=settings)
     assert result.exit_code == 2 and "--older-than" in result.output
+
+
+def test_prune_by_size_says_how_many_would_go_and_then_deletes_the_oldest(database: Path) -> None:
+    written = [trace("x" * 500_000, created=time.time() - age * 86_400) for age in range(40, 0, -1)]
+    write(database, written)
+    dry = run(database, "prune", "--dry-run", "--max-size", "15 MB").output
+    uses = r"the database uses 20\.\d MB, the limit is 15\.0 MB"
+    assert re.fullmatch(rf"about 1\d traces would be deleted, the oldest first: {uses}\n", dry)
+    assert run(database, "prune", "--max-size", "15MB").output.startswith("1")
+    kept = [orjson.loads(line)["id"] for line in run(database, "list", "--json", "--limit", "99").output.splitlines()]
+    assert kept == [one.id for one in reversed(written[-len(kept) :])] and 25 <= len(kept) <= 30
+    assert run(database, "prune", "--max-size", "15MB").output.startswith("0 traces were deleted, the oldest first")
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "9 MB"])
+def test_prune_refuses_a_size_that_is_none(database: Path, size: str) -> None:
+    result = run(database, "prune", "--dry-run", "--max-size", size)
+    assert result.exit_code == 2 and 'not a size of at least "10 MB"' in result.output

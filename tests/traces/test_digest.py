@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -268,6 +269,21 @@ async def test_only_the_widest_figures_are_kept_for_ever(store: TraceStore, dige
     await store.database.write(lambda connection: delete_old(connection, NOON + 86_400 * 1000))
     kept = await store.database.read(lambda connection: connection.scalars(select(usage.c.seconds)).all())
     assert kept == [WIDTHS[-1]]
+
+
+async def test_no_figures_are_removed_by_a_clock_that_is_not_believed(store: TraceStore) -> None:
+    await store.add([trace(created=NOON)])
+    asked: asyncio.Queue[None] = asyncio.Queue()
+    digest = Digest(store.database, asyncio.Event(), believed=lambda: asked.put_nowait(None))
+    running = asyncio.create_task(digest.run())
+    # Once after the step that took the trace in, and once more, for nothing was removed the first time.
+    await asked.get()
+    await asked.get()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    kept = await store.database.read(lambda connection: connection.scalars(select(usage.c.seconds)).all())
+    assert sorted(kept) == sorted(WIDTHS)
 
 
 async def test_the_digest_follows_what_is_written_and_rests(store: TraceStore) -> None:

@@ -49,6 +49,21 @@ async def test_pushes_of_traces_past_their_time_are_given_up_before_retention_ta
     assert (worker.given_up[GivenUp.EXPIRED], await waiting(store)) == (3, 2)
 
 
+async def test_no_push_is_given_up_by_a_clock_that_is_not_believed(store: TraceStore) -> None:
+    await store.add(pushed(3, created=NOW - 101))
+    worker = PushWorker(
+        PushQueue(store.database),
+        ExplorerService("http://x", KEY),
+        asyncio.Event(),
+        max_queue=100,
+        max_age=lambda: 100.0,
+        believed=lambda: None,
+        clock=JumpingClock(NOW),
+    )
+    await worker.bound()
+    assert (worker.given_up[GivenUp.EXPIRED], await waiting(store)) == (0, 3)
+
+
 async def test_a_trace_deleted_while_it_waits_is_not_sent(store: TraceStore, explorer: ExplorerDouble) -> None:
     await store.add(pushed(1))
     await store.delete_before(NOW)

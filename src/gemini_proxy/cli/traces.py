@@ -10,9 +10,11 @@ from typing import BinaryIO, Protocol
 
 import click
 import orjson
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.stores import with_store
+from gemini_proxy.sections import SMALLEST_DATABASE
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.store import TraceStore
@@ -25,6 +27,24 @@ class _Traces(Protocol):
 
     @property
     def retention_days(self) -> int: ...
+
+    @property
+    def max_size(self) -> int: ...
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes, also with a unit."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = TypeAdapter(ByteSize).validate_python(value)
+        except ValidationError:
+            size = ByteSize(0)
+        if size < SMALLEST_DATABASE:
+            self.fail('not a size of at least "10 MB"', param, ctx)
+        return size
 
 
 class TracesConfig(Protocol):
@@ -97,22 +117,51 @@ def export(config: TracesConfig, dataset: str | None, _format: str, output: Path
 
 @traces.command()
 @click.option("--older-than", type=click.IntRange(1), metavar="DAYS", help="Instead of traces.retention_days.")
+@click.option("--max-size", type=_Size(), metavar="SIZE", help='Instead of traces.max_size, such as "20 GB".')
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.pass_obj
-def prune(config: TracesConfig, older_than: int | None, dry_run: bool) -> None:
-    """Delete old traces now, in small steps; a server may be running."""
-    days = older_than or config.traces.retention_days
-    if not days:
-        raise click.UsageError("traces.retention_days keeps traces for ever; say --older-than DAYS")
+def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
+    """Delete old traces now, in small steps; a server may be running.
+
+    With --max-size, only the size counts, and with --older-than only the age, unless both are given.
+    """
+    alone = (older_than is None) != (max_size is None)
+    days = older_than or (0 if alone else config.traces.retention_days)
+    size = max_size or (0 if alone else config.traces.max_size)
+    if not days and not size:
+        raise click.UsageError("traces.retention_days keeps traces for ever; say --older-than DAYS or --max-size SIZE")
+    if days:
+        _prune_by_age(config.traces.database, days, dry_run)
+    if size:
+        _prune_by_size(config.traces.database, size, dry_run)
+
+
+def _prune_by_age(database: str, days: int, dry_run: bool) -> None:
     before = time.time() - days * DAY
     why = f"began more than {days} days ago, before {_time(before)}"
     if dry_run:
-        due = with_store(config.traces.database, lambda store: store.due_before(before))
+        due = with_store(database, lambda store: store.due_before(before))
         oldest = f", the oldest on {_time(due.oldest)}" if due.oldest is not None else ""
         click.echo(f"{due.count} traces would be deleted: they {why}{oldest}")
         return
-    deleted = with_store(config.traces.database, lambda store: store.delete_before(before), opened=TraceStore.open)
+    deleted = with_store(database, lambda store: store.delete_before(before), opened=TraceStore.open)
     click.echo(f"{deleted} traces were deleted: they {why}")
+
+
+def _prune_by_size(database: str, size: int, dry_run: bool) -> None:
+    before = with_store(database, lambda store: store.excess(size))
+    if dry_run:
+        uses = f"the database uses {_megabytes(before.size)}, the limit is {_megabytes(size)}"
+        click.echo(f"about {before.traces} traces would be deleted, the oldest first: {uses}")
+        return
+    deleted = with_store(database, lambda store: store.shrink(size), opened=TraceStore.open)
+    after = with_store(database, lambda store: store.excess(size))
+    uses = f"the database uses {_megabytes(after.size)}, {_megabytes(before.size)} before"
+    click.echo(f"{deleted} traces were deleted, the oldest first: {uses}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _time(at: float) -> str:

@@ -64,6 +64,7 @@ from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.server.upstream import Upstream
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.retention import Kept
 from gemini_proxy.traces.snapshot import Revisions
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def create_app(
             await stack.enter_async_context(answerers)
             if remote is not None:
                 await stack.enter_async_context(remote)
-            storage = await open_storage(config, tasks, stack, checking, lambda: _retention_days(app))
+            storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app))
             _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
@@ -131,8 +132,9 @@ def _limits(app: web.Application) -> Limits:
     return app[SETUPS].current.config.limits
 
 
-def _retention_days(app: web.Application) -> int:
-    return app[SETUPS].current.config.traces.retention_days
+def _kept(app: web.Application) -> Kept:
+    traces = app[SETUPS].current.config.traces
+    return Kept(traces.retention_days, traces.max_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.sections import Traces
 from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.traces.believed_clock import BelievedClock
 from gemini_proxy.traces.database import Database, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
@@ -26,7 +27,7 @@ from gemini_proxy.traces.push.queue import PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.recorder import Recorder
-from gemini_proxy.traces.retention import Retention
+from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.search.digest import Digest
 from gemini_proxy.traces.snapshot import News
@@ -68,16 +69,17 @@ async def open_storage(
     tasks: Tasks,
     stack: contextlib.AsyncExitStack,
     engine: Engine,
-    retention_days: Callable[[], int],
+    kept: Callable[[], Kept],
 ) -> Storage:
     """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
 
-    ``retention_days`` is asked each time before old traces are deleted, 0 for never.
+    ``kept`` is asked each time before traces are deleted.
     """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
     log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    feed, digest = Feed(store), Digest(store.database, digest_waits)
+    believed = BelievedClock(store.database)
+    feed, digest = Feed(store), Digest(store.database, digest_waits, believed=believed.now)
 
     def written(rows: Sequence[TraceRow]) -> None:
         digest_waits.set()
@@ -87,7 +89,7 @@ async def open_storage(
             pushes_wait.set()
 
     recorder = Recorder(store, written=written)
-    push = await _push(config, store, pushes_wait, stack, retention_days)
+    push = await _push(config, store, pushes_wait, stack, kept, believed)
     lease = Lease(store.database, _BACKGROUND)
     stack.push_async_callback(tasks.close, 0.0)
     tasks.keep(lease.run, "lease")
@@ -101,7 +103,7 @@ async def open_storage(
     if config.explorer.enabled:
         tasks.keep(partial(lease.during, digest.run), "digest")
         tasks.keep(feed.run, "feed")
-    tasks.keep(partial(lease.during, Retention(store, retention_days).run), "retention")
+    tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
     news = News()
     if (url := listened_to(config.traces)) is not None:
         # Only with PostgreSQL, whose driver takes its time to load.
@@ -125,7 +127,8 @@ async def _push(
     store: TraceStore,
     ready: asyncio.Event,
     stack: contextlib.AsyncExitStack,
-    retention_days: Callable[[], int],
+    kept: Callable[[], Kept],
+    believed: BelievedClock,
 ) -> PushWorker | None:
     """What sends traces to the configured Explorer; None without one."""
     push = config.explorer.push
@@ -135,10 +138,11 @@ async def _push(
 
     def max_age() -> float | None:
         # A minute before retention would remove them uncounted.
-        days = retention_days()
-        return days * 86_400.0 - 60.0 if days else None
+        days = kept().days
+        return days * DAY - 60.0 if days else None
 
-    return PushWorker(PushQueue(store.database), service, ready, max_queue=push.max_queue, max_age=max_age)
+    queue = PushQueue(store.database)
+    return PushWorker(queue, service, ready, max_queue=push.max_queue, max_age=max_age, believed=believed.now)
 
 
 def _log_rules_check(engine: Engine) -> LogRulesCheck:

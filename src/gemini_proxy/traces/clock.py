@@ -2,14 +2,7 @@
 
 import asyncio
 import time
-from typing import Final, Protocol
-
-# How much the wall clock may differ from the monotonic one between two looks: seconds, and for each second that passed.
-# A clock that is set right gradually gains or loses half a thousandth.
-TOLERANCE: Final = 5.0
-DRIFT: Final = 0.001
-# For so many seconds the two must have agreed before history is deleted by the wall clock.
-PLAUSIBLE_AFTER: Final = 3_600.0
+from typing import Protocol
 
 
 class Clock(Protocol):
@@ -46,21 +39,3 @@ async def is_set_within(event: asyncio.Event, seconds: float | None) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
-
-
-class Agreement:
-    """Whether the wall clock is to be believed: it has gone as the monotonic one for an hour. No I/O, no clock."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._wall = 0.0
-        self._monotonic = 0.0
-
-    def plausible(self, wall: float, monotonic: float) -> bool:
-        """Take note of what both clocks say now, in seconds: whether ``wall`` is to be believed."""
-        passed = monotonic - self._monotonic
-        agrees = abs(wall - self._wall - passed) <= TOLERANCE + DRIFT * passed
-        if self._since is None or not agrees:
-            self._since = monotonic
-        self._wall, self._monotonic = wall, monotonic
-        return monotonic - self._since >= PLAUSIBLE_AFTER

@@ -164,6 +164,20 @@ def serialise_writers(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_WRITERS_LOCK)))
 
 
+def bytes_in_use(connection: Connection) -> int:
+    """Bytes of a SQLite file that hold something: pages of what was deleted are used again. Raises StoreError.
+
+    PostgreSQL has no such figure: its files do not become smaller when rows are deleted.
+    """
+    if connection.dialect.name != "sqlite":
+        raise StoreError("the size of the database is limited in SQLite only")
+    pages, free, page_size = (
+        connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * page_size)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn what a database raises into StoreError, without its text: drivers quote values in theirs."""

@@ -1,17 +1,19 @@
-"""Traces past their time are deleted, as soon as the clock that says so is to be believed."""
+"""Delete traces past their age, by a clock that is to be believed, and the oldest of a database that is too large."""
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from gemini_proxy.traces.clock import Agreement, Clock, SystemClock
+from gemini_proxy.traces.believed_clock import BelievedClock
+from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 DAY: Final = 86_400.0
-# Seconds between two looks at the clocks.
+# Seconds between two looks at the clocks and at the database's size.
 _LOOK: Final = 60.0
 # And between two for traces past their time: their age is counted in days.
 _PERIOD: Final = 3_600.0
@@ -20,10 +22,20 @@ _PERIOD: Final = 3_600.0
 _THOROUGH: Final = 24
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept: traces that are at most ``days`` old, in at most ``size`` bytes; 0 is no limit."""
+
+    days: int
+    size: int = 0
+
+
 class Deletes(Protocol):
     """The part of the store that deletes."""
 
     async def delete_before(self, created: float, *, thorough: bool) -> int: ...
+
+    async def shrink(self, size: int) -> int: ...
 
 
 class Retention:
@@ -32,30 +44,44 @@ class Retention:
     def __init__(
         self,
         store: Deletes,
-        days: Callable[[], int],
+        kept: Callable[[], Kept],
+        believed: BelievedClock,
         *,
         clock: Clock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``days`` is asked each time how long traces are kept, 0 for ever; ``monotonic`` is a clock nobody sets."""
+        """``kept`` is asked each time; ``monotonic`` is a clock nobody sets."""
         self._store = store
-        self._days = days
+        self._kept = kept
+        self._believed = believed
         self._clock = clock or SystemClock()
         self._monotonic = monotonic
 
     async def run(self) -> None:
-        """Delete what is past its time, until cancelled: first when the clock has been right for an hour."""
-        agreement = Agreement()
+        """Delete what is over a limit, until cancelled: by age only while the clock is believed."""
         looks, due = 0, self._monotonic()
+        loaded = False
         while True:
-            wall, now = self._clock.time(), self._monotonic()
-            if agreement.plausible(wall, now) and now >= due:
-                await self._delete(wall, thorough=looks % _THOROUGH == 0)
-                looks, due = looks + 1, now + _PERIOD
+            kept = self._kept()
+            try:
+                if not loaded:
+                    await self._believed.load()
+                    loaded = True
+                await self._believed.look()
+                await self._shrink(kept.size)
+            except StoreError as error:
+                logger.warning("retention waits: %s", error)
+            now = self._believed.now()
+            if loaded and now is not None and self._monotonic() >= due:
+                await self._delete(now, kept.days, thorough=looks % _THOROUGH == 0)
+                looks, due = looks + 1, self._monotonic() + _PERIOD
             await self._clock.sleep(_LOOK)
 
-    async def _delete(self, now: float, *, thorough: bool) -> None:
-        days = self._days()
+    async def _shrink(self, size: int) -> None:
+        if size and (deleted := await self._store.shrink(size)):
+            logger.warning("deleted the %d oldest traces: the database was larger than traces.max_size", deleted)
+
+    async def _delete(self, now: float, days: int, *, thorough: bool) -> None:
         try:
             if days and (deleted := await self._store.delete_before(now - days * DAY, thorough=thorough)):
                 logger.info("deleted %d traces older than %d days", deleted, days)

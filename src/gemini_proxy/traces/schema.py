@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0004"
+HEAD = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -207,6 +207,17 @@ jobs = Table(
     Index(None, "kind", "due"),
     # A finished job's number must not come back: a slow worker would finish another trace's job.
     sqlite_autoincrement=True,
+)
+
+# One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.
+clock_mark = Table(
+    "clock_mark",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("boot", Text, nullable=False),
+    Column("wall", Double, nullable=False),
+    Column("monotonic", Double, nullable=False),
+    Column("agreed", Double, nullable=False),
 )
 
 # One row, rewritten to find out whether the database takes writes.

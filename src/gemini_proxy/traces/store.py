@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, inspect, select, text, 
 
 from gemini_proxy.traces import jobs
 from gemini_proxy.traces.annotation_bounds import require_room
-from gemini_proxy.traces.database import Database, connect
+from gemini_proxy.traces.database import Database, bytes_in_use, connect
 from gemini_proxy.traces.datasets import Dataset, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations
@@ -32,6 +32,14 @@ LOOK = 5_000
 MAX_GROWN = 104_857_600
 # Longer than any check; what a killed process had taken is taken up again after it.
 JOB_LEASE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """How many bytes of the database are in use, and about how many traces have to go for that to be a given size."""
+
+    size: int
+    traces: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,26 @@ class TraceStore:
             after = found[-1][0] if found else after
         return total
 
+    async def excess(self, size: int) -> Excess:
+        """How much a SQLite database is over ``size`` bytes in use. Raises StoreError for PostgreSQL."""
+        return await self._database.read(partial(_excess, size=size))
+
+    async def shrink(self, size: int, *, step: int = 500) -> int:
+        """Delete the oldest traces until at most ``size`` bytes of a SQLite database are in use; how many.
+
+        Goes in steps as ``delete_before``. Pages of deleted traces are used again, the file does not become shorter.
+        Raises StoreError for PostgreSQL.
+        """
+        total = 0
+        # Counting all traces takes longer than deleting a few.
+        while wanted := (await self.excess(size)).traces:
+            while wanted and (
+                deleted := await self._database.write(partial(_delete_oldest, count=min(wanted, step), size=size))
+            ):
+                total += deleted
+                wanted -= deleted
+        return total
+
     async def empty_deleted(self, *, step: int = 500) -> int:
         """Remove what is left of deleted datasets, in steps as ``delete_before``; how many traces that was."""
         total = 0
@@ -325,6 +353,21 @@ def _delete_of_deleted(connection: Connection, step: int) -> int | None:
     if not found:
         connection.execute(delete(datasets).where(datasets.c.seq == emptied))
     return _delete(connection, found)
+
+
+def _excess(connection: Connection, size: int) -> Excess:
+    used = bytes_in_use(connection)
+    if used <= size:
+        return Excess(used, 0)
+    count = connection.scalar(select(func.count()).select_from(traces)) or 0
+    return Excess(used, min(count, -(-count * (used - size) // used)))
+
+
+def _delete_oldest(connection: Connection, count: int, size: int) -> int:
+    """Delete some traces if more than ``size`` bytes are in use; how many."""
+    if bytes_in_use(connection) <= size:
+        return 0
+    return _delete(connection, connection.scalars(select(traces.c.seq).order_by(traces.c.seq).limit(count)).all())
 
 
 def _delete(connection: Connection, numbers: Sequence[int]) -> int:

@@ -68,12 +68,14 @@ class PushWorker:
         *,
         max_queue: int,
         max_age: Callable[[], float | None] = lambda: None,
+        believed: Callable[[], float | None] | None = None,
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """``ready`` says that there may be jobs.
 
-        More than ``max_queue``, or older than ``max_age()`` seconds, are given up.
+        More than ``max_queue``, or older than ``max_age()`` seconds, are given up. Their age is that at ``believed()``,
+        a Unix time; None gives none up by age. Without it, the age goes by ``clock``.
         """
         self._queue = queue
         self._service = service
@@ -81,6 +83,7 @@ class PushWorker:
         self._max_queue = max_queue
         self._max_age = max_age
         self._clock = clock or SystemClock()
+        self._believed = believed or self._clock.time
         self._jitter = jitter
         self._patience = Patience()
         self._taken: deque[PushJob] = deque()
@@ -110,8 +113,9 @@ class PushWorker:
 
     async def bound(self) -> None:
         """Give up what is too old and, where too many wait, the oldest. Raises StoreError."""
-        if (max_age := self._max_age()) is not None:
-            expired = await self._queue.expire(self._clock.time() - max_age)
+        max_age, now = self._max_age(), self._believed()
+        if max_age is not None and now is not None:
+            expired = await self._queue.expire(now - max_age)
             self._give_up(expired, GivenUp.EXPIRED)
         self._give_up(await self._queue.trim(self._max_queue), GivenUp.QUEUE_FULL)
 

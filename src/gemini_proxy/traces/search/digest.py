@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -69,10 +69,16 @@ class Digest:
     ``skipped`` counts those that could not be read, and are in neither.
     """
 
-    def __init__(self, database: Database, wake: asyncio.Event) -> None:
-        """``wake`` is set by whoever writes traces."""
+    def __init__(
+        self, database: Database, wake: asyncio.Event, *, believed: Callable[[], float | None] = time.time
+    ) -> None:
+        """``wake`` is set by whoever writes traces.
+
+        ``believed`` returns the Unix time by which old figures are removed, or None while no clock is to be believed.
+        """
         self._database = database
         self._wake = wake
+        self._believed = believed
         self._most = MAX_TRACES
         self._pruned = 0.0
         self.skipped = 0
@@ -146,9 +152,9 @@ class Digest:
             logger.error("trace %d is in neither search nor figures: %s", left_out, type(error).__name__)
 
     async def _prune(self) -> None:
-        if time.monotonic() - self._pruned > PRUNE_SECONDS or not self._pruned:
+        due = time.monotonic() - self._pruned > PRUNE_SECONDS or not self._pruned
+        if due and (now := self._believed()) is not None:
             self._pruned = time.monotonic()
-            now = time.time()
             await self._database.write(lambda connection: delete_old(connection, now))
 
 
