@@ -1,5 +1,6 @@
 """Provenance in the language: ``untrusted(call)`` and ``acts(call)``."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.provenance.labels import Labels, acts_by_hint
-from gemini_proxy.policy.provenance.origins import Origins, Traced
+from gemini_proxy.policy.provenance.origins import Kept, Origins, Traced
 from gemini_proxy.policy.ranges import Mark
 from gemini_proxy.policy.run import Run
 from gemini_proxy.policy.values import MarkedRecord, Piece, Place, cut, word_for
@@ -22,12 +23,16 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None) -> 
     if value is None:
         return []
     call, name, arguments = _of_call(run, value)
-    labels = _labels(run, () if trusted is None else tuple(items_of(trusted, run)))
+    added = () if trusted is None else tuple(items_of(trusted, run))
+    key = ("untrusted", added, id(arguments))
+    traced = run.scans.get(key)
+    if traced is None:
+        traced = run.scans[key] = list(_origins(run, added).untrusted(arguments, name, call))
+    if not traced:
+        run.charge(1)
+        return []
     wanted = None if shapes is None else items_of(shapes, run)
-    key = ("untrusted", labels, id(arguments))
-    if key not in run.scans:
-        run.scans[key] = list(_origins(run, labels).untrusted(arguments, name, call))
-    records = [_record(run, each, call) for each in run.scans[key] if wanted is None or each.shape in wanted]
+    records = [_record(run, each, call) for each in traced if wanted is None or each.shape in wanted]
     run.items(len(records))
     run.marks.extend(mark for record in records for mark in record.marks)
     return records
@@ -39,7 +44,11 @@ def acts(run: Run, call: Any) -> bool:
         raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
     run.charge(1)
     name = call.data["function"]["name"]
-    return _labels(run, ()).acts_by(name, _hints(run).get(name))
+    key = ("acts", name)
+    known: bool | None = run.scans.get(key)
+    if known is None:
+        known = run.scans[key] = _labels(run, ()).acts_by(name, _hints(run).get(name))
+    return known
 
 
 def _hints(run: Run) -> dict[str, bool]:
@@ -64,15 +73,26 @@ def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
     return found
 
 
-def _origins(run: Run, labels: Labels) -> Origins:
-    """The index over the conversation as these labels have it, built once a check."""
-    key = ("origins", labels)
+def _origins(run: Run, trusted: tuple[Any, ...]) -> Origins:
+    """What traces the values of the conversation where these tools are trusted as well, made once a check."""
+    key = ("origins", trusted)
     if key not in run.scans:
         events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
         events.sort(key=lambda event: event.position)
-        run.scans[key] = Origins(events, labels, run)
+        run.scans[key] = _kept().origins(events, _labels(run, trusted), run)
     found: Origins = run.scans[key]
     return found
+
+
+_THREAD = threading.local()
+
+
+def _kept() -> Kept:
+    """This thread's indices: a check runs in one thread from its beginning to its end."""
+    if not hasattr(_THREAD, "kept"):
+        _THREAD.kept = Kept()
+    kept: Kept = _THREAD.kept
+    return kept
 
 
 def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:

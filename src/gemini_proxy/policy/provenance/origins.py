@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import orjson
+
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.provenance.fields import Field, fields_of
@@ -84,75 +86,113 @@ class Traced:
     place: Mark | None = None
 
 
-class Origins:
-    """The texts of a conversation, told apart by who said them. Linear in them; charged to ``meter``."""
+class Index:
+    """The texts of a conversation, told apart by who said them. Linear in them.
 
-    def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter) -> None:
-        self._labels = labels
-        self._meter = meter
-        self._sources: list[Source] = []
-        self._positions: list[int] = []
-        self._said = Folded()
-        self._heard = Folded()
-        self._fields: dict[str, list[tuple[int, Field]]] = {}
-        for event in events:
-            if event.kind == "ToolOutput":
-                self._add_output(event)
-            elif event.kind == "Message" and event.data.get("role") != "assistant":
-                for text in texts_of(event):
-                    self._add(self._said, Source(event.position, text))
-            elif event.kind == "Tool":
-                for text in _choices(event.data):
-                    self._add(self._said, Source(event.position, text))
+    It grows as the conversation does, and keeps nothing of it but texts.
+    """
 
-    def _add(self, folded: Folded, source: Source) -> None:
-        self._meter.charge(1 + (len(source.text) >> 2))
-        number = len(self._sources)
-        self._sources.append(source)
-        self._positions.append(source.position)
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.chars = 0
+        """Characters that are kept."""
+        self.seen: list[_Seen] = []
+        self.sources: list[Source] = []
+        self.positions: list[int] = []
+        self.said = Folded()
+        self.heard = Folded()
+        self.fields: dict[str, list[tuple[int, Field]]] = {}
+        self._clear: dict[tuple[int, str], tuple[str, bytes]] = {}
+
+    def is_of(self, seen: "Sequence[_Seen]") -> bool:
+        """Whether the events indexed so far are the first of these."""
+        count = len(self.seen)
+        return count <= len(seen) and (not count or self.seen[-1] == seen[count - 1]) and self.seen == seen[:count]
+
+    def is_clear(self, call: Event, name: str, arguments: bytes) -> bool:
+        """Whether this call's arguments under ``name`` were traced before, and nothing was untrusted."""
+        return self._clear.get((call.position, name)) == (call.data["function"]["name"], arguments)
+
+    def clear(self, call: Event, name: str, arguments: bytes) -> None:
+        """Remember that nothing is untrusted in the arguments: it depends on what was said before the call alone."""
+        self._clear[call.position, name] = call.data["function"]["name"], arguments
+        self.chars += len(arguments)
+
+    def add(self, event: Event, meter: Meter) -> None:
+        """Index an event that comes after all others."""
+        if event.kind == "ToolOutput":
+            self._add_output(event, meter)
+            return
+        for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
+            self._add(self.said, Source(event.position, text), meter)
+
+    def _add(self, folded: Folded, source: Source, meter: Meter) -> None:
+        meter.charge(1 + (len(source.text) >> 2))
+        number = len(self.sources)
+        self.sources.append(source)
+        self.positions.append(source.position)
+        self.chars += len(source.text)
         folded.add(source.text, number)
         for text in (*decoded(source.text), *days_of_ranges(source.text)):
-            folded.add_whole(text, number, len(source.text))
+            folded.add(text, number, decoded_from=len(source.text))
 
-    def _add_output(self, event: Event) -> None:
-        tool = event.call.data["function"]["name"] if event.call is not None else ""
-        trusted = self._labels.is_trusted(tool)
-        fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", self._meter)
+    def _add_output(self, event: Event, meter: Meter) -> None:
+        tool = _tool_of(event)
+        trusted = self.labels.is_trusted(tool)
+        fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", meter)
         if fields is None:
             texts = list(texts_of(event))
             for text in texts:
-                self._add(self._said if trusted else self._heard, Source(event.position, text, tool))
+                self._add(self.said if trusted else self.heard, Source(event.position, text, tool), meter)
             if len(texts) == 1 and _is_bare(texts[0]) and not is_document(tool):
                 self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])))
             return
         for field in fields:
             source = Source(event.position, field.value, tool, field)
-            self._add(self._said if trusted else self._heard, source)
+            self._add(self.said if trusted else self.heard, source, meter)
             self._add_field(field)
 
     def _add_field(self, field: Field) -> None:
         """Know the field by its value, by another spelling of it, and a date and time by the date."""
-        number = len(self._sources) - 1
+        number = len(self.sources) - 1
         keys = {fold(field.value), *spellings_of_number(field.value)}
         if (date := date_of(field.value)) is not None:
             keys.add("{:04}{:02}{:02}".format(*date))
         for key in keys:
-            known = self._fields.setdefault(key, [])
+            known = self.fields.setdefault(key, [])
             if len(known) < _MOST_FIELDS:
                 known.append((number, field))
+
+
+class Origins:
+    """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
+
+    def __init__(self, index: Index, events: Sequence[Event], meter: Meter) -> None:
+        self._index = index
+        self._events = events
+        self._meter = meter
+        self._current: dict[int, list[Source]] = {}
 
     def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
         """The values of a call's ``arguments`` that nobody trusted said before it.
 
         ``arguments`` are all, or those under ``name``.
         """
-        limit = bisect_left(self._positions, call.position)
+        limit = bisect_left(self._index.positions, call.position)
         tool = call.data["function"]["name"]
+        given = _written(arguments)
+        if given and self._index.is_clear(call, name, given):
+            return
+        clear = True
         for path, key, value in _leaves(arguments, name):
-            if self._labels.is_free(tool, path):
+            if self._index.labels.is_free(tool, path):
                 continue
             self._meter.charge(4 + (len(value) >> 4))
-            yield from self._judge(path, key, value, limit)
+            for traced in self._judge(path, key, value, limit):
+                clear = False
+                yield traced
+        if clear and given:
+            self._index.clear(call, name, given)
 
     def _judge(self, path: str, name: str, value: str, limit: int) -> Iterator[Traced]:
         shape = shape_of(value, name)
@@ -177,20 +217,20 @@ class Origins:
             return None
         if shape == "url":
             forms.append(fold(host_of(value)))
-        said = self._any(self._said, forms, limit, whole=True)
+        said = self._any(self._index.said, forms, limit, whole=True)
         if shape == "url":
             forms.pop()
         thing = thing_of(name) if shape == "id" else ""
         called = [f"{word}{form}" for form in forms for word in ("id", thing) if word] if shape == "id" else []
-        named = self._any(self._heard, called, limit, whole=True)
+        named = self._any(self._index.heard, called, limit, whole=True)
         # A day of the user's is no id of theirs where a text gives it as one.
-        meant = named is None or self._any(self._said, called, limit) is not None
+        meant = named is None or self._any(self._index.said, called, limit) is not None
         if said is not None and (meant or not self._is_day(said)):
             return None
-        place = self._any(self._heard, forms, limit)
+        place = self._any(self._index.heard, forms, limit)
         written = None
         for number, field in self._known(forms, limit):
-            if _fits(shape, thing, value, field, self._sources[number].tool) and not named:
+            if _fits(shape, thing, value, field, self._index.sources[number].tool) and not named:
                 return None
             written = number, 0, len(field.value)
         if place is None and named:
@@ -205,16 +245,16 @@ class Origins:
 
     def _is_day(self, place: "_At") -> bool:
         number, start, end = place
-        return is_in_date(self._sources[number].text, start, end)
+        return is_in_date(self._index.sources[number].text, start, end)
 
     def _plain(self, value: str, shape: Shape, limit: int) -> "_Found | None":
         date = date_of(value)
         forms = [*spellings_of_date(*date)] if date is not None else _forms(value)
         if date is None and (len(forms[0]) < _LEAST or value.isalpha()):
             return None
-        if self._any(self._said, forms, limit) is not None or next(self._known(forms, limit), None) is not None:
+        if self._any(self._index.said, forms, limit) is not None or next(self._known(forms, limit), None) is not None:
             return None
-        place = self._any(self._heard, forms, limit)
+        place = self._any(self._index.heard, forms, limit)
         return None if place is None else self._at("text", 1.0, place)
 
     def _text(self, value: str, limit: int) -> "_Found | None":
@@ -224,9 +264,9 @@ class Origins:
         for fragment in _fragments(value):
             form = fold(fragment)
             total += len(form)
-            if len(form) < _FRAGMENT or self._any(self._said, [form], limit) is not None:
+            if len(form) < _FRAGMENT or self._any(self._index.said, [form], limit) is not None:
                 continue
-            place = self._any(self._heard, [form], limit)
+            place = self._any(self._index.heard, [form], limit)
             if place is not None:
                 known += len(form)
                 first = first or place
@@ -237,25 +277,86 @@ class Origins:
     def _any(self, folded: Folded, forms: Sequence[str], limit: int, *, whole: bool | None = None) -> "_At | None":
         for form in forms:
             self._meter.charge(1 + (len(folded) >> 9))
-            found = folded.find(form, whole=whole)
-            if found is not None and found[0] < limit:
+            found = folded.find(form, limit, whole=whole)
+            if found is not None:
                 return found
         return None
 
     def _known(self, forms: Sequence[str], limit: int) -> Iterator[tuple[int, Field]]:
         for form in forms:
-            for number, field in self._fields.get(form, ()):
+            for number, field in self._index.fields.get(form, ()):
                 if number < limit:
                     yield number, field
 
     def _at(self, origin: Origin, share: float, place: "_At") -> "_Found":
         number, start, end = place
-        source = self._sources[number]
+        source = self._as_it_is_now(number)
         return origin, share, source.tool, source.mark(start, end)
 
+    def _as_it_is_now(self, number: int) -> Source:
+        """The source in the conversation that is checked now, whose very strings a mark needs."""
+        position = self._index.positions[number]
+        if position not in self._current:
+            alone = Index(self._index.labels)
+            alone.add(next(event for event in self._events if event.position == position), self._meter)
+            self._current[position] = alone.sources
+        return self._current[position][number - bisect_left(self._index.positions, position)]
 
+
+class Kept:
+    """Indices of the last conversations: the next check of one adds what is new, and asks only about new calls.
+
+    For one thread. ``most`` bounds the conversations, ``chars`` the characters of all their texts together.
+    """
+
+    def __init__(self, most: int = 8, chars: int = 500_000) -> None:
+        self._most = most
+        self._chars = chars
+        self._indices: list[Index] = []
+
+    def origins(self, events: Sequence[Event], labels: Labels, meter: Meter) -> Origins:
+        """What traces values by these messages, outputs and declarations, in their order. Raises BudgetExceeded."""
+        events = [event for event in events if event.kind != "Message" or event.data.get("role") != "assistant"]
+        meter.charge(1 + len(events))
+        seen = [_seen(event) for event in events]
+        index = next((each for each in self._indices if each.labels == labels and each.is_of(seen)), None)
+        if index is None:
+            index = Index(labels)
+        else:
+            self._indices.remove(index)
+        # An index that fails half-way is not put back.
+        for event in events[len(index.seen) :]:
+            index.add(event, meter)
+        index.seen = seen
+        self._indices.insert(0, index)
+        while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:
+            self._indices.pop()
+        return Origins(index, events, meter)
+
+
+# What of an event an index depends on: where it stands, whose output it is, and what it says.
+_Seen = tuple[str, int, str, str | bytes | object]
 _At = tuple[int, int, int]
 _Found = tuple[Origin, float, str, Mark | None]
+
+
+def _seen(event: Event) -> _Seen:
+    content = event.data if event.kind == "Tool" else event.data.get("content")
+    said = content if type(content) is str else _written(content) or object()
+    return event.kind, event.position, _tool_of(event), said
+
+
+def _tool_of(event: Event) -> str:
+    name: str = event.call.data["function"]["name"] if event.call is not None else ""
+    return name
+
+
+def _written(value: Any) -> bytes:
+    """The value as JSON, so that equal ones are of equal types as well. Empty for one that JSON does not have."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def _choices(declaration: Any) -> Iterator[str]:
