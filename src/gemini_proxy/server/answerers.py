@@ -1,6 +1,8 @@
 """What answers for detectors that are asked, as the configuration has it; and what it lacks for a policy."""
 
+import asyncio
 import contextlib
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -8,7 +10,9 @@ from gemini_proxy.config import Config
 from gemini_proxy.guardrails.asking import Allowance, Asking, Service
 from gemini_proxy.guardrails.judge import GeminiJudge
 from gemini_proxy.guardrails.model_armor import ModelArmor
+from gemini_proxy.guardrails.ocr import PROGRAM, Tesseract
 from gemini_proxy.guardrails.service_client import ServiceClient
+from gemini_proxy.guardrails.workers import PROCESSES
 from gemini_proxy.sections import Judge
 from gemini_proxy.sections import ModelArmor as Armor
 
@@ -35,7 +39,7 @@ class Answerers:
         await self._stack.aclose()
 
     def _services(self, config: Config) -> Mapping[str, Service]:
-        services: dict[str, Service] = {}
+        services = {"ocr": Service(Tesseract(), config.guardrails.timeout, places=asyncio.Semaphore(PROCESSES))}
         judge = config.guardrails.judge
         if judge.model is not None:
             asked = self._judge(config, judge, judge.model)
@@ -74,6 +78,7 @@ def unanswerable(config: Config, names: Iterable[str]) -> list[str]:
 
 
 _NEEDED: Final = {
+    "ocr": f"the program {PROGRAM}: install tesseract-ocr, or what your system calls it",
     **dict.fromkeys(JUDGED, "a judge: set guardrails.judge.model"),
     "model_armor": "Model Armor: set guardrails.model_armor.template",
     "moderated": "a judge or Model Armor: set guardrails.judge.model or guardrails.model_armor.template",
@@ -81,5 +86,7 @@ _NEEDED: Final = {
 
 
 def _is_answered(config: Config, name: str) -> bool:
+    if name == "ocr":
+        return shutil.which(PROGRAM) is not None
     judge, armor = config.guardrails.judge, config.guardrails.model_armor
     return (name in JUDGED and judge.model is not None) or (name in ARMORED and armor.template is not None)

@@ -77,6 +77,7 @@ OUTSIDE: Final = (
     OutsideDetector(
         "llm", "", "prompt", ("prompt", "system_prompt"), frozenset(("model", "temperature", "max_tokens"))
     ),
+    OutsideDetector("ocr", (), "image", ("image",), images=True),
     OutsideDetector("model_armor", (), options=frozenset(("response",))),
     OutsideDetector(
         "moderated", False, options=frozenset(("model", "threshold", "default_threshold", "cat_thresholds"))
