@@ -28,6 +28,8 @@ class ProxyError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
+    retry_after: int | None = None
+    """Seconds after which the same request may succeed; None where that is not known."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -79,6 +81,7 @@ class LimitExceeded(ProxyError):
 
     status = 429
     code = "RESOURCE_EXHAUSTED"
+    retry_after: int
 
     def __init__(self, message: str, kind: str, retry_after: float) -> None:
         super().__init__(message)
@@ -91,6 +94,7 @@ class Unavailable(ProxyError):
 
     status = 503
     code = "UNAVAILABLE"
+    retry_after = 1
 
 
 class VersionNotSupported(ProxyError):

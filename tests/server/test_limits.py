@@ -1,6 +1,7 @@
 """What one client may do, and that another one never pays for it."""
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -45,12 +46,13 @@ async def answer(
             return response
 
 
-@pytest.fixture(autouse=True)
-def _whole_minutes() -> None:
-    """Windows begin with the minute of the clock: a test of one must not see two."""
-    left = MINUTE - time.time() % MINUTE
-    if left < 3:
-        time.sleep(left)
+NOON = 1_800_014_400.0
+
+
+@pytest.fixture
+def start_proxy(start_proxy: StartProxy) -> StartProxy:
+    """The clock of limits stands still: windows begin with its minute, and a test of one must not see two."""
+    return functools.partial(start_proxy, clock=lambda: NOON)
 
 
 async def counted(proxy: Proxy, kind: str) -> float:
@@ -209,6 +211,80 @@ async def test_requests_that_never_end_are_an_addresss_own_loss(
     assert await counted(proxy, "connections") == 5
     for _, writer in connections:
         writer.close()
+
+
+async def look(
+    proxy: Proxy, path: str, address: str = "127.0.0.1", key: str | None = None
+) -> tuple[int, str, str | None]:
+    """Status, text and ``retry-after`` of a page or a call of the Explorer's API."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session:
+        async with session.get(f"{proxy.url}{path}", headers=headers, allow_redirects=False) as response:
+            return response.status, await response.text(), response.headers.get("retry-after")
+
+
+@pytest.mark.parametrize("path", ["/api/v1/user/identity", "/explorer", "/explorer/static/style.css"])
+async def test_the_explorer_counts_as_the_models_do(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, path: str
+) -> None:
+    """Whatever a client asks for, it has one budget; what says that the server is well is always told."""
+    upstream.reply(GOOD)
+    proxy = await start_proxy(limits={"requests_per_minute": 3}, upstream={"api_key": "AIzaOperator"})
+    assert await ask(proxy, "AIzaOperator") == 200
+    assert [(await look(proxy, path))[0] for _ in range(3)] == [200, 200, 429]
+    assert await ask(proxy, "AIzaOperator") == 429
+    assert (await look(proxy, path, "127.0.0.2"))[0] == 200
+    for watched in ("/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"):
+        assert (await look(proxy, watched))[0] == 200
+    _, text, retry_after = await look(proxy, path)
+    assert retry_after is not None and 1 <= int(retry_after) <= 60
+    message = "You have reached the limit limits.requests_per_minute = 3 of this server"
+    if path.startswith("/api/"):
+        assert json.loads(text) == {"detail": message}
+    else:
+        assert message in text and "<h1>Too many requests</h1>" in text
+    assert await counted(proxy, "requests") == 3
+
+
+async def test_a_call_of_the_api_counts_by_its_key(start_proxy: StartProxy) -> None:
+    """Once it was accepted; keys that are made up are their address's, and pages are, whatever key they are sent."""
+    proxy = await start_proxy(
+        access={"mode": "keys"}, limits={"requests_per_minute": 5, "unproven_requests_per_minute": 2}
+    )
+    ann, bob = [(await Keys(proxy.store.database).add(user))[1] for user in ("ann", "bob")]
+    path = "/api/v1/user/identity"
+    assert [(await look(proxy, path, key=ann))[0] for _ in range(6)] == [200] * 5 + [429]
+    assert (await look(proxy, path, key=bob))[0] == 200
+    assert [(await look(proxy, path, key=f"inv-made-up-{number}"))[0] for number in range(3)] == [401, 401, 429]
+    assert (await look(proxy, path, key=bob))[0] == 200
+    pages = [(await look(proxy, "/explorer/sign-in", "127.0.0.2", f"inv-{number}"))[0] for number in range(6)]
+    assert pages == [200] * 5 + [429]
+
+
+async def test_bytes_that_are_sent_to_the_api_count(start_proxy: StartProxy) -> None:
+    proxy = await start_proxy(limits={"bytes_per_minute": 1000})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"name": "' + b"x" * 600 + b'"}'
+
+    async with aiohttp.ClientSession() as session:
+        statuses = []
+        for _ in range(3):
+            async with session.post(f"{proxy.url}/api/v1/dataset/create", data=chunks()) as response:
+                statuses.append(response.status)
+    assert statuses[2] == 429 and 429 not in statuses[:2]
+
+
+async def test_whoever_watches_is_one_request(start_proxy: StartProxy) -> None:
+    """However long the connection of the feed lasts; nor is it an exchange at once."""
+    proxy = await start_proxy(limits={"requests_per_minute": 3, "exchanges_at_once": 1})
+    async with aiohttp.ClientSession() as session:
+        watchers = [await session.get(f"{proxy.url}/api/v1/feed") for _ in range(2)]
+        assert [watcher.status for watcher in watchers] == [200, 200]
+        statuses = [(await look(proxy, "/api/v1/user/identity"))[0] for _ in range(2)]
+        for watcher in watchers:
+            watcher.close()
+    assert statuses == [200, 429]
 
 
 async def test_a_limit_of_none(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +64,14 @@ async def proxy_before(
     log_policy: str | None = None,
     grace: float = 5.0,
     engine: Engine | None = None,
+    clock: Callable[[], float] = time.time,
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[Proxy]:
     """Run the proxy before the upstream at ``base_url``; ``sections`` are those of the configuration."""
     database = str(sections.get("traces", {}).get("database", f"sqlite:///{folder / 'traces.db'}"))
     values = {**sections, "upstream": {"base_url": base_url, **sections.get("upstream", {})}}
     values["traces"] = {**sections.get("traces", {}), "database": database}
-    app = create_app(Config.model_validate(values), rules(policy, log_policy), engine)
+    app = create_app(Config.model_validate(values), rules(policy, log_policy), engine, clock=clock)
     async with running(app, [ListenAddress("127.0.0.1", 0)], grace) as bound:
         yield Proxy(f"http://{bound[0]}", app, database)
 

@@ -5,11 +5,12 @@ from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.errors import MethodNotAllowed, NotFound
+from gemini_proxy.errors import MethodNotAllowed, NotFound, ProxyError
 from gemini_proxy.explorer import feed
 from gemini_proxy.explorer.api import check, datasets, policies, push, tools, traces, user
 from gemini_proxy.explorer.api.contract import Answers, Handler, api, error_response
 from gemini_proxy.explorer.pages.routes import add_page_routes
+from gemini_proxy.explorer.pages.site import error_page
 
 _API: Final = "/api/v1"
 _CALLS: Final[Mapping[str, Mapping[str, Answers]]] = {
@@ -48,6 +49,16 @@ def add_routes(app: web.Application) -> None:
     for area in _AREAS:
         app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
     add_page_routes(app)
+
+
+def is_api(request: web.Request) -> bool:
+    """Whether a request to the Explorer is a call of its API; else it is one for a page."""
+    return request.path.startswith(f"{_API}/")
+
+
+def refused(request: web.Request, error: ProxyError) -> web.Response:
+    """An error that keeps a request from its handler, in the form that the handler's have."""
+    return error_response(error) if is_api(request) else error_page(request, error)
 
 
 def _add_call(app: web.Application, path: str, calls: Mapping[str, Answers]) -> None:

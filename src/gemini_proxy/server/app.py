@@ -5,7 +5,8 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -74,17 +75,21 @@ _CLOSING_GRACE = 5.0
 
 
 def create_app(
-    config: Config, rules: RuleSet, engine: Engine | None = None, group: Group | None = None
+    config: Config,
+    rules: RuleSet,
+    engine: Engine | None = None,
+    group: Group | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> web.Application:
     """The proxy as an aiohttp application. ``rules`` are those of the configured policy files, compiled.
 
     ``engine`` checks in place of the one that the configuration names. ``group`` is what other processes serve beside
-    this one; None for none.
+    this one; None for none. ``clock`` gives the Unix seconds that limits count by.
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
     app[CONFIG] = config
     app[PEERS] = Peers(config.access, config.explorer, config.server)
-    app[LIMITER] = limiter = Limiter(lambda: _limits(app))
+    app[LIMITER] = limiter = Limiter(lambda: _limits(app), clock)
     app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
     app[MEMORY] = Memory()

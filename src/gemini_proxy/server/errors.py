@@ -21,14 +21,11 @@ def error_response(error: ProxyError) -> web.Response:
     details = [retry_info(error.retry_after)] if isinstance(error, LimitExceeded) else ()
     body = orjson.dumps(error_body(error.status, error.message, error.code, details))
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
-    if isinstance(error, PayloadTooLarge):
-        response.force_close()
-    if isinstance(error, Unavailable):
-        response.headers["retry-after"] = "1"
-    if isinstance(error, LimitExceeded):
-        response.headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, PayloadTooLarge | LimitExceeded):
         # What is left of its body would be read for nothing.
         response.force_close()
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 

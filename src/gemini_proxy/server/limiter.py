@@ -24,7 +24,7 @@ _NETWORK: Final = 64
 
 @dataclass(slots=True)
 class Visit:
-    """An exchange under way: ``size`` are the bytes of its request that have been charged."""
+    """A request under way: ``size`` are the bytes of its request that have been charged."""
 
     client: Client
     size: int
@@ -57,27 +57,36 @@ class Limiter:
 
     async def enter(self, client: Client, size: int) -> Visit:
         """Charge a request of ``size`` bytes and count it until it leaves. Raises LimitExceeded."""
+        most = self._limits().exchanges_at_once
+        if most and self._under_way[client.name] >= most:
+            raise self._exceeded("exchanges", client.name, _SOON, most)
+        visit = await self.charge(client, size)
+        self._under_way.begin(client.name)
+        return visit
+
+    async def charge(self, client: Client, size: int) -> Visit:
+        """Charge a request of ``size`` bytes that is no exchange. Raises LimitExceeded."""
         limits, now = self._limits(), self._clock()
-        under_way = self._under_way[client.name]
-        if limits.exchanges_at_once and under_way >= limits.exchanges_at_once:
-            raise self._exceeded("exchanges", client.name, _SOON, limits.exchanges_at_once)
         self._take(self._requests, client.name, 1, limits.requests_per_minute, now)
         self._take(self._bytes, client.name, size, limits.bytes_per_minute, now)
         if client.trying:
             self._take(self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute, now)
             self._take(self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute, now)
-        self._under_way.begin(client.name)
         return Visit(client, size)
 
     def leave(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
-        """The exchange is over. Its request had ``size`` bytes in all, which may have been unknown before.
+        """The exchange is over; otherwise as ``settle``."""
+        self._under_way.end(visit.client.name)
+        self.settle(visit, size, accepted=accepted, stored=stored)
 
-        ``accepted`` says whether the upstream took the client's key, None where it did not say. What the address was
+    def settle(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
+        """Charge what is known at the end: the request had ``size`` bytes in all, which may have been unknown before.
+
+        ``accepted`` says whether the client's key was taken, None where it did not say. What the address was
         charged for a key that turns out to be good is charged to the key. A request that was refused before anything of
         it was ``stored`` says nothing of its key, and what it was charged for not being proven is given back.
         """
         now, client = self._clock(), visit.client
-        self._under_way.end(client.name)
         more = max(0, size - visit.size)
         if more:
             self._bytes.add(client.name, more, now)

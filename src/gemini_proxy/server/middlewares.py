@@ -1,13 +1,16 @@
 """Around every model call: who it is from, and the guardrail lifecycle from its first byte to its trace."""
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gemini_proxy.errors import DecodeError, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.errors import DecodeError, LimitExceeded, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.explorer.api.contract import given_key
 from gemini_proxy.explorer.browser import CrossSite, from_foreign_page
 from gemini_proxy.explorer.peers import PEERS
+from gemini_proxy.explorer.routes import is_api, refused
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
@@ -31,6 +34,9 @@ from gemini_proxy.server.keys import (
 from gemini_proxy.server.limits import Client
 from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
 from gemini_proxy.traces.trace import Outcome
+
+_UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"})
+"""What watches a server asks it whatever else it is asked."""
 
 
 @web.middleware
@@ -58,13 +64,10 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def limit_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Hold the client to its limits. Raises LimitExceeded, before anything of the body is read."""
-    if CREDENTIALS not in request:
-        return await handler(request)
-    limiter, size = request.app[LIMITER], request.content_length or 0
-    if size > request.app[CONFIG].server.max_request_bytes:
-        # Refused unread, whatever length somebody claims.
-        size = 0
+    """Hold the client to its limits, before anything of the body is read. Raises LimitExceeded for a model call."""
+    if "target" not in request.match_info:
+        return await (handler(request) if request.path in _UNLIMITED else _explore(request, handler))
+    limiter, size = request.app[LIMITER], _declared(request)
     visit = await limiter.enter(_client(request), size)
     accepted, stored = None, True
     try:
@@ -75,6 +78,34 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
         if EXCHANGE in request:
             size, stored = request[EXCHANGE].size, request[EXCHANGE].recorded
         limiter.leave(visit, size, accepted=accepted, stored=stored)
+
+
+async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Serve the Explorer within its client's limits.
+
+    A call of the API counts by its key, once that has been accepted; a page, and whatever brings no key, by address.
+    """
+    keyed = is_api(request) and request.app[CONFIG].access.mode == "keys"
+    limiter, size = request.app[LIMITER], _declared(request)
+    address = request.app[PEERS].client(request)
+    try:
+        visit = await limiter.charge(limiter.client(None, given_key(request) if keyed else None, address), size)
+    except LimitExceeded as error:
+        return refused(request, error)
+    accepted = None
+    try:
+        response = await handler(request)
+        if keyed and (response.status == 401 or response.status < 300):
+            accepted = response.status != 401
+        return response
+    finally:
+        limiter.settle(visit, max(size, request.content.total_bytes), accepted=accepted)
+
+
+def _declared(request: web.Request) -> int:
+    """The bytes of the body as declared; 0 for one that is refused unread, whatever length somebody claims."""
+    size = request.content_length or 0
+    return size if size <= request.app[CONFIG].server.max_request_bytes else 0
 
 
 def _client(request: web.Request) -> Client:

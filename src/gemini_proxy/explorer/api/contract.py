@@ -1,7 +1,8 @@
 """What every route of the API has in common: who calls, what answers look like, and which errors there are.
 
 An answer is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. Whatever is wrong with
-a request gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 503 says that the database or a check is not to be had.
+a request gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 429 says that a limit of ``[limits]`` is reached, and
+503 that the database or a check is not to be had.
 """
 
 import logging
@@ -14,7 +15,15 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, NotFound, PayloadTooLarge, ProxyError, Unauthenticated, Unavailable
+from gemini_proxy.errors import (
+    BadRequest,
+    LimitExceeded,
+    NotFound,
+    PayloadTooLarge,
+    ProxyError,
+    Unauthenticated,
+    Unavailable,
+)
 from gemini_proxy.explorer.api.fields import read_uuid
 from gemini_proxy.explorer.body import read_json
 from gemini_proxy.explorer.browser import SAFE, WrongHost, from_foreign_page, known_host, same_origin
@@ -125,10 +134,11 @@ def document_response(document: bytes) -> web.Response:
 def error_response(error: ProxyError) -> web.Response:
     """An error as Invariant's clients read it. The rest of a refused body is not waited for."""
     response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
-    if isinstance(error, PayloadTooLarge):
+    if isinstance(error, PayloadTooLarge | LimitExceeded):
+        # What is left of its body would be read for nothing.
         response.force_close()
-    if isinstance(error, Unavailable):
-        response.headers["retry-after"] = "1"
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 
@@ -142,9 +152,8 @@ async def identified(request: web.Request) -> Call:
     request.app[PEERS].check(request)
     if access.mode == "open" and not known_host(request):
         raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
-    given = request.headers.getall("authorization", ())
-    if given:
-        key = _bearer(given)
+    if "authorization" in request.headers:
+        key = given_key(request)
         user = await access.user(key)
     else:
         key = None
@@ -154,8 +163,9 @@ async def identified(request: web.Request) -> Call:
     return Call(request, user, key)
 
 
-def _bearer(given: "list[str] | tuple[str, ...]") -> str | None:
-    """The one key of the header; None where there are several headers, or none of that form."""
+def given_key(request: web.Request) -> str | None:
+    """Return the key that a call brings, valid or not; None where there are several headers, or none of that form."""
+    given = request.headers.getall("authorization", ())
     found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
     return found[1] if found else None
 

@@ -12,7 +12,15 @@ from urllib.parse import quote
 import aiohttp_jinja2
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
+from gemini_proxy.errors import (
+    BadRequest,
+    LimitExceeded,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ProxyError,
+    Unavailable,
+)
 from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
 from gemini_proxy.explorer.browser import PAGE, SAFE, check_browser
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
@@ -33,6 +41,7 @@ _WORDS: Final = {
     405: "Not this way",
     413: "Too large",
     421: "Not this server",
+    429: "Too many requests",
     503: "Not now",
 }
 
@@ -130,10 +139,11 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
     """An error as a page."""
     title = _WORDS.get(error.status, "That did not work")
     response = _error(request, error.status, title, error.message)
-    if isinstance(error, PayloadTooLarge):
+    if isinstance(error, PayloadTooLarge | LimitExceeded):
+        # What is left of its body would be read for nothing.
         response.force_close()
-    if isinstance(error, Unavailable):
-        response.headers["retry-after"] = "1"
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 
