@@ -225,11 +225,12 @@ class Traces(Section):
     """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered.
 
     With ``deferred`` an answer does not wait for its trace, which is written right after it.
-    ``notify_database`` leads to the same database without a pooler.
+    ``notify_database`` leads to the same database without a pooler, ``read_database`` to a replica of it.
     """
 
     database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
     notify_database: Annotated[str | None, Field(repr=False)] = None
+    read_database: Annotated[str | None, Field(repr=False)] = None
     retention_days: Annotated[int, Field(ge=0)] = 30
     max_size: ByteSize = ByteSize(0)
     required: bool = False
@@ -258,11 +259,18 @@ class Traces(Section):
             raise ValueError('"commit", for traces.required is true: what left already cannot be taken back')
         return value
 
-    @field_validator("notify_database")
+    @field_validator("notify_database", "read_database")
     @classmethod
     def _postgres_url(cls, value: str | None) -> str | None:
         if value is not None and not _POSTGRES.fullmatch(value):
             raise ValueError('"postgresql+asyncpg://USER@HOST/DATABASE"')
+        return value
+
+    @field_validator("read_database")
+    @classmethod
+    def _replica(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("database", "").startswith("sqlite"):
+            raise ValueError("none with SQLite: a replica is of a PostgreSQL database")
         return value
 
 

@@ -69,6 +69,8 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("guardrails", {"policies": ["gone/*.gr"]}, ["guardrails.policies", "gone/*.gr", "no file"]),
         ("traces", {"database": "postgresql+asyncpg://u@h:port/d"}, ["traces.database", "not one"]),
         ("traces", {"database": "sqlite:///:memory:"}, ["traces.database", "sqlite:///FILE"]),
+        ("traces", {"read_database": "sqlite:///x.db"}, ["traces.read_database", "postgresql+asyncpg://"]),
+        ("traces", {"read_database": "postgresql+asyncpg://u@h/d"}, ["traces.read_database", "none with SQLite"]),
         ("traces", {"max_size": "9 MB"}, ["traces.max_size", '0, or at least "10 MB"']),
         ("traces", {"max_size": "plenty"}, ["traces.max_size", "plenty"]),
         (

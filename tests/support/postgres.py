@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 SUPERUSER: Final = "tests"
 TEMPLATE: Final = "template_traces"
-_HBA: Final = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+_HBA: Final = "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 # A crash of the server loses nothing all the same; one of the machine takes the tests with it.
 _SETTINGS: Final = {
     "fsync": "off",
@@ -108,6 +108,14 @@ class PostgresServer:
         """Return when it is down: ``fast`` says goodbye to its clients, ``immediate`` is as a crash."""
         self._check("pg_ctl", "-D", str(self._data), "-w", "-m", mode, "stop")
 
+    def copy_to(self, replica: "PostgresServer") -> None:
+        """Make ``replica`` a copy of this running server, which follows it once it is started."""
+        source = f"host={self.socket_folder} port={self.port} user={SUPERUSER}"
+        data = str(replica._data)
+        self._check("pg_basebackup", "-D", data, "-R", "-c", "fast", "-X", "stream", "--no-sync", "-d", source)
+        with (replica._data / "postgresql.conf").open("a") as file:
+            file.write(f"port = '{replica.port}'\nunix_socket_directories = '{replica.socket_folder}'\n")
+
     def end_with_us(self) -> "subprocess.Popen[bytes]":
         """A process that ends the server when its standard input does: also when the tests are killed."""
         script = 'read -r _; "$0" -D "$1/data" -m immediate stop >/dev/null 2>&1; rm -rf "$1"'
@@ -144,14 +152,20 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server(programs: Path) -> Iterator[PostgresServer]:
-    """A server in a folder of its own, whose name is short enough for the path of a unix socket."""
+def running_server(programs: Path, copied_from: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """A server in a folder of its own, whose name is short enough for the path of a unix socket.
+
+    It is empty, or a replica of ``copied_from``.
+    """
     folder = Path(tempfile.mkdtemp(prefix="gp-pg-"))
     if identity := _identity():
         os.chown(folder, identity["user"], identity["group"])
     server = PostgresServer(programs, folder)
     with server.end_with_us() as guard:
-        server.initialise()
+        if copied_from is None:
+            server.initialise()
+        else:
+            copied_from.copy_to(server)
         server.start()
         yield server
         guard.communicate()

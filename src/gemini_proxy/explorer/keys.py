@@ -26,6 +26,8 @@ GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
 FILE_RULES: web.AppKey[Callable[[], RuleSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
+READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")
+"""For lists, searches and figures, which may lag behind DATABASE by some seconds: a replica if there is one."""
 ACCESS = web.AppKey("ACCESS", Access)
 TRACES = web.AppKey("TRACES", TraceStore)
 CATALOGUE = web.AppKey("CATALOGUE", Catalogue)

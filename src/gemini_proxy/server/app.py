@@ -16,7 +16,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.explorer.compose import compose
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.holding import HOLDINGS, Holdings
-from gemini_proxy.explorer.keys import CHECKING, COMPILING
+from gemini_proxy.explorer.keys import CHECKING, COMPILING, READ_DATABASE
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.peers import PEERS, Peers
 from gemini_proxy.explorer.routes import add_routes
@@ -170,6 +170,7 @@ def _compose(app: web.Application, storage: Storage, rules: RuleSet, checkers: _
         def guardrails() -> Guardrails:
             return setups.current.config.guardrails
 
+        app[READ_DATABASE] = storage.read_database
         compose(app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails)
         app[TRIALS] = Trials(checkers.asked_for, guardrails, app[COMPILING], app[CHECKING])
 

@@ -26,7 +26,8 @@ async def ready(request: web.Request) -> web.Response:
     has failed and was not started again yet.
 
     Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
-    server out of service would help neither them nor its clients. Nor is a reload that failed: what held before holds.
+    server out of service would help neither them nor its clients. Nor is a reload that failed, for what held before
+    holds, or a replica that is away, for the database answers in its place.
     """
     storage = request.app[STORAGE]
     if request.app[STATE].draining:
@@ -38,6 +39,8 @@ async def ready(request: web.Request) -> web.Response:
     if down := request.app[TASKS].down:
         return _json(503, {"status": "a background task has failed", "down": list(down)})
     shown: dict[str, Any] = {"push": await _push(storage.push)} if storage.push is not None else {}
+    if storage.replica is not None:
+        shown["read_database"] = "away" if storage.replica.away else "ok"
     if request.app[RELOADS].last_failed:
         shown["last_reload"] = "failed"
     return _json(200, {"status": "ready", **shown})

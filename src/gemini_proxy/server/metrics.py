@@ -229,6 +229,12 @@ class _Snapshot:
             self.storage.database.lost,
         )
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
+        replica = self.storage.replica
+        yield _count(
+            "replica_fallbacks",
+            "Reads answered by traces.database because traces.read_database was away.",
+            0 if replica is None else replica.fallbacks,
+        )
         yield _gauge(
             "background_lease_held",
             "1 where this server indexes, pushes and deletes traces for all that share the database.",

@@ -16,7 +16,7 @@ from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.sections import Traces
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.believed_clock import BelievedClock
-from gemini_proxy.traces.database import Database, is_direct_postgres
+from gemini_proxy.traces.database import Database, connect, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.leases import Lease
@@ -26,6 +26,7 @@ from gemini_proxy.traces.pinned_tools import PinnedTools, ToolLearner
 from gemini_proxy.traces.push.queue import PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
+from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
@@ -57,11 +58,17 @@ class Storage:
     digest: Digest
     lease: Lease
     news: News
+    replica: ReadReplica | None
     tool_learner: ToolLearner
 
     @property
     def database(self) -> Database:
         return self.store.database
+
+    @property
+    def read_database(self) -> Database:
+        """The database for reads that may be some seconds old: the replica if there is one."""
+        return self.store.database if self.replica is None else self.replica
 
 
 async def open_storage(
@@ -77,6 +84,10 @@ async def open_storage(
     """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
+    replica = None
+    if config.traces.read_database is not None:
+        replica = ReadReplica(store.database, connect(config.traces.read_database, read_only=True))
+        stack.push_async_callback(replica.close)
     log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
     believed = BelievedClock(store.database)
     feed, digest = Feed(store), Digest(store.database, digest_waits, believed=believed.now)
@@ -112,7 +123,7 @@ async def open_storage(
         tasks.keep(Listener(store.database, url, news).run, "listener")
     tool_learner = ToolLearner(PinnedTools(store.database))
     tasks.keep(tool_learner.run, "tool learner")
-    return Storage(store, recorder, log_rules, feed, push, digest, lease, news, tool_learner)
+    return Storage(store, recorder, log_rules, feed, push, digest, lease, news, replica, tool_learner)
 
 
 def listened_to(traces: Traces) -> str | None:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.fields import is_dataset_name
-from gemini_proxy.explorer.keys import DATABASE, DATASETS
+from gemini_proxy.explorer.keys import DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
@@ -42,7 +42,7 @@ async def dashboard(visit: Visit) -> web.StreamResponse:
     _, seconds = RANGES[chosen]
     now = time.time()
     name = visit.query("dataset")
-    usage = Usage(visit.app[DATABASE])
+    usage = Usage(visit.app[READ_DATABASE])
     if name:
         buckets = await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS)
     else:

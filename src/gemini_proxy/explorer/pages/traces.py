@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.browser import GUARDED
-from gemini_proxy.explorer.keys import CATALOGUE, DATABASE, DATASETS
+from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window
@@ -42,7 +42,7 @@ async def traces(visit: Visit) -> web.StreamResponse:
     dataset = await visit.dataset()
     asked = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
     asked = {name: value for name, value in asked.items() if value}
-    listing = Listing(visit.app[DATABASE])
+    listing = Listing(visit.app[READ_DATABASE])
     before = visit.number("before")
     found, models, rules = await asyncio.gather(
         listing.page(dataset, _query(asked), PAGE, before), listing.models(dataset), listing.rules(dataset)
@@ -93,7 +93,7 @@ async def trace(visit: Visit) -> web.StreamResponse:
     """One trace as a conversation."""
     stored = await _stored(visit)
     found, dataset = stored.trace, await _dataset(visit, stored)
-    neighbours = await Overview(visit.app[DATABASE]).neighbours(dataset, found.position)
+    neighbours = await Overview(visit.app[READ_DATABASE]).neighbours(dataset, found.position)
     first = visit.number("from", 0) or 0
     conversation = await asyncio.to_thread(conversation_page, stored.messages, found.annotations, first)
     return await visit.show(
