@@ -23,7 +23,7 @@ from typing import Final
 from sqlalchemy import select
 
 from bench.million_questions import Question, questions
-from bench.million_traces import made_up
+from bench.million_traces import DAYS, made_up
 from gemini_proxy.traces.rows import TraceRow, encode
 from gemini_proxy.traces.schema import progress
 from gemini_proxy.traces.search.digest import NAME, Digest
@@ -57,9 +57,9 @@ class Rate:
     worst: float
 
 
-async def fill(store: TraceStore, count: int, until: float) -> Rate:
-    """Write ``count`` traces through the store, in batches as the recorder does under load."""
-    traces = made_up(count, until)
+async def fill(store: TraceStore, count: int, until: float, days: float = DAYS) -> Rate:
+    """Write ``count`` traces of the ``days`` before ``until``, in batches as the recorder does under load."""
+    traces = made_up(count, until, days=days)
     seconds, worst = 0.0, 0.0
     while batch := [encode(trace) for trace in islice(traces, BATCH)]:
         started = time.perf_counter()
