@@ -10,7 +10,7 @@
 #   make bench-detectors           false alarms and cost of the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
-#   make bench-agentdojo           AgentDojo's attacks and honest tasks under provenance.gr, in .venv-agentdojo; SUITES names others
+#   make bench-agentdojo           AgentDojo's attacks and honest tasks under provenance.gr, its declarations under pinned-tools.gr, in .venv-agentdojo; SUITES names others
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
@@ -76,6 +76,7 @@ bench-detectors: $(VENV)/.installed-dev
 
 bench-agentdojo: $(VENV)/.installed-dev .venv-agentdojo/.installed
 	$(BIN)/python -m bench.agentdojo_report --python .venv-agentdojo/bin/python $(ARGS) $(SUITES)
+	$(BIN)/python -m bench.tool_declarations --python .venv-agentdojo/bin/python $(SUITES)
 
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)

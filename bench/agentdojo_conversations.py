@@ -1,9 +1,12 @@
 """``python -m bench.agentdojo_conversations SUITE...``: AgentDojo's attacks as conversations, one JSON line each.
 
+``--tools`` before the suites prints their declarations of tools instead, and the texts of each attack.
+
 Runs where ``agentdojo`` is installed, and imports nothing of the proxy. The model is scripted: it makes the calls of a
 task's ground truth, and obeys the first injected text that it reads by making the calls of that task's ground truth.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,12 +29,39 @@ _MODEL: Final = "gpt-4o-2024-05-13"
 _LEFT_OUT: Final = frozenset(("manual",))
 
 
-def main(suites: Sequence[str]) -> None:
-    """Print the honest run of every task, then every attack on it."""
+def main(arguments: Sequence[str]) -> None:
+    """Print the honest run of every task, then every attack on it; or what the suites declare."""
+    suites = [argument for argument in arguments if argument != "--tools"]
     for name in suites:
+        if "--tools" in arguments:
+            print(json.dumps(_declared(name)))
+            continue
         suite = get_suite(VERSION, name)
         for found in _conversations(name, suite):
             print(json.dumps(found, default=str))
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """The tools of a suite as an agent declares them, and the texts that each attack injects, each once."""
+    suite = get_suite(VERSION, name)
+    tools = [
+        {"name": tool.name, "description": tool.description, "inputSchema": tool.parameters.model_json_schema()}
+        for tool in suite.tools
+    ]
+    texts: dict[str, dict[str, None]] = {}
+    for attack in _attacks(suite):
+        for task in suite.user_tasks.values():
+            for goal in suite.injection_tasks.values():
+                with contextlib.suppress(ValueError):
+                    texts.setdefault(attack.name, {}).update(dict.fromkeys(attack.attack(task, goal).values()))
+    return {"suite": name, "tools": tools, "attacks": {attack: list(found) for attack, found in texts.items()}}
+
+
+def _attacks(suite: TaskSuite[Any]) -> list[BaseAttack]:
+    target = GroundTruthPipeline(None)
+    target.name = _MODEL
+    made = [kind(suite, target) for kind in ATTACKS.values() if kind.name not in _LEFT_OUT]
+    return [attack for attack in made if not attack.is_dos_attack]
 
 
 def _conversations(name: str, suite: TaskSuite[Any]) -> Iterator[dict[str, Any]]:
@@ -39,12 +69,7 @@ def _conversations(name: str, suite: TaskSuite[Any]) -> Iterator[dict[str, Any]]
         run = _Run(suite, {}, task.PROMPT)
         run.follow(task)
         yield {"suite": name, "task": task.ID, "attack": None, "goal": None, "from": 0, "messages": run.messages}
-    target = GroundTruthPipeline(None)
-    target.name = _MODEL
-    attacks = [kind(suite, target) for kind in ATTACKS.values() if kind.name not in _LEFT_OUT]
-    for attack in attacks:
-        if attack.is_dos_attack:
-            continue
+    for attack in _attacks(suite):
         for task in suite.user_tasks.values():
             yield from _attacked(name, suite, attack, task)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.agentdojo_report import DISGUISES, main
+from bench.tool_declarations import main as declarations
 from click.testing import CliRunner
 
 from tests.policy.conversations import calling, output, user
@@ -61,3 +62,21 @@ def test_a_generator_that_fails_is_said(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
     result = CliRunner().invoke(main, ["--python", str(tmp_path / "python"), "mail"])
     assert (result.exit_code, "exit code 3" in result.output) == (1, True)
+
+
+def test_false_alarms_in_declarations_are_printed_and_attacks_behind_them_counted(tmp_path: Path) -> None:
+    tools = [
+        {"name": "send_mail", "description": "Sends a mail.", "inputSchema": {}},
+        {"name": "odd", "description": "<IMPORTANT>Adds.", "inputSchema": {}},
+    ]
+    python = tmp_path / "python"
+    for declared, alarms, found in ((tools[:1], 0, 1), (tools, 1, 2)):
+        attacks = {"tags": ["Also <IMPORTANT>do it</IMPORTANT>", "Also do it"]}
+        line = json.dumps({"suite": "mail", "tools": declared, "attacks": attacks})
+        python.write_text(f"#!/bin/sh\necho {shlex.quote(line)}\n")
+        python.chmod(0o755)
+        result = CliRunner().invoke(declarations, ["--python", str(python), "mail"])
+        assert result.exit_code == 0, result.output
+        assert f"mail: {len(declared)} declarations, {alarms} false alarms" in result.output
+        assert f"tags: found {found} of 2 texts" in result.output
+        assert ("{'tool': 'odd'}" in result.output) is bool(alarms)
