@@ -98,7 +98,7 @@ async def declare(proxy: Proxy, *tools: dict[str, Any], dataset: str = "demo", o
     """Have a dataset's exchange declare tools."""
     made = await ensured(proxy.app[DATASETS], owner, dataset)
     seen = {one["name"]: Declared(digest(one), declaration(one), 1_700_000_000.0) for one in tools}
-    await proxy.app[PINNED_TOOLS].learn([DeclaredTools(owner, dataset, seen, allowed=True)])
+    await proxy.app[PINNED_TOOLS].learn(DeclaredTools(owner, dataset, seen, allowed=True))
     return made
 
 

@@ -136,6 +136,18 @@ async def test_a_dataset_has_so_many_tools_and_a_long_declaration_is_kept_by_its
     assert (await ask(proxy, declared("x" * 70_001, "aaa")))[0] == 400
 
 
+async def test_a_forgotten_tool_is_pinned_as_it_is_declared_next(start_proxy: StartProxy) -> None:
+    """At once, though the same declaration was learned a moment before."""
+    proxy = await start_proxy(policy=RULE)
+    await ask(proxy, declared("One."))
+    await pinned(proxy, lambda tools: tools)
+    dataset = await Datasets(proxy.store.database).get("developer", "set")
+    assert dataset is not None and await PinnedTools(proxy.store.database).forget(dataset, "send")
+    assert (await ask(proxy, declared("One.")))[0] == 200
+    await pinned(proxy, lambda tools: tools)
+    assert (await ask(proxy, declared("Two.")))[0] == 400
+
+
 async def test_a_deleted_datasets_tools_are_gone(start_proxy: StartProxy) -> None:
     proxy = await start_proxy(policy=RULE)
     await ask(proxy, declared("One."))

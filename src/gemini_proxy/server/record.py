@@ -92,6 +92,7 @@ class Scribe:
                 request.stored,
                 exchange.size,
                 allowed=outcome is Outcome.COMPLETED,
+                pinned=exchange.rules.tools.pinned if exchange.call.dataset or exchange.rules.compares_tools else None,
             )
 
     def _note(self, exchange: Exchange) -> None:

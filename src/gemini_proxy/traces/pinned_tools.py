@@ -86,7 +86,7 @@ class PinnedTools:
             lambda connection: [_tool(row) for row in connection.execute(query).mappings()], owner=dataset.owner
         )
 
-    async def learn(self, seen: Sequence[DeclaredTools]) -> None:
+    async def learn(self, seen: DeclaredTools) -> None:
         """Pin the tools that are new to their dataset, and keep the declarations that differ from what is pinned."""
         await self._database.write(lambda connection: _learn(connection, seen))
 
@@ -148,10 +148,12 @@ class ToolLearner:
         size: int,
         *,
         allowed: bool,
+        pinned: Mapping[str, str] | None = None,
     ) -> None:
         """Take note of the tools in ``messages``, of a request of ``size`` bytes.
 
-        ``stored`` are the same messages without secrets: a declaration that holds one is not pinned.
+        ``stored`` are the same messages without secrets: a declaration that holds one is not pinned. ``pinned`` are the
+        digests that the exchange was checked with, None where they were not read.
         """
         if size > _MAX_BODY or len(self._waiting) >= _MAX_WAITING:
             return
@@ -159,7 +161,8 @@ class ToolLearner:
         if not texts:
             return
         key = _key((owner, dataset, allowed), texts.values())
-        if self._is_known(key):
+        forgotten = allowed and pinned is not None and len(pinned) < MAX_TOOLS and not texts.keys() <= pinned.keys()
+        if key in self._waiting or (not forgotten and self._known.get(key, 0.0) > time.monotonic()):
             return
         now = time.time()
         tools = {
@@ -176,22 +179,18 @@ class ToolLearner:
             self._wake.clear()
             taken, self._waiting = self._waiting, {}
             try:
-                await self._pins.learn(list(taken.values()))
+                # Each in a transaction of its own: traces wait for one at most.
+                for key, seen in taken.items():
+                    await self._pins.learn(seen)
+                    self._remember(key)
             except StoreError as error:
                 logger.warning("declared tools were not kept: %s", error)
-            else:
-                self._remember(taken)
             await asyncio.sleep(_PAUSE)
 
-    def _is_known(self, key: bytes) -> bool:
-        return key in self._waiting or self._known.get(key, 0.0) > time.monotonic()
-
-    def _remember(self, keys: Iterable[bytes]) -> None:
-        until = time.monotonic() + _KNOWN_SECONDS
-        for key in keys:
-            self._known[key] = until
-            self._known.move_to_end(key)
-        while len(self._known) > _MAX_KNOWN:
+    def _remember(self, key: bytes) -> None:
+        self._known[key] = time.monotonic() + _KNOWN_SECONDS
+        self._known.move_to_end(key)
+        if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
 
 
@@ -224,40 +223,32 @@ def _key(of: tuple[object, ...], texts: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
-def _learn(connection: Connection, seen: Sequence[DeclaredTools]) -> None:
-    pinned = False
+def _learn(connection: Connection, seen: DeclaredTools) -> None:
+    where = datasets.c.owner == seen.owner, datasets.c.name == seen.dataset
+    dataset = connection.scalar(select(datasets.c.seq).where(*where))
+    if dataset is None:
+        return
+    columns = pinned_tools.c.name, pinned_tools.c.digest, pinned_tools.c.changed_digest
+    kept = connection.execute(select(*columns).where(pinned_tools.c.dataset == dataset))
+    known = {name: digests for name, *digests in kept}
     # In one order whoever learns, so that two transactions cannot wait for each other.
-    for sight in sorted(seen, key=lambda sight: (sight.owner, sight.dataset)):
-        where = datasets.c.owner == sight.owner, datasets.c.name == sight.dataset
-        dataset = connection.scalar(select(datasets.c.seq).where(*where))
-        if dataset is not None:
-            pinned |= _learn_of(connection, dataset, sight)
-    if pinned:
+    for name, declared in sorted(seen.tools.items()):
+        if name in known and declared.digest not in known[name]:
+            _keep_change(connection, dataset, name, declared)
+    new = [name for name in sorted(seen.tools) if name not in known] if seen.allowed else []
+    if new := new[: max(0, MAX_TOOLS - len(known))]:
+        _pin(connection, dataset, {name: seen.tools[name] for name in new})
         revision.advance(connection)
 
 
-def _learn_of(connection: Connection, dataset: int, sight: DeclaredTools) -> bool:
-    """Whether a tool was pinned."""
-    known = {name: kept for name, *kept in connection.execute(_known_digests(dataset))}
-    new = [name for name in sorted(sight.tools) if name not in known] if sight.allowed else []
-    for name in new[: max(0, MAX_TOOLS - len(known))]:
-        _pin(connection, dataset, name, sight.tools[name])
-    for name, declared in sorted(sight.tools.items()):
-        if name in known and declared.digest not in known[name]:
-            _keep_change(connection, dataset, name, declared)
-    return bool(new) and len(known) < MAX_TOOLS
-
-
-def _known_digests(dataset: int) -> Any:
-    columns = pinned_tools.c.name, pinned_tools.c.digest, pinned_tools.c.changed_digest
-    return select(*columns).where(pinned_tools.c.dataset == dataset)
-
-
-def _pin(connection: Connection, dataset: int, name: str, declared: Declared) -> None:
-    """Pin a tool, unless another process has done so meanwhile."""
+def _pin(connection: Connection, dataset: int, tools: Mapping[str, Declared]) -> None:
+    """Pin tools, but those that another process has pinned meanwhile."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = {"dataset": dataset, "name": name, "digest": declared.digest, "text": declared.text, "at": declared.at}
-    connection.execute(insert(pinned_tools).values(row).on_conflict_do_nothing())
+    rows = [
+        {"dataset": dataset, "name": name, "digest": tool.digest, "text": tool.text, "at": tool.at}
+        for name, tool in tools.items()
+    ]
+    connection.execute(insert(pinned_tools).on_conflict_do_nothing(), rows)
 
 
 def _keep_change(connection: Connection, dataset: int, name: str, declared: Declared) -> None:
