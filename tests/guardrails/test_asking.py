@@ -6,18 +6,21 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable
-from gemini_proxy.guardrails.asking import AT_ONCE, MAX_ROUNDS, Allowance, Asking, Service
+from gemini_proxy.guardrails.asking import AT_ONCE, LONGEST_REMEMBERED, MAX_ROUNDS, Allowance, Asking, Service
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import QUICK_MESSAGES, NativeEngine
 from gemini_proxy.guardrails.rules import RuleSet, compile_guardrail, guardrail, with_header
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, PolicyError, Question, compile_policy
+from gemini_proxy.server.answerers import Answerers
 
 IMPORTS = "from invariant.detectors import decision\nfrom invariant import llm\n"
 ONE = IMPORTS + 'raise "bad" if:\n    (m: Message)\n    decision("Is it bad?", m)\n'
 CHAINED = IMPORTS + 'raise "bad" if:\n    (m: Message)\n' + "    m := llm(m)\n" * 3 + '    "end" in m\n'
+JUDGE = {"model": "judge-1", "url": "http://127.0.0.1:9", "api_key": "AIzaJudge"}
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -85,6 +88,16 @@ async def test_what_was_asked_is_remembered_for_the_same_payer_alone() -> None:
     await judged(asked, ONE, key="b")
     assert [question.text for question in recorder.asked] == ["hello", "hi", "hello"]
     assert asked.counts["decision", "remembered"] == 1
+
+
+@pytest.mark.parametrize(("size", "asked"), [(LONGEST_REMEMBERED, 1), (LONGEST_REMEMBERED + 1, 2)])
+async def test_long_answers_are_not_remembered(size: int, asked: int) -> None:
+    """Ten thousand of them would be all of the memory."""
+    recorder = Recorder(lambda question: "x" * size)
+    answering = asking(recorder)
+    for _ in range(2):
+        await judged(answering, IMPORTS + 'raise "bad" if:\n    (m: Message)\n    "end" in llm(m)\n')
+    assert len(recorder.asked) == asked
 
 
 async def test_questions_that_wait_for_others_take_rounds() -> None:
@@ -200,6 +213,13 @@ async def test_only_the_operators_policies_may_ask() -> None:
 def test_calls_are_checked_at_load(text: str, says: str) -> None:
     with pytest.raises(PolicyError, match=says):
         guardrail("p", IMPORTS + text, "block", asks=True)
+
+
+async def test_a_text_that_no_service_can_be_sent_gives_no_verdict() -> None:
+    """Half of a surrogate pair is no character: the check ends as any that has no answer."""
+    async with Answerers(Config.model_validate({"guardrails": {"judge": JUDGE}})) as answerers:
+        with pytest.raises(EngineUnavailable, match="cannot be sent to the judge"):
+            await judged(answerers.asking, ONE, messages=[{"role": "user", "content": "half \ud800"}])
 
 
 def test_the_engine_alone_has_no_detectors_that_ask() -> None:

@@ -98,6 +98,7 @@ async def test_what_is_no_image_has_no_answer(program: Path, url: str, says: str
     ("script", "says"),
     [
         ("#!/bin/sh\nexit 1\n", "cannot be read"),
+        ("#!/no/such/interpreter\n", "could not run tesseract"),
         (f"#!/bin/sh\ncat >/dev/null\nhead -c {MAX_READ + 1} /dev/zero\n", "more than"),
     ],
 )

@@ -25,6 +25,9 @@ AT_ONCE: Final = 8
 REMEMBERED: Final = 10_000
 """Answers that are kept. The requests of a chat repeat all that was said before."""
 
+LONGEST_REMEMBERED: Final = 4_000
+"""Characters of an answer that is kept: with so many answers about 40 MB at most."""
+
 
 class Answerer(Protocol):
     """Asks one service or program."""
@@ -140,15 +143,20 @@ class Asking:
             self.counts[name, "failed"] += 1
             raise
         self.counts[name, "answered"] += 1
-        self._kept[digest] = answer
-        if len(self._kept) > REMEMBERED:
-            self._kept.popitem(last=False)
         answers[question] = answer
+        if _size(answer) <= LONGEST_REMEMBERED:
+            self._kept[digest] = answer
+            if len(self._kept) > REMEMBERED:
+                self._kept.popitem(last=False)
 
     def _service(self, name: str) -> Service:
         if name not in self._services:
             raise EngineUnavailable(f"{name}(...) has to be asked, which is not configured here")
         return self._services[name]
+
+
+def _size(answer: Answer) -> int:
+    return 0 if isinstance(answer, bool) else sum(map(len, answer))
 
 
 def _digest(question: Question, payer: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.service_client import ServiceClient
+from gemini_proxy.guardrails.service_client import ServiceClient, encoded
 from gemini_proxy.policy import Answer, Question
 
 MAX_TEXT: Final = 200_000
@@ -76,7 +76,7 @@ class GeminiJudge:
 
 def _decided(question: str, text: str) -> dict[str, Any]:
     # As a JSON value the text cannot end where it says that it does.
-    asked = orjson.dumps({"question": question, "text": text}).decode()
+    asked = encoded({"question": question, "text": text}, "the judge").decode()
     return {
         "systemInstruction": {"parts": [{"text": _INSTRUCTIONS}]},
         "contents": [{"role": "user", "parts": [{"text": asked}]}],

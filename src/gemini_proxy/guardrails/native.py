@@ -115,9 +115,10 @@ class NativeEngine:
         """Ask only where no other guardrail objects already: answers cost time and money."""
         started = time.perf_counter()
         plain = tuple(guardrail for guardrail in check.guardrails if not guardrail.policy.asks)
-        first = await _awaited(self._judge(replace(check, guardrails=plain), self._own))
-        if first.violations:
-            return first
+        if plain:
+            first = await _awaited(self._judge(replace(check, guardrails=plain), self._own))
+            if first.violations:
+                return first
         rest = replace(check, guardrails=tuple(guardrail for guardrail in check.guardrails if guardrail.policy.asks))
 
         async def judge(answers: Mapping[Question, Answer]) -> Verdict:

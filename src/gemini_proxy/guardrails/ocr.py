@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import os
 import resource
 import shutil
@@ -46,6 +47,17 @@ async def _read(image: bytes) -> str:
     program = shutil.which(PROGRAM)
     if program is None:
         raise EngineUnavailable(f"ocr(...) needs the program {PROGRAM}, which is not installed")
+    try:
+        text, status = await _run(program, image)
+    except OSError as error:
+        raise EngineUnavailable(f"ocr(...) could not run {PROGRAM} ({type(error).__name__})") from None
+    if status != 0:
+        raise EngineUnavailable("ocr(...) was given an image that cannot be read")
+    return text.decode("utf-8", "replace")
+
+
+async def _run(program: str, image: bytes) -> tuple[bytes, int]:
+    """What it printed, and its exit status. Raises OSError where it cannot be run, and EngineUnavailable."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TESSDATA_PREFIX")}
     process = await asyncio.create_subprocess_exec(
         *(program, "stdin", "stdout"),
@@ -57,29 +69,24 @@ async def _read(image: bytes) -> str:
         cwd="/",
     )
     try:
-        # It has read nothing yet.
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        text = await _exchange(process, image)
-        status = await process.wait()
+        # It has read nothing yet; where it has ended already, its status says how.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        return await _exchange(process, image), await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if status != 0:
-        raise EngineUnavailable("ocr(...) was given an image that cannot be read")
-    return text.decode("utf-8", "replace")
 
 
 async def _exchange(process: asyncio.subprocess.Process, image: bytes) -> bytes:
     """Write the image and read the text. Raises EngineUnavailable for more than ``MAX_READ`` bytes of it."""
     assert process.stdin is not None and process.stdout is not None
-    try:
+    # One that ends before it has read all says by its status how.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         process.stdin.write(image)
         await process.stdin.drain()
-        process.stdin.close()
-    except (BrokenPipeError, ConnectionResetError):
-        # It has ended before it read all, and its status says how.
-        pass
+    process.stdin.close()
     text = b""
     while piece := await process.stdout.read(65_536):
         text += piece

@@ -13,14 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.call_links import with_ids
 from gemini_proxy.guardrails.engine import Answers, Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
-from gemini_proxy.guardrails.service_client import bounded, in_pieces, service_headers, service_session
+from gemini_proxy.guardrails.service_client import bounded, encoded, in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
 
@@ -117,7 +116,7 @@ class RemoteEngine:
         url = URL(f"{self._url}/api/v1/{path}")
         try:
             async with asyncio.timeout(self._timeout):
-                return ServiceAnswer(*await self._post(url, headers, _encoded(asked)), key)
+                return ServiceAnswer(*await self._post(url, headers, encoded(asked, "the guardrails service")), key)
         except TimeoutError:
             raise EngineUnavailable("the guardrails service did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -168,10 +167,3 @@ def _usable(key: str | None) -> str:
     if not (key.isascii() and key.isprintable()):
         raise Unauthenticated("The API key for the guardrails service cannot be sent in a header.")
     return key
-
-
-def _encoded(asked: object) -> bytes:
-    try:
-        return orjson.dumps(asked)
-    except TypeError:
-        raise EngineUnavailable("the messages cannot be sent to the guardrails service as JSON") from None

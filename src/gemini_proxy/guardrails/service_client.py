@@ -49,6 +49,14 @@ async def bounded(content: aiohttp.StreamReader, most: int, who: str) -> bytes:
     return b"".join(pieces)
 
 
+def encoded(asked: object, who: str) -> bytes:
+    """JSON for a service. Raises EngineUnavailable for texts that are none, such as half of a surrogate pair."""
+    try:
+        return orjson.dumps(asked)
+    except TypeError:
+        raise EngineUnavailable(f"the messages cannot be sent to {who} as JSON") from None
+
+
 class ServiceClient:
     """Posts JSON to a service that is asked; ``who`` names it in errors. An asynchronous context manager.
 
@@ -71,7 +79,8 @@ class ServiceClient:
 
     async def post(self, url: str, headers: Mapping[str, str], document: object) -> dict[str, Any]:
         """Return the answer's JSON object. Its time is the caller's to limit. Raises EngineUnavailable."""
-        return await self._request("POST", url, {**headers, "content-type": "application/json"}, orjson.dumps(document))
+        sent = {**headers, "content-type": "application/json"}
+        return await self._request("POST", url, sent, encoded(document, self._who))
 
     async def get(self, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
         """As ``post``."""
