@@ -123,7 +123,7 @@ def export(config: TracesConfig, dataset: str | None, _format: str, output: Path
 def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
     """Delete old traces now, in small steps; a server may be running.
 
-    With --max-size, only the size counts, and with --older-than only the age, unless both are given.
+    Without options, the configured age and size count; with one of --older-than and --max-size, only that one.
     """
     alone = (older_than is None) != (max_size is None)
     days = older_than or (0 if alone else config.traces.retention_days)

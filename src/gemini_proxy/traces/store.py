@@ -220,6 +220,7 @@ class TraceStore:
         """Delete the oldest traces until at most ``size`` bytes of a SQLite database are in use; how many.
 
         Goes in steps as ``delete_before``. Pages of deleted traces are used again, the file does not become shorter.
+        The search index gives its pages back later, so more traces go than ``excess`` says.
         Raises StoreError for PostgreSQL.
         """
         total = 0
