@@ -11,7 +11,7 @@ from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.normalized import normalize
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.pinning import tool_changed
-from gemini_proxy.policy.provenance.language import acts, untrusted
+from gemini_proxy.policy.provenance.language import acts, private, untrusted
 from gemini_proxy.policy.regex import Regex
 from gemini_proxy.policy.run import Run
 from gemini_proxy.policy.search import at_beginning, by_pattern
@@ -255,7 +255,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "tool_call": Function(tool_call, 1, 1),
     "server": Function(server, 1, 1),
     "should_allow_rbac": Function(should_allow_rbac, 5, 5),
-    "untrusted": Function(untrusted, 1, 1, frozenset(("trusted", "shapes"))),
+    "untrusted": Function(untrusted, 1, 1, frozenset(("trusted", "shapes", "fields"))),
+    "private": Function(private, 1, 1, frozenset(("tools",))),
     "acts": Function(acts, 1, 1),
     "tool_changed": Function(tool_changed, 1, 1),
     # Writes nothing and is always true, so that a rule with a leftover print means the same.

@@ -39,7 +39,7 @@ class Cost:
         self.kinds = tuple(line.kind for line in declarations(rule.body) if line.source is None)
         nodes = [node for part in (rule, *predicates) for node in syntax.walk(part)]
         tests = sum(isinstance(node, syntax.Call | syntax.Comparison) for node in nodes)
-        indexed = any(isinstance(node, syntax.Name) and node.name == "untrusted" for node in nodes)
+        indexed = any(isinstance(node, syntax.Name) and node.name in ("untrusted", "private") for node in nodes)
         self.per_character = (_CHARACTER * tests + (_INDEXED if indexed else 0.0)) / 1000
 
 

@@ -178,7 +178,7 @@ class _Reader:
 
     def _named(self, node: syntax.Call, name: str) -> Iterator[Warning]:
         options = {key: value for key, value in node.kwargs}
-        if name in ("untrusted", "acts") and name not in self._predicates:
+        if name in ("untrusted", "private", "acts") and name not in self._predicates:
             yield note(node, f"it has no {name}(...), and does not know who said a value")
         if name == "tool_changed" and name not in self._predicates:
             yield note(node, "it has no tool_changed(...), and keeps no declarations of tools")

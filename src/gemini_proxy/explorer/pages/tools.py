@@ -23,6 +23,7 @@ LABELS: Final = {
     "reads": "Calls only read",
     "acts": "Calls have an effect",
     "free": "Arguments (tool.argument) that may come from anywhere",
+    "private": "What these return is not for strangers",
 }
 """The labels of tools, and what a field of the form says of each."""
 _SHOWN: Final = 20

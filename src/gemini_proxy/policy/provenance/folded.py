@@ -32,7 +32,7 @@ _MOST_PLACES: Final = 1000
 
 def fold(text: str) -> str:
     """Letters and digits of the text, as they are compared."""
-    return "".join(_folded_words(text))
+    return "".join(folded_words(text))
 
 
 def _fold_word(word: str) -> str:
@@ -78,7 +78,7 @@ class Folded:
 
         What is found in a text that was decoded from one of ``decoded_from`` characters stands somewhere in that.
         """
-        words = _folded_words(text)
+        words = folded_words(text)
         new = set(words).difference(self._words)
         self._words.update(dict.fromkeys(new, len(self._parts)))
         self._parts.append(_Part(text, source, self._length, decoded_from))
@@ -144,13 +144,14 @@ class _Words:
 
     def __init__(self, text: str) -> None:
         self.spans = [found.span() for found in _WORD.finditer(text)]
-        self.folded = _folded_words(text)
+        self.folded = folded_words(text)
         ends = list(accumulate(map(len, self.folded), initial=0))
         self.begins = array("q", ends[:-1])
         self.starts = frozenset(ends)
 
 
-def _folded_words(text: str) -> list[str]:
+def folded_words(text: str) -> list[str]:
+    """The words of the text, as they are compared."""
     if text.isascii():
         return _WORD.findall(str(text).lower())
     return [_fold_word(word) for word in _WORD.findall(text)]

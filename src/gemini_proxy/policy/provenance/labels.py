@@ -17,27 +17,33 @@ class Labels:
     """Names of tools, in which ``*`` stands for anything.
 
     ``trusted``: nobody else can write their outputs. ``reads`` and ``acts``: what their calls do, where their names do
-    not say so. ``free``: arguments, as ``tool.argument``, that may come from anywhere.
+    not say so. ``free``: arguments, as ``tool.argument``, that may come from anywhere. ``private``: their outputs are
+    not for strangers.
     """
 
     trusted: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     acts: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = ()) -> "Labels":
-        """The labels among a policy's parameters, with more ``trusted``. Raises EvaluationError for another shape."""
+    def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = (), private: Sequence[str] = ()) -> "Labels":
+        """The labels among a policy's parameters, with more names. Raises EvaluationError for another shape."""
         given = parameters.get(PARAMETER) or {}
         kinds = [kind.name for kind in fields(cls)]
         if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
             raise EvaluationError(f"{PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
         known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
         known["trusted"] += _names("trusted", trusted)
+        known["private"] += _names("private", private)
         return cls(**known)
 
     def is_trusted(self, tool: str) -> bool:
         return _is_one(tool, self.trusted)
+
+    def is_private(self, tool: str) -> bool:
+        return _is_one(tool, self.private)
 
     def acts_by(self, tool: str, hint: bool | None = None) -> bool:
         """Whether a call of the tool has an effect, which its declaration says by ``hint``, None where it does not.

@@ -1,4 +1,4 @@
-"""Provenance in the language: ``untrusted(call)`` and ``acts(call)``."""
+"""Provenance in the language: ``untrusted(call)``, ``private(call)`` and ``acts(call)``."""
 
 import threading
 from collections.abc import Iterator
@@ -9,30 +9,52 @@ from gemini_proxy.policy.events import Event
 from gemini_proxy.policy.operators import items_of
 from gemini_proxy.policy.provenance.labels import Labels, acts_by_hint
 from gemini_proxy.policy.provenance.origins import Kept, Origins, Traced
+from gemini_proxy.policy.provenance.private import PrivateData
 from gemini_proxy.policy.ranges import Mark
 from gemini_proxy.policy.run import Run
 from gemini_proxy.policy.values import MarkedRecord, Piece, Place, cut, word_for
 
 
-def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None) -> list[MarkedRecord]:
+def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
     """The values of a call, or of some of its arguments, that neither the user nor anyone trusted said before it.
 
     ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
-    shapes that are asked for, all by default. A value is marked where it stands in the call and where it came from.
+    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address. A
+    value is marked where it stands in the call and where it came from.
     """
     if value is None:
         return []
     call, name, arguments = _of_call(run, value)
     added = () if trusted is None else tuple(items_of(trusted, run))
-    key = ("untrusted", added, id(arguments))
+    key = ("untrusted", added, bool(fields), id(arguments))
     traced = run.scans.get(key)
     if traced is None:
-        traced = run.scans[key] = list(_origins(run, added).untrusted(arguments, name, call))
+        traced = run.scans[key] = list(_origins(run, added, bool(fields)).untrusted(arguments, name, call))
     if not traced:
         run.charge(1)
         return []
     wanted = None if shapes is None else items_of(shapes, run)
     records = [_record(run, each, call) for each in traced if wanted is None or each.shape in wanted]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
+
+
+def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
+    """The values of a call in which something private stands that was read before it, and the user did not say.
+
+    ``tools`` are names of tools whose outputs are private, beside those that are labelled so.
+    """
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")
+    names = () if tools is None else tuple(items_of(tools, run))
+    key = ("private", names)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = PrivateData(events, Labels.of(run.parameters, (), names), run)
+    data: PrivateData = run.scans[key]
+    records = [_record(run, found, call) for found in data.carried_by(call)]
     run.items(len(records))
     run.marks.extend(mark for record in records for mark in record.marks)
     return records
@@ -73,13 +95,13 @@ def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
     return found
 
 
-def _origins(run: Run, trusted: tuple[Any, ...]) -> Origins:
+def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
     """What traces the values of the conversation where these tools are trusted as well, made once a check."""
-    key = ("origins", trusted)
+    key = ("origins", trusted, fields)
     if key not in run.scans:
         events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
         events.sort(key=lambda event: event.position)
-        run.scans[key] = _kept().origins(events, _labels(run, trusted), run)
+        run.scans[key] = _kept().origins(events, _labels(run, trusted), run, fields=fields)
     found: Origins = run.scans[key]
     return found
 

@@ -102,20 +102,20 @@ class Index:
         self.said = Folded()
         self.heard = Folded()
         self.fields: dict[str, list[tuple[int, Field]]] = {}
-        self._clear: dict[tuple[int, str], tuple[str, bytes]] = {}
+        self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
 
     def is_of(self, seen: "Sequence[_Seen]") -> bool:
         """Whether the events indexed so far are the first of these."""
         count = len(self.seen)
         return count <= len(seen) and (not count or self.seen[-1] == seen[count - 1]) and self.seen == seen[:count]
 
-    def is_clear(self, call: Event, name: str, arguments: bytes) -> bool:
+    def is_clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> bool:
         """Whether this call's arguments under ``name`` were traced before, and nothing was untrusted."""
-        return self._clear.get((call.position, name)) == (call.data["function"]["name"], arguments)
+        return self._clear.get((call.position, name, fields)) == (call.data["function"]["name"], arguments)
 
-    def clear(self, call: Event, name: str, arguments: bytes) -> None:
+    def clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> None:
         """Remember that nothing is untrusted in the arguments: it depends on what was said before the call alone."""
-        self._clear[call.position, name] = call.data["function"]["name"], arguments
+        self._clear[call.position, name, fields] = call.data["function"]["name"], arguments
         self.chars += len(arguments)
 
     def add(self, event: Event, meter: Meter) -> None:
@@ -137,7 +137,7 @@ class Index:
             folded.add(text, number, decoded_from=len(source.text))
 
     def _add_output(self, event: Event, meter: Meter) -> None:
-        tool = _tool_of(event)
+        tool = tool_of(event)
         trusted = self.labels.is_trusted(tool)
         fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", meter)
         if fields is None:
@@ -167,7 +167,9 @@ class Index:
 class Origins:
     """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
 
-    def __init__(self, index: Index, events: Sequence[Event], meter: Meter) -> None:
+    def __init__(self, index: Index, events: Sequence[Event], meter: Meter, fields: bool) -> None:
+        """``fields``: whether a whole field of an output vouches for a value."""
+        self._vouching = fields
         self._index = index
         self._events = events
         self._meter = meter
@@ -181,10 +183,10 @@ class Origins:
         limit = bisect_left(self._index.positions, call.position)
         tool = call.data["function"]["name"]
         given = _written(arguments)
-        if given and self._index.is_clear(call, name, given):
+        if given and self._index.is_clear(call, name, given, self._vouching):
             return
         clear = True
-        for path, key, value in _leaves(arguments, name):
+        for path, key, value in leaves_of(arguments, name):
             if self._index.labels.is_free(tool, path):
                 continue
             self._meter.charge(4 + (len(value) >> 4))
@@ -192,7 +194,7 @@ class Origins:
                 clear = False
                 yield traced
         if clear and given:
-            self._index.clear(call, name, given)
+            self._index.clear(call, name, given, self._vouching)
 
     def _judge(self, path: str, name: str, value: str, limit: int) -> Iterator[Traced]:
         shape = shape_of(value, name)
@@ -230,7 +232,8 @@ class Origins:
         place = self._any(self._index.heard, forms, limit)
         written = None
         for number, field in self._known(forms, limit):
-            if _fits(shape, thing, value, field, self._index.sources[number].tool) and not named:
+            vouches = self._vouching and _fits(shape, thing, value, field, self._index.sources[number].tool)
+            if vouches and not named:
                 return None
             written = number, 0, len(field.value)
         if place is None and named:
@@ -314,7 +317,7 @@ class Kept:
         self._chars = chars
         self._indices: list[Index] = []
 
-    def origins(self, events: Sequence[Event], labels: Labels, meter: Meter) -> Origins:
+    def origins(self, events: Sequence[Event], labels: Labels, meter: Meter, *, fields: bool = True) -> Origins:
         """What traces values by these messages, outputs and declarations, in their order. Raises BudgetExceeded."""
         events = [event for event in events if event.kind != "Message" or event.data.get("role") != "assistant"]
         meter.charge(1 + len(events))
@@ -331,7 +334,7 @@ class Kept:
         self._indices.insert(0, index)
         while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:
             self._indices.pop()
-        return Origins(index, events, meter)
+        return Origins(index, events, meter, fields)
 
 
 # What of an event an index depends on: where it stands, whose output it is, and what it says.
@@ -343,10 +346,10 @@ _Found = tuple[Origin, float, str, Mark | None]
 def _seen(event: Event) -> _Seen:
     content = event.data if event.kind == "Tool" else event.data.get("content")
     said = content if type(content) is str else _written(content) or object()
-    return event.kind, event.position, _tool_of(event), said
+    return event.kind, event.position, tool_of(event), said
 
 
-def _tool_of(event: Event) -> str:
+def tool_of(event: Event) -> str:
     name: str = event.call.data["function"]["name"] if event.call is not None else ""
     return name
 
@@ -394,7 +397,7 @@ def _fragments(value: str) -> Iterator[str]:
         yield from line.split(". ")
 
 
-def _leaves(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
+def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
     """Path, name and text of every value: the name is that of the nearest key."""
     stack: list[tuple[str, str, Any]] = [(name, name, arguments)]
     while stack:
