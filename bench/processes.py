@@ -32,7 +32,12 @@ class ServerProcess:
     @property
     def cpu_seconds(self) -> float:
         """CPU time, user and system, of the process and its descendants so far. Resolution: a clock tick (10 ms)."""
-        return sum(_cpu_ticks(pid) for pid in _tree(self._popen.pid)) / _TICKS
+        return cpu_seconds(self._popen.pid)
+
+    @property
+    def children(self) -> list[int]:
+        """The processes that the process has started and that still run."""
+        return _children(self._popen.pid)
 
     @property
     def own_rss_kib(self) -> float:
@@ -86,6 +91,11 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, of a process and its descendants, those that have ended included."""
+    return sum(_cpu_ticks(found) for found in _tree(pid)) / _TICKS
+
+
 def allow_many_sockets() -> None:
     """Raise this process's limit of open files, which its children inherit, as far as it may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,16 +142,28 @@ def _tree(pid: int) -> list[int]:
     """``pid`` and its descendants."""
     found = [pid]
     for parent in found:
-        with contextlib.suppress(FileNotFoundError):
-            for children in Path(f"/proc/{parent}/task").glob("*/children"):
-                found.extend(map(int, children.read_text().split()))
+        found.extend(_children(parent))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError):
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            found.extend(map(int, listed.read_text().split()))
     return found
 
 
 def _cpu_ticks(pid: int) -> int:
-    """Fields 14 and 15 of proc(5)'s stat, counted after the command's closing parenthesis."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    """Fields 14 to 17 of proc(5)'s stat, counted after the command's closing parenthesis; 0 where it has ended.
+
+    The latter two are those of children that have ended and were waited for.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(map(int, fields[11:15]))
 
 
 def _resident_pages(pid: int) -> int:

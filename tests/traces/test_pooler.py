@@ -1,52 +1,26 @@
 """The store behind pgbouncer, which gives the connections of a few sessions by the transaction."""
 
 import asyncio
-import os
-import pwd
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import make_url
 
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
-from tests.support.postgres import SUPERUSER, PostgresServer
+from tests.support.pooler import POOLER, running_pooler
+from tests.support.postgres import PostgresServer
 from tests.traces.samples import trace
 
 PATIENCE = 30.0
-PORT = 6432
-
-
-@contextmanager
-def pooler(program: str, server: PostgresServer) -> Iterator[Path]:
-    """The folder of its socket, of which it listens as port 6432."""
-    folder = Path(server.socket_folder)
-    settings = folder / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n* = host={folder} port={server.port} user={SUPERUSER}\n"
-        f"[pgbouncer]\nlisten_port = {PORT}\nunix_socket_dir = {folder}\nauth_type = any\n"
-        "pool_mode = transaction\ndefault_pool_size = 2\n"
-    )
-    user = ["-u", pwd.getpwnam("nobody").pw_name] if os.geteuid() == 0 else []
-    command = [program, *user, str(settings)]
-    with subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield folder
-        process.kill()
 
 
 @pytest.fixture
 async def pooler_url(postgres_url: str, postgres_server: PostgresServer) -> AsyncIterator[str]:
     """The database of this test, through two connections that everybody shares."""
-    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
+    if POOLER is None:
         pytest.skip("pgbouncer is not installed")
-    with pooler(program, postgres_server) as folder:
-        options = {"host": str(folder), "port": str(PORT), "pooler": "transaction"}
-        url = make_url(postgres_url).update_query_dict(options).render_as_string(hide_password=False)
+    with running_pooler(POOLER, postgres_server, connections=2) as pooler:
+        url = pooler.url(postgres_url)
         async with asyncio.timeout(PATIENCE):
             await _answers(url)
         yield url
