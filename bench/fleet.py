@@ -50,8 +50,6 @@ from gemini_proxy.traces.store import TraceStore
 MACHINES: Final = 4
 PROCESSES: Final = 2
 A_MILLION_A_DAY: Final = 1_000_000 / DAY
-WATCHERS: Final = 2
-"""Of each machine's feed."""
 POOLED: Final = 20
 """Connections of the database that pgbouncer shares out."""
 RETENTION_DAYS: Final = 30
@@ -450,8 +448,9 @@ def _most(seconds: float) -> Sequence[Workload]:
 @click.option("--seconds", default=30.0, show_default=True, help="Of each load.")
 @click.option("--factor", "factors", default=(1.0, 5.0), multiple=True, show_default=True, help="Million traces a day.")
 @click.option("--old", default=10_000, show_default=True, help="Traces past their time.")
+@click.option("--watchers", default=2, show_default=True, help="Of each machine's feed.")
 @click.option("--pooler", is_flag=True, help="Through pgbouncer.")
-def main(seconds: float, factors: Sequence[float], old: int, *, pooler: bool) -> None:
+def main(seconds: float, factors: Sequence[float], old: int, watchers: int, *, pooler: bool) -> None:
     """Print what the fleet did."""
     programs = find_programs()
     if programs is None or (pooler and POOLER is None):
@@ -469,7 +468,7 @@ def main(seconds: float, factors: Sequence[float], old: int, *, pooler: bool) ->
             traces = {"database": shared.url(traces["database"]), "notify_database": traces["database"]}
         machines = [stack.enter_context(machine(folder, number, upstream.port, traces)) for number in range(MACHINES)]
         make_dataset(machines[0].port, TWO_RULES)
-        audience = [stack.enter_context(watching(one.port, WATCHERS)) for one in machines]
+        audience = [stack.enter_context(watching(one.port, watchers)) for one in machines if watchers]
         asyncio.run(measure(Fleet(machines, database, shared), audience, seconds, factors))
 
 

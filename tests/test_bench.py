@@ -1,6 +1,7 @@
 """The benchmark runs, counts failures as failures, and prints what it measured."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from bench.audience import Told, watching
 from bench.http_read import AnswerError, AnswerReader
 from bench.load import drive
 from bench.peers import Peer, Server, Setting, Stage
-from bench.processes import ProcessError, module, serving
+from bench.processes import ProcessError, cpu_seconds, module, piped, serving
 from bench.report import Measured, as_json, table
 from bench.scenarios import SCENARIOS, Figure, Scale, Scenario, Values
 from bench.workload import DATASET, Workload, dump, load_result, load_workload, spread
@@ -56,6 +57,19 @@ def test_every_scenario_gives_every_figure_of_every_peer_without_a_failure() -> 
     lines = table(measured).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 2 + len(SCENARIOS) + sum(len(scenario.figures) + 1 for scenario in SCENARIOS)
+
+
+def test_the_processors_time_of_children_that_have_ended_counts() -> None:
+    spin = "import time\nwhile time.process_time() < 0.2: pass"
+    script = (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spin!r}])\nprint(flush=True)\nsys.stdin.read()"
+    )
+    with piped([sys.executable, "-c", script]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert cpu_seconds(process.pid) >= 0.2
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_the_one_before_is_run_from_its_own_checkout(tmp_path: Path) -> None:
