@@ -133,6 +133,16 @@ class Fleet:
         )
         return int(await self._ask(query))
 
+    async def lock(self) -> Sequence[tuple[bool, str, str | None]]:
+        """Return who holds the advisory lock or waits for it: whether it is granted, state and what is waited for."""
+        query = (
+            "SELECT l.granted, a.state, a.wait_event FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            f"WHERE l.locktype = 'advisory' AND a.datname = '{_DATABASE}'"
+        )
+        async with self._engine.connect() as connection:
+            rows: Any = await connection.exec_driver_sql(query)
+            return [tuple(row) for row in rows]
+
     async def close(self) -> None:
         await self._engine.dispose()
         await self._traces.dispose()
@@ -203,6 +213,38 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
+@dataclass(slots=True)
+class Turns:
+    """Counts looks at the lock of writers: all, those in which it was held, and what its holder then waited for.
+
+    ``waiting`` is how many others waited for it, summed over all looks.
+    """
+
+    looks: int = 0
+    held: int = 0
+    proxy: int = 0
+    disk: int = 0
+    waiting: int = 0
+
+    async def watch(self, fleet: Fleet) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            for granted, state, event in await fleet.lock():
+                self.held += granted
+                self.proxy += granted and state == "idle in transaction"
+                self.disk += granted and event in ("WALSync", "WALWrite")
+                self.waiting += not granted
+            self.looks += 1
+            await asyncio.sleep(_LOOK)
+
+    def __str__(self) -> str:
+        of_it = [f"{100 * part / (self.held or 1):.0f} %" for part in (self.proxy, self.disk)]
+        return (
+            f"held {100 * self.held / self.looks:.0f} % of the time; of that {of_it[0]} by a proxy between two "
+            f"statements, {of_it[1]} until the disk has it; {self.waiting / self.looks:.1f} wait for it"
+        )
+
+
 Work = Callable[[], Awaitable[int]]
 
 
@@ -210,12 +252,17 @@ async def phase(title: str, fleet: Fleet, audience: Sequence[Audience], work: Wo
     """Run ``work``, which gives the number of exchanges that have a trace, and print what it took of the fleet."""
     click.echo(title)
     before, begun = await fleet.used(), time.perf_counter()
+    turns = Turns()
+    watching_lock = asyncio.create_task(turns.watch(fleet))
     done = await work()
     took = time.perf_counter() - begun
+    watching_lock.cancel()
+    await asyncio.gather(watching_lock, return_exceptions=True)
     connections = await fleet.connections()
     after = await fleet.used()
     if done:
         _say("exchanges", f"{done}, {done / took:.1f} a second")
+        _say("the lock of writers", str(turns))
         told = [await asyncio.to_thread(one.told, done, done) for one in audience]
         unseen = done - (after.traces - before.traces)
         _say("without a trace", f"{unseen}; watchers not told of each once: {sum(one.failed for one in told)}")
