@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -61,12 +60,13 @@ _UNARY: Final = Workload("unary", 0, 1, 1, dataset=DATASET)
 _FIRST: Final = Workload("unary", 0, 8, 200, dataset=DATASET, timeout=60)
 _WORD: Final = "forbidden"
 _RULE: Final = f'raise "{_WORD}" if:\n    (m: Message)\n    m.role == "user"\n    "{_WORD}" in m.content\n'
+_REFUSAL: Final = f"The request did not pass the guardrails: {_WORD}".encode()
 _REFUSED_ONE_IN: Final = 20
 _LOST: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _SETTLED: Final = 3.0
 """Seconds in which indexing comes to rest."""
 _LOOK: Final = 0.01
-"""Seconds between two questions whether a process knows of a change."""
+"""Seconds between two looks at what changes."""
 _PATIENCE: Final = 30.0
 _ROUNDS: Final = 10
 """Changes of each kind."""
@@ -86,10 +86,10 @@ class Used:
 
 @dataclass(slots=True)
 class Seen:
-    """What clients saw: milliseconds of unary calls and of the first events of streams, statuses, failures."""
+    """What clients saw: nanoseconds to whole unary answers and to first events of streams, statuses, failures."""
 
-    unary: list[float] = field(default_factory=list)
-    first: list[float] = field(default_factory=list)
+    unary: list[int] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -157,7 +157,7 @@ def _postmaster(database: PostgresServer) -> int:
 
 
 class Client:
-    """Sends exchanges of the mix to the machines in turn, of which each is as far away as the others."""
+    """Sends exchanges of the mix, each to a machine that chance names."""
 
     def __init__(self, session: aiohttp.ClientSession, fleet: Fleet, seen: Seen) -> None:
         self._session = session
@@ -172,21 +172,19 @@ class Client:
         begun = time.perf_counter_ns()
         try:
             async with self._session.post(url + workload.target, data=_body(refused=refused)) as response:
-                await response.content.readany()
+                content = await response.content.readany()
                 first = time.perf_counter_ns()
-                await response.read()
+                content += await response.read()
         except _LOST as error:
             self._seen.failures[type(error).__name__] += 1
             return
         self._seen.statuses[response.status] += 1
-        expected = (400, 200) if refused else (200,)
-        if response.status not in expected:
+        if not _is_right(workload, response.status, content, refused=refused):
             self._seen.failures[str(response.status)] += 1
+        elif not refused and workload is _UNARY:
+            self._seen.unary.append(time.perf_counter_ns() - begun)
         elif not refused:
-            unary = workload is _UNARY
-            (self._seen.unary if unary else self._seen.first).append(
-                (time.perf_counter_ns() if unary else first) - begun
-            )
+            self._seen.first.append(first - begun)
 
     async def paced(self, rate: float, seconds: float) -> None:
         """Send so many a second, at random moments, without waiting for those before."""
@@ -196,6 +194,13 @@ class Client:
             while (at := at + self._chance.expovariate(rate)) < ends:
                 await asyncio.sleep(at - loop.time())
                 tasks.create_task(self.exchange())
+
+
+def _is_right(workload: Workload, status: int, content: bytes, *, refused: bool) -> bool:
+    """Tell whether an answer is what the request has to get."""
+    if refused:
+        return status == (400 if workload is _UNARY else 200) and _REFUSAL in content
+    return status == 200 and content.count(b"finishReason") == 1
 
 
 def _body(*, refused: bool) -> bytes:
@@ -285,8 +290,8 @@ def _say(what: str, how: str) -> None:
     click.echo(f"    {what}: {how}")
 
 
-def _times(title: str, milliseconds: Sequence[float]) -> None:
-    if found := spread([round(value) for value in milliseconds]):
+def _times(title: str, nanoseconds: Sequence[int]) -> None:
+    if found := spread(nanoseconds):
         _say(title, f"{found.p50:.1f} ms at the median, p99 {found.p99:.1f}, most {found.most:.1f}")
 
 
@@ -331,7 +336,7 @@ class Process:
         self._session = session
         self._url = url
 
-    async def until(self, status: int, key: str, *, refused: bool, answers: Counter[int]) -> float:
+    async def until(self, status: int, key: str, *, refused: bool, answers: Counter[int]) -> int:
         """Ask until it answers so; the moment of that answer. Raises ProcessError."""
         headers = {"invariant-authorization": f"Bearer {key}", "authorization": f"Bearer {key}"}
         content, last = "", 0
@@ -342,7 +347,7 @@ class Process:
             last = response.status
             answers[last] += 1
             if last == status:
-                return time.perf_counter()
+                return time.perf_counter_ns()
             await asyncio.sleep(_LOOK)
         raise ProcessError(f"a change holds not everywhere: {last} instead of {status}: {content}")
 
@@ -377,13 +382,13 @@ def _stopped(processes: Sequence[int]) -> Iterator[None]:
 async def changes(fleet: Fleet) -> int:
     """Change keys and rules, and print how long it takes until the change holds in every process."""
     answers: Counter[int] = Counter()
-    took: dict[str, list[float]] = {"key added": [], "key revoked": [], "rule added": [], "rule removed": []}
+    took: dict[str, list[int]] = {"key added": [], "key revoked": [], "rule added": [], "rule removed": []}
     async with fleet.store() as store, _session() as session, each_process(fleet) as processes:
 
         async def holds(what: str, status: int, key: str = KEY, *, refused: bool = False) -> None:
-            begun = time.perf_counter()
+            begun = time.perf_counter_ns()
             known = [one.until(status, key, refused=refused, answers=answers) for one in processes]
-            took[what].append(1e9 * (max(await asyncio.gather(*known)) - begun))
+            took[what].append(max(await asyncio.gather(*known)) - begun)
 
         rules = Rules(session, f"http://127.0.0.1:{fleet.machines[0].port}")
         await rules.find()
@@ -536,4 +541,4 @@ def machine(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
