@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from gemini_proxy.guardrails.classifier import score_texts
 from gemini_proxy.policy import Budget
 from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors.injection import InjectionHeuristic
@@ -94,12 +95,20 @@ def _share(hits: Sequence[bool]) -> float:
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(folder: Path) -> None:
+@click.option("--model", type=click.Path(exists=True, file_okay=False), help="Folder of a classifier.")
+@click.option("--threshold", type=float, default=0.99, show_default=True)
+def main(folder: Path, model: str | None, threshold: float) -> None:
     """Print the tables for the sets in FOLDER."""
     rows = list(samples(folder))
     started = time.process_time()
     found = by_patterns([row.text for row in rows])
     table("patterns", rows, found, time.process_time() - started)
+    if model is not None:
+        started = time.process_time()
+        scored = [score >= threshold for score in score_texts(model, [row.text for row in rows])]
+        spent = time.process_time() - started
+        table(f"model at {threshold}", rows, scored, spent)
+        table("either", rows, [one or other for one, other in zip(found, scored, strict=True)], spent)
 
 
 if __name__ == "__main__":

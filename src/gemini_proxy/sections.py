@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -176,6 +177,17 @@ class ModelArmor(Section):
         return None if value is None else service_url(value)
 
 
+class Classifier(Section):
+    """A model in ONNX form that policies ask about injections: its folder, and the score from which a text is one.
+
+    ``timeout`` is in seconds, for the texts of a check, which are scored together.
+    """
+
+    path: Path | None = None
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    timeout: Annotated[float, Field(gt=0)] = 5.0
+
+
 class Guardrails(Section):
     """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
 
@@ -195,6 +207,7 @@ class Guardrails(Section):
     remote: Remote = Remote()
     judge: Judge = Judge()
     model_armor: ModelArmor = ModelArmor()
+    classifier: Classifier = Classifier()
 
     @field_validator("parameters")
     @classmethod

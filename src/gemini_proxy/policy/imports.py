@@ -26,6 +26,7 @@ UNAVAILABLE: Mapping[str, str] = {
     "llm": f"a language model; {_ASKED}",
     "llm_confirm": "a language model; decision(question, x) asks one",
     "model_armor": f"Google's Model Armor; {_ASKED}",
+    "injection_model": f"a classifier of injections; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
     "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
     "ocr": "the tesseract program, which only the policy files of a server can have run",

@@ -8,15 +8,17 @@ from typing import Final
 
 from gemini_proxy.config import Config
 from gemini_proxy.guardrails.asking import Allowance, Asking, Service
+from gemini_proxy.guardrails.classifier import Classifier, missing
 from gemini_proxy.guardrails.judge import GeminiJudge
 from gemini_proxy.guardrails.model_armor import ModelArmor
 from gemini_proxy.guardrails.ocr import PROGRAM, Tesseract
 from gemini_proxy.guardrails.service_client import ServiceClient
-from gemini_proxy.guardrails.workers import PROCESSES
+from gemini_proxy.guardrails.workers import PROCESSES, Workers
 from gemini_proxy.sections import Judge
 from gemini_proxy.sections import ModelArmor as Armor
 
 JUDGED: Final = ("decision", "llm", "moderated")
+CLASSIFIED: Final = "injection_model"
 ARMORED: Final = ("model_armor", "moderated")
 """``moderated`` is Model Armor's where both are there: filters that are made for it."""
 
@@ -26,6 +28,8 @@ class Answerers:
 
     def __init__(self, config: Config) -> None:
         self._clients: list[ServiceClient] = []
+        # One process: a model takes its memory in each.
+        self._scoring = Workers(1)
         self.asking = Asking(self._services(config))
 
     async def __aenter__(self) -> "Answerers":
@@ -36,6 +40,7 @@ class Answerers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._scoring.close()
         await self._stack.aclose()
 
     def _services(self, config: Config) -> Mapping[str, Service]:
@@ -47,6 +52,10 @@ class Answerers:
         armor = config.guardrails.model_armor
         if armor.template is not None:
             services.update(dict.fromkeys(ARMORED, self._armor(armor, armor.template)))
+        classifier = config.guardrails.classifier
+        if classifier.path is not None:
+            scores = Classifier(classifier.path, classifier.threshold, self._scoring, classifier.timeout)
+            services[CLASSIFIED] = Service(scores, classifier.timeout)
         return services
 
     def _judge(self, config: Config, judge: Judge, model: str) -> Service:
@@ -74,7 +83,13 @@ class Answerers:
 
 def unanswerable(config: Config, names: Iterable[str]) -> list[str]:
     """Say of each detector that nobody would answer what is missing for it. Raises nothing, asks nobody."""
-    return [f"{name}(...) needs {_NEEDED[name]}" for name in sorted(names) if not _is_answered(config, name)]
+    needed = {**_NEEDED, CLASSIFIED: _needed_to_classify(config)}
+    return [f"{name}(...) needs {needed[name]}" for name in sorted(names) if not _is_answered(config, name)]
+
+
+def _needed_to_classify(config: Config) -> str | None:
+    folder = config.guardrails.classifier.path
+    return "a classifier: set guardrails.classifier.path" if folder is None else missing(folder)
 
 
 _NEEDED: Final = {
@@ -86,6 +101,8 @@ _NEEDED: Final = {
 
 
 def _is_answered(config: Config, name: str) -> bool:
+    if name == CLASSIFIED:
+        return _needed_to_classify(config) is None
     if name == "ocr":
         return shutil.which(PROGRAM) is not None
     judge, armor = config.guardrails.judge, config.guardrails.model_armor

@@ -73,6 +73,7 @@ def whole_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 OUTSIDE: Final = (
+    OutsideDetector("injection_model", False),
     OutsideDetector("decision", False, positional=("question", "text")),
     OutsideDetector(
         "llm", "", "prompt", ("prompt", "system_prompt"), frozenset(("model", "temperature", "max_tokens"))

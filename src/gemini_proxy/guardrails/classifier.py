@@ -1,0 +1,150 @@
+"""A classifier of injections: a model in ONNX form, in a folder as Hugging Face has them.
+
+It runs in processes of its own, one text window at a time: a quantized model's score depends on what else is in its
+batch, and nobody's text is to change another's verdict.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.policy import Answer, Question
+
+PACKAGES: Final = ("numpy", "onnxruntime", "tokenizers")
+MAX_TEXT: Final = 100_000
+"""Characters of one text: about 120 windows."""
+_WINDOW: Final = 256
+_OVERLAP: Final = 64
+"""Tokens of a window, and those that it shares with the one before."""
+_FILES: Final = ("model_quantized.onnx", "model.onnx", "onnx/model_quantized.onnx", "onnx/model.onnx")
+_HARMLESS: Final = ("safe", "benign", "legit", "label_0", "no_injection")
+
+
+def missing(folder: Path) -> str | None:
+    """Say what a classifier in the folder lacks; None where it can be loaded."""
+    if any(find_spec(name) is None for name in PACKAGES):
+        return 'the packages of pip install "gemini-proxy[classifier]"'
+    if _model_file(folder) is None or not (folder / "tokenizer.json").is_file():
+        return f"a model: {folder} has no tokenizer.json with one of {', '.join(_FILES)}"
+    return None
+
+
+class Classifier:
+    """Answers whether the model's score of a text is ``threshold`` or more. Texts that come together go together."""
+
+    def __init__(self, folder: Path, threshold: float, workers: Workers, seconds: float) -> None:
+        self._folder = folder
+        self._threshold = threshold
+        self._workers = workers
+        self._seconds = seconds
+        self._waiting: list[tuple[str, asyncio.Future[float]]] = []
+
+    def payer(self, key: str | None) -> str:
+        """Nobody pays: answers are the same for all."""
+        return ""
+
+    async def answer(self, question: Question, key: str | None) -> Answer:
+        """Raises EngineUnavailable for a text that is too long, a model that does not load, or no answer in time."""
+        if len(question.text) > MAX_TEXT:
+            raise EngineUnavailable(f"a text of more than {MAX_TEXT} characters is too long for the classifier")
+        score: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question.text, score))
+        if len(self._waiting) == 1:
+            await self._score_all()
+        return await score >= self._threshold
+
+    async def _score_all(self) -> None:
+        """Score what has come by the next turn of the loop, for all who wait."""
+        batch = self._waiting
+        try:
+            await asyncio.sleep(0)
+            self._waiting = []
+            texts = [text for text, _ in batch]
+            scores = await self._workers.run_within("", self._seconds, score_texts, str(self._folder), texts)
+            for (_, waiting), score in zip(batch, scores, strict=True):
+                if not waiting.done():
+                    waiting.set_result(score)
+        finally:
+            if self._waiting is batch:
+                self._waiting = []
+            # The first is the one that ends here, with an error of its own.
+            for _, waiting in batch[1:]:
+                if not waiting.done():
+                    waiting.set_exception(EngineUnavailable("the classifier gave no score"))
+
+
+def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
+    """Return each text's highest score of its windows, from 0 to 1. Raises EngineUnavailable."""
+    try:
+        model = _model(folder)
+        return [max(map(model.score, model.windows(text)), default=0.0) for text in texts]
+    except EngineUnavailable:
+        raise
+    except Exception as error:
+        # Runtime and tokenizer raise types of their own, and say in them what was wrong.
+        raise EngineUnavailable(f"the classifier failed: {type(error).__name__}: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _model(folder: str) -> "_Model":
+    return _Model(Path(folder))
+
+
+class _Model:
+    """A loaded model with its tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        if (reason := missing(folder)) is not None:
+            raise EngineUnavailable(f"the classifier needs {reason}")
+        options = onnxruntime.SessionOptions()
+        # The processes are what runs at the same time.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(str(_model_file(folder)), options)
+        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=_WINDOW, stride=_OVERLAP)
+        self._several_heads = bool(_read(folder / "classifier_config.json").get("multi_head"))
+        labels = _read(folder / "config.json").get("id2label") or {}
+        self._harmless = next((int(key) for key, name in labels.items() if str(name).lower() in _HARMLESS), 0)
+
+    def windows(self, text: str) -> list[Any]:
+        """Return the text's tokens in windows."""
+        first = self._tokenizer.encode(text)
+        return [first, *first.overflowing]
+
+    def score(self, window: Any) -> float:
+        """Return how sure the model is of an injection, from 0 to 1."""
+        import numpy
+
+        given = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
+        feed = {
+            name: numpy.array([values], dtype=numpy.int64) for name, values in given.items() if name in self._inputs
+        }
+        logits = [float(value) for value in self._session.run(None, feed)[0].reshape(-1)]
+        if len(logits) == 1 or self._several_heads:
+            # The first head is the verdict; others only helped to train it.
+            return 1 / (1 + math.exp(-max(-50.0, min(50.0, logits[0]))))
+        shares = [math.exp(value - max(logits)) for value in logits]
+        return 1 - shares[self._harmless] / sum(shares)
+
+
+def _model_file(folder: Path) -> Path | None:
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    value = json.loads(file.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
