@@ -41,6 +41,8 @@ def test_attacks_and_honest_tasks_are_counted(tmp_path: Path) -> None:
     assert "mail direct without labels stopped 1 of 1 100.0 %" in lines
     assert "mail direct with labels stopped 0 of 1 0.0 %" in lines
     assert "mail (honest tasks) without labels undisturbed 1 of 1 100.0 %" in lines
+    assert "all direct, values as whole fields, subject without labels stopped 1 of 1 100.0 %" in lines
+    assert "all direct, values as whole fields, sender without labels stopped 0 of 1 0.0 %" in lines
     for disguise in DISGUISES:
         for side in ("calls", "texts"):
             assert f"all direct, {disguise} in {side} without labels stopped 1 of 1 100.0 %" in lines
