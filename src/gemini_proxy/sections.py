@@ -323,6 +323,7 @@ class Limits(Section):
     """What one client may do, 0 for no limit: a key that is known to be good, else an address.
 
     ``unproven`` are requests with Gemini keys that the upstream has not accepted yet, all those of an address together.
+    Tokens are of a client and a dataset; one that has spent a ``soft`` limit is told of in the log and goes on.
     """
 
     unfinished_connections: Limit = 512
@@ -331,6 +332,10 @@ class Limits(Section):
     bytes_per_minute: Limit = 8_589_934_592
     unproven_requests_per_minute: Limit = 1200
     unproven_bytes_per_minute: Limit = 33_554_432
+    input_tokens_per_day: Limit = 0
+    output_tokens_per_day: Limit = 0
+    soft_input_tokens_per_day: Limit = 0
+    soft_output_tokens_per_day: Limit = 0
 
 
 class Access(Section):

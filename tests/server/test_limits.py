@@ -318,7 +318,7 @@ def test_budgets_take_bounded_memory() -> None:
     budgets = Budgets("test", MINUTE)
     for number in range(MAX_CLIENTS + 10):
         budgets.take(str(number), 1, 1, 0.0)
-    assert len(budgets._used) == MAX_CLIENTS
+    assert len(budgets._uses) == MAX_CLIENTS
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))

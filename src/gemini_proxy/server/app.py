@@ -64,6 +64,7 @@ from gemini_proxy.server.tallies import MAX_LEARNT, Tallies
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.server.upstream import Upstream
 from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.retention import Kept
 from gemini_proxy.traces.snapshot import Revisions
@@ -72,6 +73,9 @@ log = logging.getLogger(__name__)
 
 _CLOSING_GRACE = 5.0
 """Seconds for what still runs when the last client has left, such as the traces of clients that went away."""
+
+_LIMITS_PAUSE = 1.0
+"""Seconds at most until the sharing of limits runs again after a failure: requests may wait for it."""
 
 
 def create_app(
@@ -118,6 +122,9 @@ def create_app(
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app))
             _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
+            budgets = SharedBudgets(storage.database)
+            await app[LIMITER].learn(budgets)
+            tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             if group.metrics is not None:

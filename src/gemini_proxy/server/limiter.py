@@ -1,23 +1,48 @@
 """Holds exchanges to the limits of their clients, and counts what it refuses."""
 
+import asyncio
 import functools
 import hmac
 import ipaddress
 import logging
+import math
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gemini_proxy.errors import LimitExceeded
 from gemini_proxy.sections import Limits
-from gemini_proxy.server.limits import MINUTE, AtOnce, Budgets, Client, Proven
+from gemini_proxy.server.limits import (
+    ASK_AGAIN,
+    MINUTE,
+    REFRESH,
+    AtOnce,
+    Budgets,
+    Client,
+    Proven,
+    Sharing,
+    Spending,
+)
+from gemini_proxy.server.tallies import tokens
+from gemini_proxy.traces.budgets import MOST_ASKS, Answer, Ask, SharedBudgets
+from gemini_proxy.traces.clock import is_set_within
+from gemini_proxy.traces.errors import StoreError
 
 log = logging.getLogger(__name__)
 
 _SOON: Final = 1.0
 """Seconds after which to ask again for what frees up at any time."""
+_PATIENCE: Final = 1.0
+"""Seconds for which the database, and a request that needs its answer, are waited for before it counts as away."""
+_ROUNDS: Final = 3
+"""Answers of the database that a request waits for at most: the one under way when it came, and its own."""
+_GATHER: Final = 0.01
+"""Seconds between two transactions, in which what is asked for gathers."""
+_AFTER_FAILURE: Final = 1.0
+"""Seconds between two when the database is away."""
 _NETWORK: Final = 64
 """Bits of an IPv6 address that tell clients apart: whoever has one address has all that share them."""
 
@@ -37,13 +62,28 @@ class Limiter:
         self._limits = limits
         self._clock = clock
         self._under_way = AtOnce()
-        self._requests = Budgets("requests", MINUTE)
-        self._bytes = Budgets("bytes", MINUTE)
-        self._unproven_requests = Budgets("unproven_requests", MINUTE)
-        self._unproven_bytes = Budgets("unproven_bytes", MINUTE)
+        self._sharing = Sharing()
+        self._requests = Budgets("requests", MINUTE, self._sharing)
+        self._bytes = Budgets("bytes", MINUTE, self._sharing)
+        self._unproven_requests = Budgets("unproven_requests", MINUTE, self._sharing)
+        self._unproven_bytes = Budgets("unproven_bytes", MINUTE, self._sharing)
+        self._input = Spending("input_tokens", self._sharing)
+        self._output = Spending("output_tokens", self._sharing)
+        self._shared = {
+            budgets.kind: budgets
+            for budgets in (self._requests, self._bytes, self._unproven_requests, self._unproven_bytes)
+        }
+        self._spent = {spending.kind: spending for spending in (self._input, self._output)}
+        self._kinds: tuple[Budgets | Spending, ...] = (*self._shared.values(), *self._spent.values())
         self._proven = Proven()
+        self._process = uuid.uuid4().hex
+        self._wake, self._round = asyncio.Event(), asyncio.Event()
+        self._looked = -math.inf
+        self._told_away = False
         self.refused: Counter[str] = Counter()
         """Requests refused, by limit."""
+        self.soft: Counter[str] = Counter()
+        """Clients and datasets that have spent more than a soft limit on a day, by limit."""
 
     def client(self, invariant: str | None, gemini: str | None, address: str) -> Client:
         """Return whom to charge: ``invariant`` is a key that is valid here, ``gemini`` one that the client brought."""
@@ -65,13 +105,26 @@ class Limiter:
         return visit
 
     async def charge(self, client: Client, size: int) -> Visit:
-        """Charge a request of ``size`` bytes that is no exchange. Raises LimitExceeded."""
-        limits, now = self._limits(), self._clock()
-        self._take(self._requests, client.name, 1, limits.requests_per_minute, now)
-        self._take(self._bytes, client.name, size, limits.bytes_per_minute, now)
+        """Charge a request of ``size`` bytes that is no exchange. Raises LimitExceeded.
+
+        Where it has to be known first what other processes have granted, this waits for the background to learn it.
+        """
+        limits = self._limits()
+        charges = [
+            (self._requests, client.name, 1, limits.requests_per_minute),
+            (self._bytes, client.name, size, limits.bytes_per_minute),
+        ]
         if client.trying:
-            self._take(self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute, now)
-            self._take(self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute, now)
+            charges += [
+                (self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute),
+                (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
+            ]
+        await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
+        now = self._clock()
+        for budgets, name, cost, limit in charges:
+            self._take(budgets, name, cost, limit, now)
+        if any(budgets.wanted for budgets, *_ in charges):
+            self._wake.set()
         return Visit(client, size)
 
     def leave(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
@@ -104,6 +157,103 @@ class Limiter:
         elif client.trying:
             self._unproven_bytes.add(client.address, more, now)
 
+    async def afford(self, client: Client, dataset: str) -> None:
+        """Raise LimitExceeded where the client has spent the tokens of a day in ``dataset``."""
+        spendings = [(spending, hard) for spending, soft, hard in self._token_limits() if hard or soft]
+        if not spendings:
+            return
+        subject = _subject(client, dataset)
+        await self._await(lambda now: any([spending.lacks(subject, now) for spending, _ in spendings]))
+        now = self._clock()
+        for spending, hard in spendings:
+            if spending.total(subject, now) >= hard > 0:
+                raise self._exceeded(spending.kind, subject, spending.retry_after(now), hard)
+        if any(spending.wanted for spending, _ in spendings):
+            self._wake.set()
+
+    def spend(self, client: Client, dataset: str, usage: Mapping[str, object]) -> None:
+        """Note the tokens of an exchange, as its ``usageMetadata`` counts them."""
+        subject, now = _subject(client, dataset), self._clock()
+        for spending, soft, hard in self._token_limits():
+            count = sum(tokens(usage, name) for name in _TOKENS[spending.kind])
+            if count and (soft or hard):
+                spending.add(subject, count, now)
+                self._wake.set()
+
+    def _token_limits(self) -> Iterable[tuple[Spending, int, int]]:
+        limits = self._limits()
+        return (
+            (self._input, limits.soft_input_tokens_per_day, limits.input_tokens_per_day),
+            (self._output, limits.soft_output_tokens_per_day, limits.output_tokens_per_day),
+        )
+
+    async def share(self, budgets: SharedBudgets) -> None:
+        """Share what clients use with the other processes on the database, until cancelled."""
+        while True:
+            await self.learn(budgets)
+            await asyncio.sleep(_AFTER_FAILURE if not self._sharing.on else _GATHER)
+            await is_set_within(self._wake, ASK_AGAIN)
+            self._wake.clear()
+
+    async def learn(self, budgets: SharedBudgets) -> None:
+        """Ask the database once for what is wanted, and let those go on who wait for it.
+
+        Once before the first request: until then this process knows nothing of the others.
+        """
+        now = self._clock()
+        asks: list[Ask] = []
+        for kind in self._kinds:
+            asks += kind.asks(MOST_ASKS - len(asks), now)
+        if asks or not self._sharing.on or now - self._looked >= REFRESH:
+            await self._ask(budgets, asks, now)
+        if any(kind.wanted for kind in self._kinds):
+            self._wake.set()
+        self._round.set()
+        self._round = asyncio.Event()
+
+    async def _ask(self, budgets: SharedBudgets, asks: Sequence[Ask], now: float) -> None:
+        until = int((now // MINUTE + 2) * MINUTE)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                processes, answers = await budgets.settle(asks, self._process, until, now)
+        except (StoreError, TimeoutError) as error:
+            self._sharing.left()
+            for ask in asks:
+                if ask.kind in self._spent:
+                    self._spent[ask.kind].failed(ask)
+            if not self._told_away:
+                self._told_away = True
+                log.warning("limits are counted in this process alone until the database answers: %s", error)
+            return
+        self._told_away = False
+        self._looked = now
+        self._sharing.joined(processes, now)
+        for ask, answer in zip(asks, answers, strict=True):
+            if ask.kind in self._spent:
+                self._spent[ask.kind].answered(ask, answer, now)
+                self._notice(ask, answer)
+            else:
+                self._shared[ask.kind].answered(ask, answer, now)
+
+    def _notice(self, ask: Ask, answer: Answer) -> None:
+        """Tell of a soft limit that this process was the one to cross: of all that share it, one is."""
+        (soft,) = (soft for spending, soft, _ in self._token_limits() if spending.kind == ask.kind)
+        if answer.taken - ask.settle < soft <= answer.taken:
+            self.soft[ask.kind] += 1
+            client, _, dataset = ask.client.partition("\n")
+            log.warning(
+                "over limits.soft_%s_per_day: the client is %.24s, the dataset %.64r", ask.kind, client, dataset
+            )
+
+    async def _await(self, lacks: Callable[[float], bool]) -> None:
+        """Wait while something has to be learned that the background can learn, for a bounded time."""
+        for _ in range(_ROUNDS):
+            if not lacks(self._clock()):
+                return
+            self._wake.set()
+            if not await is_set_within(self._round, _PATIENCE):
+                return
+
     def _take(self, budgets: Budgets, client: str, cost: float, limit: int, now: float) -> None:
         if not budgets.take(client, cost, limit, now):
             raise self._exceeded(budgets.kind, client, budgets.retry_after(now), limit)
@@ -126,9 +276,21 @@ _KEYS: Final = {
     "bytes": "limits.bytes_per_minute",
     "unproven_requests": "limits.unproven_requests_per_minute",
     "unproven_bytes": "limits.unproven_bytes_per_minute",
+    "input_tokens": "limits.input_tokens_per_day",
+    "output_tokens": "limits.output_tokens_per_day",
 }
 KINDS: Iterable[str] = tuple(_KEYS)
 """The limits, as metrics name them."""
+TOKEN_KINDS: Final = ("input_tokens", "output_tokens")
+"""Those that have a soft limit beside the hard one."""
+_TOKENS: Final = {
+    "input_tokens": ("promptTokenCount", "toolUsePromptTokenCount"),
+    "output_tokens": ("candidatesTokenCount", "thoughtsTokenCount"),
+}
+
+
+def _subject(client: Client, dataset: str) -> str:
+    return f"{client.trying or client.name}\n{dataset}"
 
 
 # Few keys and addresses send most requests.

@@ -31,7 +31,7 @@ from gemini_proxy.server.keys import (
     TASKS,
     Group,
 )
-from gemini_proxy.server.limiter import KINDS, Limiter
+from gemini_proxy.server.limiter import KINDS, TOKEN_KINDS, Limiter
 from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_families
@@ -186,6 +186,10 @@ class _Snapshot:
         yield from self._traces()
         yield _limited(self.limiter.refused)
         yield _questions(self.questions)
+        soft = _counter("soft_limits_crossed", "Soft limits on tokens that a client crossed in a dataset.", "limit")
+        for kind in TOKEN_KINDS:
+            soft.add_metric([kind], self.limiter.soft[kind])
+        yield soft
         yield from _reloads(self.reloads)
         yield from _process(usage(), self.group)
         if self.group.metrics is None:

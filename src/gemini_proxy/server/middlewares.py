@@ -33,6 +33,7 @@ from gemini_proxy.server.keys import (
 )
 from gemini_proxy.server.limits import Client
 from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
+from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.trace import Outcome
 
 _UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"})
@@ -69,14 +70,17 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
         return await (handler(request) if request.path in _UNLIMITED else _explore(request, handler))
     limiter, size = request.app[LIMITER], _declared(request)
     visit = await limiter.enter(_client(request), size)
-    accepted, stored = None, True
+    accepted, stored, dataset = None, True, request[CALL].dataset or UNNAMED
     try:
+        if request[CALL].http_method != "GET":
+            await limiter.afford(visit.client, dataset)
         response = await handler(request)
         accepted = _key_accepted(request, response)
         return response
     finally:
         if EXCHANGE in request:
             size, stored = request[EXCHANGE].size, request[EXCHANGE].recorded
+            limiter.spend(visit.client, dataset, request[EXCHANGE].merger.usage or {})
         limiter.leave(visit, size, accepted=accepted, stored=stored)
 
 

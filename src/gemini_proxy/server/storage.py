@@ -16,6 +16,7 @@ from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.sections import Traces
 from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.believed_clock import BelievedClock
+from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.database import Database, connect, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
@@ -41,7 +42,7 @@ _BACKGROUND = "background"
 """The lease of what one process does for all that share the database. Logging rules are not of it: each of their jobs
 is claimed by itself, and checks are work that all share."""
 _DELETION_PERIOD = 10.0
-"""Seconds between two looks for deleted datasets, whose traces nobody sees any more."""
+"""Seconds between two looks for deleted datasets, whose traces nobody sees any more, and for old budgets."""
 _RECORDER_PAUSE = 1.0
 """Seconds at most until a recorder that failed runs again: well within the patience of those who wait for a trace."""
 
@@ -115,6 +116,7 @@ async def open_storage(
         tasks.keep(partial(lease.during, digest.run), "digest")
         tasks.keep(feed.run, "feed")
     tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
+    tasks.keep(partial(lease.during, partial(_forget_budgets, SharedBudgets(store.database), believed)), "old budgets")
     news = News()
     if (url := listened_to(config.traces)) is not None:
         # Only with PostgreSQL, whose driver takes its time to load.
@@ -172,6 +174,18 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
         return found
 
     return check
+
+
+async def _forget_budgets(budgets: SharedBudgets, believed: BelievedClock) -> None:
+    """Delete budgets whose minute or day is over: not by a clock that may be ahead, for those of today are kept."""
+    while True:
+        now = believed.now()
+        try:
+            if now is not None:
+                await budgets.forget(now)
+        except StoreError as error:
+            log.warning("old budgets were not deleted: %s", error)
+        await asyncio.sleep(_DELETION_PERIOD)
 
 
 async def _empty_deleted(store: TraceStore) -> None:

@@ -97,8 +97,7 @@ class Tallies:
 
     def _count_tokens(self, usage: Mapping[str, Any]) -> None:
         for key, kind in _TOKENS.items():
-            count = usage.get(key)
-            if type(count) is int and 0 < count <= _MOST_TOKENS:
+            if count := tokens(usage, key):
                 self.tokens[kind] += count
 
     def _name(self, name: str) -> str:
@@ -108,6 +107,12 @@ class Tallies:
             return OTHER
         self._names.add(name)
         return name
+
+
+def tokens(usage: Mapping[str, object], name: str) -> int:
+    """Return a count of a ``usageMetadata``; 0 where it has none, or none that can be one."""
+    count = usage.get(name)
+    return count if type(count) is int and 0 < count <= _MOST_TOKENS else 0
 
 
 def _is_name(name: str) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0005"
+HEAD = "0006"
 
 metadata = MetaData(
     naming_convention={
@@ -178,6 +178,17 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", String(36), nullable=False),
     Column("until", Double, nullable=False),
+)
+
+# What clients have taken of a limit that all processes share, until ``ends`` (Unix seconds): see budgets.py.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("client", String(64), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("ends", BigInteger, primary_key=True, autoincrement=False),
+    Column("taken", Double, nullable=False),
+    Index(None, "ends"),
 )
 
 # What the traces of a dataset add up to that began within ``seconds`` from ``start`` on (Unix seconds), as JSON; and
