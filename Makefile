@@ -10,7 +10,8 @@
 #   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
 #   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
-#   make bench-agentdojo           AgentDojo's attacks and honest tasks under provenance.gr, its declarations under pinned-tools.gr, in .venv-agentdojo; SUITES names others
+#   make bench-agentdojo           AgentDojo's attacks and honest tasks through the proxy under provenance.gr and confidential.gr, its declarations
+#                                  under pinned-tools.gr, in .venv-agentdojo; SUITES names others, ARGS=--direct checks without the proxy
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #

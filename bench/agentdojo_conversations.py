@@ -1,6 +1,6 @@
 """``python -m bench.agentdojo_conversations SUITE...``: AgentDojo's attacks as conversations, one JSON line each.
 
-``--tools`` before the suites prints their declarations of tools instead, and the texts of each attack.
+The declarations of a suite's tools come first. ``--tools`` prints these alone, with the texts of each attack.
 
 Runs where ``agentdojo`` is installed, and imports nothing of the proxy. The model is scripted: it makes the calls of a
 task's ground truth, and obeys the first injected text that it reads by making the calls of that task's ground truth.
@@ -30,13 +30,14 @@ _LEFT_OUT: Final = frozenset(("manual",))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the honest run of every task, then every attack on it; or what the suites declare."""
+    """Print what each suite declares, the honest run of every task, then every attack on it."""
     suites = [argument for argument in arguments if argument != "--tools"]
     for name in suites:
         if "--tools" in arguments:
             print(json.dumps(_declared(name)))
             continue
         suite = get_suite(VERSION, name)
+        print(json.dumps({"suite": name, "tools": _tools(suite)}))
         for found in _conversations(name, suite):
             print(json.dumps(found, default=str))
 
@@ -44,17 +45,20 @@ def main(arguments: Sequence[str]) -> None:
 def _declared(name: str) -> dict[str, Any]:
     """The tools of a suite as an agent declares them, and the texts that each attack injects, each once."""
     suite = get_suite(VERSION, name)
-    tools = [
-        {"name": tool.name, "description": tool.description, "inputSchema": tool.parameters.model_json_schema()}
-        for tool in suite.tools
-    ]
     texts: dict[str, dict[str, None]] = {}
     for attack in _attacks(suite):
         for task in suite.user_tasks.values():
             for goal in suite.injection_tasks.values():
                 with contextlib.suppress(ValueError):
                     texts.setdefault(attack.name, {}).update(dict.fromkeys(attack.attack(task, goal).values()))
-    return {"suite": name, "tools": tools, "attacks": {attack: list(found) for attack, found in texts.items()}}
+    return {"suite": name, "tools": _tools(suite), "attacks": {attack: list(found) for attack, found in texts.items()}}
+
+
+def _tools(suite: TaskSuite[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": tool.name, "description": tool.description, "inputSchema": tool.parameters.model_json_schema()}
+        for tool in suite.tools
+    ]
 
 
 def _attacks(suite: TaskSuite[Any]) -> list[BaseAttack]:
