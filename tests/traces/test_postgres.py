@@ -19,6 +19,7 @@ from gemini_proxy.traces.postgres import Limits, PostgresDatabase
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.rows import encode
 from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.trace import Annotation
 from tests.support.postgres import PostgresServer
 from tests.support.relay import Relay
 from tests.traces.samples import query, trace
@@ -64,17 +65,80 @@ def shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
+@pytest.mark.parametrize("dataset", ["demo", "other", "new"])
 async def test_numbers_become_visible_in_their_order(
-    store: TraceStore, database_url: str, machine: AsyncConnection
+    store: TraceStore, database_url: str, machine: AsyncConnection, dataset: str
 ) -> None:
-    """Who follows "greater than the last seen" misses nothing: no transaction overtakes another that has numbers."""
+    """Who follows "greater than the last seen" misses nothing: no transaction overtakes another that has numbers.
+
+    Whether they write to one dataset or to two, there already or not.
+    """
+    await store.add([trace("before"), trace("before", dataset="other")])
     await machine.run_sync(insert_rows, [encode(trace("first"))])
-    second = asyncio.create_task(store.add([trace("second")]))
+    second = asyncio.create_task(store.add([trace("second", dataset=dataset)]))
     await someone_waits(database_url)
-    assert await store.recent(5) == []
+    assert len(await store.recent(5)) == 2
     await machine.commit()
     await second
-    assert [t.messages[0]["content"] async for t in store.export()] == ["first", "second"]
+    assert [t.messages[0]["content"] async for t in store.export()] == ["before", "before", "first", "second"]
+
+
+async def test_places_have_no_gaps_and_numbers_the_order_of_places_however_many_write(
+    store: TraceStore, database_url: str
+) -> None:
+    """Into one dataset that is there and, in the same batches, into others that are new each time."""
+    machines = [store, *[await TraceStore.open(database_url) for _ in range(3)]]
+    await store.add([trace()])
+
+    async def write(machine: TraceStore, place: int) -> None:
+        for number in range(5):
+            new = f"new {place} {number}"
+            await machine.add([trace(), trace(dataset=new), trace(), trace(dataset=new)])
+            await machine.add([trace(), trace()])
+
+    await asyncio.gather(*(write(machine, place) for place, machine in enumerate(machines)))
+    sql = """
+        SELECT d.name, d.size, array_agg(t.position ORDER BY t.seq)
+        FROM traces t JOIN datasets d ON d.seq = t.dataset GROUP BY d.seq
+    """
+    found = {name: (size, positions) for name, size, positions in await query(database_url, sql)}
+    assert found.pop("demo") == (81, [*range(81)])
+    assert list(found.values()) == [(2, [0, 1])] * 20
+    for machine in machines[1:]:
+        await machine.close()
+
+
+async def test_a_proxy_that_is_lost_while_it_waits_for_the_others_does_not_hold_them_up(
+    store: TraceStore, machine: AsyncConnection, database_url: str, guarded: str
+) -> None:
+    """What it had sent is written when its turn comes, with all that hangs on it, and nothing waits for its answer."""
+    await store.add([trace("first")])
+    target = make_url(guarded)
+    async with Relay(target.port or 0) as relay:
+        lost = PostgresDatabase(target.set(port=relay.port), read_only=False)
+        await machine.run_sync(insert_rows, [encode(trace("second"))])
+        third = encode(
+            trace("third", annotations=[Annotation("a", "messages.0.content")], log_rules=({"id": "1"},), push=True)
+        )
+        waiting = asyncio.create_task(lost.insert([third]))
+        await someone_waits(database_url)
+        relay.freeze()
+        await machine.commit()
+        await store.add([trace("fourth")])
+        texts = [t.messages[0]["content"] async for t in store.export()]
+        assert texts == ["first", "second", "third", "fourth"]
+        written = "SELECT (SELECT count(*) FROM annotations), (SELECT count(*) FROM jobs)"
+        assert await query(database_url, written) == [(1, 2)]
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await lost.close()
+
+
+async def test_a_batch_too_large_for_one_statement_is_written(store: TraceStore) -> None:
+    await store.add([trace()])
+    batch = [trace("x" * 3_000_000) for _ in range(2)]
+    await store.add(batch)
+    assert [t.position for t in await store.recent(5)] == [2, 1, 0]
 
 
 async def test_two_machines_take_different_jobs_without_waiting(store: TraceStore, machine: AsyncConnection) -> None:

@@ -18,7 +18,7 @@ POOLER: Final = "pooler"
 """The option of a PostgreSQL URL that says how a pooler gives connections: by the ``transaction``."""
 
 # Any number, the same in every version and on every machine that shares a database.
-_WRITERS_LOCK: Final = 0x67_70_01
+WRITERS_LOCK: Final = 0x67_70_01
 
 # Words for the failures that an operator can do something about, by the beginning of the database's name for them:
 # SQLite's, or PostgreSQL's five-character state (appendix A of its manual), of which two name the class.
@@ -161,7 +161,7 @@ def serialise_writers(connection: Connection) -> None:
     larger one, and PostgreSQL gives numbers out before it commits. SQLite has one writer at a time as it is.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_WRITERS_LOCK)))
+        connection.execute(select(func.pg_advisory_xact_lock(WRITERS_LOCK)))
 
 
 def bytes_in_use(connection: Connection) -> int:

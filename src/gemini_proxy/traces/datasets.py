@@ -168,7 +168,7 @@ def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> 
 
     Of exchanges that are over nothing is lost for a bound: who would go beyond MAX_DATASETS is refused before.
     """
-    return _placed(wanted, {key: _reserve(connection, *key, *reserved) for key, reserved in _reservations(wanted)})
+    return deal(wanted, {key: _reserve(connection, *key, *reserved) for key, reserved in reservations(wanted)})
 
 
 def known_places(
@@ -177,15 +177,15 @@ def known_places(
     """``places`` without SQLAlchemy in between; None where a dataset is missing."""
     sql = _reservation(dialect)
     firsts: dict[tuple[str, str], tuple[int, int]] = {}
-    for key, (count, latest) in _reservations(wanted):
+    for key, (count, latest) in reservations(wanted):
         rows = connection.execute(sql, (latest, count, *key)).fetchall()
         if not rows:
             return None
         firsts[key] = (rows[0][0], rows[0][1] - count)
-    return _placed(wanted, firsts)
+    return deal(wanted, firsts)
 
 
-def _reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[str, str], tuple[int, float]]]:
+def reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[str, str], tuple[int, float]]]:
     """Datasets by owner and name, each with how many places it is to give and the newest of their times.
 
     In one order whoever asks, so that two transactions cannot wait for each other.
@@ -196,7 +196,7 @@ def _reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[
     return [(key, (len(ats), max(ats))) for key, ats in sorted(times.items())]
 
 
-def _placed(
+def deal(
     wanted: Sequence[tuple[str, str, float]], firsts: dict[tuple[str, str], tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """Deal out places in the order of ``wanted``; ``firsts`` has each dataset's number and first free position."""

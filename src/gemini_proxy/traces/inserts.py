@@ -1,7 +1,8 @@
 """The inserts of the hot path: Core statements compiled once, run with ready tuples.
 
 SQLAlchemy's own executemany builds a dict and a tuple for each row again, a third of the cost of a batch. In SQLite the
-traces of exchanges go without SQLAlchemy altogether: for one that comes alone it costs as much as the insert.
+traces of exchanges go without SQLAlchemy altogether: for one that comes alone it costs as much as the insert. In
+PostgreSQL they go in one statement: writers wait for one another, and none is to wait for another's next statement.
 """
 
 import sqlite3
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Insert, bindparam, insert, select
+from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, insert, select
+from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, String, TypeEngine
 
-from gemini_proxy.traces.database import serialise_writers
-from gemini_proxy.traces.datasets import known_places, places
+from gemini_proxy.traces.database import WRITERS_LOCK, serialise_writers
+from gemini_proxy.traces.datasets import deal, known_places, places, reservations
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import ANNOTATION_KEYS, JOB_KEYS, TRACE_KEYS, TraceRow
 from gemini_proxy.traces.schema import annotations, jobs, traces
@@ -22,6 +24,57 @@ from gemini_proxy.traces.schema import annotations, jobs, traces
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
 
 _MOST_TOGETHER: Final = 128
+
+# PostgreSQL holds the values of a statement in memory, several times over.
+_MOST_BYTES_AT_ONCE: Final = 4_194_304
+
+# By PostgreSQL's names. A text is cut by nobody: what is too long for its column is an error.
+_ARRAYS: Final[tuple[tuple[type[TypeEngine[Any]], str], ...]] = (
+    (String, "text"),
+    (LargeBinary, "bytea"),
+    (Boolean, "boolean"),
+    (Double, "double precision"),
+    (BigInteger, "bigint"),
+    (Integer, "integer"),
+)
+
+# Each part reads what the one before returns, so the lock comes first, and numbers are given out while it is held.
+# Places are given out only if all datasets are there: otherwise there is nothing to undo.
+_AT_ONCE: Final = """
+WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock({lock})),
+wanted AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::double precision[])
+    WITH ORDINALITY AS w (owner, name, count, latest, number)
+),
+found AS MATERIALIZED (
+    SELECT d.seq, w.count, w.latest, w.number
+    FROM locked CROSS JOIN wanted w JOIN datasets d ON d.owner = w.owner AND d.name = w.name
+    FOR NO KEY UPDATE OF d
+),
+placed AS (
+    UPDATE datasets d SET size = d.size + f.count, latest = f.latest FROM found f
+    WHERE d.seq = f.seq AND (SELECT count(*) FROM found) = (SELECT count(*) FROM wanted)
+    RETURNING d.seq AS dataset, d.size - f.count AS first, f.number
+),
+inserted AS (
+    INSERT INTO traces (dataset, position, id, {trace_columns})
+    SELECT p.dataset, p.first + r.position, r.id, {trace_values}
+    FROM {trace_rows} JOIN placed p ON p.number = r.dataset
+    ORDER BY r.number
+    RETURNING id, seq, dataset
+),
+annotated AS (
+    INSERT INTO annotations (trace, dataset, {annotation_columns})
+    SELECT i.seq, i.dataset, {annotation_values} FROM {annotation_rows} JOIN inserted i ON i.id = r.trace_id
+    ORDER BY r.number
+),
+queued AS (
+    INSERT INTO jobs (trace, {job_columns})
+    SELECT i.seq, {job_values} FROM {job_rows} JOIN inserted i ON i.id = r.trace_id
+    ORDER BY r.number
+)
+SELECT count(*) FROM inserted
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +93,8 @@ def insert_rows(connection: Connection, rows: Sequence[TraceRow], *, again: bool
     sql = _statements(connection.dialect)
     serialise_writers(connection)
     if again:
-        # An earlier attempt whose end is unknown is over by now: it held the lock of writers.
+        # An earlier attempt whose end is unknown is over by now, or still waits for the lock of writers: then it will
+        # fail, since its ids are taken.
         rows = _missing(connection, rows)
         if not rows:
             return
@@ -73,6 +127,60 @@ def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequ
         connection.executemany(sql.annotation, [place + annotation[1:] for annotation in row.annotations])
     _insert_together(connection, sql.job, [job for row in rows for job in row.jobs])
     return True
+
+
+def fits_one_statement(rows: Sequence[TraceRow]) -> bool:
+    """Whether ``insert_at_once`` is the faster way to write the rows."""
+    return sum(len(value) for row in rows for value in row.trace[-2:]) <= _MOST_BYTES_AT_ONCE
+
+
+def insert_at_once(connection: Connection, rows: Sequence[TraceRow]) -> bool:
+    """``insert_rows`` for PostgreSQL in one statement, which may be a transaction of its own.
+
+    False where a dataset is missing: then nothing was done.
+    """
+    wanted = _wanted(rows)
+    reserved = reservations(wanted)
+    # In place of a dataset's number its number among these, in place of a position the one among the rows.
+    counted = deal(wanted, {key: (number, 0) for number, (key, _) in enumerate(reserved, 1)})
+    values = (
+        *_columns([(*key, *reservation) for key, reservation in reserved], 4),
+        *_columns(_placed(rows, counted), len(TRACE_KEYS)),
+        *_columns([annotation for row in rows for annotation in row.annotations], len(ANNOTATION_KEYS)),
+        *_columns([job for row in rows for job in row.jobs], len(JOB_KEYS)),
+    )
+    return bool(connection.exec_driver_sql(_at_once(), values).scalar_one())
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> Sequence[list[Any]]:
+    """The values of each of ``count`` columns."""
+    return [[row[at] for row in rows] for at in range(count)]
+
+
+@lru_cache(maxsize=1)
+def _at_once() -> str:
+    parts: dict[str, object] = {"lock": WRITERS_LOCK}
+    # After those of the datasets.
+    first = 5
+    kinds = (
+        ("trace", traces, TRACE_KEYS, 3),
+        ("annotation", annotations, ANNOTATION_KEYS, 1),
+        ("job", jobs, JOB_KEYS, 1),
+    )
+    for kind, table, keys, known in kinds:
+        # Those before are in the statement itself.
+        parts[f"{kind}_columns"] = ", ".join(keys[known:])
+        parts[f"{kind}_values"] = ", ".join(f"r.{key}" for key in keys[known:])
+        arrays = ", ".join(f"${number}::{_array(table, key)}[]" for number, key in enumerate(keys, first))
+        parts[f"{kind}_rows"] = f"unnest({arrays}) WITH ORDINALITY AS r ({', '.join(keys)}, number)"
+        first += len(keys)
+    return _AT_ONCE.format(**parts)
+
+
+def _array(table: Table, key: str) -> str:
+    """PostgreSQL's name for the type of a column's values; ``trace_id`` is a trace's id."""
+    column = traces.c.id if key == "trace_id" else table.c[key]
+    return next(name for kind, name in _ARRAYS if isinstance(column.type, kind))
 
 
 def _insert_together(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:

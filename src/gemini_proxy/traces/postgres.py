@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, TypeVar
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gemini_proxy.traces.database import POOLER, Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
-from gemini_proxy.traces.inserts import insert_rows
+from gemini_proxy.traces.inserts import fits_one_statement, insert_at_once, insert_rows
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.shares import Shares
 
@@ -73,9 +73,10 @@ class PostgresDatabase:
         readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))
         self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # A transaction of its own where a pooler could hand its second round trip to another connection.
-        alone = {"postgresql_readonly": True} if _is_pooled(url) else {"isolation_level": "AUTOCOMMIT"}
-        self._glances = glances.execution_options(**alone)
+        alone: dict[str, Any] = {} if _is_pooled(url) else {"isolation_level": "AUTOCOMMIT"}
+        self._glances = glances.execution_options(**(alone or {"postgresql_readonly": True}))
         self._writers = None if read_only else _engine(url, self._limits, 5, "off")
+        self._inserts = self._writers and self._writers.execution_options(**alone)
         self._shares = Shares(_READERS_OF_ONE)
         self._closed = False
 
@@ -97,7 +98,7 @@ class PostgresDatabase:
         return await self._run(self._writers, work)
 
     async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
-        await self.write(lambda connection: insert_rows(connection, rows, again=again))
+        await self._in_time(_insert(self._open(self._inserts), self._open(self._writers), rows, again=again))
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         with translated():
@@ -126,11 +127,14 @@ class PostgresDatabase:
         return engine
 
     async def _run(self, engine: AsyncEngine | None, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` within its time, the wait for a connection included, also where the server says nothing."""
+        return await self._in_time(_transaction(self._open(engine), work))
+
+    async def _in_time(self, transaction: Awaitable[T]) -> T:
+        """Await a transaction for its time, the wait for a connection included, also where the server says nothing."""
         with translated():
             try:
                 async with asyncio.timeout(self._limits.transaction):
-                    return await _transaction(self._open(engine), work)
+                    return await transaction
             except TimeoutError:
                 raise StoreUnavailable("no answer from the database in time") from None
 
@@ -152,6 +156,26 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
             return result
     async with engine.begin() as connection:
         return await connection.run_sync(work)
+
+
+async def _insert(alone: AsyncEngine, together: AsyncEngine, rows: Sequence[TraceRow], *, again: bool) -> None:
+    """Insert rows at once over ``alone``, where a statement may be a transaction; otherwise by ``insert_rows``.
+
+    Where the server had closed the connection nobody knows whether the rows are there.
+    """
+    if not again and fits_one_statement(rows):
+        async with alone.connect() as connection:
+            try:
+                inserted = await connection.run_sync(insert_at_once, rows)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                again = True
+            else:
+                await connection.commit()
+                if inserted:
+                    return
+    await _transaction(together, lambda connection: insert_rows(connection, rows, again=again))
 
 
 def _check_options(url: URL) -> None:
