@@ -188,6 +188,19 @@ class Classifier(Section):
     timeout: Annotated[float, Field(gt=0)] = 5.0
 
 
+class Presidio(Section):
+    """Presidio, which policies ask for names, places and all else that it finds from the score ``threshold`` on.
+
+    ``model`` is spaCy's: the name of an installed package, or a folder. It reads ``language``. ``timeout`` is in
+    seconds, for the texts of a check.
+    """
+
+    model: Annotated[str, Field(min_length=1)] = "en_core_web_sm"
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+
+
 class Guardrails(Section):
     """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
 
@@ -208,6 +221,7 @@ class Guardrails(Section):
     judge: Judge = Judge()
     model_armor: ModelArmor = ModelArmor()
     classifier: Classifier = Classifier()
+    presidio: Presidio = Presidio()
 
     @field_validator("parameters")
     @classmethod

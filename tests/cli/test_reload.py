@@ -145,6 +145,8 @@ def test_the_readme_says_what_changes_in_place() -> None:
         "guardrails.remote.",
         "guardrails.judge.",
         "guardrails.model_armor.",
+        "guardrails.classifier.",
+        "guardrails.presidio.",
     )
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text

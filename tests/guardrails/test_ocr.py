@@ -51,7 +51,7 @@ def write(file: Path, script: str) -> None:
 async def read(url: str) -> str:
     answer = await Tesseract().answer(Question("ocr", url, "{}"), None)
     assert isinstance(answer, tuple)
-    return "\n".join(answer)
+    return "\n".join(map(str, answer))
 
 
 async def judged(messages: list[dict[str, object]]) -> Verdict:

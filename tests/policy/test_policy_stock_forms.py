@@ -130,7 +130,7 @@ def test_what_nothing_finds_is_warned_of(entity: str, line: str) -> None:
     """A policy that asks for names or places loads, finds nothing, and says so."""
     text = IMPORTS + f'raise "x" if:\n    (c: ToolCall)\n    {line.format(entity)}\n'
     [warning] = compile_policy(text).warnings
-    assert f"{entity} is never found here" in warning.message and "presidio-analyzer" in warning.message
+    assert f"{entity} is never found here" in warning.message and 'pii(x, model="presidio")' in warning.message
     assert warning.line == 9
     assert not fires(text, calling("send", {"to": "Ada, London"}))
 

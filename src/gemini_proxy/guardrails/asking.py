@@ -29,6 +29,10 @@ LONGEST_REMEMBERED: Final = 4_000
 """Characters of an answer that is kept: with so many answers about 40 MB at most."""
 
 
+_PLACE: Final = 80
+"""What a label that knows where it stands takes besides, in characters."""
+
+
 class Answerer(Protocol):
     """Asks one service or program."""
 
@@ -156,7 +160,9 @@ class Asking:
 
 
 def _size(answer: Answer) -> int:
-    return 0 if isinstance(answer, bool) else sum(map(len, answer))
+    if isinstance(answer, tuple):
+        return sum(len(label) if isinstance(label, str) else len(label.label) + _PLACE for label in answer)
+    return len(answer) if isinstance(answer, str) else 0
 
 
 def _digest(question: Question, payer: str) -> bytes:

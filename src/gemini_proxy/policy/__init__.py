@@ -22,7 +22,7 @@ The language is Invariant's. What differs from its stock engine, and why:
 from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.compile import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
-from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, Question, Unanswered
+from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, Found, Question, Unanswered
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
 from gemini_proxy.policy.events import Conversation
 from gemini_proxy.policy.pinning import readable_pins
@@ -45,6 +45,7 @@ __all__ = [
     "EvaluationError",
     "Fault",
     "Finding",
+    "Found",
     "Growth",
     "Place",
     "Policy",

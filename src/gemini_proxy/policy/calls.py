@@ -1,6 +1,7 @@
 """Calls: built-in functions, detectors, predicates and methods. Arity and keywords are checked at load."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -8,7 +9,7 @@ import orjson
 from gemini_proxy.policy import syntax
 from gemini_proxy.policy.builtins import FUNCTIONS, Function, find_all, matches
 from gemini_proxy.policy.detectors import Detector, Parsed, Parser, positional
-from gemini_proxy.policy.detectors.outside import OutsideDetector, Question, whole_texts
+from gemini_proxy.policy.detectors.outside import Answer, Found, OutsideDetector, Question, Whole, whole_texts
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.events import FIELDS
 from gemini_proxy.policy.expression_code import ExpressionCompiler, Term
@@ -124,6 +125,9 @@ class CallCompiler(ExpressionCompiler):
         detector = self.context.detectors.detectors[name]
         if isinstance(detector, OutsideDetector):
             return self._asked(node, detector, scope)
+        models: frozenset[str] = getattr(detector, "models", frozenset())
+        if models and "model" in dict(node.kwargs):
+            return self._by_model(node, name, models, scope)
         by_position = positional(detector)
         most = 1 + len(by_position) if by_position or isinstance(detector, Detector) else 3
         self._check(node, name, 1, most, detector.options)
@@ -152,6 +156,20 @@ class CallCompiler(ExpressionCompiler):
 
         return Term(detect)
 
+    def _by_model(self, node: syntax.Call, name: str, models: frozenset[str], scope: Scope) -> Term:
+        """A call of a detector that the detector named by its option ``model`` answers instead."""
+        model = dict(node.kwargs)["model"]
+        if not isinstance(model, syntax.Constant) or model.value not in models:
+            known = " or ".join(f'"{each}"' for each in sorted(models))
+            self.context.fail(
+                model, f"the model of {name}(...) is written in the call, and is {known}", fault="unknown"
+            )
+        if model.value not in self.context.detectors.names:
+            needed = UNAVAILABLE[model.value]
+            self.context.fail(node, f'{name}(..., model="{model.value}") is not available: it needs {needed}')
+        rest = tuple(option for option in node.kwargs if option[0] != "model")
+        return self._detector(replace(node, kwargs=rest), model.value, scope)
+
     def _asked(self, node: syntax.Call, detector: OutsideDetector, scope: Scope) -> Term:
         """A call that needs an answer from outside: while there is none, its value is that of no text."""
         name = detector.name
@@ -175,9 +193,13 @@ class CallCompiler(ExpressionCompiler):
             texts = images_of(value) if detector.images else list(searched_texts(value))
             options = plain({key: code(frame) for key, code in kwargs.items()}, run)
             written = orjson.dumps(options, option=orjson.OPT_SORT_KEYS).decode()
-            given = [run.answer(Question(name, text, written)) for text in whole_texts(texts)]
-            answers = [detector.nothing if answer is None else answer for answer in given]
-            if any(answers):
+            wholes = whole_texts(texts)
+            given = [run.answer(Question(name, text, written)) for text in wholes]
+            answers = [
+                detector.nothing if answer is None else _marked(run, answer, standing)
+                for answer, standing in zip(given, wholes.values(), strict=True)
+            ]
+            if not detector.placed and any(answers):
                 run.marks.extend((text, -1, -1) for text in texts)
             return detector.joined(answers)
 
@@ -241,6 +263,26 @@ def _apply_detector(detector: Detector | Parser) -> Callable[[list[str], list[An
         return Parsed([found.label for found in findings], findings)
 
     return detect
+
+
+def _marked(run: Run, answer: Answer, wholes: Sequence[Whole]) -> Answer:
+    """The answer without what stands in other pieces of its text; what it has the place of is marked there.
+
+    Within a negation nothing is left out: what readers find in a text is missing from none of its pieces.
+    """
+    if not isinstance(answer, tuple):
+        return answer
+    kept: list[str | Found] = []
+    for each in answer:
+        if not isinstance(each, Found):
+            kept.append(each)
+            continue
+        marks = [(whole.text, each.start, each.end) for whole in wholes if run.negated or whole.holds(each)]
+        run.items(1 + len(marks))
+        run.marks.extend(marks)
+        if marks:
+            kept.append(each)
+    return tuple(kept)
 
 
 def _method_call(value: Code, name: str, args: list[Code], kwargs: Mapping[str, Code]) -> Code:

@@ -28,6 +28,7 @@ UNAVAILABLE: Mapping[str, str] = {
     "model_armor": f"Google's Model Armor; {_ASKED}",
     "injection_model": f"a classifier of injections; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
+    "presidio": f"Presidio and a language model; {_ASKED}",
     "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
     "ocr": "the tesseract program, which only the policy files of a server can have run",
     "ipython_code": "IPython; python_code reads cells without magics",

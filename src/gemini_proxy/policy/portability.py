@@ -184,6 +184,8 @@ class _Reader:
             yield note(node, "it has no tool_changed(...), and keeps no declarations of tools")
         if name == "normalized" and name not in self._predicates:
             yield note(node, "it has no normalized(...), and reads texts as they are written")
+        if "model" in options and name == "pii":
+            yield note(options["model"], "its pii has no option model: it always asks presidio")
         if "raw" in options and name in STOCK_DETECTORS:
             yield note(options["raw"], f"its {name} has no option raw, and never sees through a disguise")
         if name in ("find", "match") and len(node.args) == 2:

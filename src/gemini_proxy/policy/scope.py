@@ -95,7 +95,7 @@ class Context:
             self.warn(
                 node,
                 f"{entity} is never found here, so nothing is checked for it: {detector} finds what has a form. "
-                f"A plug-in named {detector} brings more, one made with the package presidio-analyzer for example",
+                f'In a policy file of a server {detector}(x, model="presidio") finds more',
             )
 
     def warn_of_label(self, node: syntax.Node, call: syntax.Call, label: str) -> None:

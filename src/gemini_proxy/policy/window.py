@@ -170,6 +170,8 @@ class _Tests:
             return _WHOLE
         if not all(map(self._is_fixed, node.args[1:])):
             return _WHOLE
+        if getattr(detector, "models", ()) and "model" in dict(node.kwargs):
+            return _WHOLE
         certainty, options = _DETECTORS[name]
         given = [*positional(detector)[: len(node.args) - 1], *(key for key, _ in node.kwargs)]
         return certainty if all(key in options for key in given) else _HINT

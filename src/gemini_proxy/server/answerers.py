@@ -12,6 +12,7 @@ from gemini_proxy.guardrails.classifier import Classifier, missing
 from gemini_proxy.guardrails.judge import GeminiJudge
 from gemini_proxy.guardrails.model_armor import ModelArmor
 from gemini_proxy.guardrails.ocr import PROGRAM, Tesseract
+from gemini_proxy.guardrails.presidio import Presidio, missing_for
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.guardrails.workers import PROCESSES, Workers
 from gemini_proxy.sections import Judge
@@ -19,6 +20,7 @@ from gemini_proxy.sections import ModelArmor as Armor
 
 JUDGED: Final = ("decision", "llm", "moderated")
 CLASSIFIED: Final = "injection_model"
+READ: Final = "presidio"
 ARMORED: Final = ("model_armor", "moderated")
 """``moderated`` is Model Armor's where both are there: filters that are made for it."""
 
@@ -30,6 +32,7 @@ class Answerers:
         self._clients: list[ServiceClient] = []
         # One process: a model takes its memory in each.
         self._scoring = Workers(1)
+        self._reading = Workers(1)
         self.asking = Asking(self._services(config))
 
     async def __aenter__(self) -> "Answerers":
@@ -41,10 +44,14 @@ class Answerers:
 
     async def __aexit__(self, *_: object) -> None:
         self._scoring.close()
+        self._reading.close()
         await self._stack.aclose()
 
     def _services(self, config: Config) -> Mapping[str, Service]:
         services = {"ocr": Service(Tesseract(), config.guardrails.timeout, places=asyncio.Semaphore(PROCESSES))}
+        presidio = config.guardrails.presidio
+        reads = Presidio(presidio.model, presidio.language, presidio.threshold, self._reading, presidio.timeout)
+        services[READ] = Service(reads, presidio.timeout)
         judge = config.guardrails.judge
         if judge.model is not None:
             asked = self._judge(config, judge, judge.model)
@@ -83,8 +90,13 @@ class Answerers:
 
 def unanswerable(config: Config, names: Iterable[str]) -> list[str]:
     """Say of each detector that nobody would answer what is missing for it. Raises nothing, asks nobody."""
-    needed = {**_NEEDED, CLASSIFIED: _needed_to_classify(config)}
-    return [f"{name}(...) needs {needed[name]}" for name in sorted(names) if not _is_answered(config, name)]
+    model = config.guardrails.presidio.model
+    needed = {**_NEEDED, CLASSIFIED: _needed_to_classify(config), READ: missing_for(model)}
+    return [
+        f"{_WRITTEN.get(name, f'{name}(...)')} needs {needed[name]}"
+        for name in sorted(names)
+        if not _is_answered(config, name)
+    ]
 
 
 def _needed_to_classify(config: Config) -> str | None:
@@ -92,6 +104,7 @@ def _needed_to_classify(config: Config) -> str | None:
     return "a classifier: set guardrails.classifier.path" if folder is None else missing(folder)
 
 
+_WRITTEN: Final = {READ: 'pii(..., model="presidio")'}
 _NEEDED: Final = {
     "ocr": f"the program {PROGRAM}: install tesseract-ocr, or what your system calls it",
     **dict.fromkeys(JUDGED, "a judge: set guardrails.judge.model"),
@@ -103,6 +116,8 @@ _NEEDED: Final = {
 def _is_answered(config: Config, name: str) -> bool:
     if name == CLASSIFIED:
         return _needed_to_classify(config) is None
+    if name == READ:
+        return missing_for(config.guardrails.presidio.model) is None
     if name == "ocr":
         return shutil.which(PROGRAM) is not None
     judge, armor = config.guardrails.judge, config.guardrails.model_armor

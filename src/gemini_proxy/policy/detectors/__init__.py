@@ -29,6 +29,7 @@ class Detector(Protocol):
     any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
     Options that may also be given by position are named, in order, by an attribute ``positional`` if there is one. So
     are all labels of a call without options by ``labels``, and names that are known and never found by ``not_found``.
+    ``models`` are other detectors that answer a call with their name as its option ``model``.
     """
 
     @property

@@ -4,15 +4,26 @@ The engine does no input or output, so such a call only states its ``Question``.
 answer ends with ``Unanswered``, which has all of them; whoever awaits the answers runs the check again with them.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.values import Joined
 
-Answer = bool | str | tuple[str, ...]
-"""What was answered: whether it is so, a text, or labels."""
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``[start:end]`` of the text that was asked about is a ``label``, offsets in characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+Answer = bool | str | tuple[str | Found, ...]
+"""What was answered: whether it is so, a text, or labels, which may know where they stand."""
 MAX_QUESTIONS: Final = 1_000
 """Questions of one check, answered ones not counted."""
 
@@ -42,6 +53,7 @@ class Unanswered(EvaluationError):
 class OutsideDetector:
     """A detector that is asked. ``positional`` are its arguments by position, of which ``subject`` is what it is asked
     about. ``nothing`` is its value while there is no answer, and of no text. With ``images`` it is asked about images.
+    A ``placed`` one answers with ``Found``.
     """
 
     name: str
@@ -50,26 +62,46 @@ class OutsideDetector:
     positional: tuple[str, ...] = ("text",)
     options: frozenset[str] = frozenset()
     images: bool = False
+    placed: bool = False
 
     def joined(self, answers: Iterable[Answer]) -> Answer | list[str]:
         """The value of the call, from the answers for each of its texts."""
         if isinstance(self.nothing, tuple):
-            return [label for answer in answers if isinstance(answer, tuple) for label in answer]
+            labels = [label for answer in answers if isinstance(answer, tuple) for label in answer]
+            return [label.label if isinstance(label, Found) else label for label in labels]
         if isinstance(self.nothing, str):
             return "\n".join(str(answer) for answer in answers)
         return any([bool(answer) for answer in answers])
 
 
-def whole_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yield each text once, as readers join it: a turn that is cut into pieces is one question, not one for each."""
-    seen: set[str] = set()
+@dataclass(slots=True)
+class Whole:
+    """A text as readers join it, and where in it the pieces begin and end that a call is about, in their order."""
+
+    text: str
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def holds(self, found: Found) -> bool:
+        """Whether ``found`` ends in one of the pieces: it belongs to that one."""
+        number = bisect_left(self.starts, found.end) - 1
+        return number >= 0 and found.end <= self.ends[number]
+
+
+def whole_texts(texts: Iterable[str]) -> dict[str, list[Whole]]:
+    """Each text once, with where it stands: a turn that is cut into pieces is one question, not one for each."""
+    wholes: dict[int, Whole] = {}
     for text in texts:
-        readings: list[str] = [reading for reading, _, _ in text.readings] if type(text) is Joined else []
-        for reading in readings or [text]:
-            whole = str(reading)
-            if whole.strip() and whole not in seen:
-                seen.add(whole)
-                yield whole
+        readings: Sequence[tuple[str, int, int]] = text.readings if type(text) is Joined else ()
+        for reading, start, end in readings or ((text, 0, len(text)),):
+            whole = wholes.setdefault(id(reading), Whole(reading))
+            whole.starts.append(start)
+            whole.ends.append(end)
+    by_text: dict[str, list[Whole]] = {}
+    for whole in wholes.values():
+        if whole.text.strip():
+            by_text.setdefault(str(whole.text), []).append(whole)
+    return by_text
 
 
 OUTSIDE: Final = (
@@ -79,6 +111,7 @@ OUTSIDE: Final = (
         "llm", "", "prompt", ("prompt", "system_prompt"), frozenset(("model", "temperature", "max_tokens"))
     ),
     OutsideDetector("ocr", (), "image", ("image",), images=True),
+    OutsideDetector("presidio", (), positional=("text", "entities"), placed=True),
     OutsideDetector("model_armor", (), options=frozenset(("response",))),
     OutsideDetector(
         "moderated", False, options=frozenset(("model", "threshold", "default_threshold", "cat_thresholds"))

@@ -2,7 +2,8 @@
 
 ``pii(x)`` finds what hardly anything else looks like; ``pii(x, entities=["US_PASSPORT"])`` what is asked for by name, a
 bare number included, and ``pii(x, countries=["US"])`` what a country's numbers look like besides. Names and places need
-a model: a policy may ask for them, nothing is found, and it is warned of when the policy loads.
+a model: ``pii(x, model="presidio")`` asks Presidio itself. Without it a policy may ask for them, nothing is found, and
+it is warned of when the policy loads.
 """
 
 import re
@@ -415,6 +416,7 @@ class PiiDetector:
     entities: frozenset[str] = ENTITIES
     labels: frozenset[str] = _ALL.labels
     not_found: frozenset[str] = NOT_FOUND
+    models: frozenset[str] = frozenset(("presidio",))
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
         """Raises EvaluationError for what nobody knows: a misspelt name would never be found."""
