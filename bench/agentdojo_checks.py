@@ -7,7 +7,7 @@ conversation. Each policy file with each set of labels has a proxy process of it
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,8 @@ from gemini_proxy.policy import Conversation, Policy, compile_policy
 from gemini_proxy.sections import Limits
 
 _POLICIES: Final = Path(__file__).parents[1] / "policies"
+_PATIENCE: Final = 60.0
+"""Seconds that a check may take: without a verdict there is no report, however busy the machine is."""
 _SHOWN: Final = 500
 """Characters of an unexpected response that are shown."""
 
@@ -89,18 +91,29 @@ class ThroughProxy:
         self._requests = self._refused = 0
 
     async def refuses(self, run: Run) -> bool:
-        """Ask once for each call that counts, up to the first refusal."""
+        """Ask for each call that counts, up to the first that is refused.
+
+        Calls before them that the proxy objects to are left out of what the agent sends, as they are when it is
+        refused them.
+        """
         port = self._port(run)
-        with self._model.playing(run.messages) as name:
-            url = f"http://127.0.0.1:{port}/v1beta/models/{name}:{self._method}"
-            for place, message in enumerate(run.messages):
-                if place < run.start or "tool_calls" not in message:
-                    continue
-                indices = await self._ask(url, _request(run.messages[:place], run.tools), _turn(message))
-                if indices is not None:
-                    # Declarations are a message before the others.
-                    return any(index - bool(run.tools) >= run.start for index in indices)
+        left_out: set[int] = set()
+        for place, message in enumerate(run.messages):
+            if place < run.start or "tool_calls" not in message:
+                continue
+            while indices := await self._objected(port, run, place, left_out):
+                if max(indices) >= run.start:
+                    return True
+                left_out |= indices | {index + 1 for index in indices if run.messages[index + 1]["role"] == "tool"}
         return False
+
+    async def _objected(self, port: int, run: Run, place: int, left_out: Set[int]) -> set[int]:
+        """The places of the calls that are refused where the model makes the calls at ``place``."""
+        sent = [index for index in range(place) if index not in left_out]
+        body = _request([run.messages[index] for index in sent], run.tools)
+        indices = await self._ask(port, body, _turn(run.messages[place]))
+        # Declarations are a message before the others.
+        return {[*sent, place][index - bool(run.tools)] for index in indices}
 
     async def close(self) -> None:
         await self._session.close()
@@ -120,7 +133,7 @@ class ThroughProxy:
                 "server": {"listen": ["127.0.0.1:0"]},
                 "upstream": {"base_url": f"http://127.0.0.1:{self._upstream}"},
                 "limits": dict.fromkeys(Limits.model_fields, 0),
-                "guardrails": {"policies": [str(_POLICIES / run.policy)]},
+                "guardrails": {"policies": [str(_POLICIES / run.policy)], "timeout": _PATIENCE},
                 "guardrails.parameters.tool_labels": run.labels,
             }
             config = write_config(folder, "config.toml", **sections)
@@ -128,33 +141,36 @@ class ThroughProxy:
             self._ports[key] = self._stack.enter_context(serving(argv, folder / "proxy.log")).port
         return self._ports[key]
 
-    async def _ask(self, url: str, body: Mapping[str, Any], expected: Mapping[str, Any]) -> set[int] | None:
-        """The indices of the messages whose calls are refused; None if the model's turn comes through."""
+    async def _ask(self, port: int, body: Mapping[str, Any], turn: Mapping[str, Any]) -> set[int]:
+        """The indices of the messages whose calls are refused; none if the model's turn comes through."""
         self._requests += 1
-        async with self._session.post(url, json=body) as response:
-            text = await response.text()
+        with self._model.saying(turn) as name:
+            url = f"http://127.0.0.1:{port}/v1beta/models/{name}:{self._method}"
+            async with self._session.post(url, json=body) as response:
+                text = await response.text()
         answer = json.loads(text.removeprefix("data: "))
-        if response.status == 200 and answer["candidates"][0]["content"] == expected:
-            return None
+        if response.status == 200 and answer["candidates"][0]["content"] == turn:
+            return set()
         errors = _refusal_errors(response.status, answer)
-        if errors is None:
+        indices = _refused_calls(address for error in errors for address in error["ranges"])
+        if not indices:
             raise ProcessError(f"HTTP {response.status} is neither the model's turn nor a refusal: {text[:_SHOWN]}")
         self._refused += 1
-        return _refused_calls(address for error in errors for address in error["ranges"])
+        return indices
 
 
 class ScriptedModel:
-    """A Gemini API that answers with the next turn of a conversation, which the model's name says."""
+    """A Gemini API that says what it was given for the name of the model."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, list[Mapping[str, Any]]] = {}
+        self._turns: dict[str, Mapping[str, Any]] = {}
         self._numbers = count()
 
     @contextlib.contextmanager
-    def playing(self, messages: Sequence[Message]) -> Iterator[str]:
-        """The name of the model that says what the model says in the conversation."""
+    def saying(self, turn: Mapping[str, Any]) -> Iterator[str]:
+        """The name of a model that says this."""
         name = f"agentdojo-{next(self._numbers)}"
-        self._turns[name] = [_turn(message) for message in messages if "tool_calls" in message]
+        self._turns[name] = turn
         try:
             yield name
         finally:
@@ -162,8 +178,10 @@ class ScriptedModel:
 
     async def answer(self, request: web.Request) -> web.Response:
         name, _, method = request.match_info["call"].partition(":")
-        said = sum(content["role"] == "model" for content in (await request.json())["contents"])
-        candidate = {"content": self._turns[name][said], "finishReason": "STOP", "index": 0}
+        if name not in self._turns:
+            # The request was refused meanwhile.
+            raise web.HTTPNotFound
+        candidate = {"content": self._turns[name], "finishReason": "STOP", "index": 0}
         answer = json.dumps({"candidates": [candidate], "modelVersion": name})
         if method == "generateContent":
             return web.Response(text=answer, content_type="application/json")
@@ -224,10 +242,10 @@ def _with_id(given: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"id": given, **value} if given else value
 
 
-def _refusal_errors(status: int, answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
-    """The violations that a refusal of the guardrails names; None for any other response.
+def _refusal_errors(status: int, answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The violations that a refusal of the guardrails names.
 
-    A refusal without violations is none of a policy: there was no verdict, or content that no rule can read.
+    There are none where there was no verdict, and in any other response.
     """
     errors: Sequence[Mapping[str, Any]] = ()
     if status == 400:
@@ -236,7 +254,7 @@ def _refusal_errors(status: int, answer: Mapping[str, Any]) -> Sequence[Mapping[
             errors = details["GuardrailErrors"]["errors"]
     elif status == 200 and answer["candidates"][0]["finishReason"] == "SAFETY":
         errors = answer["guardrails"]["errors"]
-    return errors or None
+    return errors
 
 
 def _refused_calls(addresses: Iterable[str]) -> set[int]:
