@@ -184,7 +184,7 @@ class Classifier(Section):
     """
 
     path: Path | None = None
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.99
     timeout: Annotated[float, Field(gt=0)] = 5.0
 
 

@@ -131,6 +131,16 @@ def test_a_process_that_was_alone_settles_what_it_granted_meanwhile() -> None:
     assert answer(asked, 30, 2).taken > 90
 
 
+def test_a_client_is_not_refused_because_the_database_is_slow() -> None:
+    """What others have used is not known in time: then the process's own limit holds, and it is settled later."""
+    sharing = Sharing()
+    sharing.joined(2, NOON)
+    budgets = Budgets("requests", MINUTE, sharing)
+    assert budgets.lacks("ann", 100, NOON) and not budgets.take("ann", 1, 100, NOON)
+    assert [budgets.take("ann", 1, 100, NOON, known=False) for _ in range(101)] == [True] * 100 + [False]
+    assert [asked.settle for asked in budgets.asks(10, NOON)] == [100]
+
+
 def test_tokens_that_were_not_written_are_written_later() -> None:
     sharing = Sharing()
     sharing.joined(1, NOON)

@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 _SOON: Final = 1.0
 """Seconds after which to ask again for what frees up at any time."""
 _PATIENCE: Final = 1.0
-"""Seconds for which the database, and a request that needs its answer, are waited for before it counts as away."""
+"""Seconds for which the database is waited for before it counts as away."""
+_LEARNING: Final = 3.0
+"""Seconds that a request waits for an answer of the database; then this process's own limit holds for it."""
 _ROUNDS: Final = 3
 """Answers of the database that a request waits for at most: the one under way when it came, and its own."""
 _GATHER: Final = 0.01
@@ -119,10 +121,13 @@ class Limiter:
                 (self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute),
                 (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
             ]
-        await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
+        known = await self._await(
+            lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges])
+        )
         now = self._clock()
         for budgets, name, cost, limit in charges:
-            self._take(budgets, name, cost, limit, now)
+            if not budgets.take(name, cost, limit, now, known=known):
+                raise self._exceeded(budgets.kind, name, budgets.retry_after(now), limit)
         if any(budgets.wanted for budgets, *_ in charges):
             self._wake.set()
         return Visit(client, size)
@@ -245,18 +250,18 @@ class Limiter:
                 "over limits.soft_%s_per_day: the client is %.24s, the dataset %.64r", ask.kind, client, dataset
             )
 
-    async def _await(self, lacks: Callable[[float], bool]) -> None:
-        """Wait while something has to be learned that the background can learn, for a bounded time."""
-        for _ in range(_ROUNDS):
-            if not lacks(self._clock()):
-                return
-            self._wake.set()
-            if not await is_set_within(self._round, _PATIENCE):
-                return
-
-    def _take(self, budgets: Budgets, client: str, cost: float, limit: int, now: float) -> None:
-        if not budgets.take(client, cost, limit, now):
-            raise self._exceeded(budgets.kind, client, budgets.retry_after(now), limit)
+    async def _await(self, lacks: Callable[[float], bool]) -> bool:
+        """Wait while something has to be learned that the background can learn; False where it took too long."""
+        try:
+            async with asyncio.timeout(_LEARNING):
+                for _ in range(_ROUNDS):
+                    if not lacks(self._clock()):
+                        break
+                    self._wake.set()
+                    await self._round.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _exceeded(self, kind: str, client: str, seconds: float, limit: int) -> LimitExceeded:
         self.count(kind, client)

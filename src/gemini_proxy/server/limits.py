@@ -93,13 +93,16 @@ class Budgets:
         self._wanted[client] = limit
         return True
 
-    def take(self, client: str, cost: float, limit: float, now: float) -> bool:
-        """Use ``cost`` of the client's budget; False where nothing is left of it. A limit of 0 is none."""
+    def take(self, client: str, cost: float, limit: float, now: float, *, known: bool = True) -> bool:
+        """Use ``cost`` of the client's budget; False where nothing is left of it. A limit of 0 is none.
+
+        Where it is not ``known`` what others have used, this process grants the whole limit; it asks for it afterwards.
+        """
         use = self._use(client, now)
         if not limit:
             use.used += cost
             return True
-        granted = self._granted(use, limit, now)
+        granted = self._granted(use, limit, now) if known else limit
         if use.used >= granted:
             return False
         use.used += cost
