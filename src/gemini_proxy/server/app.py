@@ -96,7 +96,7 @@ def create_app(
     app[LIMITER] = limiter = Limiter(lambda: _limits(app), clock)
     app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
-    app[MEMORY] = Memory()
+    app[MEMORY] = memory = Memory()
     app[RELOADS] = Reloads()
     app[GROUP] = group = group or Group()
     # It is the machine's memory that is bounded.
@@ -125,6 +125,7 @@ def create_app(
             budgets = SharedBudgets(storage.database)
             await app[LIMITER].learn(budgets)
             tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
+            tasks.keep(memory.give_back_regularly, "memory")
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             if group.metrics is not None:

@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LARGE = 4_194_304
 """Bytes of a body that are worth it."""
+_REGULARLY = 60.0
+"""Seconds between two times that memory is given back however little was freed at once: holes between what is in use
+add up, some megabytes a minute under load, and nothing else ends them."""
 _SOON = 1.0
 """Seconds, in which the trace is written and several bodies are done with."""
 
@@ -88,6 +91,13 @@ class Memory:
         if size >= _LARGE and not self._due and _TRIM is not None:
             self._due = True
             asyncio.get_running_loop().call_later(_SOON, self._give_back, _TRIM)
+
+    async def give_back_regularly(self) -> None:
+        """Let the system have what is free again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(_REGULARLY)
+            if _TRIM is not None:
+                self._give_back(_TRIM)
 
     def _give_back(self, trim: Callable[[int], int]) -> None:
         self._due = False
