@@ -85,6 +85,7 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
         assert modules - names == set()
         assert "gemini_proxy/traces/migrations/versions/v0001_traces.py" in names
         assert "gemini_proxy/py.typed" in names
+        assert "gemini_proxy/guardrails/semgrep.yml" in names
         assert any(name.endswith("LICENSE") for name in names)
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
         assert b"gemini-proxy = gemini_proxy.cli:main" in archive.read(entry_points)

@@ -175,7 +175,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-_BUILT_ONCE: Final = ("engine", "remote", "judge", "model_armor", "classifier", "presidio", "timeout")
+_BUILT_ONCE: Final = ("engine", "remote", "judge", "model_armor", "classifier", "presidio", "semgrep", "timeout")
 IN_PLACE: Final = frozenset(
     {
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in _BUILT_ONCE),

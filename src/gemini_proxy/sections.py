@@ -201,6 +201,12 @@ class Presidio(Section):
     timeout: Annotated[float, Field(gt=0)] = 10.0
 
 
+class Semgrep(Section):
+    """The program semgrep, which policies ask about code. ``timeout`` is in seconds, for all the code of a check."""
+
+    timeout: Annotated[float, Field(gt=0)] = 20.0
+
+
 class Guardrails(Section):
     """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
 
@@ -222,6 +228,7 @@ class Guardrails(Section):
     model_armor: ModelArmor = ModelArmor()
     classifier: Classifier = Classifier()
     presidio: Presidio = Presidio()
+    semgrep: Semgrep = Semgrep()
 
     @field_validator("parameters")
     @classmethod

@@ -147,6 +147,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
         "guardrails.model_armor.",
         "guardrails.classifier.",
         "guardrails.presidio.",
+        "guardrails.semgrep.",
     )
     for name in (*whole, *single, *fixed):
         assert f"`{name}{'*' if name.endswith('.') else ''}`" in text

@@ -75,7 +75,7 @@ async def test_a_policy_reads_the_text_of_an_image(program: Path) -> None:
 
 async def test_it_gets_the_image_and_none_of_our_secrets(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_PROXY_UPSTREAM__API_KEY", "AIzaCANARY")
-    write(program, '#!/bin/sh\necho "$@"\nenv\nulimit -v\ncat\n')
+    write(program, '#!/bin/sh\necho "$@"\nenv\nimage=$(cat)\nulimit -v\nprintf %s "$image"\n')
     said = await read(data_url(b"pixels"))
     assert said.startswith("stdin stdout\n") and said.endswith("\n1048576\npixels")
     assert "CANARY" not in said

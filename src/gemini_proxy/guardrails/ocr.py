@@ -3,13 +3,12 @@
 import asyncio
 import base64
 import binascii
-import contextlib
 import os
-import resource
 import shutil
 from typing import Final
 
 from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.programs import Program, TooMuch
 from gemini_proxy.policy import Answer, Question
 
 PROGRAM: Final = "tesseract"
@@ -44,52 +43,19 @@ class Tesseract:
 
 async def _read(image: bytes) -> str:
     """Raises EngineUnavailable."""
-    program = shutil.which(PROGRAM)
-    if program is None:
+    path = shutil.which(PROGRAM)
+    if path is None:
         raise EngineUnavailable(f"ocr(...) needs the program {PROGRAM}, which is not installed")
+    # One processor for one image.
+    environment = {"OMP_THREAD_LIMIT": "1"}
+    if (data := os.environ.get("TESSDATA_PREFIX")) is not None:
+        environment["TESSDATA_PREFIX"] = data
     try:
-        text, status = await _run(program, image)
+        text, status = await Program((path, "stdin", "stdout"), environment, _MEMORY, MAX_READ).run(image)
     except OSError as error:
         raise EngineUnavailable(f"ocr(...) could not run {PROGRAM} ({type(error).__name__})") from None
+    except TooMuch:
+        raise EngineUnavailable(f"ocr(...) found more than {MAX_READ} bytes of text in an image") from None
     if status != 0:
         raise EngineUnavailable("ocr(...) was given an image that cannot be read")
     return text.decode("utf-8", "replace")
-
-
-async def _run(program: str, image: bytes) -> tuple[bytes, int]:
-    """What it printed, and its exit status. Raises OSError where it cannot be run, and EngineUnavailable."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TESSDATA_PREFIX")}
-    process = await asyncio.create_subprocess_exec(
-        *(program, "stdin", "stdout"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        # Nothing of the server's secrets; and one processor for one image.
-        env={**kept, "OMP_THREAD_LIMIT": "1"},
-        cwd="/",
-    )
-    try:
-        # It has read nothing yet; where it has ended already, its status says how.
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        return await _exchange(process, image), await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _exchange(process: asyncio.subprocess.Process, image: bytes) -> bytes:
-    """Write the image and read the text. Raises EngineUnavailable for more than ``MAX_READ`` bytes of it."""
-    assert process.stdin is not None and process.stdout is not None
-    # One that ends before it has read all says by its status how.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(image)
-        await process.stdin.drain()
-    process.stdin.close()
-    text = b""
-    while piece := await process.stdout.read(65_536):
-        text += piece
-        if len(text) > MAX_READ:
-            raise EngineUnavailable(f"ocr(...) found more than {MAX_READ} bytes of text in an image")
-    return text

@@ -29,10 +29,10 @@ UNAVAILABLE: Mapping[str, str] = {
     "injection_model": f"a classifier of injections; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
     "presidio": f"Presidio and a language model; {_ASKED}",
-    "semgrep": "the semgrep program; a detector plug-in named semgrep brings it",
+    "semgrep": "the semgrep program, which only the policy files of a server can have run",
     "ocr": "the tesseract program, which only the policy files of a server can have run",
     "ipython_code": "IPython; python_code reads cells without magics",
-    "is_dangerous_code": "the semgrep program; a detector plug-in brings it",
+    "is_dangerous_code": "the semgrep program; semgrep(code, lang) runs it",
 }
 
 # Modules of the stock library that reach files or users; refused with a reason of their own.

@@ -13,6 +13,8 @@ from gemini_proxy.guardrails.judge import GeminiJudge
 from gemini_proxy.guardrails.model_armor import ModelArmor
 from gemini_proxy.guardrails.ocr import PROGRAM, Tesseract
 from gemini_proxy.guardrails.presidio import Presidio, missing_for
+from gemini_proxy.guardrails.semgrep import NAME as SEMGREP
+from gemini_proxy.guardrails.semgrep import Semgrep, program_path
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.guardrails.workers import PROCESSES, Workers
 from gemini_proxy.sections import Judge
@@ -49,6 +51,7 @@ class Answerers:
 
     def _services(self, config: Config) -> Mapping[str, Service]:
         services = {"ocr": Service(Tesseract(), config.guardrails.timeout, places=asyncio.Semaphore(PROCESSES))}
+        services[SEMGREP] = Service(Semgrep(), config.guardrails.semgrep.timeout, places=asyncio.Semaphore(PROCESSES))
         presidio = config.guardrails.presidio
         reads = Presidio(presidio.model, presidio.language, presidio.threshold, self._reading, presidio.timeout)
         services[READ] = Service(reads, presidio.timeout)
@@ -107,6 +110,7 @@ def _needed_to_classify(config: Config) -> str | None:
 _WRITTEN: Final = {READ: 'pii(..., model="presidio")'}
 _NEEDED: Final = {
     "ocr": f"the program {PROGRAM}: install tesseract-ocr, or what your system calls it",
+    SEMGREP: f'the program {SEMGREP}: pip install "gemini-proxy[semgrep]"',
     **dict.fromkeys(JUDGED, "a judge: set guardrails.judge.model"),
     "model_armor": "Model Armor: set guardrails.model_armor.template",
     "moderated": "a judge or Model Armor: set guardrails.judge.model or guardrails.model_armor.template",
@@ -116,6 +120,8 @@ _NEEDED: Final = {
 def _is_answered(config: Config, name: str) -> bool:
     if name == CLASSIFIED:
         return _needed_to_classify(config) is None
+    if name == SEMGREP:
+        return program_path() is not None
     if name == READ:
         return missing_for(config.guardrails.presidio.model) is None
     if name == "ocr":

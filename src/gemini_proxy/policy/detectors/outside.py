@@ -112,6 +112,7 @@ OUTSIDE: Final = (
     ),
     OutsideDetector("ocr", (), "image", ("image",), images=True),
     OutsideDetector("presidio", (), positional=("text", "entities"), placed=True),
+    OutsideDetector("semgrep", (), "data", ("data", "lang"), placed=True),
     OutsideDetector("model_armor", (), options=frozenset(("response",))),
     OutsideDetector(
         "moderated", False, options=frozenset(("model", "threshold", "default_threshold", "cat_thresholds"))

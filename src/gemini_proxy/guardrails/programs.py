@@ -1,0 +1,68 @@
+"""Programs that read what a stranger sent: each runs by itself, without our secrets, within bounds."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_KEPT: Final = ("PATH", "LANG")
+"""Of our environment: nothing of the server's secrets."""
+
+
+class TooMuch(Exception):
+    """The program printed more than it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program with its arguments. It has ``memory`` bytes of address space and prints ``most`` bytes at most."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    memory: int
+    most: int
+
+    async def run(self, given: bytes, folder: str = "/") -> tuple[bytes, int]:
+        """Write ``given`` to it in ``folder``: what it printed, and its exit status. Raises OSError and TooMuch.
+
+        Whoever is cancelled while it runs ends it, and the programs that it has started.
+        """
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT}
+        process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**kept, **self.environment},
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            # It has read nothing yet; where it has ended already, its status says how.
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (self.memory, self.memory))
+            return await self._exchange(process, given), await process.wait()
+        finally:
+            if process.returncode is None:
+                # Its end may not have been told yet.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+    async def _exchange(self, process: asyncio.subprocess.Process, given: bytes) -> bytes:
+        assert process.stdin is not None and process.stdout is not None
+        # One that ends before it has read all says by its status how.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(given)
+            await process.stdin.drain()
+        process.stdin.close()
+        printed = b""
+        while piece := await process.stdout.read(65_536):
+            printed += piece
+            if len(printed) > self.most:
+                raise TooMuch
+        return printed
