@@ -127,8 +127,7 @@ class ThroughProxy:
     def _port(self, run: Run) -> int:
         key = json.dumps([run.policy, run.labels], sort_keys=True)
         if key not in self._ports:
-            folder = self._folder / str(len(self._ports))
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
             sections: dict[str, Mapping[str, object]] = {
                 "server": {"listen": ["127.0.0.1:0"]},
                 "upstream": {"base_url": f"http://127.0.0.1:{self._upstream}"},

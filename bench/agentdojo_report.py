@@ -306,8 +306,11 @@ def main(python: Path, labels: Path, direct: bool, stream: bool, suites: Sequenc
     started = time.perf_counter()
     try:
         way = asyncio.run(_report(report, python.absolute(), suites, direct=direct, stream=stream))
-    except* (click.ClickException, ProcessError) as failures:
-        raise click.ClickException("; ".join(map(str, failures.exceptions))) from None
+    except ExceptionGroup as failures:
+        known = failures.subgroup((click.ClickException, ProcessError))
+        if known is None:
+            raise
+        raise click.ClickException(str(known.exceptions[0])) from None
     click.echo(f"checked {way}, {time.perf_counter() - started:.0f} s")
     for line in report.lines():
         click.echo(line)
