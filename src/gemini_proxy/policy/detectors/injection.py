@@ -1,7 +1,6 @@
 """``prompt_injection``: a heuristic. Phrases that try to take over an assistant, and characters that hide text.
 
-It finds what is written plainly; a determined author can word around it. True or false, as in the stock language, whos"
-r"e
+It finds what is written plainly; a determined author can word around it. True or false, as in the stock language, whose
 ``threshold`` and ``model`` are read and change nothing.
 """
 
