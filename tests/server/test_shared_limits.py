@@ -2,12 +2,16 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemini_proxy.sections import Limits
+from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.limits import MINUTE, Budgets, Sharing, Spending
 from gemini_proxy.traces.budgets import Answer, Ask, SharedBudgets, answer, client_digest
 from gemini_proxy.traces.errors import StoreError
@@ -139,6 +143,32 @@ def test_a_client_is_not_refused_because_the_database_is_slow() -> None:
     assert budgets.lacks("ann", 100, NOON) and not budgets.take("ann", 1, 100, NOON)
     assert [budgets.take("ann", 1, 100, NOON, known=False) for _ in range(101)] == [True] * 100 + [False]
     assert [asked.settle for asked in budgets.asks(10, NOON)] == [100]
+
+
+class Answering:
+    """A database of fifty processes that gives every lease, and the minute is over each time that it has."""
+
+    def __init__(self) -> None:
+        self.now = NOON + 30
+
+    async def settle(self, asks: Sequence[Ask], process: str, until: int, now: float) -> tuple[int, list[Answer]]:
+        self.now += MINUTE
+        return 50, [answer(asked, 0, 50) for asked in asks]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is not asked for")
+
+
+async def test_a_minute_that_begins_meanwhile_refuses_nobody() -> None:
+    """The lease that was waited for is one of the minute before."""
+    database: Any = Answering()
+    limiter = Limiter(lambda: Limits(requests_per_minute=100), lambda: database.now)
+    await limiter.learn(database)
+    entering = asyncio.create_task(limiter.enter(limiter.client("inv-ann", None, "127.0.0.1"), 10))
+    while not entering.done():
+        await asyncio.sleep(0)
+        await limiter.learn(database)
+    await entering
 
 
 def test_tokens_that_were_not_written_are_written_later() -> None:

@@ -1,6 +1,7 @@
 """Holds exchanges to the limits of their clients, and counts what it refuses."""
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import ipaddress
@@ -121,12 +122,13 @@ class Limiter:
                 (self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute),
                 (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
             ]
-        known = await self._await(
-            lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges])
-        )
+        await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
         now = self._clock()
         for budgets, name, cost, limit in charges:
-            if not budgets.take(name, cost, limit, now, known=known):
+            if budgets.take(name, cost, limit, now):
+                continue
+            # It took too long to learn, or a minute has begun of which nothing is known yet.
+            if not (budgets.lacks(name, limit, now) and budgets.take(name, cost, limit, now, known=False)):
                 raise self._exceeded(budgets.kind, name, budgets.retry_after(now), limit)
         if any(budgets.wanted for budgets, *_ in charges):
             self._wake.set()
@@ -250,18 +252,15 @@ class Limiter:
                 "over limits.soft_%s_per_day: the client is %.24s, the dataset %.64r", ask.kind, client, dataset
             )
 
-    async def _await(self, lacks: Callable[[float], bool]) -> bool:
-        """Wait while something has to be learned that the background can learn; False where it took too long."""
-        try:
+    async def _await(self, lacks: Callable[[float], bool]) -> None:
+        """Wait while something has to be learned that the background can learn, for a bounded time."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEARNING):
                 for _ in range(_ROUNDS):
                     if not lacks(self._clock()):
-                        break
+                        return
                     self._wake.set()
                     await self._round.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _exceeded(self, kind: str, client: str, seconds: float, limit: int) -> LimitExceeded:
         self.count(kind, client)
