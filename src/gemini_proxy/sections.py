@@ -43,6 +43,26 @@ def sendable(secret: SecretStr) -> SecretStr:
 Key = Annotated[SecretStr, AfterValidator(sendable)]
 
 
+def service_url(value: str) -> str:
+    """Return a service's base URL without its last slash. Raises ValueError saying what was expected."""
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), "", None
+    if "@" in value:
+        raise ValueError("a URL without user name and password; the key belongs in api_key")
+    readable = _URL.fullmatch(value) and _HOST.fullmatch(host) and port != 0
+    if parts.scheme not in ("http", "https") or not readable or "?" in value or "#" in value:
+        raise ValueError('a URL such as "https://explorer.example.com", without query')
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("https, unless the host is this machine")
+    return value.rstrip("/")
+
+
+ServiceUrl = Annotated[str, AfterValidator(service_url)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False, allow_inf_nan=False)
 
@@ -96,17 +116,12 @@ class Server(Section):
 class Upstream(Section):
     """The Gemini API. ``api_key`` is sent for clients that bring none; times in seconds."""
 
-    base_url: str = "https://generativelanguage.googleapis.com"
+    base_url: ServiceUrl = "https://generativelanguage.googleapis.com"
     connect_timeout: Annotated[float, Field(gt=0)] = 10.0
     read_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
     api_key: Key | None = None
     forward_headers: tuple[str, ...] = ()
-
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return service_url(value)
 
     @field_validator("forward_headers")
     @classmethod
@@ -129,13 +144,8 @@ _NEVER_FORWARDED = frozenset(
 class Remote(Section):
     """A server that checks for this one (``engine = "remote"``). Without ``api_key`` the clients' own keys go there."""
 
-    url: str | None = None
+    url: ServiceUrl | None = None
     api_key: Key | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else service_url(value)
 
 
 class Judge(Section):
@@ -146,16 +156,11 @@ class Judge(Section):
     """
 
     model: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = None
-    url: str | None = None
+    url: ServiceUrl | None = None
     api_key: Key | None = None
     timeout: Annotated[float, Field(gt=0)] = 10.0
     questions_per_minute: Annotated[int, Field(ge=0)] = 600
     questions_per_day: Annotated[int, Field(ge=0)] = 20_000
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else service_url(value)
 
 
 class ModelArmor(Section):
@@ -165,16 +170,11 @@ class ModelArmor(Section):
     """
 
     template: Annotated[str | None, Field(pattern=r"^projects/[\w.:-]+/locations/[a-z0-9-]+/templates/[\w-]+$")] = None
-    url: str | None = None
+    url: ServiceUrl | None = None
     token: Key | None = None
     timeout: Annotated[float, Field(gt=0)] = 5.0
     questions_per_minute: Annotated[int, Field(ge=0)] = 600
     questions_per_day: Annotated[int, Field(ge=0)] = 20_000
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else service_url(value)
 
 
 class Classifier(Section):
@@ -311,14 +311,9 @@ class Traces(Section):
 class Push(Section):
     """An Explorer to which every trace is sent as well. ``max_queue`` traces wait for it at most, the newest."""
 
-    url: str | None = None
+    url: ServiceUrl | None = None
     api_key: Key | None = None
     max_queue: Annotated[int, Field(ge=1)] = 100_000
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else service_url(value)
 
 
 class Explorer(Section):
@@ -394,23 +389,6 @@ class Logs(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
-
-
-def service_url(value: str) -> str:
-    """A service's base URL without its last slash. Raises ValueError saying what was expected."""
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), "", None
-    if "@" in value:
-        raise ValueError("a URL without user name and password; the key belongs in api_key")
-    readable = _URL.fullmatch(value) and _HOST.fullmatch(host) and port != 0
-    if parts.scheme not in ("http", "https") or not readable or "?" in value or "#" in value:
-        raise ValueError('a URL such as "https://explorer.example.com", without query')
-    if parts.scheme == "http" and not is_loopback(host):
-        raise ValueError("https, unless the host is this machine")
-    return value.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
