@@ -14,7 +14,7 @@ from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.request import read_request
-from gemini_proxy.guardrails.answer import candidate_messages
+from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
 from tests.fields.google_lists import Place, request_places, response_places

@@ -11,11 +11,11 @@ import orjson
 import pytest
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger, carries_function_call
-from gemini_proxy.gemini.sse import SseFraming
-from gemini_proxy.gemini.whole_body import WholeBodyFraming
-from tests.gemini.chunking import Reading, pieces, read
+from tests.gemini.framing.chunking import Reading, pieces, read
 
 _ROOT = Path(__file__).parents[2]
 _CORPUS = _ROOT.parent / "shared" / "corpus"

@@ -8,7 +8,7 @@ import pytest
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.messages import MessageList
-from gemini_proxy.guardrails.answer import for_rules
+from gemini_proxy.guardrails.response_messages import for_rules
 from tests.gemini.reading import call, messages_of, output, read, said
 
 

@@ -9,8 +9,8 @@ import orjson
 
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.request import read_request
-from gemini_proxy.gemini.sse import SseFraming
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail

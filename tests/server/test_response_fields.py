@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.guardrails.answer import candidate_messages
+from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.trace import Outcome

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.guardrails.answer import candidate_messages, for_rules
 from gemini_proxy.guardrails.engine import FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine
+from gemini_proxy.guardrails.response_messages import candidate_messages, for_rules
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Conversation, compile_policy
 from gemini_proxy.sections import Guardrails

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.spellings import camel_case
+from gemini_proxy.gemini.casing import camel_case
 
 # Requests deeper than this are refused as well.
 MAX_DEPTH = 64

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.casing import camel_keys
 from gemini_proxy.gemini.function_calls import FunctionCalls, StreamedCall
 from gemini_proxy.gemini.response_fields import CANDIDATE, FieldTexts, TokenTexts
-from gemini_proxy.gemini.spellings import camel_keys
 
 # google.ai.generativelanguage.v1beta Candidate.FinishReason, the numbers of clients that ask for ``enum-encoding=int``.
 _FINISH_REASONS = (

@@ -6,20 +6,13 @@ takes a single element in place of a list, flattens nested lists and skips nulls
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.casing import snake_case
 
-_HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _WORD = re.compile(r"[\w.:/+-]{0,256}", re.ASCII)
 JsonObject = Mapping[str, Any]
-
-
-@lru_cache(maxsize=512)
-def snake_case(name: str) -> str:
-    """``systemInstruction`` -> ``system_instruction``."""
-    return _HUMP.sub(r"_\1", name).lower()
 
 
 def field(source: JsonObject, name: str) -> Any:
@@ -31,11 +24,6 @@ def field(source: JsonObject, name: str) -> Any:
             raise BadRequest(f'The request gives "{name}" in two spellings; it can be read two ways.')
         return source[other]
     return value
-
-
-def spellings(*names: str) -> frozenset[str]:
-    """Each of the camelCase ``names`` in both its spellings. Any other casing is another, unknown field."""
-    return frozenset(spelling for name in names for spelling in (name, snake_case(name)))
 
 
 def objects(value: Any, where: str) -> list[JsonObject]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.arg_paths import StreamedArgs
-from gemini_proxy.gemini.spellings import camel_keys
+from gemini_proxy.gemini.casing import camel_keys
 
 _CALL_KEYS = frozenset(("functionCall", "function_call"))
 _STREAMING = frozenset(("name", "id", "args", "partialArgs", "willContinue"))

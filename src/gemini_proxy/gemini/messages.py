@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
+from gemini_proxy.gemini.casing import spellings
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects
 from gemini_proxy.gemini.parts import (
     Chunk,
     Media,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings, steers
+from gemini_proxy.gemini.casing import spellings
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 
 Chunk = dict[str, Any]
 """One element of a message's content list: ``{"type": "text" | "image_url" | "file", …}``."""

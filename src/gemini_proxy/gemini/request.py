@@ -6,7 +6,8 @@ from dataclasses import field as dataclass_field
 from typing import Any
 
 from gemini_proxy.gemini.calls import Method, ModelCall
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings, steers
+from gemini_proxy.gemini.casing import snake_case, spellings
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
 from gemini_proxy.gemini.parts import Unseen, strings_in, text_beside
 from gemini_proxy.gemini.request_fields import CONTROL, outbound_fields, read_setting

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings, steers
+from gemini_proxy.gemini.casing import snake_case, spellings
+from gemini_proxy.gemini.fields import JsonObject, steers
 from gemini_proxy.gemini.parts import Unseen, strings_in
 
 

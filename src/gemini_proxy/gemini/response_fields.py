@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+from gemini_proxy.gemini.casing import camel_case
 from gemini_proxy.gemini.parts import Unseen
-from gemini_proxy.gemini.spellings import camel_case
 
 # What a control field says as long as it looks like one; anything else in it is text.
 _ENUM: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")

@@ -4,7 +4,8 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
-from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings
+from gemini_proxy.gemini.casing import snake_case, spellings
+from gemini_proxy.gemini.fields import JsonObject
 
 _MASK: Final = "[redacted]"
 _SECRET = re.compile(

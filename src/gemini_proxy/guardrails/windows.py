@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from gemini_proxy.gemini.merger import Grown
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.guardrails.answer import CandidateMessages, for_rules
 from gemini_proxy.guardrails.engine import GuardSession
+from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Place
 

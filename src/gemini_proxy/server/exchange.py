@@ -12,8 +12,8 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.guardrails.gate import FrameGate
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.stream import FrameGate
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.server.credentials import Credentials

@@ -7,10 +7,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.frames import Framing
-from gemini_proxy.gemini.json_array import JsonArrayFraming
-from gemini_proxy.gemini.sse import SseFraming
-from gemini_proxy.gemini.whole_body import WholeBodyFraming
+from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.server.answer import ClientAnswer
 from gemini_proxy.server.credentials import upstream_headers

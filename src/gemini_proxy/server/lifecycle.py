@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
 from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated, UpstreamError
-from gemini_proxy.gemini.frames import Framing
+from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unseen
 from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.engine import Check, Engine
-from gemini_proxy.guardrails.gate import FrameGate, StreamCheck
+from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
+from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
 from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.windows import AnswerWindows

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from gemini_proxy.gemini.call_links import answered_calls
-from gemini_proxy.guardrails.answer import for_rules
+from gemini_proxy.guardrails.response_messages import for_rules
 from gemini_proxy.policy import (
     Answer,
     Budget,

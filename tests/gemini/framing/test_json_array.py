@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.json_array import JsonArrayFraming
-from tests.gemini.chunking import chunked, pieces, read
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from tests.gemini.framing.chunking import chunked, pieces, read
 
 _TOKENS = st.sampled_from(
     ["[", "]", "{}", ",", " ", "\n", '{"a": "}\\"]\\\\"}', '{"a": {"b": [{}]}}', "{", "}", '"', "1", "\\"]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.frames import Frame, Framing
+from gemini_proxy.gemini.framing.frames import Frame, Framing
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
-from gemini_proxy.gemini.sse import SseFraming
-from gemini_proxy.gemini.whole_body import WholeBodyFraming
-from gemini_proxy.guardrails.gate import FrameGate, StreamCheck
+from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
 from tests.support.upstream import call_part, candidate, sse
 
 SIZE = 1 << 20

@@ -3,8 +3,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.sse import SseFraming
-from tests.gemini.chunking import chunked, pieces, read
+from gemini_proxy.gemini.framing.sse import SseFraming
+from tests.gemini.framing.chunking import chunked, pieces, read
 
 _LINE_ENDS = ["\r\n", "\n", "\r"]
 _LINES = [

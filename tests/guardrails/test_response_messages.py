@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.guardrails.answer import CandidateMessages, candidate_messages
+from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages
 from tests.fields.google_lists import response_places
 from tests.gemini.reading import read, strings
 

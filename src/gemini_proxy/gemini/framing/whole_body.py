@@ -1,6 +1,6 @@
 """The framing of a unary answer: one JSON object."""
 
-from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
+from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
 
 
 class WholeBodyFraming:

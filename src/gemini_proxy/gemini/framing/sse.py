@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
-from gemini_proxy.gemini.json_scan import ObjectScanner
+from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
+from gemini_proxy.gemini.framing.json_scan import ObjectScanner
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANKS = re.compile(rb"[ \t\r\n]+")

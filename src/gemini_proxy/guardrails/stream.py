@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.frames import Frame, Framing
+from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.merger import Grown, Merger, carries_function_call
 from gemini_proxy.guardrails.tail import Tail
 

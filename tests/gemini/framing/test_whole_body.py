@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.whole_body import WholeBodyFraming
-from tests.gemini.chunking import chunked, read
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
+from tests.gemini.framing.chunking import chunked, read
 
 _BODIES = st.sampled_from([b"", b"{}", b' {"a": ["\xc3\xbc"]}\n', b"[{}]", b'{"a"'])
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
-from gemini_proxy.gemini.json_scan import ObjectScanner
+from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
+from gemini_proxy.gemini.framing.json_scan import ObjectScanner
 
 _WHITE_SPACE = re.compile(rb"[ \t\r\n]*+")
 
