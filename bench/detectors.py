@@ -12,9 +12,9 @@ from typing import Final
 import click
 
 from gemini_proxy.policy import Budget
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.run.budget import Meter
 
 _LEFT_OUT: Final = frozenset(("test", "tests", "idlelib", "site-packages"))
 _SHOWN: Final = 80

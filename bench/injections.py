@@ -16,8 +16,8 @@ import click
 
 from gemini_proxy.guardrails.classifier import score_texts
 from gemini_proxy.policy import Budget
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors.injection import InjectionHeuristic
+from gemini_proxy.policy.run.budget import Meter
 
 _ENDLESS: Final = 10**12
 _SHOWN: Final = 100

@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from gemini_proxy.policy import Conversation, Policy, compile_policy
-from gemini_proxy.policy.pinning import PARAMETER, digest
+from gemini_proxy.policy.run.pinning import PARAMETER, digest
 
 _ROOT: Final = Path(__file__).parents[1]
 _REPEATS: Final = 50

@@ -15,15 +15,15 @@ from gemini_proxy.cli import main
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.rules import MAX_HEADER_POLICY
 from gemini_proxy.policy import OUTSIDE, Budget
-from gemini_proxy.policy.builtins import FUNCTIONS
-from gemini_proxy.policy.compile import MAX_CHARS
+from gemini_proxy.policy.compile.compiler import MAX_CHARS
+from gemini_proxy.policy.compile.imports import UNAVAILABLE
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.pii import ENTITIES
-from gemini_proxy.policy.events import FIELDS
-from gemini_proxy.policy.imports import UNAVAILABLE
-from gemini_proxy.policy.methods import ARITY
 from gemini_proxy.policy.policy import MAX_VIOLATIONS
-from gemini_proxy.policy.ranges import MAX_RANGES
+from gemini_proxy.policy.run.builtins import FUNCTIONS
+from gemini_proxy.policy.run.events import FIELDS
+from gemini_proxy.policy.run.methods import ARITY
+from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.traces.samples import url

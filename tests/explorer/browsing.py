@@ -9,7 +9,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS, POLICIES, TRACES
-from gemini_proxy.policy.pinning import declaration, digest
+from gemini_proxy.policy.run.pinning import declaration, digest
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.pinned_tools import Declared, DeclaredTools

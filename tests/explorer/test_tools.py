@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gemini_proxy.explorer.pages.tools import DiffSpan, differences
-from gemini_proxy.policy.pinning import digest
+from gemini_proxy.policy.run.pinning import digest
 from gemini_proxy.traces.datasets import UNNAMED
 from tests.explorer.api import Api
 from tests.explorer.browsing import Browser, declare, tool

@@ -18,7 +18,7 @@ from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_verdict
 from gemini_proxy.guardrails.rules import Guardrail, guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.policy.policy import MAX_VIOLATIONS
-from gemini_proxy.policy.ranges import MAX_RANGES
+from gemini_proxy.policy.run.ranges import MAX_RANGES
 from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream, Step
 
 KEY = "inv-CANARY0123456789"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gemini_proxy.policy import Conversation, DetectorRegistry, EvaluationError, Finding, compile_policy
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors.pii import ENTITIES
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.run.budget import Meter
 from tests.policy.conversations import assistant, calling, check, fires, rule, user
 
 M = "(m: Message)"

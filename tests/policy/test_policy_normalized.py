@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Budget, BudgetExceeded, Place, Session, compile_policy
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
-from gemini_proxy.policy.normalized import Normalized, normalize
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.normalized import Normalized, normalize
 from tests.policy.conversations import assistant, calling, check, rule, user
 
 TOKEN = "ghp_q7Rk2mZp9XvB4nTs8WcLd3HyJf6GaE1uKo5Q"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Conversation, PolicyError, Warning, compile_policy
-from gemini_proxy.policy.brackets import Brackets, leftmost
-from gemini_proxy.policy.parser import parse
-from gemini_proxy.policy.portability import portability
-from gemini_proxy.policy.portable_literals import compiles, search_for
-from gemini_proxy.policy.syntax import Condition, Logical, Raise
+from gemini_proxy.policy.lint.brackets import Brackets, leftmost
+from gemini_proxy.policy.lint.portability import portability
+from gemini_proxy.policy.lint.portable_literals import compiles, search_for
+from gemini_proxy.policy.parse.parser import parse
+from gemini_proxy.policy.parse.syntax import Condition, Logical, Raise
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT.parent / "shared" / "policies" / "examples.json"

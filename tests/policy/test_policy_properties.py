@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Conversation, ConversationError, EvaluationError, PolicyError, compile_policy
-from gemini_proxy.policy.budget import Budget, Meter
 from gemini_proxy.policy.detectors.fuzzy import search
+from gemini_proxy.policy.run.budget import Budget, Meter
 from tests.policy.conversations import assistant, at, call, check, fires, output, rule, user
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "policies" / "examples.json"

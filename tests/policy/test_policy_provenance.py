@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Budget, BudgetExceeded, EvaluationError, compile_policy
-from gemini_proxy.policy.provenance.folded import Folded, fold
+from gemini_proxy.policy.run.provenance.folded import Folded, fold
 from gemini_proxy.sections import Guardrails
 from tests.policy.conversations import Message, assistant, at, call, calling, check, output, rule, user
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Budget, Conversation, compile_policy
-from gemini_proxy.policy.budget import Meter
-from gemini_proxy.policy.regex import Regex
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.regex import Regex
 
 _PATTERNS = st.lists(
     st.sampled_from(["abc", "abcd", "b", "a", "?", "*", "+", "{2}", "{0}", "|", "(c)", "[ab]", "."])

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import PolicyError, compile_policy
-from gemini_proxy.policy.budget import Budget
-from gemini_proxy.policy.events import Conversation
-from gemini_proxy.policy.regex import Mode, Regex
-from gemini_proxy.policy.run import Run
+from gemini_proxy.policy.run.budget import Budget
+from gemini_proxy.policy.run.events import Conversation
+from gemini_proxy.policy.run.regex import Mode, Regex
+from gemini_proxy.policy.run.run import Run
 from tests.policy.conversations import assistant, calling, fires, rule, user
 
 IMPORTS = """\

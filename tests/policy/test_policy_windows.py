@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Budget, Conversation, Place, Session, compile_policy
+from gemini_proxy.policy.compile.window import looks_around
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
-from gemini_proxy.policy.window import looks_around
 from tests.policy.conversations import assistant, rule, user
 
 IMPORTS = """from invariant.detectors import secrets, pii

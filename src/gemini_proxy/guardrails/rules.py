@@ -14,9 +14,9 @@ from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
 from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
-from gemini_proxy.policy.pinning import PARAMETER as PINNED
-from gemini_proxy.policy.provenance.labels import PARAMETER as LABELS
-from gemini_proxy.policy.provenance.labels import joined_labels
+from gemini_proxy.policy.run.pinning import PARAMETER as PINNED
+from gemini_proxy.policy.run.provenance.labels import PARAMETER as LABELS
+from gemini_proxy.policy.run.provenance.labels import joined_labels
 
 Action = Literal["block", "log"]
 

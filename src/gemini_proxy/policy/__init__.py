@@ -19,17 +19,17 @@ The language is Invariant's. What differs from its stock engine, and why:
 - At most 1,000 violations a rule and 1,000 ranges a violation are reported.
 """
 
-from gemini_proxy.policy.budget import Budget
-from gemini_proxy.policy.compile import compile_policy
+from gemini_proxy.policy.compile.compiler import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
 from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, Found, Question, Unanswered
 from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
-from gemini_proxy.policy.events import Conversation
-from gemini_proxy.policy.pinning import readable_pins
 from gemini_proxy.policy.policy import Policy
-from gemini_proxy.policy.provenance import readable_parameters
-from gemini_proxy.policy.regex import MAX_PROGRAM
-from gemini_proxy.policy.rules import Rule, RuleWindow, Violation
+from gemini_proxy.policy.run.budget import Budget
+from gemini_proxy.policy.run.events import Conversation
+from gemini_proxy.policy.run.pinning import readable_pins
+from gemini_proxy.policy.run.provenance import readable_parameters
+from gemini_proxy.policy.run.regex import MAX_PROGRAM
+from gemini_proxy.policy.run.rules import Rule, RuleWindow, Violation
 from gemini_proxy.policy.session import Growth, Place, Session
 
 __all__ = [

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gemini_proxy.policy.budget import Budget
-from gemini_proxy.policy.cost import Cost, Costs
+from gemini_proxy.policy.compile.cost import Cost, Costs
 from gemini_proxy.policy.detectors.outside import Answer, Question, Unanswered
 from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, Warning
-from gemini_proxy.policy.events import Conversation, Event
-from gemini_proxy.policy.ranges import locate
-from gemini_proxy.policy.rules import Rule, Violation
-from gemini_proxy.policy.run import Code, Frame, Run
-from gemini_proxy.policy.values import plain
+from gemini_proxy.policy.run.budget import Budget
+from gemini_proxy.policy.run.events import Conversation, Event
+from gemini_proxy.policy.run.ranges import locate
+from gemini_proxy.policy.run.rules import Rule, Violation
+from gemini_proxy.policy.run.run import Code, Frame, Run
+from gemini_proxy.policy.run.values import plain
 
 # Enough for anyone to read: a flow in which everything matches would give millions.
 MAX_VIOLATIONS = 200

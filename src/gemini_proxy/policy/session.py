@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gemini_proxy.policy.budget import Budget
 from gemini_proxy.policy.errors import EvaluationError
-from gemini_proxy.policy.events import Conversation, Event
 from gemini_proxy.policy.policy import CompiledRule, Policy
-from gemini_proxy.policy.readings import Said, said, said_last
-from gemini_proxy.policy.rules import Rule, Violation
-from gemini_proxy.policy.run import Run
-from gemini_proxy.policy.values import Joined
+from gemini_proxy.policy.run.budget import Budget
+from gemini_proxy.policy.run.events import Conversation, Event
+from gemini_proxy.policy.run.readings import Said, said, said_last
+from gemini_proxy.policy.run.rules import Rule, Violation
+from gemini_proxy.policy.run.run import Run
+from gemini_proxy.policy.run.values import Joined
 
 _JUDGED: Final = frozenset(("slice", "edge", "hint"))
 # A piece is judged on the event loop: ten rules take about a millisecond for this many characters.

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection, RowMapping, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gemini_proxy.policy.pinning import declaration
+from gemini_proxy.policy.run.pinning import declaration
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset

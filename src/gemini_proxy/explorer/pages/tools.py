@@ -13,7 +13,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.datasets import within_bounds
 from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
-from gemini_proxy.policy.provenance.labels import PARAMETER
+from gemini_proxy.policy.run.provenance.labels import PARAMETER
 from gemini_proxy.traces.datasets import labels_of
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.rows import load

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors.outside import OutsideDetector
+from gemini_proxy.policy.run.budget import Meter
 
 
 @dataclass(frozen=True, slots=True)

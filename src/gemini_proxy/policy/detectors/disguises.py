@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
-from gemini_proxy.policy.normalized import Normalized, near_changes, normalize
-from gemini_proxy.policy.regex import Literals
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.normalized import Normalized, near_changes, normalize
+from gemini_proxy.policy.run.regex import Literals
 
 # Finds labelled spans in texts.
 Find = Callable[[Sequence[str], Meter], Iterable[Finding]]

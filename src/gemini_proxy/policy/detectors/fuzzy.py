@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding, Parsed
 from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.budget import Meter
 
 _LONGEST_QUERY = 200
 _MOST_ERRORS = 10

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Parsed
 from gemini_proxy.policy.detectors.disguises import Disguises
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
 from gemini_proxy.policy.detectors.unicode import UnicodeDetector
+from gemini_proxy.policy.run.budget import Meter
 
 _GAP = r"[ \n\t]+(?:[^ \n\t]+[ \n\t]+)"
 # What an assistant was told, as orders about it call it.

@@ -7,11 +7,11 @@ from functools import cache
 from html import unescape
 from typing import TYPE_CHECKING, Any, Final
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding, Parsed
 from gemini_proxy.policy.errors import BudgetExceeded
-from gemini_proxy.policy.regex import Regex
-from gemini_proxy.policy.values import Record, cut
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.regex import Regex
+from gemini_proxy.policy.run.values import Record, cut
 
 _LINK = Regex(r"(?i)https?://[^\s\"'<>\x60)\]}]+", "find", tame=True)
 # The standard library's HTML parser takes time that grows with the square of a hostile page; RE2 does not.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gemini_proxy.policy.errors import EvaluationError
-from gemini_proxy.policy.values import Joined
+from gemini_proxy.policy.run.values import Joined
 
 
 @dataclass(frozen=True, slots=True)

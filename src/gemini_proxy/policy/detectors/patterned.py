@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
-from gemini_proxy.policy.regex import Literals, Regex
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.regex import Literals, Regex
 
 
 def _always(text: str) -> bool:

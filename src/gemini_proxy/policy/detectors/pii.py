@@ -15,11 +15,11 @@ from hashlib import sha256
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.disguises import Disguises
 from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
 from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.budget import Meter
 
 _IBAN_LENGTHS = (15, 34)
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Parsed
 from gemini_proxy.policy.errors import BudgetExceeded
-from gemini_proxy.policy.values import Record
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.values import Record
 
 # The parser takes about 2 microseconds a character of dense code and cannot be interrupted.
 _LONGEST_CODE = 200_000

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding, Parsed
 from gemini_proxy.policy.errors import EvaluationError
-from gemini_proxy.policy.texts import texts_of
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.texts import texts_of
 
 _NAMED: Final = {"might_resemble": 0.4, "same_topic": 0.6, "very_similar": 0.8}
 """The stock language's names. Its own numbers are for a model's vectors and mean nothing here."""

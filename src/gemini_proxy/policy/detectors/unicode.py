@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy.budget import Meter
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.errors import EvaluationError
-from gemini_proxy.policy.regex import Regex
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.regex import Regex
 
 CATEGORIES = frozenset(
     "Cc Cf Cn Co Cs Ll Lm Lo Lt Lu Mc Me Mn Nd Nl No Pc Pd Pe Pf Pi Po Ps Sc Sk Sm So Zl Zp Zs".split()

@@ -1,0 +1,159 @@
+"""What is known while a policy is compiled: names, slots, constants, warnings, and how to complain."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gemini_proxy.policy.compile.imports import Imported
+from gemini_proxy.policy.detectors import DetectorRegistry
+from gemini_proxy.policy.errors import Fault, PolicyError, Warning
+from gemini_proxy.policy.parse import syntax
+from gemini_proxy.policy.run.budget import Budget
+from gemini_proxy.policy.run.builtins import FUNCTIONS
+from gemini_proxy.policy.run.events import Conversation
+from gemini_proxy.policy.run.regex import Mode, Regex, RegexError
+from gemini_proxy.policy.run.run import Code, Run
+
+if TYPE_CHECKING:
+    from gemini_proxy.policy.compile.predicates import CompiledPredicate
+
+VALUE_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "tuple": tuple}
+# All regular expressions of a policy together: compiling an instruction takes about a microsecond.
+_MAX_REGEX_SIZE = 100_000
+_MAX_REGEXES = 500
+_MAX_SLOTS = 200
+# What working out the constants of a policy may cost.
+_LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_total_chars=2_000_000, max_items=10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A constant: its value, and how it was written if it is a string literal."""
+
+    value: object
+    raw: str | None
+
+
+@dataclass(slots=True)
+class Scope:
+    """The variables of one rule or predicate, each a slot of its frame; slot 0 is the Run.
+
+    ``kinds`` says which event kind a variable is declared with.
+    """
+
+    slots: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    size: int = 1
+
+    def bind(self, name: str, kind: str | None = None) -> int:
+        """A new slot for a name, which hides an outer one."""
+        slot = self.slots[name] = self.size
+        self.size += 1
+        self.kinds.pop(name, None)
+        if kind is not None:
+            self.kinds[name] = kind
+        return slot
+
+    def inner(self) -> "Scope":
+        """The names as they are now, for a nested block; slots stay unique in the frame."""
+        return Scope(dict(self.slots), dict(self.kinds), self.size)
+
+
+class Context:
+    """One compilation. ``fail`` raises PolicyError at a node."""
+
+    def __init__(self, text: str, source: str, detectors: DetectorRegistry, max_program: int) -> None:
+        self.max_program = max_program
+        self.text = text
+        self.source = source
+        self.detectors = detectors
+        self.constants: dict[str, Known] = {}
+        self.predicates: dict[str, CompiledPredicate] = {}
+        self.imported: dict[str, Imported] = {}
+        self.parameters: set[str] = set()
+        self.called: set[str] = set()
+        self.asks: set[str] = set()
+        self.warnings: list[Warning] = []
+        self.allow_input = True
+        self.predicate_depth = 0
+        self._regexes: dict[tuple[str, Mode], Regex] = {}
+        self._regex_size = 0
+        self._load_run = Run(Conversation.of(()), {}, _LOAD_BUDGET)
+
+    def fail(self, node: syntax.Node, reason: str, suggestion: str | None = None, *, fault: Fault = "form") -> NoReturn:
+        raise PolicyError(self.source, node.line, node.column, reason, suggestion, fault=fault, text=self.text)
+
+    def warn(self, node: syntax.Node, message: str) -> None:
+        warning = Warning(node.line, node.column, message)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def warn_if_not_found(self, node: syntax.Node, detector: str, entity: str) -> None:
+        """Warn where a detector knows an entity by name and never finds it."""
+        if entity in getattr(self.detectors.detectors.get(detector), "not_found", ()):
+            self.warn(
+                node,
+                f"{entity} is never found here, so nothing is checked for it: {detector} finds what has a form. "
+                f'In a policy file of a server {detector}(x, model="presidio") finds more',
+            )
+
+    def warn_of_label(self, node: syntax.Node, call: syntax.Call, label: str) -> None:
+        """Warn where a label is looked for among those of a detector's call that never gives it."""
+        if not isinstance(call.function, syntax.Name) or len(call.args) != 1 or call.kwargs:
+            return
+        imported = self.imported.get(call.function.name)
+        if imported is None or imported.role != "detector":
+            return
+        self.warn_if_not_found(node, imported.name, label)
+        detector = self.detectors.detectors[imported.name]
+        labels: frozenset[str] | None = getattr(detector, "labels", None)
+        if labels is not None and label not in labels | getattr(detector, "not_found", frozenset()):
+            near = nearest(label, labels) or f"it finds {', '.join(sorted(labels)[:8])}"
+            self.warn(node, f"{imported.name} without options finds no {label}, so this is never true; {near}")
+
+    def unknown(self, node: syntax.Node, name: str, local: Iterable[str]) -> NoReturn:
+        """Complain about a name, with the nearest one that would do."""
+        if name in self.detectors.names or name in ("count", "forall"):
+            module = "invariant" if name in ("count", "forall") else "invariant.detectors"
+            self.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}", fault="unknown")
+        known = {*local, *self.constants, *self.predicates, *self.imported, *FUNCTIONS, "find", "match", "input"}
+        self.fail(node, f'unknown name "{name}"', nearest(name, {*known, *self.detectors.names}), fault="unknown")
+
+    def regex(self, node: syntax.Node, pattern: str, mode: Mode) -> Regex:
+        """A pattern known at load, compiled once a policy."""
+        regex = self._regexes.get((pattern, mode))
+        if regex is None:
+            try:
+                regex = Regex(pattern, mode, self.max_program)
+            except RegexError as error:
+                self.fail(node, error.reason, error.suggestion, fault="excess" if error.excess else "form")
+            self._regexes[pattern, mode] = regex
+            self._regex_size += regex.size
+            if self._regex_size > _MAX_REGEX_SIZE or len(self._regexes) > _MAX_REGEXES:
+                self.fail(node, "the regular expressions of this policy are too large together", fault="excess")
+            self._warn_about(node, regex)
+        return regex
+
+    def _warn_about(self, node: syntax.Node, regex: Regex) -> None:
+        for caveat in regex.caveats:
+            self.warn(node, caveat)
+        if "\\\\" in regex.pattern:
+            self.warn(node, r'"\\" in a pattern is a backslash in the text; write "[.]" or "\." for a dot')
+
+    def evaluate(self, node: syntax.Node, code: Code) -> Any:
+        """The value of an expression that uses no variables, under a small budget."""
+        try:
+            return code([self._load_run])
+        except Exception as error:
+            self.fail(node, f"this constant cannot be worked out: {error}")
+
+    def check_slots(self, node: syntax.Node, scope: Scope) -> None:
+        if scope.size > _MAX_SLOTS:
+            self.fail(node, f"more than {_MAX_SLOTS} variables", fault="excess")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """``did you mean "..."?`` for the closest known name, if any is close."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f'did you mean "{close[0]}"?' if close else None

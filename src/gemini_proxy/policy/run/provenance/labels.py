@@ -1,0 +1,94 @@
+"""What is known of tools: by their labels, and by what their declarations and names say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.provenance.shapes import reads_by_name
+
+PARAMETER: Final = "tool_labels"
+"""The parameter of a policy that has the labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Names of tools, in which ``*`` stands for anything.
+
+    ``trusted``: nobody else can write their outputs. ``reads`` and ``acts``: what their calls do, where their names do
+    not say so. ``free``: arguments, as ``tool.argument``, that may come from anywhere. ``private``: their outputs are
+    not for strangers.
+    """
+
+    trusted: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    acts: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = (), private: Sequence[str] = ()) -> "Labels":
+        """The labels among a policy's parameters, with more names. Raises EvaluationError for another shape."""
+        given = parameters.get(PARAMETER) or {}
+        kinds = [kind.name for kind in fields(cls)]
+        if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
+            raise EvaluationError(f"{PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
+        known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
+        known["trusted"] += _names("trusted", trusted)
+        known["private"] += _names("private", private)
+        return cls(**known)
+
+    def is_trusted(self, tool: str) -> bool:
+        return _is_one(tool, self.trusted)
+
+    def is_private(self, tool: str) -> bool:
+        return _is_one(tool, self.private)
+
+    def acts_by(self, tool: str, hint: bool | None = None) -> bool:
+        """Whether a call of the tool has an effect, which its declaration says by ``hint``, None where it does not.
+
+        Labels go before hints, hints before names, and ``acts`` before ``reads``.
+        """
+        if _is_one(tool, self.acts):
+            return True
+        if _is_one(tool, self.reads):
+            return False
+        return not reads_by_name(tool) if hint is None else hint
+
+    def is_free(self, tool: str, path: str) -> bool:
+        return bool(self.free) and _is_one(f"{tool}.{path}", [*self.free, *(f"{name}.*" for name in self.free)])
+
+
+def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
+    """Whether a declaration says, in MCP's ``annotations``, that a call has an effect; None where it does not say."""
+    hints = tool.get("annotations")
+    if not isinstance(hints, Mapping):
+        return None
+    if hints.get("destructiveHint") is True or hints.get("readOnlyHint") is False:
+        return True
+    return False if hints.get("readOnlyHint") is True else None
+
+
+def joined_labels(*given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The names of all labels together, each kind in the order given."""
+    return {kind.name: [name for labels in given for name in labels.get(kind.name) or ()] for kind in fields(Labels)}
+
+
+def readable_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters as they are, if the labels among them can be read. Raises ValueError saying what is expected."""
+    try:
+        Labels.of(parameters)
+    except EvaluationError as error:
+        raise ValueError(error.reason) from None
+    return parameters
+
+
+def _is_one(name: str, patterns: Sequence[str]) -> bool:
+    return bool(name) and any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _names(label: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise EvaluationError(f"{PARAMETER}.{label} is a list of names")
+    return tuple(value)

@@ -1,0 +1,158 @@
+"""Provenance in the language: ``untrusted(call)``, ``private(call)`` and ``acts(call)``."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.events import Event
+from gemini_proxy.policy.run.operators import items_of
+from gemini_proxy.policy.run.provenance.labels import Labels, acts_by_hint
+from gemini_proxy.policy.run.provenance.origins import Kept, Origins, Traced
+from gemini_proxy.policy.run.provenance.private import PrivateData
+from gemini_proxy.policy.run.ranges import Mark
+from gemini_proxy.policy.run.run import Run
+from gemini_proxy.policy.run.values import MarkedRecord, Piece, Place, cut, word_for
+
+
+def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
+    """The values of a call, or of some of its arguments, that neither the user nor anyone trusted said before it.
+
+    ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
+    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address. A
+    value is marked where it stands in the call and where it came from.
+    """
+    if value is None:
+        return []
+    call, name, arguments = _of_call(run, value)
+    added = () if trusted is None else tuple(items_of(trusted, run))
+    key = ("untrusted", added, bool(fields), id(arguments))
+    traced = run.scans.get(key)
+    if traced is None:
+        traced = run.scans[key] = list(_origins(run, added, bool(fields)).untrusted(arguments, name, call))
+    if not traced:
+        run.charge(1)
+        return []
+    wanted = None if shapes is None else items_of(shapes, run)
+    records = [_record(run, each, call) for each in traced if wanted is None or each.shape in wanted]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
+
+
+def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
+    """The values of a call in which something private stands that was read before it, and the user did not say.
+
+    ``tools`` are names of tools whose outputs are private, beside those that are labelled so.
+    """
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")
+    names = () if tools is None else tuple(items_of(tools, run))
+    key = ("private", names)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = PrivateData(events, Labels.of(run.parameters, (), names), run)
+    data: PrivateData = run.scans[key]
+    records = [_record(run, found, call) for found in data.carried_by(call)]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
+
+
+def acts(run: Run, call: Any) -> bool:
+    """Whether a call has an effect: by its tool's labels, else its hints, else its name. What is not known acts."""
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
+    run.charge(1)
+    name = call.data["function"]["name"]
+    key = ("acts", name)
+    known: bool | None = run.scans.get(key)
+    if known is None:
+        known = run.scans[key] = _labels(run, ()).acts_by(name, _hints(run).get(name))
+    return known
+
+
+def _hints(run: Run) -> dict[str, bool]:
+    """What declarations say of their tools' calls; where two of one tool differ, that they have an effect."""
+    key = ("hints",)
+    if key not in run.scans:
+        tools = run.events("Tool")
+        run.charge(1 + len(tools))
+        hints = [(tool.data["name"], acts_by_hint(tool.data)) for tool in tools]
+        acting = {name for name, hint in hints if hint}
+        run.scans[key] = {name: name in acting for name, hint in hints if hint is not None}
+    found: dict[str, bool] = run.scans[key]
+    return found
+
+
+def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
+    """The labels that this check has, read once."""
+    key = ("labels", trusted)
+    if key not in run.scans:
+        run.scans[key] = Labels.of(run.parameters, trusted)
+    found: Labels = run.scans[key]
+    return found
+
+
+def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
+    """What traces the values of the conversation where these tools are trusted as well, made once a check."""
+    key = ("origins", trusted, fields)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = _kept().origins(events, _labels(run, trusted), run, fields=fields)
+    found: Origins = run.scans[key]
+    return found
+
+
+_THREAD = threading.local()
+
+
+def _kept() -> Kept:
+    """This thread's indices: a check runs in one thread from its beginning to its end."""
+    if not hasattr(_THREAD, "kept"):
+        _THREAD.kept = Kept()
+    kept: Kept = _THREAD.kept
+    return kept
+
+
+def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:
+    """The call, the name of the argument if it is one, and the arguments."""
+    if isinstance(value, Event) and value.kind == "ToolCall":
+        return value, "", value.data["function"]["arguments"]
+    if isinstance(value, dict | list | str):
+        key = ("arguments",)
+        if key not in run.scans:
+            run.scans[key] = dict(_arguments(run))
+        known = run.scans[key].get(id(value))
+        if known is not None:
+            return *known, value
+    raise EvaluationError(f"untrusted(...) needs a tool call or one of its arguments, not a {word_for(value)}")
+
+
+def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
+    """Every call and argument by the identity of its value, the first of one identity last."""
+    for call in reversed(run.events("ToolCall")):
+        arguments = call.data["function"]["arguments"]
+        run.charge(1 + len(arguments))
+        yield from ((id(item), (call, name)) for name, item in arguments.items())
+        yield id(arguments), (call, "")
+
+
+def _record(run: Run, found: Traced, call: Event) -> MarkedRecord:
+    run.charge(2)
+    # A number has no characters of its own: its root is its path.
+    if type(found.leaf) is Piece and isinstance(found.leaf.root, Place):
+        marks: list[Mark] = [(Place(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
+        value = found.value
+    else:
+        marks = [(found.leaf, found.start, found.start + len(found.value))]
+        value = cut(found.leaf, found.start, found.start + len(found.value))
+    if found.place is not None:
+        marks.append(found.place)
+    fields = {
+        "path": found.path, "value": value, "shape": found.shape, "origin": found.origin, "share": found.share,
+        "tool": found.tool,
+    }  # fmt: skip
+    return MarkedRecord(fields, marks)

@@ -1,0 +1,413 @@
+"""Who said a value: the conversation's texts and fields as one index, and the judgement on a call's arguments."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import orjson
+
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.events import Event
+from gemini_proxy.policy.run.provenance.fields import Field, fields_of
+from gemini_proxy.policy.run.provenance.folded import Folded, decoded, fold
+from gemini_proxy.policy.run.provenance.labels import Labels
+from gemini_proxy.policy.run.provenance.shapes import (
+    ADDRESSES,
+    Shape,
+    addresses_in,
+    date_of,
+    host_of,
+    is_document,
+    is_in_date,
+    is_naming,
+    is_written,
+    shape_of,
+    thing_of,
+    words_of,
+)
+from gemini_proxy.policy.run.provenance.spellings import days_of_ranges, spellings_of_date, spellings_of_number
+from gemini_proxy.policy.run.ranges import Mark
+from gemini_proxy.policy.run.texts import texts_of
+from gemini_proxy.policy.run.values import Piece, Place
+
+Origin = Literal["text", "field", "nowhere", "mixed"]
+
+# A value of one word without digits stands in texts by chance, and so does what is shorter than this.
+_LEAST: Final = 4
+# Longer identifiers name one thing; shorter ones are told apart by what they number.
+_SHORT_ID: Final = 6
+_ADDRESSES_BY_FORM: Final = ("email", "url", "account", "phone")
+_FRAGMENT: Final = 16
+# A bare output that is one value: one line without spaces, and no longer.
+_BARE: Final = 100
+_MOST_FIELDS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text of the conversation: of the event at ``position``, and of the output of ``tool`` if it is one.
+
+    Of a field within a text, ``within`` is where it stands there.
+    """
+
+    position: int
+    text: str
+    tool: str = ""
+    within: Field | None = None
+
+    def mark(self, start: int, end: int) -> Mark:
+        """The place of ``text[start:end]``; of a field that its text spells in another way, the whole field's."""
+        field = self.within
+        if field is None:
+            return self.text, start, min(end, len(self.text))
+        begin = field.text.find(self.text, field.start, field.end)
+        if begin < 0:
+            return field.text, field.start, field.end
+        return field.text, begin + start, begin + min(end, len(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A value of a call that nobody who is trusted said.
+
+    ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments. ``share`` is how much
+    of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that is.
+    """
+
+    path: str
+    value: str
+    shape: Shape
+    origin: Origin
+    share: float
+    leaf: str
+    start: int
+    tool: str = ""
+    place: Mark | None = None
+
+
+class Index:
+    """The texts of a conversation, told apart by who said them. Linear in them.
+
+    It grows as the conversation does, and keeps nothing of it but texts.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.chars = 0
+        """Characters that are kept."""
+        self.seen: list[_Seen] = []
+        self.sources: list[Source] = []
+        self.positions: list[int] = []
+        self.said = Folded()
+        self.heard = Folded()
+        self.fields: dict[str, list[tuple[int, Field]]] = {}
+        self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
+
+    def is_of(self, seen: "Sequence[_Seen]") -> bool:
+        """Whether the events indexed so far are the first of these."""
+        count = len(self.seen)
+        return count <= len(seen) and (not count or self.seen[-1] == seen[count - 1]) and self.seen == seen[:count]
+
+    def is_clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> bool:
+        """Whether this call's arguments under ``name`` were traced before, and nothing was untrusted."""
+        return self._clear.get((call.position, name, fields)) == (call.data["function"]["name"], arguments)
+
+    def clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> None:
+        """Remember that nothing is untrusted in the arguments: it depends on what was said before the call alone."""
+        self._clear[call.position, name, fields] = call.data["function"]["name"], arguments
+        self.chars += len(arguments)
+
+    def add(self, event: Event, meter: Meter) -> None:
+        """Index an event that comes after all others."""
+        if event.kind == "ToolOutput":
+            self._add_output(event, meter)
+            return
+        for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
+            self._add(self.said, Source(event.position, text), meter)
+
+    def _add(self, folded: Folded, source: Source, meter: Meter) -> None:
+        meter.charge(1 + (len(source.text) >> 2))
+        number = len(self.sources)
+        self.sources.append(source)
+        self.positions.append(source.position)
+        self.chars += len(source.text)
+        folded.add(source.text, number)
+        for text in (*decoded(source.text), *days_of_ranges(source.text)):
+            folded.add(text, number, decoded_from=len(source.text))
+
+    def _add_output(self, event: Event, meter: Meter) -> None:
+        tool = tool_of(event)
+        trusted = self.labels.is_trusted(tool)
+        fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", meter)
+        if fields is None:
+            texts = list(texts_of(event))
+            for text in texts:
+                self._add(self.said if trusted else self.heard, Source(event.position, text, tool), meter)
+            if len(texts) == 1 and _is_bare(texts[0]) and not is_document(tool):
+                self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])))
+            return
+        for field in fields:
+            source = Source(event.position, field.value, tool, field)
+            self._add(self.said if trusted else self.heard, source, meter)
+            self._add_field(field)
+
+    def _add_field(self, field: Field) -> None:
+        """Know the field by its value, by another spelling of it, and a date and time by the date."""
+        number = len(self.sources) - 1
+        keys = {fold(field.value), *spellings_of_number(field.value)}
+        if (date := date_of(field.value)) is not None:
+            keys.add("{:04}{:02}{:02}".format(*date))
+        for key in keys:
+            known = self.fields.setdefault(key, [])
+            if len(known) < _MOST_FIELDS:
+                known.append((number, field))
+
+
+class Origins:
+    """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
+
+    def __init__(self, index: Index, events: Sequence[Event], meter: Meter, fields: bool) -> None:
+        """``fields``: whether a whole field of an output vouches for a value."""
+        self._vouching = fields
+        self._index = index
+        self._events = events
+        self._meter = meter
+        self._current: dict[int, list[Source]] = {}
+
+    def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
+        """The values of a call's ``arguments`` that nobody trusted said before it.
+
+        ``arguments`` are all, or those under ``name``.
+        """
+        limit = bisect_left(self._index.positions, call.position)
+        tool = call.data["function"]["name"]
+        given = _written(arguments)
+        if given and self._index.is_clear(call, name, given, self._vouching):
+            return
+        clear = True
+        for path, key, value in leaves_of(arguments, name):
+            if self._index.labels.is_free(tool, path):
+                continue
+            self._meter.charge(4 + (len(value) >> 4))
+            for traced in self._judge(path, key, value, limit):
+                clear = False
+                yield traced
+        if clear and given:
+            self._index.clear(call, name, given, self._vouching)
+
+    def _judge(self, path: str, name: str, value: str, limit: int) -> Iterator[Traced]:
+        shape = shape_of(value, name)
+        if shape == "number" or not value.strip():
+            return
+        inner = list(addresses_in(value)) if shape in ADDRESSES or shape in ("word", "message", "text") else []
+        if shape in ADDRESSES and not inner:
+            inner = [(shape, 0, len(value))]
+        for kind, start, end in inner:
+            found = self._address(value[start:end], kind, name, limit)
+            if found is not None:
+                yield Traced(path, value[start:end], kind, *found[:2], value, start, *found[2:])
+        if shape in ADDRESSES:
+            return
+        found = self._text(value, limit) if shape == "text" else self._plain(value, shape, limit)
+        if found is not None:
+            yield Traced(path, value, shape, *found[:2], value, 0, *found[2:])
+
+    def _address(self, value: str, shape: Shape, name: str, limit: int) -> "_Found | None":
+        forms = _forms(value)
+        if not forms[0]:
+            return None
+        if shape == "url":
+            forms.append(fold(host_of(value)))
+        said = self._any(self._index.said, forms, limit, whole=True)
+        if shape == "url":
+            forms.pop()
+        thing = thing_of(name) if shape == "id" else ""
+        called = [f"{word}{form}" for form in forms for word in ("id", thing) if word] if shape == "id" else []
+        named = self._any(self._index.heard, called, limit, whole=True)
+        # A day of the user's is no id of theirs where a text gives it as one.
+        meant = named is None or self._any(self._index.said, called, limit) is not None
+        if said is not None and (meant or not self._is_day(said)):
+            return None
+        place = self._any(self._index.heard, forms, limit)
+        written = None
+        for number, field in self._known(forms, limit):
+            vouches = self._vouching and _fits(shape, thing, value, field, self._index.sources[number].tool)
+            if vouches and not named:
+                return None
+            written = number, 0, len(field.value)
+        if place is None and named:
+            place = named
+        if place is not None:
+            return self._at("text", 1.0, place)
+        if written is not None:
+            return self._at("field", 1.0, written)
+        # A short number that is in no text is nobody's word either: the model counts.
+        counted = shape == "id" and len(value) < _SHORT_ID and value.isdigit()
+        return None if counted else ("nowhere", 0.0, "", None)
+
+    def _is_day(self, place: "_At") -> bool:
+        number, start, end = place
+        return is_in_date(self._index.sources[number].text, start, end)
+
+    def _plain(self, value: str, shape: Shape, limit: int) -> "_Found | None":
+        date = date_of(value)
+        forms = [*spellings_of_date(*date)] if date is not None else _forms(value)
+        if date is None and (len(forms[0]) < _LEAST or value.isalpha()):
+            return None
+        if self._any(self._index.said, forms, limit) is not None or next(self._known(forms, limit), None) is not None:
+            return None
+        place = self._any(self._index.heard, forms, limit)
+        return None if place is None else self._at("text", 1.0, place)
+
+    def _text(self, value: str, limit: int) -> "_Found | None":
+        """A long text by its fragments: sentences and lines."""
+        total = known = 0
+        first = None
+        for fragment in _fragments(value):
+            form = fold(fragment)
+            total += len(form)
+            if len(form) < _FRAGMENT or self._any(self._index.said, [form], limit) is not None:
+                continue
+            place = self._any(self._index.heard, [form], limit)
+            if place is not None:
+                known += len(form)
+                first = first or place
+        if first is None:
+            return None
+        return self._at("text" if known == total else "mixed", known / total, first)
+
+    def _any(self, folded: Folded, forms: Sequence[str], limit: int, *, whole: bool | None = None) -> "_At | None":
+        for form in forms:
+            self._meter.charge(1 + (len(folded) >> 9))
+            found = folded.find(form, limit, whole=whole)
+            if found is not None:
+                return found
+        return None
+
+    def _known(self, forms: Sequence[str], limit: int) -> Iterator[tuple[int, Field]]:
+        for form in forms:
+            for number, field in self._index.fields.get(form, ()):
+                if number < limit:
+                    yield number, field
+
+    def _at(self, origin: Origin, share: float, place: "_At") -> "_Found":
+        number, start, end = place
+        source = self._as_it_is_now(number)
+        return origin, share, source.tool, source.mark(start, end)
+
+    def _as_it_is_now(self, number: int) -> Source:
+        """The source in the conversation that is checked now, whose very strings a mark needs."""
+        position = self._index.positions[number]
+        if position not in self._current:
+            alone = Index(self._index.labels)
+            alone.add(next(event for event in self._events if event.position == position), self._meter)
+            self._current[position] = alone.sources
+        return self._current[position][number - bisect_left(self._index.positions, position)]
+
+
+class Kept:
+    """Indices of the last conversations: the next check of one adds what is new, and asks only about new calls.
+
+    For one thread. ``most`` bounds the conversations, ``chars`` the characters of all their texts together.
+    """
+
+    def __init__(self, most: int = 8, chars: int = 500_000) -> None:
+        self._most = most
+        self._chars = chars
+        self._indices: list[Index] = []
+
+    def origins(self, events: Sequence[Event], labels: Labels, meter: Meter, *, fields: bool = True) -> Origins:
+        """What traces values by these messages, outputs and declarations, in their order. Raises BudgetExceeded."""
+        events = [event for event in events if event.kind != "Message" or event.data.get("role") != "assistant"]
+        meter.charge(1 + len(events))
+        seen = [_seen(event) for event in events]
+        index = next((each for each in self._indices if each.labels == labels and each.is_of(seen)), None)
+        if index is None:
+            index = Index(labels)
+        else:
+            self._indices.remove(index)
+        # An index that fails half-way is not put back.
+        for event in events[len(index.seen) :]:
+            index.add(event, meter)
+        index.seen = seen
+        self._indices.insert(0, index)
+        while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:
+            self._indices.pop()
+        return Origins(index, events, meter, fields)
+
+
+# What of an event an index depends on: where it stands, whose output it is, and what it says.
+_Seen = tuple[str, int, str, str | bytes | object]
+_At = tuple[int, int, int]
+_Found = tuple[Origin, float, str, Mark | None]
+
+
+def _seen(event: Event) -> _Seen:
+    content = event.data if event.kind == "Tool" else event.data.get("content")
+    said = content if type(content) is str else _written(content) or object()
+    return event.kind, event.position, tool_of(event), said
+
+
+def tool_of(event: Event) -> str:
+    name: str = event.call.data["function"]["name"] if event.call is not None else ""
+    return name
+
+
+def _written(value: Any) -> bytes:
+    """The value as JSON, so that equal ones are of equal types as well. Empty for one that JSON does not have."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return b""
+
+
+def _choices(declaration: Any) -> Iterator[str]:
+    """The values that a tool's parameters are declared to choose from."""
+    stack = [declaration]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            choices = item.get("enum")
+            yield from (choice for choice in choices if isinstance(choice, str)) if isinstance(choices, list) else ()
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def _forms(value: str) -> list[str]:
+    return list(dict.fromkeys([fold(value), *map(fold, decoded(value)), *spellings_of_number(value)]))
+
+
+def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
+    """Whether a field that is the value vouches for it: not one in which people write, nor one of another thing."""
+    if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
+        return False
+    if shape != "id" or not thing or len(value) > _SHORT_ID:
+        return True
+    return any(word.startswith(thing) for word in (*words_of(field.key), *words_of(tool)))
+
+
+def _is_bare(text: str) -> bool:
+    return len(text) <= _BARE and len(text.split()) == 1
+
+
+def _fragments(value: str) -> Iterator[str]:
+    for line in value.splitlines():
+        yield from line.split(". ")
+
+
+def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """Path, name and text of every value: the name is that of the nearest key."""
+    stack: list[tuple[str, str, Any]] = [(name, name, arguments)]
+    while stack:
+        path, name, item = stack.pop()
+        begin = f"{path}." if path else ""
+        if isinstance(item, dict):
+            stack.extend((f"{begin}{key}", str(key), inner) for key, inner in reversed(item.items()))
+        elif isinstance(item, list | tuple):
+            stack.extend((f"{begin}{index}", name, item[index]) for index in range(len(item) - 1, -1, -1))
+        elif isinstance(item, str):
+            yield path, name, item
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield path, name, Piece(str(item), Place(path), None)

@@ -1,0 +1,117 @@
+"""Private data in a call: what private outputs said, found in its arguments however it is spelled."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from gemini_proxy.policy.detectors.pii import PiiDetector
+from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.events import Event
+from gemini_proxy.policy.run.provenance.folded import decoded, fold, folded_words
+from gemini_proxy.policy.run.provenance.labels import Labels
+from gemini_proxy.policy.run.provenance.origins import Traced, leaves_of, tool_of
+from gemini_proxy.policy.run.provenance.shapes import addresses_in, is_written, shape_of
+from gemini_proxy.policy.run.texts import texts_of
+
+_DETECTORS: Final = (SecretsDetector(), PiiDetector())
+# So many words of prose in a row, with so many characters, are somebody's sentence.
+_WORDS: Final = 3
+_LEAST_WORDS: Final = 12
+# A word with a digit says something by itself, but for a year.
+_LEAST_WORD: Final = 4
+_YEAR = re.compile(r"(?:19|20)\d\d")
+# A value may be spelled in groups; what is longer is found by its parts.
+_LONGEST: Final = 64
+_FORMS: Final = ("email", "url", "phone", "account")
+# What sets the parts of a URL apart, each of which may be encoded.
+_IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
+
+
+class PrivateData:
+    """What private outputs of a conversation say: values, and prose in runs of words. Linear in them.
+
+    Private are the outputs of tools that are labelled so, and secrets and personal data in the others.
+    """
+
+    def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter) -> None:
+        self._meter = meter
+        self._outputs: list[tuple[Event, str]] = []
+        self._known: dict[str, int] = {}
+        self._said: list[tuple[int, str]] = []
+        for event in events:
+            if event.kind == "ToolOutput":
+                self._add_output(event, labels)
+            elif event.data.get("role") != "assistant":
+                said = [fold(form) for text in texts_of(event) for form in (text, *decoded(text))]
+                self._said.extend((event.position, text) for text in said)
+
+    def _add_output(self, event: Event, labels: Labels) -> None:
+        texts = list(texts_of(event))
+        self._meter.charge(1 + (sum(map(len, texts)) >> 2))
+        if labels.is_private(tool_of(event)):
+            found = [(text, key) for text in texts for form in (text, *decoded(text)) for key in _keys(form)]
+        else:
+            findings = [one for detector in _DETECTORS for one in detector.detect(texts, {}, self._meter)]
+            found = [(texts[one.text], fold(texts[one.text][one.start : one.end])) for one in findings]
+        for text, key in found:
+            if key and key not in self._known:
+                if not self._outputs or self._outputs[-1][1] is not text:
+                    self._outputs.append((event, text))
+                self._known[key] = len(self._outputs) - 1
+
+    def carried_by(self, call: Event) -> Iterator[Traced]:
+        """The arguments of a call that have something private in them: read before it, and not said by the user."""
+        for path, name, value in leaves_of(call.data["function"]["arguments"], ""):
+            self._meter.charge(4 + (len(value) >> 2))
+            shape = shape_of(value, name)
+            # Whom a call goes to is no data in it: a link that was read, a participant out of a private list.
+            if _is_destination(value, name) and fold(value) in self._known:
+                continue
+            output = next((self._outputs[number] for number in self._numbers(value, call)), None)
+            if output is not None:
+                event, text = output
+                yield Traced(path, value, shape, "text", 1.0, value, 0, tool_of(event), (text, 0, len(text)))
+
+    def _numbers(self, value: str, call: Event) -> Iterator[int]:
+        if not self._known:
+            return
+        for form in (value, *decoded(value), *decoded(_IN_URLS.sub(" ", value))):
+            for key in _runs(folded_words(form)):
+                number = self._known.get(key)
+                if number is not None and self._outputs[number][0].position < call.position:
+                    self._meter.charge(1 + len(self._said))
+                    if not any(key in said for position, said in self._said if position < call.position):
+                        yield number
+
+
+def _is_destination(value: str, name: str) -> bool:
+    return not is_written(name) and shape_of(value, "") in _FORMS
+
+
+def _keys(text: str) -> Iterator[str]:
+    """What of a private text tells where it came from, folded."""
+    words = folded_words(text)
+    yield from (word for word in words if _is_telling(word))
+    yield from (fold(text[start:end]) for _, start, end in addresses_in(text))
+    for (first, second), (_, third) in pairwise(pairwise(words)):
+        if len(run := first + second + third) >= _LEAST_WORDS:
+            yield run
+
+
+def _is_telling(word: str) -> bool:
+    if len(word) < _LEAST_WORD or word.isalpha() or _YEAR.fullmatch(word) is not None:
+        return False
+    return any(map(str.isdigit, word))
+
+
+def _runs(words: Sequence[str]) -> Iterator[str]:
+    """Every word, and what it makes with those after it."""
+    for start in range(len(words)):
+        run = ""
+        for word in words[start : start + _LONGEST]:
+            run += word
+            if len(run) > _LONGEST and run != word:
+                break
+            yield run

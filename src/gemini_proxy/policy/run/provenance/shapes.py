@@ -1,0 +1,154 @@
+"""What a value is by its form and by the name of its argument: an address, a date, a number or a text.
+
+An address says where a call goes or what it changes. A tool's name says what the tool does.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal
+
+from gemini_proxy.policy.run.provenance.spellings import MONTHS
+
+Shape = Literal[
+    "email", "url", "account", "phone", "user", "path", "id", "secret", "date", "number", "word", "message", "text"
+]
+
+ADDRESSES: Final = frozenset(("email", "url", "account", "phone", "user", "path", "id", "secret"))
+
+# Every repetition is bounded: a text without any of these is looked through in linear time.
+_EMAIL = r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
+_URL = (
+    r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s<>\"'`)\]}]+|www\.[^\s<>\"'`)\]}]+"
+    r"|(?<![@\w.-])(?:[A-Za-z0-9-]{1,63}\.){1,8}(?:com|net|org|io|dev|app|info|biz|edu|gov|co|ai|me|xyz|site|example)"
+    r"(?![\w.-])(?:/[^\s<>\"'`)\]}]*)?"
+)
+_ACCOUNT = r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Za-z0-9])"
+_PHONE = r"(?<![\w+])\+[0-9][0-9 ()./-]{6,18}[0-9](?!\w)"
+_WITHIN = re.compile(f"(?P<email>{_EMAIL})|(?P<url>{_URL})|(?P<account>{_ACCOUNT})|(?P<phone>{_PHONE})")
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ]\d{2}:\d{2}.*)?")
+_NUMBER = re.compile(r"[+-]?[\d.,' ]*\d%?")
+_PATH = re.compile(r"(?:[A-Za-z]:\\|[~.]{0,2}/)\S*|[\w.-]+(?:/[\w.-]+)*/[\w-]+\.\w{1,5}")
+_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2})?(?:[^/\\?#@\s]*@)*([^/\\?#\s:@]+)")
+_NAME_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SAME_TOOL = re.compile(r"__|[./:]")
+
+_BY_NAME: Final[dict[str, Shape]] = {
+    **dict.fromkeys(("id", "ids", "uuid", "guid"), "id"),
+    **dict.fromkeys(("email", "emails", "mail", "cc", "bcc"), "email"),
+    **dict.fromkeys(("url", "urls", "uri", "link", "href", "host", "domain", "endpoint", "webhook"), "url"),
+    **dict.fromkeys(("account", "iban", "payee", "beneficiary", "wallet"), "account"),
+    **dict.fromkeys(("phone", "telephone", "mobile", "fax"), "phone"),
+    **dict.fromkeys(
+        (
+            "recipient", "recipients", "to", "user", "users", "username", "channel", "channels", "participant",
+            "participants", "attendee", "attendees", "guest", "guests", "member", "members", "owner", "assignee",
+            "group",
+        ),
+        "user",
+    ),
+    **dict.fromkeys(("path", "file", "filename", "folder", "directory"), "path"),
+    **dict.fromkeys(("password", "passphrase", "secret", "token", "pin", "credential"), "secret"),
+}  # fmt: skip
+_MESSAGES: Final = frozenset("body content contents text message msg".split())
+# Fields in which anyone may write anything: an address that is all of one is no better than one within a text.
+_WRITTEN: Final = frozenset(
+    "subject body content text message description title comment comments note notes summary review reviews bio about "
+    "caption html snippet abstract memo remark remarks reason details purpose feedback answer headline topic "
+    "agenda".split()
+)
+# Fields that name things: they vouch for a name, not for an address that stands in them.
+_NAMING: Final = frozenset("name names label location place venue city street status tag tags category".split())
+_READS: Final = frozenset(
+    "get list search read find fetch query lookup look view show describe count check browse open visit download load "
+    "retrieve select explain summarize calculate compute convert validate verify compare inspect is has".split()
+)
+_DOCUMENTS: Final = frozenset("webpage website page site url document article html".split())
+_READS_DOCUMENTS: Final = frozenset("read fetch open visit browse download scrape crawl cat".split())
+_MONTHS: Final = frozenset(month[:3] for month in MONTHS)
+_LONG: Final = 120
+# Digits of a number that counts.
+_FEW: Final = 3
+
+
+def words_of(name: str) -> list[str]:
+    """The words of an identifier, in small letters."""
+    return [word.lower() for word in _NAME_PARTS.findall(name)]
+
+
+def shape_of(value: str, name: str) -> Shape:
+    """What a value is that is given under ``name``; its own form goes first."""
+    found = _WITHIN.fullmatch(value.strip())
+    if found is not None and found.lastgroup is not None:
+        return found.lastgroup  # type: ignore[return-value]
+    if _DATE.fullmatch(value):
+        return "date"
+    named = next((shape for word in reversed(words_of(name)) if (shape := _BY_NAME.get(word))), None)
+    # How many guests says nothing of who they are.
+    counts = named in ("user", "url", "path", "email") and len(value) <= _FEW and _NUMBER.fullmatch(value) is not None
+    if named is not None and not counts:
+        return named
+    if _NUMBER.fullmatch(value):
+        return "number"
+    if _PATH.fullmatch(value):
+        return "path"
+    if "\n" in value.strip() or len(value) > _LONG:
+        return "text"
+    if not is_written(name):
+        return "word"
+    return "text" if _MESSAGES.isdisjoint(words_of(name)) else "message"
+
+
+def addresses_in(value: str) -> Iterator[tuple[Shape, int, int]]:
+    """The addresses that stand in a text, with their spans."""
+    for found in _WITHIN.finditer(value):
+        if found.lastgroup is not None:
+            yield found.lastgroup, *found.span()  # type: ignore[misc]
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, empty where there is none."""
+    found = _HOST.match(url)
+    return found[1] if found is not None else ""
+
+
+def date_of(value: str) -> tuple[int, int, int] | None:
+    """Year, month and day of a value that begins with an ISO date."""
+    found = _DATE.fullmatch(value)
+    return (int(found[1]), int(found[2]), int(found[3])) if found is not None else None
+
+
+def is_in_date(text: str, start: int, end: int) -> bool:
+    """Whether a number in a text is the day of a date, or part of a time or of a longer number."""
+    before, after = text[max(0, start - 20) : start].rstrip(" ,"), text[end : end + 20].lstrip(" ,")
+    if text[start - 1 : start] in (":", "-", "/") or text[end : end + 1] in (":", "-", "/"):
+        return True
+    names = (_NAME_PARTS.findall(before[-12:])[-1:], _NAME_PARTS.findall(after[:12])[:1])
+    return any(word.lower()[:3] in _MONTHS for found in names for word in found)
+
+
+def thing_of(name: str) -> str:
+    """What an identifier identifies, by the name of its argument: ``file`` of ``file_id``, nothing of ``id``."""
+    words = words_of(name)
+    return words[-2].rstrip("s") if len(words) > 1 and _BY_NAME.get(words[-1]) == "id" else ""
+
+
+def is_written(key: str) -> bool:
+    """Whether a field of that name holds what people write."""
+    return any(word in _WRITTEN for word in words_of(key))
+
+
+def is_naming(key: str) -> bool:
+    """Whether a field of that name holds names and places."""
+    return any(word in _NAMING for word in words_of(key))
+
+
+def reads_by_name(tool: str) -> bool:
+    """Whether a tool's name says that it only reads."""
+    words = words_of(_SAME_TOOL.split(tool)[-1])
+    return bool(words) and words[0] in _READS
+
+
+def is_document(tool: str) -> bool:
+    """Whether a tool's name says that its output is a document, which has no fields whatever it looks like."""
+    words = words_of(_SAME_TOOL.split(tool)[-1])
+    return bool(words) and (words[0] in _READS_DOCUMENTS or not _DOCUMENTS.isdisjoint(words))

@@ -1,0 +1,93 @@
+"""What a value says: the strings that text tests and detectors look at."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gemini_proxy.policy.run.events import Event, chunks
+from gemini_proxy.policy.run.values import Content, Place, leaves
+
+_MADE_UP = re.compile(r"call_\d{1,9}")
+"""An id that links a call and its outputs where the client gave none."""
+
+
+def searched_texts(value: Any) -> Iterable[str]:
+    """The texts in which something is looked for: those of ``texts_of``, and of calls and outputs names and ids too.
+
+    What says that something is missing (``match``, ``text``) does without: a name would do in its place.
+    """
+    if type(value) is Event and value.kind in ("ToolCall", "ToolOutput"):
+        return [*texts_of(value), *_names(value)]
+    if type(value) is list or type(value) is tuple:
+        return [text for item in value for text in searched_texts(item)]
+    return texts_of(value)
+
+
+def _names(event: Event) -> Iterator[str]:
+    data = event.data
+    called = data["function"].get("name") if event.kind == "ToolCall" else data.get("tool_name")
+    for text in (called, data.get("name"), data.get("id"), data.get("tool_call_id")):
+        if isinstance(text, str) and not _MADE_UP.fullmatch(text):
+            yield text
+
+
+def texts_of(value: Any) -> Iterable[str]:
+    """The strings of a value, in order; of None and truth values none.
+
+    A text is itself, content its texts, a message or output its content, a call its arguments, a declaration all it
+    says. Lists and dictionaries give every string, key and number at any depth.
+    """
+    if isinstance(value, str):
+        return (value,)
+    kind = type(value)
+    if kind is Content:
+        texts: tuple[str, ...] = value.texts
+        return texts
+    if kind is Event:
+        return _event_texts(value)
+    if value is None or kind is bool:
+        return ()
+    if kind is list or kind is tuple:
+        return [text for item in value for text in texts_of(item)]
+    return [text for text in leaves(value, "")]
+
+
+def _event_texts(event: Event) -> Iterable[str]:
+    if event.kind in ("Message", "ToolOutput"):
+        return texts_of(event.content)
+    if event.kind == "ToolCall":
+        return list(leaves(event.data["function"]["arguments"], Place(f"{event.address}.function.arguments")))
+    if event.kind == "TextChunk":
+        return (event.data["text"],)
+    if event.kind == "Image":
+        return ()
+    return list(leaves(event.data, event.address))
+
+
+def images_of(value: Any) -> list[str]:
+    """The URLs of the images in a value: of image chunks, and of texts that are an image data URL themselves."""
+    if isinstance(value, str):
+        return [value] if value.startswith("data:image/") else []
+    if isinstance(value, list | tuple):
+        return [url for item in value for url in images_of(item)]
+    if isinstance(value, Content):
+        holder = Event("Message", 0, value.address.removesuffix(".content"), {})
+        holder.content = value
+        return _image_chunks(holder)
+    if isinstance(value, Event):
+        if value.kind == "Image":
+            return [_url(value)]
+        if isinstance(value.content, str):
+            return images_of(value.content)
+        return _image_chunks(value) if value.content is not None else []
+    return []
+
+
+def _image_chunks(holder: Event) -> list[str]:
+    return [_url(chunk) for chunk in chunks(holder) if chunk.kind == "Image"]
+
+
+def _url(image: Event) -> str:
+    source = image.data.get("image_url")
+    url = source.get("url") if isinstance(source, dict) else source
+    return url if isinstance(url, str) else ""
