@@ -20,7 +20,8 @@ Messages are written for the client and never hold a secret.
 """
 
 import math
-from typing import ClassVar
+import traceback
+from typing import ClassVar, Final
 
 
 class ProxyError(Exception):
@@ -131,3 +132,27 @@ class EngineUnavailable(ProxyError):
 
     status = 503
     code = "UNAVAILABLE"
+
+
+_FRAMES: Final = 30
+"""Calls of a traceback that are shown, the innermost: the rest of an endless recursion tells nothing new."""
+_CAUSES: Final = 5
+
+
+def origin_of(error: BaseException) -> str:
+    """Return the traceback and the class of an error, after those of the errors that led to it.
+
+    The error's text is left out: that of a foreign exception may quote what a client sent.
+    """
+    return "".join(_origin_lines(error, _CAUSES)).rstrip()
+
+
+def _origin_lines(error: BaseException, causes: int) -> list[str]:
+    lines = []
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None and causes:
+        lines += [*_origin_lines(earlier, causes - 1), "which led to:\n"]
+    lines += [*traceback.format_tb(error.__traceback__, -_FRAMES), f"{type(error).__qualname__}\n"]
+    for member in error.exceptions if isinstance(error, BaseExceptionGroup) and causes else ():
+        lines += ["with:\n", *_origin_lines(member, causes - 1)]
+    return lines

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from gemini_proxy.config import IN_PLACE, Config
 from gemini_proxy.config import reloaded as merged
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.server.keys import RELOADS, SETUPS
+from gemini_proxy.server.app_keys import RELOADS, SETUPS
 from gemini_proxy.server.reload import Reloader
 from gemini_proxy.server.sources import Sources
 from gemini_proxy.traces.store import TraceStore

@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 import pytest
 
-from gemini_proxy.server.keys import STORAGE
+from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.traces.push.answers import Delivered
 from gemini_proxy.traces.push.body import push_document
 from gemini_proxy.traces.push.service import ExplorerService

@@ -15,11 +15,11 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.credentials import Credentials
+from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.pipeline import Lifecycle
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
-from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.exchange import Exchange, Refused
-from gemini_proxy.server.lifecycle import Lifecycle
-from gemini_proxy.server.tasks import Tasks
 from tests.support.proxy import prompt
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.sections import Server
 from gemini_proxy.server.app import create_app
-from gemini_proxy.server.keys import Group
+from gemini_proxy.server.app_keys import Group
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Reply, ScriptedUpstream, candidate

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.sections import Limits
-from gemini_proxy.server.keys import LIMITER
+from gemini_proxy.server.app_keys import LIMITER
 from gemini_proxy.server.limiter import network
 from gemini_proxy.server.limits import MAX_CLIENTS, MINUTE, Budgets
 from gemini_proxy.traces.keys import Keys

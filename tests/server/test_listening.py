@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.server.listening import Acceptor, Balance, Listener, Share
-from gemini_proxy.server.tasks import Tasks
 
 SOON = 20.0
 

@@ -7,7 +7,7 @@ import platform
 import aiohttp
 import pytest
 
-from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.server.process import Memory, usage
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt

@@ -18,10 +18,10 @@ from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.rules import HEADER_NAME, guardrail
 from gemini_proxy.guardrails.verdict import Violation
-from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.keys import STORAGE
-from gemini_proxy.server.tallies import MAX_LEARNT, OTHER, Histogram, Tallies
+from gemini_proxy.proxy.credentials import Credentials
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, OTHER, Histogram, Tallies
+from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy

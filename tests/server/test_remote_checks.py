@@ -12,7 +12,7 @@ import pytest
 from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.server.credentials import Credentials, read_credentials
+from gemini_proxy.proxy.credentials import Credentials, read_credentials
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.conftest import StartProxy
 from tests.server.test_key_leaks import stored_bytes

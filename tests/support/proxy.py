@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.sections import ListenAddress
 from gemini_proxy.server.app import create_app
-from gemini_proxy.server.keys import STORAGE
+from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.server.runner import running
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace

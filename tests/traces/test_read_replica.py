@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gemini_proxy.server.keys import STORAGE
+from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.traces.database import connect
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.read_replica import PAUSE, ReadReplica

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gemini_proxy.server.tasks import Tasks
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.migrations.upgrade import upgrade
 from gemini_proxy.traces.recorder import LARGE, Recorder, TraceSink

@@ -21,7 +21,7 @@ from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
 from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream, listen_address
 from gemini_proxy.server.app import create_app
-from gemini_proxy.server.keys import STORAGE
+from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.runner import running
 

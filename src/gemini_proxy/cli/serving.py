@@ -13,8 +13,8 @@ from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.server.app import create_app
+from gemini_proxy.server.app_keys import Group
 from gemini_proxy.server.hangups import Hangups
-from gemini_proxy.server.keys import Group
 from gemini_proxy.server.listening import Listener
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.process import raise_descriptor_limit

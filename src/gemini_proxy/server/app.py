@@ -26,15 +26,17 @@ from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.authentication import Admission
+from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, Tallies
+from gemini_proxy.proxy.exchange_trace import Scribe
+from gemini_proxy.proxy.pipeline import Lifecycle
+from gemini_proxy.proxy.request_reader import Intake
+from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.sections import Guardrails, Limits
 from gemini_proxy.server import health
-from gemini_proxy.server.admission import Admission
 from gemini_proxy.server.answerers import Answerers
-from gemini_proxy.server.connections import UNFINISHED, Unfinished
-from gemini_proxy.server.errors import error_middleware
-from gemini_proxy.server.handlers import relay
-from gemini_proxy.server.intake import Intake
-from gemini_proxy.server.keys import (
+from gemini_proxy.server.app_keys import (
     ADMISSION,
     ASKING,
     CONFIG,
@@ -51,18 +53,16 @@ from gemini_proxy.server.keys import (
     Group,
     State,
 )
-from gemini_proxy.server.lifecycle import Lifecycle
+from gemini_proxy.server.connections import UNFINISHED, Unfinished
+from gemini_proxy.server.errors import error_middleware
+from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.metrics import Metrics, own_families
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware, limit_middleware
 from gemini_proxy.server.process import Memory
-from gemini_proxy.server.record import Scribe
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
-from gemini_proxy.server.tallies import MAX_LEARNT, Tallies
-from gemini_proxy.server.tasks import Tasks
-from gemini_proxy.server.upstream import Upstream
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from gemini_proxy.config import reloaded
 from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.server.app_keys import RELOADS, SETUPS, TASKS, Group
 from gemini_proxy.server.channel import Alive, Channel, Held, Hold, Load, Loaded, Ready, Start
-from gemini_proxy.server.keys import RELOADS, SETUPS, TASKS, Group
 from gemini_proxy.server.listening import Balance, Listener, Share, inherited
 from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.reload import Load as LoadAgain

@@ -10,8 +10,8 @@ from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, Paylo
 from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body, retry_info
-from gemini_proxy.server.answer import break_off
-from gemini_proxy.server.keys import CONFIG, EXCHANGE, MEMORY, STATE
+from gemini_proxy.proxy.response import break_off
+from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, MEMORY, STATE
 
 log = logging.getLogger(__name__)
 

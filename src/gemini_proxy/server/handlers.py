@@ -12,12 +12,12 @@ from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.guardrails.coverage import HEADER
-from gemini_proxy.server.answer import ClientAnswer
-from gemini_proxy.server.credentials import upstream_headers
-from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, SETUP, TASKS, UPSTREAM
-from gemini_proxy.server.refuse import SSE_TYPE, refuses_by_event
-from gemini_proxy.server.upstream import Answer
+from gemini_proxy.proxy.credentials import upstream_headers
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.refuse import SSE_TYPE, refuses_by_event
+from gemini_proxy.proxy.response import ClientAnswer
+from gemini_proxy.proxy.upstream import Answer
+from gemini_proxy.server.app_keys import ANSWER, CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, SETUP, TASKS, UPSTREAM
 
 
 async def relay(request: web.Request) -> web.StreamResponse:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gemini_proxy.server.keys import RELOADS, STATE, STORAGE, TASKS
+from gemini_proxy.server.app_keys import RELOADS, STATE, STORAGE, TASKS
 from gemini_proxy.server.metrics import oldest_seconds, queue_figures
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.push.worker import PushWorker

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gemini_proxy.errors import LimitExceeded
+from gemini_proxy.proxy.exchange_metrics import tokens
 from gemini_proxy.sections import Limits
 from gemini_proxy.server.limits import (
     ASK_AGAIN,
@@ -27,7 +28,6 @@ from gemini_proxy.server.limits import (
     Sharing,
     Spending,
 )
-from gemini_proxy.server.tallies import tokens
 from gemini_proxy.traces.budgets import MOST_ASKS, Answer, Ask, SharedBudgets
 from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.errors import StoreError

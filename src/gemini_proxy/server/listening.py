@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import ListenAddress
-from gemini_proxy.server.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

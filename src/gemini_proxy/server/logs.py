@@ -3,21 +3,18 @@
 import logging
 import sys
 import time
-import traceback
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from gemini_proxy.errors import origin_of
 from gemini_proxy.sections import Logs
 from gemini_proxy.traces.redact import redact
 
 _BURST: Final = 20
 """Lines of one kind a second; the rest are only counted: an attacker's requests must not fill a disk."""
-_FRAMES: Final = 30
-"""Calls of a traceback that are shown, the innermost: of an endless recursion the rest says nothing new."""
-_CAUSES: Final = 5
 
 
 class StormFilter(logging.Filter):
@@ -98,30 +95,11 @@ def _with_traceback(logger: Any, name: str, event: EventDict) -> EventDict:
     if isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        event["exception"] = told(error)
+        event["exception"] = origin_of(error)
     if event.get("logger") == "asyncio":
         # Below its first line asyncio shows the objects concerned, and in them the texts of exceptions.
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
-
-
-def told(error: BaseException) -> str:
-    """Where an error comes from and of what kind it is, after what led to it.
-
-    Without its text: that of a foreign exception may quote what a client sent.
-    """
-    return "".join(_lines(error, _CAUSES)).rstrip()
-
-
-def _lines(error: BaseException, causes: int) -> list[str]:
-    lines = []
-    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if earlier is not None and causes:
-        lines += [*_lines(earlier, causes - 1), "which led to:\n"]
-    lines += [*traceback.format_tb(error.__traceback__, -_FRAMES), f"{type(error).__qualname__}\n"]
-    for one in error.exceptions if isinstance(error, BaseExceptionGroup) and causes else ():
-        lines += ["with:\n", *_lines(one, causes - 1)]
-    return lines
 
 
 def _without_keys(logger: Any, name: str, event: MutableMapping[str, Any]) -> EventDict:

@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.explorer.browser import WrongHost, is_ours
 from gemini_proxy.explorer.peers import PEERS
-from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.keys import (
+from gemini_proxy.proxy.credentials import Credentials
+from gemini_proxy.proxy.exchange_metrics import Tallies
+from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.server.app_keys import (
     ADMISSION,
     ASKING,
     CONFIG,
@@ -36,8 +38,6 @@ from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_families
 from gemini_proxy.server.storage import Storage
-from gemini_proxy.server.tallies import Tallies
-from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Queued
 from gemini_proxy.traces.keys import digest

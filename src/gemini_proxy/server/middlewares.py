@@ -14,10 +14,11 @@ from gemini_proxy.explorer.routes import is_api, refused
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
-from gemini_proxy.server.answer import ClientAnswer, break_off
-from gemini_proxy.server.credentials import client_of, own_key, read_credentials
-from gemini_proxy.server.exchange import Exchange, Refused
-from gemini_proxy.server.keys import (
+from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
+from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.refuse import refusal_tail, refuses_by_event
+from gemini_proxy.proxy.response import ClientAnswer, break_off
+from gemini_proxy.server.app_keys import (
     ADDRESS,
     ADMISSION,
     ANSWER,
@@ -32,7 +33,6 @@ from gemini_proxy.server.keys import (
     STATE,
 )
 from gemini_proxy.server.limits import Client
-from gemini_proxy.server.refuse import refusal_tail, refuses_by_event
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.trace import Outcome
 

@@ -13,10 +13,10 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from gemini_proxy.errors import BadRequest, LimitExceeded, ProxyError, VersionNotSupported
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.sections import ListenAddress
+from gemini_proxy.server.app_keys import GROUP, RELOADS, SETUPS, STATE, TASKS
 from gemini_proxy.server.connections import UNFINISHED, Unfinished
 from gemini_proxy.server.errors import error_response
 from gemini_proxy.server.hangups import Hangups
-from gemini_proxy.server.keys import GROUP, RELOADS, SETUPS, STATE, TASKS
 from gemini_proxy.server.listening import Acceptor, Listener, Share, listening, listening_status
 from gemini_proxy.server.reload import Load, Reloader
 from gemini_proxy.server.systemd import Notifier

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from gemini_proxy.config import Config, reloaded
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.server.intake import Intake
-from gemini_proxy.server.lifecycle import Lifecycle
-from gemini_proxy.server.record import Scribe
+from gemini_proxy.proxy.exchange_trace import Scribe
+from gemini_proxy.proxy.pipeline import Lifecycle
+from gemini_proxy.proxy.request_reader import Intake
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Traces
-from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.believed_clock import BelievedClock
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.database import Database, connect, is_direct_postgres

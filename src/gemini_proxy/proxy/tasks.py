@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from gemini_proxy.server.logs import told
+from gemini_proxy.errors import origin_of
 from gemini_proxy.traces.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Tasks:
                     raise
                 if not pause or self._clock.time() - started > SETTLED:
                     pause = FIRST_PAUSE
-                    log.error("%s failed and is started again: %s\n%s", name, type(error).__name__, told(error))
+                    log.error("%s failed and is started again: %s\n%s", name, type(error).__name__, origin_of(error))
                 else:
                     pause = min(2 * pause, longest)
             self._down[name] = None

@@ -7,10 +7,13 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.guardrails.asking import Asking
-from gemini_proxy.server.admission import Admission
-from gemini_proxy.server.answer import ClientAnswer
-from gemini_proxy.server.credentials import Credentials
-from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.proxy.authentication import Admission
+from gemini_proxy.proxy.credentials import Credentials
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.exchange_metrics import Tallies
+from gemini_proxy.proxy.response import ClientAnswer
+from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
@@ -18,9 +21,6 @@ from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.setup import Setup, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.storage import Storage
-from gemini_proxy.server.tallies import Tallies
-from gemini_proxy.server.tasks import Tasks
-from gemini_proxy.server.upstream import Upstream
 
 
 @dataclass(slots=True)

@@ -9,8 +9,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from gemini_proxy.errors import BadRequest, DecodeError, UpstreamCut, UpstreamError
+from gemini_proxy.proxy.upstream_connection import Connection, Pool, Stale
 from gemini_proxy.sections import Upstream as UpstreamConfig
-from gemini_proxy.server.upstream_connection import Connection, Pool, Stale
 
 _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 import pytest
 
-from gemini_proxy.server.keys import TASKS
-from gemini_proxy.server.tasks import LONGEST_PAUSE, Tasks
+from gemini_proxy.proxy.tasks import LONGEST_PAUSE, Tasks
+from gemini_proxy.server.app_keys import TASKS
 from tests.conftest import StartProxy
 from tests.server.test_metrics import scrape
 

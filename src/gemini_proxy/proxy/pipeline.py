@@ -16,9 +16,9 @@ from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
 from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
+from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
-from gemini_proxy.server.exchange import Exchange, Refused
-from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.trace import Outcome
 
 

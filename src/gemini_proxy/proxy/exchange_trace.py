@@ -10,10 +10,10 @@ from typing import Any
 
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.coverage import Coverage
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.exchange_metrics import Tallies
+from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
-from gemini_proxy.server.exchange import Exchange
-from gemini_proxy.server.tallies import Tallies
-from gemini_proxy.server.tasks import Tasks
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder

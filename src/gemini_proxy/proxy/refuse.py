@@ -2,9 +2,9 @@
 
 from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, array_refusal, sse_refusal
 from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.response import ClientAnswer
 from gemini_proxy.sections import BeforeStream
-from gemini_proxy.server.answer import ClientAnswer
-from gemini_proxy.server.exchange import Exchange
 
 SSE_TYPE = "text/event-stream"
 _ARRAY_TYPE = JSON_TYPE.partition(";")[0]

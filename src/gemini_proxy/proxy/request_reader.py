@@ -7,9 +7,9 @@ from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
 from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, with_header
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.server.body import read_body
-from gemini_proxy.server.credentials import upstream_headers
-from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.proxy.credentials import upstream_headers
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.request_body import read_body
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gemini_proxy.gemini.calls import Method
 from gemini_proxy.guardrails.rules import HEADER_NAME
-from gemini_proxy.server.exchange import Exchange
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.redact import redact
 from gemini_proxy.traces.trace import Outcome
 

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import ProxyError, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.proxy.upstream import Upstream
+from gemini_proxy.proxy.upstream_connection import Connection
 from gemini_proxy.sections import Upstream as Config
-from gemini_proxy.server.upstream import Upstream
-from gemini_proxy.server.upstream_connection import Connection
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
 from tests.support.upstream import Reply, ScriptedUpstream, candidate, unary

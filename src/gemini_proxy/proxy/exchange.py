@@ -16,7 +16,7 @@ from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.stream import FrameGate
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
-from gemini_proxy.server.credentials import Credentials
+from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.traces.trace import Outcome
 
 _NO_RULES = RuleSet()

@@ -1,7 +1,7 @@
 """Who may use the proxy, and as whom: what the keys of a request are worth here."""
 
 from gemini_proxy.errors import Unauthenticated, Unavailable
-from gemini_proxy.server.credentials import Credentials
+from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.traces.access import DEVELOPER, Access
 from gemini_proxy.traces.errors import StoreError
 
