@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.explorer import body as body_module
+from gemini_proxy.http import request_body as body_module
 from tests.conftest import StartProxy
 from tests.explorer.api import KEY, SAMPLE, SECRETIVE, Api
 from tests.support.proxy import proxy_before

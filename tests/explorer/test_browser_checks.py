@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gemini_proxy.explorer.browser import encrypted, local_path
 from gemini_proxy.explorer.keys import DATABASE, DATASETS, SESSION_COOKIE
+from gemini_proxy.http.browser_guard import encrypted, local_path
 from gemini_proxy.traces.keys import Keys
 from tests.conftest import StartProxy
 from tests.explorer.browsing import Browser

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gemini_proxy.errors import Unavailable
-from gemini_proxy.guardrails import turns
-from gemini_proxy.guardrails.turns import Turns
+from gemini_proxy.http import fair_lock
+from gemini_proxy.http.fair_lock import Turns
 from tests.explorer.api import Api
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, unary
@@ -70,7 +70,7 @@ async def test_users_take_turns(tasks: Tasks) -> None:
 
 async def test_what_waits_is_bounded(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call too many of a user is refused; another user's is not, and neither is the user's own a little later."""
-    monkeypatch.setattr(turns, "MAX_WAITING", 2)
+    monkeypatch.setattr(fair_lock, "MAX_WAITING", 2)
     shared, log, go = Turns(), Log(), asyncio.Event()
     for _ in range(2):
         tasks.create_task(take(shared, "ann", log, go))

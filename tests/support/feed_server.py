@@ -13,7 +13,7 @@ from gemini_proxy import sections
 from gemini_proxy.explorer import feed as feed_module
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, EXPLORER, SERVER
-from gemini_proxy.explorer.peers import PEERS, Peers
+from gemini_proxy.http.peers import PEERS, Peers
 from gemini_proxy.sections import Explorer, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.datasets import Datasets

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
-from gemini_proxy.guardrails.turns import Turns
+from gemini_proxy.http.fair_lock import Turns
 from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
 from gemini_proxy.policy.run.pinning import PARAMETER as PINNED
 from gemini_proxy.policy.run.provenance.labels import PARAMETER as LABELS

@@ -18,7 +18,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, Final, ParamSpec, TypeVar
 
 from gemini_proxy.errors import EngineUnavailable, Unavailable
-from gemini_proxy.guardrails.turns import Turns
+from gemini_proxy.http.fair_lock import Turns
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import zlib
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
-from gemini_proxy.explorer.body import joined, read_pieces, too_large
-from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
+from gemini_proxy.http.memory_budget import BRIEF, HOLDINGS
+from gemini_proxy.http.request_body import joined, read_pieces, too_large
 
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
 """The only parameter of the content type, once: whoever reads a second one reads another text."""

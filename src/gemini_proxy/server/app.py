@@ -15,10 +15,8 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.explorer.compose import compose
 from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.holding import HOLDINGS, Holdings
 from gemini_proxy.explorer.keys import CHECKING, COMPILING, READ_DATABASE
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
-from gemini_proxy.explorer.peers import PEERS, Peers
 from gemini_proxy.explorer.routes import add_routes
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
@@ -26,6 +24,8 @@ from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.http.memory_budget import HOLDINGS, Holdings
+from gemini_proxy.http.peers import PEERS, Peers
 from gemini_proxy.proxy.authentication import Admission
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, Tallies
 from gemini_proxy.proxy.exchange_trace import Scribe

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import LimitExceeded
-from gemini_proxy.explorer.peers import Peers
+from gemini_proxy.http.peers import Peers
 from gemini_proxy.server.limiter import Limiter, network
 from gemini_proxy.server.limits import AtOnce
 

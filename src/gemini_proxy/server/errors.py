@@ -7,9 +7,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
-from gemini_proxy.explorer.holding import HOLDINGS
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body, retry_info
+from gemini_proxy.http.memory_budget import HOLDINGS
 from gemini_proxy.proxy.response import break_off
 from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, MEMORY, STATE
 

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gemini_proxy.errors import Unauthenticated, Unavailable
-from gemini_proxy.explorer.browser import WrongHost, is_ours
-from gemini_proxy.explorer.peers import PEERS
+from gemini_proxy.http.browser_guard import WrongHost, is_ours
+from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange_metrics import Tallies
 from gemini_proxy.proxy.tasks import Tasks

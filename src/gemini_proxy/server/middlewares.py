@@ -8,12 +8,12 @@ from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import DecodeError, LimitExceeded, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
 from gemini_proxy.explorer.api.contract import given_key
-from gemini_proxy.explorer.browser import CrossSite, from_foreign_page
-from gemini_proxy.explorer.peers import PEERS
 from gemini_proxy.explorer.routes import is_api, refused
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
+from gemini_proxy.http.browser_guard import CrossSite, from_foreign_page
+from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.refuse import refusal_tail, refuses_by_event

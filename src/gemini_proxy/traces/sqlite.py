@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 
+from gemini_proxy.http.per_user_semaphore import Shares
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
 from gemini_proxy.traces.lost_files import Left, follow, left_in
 from gemini_proxy.traces.rows import TraceRow
-from gemini_proxy.traces.shares import Shares
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -25,11 +25,11 @@ from gemini_proxy.errors import (
     Unavailable,
 )
 from gemini_proxy.explorer.api.fields import read_uuid
-from gemini_proxy.explorer.body import read_json
-from gemini_proxy.explorer.browser import SAFE, WrongHost, from_foreign_page, known_host, same_origin
 from gemini_proxy.explorer.keys import ACCESS, EXPLORER, SERVER, SESSION_COOKIE
-from gemini_proxy.explorer.peers import PEERS
-from gemini_proxy.explorer.sending import bytes_response
+from gemini_proxy.http.browser_guard import SAFE, WrongHost, from_foreign_page, known_host, same_origin
+from gemini_proxy.http.large_responses import bytes_response
+from gemini_proxy.http.peers import PEERS
+from gemini_proxy.http.request_body import read_json
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.pushes import Push, read_push
-from gemini_proxy.explorer.browser import same_origin
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
+from gemini_proxy.http.browser_guard import same_origin
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import TraceRow, encode
 

@@ -5,10 +5,10 @@ from typing import Final
 import aiohttp_jinja2
 from aiohttp import web
 
-from gemini_proxy.explorer.browser import encrypted, local_path
 from gemini_proxy.explorer.keys import ACCESS, DATABASE, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import read_form
 from gemini_proxy.explorer.pages.site import guarded, keys_needed, page_response, see
+from gemini_proxy.http.browser_guard import encrypted, local_path
 from gemini_proxy.traces.keys import Sessions
 
 SESSION_SECONDS: Final = 14 * 86_400

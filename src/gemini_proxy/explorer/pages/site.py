@@ -22,10 +22,10 @@ from gemini_proxy.errors import (
     Unavailable,
 )
 from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
-from gemini_proxy.explorer.browser import PAGE, SAFE, check_browser
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import Form, read_form
-from gemini_proxy.explorer.peers import PEERS
+from gemini_proxy.http.browser_guard import PAGE, SAFE, check_browser
+from gemini_proxy.http.peers import PEERS
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 

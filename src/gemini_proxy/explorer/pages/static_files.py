@@ -8,8 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.browser import GUARDED
 from gemini_proxy.explorer.pages.site import guarded
+from gemini_proxy.http.browser_guard import GUARDED
 
 _TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FOREVER: Final = "public, max-age=31536000, immutable"

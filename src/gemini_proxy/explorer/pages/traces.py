@@ -8,14 +8,14 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.browser import GUARDED
 from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.explorer.pages.stored import StoredMessages
-from gemini_proxy.explorer.sending import bytes_response
+from gemini_proxy.http.browser_guard import GUARDED
+from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.marks import Marks

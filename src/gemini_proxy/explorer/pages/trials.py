@@ -13,8 +13,8 @@ from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.explorer.pages.trial_batch import try_batch
 from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import BRIEF_POLICY, ToolFacts
-from gemini_proxy.guardrails.turns import Turns
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.http.fair_lock import Turns
 from gemini_proxy.policy import PolicyError, compile_policy
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.backtest import Finding

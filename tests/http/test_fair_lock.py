@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gemini_proxy.errors import Unavailable
-from gemini_proxy.guardrails.turns import HALF_LIFE, Turns
+from gemini_proxy.http.fair_lock import HALF_LIFE, Turns
 
 
 class Clock:

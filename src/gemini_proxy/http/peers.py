@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from aiohttp import HttpVersion11, web
 
 from gemini_proxy.errors import ProxyError
-from gemini_proxy.explorer.browser import WrongHost, is_ours
+from gemini_proxy.http.browser_guard import WrongHost, is_ours
 from gemini_proxy.sections import UNIX, Access, Explorer, Server
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

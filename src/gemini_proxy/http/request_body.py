@@ -6,10 +6,10 @@ from typing import Any, Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from gemini_proxy.explorer.holding import BRIEF, HOLDINGS
 from gemini_proxy.explorer.keys import SERVER
 from gemini_proxy.gemini import strict_json
 from gemini_proxy.gemini.strict_json import read_object
+from gemini_proxy.http.memory_budget import BRIEF, HOLDINGS
 
 MAX_DEPTH: Final = strict_json.MAX_DEPTH + 16
 """The messages made of the deepest model call, within a call of the API, and room to spare."""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.explorer.peers import Proxies
+from gemini_proxy.http.peers import Proxies
 
 PROXIES = Proxies(["10.0.0.0/8", "2001:db8::1", "unix"])
 trusted = st.ip_addresses(v=4, network="10.0.0.0/8").map(str)
