@@ -12,7 +12,7 @@ from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import read_request
 from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
@@ -53,7 +53,7 @@ class Row:
     found: Class
 
 
-_Read = Callable[[Mapping[str, Any]], tuple[Sequence[Message], Sequence[Unseen]]]
+_Read = Callable[[Mapping[str, Any]], tuple[Sequence[Message], Sequence[Unchecked]]]
 
 _FINDS = compile_policy(
     "\n".join(
@@ -97,12 +97,12 @@ def _controlled(row: Row) -> Row:
 
 def _classified(planting: Planted, place: Place, read: _Read) -> Class:
     try:
-        messages, unseen = read(planting.body)
+        messages, unchecked = read(planting.body)
     except (BadRequest, DecodeError):
         return "refused"
     if _FINDS.check(Conversation.of(messages)):
         return "seen"
-    if unseen and (place.kind == "bytes" or len(unseen) > len(_unseen_without(planting, read))):
+    if unchecked and (place.kind == "bytes" or len(unchecked) > len(_unchecked_without(planting, read))):
         return "declared"
     if planting.value in orjson.dumps(messages).decode():
         return "attribute"
@@ -111,7 +111,7 @@ def _classified(planting: Planted, place: Place, read: _Read) -> Class:
     return "silent"
 
 
-def _unseen_without(planting: Planted, read: _Read) -> Sequence[Unseen]:
+def _unchecked_without(planting: Planted, read: _Read) -> Sequence[Unchecked]:
     """What is named as not checked where the field is missing and everything around it is there."""
     return read(_without(planting.body, planting.value))[1]
 
@@ -124,22 +124,22 @@ def _without(value: Any, leaf: str) -> Any:
     return value
 
 
-def _read_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unseen]]:
+def _read_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
     merger = Merger()
     merger.add(body)
     found = candidate_messages(_ASKED, merger)
     return (
         [message for candidate in found for message in candidate.messages],
-        [unseen for candidate in found for unseen in candidate.unseen],
+        [unchecked for candidate in found for unchecked in candidate.unchecked],
     )
 
 
 def _request_reader(method: str) -> _Read:
     call = read_call("POST", f"/v1beta/models/m:{method}")
 
-    def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unseen]]:
+    def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
         request = read_request(call, orjson.dumps(body))
-        return request.messages, request.unseen
+        return request.messages, request.unchecked
 
     return read
 

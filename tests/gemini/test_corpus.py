@@ -14,7 +14,7 @@ from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
-from gemini_proxy.gemini.merger import Merger, carries_function_call
+from gemini_proxy.gemini.merger import Merger
 from tests.gemini.framing.chunking import Reading, pieces, read
 
 _ROOT = Path(__file__).parents[2]
@@ -43,8 +43,8 @@ def test_the_fields_are_of_the_types_that_they_are_read_with(path: Path) -> None
         framing = SseFraming() if path in _STREAMS else WholeBodyFraming()
         for frame in [*framing.feed(path.read_bytes()), *framing.end()]:
             merger.add(frame.payload or {})
-    assert not merger.fields.unseen("response")
-    assert not [candidate.fields.unseen("candidate") for candidate in merger.candidates if candidate.fields.unseen("")]
+    assert not merger.fields.unchecked("response")
+    assert not any(candidate.fields.unchecked("candidate") for candidate in merger.candidates)
 
 
 def _name(path: Path) -> str:
@@ -144,7 +144,10 @@ def test_bodies(path: Path) -> None:
         assert reading.failed == (not _is_json(body))
         assert reading.failed or (reading.raw, reading.payloads) == (body, [orjson.loads(body)])
     assert _merged(reading) == _texts(reading.payloads)
-    assert all(carries_function_call(frame.payload or {}) == (b'"functionCall"' in body) for frame in reading.frames)
+    for frame in reading.frames:
+        merger = Merger()
+        merger.add(frame.payload or {})
+        assert merger.carried_call == (b'"functionCall"' in body)
 
 
 def test_our_own_samples() -> None:

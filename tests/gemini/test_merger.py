@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.merger import Candidate, Merger, carries_function_call
+from gemini_proxy.gemini.candidates import Candidate
+from gemini_proxy.gemini.merger import Merger
 
 Json = dict[str, Any]
 
@@ -112,7 +113,7 @@ def test_snake_case() -> None:
     candidate = merger.candidates[0]
     assert candidate.parts[0] == call(name="f", args={"snake_arg": 1}) | {"thoughtSignature": "s"}
     assert candidate.parts[1] == {"inlineData": {"mime_type": "image/png", "data": ""}}
-    assert (candidate.finish_reason, merger.continuation_token_seen) == ("STOP", True)
+    assert candidate.finish_reason == "STOP"
     assert _said(candidate) == {"finishMessage": ["m"], "groundingMetadata": ["g"], "citationMetadata": ["c"]}
     assert (merger.usage, merger.model_version, merger.response_id) == ({"total_token_count": 1}, "v", "r")
     assert merger.blocked
@@ -211,15 +212,12 @@ def test_blocked_prompts_and_errors_finish() -> None:
 
 
 def test_what_is_missing_has_its_default() -> None:
-    """No index is 0, no role is the model's, nulls and empty things are absent."""
+    """No index is 0, nulls and empty things are absent."""
     merger = merged([{"candidates": [{"content": {"parts": None}, "finishReason": None}, None]}, {"candidates": None}])
-    assert [(each.index, each.role, each.parts) for each in merger.candidates] == [(0, "model", [])]
+    assert [(each.index, each.parts) for each in merger.candidates] == [(0, [])]
     assert merged([event(None, {}, {"text": None}, {"functionCall": None, "text": "a"})]).candidates[0].parts == [
         {"text": "a"}
     ]
-    assert (
-        merged([{"candidates": [{"content": {"role": "user", "parts": {"text": "a"}}}]}]).candidates[0].role == "user"
-    )
     assert parts({"candidates": [{"content": {"parts": {"text": "a"}}}]}) == [{"text": "a"}]
 
 
@@ -240,6 +238,7 @@ def _content(content: Any) -> Json:
         _content("text"),
         _content(["text"]),
         _content({"role": 1}),
+        {"candidates": [{"content": {"role": "model"}}, {"content": {"role": {"text": "a"}}}]},
         _content({"parts": "text"}),
         _content({"parts": ["text"]}),
         event({"text": 1}),
@@ -262,11 +261,11 @@ def test_what_cannot_be_read_is_an_error(payload: Json) -> None:
 
 
 def test_complete_calls() -> None:
-    """Whole calls are appended and counted, with the marks beside them; anything else in the part is a part."""
+    """Whole calls are appended, with the marks beside them; anything else in the part is a part."""
     part = call(name="f", args={"a": None}) | {"thoughtSignature": "s"}
     merger = merged([event({"text": "a"}, part | {"text": "b"}, call(name="g", willContinue=False))])
     assert merger.candidates[0].parts == [{"text": "a"}, part, {"text": "b"}, call(name="g")]
-    assert (merger.function_calls, merger.candidates[0].has_open_call) == (2, False)
+    assert not merger.candidates[0].has_open_call
 
 
 def test_repeats_of_a_call() -> None:
@@ -300,12 +299,11 @@ def test_streamed_call() -> None:
     for each in one(*pieces):
         merger.add(each)
         assert merger.candidates[0].has_open_call
-        assert merger.function_calls == 0
     merger.add(event(call()))
     args = {"to": ["a@b", "c"], "body": {"size": 4, "odd.key": {"x": True}, "none": None}}
     whole = call(name="send", id="7", args=args) | {"thoughtSignature": "s"}
     assert merger.candidates[0].parts == [whole, {"text": "meanwhile"}]
-    assert (merger.candidates[0].has_open_call, merger.function_calls) == (False, 1)
+    assert not merger.candidates[0].has_open_call
     merger.add(event(call(name="send", id="7", args=args)))
     assert len(merger.candidates[0].parts) == 2
 
@@ -340,7 +338,7 @@ def test_which_piece_belongs_to_which_call() -> None:
     part = call(name="f", id="1", args={})
     for other in (call(name="g"), call(name="f", id="2"), call(name="f", args={"x": 1})):
         assert parts(*one(start, other)) == [part, other]
-        assert merged(one(start, other)).function_calls == 2
+        assert not merged(one(start, other)).candidates[0].has_open_call
     assert parts(*one(start, call(name="f", willContinue=True), call())) == [part]
     assert parts(*one(call(), start, call(), call())) == [part]
     assert parts(*one(_partial("$.a", more=False, numberValue=1))) == [call(args={"a": 1})]
@@ -398,34 +396,6 @@ def test_a_skipped_index_is_null() -> None:
     ]
 
 
-def test_next_hop() -> None:
-    """A continued answer goes on where it was: parts joined, counts summed, the ending that of the last hop."""
-    merger = merged(
-        [
-            event({"text": "half a wo"}, finishReason="CONTINUATION", continuationToken="t")
-            | {"usageMetadata": {"totalTokenCount": 3, "cachedContentTokenCount": 1}}
-        ]
-    )
-    assert merger.continuation_token_seen
-    merger.next_hop()
-    assert (merger.continuation_token_seen, merger.candidates[0].finish_reason) == (False, None)
-    merger.add(
-        event({"text": "rd"}, finishReason="STOP") | {"usageMetadata": {"totalTokenCount": 4, "trafficType": "x"}}
-    )
-    assert merger.candidates[0].parts == [{"text": "half a word"}]
-    assert merger.usage == {"totalTokenCount": 7, "cachedContentTokenCount": 1, "trafficType": "x"}
-    assert merger.finished()
-
-
-def test_token_beside_the_candidates() -> None:
-    """A token at the top of a response counts for its hop as well, and an empty one does not."""
-    merger = merged([{"continuationToken": "t", "error": {"code": 503}}])
-    assert merger.continuation_token_seen
-    merger.next_hop()
-    assert (merger.continuation_token_seen, merger.error) == (False, None)
-    assert not merged([{"continuationToken": ""}, event(continuationToken="")]).continuation_token_seen
-
-
 def test_many_events() -> None:
     """Text and arguments in very many pieces are added at a cost that lets this test end."""
     merger = Merger()
@@ -439,10 +409,13 @@ def test_many_events() -> None:
 
 
 @pytest.mark.parametrize("key", ["functionCall", "function_call"])
-def test_carries_function_call(key: str) -> None:
+def test_an_event_that_carries_a_call(key: str) -> None:
     """A call, or a piece of one, is found in any candidate and part, in a list of parts or alone."""
-    assert carries_function_call({"candidates": [{}, None, {"content": {"parts": [{"text": "a"}, {key: {}}]}}]})
-    assert carries_function_call({"candidates": [{"content": {"parts": {key: {"name": "f"}}}}]})
+    merger = merged([{"candidates": [{}, None, {"content": {"parts": [{"text": "a"}, {key: {}}]}}]}])
+    assert merger.carried_call
+    assert not merged([event({key: {}}), event({"text": "a"})]).carried_call
+    assert merged([{"candidates": [{"content": {"parts": {key: {"name": "f"}}}}, {"index": 1}]}]).carried_call
+    assert merged([event({key: None, "text": "a"})]).carried_call
 
 
 @pytest.mark.parametrize(
@@ -456,9 +429,9 @@ def test_carries_function_call(key: str) -> None:
         event({"text": "functionCall"}),
     ],
 )
-def test_carries_no_function_call(payload: Json) -> None:
+def test_an_event_that_carries_no_call(payload: Json) -> None:
     """A frame without one is not withheld."""
-    assert not carries_function_call(payload)
+    assert not merged([payload]).carried_call
 
 
 def test_candidate_is_public() -> None:

@@ -105,7 +105,7 @@ def test_inline_text_is_decoded(encode: Any, padded: bool, broken: bool, mime: s
         data = "\n".join(data[i : i + 4] for i in range(0, len(data), 4)) if broken else data
         request = read({"contents": {"parts": {"inlineData": {"mimeType": mime, "data": data}}}})
         assert request.messages == ({"role": "user", "content": [chunk(text)]},)
-        assert not request.unseen
+        assert not request.unchecked
 
 
 @pytest.mark.parametrize("data", ["a", "a===a", "????", "aGk=aGk=", "é"])
@@ -127,7 +127,7 @@ def test_inline_text_that_is_not_base64_is_refused(data: str) -> None:
 def test_inline_text_in_another_encoding_is_named(mime: str, raw: bytes) -> None:
     """What is decoded differently by its reader is not passed off as seen."""
     request = read({"contents": {"parts": {"inlineData": {"mimeType": mime, "data": base64.b64encode(raw).decode()}}}})
-    assert [one.reason for one in request.unseen] == [f"inline {mime.partition(';')[0]} that is not UTF-8"]
+    assert [one.reason for one in request.unchecked] == [f"inline {mime.partition(';')[0]} that is not UTF-8"]
 
 
 def test_names_of_media_are_read() -> None:
@@ -181,7 +181,7 @@ def test_output_with_parts() -> None:
         {"type": "file", "file": {"uri": "gs://x", "mime_type": ""}},
         {"type": "text", "text": "c\n7"},
     ]
-    assert [(one.address, one.reason) for one in request.unseen] == [
+    assert [(one.address, one.reason) for one in request.unchecked] == [
         ("messages.1.content.1", "inline image/png"),
         ("messages.1.content.3", "a file behind a URI"),
     ]

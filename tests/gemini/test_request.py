@@ -1,4 +1,4 @@
-"""Whole requests: every string in them is shown to rules, named as unseen, or one of a few documented controls."""
+"""Whole requests: every string in them is shown to rules, named as unchecked, or one of a few documented controls."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.casing import snake_case
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.gemini.reading import call, messages_of, output, read, said, spelled
@@ -113,7 +113,7 @@ def test_snake_case_and_camel_case_are_one() -> None:
     first, second = read(camel), read(snake)
     plain = [{key: value for key, value in message.items() if key != "field"} for message in first.messages]
     assert plain == [{key: value for key, value in message.items() if key != "field"} for message in second.messages]
-    assert first.unseen == second.unseen and len(first.unseen) == 3
+    assert first.unchecked == second.unchecked and len(first.unchecked) == 3
     assert (first.candidate_count, second.candidate_count) == (2, 2)
 
 
@@ -198,7 +198,7 @@ def test_count_tokens_is_read_in_both_forms() -> None:
     for name in ("generateContentRequest", "generate_content_request"):
         request = read({name: inner}, "countTokens")
         assert request.messages[1:] == ({"role": "system", "content": "be"}, HI)
-        assert [one.address for one in request.unseen] == ["request.tools"]
+        assert [one.address for one in request.unchecked] == ["request.tools"]
     both = read({"contents": {"parts": {"text": "a"}}, "generateContentRequest": inner}, "countTokens")
     assert both.messages[0]["content"][0]["text"] == "a"
     assert both.messages[2:] == ({"role": "system", "content": "be"}, HI)
@@ -242,7 +242,7 @@ def test_fields_of_other_methods_are_shown(name: str) -> None:
 )  # fmt: skip
 def test_what_no_rule_can_read_is_named(body: dict[str, Any], address: str, reason: str) -> None:
     """Each thing out of sight is named with its place and why."""
-    assert [(one.address, one.reason) for one in read(body).unseen] == [(address, reason)]
+    assert [(one.address, one.reason) for one in read(body).unchecked] == [(address, reason)]
 
 
 @pytest.mark.parametrize("spell", [str, snake_case], ids=["camelCase", "snake_case"])
@@ -261,7 +261,7 @@ def test_fields_that_send_the_answer_elsewhere_are_named_and_read(body: dict[str
     """Wherever they stand; what is done about them is not the reader's to say."""
     request = read(spelled({"contents": [], **body}, spell))
     (address,) = request.outbound
-    assert Unseen(f"request.{address}", "where the answer goes besides") in request.unseen
+    assert Unchecked(f"request.{address}", "where the answer goes besides") in request.unchecked
     assert "theirs" in said(request.messages)
 
 
@@ -350,12 +350,12 @@ def test_a_voice_is_named_and_no_text() -> None:
     speech = {"multiSpeakerVoiceConfig": {"speakerVoiceConfigs": [{"voiceConfig": {"replicatedVoiceConfig": voice}}]}}
     request = read({"contents": [], "generationConfig": {"speechConfig": speech}})
     assert "Y2FuYXJ5" not in said(request.messages) and "audio/wav" in said(request.messages)
-    assert [one.reason for one in request.unseen] == ["inline audio"] * 2
-    assert request.unseen[0].address.endswith("voiceConfig.replicatedVoiceConfig.voiceSampleAudio")
+    assert [one.reason for one in request.unchecked] == ["inline audio"] * 2
+    assert request.unchecked[0].address.endswith("voiceConfig.replicatedVoiceConfig.voiceSampleAudio")
 
 
 def test_plain_requests_have_nothing_unseen() -> None:
-    assert not read({"contents": {"parts": {"text": "hi"}}, "tools": {"functionDeclarations": []}}).unseen
+    assert not read({"contents": {"parts": {"text": "hi"}}, "tools": {"functionDeclarations": []}}).unchecked
 
 
 def test_keys_are_text_too() -> None:

@@ -125,7 +125,7 @@ INLINE_TEXT = ["contents.2.parts.0.inlineData.data", "contents.2.parts.1.functio
 """base64 of text: what is decoded has to be readable."""
 
 _VOICE = "generationConfig.speechConfig.voiceConfig.replicatedVoiceConfig"
-NAMED_UNSEEN = {
+NAMED_UNCHECKED = {
     "cachedContent": "request.cachedContent",
     "continuationToken": "request.continuationToken",
     f"{_VOICE}.voiceSampleAudio": f"request.{_VOICE}.voiceSampleAudio",
@@ -200,13 +200,13 @@ def snake(name: str) -> str:
 @pytest.mark.parametrize("spell", [str, snake], ids=["camelCase", "snake_case"])
 def test_every_leaf_is_readable_or_named(spell: Any) -> None:
     """A canary in each of over a hundred string fields: rules can read it, or the trace says that they cannot."""
-    leaves = [*PLAIN_LEAVES, *INLINE_TEXT, *NAMED_UNSEEN, *CONTROL, *FIXED]
+    leaves = [*PLAIN_LEAVES, *INLINE_TEXT, *NAMED_UNCHECKED, *CONTROL, *FIXED]
     body, canaries = planted(list(dict.fromkeys(leaves)), spell)
     request = read(body)
-    readable, unseen = said(request.messages), {snake(one.address) for one in request.unseen}
+    readable, unchecked = said(request.messages), {snake(one.address) for one in request.unchecked}
     lost = [leaf for leaf in [*PLAIN_LEAVES, *INLINE_TEXT] if canaries[leaf] not in readable]
     assert not lost
-    assert [address for address in NAMED_UNSEEN.values() if snake(address) not in unseen] == []
+    assert [address for address in NAMED_UNCHECKED.values() if snake(address) not in unchecked] == []
     assert len(PLAIN_LEAVES) + len(INLINE_TEXT) >= 95
 
 
@@ -219,7 +219,7 @@ def test_control_fields_really_are_left_out() -> None:
 
 SETTINGS = [
     [step for step in leaf.split(".") if not step.isdigit()]
-    for leaf in [*PLAIN_LEAVES, *NAMED_UNSEEN, *CONTROL]
+    for leaf in [*PLAIN_LEAVES, *NAMED_UNCHECKED, *CONTROL]
     if not leaf.startswith(("contents", "systemInstruction"))
 ]
 PLANTINGS = st.lists(
@@ -276,6 +276,6 @@ def test_every_sentence_beside_the_contents_is_read_or_named(
         return
     readable = said(request.messages)
     # What runs at the provider is named, and read nevertheless.
-    named = tuple(snake(one.address) for one in request.unseen if one.address != "request.tools")
+    named = tuple(snake(one.address) for one in request.unchecked if one.address != "request.tools")
     lost = {path for sentence, path in found.items() if sentence not in readable}
     assert {path for path in lost if not snake(path).startswith(named)} == set()

@@ -39,8 +39,8 @@ def beside(*events: Json) -> dict[str, str]:
     return {message["field"]: message["content"] for message in messages(*events) if "field" in message}
 
 
-def unseen(*events: Json) -> set[str]:
-    return {one.address for candidate in of(*events) for one in candidate.unseen}
+def unchecked(*events: Json) -> set[str]:
+    return {one.address for candidate in of(*events) for one in candidate.unchecked}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_fields_are_text_behind_the_turn(event: Json, field: str, text: str) -> 
     last = messages(event)[-1]
     assert last["role"] == "assistant"
     assert (last["field"], set(last["content"].split("\n"))) == (field, set(text.split("\n")))
-    assert not unseen(event)
+    assert not unchecked(event)
 
 
 def test_control_fields_say_nothing() -> None:
@@ -91,7 +91,7 @@ def test_control_fields_say_nothing() -> None:
         "promptFeedback": {"safetyRatings": ratings},
     }
     assert len(messages(plain)) == 1
-    assert not unseen(plain)
+    assert not unchecked(plain)
 
 
 def test_tokens_are_read_as_what_they_make() -> None:
@@ -131,7 +131,7 @@ def test_tokens_are_read_as_what_they_make() -> None:
 )
 def test_what_cannot_be_checked_is_named(event: Json, address: str) -> None:
     """A value of another type than its field's is not refused for that, nor a token that stands for text elsewhere."""
-    assert unseen(event) == {address}
+    assert unchecked(event) == {address}
 
 
 def _deep(levels: int) -> Any:
@@ -140,7 +140,7 @@ def _deep(levels: int) -> Any:
 
 def test_what_is_nested_too_deeply() -> None:
     """A field is named as not checked, as often as it comes; a part cannot be read."""
-    assert unseen({"new": _deep(1000)}, {"new": _deep(1000)}) == {"response.new"}
+    assert unchecked({"new": _deep(1000)}, {"new": _deep(1000)}) == {"response.new"}
     with pytest.raises(DecodeError):
         of({"candidates": [{"content": {"parts": [{"new": _deep(1000)}]}}]})
 
@@ -233,7 +233,7 @@ def test_addresses_count_what_stands_before() -> None:
     search = ran("GOOGLE_SEARCH_WEB", q="who asked")
     for parts in ([{"text": "hi"}, image], [{"text": "hi"}, search, image], [image, search]):
         event = answer(groundingMetadata=GROUNDED, content={"parts": parts})
-        (address,) = unseen(event)
+        (address,) = unchecked(event)
         index = int(address.split(".")[1])
         assert "image_url" in str(messages(event)[index - 1]["content"])
 

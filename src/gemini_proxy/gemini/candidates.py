@@ -1,4 +1,4 @@
-"""One candidate of a response, put together from the events it came in."""
+"""Puts one candidate of a response together from the events in which it came."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ _FINISH_REASONS = (
     "IMAGE_SAFETY",
     "UNEXPECTED_TOOL_CALL",
 )
-_NOT_FINISHED = frozenset((None, "FINISH_REASON_UNSPECIFIED", "CONTINUATION"))
+_NOT_FINISHED = frozenset(("FINISH_REASON_UNSPECIFIED", "CONTINUATION"))
+_CALL_KEYS = frozenset(("functionCall", "function_call"))
 _CALL_MARKS = frozenset(("functionCall", "thought", "thoughtSignature"))
 # Keeps every later walk within Python's stack.
 _MAX_DEPTH = 256
@@ -34,17 +35,15 @@ _TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
 class TextRun:
     """Consecutive text with one ``thought`` flag; its pieces are joined when asked for."""
 
-    __slots__ = ("_pieces", "length", "signature", "thought")
+    __slots__ = ("_pieces", "signature", "thought")
 
     def __init__(self, thought: bool) -> None:
         self.thought = thought
         self.signature: Any = None
-        self.length = 0
         self._pieces: list[str] = []
 
     def add(self, text: str) -> None:
         self._pieces.append(text)
-        self.length += len(text)
 
     @property
     def part(self) -> dict[str, Any]:
@@ -61,8 +60,11 @@ class TextRun:
 _Slot = TextRun | StreamedCall | dict[str, Any]
 
 
-class Grown(NamedTuple):
-    """What a candidate got: ``text``, which begins a run if ``fresh``, or None for any part that is not plain text."""
+class Delta(NamedTuple):
+    """What one event added to a candidate: ``text``, or None for any part that is not plain text.
+
+    ``fresh`` says that the text begins a run: another kind of part, or of text, stands before it.
+    """
 
     candidate: int
     text: str | None
@@ -71,12 +73,12 @@ class Grown(NamedTuple):
 
 
 class Candidate:
-    """What is known of one candidate so far. What it returns is not to be changed, and ``args`` of an open call grow.
+    """Puts one candidate together. Callers do not change what it returns, in which the ``args`` of an open call grow.
 
-    ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known.
-    ``fields`` has what its fields beside the content say, and those of the content beside its parts; ``tokens`` what
-    its ``logprobsResult`` says.
-    ``grown``, where it is a list, gets what comes, in order.
+    ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known; ``finished``
+    says that it ends the response, which does not go on elsewhere. ``fields`` has what its fields beside the content
+    say, and those of the content beside its parts; ``tokens`` what its ``logprobsResult`` says. ``deltas``, where it is
+    a list, gets what each event adds, in order.
     """
 
     def __init__(self, index: int) -> None:
@@ -84,43 +86,32 @@ class Candidate:
         self.finish_reason: str | None = None
         self.fields = FieldTexts(CANDIDATE)
         self.tokens = TokenTexts()
-        self.continuation_token_seen = False
-        self.grown: list[Grown] | None = None
-        self._role: str | None = None
+        self.finished = False
+        self.deltas: list[Delta] | None = None
+        self._carried_call = False
         self._slots: list[_Slot] = []
         self._run: TextRun | None = None
         self._calls = FunctionCalls()
         self._parts: list[dict[str, Any]] | None = None
 
     @property
-    def role(self) -> str:
-        """The first role given, ``model`` if none was."""
-        return self._role or "model"
-
-    @property
     def parts(self) -> list[dict[str, Any]]:
-        """The parts in order, keys in camelCase: runs of text joined, function calls whole, all else as it came."""
+        """The parts in order, keys in camelCase: runs of text joined, function calls whole, the others as they came."""
         if self._parts is None:
             self._parts = [slot if isinstance(slot, dict) else slot.part for slot in self._slots]
         return self._parts
 
     @property
-    def finished(self) -> bool:
-        """Whether a finish reason came that says the answer is over, not that it goes on elsewhere."""
-        return self.finish_reason not in _NOT_FINISHED
-
-    @property
     def has_open_call(self) -> bool:
-        """Whether a streamed call is not closed yet."""
+        """True while a streamed call is not complete."""
         return self._calls.open is not None
 
-    @property
-    def function_calls(self) -> int:
-        """How many complete calls there are."""
-        return self._calls.complete
+    def add(self, candidate: Mapping[str, Any]) -> bool:
+        """Add one event's candidate. Return whether it carried a function call, or a piece of one.
 
-    def add(self, candidate: Mapping[str, Any]) -> None:
-        """Add one event's candidate; raises DecodeError for a shape in which text might go unread."""
+        Raises DecodeError for a shape in which text might go unread.
+        """
+        self._carried_call = False
         fields = self.fields
         before = fields.size + self.tokens.size
         for key, value in candidate.items():
@@ -132,20 +123,14 @@ class Candidate:
                     fields.add(key, value)
         if fields.size + self.tokens.size != before:
             self._note_other()
-
-    def next_hop(self) -> None:
-        """Forget how the answer so far ended: another answer to the same request continues it."""
-        self.finish_reason = None
-        self.continuation_token_seen = False
+        return self._carried_call
 
     def _add_content(self, content: Any) -> None:
         if not isinstance(content, dict):
             raise DecodeError("The upstream sent a candidate with content that is not an object")
         role = content.get("role")
-        if self._role is None and role:
-            if not isinstance(role, str):
-                raise DecodeError("The upstream sent a role that is not a string")
-            self._role = role
+        if role and type(role) is not str:
+            raise DecodeError("The upstream sent a role that is not a string")
         if not content.keys() <= _CONTENT:
             self.fields.add("content", {key: value for key, value in content.items() if key not in _CONTENT})
         parts = content.get("parts")
@@ -168,6 +153,8 @@ class Candidate:
         if len(part) == 1 and type(text) is str:
             self._add_text(text, False, None)
             return
+        if not _CALL_KEYS.isdisjoint(part):
+            self._carried_call = True
         if _is_deeper(part, _MAX_DEPTH):
             raise DecodeError("The upstream sent a part that is nested too deeply")
         part = camel_keys(part)
@@ -187,9 +174,10 @@ class Candidate:
         if not text and signature is None:
             return
         run = self._run
-        if self.grown is not None:
-            self.grown.append(Grown(self.index, text, thought, run is None or run.thought is not thought))
-        if run is None or run.thought is not thought:
+        fresh = run is None or run.thought is not thought
+        if self.deltas is not None:
+            self.deltas.append(Delta(self.index, text, thought, fresh))
+        if run is None or fresh:
             run = TextRun(thought)
             self._append(run)
             self._run = run
@@ -210,8 +198,8 @@ class Candidate:
             self._add_part(rest)
 
     def _note_other(self) -> None:
-        if self.grown is not None:
-            self.grown.append(Grown(self.index, None))
+        if self.deltas is not None:
+            self.deltas.append(Delta(self.index, None))
 
     def _append(self, slot: _Slot) -> None:
         self._slots.append(slot)
@@ -224,10 +212,10 @@ class Candidate:
             raise DecodeError("The upstream sent a finish reason that is neither a name nor a number")
         if reason and (self.finish_reason is None or reason != _FINISH_REASONS[0]):
             self.finish_reason = reason
+            self.finished = reason not in _NOT_FINISHED
 
     def _see_token(self, token: Any) -> None:
         if token:
-            self.continuation_token_seen = True
             self.fields.declare("continuationToken", "a token for more of the answer")
 
     def _add_tokens(self, result: Any) -> None:

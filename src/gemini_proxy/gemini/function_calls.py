@@ -1,13 +1,37 @@
-"""Function calls of one candidate: complete ones, and those whose arguments are streamed."""
+"""Function calls of one candidate: complete ones, and those whose arguments are streamed.
 
+Streamed arguments are values that come with a JSON path; together they make the object of arguments.
+"""
+
+import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
-from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.arg_paths import StreamedArgs
-from gemini_proxy.gemini.casing import camel_keys
+import orjson
 
-_CALL_KEYS = frozenset(("functionCall", "function_call"))
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.casing import camel_case, camel_keys
+
+# Requests deeper than this are refused as well.
+MAX_DEPTH = 64
+# Elements without a leaf of their own (``{}``, ``[]``) are never mentioned, so an index may skip some, but not many.
+MAX_INDEX_GAP = 100
+
+_STEP = re.compile(
+    r"""\.(?P<name>[^.\[\]'"]+)
+    | \[(?P<index>[0-9]{1,9})\]
+    | \['(?P<single>(?:[^'\\]|\\.)*+)'\]
+    | \["(?P<double>(?:[^"\\]|\\.)*+)"\]""",
+    re.DOTALL | re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_SCALARS = frozenset(("stringValue", "numberValue", "boolValue"))
+_KNOWN = _SCALARS | {"jsonPath", "willContinue"}
+
+Step = str | int
+_Path = tuple[Step, ...]
+_Container = dict[str, Any] | list[Any]
 _STREAMING = frozenset(("name", "id", "args", "partialArgs", "willContinue"))
 
 
@@ -48,12 +72,11 @@ class StreamedCall:
 
 
 class FunctionCalls:
-    """The calls of one candidate in the order of their first sight; ``complete`` counts the closed ones."""
+    """The calls of one candidate in the order in which they begin. ``open`` is the one that is still streamed."""
 
-    __slots__ = ("_by_id", "complete", "open")
+    __slots__ = ("_by_id", "open")
 
     def __init__(self) -> None:
-        self.complete = 0
         self.open: StreamedCall | None = None
         self._by_id: dict[str, Any] = {}
 
@@ -75,7 +98,6 @@ class FunctionCalls:
             return started
         if not call or self._is_repeat(call):
             return None
-        self.complete += 1
         return {"functionCall": call, **beside}
 
     def _extend(self, streamed: StreamedCall, call: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
@@ -89,7 +111,6 @@ class FunctionCalls:
             if "id" in closed:
                 self._by_id.setdefault(closed["id"], closed)
             self.open = None
-            self.complete += 1
 
     def _is_repeat(self, call: Mapping[str, Any]) -> bool:
         """Whether a call of this id came before and was the same; one that differs may be run as well, and is kept."""
@@ -109,24 +130,157 @@ def read_call(value: Any) -> dict[str, Any]:
     return {key: value for key, value in call.items() if value or key not in ("partialArgs", "willContinue")}
 
 
-def carries_function_call(payload: Mapping[str, Any]) -> bool:
-    """Whether a response holds a function call, or a piece of one, in any candidate: what the client would run.
+class StreamedArgs:
+    """The arguments of one call, from whole objects and from values by path.
 
-    False for shapes that are none of a response; a merger raises DecodeError for those.
+    Strings for the same path are concatenated, other scalars replace each other. What would hide text already
+    received (a string replaced, a container overwritten) raises DecodeError.
     """
-    candidates = payload.get("candidates")
-    if not isinstance(candidates, list):
-        return False
-    for candidate in candidates:
-        if _candidate_calls(candidate):
-            return True
-    return False
+
+    __slots__ = ("_strings", "_tree", "_unjoined")
+
+    def __init__(self) -> None:
+        self._tree: dict[str, Any] = {}
+        self._strings: dict[_Path, list[str]] = {}
+        self._unjoined: dict[_Path, _Container] = {}
+
+    def give(self, args: Mapping[str, Any]) -> None:
+        """Add whole arguments; raises DecodeError when one of that name is there already with another value."""
+        have = self.value()
+        for name, value in _copy(args).items():
+            if have.setdefault(name, value) != value:
+                raise DecodeError("The upstream sent an argument of a streamed function call twice")
+
+    def add(self, partial: Any) -> None:
+        """Add one element of ``partialArgs``; raises DecodeError when it cannot be read or placed."""
+        if not isinstance(partial, Mapping):
+            raise DecodeError("The upstream sent a streamed argument that is not an object")
+        kind, value = _read_value(partial)
+        path = partial.get("jsonPath", partial.get("json_path"))
+        if kind is None:
+            return
+        steps = parse_path(path) if isinstance(path, str) else ()
+        if not steps:
+            raise DecodeError("The upstream sent a streamed argument that has no path of its own")
+        if kind == "stringValue":
+            self._add_string(steps, value)
+        else:
+            self._set(steps, value)
+
+    def value(self) -> dict[str, Any]:
+        """The arguments so far: the same object each time, growing."""
+        for steps, container in self._unjoined.items():
+            text = "".join(self._strings[steps])
+            self._strings[steps] = [text]
+            _put(container, steps[-1], text)
+        self._unjoined.clear()
+        return self._tree
+
+    def _add_string(self, steps: _Path, value: Any) -> None:
+        if not isinstance(value, str):
+            raise DecodeError("The upstream sent a streamed string argument that is not a string")
+        container = self._container(steps)
+        if steps not in self._strings:
+            given = _get(container, steps[-1])
+            self._strings[steps] = [given] if isinstance(given, str) else []
+            _put(container, steps[-1], "")
+        self._strings[steps].append(value)
+        self._unjoined[steps] = container
+
+    def _set(self, steps: _Path, value: Any) -> None:
+        container = self._container(steps)
+        if any(self._strings.pop(steps, ())) or _has_text(_get(container, steps[-1])):
+            raise DecodeError("The upstream replaced a string in a streamed argument")
+        self._unjoined.pop(steps, None)
+        _put(container, steps[-1], value)
+
+    def _container(self, steps: _Path) -> _Container:
+        """What holds the value at ``steps``, made with all above it where missing."""
+        container: _Container = self._tree
+        for step, following in pairwise(steps):
+            inner = _get(container, step)
+            if inner is None:
+                inner = [] if isinstance(following, int) else {}
+                _put(container, step, inner)
+            if not isinstance(inner, dict | list):
+                raise DecodeError("The upstream sent a streamed argument with a path through a scalar")
+            container = inner
+        if isinstance(_get(container, steps[-1]), dict | list):
+            raise DecodeError("The upstream replaced a part of a streamed argument")
+        return container
 
 
-def _candidate_calls(candidate: Any) -> bool:
-    content = candidate.get("content") if isinstance(candidate, dict) else None
-    parts = content.get("parts") if isinstance(content, dict) else None
-    for part in parts if isinstance(parts, list) else (parts,):
-        if isinstance(part, dict) and not _CALL_KEYS.isdisjoint(part):
-            return True
-    return False
+def parse_path(path: str) -> tuple[Step, ...]:
+    """``$.a.b[0]['c']`` -> ``("a", "b", 0, "c")``; raises DecodeError for other than names and indexes."""
+    if not path.startswith("$"):
+        raise DecodeError("The upstream sent a streamed argument whose path does not begin with $")
+    steps: list[Step] = []
+    at = 1
+    while at < len(path):
+        match = _STEP.match(path, at)
+        if match is None or len(steps) == MAX_DEPTH:
+            raise DecodeError("The upstream sent a streamed argument whose path cannot be read")
+        steps.append(_step(match))
+        at = match.end()
+    return tuple(steps)
+
+
+def _step(match: re.Match[str]) -> Step:
+    if match["index"] is not None:
+        return int(match["index"])
+    if match["name"] is not None:
+        return match["name"]
+    quoted = match["single"] if match["double"] is None else match["double"]
+    return _ESCAPE.sub(r"\1", quoted)
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _copy(args: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy, as the arguments grow and a payload must not."""
+    try:
+        copied: dict[str, Any] = orjson.loads(orjson.dumps(args))
+    except orjson.JSONEncodeError as error:
+        raise DecodeError("The upstream sent function call arguments that are nested too deeply") from error
+    return copied
+
+
+def _read_value(partial: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """The value's kind and the value; no kind where there is none. ``nullValue`` is there even when it is null."""
+    found: list[tuple[str, Any]] = []
+    for key, value in partial.items():
+        name = camel_case(key)
+        if name == "nullValue":
+            found.append((name, None))
+        elif name in _SCALARS and value is not None:
+            found.append((name, value))
+        elif name not in _KNOWN and value is not None:
+            raise DecodeError("The upstream sent a streamed argument with a field that is not known")
+    if len(found) > 1:
+        raise DecodeError("The upstream sent a streamed argument with two values")
+    kind, value = found[0] if found else (None, None)
+    if isinstance(value, dict | list):
+        raise DecodeError("The upstream sent a streamed argument that is not a scalar")
+    return kind, value
+
+
+def _get(container: _Container, step: Step) -> Any:
+    """The value at ``step``, None where there is none; raises DecodeError for an index into an object or the like."""
+    if isinstance(container, dict) and isinstance(step, str):
+        return container.get(step)
+    if isinstance(container, list) and isinstance(step, int):
+        return container[step] if step < len(container) else None
+    raise DecodeError("The upstream sent a streamed argument with a path that does not fit the others")
+
+
+def _put(container: _Container, step: Step, value: Any) -> None:
+    if isinstance(container, dict) and isinstance(step, str):
+        container[step] = value
+    elif isinstance(container, list) and isinstance(step, int):
+        missing = step + 1 - len(container)
+        if missing > MAX_INDEX_GAP:
+            raise DecodeError("The upstream sent a streamed argument with an index far behind the others")
+        container.extend([None] * missing)
+        container[step] = value

@@ -1,17 +1,14 @@
-"""A whole response from the events it came in."""
+"""Puts a response together from the events in which it came."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.candidates import Candidate, Grown
-from gemini_proxy.gemini.function_calls import carries_function_call
+from gemini_proxy.gemini.candidates import Candidate, Delta
 from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts, is_id
 
-__all__ = ["Candidate", "Grown", "Merger", "carries_function_call"]
-
 _RESPONSE = -1
-"""In place of a candidate's index: what the response itself got."""
+"""In place of a candidate's index, for what the response itself says."""
 # Both APIs have their own name for "no reason"; clients that ask for integers get 0.
 _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
 
@@ -22,8 +19,9 @@ class Merger:
     Names are read in camelCase and snake_case, null is absent. The cost of ``add`` is that of its payload; parts are
     put together when asked for.
 
-    ``fields`` has what the response says beside its candidates. ``prompt_feedback``: the last given, though one that
-    blocks stays. ``error``: the first given in this hop.
+    ``fields`` has what the response says beside its candidates. ``prompt_feedback`` is the last one given, though one
+    that blocks stays; ``error`` is the first one given. ``carried_call`` says whether the last event held a function
+    call, or a piece of one, in any candidate: what the client would run.
     """
 
     def __init__(self) -> None:
@@ -32,61 +30,34 @@ class Merger:
         self.response_id: str | None = None
         self.error: Any = None
         self.fields = FieldTexts(RESPONSE)
-        self._usage: dict[str, Any] | None = None
-        self._earlier_usage: dict[str, Any] | None = None
-        self._token_seen = False
+        self.usage: dict[str, Any] | None = None
+        self.carried_call = False
         self._candidates: dict[int, Candidate] = {}
-        self._grown: list[Grown] | None = None
+        self._deltas: list[Delta] | None = None
 
-    def follow(self) -> None:
-        """From here on keep what candidates get for ``take_grown``."""
-        self._grown = []
+    def follow(self) -> list[Delta]:
+        """Return a list to which every event from here on adds its deltas in order. The caller empties it."""
+        self._deltas = []
         for candidate in self._candidates.values():
-            candidate.grown = self._grown
-
-    def take_grown(self) -> list[Grown]:
-        """What candidates got since the last time, in order; nothing unless ``follow`` was called."""
-        taken = self._grown
-        if not taken:
-            return []
-        self._grown = []
-        for candidate in self._candidates.values():
-            candidate.grown = self._grown
-        return taken
+            candidate.deltas = self._deltas
+        return self._deltas
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """The candidates seen, ordered by index. They grow with the merger."""
+        """The candidates so far, ordered by index. They grow with the merger."""
         return [self._candidates[index] for index in sorted(self._candidates)]
 
     @property
-    def usage(self) -> dict[str, Any] | None:
-        """The last usage of each hop, its counts summed."""
-        if self._usage is None or self._earlier_usage is None:
-            return self._usage or self._earlier_usage
-        return _summed(self._earlier_usage, self._usage)
-
-    @property
-    def continuation_token_seen(self) -> bool:
-        """Whether this hop gave a token, with which clients ask for more by themselves."""
-        return self._token_seen or any(each.continuation_token_seen for each in self._candidates.values())
-
-    @property
-    def function_calls(self) -> int:
-        """How many complete function calls there are in all candidates."""
-        return sum(each.function_calls for each in self._candidates.values())
-
-    @property
     def blocked(self) -> bool:
-        """Whether the prompt feedback says that the prompt was blocked."""
-        return _blocks(self.prompt_feedback)
+        """True where the prompt feedback says that the prompt was blocked."""
+        return self.prompt_feedback is not None and _blocks(self.prompt_feedback)
 
     def finished(self, candidate_count: int | None = None) -> bool:
-        """Whether the answer is over: an error, a blocked prompt, or a terminal finish reason for every candidate.
+        """Return whether the response is over: an error, a blocked prompt, or a finish reason for every candidate.
 
-        Every candidate is every one seen, and at least ``candidate_count``. More events may follow all the same.
+        These are all candidates so far, and at least ``candidate_count``. More events may follow all the same.
         """
-        if self.error is not None or self.blocked:
+        if self.error is not None or (self.prompt_feedback is not None and self.blocked):
             return True
         seen = self._candidates
         if len(seen) < (candidate_count or 1):
@@ -97,9 +68,10 @@ class Merger:
         return True
 
     def add(self, payload: Mapping[str, Any]) -> None:
-        """Add one event's response; raises DecodeError for a shape in which a part of the answer might go unread."""
+        """Add one event's response. Raises DecodeError for a shape in which some of it might go unread."""
         fields = self.fields
         before = fields.size
+        self.carried_call = False
         for key, value in payload.items():
             if value is not None:
                 read = _READERS.get(key)
@@ -107,23 +79,17 @@ class Merger:
                     read(self, value)
                 if key != "candidates" and fields.last.get(key) != value:
                     fields.add(key, value)
-        if self._grown is not None and fields.size != before:
-            self._grown.append(Grown(_RESPONSE, None))
-
-    def next_hop(self) -> None:
-        """Another answer to the same request follows: its parts continue these, its ending replaces this one."""
-        self._earlier_usage, self._usage = self.usage, None
-        self._token_seen = False
-        self.error = None
-        for candidate in self._candidates.values():
-            candidate.next_hop()
+        if self._deltas is not None and fields.size != before:
+            self._deltas.append(Delta(_RESPONSE, None))
 
     def _add_candidates(self, candidates: Any) -> None:
         if not isinstance(candidates, list):
             raise DecodeError("The upstream sent candidates that are not a list")
         for candidate in candidates:
             if isinstance(candidate, dict):
-                self._candidate(candidate.get("index")).add(candidate)
+                merged = self._candidate(candidate.get("index"))
+                if merged.add(candidate):
+                    self.carried_call = True
             elif candidate is not None:
                 raise DecodeError("The upstream sent a candidate that is not an object")
 
@@ -135,12 +101,12 @@ class Merger:
         found = self._candidates.get(index)
         if found is None:
             found = self._candidates[index] = Candidate(index)
-            found.grown = self._grown
+            found.deltas = self._deltas
         return found
 
     def _set_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):
-            self._usage = usage
+            self.usage = usage or None
 
     def _set_model_version(self, version: Any) -> None:
         if is_id(version):
@@ -159,7 +125,6 @@ class Merger:
 
     def _see_token(self, token: Any) -> None:
         if token:
-            self._token_seen = True
             self.fields.declare("continuationToken", "a token for more of the answer")
 
 
@@ -180,18 +145,6 @@ _READERS: dict[str, Callable[[Merger, Any], None]] = {
 """Fields that are more than their text."""
 
 
-def _blocks(feedback: dict[str, Any] | None) -> bool:
-    if feedback is None:
-        return False
+def _blocks(feedback: dict[str, Any]) -> bool:
     reason = feedback.get("blockReason", feedback.get("block_reason"))
     return isinstance(reason, dict | list) or reason not in _NO_BLOCK
-
-
-def _summed(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """``later`` with every top-level count increased by the earlier one."""
-    summed = {**earlier, **later}
-    for key, value in earlier.items():
-        other = later.get(key)
-        if key.lower().endswith("count") and isinstance(value, int) and isinstance(other, int):
-            summed[key] = value + other
-    return summed

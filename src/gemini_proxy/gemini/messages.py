@@ -23,7 +23,7 @@ from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, o
 from gemini_proxy.gemini.parts import (
     Chunk,
     Media,
-    Unseen,
+    Unchecked,
     file_media,
     inline_media,
     output_content,
@@ -47,14 +47,14 @@ _SERVER_OUTPUT = spellings("id", "toolType", "response")
 
 
 class MessageList:
-    """Builds messages in the order of the wire, and names in ``unseen`` what no rule can read of them.
+    """Builds messages in the order of the wire, and names in ``unchecked`` what no rule can read of them.
 
     Raises BadRequest for parts that cannot be read.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.unseen: list[Unseen] = []
+        self.unchecked: list[Unchecked] = []
         self._open: Message | None = None
         self._kind = ""
         self._texts: list[str] = []
@@ -142,8 +142,8 @@ class MessageList:
         if role != "user":
             self._close()
         place = self._chunk(role, media.chunk)
-        if media.unseen:
-            self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{place}", media.unseen))
+        if media.unchecked:
+            self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", media.unchecked))
         if role != "user":
             self._close()
 
@@ -176,8 +176,8 @@ class MessageList:
             text = content if isinstance(content, str) else "\n".join(strings_in(content))
             content = [{"type": "text", "text": text}, *(found.chunk for found in media)]
             for place, found in enumerate(media, start=1):
-                if found.unseen:
-                    self.unseen.append(Unseen(f"messages.{len(self.messages)}.content.{place}", found.unseen))
+                if found.unchecked:
+                    self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", found.unchecked))
         self.messages.append(_tool_message(name, a_string(field(response, "id"), "functionResponse.id"), content))
 
     def _add_server_call(self, role: str, call: JsonObject) -> None:

@@ -61,7 +61,7 @@ _TEXT_TYPES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
+class Unchecked:
     """Something that reaches the model or the client and that no rule could read: where it is, and why."""
 
     address: str
@@ -70,14 +70,14 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A chunk for an inline blob or a file reference; ``unseen`` says why rules cannot read it, None if they can.
+    """A chunk for an inline blob or a file reference; ``unchecked`` says why rules cannot read it, None if they can.
 
     What a blob or reference says beside its data and type, such as a display name, is in the chunk as well: for an
     image as its ``text``, which rules read like any other.
     """
 
     chunk: Chunk
-    unseen: str | None
+    unchecked: str | None
 
 
 def inline_media(blob: JsonObject) -> Media:
@@ -93,8 +93,8 @@ def inline_media(blob: JsonObject) -> Media:
         file = {"mime_type": mime, "data": data}
         return Media({"type": "file", "file": {**file, "name": name} if name else file}, f"inline {mime or 'data'}")
     text, readable = _text(_decode(data), given)
-    unseen = None if readable else f"inline {mime} that is not UTF-8"
-    return Media({"type": "text", "text": f"{name}\n{text}" if name else text}, unseen)
+    unchecked = None if readable else f"inline {mime} that is not UTF-8"
+    return Media({"type": "text", "text": f"{name}\n{text}" if name else text}, unchecked)
 
 
 def file_media(reference: JsonObject) -> Media:

@@ -1,16 +1,20 @@
-"""A request body read as the model will: everything in it becomes messages, or is named as out of sight."""
+"""Reads a request body as the model will: everything in it becomes messages, or is named as unchecked content.
 
-from collections.abc import Iterable, Mapping
+A setting is text unless it is one of the fields that only steer the call (``_CONTROL``).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from gemini_proxy.gemini.calls import Method, ModelCall
 from gemini_proxy.gemini.casing import snake_case, spellings
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
-from gemini_proxy.gemini.parts import Unseen, strings_in, text_beside
-from gemini_proxy.gemini.request_fields import CONTROL, outbound_fields, read_setting
+from gemini_proxy.gemini.parts import Unchecked, strings_in, text_beside
 from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
 
@@ -29,16 +33,16 @@ _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT",
 class GeminiRequest:
     """A request as rules and traces see it.
 
-    ``messages`` ends where the answer begins; ``unseen`` names what no rule could read; ``settings`` are the request's
-    fields other than those that hold contents; ``candidate_count`` is None where the client left it out;
-    ``structured`` says that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the
-    addresses of fields that send the answer to someone else. ``secrets`` are what the request gives Gemini to identify
-    with elsewhere: they are in ``messages``, and neither in ``settings`` nor in ``stored``, the messages as a trace
-    keeps them, whose addresses are the same.
+    ``messages`` ends where the response begins; ``unchecked`` names what no rule can read; ``settings`` are the fields
+    other than those that hold contents; ``candidate_count`` is None where the client left it out; ``structured`` says
+    that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the addresses of fields that
+    send the response to someone else. ``secrets`` are what the request gives Gemini to log in elsewhere: they are in
+    ``messages``, and neither in ``settings`` nor in ``stored``, which are the messages as a trace keeps them, with the
+    same addresses.
     """
 
     messages: tuple[Message, ...]
-    unseen: tuple[Unseen, ...]
+    unchecked: tuple[Unchecked, ...]
     settings: Mapping[str, Any]
     candidate_count: int | None
     structured: bool
@@ -51,13 +55,13 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest for what cannot be read, or can be read two ways."""
     root = read_object(body)
     bare, secrets = without_secrets(root)
-    outbound = outbound_fields(root)
+    outbound = _outbound_fields(root)
     read = _read(call, root, outbound)
     messages = tuple(read.messages)
     config = an_object(field(root, "generationConfig"), "generationConfig") or {}
     return GeminiRequest(
         messages=messages,
-        unseen=tuple(read.unseen),
+        unchecked=tuple(read.unchecked),
         settings={k: v for k, v in bare.items() if k not in _NO_SETTINGS},
         candidate_count=_candidate_count(config),
         structured=_is_structured(config),
@@ -76,7 +80,8 @@ def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> Message
         reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
         for request in objects(field(root, wrapper), wrapper):
             reader.add(request)
-    reader.list.unseen.extend(Unseen(f"request.{address}", "where the answer goes besides") for address in outbound)
+    reason = "where the answer goes besides"
+    reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader.list
 
 
@@ -147,23 +152,23 @@ class _Reader:
                     declared.extend(_declaration(found) for found in objects(value, name))
                 elif value is not None:
                     declared.append({"name": name, "description": "\n".join(strings_in(value)), "inputSchema": {}})
-                    self._unseen("request.tools", f"{name} runs at the provider")
+                    self._unchecked("request.tools", f"{name} runs at the provider")
             field(tool, "functionDeclarations")
         self.list.add_tools(declared)
 
     def _prompting_settings(self, request: JsonObject) -> None:
         config = an_object(field(request, "generationConfig"), "generationConfig") or {}
-        self._settings("generationConfig", config, CONTROL["generationConfig"])
-        self._settings("request", {k: v for k, v in request.items() if k not in _KNOWN}, CONTROL)
+        self._settings("generationConfig", config, _CONTROL["generationConfig"])
+        self._settings("request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _settings(self, where: str, values: JsonObject, known: JsonObject) -> None:
         """Text outside the contents that the model may read: shown to rules as a system message."""
         place = where if where == "request" else f"request.{where}"
         for name, value in values.items():
             texts: list[str] = []
-            for found in read_setting(f"{place}.{name}", value, known.get(name)):
-                if isinstance(found, Unseen):
-                    self.list.unseen.append(found)
+            for found in _read_setting(f"{place}.{name}", value, known.get(name)):
+                if isinstance(found, Unchecked):
+                    self.list.unchecked.append(found)
                 else:
                     texts.append(found)
             if any(texts):
@@ -171,12 +176,12 @@ class _Reader:
 
     def _references(self, request: JsonObject) -> None:
         if field(request, "cachedContent") is not None:
-            self._unseen("request.cachedContent", "cached content")
+            self._unchecked("request.cachedContent", "cached content")
         if field(request, "continuationToken") is not None:
-            self._unseen("request.continuationToken", "the answer this one continues")
+            self._unchecked("request.continuationToken", "the answer this one continues")
 
-    def _unseen(self, address: str, reason: str) -> None:
-        self.list.unseen.append(Unseen(address, reason))
+    def _unchecked(self, address: str, reason: str) -> None:
+        self.list.unchecked.append(Unchecked(address, reason))
 
 
 def _declaration(function: JsonObject) -> Message:
@@ -207,3 +212,98 @@ def _lower_types(schema: Any) -> Any:
             for name, value in schema.items()
         }
     return [_lower_types(inner) for inner in schema] if type(schema) is list else schema
+
+
+def _fields(paths: str) -> JsonObject:
+    """A tree of the fields on dotted paths, each under both its spellings; ``{}`` where a path ends."""
+    root: dict[str, Any] = {}
+    for path in paths.split():
+        node = root
+        for name in path.split("."):
+            inner = node.get(name, {})
+            node.update(dict.fromkeys(spellings(name), inner))
+            node = inner
+    return root
+
+
+_CONTROL: Final = _fields(
+    """
+    model store serviceTier taskType outputDimensionality
+    safetySettings.category safetySettings.threshold safetySettings.method
+    toolConfig.functionCallingConfig.mode toolConfig.functionCallingConfig.streamFunctionCallArguments
+    toolConfig.includeServerSideToolInvocations toolConfig.retrievalConfig.languageCode
+    toolConfig.retrievalConfig.latLng.latitude toolConfig.retrievalConfig.latLng.longitude
+    generationConfig.candidateCount generationConfig.maxOutputTokens generationConfig.temperature
+    generationConfig.topP generationConfig.topK generationConfig.seed generationConfig.presencePenalty
+    generationConfig.frequencyPenalty generationConfig.logprobs generationConfig.responseLogprobs
+    generationConfig.responseMimeType generationConfig.responseModalities generationConfig.mediaResolution
+    generationConfig.thinkingConfig.includeThoughts generationConfig.thinkingConfig.thinkingBudget
+    generationConfig.thinkingConfig.thinkingLevel
+    generationConfig.imageConfig.aspectRatio generationConfig.imageConfig.imageSize
+    generationConfig.imageConfig.personGeneration generationConfig.imageConfig.prominentPeople
+    generationConfig.imageConfig.outputMimeType generationConfig.imageConfig.outputCompressionQuality
+    generationConfig.imageConfig.imageOutputOptions.mimeType
+    generationConfig.imageConfig.imageOutputOptions.compressionQuality
+    generationConfig.audioTimestamp generationConfig.enableEnhancedCivicAnswers generationConfig.enableAffectiveDialog
+    generationConfig.routingConfig.autoMode.modelRoutingPreference generationConfig.routingConfig.manualMode.modelName
+    generationConfig.modelSelectionConfig.featureSelectionPreference
+    """
+)
+"""Fields that steer the call and carry no text to the model: numbers, switches, enums, formats, names of models."""
+_AUDIO = spellings("voiceSampleAudio", "consentAudio")
+_NAMED_BY_CLIENTS = spellings(
+    *"contents content systemInstruction functionDeclarations responseSchema responseJsonSchema".split(),
+    *"_responseJsonSchema responseFormat labels headers customConfigs".split(),
+)
+"""Fields within which names are the client's own, and mean nothing to Google."""
+_OUTBOUND = re.compile(r"output_uri_prefix|webhook\w{0,40}", re.ASCII)
+
+
+def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterator[str | Unchecked]:
+    """The strings of a field as rules read them, and what of it they cannot read.
+
+    ``known`` is the field's place in ``_CONTROL``: None where it is not there, empty where it only steers the call. The
+    names of known fields are no text.
+    """
+    if known is not None and not known:
+        if not steers(value):
+            yield from strings_in(value)
+    elif type(value) is dict:
+        for name, inner in value.items():
+            if name in _AUDIO and isinstance(inner, str):
+                yield Unchecked(f"{address}.{name}", "inline audio")
+                continue
+            if known is None:
+                yield name
+            yield from _read_setting(f"{address}.{name}", inner, known.get(name) if known else None)
+    elif type(value) is list:
+        for item in value:
+            yield from _read_setting(address, item, known)
+    else:
+        yield from strings_in(value)
+
+
+def _outbound_fields(request: JsonObject) -> tuple[str, ...]:
+    """The addresses of a request's fields that have Google send the answer, or word of it, to someone else."""
+    found: list[str] = []
+    _find_outbound(request, "", found)
+    return tuple(found)
+
+
+def _find_outbound(value: Any, prefix: str, found: list[str]) -> None:
+    if type(value) is dict:
+        for name, inner in value.items():
+            if inner is None or name in _NAMED_BY_CLIENTS:
+                continue
+            if _is_outbound(name):
+                found.append(prefix + name)
+            elif type(inner) is dict or type(inner) is list:
+                _find_outbound(inner, f"{prefix}{name}.", found)
+    elif type(value) is list:
+        for item in value:
+            _find_outbound(item, prefix, found)
+
+
+@lru_cache(maxsize=512)
+def _is_outbound(name: str) -> bool:
+    return _OUTBOUND.fullmatch(snake_case(name)) is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from gemini_proxy.gemini.casing import camel_case
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 
 # What a control field says as long as it looks like one; anything else in it is text.
 _ENUM: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
@@ -150,13 +150,13 @@ class FieldTexts:
     every text, and with everything that cannot be checked.
     """
 
-    __slots__ = ("_said", "_shape", "_too_deep", "_unseen", "last", "size")
+    __slots__ = ("_said", "_shape", "_too_deep", "_unchecked", "last", "size")
 
     def __init__(self, shape: Mapping[str, Any]) -> None:
         self._said: dict[str, dict[str, None]] = {}
         self._shape = shape
         self.last: dict[str, Any] = {}
-        self._unseen: dict[str, str] = {}
+        self._unchecked: dict[str, str] = {}
         self.size = 0
         self._too_deep = False
 
@@ -191,8 +191,8 @@ class FieldTexts:
 
     def declare(self, path: str, reason: str) -> None:
         """Name something as not checked."""
-        if path not in self._unseen:
-            self._unseen[path] = reason
+        if path not in self._unchecked:
+            self._unchecked[path] = reason
             self.size += 1
 
     def say(self, field: str, text: str) -> None:
@@ -202,9 +202,9 @@ class FieldTexts:
             texts[text] = None
             self.size += 1
 
-    def unseen(self, prefix: str) -> list[Unseen]:
+    def unchecked(self, prefix: str) -> list[Unchecked]:
         """What cannot be checked, addressed by its path behind ``prefix``."""
-        return [Unseen(f"{prefix}.{path}", reason) for path, reason in self._unseen.items()]
+        return [Unchecked(f"{prefix}.{path}", reason) for path, reason in self._unchecked.items()]
 
     def _read(self, field: str, path: str, shape: Any, value: Any) -> None:
         if value is None:

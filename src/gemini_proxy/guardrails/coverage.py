@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 
 HEADER = "x-gemini-proxy-guardrails"
 _LISTED = 20
@@ -21,7 +21,7 @@ class Coverage:
     mode: str
     rules: tuple[str, ...]
     checked_messages: int
-    unseen: tuple[Unseen, ...]
+    unchecked_content: tuple[Unchecked, ...]
     verdict: str
     unchecked: str | None = None
     milliseconds: float = 0.0
@@ -30,8 +30,8 @@ class Coverage:
     @property
     def header(self) -> str:
         """Tokens only: header values must not carry text from a policy, a prompt or an answer."""
-        summary = f"verdict={self.verdict}; mode={self.mode}; rules={len(self.rules)}; unseen={len(self.unseen)}"
-        return f"{summary}; ms={self.milliseconds:.1f}"
+        counts = f"rules={len(self.rules)}; unseen={len(self.unchecked_content)}"
+        return f"verdict={self.verdict}; mode={self.mode}; {counts}; ms={self.milliseconds:.1f}"
 
     @property
     def described(self) -> dict[str, Any]:
@@ -41,11 +41,11 @@ class Coverage:
             "mode": self.mode,
             "rules": list(self.rules),
             "checked_messages": self.checked_messages,
-            "not_checked": listed(self.unseen),
+            "not_checked": listed(self.unchecked_content),
             "milliseconds": round(self.milliseconds, 3),
         }
-        if len(self.unseen) > _LISTED:
-            described["not_checked_in_all"] = len(self.unseen)
+        if len(self.unchecked_content) > _LISTED:
+            described["not_checked_in_all"] = len(self.unchecked_content)
         if self.waiting:
             described["judged_only_at_the_end"] = list(self.waiting)
         if self.unchecked is not None:
@@ -53,5 +53,5 @@ class Coverage:
         return described
 
 
-def listed(unseen: Sequence[Unseen]) -> list[dict[str, str]]:
-    return [{"address": one.address, "reason": one.reason} for one in unseen[:_LISTED]]
+def listed(content: Sequence[Unchecked]) -> list[dict[str, str]]:
+    return [{"address": one.address, "reason": one.reason} for one in content[:_LISTED]]

@@ -9,7 +9,7 @@ from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message, MessageList
-from gemini_proxy.gemini.parts import Unseen, strings_in
+from gemini_proxy.gemini.parts import Unchecked, strings_in
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import Texts
 
@@ -24,7 +24,7 @@ class CandidateMessages:
 
     index: int
     messages: tuple[Message, ...]
-    unseen: tuple[Unseen, ...]
+    unchecked: tuple[Unchecked, ...]
     turn: int
 
 
@@ -62,10 +62,10 @@ def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[Candidat
         read = [_candidate(request, candidate, several) for candidate in candidates]
     except BadRequest as error:
         raise DecodeError(f"The upstream's answer cannot be read: {error.message}") from None
-    beside, unseen = _field_messages(merger.fields.said), merger.fields.unseen("response")
-    if beside or unseen:
+    beside, unchecked = _field_messages(merger.fields.said), merger.fields.unchecked("response")
+    if beside or unchecked:
         last = read.pop() if read else CandidateMessages(0, (), (), 0)
-        read.append(replace(last, messages=(*last.messages, *beside), unseen=(*last.unseen, *unseen)))
+        read.append(replace(last, messages=(*last.messages, *beside), unchecked=(*last.unchecked, *unchecked)))
     return tuple(read)
 
 
@@ -82,9 +82,11 @@ def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> C
     if several:
         messages = [{**message, "candidate": candidate.index} for message in messages]
     places = [place for place, _ in ran]
-    unseen = [Unseen(_moved(found.address, len(request.messages), places), found.reason) for found in builder.unseen]
-    unseen += candidate.fields.unseen(f"candidates.{candidate.index}")
-    return CandidateMessages(candidate.index, tuple(messages), tuple(unseen), len(said))
+    unchecked = [
+        Unchecked(_moved(found.address, len(request.messages), places), found.reason) for found in builder.unchecked
+    ]
+    unchecked += candidate.fields.unchecked(f"candidates.{candidate.index}")
+    return CandidateMessages(candidate.index, tuple(messages), tuple(unchecked), len(said))
 
 
 def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int, Message]]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.candidates import Delta
 from gemini_proxy.gemini.framing.frames import Frame, Framing
-from gemini_proxy.gemini.merger import Grown, Merger, carries_function_call
+from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.guardrails.tail import Tail
 
 StreamCheck = Literal["final", "window", "hold"]
@@ -32,9 +33,9 @@ class FrameGate:
     ) -> None:
         self.mode = mode
         self._tail = tail
-        self._grown: list[Grown] = []
+        self._grown: list[Delta] = []
         if tail is not None:
-            merger.follow()
+            self._deltas = merger.follow()
         self._framing = framing
         self._merger = merger
         self._hold = mode == "hold"
@@ -66,7 +67,7 @@ class FrameGate:
         """Whether a part is withheld that needs a verdict of its own; it may not be whole yet."""
         return self._call_withheld if self._tail is None else self._tail.part_waits
 
-    def take_grown(self) -> list[Grown]:
+    def take_grown(self) -> list[Delta]:
         """What candidates got since the last time, for ``window``."""
         grown, self._grown = self._grown, []
         return grown
@@ -146,12 +147,13 @@ class FrameGate:
         if frame.payload is None:
             tail.add_remainder(frame.raw)
         else:
-            grown = self._merger.take_grown()
+            grown = self._deltas.copy()
+            self._deltas.clear()
             self._grown.extend(grown)
             tail.add(frame.raw, grown, last=self._ending)
 
     def _merge(self, payload: Mapping[str, Any]) -> None:
         self._empty = False
         self._merger.add(payload)
-        self._call_withheld = self._call_withheld or carries_function_call(payload)
+        self._call_withheld = self._call_withheld or self._merger.carried_call
         self._ending = self._ending or self._merger.finished(self._candidate_count)

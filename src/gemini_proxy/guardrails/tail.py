@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gemini_proxy.gemini.merger import Grown
+from gemini_proxy.gemini.candidates import Delta
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Tail:
         """The first bytes that wait."""
         return self._frames[0].raw if self._frames else b""
 
-    def add(self, raw: bytes, grown: Iterable[Grown], *, last: bool) -> None:
+    def add(self, raw: bytes, grown: Iterable[Delta], *, last: bool) -> None:
         """Take in an event and what it brought."""
         ends: dict[tuple[int, bool], _End] = {}
         part = False
@@ -101,7 +101,7 @@ class Tail:
         self.part_waits = False
         return [frame.raw for frame in frames], sum(frame.event for frame in frames)
 
-    def _end(self, grown: Grown) -> _End | None:
+    def _end(self, grown: Delta) -> _End | None:
         if not grown.text or (grown.thought and self._skips_thoughts):
             return None
         said = self._said.setdefault(grown.candidate, _Said())

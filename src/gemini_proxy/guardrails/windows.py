@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemini_proxy.gemini.merger import Grown
+from gemini_proxy.gemini.candidates import Delta
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
@@ -45,7 +45,7 @@ class AnswerWindows:
         """A check of the whole found what more of the answer may undo."""
         self._waits = True
 
-    def grow(self, grown: Sequence[Grown]) -> list[tuple[int, Verdict]]:
+    def grow(self, grown: Sequence[Delta]) -> list[tuple[int, Verdict]]:
         """Judge what candidates got, texts only. Answers with each candidate that has violations."""
         found = []
         for candidate, thought, fresh, text in _pieces(grown):
@@ -82,10 +82,10 @@ class AnswerWindows:
         speaker.thought = thought
 
 
-def _pieces(grown: Sequence[Grown]) -> list[tuple[int, bool, bool, str]]:
+def _pieces(grown: Sequence[Delta]) -> list[tuple[int, bool, bool, str]]:
     """Texts of one candidate that follow each other, as one text."""
-    joined: list[tuple[Grown, list[str]]] = []
-    latest: dict[int, tuple[Grown, list[str]]] = {}
+    joined: list[tuple[Delta, list[str]]] = []
+    latest: dict[int, tuple[Delta, list[str]]] = {}
     for each in grown:
         if each.text is None:
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.rules import RuleSet
@@ -66,7 +66,7 @@ class Exchange:
     waiting: tuple[str, ...] = ()
     undecided: bool = False
     answer_messages: tuple[Message, ...] = ()
-    unseen: list[Unseen] = field(default_factory=list)
+    unseen: list[Unchecked] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     refusal: Refusal | None = None
     check_ms: float = 0.0

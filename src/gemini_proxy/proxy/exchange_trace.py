@@ -107,7 +107,7 @@ class Scribe:
             mode=_mode(exchange, guardrails),
             rules=tuple(rule.name for rule in exchange.rules.blocking),
             checked_messages=exchange.checked_messages if exchange.rules.blocking and exchange.unchecked is None else 0,
-            unseen=tuple(exchange.unseen),
+            unchecked_content=tuple(exchange.unseen),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
             unchecked=exchange.unchecked,
             milliseconds=exchange.check_ms,

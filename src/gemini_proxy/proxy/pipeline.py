@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated, UpstreamError
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.parts import Unseen
+from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.engine import Check, Engine
@@ -40,7 +40,7 @@ class Lifecycle:
         Raises Refused.
         """
         request = _request(exchange)
-        exchange.unseen.extend(request.unseen)
+        exchange.unseen.extend(request.unchecked)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
@@ -179,13 +179,13 @@ class Lifecycle:
         request = _request(exchange)
         candidates = self._read_answer(exchange, request)
         verdicts: list[Verdict] = []
-        unseen: list[Unseen] = []
+        unseen: list[Unchecked] = []
         offset = len(request.messages)
         for candidate in candidates:
             judged = self._judge(exchange, "response", (*request.messages, *candidate.messages))
             verdict = await self._wait(exchange, "response", judged)
             verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
-            unseen.extend(candidate.unseen)
+            unseen.extend(candidate.unchecked)
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
         passed = not any(verdict.violations for verdict in verdicts)
@@ -239,18 +239,20 @@ class Lifecycle:
         finally:
             checking.cancel()
 
-    def _apply(self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], unseen: Sequence[Unseen]) -> None:
+    def _apply(
+        self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], missed: Sequence[Unchecked]
+    ) -> None:
         violations = [violation for verdict in verdicts for violation in verdict.violations]
         if violations:
             exchange.violations.extend(violations)
             raise self._refused(exchange, phase, [violation.message for violation in violations], violations)
-        if unseen and self._guardrails.unseen_content == "block":
-            named = ", ".join(dict.fromkeys(one.reason for one in unseen))
+        if missed and self._guardrails.unseen_content == "block":
+            named = ", ".join(dict.fromkeys(one.reason for one in missed))
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
 
     def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         if self._guardrails.thoughts == "skip" and any(is_thought(message) for message in messages):
-            note = Unseen("messages", "thoughts, which the configuration skips")
+            note = Unchecked("messages", "thoughts, which the configuration skips")
             if note not in exchange.unseen:
                 exchange.unseen.append(note)
 

@@ -33,23 +33,6 @@ class JsonArrayFraming:
         self._expects = _Expects.BODY
         self._object: ObjectScanner | None = None
         self._opened = False
-        self._closed = False
-        self._elements = 0
-
-    @property
-    def opened(self) -> bool:
-        """Whether ``[`` was read."""
-        return self._opened
-
-    @property
-    def closed(self) -> bool:
-        """Whether ``]`` was read."""
-        return self._closed
-
-    @property
-    def elements(self) -> int:
-        """The number of elements framed so far; a single object in place of an array does not count."""
-        return self._elements
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames of the elements that ``data`` completes; raises DecodeError for anything else than an array."""
@@ -72,7 +55,7 @@ class JsonArrayFraming:
             check_frame_size(end - start, self._limit)
             payload = decode_object(source[start + self._scanned : end])
             yield Frame(bytes(source[start:end]), payload)
-            self._count_element()
+            self._end_element()
             start = end
         del source[:start]
         check_frame_size(len(source), self._limit)
@@ -87,11 +70,10 @@ class JsonArrayFraming:
             self._object = ObjectScanner()
         return self._object.find_end(source, start + self._scanned)
 
-    def _count_element(self) -> None:
+    def _end_element(self) -> None:
         self._object = None
         self._scanned = 0
         self._expects = _Expects.SEPARATOR if self._opened else _Expects.END
-        self._elements += self._opened
 
     def _read_separators(self, source: bytearray, at: int) -> int:
         """The index of the next element's first byte, or the end of the source."""
@@ -113,6 +95,5 @@ class JsonArrayFraming:
         if byte == b"," and self._expects is _Expects.SEPARATOR:
             return _Expects.ELEMENT
         if byte == b"]" and self._expects in (_Expects.FIRST_ELEMENT, _Expects.SEPARATOR):
-            self._closed = True
             return _Expects.END
         raise DecodeError(f"The upstream's JSON array holds an unexpected byte {bytes(byte)!r}")
