@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from gemini_proxy.policy import Conversation, PolicyError, Warning, compile_policy
 from gemini_proxy.policy.lint.brackets import Brackets, leftmost
-from gemini_proxy.policy.lint.portability import portability
-from gemini_proxy.policy.lint.portable_literals import compiles, search_for
+from gemini_proxy.policy.lint.portability import compiles, portability, search_for
 from gemini_proxy.policy.parse.parser import parse
 from gemini_proxy.policy.parse.syntax import Condition, Logical, Raise
 

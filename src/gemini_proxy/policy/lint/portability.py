@@ -6,30 +6,17 @@ knows, budgets. ``x in m.content`` is left out because it means the same there. 
 here, so it is no warning of ``Policy.warnings``.
 """
 
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gemini_proxy.policy.errors import Warning
 from gemini_proxy.policy.lint.brackets import Brackets
-from gemini_proxy.policy.lint.portable_grouping import (
-    continuations,
-    grouping,
-    note,
-    one_line,
-    tool_patterns,
-    unknown_forms,
-)
-from gemini_proxy.policy.lint.portable_literals import compiles, dot_repeats, is_escaped, is_plain, search_for
-from gemini_proxy.policy.lint.portable_statements import (
-    STOCK_DETECTORS,
-    assigned,
-    binds_only,
-    counts_only,
-    imported,
-    kinds,
-)
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.lexer import unify_lines
 from gemini_proxy.policy.parse.parser import parse
+from gemini_proxy.policy.run.events import FIELDS
 
 _LISTS = frozenset(("secrets", "pii", "unicode", "copyright", "links", "find", "text", "image", "tuple"))
 _LIST_METHODS = frozenset(("split", "splitlines", "keys", "values", "items"))
@@ -39,6 +26,24 @@ _RECORDS = frozenset(("python_code", "html_code"))
 _TEXT_METHODS = frozenset(("strip", "lower", "upper", "join", "replace", "format"))
 _DICT_METHODS = frozenset(("get", "keys", "values", "items"))
 _NEVER = "only True holds there, so this line never does"
+_STOCK_DETECTORS: Final = frozenset(
+    (
+        "secrets", "pii", "moderated", "prompt_injection", "unicode", "python_code", "ipython_code", "semgrep",
+        "copyright", "fuzzy_contains", "is_similar", "llm", "llm_confirm", "html_code", "links", "ocr",
+    )
+)  # fmt: skip
+_MODEL = "a classifier model"
+_ACCOUNT = "an account of a hosted model"
+_NEEDS: Final = {
+    "pii": "presidio and a language model", "prompt_injection": _MODEL, "moderated": _MODEL, "ocr": "tesseract",
+    "semgrep": "the semgrep program", "is_similar": _ACCOUNT, "llm": _ACCOUNT, "llm_confirm": _ACCOUNT,
+}  # fmt: skip
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_METHODS = frozenset(
+    ("strip", "lower", "upper", "split", "splitlines", "join", "format", "keys", "values", "items", "get")
+)
+_EACH = "it groups these otherwise; put each operand in brackets"
+_LONGEST_TRIED = 1000
 
 
 def portability(text: str, source: str = "<policy>") -> tuple[Warning, ...]:
@@ -48,13 +53,13 @@ def portability(text: str, source: str = "<policy>") -> tuple[Warning, ...]:
     does not parse.
     """
     module = parse(text, source)
-    found = dict.fromkeys(_Reader(unify_lines(text), module).notes())
+    found = dict.fromkeys(_PortabilityNotes(unify_lines(text), module).all())
     if "\r" in text:
         found[Warning(1, 1, "it reads no line ends but LF")] = None
     return tuple(sorted(found, key=lambda each: (each.line, each.column, each.message)))
 
 
-class _Reader:
+class _PortabilityNotes:
     def __init__(self, text: str, module: syntax.Module) -> None:
         self._brackets = Brackets(text)
         self._module = module
@@ -69,15 +74,15 @@ class _Reader:
             elif isinstance(statement, syntax.Define):
                 self._constants[statement.name] = statement.value
 
-    def notes(self) -> Iterator[Warning]:
+    def all(self) -> Iterator[Warning]:
         for statement in self._module.statements:
-            self._kinds = kinds(statement)
-            self._assigned = assigned(statement)
+            self._kinds = _kinds_in(statement)
+            self._assigned = _assigned_in(statement)
             if isinstance(statement, syntax.Import):
-                yield from imported(statement)
+                yield from _imported(statement)
             elif isinstance(statement, syntax.Raise):
-                yield from binds_only(statement)
-                yield from one_line(statement, self._brackets)
+                yield from _binds_only(statement)
+                yield from _one_line(statement, self._brackets)
             if isinstance(statement, syntax.Raise | syntax.Predicate):
                 yield from self._block(statement.body)
                 yield from self._escapes(statement)
@@ -86,8 +91,8 @@ class _Reader:
     def _nodes(self, statement: syntax.Statement) -> Iterator[Warning]:
         methods = {id(node.function) for node in syntax.walk(statement) if isinstance(node, syntax.Call)}
         for node in syntax.walk(statement):
-            for rule in (grouping, unknown_forms, tool_patterns):
-                yield from rule(node, self._brackets)
+            for notes in (_grouping, _unknown_forms, _patterns):
+                yield from notes(node, self._brackets)
             match node:
                 case syntax.Call():
                     yield from self._call(node)
@@ -99,21 +104,21 @@ class _Reader:
                     for condition in conditions:
                         yield from self._truth(condition)
                 case syntax.Declaration(kind="TextChunk", source=None):
-                    yield note(node, "a text that is not in a list is no TextChunk; use (t: str) in text(x)")
+                    yield _note(node, "a text that is not in a list is no TextChunk; use (t: str) in text(x)")
                 case syntax.Declaration(source=syntax.Sequence(items=items) as written):
                     if not all(isinstance(item, syntax.Constant) for item in items):
-                        yield note(written, "it takes the items before events are known; write tuple([...])")
+                        yield _note(written, "it takes the items before events are known; write tuple([...])")
 
     # Lines
 
     def _block(self, lines: tuple[syntax.Line, ...]) -> Iterator[Warning]:
-        yield from continuations(lines, self._brackets)
+        yield from _continuations(lines, self._brackets)
         for line in lines:
             if isinstance(line, syntax.Condition):
                 yield from self._truth(line.value)
             elif isinstance(line, syntax.Quantifier):
-                yield from one_line(line, self._brackets)
-                yield from counts_only(line)
+                yield from _one_line(line, self._brackets)
+                yield from _counts_only(line)
                 yield from self._block(line.body)
 
     def _truth(self, value: syntax.Expr) -> Iterator[Warning]:
@@ -129,7 +134,7 @@ class _Reader:
             case _:
                 spelling = self._spelling(value)
                 if spelling:
-                    yield note(value, f"{_NEVER}; write {spelling}")
+                    yield _note(value, f"{_NEVER}; write {spelling}")
 
     def _spelling(self, value: syntax.Expr) -> str | None:
         """How to make a truth value of what is a list, a number, a text or a record; None of anything else."""
@@ -179,40 +184,40 @@ class _Reader:
     def _call(self, node: syntax.Call) -> Iterator[Warning]:
         if isinstance(node.function, syntax.Attribute):
             if self._content_of(node.function.value) and node.function.name not in ("text", "image"):
-                yield note(node.function, "methods raise on a content that is None or a list; use (t: str) in text(x)")
+                yield _note(node.function, "methods raise on a content that is None or a list; use (t: str) in text(x)")
         elif isinstance(node.function, syntax.Name):
             yield from self._named(node, self._aliases.get(node.function.name, node.function.name))
 
     def _named(self, node: syntax.Call, name: str) -> Iterator[Warning]:
         options = {key: value for key, value in node.kwargs}
         if name in ("untrusted", "private", "acts") and name not in self._predicates:
-            yield note(node, f"it has no {name}(...), and does not know who said a value")
+            yield _note(node, f"it has no {name}(...), and does not know who said a value")
         if name == "tool_changed" and name not in self._predicates:
-            yield note(node, "it has no tool_changed(...), and keeps no declarations of tools")
+            yield _note(node, "it has no tool_changed(...), and keeps no declarations of tools")
         if name == "normalized" and name not in self._predicates:
-            yield note(node, "it has no normalized(...), and reads texts as they are written")
+            yield _note(node, "it has no normalized(...), and reads texts as they are written")
         if "model" in options and name == "pii":
-            yield note(options["model"], "its pii has no option model: it always asks presidio")
-        if "raw" in options and name in STOCK_DETECTORS:
-            yield note(options["raw"], f"its {name} has no option raw, and never sees through a disguise")
+            yield _note(options["model"], "its pii has no option model: it always asks presidio")
+        if "raw" in options and name in _STOCK_DETECTORS:
+            yield _note(options["raw"], f"its {name} has no option raw, and never sees through a disguise")
         if name in ("find", "match") and len(node.args) == 2:
             pattern, value = node.args
             if self._content_of(value) or (isinstance(value, syntax.Name) and value.name in self._kinds):
                 message = f"{name} raises on a content that is None or a list; use (t: str) in text(x)"
-                yield note(value, message)
+                yield _note(value, message)
             raw = _raw(self._resolved(pattern))
-            if name == "match" and raw is not None and dot_repeats(raw):
-                yield note(pattern, "a line end stops the dot of match; begin the pattern with (?s)")
-        elif name == "text" or name in STOCK_DETECTORS:
+            if name == "match" and raw is not None and _dot_repeats(raw):
+                yield _note(pattern, "a line end stops the dot of match; begin the pattern with (?s)")
+        elif name == "text" or name in _STOCK_DETECTORS:
             for value in node.args:
                 if self._is_of_call(value):
-                    yield note(value, f"{name} finds nothing in a call; use (t: str) in x.function.arguments.values()")
+                    yield _note(value, f"{name} finds nothing in a call; use (t: str) in x.function.arguments.values()")
         if name == "fuzzy_contains":
             semantic = options.get("use_semantic")
             if not (isinstance(semantic, syntax.Constant) and semantic.value is False):
-                yield note(node, "it sends the text to a hosted model where it has a key; say use_semantic=False")
+                yield _note(node, "it sends the text to a hosted model where it has a key; say use_semantic=False")
         elif name == "secrets" and "generic" in options:
-            yield note(options["generic"], "its secrets has no option generic; use find with a pattern")
+            yield _note(options["generic"], "its secrets has no option generic; use find with a pattern")
 
     def _content_of(self, value: syntax.Expr) -> bool:
         """Whether this is the content of a message or a tool output."""
@@ -230,7 +235,7 @@ class _Reader:
         left = node.first
         for comparator, right in node.rest:
             if comparator in ("in", "not in") and isinstance(right, syntax.Name) and right.name in self._kinds:
-                yield note(right, f"in finds nothing in an event; use {self._texts_of(right)}")
+                yield _note(right, f"in finds nothing in an event; use {self._texts_of(right)}")
             elif comparator in ("in", "not in") and not self._is_list(right):
                 yield from _taken_as_pattern(left, self._resolved(left))
             left = right
@@ -253,7 +258,9 @@ class _Reader:
             for node in syntax.walk(line):
                 if id(node) not in patterns and isinstance(node, syntax.Constant | syntax.Name):
                     if _is_escaped(self._resolved(node)):
-                        yield note(node, "a backslash in a text stays a backslash; use find, whose patterns read alike")
+                        yield _note(
+                            node, "a backslash in a text stays a backslash; use find, whose patterns read alike"
+                        )
 
 
 def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterator[Warning]:
@@ -261,7 +268,7 @@ def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterato
         return
     key = node.name if isinstance(node, syntax.Attribute) else getattr(node.key, "value", None)
     if isinstance(key, str) and not (is_method and key in _DICT_METHODS):
-        yield note(node, f'it raises where there is no such argument; write .get("{key}", "")')
+        yield _note(node, f'it raises where there is no such argument; write .get("{key}", "")')
 
 
 def _raw(value: syntax.Expr) -> str | None:
@@ -271,7 +278,7 @@ def _raw(value: syntax.Expr) -> str | None:
 def _is_escaped(value: syntax.Node) -> bool:
     if not isinstance(value, syntax.Constant) or value.raw is None or not isinstance(value.value, str):
         return False
-    return is_escaped(value.raw, value.value)
+    return _reads_otherwise(value.raw, value.value)
 
 
 def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Warning]:
@@ -279,6 +286,272 @@ def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Warnin
         return
     text = needle.value
     if not compiles(text):
-        yield note(node, f"in also takes its left side as a pattern, and this one raises; write {search_for(text)}")
-    elif not is_plain(text):
-        yield note(node, f"in marks what its left side matches as a pattern; write {search_for(text)}")
+        yield _note(node, f"in also takes its left side as a pattern, and this one raises; write {search_for(text)}")
+    elif not _is_plain(text):
+        yield _note(node, f"in marks what its left side matches as a pattern; write {search_for(text)}")
+
+
+# How operands group, and what does not parse: two operands of and or or group as in Python, and so do more when all are
+# calls of functions. A line that begins with a bracket or a sign goes on with the line before.
+
+
+def _note(node: syntax.Node, message: str) -> Warning:
+    """A warning at a node."""
+    return Warning(node.line, node.column, message)
+
+
+def _grouping(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+    """Notes on one node: how its operands group."""
+    match node:
+        case syntax.Unary(operator="not", operand=operand):
+            loose = isinstance(operand, syntax.Comparison | syntax.Is | syntax.Binary)
+            if loose and not brackets.around(operand):
+                yield _note(node, "it takes not with the first word only; write not (...)")
+        case syntax.Logical():
+            if _is_loose(node, brackets):
+                yield _note(node, _EACH)
+        case syntax.Comparison(rest=rest) if len(rest) > 1:
+            yield _note(node, "it compares the result of the first comparison; write one comparison after the other")
+        case syntax.Conditional(then=then):
+            loose = isinstance(then, syntax.Comparison | syntax.Logical | syntax.Is)
+            if loose and not brackets.around(then, node.condition):
+                yield _note(
+                    node, "it takes the condition with the last word before if; put what is before if in brackets"
+                )
+
+
+def _is_loose(node: syntax.Logical, brackets: Brackets) -> bool:
+    following = (*node.operands[1:], None)
+    loose = [
+        operand for operand, after in zip(node.operands, following, strict=True) if not brackets.around(operand, after)
+    ]
+    if any(isinstance(operand, syntax.Logical) for operand in loose):
+        return True
+    if len(node.operands) == 2:
+        return False
+    ends = (node.operands[0], node.operands[-1])
+    return not all(_stands_alone(operand, operand in ends) for operand in loose)
+
+
+def _stands_alone(operand: syntax.Expr, at_an_end: bool) -> bool:
+    if isinstance(operand, syntax.Unary) and operand.operator == "not" and at_an_end:
+        operand = operand.operand
+    if isinstance(operand, syntax.Call):
+        return isinstance(operand.function, syntax.Name)
+    return isinstance(operand, syntax.Name | syntax.Constant)
+
+
+def _continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator[Warning]:
+    """Notes on lines of one block that go on with the line before."""
+    for at, line in enumerate(lines):
+        # A declaration ends where it does in the first line only.
+        if not isinstance(line, syntax.Condition) or not at or (at == 1 and _ends_alone(lines[0])):
+            continue
+        first = brackets.first_on_line(line.value)
+        if first is not None and first.text in ("(", "[", "-", "+") and first.kind == "op":
+            yield Warning(
+                first.line, first.column, f'it reads a line that begins with "{first.text}" as the end of the line '
+                "before; write True and (...)",
+            )  # fmt: skip
+
+
+def _ends_alone(line: syntax.Line) -> bool:
+    return isinstance(line, syntax.Flow) or (isinstance(line, syntax.Declaration) and line.source is None)
+
+
+def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Iterator[Warning]:
+    """A note where a block begins on the line of its head."""
+    first = node.body[0]
+    place = first.links[0] if isinstance(first, syntax.Flow) else first
+    inner = place.value if isinstance(place, syntax.Condition) else place
+    before = brackets.before(inner)
+    if before and before[-1].text == ":":
+        yield _note(first, "it does not parse this; put it on a line of its own")
+
+
+def _unknown_forms(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+    """Notes on one node: what does not parse or load there."""
+    match node:
+        case syntax.Comparison(rest=rest):
+            yield from _comparators(node, [comparator for comparator, _ in rest], rest[0][1])
+        case syntax.Is(negated=True):
+            yield _note(node, "is not with a pattern never holds; write not (x is ...)")
+        case syntax.Binary(operator="//"):
+            yield _note(node, "it has no //; write x / y")
+        case syntax.Slice():
+            yield _note(node, "it has no slices; use find or match with a pattern")
+        case syntax.Sequence(mutable=False, items=items) if items:
+            yield _note(node, "it reads only the first item; write a list in [ ]")
+        case syntax.Call(function=function):
+            yield from _calls(node, function)
+        case syntax.Comprehension(names=names, conditions=conditions):
+            inside = any(token.text == "[" for token in brackets.before(node))
+            if not inside or len(names) > 1 or len(conditions) > 1:
+                yield _note(node, "it knows [x for y in z if c] only: in [ ], with one name and one if")
+        case syntax.Template():
+            yield _note(
+                node, 'it does not fill in f-strings; give the value by name, as in PolicyViolation("...", value=x)'
+            )
+
+
+def _comparators(node: syntax.Comparison, words: list[syntax.Comparator], right: syntax.Expr) -> Iterator[Warning]:
+    if "not in" in words:
+        yield _note(node, "it has no not in; write not (x in y)")
+    if "is not" in words and not (isinstance(right, syntax.Constant) and right.value is None):
+        yield _note(node, "is not never holds but for None; write x != y")
+
+
+def _calls(node: syntax.Call, function: syntax.Expr) -> Iterator[Warning]:
+    if isinstance(function, syntax.Attribute) and function.name not in _METHODS:
+        yield _note(function, f"it has no method {function.name}; use find or match")
+    if isinstance(function, syntax.Name) and function.name == "all":
+        yield _note(node, "it has no all(...); write not any([not (...) for x in ...])")
+
+
+def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+    """Notes on one node of a pattern after ``is``."""
+    match node:
+        case syntax.ToolPattern(name=name) if not _WORD.fullmatch(name):
+            yield _note(node, f'it does not read this name; write x.function.name == "{name}"')
+        case syntax.TextPattern(value=syntax.Name()):
+            yield _note(node, "it takes no constants in patterns; write the text itself")
+        case syntax.TextPattern(value=syntax.Constant(raw=raw)) if raw and _has_alternatives(raw):
+            yield _note(node, 'only the last alternative has to reach the end of the text; write "(a|b)"')
+        case syntax.Wildcard():
+            written = brackets.written(node)
+            if written is not None and written.kind == "string":
+                yield _note(node, 'a "*" in quotes raises re.error; write * without them')
+        case syntax.LiteralPattern(value=value):
+            if value is None or isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
+                yield _note(
+                    node, "it takes no such value in patterns; compare x.function.arguments.get(...) on its own line"
+                )
+        case syntax.EntityPattern(entity=entity):
+            yield _note(node, f"<{entity}> needs presidio and a model, or is not known; use find with a pattern")
+
+
+# Statements: imports, and rules that only bind variables
+
+
+def _kinds_in(statement: syntax.Statement) -> dict[str, str]:
+    """The event kind of each variable of a rule or a predicate."""
+    if not isinstance(statement, syntax.Raise | syntax.Predicate):
+        return {}
+    found = dict(statement.parameters) if isinstance(statement, syntax.Predicate) else {}
+    found.update({each.name: each.kind for each in syntax.walk(statement) if isinstance(each, syntax.Declaration)})
+    return {name: kind for name, kind in found.items() if kind in FIELDS}
+
+
+def _assigned_in(statement: syntax.Statement) -> dict[str, syntax.Expr]:
+    """What each assigned variable of a rule or a predicate stands for."""
+    if not isinstance(statement, syntax.Raise | syntax.Predicate):
+        return {}
+    return {each.name: each.value for each in syntax.walk(statement) if isinstance(each, syntax.Assignment)}
+
+
+def _imported(statement: syntax.Import) -> Iterator[Warning]:
+    """Notes on detectors that are not there, or that need what is not part of the engine."""
+    for name, _ in statement.names:
+        if name.name in _NEEDS:
+            yield _note(name, f"{name.name} needs {_NEEDS[name.name]}, and the check ends in an error without")
+        elif statement.module.split(".")[-1] in ("detectors", "parsers") and name.name not in _STOCK_DETECTORS:
+            yield _note(name, f"it has no detector {name.name}; use find with a pattern")
+
+
+def _binds_only(statement: syntax.Raise) -> Iterator[Warning]:
+    """Notes on variables that nothing asks for: there the rule fires as well where there is no such value."""
+    declared = [line for line in statement.body if isinstance(line, syntax.Declaration)]
+    raised = syntax.names_in(statement.error)
+    if declared and all(isinstance(line, syntax.Declaration | syntax.Assignment) for line in statement.body):
+        if not raised & {line.name for line in declared}:
+            yield _unasked(declared[0], "this fires on every trace, an empty one too")
+        return
+    mentioned = raised.union(*(syntax.names_in(line) for line in statement.body))
+    for line in declared:
+        if line.source is not None and line.name not in mentioned:
+            yield _unasked(line, f"this fires where there is no {line.name}")
+
+
+def _unasked(line: syntax.Declaration, message: str) -> Warning:
+    return _note(
+        line, f'{message}; ask something of {line.name}, or raise PolicyViolation("...", {line.name}={line.name})'
+    )
+
+
+def _counts_only(node: syntax.Quantifier) -> Iterator[Warning]:
+    """A note on a count of all events of a kind: there it is always one."""
+    if node.name == "count" and all(isinstance(line, syntax.Declaration) for line in node.body):
+        yield _note(node, "without a condition this counts one, whatever there is; ask something of what is counted")
+
+
+# String literals, as texts and where they are taken as patterns
+
+
+def _dot_repeats(pattern: str) -> bool:
+    """Whether a dot that stops at line ends is repeated."""
+    if re.match(r"\(\?[a-zA-Z]*s", pattern):
+        return False
+    chars = list(_outside_classes(pattern))
+    return any(char == "." and after in ("*", "+", "{") for char, after in zip(chars, chars[1:], strict=False))
+
+
+def _reads_otherwise(raw: str, value: str) -> bool:
+    """Whether a text has an escape that is read here and not there, where only quotes are escaped."""
+    return re.sub(r"\\([\"'])", r"\1", raw) != value
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text means itself as a pattern."""
+    return re.search(r"[.^$*+?{}\[\]\\|()]", text) is None
+
+
+def compiles(pattern: str) -> bool:
+    """Whether Python's ``re`` takes a pattern; False of one that is too long to try."""
+    if len(pattern) > _LONGEST_TRIED:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError):
+            return False
+    return True
+
+
+def search_for(text: str) -> str:
+    """The call of find that looks for a text literally."""
+    if len(text) > 40 or not text.isprintable() or set(text) & set("\\^\"'"):
+        return "any(find(...))"
+    spelled = re.sub(r"[.$*+?{}\[|()]", r"[\g<0>]", text)
+    return f'any(find("{spelled}", x))'
+
+
+def _has_alternatives(pattern: str) -> bool:
+    """Whether a regular expression has a ``|`` outside of groups and classes."""
+    depth = 0
+    for char in _outside_classes(pattern):
+        depth += (char == "(") - (char == ")")
+        if char == "|" and not depth:
+            return True
+    return False
+
+
+def _outside_classes(pattern: str) -> Iterator[str]:
+    """The characters of a regular expression; an escape and a class each come as one empty text."""
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            at, char = at + 1, ""
+        elif char == "[":
+            at, char = _class_end(pattern, at), ""
+        yield char
+        at += 1
+
+
+def _class_end(pattern: str, at: int) -> int:
+    at += 2 if pattern[at + 1 : at + 2] == "^" else 1
+    start = at
+    while at < len(pattern) and (pattern[at] != "]" or at == start):
+        at += 2 if pattern[at] == "\\" else 1
+    return at
