@@ -15,7 +15,7 @@ from gemini_proxy.policy.detectors import positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.events import FIELDS
-from gemini_proxy.policy.run.lookahead import split
+from gemini_proxy.policy.run.regex_dialect import split
 from gemini_proxy.policy.run.rules import RuleWindow
 
 _ORDER: Final[tuple[RuleWindow, ...]] = ("slice", "edge", "hint", "whole")

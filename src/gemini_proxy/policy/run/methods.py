@@ -1,13 +1,18 @@
-"""The methods of texts and dictionaries. Nothing else has any."""
+"""The methods of texts and dictionaries. Nothing else has any.
+
+What a method makes of a text that is a piece of readings it makes of the readings as well. That is exact where it can
+be: letters change case, blanks go from both ends of a reading, and a replacement is made in the reading as a whole. Of
+a text that becomes longer or shorter only the pieces are known, not the places in them.
+"""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.builtins import as_text, substitute
 from gemini_proxy.policy.run.operators import items_of
-from gemini_proxy.policy.run.reading_methods import lettered, replaced, stripped
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.search import begins_with, ends_with
 from gemini_proxy.policy.run.texts import images_of
@@ -21,7 +26,7 @@ def _case(change: Callable[[str], str]) -> Callable[..., str]:
     def changed(run: Run, text: str) -> str:
         run.room(len(text))
         run.charge(len(text) >> 6)
-        return lettered(run, text, change) if type(text) is Joined else derived(change(text), text)
+        return _lettered(run, text, change) if type(text) is Joined else derived(change(text), text)
 
     return changed
 
@@ -29,7 +34,7 @@ def _case(change: Callable[[str], str]) -> Callable[..., str]:
 def _strip(run: Run, text: str, chars: str | None = None) -> str:
     run.room(len(text))
     if type(text) is Joined:
-        return stripped(run, text, chars)
+        return _stripped(run, text, chars)
     start = len(text) - len(text.lstrip(chars))
     return cut(text, start, max(start, len(text.rstrip(chars))))
 
@@ -74,7 +79,7 @@ def _replace(run: Run, text: str, old: str, new: str) -> str:
     run.charge(len(text) >> 6)
     count = text.count(old)
     run.room(len(text) + count * max(0, len(new) - len(old)))
-    return replaced(run, text, old, new) if type(text) is Joined and old else text.replace(old, new)
+    return _replaced(run, text, old, new) if type(text) is Joined and old else text.replace(old, new)
 
 
 def _prefix(run: Run, text: str, prefix: Any) -> bool:
@@ -156,3 +161,80 @@ def _dict_method(run: Run, value: dict[Any, Any], name: str, args: tuple[Any, ..
     if name == "keys":
         return list(value)
     return list(value.values()) if name == "values" else [list(item) for item in value.items()]
+
+
+# Pieces of readings
+
+
+def _lettered(run: Run, text: Joined, change: Callable[[str], str]) -> Joined:
+    """``change`` of the case of every letter; it may make one into several."""
+    made = text.changed(change)
+    places = []
+    for reading, start, end in text.readings:
+        whole = _once(run, reading, (change,), lambda whole: whole.changed(change))
+        if len(whole) != len(reading):
+            run.charge(len(reading) >> 6)
+            start = len(change(reading[:start]))
+            end = start + len(made)
+        places.append((whole, start, end))
+    made.readings = tuple(places)
+    return made
+
+
+def _stripped(run: Run, text: Joined, chars: str | None) -> Joined:
+    """The readings lose what stands at their own ends, so what stood beside a seam stays."""
+    made = _stripped_ends(text, chars)[0]
+    places = []
+    for reading, start, end in text.readings:
+        whole, first = _once(run, reading, ("strip", chars), lambda whole: _stripped_ends(whole, chars))
+        start, end = max(0, start - first), min(end - first, len(whole))
+        if start < end:
+            places.append((whole, start, end))
+    made.readings = tuple(places)
+    return made
+
+
+def _stripped_ends(text: Joined, chars: str | None) -> tuple[Joined, int]:
+    start = len(text) - len(text.lstrip(chars))
+    return text.part(start, max(start, len(text.rstrip(chars)))), start
+
+
+def _replaced(run: Run, text: Joined, old: str, new: str) -> Joined:
+    """What stood over a seam and was replaced belongs to the later text."""
+    made = _replaced_once(run, text, old, new)[0]
+    places = []
+    for reading, start, end in text.readings:
+        whole, moved = _once(run, reading, ("replace", old, new), lambda whole: _replaced_once(run, whole, old, new))
+        places.append((whole, moved(start), moved(end)))
+    made.readings = tuple(places)
+    return made
+
+
+def _replaced_once(run: Run, text: Joined, old: str, new: str) -> tuple[Joined, Callable[[int], int]]:
+    """The text with the replacement, and where a position in it has moved to."""
+    starts = []
+    at = text.find(old)
+    while at >= 0:
+        starts.append(at)
+        at = text.find(old, at + len(old))
+    run.charge(1 + len(starts) + (len(text) >> 6))
+    run.room(len(text) + len(starts) * max(0, len(new) - len(old)))
+    grows = len(new) - len(old)
+
+    def moved(position: int) -> int:
+        done = bisect_right(starts, position - len(old))
+        begun = bisect_left(starts, position)
+        return (starts[done] if done < begun else position) + done * grows
+
+    ends = tuple(moved(end) for end in text.ends)
+    return Joined(text.replace(old, new), text.addresses, ends, text.skipped, text.exact and not starts), moved
+
+
+def _once(run: Run, reading: Joined, key: tuple[Any, ...], make: Callable[[Joined], Any]) -> Any:
+    """What ``make`` makes of a reading, made once a check."""
+    known = run.scans.get((*key, id(reading)))
+    if known is None:
+        run.room(len(reading))
+        # With the reading, so that its identity is not given to another.
+        known = run.scans[*key, id(reading)] = (reading, make(reading))
+    return known[1]

@@ -13,8 +13,7 @@ import re2
 
 from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
 from gemini_proxy.policy.run.budget import Meter
-from gemini_proxy.policy.run.lookahead import Split, split
-from gemini_proxy.policy.run.regex_dialect import DialectError, translate
+from gemini_proxy.policy.run.regex_dialect import DialectError, Split, split, translate
 
 # RE2 keeps the automaton of one pattern within this; beyond it searches get slower, never larger.
 _MAX_MEMORY = 2 << 20
