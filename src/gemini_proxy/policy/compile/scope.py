@@ -1,9 +1,9 @@
 """What is known while a policy is compiled: names, slots, constants, warnings, and how to complain."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gemini_proxy.policy.compile.imports import Imported
 from gemini_proxy.policy.detectors import DetectorRegistry
@@ -15,9 +15,6 @@ from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.regex import Mode, Regex, RegexError
 from gemini_proxy.policy.run.run import Code, Run
 
-if TYPE_CHECKING:
-    from gemini_proxy.policy.compile.predicates import CompiledPredicate
-
 VALUE_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "tuple": tuple}
 # All regular expressions of a policy together: compiling an instruction takes about a microsecond.
 _MAX_REGEX_SIZE = 100_000
@@ -25,6 +22,10 @@ _MAX_REGEXES = 500
 _MAX_SLOTS = 200
 # What working out the constants of a policy may cost.
 _LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_total_chars=2_000_000, max_items=10_000)
+# Predicates that call predicates: each level costs a few Python frames at run time.
+_MAX_CHAIN = 12
+
+Body = Callable[[Run, list[Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,35 @@ class Context:
     def check_slots(self, node: syntax.Node, scope: Scope) -> None:
         if scope.size > _MAX_SLOTS:
             self.fail(node, f"more than {_MAX_SLOTS} variables", fault="excess")
+
+
+class CompiledPredicate:
+    """``compile`` is called by every call site at load; ``apply`` only after it."""
+
+    def __init__(self, node: syntax.Predicate, build: "Callable[[syntax.Predicate], Body]") -> None:
+        self.name = node.name
+        self.parameters = node.parameters
+        self.node = node
+        self._build = build
+        self._body: Body | None = None
+        self._open = False
+        self.chain = 0
+
+    def compile(self, context: Context, caller: syntax.Node) -> None:
+        if self._open:
+            context.fail(caller, f'"{self.name}" calls itself; predicates cannot be recursive')
+        if self._body is None:
+            self._open = True
+            context.predicate_depth += 1
+            if context.predicate_depth > _MAX_CHAIN:
+                context.fail(caller, f"predicates call one another more than {_MAX_CHAIN} deep", fault="excess")
+            self._body = self._build(self.node)
+            context.predicate_depth -= 1
+            self._open = False
+
+    def apply(self, run: Run, args: list[Any]) -> Any:
+        assert self._body is not None
+        return self._body(run, args)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
