@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gemini_proxy.config_faults import explain, nearest
+from gemini_proxy.http.addresses import listen_address
 from gemini_proxy.sections import (
     Access,
     Explorer,
@@ -26,7 +27,6 @@ from gemini_proxy.sections import (
     Server,
     Traces,
     Upstream,
-    listen_address,
     sendable,
 )
 

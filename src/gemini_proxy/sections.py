@@ -3,7 +3,6 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,14 +19,12 @@ from pydantic import (
     field_validator,
 )
 
+from gemini_proxy.http.addresses import UNIX, is_loopback, listen_address
+
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
 SMALLEST_DATABASE = 10_000_000
 """Bytes that ``traces.max_size`` is at least: what is in a database beside its traces takes some."""
-UNIX = "unix"
-"""The name of every unix socket in ``access.trusted_proxies``."""
-# Addresses that stand for all of a machine's.
-_ANY = ("0.0.0.0", "::")
 _URL = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _SECRET = re.compile(r"[\x21-\x7e]+")
@@ -391,58 +388,9 @@ class Logs(Section):
     format: Literal["auto", "text", "json"] = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One address to listen on: a TCP host and port, or the path of a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @property
-    def local(self) -> bool:
-        """True where only this machine can connect."""
-        return bool(self.path) or is_loopback(self.host)
-
-    def serves(self, url: str) -> bool:
-        """Whether ``url`` leads to this address: as far as the two say, without asking what a name stands for."""
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        if self.path or port != self.port:
-            return False
-        host = (parts.hostname or "").lower()
-        if self.host in _ANY or "localhost" in (host, self.host.lower()):
-            return is_loopback(host) and (self.host in _ANY or self.local)
-        return host == self.host.lower()
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
-
-
-def listen_address(text: str) -> ListenAddress:
-    """Read ``host:port``, ``[v6]:port`` or ``unix:/path``. Raises ValueError saying what was expected."""
-    if text.startswith("unix:") and text.removeprefix("unix:").startswith("/"):
-        return ListenAddress(path=text.removeprefix("unix:"))
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError('"host:port" or "unix:/path"')
-    return ListenAddress(host=host.strip("[]"), port=int(port))
-
-
 def _is_network(text: str) -> bool:
     try:
         ipaddress.ip_network(text)
     except ValueError:
         return False
     return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -16,7 +16,8 @@ import pytest
 
 from gemini_proxy.config import Config, load_config
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.sections import Access, ListenAddress, Server, Traces, Upstream
+from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.sections import Access, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, several, shipped_site, stock_site, write_config

@@ -10,7 +10,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from gemini_proxy.explorer.keys import DATABASE, DATASETS, SESSION_COOKIE
-from gemini_proxy.http.browser_guard import encrypted, local_path
+from gemini_proxy.explorer.pages.sign_in import local_path
+from gemini_proxy.http.browser_guard import is_encrypted
 from gemini_proxy.traces.keys import Keys
 from tests.conftest import StartProxy
 from tests.explorer.browsing import Browser
@@ -256,7 +257,7 @@ def test_only_a_proxy_on_this_machine_can_say_that_it_was_https(peer: Any, said:
 
     headers = {} if said is None else {"x-forwarded-proto": said}
     request = make_mocked_request("POST", "/explorer/sign-in", headers, transport=Transport())
-    assert encrypted(request) is secure
+    assert is_encrypted(request) is secure
 
 
 def test_templates_have_no_way_round_escaping() -> None:

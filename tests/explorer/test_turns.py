@@ -9,7 +9,7 @@ import pytest
 
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.http import fair_lock
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 from tests.explorer.api import Api
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, unary
@@ -44,8 +44,8 @@ async def tasks() -> AsyncIterator[Tasks]:
     await made.end()
 
 
-async def take(shared: Turns, user: str, log: Log, go: asyncio.Event) -> None:
-    async with shared.of(user):
+async def take(shared: FairLock, user: str, log: Log, go: asyncio.Event) -> None:
+    async with shared.hold(user):
         log.append(user)
         await go.wait()
 
@@ -57,7 +57,7 @@ async def settled() -> None:
 
 async def test_users_take_turns(tasks: Tasks) -> None:
     """Who came last waits for one of each other user's calls, not for all of them."""
-    shared, log, go = Turns(), Log(), asyncio.Event()
+    shared, log, go = FairLock(), Log(), asyncio.Event()
     for user in ("ann", "ann", "ann", "ann", "bob"):
         tasks.create_task(take(shared, user, log, go))
     await settled()
@@ -71,7 +71,7 @@ async def test_users_take_turns(tasks: Tasks) -> None:
 async def test_what_waits_is_bounded(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call too many of a user is refused; another user's is not, and neither is the user's own a little later."""
     monkeypatch.setattr(fair_lock, "MAX_WAITING", 2)
-    shared, log, go = Turns(), Log(), asyncio.Event()
+    shared, log, go = FairLock(), Log(), asyncio.Event()
     for _ in range(2):
         tasks.create_task(take(shared, "ann", log, go))
     await settled()
@@ -86,7 +86,7 @@ async def test_what_waits_is_bounded(tasks: Tasks, monkeypatch: pytest.MonkeyPat
 
 async def test_a_caller_that_leaves_gives_its_turn_away(tasks: Tasks) -> None:
     """Waiting or at it, a cancelled call holds up nobody."""
-    shared, log, never, go = Turns(), Log(), asyncio.Event(), asyncio.Event()
+    shared, log, never, go = FairLock(), Log(), asyncio.Event(), asyncio.Event()
     leaving = [tasks.create_task(take(shared, "ann", log, never)) for _ in range(3)]
     await settled()
     for task in leaving:

@@ -9,12 +9,11 @@ from typing import Literal
 import aiohttp
 from aiohttp import web
 
-from gemini_proxy import sections
 from gemini_proxy.explorer import feed as feed_module
 from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import ACCESS, DATASETS, EXPLORER, SERVER
+from gemini_proxy.explorer.keys import ACCESS, DATASETS
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.peers import PEERS, Peers
-from gemini_proxy.sections import Explorer, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
@@ -48,8 +47,8 @@ async def feed_server(
 ) -> AsyncIterator[FeedServer]:
     """Serve the feed of ``source``, or of the store, which also knows the keys and the datasets."""
     app = web.Application()
-    app[SERVER], app[EXPLORER] = Server(), Explorer()
-    app[PEERS] = Peers(sections.Access(mode=mode), app[EXPLORER], app[SERVER])
+    app[BROWSER_GUARD] = guard = BrowserGuard((), ("127.0.0.1:8005",))
+    app[PEERS] = Peers(guard, (), open_access=mode == "open")
     app[ACCESS] = Access(store.database, Revisions(store.database), mode)
     app[DATASETS] = Datasets(store.database)
     app[FEED] = feed = Feed(source or store, period=0.01, spacing=0.0)

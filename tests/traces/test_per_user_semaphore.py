@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Connection, TextClause, text
 
-from gemini_proxy.http.per_user_semaphore import Shares
+from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
 from gemini_proxy.traces.sqlite import READERS, READERS_OF_ONE
 from gemini_proxy.traces.store import TraceStore
 
@@ -56,19 +56,19 @@ async def test_reads_that_nobody_waits_for_count_until_they_end(store: TraceStor
     assert sorted(begun) == list(range(READERS + READERS_OF_ONE))
 
 
-async def test_shares_are_given_in_turn_and_forgotten() -> None:
-    shares = Shares(1)
+async def test_places_are_given_in_turn_and_users_forgotten() -> None:
+    semaphore = PerUserSemaphore(1)
     order: list[str] = []
 
     async def use(name: str) -> None:
-        give_back = await shares.take("user")
+        release = await semaphore.acquire("user")
         order.append(name)
         await asyncio.sleep(0)
-        give_back()
+        release()
 
     tasks = [asyncio.create_task(use(name)) for name in "abc"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["a", "c"]
-    assert not shares._held
+    assert not semaphore._entries

@@ -19,7 +19,8 @@ from gemini_proxy.cli.sample_model import MODEL, sample_model
 from gemini_proxy.config import Config
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import RuleSet, guardrail
-from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream, listen_address
+from gemini_proxy.http.addresses import listen_address
+from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.server.logs import configure_logs

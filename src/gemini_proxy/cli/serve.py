@@ -82,7 +82,7 @@ def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listen
 
     Ends the program with a reason where that is not possible.
     """
-    from gemini_proxy.sections import listen_address
+    from gemini_proxy.http.addresses import listen_address
     from gemini_proxy.server.listening import NotAsked, listening, passed_listeners
 
     addresses = [listen_address(text) for text in config.server.listen]

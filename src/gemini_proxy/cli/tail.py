@@ -15,7 +15,8 @@ from rich.text import Text
 from gemini_proxy.cli.feed_client import Exchange, FeedClient, FeedRefused, Missed
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.visible import line, local_time, terminal
-from gemini_proxy.sections import ListenAddress, listen_address, service_url
+from gemini_proxy.http.addresses import ListenAddress, listen_address
+from gemini_proxy.sections import service_url
 from gemini_proxy.traces.feed import MAX_REPLAYED
 
 # Where access is open any key of this form is taken, and stands for the one user there is.

@@ -24,7 +24,7 @@ from gemini_proxy.explorer.keys import (
 )
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
@@ -62,4 +62,4 @@ def compose(
     app[PINNED_TOOLS] = PinnedTools(database)
     app[ENGINE] = engine
     app[FEED] = feed
-    app[COMPILING], app[CHECKING] = Turns(), Turns()
+    app[COMPILING], app[CHECKING] = FairLock(), FairLock()

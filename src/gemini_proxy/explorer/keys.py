@@ -7,7 +7,7 @@ from aiohttp import web
 
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import RuleSet
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Explorer, Guardrails, Server
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
@@ -36,7 +36,7 @@ POLICIES = web.AppKey("POLICIES", Policies)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for those who ask over the API: never one that lets pass what it cannot check."""
-COMPILING = web.AppKey("COMPILING", Turns)
-"""Turns of users at the compiling of long policies."""
-CHECKING = web.AppKey("CHECKING", Turns)
-"""Turns of users at the process for their long checks."""
+COMPILING = web.AppKey("COMPILING", FairLock)
+"""For compiling long policies."""
+CHECKING = web.AppKey("CHECKING", FairLock)
+"""For long checks in the process that they share."""

@@ -8,7 +8,8 @@ from aiohttp import web
 from gemini_proxy.errors import MethodNotAllowed, NotFound, ProxyError
 from gemini_proxy.explorer import feed
 from gemini_proxy.explorer.api import check, datasets, policies, push, tools, traces, user
-from gemini_proxy.explorer.api.contract import Answers, Handler, api, error_response
+from gemini_proxy.explorer.api.contract import Answers, Handler, api
+from gemini_proxy.explorer.api.contract import error_response as api_error
 from gemini_proxy.explorer.pages.routes import add_page_routes
 from gemini_proxy.explorer.pages.site import error_page
 
@@ -56,9 +57,9 @@ def is_api(request: web.Request) -> bool:
     return request.path.startswith(f"{_API}/")
 
 
-def refused(request: web.Request, error: ProxyError) -> web.Response:
-    """An error that keeps a request from its handler, in the form that the handler's have."""
-    return error_response(error) if is_api(request) else error_page(request, error)
+def error_response(request: web.Request, error: ProxyError) -> web.Response:
+    """Write an error that keeps a request from its handler, in the form of the handler's own errors."""
+    return api_error(error) if is_api(request) else error_page(request, error)
 
 
 def _add_call(app: web.Application, path: str, calls: Mapping[str, Answers]) -> None:
@@ -75,14 +76,14 @@ def _add_handler(app: web.Application, path: str, method: str, handler: Handler)
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    return error_response(NotFound("Not Found"))
+    return api_error(NotFound("Not Found"))
 
 
 def _not_allowed(methods: Iterable[str]) -> Handler:
     allowed = ", ".join(methods)
 
     async def refuse(request: web.Request) -> web.StreamResponse:
-        response = error_response(MethodNotAllowed("Method Not Allowed"))
+        response = api_error(MethodNotAllowed("Method Not Allowed"))
         # RFC 9110, section 15.5.6: an answer 405 has it.
         response.headers["allow"] = allowed
         return response

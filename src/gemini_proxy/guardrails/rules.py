@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
 from gemini_proxy.policy.run.pinning import PARAMETER as PINNED
 from gemini_proxy.policy.run.provenance.labels import PARAMETER as LABELS
@@ -140,7 +140,7 @@ async def _header_guardrail(text: str, client: str) -> Guardrail:
     if is_brief(HEADER_NAME, text, MAX_HEADER_PROGRAM):
         return _foreign(text)
     try:
-        async with asyncio.timeout(COMPILE_SECONDS), _COMPILING.of(client):
+        async with asyncio.timeout(COMPILE_SECONDS), _COMPILING.hold(client):
             return await asyncio.get_running_loop().run_in_executor(_HEADER_COMPILER, _foreign, text)
     except TimeoutError:
         raise Unavailable(f"{HEADER_NAME}: the policy could not be compiled in time.") from None
@@ -157,7 +157,7 @@ def is_brief(name: str, text: str, max_program: int = MAX_PROGRAM) -> bool:
 
 _COMPILER = ThreadPoolExecutor(1, "policy-compiler")
 _HEADER_COMPILER = ThreadPoolExecutor(1, "header-policy-compiler")
-_COMPILING = Turns(allowance=COMPILE_ALLOWANCE)
+_COMPILING = FairLock(allowance=COMPILE_ALLOWANCE)
 
 
 async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:

@@ -18,7 +18,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, Final, ParamSpec, TypeVar
 
 from gemini_proxy.errors import EngineUnavailable, Unavailable
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,9 +40,9 @@ runs in each of them, loads."""
 class Workers:
     """Some processes for one kind of work. What runs there takes and returns picklable values and keeps no state.
 
-    Callers have their turns by ``client``, one process at a time each (see Turns, also for ``allowance``). ``longest``
-    is how many seconds one call may run; without it that is what its caller gives it. ``nice`` is how far these
-    processes stand behind the event loop.
+    Callers have their turns by ``client``, one process at a time each (see FairLock, also for ``allowance``).
+    ``longest`` is how many seconds one call may run; without it that is what its caller gives it. ``nice`` is how far
+    these processes stand behind the event loop.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Workers:
         allowance: float | None = None,
         nice: int = _NICE,
     ) -> None:
-        self._turns = Turns(processes, allowance=allowance)
+        self._lock = FairLock(processes, allowance=allowance)
         self._longest = longest
         self._nice = nice
         self._idle: list[_Process] = []
@@ -73,7 +73,7 @@ class Workers:
         ends = loop.time() + seconds
         try:
             async with asyncio.timeout_at(ends):
-                give_back = await self._turns.take(client)
+                give_back = await self._lock.acquire(client)
         except TimeoutError:
             raise EngineUnavailable("No process was free for the check within its time.") from None
         except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Fair turns at what there is little of: processes for long work, the compiling of long policies."""
+"""A lock that is fair to users: for long work in processes, and for compiling long policies."""
 
 import asyncio
 import contextlib
@@ -11,18 +11,18 @@ from typing import Final
 from gemini_proxy.errors import Unavailable
 
 MAX_WAITING: Final = 128
-"""Calls of one user that wait for their turn, those whose turn it is included: each holds its body in memory."""
+"""Calls of one user that may wait or run at once: each holds its body in memory."""
 HALF_LIFE: Final = 60.0
-"""Seconds after which half of the time that a user had is forgotten."""
-_FORGOTTEN: Final = 0.01
-"""Seconds of time had that are as good as none."""
+"""Seconds after which half of the time that a user has spent is forgotten."""
+_NEGLIGIBLE: Final = 0.01
+"""Seconds spent that count as none."""
 _REMEMBERED: Final = 1_000
-"""Users that are kept before those who had no time of late are dropped."""
+"""Users kept before those who have spent no time lately are dropped."""
 
 
 @dataclass(slots=True)
 class _User:
-    """``spent`` seconds at a place, as of the moment ``at``; ``waiting`` are those calls that have no place yet."""
+    """``spent`` is the time in seconds that the user held a place, as of ``at``; ``waiting`` are calls without one."""
 
     at: float
     spent: float = 0.0
@@ -30,104 +30,104 @@ class _User:
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     def spent_until(self, now: float) -> float:
-        """Bring ``spent`` up to date."""
+        """Bring ``spent`` up to date and return it."""
         self.spent *= 0.5 ** ((now - self.at) / HALF_LIFE)
         self.at = now
         return self.spent
 
 
-class Turns:
-    """``places`` at once, ``each`` of them for one user. The user who had least time of late goes first.
+class FairLock:
+    """Admit ``places`` calls at once, ``per_user`` of them for one user. The user who held it least lately goes first.
 
-    Time is counted in seconds at a place, and half of it is forgotten every ``HALF_LIFE`` seconds. A user who had
-    ``allowance`` seconds is refused until enough is forgotten. Among equals it is first come, first served.
+    Time is counted in seconds that a place is held, and half of it is forgotten every ``HALF_LIFE`` seconds. A user who
+    has spent ``allowance`` seconds is refused until enough is forgotten. Among equals, first come is first served.
     """
 
     def __init__(
         self,
         places: int = 1,
         *,
-        each: int = 1,
+        per_user: int = 1,
         allowance: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._free = places
-        self._each = each
+        self._per_user = per_user
         self._allowance = allowance
         self._clock = clock
         self._users: dict[str, _User] = {}
 
-    async def take(self, user: str) -> Callable[[], None]:
-        """Wait for a place; what is returned gives it back, to be called once.
+    async def acquire(self, user: str) -> Callable[[], None]:
+        """Wait for a place. Return what releases it, to be called once.
 
-        Raises Unavailable where too much of the user's waits, or their allowance is used up.
+        Raise Unavailable if too many of the user's calls wait, or if the user's allowance is used up.
         """
-        who = self._known(user)
-        turn = self._enter(who)
+        entry = self._entry(user)
+        turn = self._enter(entry)
         self._grant()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn in who.waiting:
-                who.waiting.remove(turn)
+            if turn in entry.waiting:
+                entry.waiting.remove(turn)
             else:
-                # It was granted meanwhile.
-                self._leave(who, self._clock())
+                # It was granted in the meantime.
+                self._leave(entry, self._clock())
             raise
         begun = self._clock()
-        return lambda: self._leave(who, begun)
+        return lambda: self._leave(entry, begun)
 
     @contextlib.asynccontextmanager
-    async def of(self, user: str) -> AsyncIterator[None]:
-        """Hold a place. Raises as ``take`` does."""
-        give_back = await self.take(user)
+    async def hold(self, user: str) -> AsyncIterator[None]:
+        """Hold a place. Raise as ``acquire`` does."""
+        release = await self.acquire(user)
         try:
             yield
         finally:
-            give_back()
+            release()
 
-    def _known(self, user: str) -> _User:
+    def _entry(self, user: str) -> _User:
         if user not in self._users:
             if len(self._users) >= _REMEMBERED:
                 self._forget_idle()
             self._users[user] = _User(self._clock())
         return self._users[user]
 
-    def _enter(self, who: _User) -> asyncio.Future[None]:
-        if who.running + len(who.waiting) >= MAX_WAITING:
+    def _enter(self, entry: _User) -> asyncio.Future[None]:
+        if entry.running + len(entry.waiting) >= MAX_WAITING:
             raise Unavailable("Too many of your checks are waiting.")
-        if self._allowance is not None and who.spent_until(self._clock()) >= self._allowance:
+        if self._allowance is not None and entry.spent_until(self._clock()) >= self._allowance:
             raise Unavailable("Your policies have used up their processor time; there is more in a minute.")
         turn = asyncio.get_running_loop().create_future()
-        who.waiting.append(turn)
+        entry.waiting.append(turn)
         return turn
 
     def _grant(self) -> None:
-        """Give what is free to those who wait."""
+        """Give free places to those who wait."""
         now = self._clock()
         while self._free:
-            wanting = [who for who in self._users.values() if who.waiting and who.running < self._each]
-            if not wanting:
+            candidates = [entry for entry in self._users.values() if entry.waiting and entry.running < self._per_user]
+            if not candidates:
                 return
-            who = min(wanting, key=lambda one: (one.running, one.spent_until(now)))
-            turn = who.waiting.popleft()
+            chosen = min(candidates, key=lambda entry: (entry.running, entry.spent_until(now)))
+            turn = chosen.waiting.popleft()
             self._free -= 1
-            who.running += 1
+            chosen.running += 1
             if not turn.done():
                 turn.set_result(None)
 
-    def _leave(self, who: _User, begun: float) -> None:
+    def _leave(self, entry: _User, begun: float) -> None:
         now = self._clock()
-        who.spent_until(now)
-        who.spent += now - begun
-        who.running -= 1
+        entry.spent_until(now)
+        entry.spent += now - begun
+        entry.running -= 1
         self._free += 1
         self._grant()
 
     def _forget_idle(self) -> None:
         now = self._clock()
         self._users = {
-            user: who
-            for user, who in self._users.items()
-            if who.waiting or who.running or who.spent_until(now) >= _FORGOTTEN
+            user: entry
+            for user, entry in self._users.items()
+            if entry.waiting or entry.running or entry.spent_until(now) >= _NEGLIGIBLE
         }

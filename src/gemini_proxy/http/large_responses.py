@@ -1,4 +1,4 @@
-"""Large answers, sent in pieces between which the loop gets its turn."""
+"""Send large responses in pieces, so that the event loop serves others in between."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +11,7 @@ _PIECE: Final = 131_072
 
 
 def bytes_response(body: bytes, headers: Mapping[str, str]) -> web.Response:
-    """``body`` as it is, whatever its size."""
+    """Return a response with ``body`` as it is, of any size."""
     if len(body) <= _PIECE:
         return web.Response(body=body, headers=headers)
     return web.Response(body=_pieces(body), headers={**headers, "content-length": str(len(body))})
@@ -20,5 +20,5 @@ def bytes_response(body: bytes, headers: Mapping[str, str]) -> web.Response:
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), _PIECE):
         yield body[start : start + _PIECE]
-        # A client that reads fast is never waited for.
+        # Writing to a client that reads fast never waits, and so never lets others run.
         await asyncio.sleep(0)

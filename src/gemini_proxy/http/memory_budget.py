@@ -1,4 +1,4 @@
-"""What the bodies of all requests together may take of memory."""
+"""Bound the memory that the bodies of all requests take together."""
 
 from typing import Final
 
@@ -6,40 +6,40 @@ from aiohttp import web
 
 from gemini_proxy.errors import Unavailable
 
-BRIEF: Final = 65_536
-"""Bytes of a body that are not counted: what is read ahead of a connection anyway, and ``server.max_exchanges`` bounds
-those. So a few large bodies keep other large ones out, and nobody's small ones."""
+SMALL: Final = 65_536
+"""Bytes of a body that are not counted: they are read ahead of a connection anyway, and ``server.max_exchanges`` bounds
+the connections. So a few large bodies keep other large ones out, and no small ones."""
 
 
-class Holdings:
-    """Counts the bytes of large bodies from their arrival until their requests have been answered.
+class MemoryBudget:
+    """Count the bytes of large bodies from their arrival until their requests have been answered.
 
-    ``most`` may be exceeded by one body alone: what a single request may bring is another limit's business.
+    A single body may exceed ``limit``: another limit bounds what one request may bring.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
 
     @property
-    def held(self) -> int:
-        """Bytes counted now."""
-        return self._held
+    def used(self) -> int:
+        """Return the bytes counted now."""
+        return self._used
 
-    def take(self, request: web.Request, size: int) -> None:
-        """Count ``size`` bytes more for a request. Raises Unavailable where others leave no room for them."""
-        own = request.get(_HELD, 0)
-        if self._held > own and self._held + size > self._most:
+    def reserve(self, request: web.Request, size: int) -> None:
+        """Count ``size`` more bytes for a request. Raise Unavailable if other requests leave no room for them."""
+        own = request.get(_RESERVED, 0)
+        if self._used > own and self._used + size > self._limit:
             raise Unavailable("The server holds as many bytes of large requests as it may.")
-        self._held += size
-        request[_HELD] = own + size
+        self._used += size
+        request[_RESERVED] = own + size
 
-    def give_back(self, request: web.Request) -> int:
-        """The request has been answered. Return how many bytes were counted for it."""
-        held: int = request.get(_HELD, 0)
-        self._held -= held
-        return held
+    def release(self, request: web.Request) -> int:
+        """Uncount a request's bytes, once it has been answered. Return how many there were."""
+        reserved: int = request.get(_RESERVED, 0)
+        self._used -= reserved
+        return reserved
 
 
-HOLDINGS = web.AppKey("HOLDINGS", Holdings)
-_HELD = web.RequestKey("HELD", int)
+MEMORY_BUDGET = web.AppKey("MEMORY_BUDGET", MemoryBudget)
+_RESERVED = web.RequestKey("RESERVED", int)

@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer of its connection, or the client that a trusted proxy names."""
+"""Find where a request comes from: the peer of its connection, or the client that a trusted proxy names."""
 
 import asyncio
 import ipaddress
@@ -9,21 +9,21 @@ from typing import ClassVar, Final
 from aiohttp import HttpVersion11, web
 
 from gemini_proxy.errors import ProxyError
-from gemini_proxy.http.browser_guard import WrongHost, is_ours
-from gemini_proxy.sections import UNIX, Access, Explorer, Server
+from gemini_proxy.http.addresses import UNIX
+from gemini_proxy.http.browser_guard import BrowserGuard, WrongHost
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ADDED: Final = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
-"""Headers that proxies add; clients that connect directly send none of them."""
+"""Headers that proxies add and that clients which connect directly do not send."""
 _FORWARDED_FOR: Final = "x-forwarded-for"
 _MAPPED: Final = "::ffff:"
-"""What stands before an IPv4 address where a socket listens for both kinds."""
+"""Prefix of an IPv4 address if the socket listens for both kinds."""
 _MOST_HOPS: Final = 32
 """Addresses of ``X-Forwarded-For`` that are read, from the right."""
 
 
 class ThroughProxy(ProxyError):
-    """The request came through a proxy that the configuration does not name, where access is open."""
+    """Access is open, and the request came through a proxy that the configuration does not name."""
 
     status: ClassVar[int] = 403
     code: ClassVar[str] = "PERMISSION_DENIED"
@@ -32,8 +32,8 @@ class ThroughProxy(ProxyError):
 class Proxies:
     """The proxies of ``access.trusted_proxies``: addresses, networks, and ``"unix"`` for every unix socket."""
 
-    def __init__(self, named: Iterable[str]) -> None:
-        names = set(named)
+    def __init__(self, names: Iterable[str]) -> None:
+        names = set(names)
         self._unix = UNIX in names
         self._networks = tuple(ipaddress.ip_network(name) for name in names - {UNIX})
 
@@ -47,34 +47,33 @@ class Proxies:
     def client(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address of the client that ``peer`` sends a request for.
 
-        ``forwarded`` are the values of ``X-Forwarded-For``. Each proxy adds the address that it was connected from at
-        the right; so the rightmost address that is not a trusted proxy's is the client's, and what stands before it is
-        the client's own word. ``peer`` itself where it is not trusted, or names nobody.
+        ``forwarded`` are the values of ``X-Forwarded-For``. Each proxy appends the address that it was connected from;
+        so the rightmost address that is not a trusted proxy's is the client's, and the client itself may have written
+        what stands before it. Return ``peer`` itself if it is not trusted, or names no client.
         """
         if not self.trusts(peer):
             return peer
-        found = peer
+        client = peer
         for hop in reversed(",".join(forwarded).rsplit(",", _MOST_HOPS)):
             address = _address(hop.strip())
             if address is None:
                 break
-            found = str(address)
+            client = str(address)
             if not self._names(address):
                 break
-        return found
+        return client
 
     def _names(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
 
 
 class Peers:
-    """Tells who asks, and turns away what came through a proxy where access is open."""
+    """Find a request's client, and, if access is open, refuse what came through a proxy."""
 
-    def __init__(self, access: Access, explorer: Explorer, server: Server) -> None:
-        self._open = access.mode == "open"
-        self._proxies = Proxies(access.trusted_proxies)
-        self._hosts = explorer.hosts
-        self._listen = server.listen
+    def __init__(self, guard: BrowserGuard, trusted_proxies: Iterable[str], *, open_access: bool) -> None:
+        self._guard = guard
+        self._proxies = Proxies(trusted_proxies)
+        self._open = open_access
 
     def untrusted(self, transport: asyncio.BaseTransport) -> str | None:
         """Return the address of a client that has connected, or None for a trusted proxy."""
@@ -82,15 +81,15 @@ class Peers:
         return None if self._proxies.trusts(peer) else peer
 
     def client(self, request: web.BaseRequest) -> str:
-        """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" where it is not known."""
+        """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" if it is not known."""
         return self._proxies.client(peer_of(request.transport), request.headers.getall(_FORWARDED_FOR, ()))
 
     def check(self, request: web.Request) -> None:
-        """Raise ThroughProxy or WrongHost for a request from elsewhere, where access is open.
+        """Raise ThroughProxy or WrongHost if access is open and the request comes from elsewhere.
 
-        A proxy on this machine makes a local client of every stranger. It is told by the headers that proxies add; by
-        a Host header that names the public site; or, where it sends neither, by HTTP/1.0, which nginx speaks unless
-        configured otherwise, and hardly any client.
+        A proxy on this machine makes every stranger look like a local client. What gives it away is a header that
+        proxies add; a Host header that names the public site; or, if it sends neither, HTTP/1.0, which nginx speaks
+        unless configured otherwise, and hardly any client does.
         """
         if not self._open or self._proxies.trusts(peer_of(request.transport)):
             return
@@ -99,7 +98,7 @@ class Peers:
                 'This request came through a proxy, and access.mode = "open" is for this machine only: set access.mode '
                 '= "keys", or name the proxy in access.trusted_proxies if everyone who reaches it may use this server'
             )
-        if not is_ours(request, self._hosts, self._listen):
+        if not self._guard.is_own_host(request):
             raise WrongHost(
                 'This server does not answer to that host name. Behind a proxy set access.mode = "keys", or name the '
                 "proxy in access.trusted_proxies; names of this machine belong in explorer.hosts"
@@ -110,7 +109,7 @@ PEERS = web.AppKey("PEERS", Peers)
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> str:
-    """Return the address that a connection comes from, ``"unix"`` for a unix socket, "" where it is closed."""
+    """Return the address that a connection comes from, ``"unix"`` for a unix socket, "" if it is closed."""
     if transport is None:
         return ""
     connection = transport.get_extra_info("socket")

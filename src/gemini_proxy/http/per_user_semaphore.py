@@ -1,4 +1,4 @@
-"""Shares of what there is little of, such as a database's readers: no user may have all of it at once."""
+"""A semaphore for each user: nobody takes all of a scarce resource, such as a database's readers."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,35 +6,35 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class _Held:
-    free: asyncio.Semaphore
+class _Entry:
+    semaphore: asyncio.Semaphore
     users: int = 0
 
 
-class Shares:
-    """At most so many at once for each user, others of theirs wait in the order they came. In one event loop."""
+class PerUserSemaphore:
+    """Admit ``limit`` calls of each user at once; more of them wait in the order they came. For one event loop."""
 
-    def __init__(self, each: int) -> None:
-        self._each = each
-        self._held: dict[str, _Held] = {}
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: dict[str, _Entry] = {}
 
-    async def take(self, user: str) -> Callable[[], None]:
-        """Wait for one of the user's shares; what is returned gives it back, to be called once."""
-        held = self._held.setdefault(user, _Held(asyncio.Semaphore(self._each)))
-        held.users += 1
+    async def acquire(self, user: str) -> Callable[[], None]:
+        """Wait until the user may go on. Return what releases the place, to be called once."""
+        entry = self._entries.setdefault(user, _Entry(asyncio.Semaphore(self._limit)))
+        entry.users += 1
         try:
-            await held.free.acquire()
+            await entry.semaphore.acquire()
         except BaseException:
-            self._leave(user, held)
+            self._leave(user, entry)
             raise
 
-        def give_back() -> None:
-            held.free.release()
-            self._leave(user, held)
+        def release() -> None:
+            entry.semaphore.release()
+            self._leave(user, entry)
 
-        return give_back
+        return release
 
-    def _leave(self, user: str, held: _Held) -> None:
-        held.users -= 1
-        if not held.users:
-            del self._held[user]
+    def _leave(self, user: str, entry: _Entry) -> None:
+        entry.users -= 1
+        if not entry.users:
+            del self._entries[user]

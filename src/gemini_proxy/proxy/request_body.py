@@ -7,7 +7,7 @@ import zlib
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
-from gemini_proxy.http.memory_budget import BRIEF, HOLDINGS
+from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
 from gemini_proxy.http.request_body import joined, read_pieces, too_large
 
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
@@ -29,7 +29,7 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     encoding = _encoding(request)
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
-    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= min(limit, BRIEF):
+    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= min(limit, SMALL):
         # All of it is here already, as it is for most requests: nothing to wait for.
         return request.content.read_nowait(-1)
     try:
@@ -64,7 +64,7 @@ def _encoding(request: web.Request) -> str:
 
 
 async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
-    held = request.app[HOLDINGS]
+    budget = request.app[MEMORY_BUDGET]
     inflate = zlib.decompressobj(wbits=31)
     pieces: list[bytes] = []
     size = start = 0
@@ -82,8 +82,8 @@ async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
         size += len(piece)
         if size > limit:
             raise too_large(limit)
-        if size > BRIEF:
-            held.take(request, len(piece))
+        if size > SMALL:
+            budget.reserve(request, len(piece))
         await asyncio.sleep(0)
     if inflate.unused_data or start < len(raw):
         raise BadRequest("The gzip body goes on after its end.")

@@ -17,14 +17,15 @@ from gemini_proxy.explorer.compose import compose
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import CHECKING, COMPILING, READ_DATABASE
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
-from gemini_proxy.explorer.routes import add_routes
+from gemini_proxy.explorer.routes import add_routes, error_response, is_api
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import RuleSet
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.http.memory_budget import HOLDINGS, Holdings
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
+from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.http.peers import PEERS, Peers
 from gemini_proxy.proxy.authentication import Admission
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, Tallies
@@ -40,6 +41,7 @@ from gemini_proxy.server.app_keys import (
     ADMISSION,
     ASKING,
     CONFIG,
+    EXPLORER_SITE,
     GROUP,
     LIMITER,
     MEMORY,
@@ -50,6 +52,7 @@ from gemini_proxy.server.app_keys import (
     TALLIES,
     TASKS,
     UPSTREAM,
+    ExplorerSite,
     Group,
     State,
 )
@@ -92,7 +95,8 @@ def create_app(
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
     app[CONFIG] = config
-    app[PEERS] = Peers(config.access, config.explorer, config.server)
+    app[BROWSER_GUARD] = guard = BrowserGuard(config.explorer.hosts, config.server.listen)
+    app[PEERS] = Peers(guard, config.access.trusted_proxies, open_access=config.access.mode == "open")
     app[LIMITER] = limiter = Limiter(lambda: _limits(app), clock)
     app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
@@ -100,7 +104,7 @@ def create_app(
     app[RELOADS] = Reloads()
     app[GROUP] = group = group or Group()
     # It is the machine's memory that is bounded.
-    app[HOLDINGS] = Holdings(config.server.max_held_bytes // group.processes)
+    app[MEMORY_BUDGET] = MemoryBudget(config.server.max_held_bytes // group.processes)
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
     app[TALLIES] = Tallies(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
@@ -196,6 +200,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get("/api/v1/gateway/health", health.gateway)
     if app[CONFIG].explorer.enabled:
         add_routes(app)
+        app[EXPLORER_SITE] = ExplorerSite(is_api, error_response)
     app.router.add_route("*", "/{target:.*}", relay)
 
 

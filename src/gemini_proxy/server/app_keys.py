@@ -1,10 +1,12 @@
 """Typed keys for what the application and its requests carry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from gemini_proxy.config import Config
+from gemini_proxy.errors import ProxyError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.proxy.authentication import Admission
@@ -45,11 +47,20 @@ class Group:
     share: Share | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ExplorerSite:
+    """Tell calls of the Explorer's API from requests for its pages, and write an error in the form of either."""
+
+    is_api: Callable[[web.Request], bool]
+    error_response: Callable[[web.Request, ProxyError], web.Response]
+
+
 ASKING = web.AppKey("ASKING", Asking)
 CONFIG = web.AppKey("CONFIG", Config)
 """As at the start: for keys that only a restart changes."""
 SETUPS = web.AppKey("SETUPS", Setups)
 RELOADS = web.AppKey("RELOADS", Reloads)
+EXPLORER_SITE = web.AppKey("EXPLORER_SITE", ExplorerSite)
 STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
 MEMORY = web.AppKey("MEMORY", Memory)

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
 from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body, retry_info
-from gemini_proxy.http.memory_budget import HOLDINGS
+from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.proxy.response import break_off
 from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, MEMORY, STATE
 
@@ -52,7 +52,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         state.in_flight -= 1
         # An idle connection keeps its last request, and with it would keep all that was said.
         request.pop(EXCHANGE, None)
-        request.app[MEMORY].freed(request.app[HOLDINGS].give_back(request))
+        request.app[MEMORY].freed(request.app[MEMORY_BUDGET].release(request))
 
 
 def _answer(request: web.Request, error: ProxyError) -> web.Response:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from gemini_proxy.http.addresses import ListenAddress
 from gemini_proxy.proxy.tasks import Tasks
-from gemini_proxy.sections import ListenAddress
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gemini_proxy.errors import Unauthenticated, Unavailable
-from gemini_proxy.http.browser_guard import WrongHost, is_ours
+from gemini_proxy.http.bearer_key import bearer_key
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, WrongHost
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange_metrics import Tallies
@@ -85,13 +86,14 @@ class Metrics:
 
     async def _admit(self, request: web.Request) -> None:
         """The key that was accepted last is good while the database is away: then the figures are wanted most."""
-        config = request.app[CONFIG]
         request.app[PEERS].check(request)
-        if config.access.mode == "open":
-            if not is_ours(request, config.explorer.hosts, config.server.listen):
+        if request.app[CONFIG].access.mode == "open":
+            if not request.app[BROWSER_GUARD].is_own_host(request):
                 raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
             return
-        key = _bearer(request)
+        key = bearer_key(request)
+        if key is None:
+            raise Unauthenticated("The figures ask for a key of this server: Authorization: Bearer inv-...")
         try:
             await request.app[ADMISSION].owner(Credentials(None, key))
         except Unavailable:
@@ -99,14 +101,6 @@ class Metrics:
                 raise
         else:
             self._accepted = digest(key)
-
-
-def _bearer(request: web.Request) -> str:
-    given = request.headers.getall("authorization", ())
-    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise Unauthenticated("The figures ask for a key of this server: Authorization: Bearer inv-...")
-    return key.strip()
 
 
 def own_families(app: web.Application) -> Families:

@@ -7,12 +7,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import DecodeError, LimitExceeded, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
-from gemini_proxy.explorer.api.contract import given_key
-from gemini_proxy.explorer.routes import is_api, refused
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.refusal import error_body, error_refusal
 from gemini_proxy.guardrails.coverage import HEADER
-from gemini_proxy.http.browser_guard import CrossSite, from_foreign_page
+from gemini_proxy.http.bearer_key import bearer_key
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
@@ -26,6 +25,7 @@ from gemini_proxy.server.app_keys import (
     CONFIG,
     CREDENTIALS,
     EXCHANGE,
+    EXPLORER_SITE,
     LIMITER,
     OWNER,
     SETUP,
@@ -49,8 +49,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     """
     if "target" not in request.match_info:
         return await handler(request)
-    config = request.app[CONFIG]
-    if config.access.mode == "open" and from_foreign_page(request, config.explorer.hosts, config.server.listen):
+    if request.app[CONFIG].access.mode == "open" and request.app[BROWSER_GUARD].is_from_foreign_page(request):
         raise CrossSite("Pages of other sites may not use this server.")
     request.app[PEERS].check(request)
     call = read_call(request.method, request.raw_path)
@@ -89,13 +88,14 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
 
     A call of the API counts by its key, once that has been accepted; a page, and whatever brings no key, by address.
     """
-    keyed = is_api(request) and request.app[CONFIG].access.mode == "keys"
+    site = request.app[EXPLORER_SITE]
+    keyed = site.is_api(request) and request.app[CONFIG].access.mode == "keys"
     limiter, size = request.app[LIMITER], _declared(request)
     address = request.app[PEERS].client(request)
     try:
-        visit = await limiter.charge(limiter.client(None, given_key(request) if keyed else None, address), size)
+        visit = await limiter.charge(limiter.client(None, bearer_key(request) if keyed else None, address), size)
     except LimitExceeded as error:
-        return refused(request, error)
+        return site.error_response(request, error)
     accepted = None
     try:
         response = await handler(request)

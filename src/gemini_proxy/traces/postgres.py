@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, NullPool, event, func, make_url, select,
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gemini_proxy.http.per_user_semaphore import Shares
+from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
 from gemini_proxy.traces.database import POOLER, Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 from gemini_proxy.traces.inserts import fits_one_statement, insert_at_once, insert_rows
@@ -77,14 +77,14 @@ class PostgresDatabase:
         self._glances = glances.execution_options(**(alone or {"postgresql_readonly": True}))
         self._writers = None if read_only else _engine(url, self._limits, 5, "off")
         self._inserts = self._writers and self._writers.execution_options(**alone)
-        self._shares = Shares(_READERS_OF_ONE)
+        self._per_user = PerUserSemaphore(_READERS_OF_ONE)
         self._closed = False
 
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         if owner is None:
             return await self._run(self._readers, work)
         # Before the time begins in which there has to be an answer.
-        give_back = await self._shares.take(owner)
+        give_back = await self._per_user.acquire(owner)
         try:
             return await self._run(self._readers, work)
         finally:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
 
-from gemini_proxy.http.per_user_semaphore import Shares
+from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
@@ -64,11 +64,11 @@ class SqliteDatabase:
         reading = _reader_url(path, read_only=read_only)
         self._writer = None if read_only else _Threads(1, "trace-writer", path, _writer_engine(path), self)
         self._readers = _Threads(READERS, "trace-reader", path, _engine(reading, _READER_PRAGMAS, begin="BEGIN"))
-        self._shares = Shares(READERS_OF_ONE)
+        self._per_user = PerUserSemaphore(READERS_OF_ONE)
         self._glances = _Glances(path)
 
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
-        return await self._readers.run(work, None if owner is None else await self._shares.take(owner))
+        return await self._readers.run(work, None if owner is None else await self._per_user.acquire(owner))
 
     async def glance(self, query: str) -> Any:
         try:

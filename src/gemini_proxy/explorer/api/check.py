@@ -126,7 +126,7 @@ async def _verdict(call: Call, asked: Check) -> Verdict:
     if isinstance(judged, Verdict):
         return judged
     try:
-        async with call.app[CHECKING].of(call.user):
+        async with call.app[CHECKING].hold(call.user):
             return await judged
     finally:
         if asyncio.iscoroutine(judged):

@@ -5,8 +5,8 @@ a request gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 429 says that a
 503 that the database or a check is not to be had.
 """
 
+import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -25,18 +25,28 @@ from gemini_proxy.errors import (
     Unavailable,
 )
 from gemini_proxy.explorer.api.fields import read_uuid
-from gemini_proxy.explorer.keys import ACCESS, EXPLORER, SERVER, SESSION_COOKIE
-from gemini_proxy.http.browser_guard import SAFE, WrongHost, from_foreign_page, known_host, same_origin
+from gemini_proxy.explorer.keys import ACCESS, SERVER, SESSION_COOKIE
+from gemini_proxy.gemini import strict_json
+from gemini_proxy.gemini.strict_json import read_object
+from gemini_proxy.http.bearer_key import bearer_key
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, SAFE, WrongHost, is_same_origin
 from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.http.request_body import read_json
+from gemini_proxy.http.request_body import read_bytes
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
 
 log = logging.getLogger(__name__)
 
 BAD_KEY: Final = "You must provide a valid API key."
-_BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+MAX_DEPTH: Final = strict_json.MAX_DEPTH + 16
+"""The messages made of the deepest model call, within a call of the API, and room to spare."""
+MAX_CONTAINERS: Final = 500_000
+"""Objects and lists of a request's JSON: nothing else runs while they are made, for a few hundred milliseconds."""
+MAX_VALUES: Final = 3_000_000
+"""Members of them; the same. Both are counted in texts as well, where millions do not occur."""
+_BRIEF: Final = 65_536
+"""Bytes of JSON that are read in well under a millisecond, whatever they hold."""
 _DIGITS: Final = 18
 """Digits of a number that are looked at: more than any dataset has traces."""
 _HEADERS: Final = {
@@ -59,8 +69,21 @@ class Call:
         return self.request.app
 
     async def json(self) -> dict[str, Any]:
-        """The body. Raises BadRequest and its kinds."""
-        return await read_json(self.request)
+        """Return the JSON object of the body, whatever content type it claims to have.
+
+        Raise PayloadTooLarge, UnsupportedMediaType for a content encoding, and BadRequest for a body that does not
+        arrive in time or is not one JSON object in UTF-8 that reads the same everywhere.
+        """
+        server = self.app[SERVER]
+        body = await read_bytes(self.request, server.max_request_bytes, server.request_timeout)
+        if not body.strip():
+            raise BadRequest("Request should not be empty")
+        if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
+            raise BadRequest("The request holds too many values.")
+        if len(body) <= _BRIEF:
+            return read_object(body, MAX_DEPTH)
+        # A thread gives the loop its turn while a large body is read.
+        return await asyncio.to_thread(read_object, body, MAX_DEPTH)
 
     def name(self, part: str) -> str:
         """A part of the path."""
@@ -150,10 +173,10 @@ async def identified(request: web.Request) -> Call:
     """
     access = request.app[ACCESS]
     request.app[PEERS].check(request)
-    if access.mode == "open" and not known_host(request):
+    if access.mode == "open" and not request.app[BROWSER_GUARD].is_own_host(request):
         raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
     if "authorization" in request.headers:
-        key = given_key(request)
+        key = bearer_key(request)
         user = await access.user(key)
     else:
         key = None
@@ -163,17 +186,10 @@ async def identified(request: web.Request) -> Call:
     return Call(request, user, key)
 
 
-def given_key(request: web.Request) -> str | None:
-    """Return the key that a call brings, valid or not; None where there are several headers, or none of that form."""
-    given = request.headers.getall("authorization", ())
-    found = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
-    return found[1] if found else None
-
-
 def _needs_no_key(request: web.Request) -> bool:
     """Whether the session decides: a browser sends this for a page of ours or, where access is open, no foreign one."""
     if request.app[ACCESS].mode == "open":
-        return not from_foreign_page(request, request.app[EXPLORER].hosts, request.app[SERVER].listen)
+        return not request.app[BROWSER_GUARD].is_from_foreign_page(request)
     if request.method in SAFE and SESSION_COOKIE in request.cookies:
         return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-    return same_origin(request)
+    return is_same_origin(request)

@@ -98,7 +98,7 @@ async def compiled(call: Call, name: str, content: str) -> Guardrail:
     """A policy that the caller brings: a long one when it is their turn. Raises PolicyError, and Unavailable."""
     if is_brief(name, content):
         return await compile_guardrail(name, content, "block")
-    async with call.app[COMPILING].of(call.user):
+    async with call.app[COMPILING].hold(call.user):
         return await compile_guardrail(name, content, "block")
 
 

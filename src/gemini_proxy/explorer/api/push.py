@@ -9,7 +9,7 @@ from gemini_proxy.explorer.api.contract import Call
 from gemini_proxy.explorer.api.pushes import Push, read_push
 from gemini_proxy.explorer.feed import FEED
 from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
-from gemini_proxy.http.browser_guard import same_origin
+from gemini_proxy.http.browser_guard import is_same_origin
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import TraceRow, encode
 
@@ -59,4 +59,4 @@ def _answer(call: Call, pushed: Push) -> dict[str, object]:
 def _uploader(call: Call) -> str:
     if call.key:
         return f"Via API ...{call.key[-5:]}"
-    return "Via browser" if same_origin(call.request) else "Via API"
+    return "Via browser" if is_same_origin(call.request) else "Via API"

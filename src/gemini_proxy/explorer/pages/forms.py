@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
+from gemini_proxy.explorer.keys import SERVER
 from gemini_proxy.http.request_body import read_bytes
 
 Form = Mapping[str, str]
@@ -24,7 +25,7 @@ async def read_form(request: web.Request) -> Form:
     """
     if request.content_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaType("A form is sent as application/x-www-form-urlencoded.")
-    return _fields(await read_bytes(request, MAX_FORM))
+    return _fields(await read_bytes(request, MAX_FORM, request.app[SERVER].request_timeout))
 
 
 def _fields(body: bytes) -> Form:

@@ -1,5 +1,6 @@
 """Signing in with a key, and out."""
 
+import re
 from typing import Final
 
 import aiohttp_jinja2
@@ -8,10 +9,11 @@ from aiohttp import web
 from gemini_proxy.explorer.keys import ACCESS, DATABASE, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import read_form
 from gemini_proxy.explorer.pages.site import guarded, keys_needed, page_response, see
-from gemini_proxy.http.browser_guard import encrypted, local_path
+from gemini_proxy.http.browser_guard import is_encrypted
 from gemini_proxy.traces.keys import Sessions
 
 SESSION_SECONDS: Final = 14 * 86_400
+_LOCAL_PATH: Final = re.compile(r"/explorer(?:[/?](?!/)[\x21\x23-\x5b\x5d-\x7e]{0,2000})?")
 
 
 @guarded
@@ -40,7 +42,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
         token,
         max_age=SESSION_SECONDS,
         path="/",
-        secure=encrypted(request),
+        secure=is_encrypted(request),
         httponly=True,
         samesite="Lax",
     )
@@ -61,3 +63,8 @@ async def sign_out(request: web.Request) -> web.StreamResponse:
 def _form(request: web.Request, wanted: str, *, failed: bool = False) -> web.Response:
     context = {"user": None, "next": wanted, "failed": failed}
     return page_response(aiohttp_jinja2.render_string("sign_in.html", request, context), 401 if failed else 200)
+
+
+def local_path(path: str) -> str:
+    """Return ``path`` if it is one of our pages, else the first page: nobody is redirected elsewhere."""
+    return path if _LOCAL_PATH.fullmatch(path) else "/explorer"

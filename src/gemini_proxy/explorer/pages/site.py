@@ -24,7 +24,7 @@ from gemini_proxy.errors import (
 from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
 from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import Form, read_form
-from gemini_proxy.http.browser_guard import PAGE, SAFE, check_browser
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
@@ -120,7 +120,7 @@ def guarded(handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             request.app[PEERS].check(request)
-            check_browser(request)
+            request.app[BROWSER_GUARD].check(request)
             return await handler(request)
         except ProxyError as error:
             return error_page(request, error)
@@ -148,12 +148,12 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
 
 
 def page_response(body: str, status: int = 200) -> web.Response:
-    return web.Response(text=body, status=status, content_type="text/html", headers=PAGE)
+    return web.Response(text=body, status=status, content_type="text/html", headers=PAGE_HEADERS)
 
 
 def see(path: str) -> web.Response:
     """Send the browser to another page of ours."""
-    return web.Response(status=303, headers={**PAGE, "location": path})
+    return web.Response(status=303, headers={**PAGE_HEADERS, "location": path})
 
 
 def dataset_path(dataset: Dataset | str) -> str:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.pages.site import guarded
-from gemini_proxy.http.browser_guard import GUARDED
+from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 
 _TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FOREVER: Final = "public, max-age=31536000, immutable"
@@ -50,5 +50,5 @@ async def static_file(request: web.Request) -> web.StreamResponse:
     if found is None:
         raise NotFound("There is no such file.")
     cached = request.query.get("v") == found.version
-    headers = {**GUARDED, "cache-control": _FOREVER if cached else "no-cache"}
+    headers = {**BROWSER_HEADERS, "cache-control": _FOREVER if cached else "no-cache"}
     return web.Response(body=found.content, content_type=found.content_type, charset="utf-8", headers=headers)

@@ -14,7 +14,7 @@ from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.explorer.pages.stored import StoredMessages
-from gemini_proxy.http.browser_guard import GUARDED
+from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
@@ -27,7 +27,7 @@ from gemini_proxy.traces.trace import Outcome, trace_json
 PAGE: Final = 50
 NO_TRACE: Final = "There is no such trace."
 _RAW: Final = {
-    **GUARDED,
+    **BROWSER_HEADERS,
     "content-type": "application/json",
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; sandbox",

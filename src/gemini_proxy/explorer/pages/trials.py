@@ -14,7 +14,7 @@ from gemini_proxy.explorer.pages.trial_batch import try_batch
 from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import BRIEF_POLICY, ToolFacts
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.http.fair_lock import Turns
+from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.policy import PolicyError, compile_policy
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.backtest import Finding
@@ -80,7 +80,7 @@ class Trials:
     """
 
     def __init__(
-        self, workers: Workers, guardrails: Callable[[], Guardrails], compiling: Turns, checking: Turns
+        self, workers: Workers, guardrails: Callable[[], Guardrails], compiling: FairLock, checking: FairLock
     ) -> None:
         """``guardrails`` gives the settings as they are when it is called."""
         self._workers = workers
@@ -99,7 +99,7 @@ class Trials:
         if len(text) <= BRIEF_POLICY:
             return _check(text, self._guardrails().parameters)
         # A thread gives the loop its turn; several that compile would leave it a fraction of the processor.
-        async with self._compiling.of(user):
+        async with self._compiling.hold(user):
             return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
     async def over(self, user: str, text: str, tools: ToolFacts, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
@@ -107,7 +107,7 @@ class Trials:
         trial = Trial()
         guardrails = self._guardrails()
         parameters = tools.within(guardrails.parameters, ())
-        async with self._checking.of(user):
+        async with self._checking.hold(user):
             started = time.perf_counter()
             async for batch in batches:
                 left = _TRIAL_SECONDS - (time.perf_counter() - started)
