@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gemini_proxy.config import Config
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.addresses import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
@@ -119,7 +119,7 @@ async def main(upstream: str, stream_check: str) -> None:
             "guardrails": {"stream_check": stream_check, "timeout": 1.0},
             "traces": {"database": f"sqlite:///{folder}/traces.db"},
         }
-        app = create_app(Config.model_validate(sections), RuleSet())
+        app = create_app(Config.model_validate(sections), GuardrailSet())
         async with running(app, [ListenAddress("127.0.0.1", 0)], 1.0) as bound, asyncio.TaskGroup() as group:
             time_callbacks(watch)
             time_collector(watch)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from gemini_proxy.config import IN_PLACE, Config
 from gemini_proxy.config import reloaded as merged
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.server.app_keys import RELOADS, SETUPS
 from gemini_proxy.server.reload import Reloader
 from gemini_proxy.server.sources import Sources
@@ -248,17 +248,17 @@ async def test_a_fault_that_nobody_foresaw_changes_nothing(
     before = proxy.app[SETUPS].current
     outcomes: list[Exception | None] = [RuntimeError("CANARY"), None]
 
-    def load() -> tuple[Sources, RuleSet]:
+    def load() -> tuple[Sources, GuardrailSet]:
         if (error := outcomes.pop(0)) is not None:
             raise error
-        return Sources(before.config, (), ()), RuleSet()
+        return Sources(before.config, (), ()), GuardrailSet()
 
     reloader = Reloader(proxy.app[SETUPS], proxy.app[RELOADS], load)
     assert not await reloader.reload()
     assert proxy.app[SETUPS].current is before
     assert "RuntimeError" in caplog.text and "CANARY" not in caplog.text
     assert await reloader.reload()
-    assert proxy.app[SETUPS].current.rules == RuleSet()
+    assert proxy.app[SETUPS].current.rules == GuardrailSet()
 
 
 async def test_keys_that_need_a_restart_are_named(

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from gemini_proxy.config import Config, load_config
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.addresses import ListenAddress
 from gemini_proxy.sections import Access, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
@@ -63,7 +63,7 @@ async def chain(
         traces=Traces(database=f"sqlite:///{folder}/traces.db"),
     )
     address = ListenAddress(path=f"{folder}/gemini-proxy.sock")
-    async with running(create_app(config, RuleSet()), [address], 1.0):
+    async with running(create_app(config, GuardrailSet()), [address], 1.0):
         async with running_nginx(folder, site(folder)) as nginx, nginx_client(nginx) as client:
             yield Chain(client, nginx)
 
@@ -206,7 +206,7 @@ async def server(folder: Path, upstream: ScriptedUpstream, name: str) -> AsyncIt
         upstream=Upstream(base_url=upstream.url),
         traces=Traces(database=f"sqlite:///{folder}/{name}.db"),
     )
-    async with running(create_app(config, RuleSet()), [ListenAddress(path=f"{folder}/{name}.sock")], PATIENCE):
+    async with running(create_app(config, GuardrailSet()), [ListenAddress(path=f"{folder}/{name}.sock")], PATIENCE):
         yield
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable
-from gemini_proxy.guardrails.asking import AT_ONCE, LONGEST_REMEMBERED, MAX_ROUNDS, Allowance, Asking, Service
+from gemini_proxy.guardrails.asking import AT_ONCE, LONGEST_REMEMBERED, MAX_ROUNDS, Allowance, AskedService, Asking
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import QUICK_MESSAGES, NativeEngine
-from gemini_proxy.guardrails.rules import RuleSet, compile_guardrail, guardrail, with_header
+from gemini_proxy.guardrails.rules import GuardrailSet, compile_guardrail, guardrail, with_header
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, PolicyError, Question, compile_policy
@@ -52,7 +52,7 @@ class Recorder:
 
 
 def asking(answerer: Recorder, *, seconds: float = 5.0, allowance: Allowance | None = None) -> Asking:
-    return Asking(dict.fromkeys(("decision", "llm"), Service(answerer, seconds, allowance or Allowance())))
+    return Asking(dict.fromkeys(("decision", "llm"), AskedService(answerer, seconds, allowance or Allowance())))
 
 
 async def judged(
@@ -196,7 +196,7 @@ async def test_without_a_service_there_is_no_verdict() -> None:
 async def test_only_the_operators_policies_may_ask() -> None:
     """Neither a request header's nor one that is stored in the Explorer: they would spend somebody's money."""
     with pytest.raises(BadRequest, match="only the policy files of a server can have one asked"):
-        await with_header(RuleSet(), ONE.replace("\n", "\\n"), "add")
+        await with_header(GuardrailSet(), ONE.replace("\n", "\\n"), "add")
     with pytest.raises(PolicyError, match="only the policy files"):
         await compile_guardrail("stored", ONE, "block")
 

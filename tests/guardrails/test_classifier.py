@@ -8,7 +8,7 @@ import pytest
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.classifier import MAX_TEXT, Classifier, missing, score_texts
+from gemini_proxy.guardrails.classifier import MAX_TEXT, InjectionClassifier, missing, score_texts
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Question
 from gemini_proxy.sections import Classifier as Section
@@ -65,10 +65,10 @@ def about(text: str) -> Question:
 async def test_texts_are_scored_together(folder: Path, workers: Workers) -> None:
     """Each has its own answer; the threshold is the one that is configured."""
     texts = ["good", "evil", "", "an evil word", "fine"]
-    classifier = Classifier(folder, 0.5, workers, 30.0)
+    classifier = InjectionClassifier(folder, 0.5, workers, 30.0)
     answers = await asyncio.gather(*(classifier.answer(about(text), None) for text in texts))
     assert answers == [False, True, False, True, False]
-    strict = Classifier(folder, 0.99, workers, 30.0)
+    strict = InjectionClassifier(folder, 0.99, workers, 30.0)
     assert await strict.answer(about("evil"), None) is False
     assert await strict.answer(about("evil evil"), None) is True
 
@@ -83,14 +83,14 @@ def test_long_texts_are_scored_in_windows(folder: Path) -> None:
 async def test_a_text_that_is_too_long_has_no_answer(folder: Path, workers: Workers) -> None:
     """It is not cut: what is left out would never be seen."""
     with pytest.raises(EngineUnavailable, match="too long"):
-        await Classifier(folder, 0.5, workers, 30.0).answer(about("a" * (MAX_TEXT + 1)), None)
+        await InjectionClassifier(folder, 0.5, workers, 30.0).answer(about("a" * (MAX_TEXT + 1)), None)
 
 
 async def test_a_broken_model_has_no_answer(folder: Path, tmp_path: Path, workers: Workers) -> None:
     """All that wait get to know, and the next question is asked again."""
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    classifier = Classifier(tmp_path, 0.5, workers, 30.0)
+    classifier = InjectionClassifier(tmp_path, 0.5, workers, 30.0)
     for _ in range(2):
         failed = await asyncio.gather(
             classifier.answer(about("a"), None), classifier.answer(about("b"), None), return_exceptions=True

@@ -9,7 +9,7 @@ import pytest
 
 from gemini_proxy.config import Config, ConfigError, load_config
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.model_armor import ModelArmor
+from gemini_proxy.guardrails.model_armor import ModelArmorAnswerer
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.policy import Answer, Question
 from gemini_proxy.server.answerers import Answerers, unanswerable
@@ -49,7 +49,7 @@ async def answered(
         detector, "text", orjson.dumps({"response": True} if options.pop("response", False) else {}).decode()
     )
     async with ServiceClient("Model Armor") as client:
-        armor = ModelArmor(client, TEMPLATE, options.pop("token", "ya29.token"), service.url, **options)
+        armor = ModelArmorAnswerer(client, TEMPLATE, options.pop("token", "ya29.token"), service.url, **options)
         for _ in range(times):
             answer = await armor.answer(question, None)
         return answer
@@ -148,5 +148,5 @@ def test_what_is_missing_for_it_is_named(tmp_path: Path) -> None:
 
 
 def test_the_service_is_that_of_the_templates_location() -> None:
-    armor = ModelArmor(ServiceClient("Model Armor"), TEMPLATE, None)
+    armor = ModelArmorAnswerer(ServiceClient("Model Armor"), TEMPLATE, None)
     assert armor._url == f"https://modelarmor.europe-west4.rep.googleapis.com/v1/{TEMPLATE}"

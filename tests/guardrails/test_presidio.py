@@ -10,7 +10,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import NativeEngine
-from gemini_proxy.guardrails.presidio import MAX_TEXT, Presidio
+from gemini_proxy.guardrails.presidio import MAX_TEXT, PresidioAnswerer
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
@@ -136,7 +136,7 @@ async def test_a_policy_finds_names_where_they_stand(model: Path) -> None:
 
 @needs_presidio
 async def test_it_finds_all_that_presidio_does(model: Path, workers: Workers) -> None:
-    presidio = Presidio(str(model), "en", 0.5, workers, 30.0)
+    presidio = PresidioAnswerer(str(model), "en", 0.5, workers, 30.0)
     text = "\N{GRINNING FACE} Ada Lovelace of Initech, Zurich, ada@example.org"
     found = await presidio.answer(about(text), None)
     assert isinstance(found, tuple)
@@ -149,7 +149,7 @@ async def test_it_finds_all_that_presidio_does(model: Path, workers: Workers) ->
     }
     assert await presidio.answer(about(text, '{"entities":"LOCATION"}'), None) == (Found(27, 33, "LOCATION"),)
     assert await presidio.answer(about(text, '{"entities":[]}'), None) == ()
-    assert await Presidio(str(model), "en", 0.9, workers, 30.0).answer(about("Ada Lovelace"), None) == ()
+    assert await PresidioAnswerer(str(model), "en", 0.9, workers, 30.0).answer(about("Ada Lovelace"), None) == ()
     with pytest.raises(EngineUnavailable, match="does not find PERSONS in texts of the language en"):
         await presidio.answer(about(text, '{"entities":["PERSON","PERSONS"]}'), None)
 
@@ -158,19 +158,19 @@ async def test_it_finds_all_that_presidio_does(model: Path, workers: Workers) ->
 async def test_a_text_has_its_time_and_the_next_one_is_read(model: Path, workers: Workers) -> None:
     """Loading is no part of that time; the process is one that was ended for it."""
     with pytest.raises(EngineUnavailable, match="longer than its time"):
-        await Presidio(str(model), "en", 0.5, workers, 0.2).answer(about("Ada Lovelace, " * 7_000), None)
-    found = await Presidio(str(model), "en", 0.5, workers, 30.0).answer(about("Ada Lovelace"), None)
+        await PresidioAnswerer(str(model), "en", 0.5, workers, 0.2).answer(about("Ada Lovelace, " * 7_000), None)
+    found = await PresidioAnswerer(str(model), "en", 0.5, workers, 30.0).answer(about("Ada Lovelace"), None)
     assert found == (Found(0, 12, "PERSON"),)
 
 
 async def test_a_text_that_is_too_long_has_no_answer(workers: Workers) -> None:
     """It is not cut: what is left out would never be seen."""
     with pytest.raises(EngineUnavailable, match="too long"):
-        await Presidio("en_core_web_sm", "en", 0.5, workers, 30.0).answer(about("a" * (MAX_TEXT + 1)), None)
+        await PresidioAnswerer("en_core_web_sm", "en", 0.5, workers, 30.0).answer(about("a" * (MAX_TEXT + 1)), None)
 
 
 @needs_presidio
 async def test_a_model_that_does_not_load_has_no_answer(tmp_path: Path, workers: Workers) -> None:
     (tmp_path / "config.cfg").write_text("nothing")
     with pytest.raises(EngineUnavailable, match="Presidio does not load"):
-        await Presidio(str(tmp_path), "en", 0.5, workers, 30.0).answer(about("a"), None)
+        await PresidioAnswerer(str(tmp_path), "en", 0.5, workers, 30.0).answer(about("a"), None)

@@ -135,7 +135,7 @@ async def test_error_message_alone_is_no_verdict(service: ScriptedUpstream, said
 async def test_error_message_beside_violations(service: ScriptedUpstream) -> None:
     """The violations refuse, and what could not be checked is still named."""
     verdict = await answered(service, says({"errors": [error("one")]}, {"error_message": "out of memory"}))
-    assert [violation.rule for violation in verdict.violations] == [FIRST]
+    assert [violation.guardrail for violation in verdict.violations] == [FIRST]
     assert verdict.unchecked == "second: out of memory"
 
 
@@ -252,7 +252,7 @@ async def test_a_flood_of_violations_is_read_in_part(service: ScriptedUpstream) 
     one = error("one", ranges=["messages.0"] * (MAX_RANGES + 5))
     many = {"errors": [one, *[error("more")] * 40_000], "error_message": "and more"}
     verdict = await answered(service, says(many, {"errors": [error("two")]}))
-    assert [violation.rule for violation in verdict.violations] == [*[FIRST] * MAX_VIOLATIONS, SECOND]
+    assert [violation.guardrail for violation in verdict.violations] == [*[FIRST] * MAX_VIOLATIONS, SECOND]
     assert len(verdict.violations[0].ranges) == MAX_RANGES
     assert verdict.unchecked == "first: and more"
 

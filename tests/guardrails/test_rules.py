@@ -3,13 +3,13 @@
 import pytest
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.guardrails.rules import RuleSet, guardrail, with_header
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail, with_header
 from gemini_proxy.guardrails.verdict import Violation
 
 POLICY = 'raise "x" if:\n    (m: Message)\n    "\\\\d" in m.content'
 FILE = guardrail("file.gr", POLICY, "block")
 LOG = guardrail("log.gr", POLICY, "log")
-FILES = RuleSet((FILE,), (LOG,))
+FILES = GuardrailSet((FILE,), (LOG,))
 
 
 async def test_header_rules_are_added() -> None:
@@ -35,19 +35,19 @@ async def test_header_rules_switched_off() -> None:
     "text", ['raise "é" if:\n    (m: Message)\n    "\N{SNOWMAN}" in m.content', POLICY, POLICY.replace("\n", "\r\n")]
 )
 async def test_every_text_survives_its_escaping(text: str) -> None:
-    found = await with_header(RuleSet(), text.encode("unicode_escape").decode("ascii"), "add")
+    found = await with_header(GuardrailSet(), text.encode("unicode_escape").decode("ascii"), "add")
     assert found.blocking[0].policy.text == text
 
 
 @pytest.mark.parametrize("escape", ["\\q", "\\x1", "\\u12", "\\U00110000", "\\", "\\N{SNOWMAN}"])
 async def test_malformed_escapes_are_refused(escape: str) -> None:
     with pytest.raises(BadRequest, match="unicode-escaped"):
-        await with_header(RuleSet(), f'raise "{escape}" if:\n    True' + escape, "add")
+        await with_header(GuardrailSet(), f'raise "{escape}" if:\n    True' + escape, "add")
 
 
 async def test_long_header_policies_are_refused() -> None:
     with pytest.raises(BadRequest, match="over"):
-        await with_header(RuleSet(), "#" * 20_000, "add")
+        await with_header(GuardrailSet(), "#" * 20_000, "add")
 
 
 @pytest.mark.parametrize(

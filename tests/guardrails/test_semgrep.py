@@ -10,7 +10,7 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import guardrail
-from gemini_proxy.guardrails.semgrep import MAX_CODE, MAX_PRINTED, Semgrep, program_path
+from gemini_proxy.guardrails.semgrep import MAX_CODE, MAX_PRINTED, SemgrepAnswerer, program_path
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, Found, Question
@@ -46,7 +46,7 @@ def there(folder: str) -> bool:
 
 
 async def ask(code: str, lang: str = "python") -> Answer:
-    return await Semgrep().answer(Question("semgrep", code, json.dumps({"lang": lang})), None)
+    return await SemgrepAnswerer().answer(Question("semgrep", code, json.dumps({"lang": lang})), None)
 
 
 async def test_a_policy_finds_code_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.request import read_request
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
-from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
@@ -130,7 +130,7 @@ def lifecycle(settings: Guardrails, engine: Engine | None = None) -> Lifecycle:
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:
     call = read_call("POST", "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse")
     made = Exchange(call, Credentials("AIzaTest", None))
-    made.rules = RuleSet(tuple(guardrail(f"policy {index}", text, "block") for index, text in enumerate(policies)))
+    made.rules = GuardrailSet(tuple(guardrail(f"policy {index}", text, "block") for index, text in enumerate(policies)))
     made.request = read_request(call, orjson.dumps(prompt(question)))
     return made
 

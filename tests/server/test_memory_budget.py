@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import Unavailable
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
 from gemini_proxy.sections import Server
 from gemini_proxy.server.app import create_app
@@ -105,7 +105,7 @@ async def test_what_is_pushed_counts_as_well(
 async def test_each_of_several_processes_has_an_equal_part() -> None:
     """It is the machine's memory that is bounded."""
     config = Config.model_construct(server=Server(max_held_bytes=4 * SMALL))
-    budget = create_app(config, RuleSet(), group=Group(number=2, processes=4))[MEMORY_BUDGET]
+    budget = create_app(config, GuardrailSet(), group=Group(number=2, processes=4))[MEMORY_BUDGET]
     budget.reserve(make_mocked_request("POST", "/"), SMALL)
     with pytest.raises(Unavailable):
         budget.reserve(make_mocked_request("POST", "/"), 1)

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
-from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.http.addresses import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import STORAGE
@@ -76,8 +76,8 @@ async def proxy_before(
         yield Proxy(f"http://{bound[0]}", app, database)
 
 
-def rules(policy: str | None, log_policy: str | None = None) -> RuleSet:
-    return RuleSet(
+def rules(policy: str | None, log_policy: str | None = None) -> GuardrailSet:
+    return GuardrailSet(
         (guardrail("test policy", policy, "block", asks=True),) if policy else (),
         (guardrail("test log policy", log_policy, "log", asks=True),) if log_policy else (),
     )

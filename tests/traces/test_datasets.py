@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.traces import datasets as bounds
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import Datasets
@@ -89,7 +89,7 @@ async def test_an_exchange_with_a_dataset_too_many_is_refused(
 ) -> None:
     """Before it begins; exchanges with those that are there go on, and once there is room this one as well."""
     monkeypatch.setattr(bounds, "MAX_DATASETS", 1)
-    rules, files = DatasetRules(store.database, Revisions(store.database)), RuleSet()
+    rules, files = DatasetRules(store.database, Revisions(store.database)), GuardrailSet()
     made = await datasets.create("ann", "one")
     assert await rules.of("ann", "one", files) == files
     with pytest.raises(BadRequest, match="more than 1 datasets"):

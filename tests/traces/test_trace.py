@@ -14,7 +14,7 @@ from tests.traces.samples import ANNOTATION, GUARDRAIL, trace
 class Violation:
     message: str
     ranges: Sequence[str] = ()
-    guardrail: Mapping[str, Any] = field(default_factory=lambda: GUARDRAIL)
+    described: Mapping[str, Any] = field(default_factory=lambda: GUARDRAIL)
     traced: bool = False
 
 

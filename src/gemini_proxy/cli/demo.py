@@ -18,7 +18,7 @@ from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.sample_model import MODEL, sample_model
 from gemini_proxy.config import Config
 from gemini_proxy.gemini_keys import GEMINI_KEY
-from gemini_proxy.guardrails.rules import RuleSet, guardrail
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.http.addresses import listen_address
 from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
@@ -69,7 +69,7 @@ async def _demo(port: int, leave: bool) -> None:
                 guardrails=Guardrails(stream_check="hold"),
                 traces=Traces(database=f"sqlite:///{Path(folder) / 'traces.db'}"),
             )
-            app = create_app(config, RuleSet((guardrail("demo policy", POLICY, "block"),)))
+            app = create_app(config, GuardrailSet((guardrail("demo policy", POLICY, "block"),)))
             bound = await stack.enter_async_context(running(app, [listen_address(config.server.listen[0])], 1.0))
             address = f"http://{bound[0]}"
             await _show(app, address)

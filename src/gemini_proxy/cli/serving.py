@@ -11,7 +11,7 @@ from gemini_proxy.cli.first_key import FIRST_USER, make_first_key
 from gemini_proxy.cli.serve import announce, opened
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import Group
 from gemini_proxy.server.hangups import Hangups
@@ -62,7 +62,7 @@ def _make_first_key(config: Config, file: Path) -> None:
 
 
 def run_server(
-    config: Config, rules: RuleSet, listeners: Sequence[Listener], oversight: Oversight, group: Group | None = None
+    config: Config, rules: GuardrailSet, listeners: Sequence[Listener], oversight: Oversight, group: Group | None = None
 ) -> None:
     """Serve ``config`` on the event loop it names; ends the program with a reason where the database cannot be used."""
     try:

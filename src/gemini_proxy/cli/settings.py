@@ -11,7 +11,7 @@ from click.core import ParameterSource
 # What reads a configuration and compiles policies is imported by the commands that do so: every command imports this.
 if TYPE_CHECKING:
     from gemini_proxy.config import Config
-    from gemini_proxy.guardrails.rules import RuleSet
+    from gemini_proxy.guardrails.rules import GuardrailSet
     from gemini_proxy.sections import Traces
     from gemini_proxy.server.sources import Sources
 
@@ -59,7 +59,7 @@ class Settings:
         return self.config.traces
 
     @cached_property
-    def rules(self) -> "RuleSet":
+    def rules(self) -> "GuardrailSet":
         """The configured policies, compiled; every fault of every file is reported, not just the first."""
         from gemini_proxy.server.sources import PolicyFaults, compile_sources
 
@@ -78,7 +78,7 @@ class Settings:
         except PolicyFaults as error:
             fail(error.shown)
 
-    def load_again(self) -> "tuple[Sources, RuleSet]":
+    def load_again(self) -> "tuple[Sources, GuardrailSet]":
         """``sources`` and ``rules`` as they are in the files now. Raises ConfigError."""
         from gemini_proxy.server.sources import compile_sources, load_sources
 

@@ -23,7 +23,7 @@ from gemini_proxy.explorer.keys import (
     TRACES,
 )
 from gemini_proxy.guardrails.engine import Engine
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.access import Access
@@ -42,7 +42,7 @@ def compose(
     access: Access,
     engine: Engine,
     feed: Feed,
-    file_rules: Callable[[], RuleSet],
+    file_rules: Callable[[], GuardrailSet],
     guardrails: Callable[[], Guardrails],
 ) -> None:
     """Set the keys of ``app`` when the store is open.

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.guardrails.engine import Engine
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Explorer, Guardrails, Server
 from gemini_proxy.traces.access import Access
@@ -23,7 +23,7 @@ SERVER = web.AppKey("SERVER", Server)
 EXPLORER = web.AppKey("EXPLORER", Explorer)
 GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
 """The settings of that section, as they are now."""
-FILE_RULES: web.AppKey[Callable[[], RuleSet]] = web.AppKey("FILE_RULES")
+FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")

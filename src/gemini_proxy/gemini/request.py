@@ -72,7 +72,7 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
 
 
 def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> MessageList:
-    reader = _Reader()
+    reader = _RequestReader()
     wrapper = _WRAPPERS.get(call.method)
     if wrapper is None:
         reader.add(root)
@@ -111,7 +111,7 @@ def _is_parsed(mime_type: Any) -> bool:
     return isinstance(mime_type, str) and mime_type.partition(";")[0].strip().lower() not in ("", "text/plain")
 
 
-class _Reader:
+class _RequestReader:
     """Gathers one or several request objects into one message list."""
 
     def __init__(self) -> None:

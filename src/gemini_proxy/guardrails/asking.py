@@ -71,7 +71,7 @@ class Allowance:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class AskedService:
     """What answers, how much it may be asked, and the seconds that the questions of one round may take."""
 
     answerer: Answerer
@@ -87,7 +87,7 @@ class Asking:
     ``over_budget``.
     """
 
-    def __init__(self, services: Mapping[str, Service]) -> None:
+    def __init__(self, services: Mapping[str, AskedService]) -> None:
         self._services = services
         self._kept: OrderedDict[bytes, Answer] = OrderedDict()
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -153,7 +153,7 @@ class Asking:
             if len(self._kept) > REMEMBERED:
                 self._kept.popitem(last=False)
 
-    def _service(self, name: str) -> Service:
+    def _service(self, name: str) -> AskedService:
         if name not in self._services:
             raise EngineUnavailable(f"{name}(...) has to be asked, which is not configured here")
         return self._services[name]

@@ -36,7 +36,7 @@ def missing(folder: Path) -> str | None:
     return None
 
 
-class Classifier:
+class InjectionClassifier:
     """Answers whether the model's score of a text is ``threshold`` or more. Texts that come together go together."""
 
     def __init__(self, folder: Path, threshold: float, workers: Workers, seconds: float) -> None:

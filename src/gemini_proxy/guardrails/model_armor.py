@@ -19,7 +19,7 @@ _LOCATION: Final = re.compile(r"/locations/([^/]+)/")
 _MODERATION: Final = frozenset(("rai", "csam"))
 
 
-class ModelArmor:
+class ModelArmorAnswerer:
     """Asks the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is asked for.
 
     ``url`` is the service's, by default that of the template's location. ``clock`` counts seconds.

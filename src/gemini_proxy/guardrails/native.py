@@ -47,7 +47,7 @@ _GRACE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PlainViolation:
     """A violation without its guardrail: what travels between processes."""
 
     args: tuple[Any, ...]
@@ -225,7 +225,7 @@ def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailabl
     return EngineUnavailable(f"the check gave no verdict: {error}")
 
 
-def _verdict(check: Check, found: Sequence[Sequence[Found]], started: float) -> Verdict:
+def _verdict(check: Check, found: Sequence[Sequence[PlainViolation]], started: float) -> Verdict:
     violations = tuple(
         Violation(one.args, one.kwargs, one.ranges, guardrail, one.stays)
         for guardrail, ones in zip(check.guardrails, found, strict=True)
@@ -240,9 +240,9 @@ def _check_all(
     parameters: Mapping[str, Any],
     budget: Budget,
     answers: Mapping[Question, Answer],
-) -> list[list[Found]]:
+) -> list[list[PlainViolation]]:
     """Raises EvaluationError; Unanswered with the questions of all policies."""
-    found: list[list[Found]] = []
+    found: list[list[PlainViolation]] = []
     questions: dict[Question, None] = {}
     for policy in policies:
         try:
@@ -250,7 +250,7 @@ def _check_all(
         except Unanswered as missing:
             questions.update(dict.fromkeys(missing.questions))
         else:
-            found.append([Found(one.args, one.kwargs, one.ranges, one.rule.stays) for one in violations])
+            found.append([PlainViolation(one.args, one.kwargs, one.ranges, one.rule.stays) for one in violations])
     if questions:
         raise Unanswered(tuple(questions))
     return found
@@ -263,7 +263,7 @@ def check_in_worker(
     ends: float,
     seconds: float,
     answers: Mapping[Question, Answer],
-) -> list[list[Found]]:
+) -> list[list[PlainViolation]]:
     """``_check_all`` in a process of its own, which compiles each policy once.
 
     It is given up at ``ends``, a moment of ``time.perf_counter``, which is the same clock for all processes of a

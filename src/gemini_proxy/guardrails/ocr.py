@@ -8,7 +8,7 @@ import shutil
 from typing import Final
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.programs import Program, TooMuch
+from gemini_proxy.guardrails.programs import IsolatedProgram, TooMuch
 from gemini_proxy.policy import Answer, Question
 
 PROGRAM: Final = "tesseract"
@@ -51,7 +51,7 @@ async def _read(image: bytes) -> str:
     if (data := os.environ.get("TESSDATA_PREFIX")) is not None:
         environment["TESSDATA_PREFIX"] = data
     try:
-        text, status = await Program((path, "stdin", "stdout"), environment, _MEMORY, MAX_READ).run(image)
+        text, status = await IsolatedProgram((path, "stdin", "stdout"), environment, _MEMORY, MAX_READ).run(image)
     except OSError as error:
         raise EngineUnavailable(f"ocr(...) could not run {PROGRAM} ({type(error).__name__})") from None
     except TooMuch:

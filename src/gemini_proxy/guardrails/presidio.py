@@ -31,7 +31,7 @@ def missing_for(model: str) -> str | None:
     return None
 
 
-class Presidio:
+class PresidioAnswerer:
     """Answers what stands in a text, from the score ``threshold`` on, each text within ``seconds``."""
 
     def __init__(self, model: str, language: str, threshold: float, workers: Workers, seconds: float) -> None:

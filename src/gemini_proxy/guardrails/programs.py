@@ -18,7 +18,7 @@ class TooMuch(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class IsolatedProgram:
     """A program with its arguments. It has ``memory`` bytes of address space and prints ``most`` bytes at most."""
 
     command: Sequence[str]

@@ -36,7 +36,7 @@ class ServiceAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _PolicyResult:
     """The answer for one policy. ``failure`` says why it could not be checked, or not to its end; None where it was."""
 
     violations: tuple[Violation, ...]
@@ -97,13 +97,13 @@ def _detail(answer: ServiceAnswer) -> str:
     return answer.words(detail) if isinstance(detail, str) else ""
 
 
-def _result(given: object, guardrail: Guardrail, key: str) -> _Result:
+def _result(given: object, guardrail: Guardrail, key: str) -> _PolicyResult:
     result = _object(given, "a result")
     failure = result.get("error_message")
     if failure is not None and not isinstance(failure, str):
         raise _unreadable("an error_message is no text")
     errors = _member(result, "errors", list, default=None if failure is None else [])
-    return _Result(tuple(_violation(error, guardrail, key) for error in errors[:MAX_VIOLATIONS]), failure)
+    return _PolicyResult(tuple(_violation(error, guardrail, key) for error in errors[:MAX_VIOLATIONS]), failure)
 
 
 def _violation(given: object, guardrail: Guardrail, key: str) -> Violation:

@@ -82,7 +82,7 @@ _NO_FACTS = ToolFacts()
 
 
 @dataclass(frozen=True, slots=True)
-class RuleSet:
+class GuardrailSet:
     """What holds for one exchange: its rules, and what they may know of the tools of its dataset."""
 
     blocking: tuple[Guardrail, ...] = ()
@@ -94,10 +94,10 @@ class RuleSet:
         """Those that some rule here has."""
         return frozenset(rule.action for rule in (*self.blocking, *self.logging))
 
-    def without(self, actions: Collection[Action]) -> "RuleSet":
+    def without(self, actions: Collection[Action]) -> "GuardrailSet":
         """The rules of the other actions: what is left where others take the place of these."""
         blocking, logging = () if "block" in actions else self.blocking, () if "log" in actions else self.logging
-        return RuleSet(blocking, logging, self.tools)
+        return GuardrailSet(blocking, logging, self.tools)
 
     @property
     def compares_tools(self) -> bool:
@@ -116,8 +116,8 @@ def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, as
 
 
 async def with_header(
-    files: RuleSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
-) -> RuleSet:
+    files: GuardrailSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
+) -> GuardrailSet:
     """The rules for a request that carries ``header``: added to those of the files, in their place, or ignored.
 
     Raises BadRequest when the header cannot be read or its policy does not load, and Unavailable where compiling it is

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.programs import Program, TooMuch
+from gemini_proxy.guardrails.programs import IsolatedProgram, TooMuch
 from gemini_proxy.policy import Answer, Found, Question
 
 NAME: Final = "semgrep"
@@ -36,7 +36,7 @@ def program_path() -> str | None:
     return shutil.which(NAME, path=_path())
 
 
-class Semgrep:
+class SemgrepAnswerer:
     """Answers which rules a text breaks as code of the language that the question names, and where."""
 
     def payer(self, key: str | None) -> str:
@@ -75,7 +75,7 @@ async def _scan(program: str, folder: Path, name: str, code: bytes) -> tuple[byt
     # What it keeps of its own goes with the folder.
     environment = {"PATH": _path(), "HOME": str(folder), "TMPDIR": str(folder), "SEMGREP_SEND_METRICS": "off"}
     command = (program, *_OPTIONS, "--config=rules.yml", name)
-    return await Program(command, environment, _MEMORY, MAX_PRINTED).run(b"", str(folder))
+    return await IsolatedProgram(command, environment, _MEMORY, MAX_PRINTED).run(b"", str(folder))
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> None:

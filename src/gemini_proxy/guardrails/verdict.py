@@ -20,7 +20,7 @@ class Violation:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     ranges: tuple[str, ...]
-    rule: Guardrail
+    guardrail: Guardrail
     stays: bool = False
 
     @property
@@ -29,14 +29,14 @@ class Violation:
         return str(self.args[0]) if self.args else ""
 
     @property
-    def guardrail(self) -> Mapping[str, Any]:
-        """As annotations name the rule."""
-        return self.rule.described
+    def described(self) -> Mapping[str, Any]:
+        """The guardrail as annotations name it."""
+        return self.guardrail.described
 
     @property
     def traced(self) -> bool:
         """Whether the rule's policy asks where values come from, so that ranges may be the two ends of one."""
-        return "untrusted" in self.rule.policy.called
+        return "untrusted" in self.guardrail.policy.called
 
     @property
     def error(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Violation:
             "args": [value for value in self.args if _scalar(value)],
             "kwargs": {name: value for name, value in self.kwargs.items() if _scalar(value)},
             "ranges": list(self.ranges),
-            "guardrail": {"id": self.rule.id, "name": self.rule.name, "action": self.rule.action},
+            "guardrail": {"id": self.guardrail.id, "name": self.guardrail.name, "action": self.guardrail.action},
         }
 
     def moved(self, start: int, by: int) -> "Violation":

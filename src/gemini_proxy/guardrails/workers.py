@@ -38,11 +38,10 @@ runs in each of them, loads."""
 
 
 class Workers:
-    """Some processes for one kind of work. What runs there takes and returns picklable values and keeps no state.
+    """Runs one kind of work in processes. The work takes and returns picklable values and keeps no state.
 
-    Callers have their turns by ``client``, one process at a time each (see FairLock, also for ``allowance``).
-    ``longest`` is how many seconds one call may run; without it that is what its caller gives it. ``nice`` is how far
-    these processes stand behind the event loop.
+    Each ``client`` has one process at a time (see FairLock, also for ``allowance``). ``longest`` limits the seconds of
+    one call; without it the caller's own limit holds. ``nice`` is how far these processes give way to the event loop.
     """
 
     def __init__(

@@ -12,14 +12,14 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.stream import FrameGate
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.traces.trace import Outcome
 
-_NO_RULES = RuleSet()
+_NO_RULES = GuardrailSet()
 _PASSED = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
 """Endings of exchanges that the guardrails let go on."""
 
@@ -52,7 +52,7 @@ class Exchange:
     id: str = field(default_factory=_new_id)
     created: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
-    rules: RuleSet = _NO_RULES
+    rules: GuardrailSet = _NO_RULES
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     size: int = 0

@@ -91,7 +91,7 @@ class Tallies:
         if exchange.rules.blocking:
             self.check.observe(exchange.check_ms / 1000)
         if exchange.refusal is not None:
-            self.refusals.update({self._name(violation.rule.name) for violation in exchange.violations})
+            self.refusals.update({self._name(violation.guardrail.name) for violation in exchange.violations})
         if usage := exchange.merger.usage:
             self._count_tokens(usage)
 

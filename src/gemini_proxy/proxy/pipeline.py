@@ -272,7 +272,7 @@ class Lifecycle:
             phase=phase,
             messages=tuple(messages),
             errors=tuple(violation.error for violation in violations),
-            guardrail=violations[0].rule.name if violations else "",
+            guardrail=violations[0].guardrail.name if violations else "",
             reason=reason,
             prefix=self._refusals.prefix,
             trace_id=exchange.id,

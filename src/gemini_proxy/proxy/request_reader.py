@@ -5,7 +5,7 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
 from gemini_proxy.gemini.request import GeminiRequest, read_request
-from gemini_proxy.guardrails.rules import HEADER_NAME, RuleSet, with_header
+from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet, with_header
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.proxy.credentials import upstream_headers
 from gemini_proxy.proxy.exchange import Exchange
@@ -27,7 +27,7 @@ _READ_SECONDS = 10.0
 class Intake:
     """Fills an exchange from its request, or raises the error that the client gets."""
 
-    def __init__(self, config: Config, rules: RuleSet, dataset_rules: DatasetRules, workers: Workers) -> None:
+    def __init__(self, config: Config, rules: GuardrailSet, dataset_rules: DatasetRules, workers: Workers) -> None:
         self._server = config.server
         self._forwarded = config.upstream.forward_headers
         self._header_mode = config.guardrails.header_policies
@@ -53,7 +53,7 @@ class Intake:
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
 
-    async def _stored_rules(self, exchange: Exchange, rules: RuleSet, dataset: str | None = None) -> RuleSet:
+    async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
         """Those given; for a dataset, by default the path's, its own in the place of those of the same action."""
         if dataset is None and (dataset := exchange.call.dataset) is None:
             return rules
@@ -62,7 +62,7 @@ class Intake:
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now.") from None
 
-    async def _with_header(self, exchange: Exchange, request: web.Request, stored: RuleSet) -> RuleSet:
+    async def _with_header(self, exchange: Exchange, request: web.Request, stored: GuardrailSet) -> GuardrailSet:
         given = request.headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")

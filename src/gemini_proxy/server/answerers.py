@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gemini_proxy.config import Config
-from gemini_proxy.guardrails.asking import Allowance, Asking, Service
-from gemini_proxy.guardrails.classifier import Classifier, missing
+from gemini_proxy.guardrails.asking import Allowance, AskedService, Asking
+from gemini_proxy.guardrails.classifier import InjectionClassifier, missing
 from gemini_proxy.guardrails.judge import GeminiJudge
-from gemini_proxy.guardrails.model_armor import ModelArmor
+from gemini_proxy.guardrails.model_armor import ModelArmorAnswerer
 from gemini_proxy.guardrails.ocr import PROGRAM, Tesseract
-from gemini_proxy.guardrails.presidio import Presidio, missing_for
+from gemini_proxy.guardrails.presidio import PresidioAnswerer, missing_for
 from gemini_proxy.guardrails.semgrep import NAME as SEMGREP
-from gemini_proxy.guardrails.semgrep import Semgrep, program_path
+from gemini_proxy.guardrails.semgrep import SemgrepAnswerer, program_path
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.guardrails.workers import PROCESSES, Workers
 from gemini_proxy.sections import Judge
@@ -49,12 +49,13 @@ class Answerers:
         self._reading.close()
         await self._stack.aclose()
 
-    def _services(self, config: Config) -> Mapping[str, Service]:
-        services = {"ocr": Service(Tesseract(), config.guardrails.timeout, places=asyncio.Semaphore(PROCESSES))}
-        services[SEMGREP] = Service(Semgrep(), config.guardrails.semgrep.timeout, places=asyncio.Semaphore(PROCESSES))
+    def _services(self, config: Config) -> Mapping[str, AskedService]:
+        services = {"ocr": AskedService(Tesseract(), config.guardrails.timeout, places=asyncio.Semaphore(PROCESSES))}
+        seconds = config.guardrails.semgrep.timeout
+        services[SEMGREP] = AskedService(SemgrepAnswerer(), seconds, places=asyncio.Semaphore(PROCESSES))
         presidio = config.guardrails.presidio
-        reads = Presidio(presidio.model, presidio.language, presidio.threshold, self._reading, presidio.timeout)
-        services[READ] = Service(reads, presidio.timeout)
+        reads = PresidioAnswerer(presidio.model, presidio.language, presidio.threshold, self._reading, presidio.timeout)
+        services[READ] = AskedService(reads, presidio.timeout)
         judge = config.guardrails.judge
         if judge.model is not None:
             asked = self._judge(config, judge, judge.model)
@@ -64,11 +65,11 @@ class Answerers:
             services.update(dict.fromkeys(ARMORED, self._armor(armor, armor.template)))
         classifier = config.guardrails.classifier
         if classifier.path is not None:
-            scores = Classifier(classifier.path, classifier.threshold, self._scoring, classifier.timeout)
-            services[CLASSIFIED] = Service(scores, classifier.timeout)
+            scores = InjectionClassifier(classifier.path, classifier.threshold, self._scoring, classifier.timeout)
+            services[CLASSIFIED] = AskedService(scores, classifier.timeout)
         return services
 
-    def _judge(self, config: Config, judge: Judge, model: str) -> Service:
+    def _judge(self, config: Config, judge: Judge, model: str) -> AskedService:
         own, upstream = judge.api_key, config.upstream
         client = self._client("the judge")
         answerer = GeminiJudge(
@@ -78,12 +79,12 @@ class Answerers:
             own.get_secret_value() if own else None,
             upstream.api_key.get_secret_value() if upstream.api_key else None,
         )
-        return Service(answerer, judge.timeout, Allowance(judge.questions_per_minute, judge.questions_per_day))
+        return AskedService(answerer, judge.timeout, Allowance(judge.questions_per_minute, judge.questions_per_day))
 
-    def _armor(self, armor: Armor, template: str) -> Service:
+    def _armor(self, armor: Armor, template: str) -> AskedService:
         token = armor.token.get_secret_value() if armor.token else None
-        answerer = ModelArmor(self._client("Model Armor"), template, token, armor.url)
-        return Service(answerer, armor.timeout, Allowance(armor.questions_per_minute, armor.questions_per_day))
+        answerer = ModelArmorAnswerer(self._client("Model Armor"), template, token, armor.url)
+        return AskedService(answerer, armor.timeout, Allowance(armor.questions_per_minute, armor.questions_per_day))
 
     def _client(self, who: str) -> ServiceClient:
         client = ServiceClient(who)

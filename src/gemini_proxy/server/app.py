@@ -22,7 +22,7 @@ from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
@@ -83,7 +83,7 @@ _LIMITS_PAUSE = 1.0
 
 def create_app(
     config: Config,
-    rules: RuleSet,
+    rules: GuardrailSet,
     engine: Engine | None = None,
     group: Group | None = None,
     clock: Callable[[], float] = time.time,
@@ -167,7 +167,7 @@ class _Checkers:
     asked_for: Workers
 
 
-def _compose(app: web.Application, storage: Storage, rules: RuleSet, checkers: _Checkers) -> None:
+def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checkers: _Checkers) -> None:
     """Give the parts of an exchange, and the Explorer, what they need of the open store."""
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database, storage.news)
@@ -229,7 +229,7 @@ class _Assembly:
         self._checkers = checkers
         self._ahead: asyncio.Task[None] | None = None
 
-    def build(self, config: Config, rules: RuleSet) -> Setup:
+    def build(self, config: Config, rules: GuardrailSet) -> Setup:
         """The setup for ``config`` with ``rules`` of its policy files."""
         self._tallies.know(rule.name for rule in rules.blocking)
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
@@ -253,7 +253,7 @@ class _Assembly:
             ),
         )
 
-    def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: RuleSet) -> None:
+    def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:
         """Let the service load the files' policies before they are needed; that needs a key of the server's own."""
         if self._ahead is not None:
             self._ahead.cancel()

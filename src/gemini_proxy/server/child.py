@@ -10,7 +10,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from gemini_proxy.config import reloaded
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.server.app_keys import RELOADS, SETUPS, TASKS, Group
 from gemini_proxy.server.channel import Alive, Channel, Held, Hold, Load, Loaded, Ready, Start
 from gemini_proxy.server.listening import Balance, Listener, Share, inherited
@@ -72,7 +72,7 @@ class _Following:
         self._reloads = app[RELOADS]
         self._reloader = Reloader(self._setups, self._reloads, load)
         self._channel = channel
-        self._loaded: tuple[Sources, RuleSet] | None = None
+        self._loaded: tuple[Sources, GuardrailSet] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do as the parent says until it has gone. A process that cannot hold what the others do stops as well."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gemini_proxy.config import ConfigError
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.setup import Setups
@@ -15,7 +15,7 @@ from gemini_proxy.server.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
-Load = Callable[[], tuple[Sources, RuleSet]]
+Load = Callable[[], tuple[Sources, GuardrailSet]]
 """Read configuration and policies, and compile these. Raises ConfigError, whose text may have several lines."""
 
 
@@ -43,7 +43,7 @@ class Reloader:
             self.hold(*loaded)
         return loaded is not None
 
-    async def load(self) -> tuple[Sources, RuleSet] | None:
+    async def load(self) -> tuple[Sources, GuardrailSet] | None:
         """What could hold. None where it cannot, which is logged in one line and counted."""
         try:
             return await asyncio.to_thread(self._load)
@@ -54,7 +54,7 @@ class Reloader:
             self._failed(type(error).__name__)
         return None
 
-    def hold(self, sources: Sources, rules: RuleSet) -> None:
+    def hold(self, sources: Sources, rules: GuardrailSet) -> None:
         """Let what was loaded hold from now on; log and count it."""
         waiting = self._setups.replace(sources.config, rules)
         change_logs(self._setups.current.config.logs)

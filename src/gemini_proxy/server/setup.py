@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gemini_proxy.config import Config, reloaded
-from gemini_proxy.guardrails.rules import RuleSet
+from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.proxy.exchange_trace import Scribe
 from gemini_proxy.proxy.pipeline import Lifecycle
 from gemini_proxy.proxy.request_reader import Intake
@@ -15,7 +15,7 @@ class Setup:
     """One configuration at work. An exchange keeps to its end the one with which it began."""
 
     config: Config
-    rules: RuleSet
+    rules: GuardrailSet
     lifecycle: Lifecycle
     intake: Intake
     scribe: Scribe
@@ -24,11 +24,11 @@ class Setup:
 class Setups:
     """The setup for exchanges that begin now."""
 
-    def __init__(self, build: Callable[[Config, RuleSet], Setup], config: Config, rules: RuleSet) -> None:
+    def __init__(self, build: Callable[[Config, GuardrailSet], Setup], config: Config, rules: GuardrailSet) -> None:
         self._build = build
         self.current = build(config, rules)
 
-    def replace(self, loaded: Config, rules: RuleSet) -> tuple[str, ...]:
+    def replace(self, loaded: Config, rules: GuardrailSet) -> tuple[str, ...]:
         """Let ``loaded`` and ``rules`` hold from now on. Return the changed keys that do not without a restart."""
         config, waiting = reloaded(self.current.config, loaded)
         self.current = self._build(config, rules)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gemini_proxy.config import Config, ConfigError, PolicyFile, check_secrets, load_config, read_policies
 from gemini_proxy.guardrails.plugins import PluginError
-from gemini_proxy.guardrails.rules import Action, Guardrail, RuleSet, guardrail, parameters_missing
+from gemini_proxy.guardrails.rules import Action, Guardrail, GuardrailSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.server.answerers import unanswerable
 
@@ -56,7 +56,7 @@ def read_sources(config: Config, file: Path | None) -> Sources:
     return sources
 
 
-def compile_sources(sources: Sources) -> RuleSet:
+def compile_sources(sources: Sources) -> GuardrailSet:
     """Compile what was read. Raises PolicyFaults with all faults of all files."""
     faults: list[Exception] = []
     rules = _compile(sources, faults)
@@ -73,9 +73,9 @@ def _read(key: str, patterns: Sequence[str], folder: Path, faults: list[Exceptio
         return ()
 
 
-def _compile(sources: Sources, faults: list[Exception]) -> RuleSet:
+def _compile(sources: Sources, faults: list[Exception]) -> GuardrailSet:
     """The rules of the files that have no fault; those of the others are added to ``faults``."""
-    rules = RuleSet(
+    rules = GuardrailSet(
         _compiled(sources.policies, "block", faults),
         _compiled(sources.log_policies, "log", faults),
     )

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from gemini_proxy.errors import BadRequest, Unavailable
-from gemini_proxy.guardrails.rules import Guardrail, RuleSet, ToolFacts, compile_guardrail
+from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet, ToolFacts, compile_guardrail
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
@@ -30,7 +30,7 @@ class DatasetRules:
         self._database = database
         self._rules = Snapshots(revisions, self._load, _KEPT)
 
-    async def of(self, owner: str, dataset: str, files: RuleSet) -> RuleSet:
+    async def of(self, owner: str, dataset: str, files: GuardrailSet) -> GuardrailSet:
         """What holds for a request to the dataset that comes now, where ``files`` are the rules of the policy files.
 
         Raises StoreError; BadRequest for a dataset that is not there and cannot be made, as the owner has too many; and
@@ -39,9 +39,9 @@ class DatasetRules:
         """
         own = await self._rules.now((owner, dataset))
         rest = files.without(own.actions)
-        return RuleSet(own.blocking + rest.blocking, own.logging + rest.logging, own.tools)
+        return GuardrailSet(own.blocking + rest.blocking, own.logging + rest.logging, own.tools)
 
-    async def _load(self, key: tuple[str, str]) -> tuple[int, RuleSet]:
+    async def _load(self, key: tuple[str, str]) -> tuple[int, GuardrailSet]:
         try:
             seen, found = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
@@ -50,7 +50,7 @@ class DatasetRules:
         return seen, replace(await _compiled(policy for policy in policies if policy.enabled), tools=tools)
 
 
-def files_in_force(policies: Iterable[StoredPolicy], files: RuleSet) -> RuleSet:
+def files_in_force(policies: Iterable[StoredPolicy], files: GuardrailSet) -> GuardrailSet:
     """What holds of the files' rules for a dataset with these policies."""
     return files.without({policy.action for policy in policies if policy.enabled})
 
@@ -67,9 +67,9 @@ def _stored(connection: Connection, owner: str, dataset: str) -> tuple[list[Stor
     return stored(connection, seq), ToolFacts(labels_of(load(metadata)), pinned_digests(connection, seq))
 
 
-async def _compiled(policies: Iterable[StoredPolicy]) -> RuleSet:
+async def _compiled(policies: Iterable[StoredPolicy]) -> GuardrailSet:
     rules = [await _guardrail(policy) for policy in policies]
-    return RuleSet(
+    return GuardrailSet(
         tuple(rule for rule in rules if rule.action == "block"), tuple(rule for rule in rules if rule.action == "log")
     )
 

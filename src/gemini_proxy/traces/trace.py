@@ -102,7 +102,7 @@ class TraceSummary:
 
 
 class ViolationLike(Protocol):
-    """What a verdict says of one rule: its message, the ranges it points at, and the rule itself.
+    """What a verdict says of one rule: its message, the ranges it points at, and its guardrail as annotations name it.
 
     ``traced`` says that ranges in a call are values whose sources the other ranges are.
     """
@@ -112,7 +112,7 @@ class ViolationLike(Protocol):
     @property
     def ranges(self) -> Sequence[str]: ...
     @property
-    def guardrail(self) -> Mapping[str, Any]: ...
+    def described(self) -> Mapping[str, Any]: ...
     @property
     def traced(self) -> bool: ...
 
@@ -123,7 +123,7 @@ def annotations_for(violations: Iterable[ViolationLike]) -> tuple[Annotation, ..
     Those of a traced violation say in ``extra`` which end of a value they are, if there are both.
     """
     return tuple(
-        Annotation(violation.message, address, GUARDRAILS_SOURCE, violation.guardrail, extra)
+        Annotation(violation.message, address, GUARDRAILS_SOURCE, violation.described, extra)
         for number, violation in enumerate(violations)
         for address, extra in _with_ends(violation, number)
     )
