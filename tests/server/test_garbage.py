@@ -48,13 +48,18 @@ async def test_an_exchange_leaves_nothing_to_the_collector(
 
 
 async def _garbage(act: Callable[[], Awaitable[None]]) -> "Counter[str]":
-    """What EXCHANGES times ``act`` leave, by type; the first times, when connections and caches are made, apart."""
+    """Count what each of EXCHANGES times ``act`` leaves, by type.
+
+    The first times, when connections and caches are made, are left out, and so is what is fewer than the exchanges:
+    the server's background work runs beside them.
+    """
     for _ in range(4):
         await act()
     with _collected() as garbage:
         for _ in range(EXCHANGES):
             await act()
-    return Counter(type(one).__name__ for one in garbage)
+    counts = Counter(type(one).__name__ for one in garbage)
+    return Counter({name: count for name, count in counts.items() if count >= EXCHANGES})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +21,8 @@ from gemini_proxy.guardrails.rules import HEADER_NAME, guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, OTHER, Histogram, Tallies
+from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, OTHER, ExchangeMetrics, Histogram
+from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
@@ -244,7 +246,8 @@ async def test_open_figures_are_for_the_names_of_this_machine(
 
 
 def exchange(rule: str = "", usage: Any = None) -> Exchange:
-    made = Exchange(read_call("POST", "/v1beta/models/m:generateContent"), Credentials("g", None))
+    call = read_call("POST", "/v1beta/models/m:generateContent")
+    made = Exchange(call, Credentials("g", None), ClientResponse(make_mocked_request("POST", "/")))
     made.end(Outcome.COMPLETED)
     if rule:
         made.violations.append(Violation(("x",), {}, (), guardrail(rule, POLICY, "block")))
@@ -255,26 +258,26 @@ def exchange(rule: str = "", usage: Any = None) -> Exchange:
 
 
 def test_names_of_rules_are_bounded_and_the_operators_are_always_named() -> None:
-    tallies = Tallies(["files.gr"])
+    metrics = ExchangeMetrics(["files.gr"])
     for number in range(MAX_LEARNT + 5):
-        tallies.add(exchange(f"rule {number}"))
-    tallies.add(exchange("files.gr"))
-    assert len(tallies.refusals) == MAX_LEARNT + 2
-    assert (tallies.refusals["files.gr"], tallies.refusals[OTHER]) == (1, 5)
+        metrics.add(exchange(f"rule {number}"))
+    metrics.add(exchange("files.gr"))
+    assert len(metrics.refusals) == MAX_LEARNT + 2
+    assert (metrics.refusals["files.gr"], metrics.refusals[OTHER]) == (1, 5)
 
 
 @pytest.mark.parametrize("name", ["x" * 65, "two\nlines", *GEMINI_KEYS, "inv-" + "5" * 64])
 def test_what_is_no_name_of_a_rule_is_no_label(name: str) -> None:
-    tallies = Tallies()
-    tallies.add(exchange(name))
-    assert tallies.refusals == {OTHER: 1}
+    metrics = ExchangeMetrics()
+    metrics.add(exchange(name))
+    assert metrics.refusals == {OTHER: 1}
 
 
 def test_where_names_are_not_to_be_learnt_only_the_operators_are_shown() -> None:
-    tallies = Tallies(["files.gr"], learns=0)
+    metrics = ExchangeMetrics(["files.gr"], learns=0)
     for name in ("files.gr", "mine", HEADER_NAME):
-        tallies.add(exchange(name))
-    assert tallies.refusals == {"files.gr": 1, OTHER: 1, HEADER_NAME: 1}
+        metrics.add(exchange(name))
+    assert metrics.refusals == {"files.gr": 1, OTHER: 1, HEADER_NAME: 1}
 
 
 @given(st.lists(st.floats(0, 1000)))
@@ -292,15 +295,15 @@ def test_a_histogram_counts_each_observation_once(values: list[float]) -> None:
 
 def test_counting_an_exchange_costs_microseconds() -> None:
     """Far below a hundredth of what an exchange costs; the bound is generous for a machine that is busy."""
-    tallies, one = Tallies(), exchange(usage=USAGE)
-    best = min(_seconds(tallies, one, 200) for _ in range(20)) / 200
+    metrics, one = ExchangeMetrics(), exchange(usage=USAGE)
+    best = min(_seconds(metrics, one, 200) for _ in range(20)) / 200
     assert best < 50e-6
 
 
-def _seconds(tallies: Tallies, one: Exchange, times: int) -> float:
+def _seconds(metrics: ExchangeMetrics, one: Exchange, times: int) -> float:
     started = time.perf_counter()
     for _ in range(times):
-        tallies.add(one)
+        metrics.add(one)
     return time.perf_counter() - started
 
 

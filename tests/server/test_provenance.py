@@ -9,7 +9,7 @@ import pytest
 
 from gemini_proxy.traces.datasets import Datasets
 from tests.conftest import StartProxy
-from tests.server.answers import Payload
+from tests.proxy.responses import Payload
 from tests.support.upstream import ScriptedUpstream, sse, stream
 from tests.traces.samples import ensured
 

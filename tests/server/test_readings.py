@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import StartProxy
-from tests.server.answers import Payload
+from tests.proxy.responses import Payload
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
 WORD = "zzforbiddenzz"

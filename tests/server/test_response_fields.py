@@ -14,7 +14,7 @@ from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
-from tests.server.answers import Payload, answered, exchange_of, frames, lifecycle
+from tests.proxy.responses import Payload, answered, exchange_of, frames, pipeline
 from tests.support.proxy import prompt
 from tests.support.upstream import Hang, ScriptedUpstream, candidate, sse, stream, unary
 
@@ -198,7 +198,7 @@ def test_window_says_what_the_whole_does(pieces: list[tuple[str, str | None, str
         'raise "found" if:\n    (c: ToolCall)\n    any(find("foobar", c))\n',
     )
     events = frames([candidate(text, **_field(name, said)) for text, name, said in pieces])
-    result = answered(lifecycle(Guardrails.model_validate(WINDOW)), exchange, events)
+    result = answered(pipeline(Guardrails.model_validate(WINDOW)), exchange, events)
     assert exchange.request is not None
     messages = [m for c in candidate_messages(exchange.request, exchange.merger) for m in c.messages]
     assert result.refused == any("foobar" in str(message) for message in messages if message["role"] == "assistant")

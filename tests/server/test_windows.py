@@ -14,7 +14,7 @@ from gemini_proxy.guardrails.response_messages import candidate_messages, for_ru
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Conversation, compile_policy
 from gemini_proxy.sections import Guardrails
-from tests.server.answers import (
+from tests.proxy.responses import (
     IMPORTS,
     PIECES,
     SECRETS,
@@ -28,8 +28,8 @@ from tests.server.answers import (
     both,
     exchange_of,
     frames,
-    lifecycle,
     part_payload,
+    pipeline,
 )
 
 OVERLAP = 40
@@ -173,9 +173,9 @@ def test_windows_refuse_what_the_whole_would_and_let_nothing_of_it_out(
     policy = 'PATTERN := "foobar"\n' + rule.policy
     body = frames(payloads)
     result = answered(
-        lifecycle(windows(thoughts=thoughts)), exchange_of(policy), data.draw(chunked(b"".join(body)), "chunks")
+        pipeline(windows(thoughts=thoughts)), exchange_of(policy), data.draw(chunked(b"".join(body)), "chunks")
     )
-    finished = answered(lifecycle(windows(stream_check="hold")), exchange_of(policy), [b"".join(body)])
+    finished = answered(pipeline(windows(stream_check="hold")), exchange_of(policy), [b"".join(body)])
     assert result.refused == objected(policy, finished, thoughts)
     if not result.refused:
         assert result.body == b"".join(body)
@@ -216,8 +216,8 @@ def test_calls_outputs_and_counts_are_judged_with_the_whole(
     policy = f'{IMPORTS}\nraise "found" if:\n    {EVENT_RULES[name]}\n'
     payloads = [part_payload(part) for part in parts] + [part_payload({"text": ""}, 0, "STOP")] * finishes
     body = frames(payloads)
-    result = answered(lifecycle(windows()), exchange_of(policy), data.draw(chunked(b"".join(body)), "chunks"))
-    hold = lifecycle(windows(stream_check="hold"))
+    result = answered(pipeline(windows()), exchange_of(policy), data.draw(chunked(b"".join(body)), "chunks"))
+    hold = pipeline(windows(stream_check="hold"))
     so_far = [answered(hold, exchange_of(policy), body[: end + 1]).refused for end in range(len(body))]
     assert result.refused == (so_far[-1] if so_far else False)
     if not result.refused:
@@ -244,7 +244,7 @@ def test_text_leaves_when_enough_has_followed_and_not_before() -> None:
             part_payload({"text": "h", "thought": True}, 1),
         ]
     )
-    result = answered(lifecycle(windows()), exchange_of(policy), body)
+    result = answered(pipeline(windows()), exchange_of(policy), body)
     counts = [len(b"".join(result.left[: end + 1]).split(b"data: ")) - 1 for end in range(len(result.left))]
     assert counts == [0, 0, 1, 1, 3, 4, 4, 4, 8]
 
@@ -255,7 +255,7 @@ def test_a_match_as_long_as_the_overlap_never_leaves_in_part(first: int) -> None
     pieces = ["x" * 90, TOKEN[:first], TOKEN[first:-1], TOKEN[-1], "y" * 90]
     body = frames([part_payload({"text": text}) for text in pieces])
     assert len(TOKEN) == OVERLAP
-    result = answered(lifecycle(windows()), exchange_of(SECRETS.policy), body)
+    result = answered(pipeline(windows()), exchange_of(SECRETS.policy), body)
     assert result.refused
     assert result.body == body[0][: len(result.body)]
 
@@ -263,7 +263,7 @@ def test_a_match_as_long_as_the_overlap_never_leaves_in_part(first: int) -> None
 @pytest.mark.parametrize("overlap", [0, 300])
 def test_the_overlap_is_what_stays_behind(overlap: int) -> None:
     body = frames([part_payload({"text": "a" * 150})] * 4)
-    result = answered(lifecycle(windows(window_overlap=overlap)), exchange_of(TEXT_RULES[0].policy), body)
+    result = answered(pipeline(windows(window_overlap=overlap)), exchange_of(TEXT_RULES[0].policy), body)
     assert [len(one) for one in result.left] == [
         len(body[0]) * count for count in ([1, 1, 1, 1, 0] if overlap == 0 else [0, 0, 1, 1, 2])
     ]
@@ -274,14 +274,14 @@ def test_an_engine_that_fails_open_lets_a_window_pass_only_at_the_end() -> None:
     policy = 'raise "x" if:\n    (m: Message)\n    m.role == "assistant"\n    input.word in m.content\n'
     engine = FailOpenEngine(NativeEngine(Workers(), 5.0))
     body = frames([part_payload({"text": "a" * 150})] * 4)
-    result = answered(lifecycle(windows(), engine), exchange_of(policy), body)
+    result = answered(pipeline(windows(), engine), exchange_of(policy), body)
     assert [bool(one) for one in result.left] == [False] * 4 + [True]
     assert result.exchange.unchecked
 
 
 def test_without_an_engine_windows_are_final() -> None:
     body = frames([part_payload({"text": "a"})] * 2)
-    result = answered(lifecycle(windows(), NoEngine()), exchange_of(TEXT_RULES[0].policy), body)
+    result = answered(pipeline(windows(), NoEngine()), exchange_of(TEXT_RULES[0].policy), body)
     assert result.left[:2] == body
 
 
@@ -296,8 +296,8 @@ def test_text_goes_on_after_other_parts_where_the_messages_say(before: str, betw
     after = [{"text": "ret-1" if joined else "secret-1"}, {"text": "y" * 90}, {"text": "y" * 90}]
     body = frames([part_payload(part) for part in [*texts, *between, *after]])
     policy = TEXT_RULES[0].policy
-    early = answered(lifecycle(windows()), exchange_of(policy), body)
-    late = answered(lifecycle(windows(stream_check="hold")), exchange_of(policy), body)
+    early = answered(pipeline(windows()), exchange_of(policy), body)
+    late = answered(pipeline(windows(stream_check="hold")), exchange_of(policy), body)
     assert early.refused and late.refused
     assert len(early.left) == len(texts) + len(between)
     assert early.body == b"".join(body[: len(body) - 3 if not joined else 1])[: len(early.body)]
@@ -309,6 +309,6 @@ def test_what_more_of_the_answer_may_undo_is_not_refused_for_at_a_call() -> None
     """One call is what the rule means, two are not: at the first one it is only held back."""
     policy = f'{IMPORTS}\nraise "found" if:\n    {EVENT_RULES["late"]}\n'
     body = frames([part_payload(part) for part in ({"text": "foo"}, CALL, {"text": "bar" * 40}, CALL, {"text": ""})])
-    result = answered(lifecycle(windows()), exchange_of(policy), body)
+    result = answered(pipeline(windows()), exchange_of(policy), body)
     assert (result.refused, result.body) == (False, b"".join(body))
     assert not b"".join(result.left[1:3])

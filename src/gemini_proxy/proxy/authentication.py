@@ -6,7 +6,7 @@ from gemini_proxy.traces.access import DEVELOPER, Access
 from gemini_proxy.traces.errors import StoreError
 
 
-class Admission:
+class Authentication:
     """``spends`` says that the operator's own Gemini key is used for clients that bring none."""
 
     def __init__(self, access: Access, *, spends: bool) -> None:

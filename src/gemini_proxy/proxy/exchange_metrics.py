@@ -54,7 +54,7 @@ class Histogram:
         return buckets
 
 
-class Tallies:
+class ExchangeMetrics:
     """Counts exchanges as they are recorded.
 
     ``rules`` are the operator's own, which always go by their names. ``learns`` is how many names of other rules are
@@ -81,10 +81,10 @@ class Tallies:
         """Count an exchange that has come to its end."""
         call, outcome = exchange.call, exchange.outcome or Outcome.FAILED
         self.exchanges[call.method, outcome] += 1
-        seconds = time.perf_counter() - exchange.started
+        seconds = time.perf_counter() - exchange.started_at
         self.duration[call.streams].observe(seconds)
-        if exchange.first_byte is not None:
-            self.first_byte.observe(exchange.first_byte - exchange.started)
+        if (first_byte_at := exchange.response.first_byte_at) is not None:
+            self.first_byte.observe(first_byte_at - exchange.started_at)
         elif outcome is not Outcome.CLIENT_GONE:
             # What was withheld to the end leaves now.
             self.first_byte.observe(seconds)

@@ -1,4 +1,4 @@
-"""From an exchange to its trace, and the trace into the store before the last byte leaves."""
+"""The trace of an exchange: how it is made, and how it gets into the store before the last byte leaves."""
 
 import functools
 import hmac
@@ -11,7 +11,7 @@ from typing import Any
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.exchange_metrics import Tallies
+from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.datasets import UNNAMED
@@ -30,10 +30,10 @@ _TELLING = (Outcome.COMPLETED, *REFUSED)
 """Endings of exchanges whose tools are looked at."""
 
 
-class Scribe:
+class ExchangeRecorder:
     """Counts every exchange and writes its trace.
 
-    ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` an answer does not wait for its
+    ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
     trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools.
     """
 
@@ -42,7 +42,7 @@ class Scribe:
         recorder: Recorder,
         guardrails: Guardrails,
         tasks: Tasks,
-        tallies: Tallies,
+        metrics: ExchangeMetrics,
         *,
         required: bool,
         learner: ToolLearner,
@@ -52,7 +52,7 @@ class Scribe:
         self._recorder = recorder
         self._guardrails = guardrails
         self._tasks = tasks
-        self._tallies = tallies
+        self._metrics = metrics
         self._required = required
         self._learner = learner
         self._deferred = deferred
@@ -97,7 +97,7 @@ class Scribe:
 
     def _note(self, exchange: Exchange) -> None:
         exchange.recorded = True
-        self._tallies.add(exchange)
+        self._metrics.add(exchange)
         _say(exchange)
 
     def coverage(self, exchange: Exchange) -> Coverage:
@@ -107,7 +107,7 @@ class Scribe:
             mode=_mode(exchange, guardrails),
             rules=tuple(rule.name for rule in exchange.rules.blocking),
             checked_messages=exchange.checked_messages if exchange.rules.blocking and exchange.unchecked is None else 0,
-            unchecked_content=tuple(exchange.unseen),
+            unchecked_content=tuple(exchange.unchecked_content),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
             unchecked=exchange.unchecked,
             milliseconds=exchange.check_ms,
@@ -132,7 +132,7 @@ class Scribe:
             messages=exchange.messages,
             annotations=annotations_for(exchange.violations) if exchange.violations else (),
             metadata=_metadata(exchange, coverage),
-            duration_ms=_milliseconds(exchange.started, time.perf_counter()),
+            duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
             log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.logging),
             push=self._push,
         )
@@ -229,8 +229,8 @@ def _verdict(exchange: Exchange, *, off: bool) -> str:
 
 
 def _latencies(exchange: Exchange) -> dict[str, float]:
-    marks = {"upstream_head": exchange.headed, "first_byte": exchange.first_byte}
-    return {name: _milliseconds(exchange.started, at) for name, at in marks.items() if at is not None}
+    marks = {"upstream_head": exchange.head_at, "first_byte": exchange.response.first_byte_at}
+    return {name: _milliseconds(exchange.started_at, at) for name, at in marks.items() if at is not None}
 
 
 def _milliseconds(start: float, end: float) -> float:

@@ -1,15 +1,40 @@
-"""The guardrail lifecycle of an exchange: start, chunk, end. It asks the engine and moves the gate; it does no HTTP."""
+"""One exchange, from its first check to its trace: start, open, feed, end; then refuse or fail, and record.
+
+The guardrail middleware calls the steps, the handler between them moves bytes and knows of no rules. What is checked,
+what may leave and when, and what the client gets instead, is decided here.
+"""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 
-from gemini_proxy.errors import DecodeError, EngineUnavailable, Unauthenticated, UpstreamError
+from gemini_proxy.errors import (
+    DecodeError,
+    EngineUnavailable,
+    Unauthenticated,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
-from gemini_proxy.gemini.refusal import Phase, Refusal
+from gemini_proxy.gemini.refusal import (
+    JSON_TYPE,
+    Phase,
+    Refusal,
+    StreamState,
+    array_refusal,
+    error_body,
+    error_refusal,
+    sse_refusal,
+)
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
@@ -17,61 +42,233 @@ from gemini_proxy.guardrails.tail import Tail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.trace import Outcome
 
+_SSE_TYPE = "text/event-stream"
+_ARRAY_TYPE = JSON_TYPE.partition(";")[0]
+_PATIENCE = 1.0
+"""Seconds a client waits for a verdict without a sign of life."""
+_NOTHING_TO_CHECK = Verdict()
+_SLICE = 4096
+"""Bytes of a response read before the loop gets its turn: a few milliseconds where they are comments of three bytes."""
 
-class Lifecycle:
-    """Runs the checks of every exchange with one engine and one configuration."""
+
+class Pipeline:
+    """Takes every exchange through the guardrails, with one engine and one configuration."""
 
     def __init__(
-        self, engine: Engine, guardrails: Guardrails, refusals: Refusals, tasks: Tasks, max_answer_bytes: int
+        self,
+        engine: Engine,
+        guardrails: Guardrails,
+        refusals: Refusals,
+        recorder: ExchangeRecorder,
+        tasks: Tasks,
+        max_response_bytes: int,
     ) -> None:
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
+        self._recorder = recorder
         self._tasks = tasks
-        self._max_answer_bytes = max_answer_bytes
+        self._max_response_bytes = max_response_bytes
 
-    async def start(self, exchange: Exchange) -> "asyncio.Task[None] | None":
-        """Check the request. A check that takes a while is returned as a task, to run beside the upstream call.
+    # The steps of an exchange, in their order.
+
+    async def start(self, exchange: Exchange) -> None:
+        """Check the request. A check that takes a while goes on beside the upstream call, where that is configured.
 
         Raises Refused.
         """
-        request = _request(exchange)
-        exchange.unseen.extend(request.unchecked)
+        request = exchange.checked_request
+        exchange.unchecked_content.extend(request.unchecked)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
         if not isinstance(verdict, Verdict) and self._guardrails.request_check == "overlap":
-            return self._tasks.beside(deciding, "request check")
-        await deciding
-        return None
+            exchange.request_check = self._tasks.beside(deciding, "request check")
+        else:
+            await deciding
+
+    async def admit(self, exchange: Exchange) -> None:
+        """Return when the request may have a response. Raises Refused."""
+        if exchange.request_check is not None:
+            await exchange.request_check
+            exchange.request_check = None
+
+    def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
+        """Put the gate before a response whose head has come, and give its head to the client's."""
+        # What the response says it is decides: "alt=sse" works on unary calls too, and streams without it are arrays.
+        exchange.framing = upstream.content_type
+        sse, streams = upstream.content_type == _SSE_TYPE, exchange.call.streams
+        self.open_gate(exchange, SseFraming() if sse else JsonArrayFraming() if streams else WholeBodyFraming())
+        exchange.response.head(upstream.status, upstream.headers, streams=streams or sse)
+
+    def open_gate(self, exchange: Exchange, framing: Framing) -> None:
+        """Put the gate before a response that comes in ``framing``."""
+        mode, tail = self._guardrails.stream_check, None
+        if mode == "window":
+            mode, tail = self._open_windows(exchange)
+        expected = exchange.checked_request.candidate_count
+        exchange.gate = FrameGate(framing, exchange.merger, mode, expected, self._max_response_bytes, tail)
+
+    async def feed(self, exchange: Exchange, data: bytes) -> bytes:
+        """Return the bytes that may leave now that ``data`` came from upstream.
+
+        Raises Refused, and DecodeError for bytes that cannot be read.
+        """
+        gate = exchange.gate
+        assert gate is not None
+        if exchange.request_check is not None:
+            await self.admit(exchange)
+        gate.feed(data[:_SLICE])
+        for start in range(_SLICE, len(data), _SLICE):
+            await asyncio.sleep(0)
+            gate.feed(data[start : start + _SLICE])
+        if exchange.windows is not None:
+            await self._judge_windows(exchange, gate, exchange.windows)
+        elif gate.wants_verdict and not exchange.undecided:
+            if await self._judge_response(exchange, until_now=True):
+                gate.release()
+            else:
+                exchange.undecided = True
+        return gate.take()
+
+    async def send(self, exchange: Exchange, leaving: bytes) -> None:
+        """Send the client what may leave; before the first of it the head, with the coverage so far."""
+        self._note_coverage(exchange)
+        await exchange.response.write(leaving)
+
+    async def end(self, exchange: Exchange) -> bytes:
+        """Return the bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
+
+        A response without a gate (an upstream error, a call that generates nothing) has nothing withheld. Raises
+        UpstreamError for one in which there was nothing.
+        """
+        await self.admit(exchange)
+        last = b""
+        if exchange.gate is not None:
+            exchange.gate.end()
+            if exchange.gate.empty:
+                raise UpstreamError("The upstream's answer has no content.")
+            last = await self._remains(exchange)
+        exchange.end(_outcome(exchange))
+        return last
+
+    async def fail(self, exchange: Exchange, error: Refused | UpstreamError) -> bytes:
+        """Decide what the client gets of an exchange that ``error`` ended. Return the bytes that may leave."""
+        try:
+            if isinstance(error, UpstreamError) and not isinstance(error, DecodeError):
+                return await self._cut(exchange, error)
+        except (Refused, DecodeError) as later:
+            error = later
+        if isinstance(error, DecodeError):
+            # What cannot be checked is not passed on.
+            self._refused(exchange, "response", [error.message], reason="ANSWER_UNREADABLE")
+        return self._refuse(exchange)
+
+    async def record(self, exchange: Exchange) -> None:
+        """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
+        coverage = self._recorder.coverage(exchange)
+        exchange.response.note(HEADER, coverage.header)
+        await self._recorder.record(exchange, coverage)
+
+    def give_up(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Record an exchange that nobody waits for any more, unless its trace was written before."""
+        if exchange.recorded:
+            return
+        exchange.end(outcome)
+        self._remember(exchange)
+        self._recorder.record_later(exchange)
+
+    # What the client gets in place of what it asked for.
+
+    def _refuse(self, exchange: Exchange) -> bytes:
+        """Turn the response into a refusal: in band where the client expects a stream, else by HTTP 400.
+
+        A key that the guardrails service did not accept is HTTP 401, as long as no byte has left.
+        """
+        refusal, response = exchange.refusal, exchange.response
+        assert refusal is not None
+        exchange.end(Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE)
+        if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not response.begun:
+            response.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
+            return b""
+        if response.begun or (exchange.call.streams and self._refuses_by_event(exchange)):
+            return self._refusal_event(exchange, refusal)
+        response.error(400, error_refusal(refusal, self._refusals.error_status))
+        return b""
+
+    def _refuses_by_event(self, exchange: Exchange) -> bool:
+        """Tell whether a stream of which no byte has left is refused by an event; else it is by HTTP 400."""
+        # A client that parses the text would show the event as a fault of its own, without the reason.
+        structured = exchange.request is not None and exchange.request.structured
+        before_stream = self._refusals.before_stream
+        return before_stream == "event" or (before_stream == "auto" and not structured)
+
+    def _refusal_event(self, exchange: Exchange, refusal: Refusal) -> bytes:
+        """Return what is sent in place of everything withheld.
+
+        Where a part of the response has left, it goes on in the framing of that. Else the framing is the one asked for,
+        whatever the upstream's was; where they differ, what passed does not leave.
+        """
+        asked = _SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
+        framing = exchange.framing if exchange.response.begun else asked
+        passed, left = (exchange.gate.take(), exchange.gate.events_left) if exchange.gate else (b"", 0)
+        if framing != exchange.framing:
+            passed, left = b"", 0
+            exchange.response.stream_head(_SSE_TYPE if framing == _SSE_TYPE else JSON_TYPE)
+        state = _stream_state(exchange)
+        if framing == _SSE_TYPE:
+            return passed + sse_refusal(refusal, state, self._refusals.feedback)
+        return passed + array_refusal(refusal, state, opened=left > 0, elements=left)
+
+    async def _cut(self, exchange: Exchange, error: UpstreamError) -> bytes:
+        """Return what passes the check of a response that failed; after it the body breaks off as the upstream's did.
+
+        Raises Refused for what does not pass, DecodeError for what cannot be read.
+        """
+        await self.admit(exchange)
+        exchange.error = error.message
+        begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
+        exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
+        if exchange.response.begun:
+            last = await self._remains(exchange)
+            exchange.response.breaks_off = True
+            return last
+        self._remember(exchange)
+        exchange.response.error(error.status, error_body(error.status, error.message, error.code))
+        return b""
+
+    def _note_coverage(self, exchange: Exchange) -> None:
+        if not exchange.response.begun:
+            exchange.response.note(HEADER, self._recorder.coverage(exchange).header)
+
+    async def _show_life(self, exchange: Exchange) -> None:
+        """Show the client of an SSE stream that the connection lives, while a verdict takes long.
+
+        Sending anything settles that a refusal is an event, so it must be one in any case.
+        """
+        if exchange.gate is None or exchange.framing != _SSE_TYPE:
+            return
+        if exchange.response.begun or self._refuses_by_event(exchange):
+            self._note_coverage(exchange)
+            await exchange.response.keep_alive(exchange.gate.following)
+
+    # Checks: what is asked of the engine, and what follows from its verdicts.
 
     async def _decide_request(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> None:
         verdicts = [await self._wait(exchange, "request", verdict)]
         exchange.checked_messages = exchange.message_count
-        self._apply(exchange, "request", verdicts, exchange.unseen)
-
-    async def admit(self, exchange: Exchange) -> None:
-        """Return when the request may have an answer. Raises Refused."""
-        if exchange.checking is not None:
-            await exchange.checking
-            exchange.checking = None
-
-    def open_gate(self, exchange: Exchange, framing: Framing) -> None:
-        """Put the gate before an answer that comes in ``framing``."""
-        mode, tail = self._guardrails.stream_check, None
-        if mode == "window":
-            mode, tail = self._open_windows(exchange)
-        exchange.gate = FrameGate(
-            framing, exchange.merger, mode, _request(exchange).candidate_count, self._max_answer_bytes, tail
-        )
+        self._apply(exchange, "request", verdicts, exchange.unchecked_content)
 
     def _open_windows(self, exchange: Exchange) -> tuple[StreamCheck, Tail | None]:
-        """``window`` as the rules allow: without any it is ``final``, with one that has to see the whole ``hold``."""
-        messages, settings = _request(exchange).messages, self._guardrails
+        """Return ``window`` as the rules allow: without any it is ``final``, with one that has to see the whole
+        ``hold``."""
+        messages, settings = exchange.checked_request.messages, self._guardrails
         check = self._check(exchange, for_rules(messages, settings.thoughts))
         session = self._engine.open_session(check, settings.window_overlap) if exchange.rules.blocking else None
         if session is None:
@@ -83,67 +280,18 @@ class Lifecycle:
         exchange.windows = AnswerWindows(session, len(messages), skips_thoughts=skips)
         return "window", Tail(session.overlap, skips_thoughts=skips)
 
-    async def feed(self, exchange: Exchange, data: bytes) -> bytes:
-        """The bytes that may leave now that ``data`` came from upstream.
-
-        Raises Refused, and DecodeError for bytes that cannot be read.
-        """
-        gate = exchange.gate
-        assert gate is not None
-        if exchange.checking is not None:
-            await self.admit(exchange)
-        gate.feed(data[:_SLICE])
-        for start in range(_SLICE, len(data), _SLICE):
-            await asyncio.sleep(0)
-            gate.feed(data[start : start + _SLICE])
-        if exchange.windows is not None:
-            await self._judge_windows(exchange, gate, exchange.windows)
-        elif gate.wants_verdict and not exchange.undecided:
-            if await self._judge_answer(exchange, until_now=True):
-                gate.release()
-            else:
-                exchange.undecided = True
-        return gate.take()
-
-    async def end(self, exchange: Exchange) -> bytes:
-        """The bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
-
-        An answer without a gate (an upstream error, a call that generates nothing) has nothing withheld. Raises
-        UpstreamError for one in which there was nothing.
-        """
-        await self.admit(exchange)
-        if exchange.gate is None:
-            return b""
-        exchange.gate.end()
-        if exchange.gate.empty:
-            raise UpstreamError("The upstream's answer has no content.")
-        return await self.remains(exchange)
-
-    async def remains(self, exchange: Exchange) -> bytes:
-        """What of an answer may still leave when no more of it will come, after a check. Raises Refused."""
+    async def _remains(self, exchange: Exchange) -> bytes:
+        """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
         assert exchange.gate is not None
-        await self._judge_answer(exchange)
+        await self._judge_response(exchange)
         exchange.gate.release()
         return exchange.gate.take()
 
-    def remember(self, exchange: Exchange) -> None:
-        """Keep for the trace what came of an answer that nobody waits for; what cannot be read of it is left out."""
+    def _remember(self, exchange: Exchange) -> None:
+        """Keep for the trace what came of a response that nobody waits for; what cannot be read is left out."""
         if exchange.request is not None and exchange.gate is not None:
             with contextlib.suppress(DecodeError):
-                self._read_answer(exchange, exchange.request)
-
-    def outcome(self, exchange: Exchange) -> Outcome:
-        """How an exchange ended that was not refused and did not fail."""
-        status = exchange.upstream_status or 0
-        if status >= 400 or exchange.merger.error is not None:
-            return Outcome.UPSTREAM_ERROR
-        if exchange.gate is not None and not exchange.merger.finished():
-            return Outcome.UPSTREAM_CUT
-        return Outcome.COMPLETED
-
-    def unreadable(self, exchange: Exchange, error: DecodeError) -> None:
-        """Refuse an answer that cannot be read: what cannot be checked is not passed on."""
-        self._refused(exchange, "response", [error.message], reason="ANSWER_UNREADABLE")
+                self._read_response(exchange, exchange.request)
 
     async def _judge_windows(self, exchange: Exchange, gate: FrameGate, windows: AnswerWindows) -> None:
         """Let what has passed leave: texts are judged piece by piece, any other part with the whole so far."""
@@ -151,8 +299,8 @@ class Lifecycle:
             return
         if gate.part_waits:
             gate.take_grown()
-            if await self._judge_answer(exchange, until_now=True):
-                windows.resume(candidate_messages(_request(exchange), exchange.merger))
+            if await self._judge_response(exchange, until_now=True):
+                windows.resume(candidate_messages(exchange.checked_request, exchange.merger))
                 gate.pass_parts()
             else:
                 windows.wait()
@@ -162,22 +310,22 @@ class Lifecycle:
             gate.pass_texts()
 
     def _refuse_early(self, exchange: Exchange, found: Sequence[tuple[int, Verdict]]) -> None:
-        first = len(_request(exchange).messages)
+        first = len(exchange.checked_request.messages)
         offsets, offset = {}, 0
-        for candidate in self._read_answer(exchange, _request(exchange)):
+        for candidate in self._read_response(exchange, exchange.checked_request):
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
         self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in found], ())
 
-    async def _judge_answer(self, exchange: Exchange, *, until_now: bool = False) -> bool:
+    async def _judge_response(self, exchange: Exchange, *, until_now: bool = False) -> bool:
         """Check the whole answer. Raises Refused.
 
         With ``until_now`` more of it follows: only what that cannot undo is refused for, and False says that there are
         violations which it may.
         """
-        request = _request(exchange)
-        candidates = self._read_answer(exchange, request)
+        request = exchange.checked_request
+        candidates = self._read_response(exchange, request)
         verdicts: list[Verdict] = []
         unseen: list[Unchecked] = []
         offset = len(request.messages)
@@ -192,13 +340,13 @@ class Lifecycle:
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
         self._apply(exchange, "response", verdicts, unseen)
-        exchange.unseen.extend(one for one in unseen if one not in exchange.unseen)
+        exchange.unchecked_content.extend(one for one in unseen if one not in exchange.unchecked_content)
         return passed
 
-    def _read_answer(self, exchange: Exchange, request: GeminiRequest) -> tuple[CandidateMessages, ...]:
+    def _read_response(self, exchange: Exchange, request: GeminiRequest) -> tuple[CandidateMessages, ...]:
         candidates = candidate_messages(request, exchange.merger)
-        exchange.answer_messages = tuple(message for candidate in candidates for message in candidate.messages)
-        self._note_thoughts(exchange, exchange.answer_messages)
+        exchange.response_messages = tuple(message for candidate in candidates for message in candidate.messages)
+        self._note_thoughts(exchange, exchange.response_messages)
         return candidates
 
     def _judge(self, exchange: Exchange, phase: Phase, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
@@ -229,12 +377,12 @@ class Lifecycle:
         return verdict
 
     async def _patiently(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
-        """Wait for a verdict; while it takes long on an answer, show the client that the connection lives."""
+        """Wait for a verdict; while it takes long on a response, show the client that the connection lives."""
         checking = self._tasks.beside(_verdict(judged), "check")
         try:
             while not (await asyncio.wait({checking}, timeout=_PATIENCE))[0]:
-                if phase == "response" and exchange.keep_alive is not None and exchange.gate is not None:
-                    await exchange.keep_alive(exchange.gate.following)
+                if phase == "response":
+                    await self._show_life(exchange)
             return checking.result()
         finally:
             checking.cancel()
@@ -253,8 +401,8 @@ class Lifecycle:
     def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         if self._guardrails.thoughts == "skip" and any(is_thought(message) for message in messages):
             note = Unchecked("messages", "thoughts, which the configuration skips")
-            if note not in exchange.unseen:
-                exchange.unseen.append(note)
+            if note not in exchange.unchecked_content:
+                exchange.unchecked_content.append(note)
 
     def _no_verdict(self, exchange: Exchange, phase: Phase, error: EngineUnavailable | Unauthenticated) -> Refused:
         reason = "GUARDRAIL_UNAUTHENTICATED" if isinstance(error, Unauthenticated) else "GUARDRAIL_UNAVAILABLE"
@@ -284,16 +432,28 @@ async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
     return await judged
 
 
-_PATIENCE = 1.0
-"""Seconds a client waits for a verdict without a sign of life."""
-_NOTHING_TO_CHECK = Verdict()
-_SLICE = 4096
-"""Bytes of an answer read before the loop gets its turn: a few milliseconds where they are comments of three bytes."""
+def _outcome(exchange: Exchange) -> Outcome:
+    """Return how an exchange ended that was not refused and did not fail."""
+    status = exchange.upstream_status or 0
+    if status >= 400 or exchange.merger.error is not None:
+        return Outcome.UPSTREAM_ERROR
+    if exchange.gate is not None and not exchange.merger.finished():
+        return Outcome.UPSTREAM_CUT
+    return Outcome.COMPLETED
 
 
-def _request(exchange: Exchange) -> GeminiRequest:
-    assert exchange.request is not None
-    return exchange.request
+def _stream_state(exchange: Exchange) -> StreamState:
+    """Return what a refusal inside a stream repeats of it."""
+    merger = exchange.merger
+    expected = (exchange.request.candidate_count if exchange.request else None) or 1
+    indexes = tuple(candidate.index for candidate in merger.candidates)
+    return StreamState(
+        indexes=indexes or tuple(range(min(expected, 8))),
+        # Nothing that rules read may stand in the refusal that came of it.
+        usage=counts_in(merger.usage or {}),
+        model_version=merger.model_version or exchange.call.model,
+        response_id=merger.response_id,
+    )
 
 
 def _standing(verdict: Verdict) -> Verdict:

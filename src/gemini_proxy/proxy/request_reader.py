@@ -24,7 +24,7 @@ _READ_SECONDS = 10.0
 """How long a large body may take to be read, its wait for a process included: several times what the largest takes."""
 
 
-class Intake:
+class RequestReader:
     """Fills an exchange from its request, or raises the error that the client gets."""
 
     def __init__(self, config: Config, rules: GuardrailSet, dataset_rules: DatasetRules, workers: Workers) -> None:
@@ -36,7 +36,7 @@ class Intake:
         self._dataset_rules = dataset_rules
         self._workers = workers
 
-    async def take(self, exchange: Exchange, request: web.Request) -> None:
+    async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
         rules = await self._with_header(exchange, request, await self._stored_rules(exchange, self._rules))
         if exchange.call.dataset is None and rules.compares_tools:

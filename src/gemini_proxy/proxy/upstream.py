@@ -21,7 +21,7 @@ _INFLATE_STEP: Final = 262_144
 _WITHOUT_BODY: Final = frozenset({204, 205})
 
 
-class Answer:
+class UpstreamResponse:
     """An upstream response whose head has come. ``received`` counts the bytes of its body that have come."""
 
     def __init__(self, connection: Connection) -> None:
@@ -129,7 +129,7 @@ class Upstream:
         self._host = f"[{host}]{port}" if ":" in host else f"{host}{port}"
         self._pool = Pool(base, config.connect_timeout, config.read_timeout)
 
-    async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> UpstreamResponse:
         """Send the call and wait for the head of its answer, which the caller has to close.
 
         Raises UpstreamError when there is no head or one of a status without an answer (a redirect, 101, 204),
@@ -148,7 +148,7 @@ class Upstream:
             status = connection.status
             if status < 200 or 300 <= status < 400 or status in _WITHOUT_BODY:
                 raise UpstreamError(f"The upstream answered with status {status}, which has no content.")
-            return Answer(connection)
+            return UpstreamResponse(connection)
         except BaseException:
             connection.abandon()
             raise

@@ -27,20 +27,21 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.http.peers import PEERS, Peers
-from gemini_proxy.proxy.authentication import Admission
-from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, Tallies
-from gemini_proxy.proxy.exchange_trace import Scribe
-from gemini_proxy.proxy.pipeline import Lifecycle
-from gemini_proxy.proxy.request_reader import Intake
+from gemini_proxy.proxy.authentication import Authentication
+from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, ExchangeMetrics
+from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.sections import Guardrails, Limits
 from gemini_proxy.server import health
 from gemini_proxy.server.answerers import Answerers
 from gemini_proxy.server.app_keys import (
-    ADMISSION,
     ASKING,
+    AUTHENTICATION,
     CONFIG,
+    EXCHANGE_METRICS,
     EXPLORER_SITE,
     GROUP,
     LIMITER,
@@ -49,7 +50,6 @@ from gemini_proxy.server.app_keys import (
     SETUPS,
     STATE,
     STORAGE,
-    TALLIES,
     TASKS,
     UPSTREAM,
     ExplorerSite,
@@ -107,7 +107,7 @@ def create_app(
     app[MEMORY_BUDGET] = MemoryBudget(config.server.max_held_bytes // group.processes)
     app[TASKS] = tasks = Tasks()
     # Where there are several users, the names of their rules are nobody else's business.
-    app[TALLIES] = Tallies(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
+    app[EXCHANGE_METRICS] = ExchangeMetrics(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
     # Neither what policies cost that clients send nor what bodies do is taken from the checks of the operator's rules.
     checks, foreign, bodies = Workers(), foreign_workers(config.guardrails.timeout), Workers(1)
     # What users ask for keeps no process from the exchanges, and ends none of theirs.
@@ -173,7 +173,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
     revisions = Revisions(database, storage.news)
     access = Access(database, revisions, config.access.mode)
     app[STORAGE] = storage
-    app[ADMISSION] = Admission(access, spends=config.upstream.api_key is not None)
+    app[AUTHENTICATION] = Authentication(access, spends=config.upstream.api_key is not None)
     assembly = _Assembly(app, storage, DatasetRules(database, revisions), checkers)
     app[SETUPS] = setups = Setups(assembly.build, config, rules)
     if config.explorer.enabled:
@@ -223,7 +223,7 @@ class _Assembly:
         self, app: web.Application, storage: Storage, dataset_rules: DatasetRules, checkers: _Checkers
     ) -> None:
         self._tasks = app[TASKS]
-        self._tallies = app[TALLIES]
+        self._metrics = app[EXCHANGE_METRICS]
         self._storage = storage
         self._dataset_rules = dataset_rules
         self._checkers = checkers
@@ -231,26 +231,27 @@ class _Assembly:
 
     def build(self, config: Config, rules: GuardrailSet) -> Setup:
         """The setup for ``config`` with ``rules`` of its policy files."""
-        self._tallies.know(rule.name for rule in rules.blocking)
+        self._metrics.know(rule.name for rule in rules.blocking)
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
         if checkers.remote is not None:
             self._send_ahead(checkers.remote, guardrails, rules)
         engine = FailOpenEngine(checkers.engine) if guardrails.unavailable == "allow" else checkers.engine
+        recorder = ExchangeRecorder(
+            storage.recorder,
+            guardrails,
+            self._tasks,
+            self._metrics,
+            required=config.traces.required,
+            learner=storage.tool_learner,
+            deferred=config.traces.durability == "deferred",
+            push=storage.push is not None,
+        )
+        most = config.upstream.max_answer_bytes
         return Setup(
             config,
             rules,
-            Lifecycle(engine, guardrails, config.refusals, self._tasks, config.upstream.max_answer_bytes),
-            Intake(config, rules, self._dataset_rules, checkers.bodies),
-            Scribe(
-                storage.recorder,
-                guardrails,
-                self._tasks,
-                self._tallies,
-                required=config.traces.required,
-                learner=storage.tool_learner,
-                deferred=config.traces.durability == "deferred",
-                push=storage.push is not None,
-            ),
+            RequestReader(config, rules, self._dataset_rules, checkers.bodies),
+            Pipeline(engine, guardrails, config.refusals, recorder, self._tasks, most),
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:

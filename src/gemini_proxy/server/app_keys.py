@@ -9,18 +9,18 @@ from gemini_proxy.config import Config
 from gemini_proxy.errors import ProxyError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.guardrails.asking import Asking
-from gemini_proxy.proxy.authentication import Admission
+from gemini_proxy.proxy.authentication import Authentication
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.exchange_metrics import Tallies
-from gemini_proxy.proxy.response import ClientAnswer
+from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
+from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads
-from gemini_proxy.server.setup import Setup, Setups
+from gemini_proxy.server.setup import Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.storage import Storage
 
@@ -65,10 +65,10 @@ STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
 MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
-TALLIES = web.AppKey("TALLIES", Tallies)
+EXCHANGE_METRICS = web.AppKey("EXCHANGE_METRICS", ExchangeMetrics)
 TASKS = web.AppKey("TASKS", Tasks)
 LIMITER = web.AppKey("LIMITER", Limiter)
-ADMISSION = web.AppKey("ADMISSION", Admission)
+AUTHENTICATION = web.AppKey("AUTHENTICATION", Authentication)
 UPSTREAM = web.AppKey("UPSTREAM", Upstream)
 
 CALL = web.RequestKey("CALL", ModelCall)
@@ -76,6 +76,6 @@ CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
 OWNER = web.RequestKey("OWNER", str)
 ADDRESS = web.RequestKey("ADDRESS", str)
 """The client's, as ``Peers.client`` tells it."""
-ANSWER = web.RequestKey("ANSWER", ClientAnswer)
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
-SETUP = web.RequestKey("SETUP", Setup)
+PIPELINE = web.RequestKey("PIPELINE", Pipeline)
+"""Of the setup with which the exchange began."""

@@ -19,18 +19,18 @@ from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, WrongHost
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import Credentials
-from gemini_proxy.proxy.exchange_metrics import Tallies
+from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.server.app_keys import (
-    ADMISSION,
     ASKING,
+    AUTHENTICATION,
     CONFIG,
+    EXCHANGE_METRICS,
     GROUP,
     LIMITER,
     RELOADS,
     STATE,
     STORAGE,
-    TALLIES,
     TASKS,
     Group,
 )
@@ -95,7 +95,7 @@ class Metrics:
         if key is None:
             raise Unauthenticated("The figures ask for a key of this server: Authorization: Bearer inv-...")
         try:
-            await request.app[ADMISSION].owner(Credentials(None, key))
+            await request.app[AUTHENTICATION].owner(Credentials(None, key))
         except Unavailable:
             if not hmac.compare_digest(digest(key), self._accepted):
                 raise
@@ -110,7 +110,7 @@ def own_families(app: web.Application) -> Families:
 
 def _snapshot(app: web.Application) -> "_Snapshot":
     return _Snapshot(
-        app[TALLIES],
+        app[EXCHANGE_METRICS],
         app[STATE].in_flight,
         app[LIMITER],
         app[RELOADS],
@@ -163,7 +163,7 @@ async def queue_figures(push: PushWorker | None) -> Queued | None:
 class _Snapshot:
     """The figures of one moment as metric families. No label holds what a client or a model said."""
 
-    tallies: Tallies
+    exchanges: ExchangeMetrics
     in_flight: int
     limiter: Limiter
     reloads: Reloads
@@ -193,27 +193,27 @@ class _Snapshot:
             yield from _push(self.storage.push)
 
     def _exchanges(self) -> Iterator[Metric]:
-        tallies = self.tallies
-        exchanges = _counter("exchanges", "Exchanges by how they ended.", "method", "outcome")
-        for (method, outcome), count in tallies.exchanges.items():
-            exchanges.add_metric([method.value, outcome.value], count)
-        yield exchanges
+        exchanges = self.exchanges
+        ended = _counter("exchanges", "Exchanges by how they ended.", "method", "outcome")
+        for (method, outcome), count in exchanges.exchanges.items():
+            ended.add_metric([method.value, outcome.value], count)
+        yield ended
         duration = _histogram("exchange_duration_seconds", "From the request to the end of its answer.", "stream")
-        for stream, observed in tallies.duration.items():
+        for stream, observed in exchanges.duration.items():
             duration.add_metric([str(stream).lower()], observed.buckets, observed.sum)
         yield duration
         first = _histogram("time_to_first_byte_seconds", "From the request to the first byte of its answer.")
-        first.add_metric([], tallies.first_byte.buckets, tallies.first_byte.sum)
+        first.add_metric([], exchanges.first_byte.buckets, exchanges.first_byte.sum)
         yield first
         check = _histogram("guardrail_duration_seconds", "All checks of an exchange that has blocking rules.")
-        check.add_metric([], tallies.check.buckets, tallies.check.sum)
+        check.add_metric([], exchanges.check.buckets, exchanges.check.sum)
         yield check
         refusals = _counter("guardrail_refusals", "Refused exchanges by the rules that fired.", "rule")
-        for rule, count in tallies.refusals.items():
+        for rule, count in exchanges.refusals.items():
             refusals.add_metric([rule], count)
         yield refusals
         tokens = _counter("tokens", "Tokens as the upstream counted them.", "type")
-        for kind, count in tallies.tokens.items():
+        for kind, count in exchanges.tokens.items():
             tokens.add_metric([kind], count)
         yield tokens
         yield _gauge("in_flight_requests", "Requests under way, this one included.", self.in_flight)

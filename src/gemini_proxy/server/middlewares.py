@@ -6,21 +6,17 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gemini_proxy.errors import DecodeError, LimitExceeded, Unauthenticated, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.errors import LimitExceeded, UpstreamError
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.refusal import error_body, error_refusal
-from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
-from gemini_proxy.proxy.refuse import refusal_tail, refuses_by_event
-from gemini_proxy.proxy.response import ClientAnswer, break_off
+from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.server.app_keys import (
     ADDRESS,
-    ADMISSION,
-    ANSWER,
+    AUTHENTICATION,
     CALL,
     CONFIG,
     CREDENTIALS,
@@ -28,7 +24,7 @@ from gemini_proxy.server.app_keys import (
     EXPLORER_SITE,
     LIMITER,
     OWNER,
-    SETUP,
+    PIPELINE,
     SETUPS,
     STATE,
 )
@@ -58,7 +54,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     request[CREDENTIALS] = credentials = read_credentials(
         request.headers, call.query.key, _configured_key(request), call.dataset
     )
-    request[OWNER] = await request.app[ADMISSION].owner(credentials)
+    request[OWNER] = await request.app[AUTHENTICATION].owner(credentials)
     return await handler(request)
 
 
@@ -146,100 +142,26 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     if CALL not in request or request[CALL].http_method == "GET":
         return await handler(request)
     client = client_of(request[CREDENTIALS], _configured_key(request), request[ADDRESS])
-    exchange = request[EXCHANGE] = Exchange(request[CALL], request[CREDENTIALS], request[OWNER], client)
-    answer = request[ANSWER] = ClientAnswer()
-    request[SETUP] = setup = request.app[SETUPS].current
-    await setup.intake.take(exchange, request)
-    try:
-        tail, whole = await _run(request, exchange, answer, handler)
-        await _record(request, exchange, answer)
-        response = await answer.finish(request, tail)
-    except (asyncio.CancelledError, ConnectionError):
-        _give_up(request, exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
-        raise
-    except Exception:
-        _give_up(request, exchange, Outcome.FAILED)
-        raise
-    finally:
-        if exchange.checking is not None:
-            exchange.checking.cancel()
-        # It holds the request, which holds the exchange: only the garbage collector would part them.
-        exchange.keep_alive = None
-    if not whole:
-        break_off(request)
-    return response
-
-
-async def _run(request: web.Request, exchange: Exchange, answer: ClientAnswer, handler: Handler) -> tuple[bytes, bool]:
-    """Bring the exchange to its outcome: the bytes still to be sent, and whether the answer then is whole."""
-    lifecycle = request[SETUP].lifecycle
+    exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
+    setup = request.app[SETUPS].current
+    request[EXCHANGE], request[PIPELINE] = exchange, setup.pipeline
+    pipeline = setup.pipeline
+    await setup.reader.read(exchange, request)
     try:
         try:
-            exchange.checking = await lifecycle.start(exchange)
+            await pipeline.start(exchange)
             await handler(request)
-            tail = await lifecycle.end(exchange)
-            exchange.end(lifecycle.outcome(exchange))
-            return tail, True
-        except DecodeError:
-            raise
-        except UpstreamError as error:
-            return await _cut(request, exchange, answer, error)
-    except Refused:
-        return _refuse(request, exchange, answer), True
-    except DecodeError as error:
-        lifecycle.unreadable(exchange, error)
-        return _refuse(request, exchange, answer), True
-
-
-def _refuse(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> bytes:
-    """Turn the answer into a refusal: in band where the client expects a stream, else by HTTP 400.
-
-    A key that the guardrails service did not accept is HTTP 401, as long as no byte has left.
-    """
-    refusal = exchange.refusal
-    assert refusal is not None
-    exchange.end(Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE)
-    if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not answer.begun:
-        answer.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
-        return b""
-    refusals = request[SETUP].config.refusals
-    in_band = answer.begun or (exchange.call.streams and refuses_by_event(exchange, refusals.before_stream))
-    if not in_band:
-        answer.error(400, error_refusal(refusal, refusals.error_status))
-        return b""
-    return refusal_tail(exchange, answer, refusal, refusals.feedback)
-
-
-async def _cut(
-    request: web.Request, exchange: Exchange, answer: ClientAnswer, error: UpstreamError
-) -> tuple[bytes, bool]:
-    """The upstream failed. What passes the check still goes out, and then the body breaks off as the upstream's did.
-
-    Raises Refused for what does not pass, DecodeError for what cannot be read.
-    """
-    lifecycle = request[SETUP].lifecycle
-    await lifecycle.admit(exchange)
-    exchange.error = error.message
-    begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
-    exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
-    if answer.begun:
-        return await lifecycle.remains(exchange), False
-    lifecycle.remember(exchange)
-    answer.error(error.status, error_body(error.status, error.message, error.code))
-    return b"", True
-
-
-async def _record(request: web.Request, exchange: Exchange, answer: ClientAnswer) -> None:
-    scribe = request[SETUP].scribe
-    coverage = scribe.coverage(exchange)
-    answer.note(HEADER, coverage.header)
-    await scribe.record(exchange, coverage)
-
-
-def _give_up(request: web.Request, exchange: Exchange, outcome: Outcome) -> None:
-    """Record an exchange that nobody waits for any more, unless its trace was written before."""
-    if exchange.recorded:
-        return
-    exchange.end(outcome)
-    request[SETUP].lifecycle.remember(exchange)
-    request[SETUP].scribe.record_later(exchange)
+            last = await pipeline.end(exchange)
+        except (Refused, UpstreamError) as error:
+            last = await pipeline.fail(exchange, error)
+        await pipeline.record(exchange)
+        return await exchange.response.finish(last)
+    except (asyncio.CancelledError, ConnectionError):
+        pipeline.give_up(exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
+        raise
+    except Exception:
+        pipeline.give_up(exchange, Outcome.FAILED)
+        raise
+    finally:
+        if exchange.request_check is not None:
+            exchange.request_check.cancel()

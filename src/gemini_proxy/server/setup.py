@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from gemini_proxy.config import Config, reloaded
 from gemini_proxy.guardrails.rules import GuardrailSet
-from gemini_proxy.proxy.exchange_trace import Scribe
-from gemini_proxy.proxy.pipeline import Lifecycle
-from gemini_proxy.proxy.request_reader import Intake
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +15,8 @@ class Setup:
 
     config: Config
     rules: GuardrailSet
-    lifecycle: Lifecycle
-    intake: Intake
-    scribe: Scribe
+    reader: RequestReader
+    pipeline: Pipeline
 
 
 class Setups:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
+from aiohttp.test_utils import make_mocked_request
 
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import read_call
@@ -17,7 +18,9 @@ from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
-from gemini_proxy.proxy.pipeline import Lifecycle
+from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
 from tests.support.proxy import prompt
@@ -123,13 +126,16 @@ def done(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
-def lifecycle(settings: Guardrails, engine: Engine | None = None) -> Lifecycle:
-    return Lifecycle(engine or NativeEngine(Workers(), 5.0), settings, Refusals(), Tasks(), 1 << 24)
+def pipeline(settings: Guardrails, engine: Engine | None = None) -> Pipeline:
+    """Return a pipeline whose exchanges are not recorded."""
+    recorder = cast(ExchangeRecorder, None)
+    return Pipeline(engine or NativeEngine(Workers(), 5.0), settings, Refusals(), recorder, Tasks(), 1 << 24)
 
 
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:
     call = read_call("POST", "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse")
-    made = Exchange(call, Credentials("AIzaTest", None))
+    response = ClientResponse(make_mocked_request("POST", "/"))
+    made = Exchange(call, Credentials("AIzaTest", None), response)
     made.rules = GuardrailSet(tuple(guardrail(f"policy {index}", text, "block") for index, text in enumerate(policies)))
     made.request = read_request(call, orjson.dumps(prompt(question)))
     return made
@@ -148,14 +154,14 @@ class Answered:
         return b"".join(self.left)
 
 
-def answered(life: Lifecycle, exchange: Exchange, chunks: Sequence[bytes]) -> Answered:
+def answered(steps: Pipeline, exchange: Exchange, chunks: Sequence[bytes]) -> Answered:
     """Feed an answer chunk by chunk, and end it."""
-    life.open_gate(exchange, SseFraming())
+    steps.open_gate(exchange, SseFraming())
     left: list[bytes] = []
     try:
         for chunk in chunks:
-            left.append(done(life.feed(exchange, chunk)))
-        left.append(done(life.end(exchange)))
+            left.append(done(steps.feed(exchange, chunk)))
+        left.append(done(steps.end(exchange)))
     except Refused:
         return Answered(left, True, exchange)
     except UpstreamError:
