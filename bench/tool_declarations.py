@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import click
 
-from gemini_proxy.policy import Conversation, Policy, compile_policy
-from gemini_proxy.policy.run.pinning import PARAMETER, digest
+from gemini_proxy.policy import PINS_PARAMETER as PARAMETER
+from gemini_proxy.policy import Conversation, Policy, compile_policy, tool_digest
 
 _ROOT: Final = Path(__file__).parents[1]
 _REPEATS: Final = 50
@@ -39,11 +39,11 @@ def main(python: str, suites: Sequence[str]) -> None:
         _report(policy, suite)
     declared = [{**tool, "name": f"{tool['name']}_{turn}"} for turn in range(50) for tool in known][:50]
     conversation = Conversation.of([{"tools": declared}, {"role": "user", "content": "hello"}])
-    pins = {PARAMETER: {tool["name"]: digest(tool) for tool in declared}}
+    pins = {PARAMETER: {tool["name"]: tool_digest(tool) for tool in declared}}
     for words, checks in (("tool_changed", compile_policy(_CHANGED)), ("pinned-tools.gr", policy)):
         spent = _milliseconds(partial(checks.check, conversation, pins))
         click.echo(f"{words}: {spent:.2f} ms of processor time a check of 50 tools")
-    click.echo(f"digests: {_milliseconds(lambda: [digest(tool) for tool in declared]):.2f} ms for 50 tools")
+    click.echo(f"digests: {_milliseconds(lambda: [tool_digest(tool) for tool in declared]):.2f} ms for 50 tools")
 
 
 def _report(policy: Policy, suite: dict[str, Any]) -> None:

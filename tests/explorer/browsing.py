@@ -9,7 +9,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS, POLICIES, TRACES
-from gemini_proxy.policy.run.pinning import declaration, digest
+from gemini_proxy.policy import tool_declaration, tool_digest
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.pinned_tools import Declared, DeclaredTools
@@ -97,7 +97,7 @@ def tool(description: str, name: str = "send") -> dict[str, Any]:
 async def declare(proxy: Proxy, *tools: dict[str, Any], dataset: str = "demo", owner: str = DEVELOPER) -> Dataset:
     """Have a dataset's exchange declare tools."""
     made = await ensured(proxy.app[DATASETS], owner, dataset)
-    seen = {one["name"]: Declared(digest(one), declaration(one), 1_700_000_000.0) for one in tools}
+    seen = {one["name"]: Declared(tool_digest(one), tool_declaration(one), 1_700_000_000.0) for one in tools}
     await proxy.app[PINNED_TOOLS].learn(DeclaredTools(owner, dataset, seen, allowed=True))
     return made
 

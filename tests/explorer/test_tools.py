@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gemini_proxy.explorer.pages.tools import DiffSpan, differences
-from gemini_proxy.policy.run.pinning import digest
+from gemini_proxy.policy import tool_digest
 from gemini_proxy.traces.datasets import UNNAMED
 from tests.explorer.api import Api
 from tests.explorer.browsing import Browser, declare, tool
@@ -17,7 +17,7 @@ async def test_tools_are_listed_accepted_and_forgotten_over_the_api(proxy: Proxy
     dataset = await declare(proxy, tool("Sends a mail to eve."))
     found = (await checker.get(f"{checker.at('demo')}/tools"))["tools"]
     assert [one["name"] for one in found] == ["send", "list"]
-    assert found[1]["changed"] is None and found[1]["pinned"]["digest"] == digest(tool("Lists.", "list"))
+    assert found[1]["changed"] is None and found[1]["pinned"]["digest"] == tool_digest(tool("Lists.", "list"))
     assert found[0]["pinned"]["declaration"]["description"] == "Sends a mail."
     assert found[0]["changed"]["declaration"]["description"] == "Sends a mail to eve."
     path = f"/dataset/{dataset.id}/tools"

@@ -14,7 +14,7 @@ from gemini_proxy.guardrails.presidio import MAX_TEXT, PresidioAnswerer
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.policy import OUTSIDE, Conversation, Found, PolicyError, Question, Unanswered, compile_policy
+from gemini_proxy.policy import OUTSIDE, Conversation, LabelledSpan, PolicyError, Question, Unanswered, compile_policy
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.sections import Presidio as Section
@@ -93,7 +93,7 @@ def test_what_has_a_place_is_marked_there() -> None:
         policy.check(conversation)
     asked, other = missing.value.questions
     assert (asked, other) == (about("by Ada Lovelace, to Ada Lovelace."), about("no one"))
-    answers = {asked: (Found(3, 15, "PERSON"), Found(20, 32, "PERSON")), other: ()}
+    answers = {asked: (LabelledSpan(3, 15, "PERSON"), LabelledSpan(20, 32, "PERSON")), other: ()}
     # It belongs to the message that it ends in; the others of the turn have none.
     (violation,) = policy.check(conversation, answers=answers)
     assert violation.kwargs == {"labels": ["PERSON", "PERSON"]}
@@ -140,14 +140,14 @@ async def test_it_finds_all_that_presidio_does(model: Path, workers: Workers) ->
     text = "\N{GRINNING FACE} Ada Lovelace of Initech, Zurich, ada@example.org"
     found = await presidio.answer(about(text), None)
     assert isinstance(found, tuple)
-    assert {(text[each.start : each.end], each.label) for each in found if isinstance(each, Found)} == {
+    assert {(text[each.start : each.end], each.label) for each in found if isinstance(each, LabelledSpan)} == {
         ("Ada Lovelace", "PERSON"),
         ("Initech", "ORGANIZATION"),
         ("Zurich", "LOCATION"),
         ("ada@example.org", "EMAIL_ADDRESS"),
         ("example.org", "URL"),
     }
-    assert await presidio.answer(about(text, '{"entities":"LOCATION"}'), None) == (Found(27, 33, "LOCATION"),)
+    assert await presidio.answer(about(text, '{"entities":"LOCATION"}'), None) == (LabelledSpan(27, 33, "LOCATION"),)
     assert await presidio.answer(about(text, '{"entities":[]}'), None) == ()
     assert await PresidioAnswerer(str(model), "en", 0.9, workers, 30.0).answer(about("Ada Lovelace"), None) == ()
     with pytest.raises(EngineUnavailable, match="does not find PERSONS in texts of the language en"):
@@ -160,7 +160,7 @@ async def test_a_text_has_its_time_and_the_next_one_is_read(model: Path, workers
     with pytest.raises(EngineUnavailable, match="longer than its time"):
         await PresidioAnswerer(str(model), "en", 0.5, workers, 0.2).answer(about("Ada Lovelace, " * 7_000), None)
     found = await PresidioAnswerer(str(model), "en", 0.5, workers, 30.0).answer(about("Ada Lovelace"), None)
-    assert found == (Found(0, 12, "PERSON"),)
+    assert found == (LabelledSpan(0, 12, "PERSON"),)
 
 
 async def test_a_text_that_is_too_long_has_no_answer(workers: Workers) -> None:

@@ -13,7 +13,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.semgrep import MAX_CODE, MAX_PRINTED, SemgrepAnswerer, program_path
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.policy import Answer, Found, Question
+from gemini_proxy.policy import Answer, LabelledSpan, Question
 from gemini_proxy.server.answerers import Answerers, unanswerable
 
 POLICY = """
@@ -135,4 +135,4 @@ def test_without_the_program_a_policy_does_not_load(tmp_path: Path, monkeypatch:
 async def test_semgrep_itself_finds_what_the_rules_say(lang: str, code: str, labels: list[tuple[str, str]]) -> None:
     found = await ask(code, lang)
     assert isinstance(found, tuple)
-    assert [(each.label, code[each.start : each.end]) for each in found if isinstance(each, Found)] == labels
+    assert [(each.label, code[each.start : each.end]) for each in found if isinstance(each, LabelledSpan)] == labels

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemini_proxy.policy import Budget, Conversation, Violation, compile_policy
+from gemini_proxy.policy import Budget, Conversation, RuleViolation, compile_policy
 
 Message = dict[str, Any]
 
@@ -43,7 +43,7 @@ def check(
     *messages: Message,
     parameters: Mapping[str, Any] | None = None,
     budget: Budget | None = None,
-) -> tuple[Violation, ...]:
+) -> tuple[RuleViolation, ...]:
     return compile_policy(policy).check(Conversation.of(messages), parameters or {}, budget)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Conversation, PolicyError, Warning, compile_policy
+from gemini_proxy.policy import Conversation, PolicyError, PolicyWarning, compile_policy
 from gemini_proxy.policy.lint.brackets import Brackets, leftmost
 from gemini_proxy.policy.lint.portability import compiles, portability, search_for
 from gemini_proxy.policy.parse.parser import parse
@@ -260,7 +260,7 @@ EXPECTED_OF_EXAMPLES = {
 def test_policies_written_for_both_have_few_notes() -> None:
     """A missing argument, a content that is None, a line end in a path, a range: no note on a form."""
     for example in json.loads(EXAMPLES.read_text()):
-        notes: tuple[Warning, ...] = portability(example["policy"])
+        notes: tuple[PolicyWarning, ...] = portability(example["policy"])
         expected = EXPECTED_OF_EXAMPLES.get(str(example["id"]), [])
         assert len(notes) == len(expected), example["id"]
         for note, part in zip(notes, expected, strict=True):

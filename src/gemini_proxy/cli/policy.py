@@ -34,8 +34,7 @@ from gemini_proxy.cli.visible import terminal
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings
-from gemini_proxy.policy import Answer, Policy, PolicyError, Question
-from gemini_proxy.policy.lint.portability import portability
+from gemini_proxy.policy import Answer, Policy, PolicyError, Question, portability
 from gemini_proxy.sections import Refusals
 from gemini_proxy.traces.backtest import Backtest, Finding, Report
 from gemini_proxy.traces.recorded import count, recorded

@@ -22,8 +22,8 @@ from gemini_proxy.policy import (
     EvaluationError,
     Policy,
     Question,
+    RuleViolation,
     Unanswered,
-    Violation,
 )
 
 # Cases are written by hand; this is a mistake, and YAML takes a minute for each 20 MB.
@@ -53,7 +53,7 @@ class Result:
     """What fired on a case. ``failure`` says why there was no verdict; such a case is never ok."""
 
     case: Case
-    violations: tuple[Violation, ...] = ()
+    violations: tuple[RuleViolation, ...] = ()
     failure: str | None = None
 
     @property
@@ -85,7 +85,7 @@ class Result:
         return tuple(sorted(self.case.fires - set(self.messages)))
 
     @property
-    def surplus(self) -> tuple[Violation, ...]:
+    def surplus(self) -> tuple[RuleViolation, ...]:
         """What fired and had not to."""
         if self.ok or self.case.fires is True:
             return ()

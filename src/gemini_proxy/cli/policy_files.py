@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gemini_proxy.guardrails.plugins import PluginError, load_policy
-from gemini_proxy.policy import Policy, PolicyError, Warning
+from gemini_proxy.policy import Policy, PolicyError, PolicyWarning
 from gemini_proxy.traces.visible import ONE_LINE
 
 
@@ -46,17 +46,17 @@ def described_error(error: PolicyError) -> str:
     return _described("error", error)
 
 
-def described_warning(policy: Policy, warning: Warning) -> str:
+def described_warning(policy: Policy, warning: PolicyWarning) -> str:
     """As ``described_error``, for something that loads."""
     return _described("warning", _place(policy, warning))
 
 
-def described_note(policy: Policy, note: Warning) -> str:
+def described_note(policy: Policy, note: PolicyWarning) -> str:
     """As ``described_error``, for something that means something else in Invariant's engine."""
     return _described("note: reads differently in Invariant's engine", _place(policy, note))
 
 
-def _place(policy: Policy, warning: Warning) -> PolicyError:
+def _place(policy: Policy, warning: PolicyWarning) -> PolicyError:
     return PolicyError(policy.source, warning.line, warning.column, warning.message, text=policy.text)
 
 

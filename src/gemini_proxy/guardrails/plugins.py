@@ -11,9 +11,16 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from gemini_proxy.policy import MAX_PROGRAM, OUTSIDE, Policy, compile_policy
-from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Parser
-from gemini_proxy.policy.detectors.builtin import BUILTIN
+from gemini_proxy.policy import (
+    BUILTIN,
+    MAX_PROGRAM,
+    OUTSIDE,
+    Detector,
+    DetectorRegistry,
+    Parser,
+    Policy,
+    compile_policy,
+)
 
 GROUP: Final = "gemini_proxy.detectors"
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.policy import Answer, Found, Question
+from gemini_proxy.policy import Answer, LabelledSpan, Question
 
 MAX_TEXT: Final = 100_000
 """Characters of one text."""
@@ -70,7 +70,7 @@ def load(model: str, language: str) -> None:
 
 def find(
     model: str, language: str, threshold: float, text: str, entities: list[str] | None = None
-) -> tuple[Found, ...]:
+) -> tuple[LabelledSpan, ...]:
     """Return what Presidio finds in ``text``, of ``entities`` if there are any, as it stands there.
 
     Raises EngineUnavailable, also for entities that Presidio does not know: a misspelt one would never be found.
@@ -87,7 +87,7 @@ def find(
         # Its text may quote what was read.
         raise EngineUnavailable(f"Presidio failed: {type(error).__name__}") from None
     places = {(result.start, result.end, result.entity_type) for result in results}
-    return tuple(Found(*place) for place in sorted(places))
+    return tuple(LabelledSpan(*place) for place in sorted(places))
 
 
 @lru_cache(maxsize=1)

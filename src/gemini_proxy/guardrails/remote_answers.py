@@ -9,8 +9,7 @@ import orjson
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
-from gemini_proxy.policy.policy import MAX_VIOLATIONS
-from gemini_proxy.policy.run.ranges import MAX_RANGES
+from gemini_proxy.policy import MAX_RANGES, MAX_VIOLATIONS
 
 _TEXT: Final = 300
 """Characters of a service's own words that are passed on: enough for a reason, too few for a page."""

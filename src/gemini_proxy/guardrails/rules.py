@@ -13,10 +13,17 @@ from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
 from gemini_proxy.http.fair_lock import FairLock
-from gemini_proxy.policy import MAX_PROGRAM, Conversation, EvaluationError, Policy, PolicyError, Warning
-from gemini_proxy.policy.run.pinning import PARAMETER as PINNED
-from gemini_proxy.policy.run.provenance.labels import PARAMETER as LABELS
-from gemini_proxy.policy.run.provenance.labels import joined_labels
+from gemini_proxy.policy import LABELS_PARAMETER as LABELS
+from gemini_proxy.policy import (
+    MAX_PROGRAM,
+    Conversation,
+    EvaluationError,
+    Policy,
+    PolicyError,
+    PolicyWarning,
+    joined_labels,
+)
+from gemini_proxy.policy import PINS_PARAMETER as PINNED
 
 Action = Literal["block", "log"]
 
@@ -191,14 +198,14 @@ def parameters_missing(rules: Sequence[Guardrail], given: dict[str, Any]) -> lis
     return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(given))]
 
 
-def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[Warning]:
+def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[PolicyWarning]:
     """Warn of each rule whose refusal, sent back in a chat's history, would set off a rule of ``policy`` again.
 
     ``prefix`` is ``refusals.prefix``. Messages that depend on what the rule found are not tried, nor are policies that
     read a parameter which ``parameters`` lacks.
     """
     return [
-        Warning(rule.line, 1, "its refusal would refuse the rest of the chat")
+        PolicyWarning(rule.line, 1, "its refusal would refuse the rest of the chat")
         for rule in policy.rules
         if rule.message and any(_is_refused(policy, said, parameters) for said in _refusals(rule.message, prefix))
     ]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.programs import IsolatedProgram, TooMuch
-from gemini_proxy.policy import Answer, Found, Question
+from gemini_proxy.policy import Answer, LabelledSpan, Question
 
 NAME: Final = "semgrep"
 MAX_CODE: Final = 100_000
@@ -83,7 +83,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-def _read(printed: bytes, status: int, code: bytes) -> tuple[Found, ...]:
+def _read(printed: bytes, status: int, code: bytes) -> tuple[LabelledSpan, ...]:
     """What was found, in characters. Raises EngineUnavailable where not all was looked at."""
     try:
         said = json.loads(printed)
@@ -94,11 +94,11 @@ def _read(printed: bytes, status: int, code: bytes) -> tuple[Found, ...]:
         raise EngineUnavailable(f"semgrep(...) got no answer from {NAME}") from None
 
 
-def _found(results: list[Any], code: bytes) -> Iterator[Found]:
+def _found(results: list[Any], code: bytes) -> Iterator[LabelledSpan]:
     for result in results:
         start, end = (len(code[: result[edge]["offset"]].decode("utf-8", "ignore")) for edge in ("start", "end"))
         # The program puts the folder of the rules before their names.
-        yield Found(start, end, result["check_id"].rpartition(".")[2])
+        yield LabelledSpan(start, end, result["check_id"].rpartition(".")[2])
 
 
 def _path() -> str:

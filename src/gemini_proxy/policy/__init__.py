@@ -20,21 +20,36 @@ The language is Invariant's. What differs from its stock engine, and why:
 """
 
 from gemini_proxy.policy.compile.compiler import compile_policy
-from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding
-from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, Found, Question, Unanswered
-from gemini_proxy.policy.errors import BudgetExceeded, ConversationError, EvaluationError, Fault, PolicyError, Warning
-from gemini_proxy.policy.policy import Policy
+from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding, Parser
+from gemini_proxy.policy.detectors.builtin import BUILTIN
+from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, LabelledSpan, Question, Unanswered
+from gemini_proxy.policy.errors import (
+    BudgetExceeded,
+    ConversationError,
+    EvaluationError,
+    Fault,
+    PolicyError,
+    PolicyWarning,
+)
+from gemini_proxy.policy.lint.portability import portability
+from gemini_proxy.policy.policy import MAX_VIOLATIONS, Policy
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
-from gemini_proxy.policy.run.pinning import readable_pins
-from gemini_proxy.policy.run.provenance import readable_parameters
+from gemini_proxy.policy.run.pinning import PINS_PARAMETER, readable_pins, tool_declaration, tool_digest
+from gemini_proxy.policy.run.provenance.labels import LABELS_PARAMETER, joined_labels, readable_parameters
+from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.policy.run.regex import MAX_PROGRAM
-from gemini_proxy.policy.run.rules import Rule, RuleWindow, Violation
+from gemini_proxy.policy.run.rules import Rule, RuleViolation, RuleWindow
 from gemini_proxy.policy.session import Growth, Place, Session
 
 __all__ = [
+    "BUILTIN",
+    "LABELS_PARAMETER",
     "MAX_PROGRAM",
+    "MAX_RANGES",
+    "MAX_VIOLATIONS",
     "OUTSIDE",
+    "PINS_PARAMETER",
     "Answer",
     "Budget",
     "BudgetExceeded",
@@ -45,19 +60,24 @@ __all__ = [
     "EvaluationError",
     "Fault",
     "Finding",
-    "Found",
     "Growth",
+    "LabelledSpan",
+    "Parser",
     "Place",
     "Policy",
     "PolicyError",
+    "PolicyWarning",
     "Question",
     "Rule",
+    "RuleViolation",
     "RuleWindow",
     "Session",
     "Unanswered",
-    "Violation",
-    "Warning",
     "compile_policy",
+    "tool_declaration",
+    "tool_digest",
+    "joined_labels",
+    "portability",
     "readable_parameters",
     "readable_pins",
 ]

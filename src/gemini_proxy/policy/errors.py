@@ -54,7 +54,7 @@ class PolicyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
+class PolicyWarning:
     """Something in a policy that loads but may not mean what its author thinks."""
 
     line: int

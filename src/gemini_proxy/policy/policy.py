@@ -6,11 +6,11 @@ from typing import Any
 
 from gemini_proxy.policy.compile.cost import Cost, Costs
 from gemini_proxy.policy.detectors.outside import Answer, Question, Unanswered
-from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, Warning
+from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, PolicyWarning
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.ranges import locate
-from gemini_proxy.policy.run.rules import Rule, Violation
+from gemini_proxy.policy.run.rules import Rule, RuleViolation
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.values import plain
 
@@ -44,9 +44,9 @@ class CompiledRule:
         self._kwargs = kwargs
         self._size = size
 
-    def check(self, run: Run) -> list[Violation]:
+    def check(self, run: Run) -> list[RuleViolation]:
         """Violations of this rule; any failure in it becomes an EvaluationError with its line."""
-        found: list[Violation] = []
+        found: list[RuleViolation] = []
         frame: Frame = [None] * (self._size + 1)
         frame[0] = run
         frame[self._size] = found
@@ -68,8 +68,8 @@ class CompiledRule:
         run.charge(10 + len(marks))
         args = tuple(plain(code(frame), run) for code in self._args)
         kwargs = {name: plain(code(frame), run) for name, code in self._kwargs.items()}
-        found: list[Violation] = frame[self._size]
-        found.append(Violation(self.rule, args, kwargs, self._ranges(run, frame, marks)))
+        found: list[RuleViolation] = frame[self._size]
+        found.append(RuleViolation(self.rule, args, kwargs, self._ranges(run, frame, marks)))
         return len(found) >= MAX_VIOLATIONS
 
     def _ranges(self, run: Run, frame: Frame, marks: list[Any]) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Policy:
         parameters: frozenset[str],
         called: frozenset[str],
         asks: frozenset[str],
-        warnings: tuple[Warning, ...],
+        warnings: tuple[PolicyWarning, ...],
     ) -> None:
         self.source = source
         self.text = text
@@ -114,7 +114,7 @@ class Policy:
         parameters: Mapping[str, Any] = _NO_PARAMETERS,
         budget: Budget | None = None,
         answers: Mapping[Question, Answer] = _NO_ANSWERS,
-    ) -> tuple[Violation, ...]:
+    ) -> tuple[RuleViolation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
         Raises EvaluationError, or BudgetExceeded, which is one, when there is no answer: then nothing is known, neither
@@ -122,7 +122,7 @@ class Policy:
         lacks some that a rule needs.
         """
         run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers)
-        violations: list[Violation] = []
+        violations: list[RuleViolation] = []
         for rule in self._rules:
             try:
                 violations.extend(rule.check(run))

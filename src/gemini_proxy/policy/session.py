@@ -15,7 +15,7 @@ from gemini_proxy.policy.policy import CompiledRule, Policy
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.readings import Said, said, said_last
-from gemini_proxy.policy.run.rules import Rule, Violation
+from gemini_proxy.policy.run.rules import Rule, RuleViolation
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.values import Joined
 
@@ -47,7 +47,7 @@ class Place:
 class Growth:
     """What a piece of text brought: for each policy its certain violations, and whether all text so far has passed."""
 
-    violations: tuple[tuple[Violation, ...], ...]
+    violations: tuple[tuple[RuleViolation, ...], ...]
     clear: bool
 
 
@@ -175,7 +175,7 @@ class Session:
         """
         text = self._texts[key]
         whole = text.kept + piece
-        found: list[tuple[Violation, ...]] = []
+        found: list[tuple[RuleViolation, ...]] = []
         if self.stuck or not self.reads_text:
             return Growth((), self.clear)
         if len(piece) > LONGEST_PIECE or len(whole) > LONGEST_PIECE + 4 * self.overlap:
@@ -201,13 +201,13 @@ class Session:
         near = max(text.rfind(" ", least, cut + 1), text.rfind("\n", least, cut + 1))
         return text[near if near >= 0 else cut :]
 
-    def _judge(self, text: _Text, whole: str, budget: Budget) -> list[tuple[Violation, ...]]:
+    def _judge(self, text: _Text, whole: str, budget: Budget) -> list[tuple[RuleViolation, ...]]:
         run = Run(_conversation(text.place, text.read(whole)), self._parameters, budget)
         run.sliced = True
         text.open = False
         return [tuple(self._found(text, len(whole), rules, run)) for rules in self._rules]
 
-    def _found(self, text: _Text, size: int, rules: list[CompiledRule], run: Run) -> Iterator[Violation]:
+    def _found(self, text: _Text, size: int, rules: list[CompiledRule], run: Run) -> Iterator[RuleViolation]:
         for compiled in rules:
             for violation in compiled.check(run):
                 if _is_certain(violation, size, text):
@@ -236,7 +236,7 @@ def _chained(pieces: list[Joined]) -> Joined:
     return chain
 
 
-def _is_certain(violation: Violation, size: int, text: _Text) -> bool:
+def _is_certain(violation: RuleViolation, size: int, text: _Text) -> bool:
     """Whether the whole text will have the violation as well, whatever comes before and after the slice."""
     if violation.rule.window == "slice":
         return True
@@ -253,7 +253,7 @@ def _is_of(place: Place, address: str) -> bool:
     return address.partition(":")[0] in (f"messages.{place.message}.content", place.address)
 
 
-def _moved(violation: Violation, place: Place, by: int) -> Violation:
+def _moved(violation: RuleViolation, place: Place, by: int) -> RuleViolation:
     """The violation with its ranges in the whole text."""
     content = f"messages.{place.message}.content"
 
@@ -266,4 +266,4 @@ def _moved(violation: Violation, place: Place, by: int) -> Violation:
         return address if address.startswith(place.address) else place.address + address.removeprefix(content)
 
     ranges = tuple(moved(address) for address in violation.ranges)
-    return Violation(violation.rule, violation.args, violation.kwargs, ranges)
+    return RuleViolation(violation.rule, violation.args, violation.kwargs, ranges)

@@ -18,8 +18,8 @@ from gemini_proxy.policy import (
     EvaluationError,
     Policy,
     Question,
+    RuleViolation,
     Unanswered,
-    Violation,
 )
 from gemini_proxy.traces.sights import Sight
 from gemini_proxy.traces.trace import Trace
@@ -78,7 +78,7 @@ class Backtest:
 
     def run(self, trace: Trace) -> Finding | None:
         """What the policy says of a recorded exchange; None if it is clean. Raises Unanswered for want of answers."""
-        by_place: dict[tuple[object, ...], Violation] = {}
+        by_place: dict[tuple[object, ...], RuleViolation] = {}
         failure: str | None = None
         questions: dict[Question, None] = {}
         for places in candidates(trace.messages):
@@ -104,7 +104,7 @@ class Backtest:
         more = len(found) - len(sights)
         return Finding(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
 
-    def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Violation, ...]:
+    def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[RuleViolation, ...]:
         read = for_rules([dict(message) for message in messages], self.thoughts)
         conversation = Conversation.of(read, answered_calls(read))
         return self.policy.check(conversation, self.parameters, Budget(seconds=self.seconds), self.answers)
@@ -164,7 +164,7 @@ def candidates(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     ]
 
 
-def _moved(violation: Violation, places: Sequence[int]) -> Violation:
+def _moved(violation: RuleViolation, places: Sequence[int]) -> RuleViolation:
     """The violation with its addresses counted through the whole trace."""
 
     def move(found: re.Match[str]) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, func, insert, select, update
 
+from gemini_proxy.policy import LABELS_PARAMETER as LABELS
 from gemini_proxy.policy import readable_parameters
-from gemini_proxy.policy.run.provenance.labels import PARAMETER as LABELS
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection, RowMapping, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gemini_proxy.policy.run.pinning import declaration
+from gemini_proxy.policy import tool_declaration
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
@@ -212,7 +212,7 @@ def _declarations(
                 continue
             seen.add(name)
             if tool is kept or tool == kept:
-                yield name, declaration(kept)
+                yield name, tool_declaration(kept)
 
 
 def _key(of: tuple[object, ...], texts: Iterable[bytes]) -> bytes:

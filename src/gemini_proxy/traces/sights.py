@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemini_proxy.policy import Violation
+from gemini_proxy.policy import RuleViolation
 from gemini_proxy.traces.excerpts import Excerpt, excerpts
 
 
@@ -18,7 +18,7 @@ class Sight:
     more: int
 
     @classmethod
-    def of(cls, messages: Sequence[Mapping[str, Any]], violation: Violation) -> "Sight":
+    def of(cls, messages: Sequence[Mapping[str, Any]], violation: RuleViolation) -> "Sight":
         found = excerpts(messages, violation.ranges)
         return cls(violation.message, violation.rule.line, found, len(violation.ranges) - len(found))
 

@@ -13,7 +13,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.datasets import within_bounds
 from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
-from gemini_proxy.policy.run.provenance.labels import PARAMETER
+from gemini_proxy.policy import LABELS_PARAMETER
 from gemini_proxy.traces.datasets import labels_of
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.rows import load
@@ -102,8 +102,8 @@ async def label(visit: Visit) -> web.StreamResponse:
     labels = {kind: names for kind in LABELS if (names := _lines(form.get(kind, "")))}
 
     def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
-        rest = {key: value for key, value in before.items() if key != PARAMETER}
-        return within_bounds({**rest, PARAMETER: labels} if labels else rest)
+        rest = {key: value for key, value in before.items() if key != LABELS_PARAMETER}
+        return within_bounds({**rest, LABELS_PARAMETER: labels} if labels else rest)
 
     if not dataset.name or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change) is None:
         raise NotFound("Labels are of a dataset that has a name.")

@@ -8,7 +8,7 @@ from typing import Any
 from gemini_proxy.policy.compile.schedule import Build
 from gemini_proxy.policy.compile.scope import VALUE_KINDS
 from gemini_proxy.policy.detectors import Detector, Parsed, Parser
-from gemini_proxy.policy.detectors.outside import Answer, Found, Whole
+from gemini_proxy.policy.detectors.outside import Answer, LabelledSpan, Whole
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.builtins import find_all, matches
@@ -306,9 +306,9 @@ def marked(run: Run, answer: Answer, wholes: Sequence[Whole]) -> Answer:
     """
     if not isinstance(answer, tuple):
         return answer
-    kept: list[str | Found] = []
+    kept: list[str | LabelledSpan] = []
     for each in answer:
-        if not isinstance(each, Found):
+        if not isinstance(each, LabelledSpan):
             kept.append(each)
             continue
         marks = [(whole.text, each.start, each.end) for whole in wholes if run.negated or whole.holds(each)]

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from gemini_proxy.policy.compile.imports import Imported
 from gemini_proxy.policy.detectors import DetectorRegistry
-from gemini_proxy.policy.errors import Fault, PolicyError, Warning
+from gemini_proxy.policy.errors import Fault, PolicyError, PolicyWarning
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.builtins import FUNCTIONS
@@ -75,7 +75,7 @@ class Context:
         self.parameters: set[str] = set()
         self.called: set[str] = set()
         self.asks: set[str] = set()
-        self.warnings: list[Warning] = []
+        self.warnings: list[PolicyWarning] = []
         self.allow_input = True
         self.predicate_depth = 0
         self._regexes: dict[tuple[str, Mode], Regex] = {}
@@ -86,7 +86,7 @@ class Context:
         raise PolicyError(self.source, node.line, node.column, reason, suggestion, fault=fault, text=self.text)
 
     def warn(self, node: syntax.Node, message: str) -> None:
-        warning = Warning(node.line, node.column, message)
+        warning = PolicyWarning(node.line, node.column, message)
         if warning not in self.warnings:
             self.warnings.append(warning)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gemini_proxy.policy.detectors import Parsed
 from gemini_proxy.policy.detectors.disguises import Disguises
-from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
+from gemini_proxy.policy.detectors.patterned import Form, Forms
 from gemini_proxy.policy.detectors.unicode import UnicodeDetector
 from gemini_proxy.policy.run.budget import Meter
 
@@ -24,72 +24,72 @@ _ORDERS = (
 )
 _OWN = rf"(?:your|system|initial|hidden|secret) (?:[a-z]+ )?(?:{_ORDERS}|configuration|config|setup|settings)"
 _RULES = (
-    Rule(
+    Form(
         "OVERRIDE",
         r"(?i)\b(?:ignore|disregard|forget|override)" + _GAP + r"{0,4}?"
         r"(?:instructions?|messages?|prompts?|rules|guidelines|directions)",
     ),
-    Rule("OVERRIDE", r"(?i)\b(?:ignore|disregard|forget|override|bypass|circumvent|evade) (?:all |any |of |the )*"
+    Form("OVERRIDE", r"(?i)\b(?:ignore|disregard|forget|override|bypass|circumvent|evade) (?:all |any |of |the )*"
          rf"(?:your|its|previous|prior|earlier|all|any|safety|content|system) (?:[a-z]+ )?{_ORDERS}\b"),
-    Rule("OVERRIDE", r"(?i)\b(?:ignore|disregard|forget) (?:all|everything|anything|whatever)"
+    Form("OVERRIDE", r"(?i)\b(?:ignore|disregard|forget) (?:all|everything|anything|whatever)"
          r" (?:of )?(?:the |that |you )?(?:above|before|prior|previous|came before|were told|was said|have been"
          r" told|know)\b"),
-    Rule("OVERRIDE", r"(?i)\b(?:set aside|abandon|discard|drop|skip|neglect|suspend|disable|turn off|break free"
+    Form("OVERRIDE", r"(?i)\b(?:set aside|abandon|discard|drop|skip|neglect|suspend|disable|turn off|break free"
              r" (?:of|from)) "
          rf"(?:all |any |of )*(?:your|the system|these|those|previous|prior) (?:[a-z]+ )?{_ORDERS}\b"),
-    Rule("OVERRIDE", r"(?i)\b(?:supersedes?|overrides?|replaces?|cancels?) (?:all |any )?(?:of )?(?:your |the )?"
+    Form("OVERRIDE", r"(?i)\b(?:supersedes?|overrides?|replaces?|cancels?) (?:all |any )?(?:of )?(?:your |the )?"
          r"(?:prior|previous|earlier|existing|other) (?:ones|instructions?|rules|directives?|orders|guidelines)\b"),
-    Rule(
+    Form(
         "OVERRIDE",
         r"(?i)\b(?:do not|don't)[ \n\t]+(?:follow|obey)" + _GAP + r"{0,3}?"
         r"(?:instructions?|rules|guidelines)",
     ),
     # In French, Spanish, Italian, Portuguese, German.
-    Rule("OVERRIDE", r"(?i)\b(?:ignor(?:ez|a|e|ar|ieren?|ier)|oublie[zr]?|olvid[ae]r?|dimentica|esque[çc]a"
+    Form("OVERRIDE", r"(?i)\b(?:ignor(?:ez|a|e|ar|ieren?|ier)|oublie[zr]?|olvid[ae]r?|dimentica|esque[çc]a"
              r"|vergiss|missachte)" + _GAP
          + r"{0,4}?(?:instructions|consignes|instruc(?:ciones|ções|coes)|istruzioni|anweisungen|regeln|reglas"
          r"|regras|règles)\b"),
-    Rule("ORDERS", r"(?i)\b(?:your (?:new|real|true|actual) (?:instructions?|tasks?|directives?|objective|goal"
+    Form("ORDERS", r"(?i)\b(?:your (?:new|real|true|actual) (?:instructions?|tasks?|directives?|objective|goal"
              r"|mission|role)\b"
          r"|(?:new|updated|revised) (?:system )?(?:instructions?|directives?|prompt):|(?:note|message"
          r"|instructions?) (?:to|for) (?:the |any )?"
          r"(?:ai|bot|assistant|llm|language model|agent)\b(?: (?:agent|assistant|model))?[ ]?[:,])"),
-    Rule("ORDERS", r"(?i)\bi have been pw ?ned\b|\b(?:say|print|write|output|respond with|reply with)[:"
+    Form("ORDERS", r"(?i)\bi have been pw ?ned\b|\b(?:say|print|write|output|respond with|reply with)[:"
              r" '\"]{1,3}(?:i have been )?pwned\b"),
-    Rule("ORDERS", r"(?i)(?:^|[\[(<{\n])[ ]?(?:system|admin|developer|assistant)(?: (?:override|message|note"
+    Form("ORDERS", r"(?i)(?:^|[\[(<{\n])[ ]?(?:system|admin|developer|assistant)(?: (?:override|message|note"
              r"|instruction|prompt|notice|update|alert))"
          r"[ ]?(?:[\])>}:]|[-=]{2,})|\[(?:hidden|system|admin)\][: ]"),
-    Rule("ROLE", r"(?i)\byou are (?:now|no longer)[ \n\t]|\bfrom now on,? you\b"
+    Form("ROLE", r"(?i)\byou are (?:now|no longer)[ \n\t]|\bfrom now on,? you\b"
          r"|\bpretend (?:that )?you (?:have no|are not|do not have|can|are (?:an? )?(?:evil|unrestricted|hacker"
          r"|dan))\b"),
-    Rule("ROLE", r"(?i)\b(?:developer|debug|god|dan|jailbreak) mode\b|\bact as (?:an? )?(?:unrestricted"
+    Form("ROLE", r"(?i)\b(?:developer|debug|god|dan|jailbreak) mode\b|\bact as (?:an? )?(?:unrestricted"
              r"|unfiltered)\b"),
-    Rule("ROLE", r"(?i)\b(?:unrestricted|unfiltered|uncensored|unlimited|unconstrained|jailbroken) (?:ai"
+    Form("ROLE", r"(?i)\b(?:unrestricted|unfiltered|uncensored|unlimited|unconstrained|jailbroken) (?:ai"
              r"|assistant|mode|model|version|chatbot)\b"
          r"|\bwithout (?:any )?(?:restrictions|content filters|safety filters|ethical (?:guidelines|constraints))\b"
          r"|\bno (?:longer )?(?:have|bound by) (?:any )?(?:restrictions|rules|guidelines)\b|\bdo anything now\b"),
-    Rule(
+    Form(
         "DISCLOSE",
         r"(?i)\b(?:reveal|print|show|repeat|output|display|disclose|share|dump|leak|expose|recite|encode"
         r"|translate|summarize"
         r"|give me|tell me|send me)" + _GAP + r"{0,3}?(?:system|initial|hidden|secret|internal) (?:prompt"
         r"|instructions?|guidelines|rules|configuration|config|directives)\b",
     ),
-    Rule("DISCLOSE", r"(?i)\b(?:reveal|print|show|repeat|output|display|disclose|share|dump|leak|expose|recite"
+    Form("DISCLOSE", r"(?i)\b(?:reveal|print|show|repeat|output|display|disclose|share|dump|leak|expose|recite"
              r"|encode|give me|tell me)"
          rf" (?:me |us )?(?:all |exactly |of |the |full |contents of )*{_OWN}\b"),
-    Rule("DISCLOSE", r"(?i)\b(?:what (?:is|are|were|does)|whats) (?:in )?your (?:exact |full |original )*"
+    Form("DISCLOSE", r"(?i)\b(?:what (?:is|are|were|does)|whats) (?:in )?your (?:exact |full |original )*"
          r"(?:system |initial |hidden |secret |internal )(?:prompt|instructions|rules|guidelines|configuration)\b"
          r"|\b(?:print|repeat|output|copy) (?:everything|all (?:of )?(?:the )?(?:text|words|content)|the"
          r" (?:text|words)) (?:above|before)\b"),
-    Rule("MARKUP", r"(?i)<\|?(?:im_start|im_end|system|endoftext)\|?>|\[/?INST\]|<</?SYS>>"),
-    Rule("SECRECY", r"(?i)\b(?:do not|don't|never|without) (?:tell(?:ing)?|inform(?:ing)?|alert(?:ing)?"
+    Form("MARKUP", r"(?i)<\|?(?:im_start|im_end|system|endoftext)\|?>|\[/?INST\]|<</?SYS>>"),
+    Form("SECRECY", r"(?i)\b(?:do not|don't|never|without) (?:tell(?:ing)?|inform(?:ing)?|alert(?:ing)?"
              r"|notify(?:ing)?|mention(?:ing)? (?:this|it) to)[ \n\t]+the user\b"),
-    Rule("COMMAND", r"(?i)\b(?:execute|run|eval):? ?[`'\"]{0,3}(?:import os|os[.]system|bash -c|sh -c|python3?"
+    Form("COMMAND", r"(?i)\b(?:execute|run|eval):? ?[`'\"]{0,3}(?:import os|os[.]system|bash -c|sh -c|python3?"
              r" -c|rm -rf|curl [^ ]+ ?[|])"
          r"|\batob\(['\"][A-Za-z0-9+/=]{8,}['\"]\)|\bexec\(['\"]import os"),
 )  # fmt: skip
-_PHRASES = RuleSet(_RULES)
+_PHRASES = Forms(_RULES)
 _HIDDEN = UnicodeDetector()
 _DISGUISES = Disguises(("ignore", "disregard", "previous", "instructions", "system prompt"))
 

@@ -14,7 +14,7 @@ from gemini_proxy.policy.run.values import Joined
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LabelledSpan:
     """``[start:end]`` of the text that was asked about is a ``label``, offsets in characters."""
 
     start: int
@@ -22,7 +22,7 @@ class Found:
     label: str
 
 
-Answer = bool | str | tuple[str | Found, ...]
+Answer = bool | str | tuple[str | LabelledSpan, ...]
 """What was answered: whether it is so, a text, or labels, which may know where they stand."""
 MAX_QUESTIONS: Final = 1_000
 """Questions of one check, answered ones not counted."""
@@ -53,7 +53,7 @@ class Unanswered(EvaluationError):
 class OutsideDetector:
     """A detector that is asked. ``positional`` are its arguments by position, of which ``subject`` is what it is asked
     about. ``nothing`` is its value while there is no answer, and of no text. With ``images`` it is asked about images.
-    A ``placed`` one answers with ``Found``.
+    A ``placed`` one answers with ``LabelledSpan``.
     """
 
     name: str
@@ -68,7 +68,7 @@ class OutsideDetector:
         """The value of the call, from the answers for each of its texts."""
         if isinstance(self.nothing, tuple):
             labels = [label for answer in answers if isinstance(answer, tuple) for label in answer]
-            return [label.label if isinstance(label, Found) else label for label in labels]
+            return [label.label if isinstance(label, LabelledSpan) else label for label in labels]
         if isinstance(self.nothing, str):
             return "\n".join(str(answer) for answer in answers)
         return any([bool(answer) for answer in answers])
@@ -82,7 +82,7 @@ class Whole:
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
-    def holds(self, found: Found) -> bool:
+    def holds(self, found: LabelledSpan) -> bool:
         """Whether ``found`` ends in one of the pieces: it belongs to that one."""
         number = bisect_left(self.starts, found.end) - 1
         return number >= 0 and found.end <= self.ends[number]

@@ -14,10 +14,10 @@ def _always(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """``pattern`` finds candidates with this label; ``accept`` sees the found text and has the last word.
+class Form:
+    """``pattern`` finds candidates with this label; ``accept`` sees the text of each and has the last word.
 
-    One of ``words``, in small letters, stands in whatever the pattern finds; a rule without them is tried on any text.
+    One of ``words``, in small letters, stands in whatever the pattern finds; a form without them is tried on any text.
     """
 
     label: str
@@ -26,36 +26,36 @@ class Rule:
     accept: Callable[[str], bool] = _always
 
 
-class RuleSet:
-    """Rules behind one search for their words and one for the patterns of those without: most texts hold none.
+class Forms:
+    """Forms behind one search for their words and one for the patterns of those without: most texts have neither.
 
-    ``stays`` says that of all rules what is accepted stays accepted when the text goes on.
+    ``stays`` says that of all forms what is accepted stays accepted when the text goes on.
     """
 
-    __slots__ = ("_any", "_by_word", "_regexes", "_rules", "_stays", "_wordless", "_words", "labels")
+    __slots__ = ("_any", "_by_word", "_forms", "_regexes", "_stays", "_wordless", "_words", "labels")
 
-    def __init__(self, rules: Iterable[Rule], *, stays: bool = False) -> None:
-        self._rules = tuple(rules)
+    def __init__(self, forms: Iterable[Form], *, stays: bool = False) -> None:
+        self._forms = tuple(forms)
         self._stays = stays
         # By pattern, compiled at first use: most are never used.
         self._regexes: dict[str, Regex] = {}
-        self.labels = frozenset(rule.label for rule in self._rules)
-        words = sorted({word for rule in self._rules for word in rule.words})
+        self.labels = frozenset(form.label for form in self._forms)
+        words = sorted({word for form in self._forms for word in form.words})
         self._words = Literals(words) if words else None
         self._by_word = [
-            frozenset(number for number, rule in enumerate(self._rules) if word in rule.words) for word in words
+            frozenset(number for number, form in enumerate(self._forms) if word in form.words) for word in words
         ]
-        self._wordless = frozenset(number for number, rule in enumerate(self._rules) if not rule.words)
-        patterns = [self._rules[number].pattern for number in sorted(self._wordless)]
+        self._wordless = frozenset(number for number, form in enumerate(self._forms) if not form.words)
+        patterns = [self._forms[number].pattern for number in sorted(self._wordless)]
         self._any = "|".join(f"(?:{pattern})" for pattern in patterns)
 
     def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
-        """Findings of all rules, text by text; of findings at the same place the first rule's is kept."""
+        """Find all forms, text by text; of findings at the same place the first form's is kept."""
         hits = [(index, text, tried) for index, text in enumerate(texts) if (tried := self._tried(text, meter))]
         return (finding for hit in hits for finding in self._find(*hit, meter)) if hits else ()
 
     def _tried(self, text: str, meter: Meter) -> frozenset[int]:
-        """The numbers of the rules that may find something in the text."""
+        """Return the numbers of the forms that may be in the text."""
         tried = self._wordless if self._any and self._regex(self._any).test(text, meter) else frozenset()
         return tried.union(*(self._by_word[word] for word in self._words.found(text, meter))) if self._words else tried
 
@@ -63,14 +63,14 @@ class RuleSet:
         seen: set[tuple[int, int]] = set()
         unseen = meter.sliced and not self._stays
         for number in sorted(tried):
-            rule = self._rules[number]
-            for start, end in self._regex(rule.pattern).spans(text, meter):
-                if (start, end) not in seen and (unseen or rule.accept(text[start:end])):
+            form = self._forms[number]
+            for start, end in self._regex(form.pattern).spans(text, meter):
+                if (start, end) not in seen and (unseen or form.accept(text[start:end])):
                     seen.add((start, end))
-                    yield Finding(index, start, end, rule.label)
+                    yield Finding(index, start, end, form.label)
 
     def _regex(self, pattern: str) -> Regex:
-        """Two threads may both compile; both get equal ones and one of them stays."""
+        """Return the compiled pattern. Two threads may both compile it; their patterns are equal and one stays."""
         regex = self._regexes.get(pattern)
         if regex is None:
             regex = self._regexes[pattern] = Regex(pattern, "find", tame=True)
@@ -79,15 +79,15 @@ class RuleSet:
 
 @dataclass(frozen=True, slots=True)
 class PatternDetector:
-    """A detector with a fixed list, whose options change nothing."""
+    """A detector of fixed forms, whose options change nothing."""
 
     name: str
-    rules: RuleSet
+    forms: Forms
     options: frozenset[str] = frozenset()
 
     @property
     def labels(self) -> frozenset[str]:
-        return self.rules.labels
+        return self.forms.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        return self.rules.find(texts, meter)
+        return self.forms.find(texts, meter)

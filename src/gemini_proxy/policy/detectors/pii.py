@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.disguises import Disguises
-from gemini_proxy.policy.detectors.patterned import Rule, RuleSet
+from gemini_proxy.policy.detectors.patterned import Form, Forms
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 
@@ -311,86 +311,86 @@ _MBI: Final = "AC-HJKMNP-RT-Y"
 
 # Hardly anything else looks like one of these.
 _DISTINCT: Final = (
-    Rule("EMAIL_ADDRESS", r"[\w.!#$%&'*+/=?^`{|}~-]+@(?:[\w-]+[.])+\pL\pL+"),
-    Rule("PHONE_NUMBER", r"[+][1-9][0-9 ().-]{6,20}[0-9]", accept=_is_phone),
-    Rule("PHONE_NUMBER", r"[(]?\b[2-9][0-9]{2}[)]?[ .-][2-9][0-9]{2}[ .-][0-9]{4}\b", accept=_is_phone),
-    Rule("CREDIT_CARD", r"\b[3-6][0-9]{3}(?:[ -]?[0-9]){9,15}\b", accept=passes_luhn),
-    Rule("IBAN_CODE", r"\b[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{1,4}){3,8}\b", accept=is_iban),
-    Rule("US_SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", accept=_is_ssn),
-    Rule("IP_ADDRESS", r"\b[0-9]{1,3}(?:[.][0-9]{1,3}){3}\b", accept=_is_ip4),
-    Rule("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b", accept=_is_ip6),
+    Form("EMAIL_ADDRESS", r"[\w.!#$%&'*+/=?^`{|}~-]+@(?:[\w-]+[.])+\pL\pL+"),
+    Form("PHONE_NUMBER", r"[+][1-9][0-9 ().-]{6,20}[0-9]", accept=_is_phone),
+    Form("PHONE_NUMBER", r"[(]?\b[2-9][0-9]{2}[)]?[ .-][2-9][0-9]{2}[ .-][0-9]{4}\b", accept=_is_phone),
+    Form("CREDIT_CARD", r"\b[3-6][0-9]{3}(?:[ -]?[0-9]){9,15}\b", accept=passes_luhn),
+    Form("IBAN_CODE", r"\b[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{1,4}){3,8}\b", accept=is_iban),
+    Form("US_SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", accept=_is_ssn),
+    Form("IP_ADDRESS", r"\b[0-9]{1,3}(?:[.][0-9]{1,3}){3}\b", accept=_is_ip4),
+    Form("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b", accept=_is_ip6),
 )
 # What much else may look like: found only where a policy asks for it.
 _ON_REQUEST: Final = (
-    Rule("CRYPTO", r"\bbc1[02-9ac-hj-np-z]{39,59}\b|\b[13][1-9A-HJ-NP-Za-km-z]{25,34}\b", accept=_is_crypto),
-    Rule("DATE_TIME", r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?"
+    Form("CRYPTO", r"\bbc1[02-9ac-hj-np-z]{39,59}\b|\b[13][1-9A-HJ-NP-Za-km-z]{25,34}\b", accept=_is_crypto),
+    Form("DATE_TIME", r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?"
          r"(?:Z|[+-][0-9]{2}:?[0-9]{2})?\b", accept=_is_day),
-    Rule("DATE_TIME", r"\b[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}\b", accept=_is_day),
-    Rule("DATE_TIME", r"\b[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})\b", accept=_is_day),
-    Rule("DATE_TIME", rf"(?i)\b[0-9]{{1,2}}(?:st|nd|rd|th)?[ -]{_MONTH}(?:[ ,-]{{1,2}}[0-9]{{2,4}})?\b"),
-    Rule("DATE_TIME", rf"(?i)\b{_MONTH}[ -](?:[0-9]{{1,2}}(?:st|nd|rd|th)?(?:,? [0-9]{{4}})?|[0-9]{{4}})\b"),
-    Rule("DATE_TIME", r"\b(?:0[1-9]|1[0-2])/[0-9]{4}\b"),
-    Rule("MAC_ADDRESS", r"(?i)\b[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5})\b"
+    Form("DATE_TIME", r"\b[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}\b", accept=_is_day),
+    Form("DATE_TIME", r"\b[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})\b", accept=_is_day),
+    Form("DATE_TIME", rf"(?i)\b[0-9]{{1,2}}(?:st|nd|rd|th)?[ -]{_MONTH}(?:[ ,-]{{1,2}}[0-9]{{2,4}})?\b"),
+    Form("DATE_TIME", rf"(?i)\b{_MONTH}[ -](?:[0-9]{{1,2}}(?:st|nd|rd|th)?(?:,? [0-9]{{4}})?|[0-9]{{4}})\b"),
+    Form("DATE_TIME", r"\b(?:0[1-9]|1[0-2])/[0-9]{4}\b"),
+    Form("MAC_ADDRESS", r"(?i)\b[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5})\b"
          r"|\b[0-9a-f]{4}[.][0-9a-f]{4}[.][0-9a-f]{4}\b"),
-    Rule("URL", r"(?i)\b(?:https?|ftp)://[^ \t\r\n<>\"]+[^ \t\r\n<>\".,;:!?)'\]]"),
-    Rule("URL", r"(?i)\b(?:www[.])?(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?[.])+"
+    Form("URL", r"(?i)\b(?:https?|ftp)://[^ \t\r\n<>\"]+[^ \t\r\n<>\".,;:!?)'\]]"),
+    Form("URL", r"(?i)\b(?:www[.])?(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?[.])+"
          r"(?:com|org|net|edu|gov|io|co|ai|app|dev|info|biz|eu|uk|de|fr|it|es|nl|pl|se|fi|ch|at|il|in|jp|cn|us|ca|au|br)"
          r"\b(?:/[^ \t\r\n<>\"]*[^ \t\r\n<>\".,;:!?)'\]])?"),
-    Rule("US_ITIN", r"\b9[0-9]{2}[- ]?[5-9][0-9][- ]?[0-9]{4}\b", accept=_is_itin),
-    Rule("US_SSN", r"\b[0-9]{3}[ .][0-9]{2}[ .][0-9]{4}\b",
+    Form("US_ITIN", r"\b9[0-9]{2}[- ]?[5-9][0-9][- ]?[0-9]{4}\b", accept=_is_itin),
+    Form("US_SSN", r"\b[0-9]{3}[ .][0-9]{2}[ .][0-9]{4}\b",
          accept=lambda found: _is_ssn(re.sub("[ .]", "-", found))),
-    Rule("US_PASSPORT", r"\b(?:[0-9]{9}|[A-Z][0-9]{8})\b"),
-    Rule("US_DRIVER_LICENSE", r"\b(?:[A-Z][0-9]{1,14}|[A-Z][0-9]{18}|[A-Z][0-9]{6}R|[A-Z]{2}[0-9]{2,7}"
+    Form("US_PASSPORT", r"\b(?:[0-9]{9}|[A-Z][0-9]{8})\b"),
+    Form("US_DRIVER_LICENSE", r"\b(?:[A-Z][0-9]{1,14}|[A-Z][0-9]{18}|[A-Z][0-9]{6}R|[A-Z]{2}[0-9]{2,7}"
          r"|[0-9]{2}[A-Z]{3}[0-9]{5,6}|[0-9]{9}[A-Z]|[A-Z]{2}[0-9]{6}[A-Z]|[0-9]{8}[A-Z]{2}"
          r"|[0-9]{3}[A-Z]{2}[0-9]{4}|[A-Z][0-9][A-Z][0-9][A-Z]|[0-9]{7,8}[A-Z]|[0-9]{6,14}|[0-9]{16})\b"),
-    Rule("US_BANK_NUMBER", r"\b[0-9]{8,17}\b"),
-    Rule("ABA_ROUTING_NUMBER", r"\b[0123678][0-9]{3}-?[0-9]{4}-?[0-9]\b", accept=_is_routing_number),
-    Rule("US_NPI", r"\b[12][0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}\b", accept=_is_npi),
-    Rule("US_MBI", rf"\b[1-9][{_MBI}][{_MBI}0-9][0-9]-?[{_MBI}][{_MBI}0-9][0-9]-?[{_MBI}]{{2}}[0-9]{{2}}\b"),
-    Rule("MEDICAL_LICENSE", r"(?i)\b[abcdefghjklmprstux][a-z9][0-9]{7}\b", accept=_is_dea),
-    Rule("UK_NHS", r"\b[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}\b", accept=_is_nhs),
-    Rule("UK_NINO", r"(?i)\b[a-ceghj-prstw-z][a-ceghj-nprstw-z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[a-d]\b",
+    Form("US_BANK_NUMBER", r"\b[0-9]{8,17}\b"),
+    Form("ABA_ROUTING_NUMBER", r"\b[0123678][0-9]{3}-?[0-9]{4}-?[0-9]\b", accept=_is_routing_number),
+    Form("US_NPI", r"\b[12][0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}\b", accept=_is_npi),
+    Form("US_MBI", rf"\b[1-9][{_MBI}][{_MBI}0-9][0-9]-?[{_MBI}][{_MBI}0-9][0-9]-?[{_MBI}]{{2}}[0-9]{{2}}\b"),
+    Form("MEDICAL_LICENSE", r"(?i)\b[abcdefghjklmprstux][a-z9][0-9]{7}\b", accept=_is_dea),
+    Form("UK_NHS", r"\b[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}\b", accept=_is_nhs),
+    Form("UK_NINO", r"(?i)\b[a-ceghj-prstw-z][a-ceghj-nprstw-z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[a-d]\b",
          accept=_is_nino),
-    Rule("UK_PASSPORT", r"\b[A-Z]{2}[0-9]{7}\b"),
-    Rule("UK_DRIVING_LICENCE",
+    Form("UK_PASSPORT", r"\b[A-Z]{2}[0-9]{7}\b"),
+    Form("UK_DRIVING_LICENCE",
          r"\b[A-Z]{1,5}9{0,4}[0-9](?:[05][1-9]|[16][0-2])[0-3][0-9]{2}[A-Z9]{2}[A-Z0-9][A-Z]{2}\b",
          accept=lambda found: len(found) == 16 and _is_uk_licence(found)),
-    Rule("CA_SIN", r"\b[1-79][0-9]{2}[- ]?[0-9]{3}[- ]?[0-9]{3}\b|\b0[0-9]{2}[- ][0-9]{3}[- ][0-9]{3}\b",
+    Form("CA_SIN", r"\b[1-79][0-9]{2}[- ]?[0-9]{3}[- ]?[0-9]{3}\b|\b0[0-9]{2}[- ][0-9]{3}[- ][0-9]{3}\b",
          accept=_is_sin),
-    Rule("AU_ABN", r"\b[1-9][0-9] ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_abn),
-    Rule("AU_ACN", r"\b[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_acn),
-    Rule("AU_TFN", r"\b[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_tfn),
-    Rule("AU_MEDICARE", r"\b[2-6][0-9]{3} ?[0-9]{5} ?[0-9]\b", accept=_is_medicare),
-    Rule("DE_TAX_ID", r"\b[1-9][0-9]{10}\b", accept=_is_german_tax_id),
-    Rule("DE_VAT_ID", r"(?i)\bDE ?[1-9][0-9]{2} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_german_vat_id),
-    Rule("DE_PASSPORT", r"\b[CFGHJK][CFGHJKLMNPRTVWXYZ0-9]{8}[0-9]?\b", accept=_is_german_document),
-    Rule("DE_ID_CARD", r"\b[LMNPRTVWXYZ][CFGHJKLMNPRTVWXYZ0-9]{8}[0-9]?\b", accept=_is_german_document),
-    Rule("DE_SOCIAL_SECURITY", r"(?i)\b[0-9]{2} ?[0-3][0-9][01][0-9]{3} ?[a-z] ?[0-9]{3}\b",
+    Form("AU_ABN", r"\b[1-9][0-9] ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_abn),
+    Form("AU_ACN", r"\b[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_acn),
+    Form("AU_TFN", r"\b[0-9]{3} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_tfn),
+    Form("AU_MEDICARE", r"\b[2-6][0-9]{3} ?[0-9]{5} ?[0-9]\b", accept=_is_medicare),
+    Form("DE_TAX_ID", r"\b[1-9][0-9]{10}\b", accept=_is_german_tax_id),
+    Form("DE_VAT_ID", r"(?i)\bDE ?[1-9][0-9]{2} ?[0-9]{3} ?[0-9]{3}\b", accept=_is_german_vat_id),
+    Form("DE_PASSPORT", r"\b[CFGHJK][CFGHJKLMNPRTVWXYZ0-9]{8}[0-9]?\b", accept=_is_german_document),
+    Form("DE_ID_CARD", r"\b[LMNPRTVWXYZ][CFGHJKLMNPRTVWXYZ0-9]{8}[0-9]?\b", accept=_is_german_document),
+    Form("DE_SOCIAL_SECURITY", r"(?i)\b[0-9]{2} ?[0-3][0-9][01][0-9]{3} ?[a-z] ?[0-9]{3}\b",
          accept=_is_german_social_security),
-    Rule("ES_NIF", r"(?i)\b[0-9]{7,8}-?[a-hj-np-tv-z]\b", accept=_is_nif),
-    Rule("ES_NIE", r"(?i)\b[xyz]-?[0-9]{7,8}-?[a-hj-np-tv-z]\b", accept=_is_nie),
-    Rule("IT_FISCAL_CODE", r"(?i)\b[a-z]{6}[0-9l-nqp-v]{2}[a-ehlmprst][0-9l-nqp-v]{2}[a-z][0-9l-nqp-v]{3}[a-z]\b",
+    Form("ES_NIF", r"(?i)\b[0-9]{7,8}-?[a-hj-np-tv-z]\b", accept=_is_nif),
+    Form("ES_NIE", r"(?i)\b[xyz]-?[0-9]{7,8}-?[a-hj-np-tv-z]\b", accept=_is_nie),
+    Form("IT_FISCAL_CODE", r"(?i)\b[a-z]{6}[0-9l-nqp-v]{2}[a-ehlmprst][0-9l-nqp-v]{2}[a-z][0-9l-nqp-v]{3}[a-z]\b",
          accept=_is_fiscal_code),
-    Rule("IT_PASSPORT", r"(?i)\b[a-z]{2}[0-9]{7}\b"),
-    Rule("PL_PESEL", r"\b[0-9]{2}[0-9][0-9][0-3][0-9]{6}\b", accept=_is_pesel),
-    Rule("FI_PERSONAL_IDENTITY_CODE", r"(?i)\b[0-3][0-9][01][0-9]{3}[+a-fyxwvu-][0-9]{3}[0-9a-fhj-npr-y]\b",
+    Form("IT_PASSPORT", r"(?i)\b[a-z]{2}[0-9]{7}\b"),
+    Form("PL_PESEL", r"\b[0-9]{2}[0-9][0-9][0-3][0-9]{6}\b", accept=_is_pesel),
+    Form("FI_PERSONAL_IDENTITY_CODE", r"(?i)\b[0-3][0-9][01][0-9]{3}[+a-fyxwvu-][0-9]{3}[0-9a-fhj-npr-y]\b",
          accept=_is_finnish),
-    Rule("SE_PERSONNUMMER", r"\b(?:19|20)?[0-9]{2}[01][0-9]{3}[-+]?[0-9]{4}\b", accept=_is_swedish),
-    Rule("IN_AADHAAR", r"\b[2-9][0-9]{3}[- :]?[0-9]{4}[- :]?[0-9]{4}\b", accept=_is_aadhaar),
-    Rule("IN_PAN", r"(?i)\b[a-z]{3}[abcfghljpt][a-z][0-9]{4}[a-z]\b"),
-    Rule("IN_GSTIN", r"(?i)\b[0-3][0-9][a-z]{5}[0-9]{4}[a-z][1-9a-z]z[0-9a-z]\b", accept=_is_gstin),
-    Rule("KR_RRN", r"\b[0-9]{2}[01][0-9][0-3][0-9]-?[1-8][0-9]{6}\b", accept=_is_korean),
-    Rule("SG_NRIC_FIN", r"(?i)\b[stfgm][0-9]{7}[a-z]\b"),
-    Rule("TH_TNIN", r"\b[1-8]-?[0-9]{4}-?[0-9]{5}-?[0-9]{2}-?[0-9]\b", accept=_is_thai),
-    Rule("TR_NATIONAL_ID", r"\b[1-9][0-9]{10}\b", accept=_is_turkish),
-    Rule("ZA_ID_NUMBER", r"\b[0-9]{2}[01][0-9][0-3][0-9][0-9]{4}[01][0-9]{2}\b", accept=_is_south_african),
+    Form("SE_PERSONNUMMER", r"\b(?:19|20)?[0-9]{2}[01][0-9]{3}[-+]?[0-9]{4}\b", accept=_is_swedish),
+    Form("IN_AADHAAR", r"\b[2-9][0-9]{3}[- :]?[0-9]{4}[- :]?[0-9]{4}\b", accept=_is_aadhaar),
+    Form("IN_PAN", r"(?i)\b[a-z]{3}[abcfghljpt][a-z][0-9]{4}[a-z]\b"),
+    Form("IN_GSTIN", r"(?i)\b[0-3][0-9][a-z]{5}[0-9]{4}[a-z][1-9a-z]z[0-9a-z]\b", accept=_is_gstin),
+    Form("KR_RRN", r"\b[0-9]{2}[01][0-9][0-3][0-9]-?[1-8][0-9]{6}\b", accept=_is_korean),
+    Form("SG_NRIC_FIN", r"(?i)\b[stfgm][0-9]{7}[a-z]\b"),
+    Form("TH_TNIN", r"\b[1-8]-?[0-9]{4}-?[0-9]{5}-?[0-9]{2}-?[0-9]\b", accept=_is_thai),
+    Form("TR_NATIONAL_ID", r"\b[1-9][0-9]{10}\b", accept=_is_turkish),
+    Form("ZA_ID_NUMBER", r"\b[0-9]{2}[01][0-9][0-3][0-9][0-9]{4}[01][0-9]{2}\b", accept=_is_south_african),
 )  # fmt: skip
 _BY_ENTITY: Final = {
-    entity: RuleSet(rule for rule in (*_DISTINCT, *_ON_REQUEST) if rule.label == entity)
+    entity: Forms(rule for rule in (*_DISTINCT, *_ON_REQUEST) if rule.label == entity)
     for entity in sorted({rule.label for rule in (*_DISTINCT, *_ON_REQUEST)})
 }
 ENTITIES: Final = frozenset(_BY_ENTITY)
-_ALL: Final = RuleSet(_DISTINCT)
+_ALL: Final = Forms(_DISTINCT)
 _DISGUISES: Final = Disguises()
 _COUNTRIES: Final[Mapping[str, frozenset[str]]] = {
     country: frozenset(entity for entity in ENTITIES if entity.startswith(f"{country}_"))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from gemini_proxy.policy.errors import Warning
+from gemini_proxy.policy.errors import PolicyWarning
 from gemini_proxy.policy.lint.brackets import Brackets
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.lexer import unify_lines
@@ -46,7 +46,7 @@ _EACH = "it groups these otherwise; put each operand in brackets"
 _LONGEST_TRIED = 1000
 
 
-def portability(text: str, source: str = "<policy>") -> tuple[Warning, ...]:
+def portability(text: str, source: str = "<policy>") -> tuple[PolicyWarning, ...]:
     """Each place of a policy that reads differently in Invariant's engine, in the order of the text.
 
     A message says what happens there, and the spelling that means the same in both. Raises PolicyError where the text
@@ -55,7 +55,7 @@ def portability(text: str, source: str = "<policy>") -> tuple[Warning, ...]:
     module = parse(text, source)
     found = dict.fromkeys(_PortabilityNotes(unify_lines(text), module).all())
     if "\r" in text:
-        found[Warning(1, 1, "it reads no line ends but LF")] = None
+        found[PolicyWarning(1, 1, "it reads no line ends but LF")] = None
     return tuple(sorted(found, key=lambda each: (each.line, each.column, each.message)))
 
 
@@ -74,7 +74,7 @@ class _PortabilityNotes:
             elif isinstance(statement, syntax.Define):
                 self._constants[statement.name] = statement.value
 
-    def all(self) -> Iterator[Warning]:
+    def all(self) -> Iterator[PolicyWarning]:
         for statement in self._module.statements:
             self._kinds = _kinds_in(statement)
             self._assigned = _assigned_in(statement)
@@ -88,7 +88,7 @@ class _PortabilityNotes:
                 yield from self._escapes(statement)
             yield from self._nodes(statement)
 
-    def _nodes(self, statement: syntax.Statement) -> Iterator[Warning]:
+    def _nodes(self, statement: syntax.Statement) -> Iterator[PolicyWarning]:
         methods = {id(node.function) for node in syntax.walk(statement) if isinstance(node, syntax.Call)}
         for node in syntax.walk(statement):
             for notes in (_grouping, _unknown_forms, _patterns):
@@ -111,7 +111,7 @@ class _PortabilityNotes:
 
     # Lines
 
-    def _block(self, lines: tuple[syntax.Line, ...]) -> Iterator[Warning]:
+    def _block(self, lines: tuple[syntax.Line, ...]) -> Iterator[PolicyWarning]:
         yield from _continuations(lines, self._brackets)
         for line in lines:
             if isinstance(line, syntax.Condition):
@@ -121,7 +121,7 @@ class _PortabilityNotes:
                 yield from _counts_only(line)
                 yield from self._block(line.body)
 
-    def _truth(self, value: syntax.Expr) -> Iterator[Warning]:
+    def _truth(self, value: syntax.Expr) -> Iterator[PolicyWarning]:
         """A note where a condition is known not to be True or False."""
         match value:
             case syntax.Logical(operator="or", operands=operands):
@@ -181,14 +181,14 @@ class _PortabilityNotes:
 
     # Expressions
 
-    def _call(self, node: syntax.Call) -> Iterator[Warning]:
+    def _call(self, node: syntax.Call) -> Iterator[PolicyWarning]:
         if isinstance(node.function, syntax.Attribute):
             if self._content_of(node.function.value) and node.function.name not in ("text", "image"):
                 yield _note(node.function, "methods raise on a content that is None or a list; use (t: str) in text(x)")
         elif isinstance(node.function, syntax.Name):
             yield from self._named(node, self._aliases.get(node.function.name, node.function.name))
 
-    def _named(self, node: syntax.Call, name: str) -> Iterator[Warning]:
+    def _named(self, node: syntax.Call, name: str) -> Iterator[PolicyWarning]:
         options = {key: value for key, value in node.kwargs}
         if name in ("untrusted", "private", "acts") and name not in self._predicates:
             yield _note(node, f"it has no {name}(...), and does not know who said a value")
@@ -231,7 +231,7 @@ class _PortabilityNotes:
             return self._kinds.get(value.name) == "ToolCall"
         return isinstance(value, syntax.Attribute) and value.name == "arguments"
 
-    def _comparison(self, node: syntax.Comparison) -> Iterator[Warning]:
+    def _comparison(self, node: syntax.Comparison) -> Iterator[PolicyWarning]:
         left = node.first
         for comparator, right in node.rest:
             if comparator in ("in", "not in") and isinstance(right, syntax.Name) and right.name in self._kinds:
@@ -245,7 +245,7 @@ class _PortabilityNotes:
         values = f"{event.name}.function.arguments.values()" if is_call else f"text({event.name})"
         return f"(t: str) in {values}"
 
-    def _escapes(self, statement: syntax.Raise | syntax.Predicate) -> Iterator[Warning]:
+    def _escapes(self, statement: syntax.Raise | syntax.Predicate) -> Iterator[PolicyWarning]:
         patterns: set[int] = set()
         for line in statement.body:
             for node in syntax.walk(line):
@@ -263,7 +263,7 @@ class _PortabilityNotes:
                         )
 
 
-def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterator[Warning]:
+def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterator[PolicyWarning]:
     if not isinstance(node.value, syntax.Attribute) or node.value.name != "arguments":
         return
     key = node.name if isinstance(node, syntax.Attribute) else getattr(node.key, "value", None)
@@ -281,7 +281,7 @@ def _is_escaped(value: syntax.Node) -> bool:
     return _reads_otherwise(value.raw, value.value)
 
 
-def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Warning]:
+def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[PolicyWarning]:
     if not isinstance(needle, syntax.Constant) or not isinstance(needle.value, str) or _is_escaped(needle):
         return
     text = needle.value
@@ -295,12 +295,12 @@ def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Warnin
 # calls of functions. A line that begins with a bracket or a sign goes on with the line before.
 
 
-def _note(node: syntax.Node, message: str) -> Warning:
+def _note(node: syntax.Node, message: str) -> PolicyWarning:
     """A warning at a node."""
-    return Warning(node.line, node.column, message)
+    return PolicyWarning(node.line, node.column, message)
 
 
-def _grouping(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+def _grouping(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
     """Notes on one node: how its operands group."""
     match node:
         case syntax.Unary(operator="not", operand=operand):
@@ -341,7 +341,7 @@ def _stands_alone(operand: syntax.Expr, at_an_end: bool) -> bool:
     return isinstance(operand, syntax.Name | syntax.Constant)
 
 
-def _continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator[Warning]:
+def _continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator[PolicyWarning]:
     """Notes on lines of one block that go on with the line before."""
     for at, line in enumerate(lines):
         # A declaration ends where it does in the first line only.
@@ -349,7 +349,7 @@ def _continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator
             continue
         first = brackets.first_on_line(line.value)
         if first is not None and first.text in ("(", "[", "-", "+") and first.kind == "op":
-            yield Warning(
+            yield PolicyWarning(
                 first.line, first.column, f'it reads a line that begins with "{first.text}" as the end of the line '
                 "before; write True and (...)",
             )  # fmt: skip
@@ -359,7 +359,7 @@ def _ends_alone(line: syntax.Line) -> bool:
     return isinstance(line, syntax.Flow) or (isinstance(line, syntax.Declaration) and line.source is None)
 
 
-def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Iterator[Warning]:
+def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Iterator[PolicyWarning]:
     """A note where a block begins on the line of its head."""
     first = node.body[0]
     place = first.links[0] if isinstance(first, syntax.Flow) else first
@@ -369,7 +369,7 @@ def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Ite
         yield _note(first, "it does not parse this; put it on a line of its own")
 
 
-def _unknown_forms(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+def _unknown_forms(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
     """Notes on one node: what does not parse or load there."""
     match node:
         case syntax.Comparison(rest=rest):
@@ -394,21 +394,23 @@ def _unknown_forms(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
             )
 
 
-def _comparators(node: syntax.Comparison, words: list[syntax.Comparator], right: syntax.Expr) -> Iterator[Warning]:
+def _comparators(
+    node: syntax.Comparison, words: list[syntax.Comparator], right: syntax.Expr
+) -> Iterator[PolicyWarning]:
     if "not in" in words:
         yield _note(node, "it has no not in; write not (x in y)")
     if "is not" in words and not (isinstance(right, syntax.Constant) and right.value is None):
         yield _note(node, "is not never holds but for None; write x != y")
 
 
-def _calls(node: syntax.Call, function: syntax.Expr) -> Iterator[Warning]:
+def _calls(node: syntax.Call, function: syntax.Expr) -> Iterator[PolicyWarning]:
     if isinstance(function, syntax.Attribute) and function.name not in _METHODS:
         yield _note(function, f"it has no method {function.name}; use find or match")
     if isinstance(function, syntax.Name) and function.name == "all":
         yield _note(node, "it has no all(...); write not any([not (...) for x in ...])")
 
 
-def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[Warning]:
+def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
     """Notes on one node of a pattern after ``is``."""
     match node:
         case syntax.ToolPattern(name=name) if not _WORD.fullmatch(name):
@@ -449,7 +451,7 @@ def _assigned_in(statement: syntax.Statement) -> dict[str, syntax.Expr]:
     return {each.name: each.value for each in syntax.walk(statement) if isinstance(each, syntax.Assignment)}
 
 
-def _imported(statement: syntax.Import) -> Iterator[Warning]:
+def _imported(statement: syntax.Import) -> Iterator[PolicyWarning]:
     """Notes on detectors that are not there, or that need what is not part of the engine."""
     for name, _ in statement.names:
         if name.name in _NEEDS:
@@ -458,7 +460,7 @@ def _imported(statement: syntax.Import) -> Iterator[Warning]:
             yield _note(name, f"it has no detector {name.name}; use find with a pattern")
 
 
-def _binds_only(statement: syntax.Raise) -> Iterator[Warning]:
+def _binds_only(statement: syntax.Raise) -> Iterator[PolicyWarning]:
     """Notes on variables that nothing asks for: there the rule fires as well where there is no such value."""
     declared = [line for line in statement.body if isinstance(line, syntax.Declaration)]
     raised = syntax.names_in(statement.error)
@@ -472,13 +474,13 @@ def _binds_only(statement: syntax.Raise) -> Iterator[Warning]:
             yield _unasked(line, f"this fires where there is no {line.name}")
 
 
-def _unasked(line: syntax.Declaration, message: str) -> Warning:
+def _unasked(line: syntax.Declaration, message: str) -> PolicyWarning:
     return _note(
         line, f'{message}; ask something of {line.name}, or raise PolicyViolation("...", {line.name}={line.name})'
     )
 
 
-def _counts_only(node: syntax.Quantifier) -> Iterator[Warning]:
+def _counts_only(node: syntax.Quantifier) -> Iterator[PolicyWarning]:
     """A note on a count of all events of a kind: there it is always one."""
     if node.name == "count" and all(isinstance(line, syntax.Declaration) for line in node.body):
         yield _note(node, "without a condition this counts one, whatever there is; ask something of what is counted")

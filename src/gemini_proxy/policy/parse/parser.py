@@ -34,10 +34,10 @@ def parse(text: str, source: str) -> syntax.Module:
         fault: Fault = "excess" if error.excess else "form"
         where = error.line, error.column
         raise PolicyError(source, *where, error.reason, error.suggestion, fault=fault, text=text) from error
-    return _Parser(text, source, tokens).module()
+    return _PolicyParser(text, source, tokens).module()
 
 
-class _Parser:
+class _PolicyParser:
     """A parser at one token of a text. Every error is a PolicyError at the token or node that does not fit."""
 
     def __init__(self, text: str, source: str, tokens: tuple[Token, ...]) -> None:
@@ -628,7 +628,7 @@ class _Parser:
             tokens = tokenize(f"({text})")
         except LexError as error:
             self._fail(f"in an f-string: {error.reason}", token)
-        inner = _Parser(self._text, self._source, tuple(_moved(each, token, offset) for each in tokens))
+        inner = _PolicyParser(self._text, self._source, tuple(_moved(each, token, offset) for each in tokens))
         inner._depth = self._depth
         inner._heights = self._heights
         inner._advance()

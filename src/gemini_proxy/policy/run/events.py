@@ -87,7 +87,7 @@ class Conversation:
         The messages must not change afterwards: events hold their very strings.
         """
         known, silent, chars = linked(messages)
-        reader = _Reader(answered, silent)
+        reader = _EventReader(answered, silent)
         for index, message in enumerate(known):
             reader.read(index, message)
         return cls(known, reader.events, reader.chars + chars)
@@ -136,7 +136,7 @@ def _parameters(tool: Event) -> Iterator[Event]:
         yield Event("ToolParameter", tool.position, f"{tool.address}.{key}.properties.{name}", data)
 
 
-class _Reader:
+class _EventReader:
     """Collects events message by message."""
 
     def __init__(self, answered: Mapping[int, tuple[int, int]] | None, silent: Mapping[int, Sequence[Within]]) -> None:

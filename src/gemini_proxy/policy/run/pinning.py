@@ -16,12 +16,12 @@ from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.values import MarkedRecord, count_chars, word_for
 
-PARAMETER: Final = "pinned_tools"
+PINS_PARAMETER: Final = "pinned_tools"
 """The parameter of a policy that has the digests by the names of tools."""
 _MANY_CHARS: Final = 100_000_000
 
 
-def declaration(tool: Mapping[str, Any]) -> bytes:
+def tool_declaration(tool: Mapping[str, Any]) -> bytes:
     """What of a declared tool is pinned, as JSON with sorted keys: name, description, parameters, and hints if any."""
     schema = tool.get("inputSchema" if "inputSchema" in tool else "parameters")
     said = {"name": tool.get("name"), "description": tool.get("description"), "parameters": schema}
@@ -34,16 +34,16 @@ def declaration(tool: Mapping[str, Any]) -> bytes:
         return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
 
 
-def digest(tool: Mapping[str, Any]) -> str:
+def tool_digest(tool: Mapping[str, Any]) -> str:
     """The SHA-256 of a tool's declaration, in hexadecimal digits."""
-    return hashlib.sha256(declaration(tool)).hexdigest()
+    return hashlib.sha256(tool_declaration(tool)).hexdigest()
 
 
 def pinned(parameters: Mapping[str, Any]) -> Mapping[str, str]:
     """The digests among a policy's parameters. Raises EvaluationError for another shape."""
-    given = parameters.get(PARAMETER) or {}
+    given = parameters.get(PINS_PARAMETER) or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, str) for value in given.values()):
-        raise EvaluationError(f"{PARAMETER} has the digests of tools by their names")
+        raise EvaluationError(f"{PINS_PARAMETER} has the digests of tools by their names")
     return given
 
 
@@ -88,6 +88,6 @@ def _digest(run: Run, tool: Event) -> str:
     key = ("digest", tool.position)
     if key not in run.scans:
         run.charge(10 + (count_chars(tool.data, _MANY_CHARS) >> 6))
-        run.scans[key] = digest(tool.data)
+        run.scans[key] = tool_digest(tool.data)
     found: str = run.scans[key]
     return found

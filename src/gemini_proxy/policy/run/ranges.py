@@ -9,7 +9,7 @@ from typing import Any
 
 from gemini_proxy.policy.run.events import RAW_ARGUMENTS, Event
 from gemini_proxy.policy.run.normalized import Normalized
-from gemini_proxy.policy.run.values import Joined, Piece, Place
+from gemini_proxy.policy.run.values import Address, Joined, Piece
 
 # A string, and the start and end of what was found in it; start -1 marks the string as a whole.
 Mark = tuple[str, int, int]
@@ -29,7 +29,7 @@ def locate(
     index: Mapping[int, str] | None = None
     for text, start, end in marks:
         root, shift, start, end = _original(text, start, end)
-        if isinstance(root, Place):
+        if isinstance(root, Address):
             addresses[str(root)] = None
             continue
         if not root:

@@ -34,7 +34,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class RuleViolation:
     """A rule that fired for one binding. ``args`` and ``kwargs`` are JSON-able, events as their dictionaries.
 
     ``ranges`` are addresses such as ``messages.2.content:10-25``, offsets in characters, the most exact known.

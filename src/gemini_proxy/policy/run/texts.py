@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gemini_proxy.policy.run.events import Event, chunks
-from gemini_proxy.policy.run.values import Content, Place, leaves
+from gemini_proxy.policy.run.values import Address, Content, leaves
 
 _MADE_UP = re.compile(r"call_\d{1,9}")
 """An id that links a call and its outputs where the client gave none."""
@@ -56,7 +56,7 @@ def _event_texts(event: Event) -> Iterable[str]:
     if event.kind in ("Message", "ToolOutput"):
         return texts_of(event.content)
     if event.kind == "ToolCall":
-        return list(leaves(event.data["function"]["arguments"], Place(f"{event.address}.function.arguments")))
+        return list(leaves(event.data["function"]["arguments"], Address(f"{event.address}.function.arguments")))
     if event.kind == "TextChunk":
         return (event.data["text"],)
     if event.kind == "Image":

@@ -19,7 +19,7 @@ _ITEM_CHARS = 200
 _MAX_DATA_DEPTH = 1000
 
 
-class Place(str):
+class Address(str):
     """The address of a value that is not a string itself: a number, or a dictionary whose key was read."""
 
     __slots__ = ()
@@ -258,12 +258,15 @@ def _other_texts(value: Any, address: str) -> Iterator[str]:
             if key in known:
                 continue
             if key != "text":
-                yield Piece(key, Place(where), None)
+                yield Piece(key, Address(where), None)
             yield from leaves(item[key], f"{where}.{key}")
 
 
 def leaves(value: Any, address: str) -> Iterator[str]:
-    """Every string, key and number inside JSON-like data, in document order; keys and numbers as Pieces of a Place."""
+    """Yield every string, key and number in JSON-like data, in document order.
+
+    Keys and numbers come as Pieces of an Address.
+    """
     if type(value) is str:
         yield value
         return
@@ -273,12 +276,12 @@ def leaves(value: Any, address: str) -> Iterator[str]:
         if isinstance(item, str):
             yield item
         elif isinstance(item, dict):
-            yield from (Piece(key, Place(where), None) for key in item if isinstance(key, str))
+            yield from (Piece(key, Address(where), None) for key in item if isinstance(key, str))
             stack.extend((item[key], f"{where}.{key}") for key in reversed(item))
         elif isinstance(item, list | tuple):
             stack.extend((item[index], f"{where}.{index}") for index in range(len(item) - 1, -1, -1))
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield Piece(str(item), Place(where), None)
+            yield Piece(str(item), Address(where), None)
 
 
 def count_chars(value: Any, most: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gemini_proxy.policy.run.budget import Meter
-from gemini_proxy.policy.run.values import Content, Piece, Place, is_text_chunk
+from gemini_proxy.policy.run.values import Address, Content, Piece, is_text_chunk
 
 _LOOKS_LIKE_DATA = re.compile(r"\s*(?:-\s+)*(?:[\w-]+['\"]?\s*:(?:\s|$)|[\[{\"'-])")
 # A key is one word, or a few that name something; a sentence before a colon is none.
@@ -66,13 +66,13 @@ def _of_data(value: Any, address: str) -> Iterator[Field]:
             for name, inner in reversed(item.items()):
                 stack.append((str(name), inner, f"{where}.{name}"))
                 if not _is_name(str(name)):
-                    stack.append(("", Piece(str(name), Place(where), None), where))
+                    stack.append(("", Piece(str(name), Address(where), None), where))
         elif isinstance(item, list | tuple):
             stack.extend((key, item[index], f"{where}.{index}") for index in range(len(item) - 1, -1, -1))
         elif isinstance(item, str):
             yield Field(key, str(item), item, 0, len(item))
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield Field(key, str(item), Piece(str(item), Place(where), None), 0, len(str(item)))
+            yield Field(key, str(item), Piece(str(item), Address(where), None), 0, len(str(item)))
 
 
 def _of_text(text: str, meter: Meter) -> list[Field] | None:

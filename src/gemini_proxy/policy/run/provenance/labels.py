@@ -8,7 +8,7 @@ from typing import Any, Final
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.provenance.shapes import reads_by_name
 
-PARAMETER: Final = "tool_labels"
+LABELS_PARAMETER: Final = "tool_labels"
 """The parameter of a policy that has the labels."""
 
 
@@ -30,10 +30,10 @@ class Labels:
     @classmethod
     def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = (), private: Sequence[str] = ()) -> "Labels":
         """The labels among a policy's parameters, with more names. Raises EvaluationError for another shape."""
-        given = parameters.get(PARAMETER) or {}
+        given = parameters.get(LABELS_PARAMETER) or {}
         kinds = [kind.name for kind in fields(cls)]
         if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
-            raise EvaluationError(f"{PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
+            raise EvaluationError(f"{LABELS_PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
         known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
         known["trusted"] += _names("trusted", trusted)
         known["private"] += _names("private", private)
@@ -90,5 +90,5 @@ def _is_one(name: str, patterns: Sequence[str]) -> bool:
 
 def _names(label: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise EvaluationError(f"{PARAMETER}.{label} is a list of names")
+        raise EvaluationError(f"{LABELS_PARAMETER}.{label} is a list of names")
     return tuple(value)

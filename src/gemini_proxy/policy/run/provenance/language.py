@@ -8,11 +8,11 @@ from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.operators import items_of
 from gemini_proxy.policy.run.provenance.labels import Labels, acts_by_hint
-from gemini_proxy.policy.run.provenance.origins import Kept, Origins, Traced
+from gemini_proxy.policy.run.provenance.origins import Origins, OriginsCache, Traced
 from gemini_proxy.policy.run.provenance.private import PrivateData
 from gemini_proxy.policy.run.ranges import Mark
 from gemini_proxy.policy.run.run import Run
-from gemini_proxy.policy.run.values import MarkedRecord, Piece, Place, cut, word_for
+from gemini_proxy.policy.run.values import Address, MarkedRecord, Piece, cut, word_for
 
 
 def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
@@ -109,11 +109,11 @@ def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
 _THREAD = threading.local()
 
 
-def _kept() -> Kept:
+def _kept() -> OriginsCache:
     """This thread's indices: a check runs in one thread from its beginning to its end."""
     if not hasattr(_THREAD, "kept"):
-        _THREAD.kept = Kept()
-    kept: Kept = _THREAD.kept
+        _THREAD.kept = OriginsCache()
+    kept: OriginsCache = _THREAD.kept
     return kept
 
 
@@ -143,8 +143,8 @@ def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
 def _record(run: Run, found: Traced, call: Event) -> MarkedRecord:
     run.charge(2)
     # A number has no characters of its own: its root is its path.
-    if type(found.leaf) is Piece and isinstance(found.leaf.root, Place):
-        marks: list[Mark] = [(Place(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
+    if type(found.leaf) is Piece and isinstance(found.leaf.root, Address):
+        marks: list[Mark] = [(Address(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
         value = found.value
     else:
         marks = [(found.leaf, found.start, found.start + len(found.value))]

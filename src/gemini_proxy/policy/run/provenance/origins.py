@@ -29,7 +29,7 @@ from gemini_proxy.policy.run.provenance.shapes import (
 from gemini_proxy.policy.run.provenance.spellings import days_of_ranges, spellings_of_date, spellings_of_number
 from gemini_proxy.policy.run.ranges import Mark
 from gemini_proxy.policy.run.texts import texts_of
-from gemini_proxy.policy.run.values import Piece, Place
+from gemini_proxy.policy.run.values import Address, Piece
 
 Origin = Literal["text", "field", "nowhere", "mixed"]
 
@@ -86,7 +86,7 @@ class Traced:
     place: Mark | None = None
 
 
-class Index:
+class ConversationIndex:
     """The texts of a conversation, told apart by who said them. Linear in them.
 
     It grows as the conversation does, and keeps nothing of it but texts.
@@ -119,7 +119,7 @@ class Index:
         self.chars += len(arguments)
 
     def add(self, event: Event, meter: Meter) -> None:
-        """Index an event that comes after all others."""
+        """ConversationIndex an event that comes after all others."""
         if event.kind == "ToolOutput":
             self._add_output(event, meter)
             return
@@ -167,7 +167,7 @@ class Index:
 class Origins:
     """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
 
-    def __init__(self, index: Index, events: Sequence[Event], meter: Meter, fields: bool) -> None:
+    def __init__(self, index: ConversationIndex, events: Sequence[Event], meter: Meter, fields: bool) -> None:
         """``fields``: whether a whole field of an output vouches for a value."""
         self._vouching = fields
         self._index = index
@@ -300,13 +300,13 @@ class Origins:
         """The source in the conversation that is checked now, whose very strings a mark needs."""
         position = self._index.positions[number]
         if position not in self._current:
-            alone = Index(self._index.labels)
+            alone = ConversationIndex(self._index.labels)
             alone.add(next(event for event in self._events if event.position == position), self._meter)
             self._current[position] = alone.sources
         return self._current[position][number - bisect_left(self._index.positions, position)]
 
 
-class Kept:
+class OriginsCache:
     """Indices of the last conversations: the next check of one adds what is new, and asks only about new calls.
 
     For one thread. ``most`` bounds the conversations, ``chars`` the characters of all their texts together.
@@ -315,7 +315,7 @@ class Kept:
     def __init__(self, most: int = 8, chars: int = 500_000) -> None:
         self._most = most
         self._chars = chars
-        self._indices: list[Index] = []
+        self._indices: list[ConversationIndex] = []
 
     def origins(self, events: Sequence[Event], labels: Labels, meter: Meter, *, fields: bool = True) -> Origins:
         """What traces values by these messages, outputs and declarations, in their order. Raises BudgetExceeded."""
@@ -324,7 +324,7 @@ class Kept:
         seen = [_seen(event) for event in events]
         index = next((each for each in self._indices if each.labels == labels and each.is_of(seen)), None)
         if index is None:
-            index = Index(labels)
+            index = ConversationIndex(labels)
         else:
             self._indices.remove(index)
         # An index that fails half-way is not put back.
@@ -410,4 +410,4 @@ def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
         elif isinstance(item, str):
             yield path, name, item
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield path, name, Piece(str(item), Place(path), None)
+            yield path, name, Piece(str(item), Address(path), None)
