@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from multidict import CIMultiDictProxy
 
-from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS, POLICIES, TRACES
+from gemini_proxy.explorer.app_keys import DATASETS, PINNED_TOOLS, POLICIES, TRACES
 from gemini_proxy.policy import tool_declaration, tool_digest
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.datasets import Dataset

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from gemini_proxy.explorer.keys import DATABASE
+from gemini_proxy.explorer.app_keys import DATABASE
 from gemini_proxy.traces.keys import Keys
 from tests.conftest import StartProxy
 from tests.explorer.api import Api

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.explorer.api import contract
+from gemini_proxy.explorer.api import endpoints
 from tests.conftest import StartProxy
 from tests.explorer.api import KEY, SAMPLE, SECRETIVE, Api
 from tests.support.proxy import proxy_before
@@ -324,7 +324,7 @@ async def test_more_values_than_can_be_read_at_once_are_refused(
     checker: Api, values: str, bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A body of little else than brackets or commas is refused before it is read."""
-    monkeypatch.setattr(contract, bound, 1_000)
+    monkeypatch.setattr(endpoints, bound, 1_000)
     sent = '{"messages":[],"policies":[],"parameters":{"a":[' + ",".join([values] * 1_100) + "]}}"
     status, detail = await checker.refused("POST", "/policy/check/batch", data=sent.encode())
     assert (status, detail) == (400, "The request holds too many values.")

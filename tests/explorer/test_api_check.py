@@ -6,7 +6,7 @@ import uuid
 import aiohttp
 import pytest
 
-from gemini_proxy.explorer.api import check as api_check
+from gemini_proxy.explorer.api import check_api as api_check
 from tests.conftest import StartProxy
 from tests.explorer.api import SECRETIVE, Api
 

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gemini_proxy.explorer.keys import DATABASE, SESSION_COOKIE
+from gemini_proxy.explorer.app_keys import DATABASE, SESSION_COOKIE
 from gemini_proxy.traces.keys import Keys, Sessions
 from tests.conftest import StartProxy
 from tests.explorer.api import KEY, SAMPLE, SECRETIVE, Api

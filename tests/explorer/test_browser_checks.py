@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gemini_proxy.explorer.keys import DATABASE, DATASETS, SESSION_COOKIE
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.sign_in import local_path
 from gemini_proxy.http.browser_guard import is_encrypted
 from gemini_proxy.traces.keys import Keys

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from gemini_proxy.explorer.keys import DATABASE, DATASETS, POLICIES, TRACES
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, POLICIES, TRACES
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import Conversation

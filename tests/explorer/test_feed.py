@@ -10,9 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemini_proxy.explorer import feed as feed_module
-from gemini_proxy.explorer.api.contract import BAD_KEY
-from gemini_proxy.explorer.keys import SESSION_COOKIE
+from gemini_proxy.explorer.api import feed_stream as feed_module
+from gemini_proxy.explorer.api.endpoints import BAD_KEY
+from gemini_proxy.explorer.app_keys import SESSION_COOKIE
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import MAX_WATCHERS_OF_ONE

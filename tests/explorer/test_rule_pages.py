@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
-from gemini_proxy.explorer.keys import POLICIES
+from gemini_proxy.explorer.app_keys import POLICIES
 from tests.conftest import StartProxy
 from tests.explorer.browsing import SECRETIVE, Browser, dataset, mine, record, rule, rules
 from tests.support.proxy import Proxy

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gemini_proxy.explorer.pages.tools import DiffSpan, differences
+from gemini_proxy.explorer.pages.tool_pages import DiffSpan, differences
 from gemini_proxy.policy import tool_digest
 from gemini_proxy.traces.datasets import UNNAMED
 from tests.explorer.api import Api

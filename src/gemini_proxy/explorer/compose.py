@@ -5,8 +5,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import (
+from gemini_proxy.explorer.api.feed_stream import FEED
+from gemini_proxy.explorer.app_keys import (
     ACCESS,
     CATALOGUE,
     CHECKING,

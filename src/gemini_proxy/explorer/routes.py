@@ -6,38 +6,46 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import MethodNotAllowed, NotFound, ProxyError
-from gemini_proxy.explorer import feed
-from gemini_proxy.explorer.api import check, datasets, policies, push, tools, traces, user
-from gemini_proxy.explorer.api.contract import Answers, Handler, api
-from gemini_proxy.explorer.api.contract import error_response as api_error
+from gemini_proxy.explorer.api import (
+    check_api,
+    dataset_api,
+    feed_stream,
+    policy_api,
+    push,
+    tool_api,
+    trace_api,
+    user_api,
+)
+from gemini_proxy.explorer.api.endpoints import Answers, Handler, api
+from gemini_proxy.explorer.api.endpoints import error_response as api_error
 from gemini_proxy.explorer.pages.routes import add_page_routes
 from gemini_proxy.explorer.pages.site import error_page
 
 _API: Final = "/api/v1"
 _CALLS: Final[Mapping[str, Mapping[str, Answers]]] = {
-    "/user/identity": {"GET": user.identity},
-    "/dataset/create": {"POST": datasets.create},
-    "/dataset/list": {"GET": datasets.listed},
-    "/dataset/byid/{dataset_id}": {"GET": datasets.by_id, "DELETE": datasets.delete_by_id},
-    "/dataset/byid/{dataset_id}/traces": {"GET": traces.listed_by_id},
-    "/dataset/byuser/{user}/{dataset}": {"GET": datasets.by_name, "DELETE": datasets.delete_by_name},
-    "/dataset/byuser/{user}/{dataset}/traces": {"GET": traces.listed_by_name},
-    "/dataset/byuser/{user}/{dataset}/policy": {"GET": policies.listed},
-    "/dataset/byuser/{user}/{dataset}/tools": {"GET": tools.listed},
-    "/dataset/{dataset_id}/tools/accept": {"POST": tools.accept},
-    "/dataset/{dataset_id}/tools/forget": {"POST": tools.forget},
-    "/dataset/metadata/{dataset}": {"GET": datasets.metadata, "PUT": datasets.update_metadata},
-    "/dataset/{dataset_id}/policy": {"POST": policies.create},
-    "/dataset/{dataset_id}/policy/{policy_id}": {"PUT": policies.update, "DELETE": policies.remove},
+    "/user/identity": {"GET": user_api.identity},
+    "/dataset/create": {"POST": dataset_api.create},
+    "/dataset/list": {"GET": dataset_api.listed},
+    "/dataset/byid/{dataset_id}": {"GET": dataset_api.by_id, "DELETE": dataset_api.delete_by_id},
+    "/dataset/byid/{dataset_id}/traces": {"GET": trace_api.listed_by_id},
+    "/dataset/byuser/{user}/{dataset}": {"GET": dataset_api.by_name, "DELETE": dataset_api.delete_by_name},
+    "/dataset/byuser/{user}/{dataset}/traces": {"GET": trace_api.listed_by_name},
+    "/dataset/byuser/{user}/{dataset}/policy": {"GET": policy_api.listed},
+    "/dataset/byuser/{user}/{dataset}/tools": {"GET": tool_api.listed},
+    "/dataset/{dataset_id}/tools/accept": {"POST": tool_api.accept},
+    "/dataset/{dataset_id}/tools/forget": {"POST": tool_api.forget},
+    "/dataset/metadata/{dataset}": {"GET": dataset_api.metadata, "PUT": dataset_api.update_metadata},
+    "/dataset/{dataset_id}/policy": {"POST": policy_api.create},
+    "/dataset/{dataset_id}/policy/{policy_id}": {"PUT": policy_api.update, "DELETE": policy_api.remove},
     "/push/trace": {"POST": push.push_trace},
-    "/trace/{trace_id}": {"GET": traces.whole},
-    "/trace/{trace_id}/messages": {"GET": traces.messages, "POST": traces.append},
-    "/trace/{trace_id}/annotations": {"GET": traces.annotations},
-    "/trace/{trace_id}/annotate": {"POST": traces.annotate},
-    "/trace/{trace_id}/annotations/update": {"POST": traces.update_annotations},
-    "/policy/load": {"POST": check.load},
-    "/policy/check": {"POST": check.check},
-    "/policy/check/batch": {"POST": check.check_batch},
+    "/trace/{trace_id}": {"GET": trace_api.whole},
+    "/trace/{trace_id}/messages": {"GET": trace_api.messages, "POST": trace_api.append},
+    "/trace/{trace_id}/annotations": {"GET": trace_api.annotations},
+    "/trace/{trace_id}/annotate": {"POST": trace_api.annotate},
+    "/trace/{trace_id}/annotations/update": {"POST": trace_api.update_annotations},
+    "/policy/load": {"POST": check_api.load},
+    "/policy/check": {"POST": check_api.check},
+    "/policy/check/batch": {"POST": check_api.check_batch},
 }
 _AREAS: Final = ("user", "dataset", "push", "trace", "policy")
 
@@ -46,7 +54,7 @@ def add_routes(app: web.Application) -> None:
     """Add the Explorer's routes. They go before a route that takes every path."""
     for path, calls in _CALLS.items():
         _add_call(app, f"{_API}{path}", calls)
-    _add_handler(app, f"{_API}/feed", "GET", feed.feed)
+    _add_handler(app, f"{_API}/feed", "GET", feed_stream.feed)
     for area in _AREAS:
         app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
     add_page_routes(app)

@@ -13,9 +13,9 @@ from functools import partial
 from aiohttp import web
 
 from gemini_proxy.config import Config
+from gemini_proxy.explorer.api.feed_stream import FEED
+from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, READ_DATABASE
 from gemini_proxy.explorer.compose import compose
-from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import CHECKING, COMPILING, READ_DATABASE
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
 from gemini_proxy.guardrails.asking import Asking

@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gemini_proxy.explorer.api.contract import Call
-from gemini_proxy.explorer.api.pushes import Push, read_push
-from gemini_proxy.explorer.feed import FEED
-from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
+from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.feed_stream import FEED
+from gemini_proxy.explorer.api.push_api import Push, read_push
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.http.browser_guard import is_same_origin
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import TraceRow, encode

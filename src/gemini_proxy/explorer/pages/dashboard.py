@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.fields import is_dataset_name
-from gemini_proxy.explorer.keys import DATASETS, READ_DATABASE
+from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset

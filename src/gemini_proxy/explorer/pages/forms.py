@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, UnsupportedMediaType
-from gemini_proxy.explorer.keys import SERVER
+from gemini_proxy.explorer.app_keys import SERVER
 from gemini_proxy.http.request_body import read_bytes
 
 Form = Mapping[str, str]

@@ -22,7 +22,7 @@ from gemini_proxy.errors import (
     Unavailable,
 )
 from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
-from gemini_proxy.explorer.keys import ACCESS, DATASETS, SESSION_COOKIE
+from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SESSION_COOKIE
 from gemini_proxy.explorer.pages.forms import Form, read_form
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
 from gemini_proxy.http.peers import PEERS

@@ -10,8 +10,8 @@ import orjson
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.api.datasets import within_bounds
-from gemini_proxy.explorer.keys import DATASETS, PINNED_TOOLS
+from gemini_proxy.explorer.api.dataset_api import within_bounds
+from gemini_proxy.explorer.app_keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.policy import LABELS_PARAMETER
 from gemini_proxy.traces.datasets import labels_of

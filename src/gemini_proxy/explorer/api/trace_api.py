@@ -9,12 +9,12 @@ from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.appends import merge, read_messages
-from gemini_proxy.explorer.api.contract import Call, document_response
-from gemini_proxy.explorer.api.datasets import dataset_by_id, dataset_by_name
+from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
+from gemini_proxy.explorer.api.endpoints import Call, document_response
 from gemini_proxy.explorer.api.fields import plain_text
-from gemini_proxy.explorer.api.pushes import MAX_SOURCE, read_annotation, read_annotations
-from gemini_proxy.explorer.api.shapes import annotations_json, outline_json, trace_json
-from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, TRACES
+from gemini_proxy.explorer.api.models import annotations_json, outline_json, trace_json
+from gemini_proxy.explorer.api.push_api import MAX_SOURCE, read_annotation, read_annotations
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.rows import with_messages

@@ -7,10 +7,10 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.api.contract import Call, api
+from gemini_proxy.explorer.api.endpoints import Call, api
 from gemini_proxy.explorer.api.fields import is_dataset_name, member
-from gemini_proxy.explorer.api.policies import MAX_POLICY_NAME
-from gemini_proxy.explorer.keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
+from gemini_proxy.explorer.api.policy_api import MAX_POLICY_NAME
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
 from gemini_proxy.explorer.pages.forms import Form
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck

@@ -1,6 +1,6 @@
 """Who a key belongs to."""
 
-from gemini_proxy.explorer.api.contract import Call
+from gemini_proxy.explorer.api.endpoints import Call
 
 
 async def identity(call: Call) -> object:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.keys import CATALOGUE, DATASETS, READ_DATABASE
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window

@@ -8,8 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, ProxyError
-from gemini_proxy.explorer.api.contract import Call, identified, with_errors
-from gemini_proxy.explorer.keys import DATASETS
+from gemini_proxy.explorer.api.endpoints import Call, identified, with_errors
+from gemini_proxy.explorer.app_keys import DATASETS
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import MAX_REPLAYED, Feed
 from gemini_proxy.traces.feed_events import Interest
