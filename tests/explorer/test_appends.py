@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.explorer.api.appends import merge, read_messages
+from gemini_proxy.explorer.api.trace_api import merge, read_messages
 from gemini_proxy.traces.trace import Annotation
 
 CREATED = 1_700_000_000.0

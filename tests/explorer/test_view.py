@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
-from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, Passage, passage, window
 from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.traces.marks import Marks, leaves
 from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation

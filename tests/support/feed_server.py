@@ -10,8 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from gemini_proxy.explorer.api import feed_stream as feed_module
-from gemini_proxy.explorer.api.feed_stream import FEED
-from gemini_proxy.explorer.app_keys import ACCESS, DATASETS
+from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, FEED
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.peers import PEERS, Peers
 from gemini_proxy.traces.access import Access

@@ -1,10 +1,11 @@
-"""Typed keys for what the Explorer needs of the application it is part of. The server sets them at its start."""
+"""Typed keys for what the Explorer needs of the application it is part of, and ``setup``, which sets them."""
 
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
+from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
@@ -13,6 +14,7 @@ from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.store import TraceStore
@@ -40,3 +42,35 @@ COMPILING = web.AppKey("COMPILING", FairLock)
 """For compiling long policies."""
 CHECKING = web.AppKey("CHECKING", FairLock)
 """For long checks in the process that they share."""
+
+FEED = web.AppKey("FEED", Feed)
+
+
+def setup(
+    app: web.Application,
+    config: Config,
+    store: TraceStore,
+    access: Access,
+    engine: Engine,
+    feed: Feed,
+    file_rules: Callable[[], GuardrailSet],
+    guardrails: Callable[[], Guardrails],
+) -> None:
+    """Set the keys of ``app`` when the store is open.
+
+    ``engine`` must never let pass what it cannot check; ``file_rules`` gives the rules of the policy files and
+    ``guardrails`` the settings as they are when called.
+    """
+    database = store.database
+    app[SERVER], app[EXPLORER] = config.server, config.explorer
+    app[FILE_RULES], app[GUARDRAILS] = file_rules, guardrails
+    app[DATABASE] = database
+    app[ACCESS] = access
+    app[TRACES] = store
+    app[CATALOGUE] = Catalogue(database)
+    app[DATASETS] = Datasets(database)
+    app[POLICIES] = Policies(database)
+    app[PINNED_TOOLS] = PinnedTools(database)
+    app[ENGINE] = engine
+    app[FEED] = feed
+    app[COMPILING], app[CHECKING] = FairLock(), FairLock()

@@ -13,9 +13,8 @@ from functools import partial
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.explorer.api.feed_stream import FEED
-from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, READ_DATABASE
-from gemini_proxy.explorer.compose import compose
+from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, READ_DATABASE
+from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
 from gemini_proxy.guardrails.asking import Asking
@@ -183,7 +182,9 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
             return setups.current.config.guardrails
 
         app[READ_DATABASE] = storage.read_database
-        compose(app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails)
+        set_up_explorer(
+            app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails
+        )
         app[TRIALS] = Trials(checkers.asked_for, guardrails, app[COMPILING], app[CHECKING])
 
 

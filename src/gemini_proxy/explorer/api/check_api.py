@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, EngineUnavailable
 from gemini_proxy.explorer.api.endpoints import Call
-from gemini_proxy.explorer.api.fields import MAX_DATASET_NAME, mapping, member, objects, plain_text
+from gemini_proxy.explorer.api.models import MAX_DATASET_NAME, mapping, member, objects, plain_text
 from gemini_proxy.explorer.api.policy_api import MAX_POLICY, compiled, why
 from gemini_proxy.explorer.app_keys import CHECKING, ENGINE
 from gemini_proxy.guardrails.engine import Check

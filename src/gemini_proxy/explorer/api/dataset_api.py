@@ -5,8 +5,15 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import Call
-from gemini_proxy.explorer.api.fields import dataset_name, is_dataset_name, mapping, member
-from gemini_proxy.explorer.api.models import POLICIES_KEY, dataset_json, without_policies
+from gemini_proxy.explorer.api.models import (
+    POLICIES_KEY,
+    dataset_json,
+    dataset_name,
+    is_dataset_name,
+    mapping,
+    member,
+    without_policies,
+)
 from gemini_proxy.explorer.app_keys import DATASETS, POLICIES
 from gemini_proxy.policy import readable_parameters
 from gemini_proxy.traces.datasets import UNNAMED, Dataset

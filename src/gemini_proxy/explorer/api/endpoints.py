@@ -24,7 +24,7 @@ from gemini_proxy.errors import (
     Unauthenticated,
     Unavailable,
 )
-from gemini_proxy.explorer.api.fields import read_uuid
+from gemini_proxy.explorer.api.models import read_uuid
 from gemini_proxy.explorer.app_keys import ACCESS, SERVER, SESSION_COOKIE
 from gemini_proxy.gemini import strict_json
 from gemini_proxy.gemini.strict_json import read_object

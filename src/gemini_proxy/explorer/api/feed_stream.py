@@ -9,12 +9,10 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, ProxyError
 from gemini_proxy.explorer.api.endpoints import Call, identified, with_errors
-from gemini_proxy.explorer.app_keys import DATASETS
+from gemini_proxy.explorer.app_keys import DATASETS, FEED
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.feed import MAX_REPLAYED, Feed
+from gemini_proxy.traces.feed import MAX_REPLAYED
 from gemini_proxy.traces.feed_events import Interest
-
-FEED = web.AppKey("FEED", Feed)
 
 RECHECK: Final = 5.0
 """Seconds for which a watcher's key or session is believed: revoked, it ends what it had begun."""

@@ -6,8 +6,7 @@ from typing import Any, Final, cast
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import NO_DATASET, dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.endpoints import Call
-from gemini_proxy.explorer.api.fields import mapping, member, plain_text
-from gemini_proxy.explorer.api.models import dataset_json, policy_json
+from gemini_proxy.explorer.api.models import dataset_json, mapping, member, plain_text, policy_json
 from gemini_proxy.explorer.app_keys import COMPILING, FILE_RULES, GUARDRAILS, POLICIES
 from gemini_proxy.guardrails.rules import Action, Guardrail, compile_guardrail, is_brief
 from gemini_proxy.policy import PolicyError

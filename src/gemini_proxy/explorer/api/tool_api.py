@@ -5,8 +5,7 @@ from typing import Any, Final
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.endpoints import Call
-from gemini_proxy.explorer.api.fields import member
-from gemini_proxy.explorer.api.models import iso
+from gemini_proxy.explorer.api.models import iso, member
 from gemini_proxy.explorer.app_keys import PINNED_TOOLS
 from gemini_proxy.traces.pinned_tools import MAX_TOOLS, Declared, PinnedTool
 from gemini_proxy.traces.rows import load

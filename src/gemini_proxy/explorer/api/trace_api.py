@@ -3,22 +3,21 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.api.appends import merge, read_messages
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.endpoints import Call, document_response
-from gemini_proxy.explorer.api.fields import plain_text
-from gemini_proxy.explorer.api.models import annotations_json, outline_json, trace_json
+from gemini_proxy.explorer.api.models import annotations_json, outline_json, plain_text, trace_json
 from gemini_proxy.explorer.api.push_api import MAX_SOURCE, read_annotation, read_annotations
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.rows import with_messages
-from gemini_proxy.traces.trace import Trace
+from gemini_proxy.traces.trace import Annotation, Trace
 
 NO_TRACE: Final = "Trace not found"
 MAX_TRACES_LISTED: Final = 1_000
@@ -137,3 +136,84 @@ def _indices(given: str | None) -> Sequence[int] | None:
         raise BadRequest(f"indices must be at most {MAX_TRACES_LISTED} numbers from 0, separated by commas")
     numbers = sorted({int(one[1]) for one in found if one})
     return [number for number in numbers if number <= _LARGEST]
+
+
+_MESSAGE = re.compile(r"messages\.([0-9]+)(?=[.:]|$)")
+_DIGITS = 9
+_MALFORMED = "Invalid messages format - expected a non-empty list of dictionaries"
+
+
+def read_messages(value: object, now: float) -> list[dict[str, Any]]:
+    """New messages, each with a timestamp in UTC: its own, read as UTC where it names no zone, or else ``now``.
+
+    Raises BadRequest for what is no list of objects, an empty one, and a timestamp that is not ISO 8601.
+    """
+    if not isinstance(value, list) or not value or any(type(message) is not dict for message in value):
+        raise BadRequest(_MALFORMED)
+    arrived = datetime.fromtimestamp(now, UTC).isoformat()
+    return [{**message, "timestamp": _timestamp(message.get("timestamp"), arrived)} for message in value]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """``places`` are the indexes at which the messages that were there are now."""
+
+    messages: Sequence[Mapping[str, Any]]
+    places: Sequence[int]
+
+    def moved(self, annotation: Annotation) -> Annotation:
+        """An annotation of a message that was there, with the address that the message has now."""
+        found = _MESSAGE.match(annotation.address)
+        if found is None or len(found[1]) > _DIGITS or int(found[1]) >= len(self.places):
+            return annotation
+        address = f"messages.{self.places[int(found[1])]}{annotation.address[found.end() :]}"
+        return replace(annotation, address=address)
+
+
+def merge(before: Sequence[Mapping[str, Any]], added: Sequence[Mapping[str, Any]], created: float) -> Merged:
+    """Both lists in one, in the order of time; each keeps its own order, and what is there goes first at one moment.
+
+    A message that is there without a readable timestamp is from the moment of ``created``.
+    """
+    merged: list[Mapping[str, Any]] = []
+    places: list[int] = []
+    times = [_moment(message.get("timestamp"), created) for message in before]
+
+    def take() -> None:
+        merged.append(before[len(places)])
+        places.append(len(merged) - 1)
+
+    for message in added:
+        moment = _moment(message.get("timestamp"), created)
+        while len(places) < len(before) and times[len(places)] <= moment:
+            take()
+        merged.append(message)
+    while len(places) < len(before):
+        take()
+    return Merged(merged, places)
+
+
+def _timestamp(given: object, arrived: str) -> str:
+    if given is None:
+        return arrived
+    moment = _read(given)
+    if moment is None:
+        raise BadRequest(
+            "Invalid timestamp format in message. Expected format: ISO 8601, e.g., 2025-01-23T10:30:00+00:00"
+        )
+    return moment.isoformat()
+
+
+def _moment(given: object, created: float) -> datetime:
+    return _read(given) or datetime.fromtimestamp(created, UTC)
+
+
+def _read(given: object) -> datetime | None:
+    """A moment in UTC; None for what is no text of one, or lies outside the years that can be written."""
+    if not isinstance(given, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(given)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

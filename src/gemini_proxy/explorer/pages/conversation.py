@@ -1,15 +1,308 @@
 """The conversation of a trace as a page shows it, in bounded size. No I/O."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal, TypeVar
 
-from gemini_proxy.explorer.pages.blocks import BlockReader, Message
-from gemini_proxy.explorer.pages.passages import Note, notes
+from gemini_proxy.explorer.pages.passages import Note, Passage, notes, passage
 from gemini_proxy.explorer.pages.stored import StoredMessages
-from gemini_proxy.explorer.pages.values import message_index
+from gemini_proxy.explorer.pages.values import decoded, message_index, values
 from gemini_proxy.traces.marks import Mark, Marks
 from gemini_proxy.traces.trace import Annotation
+from gemini_proxy.traces.visible import as_json
+
+_VALUES, _CHARACTERS, _IMAGES = 3_000, 600_000, 6_000_000
+"""What one page holds: values with an address, characters of text, characters of image data."""
+_MARKS_OF_A_VALUE: Final = 40
+"""Marks on one value that cost as much as another value."""
+_IMAGE: Final = 3_000_000
+"""The largest single image that is shown, in characters of its base64."""
+_DEEP: Final = 12
+"""Steps of indentation; what lies deeper is indented no further."""
+_DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/_=\s-]*)", re.IGNORECASE)
+_MIME = re.compile(r"data:([^;,]{0,100})")
+_ROLES: Final = frozenset({"system", "user", "assistant", "tool", "tools"})
+_SHOWN_APART: Final = frozenset({"role", "content", "tool_calls", "tools", "thought", "candidate"})
+_TEXT_CHUNK: Final = frozenset({"type", "text", "field"})
+_FIELD: Final = 60
+"""The longest name of a field that stands beside what it says; a longer one is a value like any other."""
+
+T = TypeVar("T")
+Kind = Literal["text", "call", "output", "data", "image", "file", "tools", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One value of a structure, or with ``value`` None the name of those below it. ``kind`` is the value's type."""
+
+    depth: int
+    name: str
+    value: Passage | None
+    kind: Literal["string", "other", "group"] = "string"
+
+    @property
+    def block(self) -> bool:
+        """Whether the value needs lines of its own."""
+        return self.value is not None and (self.value.length > 100 or "\n" in self.value.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a message. ``about`` says what is shown, where that is not plain; ``image`` is a ``data:`` URI."""
+
+    kind: Kind
+    about: str = ""
+    name: Passage | None = None
+    lines: tuple[Line, ...] = ()
+    image: str = ""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def marked(self) -> bool:
+        return bool(self.all_notes) or any(
+            piece.style for line in self.lines if line.value for piece in line.value.pieces
+        )
+
+    @property
+    def all_notes(self) -> tuple[Note, ...]:
+        values = [self.name, *(line.value for line in self.lines)]
+        return (*self.notes, *(note for value in values if value is not None for note in value.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message: who speaks, and what. ``cut`` says that not all of it is here.
+
+    ``field`` names the field that the text stands in, where that is no text part; ``provider`` says that Gemini's
+    servers ran the call themselves.
+    """
+
+    index: int
+    role: str
+    known_role: bool
+    thought: bool
+    candidate: str
+    blocks: tuple[Block, ...]
+    cut: bool
+    field: str = ""
+    provider: bool = False
+
+    @property
+    def marked(self) -> bool:
+        return any(block.marked for block in self.blocks)
+
+
+class BlockReader:
+    """Reads messages one after the other, until the page is full."""
+
+    def __init__(self, marks: Marks) -> None:
+        self.known: set[int] = set()
+        self._marks = marks
+        self._values, self._characters, self._image_data = _VALUES, _CHARACTERS, _IMAGES
+        self._cut = False
+
+    @property
+    def spent(self) -> bool:
+        return self._values <= 0 or self._characters <= 0
+
+    def message(self, index: int, message: Any, *, whole: bool = True) -> Message:
+        """``whole`` is False where the message is only the beginning of what was said."""
+        address = f"messages.{index}"
+        self._cut = not whole
+        if not isinstance(message, Mapping):
+            data = self._data("data", "", message, address)
+            return Message(index, "message", False, False, "", (data,), self._cut)
+        given = message.get("role")
+        tools = "tools" in message and given is None
+        role = "tools" if tools else _plain(given)
+        blocks = tuple(self._blocks(message, address, role))
+        candidate, field = _plain(message.get("candidate")), self._field(message, address)
+        thought, provider = message.get("thought") is True, message.get("provider") is True
+        return Message(index, role, role in _ROLES, thought, candidate, blocks, self._cut, field, provider)
+
+    def _until_spent(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self.spent:
+                self._cut = True
+                return
+            # Images have no text that would count.
+            self._values -= 1
+            yield item
+
+    def _blocks(self, message: Mapping[str, Any], address: str, role: str) -> Iterator[Block]:
+        rest = {name: value for name, value in message.items() if name not in _SHOWN_APART}
+        if self._field(message, address):
+            del rest["field"]
+        if message.get("provider") is True:
+            del rest["provider"]
+        if role == "tool":
+            # Traces of earlier versions have the name under "name".
+            key = "tool_name" if "tool_name" in rest else "name"
+            name, call = rest.pop(key, None), rest.pop("tool_call_id", None)
+            # Read first, so that a note on the whole message stands beside what the tool said.
+            content = list(self._content(message.get("content"), f"{address}.content", bare=True))
+            yield self._named("output", f"answers {_plain(call)}" if call else "", name, (), address, key)
+            yield from content
+        elif "content" in message:
+            yield from self._content(message["content"], f"{address}.content", bare=not message.get("tool_calls"))
+        if isinstance(calls := message.get("tool_calls"), list):
+            for place, call in self._until_spent(enumerate(calls)):
+                yield self._call(call, f"{address}.tool_calls.{place}")
+        elif "tool_calls" in message:
+            rest["tool_calls"] = message["tool_calls"]
+        if isinstance(tools := message.get("tools"), list):
+            for place, tool in self._until_spent(enumerate(tools)):
+                yield self._tool(tool, f"{address}.tools.{place}")
+        elif "tools" in message:
+            rest["tools"] = message["tools"]
+        for name, value in self._until_spent(rest.items()):
+            yield self._data("data", name, value, f"{address}.{name}")
+
+    def _field(self, value: Mapping[str, Any], address: str) -> str:
+        """The field that the text of a message or chunk stands in, where it can be shown as a label."""
+        field = value.get("field")
+        if not isinstance(field, str) or len(field) > _FIELD or self._marks.on(f"{address}.field"):
+            return ""
+        return field
+
+    def _content(self, content: Any, address: str, *, bare: bool) -> Iterator[Block]:
+        if isinstance(content, list):
+            for place, chunk in self._until_spent(enumerate(content)):
+                yield self._chunk(chunk, f"{address}.{place}")
+        elif isinstance(content, str):
+            if content or bare or self._marks.on(address):
+                yield Block("text", lines=(self._text(content, address),))
+        elif content is not None:
+            yield self._data("data", "", content, address)
+
+    def _chunk(self, chunk: Any, address: str) -> Block:
+        if not isinstance(chunk, Mapping):
+            return self._data("text" if isinstance(chunk, str) else "data", "", chunk, address)
+        field = self._field(chunk, address)
+        known = _TEXT_CHUNK if field else _TEXT_CHUNK - {"field"}
+        if isinstance(text := chunk.get("text"), str) and chunk.keys() <= known:
+            return Block("text", field, lines=(self._text(text, f"{address}.text"),))
+        if isinstance(image := chunk.get("image_url"), Mapping) and isinstance(url := image.get("url"), str):
+            return self._image(chunk, url, address)
+        if isinstance(file := chunk.get("file"), Mapping):
+            return self._file(file, address)
+        return self._data("data", "", chunk, address)
+
+    def _image(self, chunk: Mapping[str, Any], url: str, address: str) -> Block:
+        rest = {name: value for name, value in chunk.items() if name not in ("type", "image_url")}
+        lines = [line for name, value in rest.items() for line in self._lines(value, f"{address}.{name}", name)]
+        noted = self._noted(f"{address}.image_url.url")
+        if not url.startswith("data:"):
+            # A page never fetches what a model or a user names.
+            lines = [self._text(url, f"{address}.image_url.url", "address"), *lines]
+            return Block("image", "behind an address", None, tuple(lines), "", noted)
+        image = self._shown_image(url)
+        about = f"{_mime(url)}, {_size(url)}" + ("" if image else ", not shown")
+        return Block("image", about, None, tuple(lines), image, noted)
+
+    def _shown_image(self, url: str) -> str:
+        found = _DATA_URL.fullmatch(url) if len(url) <= min(_IMAGE, self._image_data) else None
+        if found is None:
+            return ""
+        self._image_data -= len(url)
+        data = "".join(found[2].split()).replace("-", "+").replace("_", "/").rstrip("=")
+        return f"data:image/{found[1].lower()};base64,{data}{'=' * (-len(data) % 4)}"
+
+    def _file(self, file: Mapping[str, Any], address: str) -> Block:
+        data = file.get("data")
+        fields = {name: value for name, value in file.items() if name != "data" or not isinstance(value, str)}
+        lines = [line for name, value in fields.items() for line in self._lines(value, f"{address}.file.{name}", name)]
+        about = f"{_size(data)}, not shown" if isinstance(data, str) else "behind a URI"
+        return Block("file", about, None, tuple(lines), "", self._noted(f"{address}.file.data"))
+
+    def _call(self, call: Any, address: str) -> Block:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping):
+            return self._data("call", "", call, address)
+        known = {"id", "type", "function"}
+        rest = {name: value for name, value in call.items() if name not in known}
+        rest |= {f"function.{name}": value for name, value in function.items() if name not in ("name", "arguments")}
+        path = f"{address}.function.arguments"
+        lines = [*self._lines(self._arguments(function.get("arguments"), path), path, "")]
+        for name, value in rest.items():
+            lines += self._lines(value, f"{address}.{name}", name)
+        return self._named("call", _plain(call.get("id")), function.get("name"), tuple(lines), f"{address}.function")
+
+    def _arguments(self, arguments: Any, address: str) -> Any:
+        """Arguments in JSON text are what the text stands for, unless a rule marked a range of the text itself."""
+        if any(mark.ranged for mark in self._marks.on(address)):
+            return arguments
+        return decoded(arguments)
+
+    def _tool(self, tool: Any, address: str) -> Block:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        within, path = (function, f"{address}.function") if isinstance(function, Mapping) else (tool, address)
+        if not isinstance(within, Mapping):
+            return self._data("tool", "", tool, address)
+        rest = {name: value for name, value in within.items() if name not in ("name", "type")}
+        lines = [line for name, value in rest.items() for line in self._lines(value, f"{path}.{name}", name)]
+        return self._named("tool", "", within.get("name"), tuple(lines), path)
+
+    def _named(
+        self, kind: Kind, about: str, name: Any, lines: tuple[Line, ...], address: str, key: str = "name"
+    ) -> Block:
+        value = self._value(_plain(name), f"{address}.{key}") if name is not None else None
+        return Block(kind, about, value, lines, "", self._noted(address))
+
+    def _data(self, kind: Kind, name: str, value: Any, address: str) -> Block:
+        return Block(kind, lines=tuple(self._lines(value, address, name)), notes=self._noted(address))
+
+    def _lines(self, value: Any, address: str, name: str) -> list[Line]:
+        found: list[Line] = []
+        # A structure without a name of its own stands at the margin.
+        outer = 0 if name else -1
+        for one in values(value, address):
+            if self.spent:
+                self._cut = True
+                break
+            depth, label = min(max(0, one.depth + outer), _DEEP), name if one.address == address else one.name
+            if one.text is not None:
+                kind: Literal["string", "other"] = "other" if one.literal else "string"
+                found.append(Line(depth, label, self._value(one.text, one.address), kind))
+            elif label:
+                self._values -= 1
+                found.append(Line(depth, label, None, "group"))
+        return found
+
+    def _text(self, text: str, address: str, name: str = "") -> Line:
+        return Line(0, name, self._value(text, address))
+
+    def _value(self, text: str, address: str) -> Passage:
+        marks = self._marks.on(address)
+        found = passage(text, address, marks, self.known)
+        self.known.update(number for note in found.notes for number in note.numbers)
+        # A thousand marks on everything are as much work as many values.
+        self._values -= 1 + len(marks) // _MARKS_OF_A_VALUE
+        self._characters -= len(found.text)
+        return found
+
+    def _noted(self, address: str) -> tuple[Note, ...]:
+        """The notes of marks on something that is not shown as text."""
+        found = [mark for mark in self._marks.on(address) if mark.number not in self.known]
+        self.known.update(mark.number for mark in found)
+        return notes(found)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else as_json(value)
+
+
+def _mime(url: str) -> str:
+    found = _MIME.match(url)
+    return found[1] if found and found[1] else "unknown type"
+
+
+def _size(data: str) -> str:
+    """About how many bytes a base64 text stands for."""
+    size = len(data) * 3 / 4
+    return f"{size / 1_000_000:.1f} MB" if size >= 1_000_000 else f"{max(1, round(size / 1000))} kB"
+
 
 MESSAGES: Final = 100
 """Messages of one page."""

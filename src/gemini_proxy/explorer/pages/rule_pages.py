@@ -8,11 +8,10 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import Call, api
-from gemini_proxy.explorer.api.fields import is_dataset_name, member
+from gemini_proxy.explorer.api.models import is_dataset_name, member
 from gemini_proxy.explorer.api.policy_api import MAX_POLICY_NAME
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
-from gemini_proxy.explorer.pages.forms import Form
-from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import Form, Visit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
 from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
 from gemini_proxy.traces.dataset_rules import files_in_force

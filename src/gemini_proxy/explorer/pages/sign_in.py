@@ -7,8 +7,7 @@ import aiohttp_jinja2
 from aiohttp import web
 
 from gemini_proxy.explorer.app_keys import ACCESS, DATABASE, SESSION_COOKIE
-from gemini_proxy.explorer.pages.forms import read_form
-from gemini_proxy.explorer.pages.site import guarded, keys_needed, page_response, see
+from gemini_proxy.explorer.pages.site import guarded, keys_needed, page_response, read_form, see
 from gemini_proxy.http.browser_guard import is_encrypted
 from gemini_proxy.traces.keys import Sessions
 

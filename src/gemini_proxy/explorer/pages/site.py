@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import aiohttp_jinja2
 from aiohttp import web
@@ -20,14 +20,44 @@ from gemini_proxy.errors import (
     PayloadTooLarge,
     ProxyError,
     Unavailable,
+    UnsupportedMediaType,
 )
-from gemini_proxy.explorer.api.fields import is_dataset_name, read_uuid
-from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SESSION_COOKIE
-from gemini_proxy.explorer.pages.forms import Form, read_form
+from gemini_proxy.explorer.api.models import is_dataset_name, read_uuid
+from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SERVER, SESSION_COOKIE
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
 from gemini_proxy.http.peers import PEERS
+from gemini_proxy.http.request_body import read_bytes
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
+
+Form = Mapping[str, str]
+
+MAX_FORM: Final = 512_000
+"""Bytes of a form: a policy of the longest kind, each of its characters escaped, and a little more."""
+_FIELDS: Final = 20
+
+
+async def read_form(request: web.Request) -> Form:
+    """The fields of an urlencoded form, line ends as ``\\n``.
+
+    Raises UnsupportedMediaType, PayloadTooLarge, and BadRequest for what does not arrive in time, is not UTF-8, or says
+    something twice.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise UnsupportedMediaType("A form is sent as application/x-www-form-urlencoded.")
+    return _fields(await read_bytes(request, MAX_FORM, request.app[SERVER].request_timeout))
+
+
+def _fields(body: bytes) -> Form:
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS)
+    except ValueError:
+        raise BadRequest("The form cannot be read.") from None
+    fields = {name: value.replace("\r\n", "\n").replace("\r", "\n") for name, value in pairs}
+    if len(fields) != len(pairs):
+        raise BadRequest("The form says something twice.")
+    return fields
+
 
 log = logging.getLogger(__name__)
 

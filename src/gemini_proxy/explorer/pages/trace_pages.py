@@ -10,10 +10,10 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
-from gemini_proxy.explorer.pages.facts import facts
 from gemini_proxy.explorer.pages.passages import SHOWN, window
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
 from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.traces.catalogue import StoredTrace
