@@ -3,9 +3,11 @@
 This is the only module that reads files and the environment; everything else takes values.
 """
 
+import difflib
 import glob
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from typing import Any, Final, TypeVar, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gemini_proxy.config_faults import explain, nearest
 from gemini_proxy.http.addresses import listen_address
 from gemini_proxy.sections import (
     Access,
@@ -29,6 +30,7 @@ from gemini_proxy.sections import (
     Upstream,
     sendable,
 )
+from gemini_proxy.traces.redact import redact
 
 ENVIRONMENT_PREFIX = "GEMINI_PROXY_"
 _CREDENTIALS = {
@@ -42,6 +44,23 @@ _FIRST_PASSED: Final = 3
 """The descriptor of the first socket that systemd passes; the others follow it."""
 _TO_ONE_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 _Model = TypeVar("_Model", bound=BaseModel)
+_LONGEST_VALUE: Final = 200
+"""Characters of a wrong value that are shown."""
+# What TOML calls it, by the beginning of pydantic's name for the fault.
+_EXPECTED_KINDS: Final = {
+    "tuple_type": "a list",
+    "model_": "a table",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "bool_": "true or false",
+    "int_": "an integer",
+    "float_": "a number",
+    "string_type": "a text in quotes",
+}
+# A table may hold keys, and so may what stands in its place: of these only the kind is shown.
+_HIDDEN_KINDS: Final = ("model_", "dict_type", "mapping_type")
+_TOML_KINDS: Final = {str: "a text", list: "a list", dict: "a table", bool: "true or false"}
+_URL_QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
 
 
 class ConfigError(Exception):
@@ -126,7 +145,7 @@ def load_config(file: Path | None = None) -> Config:
     try:
         config = Config(**values)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, Config, _sources(file)))) from None
+        raise ConfigError("\n".join(_explain(error, Config, _sources(file)))) from None
     except (ValueError, RecursionError):
         raise ConfigError("\n".join(_not_json(os.environ))) from None
     config = _with_credentials(config)
@@ -279,7 +298,7 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             continue
         section = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")[0]
         if section not in sections:
-            raise ConfigError(f"environment: {name}: unknown section{nearest(section, sections)}")
+            raise ConfigError(f"environment: {name}: unknown section{_nearest(section, sections)}")
 
 
 def _check_access(config: Config) -> None:
@@ -325,3 +344,65 @@ def _missing(credential: str, why: str) -> str:
     path = _CREDENTIALS[credential]
     variable = ENVIRONMENT_PREFIX + "__".join(path).upper()
     return f'{".".join(path)}: needed, {why}; as the credential "{credential}", or in the environment as {variable}'
+
+
+def _explain(error: ValidationError, config: type[BaseModel], source: Callable[[Sequence[str]], str]) -> Iterator[str]:
+    """Each fault of ``error`` as "source: key: value: expected what". ``source`` says where a key's value is from."""
+    for fault in error.errors(include_url=False):
+        path = [str(step) for step in fault["loc"]]
+        where = f"{source(path)}: {'.'.join(path)}"
+        if fault["type"] == "extra_forbidden":
+            yield f"{where}: unknown key{_nearest(path[-1], _known_keys(config, path[:-1]))}"
+        else:
+            hidden = fault["type"].startswith(_HIDDEN_KINDS)
+            shown = _kind(fault["input"]) if hidden else _shown_value(path[-1], fault["input"])
+            yield f"{where}: {shown}: expected {_expected(fault['type'], fault['msg'])}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    """The hint behind an unknown name: the one that was probably meant, or all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f' (did you mean "{close[0]}"?)' if close else f" (known are {', '.join(sorted(known))})"
+
+
+def _expected(kind: str, message: str) -> str:
+    plain = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return next((words for start, words in _EXPECTED_KINDS.items() if kind.startswith(start)), plain)
+
+
+def _kind(value: object) -> str:
+    return _TOML_KINDS.get(type(value), "a number")
+
+
+def _shown_value(key: str, value: object) -> str:
+    """A wrong value without what is secret in it."""
+    if key.endswith("api_key"):
+        return "***"
+    if key.endswith("database") and isinstance(value, str):
+        # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.
+        from gemini_proxy.traces.database import shown_url
+
+        return repr(shown_url(value))
+    if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
+        return _kind(value)
+    shown = repr(redact(_without_credentials(value)))
+    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}…"
+
+
+def _without_credentials(value: object) -> object:
+    """A URL without its user, password, query and fragment; a list of such."""
+    if isinstance(value, list):
+        return [_without_credentials(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    before, at, host = value.rpartition("@")
+    scheme, slashes, _ = before.partition("//")
+    bare = f"{scheme}{slashes}***@{host}" if at and slashes else f"***@{host}" if at else value
+    return _URL_QUERY.sub("?***", bare)
+
+
+def _known_keys(config: type[BaseModel], path: Sequence[str]) -> set[str]:
+    model: Any = config
+    for step in path:
+        model = model.model_fields[step].annotation
+    return set(model.model_fields)

@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.rules import GuardrailSet, compile_guardrail, guard
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, PolicyError, Question, compile_policy
-from gemini_proxy.server.answerers import Answerers
+from gemini_proxy.server.asked_services import AskedServices
 
 IMPORTS = "from invariant.detectors import decision\nfrom invariant import llm\n"
 ONE = IMPORTS + 'raise "bad" if:\n    (m: Message)\n    decision("Is it bad?", m)\n'
@@ -217,9 +217,9 @@ def test_calls_are_checked_at_load(text: str, says: str) -> None:
 
 async def test_a_text_that_no_service_can_be_sent_gives_no_verdict() -> None:
     """Half of a surrogate pair is no character: the check ends as any that has no answer."""
-    async with Answerers(Config.model_validate({"guardrails": {"judge": JUDGE}})) as answerers:
+    async with AskedServices(Config.model_validate({"guardrails": {"judge": JUDGE}})) as asked_services:
         with pytest.raises(EngineUnavailable, match="cannot be sent to the judge"):
-            await judged(answerers.asking, ONE, messages=[{"role": "user", "content": "half \ud800"}])
+            await judged(asked_services.asking, ONE, messages=[{"role": "user", "content": "half \ud800"}])
 
 
 def test_the_engine_alone_has_no_detectors_that_ask() -> None:

@@ -13,7 +13,7 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Question
 from gemini_proxy.sections import Classifier as Section
 from gemini_proxy.sections import Guardrails
-from gemini_proxy.server.answerers import unanswerable
+from gemini_proxy.server.asked_services import unanswerable
 
 pytest.importorskip("onnxruntime")
 tokenizers = pytest.importorskip("tokenizers")

@@ -12,7 +12,7 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.model_armor import ModelArmorAnswerer
 from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.policy import Answer, Question
-from gemini_proxy.server.answerers import Answerers, unanswerable
+from gemini_proxy.server.asked_services import AskedServices, unanswerable
 from tests.guardrails.test_asking import IMPORTS, judged
 from tests.support.upstream import Reply, ScriptedUpstream, unary
 
@@ -131,8 +131,8 @@ async def test_a_policy_asks_it_as_configured(service: ScriptedUpstream) -> None
     armor = {"template": TEMPLATE, "url": service.url, "token": "ya29.token"}
     config = Config.model_validate({"guardrails": {"model_armor": armor}})
     assert unanswerable(config, ("model_armor", "moderated")) == []
-    async with Answerers(config) as answerers:
-        verdict = await judged(answerers.asking, POLICY)
+    async with AskedServices(config) as asked_services:
+        verdict = await judged(asked_services.asking, POLICY)
     assert [violation.ranges for violation in verdict.violations] == [("messages.0.content",)]
     assert "ya29" not in repr(config)
 

@@ -18,7 +18,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Question
-from gemini_proxy.server.answerers import Answerers, unanswerable
+from gemini_proxy.server.asked_services import AskedServices, unanswerable
 
 POLICY = """
 from invariant.parsers import ocr
@@ -55,8 +55,8 @@ async def read(url: str) -> str:
 
 
 async def judged(messages: list[dict[str, object]]) -> Verdict:
-    async with Answerers(Config.model_construct()) as answerers:
-        engine = NativeEngine(Workers(1), 10.0, asking=answerers.asking)
+    async with AskedServices(Config.model_construct()) as asked_services:
+        engine = NativeEngine(Workers(1), 10.0, asking=asked_services.asking)
         judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         return judging if isinstance(judging, Verdict) else await judging
 

@@ -18,7 +18,7 @@ from gemini_proxy.policy import OUTSIDE, Conversation, LabelledSpan, PolicyError
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.sections import Presidio as Section
-from gemini_proxy.server.answerers import Answerers, unanswerable
+from gemini_proxy.server.asked_services import AskedServices, unanswerable
 
 POLICY = """
 from invariant.detectors import pii
@@ -126,8 +126,8 @@ async def test_a_policy_finds_names_where_they_stand(model: Path) -> None:
         {"role": "assistant", "content": "Oh."},
         {"role": "user", "content": "Zurich is a town."},
     ]
-    async with Answerers(config(model)) as answerers:
-        engine = NativeEngine(Workers(1), 30.0, asking=answerers.asking)
+    async with AskedServices(config(model)) as asked_services:
+        engine = NativeEngine(Workers(1), 30.0, asking=asked_services.asking)
         judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         verdict = judging if isinstance(judging, Verdict) else await judging
     (violation,) = verdict.violations

@@ -14,7 +14,7 @@ from gemini_proxy.guardrails.semgrep import MAX_CODE, MAX_PRINTED, SemgrepAnswer
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, LabelledSpan, Question
-from gemini_proxy.server.answerers import Answerers, unanswerable
+from gemini_proxy.server.asked_services import AskedServices, unanswerable
 
 POLICY = """
 from invariant.detectors import semgrep
@@ -54,8 +54,8 @@ async def test_a_policy_finds_code_where_it_stands(tmp_path: Path, monkeypatch: 
     install(tmp_path, saying(SAID), monkeypatch)
     function = {"name": "run", "arguments": {"code": "'\N{GRINNING FACE}';run()"}}
     messages = [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}]
-    async with Answerers(Config.model_construct()) as answerers:
-        engine = NativeEngine(Workers(1), 10.0, asking=answerers.asking)
+    async with AskedServices(Config.model_construct()) as asked_services:
+        engine = NativeEngine(Workers(1), 10.0, asking=asked_services.asking)
         judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         verdict = judging if isinstance(judging, Verdict) else await judging
     (violation,) = verdict.violations

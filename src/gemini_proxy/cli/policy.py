@@ -139,12 +139,12 @@ async def _asking(settings: Settings, loaded: Policy) -> AsyncIterator[Asking]:
     if not loaded.asks:
         yield Asking({})
         return
-    from gemini_proxy.server.answerers import Answerers, unanswerable
+    from gemini_proxy.server.asked_services import AskedServices, unanswerable
 
     if missing := unanswerable(settings.config, loaded.asks):
         raise Unusable(f"{loaded.source}: {missing[0]}")
-    async with Answerers(settings.config) as answerers:
-        yield answerers.asking
+    async with AskedServices(settings.config) as asked_services:
+        yield asked_services.asking
 
 
 def _chosen(case: Case, only: tuple[str, ...]) -> bool:

@@ -1,15 +1,20 @@
 """Reads what a request brings, once and whole: its body, its meaning, and the rules that hold for it."""
 
+import asyncio
+import re
+import zlib
+
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
+from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
 from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet, with_header
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
+from gemini_proxy.http.request_body import joined, read_pieces, too_large
 from gemini_proxy.proxy.credentials import upstream_headers
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.request_body import read_body
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
@@ -22,6 +27,12 @@ _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 _READ_SECONDS = 10.0
 """How long a large body may take to be read, its wait for a process included: several times what the largest takes."""
+_UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
+"""The only parameter of the content type, once: whoever reads a second one reads another text."""
+_INFLATE_STEP = 262_144
+"""Bytes inflated before the loop gets its turn: well under a millisecond."""
+_DEFLATED_STEP = 65_536
+"""Bytes given to zlib at a time: it copies what it has not used yet at every step."""
 
 
 class RequestReader:
@@ -81,3 +92,75 @@ class RequestReader:
             return await self._workers.run_within(exchange.client, _READ_SECONDS, read_request, exchange.call, body)
         except EngineUnavailable as error:
             raise Unavailable(f"The body could not be read in time. {error.message}") from None
+
+
+async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
+    """The body without its content encoding, of at most ``limit`` bytes before and after decompression.
+
+    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, types and charsets, BadRequest for gzip that is
+    truncated, corrupt or goes on after its end, and for a body that is not there within ``seconds``. Raises Unavailable
+    where the server holds too much of other bodies.
+    """
+    _check_type(request)
+    encoding = _encoding(request)
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit)
+    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= min(limit, SMALL):
+        # All of it is here already, as it is for most requests: nothing to wait for.
+        return request.content.read_nowait(-1)
+    try:
+        async with asyncio.timeout(seconds):
+            raw = await read_pieces(request, limit)
+            return raw if encoding == "identity" else await _gunzip(request, raw, limit)
+    except TimeoutError:
+        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
+    except web.HTTPException:
+        raise BadRequest("The request body cannot be read.") from None
+
+
+def _check_type(request: web.Request) -> None:
+    given = request.headers.getall("content-type", ())
+    if len(given) > 1:
+        raise BadRequest("The header Content-Type is given more than once.")
+    if not given or given[0] == "application/json":
+        return
+    mime, _, parameters = given[0].lower().partition(";")
+    if mime.strip() != "application/json":
+        raise UnsupportedMediaType("The request body must be application/json.")
+    if not _UTF8.fullmatch(parameters):
+        raise UnsupportedMediaType("The request body must be in UTF-8.")
+
+
+def _encoding(request: web.Request) -> str:
+    given = request.headers.getall("content-encoding", ())
+    encoding = ",".join(given).strip().lower() or "identity"
+    if encoding not in ("identity", "gzip"):
+        raise UnsupportedMediaType("Content-Encoding may be gzip or identity.")
+    return encoding
+
+
+async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
+    budget = request.app[MEMORY_BUDGET]
+    inflate = zlib.decompressobj(wbits=31)
+    pieces: list[bytes] = []
+    size = start = 0
+    while not inflate.eof:
+        data = inflate.unconsumed_tail or raw[start : start + _DEFLATED_STEP]
+        if not data:
+            raise BadRequest("The gzip body is truncated.")
+        if not inflate.unconsumed_tail:
+            start += len(data)
+        try:
+            piece = inflate.decompress(data, _INFLATE_STEP)
+        except zlib.error:
+            raise BadRequest("The gzip body is corrupt.") from None
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise too_large(limit)
+        if size > SMALL:
+            budget.reserve(request, len(piece))
+        await asyncio.sleep(0)
+    if inflate.unused_data or start < len(raw):
+        raise BadRequest("The gzip body goes on after its end.")
+    return await joined(pieces, size)

@@ -35,7 +35,6 @@ from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.sections import Guardrails, Limits
 from gemini_proxy.server import health
-from gemini_proxy.server.answerers import Answerers
 from gemini_proxy.server.app_keys import (
     ASKING,
     AUTHENTICATION,
@@ -55,16 +54,16 @@ from gemini_proxy.server.app_keys import (
     Group,
     State,
 )
-from gemini_proxy.server.connections import UNFINISHED, Unfinished
-from gemini_proxy.server.errors import error_middleware
+from gemini_proxy.server.asked_services import AskedServices
+from gemini_proxy.server.error_responses import error_middleware
 from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.metrics import Metrics, own_families
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware, limit_middleware
 from gemini_proxy.server.process import Memory
-from gemini_proxy.server.reload import Reloads
-from gemini_proxy.server.setup import Setup, Setups
+from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
+from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
@@ -112,15 +111,15 @@ def create_app(
     # What users ask for keeps no process from the exchanges, and ends none of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
-    answerers = Answerers(config)
-    app[ASKING] = answerers.asking
-    checking = engine or remote or _own_engine(config.guardrails, checks, foreign, answerers.asking)
+    asked_services = AskedServices(config)
+    app[ASKING] = asked_services.asking
+    checking = engine or remote or _own_engine(config.guardrails, checks, foreign, asked_services.asking)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             for workers in (checks, foreign, bodies, asked_for):
                 stack.callback(workers.close)
-            await stack.enter_async_context(answerers)
+            await stack.enter_async_context(asked_services)
             if remote is not None:
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app))

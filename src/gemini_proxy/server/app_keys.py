@@ -19,8 +19,7 @@ from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
-from gemini_proxy.server.reload import Reloads
-from gemini_proxy.server.setup import Setups
+from gemini_proxy.server.reload import Reloads, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.storage import Storage
 

@@ -1,15 +1,16 @@
-"""SIGHUP: load configuration and policies again, and let them hold if all of them can be used."""
+"""What holds for exchanges, and how a reload replaces all of it at once if all of it can be used."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gemini_proxy.config import ConfigError
+from gemini_proxy.config import Config, ConfigError, reloaded
 from gemini_proxy.guardrails.rules import GuardrailSet
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.logs import change_logs
-from gemini_proxy.server.setup import Setups
 from gemini_proxy.server.sources import Sources
 from gemini_proxy.server.systemd import Notifier
 
@@ -17,6 +18,30 @@ log = logging.getLogger(__name__)
 
 Load = Callable[[], tuple[Sources, GuardrailSet]]
 """Read configuration and policies, and compile these. Raises ConfigError, whose text may have several lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One configuration at work. An exchange keeps to its end the one with which it began."""
+
+    config: Config
+    rules: GuardrailSet
+    reader: RequestReader
+    pipeline: Pipeline
+
+
+class Setups:
+    """The setup for exchanges that begin now."""
+
+    def __init__(self, build: Callable[[Config, GuardrailSet], Setup], config: Config, rules: GuardrailSet) -> None:
+        self._build = build
+        self.current = build(config, rules)
+
+    def replace(self, loaded: Config, rules: GuardrailSet) -> tuple[str, ...]:
+        """Let ``loaded`` and ``rules`` hold from now on. Return the changed keys that do not without a restart."""
+        config, waiting = reloaded(self.current.config, loaded)
+        self.current = self._build(config, rules)
+        return waiting
 
 
 @dataclass(slots=True, eq=False)

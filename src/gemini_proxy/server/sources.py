@@ -8,7 +8,7 @@ from gemini_proxy.config import Config, ConfigError, PolicyFile, check_secrets, 
 from gemini_proxy.guardrails.plugins import PluginError
 from gemini_proxy.guardrails.rules import Action, Guardrail, GuardrailSet, guardrail, parameters_missing
 from gemini_proxy.policy import PolicyError
-from gemini_proxy.server.answerers import unanswerable
+from gemini_proxy.server.asked_services import unanswerable
 
 
 class PolicyFaults(ConfigError):

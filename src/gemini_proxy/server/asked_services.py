@@ -27,7 +27,7 @@ ARMORED: Final = ("model_armor", "moderated")
 """``moderated`` is Model Armor's where both are there: filters that are made for it."""
 
 
-class Answerers:
+class AskedServices:
     """The services of a configuration, as ``asking``. An asynchronous context manager: they can be asked inside it."""
 
     def __init__(self, config: Config) -> None:
@@ -37,7 +37,7 @@ class Answerers:
         self._reading = Workers(1)
         self.asking = Asking(self._services(config))
 
-    async def __aenter__(self) -> "Answerers":
+    async def __aenter__(self) -> "AskedServices":
         async with contextlib.AsyncExitStack() as stack:
             for client in self._clients:
                 await stack.enter_async_context(client)
