@@ -12,20 +12,18 @@ from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
-from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
+from gemini_proxy.guardrails.stream import ResponseStream, StreamCheck
 from tests.support.upstream import call_part, candidate, sse
 
 SIZE = 1 << 20
 
 
-def gate(mode: StreamCheck = "final", framing: Any = None, candidates: int | None = None) -> FrameGate:
-    return FrameGate(framing or SseFraming(), Merger(), mode, candidates, SIZE)
+def held(mode: StreamCheck = "final", framing: Any = None, candidates: int | None = None) -> ResponseStream:
+    return ResponseStream(framing or SseFraming(), Merger(), mode, candidates, SIZE)
 
 
-def fed(one: FrameGate, *data: bytes) -> bytes:
-    for piece in data:
-        one.feed(piece)
-    return one.take()
+def fed(stream: ResponseStream, *data: bytes) -> bytes:
+    return b"".join([stream.feed(piece) for piece in data])
 
 
 payloads = st.lists(
@@ -43,29 +41,28 @@ payloads = st.lists(
 def test_all_bytes_leave_in_order_in_the_end(events: list[dict[str, Any]], cuts: list[int], mode: StreamCheck) -> None:
     """Whatever the chunking, what left and what was released are the upstream's bytes."""
     body = b"".join(sse(*events))
-    one, left, at = gate(mode), b"", 0
+    stream, left, at = held(mode), b"", 0
     for cut in cuts:
-        left += fed(one, body[at : at + cut])
+        left += stream.feed(body[at : at + cut])
         at += cut
-        if one.wants_verdict:
-            one.release()
-    one.feed(body[at:])
-    one.end()
-    left += one.take()
-    one.release()
-    assert left + one.take() == body
-    assert one.events_left == len(events)
+        if stream.wants_check:
+            left += stream.passed(())
+    left += stream.feed(body[at:])
+    stream.close()
+    left += stream.take() + stream.release()
+    assert left == body
+    assert stream.events_left == len(events)
 
 
 @given(payloads)
 def test_no_function_call_and_no_end_leaves_unjudged(events: list[dict[str, Any]]) -> None:
-    """In ``final`` nothing leaves from the first frame on that calls a function or finishes the answer."""
-    one = gate()
-    left = fed(one, *sse(*events))
+    """In ``final`` nothing leaves from the first event on that calls a function or finishes the response."""
+    stream = held()
+    left = stream.feed(b"".join(sse(*events)))
     kept = next(
         (i for i, event in enumerate(events) if b"functionCall" in orjson.dumps(event) or finishes(event)), None
     )
-    assert left == b"".join(sse(*events[:kept]))
+    assert left + stream.take() == b"".join(sse(*events[:kept]))
 
 
 def finishes(event: dict[str, Any]) -> bool:
@@ -74,55 +71,72 @@ def finishes(event: dict[str, Any]) -> bool:
 
 @given(payloads)
 def test_hold_lets_nothing_leave(events: list[dict[str, Any]]) -> None:
-    one = gate("hold")
-    assert fed(one, *sse(*events)) == b""
-    one.end()
-    assert one.take() == b""
-    assert not one.wants_verdict
+    stream = held("hold")
+    assert fed(stream, *sse(*events)) == b""
+    stream.close()
+    assert stream.take() == b""
+    assert not stream.wants_check
 
 
 def test_the_end_is_where_every_candidate_has_finished() -> None:
     """With two candidates asked for, the first one's end does not withhold the second's text."""
-    one = gate(candidates=2)
+    stream = held(candidates=2)
     events = sse(candidate("a", "STOP"), {"candidates": [{"index": 1, "content": {"parts": [{"text": "b"}]}}]})
-    assert fed(one, *events) == b"".join(events)
-    assert fed(one, *sse({"candidates": [{"index": 1, "finishReason": "STOP"}]})) == b""
+    assert fed(stream, *events) == b"".join(events)
+    assert fed(stream, *sse({"candidates": [{"index": 1, "finishReason": "STOP"}]})) == b""
 
 
-def test_streamed_call_wants_its_verdict_when_it_is_whole() -> None:
-    """Pieces of a call are withheld; the verdict is asked for when its last piece has come."""
-    one = gate()
+def test_a_streamed_call_wants_its_check_when_it_is_whole() -> None:
+    """Pieces of a call are withheld; the check is asked for when its last piece has come."""
+    stream = held()
     opening = {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "willContinue": True}}]}}]}
     closing: dict[str, Any] = {"candidates": [{"content": {"parts": [{"functionCall": {}}]}}]}
-    assert fed(one, *sse(opening)) == b""
-    assert not one.wants_verdict
-    assert fed(one, *sse(closing)) == b""
-    assert one.wants_verdict
+    assert fed(stream, *sse(opening)) == b""
+    assert not stream.wants_check
+    assert fed(stream, *sse(closing)) == b""
+    assert stream.wants_check
+
+
+def test_what_stands_before_a_call_leaves_whatever_its_check_says() -> None:
+    """Text in one chunk with a call is withheld while the call is checked, and then leaves alone or with it."""
+    text, call = sse(candidate("a"), call_part("f"))
+    for passes in (True, False):
+        stream = held()
+        assert (stream.feed(text + call), stream.wants_check) == (b"", True)
+        left = stream.passed(()) if passes else stream.postpone()
+        assert (left, stream.wants_check) == (text + call if passes else text, False)
+        assert stream.feed(sse(candidate("b"))[0]) == (sse(candidate("b"))[0] if passes else b"")
+
+
+def test_a_refusal_goes_on_behind_what_stood_before_the_call() -> None:
+    text, call = sse(candidate("a"), call_part("f"))
+    stream = held()
+    assert stream.feed(text + call) == b""
+    assert (stream.following, stream.take(), stream.events_left) == (text, text, 1)
+    assert stream.following == call
 
 
 def test_an_array_keeps_its_bracket_until_the_end() -> None:
     """Nothing may follow an array's bracket, so it waits even where no finish reason came."""
-    one = gate(framing=JsonArrayFraming())
+    stream = held(framing=JsonArrayFraming())
     body = orjson.dumps([candidate("a"), candidate("b")])
-    left = fed(one, body)
-    one.end()
-    left += one.take()
+    left = stream.feed(body)
+    stream.close()
+    left += stream.take()
     assert not left.endswith(b"]")
-    one.release()
-    assert left + one.take() == body
+    assert left + stream.release() == body
 
 
 def test_a_whole_body_leaves_only_when_released() -> None:
-    one = gate(framing=WholeBodyFraming())
+    stream = held(framing=WholeBodyFraming())
     body = orjson.dumps(candidate("a", "STOP"))
-    assert fed(one, body) == b""
-    one.end()
-    assert one.take() == b""
-    one.release()
-    assert one.take() == body
+    assert stream.feed(body) == b""
+    stream.close()
+    assert stream.take() == b""
+    assert stream.release() == body
 
 
-def test_an_answer_over_the_limit_cannot_be_read() -> None:
-    one = FrameGate(SseFraming(), Merger(), "final", None, 100)
+def test_a_response_over_the_limit_cannot_be_read() -> None:
+    stream = ResponseStream(SseFraming(), Merger(), "final", None, 100)
     with pytest.raises(DecodeError, match="larger"):
-        one.feed(b"x" * 101)
+        stream.feed(b"x" * 101)

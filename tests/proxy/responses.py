@@ -156,7 +156,7 @@ class Answered:
 
 def answered(steps: Pipeline, exchange: Exchange, chunks: Sequence[bytes]) -> Answered:
     """Feed an answer chunk by chunk, and end it."""
-    steps.open_gate(exchange, SseFraming())
+    steps.open_stream(exchange, SseFraming())
     left: list[bytes] = []
     try:
         for chunk in chunks:

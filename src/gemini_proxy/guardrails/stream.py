@@ -1,25 +1,104 @@
-"""Decides which of the upstream's bytes may leave before a verdict. No I/O."""
+"""Holds back a response until verdicts let it go: bytes from upstream go in, those that may leave come out. No I/O."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.candidates import Delta
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.merger import Merger
-from gemini_proxy.guardrails.tail import Tail
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.guardrails.engine import GuardSession
+from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
+from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.policy import Place
 
 StreamCheck = Literal["final", "window", "hold"]
 
 
-class FrameGate:
-    """Passes frames on, or withholds them until ``release``.
+class TextViolated(Exception):
+    """New text has violations that no more text can undo. ``verdicts`` has them by candidate."""
 
-    ``final`` withholds from the first frame that finishes every candidate on, and every frame with a function call, and
-    what follows it; ``window`` withholds every frame, and lets go with ``pass_texts`` and ``pass_parts`` what ``tail``
-    does not keep; ``hold`` withholds everything. Raises DecodeError for bytes that cannot be read, and for an answer
-    over ``max_bytes``: the merged answer is kept whole for the final check, so its size is bounded here.
-    ``events_left`` counts the events that left: what a refusal inside a JSON array has to know.
+    def __init__(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
+        super().__init__("text of the response has violations")
+        self.verdicts = verdicts
+
+
+@dataclass(slots=True)
+class _Run:
+    """The run of text that a candidate is in.
+
+    ``message`` is the index of its message, ``thought`` its kind (None before there is one), and ``checked`` that
+    message where a check of the whole has read it. ``text`` and ``all`` count the characters of the candidate so far:
+    of its text, and of its thoughts as well. ``piece`` is the last of its text that waits for the session.
+    """
+
+    message: int
+    thought: bool | None = None
+    checked: Message | None = None
+    text: int = 0
+    all: int = 0
+    piece: "_Piece | None" = None
+
+
+class _Piece(NamedTuple):
+    """New text of one run, in the pieces in which it came. ``fresh`` says that it begins the run."""
+
+    candidate: int
+    thought: bool
+    fresh: bool
+    texts: list[str]
+
+
+class _End(NamedTuple):
+    """Where an event's text ends in its candidate: ``said`` counts as ``_Run.all`` for a thought, else as its text."""
+
+    run: _Run
+    thought: bool
+    said: int
+
+
+@dataclass(slots=True)
+class _PendingEvent:
+    """An event that waits, with the bytes before it that are no event.
+
+    ``part`` says that something in it waits for a check of the whole, ``last`` that it waits for the final check.
+    """
+
+    raw: bytes
+    part: bool
+    last: bool
+    ends: Sequence[_End] = ()
+
+    def may_leave(self, overlap: int) -> bool:
+        """Return whether nothing in the event waits and ``overlap`` characters have followed each of its texts."""
+        if self.part or self.last:
+            return False
+        return all((end.run.all if end.thought else end.run.text) - end.said >= overlap for end in self.ends)
+
+
+class ResponseStream:
+    """Takes in the bytes of a response and returns those that may leave, in order and unchanged.
+
+    ``final`` withholds from the first event that finishes every candidate on, and every event with a function call and
+    what follows it. ``window`` judges text as it comes, with ``session``, and withholds an event until
+
+    - ``session.overlap`` characters more of its candidate's text have followed each text in it, and each thought so
+      many of either kind: readers join what is text, and what came in order;
+    - a check of the whole has passed every part in it that is not plain text;
+    - it is not one of the events that end the response.
+
+    ``hold`` withholds everything. ``window`` is ``final`` without a session and ``hold`` with one that names guardrails
+    in ``waiting``, which have to see the whole. ``mode`` is what came of that.
+
+    Verdicts come from outside. While ``wants_check`` is true, no more leaves before a check of everything so far: its
+    outcome goes to ``passed`` or ``postpone``. After ``close`` the final check decides over the rest, which ``release``
+    returns.
+
+    Calls, media and thoughts do not end a text, since readers join what follows them to it. Thoughts alone are joined
+    as well, but what they begin does not wait for another thought: then a response would wait to its end.
     """
 
     def __init__(
@@ -29,85 +108,113 @@ class FrameGate:
         mode: StreamCheck,
         candidate_count: int | None,
         max_bytes: int,
-        tail: Tail | None = None,
+        *,
+        session: GuardSession | None = None,
+        first_message: int = 0,
+        skips_thoughts: bool = False,
     ) -> None:
-        self.mode = mode
-        self._tail = tail
-        self._grown: list[Delta] = []
-        if tail is not None:
-            self._deltas = merger.follow()
+        """``first_message`` is the index of the response's first message. Skipped thoughts are not judged.
+
+        ``max_bytes`` bounds the response: it is kept whole for the final check.
+        """
+        if mode == "window" and (session is None or session.waiting):
+            mode = "final" if session is None else "hold"
+        self.mode: StreamCheck = mode
+        self.empty = True
+        """No event has come yet: nothing, blank lines, comments or an array without elements."""
+        self.events_left = 0
+        """How many events have left: what a refusal inside a JSON array has to know."""
         self._framing = framing
         self._merger = merger
-        self._hold = mode == "hold"
         self._candidate_count = candidate_count
         self._room = max_bytes
         self._ready: list[bytes] = []
-        self._withheld: list[bytes] = []
-        self._call_withheld = False
-        self._ending = False
-        self.events_left = 0
-        self._events_withheld = 0
-        self._empty = True
+        self._pending: deque[_PendingEvent] = deque()
+        # Bytes after the last event. They may be the end of the body (an array's bracket), so they wait for the next.
+        self._separators: list[bytes] = []
+        self._ending = mode == "hold"
+        self._part_waits = False
+        self._postponed = False
+        self._session = session if mode == "window" else None
+        self._deltas: list[Delta] = merger.follow() if mode == "window" else []
+        self._first_message = first_message
+        self._thoughts = "skip" if skips_thoughts else "check"
+        self._runs: dict[int, _Run] = {}
+        self._pieces: list[_Piece] = []
 
     @property
-    def empty(self) -> bool:
-        """Whether no event has come yet: nothing, blank lines, comments or an array without elements."""
-        return self._empty
-
-    @property
-    def wants_verdict(self) -> bool:
-        """True while a whole function call, in ``window`` any part but text, is withheld from a client that would go on
-        receiving after it."""
-        if not self.part_waits or self._hold or self._ending:
+    def wants_check(self) -> bool:
+        """True while a whole function call, in ``window`` any part but text, keeps back what could leave after it."""
+        if not self._part_waits or self._waits_for_end:
             return False
         return not any(candidate.has_open_call for candidate in self._merger.candidates)
 
     @property
-    def part_waits(self) -> bool:
-        """Whether a part is withheld that needs a verdict of its own; it may not be whole yet."""
-        return self._call_withheld if self._tail is None else self._tail.part_waits
+    def following(self) -> bytes:
+        """The first bytes that will leave next, empty where nothing waits."""
+        if self._ready:
+            return self._ready[0]
+        if self._pending:
+            return self._pending[0].raw
+        return self._separators[0] if self._separators else b""
 
-    def take_grown(self) -> list[Delta]:
-        """What candidates got since the last time, for ``window``."""
-        grown, self._grown = self._grown, []
-        return grown
+    def read(self, data: bytes) -> None:
+        """Take in bytes of which more are at hand: nothing is decided yet.
 
-    @property
-    def ending(self) -> bool:
-        """Whether the frames that end the answer have come: what waits now waits for the final check."""
-        return self._ending
-
-    def pass_parts(self) -> None:
-        """In ``window``: a verdict on the whole so far allows every part that has come."""
-        if self._tail is not None:
-            self._tail.pass_parts()
-
-    def pass_texts(self) -> None:
-        """In ``window``: all text so far has passed. What is far enough from its end may leave."""
-        if self._tail is not None:
-            frames, events = self._tail.leave()
-            self._ready.extend(frames)
-            self.events_left += events
-
-    def feed(self, data: bytes) -> None:
-        """Take in what came from upstream; ``take`` has what of it may leave."""
+        Raises DecodeError for bytes that cannot be read, and for a response over ``max_bytes``.
+        """
         self._room -= len(data)
         if self._room < 0:
             raise DecodeError("The upstream's answer is larger than the proxy may hold.")
-        self._sort(self._framing.feed(data))
+        self._add(self._framing.feed(data))
 
-    def end(self) -> None:
-        """The body has ended; what is withheld now waits for ``release``."""
-        self._sort(self._framing.end())
+    def feed(self, data: bytes) -> bytes:
+        """Take in bytes and return those that may leave now, none while ``wants_check`` is true.
 
-    @property
-    def following(self) -> bytes:
-        """The first bytes of what will leave next, empty where nothing waits."""
-        waiting = self._ready or self._withheld
-        return waiting[0] if waiting else self._tail.following if self._tail is not None else b""
+        Raises TextViolated, and DecodeError as ``read`` does.
+        """
+        self.read(data)
+        if self._session is not None:
+            if self._part_waits or self._waits_for_end:
+                return b""
+            self._judge_texts(self._session)
+        elif self._part_waits and self.wants_check:
+            return b""
+        return self.take()
+
+    def passed(self, candidates: Sequence[CandidateMessages]) -> bytes:
+        """Return what may leave now that a check of everything so far, which is ``candidates``, has passed."""
+        if self._session is None:
+            return self.release()
+        self._resume(self._session, candidates)
+        if self._session.clear:
+            self._let_leave()
+        return self.take()
+
+    def postpone(self) -> bytes:
+        """Leave everything that waits to the final check: more of the response may undo what a check found.
+
+        Asking again with each chunk would be a check of the whole each time. Returns what may leave all the same.
+        """
+        self._postponed = True
+        return self.take()
+
+    def close(self) -> None:
+        """Take in the end of the body. What is withheld now waits for ``release``. Raises DecodeError as ``read``."""
+        self._add(self._framing.end())
+
+    def release(self) -> bytes:
+        """Return everything withheld, after a verdict that covers it."""
+        self.events_left += len(self._pending)
+        self._ready.extend(event.raw for event in self._pending)
+        self._ready.extend(self._separators)
+        self._pending.clear()
+        self._separators.clear()
+        self._part_waits = False
+        return self.take()
 
     def take(self) -> bytes:
-        """The bytes that may leave now. They have to: a refusal goes on where they end."""
+        """Return the bytes that may leave now. They have to: a refusal goes on where they end."""
         ready = self._ready
         if not ready:
             return b""
@@ -115,45 +222,119 @@ class FrameGate:
         ready.clear()
         return taken
 
-    def release(self) -> None:
-        """Let everything withheld leave, after a verdict that covers it."""
-        if self._tail is not None:
-            frames, events = self._tail.release()
-            self._ready.extend(frames)
-            self.events_left += events
-        self._ready.extend(self._withheld)
-        self._withheld.clear()
-        self.events_left += self._events_withheld
-        self._events_withheld = 0
-        self._call_withheld = False
+    @property
+    def _waits_for_end(self) -> bool:
+        """True where nothing more may leave before the final check."""
+        return self._ending or self._postponed or (self._session is not None and self._session.stuck)
 
-    def _sort(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            if frame.payload is not None:
-                self._merge(frame.payload)
-            if self._tail is not None:
-                self._keep(self._tail, frame)
-            elif self._hold or self._ending or self._call_withheld or frame.payload is None:
-                # A frame without payload may be the end of the body (an array's bracket): it waits for the next one.
-                self._withheld.append(frame.raw)
-                self._events_withheld += frame.payload is not None
+    def _add(self, frames: list[Frame]) -> None:
+        for raw, payload in frames:
+            if payload is None:
+                self._separators.append(raw)
+                continue
+            merger = self._merger
+            merger.add(payload)
+            self.empty = False
+            self._ending = self._ending or merger.finished(self._candidate_count)
+            if self._separators:
+                raw = b"".join((*self._separators, raw))
+                self._separators.clear()
+            if self._session is not None:
+                self._pending.append(self._event(raw))
+            elif self._pending or self._ending or merger.carried_call:
+                self._part_waits = self._part_waits or merger.carried_call
+                self._pending.append(_PendingEvent(raw, merger.carried_call, self._ending))
             else:
-                self._ready.extend(self._withheld)
-                self._withheld.clear()
-                self._ready.append(frame.raw)
+                self._ready.append(raw)
                 self.events_left += 1
 
-    def _keep(self, tail: Tail, frame: Frame) -> None:
-        if frame.payload is None:
-            tail.add_remainder(frame.raw)
-        else:
-            grown = self._deltas.copy()
-            self._deltas.clear()
-            self._grown.extend(grown)
-            tail.add(frame.raw, grown, last=self._ending)
+    def _event(self, raw: bytes) -> _PendingEvent:
+        """Follow the text of an event that has been merged."""
+        part = False
+        ends: dict[tuple[int, bool], _End] = {}
+        for candidate, text, thought, fresh in self._deltas:
+            if text is None:
+                part = self._part_waits = True
+                continue
+            run = self._run(candidate)
+            if text and not (thought and self._thoughts == "skip"):
+                run.all += len(text)
+                run.text += 0 if thought else len(text)
+                ends[candidate, thought] = _End(run, thought, run.all if thought else run.text)
+            piece = run.piece
+            if piece is None or fresh or piece.thought is not thought:
+                piece = run.piece = _Piece(candidate, thought, fresh, [])
+                self._pieces.append(piece)
+            piece.texts.append(text)
+        self._deltas.clear()
+        return _PendingEvent(raw, part, self._ending, tuple(ends.values()))
 
-    def _merge(self, payload: Mapping[str, Any]) -> None:
-        self._empty = False
-        self._merger.add(payload)
-        self._call_withheld = self._call_withheld or self._merger.carried_call
-        self._ending = self._ending or self._merger.finished(self._candidate_count)
+    def _judge_texts(self, session: GuardSession) -> None:
+        """Judge the text that has come since the last time; what has passed may leave. Raises TextViolated."""
+        verdicts = []
+        for candidate, thought, fresh, texts in self._take_pieces():
+            self._begin(session, candidate, thought, fresh)
+            text = "".join(texts)
+            if text and not (thought and self._thoughts == "skip"):
+                verdict = session.grow(candidate, text)
+                if verdict.violations:
+                    verdicts.append((candidate, verdict))
+        if verdicts:
+            raise TextViolated(verdicts)
+        if session.clear:
+            self._let_leave()
+
+    def _take_pieces(self) -> list[_Piece]:
+        pieces, self._pieces = self._pieces, []
+        for piece in pieces:
+            self._runs[piece.candidate].piece = None
+        return pieces
+
+    def _begin(self, session: GuardSession, candidate: int, thought: bool, fresh: bool) -> None:
+        """Begin a run where this is not the one that the candidate is in."""
+        run = self._runs[candidate]
+        checked, run.checked = run.checked, None
+        if checked is not None and _continues(checked, thought, fresh):
+            session.begin(candidate, Place(run.message, before=checked["content"], thought=thought))
+        elif checked is not None or run.thought is not thought:
+            run.message += 1
+            session.begin(candidate, Place(run.message, thought=thought))
+        run.thought = thought
+
+    def _resume(self, session: GuardSession, candidates: Sequence[CandidateMessages]) -> None:
+        """Go on after a check of the whole has passed: text goes on from the messages that it read."""
+        self._part_waits = False
+        for event in self._pending:
+            event.part = False
+        self._take_pieces()
+        turns = {candidate.index: candidate.messages[: candidate.turn] for candidate in candidates}
+        session.settle(
+            {
+                index: list(enumerate(for_rules(messages, self._thoughts), self._first_message))
+                for index, messages in turns.items()
+            }
+        )
+        for index in (*self._runs, *turns):
+            run, messages = self._run(index), turns.get(index, ())
+            run.message = self._first_message + len(messages) - 1
+            run.checked = messages[-1] if messages else None
+            run.thought = bool(messages[-1].get("thought")) if messages else None
+
+    def _run(self, candidate: int) -> _Run:
+        run = self._runs.get(candidate)
+        if run is None:
+            run = self._runs[candidate] = _Run(self._first_message - 1)
+        return run
+
+    def _let_leave(self) -> None:
+        """Let the events leave that nothing holds back any more: all text so far has passed."""
+        assert self._session is not None
+        overlap = self._session.overlap
+        while self._pending and self._pending[0].may_leave(overlap):
+            self._ready.append(self._pending.popleft().raw)
+            self.events_left += 1
+
+
+def _continues(checked: Message, thought: bool, fresh: bool) -> bool:
+    """Return whether text goes on in the message: in the same run, which nothing came between."""
+    return not fresh and isinstance(checked.get("content"), str) and bool(checked.get("thought")) is thought

@@ -13,9 +13,8 @@ from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.rules import GuardrailSet
-from gemini_proxy.guardrails.stream import FrameGate
+from gemini_proxy.guardrails.stream import ResponseStream
 from gemini_proxy.guardrails.verdict import Violation
-from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.traces.trace import Outcome
@@ -30,11 +29,9 @@ class Exchange:
     """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
 
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
-    the upstream call. ``framing`` is the content type of a response that goes through the gate, None before there is
-    one; ``windows`` judges it as it grows, and ``waiting`` names the rules for which that cannot be. ``undecided`` says
-    that the end must decide over a function call: more of the response may undo what was found, and asking again with
-    each chunk would be a check of the whole each time. ``checked_messages`` is how many messages a check has had a
-    verdict on. Times are of ``time.perf_counter``.
+    the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
+    one; ``waiting`` names the guardrails that see it only when it is whole. ``checked_messages`` is how many messages
+    a check has had a verdict on. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -57,10 +54,8 @@ class Exchange:
     head_at: float | None = None
     framing: str | None = None
     merger: Merger = field(default_factory=Merger)
-    gate: FrameGate | None = None
-    windows: AnswerWindows | None = None
+    stream: ResponseStream | None = None
     waiting: tuple[str, ...] = ()
-    undecided: bool = False
     response_messages: tuple[Message, ...] = ()
 
     unchecked_content: list[Unchecked] = field(default_factory=list)

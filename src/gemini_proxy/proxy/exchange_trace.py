@@ -215,7 +215,7 @@ def _mode(exchange: Exchange, guardrails: Guardrails) -> str:
     """How the answer is checked; ``window`` may have had to be another."""
     if not exchange.call.generates:
         return "request"
-    return exchange.gate.mode if exchange.gate is not None else guardrails.stream_check
+    return exchange.stream.mode if exchange.stream is not None else guardrails.stream_check
 
 
 def _verdict(exchange: Exchange, *, off: bool) -> str:

@@ -35,12 +35,10 @@ from gemini_proxy.gemini.refusal import (
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.guardrails.coverage import HEADER
-from gemini_proxy.guardrails.engine import Check, Engine
+from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
-from gemini_proxy.guardrails.stream import FrameGate, StreamCheck
-from gemini_proxy.guardrails.tail import Tail
+from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
-from gemini_proxy.guardrails.windows import AnswerWindows
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.tasks import Tasks
@@ -100,42 +98,53 @@ class Pipeline:
             exchange.request_check = None
 
     def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
-        """Put the gate before a response whose head has come, and give its head to the client's."""
+        """Hold back a response whose head has come, and give its head to the client's."""
         # What the response says it is decides: "alt=sse" works on unary calls too, and streams without it are arrays.
         exchange.framing = upstream.content_type
         sse, streams = upstream.content_type == _SSE_TYPE, exchange.call.streams
-        self.open_gate(exchange, SseFraming() if sse else JsonArrayFraming() if streams else WholeBodyFraming())
+        self.open_stream(exchange, SseFraming() if sse else JsonArrayFraming() if streams else WholeBodyFraming())
         exchange.response.head(upstream.status, upstream.headers, streams=streams or sse)
 
-    def open_gate(self, exchange: Exchange, framing: Framing) -> None:
-        """Put the gate before a response that comes in ``framing``."""
-        mode, tail = self._guardrails.stream_check, None
-        if mode == "window":
-            mode, tail = self._open_windows(exchange)
-        expected = exchange.checked_request.candidate_count
-        exchange.gate = FrameGate(framing, exchange.merger, mode, expected, self._max_response_bytes, tail)
+    def open_stream(self, exchange: Exchange, framing: Framing) -> None:
+        """Hold back a response that comes in ``framing``."""
+        settings, request = self._guardrails, exchange.checked_request
+        session = self._open_session(exchange) if settings.stream_check == "window" else None
+        exchange.waiting = session.waiting if session is not None else ()
+        exchange.stream = ResponseStream(
+            framing,
+            exchange.merger,
+            settings.stream_check,
+            request.candidate_count,
+            self._max_response_bytes,
+            session=session,
+            first_message=len(request.messages),
+            skips_thoughts=settings.thoughts == "skip",
+        )
 
     async def feed(self, exchange: Exchange, data: bytes) -> bytes:
         """Return the bytes that may leave now that ``data`` came from upstream.
 
         Raises Refused, and DecodeError for bytes that cannot be read.
         """
-        gate = exchange.gate
-        assert gate is not None
+        stream = exchange.stream
+        assert stream is not None
         if exchange.request_check is not None:
             await self.admit(exchange)
-        gate.feed(data[:_SLICE])
-        for start in range(_SLICE, len(data), _SLICE):
+        start = 0
+        for end in range(_SLICE, len(data), _SLICE):
+            stream.read(data[start:end])
             await asyncio.sleep(0)
-            gate.feed(data[start : start + _SLICE])
-        if exchange.windows is not None:
-            await self._judge_windows(exchange, gate, exchange.windows)
-        elif gate.wants_verdict and not exchange.undecided:
-            if await self._judge_response(exchange, until_now=True):
-                gate.release()
-            else:
-                exchange.undecided = True
-        return gate.take()
+            start = end
+        try:
+            leaving = stream.feed(data[start:])
+        except TextViolated as violated:
+            raise self._text_refused(exchange, violated.verdicts) from None
+        if not stream.wants_check:
+            return leaving
+        candidates = self._read_response(exchange, exchange.checked_request)
+        if await self._check_response(exchange, candidates, until_now=True):
+            return stream.passed(candidates)
+        return stream.postpone()
 
     async def send(self, exchange: Exchange, leaving: bytes) -> None:
         """Send the client what may leave; before the first of it the head, with the coverage so far."""
@@ -145,14 +154,14 @@ class Pipeline:
     async def end(self, exchange: Exchange) -> bytes:
         """Return the bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
 
-        A response without a gate (an upstream error, a call that generates nothing) has nothing withheld. Raises
+        A response that nothing holds back (an upstream error, a call that generates nothing) has left already. Raises
         UpstreamError for one in which there was nothing.
         """
         await self.admit(exchange)
         last = b""
-        if exchange.gate is not None:
-            exchange.gate.end()
-            if exchange.gate.empty:
+        if exchange.stream is not None:
+            exchange.stream.close()
+            if exchange.stream.empty:
                 raise UpstreamError("The upstream's answer has no content.")
             last = await self._remains(exchange)
         exchange.end(_outcome(exchange))
@@ -217,7 +226,7 @@ class Pipeline:
         """
         asked = _SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
         framing = exchange.framing if exchange.response.begun else asked
-        passed, left = (exchange.gate.take(), exchange.gate.events_left) if exchange.gate else (b"", 0)
+        passed, left = (exchange.stream.take(), exchange.stream.events_left) if exchange.stream else (b"", 0)
         if framing != exchange.framing:
             passed, left = b"", 0
             exchange.response.stream_head(_SSE_TYPE if framing == _SSE_TYPE else JSON_TYPE)
@@ -233,7 +242,7 @@ class Pipeline:
         """
         await self.admit(exchange)
         exchange.error = error.message
-        begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.gate is not None
+        begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.stream is not None
         exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
         if exchange.response.begun:
             last = await self._remains(exchange)
@@ -252,11 +261,11 @@ class Pipeline:
 
         Sending anything settles that a refusal is an event, so it must be one in any case.
         """
-        if exchange.gate is None or exchange.framing != _SSE_TYPE:
+        if exchange.stream is None or exchange.framing != _SSE_TYPE:
             return
         if exchange.response.begun or self._refuses_by_event(exchange):
             self._note_coverage(exchange)
-            await exchange.response.keep_alive(exchange.gate.following)
+            await exchange.response.keep_alive(exchange.stream.following)
 
     # Checks: what is asked of the engine, and what follows from its verdicts.
 
@@ -265,67 +274,46 @@ class Pipeline:
         exchange.checked_messages = exchange.message_count
         self._apply(exchange, "request", verdicts, exchange.unchecked_content)
 
-    def _open_windows(self, exchange: Exchange) -> tuple[StreamCheck, Tail | None]:
-        """Return ``window`` as the rules allow: without any it is ``final``, with one that has to see the whole
-        ``hold``."""
-        messages, settings = exchange.checked_request.messages, self._guardrails
-        check = self._check(exchange, for_rules(messages, settings.thoughts))
-        session = self._engine.open_session(check, settings.window_overlap) if exchange.rules.blocking else None
-        if session is None:
-            return "final", None
-        exchange.waiting = session.waiting
-        if session.waiting:
-            return "hold", None
-        skips = settings.thoughts == "skip"
-        exchange.windows = AnswerWindows(session, len(messages), skips_thoughts=skips)
-        return "window", Tail(session.overlap, skips_thoughts=skips)
+    def _open_session(self, exchange: Exchange) -> GuardSession | None:
+        """Return what judges the response's text as it comes; None where no rule is in force."""
+        if not exchange.rules.blocking:
+            return None
+        check = self._check(exchange, for_rules(exchange.checked_request.messages, self._guardrails.thoughts))
+        return self._engine.open_session(check, self._guardrails.window_overlap)
 
     async def _remains(self, exchange: Exchange) -> bytes:
         """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
-        assert exchange.gate is not None
-        await self._judge_response(exchange)
-        exchange.gate.release()
-        return exchange.gate.take()
+        assert exchange.stream is not None
+        await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
+        return exchange.stream.release()
 
     def _remember(self, exchange: Exchange) -> None:
         """Keep for the trace what came of a response that nobody waits for; what cannot be read is left out."""
-        if exchange.request is not None and exchange.gate is not None:
+        if exchange.request is not None and exchange.stream is not None:
             with contextlib.suppress(DecodeError):
                 self._read_response(exchange, exchange.request)
 
-    async def _judge_windows(self, exchange: Exchange, gate: FrameGate, windows: AnswerWindows) -> None:
-        """Let what has passed leave: texts are judged piece by piece, any other part with the whole so far."""
-        if windows.waits or gate.ending or (gate.part_waits and not gate.wants_verdict):
-            return
-        if gate.part_waits:
-            gate.take_grown()
-            if await self._judge_response(exchange, until_now=True):
-                windows.resume(candidate_messages(exchange.checked_request, exchange.merger))
-                gate.pass_parts()
-            else:
-                windows.wait()
-        elif found := windows.grow(gate.take_grown()):
-            self._refuse_early(exchange, found)
-        if windows.clear:
-            gate.pass_texts()
-
-    def _refuse_early(self, exchange: Exchange, found: Sequence[tuple[int, Verdict]]) -> None:
+    def _text_refused(self, exchange: Exchange, verdicts: Sequence[tuple[int, Verdict]]) -> Refused:
+        """Refuse a response for text that has come. ``verdicts`` are by candidate."""
         first = len(exchange.checked_request.messages)
         offsets, offset = {}, 0
         for candidate in self._read_response(exchange, exchange.checked_request):
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
-        self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in found], ())
+        placed = [_placed(verdict, first, offsets[index]) for index, verdict in verdicts]
+        return self._violated(
+            exchange, "response", [violation for verdict in placed for violation in verdict.violations]
+        )
 
-    async def _judge_response(self, exchange: Exchange, *, until_now: bool = False) -> bool:
-        """Check the whole answer. Raises Refused.
+    async def _check_response(
+        self, exchange: Exchange, candidates: Sequence[CandidateMessages], *, until_now: bool = False
+    ) -> bool:
+        """Check all of the response. Return whether it has no violation. Raises Refused.
 
-        With ``until_now`` more of it follows: only what that cannot undo is refused for, and False says that there are
-        violations which it may.
+        With ``until_now`` more of it follows: only violations that this cannot undo are refused for.
         """
         request = exchange.checked_request
-        candidates = self._read_response(exchange, request)
         verdicts: list[Verdict] = []
         unseen: list[Unchecked] = []
         offset = len(request.messages)
@@ -392,11 +380,14 @@ class Pipeline:
     ) -> None:
         violations = [violation for verdict in verdicts for violation in verdict.violations]
         if violations:
-            exchange.violations.extend(violations)
-            raise self._refused(exchange, phase, [violation.message for violation in violations], violations)
+            raise self._violated(exchange, phase, violations)
         if missed and self._guardrails.unseen_content == "block":
             named = ", ".join(dict.fromkeys(one.reason for one in missed))
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
+
+    def _violated(self, exchange: Exchange, phase: Phase, violations: Sequence[Violation]) -> Refused:
+        exchange.violations.extend(violations)
+        return self._refused(exchange, phase, [violation.message for violation in violations], violations)
 
     def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         if self._guardrails.thoughts == "skip" and any(is_thought(message) for message in messages):
@@ -437,7 +428,7 @@ def _outcome(exchange: Exchange) -> Outcome:
     status = exchange.upstream_status or 0
     if status >= 400 or exchange.merger.error is not None:
         return Outcome.UPSTREAM_ERROR
-    if exchange.gate is not None and not exchange.merger.finished():
+    if exchange.stream is not None and not exchange.merger.finished():
         return Outcome.UPSTREAM_CUT
     return Outcome.COMPLETED
 
