@@ -33,23 +33,20 @@ _TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
 
 
 class TextRun:
-    """Consecutive text with one ``thought`` flag; its pieces are joined when asked for."""
+    """Consecutive text with one ``thought`` flag; its ``pieces`` are joined when asked for."""
 
-    __slots__ = ("_pieces", "signature", "thought")
+    __slots__ = ("pieces", "signature", "thought")
 
     def __init__(self, thought: bool) -> None:
         self.thought = thought
         self.signature: Any = None
-        self._pieces: list[str] = []
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
+        self.pieces: list[str] = []
 
     @property
     def part(self) -> dict[str, Any]:
         """The run as one part."""
-        self._pieces = ["".join(self._pieces)]
-        part: dict[str, Any] = {"text": self._pieces[0]}
+        self.pieces = ["".join(self.pieces)]
+        part: dict[str, Any] = {"text": self.pieces[0]}
         if self.thought:
             part["thought"] = True
         if self.signature is not None:
@@ -184,7 +181,7 @@ class Candidate:
         if run.signature is None:
             run.signature = signature
         if text:
-            run.add(text)
+            run.pieces.append(text)
 
     def _add_call(self, part: dict[str, Any]) -> None:
         """Add a call; what else than marks its part holds becomes a part of its own, so that none of it is lost."""

@@ -87,8 +87,9 @@ class Merger:
             raise DecodeError("The upstream sent candidates that are not a list")
         for candidate in candidates:
             if isinstance(candidate, dict):
-                merged = self._candidate(candidate.get("index"))
-                if merged.add(candidate):
+                index = candidate.get("index")
+                merged = self._candidates.get(index) if type(index) is int else None
+                if (merged or self._candidate(index)).add(candidate):
                     self.carried_call = True
             elif candidate is not None:
                 raise DecodeError("The upstream sent a candidate that is not an object")
@@ -109,11 +110,11 @@ class Merger:
             self.usage = usage or None
 
     def _set_model_version(self, version: Any) -> None:
-        if is_id(version):
+        if version != self.model_version and is_id(version):
             self.model_version = version
 
     def _set_response_id(self, given: Any) -> None:
-        if is_id(given):
+        if given != self.response_id and is_id(given):
             self.response_id = given
 
     def _set_feedback(self, feedback: Any) -> None:

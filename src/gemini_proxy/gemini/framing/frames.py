@@ -50,31 +50,27 @@ class FrameReader:
     A flood of comments, blank lines or empty events would cost a hundred times what its bytes cost in any other body.
     """
 
-    __slots__ = ("_fault", "_room")
+    __slots__ = ("_room", "fault")
 
     def __init__(self) -> None:
-        self._fault: DecodeError | None = None
+        self.fault: DecodeError | None = None
+        """The fault that was met: nothing more can be read."""
         self._room = _FREE_STEPS * _BYTES_PER_STEP
-
-    @property
-    def broken(self) -> bool:
-        """Whether a fault was met: nothing more can be read."""
-        return self._fault is not None
 
     def read(self, steps: Iterable[Frame], size: int = 0) -> list[Frame]:
         """The frames of ``steps``, which ``size`` bytes more are read in.
 
         Raises their DecodeError at once if there are no frames, else at the next call.
         """
-        if self._fault is not None:
-            raise self._fault
+        if self.fault is not None:
+            raise self.fault
         frames: list[Frame] = []
         self._room += size
         try:
             frames.extend(steps)
             self.spend(len(frames))
         except DecodeError as fault:
-            self._fault = fault
+            self.fault = fault
             if not frames:
                 raise
         return frames

@@ -49,7 +49,7 @@ class SseFraming:
 
         What is a fault is left to the long way, which finds it again with what stands before it.
         """
-        if not self._marked or self._line_begun or self._reader.broken or len(data) > self._limit:
+        if not self._marked or self._line_begun or self._reader.fault is not None or len(data) > self._limit:
             return None
         frames: list[Frame] = []
         start = 0
