@@ -1,5 +1,6 @@
 """Addresses to listen on, and which of them only this machine can reach."""
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
@@ -50,6 +51,7 @@ def listen_address(text: str) -> ListenAddress:
     return ListenAddress(host=host.strip("[]"), port=int(port))
 
 
+@functools.lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address is this machine's own."""
     if host == "localhost":

@@ -254,6 +254,8 @@ class Limiter:
 
     async def _await(self, lacks: Callable[[float], bool]) -> None:
         """Wait while something has to be learned that the background can learn, for a bounded time."""
+        if not lacks(self._clock()):
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEARNING):
                 for _ in range(_ROUNDS):
@@ -305,6 +307,7 @@ def key_name(key: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)
 def network(address: str) -> str:
     """Return what an address is counted as: itself, or the network of an IPv6 address."""
     try:
