@@ -1,0 +1,99 @@
+"""Edits strings of a JSON text in place: every byte outside of what is replaced stays as it was. No I/O.
+
+The text is one that a parser has read already: a request body, or one frame of a response with what its framing puts
+around the object (``data:`` before lines, a bracket or a comma before an element).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import orjson
+
+Path = tuple[str | int, ...]
+"""The names and indexes that lead from the outermost object to a value."""
+
+# Possessive: no backtracking, whatever the text holds. A line of an event stream begins with "data:".
+_TOKEN: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)"|([\[\]{},:])|(?:\A|[\r\n])data:', re.DOTALL)
+# One character: a pair of escaped surrogates, an escape, a UTF-8 sequence or an ASCII byte.
+_CHARACTER: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\xc0-\xff][\x80-\xbf]*|.",
+    re.DOTALL,
+)
+
+
+class JsonString(NamedTuple):
+    """A string value: where it stands in the tree, what it says, and its bytes between the quotes."""
+
+    path: Path
+    text: str
+    start: int
+    end: int
+
+
+class StringEdit(NamedTuple):
+    """The characters from ``start`` to ``end`` of ``string`` are to become ``text``."""
+
+    string: JsonString
+    start: int
+    end: int
+    text: str
+
+
+def json_strings(raw: bytes) -> Iterator[JsonString]:
+    """Yield every string value of the outermost object in ``raw``, in order; the names of fields are no values."""
+    path: list[str | int] = []
+    kinds: list[bytes] = []
+    is_name = False
+    for token in _TOKEN.finditer(raw):
+        mark = token[2]
+        if mark is None:
+            if token[1] is None or not kinds:
+                continue
+            text = orjson.loads(token[0])
+            if is_name:
+                path[-1] = text
+            else:
+                yield JsonString(tuple(path), text, token.start(1), token.end(1))
+        elif mark == b"{" or (mark == b"[" and kinds):
+            kinds.append(mark)
+            path.append("" if mark == b"{" else 0)
+            is_name = mark == b"{"
+        elif not kinds:
+            continue
+        elif mark in b"}]":
+            kinds.pop()
+            path.pop()
+            is_name = False
+        elif mark == b":":
+            is_name = False
+        elif kinds[-1] == b"{":
+            is_name = True
+        else:
+            last = path[-1]
+            assert isinstance(last, int)
+            path[-1] = last + 1
+
+
+def edited(raw: bytes, edits: Iterable[StringEdit]) -> bytes:
+    """Return ``raw`` with the edits made, which may come in any order and must not overlap."""
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, text in sorted(_in_bytes(raw, edits)):
+        pieces += [raw[at:start], orjson.dumps(text)[1:-1]]
+        at = end
+    return b"".join([*pieces, raw[at:]])
+
+
+def _in_bytes(raw: bytes, edits: Iterable[StringEdit]) -> Iterator[tuple[int, int, str]]:
+    offsets: dict[int, list[int]] = {}
+    for string, start, end, text in edits:
+        if string.start not in offsets:
+            offsets[string.start] = _offsets(raw, string)
+        within = offsets[string.start]
+        yield within[start], within[end], text
+
+
+def _offsets(raw: bytes, string: JsonString) -> list[int]:
+    """Return where each character of ``string`` begins in ``raw``, and where the last one ends."""
+    return [match.start() for match in _CHARACTER.finditer(raw, string.start, string.end)] + [string.end]
