@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.explorer.api.trace_api import merge, read_messages
+from gemini_proxy.explorer.api.trace_api import merge, with_timestamps
 from gemini_proxy.traces.trace import Annotation
 
 CREATED = 1_700_000_000.0
@@ -25,7 +25,7 @@ def test_merging_keeps_all_and_each_ones_order(before: list[dict[str, str]], add
     old, new = numbered(before, "old"), numbered(added, "new")
     together = merge(old, new, CREATED)
     merged = together.messages
-    assert [merged[place] for place in together.places] == old
+    assert [merged[place] for place in together.indexes] == old
     assert [message for message in merged if message["name"].startswith("old")] == old
     assert [message for message in merged if message["name"].startswith("new")] == new
     assert len(merged) == len(old) + len(new)
@@ -81,14 +81,14 @@ def test_an_annotation_goes_with_its_message(address: str, moved: str) -> None:
 )
 def test_times_are_read_as_utc(given_time: str | None, read: str) -> None:
     """In every way that ISO 8601 writes them; a message without one is from now."""
-    assert read_messages([{"timestamp": given_time}], CREATED) == [{"timestamp": read}]
+    assert with_timestamps([{"timestamp": given_time}], CREATED) == [{"timestamp": read}]
 
 
 @given(st.text(max_size=40) | st.integers() | st.lists(st.integers()))
 def test_a_time_is_read_or_refused(value: object) -> None:
     """Nothing else can happen, whatever stands there."""
     try:
-        [message] = read_messages([{"timestamp": value}], CREATED)
+        [message] = with_timestamps([{"timestamp": value}], CREATED)
     except BadRequest:
         return
     assert datetime.fromisoformat(message["timestamp"]).tzinfo is UTC

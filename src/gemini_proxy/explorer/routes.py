@@ -1,7 +1,9 @@
-"""Which path is whose."""
+"""Which path is whose: the endpoints of the API, which is also described as OpenAPI, and the pages."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+import asyncio
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -16,90 +18,153 @@ from gemini_proxy.explorer.api import (
     trace_api,
     user_api,
 )
-from gemini_proxy.explorer.api.endpoints import Answers, Handler, api
+from gemini_proxy.explorer.api.endpoints import Call, Endpoint, Handler, QueryParameter, api, document_response
 from gemini_proxy.explorer.api.endpoints import error_response as api_error
+from gemini_proxy.explorer.api.openapi import openapi_document
+from gemini_proxy.explorer.api.request_bodies import (
+    AnnotationCreation,
+    AnnotationReplacement,
+    BatchCheck,
+    DatasetCreation,
+    MessageAppend,
+    MessageCheck,
+    MetadataChange,
+    PolicyChange,
+    PolicyCreation,
+    PolicyLoad,
+    ToolAcceptance,
+    ToolRemoval,
+    TracePush,
+)
+from gemini_proxy.explorer.api.response_bodies import (
+    AnnotationView,
+    BatchView,
+    CheckView,
+    DatasetView,
+    IdentityView,
+    LoadView,
+    MessageView,
+    PoliciesView,
+    PushView,
+    ReplacedView,
+    SuccessView,
+    ToolsView,
+    TraceOutlineView,
+    TraceView,
+)
+from gemini_proxy.explorer.app_keys import ACCESS
 from gemini_proxy.explorer.pages import dashboard, dataset_pages, rule_pages, sign_in, tool_pages, trace_pages
 from gemini_proxy.explorer.pages.site import error_page, missing
 from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static_files
 from gemini_proxy.explorer.pages.templating import set_up
+from gemini_proxy.traces.feed import MAX_REPLAYED
+from gemini_proxy.traces.rows import dump
 
 _API: Final = "/api/v1"
-_CALLS: Final[Mapping[str, Mapping[str, Answers]]] = {
-    "/user/identity": {"GET": user_api.identity},
-    "/dataset/create": {"POST": dataset_api.create},
-    "/dataset/list": {"GET": dataset_api.listed},
-    "/dataset/byid/{dataset_id}": {"GET": dataset_api.by_id, "DELETE": dataset_api.delete_by_id},
-    "/dataset/byid/{dataset_id}/traces": {"GET": trace_api.listed_by_id},
-    "/dataset/byuser/{user}/{dataset}": {"GET": dataset_api.by_name, "DELETE": dataset_api.delete_by_name},
-    "/dataset/byuser/{user}/{dataset}/traces": {"GET": trace_api.listed_by_name},
-    "/dataset/byuser/{user}/{dataset}/policy": {"GET": policy_api.listed},
-    "/dataset/byuser/{user}/{dataset}/tools": {"GET": tool_api.listed},
-    "/dataset/{dataset_id}/tools/accept": {"POST": tool_api.accept},
-    "/dataset/{dataset_id}/tools/forget": {"POST": tool_api.forget},
-    "/dataset/metadata/{dataset}": {"GET": dataset_api.metadata, "PUT": dataset_api.update_metadata},
-    "/dataset/{dataset_id}/policy": {"POST": policy_api.create},
-    "/dataset/{dataset_id}/policy/{policy_id}": {"PUT": policy_api.update, "DELETE": policy_api.remove},
-    "/push/trace": {"POST": push_api.push_trace},
-    "/trace/{trace_id}": {"GET": trace_api.whole},
-    "/trace/{trace_id}/messages": {"GET": trace_api.messages, "POST": trace_api.append},
-    "/trace/{trace_id}/annotations": {"GET": trace_api.annotations},
-    "/trace/{trace_id}/annotate": {"POST": trace_api.annotate},
-    "/trace/{trace_id}/annotations/update": {"POST": trace_api.update_annotations},
-    "/policy/load": {"POST": check_api.load},
-    "/policy/check": {"POST": check_api.check},
-    "/policy/check/batch": {"POST": check_api.check_batch},
-}
+_BY_ID: Final = f"{_API}/dataset/byid/{{dataset_id}}"
+_BY_NAME: Final = f"{_API}/dataset/byuser/{{user}}/{{dataset}}"
+_OWN: Final = f"{_API}/dataset/{{dataset_id}}"
+_METADATA: Final = f"{_API}/dataset/metadata/{{dataset}}"
+_TRACE: Final = f"{_API}/trace/{{trace_id}}"
 _AREAS: Final = ("user", "dataset", "push", "trace", "policy")
 
-
-def add_routes(app: web.Application) -> None:
-    """Add the Explorer's routes. They go before a route that takes every path."""
-    for path, calls in _CALLS.items():
-        _add_call(app, f"{_API}{path}", calls)
-    _add_handler(app, f"{_API}/feed", "GET", feed_stream.feed)
-    for area in _AREAS:
-        app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
-    add_page_routes(app)
+JsonObject = dict[str, Any]
 
 
-def is_api(request: web.Request) -> bool:
-    """Whether a request to the Explorer is a call of its API; else it is one for a page."""
-    return request.path.startswith(f"{_API}/")
+async def show_openapi(call: Call) -> web.Response:
+    """Show this document."""
+    return document_response(await asyncio.to_thread(_openapi, open_access=call.app[ACCESS].mode == "open"))
 
 
-def error_response(request: web.Request, error: ProxyError) -> web.Response:
-    """Write an error that keeps a request from its handler, in the form of the handler's own errors."""
-    return api_error(error) if is_api(request) else error_page(request, error)
+def _number(name: str, description: str, most: int | None = None) -> QueryParameter:
+    bound = {} if most is None else {"maximum": most, "default": most}
+    return QueryParameter(name, description, {"type": "integer", "minimum": 0, **bound})
 
 
-def _add_call(app: web.Application, path: str, calls: Mapping[str, Answers]) -> None:
-    resource = app.router.add_resource(path)
-    for method, answers in calls.items():
-        resource.add_route(method, api(answers))
-    resource.add_route("*", _not_allowed(calls))
+def _text(name: str, description: str, **schema: Any) -> QueryParameter:
+    return QueryParameter(name, description, {"type": "string", **schema})
 
 
-def _add_handler(app: web.Application, path: str, method: str, handler: Handler) -> None:
-    resource = app.router.add_resource(path)
-    resource.add_route(method, handler)
-    resource.add_route("*", _not_allowed([method]))
+_OFFSET: Final = _number("offset", "How many to leave out first.")
+_TRACES: Final = (
+    _text("indices", "Only the traces at these places in the dataset: at most 1,000 numbers, separated by commas."),
+    _number("limit", "How many to list.", trace_api.MAX_TRACES_LISTED),
+    _OFFSET,
+)
+_OWNER: Final = "The owner; 404 for another user than the caller."
 
-
-async def _not_found(request: web.Request) -> web.StreamResponse:
-    return api_error(NotFound("Not Found"))
-
-
-def _not_allowed(methods: Iterable[str]) -> Handler:
-    allowed = ", ".join(methods)
-
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        response = api_error(MethodNotAllowed("Method Not Allowed"))
-        # RFC 9110, section 15.5.6: an answer 405 has it.
-        response.headers["allow"] = allowed
-        return response
-
-    return refuse
-
+ENDPOINTS: Final = (
+    Endpoint("GET", "/api/openapi.json", show_openapi, JsonObject),
+    Endpoint("GET", f"{_API}/user/identity", user_api.show_identity, IdentityView),
+    Endpoint("POST", f"{_API}/dataset/create", dataset_api.create_dataset, DatasetView, DatasetCreation),
+    Endpoint(
+        "GET",
+        f"{_API}/dataset/list",
+        dataset_api.list_datasets,
+        list[DatasetView],
+        query=(
+            _text("kind", "Which kind.", enum=list(dataset_api.DATASET_KINDS), default="any"),
+            _text("q", "A text that the names contain."),
+            _number("limit", "How many to list.", dataset_api.MAX_DATASETS_LISTED),
+        ),
+    ),
+    Endpoint("GET", _BY_ID, dataset_api.show_dataset_by_id, DatasetView),
+    Endpoint("DELETE", _BY_ID, dataset_api.delete_dataset_by_id, MessageView),
+    Endpoint("GET", f"{_BY_ID}/traces", trace_api.list_traces_by_id, list[TraceOutlineView], query=_TRACES),
+    Endpoint("GET", _BY_NAME, dataset_api.show_dataset_by_name, DatasetView),
+    Endpoint("DELETE", _BY_NAME, dataset_api.delete_dataset_by_name, MessageView),
+    Endpoint("GET", f"{_BY_NAME}/traces", trace_api.list_traces_by_name, list[TraceOutlineView], query=_TRACES),
+    Endpoint("GET", f"{_BY_NAME}/policy", policy_api.list_policies, PoliciesView),
+    Endpoint(
+        "GET",
+        f"{_BY_NAME}/tools",
+        tool_api.list_tools,
+        ToolsView,
+        query=(_number("limit", "How many to list.", tool_api.MAX_TOOLS_LISTED), _OFFSET),
+    ),
+    Endpoint("POST", f"{_OWN}/tools/accept", tool_api.accept_tool, MessageView, ToolAcceptance),
+    Endpoint("POST", f"{_OWN}/tools/forget", tool_api.forget_tool, MessageView, ToolRemoval),
+    Endpoint(
+        "GET",
+        _METADATA,
+        dataset_api.show_metadata,
+        JsonObject,
+        query=(_text("owner_username", _OWNER), _text("owner", _OWNER)),
+    ),
+    Endpoint("PUT", _METADATA, dataset_api.change_metadata, JsonObject, MetadataChange),
+    Endpoint("POST", f"{_OWN}/policy", policy_api.add_policy, DatasetView, PolicyCreation),
+    Endpoint("PUT", f"{_OWN}/policy/{{policy_id}}", policy_api.change_policy, DatasetView, PolicyChange),
+    Endpoint("DELETE", f"{_OWN}/policy/{{policy_id}}", policy_api.remove_policy, DatasetView),
+    Endpoint("POST", f"{_API}/push/trace", push_api.push_traces, PushView, TracePush),
+    Endpoint("GET", _TRACE, trace_api.show_trace, TraceView),
+    Endpoint("GET", f"{_TRACE}/messages", trace_api.show_messages, list[JsonObject]),
+    Endpoint("POST", f"{_TRACE}/messages", trace_api.append_messages, SuccessView, MessageAppend),
+    Endpoint("GET", f"{_TRACE}/annotations", trace_api.show_annotations, list[AnnotationView]),
+    Endpoint("POST", f"{_TRACE}/annotate", trace_api.annotate_trace, AnnotationView, AnnotationCreation),
+    Endpoint(
+        "POST", f"{_TRACE}/annotations/update", trace_api.replace_annotations, ReplacedView, AnnotationReplacement
+    ),
+    Endpoint("POST", f"{_API}/policy/load", check_api.load_policy, LoadView, PolicyLoad),
+    Endpoint("POST", f"{_API}/policy/check", check_api.check_messages, CheckView, MessageCheck),
+    Endpoint("POST", f"{_API}/policy/check/batch", check_api.check_batch, BatchView, BatchCheck),
+    Endpoint(
+        "GET",
+        f"{_API}/feed",
+        feed_stream.stream_feed,
+        str,
+        query=(
+            _text("dataset", "Only exchanges of this dataset."),
+            _text("refused", "Only refused exchanges, unless it is 0 or false.", default="0"),
+            _number("after", "Begin after the event with this id."),
+            QueryParameter(
+                "last",
+                "Begin with so many of the last exchanges.",
+                {"type": "integer", "minimum": 0, "maximum": MAX_REPLAYED, "default": 0},
+            ),
+        ),
+        content_type="text/event-stream",
+    ),
+)
 
 _DATASET: Final = "/explorer/datasets/{dataset}"
 _RULE: Final = f"{_DATASET}/rules/{{id}}"
@@ -143,8 +208,22 @@ _POST: Final[dict[str, Handler]] = {
 }
 
 
-def add_page_routes(app: web.Application) -> None:
-    """Add the pages. They go before a route that takes every path."""
+def add_routes(app: web.Application) -> None:
+    """Add the Explorer's routes. They go before a route that takes every path."""
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
+    for path, endpoints in by_path.items():
+        resource = app.router.add_resource(path)
+        for endpoint in endpoints:
+            resource.add_route(endpoint.method, api(endpoint.handler))
+        resource.add_route("*", _not_allowed(endpoint.method for endpoint in endpoints))
+    for area in _AREAS:
+        app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
+    _add_page_routes(app)
+
+
+def _add_page_routes(app: web.Application) -> None:
     app[STATIC] = static_files()
     set_up(app)
     for path, handler in _GET.items():
@@ -152,3 +231,34 @@ def add_page_routes(app: web.Application) -> None:
     for path, handler in _POST.items():
         app.router.add_post(path, handler)
     app.router.add_route("*", "/explorer{rest:(/.*)?}", missing)
+
+
+def is_api(request: web.Request) -> bool:
+    """Return whether a request to the Explorer is a call of its API; else it is one for a page."""
+    return request.path.startswith("/api/")
+
+
+def error_response(request: web.Request, error: ProxyError) -> web.Response:
+    """Write an error that keeps a request from its handler, in the form of the handler's own errors."""
+    return api_error(error) if is_api(request) else error_page(request, error)
+
+
+@cache
+def _openapi(*, open_access: bool) -> bytes:
+    return dump(openapi_document(ENDPOINTS, open_access=open_access))
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return api_error(NotFound("Not Found"))
+
+
+def _not_allowed(methods: Iterable[str]) -> Handler:
+    allowed = ", ".join(methods)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        response = api_error(MethodNotAllowed("Method Not Allowed"))
+        # RFC 9110, section 15.5.6, requires it with a 405.
+        response.headers["allow"] = allowed
+        return response
+
+    return refuse

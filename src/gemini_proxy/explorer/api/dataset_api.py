@@ -1,17 +1,16 @@
-"""Datasets: create, read, list, delete, and what is said of them."""
+"""The API's routes for datasets: create, read, list, delete, and their metadata."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import Call
-from gemini_proxy.explorer.api.models import (
+from gemini_proxy.explorer.api.request_bodies import DatasetCreation, MetadataChange, is_dataset_name
+from gemini_proxy.explorer.api.response_bodies import (
     POLICIES_KEY,
-    dataset_json,
-    dataset_name,
-    is_dataset_name,
-    mapping,
-    member,
+    DatasetView,
+    MessageView,
+    dataset_view,
     without_policies,
 )
 from gemini_proxy.explorer.app_keys import DATASETS, POLICIES
@@ -22,89 +21,83 @@ from gemini_proxy.traces.rows import dump
 
 NO_DATASET: Final = "Dataset not found"
 MAX_METADATA_BYTES: Final = 262_144
-"""What may be said of one dataset, as JSON: it is read whenever the dataset is."""
+"""Bytes of one dataset's metadata as JSON: it is read whenever the dataset is."""
 MAX_DATASETS_LISTED: Final = 1_000
-_KINDS: Final = ("private", "any", "public", "homepage")
+DATASET_KINDS: Final = ("private", "any", "public", "homepage")
 
 
-async def create(call: Call) -> object:
-    """``POST /api/v1/dataset/create``: 400 for a name that is missing, malformed or taken, and for wrong labels.
+async def create_dataset(call: Call) -> DatasetView:
+    """Create a dataset.
 
-    ``is_public`` is read and has no effect: a dataset is its owner's alone, and its answer says so.
+    400 for a name that is missing, malformed or taken, and for metadata whose ``tool_labels`` are not labels.
     """
-    given = await call.json()
-    if given.get("name") is None:
-        raise BadRequest("name must be provided")
-    name = dataset_name(member(given, "name", str, "name must be a string"))
-    metadata = within_bounds(without_policies(mapping(given, "metadata", "metadata must be a dictionary")))
-    member(given, "is_public", bool, "is_public must be a boolean", False)
+    creation = await call.body(DatasetCreation)
+    metadata = checked_metadata(without_policies(creation.metadata or {}))
     try:
-        return dataset_json(await call.app[DATASETS].create(call.user, name, metadata))
+        return dataset_view(await call.app[DATASETS].create(call.user, creation.name, metadata))
     except NameTaken:
         raise BadRequest("Dataset with the same name already exists") from None
 
 
-async def listed(call: Call) -> object:
-    """``GET /api/v1/dataset/list?kind=&q=&limit=``: the caller's, those with the newest traces first, without policies.
+async def list_datasets(call: Call) -> list[DatasetView]:
+    """List the caller's datasets without their policies, those with the newest traces first.
 
-    ``kind`` is ``private`` or ``any``, which is the default; nothing is ``public`` or on the ``homepage``. ``q`` is
-    looked for in names. ``limit`` is at most 1,000, and that where it is not given.
+    No dataset is ``public`` or on the ``homepage``.
     """
     kind = call.request.query.get("kind", "any")
-    if kind not in _KINDS:
-        raise BadRequest(f"kind must be one of {', '.join(_KINDS)}")
+    if kind not in DATASET_KINDS:
+        raise BadRequest(f"kind must be one of {', '.join(DATASET_KINDS)}")
     limit = call.number("limit", MAX_DATASETS_LISTED, MAX_DATASETS_LISTED)
     if kind in ("public", "homepage"):
         return []
     wanted = call.request.query.get("q", "").lower()
-    found = await call.app[DATASETS].all(call.user)
-    named = [dataset for dataset in found if dataset.name != UNNAMED and wanted in dataset.name.lower()]
-    return [dataset_json(dataset) for dataset in named[:limit]]
+    datasets = await call.app[DATASETS].all(call.user)
+    named = [dataset for dataset in datasets if dataset.name != UNNAMED and wanted in dataset.name.lower()]
+    return [dataset_view(dataset) for dataset in named[:limit]]
 
 
-async def by_id(call: Call) -> object:
-    """``GET /api/v1/dataset/byid/{id}``, with its policies."""
-    return await _whole(call, await dataset_by_id(call))
+async def show_dataset_by_id(call: Call) -> DatasetView:
+    """Show a dataset with its policies."""
+    return await dataset_with_policies(call, await dataset_by_id(call))
 
 
-async def by_name(call: Call) -> object:
-    """``GET /api/v1/dataset/byuser/{user}/{dataset}``, with its policies."""
-    return await _whole(call, await dataset_by_name(call))
+async def show_dataset_by_name(call: Call) -> DatasetView:
+    """Show a dataset with its policies."""
+    return await dataset_with_policies(call, await dataset_by_name(call))
 
 
-async def delete_by_id(call: Call) -> object:
-    """``DELETE /api/v1/dataset/byid/{id}``: with its traces and policies."""
-    return await _deleted(call, await dataset_by_id(call))
+async def delete_dataset_by_id(call: Call) -> MessageView:
+    """Delete a dataset with its traces and policies."""
+    return await _delete(call, await dataset_by_id(call))
 
 
-async def delete_by_name(call: Call) -> object:
-    """``DELETE /api/v1/dataset/byuser/{user}/{dataset}``: with its traces and policies."""
-    return await _deleted(call, await dataset_by_name(call))
+async def delete_dataset_by_name(call: Call) -> MessageView:
+    """Delete a dataset with its traces and policies."""
+    return await _delete(call, await dataset_by_name(call))
 
 
-async def metadata(call: Call) -> object:
-    """``GET /api/v1/dataset/metadata/{dataset}?owner_username=`` (or ``owner=``): no policies; 404 for another's."""
+async def show_metadata(call: Call) -> dict[str, Any]:
+    """Show a dataset's metadata, without its policies."""
     for name in ("owner_username", "owner"):
         if call.request.query.get(name, call.user) != call.user:
             raise NotFound(NO_DATASET)
     return without_policies((await owned_dataset(call, call.name("dataset"))).metadata)
 
 
-async def update_metadata(call: Call) -> object:
-    """``PUT /api/v1/dataset/metadata/{dataset}``: adds to the metadata, or with ``replace_all`` replaces it.
+async def change_metadata(call: Call) -> dict[str, Any]:
+    """Merge into a dataset's metadata, or with ``replace_all`` replace it. Show what it is then.
 
-    A member that is null changes nothing. Objects are merged member by member. Answers with the metadata as it is then.
-    ``tool_labels`` are labels of tools, which hold from the next request on: 400 for what are none.
+    A member that is null changes nothing; objects are merged member by member. ``tool_labels`` holds the labels of the
+    dataset's tools from the next request on: 400 if they are not labels.
     """
-    given = await call.json()
-    wanted = mapping(given, "metadata", "metadata must be a dictionary")
-    replace_all = member(given, "replace_all", bool, "replace_all must be a boolean", False)
-    if POLICIES_KEY in wanted:
+    requested = await call.body(MetadataChange)
+    metadata = requested.metadata or {}
+    if POLICIES_KEY in metadata:
         raise BadRequest("policies cannot be updated via the /metadata API")
-    said = {key: value for key, value in wanted.items() if value is not None}
+    added = {key: value for key, value in metadata.items() if value is not None}
 
     def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
-        return within_bounds(said if replace_all else merged(without_policies(before), said))
+        return checked_metadata(added if requested.replace_all else _merged(without_policies(before), added))
 
     dataset = await owned_dataset(call, call.name("dataset"))
     changed = await call.app[DATASETS].change_metadata(call.user, dataset.name, change)
@@ -113,54 +106,55 @@ async def update_metadata(call: Call) -> object:
     return without_policies(changed.metadata)
 
 
-def merged(before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """``before`` with the members of ``added``; where both have an object, that is merged likewise."""
-    after = dict(before)
-    for key, value in added.items():
-        inner = after.get(key)
-        after[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return after
-
-
 async def dataset_by_id(call: Call) -> Dataset:
-    """The caller's dataset that the path names by its id. Raises NotFound."""
-    return _found(await call.app[DATASETS].by_id(call.user, call.id("dataset_id", NO_DATASET)))
+    """Return the caller's dataset that the path names by its id. Raise NotFound."""
+    return _named(await call.app[DATASETS].by_id(call.user, call.id("dataset_id", NO_DATASET)))
 
 
 async def dataset_by_name(call: Call) -> Dataset:
-    """The caller's dataset that the path names by user and name. Raises NotFound."""
+    """Return the caller's dataset that the path names by user and name. Raise NotFound."""
     call.only_user("user", NO_DATASET)
     return await owned_dataset(call, call.name("dataset"))
 
 
 async def owned_dataset(call: Call, name: str) -> Dataset:
-    """The caller's dataset of that name. Raises NotFound, for a name that none can have as well."""
+    """Return the caller's dataset of that name. Raise NotFound, also for a name that no dataset can have."""
     if not is_dataset_name(name):
         raise NotFound(NO_DATASET)
-    return _found(await call.app[DATASETS].get(call.user, name))
+    return _named(await call.app[DATASETS].get(call.user, name))
 
 
-async def _whole(call: Call, dataset: Dataset) -> dict[str, Any]:
-    return dataset_json(dataset, await call.app[POLICIES].of(dataset))
+async def dataset_with_policies(call: Call, dataset: Dataset) -> DatasetView:
+    return dataset_view(dataset, await call.app[POLICIES].of(dataset))
 
 
-async def _deleted(call: Call, dataset: Dataset) -> dict[str, str]:
+def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataset's new metadata. Raise BadRequest if it is too large or its ``tool_labels`` are not labels."""
+    if len(dump(metadata)) > MAX_METADATA_BYTES:
+        raise BadRequest(f"metadata must not be larger than {MAX_METADATA_BYTES} bytes")
+    try:
+        readable_parameters(metadata)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    return metadata
+
+
+async def _delete(call: Call, dataset: Dataset) -> MessageView:
     if not await call.app[DATASETS].delete(call.user, dataset.id):
         raise NotFound(NO_DATASET)
     return {"message": "Deleted"}
 
 
-def _found(dataset: Dataset | None) -> Dataset:
+def _named(dataset: Dataset | None) -> Dataset:
     if dataset is None or dataset.name == UNNAMED:
         raise NotFound(NO_DATASET)
     return dataset
 
 
-def within_bounds(described: dict[str, Any]) -> dict[str, Any]:
-    if len(dump(described)) > MAX_METADATA_BYTES:
-        raise BadRequest(f"metadata must not be larger than {MAX_METADATA_BYTES} bytes")
-    try:
-        readable_parameters(described)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    return described
+def _merged(before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``before`` with the members of ``added``; where both have an object, merge that likewise."""
+    after = dict(before)
+    for key, value in added.items():
+        inner = after.get(key)
+        after[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return after

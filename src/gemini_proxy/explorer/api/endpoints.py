@@ -1,8 +1,8 @@
-"""What every route of the API has in common: who calls, what answers look like, and which errors there are.
+"""What all routes of the API have in common: who calls, what responses look like, and which errors there are.
 
-An answer is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. Whatever is wrong with
-a request gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 429 says that a limit of ``[limits]`` is reached, and
-503 that the database or a check is not to be had.
+A response is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. A request at fault
+gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 429 says that a limit of ``[limits]`` is reached, and 503 that
+the database or a check is not available.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import web
@@ -24,7 +24,7 @@ from gemini_proxy.errors import (
     Unauthenticated,
     Unavailable,
 )
-from gemini_proxy.explorer.api.models import read_uuid
+from gemini_proxy.explorer.api.request_bodies import RequestBody, read_uuid
 from gemini_proxy.explorer.app_keys import ACCESS, SERVER, SESSION_COOKIE
 from gemini_proxy.gemini import strict_json
 from gemini_proxy.gemini.strict_json import read_object
@@ -37,6 +37,8 @@ from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 from gemini_proxy.traces.rows import dump
 
 log = logging.getLogger(__name__)
+
+B = TypeVar("B", bound=RequestBody)
 
 BAD_KEY: Final = "You must provide a valid API key."
 MAX_DEPTH: Final = strict_json.MAX_DEPTH + 16
@@ -58,7 +60,7 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the API: ``user`` is whose data it is about, ``key`` what they called with, None for a browser's."""
+    """One call of the API. ``user`` is whose data it is about; ``key`` is what they called with, None for a browser."""
 
     request: web.Request = field(repr=False)
     user: str
@@ -68,11 +70,11 @@ class Call:
     def app(self) -> web.Application:
         return self.request.app
 
-    async def json(self) -> dict[str, Any]:
+    async def body(self, model: type[B]) -> B:
         """Return the JSON object of the body, whatever content type it claims to have.
 
         Raise PayloadTooLarge, UnsupportedMediaType for a content encoding, and BadRequest for a body that does not
-        arrive in time or is not one JSON object in UTF-8 that reads the same everywhere.
+        arrive in time, is not one JSON object in UTF-8 that reads the same everywhere, or does not fit ``model``.
         """
         server = self.app[SERVER]
         body = await read_bytes(self.request, server.max_request_bytes, server.request_timeout)
@@ -81,56 +83,73 @@ class Call:
         if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
             raise BadRequest("The request holds too many values.")
         if len(body) <= _BRIEF:
-            return read_object(body, MAX_DEPTH)
+            return model.read(read_object(body, MAX_DEPTH))
         # A thread gives the loop its turn while a large body is read.
-        return await asyncio.to_thread(read_object, body, MAX_DEPTH)
+        return await asyncio.to_thread(lambda: model.read(read_object(body, MAX_DEPTH)))
 
     def name(self, part: str) -> str:
-        """A part of the path."""
+        """Return a part of the path."""
         return self.request.match_info[part]
 
     def id(self, part: str, missing: str) -> str:
-        """A UUID in the path. Raises NotFound saying ``missing`` for anything else: nothing has that id."""
+        """Return a UUID in the path. Raise NotFound with ``missing`` for anything else: nothing has that id."""
         return read_uuid(self.request.match_info[part], missing)
 
     def only_user(self, part: str, missing: str) -> None:
-        """Raise NotFound where the path names another user: what is theirs is not there for this one."""
+        """Raise NotFound with ``missing`` if the path names another user: for this one nothing of theirs exists."""
         if self.request.match_info[part] != self.user:
             raise NotFound(missing)
 
     def number(self, name: str, default: int, most: int) -> int:
-        """A number in the query, ``most`` for a larger one. Raises BadRequest for what is none."""
-        given = self.request.query.get(name, "")
-        if not given:
+        """Return a number in the query, ``most`` for a larger one. Raise BadRequest for anything else."""
+        text = self.request.query.get(name, "")
+        if not text:
             return default
-        if not (given.isascii() and given.isdecimal()):
+        if not (text.isascii() and text.isdecimal()):
             raise BadRequest(f"{name} must be a number from 0")
-        return most if len(given) > _DIGITS else min(int(given), most)
+        return most if len(text) > _DIGITS else min(int(text), most)
 
 
-Answers = Callable[[Call], Awaitable[object]]
+CallHandler = Callable[[Call], Awaitable[object]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def api(answers: Answers) -> Handler:
-    """A handler whose answer is what ``answers`` gives, as JSON unless it is a response, once it is known who calls."""
+@dataclass(frozen=True, slots=True)
+class QueryParameter:
+    """A parameter of the query, for the OpenAPI document; ``schema`` is its JSON schema."""
 
-    @with_errors
-    @wraps(answers)
-    async def handle(request: web.Request) -> web.StreamResponse:
-        answer = await answers(await identified(request))
-        return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
-
-    return handle
+    name: str
+    description: str
+    schema: Mapping[str, Any]
 
 
-def with_errors(handler: Handler) -> Handler:
-    """A handler whose errors, before its answer has begun, are answers of the API."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What serves a method of a path, and what the OpenAPI document says about it beside the handler's docstring.
+
+    ``response`` is the type of the JSON that the handler returns, and ``body`` that of the JSON that it reads.
+    """
+
+    method: str
+    path: str
+    handler: CallHandler
+    response: Any
+    body: type[RequestBody] | None = None
+    query: tuple[QueryParameter, ...] = ()
+    content_type: str = "application/json"
+
+
+def api(handler: CallHandler) -> Handler:
+    """Return a handler of requests that finds out who calls, and responds with what ``handler`` returns as JSON.
+
+    A response that ``handler`` returns is passed on. Errors before the response has begun become the API's.
+    """
 
     @wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return await handler(request)
+            response = await handler(await identified(request))
+            return response if isinstance(response, web.StreamResponse) else json_response(response)
         except ProxyError as error:
             return error_response(error)
         except TooMany as error:
@@ -145,17 +164,17 @@ def with_errors(handler: Handler) -> Handler:
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] = _HEADERS) -> web.Response:
-    """``value`` as JSON; what JSON lacks becomes text."""
+    """Return a response with ``value`` as JSON; what JSON lacks becomes text."""
     return web.Response(status=status, body=dump(value), headers=headers)
 
 
 def document_response(document: bytes) -> web.Response:
-    """JSON that is written already."""
+    """Return a response with JSON that is written already."""
     return bytes_response(document, _HEADERS)
 
 
 def error_response(error: ProxyError) -> web.Response:
-    """An error as Invariant's clients read it. The rest of a refused body is not waited for."""
+    """Return an error as Invariant's clients read it. The rest of a refused body is not waited for."""
     response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
         # What is left of its body would be read for nothing.
@@ -166,9 +185,9 @@ def error_response(error: ProxyError) -> web.Response:
 
 
 async def identified(request: web.Request) -> Call:
-    """Who calls. Raises Unauthenticated for no key and no session, or one that is not valid, WrongHost, ThroughProxy.
+    """Find out who calls. Raise Unauthenticated without a valid key or session, and WrongHost and ThroughProxy.
 
-    Where access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
+    If access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
     leads here.
     """
     access = request.app[ACCESS]
@@ -187,7 +206,7 @@ async def identified(request: web.Request) -> Call:
 
 
 def _needs_no_key(request: web.Request) -> bool:
-    """Whether the session decides: a browser sends this for a page of ours or, where access is open, no foreign one."""
+    """Return whether the session decides: a page of ours sent this or, if access is open, no foreign one."""
     if request.app[ACCESS].mode == "open":
         return not request.app[BROWSER_GUARD].is_from_foreign_page(request)
     if request.method in SAFE and SESSION_COOKIE in request.cookies:

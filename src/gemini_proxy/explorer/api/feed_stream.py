@@ -1,4 +1,4 @@
-"""``GET /api/v1/feed``: exchanges as they happen, in Server-Sent Events, for the live view and ``tail``."""
+"""The API's route for exchanges as they happen, in Server-Sent Events, for the live view and ``tail``."""
 
 import asyncio
 import contextlib
@@ -8,16 +8,16 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, ProxyError
-from gemini_proxy.explorer.api.endpoints import Call, identified, with_errors
+from gemini_proxy.explorer.api.endpoints import Call, identified
 from gemini_proxy.explorer.app_keys import DATASETS, FEED
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import MAX_REPLAYED
 from gemini_proxy.traces.feed_events import Interest
 
 RECHECK: Final = 5.0
-"""Seconds for which a watcher's key or session is believed: revoked, it ends what it had begun."""
+"""Seconds after which a watcher's key or session is checked again: once revoked, it ends the stream."""
 STALLED: Final = 60.0
-"""Seconds for which a watcher may take in nothing, as for nginx: one that sleeps comes back and is told the rest."""
+"""Seconds for which a watcher may read nothing, as for nginx: one that sleeps comes back and gets the rest."""
 _LONGEST_NUMBER: Final = 18
 _HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -27,24 +27,21 @@ _HEADERS: Final = {
 }
 
 
-@with_errors
-async def feed(request: web.Request) -> web.StreamResponse:
-    """Exchanges of the caller.
+async def stream_feed(call: Call) -> web.StreamResponse:
+    """Stream the caller's exchanges as they end.
 
-    Query: ``dataset`` (a name), ``refused`` (any value but 0: only those), and where to begin: ``after`` an event's id,
-    or with the ``last`` n exchanges; the header Last-Event-ID wins over both. 401 and 404 (no such dataset) are in the
-    form of the API; 503 where too many watch or the database does not answer.
+    The header ``Last-Event-ID`` wins over ``after`` and ``last``. 404 for a dataset that does not exist; 503 if too
+    many watch or the database does not answer.
     """
-    call = await identified(request)
     interest, after, last = await _asked(call)
-    async with contextlib.aclosing(request.app[FEED].watch(interest, after=after, last=last)) as chunks:
-        # Before the first byte: what is raised here is still an answer.
+    async with contextlib.aclosing(call.app[FEED].watch(interest, after=after, last=last)) as chunks:
+        # Before the first byte: what is raised here still becomes an error response.
         first = await anext(chunks)
-        return await _stream(request, call.user, first, chunks)
+        return await _stream(call.request, call.user, first, chunks)
 
 
 async def _asked(call: Call) -> tuple[Interest, int | None, int]:
-    """What to watch, after which event, or from how many exchanges back. Raises BadRequest and NotFound."""
+    """Return what to watch, after which event, or from how many exchanges back. Raise BadRequest and NotFound."""
     query = call.request.query
     dataset = query.get("dataset") or None
     if dataset is not None and await call.app[DATASETS].get(call.user, dataset) is None:
@@ -55,10 +52,10 @@ async def _asked(call: Call) -> tuple[Interest, int | None, int]:
     return interest, None if after is None else _number("after", after), last
 
 
-def _number(name: str, given: str) -> int:
-    if not (given.isascii() and given.isdecimal() and len(given) <= _LONGEST_NUMBER):
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER):
         raise BadRequest(f"{name} must be a number from 0")
-    return int(given)
+    return int(text)
 
 
 async def _stream(
@@ -81,7 +78,7 @@ async def _stream(
 
 
 async def _write(request: web.Request, response: web.StreamResponse, chunk: bytes) -> None:
-    """Raises ConnectionError where the watcher has gone, or has stopped reading."""
+    """Raise ConnectionError if the watcher has gone, or has stopped reading."""
     try:
         async with asyncio.timeout(STALLED):
             await response.write(chunk)
@@ -93,7 +90,7 @@ async def _write(request: web.Request, response: web.StreamResponse, chunk: byte
 
 
 async def _may_still_watch(request: web.Request, user: str) -> bool:
-    """Whether the key or session is still good; where that cannot be told, it is not."""
+    """Return whether the key or session is still valid; if that cannot be found out, it is not."""
     try:
         return (await identified(request)).user == user
     except (ProxyError, StoreError):

@@ -1,4 +1,4 @@
-"""Traces: list, read, append messages, annotate."""
+"""The API's routes for traces: list, read, append messages, annotate."""
 
 import asyncio
 import re
@@ -11,8 +11,16 @@ from typing import Any, Final
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.endpoints import Call, document_response
-from gemini_proxy.explorer.api.models import annotations_json, outline_json, plain_text, trace_json
-from gemini_proxy.explorer.api.push_api import MAX_SOURCE, read_annotation, read_annotations
+from gemini_proxy.explorer.api.request_bodies import AnnotationCreation, AnnotationReplacement, MessageAppend
+from gemini_proxy.explorer.api.response_bodies import (
+    AnnotationView,
+    ReplacedView,
+    SuccessView,
+    TraceOutlineView,
+    annotation_views,
+    trace_head_view,
+    trace_outline_view,
+)
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, TRACES
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
@@ -26,171 +34,159 @@ MAX_MESSAGES: Final = 100_000
 _INDEX: Final = re.compile(r"\s*([0-9]{1,10})\s*")
 _LARGEST: Final = 2**31 - 1
 """The largest position that the database can hold."""
+_MESSAGE: Final = re.compile(r"messages\.([0-9]+)(?=[.:]|$)")
+_DIGITS: Final = 9
 
 
-async def listed_by_name(call: Call) -> object:
-    """``GET /api/v1/dataset/byuser/{user}/{dataset}/traces``: see ``_listed``."""
-    return await _listed(call, await dataset_by_name(call))
+async def list_traces_by_name(call: Call) -> list[TraceOutlineView]:
+    """List a dataset's traces without their messages, the oldest first."""
+    return await _traces(call, await dataset_by_name(call))
 
 
-async def listed_by_id(call: Call) -> object:
-    """``GET /api/v1/dataset/byid/{dataset_id}/traces``: see ``_listed``."""
-    return await _listed(call, await dataset_by_id(call))
+async def list_traces_by_id(call: Call) -> list[TraceOutlineView]:
+    """List a dataset's traces without their messages, the oldest first."""
+    return await _traces(call, await dataset_by_id(call))
 
 
-async def _listed(call: Call, dataset: Dataset) -> object:
-    """A dataset's traces without their messages, the oldest first.
-
-    ``indices`` are places in the dataset, at most 1,000, separated by commas; ``limit`` is at most 1,000, which it
-    is where it is not given; ``offset`` is how many to leave out first.
-    """
-    indices = _indices(call.request.query.get("indices"))
-    limit = call.number("limit", MAX_TRACES_LISTED, MAX_TRACES_LISTED)
-    offset = call.number("offset", 0, _LARGEST)
-    try:
-        found = await call.app[CATALOGUE].outlines(dataset, limit, offset, indices)
-    except TooMuchAtOnce:
-        raise BadRequest("The metadata of these traces is too much for one answer: ask for fewer with limit") from None
-    return [outline_json(one) for one in found]
-
-
-async def whole(call: Call) -> object:
-    """``GET /api/v1/trace/{id}``"""
-    found = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
-    if found is None:
+async def show_trace(call: Call) -> object:
+    """Show a trace with its messages and annotations."""
+    stored = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
+    if stored is None:
         raise NotFound(NO_TRACE)
-    trace = found.trace
+    trace = stored.trace
     dataset = None if trace.dataset is None else await call.app[DATASETS].get(call.user, trace.dataset)
-    shown = trace_json(trace, dataset.id if dataset else None, found.annotations)
-    return document_response(await asyncio.to_thread(with_messages, shown, found.messages))
+    head = trace_head_view(trace, dataset.id if dataset else None, stored.annotations)
+    return document_response(await asyncio.to_thread(with_messages, head, stored.messages))
 
 
-async def messages(call: Call) -> object:
-    """``GET /api/v1/trace/{id}/messages``: the list of them."""
-    found = await call.app[CATALOGUE].messages(call.user, call.id("trace_id", NO_TRACE))
-    if found is None:
+async def show_messages(call: Call) -> object:
+    """Show the messages of a trace."""
+    messages = await call.app[CATALOGUE].messages(call.user, call.id("trace_id", NO_TRACE))
+    if messages is None:
         raise NotFound(NO_TRACE)
-    return document_response(found)
+    return document_response(messages)
 
 
-async def append(call: Call) -> object:
-    """``POST /api/v1/trace/{id}/messages``: merged with those that are there by their timestamps."""
+async def append_messages(call: Call) -> SuccessView:
+    """Add messages to a trace, merged with those that are there by their timestamps, and annotations."""
     trace_id = call.id("trace_id", NO_TRACE)
-    given = await call.json()
-    now = time.time()
-    added = read_messages(given.get("messages"), now)
-    annotations = () if given.get("annotations") is None else read_annotations(given["annotations"])
+    appended = await call.body(MessageAppend)
+    added = with_timestamps(appended.messages, time.time())
+    annotations = tuple(given.annotation() for given in appended.annotations or ())
 
     def change(trace: Trace) -> Trace:
-        together = merge(trace.messages, added, trace.created)
-        if len(together.messages) > MAX_MESSAGES:
+        merged = merge(trace.messages, added, trace.created)
+        if len(merged.messages) > MAX_MESSAGES:
             raise BadRequest(f"a trace must not hold more than {MAX_MESSAGES} messages")
-        moved = tuple(together.moved(annotation) for annotation in trace.annotations)
-        return replace(trace, messages=together.messages, annotations=moved + annotations)
+        moved = tuple(merged.moved(annotation) for annotation in trace.annotations)
+        return replace(trace, messages=merged.messages, annotations=moved + annotations)
 
     if not await call.app[TRACES].change(call.user, trace_id, change):
         raise NotFound(NO_TRACE)
     return {"success": True}
 
 
-async def annotations(call: Call) -> object:
-    """``GET /api/v1/trace/{id}/annotations``: the oldest first."""
+async def show_annotations(call: Call) -> list[AnnotationView]:
+    """List a trace's annotations, the oldest first."""
     trace_id = call.id("trace_id", NO_TRACE)
-    found = await call.app[CATALOGUE].annotations(call.user, trace_id)
-    if found is None:
+    annotations = await call.app[CATALOGUE].annotations(call.user, trace_id)
+    if annotations is None:
         raise NotFound(NO_TRACE)
-    return annotations_json(trace_id, call.user, found)
+    return annotation_views(trace_id, call.user, annotations)
 
 
-async def annotate(call: Call) -> object:
-    """``POST /api/v1/trace/{id}/annotate``: the annotation, with its id."""
+async def annotate_trace(call: Call) -> AnnotationView:
+    """Annotate a trace. Show the annotation with its id."""
     trace_id = call.id("trace_id", NO_TRACE)
-    added = read_annotation(await call.json())
-    stored = await call.app[CATALOGUE].annotate(call.user, trace_id, added)
+    creation = await call.body(AnnotationCreation)
+    stored = await call.app[CATALOGUE].annotate(call.user, trace_id, creation.annotation())
     if stored is None:
         raise NotFound(NO_TRACE)
-    return annotations_json(trace_id, call.user, [stored])[0]
+    return annotation_views(trace_id, call.user, [stored])[0]
 
 
-async def update_annotations(call: Call) -> object:
-    """``POST /api/v1/trace/{id}/annotations/update``: those from ``source`` are replaced by ``annotations``.
-
-    They are from ``source`` then, whatever they say themselves.
-    """
+async def replace_annotations(call: Call) -> ReplacedView:
+    """Replace a trace's annotations from one source."""
     trace_id = call.id("trace_id", NO_TRACE)
-    given = await call.json()
-    source = plain_text(given, "source", "Source must be a string", MAX_SOURCE)
-    added = [replace(one, source=source) for one in read_annotations(given.get("annotations"))]
+    replacement = await call.body(AnnotationReplacement)
+    source = replacement.source
+    added = [replace(given.annotation(), source=source) for given in replacement.annotations]
     deleted = await call.app[CATALOGUE].replace_annotations(call.user, trace_id, source, added)
     if deleted is None:
         raise NotFound(NO_TRACE)
     return {"deleted": deleted, "inserted": len(added)}
 
 
-def _indices(given: str | None) -> Sequence[int] | None:
-    """Places in a dataset; those larger than any are left out. Raises BadRequest."""
-    if given is None:
+async def _traces(call: Call, dataset: Dataset) -> list[TraceOutlineView]:
+    indices = _indices(call.request.query.get("indices"))
+    limit = call.number("limit", MAX_TRACES_LISTED, MAX_TRACES_LISTED)
+    offset = call.number("offset", 0, _LARGEST)
+    try:
+        outlines = await call.app[CATALOGUE].outlines(dataset, limit, offset, indices)
+    except TooMuchAtOnce:
+        raise BadRequest(
+            "The metadata of these traces is too much for one response: ask for fewer with limit"
+        ) from None
+    return [trace_outline_view(outline) for outline in outlines]
+
+
+def _indices(text: str | None) -> Sequence[int] | None:
+    """Return places in a dataset, without those larger than any. Raise BadRequest."""
+    if text is None:
         return None
-    found = [_INDEX.fullmatch(one) for one in given.split(",")]
-    if len(found) > MAX_TRACES_LISTED or not all(found):
+    matches = [_INDEX.fullmatch(item) for item in text.split(",")]
+    if len(matches) > MAX_TRACES_LISTED or not all(matches):
         raise BadRequest(f"indices must be at most {MAX_TRACES_LISTED} numbers from 0, separated by commas")
-    numbers = sorted({int(one[1]) for one in found if one})
+    numbers = sorted({int(match[1]) for match in matches if match})
     return [number for number in numbers if number <= _LARGEST]
 
 
-_MESSAGE = re.compile(r"messages\.([0-9]+)(?=[.:]|$)")
-_DIGITS = 9
-_MALFORMED = "Invalid messages format - expected a non-empty list of dictionaries"
+def with_timestamps(messages: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
+    """Return new messages, each with a timestamp in UTC: its own, read as UTC if it names no zone, or else ``now``.
 
-
-def read_messages(value: object, now: float) -> list[dict[str, Any]]:
-    """New messages, each with a timestamp in UTC: its own, read as UTC where it names no zone, or else ``now``.
-
-    Raises BadRequest for what is no list of objects, an empty one, and a timestamp that is not ISO 8601.
+    Raise BadRequest for a timestamp that is not ISO 8601.
     """
-    if not isinstance(value, list) or not value or any(type(message) is not dict for message in value):
-        raise BadRequest(_MALFORMED)
     arrived = datetime.fromtimestamp(now, UTC).isoformat()
-    return [{**message, "timestamp": _timestamp(message.get("timestamp"), arrived)} for message in value]
+    return [{**message, "timestamp": _timestamp(message.get("timestamp"), arrived)} for message in messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """``places`` are the indexes at which the messages that were there are now."""
+    """Messages in the order of time; ``indexes`` says where the messages that were there are now."""
 
     messages: Sequence[Mapping[str, Any]]
-    places: Sequence[int]
+    indexes: Sequence[int]
 
     def moved(self, annotation: Annotation) -> Annotation:
-        """An annotation of a message that was there, with the address that the message has now."""
-        found = _MESSAGE.match(annotation.address)
-        if found is None or len(found[1]) > _DIGITS or int(found[1]) >= len(self.places):
+        """Return an annotation of a message that was there, with the address that the message has now."""
+        match = _MESSAGE.match(annotation.address)
+        if match is None or len(match[1]) > _DIGITS or int(match[1]) >= len(self.indexes):
             return annotation
-        address = f"messages.{self.places[int(found[1])]}{annotation.address[found.end() :]}"
+        address = f"messages.{self.indexes[int(match[1])]}{annotation.address[match.end() :]}"
         return replace(annotation, address=address)
 
 
 def merge(before: Sequence[Mapping[str, Any]], added: Sequence[Mapping[str, Any]], created: float) -> Merged:
-    """Both lists in one, in the order of time; each keeps its own order, and what is there goes first at one moment.
+    """Return both lists as one, in the order of time. Each keeps its own order; at one moment what is there goes first.
 
     A message that is there without a readable timestamp is from the moment of ``created``.
     """
     merged: list[Mapping[str, Any]] = []
-    places: list[int] = []
+    indexes: list[int] = []
     times = [_moment(message.get("timestamp"), created) for message in before]
 
     def take() -> None:
-        merged.append(before[len(places)])
-        places.append(len(merged) - 1)
+        merged.append(before[len(indexes)])
+        indexes.append(len(merged) - 1)
 
     for message in added:
         moment = _moment(message.get("timestamp"), created)
-        while len(places) < len(before) and times[len(places)] <= moment:
+        while len(indexes) < len(before) and times[len(indexes)] <= moment:
             take()
         merged.append(message)
-    while len(places) < len(before):
+    while len(indexes) < len(before):
         take()
-    return Merged(merged, places)
+    return Merged(merged, indexes)
 
 
 def _timestamp(given: object, arrived: str) -> str:
@@ -209,7 +205,7 @@ def _moment(given: object, created: float) -> datetime:
 
 
 def _read(given: object) -> datetime | None:
-    """A moment in UTC; None for what is no text of one, or lies outside the years that can be written."""
+    """Return a moment in UTC; None for what is not ISO 8601, or lies outside the years that can be written."""
     if not isinstance(given, str):
         return None
     try:

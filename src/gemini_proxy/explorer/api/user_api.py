@@ -1,8 +1,9 @@
-"""Who a key belongs to."""
+"""The API's route for the user that a key belongs to."""
 
 from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.response_bodies import IdentityView
 
 
-async def identity(call: Call) -> object:
-    """``GET /api/v1/user/identity``"""
+async def show_identity(call: Call) -> IdentityView:
+    """Show whom the key belongs to."""
     return {"username": call.user}

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.api.models import is_dataset_name
+from gemini_proxy.explorer.api.request_bodies import is_dataset_name
 from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page

@@ -5,7 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.api.models import is_dataset_name
+from gemini_proxy.explorer.api.request_bodies import is_dataset_name
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.traces.datasets import Dataset

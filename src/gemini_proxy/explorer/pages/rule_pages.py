@@ -8,8 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import Call, api
-from gemini_proxy.explorer.api.models import is_dataset_name, member
-from gemini_proxy.explorer.api.policy_api import MAX_POLICY_NAME
+from gemini_proxy.explorer.api.request_bodies import MAX_POLICY_NAME, PolicyTrial, WrittenPolicy, is_dataset_name
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
 from gemini_proxy.explorer.pages.site import Form, Visit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
@@ -169,18 +168,16 @@ async def delete(visit: Visit) -> web.StreamResponse:
 @api
 async def check_policy(call: Call) -> object:
     """``POST /explorer/api/check-policy``: whether a policy loads; line, column, reason and caret where it does not."""
-    return (await call.app[TRIALS].check(call.user, _text(await call.json()))).json
+    return (await call.app[TRIALS].check(call.user, (await call.body(WrittenPolicy)).policy)).json
 
 
 @api
 async def try_policy(call: Call) -> object:
     """``POST /explorer/api/try-policy``: what a policy would have refused of a dataset's newest traces."""
-    given = await call.json()
-    text = _text(given)
-    name = member(given, "dataset", str, "dataset must be a text")
-    last = member(given, "last", int, "last must be a number", 100)
-    known = not name or is_dataset_name(name)
-    dataset = await call.app[DATASETS].get(call.user, name or UNNAMED) if known else None
+    trial = await call.body(PolicyTrial)
+    text, last = trial.policy, 100 if trial.last is None else trial.last
+    known = not trial.dataset or is_dataset_name(trial.dataset)
+    dataset = await call.app[DATASETS].get(call.user, trial.dataset or UNNAMED) if known else None
     if dataset is None:
         raise NotFound("Dataset not found")
     trials = call.app[TRIALS]
@@ -189,10 +186,6 @@ async def try_policy(call: Call) -> object:
         return check.json
     tools = ToolFacts(labels_of(dataset.metadata))
     return (await trials.over(call.user, text, tools, _newest(call.app, dataset, max(1, min(last, MAX_TRIED))))).json
-
-
-def _text(given: dict[str, object]) -> str:
-    return member(given, "policy", str, "policy must be a text")
 
 
 async def _newest(app: web.Application, dataset: Dataset, last: int) -> AsyncIterator[Sequence[Trace]]:

@@ -22,7 +22,7 @@ from gemini_proxy.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from gemini_proxy.explorer.api.models import is_dataset_name, read_uuid
+from gemini_proxy.explorer.api.request_bodies import is_dataset_name, read_uuid
 from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SERVER, SESSION_COOKIE
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
 from gemini_proxy.http.peers import PEERS

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
-from gemini_proxy.explorer.api.dataset_api import within_bounds
+from gemini_proxy.explorer.api.dataset_api import checked_metadata
 from gemini_proxy.explorer.app_keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
 from gemini_proxy.policy import LABELS_PARAMETER
@@ -103,7 +103,7 @@ async def label(visit: Visit) -> web.StreamResponse:
 
     def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
         rest = {key: value for key, value in before.items() if key != LABELS_PARAMETER}
-        return within_bounds({**rest, LABELS_PARAMETER: labels} if labels else rest)
+        return checked_metadata({**rest, LABELS_PARAMETER: labels} if labels else rest)
 
     if not dataset.name or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change) is None:
         raise NotFound("Labels are of a dataset that has a name.")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gemini_proxy.explorer.api.policy_api import MAX_POLICY
+from gemini_proxy.explorer.api.request_bodies import MAX_POLICY
 from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.explorer.pages.trial_batch import try_batch
 from gemini_proxy.guardrails.plugins import installed_detectors

@@ -1,0 +1,313 @@
+"""The JSON that the API responds with, in the shape that Invariant's clients read."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
+from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
+from gemini_proxy.traces.policies import StoredPolicy
+from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.trace import Trace
+
+POLICIES_KEY: Final = "policies"
+"""The key of a dataset's metadata under which its policies are shown, and which nobody can set."""
+_USERS: Final = uuid.UUID("f3b0c5f8-2f43-5d0c-9a27-55c1f4b1f0e6")
+
+
+class ErrorView(TypedDict):
+    """What is wrong with a request, or why it cannot be served now."""
+
+    detail: str
+
+
+class MessageView(TypedDict):
+    """What was done."""
+
+    message: str
+
+
+class IdentityView(TypedDict):
+    """The user whom a key belongs to."""
+
+    username: str
+
+
+class UserView(TypedDict):
+    """A user; ``id`` is the same for the same name on every server."""
+
+    id: str
+    username: str
+    image_url_hash: str
+
+
+class DatasetView(TypedDict):
+    """A dataset. Times are ISO 8601; ``extra_metadata`` has its policies if one dataset was asked for."""
+
+    id: str
+    name: str
+    extra_metadata: dict[str, Any]
+    is_public: bool
+    user_id: str
+    user: UserView
+    time_created: str
+    latest_trace_time: str | None
+
+
+class PolicyView(TypedDict):
+    """A rule of a dataset. ``last_updated_time`` is in UTC, without saying so."""
+
+    id: str
+    name: str
+    content: str
+    enabled: bool
+    action: Literal["block", "log"]
+    extra_metadata: dict[str, Any]
+    last_updated_time: str
+
+
+class FileRuleView(TypedDict):
+    """A rule of the policy files."""
+
+    id: str
+    name: str
+    content: str
+    action: str
+
+
+class PoliciesView(TypedDict):
+    """A dataset's rules; ``files`` are those of the policy files that hold beside the enabled ones."""
+
+    policies: list[PolicyView]
+    files: list[FileRuleView]
+    header_policies: Literal["add", "replace", "off"]
+
+
+class DeclarationView(TypedDict):
+    """How a tool was declared; ``declaration`` is null if it was too long to be kept."""
+
+    digest: str
+    declaration: Any
+    time: str
+
+
+class ToolView(TypedDict):
+    """A tool as it is pinned, and as it was declared since if that differs."""
+
+    name: str
+    pinned: DeclarationView
+    changed: DeclarationView | None
+
+
+class ToolsView(TypedDict):
+    """Tools, the changed ones first."""
+
+    tools: list[ToolView]
+
+
+class AnnotationView(TypedDict):
+    """An annotation of a trace."""
+
+    id: str
+    trace_id: str
+    content: str
+    address: str
+    time_created: str
+    extra_metadata: dict[str, Any]
+    user: UserView
+
+
+class TraceHeadView(TypedDict):
+    """A trace without its messages; ``index`` is its place in the dataset."""
+
+    id: str
+    index: int
+    dataset: str | None
+    user_id: str
+    name: Any
+    hierarchy_path: Any
+    user: str
+    extra_metadata: dict[str, Any]
+    time_created: str
+    time_last_pushed: str
+    annotations: list[AnnotationView]
+
+
+class TraceView(TraceHeadView):
+    """A trace; ``index`` is its place in the dataset."""
+
+    messages: list[dict[str, Any]]
+
+
+class TraceOutlineView(TypedDict):
+    """A trace in a list: its messages are left out, its annotations counted."""
+
+    id: str
+    index: int
+    messages: list[dict[str, Any]]
+    annotations_by_source: dict[str, int]
+    extra_metadata: dict[str, Any]
+    name: Any
+    hierarchy_path: Any
+
+
+class SuccessView(TypedDict):
+    """The request was carried out."""
+
+    success: bool
+
+
+class ReplacedView(TypedDict):
+    """How many annotations were deleted and inserted."""
+
+    deleted: int
+    inserted: int
+
+
+class PushView(TypedDict):
+    """The ids of the pushed traces, in their order."""
+
+    id: list[str]
+    dataset: NotRequired[str]
+    username: str
+
+
+class LoadView(TypedDict):
+    """The policy loads."""
+
+    loaded: bool
+
+
+class ViolationView(TypedDict):
+    """What a policy found: the arguments of ``raise``, and the ranges of the messages that it points at."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+    ranges: list[str]
+
+
+class CheckView(TypedDict):
+    """The violations of one policy."""
+
+    errors: list[ViolationView]
+
+
+class BatchEntryView(TypedDict):
+    """The violations of one policy of several, or why there is no verdict."""
+
+    errors: list[ViolationView]
+    error_message: NotRequired[str]
+
+
+class BatchView(TypedDict):
+    """The violations of each policy, in the order of the policies."""
+
+    result: list[BatchEntryView]
+
+
+def user_id(owner: str) -> str:
+    """Return the id of a user."""
+    return str(uuid.uuid5(_USERS, owner))
+
+
+def user_view(owner: str) -> UserView:
+    return {"id": user_id(owner), "username": owner, "image_url_hash": ""}
+
+
+def dataset_view(dataset: Dataset, policies: Iterable[StoredPolicy] | None = None) -> DatasetView:
+    """Return a dataset, with its policies in ``extra_metadata`` if they are given. No dataset is public."""
+    shown = {} if policies is None else {POLICIES_KEY: [policy_view(policy) for policy in policies]}
+    return {
+        "id": dataset.id,
+        "name": dataset.name,
+        "extra_metadata": {**without_policies(dataset.metadata), **shown},
+        "is_public": False,
+        "user_id": user_id(dataset.owner),
+        "user": user_view(dataset.owner),
+        "time_created": iso(dataset.created),
+        "latest_trace_time": None if dataset.latest is None else iso(dataset.latest),
+    }
+
+
+def without_policies(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dataset's metadata as it may be read and set."""
+    return {key: value for key, value in metadata.items() if key != POLICIES_KEY}
+
+
+def policy_view(policy: StoredPolicy) -> PolicyView:
+    return {
+        "id": policy.id,
+        "name": policy.name,
+        "content": policy.content,
+        "enabled": policy.enabled,
+        "action": policy.action,
+        "extra_metadata": dict(policy.metadata),
+        "last_updated_time": datetime.fromtimestamp(policy.updated, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def tool_view(tool: PinnedTool) -> ToolView:
+    return {
+        "name": tool.name,
+        "pinned": _declaration_view(tool.pinned),
+        "changed": None if tool.changed is None else _declaration_view(tool.changed),
+    }
+
+
+def _declaration_view(declared: Declared) -> DeclarationView:
+    declaration = load(declared.text) if declared.text else None
+    return {"digest": declared.digest, "declaration": declaration, "time": iso(declared.at)}
+
+
+def trace_head_view(trace: Trace, dataset_id: str | None, annotations: Iterable[StoredAnnotation]) -> TraceHeadView:
+    return {
+        "id": trace.id,
+        "index": trace.position,
+        "dataset": dataset_id,
+        "user_id": user_id(trace.owner),
+        "name": trace.metadata.get("name"),
+        "hierarchy_path": trace.metadata.get("hierarchy_path") or [],
+        "user": trace.owner,
+        "extra_metadata": dict(trace.metadata),
+        "time_created": iso(trace.created),
+        "time_last_pushed": iso(trace.created if trace.updated is None else trace.updated),
+        "annotations": annotation_views(trace.id, trace.owner, annotations),
+    }
+
+
+def trace_outline_view(outline: Outline) -> TraceOutlineView:
+    return {
+        "id": outline.id,
+        "index": outline.position,
+        "messages": [],
+        "annotations_by_source": {source or "user": count for source, count in outline.annotations.items()},
+        "extra_metadata": dict(outline.metadata),
+        "name": outline.metadata.get("name"),
+        "hierarchy_path": outline.metadata.get("hierarchy_path") or [],
+    }
+
+
+def annotation_views(trace_id: str, owner: str, annotations: Iterable[StoredAnnotation]) -> list[AnnotationView]:
+    """Return the annotations of a trace; all are its owner's, who alone can write them."""
+    user = user_view(owner)
+    return [
+        {
+            "id": stored.id,
+            "trace_id": trace_id,
+            "content": stored.annotation.content,
+            "address": stored.annotation.address,
+            "time_created": iso(stored.created),
+            "extra_metadata": stored.annotation.extra_metadata,
+            "user": user,
+        }
+        for stored in annotations
+    ]
+
+
+def iso(seconds: float) -> str:
+    """Return a Unix time as ISO 8601, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
