@@ -17,7 +17,7 @@ import click
 from tests.differential.oracle import Messages, Oracle, OracleError, running_oracle
 
 from bench.policy_rules import RULES, TEN_REGEX_RULES, TEN_WINDOW_RULES, conversation, prose
-from gemini_proxy.policy import Budget, Conversation, Place, Policy, Session, compile_policy
+from gemini_proxy.policy import Budget, Conversation, GrowingTurn, Place, Policy, Session, compile_policy
 
 _ROOT: Final = Path(__file__).parents[1]
 _SHARED: Final = _ROOT.parent / "shared" / "policies" / "examples.json"
@@ -124,26 +124,27 @@ def _streams(oracle: Oracle, seconds: float) -> Iterator[Row]:
         messages: Messages = [*conversation(20), {"role": "assistant", "content": prose((kilobytes + 1) * _WINDOW)}]
         stock = statistics.median(oracle.time("window", messages, {}, seconds))
         before = f"a window of 1 kB after {kilobytes} kB"
-        yield Row("stream: 10 rules", before, _window(_session(policy, kilobytes)), stock, 1.0, 0.0001)
+        yield Row("stream: 10 rules", before, _window(*_session(policy, kilobytes)), stock, 1.0, 0.0001)
         whole = _for(partial(_whole, policy, messages), seconds)
         yield Row("stream: 10 rules", f"{before}, checked whole", whole, stock)
 
 
-def _session(policy: Policy, kilobytes: int) -> Session:
+def _session(policy: Policy, kilobytes: int) -> tuple[Session, GrowingTurn]:
     session = Session([policy], {}, _OVERLAP)
-    session.begin(0, Place(20))
+    turn = session.turn()
+    session.begin(turn, Place(20))
     for at in range(kilobytes):
-        session.grow(0, prose(_WINDOW, at), _UNBOUNDED)
-    return session
+        session.grow(turn, prose(_WINDOW, at), _UNBOUNDED)
+    return session, turn
 
 
-def _window(session: Session) -> float:
+def _window(session: Session, turn: GrowingTurn) -> float:
     """The median second of a window, over the windows that come next."""
     samples = []
     for at in range(_WINDOWS):
         piece = prose(_WINDOW, at)
         started = time.thread_time()
-        growth = session.grow(0, piece, _UNBOUNDED)
+        growth = session.grow(turn, piece, _UNBOUNDED)
         samples.append(time.thread_time() - started)
         if not growth.clear:
             raise OracleError("the stream must stay clear")

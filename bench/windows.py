@@ -60,12 +60,13 @@ def _windows(policies: list[Policy], pieces: list[str], earlier: int, count: int
     times: list[float] = []
     while len(times) < count:
         session = Session(policies, {}, OVERLAP)
-        session.begin(0, Place(1))
+        growing = session.turn()
+        session.begin(growing, Place(1))
         for turn in range(earlier):
-            session.grow(0, pieces[turn % len(pieces)], Budget())
+            session.grow(growing, pieces[turn % len(pieces)], Budget())
         for turn in range(min(20, count - len(times))):
             started = perf_counter()
-            growth = session.grow(0, pieces[turn], Budget(seconds=1.0))
+            growth = session.grow(growing, pieces[turn], Budget(seconds=1.0))
             times.append((perf_counter() - started) * 1000)
             assert growth.clear
     return times

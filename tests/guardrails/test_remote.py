@@ -440,8 +440,8 @@ async def test_growing_answers_wait_for_their_end(service: ScriptedUpstream) -> 
         session = remote.open_session(check(), 256)
     assert session is not None
     assert session.waiting == ("first", "second")
-    assert session.grow(0, "text") == Verdict()
-    session.settle({})
+    assert session.grow(session.turn(), "text") == Verdict()
+    session.settle()
     assert session.stuck and not session.clear
 
 

@@ -209,9 +209,10 @@ def test_streaming_finds_what_the_whole_shows(name: str, cut: int, before: int) 
     text = f"{'word ' * before}Please keep this: {DISGUISES[name]} Thank you."
     policy = compile_policy(rule("(m: Message)", "any(secrets(m))", head="from invariant.detectors import secrets"))
     session = Session([policy], {}, 600)
-    session.begin(0, Place(0))
+    turn = session.turn()
+    session.begin(turn, Place(0))
     pieces = [text[:cut], text[cut:]] if cut < len(text) else [text]
-    growths = [session.grow(0, piece, Budget()) for piece in pieces]
+    growths = [session.grow(turn, piece, Budget()) for piece in pieces]
     found = {
         address
         for growth in growths

@@ -269,13 +269,14 @@ def test_ranges_of_a_literal_join_to_it(given_: tuple[list[str], list[bool]], ne
         assert "".join(at(turn, place) for place in places) == needle
 
 
-def grow(session: Session, *turn: Message, first: int = 0) -> list[Growth]:
-    """Each message's text in pieces of two characters."""
+def grow(session: Session, *turn: Message, first: int = 0, checked: Sequence[tuple[int, Message]] = ()) -> list[Growth]:
+    """Judge each message's text in pieces of two characters, in a turn of which ``checked`` has passed."""
     grown = []
+    growing = session.turn(checked)
     for index, message in enumerate(turn, first):
-        session.begin(0, Place(index, thought=bool(message.get("thought"))))
+        session.begin(growing, Place(index, thought=bool(message.get("thought"))))
         text = message["content"]
-        grown += [session.grow(0, text[start : start + 2], BUDGET) for start in range(0, len(text), 2)]
+        grown += [session.grow(growing, text[start : start + 2], BUDGET) for start in range(0, len(text), 2)]
     return grown
 
 
@@ -306,13 +307,14 @@ def test_a_session_goes_on_with_the_turn_that_the_request_began() -> None:
     assert [len(growth.violations[0]) for growth in grow(session, assistant("zzy"), first=3)] == [0, 1]
     session = Session([policy], {}, 20, history)
     assert grow(session, assistant("z"), first=3)[0].clear
-    session.settle({0: [(3, assistant("z")), (4, calls())]})
-    found = grow(session, assistant("zy"), first=5)[0].violations[0]
+    session.settle()
+    found = grow(session, assistant("zy"), first=5, checked=[(3, assistant("z")), (4, calls())])[0].violations[0]
     assert found[0].ranges == (
         "messages.5.content:0-2", "messages.1.content:4-5", "messages.2.content:0-1", "messages.3.content:0-1"
     )  # fmt: skip
-    session.settle({0: [(3, assistant("z")), (4, output("zy") | {"provider": True})]})
-    assert grow(session, assistant("y"), first=5)[0].clear
+    session.settle()
+    checked = [(3, assistant("z")), (4, output("zy") | {"provider": True})]
+    assert grow(session, assistant("y"), first=5, checked=checked)[0].clear
     assert grow(Session([policy], {}, 20, [assistant("xy"), user("zz")]), assistant("y"), first=2)[0].clear
 
 

@@ -1,4 +1,4 @@
-"""Sessions: policies over a text that grows."""
+"""Sessions: policies over text as it comes."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, Conversation, Place, Session, compile_policy
+from gemini_proxy.policy import Budget, Conversation, Growth, Place, Session, compile_policy
 from gemini_proxy.policy.compile.window import looks_around
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
@@ -22,14 +22,31 @@ def window(*lines: str) -> str:
     return compile_policy(rule(*lines, head=IMPORTS)).rules[0].window
 
 
-def session(*lines: str, overlap: int = 20) -> Session:
-    opened = Session([compile_policy(rule(*lines, head=IMPORTS))], {}, overlap)
-    opened.begin(0, Place(2))
-    return opened
+class OneTurn:
+    """A session with one turn, whose first run of text stands at ``place``."""
+
+    def __init__(self, session: Session, place: Place) -> None:
+        self.session = session
+        self._turn = session.turn()
+        self.begin(place)
+
+    @property
+    def clear(self) -> bool:
+        return self.session.clear
+
+    def begin(self, place: Place) -> None:
+        self.session.begin(self._turn, place)
+
+    def grow(self, piece: str, budget: Budget) -> Growth:
+        return self.session.grow(self._turn, piece, budget)
 
 
-def ranges(opened: Session, piece: str) -> list[str]:
-    growth = opened.grow(0, piece, BUDGET)
+def session(*lines: str, overlap: int = 20) -> OneTurn:
+    return OneTurn(Session([compile_policy(rule(*lines, head=IMPORTS))], {}, overlap), Place(2))
+
+
+def ranges(opened: OneTurn, piece: str) -> list[str]:
+    growth = opened.grow(piece, BUDGET)
     return [address for found in growth.violations for one in found for address in one.ranges]
 
 
@@ -94,39 +111,38 @@ def test_ranges_are_those_of_the_whole_text() -> None:
         assert ranges(opened, "x" * 30) == []
     assert ranges(opened, "sec") == []
     assert ranges(opened, "ret!") == ["messages.2.content:300-306"]
-    opened.begin(0, Place(4, "content.1.text", "a sec"))
+    opened.begin(Place(4, "content.1.text", "a sec"))
     assert ranges(opened, "ret") == ["messages.4.content.1.text:2-8"]
 
 
 def test_what_stands_at_the_edge_waits_for_what_follows() -> None:
     """``\\bfoo\\b`` at the end is not yet a word; the next piece decides, both ways."""
     opened = session("(m: Message)", r'any(find("\bfoo\b", m.content))')
-    assert opened.grow(0, "a foo", BUDGET).violations == ((),)
+    assert opened.grow("a foo", BUDGET).violations == ((),)
     assert not opened.clear
-    assert opened.grow(0, "bar", BUDGET).clear
-    assert not opened.grow(0, " foo", BUDGET).clear
+    assert opened.grow("bar", BUDGET).clear
+    assert not opened.grow(" foo", BUDGET).clear
     assert ranges(opened, " ") == ["messages.2.content:9-12"]
 
 
 def test_a_hint_waits_for_the_whole() -> None:
     """A number that is no card number yet, or no longer, is nothing to refuse for, and nothing to let go."""
     opened = session("(m: Message)", "any(pii(m))")
-    assert opened.grow(0, "nothing here", BUDGET).clear
-    growth = opened.grow(0, " 4111 1111 1111 1112 ", BUDGET)
-    assert (growth.violations, growth.clear, opened.stuck) == (((),), False, True)
-    opened.settle()
-    opened.begin(0, Place(3))
-    assert opened.grow(0, "all is well", BUDGET).clear
+    assert opened.grow("nothing here", BUDGET).clear
+    growth = opened.grow(" 4111 1111 1111 1112 ", BUDGET)
+    assert (growth.violations, growth.clear, opened.session.stuck) == (((),), False, True)
+    opened.session.settle()
+    assert OneTurn(opened.session, Place(3)).grow("all is well", BUDGET).clear
 
 
 def test_a_rule_that_fails_or_takes_too_long_waits_for_the_whole() -> None:
     """A session has no errors: the check of the whole will say what there is to say."""
     opened = session("(m: Message)", "input.word in m.content")
-    assert not opened.grow(0, "x", BUDGET).clear
+    assert not opened.grow("x", BUDGET).clear
     slow = session("(m: Message)", 'any(find("a", m.content))')
-    assert not slow.grow(0, "a" * 3000, Budget(steps=100)).clear
+    assert not slow.grow("a" * 3000, Budget(steps=100)).clear
     large = session("(m: Message)", '"a" in m.content')
-    assert not large.grow(0, "b" * 100_000, BUDGET).clear
+    assert not large.grow("b" * 100_000, BUDGET).clear
 
 
 def test_the_cost_of_a_piece_does_not_grow() -> None:
@@ -134,15 +150,15 @@ def test_the_cost_of_a_piece_does_not_grow() -> None:
     opened = session("(m: Message)", 'any(find("[a-z]+@corp[.]example", m.content))', "any(secrets(m))", overlap=256)
     budget = Budget(steps=60, max_total_chars=10_000)
     for _ in range(1000):
-        assert opened.grow(0, "lorem ip" * 128, budget).clear
+        assert opened.grow("lorem ip" * 128, budget).clear
 
 
-def test_texts_of_several_keys_are_apart() -> None:
+def test_texts_of_several_turns_are_apart() -> None:
     """Two candidates' halves make no whole."""
     opened = session("(m: Message)", '"secret" in m.content')
-    opened.begin(1, Place(2))
+    other = OneTurn(opened.session, Place(2))
     assert not ranges(opened, "sec")
-    assert opened.grow(1, "ret", BUDGET).clear
+    assert other.grow("ret", BUDGET).clear
     assert ranges(opened, "ret")
 
 
@@ -154,9 +170,8 @@ def test_early_violations_are_violations_of_the_whole(pieces: list[str]) -> None
         compile_policy(rule("(m: Message)", f'any(find("{pattern}", m.content))'))
         for pattern in ("foo", r"\bfoo\b", r"o\Bo", "(?m)^foo$", "foo$", "(?i)f.o", "o+[^o]")
     ]
-    opened = Session(policies, {}, 20)
-    opened.begin(0, Place(1))
-    early = [found for piece in pieces for found in enumerate(opened.grow(0, piece, BUDGET).violations)]
+    opened = OneTurn(Session(policies, {}, 20), Place(1))
+    early = [found for piece in pieces for found in enumerate(opened.grow(piece, BUDGET).violations)]
     whole = Conversation.of([user("hi"), assistant("".join(pieces))])
     for index, violations in early:
         assert not violations or policies[index].check(whole)
@@ -169,21 +184,21 @@ def test_a_verdict_does_not_turn_when_a_text_stops_being_ascii(pattern: str, cha
     opened = session("(m: Message)", f'any(find("{pattern}", m.content))')
     expected = re.search(pattern, f"a{char}b") is not None
     assert bool(ranges(opened, f"a{char}b")) == expected
-    opened.begin(0, Place(3))
+    opened.begin(Place(3))
     assert bool(ranges(opened, f"éa{char}b")) == expected
 
 
 def test_what_the_edge_of_a_piece_may_hide_is_not_let_go() -> None:
     """Cut off from the ``q`` before it, the first alternative matches and takes the ``w`` that the second one needs."""
     opened = session("(m: Message)", r'any(find("\bq+w|w{3}e", m.content))')
-    assert opened.grow(0, "z" * 40 + "q" * 25 + "w", BUDGET).clear
-    assert not opened.grow(0, "wwe" + "y" * 30, BUDGET).clear
-    assert not opened.grow(0, "y" * 60, BUDGET).clear
+    assert opened.grow("z" * 40 + "q" * 25 + "w", BUDGET).clear
+    assert not opened.grow("wwe" + "y" * 30, BUDGET).clear
+    assert not opened.grow("y" * 60, BUDGET).clear
 
 
 def test_what_a_text_ends_with_stays_open_when_another_begins() -> None:
     """``foo`` at the end of a thought is what the rule means, though nothing follows it there."""
     opened = session("(m: Message)", 'any(find("foo$", m.content))')
-    assert not opened.grow(0, "a foo", BUDGET).clear
-    opened.begin(0, Place(3))
-    assert not opened.grow(0, "and so on", BUDGET).clear
+    assert not opened.grow("a foo", BUDGET).clear
+    opened.begin(Place(3))
+    assert not opened.grow("and so on", BUDGET).clear

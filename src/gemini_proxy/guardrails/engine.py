@@ -7,10 +7,7 @@ from typing import Any, Protocol
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import Place
-
-# The messages of each candidate's turn so far, with their places in the conversation.
-Answers = Mapping[int, Sequence[tuple[int, Mapping[str, Any]]]]
+from gemini_proxy.policy import GrowingTurn, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +32,11 @@ class Check:
 
 
 class GuardSession(Protocol):
-    """Judges the texts of an answer as they grow, one growing text for each candidate.
+    """Judges the text of a response as it comes, in one turn for each candidate.
 
-    Only what the whole answer would be refused for is a violation here. ``overlap`` characters at the end of a text
-    must stay behind: what stands in them may be the beginning of something. ``waiting`` names the guardrails that can
-    say nothing before the end. Never raises: where there is no verdict on a piece, the session is not ``clear``.
+    A violation here is one that the whole response would be refused for. ``overlap`` characters at the end of a text
+    have to stay behind: they may be the beginning of something. ``waiting`` names the guardrails that can be judged
+    only at the end. Never raises: without a verdict on a piece the session is not ``clear``.
     """
 
     overlap: int
@@ -47,24 +44,28 @@ class GuardSession(Protocol):
 
     @property
     def clear(self) -> bool:
-        """Whether all text so far has passed."""
+        """True where all text so far has passed."""
         ...
 
     @property
     def stuck(self) -> bool:
-        """Whether that will not change before ``settle``."""
+        """True where the session is not clear again before ``settle``."""
         ...
 
-    def begin(self, candidate: int, place: Place) -> None:
-        """The candidate's text is from here on the one at ``place``."""
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+        """Open a candidate's turn. ``messages`` are those of it that were checked, each with its index."""
         ...
 
-    def grow(self, candidate: int, text: str) -> Verdict:
-        """The verdict on ``text``, which follows what the candidate's text was. Addresses are of the whole text."""
+    def begin(self, turn: GrowingTurn, place: Place) -> None:
+        """Begin the run of text at ``place`` in an open turn."""
         ...
 
-    def settle(self, answers: Answers) -> None:
-        """All messages so far were checked whole and passed. Every candidate begins again, after those of its turn."""
+    def grow(self, turn: GrowingTurn, text: str) -> Verdict:
+        """Judge ``text``, which goes on from the turn's run. Addresses are those of the whole text."""
+        ...
+
+    def settle(self) -> None:
+        """Close all turns: the whole conversation so far was checked and passed."""
         ...
 
 

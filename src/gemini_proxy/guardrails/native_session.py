@@ -1,10 +1,12 @@
-"""The policy engine's judgement of an answer that grows."""
+"""Judges the text of a response as it comes, with the policies compiled here."""
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from gemini_proxy.guardrails.engine import Answers, Check
+from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.verdict import Verdict, Violation
-from gemini_proxy.policy import Budget, Place, Session
+from gemini_proxy.policy import Budget, GrowingTurn, Place, Session
 
 
 class NativeSession:
@@ -33,18 +35,21 @@ class NativeSession:
     def stuck(self) -> bool:
         return self._session.stuck
 
-    def begin(self, candidate: int, place: Place) -> None:
-        self._session.begin(candidate, place)
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+        return self._session.turn(messages)
 
-    def grow(self, candidate: int, text: str) -> Verdict:
+    def begin(self, turn: GrowingTurn, place: Place) -> None:
+        self._session.begin(turn, place)
+
+    def grow(self, turn: GrowingTurn, text: str) -> Verdict:
         started = time.perf_counter()
-        growth = self._session.grow(candidate, text, self._budget)
+        growth = self._session.grow(turn, text, self._budget)
         violations = tuple(
-            Violation(one.args, one.kwargs, one.ranges, guardrail, stays=True)
-            for guardrail, found in zip(self._guardrails, growth.violations, strict=False)
-            for one in found
+            Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
+            for guardrail, certain in zip(self._guardrails, growth.violations, strict=False)
+            for violation in certain
         )
         return Verdict(violations, (time.perf_counter() - started) * 1000)
 
-    def settle(self, answers: Answers) -> None:
-        self._session.settle(answers)
+    def settle(self) -> None:
+        self._session.settle()

@@ -9,19 +9,19 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.call_links import with_ids
-from gemini_proxy.guardrails.engine import Answers, Check, GuardSession
+from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import bounded, encoded, in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import Place
+from gemini_proxy.policy import GrowingTurn, Place
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class RemoteEngine:
 
 
 class _EndOnly:
-    """The GuardSession of an engine that only sees whole answers."""
+    """A GuardSession that judges nothing: its engine only sees whole responses."""
 
     overlap = 0
     clear = False
@@ -148,14 +148,17 @@ class _EndOnly:
     def __init__(self, waiting: tuple[str, ...]) -> None:
         self.waiting = waiting
 
-    def begin(self, candidate: int, place: Place) -> None:
-        """Nothing begins before the end."""
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+        return GrowingTurn([])
 
-    def grow(self, candidate: int, text: str) -> Verdict:
+    def begin(self, turn: GrowingTurn, place: Place) -> None:
+        """Do nothing: nothing is judged before the end."""
+
+    def grow(self, turn: GrowingTurn, text: str) -> Verdict:
         return Verdict()
 
-    def settle(self, answers: Answers) -> None:
-        """Nothing is judged before the end."""
+    def settle(self) -> None:
+        """Do nothing: nothing is judged before the end."""
 
 
 def _usable(key: str | None) -> str:

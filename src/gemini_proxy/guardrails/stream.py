@@ -13,7 +13,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import Place
+from gemini_proxy.policy import GrowingTurn, Place
 
 StreamCheck = Literal["final", "window", "hold"]
 
@@ -27,16 +27,16 @@ class TextViolated(Exception):
 
 
 @dataclass(slots=True)
-class _Run:
-    """The run of text that a candidate is in.
+class _Candidate:
+    """The text of one candidate. ``turn`` has the run that it is in.
 
-    ``message`` is the index of its message, ``thought`` its kind (None before there is one), and ``checked`` that
-    message where a check of the whole has read it. ``text`` and ``all`` count the characters of the candidate so far:
-    of its text, and of its thoughts as well. ``piece`` is the last of its text that waits for the session.
+    ``message`` is the index of its last message, ``checked`` that message where a check of the whole read it and no
+    text has come since. ``text`` and ``all`` count its characters so far: of its text, and of its thoughts as well.
+    ``piece`` is the last of its text that waits for the session.
     """
 
+    turn: GrowingTurn
     message: int
-    thought: bool | None = None
     checked: Message | None = None
     text: int = 0
     all: int = 0
@@ -44,20 +44,26 @@ class _Run:
 
 
 class _Piece(NamedTuple):
-    """New text of one run, in the pieces in which it came. ``fresh`` says that it begins the run."""
+    """New text of one run of candidate ``number``, as it came. ``fresh`` says that it begins the run."""
 
-    candidate: int
+    number: int
+    candidate: _Candidate
     thought: bool
     fresh: bool
     texts: list[str]
 
 
 class _End(NamedTuple):
-    """Where an event's text ends in its candidate: ``said`` counts as ``_Run.all`` for a thought, else as its text."""
+    """Where an event's text ends in its candidate, counted as ``all`` for a thought, else as ``text``."""
 
-    run: _Run
+    candidate: _Candidate
     thought: bool
-    said: int
+    end: int
+
+    @property
+    def followed_by(self) -> int:
+        """The number of characters that have followed."""
+        return (self.candidate.all if self.thought else self.candidate.text) - self.end
 
 
 @dataclass(slots=True)
@@ -76,7 +82,7 @@ class _PendingEvent:
         """Return whether nothing in the event waits and ``overlap`` characters have followed each of its texts."""
         if self.part or self.last:
             return False
-        return all((end.run.all if end.thought else end.run.text) - end.said >= overlap for end in self.ends)
+        return all(end.followed_by >= overlap for end in self.ends)
 
 
 class ResponseStream:
@@ -139,7 +145,7 @@ class ResponseStream:
         self._deltas: list[Delta] = merger.follow() if mode == "window" else []
         self._first_message = first_message
         self._thoughts = "skip" if skips_thoughts else "check"
-        self._runs: dict[int, _Run] = {}
+        self._candidates: dict[int, _Candidate] = {}
         self._pieces: list[_Piece] = []
 
     @property
@@ -240,7 +246,7 @@ class ResponseStream:
                 raw = b"".join((*self._separators, raw))
                 self._separators.clear()
             if self._session is not None:
-                self._pending.append(self._event(raw))
+                self._pending.append(self._event(self._session, raw))
             elif self._pending or self._ending or merger.carried_call:
                 self._part_waits = self._part_waits or merger.carried_call
                 self._pending.append(_PendingEvent(raw, merger.carried_call, self._ending))
@@ -248,22 +254,24 @@ class ResponseStream:
                 self._ready.append(raw)
                 self.events_left += 1
 
-    def _event(self, raw: bytes) -> _PendingEvent:
+    def _event(self, session: GuardSession, raw: bytes) -> _PendingEvent:
         """Follow the text of an event that has been merged."""
         part = False
         ends: dict[tuple[int, bool], _End] = {}
-        for candidate, text, thought, fresh in self._deltas:
+        for number, text, thought, fresh in self._deltas:
             if text is None:
                 part = self._part_waits = True
                 continue
-            run = self._run(candidate)
+            candidate = self._candidates.get(number)
+            if candidate is None:
+                candidate = self._candidates[number] = _Candidate(session.turn(), self._first_message - 1)
             if text and not (thought and self._thoughts == "skip"):
-                run.all += len(text)
-                run.text += 0 if thought else len(text)
-                ends[candidate, thought] = _End(run, thought, run.all if thought else run.text)
-            piece = run.piece
+                candidate.all += len(text)
+                candidate.text += 0 if thought else len(text)
+                ends[number, thought] = _End(candidate, thought, candidate.all if thought else candidate.text)
+            piece = candidate.piece
             if piece is None or fresh or piece.thought is not thought:
-                piece = run.piece = _Piece(candidate, thought, fresh, [])
+                piece = candidate.piece = _Piece(number, candidate, thought, fresh, [])
                 self._pieces.append(piece)
             piece.texts.append(text)
         self._deltas.clear()
@@ -272,13 +280,13 @@ class ResponseStream:
     def _judge_texts(self, session: GuardSession) -> None:
         """Judge the text that has come since the last time; what has passed may leave. Raises TextViolated."""
         verdicts = []
-        for candidate, thought, fresh, texts in self._take_pieces():
-            self._begin(session, candidate, thought, fresh)
+        for number, candidate, thought, fresh, texts in self._take_pieces():
+            _begin(session, candidate, thought, fresh)
             text = "".join(texts)
             if text and not (thought and self._thoughts == "skip"):
-                verdict = session.grow(candidate, text)
+                verdict = session.grow(candidate.turn, text)
                 if verdict.violations:
-                    verdicts.append((candidate, verdict))
+                    verdicts.append((number, verdict))
         if verdicts:
             raise TextViolated(verdicts)
         if session.clear:
@@ -287,44 +295,27 @@ class ResponseStream:
     def _take_pieces(self) -> list[_Piece]:
         pieces, self._pieces = self._pieces, []
         for piece in pieces:
-            self._runs[piece.candidate].piece = None
+            piece.candidate.piece = None
         return pieces
 
-    def _begin(self, session: GuardSession, candidate: int, thought: bool, fresh: bool) -> None:
-        """Begin a run where this is not the one that the candidate is in."""
-        run = self._runs[candidate]
-        checked, run.checked = run.checked, None
-        if checked is not None and _continues(checked, thought, fresh):
-            session.begin(candidate, Place(run.message, before=checked["content"], thought=thought))
-        elif checked is not None or run.thought is not thought:
-            run.message += 1
-            session.begin(candidate, Place(run.message, thought=thought))
-        run.thought = thought
-
-    def _resume(self, session: GuardSession, candidates: Sequence[CandidateMessages]) -> None:
+    def _resume(self, session: GuardSession, checked: Sequence[CandidateMessages]) -> None:
         """Go on after a check of the whole has passed: text goes on from the messages that it read."""
         self._part_waits = False
         for event in self._pending:
             event.part = False
         self._take_pieces()
-        turns = {candidate.index: candidate.messages[: candidate.turn] for candidate in candidates}
-        session.settle(
-            {
-                index: list(enumerate(for_rules(messages, self._thoughts), self._first_message))
-                for index, messages in turns.items()
-            }
-        )
-        for index in (*self._runs, *turns):
-            run, messages = self._run(index), turns.get(index, ())
-            run.message = self._first_message + len(messages) - 1
-            run.checked = messages[-1] if messages else None
-            run.thought = bool(messages[-1].get("thought")) if messages else None
-
-    def _run(self, candidate: int) -> _Run:
-        run = self._runs.get(candidate)
-        if run is None:
-            run = self._runs[candidate] = _Run(self._first_message - 1)
-        return run
+        session.settle()
+        first = self._first_message
+        turns = {candidate.index: candidate.messages[: candidate.turn] for candidate in checked}
+        for index in {**self._candidates, **turns}:
+            messages = turns.get(index, ())
+            turn = session.turn(list(enumerate(for_rules(messages, self._thoughts), first)))
+            candidate = self._candidates.get(index)
+            if candidate is None:
+                candidate = self._candidates[index] = _Candidate(turn, first)
+            candidate.turn = turn
+            candidate.message = first + len(messages) - 1
+            candidate.checked = messages[-1] if messages else None
 
     def _let_leave(self) -> None:
         """Let the events leave that nothing holds back any more: all text so far has passed."""
@@ -333,6 +324,18 @@ class ResponseStream:
         while self._pending and self._pending[0].may_leave(overlap):
             self._ready.append(self._pending.popleft().raw)
             self.events_left += 1
+
+
+def _begin(session: GuardSession, candidate: _Candidate, thought: bool, fresh: bool) -> None:
+    """Begin a run of text where it is not the one that the candidate is in."""
+    checked, candidate.checked = candidate.checked, None
+    if checked is not None and _continues(checked, thought, fresh):
+        session.begin(candidate.turn, Place(candidate.message, before=checked["content"], thought=thought))
+        return
+    place = candidate.turn.place
+    if place is None or place.thought is not thought:
+        candidate.message += 1
+        session.begin(candidate.turn, Place(candidate.message, thought=thought))
 
 
 def _continues(checked: Message, thought: bool, fresh: bool) -> bool:

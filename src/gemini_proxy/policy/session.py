@@ -1,8 +1,8 @@
-"""Policies over an answer that grows: each new piece of text is judged together with the end of what came before.
+"""Judges a response as its text comes: each piece of text together with the end of what came before.
 
 The cost of a piece depends on its length and the overlap, never on what came before: of earlier text only the end is
-kept, once for each way in which readers join texts (see ``readings``). Calls, outputs and media are no matter of a
-session: they are rare, and each is judged with the whole conversation; so is the end, whatever a session has found.
+kept, once for each way in which readers join texts (see ``readings``). A session ignores calls, outputs and media: they
+are rare, and each is judged with the whole conversation. So is the end, whatever a session has found.
 """
 
 import re
@@ -31,7 +31,7 @@ _OFFSETS = re.compile(r":(\d+)-(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a growing text stands: ``message`` counts from 0, ``path`` is within it, ``before`` is its judged part."""
+    """Where a run of text stands: in ``message``, from 0, at ``path``. ``before`` is the part that was judged."""
 
     message: int
     path: str = "content"
@@ -45,16 +45,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a piece of text brought: for each policy its certain violations, and whether all text so far has passed."""
+    """The outcome for a piece of text: each policy's certain violations, and whether all text so far has passed."""
 
     violations: tuple[tuple[RuleViolation, ...], ...]
     clear: bool
 
 
 class _Text:
-    """The end of one growing text: ``start`` is where ``kept`` begins in the whole.
+    """The end of the run of text at ``place``: ``kept`` is what of it stays, from ``start`` on.
 
-    ``earlier`` has the ends of the texts that readers join it to, in each reading of it.
+    ``earlier`` has the ends of the texts that readers join it to, in each reading of it. ``open`` says that more text
+    may undo what was found at its end.
     """
 
     __slots__ = ("earlier", "kept", "open", "place", "start")
@@ -67,7 +68,7 @@ class _Text:
         self.earlier = earlier
 
     def read(self, whole: str) -> str:
-        """``whole``, which goes on from ``kept``, with the readings that begin before it."""
+        """Return ``whole``, which goes on from ``kept``, with the readings that begin before it."""
         if self.start or not self.earlier:
             return whole
         text = Joined(whole, (self.place.address,), (len(whole),))
@@ -77,12 +78,28 @@ class _Text:
         return text
 
 
-class Session:
-    """Judges one growing text after another under ``key``s, such as the candidates of an answer.
+class GrowingTurn:
+    """The turn of one candidate as it grows: one run of text after another. Sessions make them, and read them."""
 
-    ``overlap``: every match of up to so many characters is found before any of its text is ``overlap`` characters from
-    the end. A violation is only reported when the whole text will have it, whatever follows; one that more text might
-    undo makes the session not ``clear``. Once ``stuck`` a session is never clear again: only the whole can tell.
+    __slots__ = ("said", "text")
+
+    def __init__(self, said: list[tuple[bool, Joined]]) -> None:
+        self.said = said
+        """The ends of the texts before this run, and whether each is a thought."""
+        self.text: _Text | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """Where the run stands that the turn is in; None before the first."""
+        return None if self.text is None else self.text.place
+
+
+class Session:
+    """Judges the runs of text in the turns of a response's candidates.
+
+    Every match of up to ``overlap`` characters is found before any of its text is ``overlap`` characters from the end.
+    A violation is only reported when the whole text will have it, whatever follows; one that more text might undo makes
+    the session not ``clear``. Once ``stuck`` a session is not clear again before ``settle``: only the whole can tell.
     Not safe for use by several threads at a time.
     """
 
@@ -93,57 +110,50 @@ class Session:
         overlap: int,
         messages: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """``messages`` are those that the answer follows: where they end in the model's turn, it goes on."""
+        """``messages`` are those that the response follows: where they end in the model's turn, that goes on."""
         self.overlap = overlap
         self.stuck = False
         self._parameters = parameters
         self._rules = [[each for each in policy.compiled if each.rule.window in _JUDGED] for policy in policies]
-        self._texts: dict[int, _Text] = {}
         self._begun = self._needed([_piece(text) for text in said_last(messages)])
-        self._turns: dict[int, list[tuple[bool, Joined]]] = {}
+        self._turns: list[GrowingTurn] = []
         self.waiting: tuple[Rule, ...] = tuple(
             rule for policy in policies for rule in policy.rules if rule.window == "whole"
         )
-        """Rules for which nothing can be said before the end."""
+        """Rules that can be judged only at the end."""
         self.reads_text = any(self._rules)
-        """Whether any rule is judged as text grows."""
+        """Some rule is judged as text comes."""
 
     @property
     def clear(self) -> bool:
-        """Whether all text so far has passed, as far as it can be told."""
-        return not self.stuck and not any(text.open for text in self._texts.values())
+        """True where all text so far has passed, as far as can be told."""
+        return not self.stuck and not any(turn.text is not None and turn.text.open for turn in self._turns)
 
-    def begin(self, key: int, place: Place) -> None:
-        """From here on ``key``'s text is the one at ``place``; what it was before is over."""
-        ended = self._texts.get(key)
-        turn = self._turns.get(key, self._begun)
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+        """Open a candidate's turn. ``messages`` are those of it that were checked, each with its index."""
+        checked = [_piece(text) for index, message in messages for text in said(index, message)]
+        turn = GrowingTurn(self._needed([*self._begun, *checked]))
+        self._turns.append(turn)
+        return turn
+
+    def begin(self, turn: GrowingTurn, place: Place) -> None:
+        """Begin the run at ``place`` in an open turn; the run before it is over."""
+        ended = turn.text
         if ended is not None:
             self.stuck = self.stuck or ended.open
             if ended.kept and ended.place.address != place.address:
                 piece = Joined(ended.kept, (ended.place.address,), (len(ended.kept),), ended.start)
-                turn = self._turns[key] = self._needed([*turn, (ended.place.thought, piece)])
-        others = [piece for piece in turn if piece[1].addresses != (place.address,)]
-        self._texts[key] = _Text(place, self._end_of(place.before), self._earlier(others, place.thought))
+                turn.said = self._needed([*turn.said, (ended.place.thought, piece)])
+        others = [piece for piece in turn.said if piece[1].addresses != (place.address,)]
+        turn.text = _Text(place, self._end_of(place.before), self._earlier(others, place.thought))
 
-    def settle(self, answers: Mapping[int, Sequence[tuple[int, Mapping[str, Any]]]] | None = None) -> None:
-        """The whole conversation so far was checked and passed: what was open is closed.
-
-        ``answers`` has the messages of each key's turn so far, with their places.
-        """
+    def settle(self) -> None:
+        """Close all turns: the whole conversation so far was checked and passed."""
         self.stuck = False
-        self._texts.clear()
-        self._turns = {
-            key: self._needed(
-                [
-                    *self._begun,
-                    *(_piece(text) for index, message in messages for text in said(index, message)),
-                ]
-            )
-            for key, messages in (answers or {}).items()
-        }
+        self._turns.clear()
 
     def _needed(self, turn: list[tuple[bool, Joined]]) -> list[tuple[bool, Joined]]:
-        """The end of the turn's texts, and of its thoughts, as far as a match may reach back."""
+        """Return the end of the turn's texts, and of its thoughts, as far as a match may reach back."""
         kept = set()
         for kind in (False, True):
             numbers = [number for number, (thought, _) in enumerate(turn) if thought is kind]
@@ -152,7 +162,7 @@ class Session:
         return [piece for number, piece in enumerate(turn) if number in kept]
 
     def _end_pieces(self, pieces: list[Joined]) -> list[Joined]:
-        """The last of ``pieces`` as far as a match may reach back, and no further than they follow each other."""
+        """Return the last of ``pieces`` as far as a match may reach back and they follow each other."""
         left = self.overlap + 1 + _BACK
         ends = []
         for piece in reversed(pieces):
@@ -163,17 +173,18 @@ class Session:
         return ends[::-1]
 
     def _earlier(self, turn: list[tuple[bool, Joined]], thought: bool) -> list[Joined]:
-        """What stands before a text in each reading of it: its own kind, and all where there are both."""
+        """Return what stands before a text in each reading: the texts of its kind, and all where there are both."""
         alike = [piece for its, piece in turn if its is thought]
         found = [alike, [piece for _, piece in turn]] if len(alike) < len(turn) else [alike]
         return [_chained(self._end_pieces(pieces)) for pieces in found if pieces]
 
-    def grow(self, key: int, piece: str, budget: Budget) -> Growth:
-        """Judge ``piece``, which goes on from what ``key``'s text was.
+    def grow(self, turn: GrowingTurn, piece: str, budget: Budget) -> Growth:
+        """Judge ``piece``, which goes on from the run that the turn is in.
 
         Never raises for what a rule does: a rule that fails, or a budget that does not last, leaves the session stuck.
         """
-        text = self._texts[key]
+        text = turn.text
+        assert text is not None
         whole = text.kept + piece
         found: list[tuple[RuleViolation, ...]] = []
         if self.stuck or not self.reads_text:
@@ -193,7 +204,7 @@ class Session:
         return Growth(tuple(found), self.clear)
 
     def _end_of(self, text: str) -> str:
-        """What the next slice begins with: the overlap and a character, from a space on if there is one near."""
+        """Return what the next slice begins with: the overlap and a character, from a space on if one is near."""
         cut = len(text) - self.overlap - 1
         if cut <= 0:
             return text
@@ -237,7 +248,7 @@ def _chained(pieces: list[Joined]) -> Joined:
 
 
 def _is_certain(violation: RuleViolation, size: int, text: _Text) -> bool:
-    """Whether the whole text will have the violation as well, whatever comes before and after the slice."""
+    """Return whether the whole text has the violation as well, whatever comes before and after the slice."""
     if violation.rule.window == "slice":
         return True
     if violation.rule.window == "hint" or len(violation.ranges) >= _MANY:
@@ -254,7 +265,7 @@ def _is_of(place: Place, address: str) -> bool:
 
 
 def _moved(violation: RuleViolation, place: Place, by: int) -> RuleViolation:
-    """The violation with its ranges in the whole text."""
+    """Return the violation with its ranges in the whole text."""
     content = f"messages.{place.message}.content"
 
     def moved(address: str) -> str:
