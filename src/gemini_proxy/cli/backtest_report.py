@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from gemini_proxy.cli.terminal import line, local_time, terminal
 from gemini_proxy.cli.violations import sight_lines
-from gemini_proxy.cli.visible import line, local_time, terminal
 from gemini_proxy.traces.backtest import Finding, Report
 from gemini_proxy.traces.visible import counted
 

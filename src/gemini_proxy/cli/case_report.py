@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gemini_proxy.cli.policy_cases import Result
+from gemini_proxy.cli.terminal import line, terminal
 from gemini_proxy.cli.violations import sight_lines
-from gemini_proxy.cli.visible import line, terminal
 from gemini_proxy.traces.sights import Sight
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from gemini_proxy.cli.serving import fail_for_database, loop_factory
+from gemini_proxy.cli.server_process import fail_for_database, loop_factory
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.guardrails.rules import HEADER_NAME, echo_warnings
 from gemini_proxy.traces.database import shown_url

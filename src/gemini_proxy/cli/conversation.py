@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gemini_proxy.cli.terminal import line, local_time, terminal
 from gemini_proxy.cli.violations import excerpt_line
-from gemini_proxy.cli.visible import line, local_time, terminal
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.marks import Mark, Marks, leaves, segments
 from gemini_proxy.traces.trace import Trace, TraceSummary

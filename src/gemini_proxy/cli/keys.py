@@ -8,8 +8,8 @@ import click
 from rich.table import Table
 
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.stores import with_store
-from gemini_proxy.cli.visible import line, local_time, terminal
+from gemini_proxy.cli.terminal import line, local_time, terminal
+from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.traces.keys import KeyRecord, Keys
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.visible import counted

@@ -29,8 +29,8 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.stores import with_store
-from gemini_proxy.cli.visible import terminal
+from gemini_proxy.cli.terminal import terminal
+from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child")
+CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child_process")
 """-P: what lies in the working directory is no module of ours."""
 
 
@@ -45,7 +45,7 @@ def serve(settings: Settings, first_key_file: Path | None) -> None:
     if processes > 1:
         _serve_together(settings, first_key_file, hangups, processes)
     else:
-        from gemini_proxy.cli.serving import serve_alone
+        from gemini_proxy.cli.server_process import serve_alone
 
         serve_alone(settings, first_key_file, hangups)
 

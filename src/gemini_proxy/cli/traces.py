@@ -13,7 +13,7 @@ import orjson
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gemini_proxy.cli.conversation import print_list, print_trace
-from gemini_proxy.cli.stores import with_store
+from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.sections import SMALLEST_DATABASE
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump

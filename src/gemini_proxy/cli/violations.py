@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from gemini_proxy.cli.visible import line
+from gemini_proxy.cli.terminal import line
 from gemini_proxy.traces.excerpts import Excerpt
 from gemini_proxy.traces.sights import Sight
 

@@ -1,4 +1,4 @@
-"""``python -m gemini_proxy.cli.child DESCRIPTOR``: one of several processes that serve, as their parent starts them."""
+"""``python -m gemini_proxy.cli.child_process DESCRIPTOR``: one of several processes that serve, as their parent starts them."""
 
 import pickle
 import signal
@@ -13,7 +13,7 @@ def main(descriptor: int) -> None:
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
-    from gemini_proxy.cli.serving import prepare, run_server
+    from gemini_proxy.cli.server_process import prepare, run_server
     from gemini_proxy.cli.settings import Settings
     from gemini_proxy.server.channel import receive_start
     from gemini_proxy.server.child import group_of, led, listeners_of
