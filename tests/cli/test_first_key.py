@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemini_proxy.cli.first_key import make_first_key
+from gemini_proxy.cli.server_process import make_first_key
 from tests.cli.process import serving, write_config
 
 KEYS = {"mode": "keys"}

@@ -1,4 +1,4 @@
-"""``python -m gemini_proxy.cli.child_process DESCRIPTOR``: one of several processes that serve, as their parent starts them."""
+"""``python -m gemini_proxy.cli.child_process DESCRIPTOR``: serve as one of several processes, as their parent says."""
 
 import pickle
 import signal

@@ -14,8 +14,8 @@ import click
 from aiohttp import web
 from pydantic import SecretStr
 
-from gemini_proxy.cli.conversation import print_list, print_trace
 from gemini_proxy.cli.sample_model import MODEL, sample_model
+from gemini_proxy.cli.traces import print_list, print_trace
 from gemini_proxy.config import Config
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail

@@ -14,11 +14,12 @@ from typing import Any
 
 import click
 import orjson
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from gemini_proxy.cli import shipped
-from gemini_proxy.cli.backtest_report import print_report
-from gemini_proxy.cli.case_report import print_results, results_json
 from gemini_proxy.cli.policy_cases import Case, Result, read_cases, run_case
 from gemini_proxy.cli.policy_files import (
     Unusable,
@@ -29,7 +30,7 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import terminal
+from gemini_proxy.cli.terminal import line, local_time, sight_lines, terminal
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
@@ -38,6 +39,7 @@ from gemini_proxy.policy import Answer, Policy, PolicyError, Question, portabili
 from gemini_proxy.sections import Refusals
 from gemini_proxy.traces.backtest import Backtest, Finding, Report
 from gemini_proxy.traces.recorded import count, recorded
+from gemini_proxy.traces.sights import Sight
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 from gemini_proxy.traces.visible import as_json, counted
@@ -230,3 +232,91 @@ def _progress() -> Progress:
     console = terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def results_json(policy: Path, results: Sequence[Result]) -> dict[str, Any]:
+    """All results as plain JSON."""
+    passed = sum(result.ok for result in results)
+    return {
+        "policy": str(policy),
+        "passed": passed,
+        "failed": len(results) - passed,
+        "cases": [_result_json(result) for result in results],
+    }
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    case = result.case
+    messages = case.conversation.messages
+    return {
+        "name": case.name,
+        "fires": case.fires if isinstance(case.fires, bool) else sorted(case.fires),
+        "ok": result.ok,
+        "fired": [Sight.of(messages, violation).json() for violation in result.violations],
+        "failure": result.failure,
+    }
+
+
+def print_results(policy: Path, results: Sequence[Result]) -> None:
+    """Print the table, a diff for each case that failed, and the count."""
+    console = terminal()
+    table = Table(box=None, pad_edge=False)
+    for name in ("case", "expected", "got", "ok"):
+        table.add_column(name, overflow="fold")
+    for result in results:
+        verdict = Text("yes", "green") if result.ok else Text("NO", "bold red")
+        table.add_row(line(result.case.name), line(result.case.expected), line(result.got), verdict)
+    console.print(table)
+    failed = [result for result in results if not result.ok]
+    for result in failed:
+        _print_failure(console, result)
+    console.print()
+    console.print(line(f"{policy}: {len(results) - len(failed)} of {len(results)} cases ok"), soft_wrap=True)
+
+
+def _print_failure(console: Console, result: Result) -> None:
+    console.print()
+    console.print(line(result.case.name, "bold"), soft_wrap=True)
+    if result.failure is not None:
+        console.print(Text.assemble(("! ", "red"), "no verdict: ", line(result.failure)), soft_wrap=True)
+    for message in result.missing:
+        console.print(Text.assemble(("- ", "red"), line(message)), soft_wrap=True)
+    for violation in result.surplus:
+        head, *rest = sight_lines(Sight.of(result.case.conversation.messages, violation))
+        console.print(Text.assemble(("+ ", "green"), head), *rest, sep="\n", soft_wrap=True)
+
+
+def print_report(policy: Path, report: Report, shown: int) -> None:
+    """Print the first ``shown`` findings of each kind and the counts."""
+    console = terminal()
+    refused, undecided = report.refused, report.undecided
+    _print_all(console, refused, shown, "would be refused")
+    _print_all(console, undecided, shown, "without a verdict")
+    times = report.milliseconds
+    counts = (
+        f"{counted(len(report.seconds), 'trace')}, {len(refused)} would be refused, {len(undecided)} without a verdict"
+    )
+    console.print(line(f"{policy}: {counts}"), soft_wrap=True)
+    console.print(
+        f"{times['total']:.1f} ms in all, {times['median']:.2f} ms for the median trace, {times['most']:.2f} ms at most"
+    )
+
+
+def _print_all(console: Console, findings: Sequence[Finding], shown: int, what: str) -> None:
+    for finding in findings[:shown]:
+        _print(console, finding)
+    if len(findings) > shown:
+        console.print(Text(f"and {len(findings) - shown} more that {what}\n", "dim"))
+
+
+def _print(console: Console, finding: Finding) -> None:
+    facts = [finding.trace_id, local_time(finding.created), finding.dataset or "-", f"was {finding.outcome}"]
+    console.print(line("  ".join(facts), "cyan"), soft_wrap=True)
+    if finding.failure is not None:
+        console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
+    for violation in finding.violations:
+        for text in sight_lines(violation):
+            console.print(Text.assemble("  ", text), soft_wrap=True)
+    if finding.more:
+        console.print(Text(f"  and {finding.more} more violations", "dim"))
+    console.print()

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
-from gemini_proxy.cli.first_key import FIRST_USER, make_first_key
 from gemini_proxy.cli.serve import announce, opened
 from gemini_proxy.cli.settings import Settings, fail
 from gemini_proxy.config import Config, service_manager
@@ -23,6 +23,8 @@ from gemini_proxy.server.runner import serve as serve_app
 from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.keys import Keys
+from gemini_proxy.traces.store import TraceStore
 
 log = logging.getLogger(__name__)
 
@@ -87,3 +89,45 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         fail('server.loop: "uvloop": not installed: pip install uvloop, or use "asyncio"')
     return uvloop.new_event_loop
+
+
+FIRST_USER: Final = "admin"
+
+
+def make_first_key(database: str, file: Path) -> bool:
+    """Write a key for FIRST_USER to ``file``, which only its owner can read, if ``database`` has no key, not even a
+    revoked one. Return whether it did. Raises StoreError; ends the program with 78 where the file cannot be written.
+    """
+
+    try:
+        return asyncio.run(_make(database, file))
+    except OSError as error:
+        fail(f"--first-key: {file}: {error.strerror}")
+
+
+async def _make(database: str, file: Path) -> bool:
+    store = await TraceStore.open(database)
+    try:
+        keys = Keys(store.database)
+        if await keys.all():
+            return False
+        # Opened before the key is made: a key that cannot be written down is of no use.
+        with os.fdopen(_private(file), "wb", buffering=0) as opened:
+            record, key = await keys.add(FIRST_USER)
+            try:
+                opened.write(key.encode() + b"\n")
+                os.fsync(opened.fileno())
+            except OSError:
+                await keys.revoke(record.id)
+                raise
+        return True
+    finally:
+        await store.close()
+
+
+def _private(file: Path) -> int:
+    """A descriptor for writing ``file`` from its beginning, mode 0600."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    # It may have been there before.
+    os.fchmod(descriptor, 0o600)
+    return descriptor
