@@ -17,7 +17,7 @@ import click
 from tests.differential.oracle import Messages, Oracle, OracleError, running_oracle
 
 from bench.policy_rules import RULES, TEN_REGEX_RULES, TEN_WINDOW_RULES, conversation, prose
-from gemini_proxy.policy import Budget, Conversation, GrowingTurn, Place, Policy, Session, compile_policy
+from gemini_proxy.policy import Budget, Conversation, OpenTurn, Place, Policy, Session, compile_policy
 
 _ROOT: Final = Path(__file__).parents[1]
 _SHARED: Final = _ROOT.parent / "shared" / "policies" / "examples.json"
@@ -129,24 +129,24 @@ def _streams(oracle: Oracle, seconds: float) -> Iterator[Row]:
         yield Row("stream: 10 rules", f"{before}, checked whole", whole, stock)
 
 
-def _session(policy: Policy, kilobytes: int) -> tuple[Session, GrowingTurn]:
+def _session(policy: Policy, kilobytes: int) -> tuple[Session, OpenTurn]:
     session = Session([policy], {}, _OVERLAP)
     turn = session.turn()
     session.begin(turn, Place(20))
     for at in range(kilobytes):
-        session.grow(turn, prose(_WINDOW, at), _UNBOUNDED)
+        session.check(turn, prose(_WINDOW, at), _UNBOUNDED)
     return session, turn
 
 
-def _window(session: Session, turn: GrowingTurn) -> float:
+def _window(session: Session, turn: OpenTurn) -> float:
     """The median second of a window, over the windows that come next."""
     samples = []
     for at in range(_WINDOWS):
         piece = prose(_WINDOW, at)
         started = time.thread_time()
-        growth = session.grow(turn, piece, _UNBOUNDED)
+        verdict = session.check(turn, piece, _UNBOUNDED)
         samples.append(time.thread_time() - started)
-        if not growth.clear:
+        if not verdict.clear:
             raise OracleError("the stream must stay clear")
     return statistics.median(samples)
 

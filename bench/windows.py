@@ -63,12 +63,12 @@ def _windows(policies: list[Policy], pieces: list[str], earlier: int, count: int
         growing = session.turn()
         session.begin(growing, Place(1))
         for turn in range(earlier):
-            session.grow(growing, pieces[turn % len(pieces)], Budget())
+            session.check(growing, pieces[turn % len(pieces)], Budget())
         for turn in range(min(20, count - len(times))):
             started = perf_counter()
-            growth = session.grow(growing, pieces[turn], Budget(seconds=1.0))
+            verdict = session.check(growing, pieces[turn], Budget(seconds=1.0))
             times.append((perf_counter() - started) * 1000)
-            assert growth.clear
+            assert verdict.clear
     return times
 
 

@@ -61,7 +61,7 @@ async def judged(
     rules = tuple(guardrail(f"p{number}", text, "block", asks=True) for number, text in enumerate(policies))
     workers = Workers(1)
     try:
-        verdict = NativeEngine(workers, 20.0, asking=asked).judge(Check(rules, messages, gemini_key=key))
+        verdict = NativeEngine(workers, 20.0, asking=asked).check(Check(rules, messages, gemini_key=key))
         return await verdict if isinstance(verdict, Awaitable) else verdict
     finally:
         workers.close()

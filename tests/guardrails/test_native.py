@@ -33,7 +33,7 @@ async def test_a_long_conversation_is_not_read_on_the_loop(
     """Whether it is long in messages or in their parts: nothing here looks at more than their number."""
     if not quick:
         monkeypatch.setattr(native, "Conversation", None)
-    judged = NativeEngine(Workers(1), 1.0).judge(Check((guardrail("r", RULE, "block"),), messages, {}))
+    judged = NativeEngine(Workers(1), 1.0).check(Check((guardrail("r", RULE, "block"),), messages, {}))
     assert isinstance(judged, Verdict) == quick
     if asyncio.iscoroutine(judged):
         judged.close()

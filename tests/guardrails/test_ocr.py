@@ -57,7 +57,7 @@ async def read(url: str) -> str:
 async def judged(messages: list[dict[str, object]]) -> Verdict:
     async with AskedServices(Config.model_construct()) as asked_services:
         engine = NativeEngine(Workers(1), 10.0, asking=asked_services.asking)
-        judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
+        judging = engine.check(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         return judging if isinstance(judging, Verdict) else await judging
 
 

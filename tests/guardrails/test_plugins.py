@@ -61,7 +61,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str, module: s
 def test_an_installed_detector_finds_and_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "shouting_plugin:Shouting")
     check = Check((guardrail("p", POLICY, "block"),), [{"role": "user", "content": "HELLO"}])
-    verdict = NativeEngine(Workers(), 1.0).judge(check)
+    verdict = NativeEngine(Workers(), 1.0).check(check)
     assert isinstance(verdict, Verdict)
     assert verdict.violations[0].ranges == ("messages.0.content:0-5",)
 

@@ -128,7 +128,7 @@ async def test_a_policy_finds_names_where_they_stand(model: Path) -> None:
     ]
     async with AskedServices(config(model)) as asked_services:
         engine = NativeEngine(Workers(1), 30.0, asking=asked_services.asking)
-        judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
+        judging = engine.check(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         verdict = judging if isinstance(judging, Verdict) else await judging
     (violation,) = verdict.violations
     assert violation.ranges == ("messages.0.content:3-9", "messages.0.content:16-28")

@@ -46,7 +46,7 @@ def check(*guardrails: Guardrail, **options: Any) -> Check:
 
 
 async def judged(asked: RemoteEngine | FailOpenEngine, what: Check) -> Verdict:
-    verdict = asked.judge(what)
+    verdict = asked.check(what)
     return await verdict if isinstance(verdict, Awaitable) else verdict
 
 
@@ -440,7 +440,7 @@ async def test_growing_answers_wait_for_their_end(service: ScriptedUpstream) -> 
         session = remote.open_session(check(), 256)
     assert session is not None
     assert session.waiting == ("first", "second")
-    assert session.grow(session.turn(), "text") == Verdict()
+    assert session.check(session.turn(), "text") == Verdict()
     session.settle()
     assert session.stuck and not session.clear
 

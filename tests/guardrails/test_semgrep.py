@@ -56,7 +56,7 @@ async def test_a_policy_finds_code_where_it_stands(tmp_path: Path, monkeypatch: 
     messages = [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}]
     async with AskedServices(Config.model_construct()) as asked_services:
         engine = NativeEngine(Workers(1), 10.0, asking=asked_services.asking)
-        judging = engine.judge(Check((guardrail("p", POLICY, "block", asks=True),), messages))
+        judging = engine.check(Check((guardrail("p", POLICY, "block", asks=True),), messages))
         verdict = judging if isinstance(judging, Verdict) else await judging
     (violation,) = verdict.violations
     assert violation.ranges == ("messages.0.tool_calls.0.function.arguments.code:4-9",)

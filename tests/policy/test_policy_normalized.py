@@ -212,11 +212,11 @@ def test_streaming_finds_what_the_whole_shows(name: str, cut: int, before: int) 
     turn = session.turn()
     session.begin(turn, Place(0))
     pieces = [text[:cut], text[cut:]] if cut < len(text) else [text]
-    growths = [session.grow(turn, piece, Budget()) for piece in pieces]
+    verdicts = [session.check(turn, piece, Budget()) for piece in pieces]
     found = {
         address
-        for growth in growths
-        for violations in growth.violations
+        for verdict in verdicts
+        for violations in verdict.violations
         for one in violations
         for address in one.ranges
     }

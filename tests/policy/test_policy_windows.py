@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, Conversation, Growth, Place, Session, compile_policy
+from gemini_proxy.policy import Budget, Conversation, DeltaVerdict, Place, Session, compile_policy
 from gemini_proxy.policy.compile.window import looks_around
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
@@ -37,8 +37,8 @@ class OneTurn:
     def begin(self, place: Place) -> None:
         self.session.begin(self._turn, place)
 
-    def grow(self, piece: str, budget: Budget) -> Growth:
-        return self.session.grow(self._turn, piece, budget)
+    def check(self, piece: str, budget: Budget) -> DeltaVerdict:
+        return self.session.check(self._turn, piece, budget)
 
 
 def session(*lines: str, overlap: int = 20) -> OneTurn:
@@ -46,8 +46,8 @@ def session(*lines: str, overlap: int = 20) -> OneTurn:
 
 
 def ranges(opened: OneTurn, piece: str) -> list[str]:
-    growth = opened.grow(piece, BUDGET)
-    return [address for found in growth.violations for one in found for address in one.ranges]
+    verdict = opened.check(piece, BUDGET)
+    return [address for found in verdict.violations for one in found for address in one.ranges]
 
 
 @pytest.mark.parametrize(
@@ -118,31 +118,31 @@ def test_ranges_are_those_of_the_whole_text() -> None:
 def test_what_stands_at_the_edge_waits_for_what_follows() -> None:
     """``\\bfoo\\b`` at the end is not yet a word; the next piece decides, both ways."""
     opened = session("(m: Message)", r'any(find("\bfoo\b", m.content))')
-    assert opened.grow("a foo", BUDGET).violations == ((),)
+    assert opened.check("a foo", BUDGET).violations == ((),)
     assert not opened.clear
-    assert opened.grow("bar", BUDGET).clear
-    assert not opened.grow(" foo", BUDGET).clear
+    assert opened.check("bar", BUDGET).clear
+    assert not opened.check(" foo", BUDGET).clear
     assert ranges(opened, " ") == ["messages.2.content:9-12"]
 
 
 def test_a_hint_waits_for_the_whole() -> None:
     """A number that is no card number yet, or no longer, is nothing to refuse for, and nothing to let go."""
     opened = session("(m: Message)", "any(pii(m))")
-    assert opened.grow("nothing here", BUDGET).clear
-    growth = opened.grow(" 4111 1111 1111 1112 ", BUDGET)
-    assert (growth.violations, growth.clear, opened.session.stuck) == (((),), False, True)
+    assert opened.check("nothing here", BUDGET).clear
+    verdict = opened.check(" 4111 1111 1111 1112 ", BUDGET)
+    assert (verdict.violations, verdict.clear, opened.session.stuck) == (((),), False, True)
     opened.session.settle()
-    assert OneTurn(opened.session, Place(3)).grow("all is well", BUDGET).clear
+    assert OneTurn(opened.session, Place(3)).check("all is well", BUDGET).clear
 
 
 def test_a_rule_that_fails_or_takes_too_long_waits_for_the_whole() -> None:
     """A session has no errors: the check of the whole will say what there is to say."""
     opened = session("(m: Message)", "input.word in m.content")
-    assert not opened.grow("x", BUDGET).clear
+    assert not opened.check("x", BUDGET).clear
     slow = session("(m: Message)", 'any(find("a", m.content))')
-    assert not slow.grow("a" * 3000, Budget(steps=100)).clear
+    assert not slow.check("a" * 3000, Budget(steps=100)).clear
     large = session("(m: Message)", '"a" in m.content')
-    assert not large.grow("b" * 100_000, BUDGET).clear
+    assert not large.check("b" * 100_000, BUDGET).clear
 
 
 def test_the_cost_of_a_piece_does_not_grow() -> None:
@@ -150,7 +150,7 @@ def test_the_cost_of_a_piece_does_not_grow() -> None:
     opened = session("(m: Message)", 'any(find("[a-z]+@corp[.]example", m.content))', "any(secrets(m))", overlap=256)
     budget = Budget(steps=60, max_total_chars=10_000)
     for _ in range(1000):
-        assert opened.grow("lorem ip" * 128, budget).clear
+        assert opened.check("lorem ip" * 128, budget).clear
 
 
 def test_texts_of_several_turns_are_apart() -> None:
@@ -158,7 +158,7 @@ def test_texts_of_several_turns_are_apart() -> None:
     opened = session("(m: Message)", '"secret" in m.content')
     other = OneTurn(opened.session, Place(2))
     assert not ranges(opened, "sec")
-    assert other.grow("ret", BUDGET).clear
+    assert other.check("ret", BUDGET).clear
     assert ranges(opened, "ret")
 
 
@@ -171,7 +171,7 @@ def test_early_violations_are_violations_of_the_whole(pieces: list[str]) -> None
         for pattern in ("foo", r"\bfoo\b", r"o\Bo", "(?m)^foo$", "foo$", "(?i)f.o", "o+[^o]")
     ]
     opened = OneTurn(Session(policies, {}, 20), Place(1))
-    early = [found for piece in pieces for found in enumerate(opened.grow(piece, BUDGET).violations)]
+    early = [found for piece in pieces for found in enumerate(opened.check(piece, BUDGET).violations)]
     whole = Conversation.of([user("hi"), assistant("".join(pieces))])
     for index, violations in early:
         assert not violations or policies[index].check(whole)
@@ -191,14 +191,14 @@ def test_a_verdict_does_not_turn_when_a_text_stops_being_ascii(pattern: str, cha
 def test_what_the_edge_of_a_piece_may_hide_is_not_let_go() -> None:
     """Cut off from the ``q`` before it, the first alternative matches and takes the ``w`` that the second one needs."""
     opened = session("(m: Message)", r'any(find("\bq+w|w{3}e", m.content))')
-    assert opened.grow("z" * 40 + "q" * 25 + "w", BUDGET).clear
-    assert not opened.grow("wwe" + "y" * 30, BUDGET).clear
-    assert not opened.grow("y" * 60, BUDGET).clear
+    assert opened.check("z" * 40 + "q" * 25 + "w", BUDGET).clear
+    assert not opened.check("wwe" + "y" * 30, BUDGET).clear
+    assert not opened.check("y" * 60, BUDGET).clear
 
 
 def test_what_a_text_ends_with_stays_open_when_another_begins() -> None:
     """``foo`` at the end of a thought is what the rule means, though nothing follows it there."""
     opened = session("(m: Message)", 'any(find("foo$", m.content))')
-    assert not opened.grow("a foo", BUDGET).clear
+    assert not opened.check("a foo", BUDGET).clear
     opened.begin(Place(3))
-    assert not opened.grow("and so on", BUDGET).clear
+    assert not opened.check("and so on", BUDGET).clear

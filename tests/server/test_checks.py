@@ -309,8 +309,8 @@ class Unhurried:
         self.engine = NativeEngine(Workers(), 5.0)
         self.decide = asyncio.Event()
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        verdict = self.engine.judge(check)
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        verdict = self.engine.check(check)
         return self.wait(verdict) if len(check.messages) > 1 else verdict
 
     async def wait(self, verdict: Verdict | Awaitable[Verdict]) -> Verdict:
@@ -327,7 +327,7 @@ class Broken:
     def __init__(self, later: bool) -> None:
         self.later = later
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         if self.later:
             return self.wait()
         raise EngineUnavailable("broken")
@@ -341,7 +341,7 @@ class Broken:
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_failing_open_is_said(later: bool) -> None:
-    verdict = FailOpenEngine(Broken(later)).judge(Check((), ()))
+    verdict = FailOpenEngine(Broken(later)).check(Check((), ()))
     if not isinstance(verdict, Verdict):
         verdict = await verdict
     assert verdict.unchecked == "broken"

@@ -135,7 +135,7 @@ class BrokenEngine:
     def open_session(self, check: Check, overlap: int) -> None:
         return None
 
-    def judge(self, check: Check) -> Verdict:
+    def check(self, check: Check) -> Verdict:
         raise RuntimeError(str(check.messages)) from ValueError(str(check.messages))
 
 
@@ -148,6 +148,6 @@ async def test_an_unexpected_error_is_logged_with_its_place(
         assert response.status == 500
         assert "CANARY" not in await response.text()
     [line] = [written(made) for made in caplog.records if made.levelno == logging.ERROR]
-    assert "in judge" in line and "RuntimeError" in line and "ValueError" in line and "CANARY" not in line
+    assert "in check" in line and "RuntimeError" in line and "ValueError" in line and "CANARY" not in line
     trace = await proxy.eventually(lambda trace: True)
     assert json.loads(line)["trace_id"] == trace.id

@@ -40,11 +40,11 @@ class FailingOnce:
     engine: Engine = field(default_factory=lambda: NativeEngine(Workers(), 5.0))
     checks: int = 0
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         self.checks += 1
         if self.checks == self.fails:
             raise EngineUnavailable(self.reason)
-        return self.engine.judge(check)
+        return self.engine.check(check)
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         return self.engine.open_session(check, overlap)

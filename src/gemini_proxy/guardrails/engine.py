@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import GrowingTurn, Place
+from gemini_proxy.policy import OpenTurn, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,15 @@ class GuardSession(Protocol):
         """True where the session is not clear again before ``settle``."""
         ...
 
-    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> OpenTurn:
         """Open a candidate's turn. ``messages`` are those of it that were checked, each with its index."""
         ...
 
-    def begin(self, turn: GrowingTurn, place: Place) -> None:
+    def begin(self, turn: OpenTurn, place: Place) -> None:
         """Begin the run of text at ``place`` in an open turn."""
         ...
 
-    def grow(self, turn: GrowingTurn, text: str) -> Verdict:
+    def check(self, turn: OpenTurn, text: str) -> Verdict:
         """Judge ``text``, which goes on from the turn's run. Addresses are those of the whole text."""
         ...
 
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """For an answer to the messages of ``check``, which are checked already. None where nothing is to be judged."""
         ...
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """The verdict at once, or one to wait for where finding it takes a while.
 
         Raises EngineUnavailable when there is no verdict, Unauthenticated when a service that checks did not accept
@@ -98,9 +98,9 @@ class FailOpenEngine:
         """As the engine's: a piece without a verdict waits for the end, where this engine has the last word."""
         return self._engine.open_session(check, overlap)
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         try:
-            verdict = self._engine.judge(check)
+            verdict = self._engine.check(check)
         except EngineUnavailable as error:
             return Verdict(unchecked=error.message)
         return verdict if isinstance(verdict, Verdict) else self._wait(verdict)
@@ -118,5 +118,5 @@ class NoEngine:
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         return None
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         return Verdict()

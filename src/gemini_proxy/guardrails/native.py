@@ -1,4 +1,4 @@
-"""The policy engine in this process, with its long checks in other ones."""
+"""Checks with the policies compiled here: short checks on the event loop, long ones in processes of their own."""
 
 import asyncio
 import time
@@ -10,7 +10,6 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.gemini.call_links import answered_calls
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.engine import Check, GuardSession
-from gemini_proxy.guardrails.native_session import NativeSession
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.workers import Workers
@@ -21,34 +20,38 @@ from gemini_proxy.policy import (
     Conversation,
     ConversationError,
     EvaluationError,
+    OpenTurn,
+    Place,
     Policy,
     Question,
+    Session,
     Unanswered,
 )
 
 QUICK_MICROSECONDS: Final = 5_000
-"""The longest expected check that runs on the event loop: what a stream's neighbours may wait for it."""
+"""The longest check, by its estimate, that runs on the event loop: what the neighbours of a stream may wait for it."""
 QUICK_MESSAGES: Final = 1_000
-"""The longest conversation that is read on the event loop, in messages and their parts: two milliseconds, before
-anything is known of its cost."""
+"""The longest conversation that is read on the event loop, in messages and their parts. It takes two milliseconds to
+read, before anything is known of the check's cost."""
 QUICK_STEPS: Final = 5_000
-"""Where a check that was expected to be quick is stopped and started again in another process: about ten milliseconds.
-In steps, not in time: a process that the machine holds up must not take its own checks for long ones."""
+"""Steps after which a check on the event loop is stopped and started again in a process: about ten milliseconds.
+
+Steps, not time: when the machine holds up this process, its own checks must not look long."""
 QUICK_SEARCH: Final = 0.02
-"""Seconds that one search of a regular expression may take at worst, estimated from its program and the text, to be
-made on the event loop: nothing can interrupt it there."""
+"""Seconds that one search of a regular expression may take on the event loop, at worst, as estimated from its program
+and the text. Nothing can interrupt it there."""
 FOREIGN_NICE: Final = 19
 """Checks of policies that clients send take the processor time that all others leave."""
 FOREIGN_ALLOWANCE: Final = 30.0
 """Seconds of a process that the policies of one client may use at once, and in about a minute and a half over time."""
 _NO_ANSWERS: Final[Mapping[Question, Answer]] = {}
 _GRACE: Final = 0.5
-"""Seconds beyond its own deadline after which a check's process is taken for stuck."""
+"""Seconds beyond its own deadline after which a check's process counts as stuck."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainViolation:
-    """A violation without its guardrail: what travels between processes."""
+    """A violation without its guardrail, to travel between processes."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -57,17 +60,19 @@ class PlainViolation:
 
 
 def foreign_workers(timeout: float) -> Workers:
-    """Processes for checks of policies that clients send, which take none from others.
+    """Make processes for checks of policies that clients send, so that these take none from other checks.
 
-    Such a check may run half of ``timeout`` seconds: a caller who waits behind one still has the other half.
+    Such a check may run for half of ``timeout`` seconds: a caller who waits behind one still has the other half.
     """
     return Workers(longest=timeout / 2 + _GRACE, allowance=FOREIGN_ALLOWANCE, nice=FOREIGN_NICE)
 
 
 class NativeEngine:
-    """Checks with the policies compiled here. ``timeout`` is in seconds a check, all its guardrails together, and the
-    wait for a process included, the wait for answers of ``asking`` not. Long checks of foreign guardrails run in
-    ``foreign``, all others in ``workers``. Without ``asking`` no detector outside can be asked.
+    """Checks with the policies compiled here.
+
+    ``timeout`` limits a check in seconds, for all its guardrails together. The wait for a process counts, the wait for
+    answers of ``asking`` does not. Long checks of foreign guardrails run in ``foreign``, all others in ``workers``.
+    Without ``asking`` no detector outside can be asked.
     """
 
     def __init__(
@@ -80,81 +85,84 @@ class NativeEngine:
         self._quick = Budget(steps=QUICK_STEPS, seconds=timeout, longest_search=QUICK_SEARCH)
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
-        """Pieces are judged here, within the quick limit; one that takes more waits for the end of its answer."""
+        """Open a session that judges text on the event loop; what takes longer waits for the end of its response."""
         if not check.guardrails:
             return None
         return NativeSession(check, overlap, self._quick)
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        """Raises EngineUnavailable for a check over its budget, or one whose evaluation failed.
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        """Check with all guardrails. Raises EngineUnavailable for a check that fails or exceeds its budget.
 
-        Foreign guardrails are checked apart: where they give no verdict, the others still decide.
+        Foreign guardrails are checked apart: if they give no verdict, the others still decide.
         """
         foreign = tuple(guardrail for guardrail in check.guardrails if guardrail.foreign)
         if not foreign:
-            return self._judge_own(check)
+            return self._check_own(check)
         if len(foreign) == len(check.guardrails):
-            return self._judge(check, self._foreign)
+            return self._check(check, self._foreign)
         own = tuple(guardrail for guardrail in check.guardrails if not guardrail.foreign)
-        first = self._judge_own(replace(check, guardrails=own))
-        second: Verdict | Awaitable[Verdict] | EngineUnavailable
+        own_verdict = self._check_own(replace(check, guardrails=own))
+        foreign_verdict: Verdict | Awaitable[Verdict] | EngineUnavailable
         try:
-            second = self._judge(replace(check, guardrails=foreign), self._foreign)
+            foreign_verdict = self._check(replace(check, guardrails=foreign), self._foreign)
         except EngineUnavailable as error:
-            second = error
-        if isinstance(first, Verdict) and isinstance(second, Verdict | EngineUnavailable):
-            return _together(first, second)
-        return _both(first, second)
+            foreign_verdict = error
+        if isinstance(own_verdict, Verdict) and isinstance(foreign_verdict, Verdict | EngineUnavailable):
+            return _joined(own_verdict, foreign_verdict)
+        return _both(own_verdict, foreign_verdict)
 
-    def _judge_own(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def _check_own(self, check: Check) -> Verdict | Awaitable[Verdict]:
         if any(guardrail.policy.asks for guardrail in check.guardrails):
-            return self._judge_asking(check)
-        return self._judge(check, self._own)
+            return self._check_asking(check)
+        return self._check(check, self._own)
 
-    async def _judge_asking(self, check: Check) -> Verdict:
-        """Ask only where no other guardrail objects already: answers cost time and money."""
+    async def _check_asking(self, check: Check) -> Verdict:
+        """Ask only if no other guardrail objects already: answers cost time and money."""
         started = time.perf_counter()
         plain = tuple(guardrail for guardrail in check.guardrails if not guardrail.policy.asks)
         if plain:
-            first = await _awaited(self._judge(replace(check, guardrails=plain), self._own))
-            if first.violations:
-                return first
+            verdict = await _awaited(self._check(replace(check, guardrails=plain), self._own))
+            if verdict.violations:
+                return verdict
         rest = replace(check, guardrails=tuple(guardrail for guardrail in check.guardrails if guardrail.policy.asks))
 
-        async def judge(answers: Mapping[Question, Answer]) -> Verdict:
-            return await _awaited(self._judge(rest, self._own, answers))
+        async def check_rest(answers: Mapping[Question, Answer]) -> Verdict:
+            return await _awaited(self._check(rest, self._own, answers))
 
-        second = await self._asking.verdict(judge, check.gemini_key)
-        return replace(second, milliseconds=(time.perf_counter() - started) * 1000)
+        verdict = await self._asking.verdict(check_rest, check.gemini_key)
+        return replace(verdict, milliseconds=(time.perf_counter() - started) * 1000)
 
-    def _judge(
+    def _check(
         self, check: Check, lane: "_Lane", answers: Mapping[Question, Answer] = _NO_ANSWERS
     ) -> Verdict | Awaitable[Verdict]:
-        """Raises Unanswered where guardrails need other answers than ``answers``; so does what is awaited."""
+        """Check on the event loop, or in a process where that takes too long.
+
+        Raises Unanswered, at once or when awaited, if guardrails need other answers than ``answers``.
+        """
         started = time.perf_counter()
-        if _pieces(check.messages) > QUICK_MESSAGES:
-            return self._judge_elsewhere(check, lane, started, answers)
+        if _size(check.messages) > QUICK_MESSAGES:
+            return self._check_elsewhere(check, lane, started, answers)
         try:
             conversation = Conversation.of(check.messages, answered_calls(check.messages))
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 policies = [guardrail.policy for guardrail in check.guardrails]
-                found = _check_all(policies, conversation, check.parameters, self._quick, answers)
-                return _verdict(check, found, started)
+                violations = _check_all(policies, conversation, check.parameters, self._quick, answers)
+                return _verdict(check, violations, started)
         except Unanswered:
             raise
         except BudgetExceeded:
-            return self._judge_elsewhere(check, lane, started, answers)
+            return self._check_elsewhere(check, lane, started, answers)
         except (EvaluationError, ConversationError) as error:
             raise _unavailable(error) from None
-        return self._judge_elsewhere(check, lane, started, answers)
+        return self._check_elsewhere(check, lane, started, answers)
 
-    async def _judge_elsewhere(
+    async def _check_elsewhere(
         self, check: Check, lane: "_Lane", started: float, answers: Mapping[Question, Answer]
     ) -> Verdict:
         texts = [(guardrail.policy.text, guardrail.policy.source) for guardrail in check.guardrails]
         ends = started + self._timeout
         try:
-            found = await lane.workers.run_within(
+            violations = await lane.workers.run_within(
                 check.client,
                 ends - time.perf_counter() + _GRACE,
                 check_in_worker,
@@ -169,45 +177,91 @@ class NativeEngine:
             raise
         except EvaluationError as error:
             raise _unavailable(error) from None
-        return _verdict(check, found, started)
+        return _verdict(check, violations, started)
 
     @staticmethod
     def _expected(check: Check, conversation: Conversation) -> int:
         return sum(guardrail.policy.expected_cost(conversation) for guardrail in check.guardrails)
 
 
+class NativeSession:
+    """A GuardSession of the policies compiled here. ``budget`` limits the check of one piece of text.
+
+    Without a rule that reads text nothing has to stay behind, so the overlap is 0.
+    """
+
+    def __init__(self, check: Check, overlap: int, budget: Budget) -> None:
+        self._guardrails = check.guardrails
+        self._budget = budget
+        policies = [guardrail.policy for guardrail in check.guardrails]
+        self._session = Session(policies, check.parameters, overlap, check.messages)
+        self.overlap = overlap if self._session.reads_text else 0
+        self.waiting: tuple[str, ...] = tuple(
+            guardrail.name
+            for guardrail in check.guardrails
+            if any(rule.window == "whole" for rule in guardrail.policy.rules)
+        )
+
+    @property
+    def clear(self) -> bool:
+        return self._session.clear
+
+    @property
+    def stuck(self) -> bool:
+        return self._session.stuck
+
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> OpenTurn:
+        return self._session.turn(messages)
+
+    def begin(self, turn: OpenTurn, place: Place) -> None:
+        self._session.begin(turn, place)
+
+    def check(self, turn: OpenTurn, text: str) -> Verdict:
+        started = time.perf_counter()
+        by_policy = self._session.check(turn, text, self._budget).violations
+        violations = tuple(
+            Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
+            for guardrail, certain in zip(self._guardrails, by_policy, strict=False)
+            for violation in certain
+        )
+        return Verdict(violations, (time.perf_counter() - started) * 1000)
+
+    def settle(self) -> None:
+        self._session.settle()
+
+
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """Where checks run, and the ``seconds`` that one may."""
+    """The processes of a kind of check, and the ``seconds`` that one may take there."""
 
     workers: Workers
     seconds: float
 
 
-async def _awaited(judged: Verdict | Awaitable[Verdict]) -> Verdict:
-    return judged if isinstance(judged, Verdict) else await judged
+async def _awaited(verdict: Verdict | Awaitable[Verdict]) -> Verdict:
+    return verdict if isinstance(verdict, Verdict) else await verdict
 
 
 async def _both(
-    first: Verdict | Awaitable[Verdict], second: Verdict | Awaitable[Verdict] | EngineUnavailable
+    own: Verdict | Awaitable[Verdict], foreign: Verdict | Awaitable[Verdict] | EngineUnavailable
 ) -> Verdict:
-    own, foreign = await asyncio.gather(_outcome(first), _outcome(second))
-    if isinstance(own, EngineUnavailable):
-        raise own
-    return _together(own, foreign)
+    own_outcome, foreign_outcome = await asyncio.gather(_outcome(own), _outcome(foreign))
+    if isinstance(own_outcome, EngineUnavailable):
+        raise own_outcome
+    return _joined(own_outcome, foreign_outcome)
 
 
-async def _outcome(judged: Verdict | Awaitable[Verdict] | EngineUnavailable) -> Verdict | EngineUnavailable:
-    if isinstance(judged, Verdict | EngineUnavailable):
-        return judged
+async def _outcome(verdict: Verdict | Awaitable[Verdict] | EngineUnavailable) -> Verdict | EngineUnavailable:
+    if isinstance(verdict, Verdict | EngineUnavailable):
+        return verdict
     try:
-        return await judged
+        return await verdict
     except EngineUnavailable as error:
         return error
 
 
-def _together(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
-    """Raises EngineUnavailable where only the foreign rules could have refused, and gave no verdict."""
+def _joined(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
+    """Join the verdicts. Raises EngineUnavailable if only the foreign guardrails could still refuse and did not run."""
     if isinstance(foreign, EngineUnavailable):
         if own.violations:
             return own
@@ -215,8 +269,8 @@ def _together(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
     return Verdict(own.violations + foreign.violations, own.milliseconds + foreign.milliseconds)
 
 
-def _pieces(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Messages, and what they hold in lists."""
+def _size(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Count the messages and the elements of the lists in them."""
     lists = (value for message in messages[:QUICK_MESSAGES] for value in message.values() if isinstance(value, list))
     return len(messages) + sum(map(len, lists))
 
@@ -225,11 +279,11 @@ def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailabl
     return EngineUnavailable(f"the check gave no verdict: {error}")
 
 
-def _verdict(check: Check, found: Sequence[Sequence[PlainViolation]], started: float) -> Verdict:
+def _verdict(check: Check, by_policy: Sequence[Sequence[PlainViolation]], started: float) -> Verdict:
     violations = tuple(
-        Violation(one.args, one.kwargs, one.ranges, guardrail, one.stays)
-        for guardrail, ones in zip(check.guardrails, found, strict=True)
-        for one in ones
+        Violation(violation.args, violation.kwargs, violation.ranges, guardrail, violation.stays)
+        for guardrail, violations in zip(check.guardrails, by_policy, strict=True)
+        for violation in violations
     )
     return Verdict(violations, (time.perf_counter() - started) * 1000)
 
@@ -241,8 +295,8 @@ def _check_all(
     budget: Budget,
     answers: Mapping[Question, Answer],
 ) -> list[list[PlainViolation]]:
-    """Raises EvaluationError; Unanswered with the questions of all policies."""
-    found: list[list[PlainViolation]] = []
+    """Check with each policy. Raises EvaluationError, and Unanswered with the questions of all policies."""
+    by_policy: list[list[PlainViolation]] = []
     questions: dict[Question, None] = {}
     for policy in policies:
         try:
@@ -250,10 +304,15 @@ def _check_all(
         except Unanswered as missing:
             questions.update(dict.fromkeys(missing.questions))
         else:
-            found.append([PlainViolation(one.args, one.kwargs, one.ranges, one.rule.stays) for one in violations])
+            by_policy.append(
+                [
+                    PlainViolation(violation.args, violation.kwargs, violation.ranges, violation.rule.stays)
+                    for violation in violations
+                ]
+            )
     if questions:
         raise Unanswered(tuple(questions))
-    return found
+    return by_policy
 
 
 def check_in_worker(
@@ -264,10 +323,10 @@ def check_in_worker(
     seconds: float,
     answers: Mapping[Question, Answer],
 ) -> list[list[PlainViolation]]:
-    """``_check_all`` in a process of its own, which compiles each policy once.
+    """Check in a process of its own, which compiles each policy once.
 
-    It is given up at ``ends``, a moment of ``time.perf_counter``, which is the same clock for all processes of a
-    machine, or after ``seconds``.
+    The check ends after ``seconds``, or at ``ends`` by ``time.perf_counter``, the same clock in all processes of a
+    machine.
     """
     budget = Budget(deadline=min(ends, time.perf_counter() + seconds))
     policies = [load_policy(text, source, asks=True) for text, source in texts]

@@ -21,7 +21,7 @@ from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import bounded, encoded, in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import GrowingTurn, Place
+from gemini_proxy.policy import OpenTurn, Place
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RemoteEngine:
         """No service judges an answer piece by piece: every guardrail waits for its end."""
         return _EndOnly(tuple(guardrail.name for guardrail in check.guardrails)) if check.guardrails else None
 
-    def judge(self, check: Check) -> Verdict | Awaitable[Verdict]:
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """All guardrails in one call. Raises Unauthenticated without a key, or with one that was not accepted."""
         return self._judge(check) if check.guardrails else Verdict()
 
@@ -148,13 +148,13 @@ class _EndOnly:
     def __init__(self, waiting: tuple[str, ...]) -> None:
         self.waiting = waiting
 
-    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
-        return GrowingTurn([])
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> OpenTurn:
+        return OpenTurn([])
 
-    def begin(self, turn: GrowingTurn, place: Place) -> None:
+    def begin(self, turn: OpenTurn, place: Place) -> None:
         """Do nothing: nothing is judged before the end."""
 
-    def grow(self, turn: GrowingTurn, text: str) -> Verdict:
+    def check(self, turn: OpenTurn, text: str) -> Verdict:
         return Verdict()
 
     def settle(self) -> None:

@@ -13,7 +13,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import GrowingTurn, Place
+from gemini_proxy.policy import OpenTurn, Place
 
 StreamCheck = Literal["final", "window", "hold"]
 
@@ -35,7 +35,7 @@ class _Candidate:
     ``piece`` is the last of its text that waits for the session.
     """
 
-    turn: GrowingTurn
+    turn: OpenTurn
     message: int
     checked: Message | None = None
     text: int = 0
@@ -284,7 +284,7 @@ class ResponseStream:
             _begin(session, candidate, thought, fresh)
             text = "".join(texts)
             if text and not (thought and self._thoughts == "skip"):
-                verdict = session.grow(candidate.turn, text)
+                verdict = session.check(candidate.turn, text)
                 if verdict.violations:
                     verdicts.append((number, verdict))
         if verdicts:

@@ -40,7 +40,7 @@ from gemini_proxy.policy.run.provenance.labels import LABELS_PARAMETER, joined_l
 from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.policy.run.regex import MAX_PROGRAM
 from gemini_proxy.policy.run.rules import Rule, RuleViolation, RuleWindow
-from gemini_proxy.policy.session import GrowingTurn, Growth, Place, Session
+from gemini_proxy.policy.session import DeltaVerdict, OpenTurn, Place, Session
 
 __all__ = [
     "BUILTIN",
@@ -60,8 +60,8 @@ __all__ = [
     "EvaluationError",
     "Fault",
     "Finding",
-    "GrowingTurn",
-    "Growth",
+    "OpenTurn",
+    "DeltaVerdict",
     "LabelledSpan",
     "Parser",
     "Place",

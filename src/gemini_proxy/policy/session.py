@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
+class DeltaVerdict:
     """The outcome for a piece of text: each policy's certain violations, and whether all text so far has passed."""
 
     violations: tuple[tuple[RuleViolation, ...], ...]
@@ -78,7 +78,7 @@ class _Text:
         return text
 
 
-class GrowingTurn:
+class OpenTurn:
     """The turn of one candidate as it grows: one run of text after another. Sessions make them, and read them."""
 
     __slots__ = ("said", "text")
@@ -116,7 +116,7 @@ class Session:
         self._parameters = parameters
         self._rules = [[each for each in policy.compiled if each.rule.window in _JUDGED] for policy in policies]
         self._begun = self._needed([_piece(text) for text in said_last(messages)])
-        self._turns: list[GrowingTurn] = []
+        self._turns: list[OpenTurn] = []
         self.waiting: tuple[Rule, ...] = tuple(
             rule for policy in policies for rule in policy.rules if rule.window == "whole"
         )
@@ -129,14 +129,14 @@ class Session:
         """True where all text so far has passed, as far as can be told."""
         return not self.stuck and not any(turn.text is not None and turn.text.open for turn in self._turns)
 
-    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> GrowingTurn:
+    def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> OpenTurn:
         """Open a candidate's turn. ``messages`` are those of it that were checked, each with its index."""
         checked = [_piece(text) for index, message in messages for text in said(index, message)]
-        turn = GrowingTurn(self._needed([*self._begun, *checked]))
+        turn = OpenTurn(self._needed([*self._begun, *checked]))
         self._turns.append(turn)
         return turn
 
-    def begin(self, turn: GrowingTurn, place: Place) -> None:
+    def begin(self, turn: OpenTurn, place: Place) -> None:
         """Begin the run at ``place`` in an open turn; the run before it is over."""
         ended = turn.text
         if ended is not None:
@@ -178,7 +178,7 @@ class Session:
         found = [alike, [piece for _, piece in turn]] if len(alike) < len(turn) else [alike]
         return [_chained(self._end_pieces(pieces)) for pieces in found if pieces]
 
-    def grow(self, turn: GrowingTurn, piece: str, budget: Budget) -> Growth:
+    def check(self, turn: OpenTurn, piece: str, budget: Budget) -> DeltaVerdict:
         """Judge ``piece``, which goes on from the run that the turn is in.
 
         Never raises for what a rule does: a rule that fails, or a budget that does not last, leaves the session stuck.
@@ -188,10 +188,10 @@ class Session:
         whole = text.kept + piece
         found: list[tuple[RuleViolation, ...]] = []
         if self.stuck or not self.reads_text:
-            return Growth((), self.clear)
+            return DeltaVerdict((), self.clear)
         if len(piece) > LONGEST_PIECE or len(whole) > LONGEST_PIECE + 4 * self.overlap:
             self.stuck = True
-            return Growth((), False)
+            return DeltaVerdict((), False)
         try:
             found = self._judge(text, whole, budget)
         except EvaluationError:
@@ -201,7 +201,7 @@ class Session:
         else:
             text.kept = self._end_of(whole)
             text.start += len(whole) - len(text.kept)
-        return Growth(tuple(found), self.clear)
+        return DeltaVerdict(tuple(found), self.clear)
 
     def _end_of(self, text: str) -> str:
         """Return what the next slice begins with: the overlap and a character, from a space on if one is near."""

@@ -342,7 +342,7 @@ class Pipeline:
             return _NOTHING_TO_CHECK
         visible = for_rules(messages, self._guardrails.thoughts)
         try:
-            return self._engine.judge(self._check(exchange, visible))
+            return self._engine.check(self._check(exchange, visible))
         except (EngineUnavailable, Unauthenticated) as error:
             raise self._no_verdict(exchange, phase, error) from None
 

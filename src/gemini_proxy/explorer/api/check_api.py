@@ -121,7 +121,7 @@ async def _violations(call: Call, policy: str, question: _Question) -> list[Viol
 
 async def _verdict(call: Call, check: Check) -> Verdict:
     """Check at once what is quick; what goes to another process waits for its turn there. Raise Unavailable."""
-    judged = call.app[ENGINE].judge(check)
+    judged = call.app[ENGINE].check(check)
     if isinstance(judged, Verdict):
         return judged
     try:
