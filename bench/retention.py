@@ -44,6 +44,8 @@ class Figures:
     log_bytes: int | None
     longest_alone: float
     longest_meanwhile: float
+    commits_alone: float
+    commits_meanwhile: float
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ async def measure(url: str, count: int, alone: float = _ALONE) -> Figures:
         await asyncio.sleep(alone)
         before, log, started = len(taken), await store.database.read(_log_position), time.perf_counter()
         await store.delete_before(now - (AGE - 1) * _DAY)
-        seconds = time.perf_counter() - started
+        seconds, after = time.perf_counter() - started, len(taken)
         written = await store.database.read(_log_position)
         ended.set()
         await writer
@@ -89,6 +91,8 @@ async def measure(url: str, count: int, alone: float = _ALONE) -> Figures:
         None if log is None or written is None else written - log,
         max(taken[:before], default=0.0) * 1000,
         max(taken[before:], default=0.0) * 1000,
+        before / alone,
+        (after - before) / seconds,
     )
 
 
@@ -127,6 +131,7 @@ def report(figures: Figures) -> str:
     if figures.log_bytes is not None:
         lines.append(f"write-ahead log meanwhile: {figures.log_bytes / 1e6:.0f} MB")
     lines.append(f"longest commit: {figures.longest_alone:.0f} ms before, {figures.longest_meanwhile:.0f} ms meanwhile")
+    lines.append(f"commits a second: {figures.commits_alone:.0f} before, {figures.commits_meanwhile:.0f} meanwhile")
     return "\n".join(lines)
 
 

@@ -14,6 +14,11 @@ from gemini_proxy.traces.rows import TraceRow
 
 T = TypeVar("T")
 
+_BYTES_OF_TABLES: Final = """
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('traces'))
+"""
+
 POOLER: Final = "pooler"
 """The option of a PostgreSQL URL that says how a pooler gives connections: by the ``transaction``."""
 
@@ -84,6 +89,10 @@ class Database(Protocol):
 
     async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         """Write traces as ``insert_rows`` does, in one transaction, at the least cost."""
+        ...
+
+    async def run_alone(self, statement: str) -> None:
+        """Run a statement that must not be part of a transaction, and returns nothing."""
         ...
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
@@ -165,12 +174,13 @@ def serialise_writers(connection: Connection) -> None:
 
 
 def bytes_in_use(connection: Connection) -> int:
-    """Bytes of a SQLite file that hold something: pages of what was deleted are used again. Raises StoreError.
+    """Return how many bytes of the database hold something.
 
-    PostgreSQL has no such figure: its files do not become smaller when rows are deleted.
+    In a SQLite file, pages of what was deleted do not count: they are used again. In PostgreSQL all files of our tables
+    count, which do not become smaller when rows are deleted.
     """
-    if connection.dialect.name != "sqlite":
-        raise StoreError("the size of the database is limited in SQLite only")
+    if connection.dialect.name == "postgresql":
+        return int(connection.exec_driver_sql(_BYTES_OF_TABLES).scalar_one())
     pages, free, page_size = (
         connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
         for name in ("page_count", "freelist_count", "page_size")

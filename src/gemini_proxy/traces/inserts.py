@@ -23,6 +23,13 @@ from gemini_proxy.traces.schema import annotations, jobs, traces
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
 
+# The trace is not deleted until this transaction ends. SQLite has one that writes at a time.
+_NUMBER: Final = (
+    select(traces.c.seq, traces.c.dataset)
+    .where(traces.c.id == bindparam("id"))
+    .with_for_update(read=True, key_share=True)
+)
+
 _MOST_TOGETHER: Final = 128
 
 # PostgreSQL holds the values of a statement in memory, several times over.
@@ -230,7 +237,7 @@ def _statements(dialect: Dialect) -> _Statements:
         _compile(insert(traces), TRACE_KEYS, dialect),
         _compile(insert(annotations), ("trace", "dataset", *ANNOTATION_KEYS[1:]), dialect),
         _compile(insert(jobs).values(trace=_TRACE_SEQ), JOB_KEYS, dialect),
-        str(select(traces.c.seq, traces.c.dataset).where(traces.c.id == bindparam("id")).compile(dialect=dialect)),
+        str(_NUMBER.compile(dialect=dialect)),
     )
 
 

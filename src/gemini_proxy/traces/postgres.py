@@ -100,6 +100,9 @@ class PostgresDatabase:
     async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         await self._in_time(_insert(self._open(self._inserts), self._open(self._writers), rows, again=again))
 
+    async def run_alone(self, statement: str) -> None:
+        await self._in_time(_run_alone(self._open(self._writers), statement))
+
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         with translated():
             async with self._open(self._writers).begin() as connection:
@@ -176,6 +179,17 @@ async def _insert(alone: AsyncEngine, together: AsyncEngine, rows: Sequence[Trac
                 if inserted:
                     return
     await _transaction(together, lambda connection: insert_rows(connection, rows, again=again))
+
+
+async def _run_alone(engine: AsyncEngine, statement: str) -> None:
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        asyncpg = import_module("asyncpg")
+        try:
+            # In one message: to prepare it first, a pooler could take another connection.
+            await raw.execute(statement)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DBAPIError(statement, None, error) from error
 
 
 def _check_options(url: URL) -> None:

@@ -63,6 +63,9 @@ class ReadReplica:
     async def insert(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         await self._primary.insert(rows, again=again)
 
+    async def run_alone(self, statement: str) -> None:
+        await self._primary.run_alone(statement)
+
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         return await self._primary.migrate(work)
 

@@ -20,6 +20,11 @@ _PERIOD: Final = 3_600.0
 # Of which so many go by until all traces are looked through, lest old ones stay behind younger ones: a clock that was
 # ahead and has been set back since leaves such.
 _THOROUGH: Final = 24
+# A partition is of a day, or of more if traces are kept for so long that there would be more partitions than this: each
+# query that does not name a trace's number asks all of them.
+_PARTITIONS: Final = 30
+# A part of the size that is kept: so much less is kept after a partition was dropped.
+_LARGEST_PART: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,18 @@ class Kept:
     days: int
     size: int = 0
 
+    @property
+    def partition_seconds(self) -> float:
+        """How long a partition is added to. Traces outlive their time by that, for they go together."""
+        return DAY * max(1.0, (self.days or _PARTITIONS**2) / _PARTITIONS)
+
 
 class Deletes(Protocol):
-    """The part of the store that deletes."""
+    """The part of the store that deletes, and begins partitions so that there is something to drop."""
 
-    async def delete_before(self, created: float, *, thorough: bool) -> int: ...
+    async def delete_before(self, created: float, *, thorough: bool, together: float) -> int: ...
+
+    async def turn_partition(self, before: float | None, most: int | None) -> bool: ...
 
     async def shrink(self, size: int) -> int: ...
 
@@ -56,24 +68,25 @@ class Retention:
         self._believed = believed
         self._clock = clock or SystemClock()
         self._monotonic = monotonic
+        self._loaded = False
 
     async def run(self) -> None:
         """Delete what is over a limit, until cancelled: by age only while the clock is believed."""
         looks, due = 0, self._monotonic()
-        loaded = False
         while True:
             kept = self._kept()
             try:
-                if not loaded:
+                if not self._loaded:
                     await self._believed.load()
-                    loaded = True
+                    self._loaded = True
                 await self._believed.look()
                 await self._shrink(kept.size)
+                await self._turn_partition(kept)
             except StoreError as error:
                 logger.warning("retention waits: %s", error)
             now = self._believed.now()
-            if loaded and now is not None and self._monotonic() >= due:
-                await self._delete(now, kept.days, thorough=looks % _THOROUGH == 0)
+            if self._loaded and now is not None and self._monotonic() >= due:
+                await self._delete(now, kept, thorough=looks % _THOROUGH == 0)
                 looks, due = looks + 1, self._monotonic() + _PERIOD
             await self._clock.sleep(_LOOK)
 
@@ -81,9 +94,16 @@ class Retention:
         if size and (deleted := await self._store.shrink(size)):
             logger.warning("deleted the %d oldest traces: the database was larger than traces.max_size", deleted)
 
-    async def _delete(self, now: float, days: int, *, thorough: bool) -> None:
+    async def _turn_partition(self, kept: Kept) -> None:
+        now = self._believed.now() if self._loaded else None
+        before = None if now is None else now - kept.partition_seconds
+        if await self._store.turn_partition(before, kept.size // _LARGEST_PART or None):
+            logger.info("began a new partition of traces")
+
+    async def _delete(self, now: float, kept: Kept, *, thorough: bool) -> None:
+        before, together = now - kept.days * DAY, kept.partition_seconds
         try:
-            if days and (deleted := await self._store.delete_before(now - days * DAY, thorough=thorough)):
-                logger.info("deleted %d traces older than %d days", deleted, days)
+            if kept.days and (deleted := await self._store.delete_before(before, thorough=thorough, together=together)):
+                logger.info("deleted %d traces older than %d days", deleted, kept.days)
         except StoreError as error:
             logger.warning("old traces were not deleted: %s", error)

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0006"
+HEAD = "0008"
 
 metadata = MetaData(
     naming_convention={
@@ -53,6 +53,9 @@ datasets = Table(
 )
 
 # ``position`` is a trace's place in its dataset, from 0.
+#
+# In PostgreSQL this table and the search index are partitioned, an id is unique within its partition, and there are no
+# foreign keys to or from traces: see partitions.py.
 traces = Table(
     "traces",
     metadata,

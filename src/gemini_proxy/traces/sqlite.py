@@ -24,6 +24,7 @@ from gemini_proxy.traces.rows import TraceRow
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 C = TypeVar("C")
+W = TypeVar("W")
 
 # Longer than any transaction of ours; shorter than what an exchange may be kept waiting for its trace.
 BUSY_TIMEOUT_MS: Final = 1_000
@@ -92,6 +93,11 @@ class SqliteDatabase:
             raise StoreError("the database is open for reading only")
         dialect = self._writer.dialect
         return await self._writer.run_directly(lambda connection: insert_directly(connection, dialect, rows))
+
+    async def run_alone(self, statement: str) -> None:
+        if self._writer is None:
+            raise StoreError("the database is open for reading only")
+        await self._writer.run_alone(statement)
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         # Transactions have no limit of time here, and only one of them writes.
@@ -174,10 +180,14 @@ class _Threads:
         """Run ``work`` in a transaction on the driver's connection, undone where it is False."""
         return await asyncio.wrap_future(self._submit(self._direct_transaction, work))
 
-    def _submit(self, transaction: Callable[[Callable[[C], T]], T], work: Callable[[C], T]) -> "Future[T]":
+    async def run_alone(self, statement: str) -> None:
+        """Run a statement outside of a transaction."""
+        await asyncio.wrap_future(self._submit(self._alone, statement))
+
+    def _submit(self, run: Callable[[W], T], work: W) -> "Future[T]":
         if self._closed:
             raise StoreError("the database is closed")
-        return self._executor.submit(transaction, work)
+        return self._executor.submit(run, work)
 
     async def close(self) -> None:
         """Wait for what is under way, and close the connections."""
@@ -200,6 +210,11 @@ class _Threads:
             done = work(driver)
             driver.execute("COMMIT" if done else "ROLLBACK")
             return done
+
+    def _alone(self, statement: str) -> None:
+        with self._connected() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(statement)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Connection]:

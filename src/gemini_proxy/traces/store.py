@@ -15,9 +15,11 @@ from gemini_proxy.traces.datasets import Dataset, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.jobs import Job
+from gemini_proxy.traces.partitions import Partition, Partitions, closed, estimated_traces, partitions
 from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summaries, whole_traces
 from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
 from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, traces
+from gemini_proxy.traces.schema import jobs as jobs_table
 from gemini_proxy.traces.search.digest import reindex
 from gemini_proxy.traces.search.index import forget
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
@@ -55,6 +57,9 @@ class TraceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._partitions = Partitions(database)
+        # How large the database was when rows of the current partition were last deleted because of its size.
+        self._size_of_rest = 0
 
     @property
     def database(self) -> Database:
@@ -69,7 +74,8 @@ class TraceStore:
 
         database = connect(url)
         try:
-            await database.migrate(upgrade)
+            while await database.migrate(upgrade):
+                pass
         except BaseException:
             await database.close()
             raise
@@ -196,16 +202,30 @@ class TraceStore:
         query = select(func.count(), func.min(traces.c.created)).where(traces.c.created < created)
         return await self._database.read(lambda connection: Due(*connection.execute(query).one()))
 
-    async def delete_before(self, created: float, *, step: int = 500, thorough: bool = True) -> int:
-        """Delete traces older than a Unix time with all that hangs on them; how many.
+    async def turn_partition(self, before: float | None, most: int | None) -> bool:
+        """Begin a new partition of a PostgreSQL database; return whether it was begun.
 
-        Deletes ``step`` in each transaction, so that writers wait for one step at most. Traces come in the order of
-        their time, unless the clock was set back: only a ``thorough`` look goes on behind younger ones.
+        It is if the current one was begun before a Unix time, or has more than ``most`` bytes; None asks for nothing.
         """
-        total, after, ended = 0, 0, False
+        return await self._partitions.turn(before, most)
+
+    async def delete_before(
+        self, created: float, *, step: int = 500, thorough: bool = True, together: float = 0.0
+    ) -> int:
+        """Delete traces older than a Unix time with all that hangs on them; return how many.
+
+        A partition of which all traces are older is dropped. Other traces are deleted by ``step`` in each transaction,
+        so that writers wait for one step at most: in PostgreSQL only those that are older by ``together`` seconds more,
+        since the others will go with their partition. Traces come in the order of their time, unless the clock was set
+        back: only a ``thorough`` look goes on behind younger ones.
+        """
+        await self._partitions.tidy()
+        total = await self._partitions.drop_before(created, thorough=thorough)
+        alone = created - together if await self._database.read(partitions) else created
+        after, ended = 0, False
         while not ended:
             found = await self._database.read(partial(_ages, after=after, limit=LOOK))
-            due = [seq for seq, at in found if at < created]
+            due = [seq for seq, at in found if at < alone]
             for start in range(0, len(due), step):
                 total += await self._database.write(partial(_delete, numbers=due[start : start + step]))
             ended = len(found) < LOOK or not (due or thorough)
@@ -213,16 +233,37 @@ class TraceStore:
         return total
 
     async def excess(self, size: int) -> Excess:
-        """How much a SQLite database is over ``size`` bytes in use. Raises StoreError for PostgreSQL."""
+        """Return how much the database is over ``size`` bytes in use."""
         return await self._database.read(partial(_excess, size=size))
 
     async def shrink(self, size: int, *, step: int = 500) -> int:
-        """Delete the oldest traces until at most ``size`` bytes of a SQLite database are in use; how many.
+        """Delete the oldest traces until at most ``size`` bytes of the database are in use; return how many.
 
-        Goes in steps as ``delete_before``. Pages of deleted traces are used again, the file does not become shorter.
-        The search index gives its pages back later, so more traces go than ``excess`` says.
-        Raises StoreError for PostgreSQL.
+        In SQLite this goes in steps as ``delete_before``. Pages of deleted traces are used again, the file does not
+        become shorter. The search index gives its pages back later, so more traces go than ``excess`` says.
+
+        In PostgreSQL the oldest partitions are dropped, but for the current one: of that, the oldest traces are deleted
+        in steps, once for each time that the database has grown, since its files do not become smaller by that.
         """
+        if await self._database.read(partitions):
+            return await self._shrink_partitions(size, step)
+        return await self._delete_excess(size, step)
+
+    async def _shrink_partitions(self, size: int, step: int) -> int:
+        await self._partitions.tidy()
+        total = 0
+        while dropped := await self._partitions.drop_oldest(size):
+            total += dropped.traces
+        rest = await self._database.read(bytes_in_use)
+        if size < rest > self._size_of_rest:
+            wanted = (await self.excess(max(size, self._size_of_rest))).traces
+            self._size_of_rest = rest
+            for start in range(0, wanted, step):
+                count = min(step, wanted - start)
+                total += await self._database.write(partial(_delete_oldest, count=count, size=size))
+        return total
+
+    async def _delete_excess(self, size: int, step: int) -> int:
         total = 0
         # Counting all traces takes longer than deleting a few.
         while wanted := (await self.excess(size)).traces:
@@ -360,8 +401,26 @@ def _excess(connection: Connection, size: int) -> Excess:
     used = bytes_in_use(connection)
     if used <= size:
         return Excess(used, 0)
+    if found := partitions(connection):
+        return Excess(used, _excess_of_partitions(connection, found, used - size))
     count = connection.scalar(select(func.count()).select_from(traces)) or 0
     return Excess(used, min(count, -(-count * (used - size) // used)))
+
+
+def _excess_of_partitions(connection: Connection, found: Sequence[Partition], excess: int) -> int:
+    """About how many traces go with so many bytes: those of whole partitions, and some of the current one."""
+    older = closed(connection)
+    total = 0
+    for partition in older:
+        if excess <= 0:
+            return total
+        total += estimated_traces(connection, partition)
+        excess -= partition.size
+    if excess <= 0:
+        return total
+    current = found[len(older)]
+    count = estimated_traces(connection, current)
+    return total + min(count, -(-count * excess // max(1, current.size)))
 
 
 def _delete_oldest(connection: Connection, count: int, size: int) -> int:
@@ -373,6 +432,9 @@ def _delete_oldest(connection: Connection, count: int, size: int) -> int:
 
 def _delete(connection: Connection, numbers: Sequence[int]) -> int:
     if numbers:
-        forget(connection, numbers)
+        # The traces first: whoever is annotating one is waited for, and whoever begins to finds none.
         connection.execute(delete(traces).where(traces.c.seq.in_(numbers)))
+        for table in (annotations, jobs_table):
+            connection.execute(delete(table).where(table.c.trace.in_(numbers)))
+        forget(connection, numbers)
     return len(numbers)

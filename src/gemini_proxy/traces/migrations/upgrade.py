@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
@@ -14,6 +15,9 @@ from sqlalchemy import Connection
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.schema import HEAD
 
+# The migration that adds checks, each of which the one after it makes valid.
+_CHECKS: Final = "0007"
+
 
 def scripts() -> Config:
     """Alembic's configuration for the migrations of this package."""
@@ -23,15 +27,28 @@ def scripts() -> Config:
     return config
 
 
-def upgrade(connection: Connection) -> None:
-    """Run what is missing, in the caller's transaction.
+def upgrade(connection: Connection) -> bool:
+    """Run what is missing, in the caller's transaction; return True if more is left for a transaction after it.
 
     Raises StoreError when the database was written by a version that this one does not know.
     """
     config = scripts()
     config.attributes["connection"] = connection
     with _known_schema():
+        if _has_unchecked_traces(connection):
+            command.upgrade(config, _CHECKS)
+            return True
         command.upgrade(config, "head")
+        return False
+
+
+def _has_unchecked_traces(connection: Connection) -> bool:
+    """Whether traces have to be looked through before they become a partition: others may write meanwhile."""
+    present = MigrationContext.configure(connection).get_current_revision()
+    if connection.dialect.name != "postgresql" or present is None:
+        return False
+    older = ScriptDirectory.from_config(scripts()).iterate_revisions(_CHECKS, "base")
+    return present in {script.revision for script in older} - {_CHECKS}
 
 
 def try_upgrade(connection: Connection) -> None:

@@ -268,7 +268,9 @@ def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], coun
         return
     numbers = [trace.seq for trace in batch.taken]
     present = select(traces.c.seq, traces.c.updated).where(traces.c.seq.in_(numbers))
-    if {row[0]: row[1] for row in connection.execute(present)} != {trace.seq: trace.updated for trace in batch.taken}:
+    # None of them is deleted until this transaction ends.
+    held = present.with_for_update(read=True, key_share=True)
+    if {row[0]: row[1] for row in connection.execute(held)} != {trace.seq: trace.updated for trace in batch.taken}:
         return
     add_entries(connection, entries)
     add_figures(connection, counted)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Integer,
     Text,
     UnaryExpression,
     and_,
@@ -26,8 +28,8 @@ from gemini_proxy.traces.search.blocks import blocks_of, covering
 from gemini_proxy.traces.search.query import MIN_PREFIX, Facets, Term, Terms, fts5_query, loosened, tsquery, tsvector
 
 # FTS5 asks the whole table whether it matches, by a hidden column of the table's name.
-_FTS5: Final = table("search", column("rowid"), column("body", Text), column("search"))
-_VECTORS: Final = table("search", column("trace"), column("body", TSVECTOR))
+_FTS5: Final = table("search", column("rowid", Integer), column("body", Text), column("search"))
+_VECTORS: Final = table("search", column("trace", BigInteger), column("body", TSVECTOR))
 
 _INSERT: Final = {
     "sqlite": text("INSERT INTO search (rowid, body, facets) VALUES (:trace, :body, :facets)"),
@@ -165,9 +167,11 @@ def replace_entry(connection: Connection, entry: Entry) -> None:
 
 
 def forget(connection: Connection, numbers: Sequence[int]) -> None:
-    """Remove traces, in the transaction that deletes them. In PostgreSQL a foreign key does it."""
-    if numbers and connection.dialect.name == "sqlite":
-        connection.execute(delete(_FTS5).where(_FTS5.c.rowid.in_(numbers)))
+    """Remove traces, in the transaction that deletes them."""
+    if numbers:
+        sqlite = connection.dialect.name == "sqlite"
+        index, number = (_FTS5, _FTS5.c.rowid) if sqlite else (_VECTORS, _VECTORS.c.trace)
+        connection.execute(delete(index).where(number.in_(numbers)))
 
 
 def _fts5_row(entry: Entry) -> dict[str, object]:

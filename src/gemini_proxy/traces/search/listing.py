@@ -12,6 +12,7 @@ from sqlalchemy import Connection, ScalarSelect, select, text
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import from_json, total
+from gemini_proxy.traces.partitions import WIDTH
 from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import traces, usage
@@ -125,6 +126,8 @@ def _search(
             if pace.over:
                 return found, top + 1
             window = _window(connection, dataset, max(bottom, top - pace.size), top)
+            if pace.carefully:
+                window = _in_partition(connection, dataset, window)
             try:
                 with nullcontext() if pace.patience is None else limited(connection, pace.patience):
                     found += narrowing.newest(window, limit + 1 - len(found), carefully=pace.carefully)
@@ -142,6 +145,18 @@ def _search(
 def _window(connection: Connection, dataset: int, bottom: int, top: int) -> Window:
     after, to = connection.execute(select(_number(dataset, bottom), _number(dataset, top))).one()
     return Window(bottom, top, after or 0, to or 0)
+
+
+def _in_partition(connection: Connection, dataset: int, window: Window) -> Window:
+    """The part of a window that is in its newest partition: between two of them there are more blocks than traces."""
+    first = window.to // WIDTH * WIDTH
+    if window.after >= first - 1 or not first:
+        return window
+    older = select(traces.c.position).where(traces.c.dataset == dataset, traces.c.seq < first)
+    last = connection.scalar(older.order_by(traces.c.position.desc()).limit(1))
+    # Where older ones are gone by now, there is no trace between.
+    bottom = window.bottom if last is None else max(window.bottom, last)
+    return Window(bottom, window.top, first - 1, window.to)
 
 
 def _number(dataset: int, position: int) -> ScalarSelect[int]:
