@@ -327,4 +327,4 @@ async def test_more_values_than_can_be_read_at_once_are_refused(
     monkeypatch.setattr(endpoints, bound, 1_000)
     sent = '{"messages":[],"policies":[],"parameters":{"a":[' + ",".join([values] * 1_100) + "]}}"
     status, detail = await checker.refused("POST", "/policy/check/batch", data=sent.encode())
-    assert (status, detail) == (400, "The request holds too many values.")
+    assert (status, detail) == (400, "The request holds too many values")

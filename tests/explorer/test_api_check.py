@@ -132,7 +132,7 @@ async def test_a_batch_ends_when_its_time_does(checker: Api, monkeypatch: pytest
     assert len(first["errors"]) == 1
     late = {
         "errors": [],
-        "error_message": "Error during analysis: the policies of the call took longer than their time",
+        "error_message": "Error during analysis: the policies of the call timed out",
     }
     assert others == [late, late]
 

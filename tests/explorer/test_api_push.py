@@ -120,7 +120,7 @@ async def test_a_push_that_cannot_be_written_may_be_sent_again(
     with contextlib.closing(sqlite3.connect(tmp_path / "traces.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         refused = await api.refused("POST", "/push/trace", {"messages": [SAMPLE]})
-        assert refused == (503, "The traces cannot be reached now.")
+        assert refused == (503, "The trace database cannot be reached now")
         other.rollback()
     assert len(await api.push(SAMPLE)) == 1
 

@@ -370,7 +370,7 @@ async def test_a_long_output_is_folded(proxy: Proxy, page: Page) -> None:
     await page.emulate_media(media="print")
     assert await texts.evaluate_all(heights) == [False, False]
     await page.emulate_media(media="screen")
-    await page.get_by_role("button", name="Show all of it").click()
+    await page.get_by_role("button", name="Show all").click()
     assert await texts.evaluate_all(heights) == [False, False]
 
 

@@ -66,7 +66,7 @@ async def test_a_name_that_cannot_be_is_given_back(browser: Browser, name: str) 
 async def test_a_name_is_taken_once(browser: Browser) -> None:
     await browser.post("/explorer", name="demo")
     page = await browser.post("/explorer", name="demo")
-    assert page.status == 400 and "There is a dataset demo already" in page.text
+    assert page.status == 400 and "The dataset demo exists already" in page.text
 
 
 async def test_a_dataset_is_deleted_after_a_question(proxy: Proxy, browser: Browser) -> None:
@@ -90,7 +90,7 @@ async def test_traces_are_listed_newest_first_page_by_page(proxy: Proxy, browser
         await record(proxy, mine())
         page = await browser.get(older[0])
         seen += rows(page)
-    assert seen == [one.id[:8] for one in reversed(recorded)] and "No older ones" in page.text
+    assert seen == [one.id[:8] for one in reversed(recorded)] and "No older traces" in page.text
     newest = next(link for link in page.links() if link.startswith("/explorer/datasets/demo?"))
     assert len(rows(await browser.get(newest))) == PAGE
 
@@ -127,7 +127,7 @@ async def test_filters_are_the_address(proxy: Proxy, browser: Browser) -> None:
         page = await browser.get(f"/explorer/datasets/demo?{query}")
         assert sorted(rows(page)) == sorted(one.id[:8] for one in found), query
         if not found:
-            assert "Nothing here fits" in page.text
+            assert "No trace matches" in page.text
     page = await browser.get("/explorer/datasets/demo?text=%22%3Cb%3E&outcome=failed")
     assert 'value="&#34;&lt;b&gt;"' in page.body and '<option value="failed" selected>' in page.body
 
@@ -296,7 +296,7 @@ async def test_other_methods_are_refused_as_pages(browser: Browser, method: str)
 async def test_an_unknown_page_is_said_to_be_unknown(browser: Browser) -> None:
     for path in ("/explorer/", "/explorer/nothing", "/explorer/datasets", "/explorer/datasets/a/b", "/explorer//"):
         page = await browser.get(path)
-        assert page.status == 404 and "Nothing here" in page.text and "/explorer" in page.links()
+        assert page.status == 404 and "Not found" in page.text and "/explorer" in page.links()
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ async def test_what_holds_is_shown_with_where_it_comes_from(
     assert shown == [("own", "log", "on"), ("test policy", "block", "on"), ("test log policy", "log", REPLACED)]
     page = await browser.get("/explorer/datasets/demo/rules")
     assert "&lt;files&gt;" in page.body and "<files>" not in page.body
-    assert "Invariant-Guardrails is added to those that block" in page.text
+    assert "Invariant-Guardrails are added to the blocking rules" in page.text
     assert re.findall(r"(\d+ \w+) <span[^>]*>\(files\)", (await browser.get("/explorer")).body) == [
         "1 block",
         "1 block",
@@ -67,9 +67,9 @@ async def test_what_holds_is_shown_with_where_it_comes_from(
 @pytest.mark.parametrize(
     ("guardrails", "said"),
     [
-        ({"header_policies": "replace"}, "takes the place of all that block"),
-        ({"header_policies": "off"}, "Invariant-Guardrails is ignored."),
-        ({"engine": "off"}, "Nothing is checked before it passes: guardrails.engine is off."),
+        ({"header_policies": "replace"}, "replace all blocking rules"),
+        ({"header_policies": "off"}, "Invariant-Guardrails are ignored."),
+        ({"engine": "off"}, "Nothing is checked before it is passed on: guardrails.engine is off."),
     ],
 )
 async def test_settings_that_decide_over_all_rules_are_said(
@@ -78,10 +78,10 @@ async def test_settings_that_decide_over_all_rules_are_said(
     proxy = await start_proxy(guardrails=guardrails)
     await dataset(proxy)
     page = await Browser(session, proxy.url).get("/explorer/datasets/demo/rules")
-    assert said in page.text and "None is configured." in page.text
+    assert said in page.text and "None configured." in page.text
 
 
-REPLACED = "replaced by the dataset's own"
+REPLACED = "replaced by the dataset's rules"
 
 
 async def shown_rules(browser: Browser, path: str) -> list[tuple[str, str, str]]:
@@ -106,7 +106,7 @@ def text_of(tag: str, markup: str) -> str:
         ("", "the policy is empty"),
         (" \n ", "the policy is empty"),
         ("x" * 70_000, "over 65536 characters"),
-        ("a\nb\x00", "line 2, column 1: the character NUL"),
+        ("a\nb\x00", "line 2, column 1: the policy holds the character NUL"),
         ("</textarea><script>", "line 1, column 1"),
     ],
 )

@@ -22,7 +22,7 @@ async def test_tools_are_listed_accepted_and_forgotten_over_the_api(proxy: Proxy
     assert found[0]["changed"]["declaration"]["description"] == "Sends a mail to eve."
     path = f"/dataset/{dataset.id}/tools"
     wrong = {"name": "send", "digest": "0" * 64}
-    assert await checker.refused("POST", f"{path}/accept", wrong) == (404, "The tool is not declared like that now")
+    assert await checker.refused("POST", f"{path}/accept", wrong) == (404, "The tool's declaration has changed again")
     assert await checker.refused("POST", f"{path}/accept", {"name": "send"}) == (400, "digest must be a string")
     await checker.post(f"{path}/accept", {"name": "send", "digest": found[0]["changed"]["digest"]})
     found = (await checker.get(f"{checker.at('demo')}/tools"))["tools"]

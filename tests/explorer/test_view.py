@@ -229,8 +229,8 @@ def test_one_rule_that_says_the_same_is_one_finding() -> None:
         ("data:text/html,<script>alert(1)</script>", "", "text/html, 1 kB, not shown"),
         ('data:image/png;base64,AA" onerror="alert(1)', "", "image/png, 1 kB, not shown"),
         ("data:image/png;base64," + "A" * 4_000_000, "", "image/png, 3.0 MB, not shown"),
-        ("https://evil.example/pixel.png", "", "behind an address"),
-        ("javascript:alert(1)", "", "behind an address"),
+        ("https://evil.example/pixel.png", "", "at a URL"),
+        ("javascript:alert(1)", "", "at a URL"),
     ],
 )
 def test_only_plain_images_are_shown(url: str, image: str, about: str) -> None:
@@ -360,12 +360,12 @@ def test_facts_of_an_exchange() -> None:
     }
     told = facts(trace(metadata=metadata, duration_ms=61_000))
     assert [(fact.value, fact.name) for fact in told.timing] == [
-        ("1.0 min", "in all"),
-        ("1.5 s", "upstream began"),
+        ("1.0 min", "total"),
+        ("1.5 s", "upstream response"),
         ("250 ms", "first event"),
         ("2.2 ms", "checks"),
     ]
-    assert [(fact.name, fact.value) for fact in told.tokens] == [("prompt", "1,200"), ("in all", "1,234")]
+    assert [(fact.name, fact.value) for fact in told.tokens] == [("prompt", "1,200"), ("total", "1,234")]
     assert [fact.value for fact in told.checks] == ["refused", "final", "1", "2"]
     assert told.checks[-1].detail == "a, b"
     assert (len(told.unchecked), told.unchecked_more) == (20, 5)

@@ -82,7 +82,7 @@ class BrowserGuard:
                 "explorer.hosts."
             )
         if request.method not in SAFE and not is_same_origin(request):
-            raise CrossSite("This was not sent by a page of this server.")
+            raise CrossSite("A page of another site sent this request")
 
 
 BROWSER_GUARD = web.AppKey("BROWSER_GUARD", BrowserGuard)

@@ -95,9 +95,9 @@ class FairLock:
 
     def _enter(self, entry: _User) -> asyncio.Future[None]:
         if entry.running + len(entry.waiting) >= MAX_WAITING:
-            raise Unavailable("Too many of your checks are waiting.")
+            raise Unavailable("Too many of your checks are waiting")
         if self._allowance is not None and entry.spent_until(self._clock()) >= self._allowance:
-            raise Unavailable("Your policies have used up their processor time; there is more in a minute.")
+            raise Unavailable("Your policies have used up their processor time: try again in a minute")
         turn = asyncio.get_running_loop().create_future()
         entry.waiting.append(turn)
         return turn

@@ -30,7 +30,7 @@ class MemoryBudget:
         """Count ``size`` more bytes for a request. Raise Unavailable if other requests leave no room for them."""
         own = request.get(_RESERVED, 0)
         if self._used > own and self._used + size > self._limit:
-            raise Unavailable("The server holds as many bytes of large requests as it may.")
+            raise Unavailable("The server holds as many bytes of large requests as server.max_held_bytes allows")
         self._used += size
         request[_RESERVED] = own + size
 

@@ -20,16 +20,16 @@ async def read_bytes(request: web.Request, limit: int, seconds: float) -> bytes:
     """
     encoding = ",".join(request.headers.getall("content-encoding", ())).strip().lower()
     if encoding not in ("", "identity"):
-        raise UnsupportedMediaType("Content-Encoding may only be identity.")
+        raise UnsupportedMediaType("Content-Encoding must be identity")
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     try:
         async with asyncio.timeout(seconds):
             return await read_pieces(request, limit)
     except TimeoutError:
-        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
+        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds") from None
     except (web.HTTPException, web.RequestPayloadError):
-        raise BadRequest("The request body cannot be read.") from None
+        raise BadRequest("The request body cannot be read") from None
 
 
 async def read_pieces(request: web.Request, limit: int) -> bytes:
@@ -60,4 +60,4 @@ async def joined(pieces: list[bytes], size: int) -> bytes:
 
 def too_large(limit: int) -> PayloadTooLarge:
     """Return the error for a body over ``limit`` bytes."""
-    return PayloadTooLarge(f"The request body is over the limit of {limit} bytes.")
+    return PayloadTooLarge(f"The request body is over the limit of {limit} bytes")

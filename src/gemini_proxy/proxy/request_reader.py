@@ -113,9 +113,9 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
             raw = await read_pieces(request, limit)
             return raw if encoding == "identity" else await _gunzip(request, raw, limit)
     except TimeoutError:
-        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds.") from None
+        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds") from None
     except web.HTTPException:
-        raise BadRequest("The request body cannot be read.") from None
+        raise BadRequest("The request body cannot be read") from None
 
 
 def _check_type(request: web.Request) -> None:

@@ -89,11 +89,11 @@ class Metrics:
         request.app[PEERS].check(request)
         if request.app[CONFIG].access.mode == "open":
             if not request.app[BROWSER_GUARD].is_own_host(request):
-                raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
+                raise WrongHost("This server does not answer to that host name: add it to explorer.hosts")
             return
         key = bearer_key(request)
         if key is None:
-            raise Unauthenticated("The figures ask for a key of this server: Authorization: Bearer inv-...")
+            raise Unauthenticated("The metrics need a key of this server: Authorization: Bearer inv-...")
         try:
             await request.app[AUTHENTICATION].owner(Credentials(None, key))
         except Unavailable:

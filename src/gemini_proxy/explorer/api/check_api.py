@@ -18,7 +18,7 @@ from gemini_proxy.policy import Conversation, ConversationError, Fault, PolicyEr
 
 MAX_BATCH_SECONDS: Final = 10.0
 """Seconds that the policies of one call may take together: clients wait five seconds for the response."""
-_LATE: Final = "Error during analysis: the policies of the call took longer than their time"
+_LATE: Final = "Error during analysis: the policies of the call timed out"
 _NAME: Final = "policy"
 
 # What Invariant's clients look for in the reason of a 400, to tell their own exceptions apart.

@@ -81,7 +81,7 @@ class Call:
         if not body.strip():
             raise BadRequest("Request should not be empty")
         if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
-            raise BadRequest("The request holds too many values.")
+            raise BadRequest("The request holds too many values")
         if len(body) <= _BRIEF:
             return model.read(read_object(body, MAX_DEPTH))
         # A thread gives the loop its turn while a large body is read.
@@ -155,10 +155,10 @@ def api(handler: CallHandler) -> Handler:
         except TooMany as error:
             return error_response(BadRequest(str(error)))
         except RowRejected:
-            return error_response(BadRequest("The request holds a value that cannot be stored."))
+            return error_response(BadRequest("The request holds a value that cannot be stored"))
         except StoreError as error:
             log.warning("the store did not answer a call: %s", error)
-            return error_response(Unavailable("The traces cannot be reached now."))
+            return error_response(Unavailable("The trace database cannot be reached now"))
 
     return handle
 
@@ -193,7 +193,7 @@ async def identified(request: web.Request) -> Call:
     access = request.app[ACCESS]
     request.app[PEERS].check(request)
     if access.mode == "open" and not request.app[BROWSER_GUARD].is_own_host(request):
-        raise WrongHost("This server does not answer to that host name; see explorer.hosts.")
+        raise WrongHost("This server does not answer to that host name: add it to explorer.hosts")
     if "authorization" in request.headers:
         key = bearer_key(request)
         user = await access.user(key)

@@ -13,7 +13,7 @@ from gemini_proxy.traces.pinned_tools import MAX_TOOLS
 MAX_TOOLS_LISTED: Final = 100
 """Tools in one response: their declarations may be long."""
 NO_TOOL: Final = "Tool not found"
-NO_CHANGE: Final = "The tool is not declared like that now"
+NO_CHANGE: Final = "The tool's declaration has changed again"
 
 
 async def list_tools(call: Call) -> ToolsView:

@@ -196,7 +196,7 @@ class BlockReader:
         if not url.startswith("data:"):
             # A page never fetches what a model or a user names.
             lines = [self._text(url, f"{address}.image_url.url", "address"), *lines]
-            return Block("image", "behind an address", None, tuple(lines), "", noted)
+            return Block("image", "at a URL", None, tuple(lines), "", noted)
         image = self._shown_image(url)
         about = f"{_mime(url)}, {_size(url)}" + ("" if image else ", not shown")
         return Block("image", about, None, tuple(lines), image, noted)

@@ -114,5 +114,5 @@ async def _dataset(visit: Visit, name: str) -> Dataset:
     if name == _UNNAMED or is_dataset_name(name):
         found = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)
     if found is None:
-        raise NotFound("You have no such dataset.")
+        raise NotFound("You have no such dataset")
     return found

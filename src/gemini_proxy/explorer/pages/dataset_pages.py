@@ -33,11 +33,13 @@ async def create(visit: Visit) -> web.StreamResponse:
     """Make a dataset and go there."""
     name = (await visit.form()).get("name", "").strip()
     if not is_dataset_name(name):
-        return await _datasets(visit, name, "A name has letters, digits, hyphens and underscores, at most 128.")
+        return await _datasets(
+            visit, name, "A dataset's name must be 1 to 128 letters, digits, hyphens and underscores"
+        )
     try:
         made = await visit.app[DATASETS].create(visit.user, name)
     except NameTaken:
-        return await _datasets(visit, name, f"There is a dataset {name} already.")
+        return await _datasets(visit, name, f"The dataset {name} exists already")
     return see(dataset_path(made))
 
 
@@ -59,7 +61,7 @@ async def delete(visit: Visit) -> web.StreamResponse:
 async def _named(visit: Visit) -> Dataset:
     dataset = await visit.dataset()
     if not dataset.name:
-        raise NotFound("Exchanges without a dataset cannot be deleted together.")
+        raise NotFound("Exchanges without a dataset cannot be deleted together")
     return dataset
 
 

@@ -60,9 +60,9 @@ class Draft:
     def wrong_name(self) -> str:
         """What is wrong with the name, "" if nothing."""
         if not self.name:
-            return "A rule needs a name."
+            return "A rule needs a name"
         if len(self.name) > MAX_POLICY_NAME or "\0" in self.name:
-            return f"A name has at most {MAX_POLICY_NAME} characters, and no NUL."
+            return f"A name must have at most {MAX_POLICY_NAME} characters and no NUL"
         return ""
 
 
@@ -109,7 +109,7 @@ async def add(visit: Visit) -> web.StreamResponse:
     try:
         await visit.app[POLICIES].add(dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action)
     except DatasetGone:
-        raise NotFound("The dataset was deleted.") from None
+        raise NotFound("The dataset has been deleted") from None
     return see(f"{dataset_path(dataset)}/rules")
 
 
@@ -126,7 +126,7 @@ async def save(visit: Visit) -> web.StreamResponse:
         dataset, policy_id, name=draft.name, content=draft.content, enabled=draft.enabled, action=draft.action
     )
     if kept is None:
-        raise NotFound("There is no such rule.")
+        raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")
 
 
@@ -142,9 +142,9 @@ async def switch(visit: Visit) -> web.StreamResponse:
     elif to in ("on", "off"):
         changed = await policies.change(dataset, policy_id, enabled=to == "on")
     else:
-        raise BadRequest("A rule is switched to block, log, on or off.")
+        raise BadRequest("A rule can be switched to block, log, on or off")
     if changed is None:
-        raise NotFound("There is no such rule.")
+        raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")
 
 
@@ -161,7 +161,7 @@ async def delete(visit: Visit) -> web.StreamResponse:
     """Delete a rule."""
     dataset = await visit.dataset()
     if not await visit.app[POLICIES].remove(dataset, visit.id("id")):
-        raise NotFound("There is no such rule.")
+        raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")
 
 
@@ -208,7 +208,7 @@ async def _policy(visit: Visit, dataset: Dataset) -> StoredPolicy:
     for policy in await visit.app[POLICIES].of(dataset):
         if policy.id == policy_id:
             return policy
-    raise NotFound("There is no such rule.")
+    raise NotFound("There is no such rule")
 
 
 async def _editor(visit: Visit, dataset: Dataset, draft: Draft, check: PolicyCheck | None = None) -> web.StreamResponse:

@@ -44,7 +44,7 @@ async def read_form(request: web.Request) -> Form:
     something twice.
     """
     if request.content_type != "application/x-www-form-urlencoded":
-        raise UnsupportedMediaType("A form is sent as application/x-www-form-urlencoded.")
+        raise UnsupportedMediaType("A form must be sent as application/x-www-form-urlencoded")
     return _fields(await read_bytes(request, MAX_FORM, request.app[SERVER].request_timeout))
 
 
@@ -52,10 +52,10 @@ def _fields(body: bytes) -> Form:
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS)
     except ValueError:
-        raise BadRequest("The form cannot be read.") from None
+        raise BadRequest("The form cannot be read") from None
     fields = {name: value.replace("\r\n", "\n").replace("\r", "\n") for name, value in pairs}
     if len(fields) != len(pairs):
-        raise BadRequest("The form says something twice.")
+        raise BadRequest("The form has a field twice")
     return fields
 
 
@@ -64,15 +64,15 @@ log = logging.getLogger(__name__)
 VISITOR = web.RequestKey("VISITOR", str)
 """Who visits, once that is known."""
 _WORDS: Final = {
-    400: "That cannot be read",
-    401: "Please sign in",
-    403: "Not from here",
-    404: "Nothing here",
-    405: "Not this way",
+    400: "Bad request",
+    401: "Sign in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
     413: "Too large",
-    421: "Not this server",
+    421: "Wrong host name",
     429: "Too many requests",
-    503: "Not now",
+    503: "Not available",
 }
 
 
@@ -97,12 +97,12 @@ class Visit:
         if not given:
             return default
         if not re.fullmatch("[0-9]{1,15}", given):
-            raise BadRequest(f"{name} must be a number from 0.")
+            raise BadRequest(f"{name} must be a number from 0")
         return int(given)
 
     def id(self, part: str) -> str:
         """A part of the path that is a UUID. Raises NotFound for anything else: nothing has that id."""
-        return read_uuid(self.request.match_info[part], "There is nothing with that id.")
+        return read_uuid(self.request.match_info[part], "Nothing has that id")
 
     async def dataset(self) -> Dataset:
         """The dataset that the path names; the one without a name where it names none. Raises NotFound."""
@@ -110,7 +110,7 @@ class Visit:
         known = not name or is_dataset_name(name)
         found = await self.app[DATASETS].get(self.user, name) if known else None
         if found is None:
-            raise NotFound(f"You have no dataset {name}." if name else "There are no traces without a dataset.")
+            raise NotFound(f"You have no dataset {name}" if name else "There are no traces without a dataset")
         return found
 
     async def form(self) -> Form:
@@ -157,17 +157,17 @@ def guarded(handler: Handler) -> Handler:
         except TooMany as error:
             return error_page(request, BadRequest(f"{error}."))
         except RowRejected:
-            return error_page(request, BadRequest("That holds something that cannot be stored."))
+            return error_page(request, BadRequest("The form holds a value that cannot be stored"))
         except StoreError as error:
             log.warning("the store did not answer a page: %s", error)
-            return error_page(request, Unavailable("The traces cannot be reached now. Try again in a moment."))
+            return error_page(request, Unavailable("The trace database cannot be reached now: try again in a moment"))
 
     return handle
 
 
 def error_page(request: web.Request, error: ProxyError) -> web.Response:
     """An error as a page."""
-    title = _WORDS.get(error.status, "That did not work")
+    title = _WORDS.get(error.status, "Error")
     response = _error(request, error.status, title, error.message)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
         # What is left of its body would be read for nothing.
@@ -196,7 +196,7 @@ def _sign_in_first(request: web.Request) -> web.Response:
     """A page that was asked for is shown after the sign-in; a form that was sent is lost, which has to be said."""
     if request.method in SAFE:
         return see(f"/explorer/sign-in?next={quote(request.path_qs, safe='')}")
-    return _error(request, 401, _WORDS[401], "You are no longer signed in.")
+    return _error(request, 401, _WORDS[401], "You are no longer signed in")
 
 
 def _error(request: web.Request, status: int, title: str, message: str) -> web.Response:
@@ -214,8 +214,8 @@ def _error(request: web.Request, status: int, title: str, message: str) -> web.R
 async def missing(visit: Visit) -> web.StreamResponse:
     """Any other path below ours, and any other method."""
     if visit.request.method not in SAFE | {"POST"}:
-        raise MethodNotAllowed("Pages do not take that method.")
-    raise NotFound("There is no such page.")
+        raise MethodNotAllowed("Pages do not take that method")
+    raise NotFound("There is no such page")
 
 
 def keys_needed(request: web.Request) -> bool:

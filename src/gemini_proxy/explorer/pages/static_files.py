@@ -48,7 +48,7 @@ async def static_file(request: web.Request) -> web.StreamResponse:
     """One file; whoever asks for a version that is no longer there gets the present one, uncached."""
     found = request.app[STATIC].get(request.match_info["file"])
     if found is None:
-        raise NotFound("There is no such file.")
+        raise NotFound("There is no such file")
     cached = request.query.get("v") == found.version
     headers = {**BROWSER_HEADERS, "cache-control": _FOREVER if cached else "no-cache"}
     return web.Response(body=found.content, content_type=found.content_type, charset="utf-8", headers=headers)

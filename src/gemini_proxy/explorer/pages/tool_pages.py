@@ -19,11 +19,11 @@ from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.rows import load
 
 LABELS: Final = {
-    "trusted": "Nobody else can write what these return",
-    "reads": "Calls only read",
+    "trusted": "Strangers cannot write what these tools return",
+    "reads": "Calls only read data",
     "acts": "Calls have an effect",
     "free": "Arguments (tool.argument) that may come from anywhere",
-    "private": "What these return is not for strangers",
+    "private": "What these tools return is private",
 }
 """The labels of tools, and what a field of the form says of each."""
 _SHOWN: Final = 20
@@ -82,7 +82,7 @@ async def accept(visit: Visit) -> web.StreamResponse:
     """Pin the changed declaration that was looked at."""
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].accept(dataset, form.get("name", ""), form.get("digest", "")):
-        raise NotFound("The tool is declared otherwise by now. Look at it again.")
+        raise NotFound("The tool's declaration has changed again: check it before you accept it")
     return see(f"{dataset_path(dataset)}/tools")
 
 
@@ -91,7 +91,7 @@ async def forget(visit: Visit) -> web.StreamResponse:
     """Remove a tool: how it is declared next is pinned."""
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
-        raise NotFound("There is no such tool.")
+        raise NotFound("There is no such tool")
     return see(f"{dataset_path(dataset)}/tools")
 
 
@@ -106,7 +106,7 @@ async def label(visit: Visit) -> web.StreamResponse:
         return checked_metadata({**rest, LABELS_PARAMETER: labels} if labels else rest)
 
     if not dataset.name or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change) is None:
-        raise NotFound("Labels are of a dataset that has a name.")
+        raise NotFound("Only a dataset with a name has labels")
     return see(f"{dataset_path(dataset)}/tools")
 
 

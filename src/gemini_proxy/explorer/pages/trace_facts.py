@@ -16,8 +16,8 @@ _TOKENS: Final = {
     "promptTokenCount": "prompt",
     "cachedContentTokenCount": "cached",
     "thoughtsTokenCount": "thoughts",
-    "candidatesTokenCount": "answer",
-    "totalTokenCount": "in all",
+    "candidatesTokenCount": "response",
+    "totalTokenCount": "total",
 }
 _TOLD: Final = frozenset("model usage model_version latencies_ms coverage refusal error via_gateway".split())
 
@@ -82,8 +82,8 @@ def _model(trace: Trace) -> Fact:
 
 def _timing(trace: Trace) -> Iterator[Fact]:
     latencies = _mapping(trace.metadata.get("latencies_ms"))
-    yield Fact("in all", milliseconds(trace.duration_ms))
-    for name, word in {"upstream_head": "upstream began", "first_byte": "first event"}.items():
+    yield Fact("total", milliseconds(trace.duration_ms))
+    for name, word in {"upstream_head": "upstream response", "first_byte": "first event"}.items():
         if (value := _number(latencies.get(name))) is not None:
             yield Fact(word, milliseconds(value))
     if (value := _number(_mapping(trace.metadata.get("coverage")).get("milliseconds"))) is not None:
@@ -102,7 +102,7 @@ def _checks(coverage: Mapping[str, Any]) -> Iterator[Fact]:
         yield Fact("messages", grouped(messages))
     yield Fact("rules", f"{len(rules)}", names + (", …" if len(rules) > _LISTED else ""))
     if isinstance(waiting := coverage.get("judged_only_at_the_end"), list):
-        yield Fact("judged only at the end", ", ".join(_text(name) for name in waiting[:_LISTED]))
+        yield Fact("checked only at the end", ", ".join(_text(name) for name in waiting[:_LISTED]))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.trace import Outcome, trace_json
 
 PAGE: Final = 50
-NO_TRACE: Final = "There is no such trace."
+NO_TRACE: Final = "There is no such trace"
 _RAW: Final = {
     **BROWSER_HEADERS,
     "content-type": "application/json",
@@ -67,7 +67,7 @@ def _query(asked: dict[str, str]) -> TraceQuery:
     """Raises BadRequest for an outcome or a time that is none."""
     outcome = asked.get("outcome")
     if outcome is not None and outcome not in {word.value for word in Outcome}:
-        raise BadRequest("There is no such outcome.")
+        raise BadRequest("There is no such outcome")
     return TraceQuery(
         Outcome(outcome) if outcome else None,
         asked.get("model"),
@@ -85,7 +85,7 @@ def _time(given: str | None) -> float | None:
     try:
         return datetime.fromisoformat(given).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise BadRequest("A time is written as 2026-01-31T18:30.") from None
+        raise BadRequest("A time must be written as 2026-01-31T18:30") from None
 
 
 @page
@@ -115,7 +115,7 @@ async def trace_text(visit: Visit) -> web.StreamResponse:
     address, start = visit.query("at"), visit.number("from", 0) or 0
     text = await asyncio.to_thread(_text, stored, address)
     if text is None or start > len(text):
-        raise NotFound("The trace has no text there.")
+        raise NotFound("The trace has no text at this address")
     marks = Marks(found.annotations[:MARKS]).on(address)
     return await visit.show(
         "text.html",

@@ -95,7 +95,9 @@ class Trials:
         if not text.strip():
             return PolicyCheck(False, line=1, column=1, reason="the policy is empty")
         if (nul := text.find("\0")) >= 0:
-            return PolicyCheck(False, line=text.count("\n", 0, nul) + 1, column=1, reason="the character NUL")
+            return PolicyCheck(
+                False, line=text.count("\n", 0, nul) + 1, column=1, reason="the policy holds the character NUL"
+            )
         if len(text) <= BRIEF_POLICY:
             return _check(text, self._guardrails().parameters)
         # A thread gives the loop its turn; several that compile would leave it a fraction of the processor.

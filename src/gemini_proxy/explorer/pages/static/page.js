@@ -102,7 +102,7 @@
     const button = document.createElement("button");
     button.type = "button";
     button.className = "quiet unfold";
-    button.textContent = "Show all of it";
+    button.textContent = "Show all";
     button.addEventListener("click", () => {
       block.classList.remove("folded");
       // The next Tab goes on from here.

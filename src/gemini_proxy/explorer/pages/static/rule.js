@@ -61,7 +61,7 @@
   }
 
   function showProblem(where, error) {
-    where.replaceChildren(element("p", "wrong", `No answer: ${error.message}`));
+    where.replaceChildren(element("p", "wrong", `No response: ${error.message}`));
   }
 
   async function check() {
