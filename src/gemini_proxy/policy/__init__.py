@@ -21,7 +21,7 @@ The language is Invariant's. What differs from its stock engine, and why:
 
 from gemini_proxy.policy.compile.compiler import compile_policy
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, Finding, Parser
-from gemini_proxy.policy.detectors.builtin import BUILTIN
+from gemini_proxy.policy.detectors.builtin import BUILTIN, kind_of_value
 from gemini_proxy.policy.detectors.outside import OUTSIDE, Answer, LabelledSpan, Question, Unanswered
 from gemini_proxy.policy.errors import (
     BudgetExceeded,
@@ -78,6 +78,7 @@ __all__ = [
     "tool_declaration",
     "tool_digest",
     "joined_labels",
+    "kind_of_value",
     "portability",
     "readable_parameters",
     "readable_pins",

@@ -1,0 +1,407 @@
+"""Masking: what guardrails find goes upstream as placeholders, and comes back to the client as it was. No I/O."""
+
+import hashlib
+import hmac
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.framing.frames import Frame, Framing
+from gemini_proxy.gemini.json_edit import JsonString, Path, StringEdit, edited, json_strings
+from gemini_proxy.guardrails.verdict import Violation
+from gemini_proxy.policy import kind_of_value
+
+Restore = Literal["text", "all", "off"]
+
+_DIGITS: Final = 10
+"""Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
+_MOST_VALUES: Final = 1_000
+"""Values of one request that are masked; more are refused."""
+_OFFSETS: Final = re.compile(r"(.*):(\d+)-(\d+)", re.DOTALL)
+_NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignature language outcome".split())
+"""Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
+_BLOBS: Final = frozenset({"inlineData", "fileData"})
+_CONTENTS: Final = frozenset({"contents", "content", "systemInstruction"})
+
+
+class CannotMask(Exception):
+    """What was found cannot be replaced. The text says why."""
+
+
+class Placeholders:
+    """Names values of one owner and dataset: the same value has the same placeholder on every machine with ``key``."""
+
+    def __init__(self, key: bytes, owner: str, dataset: str | None) -> None:
+        self._key = hmac.digest(key, f"{owner}\0{dataset or ''}".encode(), "sha256")
+
+    def of(self, value: str) -> str:
+        """Return the placeholder of ``value``, which tells its kind: ``<EMAIL_ADDRESS_7f3a9c0b12>``."""
+        digits = hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+        return f"<{kind_of_value(value)}_{digits}>"
+
+
+class Masks:
+    """The values of one exchange that are masked, each with its placeholder."""
+
+    def __init__(self, placeholders: Mapping[str, str]) -> None:
+        self.placeholders: Mapping[str, str] = dict(placeholders)
+        self._values = {placeholder[1:-1].upper(): value for value, placeholder in placeholders.items()}
+        longest_first = sorted(placeholders, key=len, reverse=True)
+        self._hidden = re.compile("|".join(map(re.escape, longest_first)))
+        self._shown = re.compile("|".join(map(_spellings, self._values)), re.IGNORECASE)
+        self._beginnings = {core[:size] for core in self._values for size in range(len(core) + 1)}
+        self._longest = max(map(len, self._values)) + _SPELLING_ROOM
+
+    def hide(self, text: str) -> str:
+        """Return ``text`` with placeholders in the place of values."""
+        return self._hidden.sub(lambda match: self.placeholders[match[0]], text)
+
+    def show(self, text: str) -> str:
+        """Return ``text`` with values in the place of placeholders, as models spell them."""
+        return self._shown.sub(self._value, text)
+
+    def shown(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
+        """Yield the placeholders in ``text`` from ``start`` on: where each begins and ends, and its value."""
+        return ((match.start(), match.end(), self._value(match)) for match in self._shown.finditer(text, start))
+
+    def unfinished(self, text: str) -> int:
+        """Return where a placeholder begins that ends behind ``text``, the length of ``text`` where none can."""
+        tail = _TAIL.search(text, max(0, len(text) - self._longest))
+        assert tail is not None
+        for start in range(tail.start(), len(text)):
+            if _core(text[start:]) in self._beginnings:
+                return start
+        return len(text)
+
+    def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
+        """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
+        found = self._hidden.finditer(text, start)
+        return ((match.start(), match.end(), self.placeholders[match[0]]) for match in found)
+
+    def _value(self, match: re.Match[str]) -> str:
+        return self._values[_core(match[0])]
+
+
+# How models spell a placeholder: in another case, without brackets, with Markdown's escapes or HTML's entities.
+_OPENING: Final = r"(?:\\?<|&lt;)?"
+_CLOSING: Final = r"(?:\\?>|&gt;)?"
+_SPELLING_ROOM: Final = 32
+_TAIL: Final = re.compile(r"[A-Za-z0-9_<\\&;]*\Z")
+_AROUND: Final = re.compile(r"\\|<|>|&(?:[lg](?:t;?)?)?")
+
+
+def _spellings(core: str) -> str:
+    return _OPENING + r"\\?_".join(map(re.escape, core.split("_"))) + _CLOSING
+
+
+def _core(spelled: str) -> str:
+    """Return a placeholder, or the beginning of one, in capitals and without what may stand around and within it."""
+    return _AROUND.sub("", spelled).upper()
+
+
+def masked_values(messages: Sequence[Mapping[str, Any]], violations: Iterable[Violation]) -> list[str]:
+    """Return the texts that the violations point at, each once. Raises CannotMask."""
+    values: dict[str, None] = {}
+    for violation in violations:
+        if not violation.ranges:
+            raise CannotMask("the rule does not say where it found it")
+        for address in violation.ranges:
+            values.update(dict.fromkeys(_texts_at(messages, address)))
+    if len(values) > _MOST_VALUES:
+        raise CannotMask(f"it is in more than {_MOST_VALUES} places")
+    return list(values)
+
+
+def _texts_at(messages: Sequence[Mapping[str, Any]], address: str) -> list[str]:
+    offsets = _OFFSETS.fullmatch(address)
+    value = _value_at(messages, (offsets[1] if offsets else address).partition(".")[2])
+    if offsets is not None and isinstance(value, str):
+        value = value[int(offsets[2]) : int(offsets[3])]
+    texts = [text for text in _texts_of(value) if text.strip()]
+    if not texts:
+        raise CannotMask("there is no text in it")
+    return texts
+
+
+def _value_at(value: Any, path: str) -> Any:
+    """Return what a path leads to; names of fields may hold dots themselves."""
+    while path and not isinstance(value, str):
+        if isinstance(value, Mapping):
+            names = [name for name in value if path == name or path.startswith(f"{name}.")]
+            if not names:
+                return None
+            name = max(names, key=len)
+            value, path = value[name], path[len(name) + 1 :]
+        elif isinstance(value, Sequence):
+            index, _, path = path.partition(".")
+            value = value[int(index)] if index.isdecimal() and int(index) < len(value) else None
+        else:
+            return None
+    return value
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """Yield the texts of a message or a part of one. Raises CannotMask for what is no text."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts_of(item)
+    elif isinstance(value, Mapping):
+        if value.get("type") in ("image_url", "file"):
+            raise CannotMask("an image or a file cannot be masked")
+        for name, inner in value.items():
+            if name not in ("role", "type", "id", "tool_call_id", "tool_name", "name", "turn", "field"):
+                yield from _texts_of(inner)
+
+
+def mask_body(body: bytes, masks: Masks) -> bytes:
+    """Return a request's body with its values masked wherever the model reads text; all other bytes stay."""
+    edits = [
+        StringEdit(string, start, end, text)
+        for string in json_strings(body)
+        if _is_request_text(string.path)
+        for start, end, text in masks.hidden(string.text, 0)
+    ]
+    return edited(body, edits)
+
+
+def _is_request_text(path: Path) -> bool:
+    names = [camel_case(step) if isinstance(step, str) else step for step in path]
+    at = next((index for index, step in enumerate(names) if step in _CONTENTS), None)
+    if at is None:
+        return "functionDeclarations" in names and names[-1] == "description"
+    within = names[at + 1 :]
+    if "parts" not in within:
+        return False
+    # The part's own fields and those of the call or output in it; what is deeper is the client's, but for media.
+    own = within[within.index("parts") + 2 :]
+    return own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS)
+
+
+def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:
+    """Return messages with placeholders in the place of values, in every text."""
+    return [_hidden(message, masks) for message in messages]
+
+
+def _hidden(value: Any, masks: Masks) -> Any:
+    if isinstance(value, str):
+        return masks.hide(value)
+    if isinstance(value, Mapping):
+        return {name: _hidden(inner, masks) for name, inner in value.items()}
+    return [_hidden(item, masks) for item in value] if isinstance(value, list) else value
+
+
+class Substitution(Protocol):
+    """What is replaced in the texts of a response.
+
+    ``find`` yields where each replacement begins and ends from ``start`` on, and what it is; ``unfinished`` returns
+    from where on more text may still change what is found. ``whole`` says that only the end of a text settles it.
+    """
+
+    @property
+    def whole(self) -> bool: ...
+
+    def find(self, text: str, start: int) -> Iterable[tuple[int, int, str]]: ...
+
+    def unfinished(self, text: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """Values in the place of placeholders."""
+
+    masks: Masks
+    whole: bool = False
+
+    def find(self, text: str, start: int) -> Iterable[tuple[int, int, str]]:
+        return self.masks.shown(text, start)
+
+    def unfinished(self, text: str) -> int:
+        return self.masks.unfinished(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """Placeholders in the place of values, in a response that is there as a whole."""
+
+    masks: Masks
+    whole: bool = True
+
+    def find(self, text: str, start: int) -> Iterable[tuple[int, int, str]]:
+        return self.masks.hidden(text, start)
+
+    def unfinished(self, text: str) -> int:
+        return 0
+
+
+_Run = tuple[object, ...]
+"""What tells the texts of a response apart that a client joins."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A frame on its way, and in how many texts of it something may still be found."""
+
+    raw: bytes
+    edits: list[StringEdit] = field(default_factory=list)
+    open: int = 0
+
+
+@dataclass(slots=True)
+class _Text:
+    """The end of a run of text that is not settled, and the ``pieces`` that it came in.
+
+    ``new`` is what came since it was joined, ``scanned`` how much of it is settled already.
+    """
+
+    text: str = ""
+    new: list[str] = field(default_factory=list)
+    scanned: int = 0
+    pieces: deque[tuple[_Waiting, JsonString]] = field(default_factory=deque)
+
+    def join(self) -> str:
+        """Return all of it."""
+        if self.new:
+            self.text = "".join((self.text, *self.new))
+            self.new.clear()
+        return self.text
+
+
+class FrameEditor:
+    """Replaces text in the frames of a response as they pass, also what is split over several of them.
+
+    A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
+    which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone.
+    """
+
+    def __init__(self, framing: Framing, substitution: Substitution, *, texts_only: bool = False) -> None:
+        self._framing = framing
+        self._substitution = substitution
+        self._texts_only = texts_only
+        self._waiting: deque[_Waiting] = deque()
+        self._runs: dict[_Run, _Text] = {}
+        self.replaced: set[str] = set()
+        """The texts that were replaced."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take in bytes and return those that may leave. Raises DecodeError for what cannot be read."""
+        return self._take(self._framing.feed(data))
+
+    def end(self) -> bytes:
+        """Take in the end of the body and return what is left of it. Raises DecodeError."""
+        return self._take(self._framing.end()) + self.flush()
+
+    def flush(self) -> bytes:
+        """Return every frame that waits: no more of the response will come."""
+        for run in list(self._runs):
+            self._close(run)
+        return self._leave()
+
+    def _take(self, frames: Iterable[Frame]) -> bytes:
+        for raw, payload in frames:
+            waiting = _Waiting(raw)
+            self._waiting.append(waiting)
+            if payload is not None:
+                self._read(waiting, payload)
+        return self._leave()
+
+    def _read(self, waiting: _Waiting, payload: Mapping[str, Any]) -> None:
+        for string in json_strings(waiting.raw):
+            if (run := _run_of(string.path, payload)) is not None:
+                self._append(run, waiting, string)
+            elif not self._texts_only and string.path[-1] not in ("data", "thoughtSignature", "thought_signature"):
+                for start, end, text in self._substitution.find(string.text, 0):
+                    self._replace(waiting, string, start, end, text)
+        for run in [run for run in self._runs if _ends(run, payload)]:
+            self._close(run)
+
+    def _append(self, run: _Run, waiting: _Waiting, string: JsonString) -> None:
+        text = self._runs.setdefault(run, _Text())
+        text.new.append(string.text)
+        text.pieces.append((waiting, string))
+        waiting.open += 1
+        if not self._substitution.whole:
+            self._settle(text, self._substitution.unfinished(text.join()))
+
+    def _close(self, run: _Run) -> None:
+        text = self._runs.pop(run)
+        self._settle(text, len(text.join()))
+
+    def _settle(self, text: _Text, safe: int) -> None:
+        """Make the replacements that end before ``safe``, and let go of the pieces that do."""
+        for start, end, replacement in self._substitution.find(text.text, text.scanned):
+            if end > safe:
+                break
+            self._spread(text, start, end, replacement)
+            text.scanned = end
+        cut = 0
+        while text.pieces and cut + len(text.pieces[0][1].text) <= safe:
+            waiting, string = text.pieces.popleft()
+            waiting.open -= 1
+            cut += len(string.text)
+        text.text = text.text[cut:]
+        text.scanned = max(0, text.scanned - cut)
+
+    def _spread(self, text: _Text, start: int, end: int, replacement: str) -> None:
+        """Replace characters of a run: the first piece gets the replacement, the others lose their part."""
+        at = 0
+        for waiting, string in text.pieces:
+            first, last = max(start - at, 0), min(end - at, len(string.text))
+            if first < last:
+                self._replace(waiting, string, first, last, replacement)
+                replacement = ""
+            at += len(string.text)
+
+    def _replace(self, waiting: _Waiting, string: JsonString, start: int, end: int, text: str) -> None:
+        waiting.edits.append(StringEdit(string, start, end, text))
+        if text:
+            self.replaced.add(text)
+
+    def _leave(self) -> bytes:
+        leaving: list[bytes] = []
+        while self._waiting and not self._waiting[0].open:
+            frame = self._waiting.popleft()
+            leaving.append(edited(frame.raw, frame.edits) if frame.edits else frame.raw)
+        return b"".join(leaving)
+
+
+def _run_of(path: Path, payload: Mapping[str, Any]) -> _Run | None:
+    """Return the run that a string of a response is text of: of a candidate's text, or of a streamed argument."""
+    if len(path) < 6 or path[0] != "candidates" or path[3] != "parts":
+        return None
+    try:
+        candidate = payload["candidates"][path[1]]
+        part, index = candidate["content"]["parts"][path[4]], candidate.get("index", 0)
+        if path[5:] == ("text",):
+            return (index, "text", bool(part.get("thought")))
+        if path[-1] in ("stringValue", "string_value") and path[6] in ("partialArgs", "partial_args"):
+            piece = part[path[5]][path[6]][path[7]]
+            return (index, "argument", piece.get("jsonPath", piece.get("json_path")))
+    except (LookupError, TypeError, AttributeError):
+        # A repeated name hides from a parser what stands in the text. The merger reads what the parser read.
+        return None
+    return None
+
+
+def _ends(run: _Run, payload: Mapping[str, Any]) -> bool:
+    """Return whether a run ends with this event: the candidate is finished, or goes on with something else."""
+    for candidate in _objects(payload.get("candidates")):
+        if candidate.get("index", 0) != run[0]:
+            continue
+        if candidate.get("finishReason") or candidate.get("finish_reason"):
+            return True
+        content = candidate.get("content")
+        parts = list(_objects(content.get("parts"))) if isinstance(content, Mapping) else []
+        if run[1] == "text":
+            return bool(parts) and "text" not in parts[-1]
+        return any("text" in part for part in parts)
+    return False
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a list; nothing where it is none."""
+    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
