@@ -38,6 +38,7 @@ _CREDENTIALS = {
     "guardrails-api-key": ("guardrails", "remote", "api_key"),
     "judge-api-key": ("guardrails", "judge", "api_key"),
     "model-armor-token": ("guardrails", "model_armor", "token"),
+    "mask-key": ("guardrails", "mask_key"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
 _FIRST_PASSED: Final = 3

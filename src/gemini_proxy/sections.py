@@ -209,6 +209,7 @@ class Guardrails(Section):
 
     engine: Literal["native", "remote", "off"] = "native"
     policies: tuple[str, ...] = ()
+    mask_policies: tuple[str, ...] = ()
     log_policies: tuple[str, ...] = ()
     header_policies: Literal["add", "replace", "off"] = "add"
     request_check: Literal["overlap", "before"] = "overlap"
@@ -217,6 +218,8 @@ class Guardrails(Section):
     unavailable: Literal["block", "allow"] = "block"
     timeout: Annotated[float, Field(gt=0)] = 5.0
     thoughts: Literal["check", "skip"] = "check"
+    restore: Literal["all", "text", "off"] = "all"
+    mask_key: SecretStr | None = None
     unseen_content: Literal["allow", "block"] = "allow"
     outbound_fields: Literal["refuse", "allow"] = "refuse"
     parameters: Mapping[str, Any] = Field(default_factory=dict)

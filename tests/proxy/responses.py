@@ -10,7 +10,6 @@ from aiohttp.test_utils import make_mocked_request
 
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.request import read_request
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
@@ -20,6 +19,7 @@ from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
@@ -128,8 +128,8 @@ def done(work: Coroutine[Any, Any, T]) -> T:
 
 def pipeline(settings: Guardrails, engine: Engine | None = None) -> Pipeline:
     """Return a pipeline whose exchanges are not recorded."""
-    recorder = cast(ExchangeRecorder, None)
-    return Pipeline(engine or NativeEngine(Workers(), 5.0), settings, Refusals(), recorder, Tasks(), 1 << 24)
+    reader, recorder = cast(RequestReader, None), cast(ExchangeRecorder, None)
+    return Pipeline(reader, engine or NativeEngine(Workers(), 5.0), settings, Refusals(), recorder, Tasks(), 1 << 24)
 
 
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:
@@ -156,7 +156,7 @@ class Answered:
 
 def answered(steps: Pipeline, exchange: Exchange, chunks: Sequence[bytes]) -> Answered:
     """Feed an answer chunk by chunk, and end it."""
-    steps.open_stream(exchange, SseFraming())
+    steps.open_stream(exchange, "text/event-stream")
     left: list[bytes] = []
     try:
         for chunk in chunks:

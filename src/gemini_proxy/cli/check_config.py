@@ -25,16 +25,16 @@ def check_config(settings: Settings) -> None:
             runner.run(TraceStore.try_open(config.traces.database))
     except StoreError as error:
         fail_for_database(config, error)
-    for rule in (*rules.blocking, *rules.logging):
+    for rule in rules.all:
         echoes = echo_warnings(rule.policy, config.refusals.prefix, config.guardrails.parameters)
         for warning in (*rule.policy.warnings, *(echoes if rule.action == "block" else ())):
             click.echo(f"{rule.name}:{warning}", err=True)
     click.echo(
         f"configuration ok: upstream {config.upstream.base_url}, "
-        f"{len(rules.blocking)} blocking and {len(rules.logging)} logging policies, "
+        f"{len(rules.blocking)} blocking, {len(rules.masking)} masking and {len(rules.logging)} logging policies, "
         f"traces in {shown_url(config.traces.database)}"
     )
-    for rule in (*rules.blocking, *rules.logging):
+    for rule in rules.all:
         click.echo(f"{rule.action:5}  {rule.name}")
     click.echo(config.access.meaning)
     click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")

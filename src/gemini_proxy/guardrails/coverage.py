@@ -15,7 +15,7 @@ _LISTED = 20
 class Coverage:
     """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end, and
     where an exchange ended without its final check. ``unchecked`` says why a check gave no verdict, None where all did;
-    ``waiting`` names rules for which ``window`` had to become ``hold``.
+    ``waiting`` names rules for which ``window`` had to become ``hold``. ``masked`` counts the values that were masked.
     """
 
     mode: str
@@ -26,12 +26,14 @@ class Coverage:
     unchecked: str | None = None
     milliseconds: float = 0.0
     waiting: tuple[str, ...] = ()
+    masked: int = 0
 
     @property
     def header(self) -> str:
         """Tokens only: header values must not carry text from a policy, a prompt or an answer."""
         counts = f"rules={len(self.rules)}; unseen={len(self.unchecked_content)}"
-        return f"verdict={self.verdict}; mode={self.mode}; {counts}; ms={self.milliseconds:.1f}"
+        masked = f"masked={self.masked}; " if self.masked else ""
+        return f"verdict={self.verdict}; mode={self.mode}; {counts}; {masked}ms={self.milliseconds:.1f}"
 
     @property
     def described(self) -> dict[str, Any]:
@@ -46,6 +48,8 @@ class Coverage:
         }
         if len(self.unchecked_content) > _LISTED:
             described["not_checked_in_all"] = len(self.unchecked_content)
+        if self.masked:
+            described["masked_values"] = self.masked
         if self.waiting:
             described["judged_only_at_the_end"] = list(self.waiting)
         if self.unchecked is not None:

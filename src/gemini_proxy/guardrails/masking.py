@@ -5,7 +5,7 @@ import hmac
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
 from gemini_proxy.gemini.casing import camel_case
@@ -156,6 +156,22 @@ def _texts_of(value: Any) -> Iterator[str]:
         for name, inner in value.items():
             if name not in ("role", "type", "id", "tool_call_id", "tool_name", "name", "turn", "field"):
                 yield from _texts_of(inner)
+
+
+def moved(violation: Violation, masks: Masks | None, messages: Sequence[Mapping[str, Any]] | None = None) -> Violation:
+    """Return a violation in ``messages`` as it stands once these are masked: its ranges are where values were."""
+    if masks is None or messages is None:
+        return violation
+    return replace(violation, ranges=tuple(_moved(address, masks, messages) for address in violation.ranges))
+
+
+def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> str:
+    offsets = _OFFSETS.fullmatch(address)
+    text = _value_at(messages, offsets[1].partition(".")[2]) if offsets else None
+    if offsets is None or not isinstance(text, str):
+        return address
+    start, end = (len(masks.hide(text[: int(offset)])) for offset in offsets.groups()[1:])
+    return f"{offsets[1]}:{start}-{end}"
 
 
 def mask_body(body: bytes, masks: Masks) -> bytes:

@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
@@ -25,7 +25,8 @@ from gemini_proxy.policy import (
 )
 from gemini_proxy.policy import PINS_PARAMETER as PINNED
 
-Action = Literal["block", "log"]
+Action = Literal["block", "mask", "log"]
+_STRENGTHS: Mapping[object, int] = MappingProxyType({"log": 0, "mask": 1, "block": 2})
 
 HEADER_NAME = "Invariant-Guardrails"
 BRIEF_POLICY = 500
@@ -46,9 +47,11 @@ _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One policy in force. ``block`` decides over the exchange, ``log`` only annotates its trace.
+    """One policy in force, and what is done about what it finds.
 
-    A ``foreign`` one came with the request: what it costs is its sender's, and nobody else's.
+    ``block`` refuses, ``mask`` hides it from the model, ``log`` only annotates the trace. A rule of the policy may ask
+    for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail came with the request: what
+    it costs is its sender's, and nobody else's.
     """
 
     id: str
@@ -56,6 +59,11 @@ class Guardrail:
     action: Action
     policy: Policy = field(repr=False)
     foreign: bool = False
+
+    @property
+    def actions(self) -> frozenset[Action]:
+        """Return every action that a violation of it may have."""
+        return frozenset(stronger(self.action, rule.action) for rule in self.policy.rules) or frozenset({self.action})
 
     @property
     def described(self) -> dict[str, str]:
@@ -90,26 +98,58 @@ _NO_FACTS = ToolFacts()
 
 @dataclass(frozen=True, slots=True)
 class GuardrailSet:
-    """What holds for one exchange: its rules, and what they may know of the tools of its dataset."""
+    """What holds for one exchange: guardrails by their action, and what they may know of the tools of its dataset."""
 
     blocking: tuple[Guardrail, ...] = ()
     logging: tuple[Guardrail, ...] = ()
     tools: ToolFacts = _NO_FACTS
+    masking: tuple[Guardrail, ...] = ()
+    deciding: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
+    """Those that are checked before anything of a request or response leaves."""
+    annotating: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
+    """Those that are checked once the exchange is recorded: nothing in them does more than annotate."""
+    masks: bool = field(init=False, repr=False, compare=False)
+    """Whether one of them may mask."""
+
+    def __post_init__(self) -> None:
+        stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})
+        deciding = (*self.blocking, *self.masking, *stronger_rules)
+        object.__setattr__(self, "deciding", deciding)
+        annotating = tuple(guardrail for guardrail in self.logging if guardrail not in stronger_rules)
+        object.__setattr__(self, "annotating", annotating)
+        object.__setattr__(self, "masks", any("mask" in guardrail.actions for guardrail in deciding))
+
+    @classmethod
+    def of(cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS) -> "GuardrailSet":
+        """Sort guardrails by their action."""
+        by_action: dict[Action, list[Guardrail]] = {"block": [], "mask": [], "log": []}
+        for one in guardrails:
+            by_action[one.action].append(one)
+        return cls(tuple(by_action["block"]), tuple(by_action["log"]), tools, tuple(by_action["mask"]))
+
+    @property
+    def all(self) -> tuple[Guardrail, ...]:
+        """Return every guardrail, the strongest actions first."""
+        return (*self.blocking, *self.masking, *self.logging)
 
     @property
     def actions(self) -> frozenset[Action]:
-        """Those that some rule here has."""
-        return frozenset(rule.action for rule in (*self.blocking, *self.logging))
+        """Return the actions that some guardrail here has."""
+        return frozenset(guardrail.action for guardrail in self.all)
 
     def without(self, actions: Collection[Action]) -> "GuardrailSet":
-        """The rules of the other actions: what is left where others take the place of these."""
-        blocking, logging = () if "block" in actions else self.blocking, () if "log" in actions else self.logging
-        return GuardrailSet(blocking, logging, self.tools)
+        """Return the guardrails of the other actions: what is left where others take the place of these."""
+        return GuardrailSet.of((one for one in self.all if one.action not in actions), self.tools)
 
     @property
     def compares_tools(self) -> bool:
         """Whether a rule here asks if a tool has changed."""
-        return any("tool_changed" in rule.policy.called for rule in (*self.blocking, *self.logging))
+        return any("tool_changed" in guardrail.policy.called for guardrail in self.all)
+
+
+def stronger(action: Action, other: object) -> Action:
+    """Return the stronger of two actions; ``action`` where ``other`` is none."""
+    return cast("Action", other) if _STRENGTHS.get(other, -1) > _STRENGTHS[action] else action
 
 
 def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, asks: bool = False) -> Guardrail:

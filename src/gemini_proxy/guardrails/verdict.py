@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemini_proxy.guardrails.rules import Guardrail
+from gemini_proxy.guardrails.rules import Action, Guardrail, stronger
 
 _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 
@@ -27,6 +27,11 @@ class Violation:
     def message(self) -> str:
         """The rule's own words."""
         return str(self.args[0]) if self.args else ""
+
+    @property
+    def action(self) -> Action:
+        """What is done about it: the guardrail's action, or a stronger one that the rule asks for."""
+        return stronger(self.guardrail.action, self.kwargs.get("action"))
 
     @property
     def described(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.guardrails.masking import FrameEditor, Masks
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.stream import ResponseStream
 from gemini_proxy.guardrails.verdict import Violation
@@ -30,8 +31,9 @@ class Exchange:
 
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
-    one; ``waiting`` names the guardrails that see it only when it is whole. ``checked_messages`` is how many messages
-    a check has had a verdict on. Times are of ``time.perf_counter``.
+    one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
+    and ``restoring`` puts them back into the response. ``checked_messages`` is how many messages a check has had a
+    verdict on. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -54,12 +56,14 @@ class Exchange:
     head_at: float | None = None
     framing: str | None = None
     merger: Merger = field(default_factory=Merger)
+    restoring: FrameEditor | None = None
     stream: ResponseStream | None = None
     waiting: tuple[str, ...] = ()
     response_messages: tuple[Message, ...] = ()
 
     unchecked_content: list[Unchecked] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
+    masks: Masks | None = None
     refusal: Refusal | None = None
     check_ms: float = 0.0
     checked_messages: int = 0

@@ -66,6 +66,7 @@ class ExchangeMetrics:
         self._room = len(self._names) + learns
         self.exchanges: Counter[tuple[Method, Outcome]] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.masked: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.duration = {True: Histogram(_SECONDS), False: Histogram(_SECONDS)}
         self.first_byte = Histogram(_SECONDS)
@@ -88,10 +89,13 @@ class ExchangeMetrics:
         elif outcome is not Outcome.CLIENT_GONE:
             # What was withheld to the end leaves now.
             self.first_byte.observe(seconds)
-        if exchange.rules.blocking:
+        if exchange.rules.deciding:
             self.check.observe(exchange.check_ms / 1000)
+        masked = {violation.guardrail.name for violation in exchange.violations if violation.action == "mask"}
+        self.masked.update(map(self._name, masked))
         if exchange.refusal is not None:
-            self.refusals.update({self._name(violation.guardrail.name) for violation in exchange.violations})
+            blocked = {one.guardrail.name for one in exchange.violations if one.action == "block"}
+            self.refusals.update(map(self._name, blocked or masked))
         if usage := exchange.merger.usage:
             self._count_tokens(usage)
 

@@ -4,12 +4,13 @@ import functools
 import hmac
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.coverage import Coverage
+from gemini_proxy.guardrails.masking import hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.tasks import Tasks
@@ -105,21 +106,26 @@ class ExchangeRecorder:
         guardrails = self._guardrails
         return Coverage(
             mode=_mode(exchange, guardrails),
-            rules=tuple(rule.name for rule in exchange.rules.blocking),
-            checked_messages=exchange.checked_messages if exchange.rules.blocking and exchange.unchecked is None else 0,
+            rules=tuple(guardrail.name for guardrail in exchange.rules.deciding),
+            checked_messages=exchange.checked_messages if exchange.rules.deciding and exchange.unchecked is None else 0,
             unchecked_content=tuple(exchange.unchecked_content),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
             unchecked=exchange.unchecked,
             milliseconds=exchange.check_ms,
             waiting=exchange.waiting,
+            masked=len(exchange.masks.placeholders) if exchange.masks is not None else 0,
         )
 
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
         call = exchange.call
         invariant = exchange.credentials.invariant
-        rules, parameters = exchange.rules, self._guardrails.parameters
-        if rules.logging:
-            parameters = rules.tools.within(parameters, exchange.messages)
+        rules, parameters, masks = exchange.rules, self._guardrails.parameters, exchange.masks
+        messages, violations = exchange.messages, exchange.violations
+        if masks is not None:
+            violations = [moved(violation, masks, messages) for violation in violations]
+            messages = hide_in_messages(messages, masks)
+        if rules.annotating:
+            parameters = rules.tools.within(parameters, messages)
         trace = Trace(
             id=exchange.id,
             created=exchange.created,
@@ -129,13 +135,15 @@ class ExchangeRecorder:
             outcome=exchange.outcome or Outcome.FAILED,
             model=call.model,
             stream=call.streams,
-            messages=exchange.messages,
-            annotations=annotations_for(exchange.violations) if exchange.violations else (),
+            messages=messages,
+            annotations=annotations_for(violations) if violations else (),
             metadata=_metadata(exchange, coverage),
             duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
-            log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.logging),
+            log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.annotating),
             push=self._push,
         )
+        if masks is not None:
+            trace = _with_texts(trace, masks.hide)
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
 
 
@@ -144,18 +152,23 @@ _MOST_WORK = 100_000
 
 
 def _without(secrets: Sequence[str], trace: Trace) -> Trace:
-    """The trace without the request's secrets where a rule's words or an error repeat them."""
+    """Return the trace without the request's secrets where a rule's words or an error repeat them."""
 
     @functools.cache
     def bare(text: str) -> str:
         return REDACTED if len(text) * len(secrets) > _MOST_WORK else str(redact(text, secrets))
 
+    return _with_texts(trace, bare)
+
+
+def _with_texts(trace: Trace, changed: Callable[[str], str]) -> Trace:
+    """Return the trace with its sentences changed: what rules say, and what was answered in their place."""
     metadata = dict(trace.metadata)
     if "refusal" in metadata:
-        metadata["refusal"] = {**metadata["refusal"], "text": bare(metadata["refusal"]["text"])}
+        metadata["refusal"] = {**metadata["refusal"], "text": changed(metadata["refusal"]["text"])}
     if "error" in metadata:
-        metadata["error"] = bare(metadata["error"])
-    annotations = tuple(replace(one, content=bare(one.content)) for one in trace.annotations)
+        metadata["error"] = changed(metadata["error"])
+    annotations = tuple(replace(annotation, content=changed(annotation.content)) for annotation in trace.annotations)
     return replace(trace, annotations=annotations, metadata=metadata)
 
 
@@ -221,7 +234,7 @@ def _mode(exchange: Exchange, guardrails: Guardrails) -> str:
 def _verdict(exchange: Exchange, *, off: bool) -> str:
     if exchange.refusal is not None:
         return "refused"
-    if off or not exchange.rules.blocking:
+    if off or not exchange.rules.deciding:
         return "off"
     if exchange.unchecked is not None:
         return "unchecked"

@@ -6,6 +6,7 @@ what may leave and when, and what the client gets instead, is decided here.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Iterable, Sequence
 
 from gemini_proxy.errors import (
@@ -36,11 +37,23 @@ from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
+from gemini_proxy.guardrails.masking import (
+    CannotMask,
+    FrameEditor,
+    Hiding,
+    Masks,
+    Placeholders,
+    Restoring,
+    mask_body,
+    masked_values,
+    moved,
+)
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
@@ -51,6 +64,10 @@ _ARRAY_TYPE = JSON_TYPE.partition(";")[0]
 _PATIENCE = 1.0
 """Seconds a client waits for a verdict without a sign of life."""
 _NOTHING_TO_CHECK = Verdict()
+_MASK_ROUNDS = 3
+"""Times that a request is masked and checked again: what is hidden may have hidden something else."""
+_PROCESS_KEY = os.urandom(32)
+"""Names masked values where the configuration has no key: placeholders then are this process's own."""
 _SLICE = 4096
 """Bytes of a response read before the loop gets its turn: a few milliseconds where they are comments of three bytes."""
 
@@ -60,6 +77,7 @@ class Pipeline:
 
     def __init__(
         self,
+        reader: RequestReader,
         engine: Engine,
         guardrails: Guardrails,
         refusals: Refusals,
@@ -67,6 +85,7 @@ class Pipeline:
         tasks: Tasks,
         max_response_bytes: int,
     ) -> None:
+        self._reader = reader
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
@@ -77,16 +96,17 @@ class Pipeline:
     # The steps of an exchange, in their order.
 
     async def start(self, exchange: Exchange) -> None:
-        """Check the request. A check that takes a while goes on beside the upstream call, where that is configured.
+        """Check the request, and mask what is to be masked in it. Raises Refused.
 
-        Raises Refused.
+        A check that takes a while goes on beside the upstream call, where that is configured and nothing may be masked.
         """
         request = exchange.checked_request
         exchange.unchecked_content.extend(request.unchecked)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
-        if not isinstance(verdict, Verdict) and self._guardrails.request_check == "overlap":
+        overlaps = self._guardrails.request_check == "overlap" and not exchange.rules.masks
+        if overlaps and not isinstance(verdict, Verdict):
             exchange.request_check = self._tasks.beside(deciding, "request check")
         else:
             await deciding
@@ -99,21 +119,25 @@ class Pipeline:
 
     def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
         """Hold back a response whose head has come, and give its head to the client's."""
-        # What the response says it is decides: "alt=sse" works on unary calls too, and streams without it are arrays.
-        exchange.framing = upstream.content_type
-        sse, streams = upstream.content_type == _SSE_TYPE, exchange.call.streams
-        self.open_stream(exchange, SseFraming() if sse else JsonArrayFraming() if streams else WholeBodyFraming())
-        exchange.response.head(upstream.status, upstream.headers, streams=streams or sse)
+        self.open_stream(exchange, upstream.content_type)
+        sse = upstream.content_type == _SSE_TYPE
+        exchange.response.head(upstream.status, upstream.headers, streams=exchange.call.streams or sse)
 
-    def open_stream(self, exchange: Exchange, framing: Framing) -> None:
-        """Hold back a response that comes in ``framing``."""
+    def open_stream(self, exchange: Exchange, content_type: str) -> None:
+        """Hold back a response of ``content_type``."""
+        exchange.framing = content_type
         settings, request = self._guardrails, exchange.checked_request
-        session = self._open_session(exchange) if settings.stream_check == "window" else None
+        if exchange.masks is not None and settings.restore != "off":
+            restoring = Restoring(exchange.masks)
+            exchange.restoring = FrameEditor(_framing(exchange), restoring, texts_only=settings.restore == "text")
+        # What may have to be masked must not have left before it is found.
+        mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
+        session = self._open_session(exchange) if mode == "window" else None
         exchange.waiting = session.waiting if session is not None else ()
         exchange.stream = ResponseStream(
-            framing,
+            _framing(exchange),
             exchange.merger,
-            settings.stream_check,
+            mode,
             request.candidate_count,
             self._max_response_bytes,
             session=session,
@@ -130,21 +154,22 @@ class Pipeline:
         assert stream is not None
         if exchange.request_check is not None:
             await self.admit(exchange)
+        restored = exchange.restoring.feed if exchange.restoring is not None else bytes
         start = 0
         for end in range(_SLICE, len(data), _SLICE):
-            stream.read(data[start:end])
+            stream.read(restored(data[start:end]))
             await asyncio.sleep(0)
             start = end
         try:
-            leaving = stream.feed(data[start:])
+            leaving = stream.feed(restored(data[start:]))
         except TextViolated as violated:
-            raise self._text_refused(exchange, violated.verdicts) from None
+            self._refuse_text(exchange, violated.verdicts)
+            return stream.postpone()
         if not stream.wants_check:
             return leaving
         candidates = self._read_response(exchange, exchange.checked_request)
-        if await self._check_response(exchange, candidates, until_now=True):
-            return stream.passed(candidates)
-        return stream.postpone()
+        violations = await self._check_response(exchange, candidates, until_now=True)
+        return stream.postpone() if violations else stream.passed(candidates)
 
     async def send(self, exchange: Exchange, leaving: bytes) -> None:
         """Send the client what may leave; before the first of it the head, with the coverage so far."""
@@ -160,6 +185,8 @@ class Pipeline:
         await self.admit(exchange)
         last = b""
         if exchange.stream is not None:
+            if exchange.restoring is not None:
+                exchange.stream.read(exchange.restoring.end())
             exchange.stream.close()
             if exchange.stream.empty:
                 raise UpstreamError("The upstream's answer has no content.")
@@ -245,6 +272,7 @@ class Pipeline:
         begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.stream is not None
         exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
         if exchange.response.begun:
+            self._flush(exchange)
             last = await self._remains(exchange)
             exchange.response.breaks_off = True
             return last
@@ -273,10 +301,49 @@ class Pipeline:
         verdicts = [await self._wait(exchange, "request", verdict)]
         exchange.checked_messages = exchange.message_count
         self._apply(exchange, "request", verdicts, exchange.unchecked_content)
+        if violations := [violation for verdict in verdicts for violation in verdict.violations]:
+            original = exchange.checked_request.messages
+            await self._mask_request(exchange, [violation for violation in violations if violation.action == "mask"])
+            exchange.violations.extend(moved(violation, exchange.masks, original) for violation in violations)
+
+    async def _mask_request(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
+        """Hide what the violations point at from the model, and check what is left. Raises Refused.
+
+        What is found again is hidden as well, a few times; what cannot be hidden is refused.
+        """
+        body, rounds, wanted = exchange.body, 0, violations
+        while wanted:
+            rounds += 1
+            try:
+                if rounds > _MASK_ROUNDS:
+                    raise CannotMask("it is found again")
+                self._add_masks(exchange, exchange.checked_request.messages, wanted)
+            except CannotMask as error:
+                raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
+            assert exchange.masks is not None
+            exchange.body = mask_body(body, exchange.masks)
+            exchange.request = await self._reader.read_again(exchange)
+            verdict = await self._wait(exchange, "request", self._judge(exchange, "request", exchange.request.messages))
+            self._apply(exchange, "request", [verdict], ())
+            wanted = [violation for violation in verdict.violations if violation.action == "mask"]
+
+    def _add_masks(
+        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
+    ) -> frozenset[str]:
+        """Add what the violations point at to the exchange's masks. Return the placeholders. Raises CannotMask."""
+        key = self._guardrails.mask_key
+        names = Placeholders(
+            key.get_secret_value().encode() if key else _PROCESS_KEY, exchange.owner, exchange.call.dataset
+        )
+        known = exchange.masks
+        values = [known.show(value) if known else value for value in masked_values(messages, violations)]
+        placeholders = {value: names.of(value) for value in values}
+        exchange.masks = Masks({**(known.placeholders if known else {}), **placeholders})
+        return frozenset(placeholders.values())
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:
         """Return what judges the response's text as it comes; None where no rule is in force."""
-        if not exchange.rules.blocking:
+        if not exchange.rules.deciding:
             return None
         check = self._check(exchange, for_rules(exchange.checked_request.messages, self._guardrails.thoughts))
         return self._engine.open_session(check, self._guardrails.window_overlap)
@@ -284,32 +351,56 @@ class Pipeline:
     async def _remains(self, exchange: Exchange) -> bytes:
         """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
         assert exchange.stream is not None
-        await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
-        return exchange.stream.release()
+        violations = await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
+        left, body = exchange.stream.events_left, exchange.stream.release()
+        wanted = [violation for violation in violations if violation.action == "mask"]
+        return self._mask_response(exchange, wanted, body, left) if wanted else body
+
+    def _mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
+        """Return what is left of a response with what the violations point at hidden. Raises Refused.
+
+        ``left`` is how many events have left before.
+        """
+        try:
+            placeholders = self._add_masks(exchange, exchange.messages, violations)
+            assert exchange.masks is not None
+            editor = FrameEditor(_framing(exchange), Hiding(exchange.masks))
+            # The rest of an array is read as one from its beginning.
+            opened = b"[{}" if left and exchange.framing != _SSE_TYPE else b""
+            masked = (editor.feed(opened + body) + editor.end()).removeprefix(opened)
+            if not placeholders <= editor.replaced:
+                raise CannotMask("it is not in the text of the response alone")
+        except CannotMask as error:
+            raise self._violated(exchange, "response", violations, f"cannot be masked: {error}") from None
+        exchange.violations.extend(violations)
+        return masked
 
     def _remember(self, exchange: Exchange) -> None:
         """Keep for the trace what came of a response that nobody waits for; what cannot be read is left out."""
         if exchange.request is not None and exchange.stream is not None:
             with contextlib.suppress(DecodeError):
+                self._flush(exchange)
                 self._read_response(exchange, exchange.request)
 
-    def _text_refused(self, exchange: Exchange, verdicts: Sequence[tuple[int, Verdict]]) -> Refused:
-        """Refuse a response for text that has come. ``verdicts`` are by candidate."""
+    def _flush(self, exchange: Exchange) -> None:
+        """Take in what waited to be restored: no more of the response will come. Raises DecodeError."""
+        if exchange.restoring is not None and exchange.stream is not None:
+            exchange.stream.read(exchange.restoring.flush())
+
+    def _refuse_text(self, exchange: Exchange, verdicts: Sequence[tuple[int, Verdict]]) -> None:
+        """Raise Refused where text that has come is to be refused. ``verdicts`` are by candidate."""
         first = len(exchange.checked_request.messages)
         offsets, offset = {}, 0
         for candidate in self._read_response(exchange, exchange.checked_request):
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
-        placed = [_placed(verdict, first, offsets[index]) for index, verdict in verdicts]
-        return self._violated(
-            exchange, "response", [violation for verdict in placed for violation in verdict.violations]
-        )
+        self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in verdicts], ())
 
     async def _check_response(
         self, exchange: Exchange, candidates: Sequence[CandidateMessages], *, until_now: bool = False
-    ) -> bool:
-        """Check all of the response. Return whether it has no violation. Raises Refused.
+    ) -> list[Violation]:
+        """Check all of the response. Return its violations. Raises Refused.
 
         With ``until_now`` more of it follows: only violations that this cannot undo are refused for.
         """
@@ -324,12 +415,28 @@ class Pipeline:
             unseen.extend(candidate.unchecked)
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
-        passed = not any(verdict.violations for verdict in verdicts)
+        violations = [
+            violation
+            for verdict in verdicts
+            for violation in verdict.violations
+            if violation.action != "mask" or not self._is_restored(exchange, violation)
+        ]
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
         self._apply(exchange, "response", verdicts, unseen)
         exchange.unchecked_content.extend(one for one in unseen if one not in exchange.unchecked_content)
-        return passed
+        if not until_now:
+            exchange.violations.extend(violation for violation in violations if violation.action == "log")
+        return violations
+
+    def _is_restored(self, exchange: Exchange, violation: Violation) -> bool:
+        """Tell whether all that a violation points at is what the client has sent itself, and was masked."""
+        if exchange.masks is None:
+            return False
+        try:
+            return exchange.masks.placeholders.keys() >= set(masked_values(exchange.messages, [violation]))
+        except CannotMask:
+            return False
 
     def _read_response(self, exchange: Exchange, request: GeminiRequest) -> tuple[CandidateMessages, ...]:
         candidates = candidate_messages(request, exchange.merger)
@@ -338,7 +445,7 @@ class Pipeline:
         return candidates
 
     def _judge(self, exchange: Exchange, phase: Phase, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
-        if not exchange.rules.blocking:
+        if not exchange.rules.deciding:
             return _NOTHING_TO_CHECK
         visible = for_rules(messages, self._guardrails.thoughts)
         try:
@@ -352,7 +459,7 @@ class Pipeline:
         if rules.compares_tools or rules.tools.labels:
             parameters = rules.tools.within(parameters, messages)
         keys = given.guardrails, given.invariant
-        return Check(rules.blocking, messages, parameters, *keys, dataset, exchange.id, exchange.client, given.gemini)
+        return Check(rules.deciding, messages, parameters, *keys, dataset, exchange.id, exchange.client, given.gemini)
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:
@@ -378,16 +485,18 @@ class Pipeline:
     def _apply(
         self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], missed: Sequence[Unchecked]
     ) -> None:
+        """Raise Refused for violations that block, and for content that no rule can read where that is not allowed."""
         violations = [violation for verdict in verdicts for violation in verdict.violations]
-        if violations:
-            raise self._violated(exchange, phase, violations)
+        if blocking := [violation for violation in violations if violation.action == "block"]:
+            raise self._violated(exchange, phase, blocking)
         if missed and self._guardrails.unseen_content == "block":
             named = ", ".join(dict.fromkeys(one.reason for one in missed))
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
 
-    def _violated(self, exchange: Exchange, phase: Phase, violations: Sequence[Violation]) -> Refused:
+    def _violated(self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], *reasons: str) -> Refused:
         exchange.violations.extend(violations)
-        return self._refused(exchange, phase, [violation.message for violation in violations], violations)
+        said = [violation.message for violation in violations]
+        return self._refused(exchange, phase, [*said, *reasons], violations)
 
     def _note_thoughts(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         if self._guardrails.thoughts == "skip" and any(is_thought(message) for message in messages):
@@ -421,6 +530,16 @@ class Pipeline:
 
 async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
     return await judged
+
+
+def _framing(exchange: Exchange) -> Framing:
+    """Return the framing of a response by what it says it is.
+
+    ``alt=sse`` works on unary calls too, and streams without it are arrays.
+    """
+    if exchange.framing == _SSE_TYPE:
+        return SseFraming()
+    return JsonArrayFraming() if exchange.call.streams else WholeBodyFraming()
 
 
 def _outcome(exchange: Exchange) -> Outcome:

@@ -64,6 +64,10 @@ class RequestReader:
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
 
+    async def read_again(self, exchange: Exchange) -> GeminiRequest:
+        """Return the request that the body, which has changed, holds now. Raises as ``read`` does."""
+        return await self._read(exchange)
+
     async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
         """Those given; for a dataset, by default the path's, its own in the place of those of the same action."""
         if dataset is None and (dataset := exchange.call.dataset) is None:

@@ -231,7 +231,7 @@ class _Assembly:
 
     def build(self, config: Config, rules: GuardrailSet) -> Setup:
         """The setup for ``config`` with ``rules`` of its policy files."""
-        self._metrics.know(rule.name for rule in rules.blocking)
+        self._metrics.know(rule.name for rule in (*rules.blocking, *rules.masking))
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
         if checkers.remote is not None:
             self._send_ahead(checkers.remote, guardrails, rules)
@@ -246,12 +246,13 @@ class _Assembly:
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
         )
+        reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies)
         most = config.upstream.max_answer_bytes
         return Setup(
             config,
             rules,
-            RequestReader(config, rules, self._dataset_rules, checkers.bodies),
-            Pipeline(engine, guardrails, config.refusals, recorder, self._tasks, most),
+            reader,
+            Pipeline(reader, engine, guardrails, config.refusals, recorder, self._tasks, most),
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:
@@ -260,7 +261,7 @@ class _Assembly:
             self._ahead.cancel()
             self._ahead = None
         if guardrails.remote.api_key is not None:
-            texts = [rule.policy.text for rule in (*rules.blocking, *rules.logging)]
+            texts = [rule.policy.text for rule in rules.all]
             self._ahead = self._tasks.spawn(remote.run(texts), "policies sent ahead")
         elif rules.logging:
             log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")

@@ -212,6 +212,10 @@ class _Snapshot:
         for rule, count in exchanges.refusals.items():
             refusals.add_metric([rule], count)
         yield refusals
+        masked = _counter("guardrail_masks", "Exchanges in which a rule masked something.", "rule")
+        for rule, count in exchanges.masked.items():
+            masked.add_metric([rule], count)
+        yield masked
         tokens = _counter("tokens", "Tokens as the upstream counted them.", "type")
         for kind, count in exchanges.tokens.items():
             tokens.add_metric([kind], count)

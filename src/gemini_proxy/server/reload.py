@@ -85,7 +85,14 @@ class Reloader:
         change_logs(self._setups.current.config.logs)
         self._reloads.succeeded += 1
         self._reloads.last_failed = False
-        log.info("reloaded", extra={"blocking_policies": len(rules.blocking), "logging_policies": len(rules.logging)})
+        log.info(
+            "reloaded",
+            extra={
+                "blocking_policies": len(rules.blocking),
+                "masking_policies": len(rules.masking),
+                "logging_policies": len(rules.logging),
+            },
+        )
         if waiting:
             log.warning("changed, but only a restart makes them hold: %s", ", ".join(waiting))
 

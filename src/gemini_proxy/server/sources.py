@@ -28,6 +28,7 @@ class Sources:
     config: Config
     policies: tuple[PolicyFile, ...]
     log_policies: tuple[PolicyFile, ...]
+    mask_policies: tuple[PolicyFile, ...] = ()
 
 
 def load_sources(file: Path | None) -> Sources:
@@ -49,6 +50,7 @@ def read_sources(config: Config, file: Path | None) -> Sources:
         config,
         _read("guardrails.policies", guardrails.policies, folder, faults),
         _read("guardrails.log_policies", guardrails.log_policies, folder, faults),
+        _read("guardrails.mask_policies", guardrails.mask_policies, folder, faults),
     )
     if faults:
         _compile(sources, faults)
@@ -78,16 +80,17 @@ def _compile(sources: Sources, faults: list[Exception]) -> GuardrailSet:
     rules = GuardrailSet(
         _compiled(sources.policies, "block", faults),
         _compiled(sources.log_policies, "log", faults),
+        masking=_compiled(sources.mask_policies, "mask", faults),
     )
     if sources.config.guardrails.engine == "native":
         faults += [
             ConfigError(f"{rule.name}: {missing}")
-            for rule in (*rules.blocking, *rules.logging)
+            for rule in rules.all
             for missing in unanswerable(sources.config, rule.policy.asks)
         ]
     faults += [
         ConfigError(f"guardrails.parameters: {missing} is not set")
-        for missing in parameters_missing((*rules.blocking, *rules.logging), dict(sources.config.guardrails.parameters))
+        for missing in parameters_missing(rules.all, dict(sources.config.guardrails.parameters))
     ]
     return rules
 

@@ -39,7 +39,7 @@ class DatasetRules:
         """
         own = await self._rules.now((owner, dataset))
         rest = files.without(own.actions)
-        return GuardrailSet(own.blocking + rest.blocking, own.logging + rest.logging, own.tools)
+        return GuardrailSet.of((*own.all, *rest.all), own.tools)
 
     async def _load(self, key: tuple[str, str]) -> tuple[int, GuardrailSet]:
         try:
@@ -68,10 +68,7 @@ def _stored(connection: Connection, owner: str, dataset: str) -> tuple[list[Stor
 
 
 async def _compiled(policies: Iterable[StoredPolicy]) -> GuardrailSet:
-    rules = [await _guardrail(policy) for policy in policies]
-    return GuardrailSet(
-        tuple(rule for rule in rules if rule.action == "block"), tuple(rule for rule in rules if rule.action == "log")
-    )
+    return GuardrailSet.of([await _guardrail(policy) for policy in policies])
 
 
 async def _guardrail(policy: StoredPolicy) -> Guardrail:

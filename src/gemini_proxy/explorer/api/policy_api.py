@@ -30,7 +30,7 @@ async def list_policies(call: Call) -> PoliciesView:
     files = files_in_force(policies, call.app[FILE_RULES]())
     return {
         "policies": [policy_view(policy) for policy in policies],
-        "files": [_file_rule_view(rule) for rule in (*files.blocking, *files.logging)],
+        "files": [_file_rule_view(rule) for rule in files.all],
         "header_policies": call.app[GUARDRAILS]().header_policies,
     }
 

@@ -65,7 +65,7 @@ class PolicyView(TypedDict):
     name: str
     content: str
     enabled: bool
-    action: Literal["block", "log"]
+    action: Literal["block", "mask", "log"]
     extra_metadata: dict[str, Any]
     last_updated_time: str
 

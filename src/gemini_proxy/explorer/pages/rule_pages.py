@@ -78,7 +78,7 @@ async def rules(visit: Visit) -> web.StreamResponse:
         dataset=dataset,
         path=dataset_path(dataset),
         rules=found,
-        files=[(rule, rule.action in in_force) for rule in (*files.blocking, *files.logging)],
+        files=[(rule, rule.action in in_force) for rule in files.all],
         header=HEADER_NAME,
         header_mode=guardrails.header_policies,
         off=guardrails.engine == "off",

@@ -255,7 +255,8 @@ class _Compiler:
         predicates = [predicate.node for predicate in self._context.predicates.values()]
         binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
         window = window_of(statement, self._context, binding)
-        rule = Rule(statement.line, statement.text, window, self._constant_message(statement.error, scope))
+        message, action = self._constant_message(statement.error, scope), self._constant_action(statement.error, scope)
+        rule = Rule(statement.line, statement.text, window, message, action)
         compiled = CompiledRule(
             rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
         )
@@ -269,6 +270,12 @@ class _Compiler:
         called = isinstance(error, syntax.Call) and isinstance(error.function, syntax.Name)
         first = (error.args[0] if error.args else None) if isinstance(error, syntax.Call) and called else error
         known = self._compile(first, scope).known if first is not None else None
+        return known.value if known is not None and isinstance(known.value, str) else None
+
+    def _constant_action(self, error: syntax.Expr, scope: Scope) -> str | None:
+        """Return the text that a rule gives as ``action``; None where it gives none, or not always the same."""
+        given = dict(error.kwargs).get("action") if isinstance(error, syntax.Call) else None
+        known = self._compile(given, scope).known if given is not None else None
         return known.value if known is not None and isinstance(known.value, str) else None
 
     def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:

@@ -10,7 +10,8 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 @dataclass(frozen=True, slots=True)
 class Rule:
     """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
-    it found.
+    it found; ``action`` what it asks to be done, as in ``PolicyViolation("...", action="mask")``, None where it does
+    not say.
 
     ``window`` says how the rule is judged while an answer grows:
 
@@ -26,6 +27,7 @@ class Rule:
     text: str
     window: RuleWindow = "whole"
     message: str | None = None
+    action: str | None = None
 
     @property
     def stays(self) -> bool:
