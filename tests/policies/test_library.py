@@ -19,8 +19,9 @@ EXAMPLE_OF = {
     "canary": "11", "code-execution": "9", "exfiltration": "1", "injection": "7", "loop": "6",
     "markdown-images": "12", "paths": "4", "pii": "2", "secrets": "3", "tools": "10",
 }  # fmt: skip
-# The examples are of the stock language, which knows neither who said a value nor what a tool was declared as before.
-WITHOUT_EXAMPLE = ["confidential", "pinned-tools", "provenance"]
+# The examples are of the stock language, which knows neither who said a value, nor what a tool was declared as before,
+# nor any action but refusing.
+WITHOUT_EXAMPLE = ["confidential", "mask-pii", "mask-secrets", "pinned-tools", "provenance"]
 # As the detector knows them, but in no policy or case: what looks like a key would set off every scanner.
 SECRET = re.compile(
     r"gh[pousr]_[A-Za-z0-9]{36}|" + GEMINI_KEY + r"|A(KIA|SIA)[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|glpat-"
@@ -38,7 +39,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_the_library_is_whole() -> None:
-    """Thirteen policies, each with its cases, and no case file without a policy."""
+    """Fifteen policies, each with its cases, and no case file without a policy."""
     assert [file.stem for file in LIBRARY] == sorted([*EXAMPLE_OF, *WITHOUT_EXAMPLE])
     assert sorted((ROOT / "policies").iterdir()) == sorted([*LIBRARY, *map(cases_of, LIBRARY)])
 
