@@ -146,6 +146,7 @@ async def test_a_rule_is_changed_switched_and_deleted(proxy: Proxy, browser: Bro
         ("log", "log", True),
         ("off", "log", False),
         ("on", "log", True),
+        ("mask", "mask", True),
         ("block", "block", True),
     ]:
         assert (await browser.post(f"{path}/switch", to=to)).status == 303

@@ -86,6 +86,21 @@ async def test_a_logging_rule_annotates_the_trace(start_proxy: StartProxy) -> No
     assert annotation.guardrail["action"] == "log"
 
 
+async def test_a_masking_rule_takes_the_place_of_those_that_mask(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    proxy = await start_proxy(policy=forbids("files"), mask_policy=forbids("pears"))
+    dataset = await ensured(Datasets(proxy.store.database), "developer", "set")
+    await Policies(proxy.store.database).add(dataset, "fruit", forbids("apples"), action="mask")
+    client = Client(proxy)
+    assert await client.refuses("files")
+    assert not await client.refuses("apples and pears")
+    assert b" and pears" in upstream.calls[-1].body
+    assert b"apples" not in upstream.calls[-1].body
+    trace = await proxy.trace()
+    assert [annotation.guardrail["action"] for annotation in trace.annotations] == ["mask"]
+
+
 async def test_a_rule_that_only_logs_leaves_those_of_files_that_block(start_proxy: StartProxy) -> None:
     """Of the files' logging rules it takes the place; with one that blocks as well, both places are taken."""
     proxy = await start_proxy(policy=forbids("files"), log_policy=forbids("logged"))

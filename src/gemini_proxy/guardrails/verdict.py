@@ -36,7 +36,7 @@ class Violation:
     @property
     def described(self) -> Mapping[str, Any]:
         """The guardrail as annotations name it."""
-        return self.guardrail.described
+        return {**self.guardrail.described, "action": self.action}
 
     @property
     def traced(self) -> bool:
@@ -50,7 +50,7 @@ class Violation:
             "args": [value for value in self.args if _scalar(value)],
             "kwargs": {name: value for name, value in self.kwargs.items() if _scalar(value)},
             "ranges": list(self.ranges),
-            "guardrail": {"id": self.guardrail.id, "name": self.guardrail.name, "action": self.guardrail.action},
+            "guardrail": {"id": self.guardrail.id, "name": self.guardrail.name, "action": self.action},
         }
 
     def moved(self, start: int, by: int) -> "Violation":

@@ -11,10 +11,11 @@ from gemini_proxy.traces.schema import datasets, policies, traces
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Of a dataset: the traces that are there, its enabled policies that block and that log, and the disabled ones."""
+    """Of a dataset: the traces that are there, its enabled policies by what they do, and the disabled ones."""
 
     traces: int = 0
     blocking: int = 0
+    masking: int = 0
     logging: int = 0
     disabled: int = 0
 
@@ -42,8 +43,9 @@ class Overview:
                 seq: Extent(
                     size - oldest if oldest is not None else 0,
                     counts.get((seq, True, "block"), 0),
+                    counts.get((seq, True, "mask"), 0),
                     counts.get((seq, True, "log"), 0),
-                    counts.get((seq, False, "block"), 0) + counts.get((seq, False, "log"), 0),
+                    sum(counts.get((seq, False, action), 0) for action in ("block", "mask", "log")),
                 )
                 for seq, size, oldest in _sizes(connection, owner)
             }

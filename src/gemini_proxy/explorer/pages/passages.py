@@ -7,7 +7,7 @@ from typing import Final, Literal
 from gemini_proxy.traces.marks import Mark, Segment, segments
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
-Kind = Literal["block", "log", "remark"]
+Kind = Literal["block", "mask", "log", "remark"]
 """Whether a rule blocked, a rule only logged, or no rule but a person or a program noted something."""
 Style = Kind | Literal[""]
 
@@ -95,6 +95,8 @@ def kind(mark: Mark) -> Kind:
     if mark.logged:
         return "log"
     annotation = mark.annotation
+    if annotation.guardrail.get("action") == "mask":
+        return "mask"
     return "block" if annotation.guardrail or annotation.source == GUARDRAILS_SOURCE else "remark"
 
 

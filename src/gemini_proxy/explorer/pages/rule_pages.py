@@ -1,6 +1,6 @@
 """The rules of a dataset: listed, written, checked, tried and kept."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +32,9 @@ raise "no secrets in answers" if:
 """What a new rule begins as."""
 
 
+_ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "mask": "mask", "log": "log"}
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A rule as a form has it. ``id`` is "" for one that is not kept yet."""
@@ -52,7 +55,7 @@ class Draft:
             policy_id,
             form.get("name", "").strip(),
             form.get("content", ""),
-            "log" if form.get("action") == "log" else "block",
+            _ACTIONS.get(form.get("action", ""), "block"),
             "enabled" in form,
         )
 
@@ -132,17 +135,17 @@ async def save(visit: Visit) -> web.StreamResponse:
 
 @page
 async def switch(visit: Visit) -> web.StreamResponse:
-    """Enable or disable a rule, or have it block or log."""
+    """Enable or disable a rule, or give it another action."""
     dataset = await visit.dataset()
     form = await visit.form()
     to = form.get("to", "")
     policies, policy_id = visit.app[POLICIES], visit.id("id")
-    if to in ("block", "log"):
-        changed = await policies.change(dataset, policy_id, action="log" if to == "log" else "block")
+    if to in _ACTIONS:
+        changed = await policies.change(dataset, policy_id, action=_ACTIONS[to])
     elif to in ("on", "off"):
         changed = await policies.change(dataset, policy_id, enabled=to == "on")
     else:
-        raise BadRequest("A rule can be switched to block, log, on or off")
+        raise BadRequest("A rule can be switched to block, mask, log, on or off")
     if changed is None:
         raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")
