@@ -58,7 +58,7 @@ async def test_a_case_without_an_answer_is_not_ok(judge: ScriptedUpstream) -> No
     judge.reply(Reply(status=503))
     result = await asking("test", "leak.gr", "leak.yaml")
     assert result.exit_code == 1
-    assert "no verdict: the judge answered with HTTP 503" in result.output
+    assert "no verdict: The judge answered with HTTP 503" in result.output
 
 
 async def test_a_backtest_asks(judge: ScriptedUpstream, folder: Path) -> None:

@@ -189,7 +189,7 @@ async def test_a_budget_is_spent_whole_or_not_at_all() -> None:
 
 
 async def test_without_a_service_there_is_no_verdict() -> None:
-    with pytest.raises(EngineUnavailable, match=r"decision\(\.\.\.\) has to be asked, which is not configured"):
+    with pytest.raises(EngineUnavailable, match=r"decision\(\.\.\.\) asks a service that is not configured"):
         await judged(Asking({}), ONE)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gemini_proxy.errors import EngineUnavailable, ProxyError, Unauthenticated
 from gemini_proxy.guardrails.engine import Check, FailOpenEngine
 from gemini_proxy.guardrails.remote import MAX_ANSWER, RELOAD_SECONDS, RemoteEngine
-from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_verdict
+from gemini_proxy.guardrails.remote_responses import ServiceResponse, read_verdict
 from gemini_proxy.guardrails.rules import Guardrail, guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.policy.policy import MAX_VIOLATIONS
@@ -199,7 +199,7 @@ RESULTS = st.fixed_dictionaries(
 def test_an_answer_is_read_whole_or_refused(value: Any) -> None:
     """Whatever JSON comes: each error is a violation and each error_message is named, or there is no verdict."""
     try:
-        verdict = read_verdict(ServiceAnswer(200, orjson.dumps(value), KEY), (FIRST,), 0.0)
+        verdict = read_verdict(ServiceResponse(200, orjson.dumps(value), KEY), (FIRST,), 0.0)
     except EngineUnavailable:
         return
     (result,) = value["result"]
@@ -243,7 +243,7 @@ async def test_a_key_that_the_service_repeats_goes_nowhere(service: ScriptedUpst
 def test_a_key_of_a_few_characters_takes_no_place_away() -> None:
     """It stands in every address by chance."""
     body = orjson.dumps({"result": [{"errors": [error("found", ranges=["messages.0.content:0-3"])]}]})
-    verdict = read_verdict(ServiceAnswer(200, body, "0"), [FIRST], 1.0)
+    verdict = read_verdict(ServiceResponse(200, body, "0"), [FIRST], 1.0)
     assert verdict.violations[0].ranges == ("messages.0.content:0-3",)
 
 
@@ -494,7 +494,7 @@ async def test_a_policy_that_did_not_load_is_sent_again(
 
 async def test_keys_are_in_no_repr_and_no_message(service: ScriptedUpstream) -> None:
     asked = check(key=KEY)
-    assert KEY not in repr(asked) and KEY not in repr(ServiceAnswer(200, KEY.encode(), KEY))
+    assert KEY not in repr(asked) and KEY not in repr(ServiceResponse(200, KEY.encode(), KEY))
     for reply in (Reply(status=500), Reply(status=401), Reply(before_head=Abort()), Reply([b"{"])):
         service.reply(reply)
         async with engine(service) as remote:

@@ -89,10 +89,10 @@ async def test_the_clients_key_pays_where_none_is_configured(
     ("reply", "why"),
     [
         (unary({"error": {"message": "quota"}}, status=429), "HTTP 429"),
-        (Reply([b"<html>"]), "no JSON object"),
+        (Reply([b"<html>"]), "not a JSON object"),
         (unary({"candidates": []}), "cannot be read"),
         (unary(candidate('{"decision": tr', "MAX_TOKENS")), "did not finish"),
-        (decided("yes"), "no decision"),
+        (decided("yes"), "not a decision"),
         (unary({"promptFeedback": {"blockReason": "SAFETY"}}), "refused to read"),
         (Reply([Hang()]), "not answered in time"),
         (Reply(status=302, headers={"location": "http://127.0.0.1:9/"}), "HTTP 302"),

@@ -126,7 +126,7 @@ def read_call(http_method: str, target: str) -> ModelCall:
     path, _, raw_query = target.partition("?")
     call = _plain_call(path, raw_query) if raw_query in _PLAIN_QUERIES else _call(path, raw_query)
     if http_method != call.http_method:
-        raise MethodNotAllowed(f"This path takes {call.http_method} only.")
+        raise MethodNotAllowed(f"This path takes {call.http_method} only")
     return call
 
 
@@ -134,7 +134,7 @@ def _call(path: str, raw_query: str) -> ModelCall:
     match = _PATH.fullmatch(_SLASHES.sub("/", path))
     method = _method(match)
     if match is None or method is None:
-        raise NotFound(f"This path is not served by the proxy; {SUPPORTED}.")
+        raise NotFound(f"This path is not served by the proxy; {SUPPORTED}")
     name = match["name"]
     return ModelCall(
         method=method,
@@ -169,15 +169,15 @@ def read_query(raw: str) -> Query:
     try:
         pairs = parse_qsl(raw, keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=32)
     except ValueError:
-        raise BadRequest("The query string cannot be read.") from None
+        raise BadRequest("The query string cannot be read") from None
     _refuse_hiding(pairs)
     values = {name: value for name, value in pairs if name in ("alt", "$alt", "key")}
     if sum(name in values for name, _ in pairs) != len(values):
-        raise BadRequest("The query parameters alt, $alt and key may each be given once.")
+        raise BadRequest("The query parameters alt, $alt and key may each be given once")
     alt, int_enums = _alt(values.get("alt"), values.get("$alt"))
     paging = tuple(pair for pair in pairs if pair[0] in _PAGING)
     if "invariant" in "".join(value for _, value in paging).lower():
-        raise BadRequest("The query parameters of a listing are not the place for an Invariant key.")
+        raise BadRequest("The query parameters of a listing are not the place for an Invariant key")
     return Query(alt, int_enums, paging, values.get("key") or None)
 
 
@@ -189,19 +189,19 @@ def _refuse_hiding(pairs: list[tuple[str, str]]) -> None:
         folded = name.lower()
         if folded in _HIDING or folded.removeprefix("$") in _HIDING:
             raise BadRequest(
-                "A query parameter that changes what can be checked is not supported; only alt and $alt are."
+                "A query parameter that changes what can be checked is not supported; only alt and $alt are"
             )
         if folded.removeprefix("$") in _FOREIGN_CREDENTIALS:
-            raise BadRequest("Send the key as x-goog-api-key, as Authorization: Bearer or as ?key=.")
+            raise BadRequest("Send the key as x-goog-api-key, as Authorization: Bearer or as ?key=")
         if folded in ("alt", "$alt", "key") and name != folded:
-            raise BadRequest("The query parameters are alt, $alt and key, in lower case.")
+            raise BadRequest("The query parameters are alt, $alt and key, in lower case")
 
 
 def _alt(alt: str | None, system_alt: str | None) -> tuple[Literal["json", "sse"] | None, bool]:
     if alt not in (None, "json", "sse") or system_alt not in (None, "json", "sse", "json;enum-encoding=int"):
-        raise BadRequest('The query parameters alt and $alt take "json" and "sse", $alt also "json;enum-encoding=int".')
+        raise BadRequest('The query parameters alt and $alt take "json" and "sse", $alt also "json;enum-encoding=int"')
     if alt and system_alt:
-        raise BadRequest("The query parameters alt and $alt contradict each other; give one.")
+        raise BadRequest("The query parameters alt and $alt contradict each other; give one")
     chosen = alt or system_alt
     if chosen == "sse":
         return "sse", False

@@ -21,7 +21,7 @@ def field(source: JsonObject, name: str) -> Any:
     other = snake_case(name)
     if other != name and other in source:
         if name in source:
-            raise BadRequest(f'The request gives "{name}" in two spellings; it can be read two ways.')
+            raise BadRequest(f'The request gives "{name}" in two spellings; it can be read two ways')
         return source[other]
     return value
 
@@ -35,7 +35,7 @@ def objects(value: Any, where: str) -> list[JsonObject]:
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, list):
-        raise BadRequest(f'"{where}" must be an object or a list of objects.')
+        raise BadRequest(f'"{where}" must be an object or a list of objects')
     return [found for item in value for found in objects(item, where)]
 
 
@@ -50,7 +50,7 @@ def an_object(value: Any, where: str) -> JsonObject | None:
     """The object of a single field; None where absent. Raises BadRequest for anything else."""
     if value is None or isinstance(value, Mapping):
         return value
-    raise BadRequest(f'"{where}" must be an object.')
+    raise BadRequest(f'"{where}" must be an object')
 
 
 def a_string(value: Any, where: str) -> str:
@@ -59,7 +59,7 @@ def a_string(value: Any, where: str) -> str:
         return ""
     if isinstance(value, str):
         return value
-    raise BadRequest(f'"{where}" must be a string.')
+    raise BadRequest(f'"{where}" must be a string')
 
 
 def steers(value: Any) -> bool:

@@ -237,7 +237,7 @@ def _is_thought(role: str, part: JsonObject) -> bool:
     """Return whether a part is marked as a thought. In a user's content too, since readers may leave it out."""
     thought = field(part, "thought")
     if thought is not None and not isinstance(thought, bool):
-        raise BadRequest('"thought" must be true or false.')
+        raise BadRequest('"thought" must be true or false')
     return bool(thought) and role != "system"
 
 

@@ -203,4 +203,4 @@ def _decode(data: str) -> bytes:
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise BadRequest('"inlineData.data" is not base64.') from None
+        raise BadRequest('"inlineData.data" is not base64') from None

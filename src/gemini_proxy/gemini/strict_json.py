@@ -22,9 +22,9 @@ def read_object(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise BadRequest("The request body is not valid JSON in UTF-8.") from None
+        raise BadRequest("The request body is not valid JSON in UTF-8") from None
     if type(value) is not dict:
-        raise BadRequest("The request body must be a JSON object.")
+        raise BadRequest("The request body must be a JSON object")
     # Every key has one colon outside strings. Where the colons of the text are those of the keys and strings that were
     # read, no key was lost to a repetition. An escaped colon could balance a lost one: then the exact reading decides.
     if _colons(value, body, max_depth) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
@@ -45,7 +45,7 @@ def _count_colons(root: dict[str, Any], max_depth: int) -> int:
     while level:
         depth += 1
         if depth > max_depth:
-            raise BadRequest(f"The request body is nested more than {max_depth} levels deep.")
+            raise BadRequest(f"The request body is nested more than {max_depth} levels deep")
         inner: list[Any] = []
         for container in level:
             if type(container) is dict:
@@ -69,10 +69,10 @@ def _count_colons(root: dict[str, Any], max_depth: int) -> int:
 def _refuse_repeated_keys(body: bytes, max_depth: int) -> None:
     def pairs_once(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) != len(pairs):
-            raise BadRequest("The request body repeats a key within one object; it can be read two ways.")
+            raise BadRequest("The request body repeats a key within one object; it can be read two ways")
 
     try:
         json.loads(body, object_pairs_hook=pairs_once)
     except RecursionError:
         # The depth was bounded above in what was read; what a repeated key hid may be deeper.
-        raise BadRequest(f"The request body is nested more than {max_depth} levels deep.") from None
+        raise BadRequest(f"The request body is nested more than {max_depth} levels deep") from None

@@ -1,8 +1,8 @@
-"""Answers for the questions of detectors that are asked outside the engine: awaited, bounded, remembered.
+"""Gets answers for detectors that are asked outside the engine: awaits, limits and remembers them.
 
-A check runs, says which questions have no answer, and runs again with the answers. All questions of a run are asked
-together, so a check takes as many rounds as its rules have questions that depend on each other. The answers of a run
-that was not complete are kept; its violations are not.
+A check runs, names the questions that have no answer, and runs again with the answers. All questions of a run are asked
+together, so a check takes as many rounds as its rules have questions that depend on each other. An incomplete run's
+answers are kept, its violations are not.
 """
 
 import asyncio
@@ -19,37 +19,37 @@ from gemini_proxy.policy import Answer, Question, Unanswered
 T = TypeVar("T")
 
 MAX_ROUNDS: Final = 5
-"""Runs of a check: four lines of a rule that each wait for the one before, and the verdict."""
+"""Runs of a check: four for lines of a rule that each wait for the one before, and one for the verdict."""
 AT_ONCE: Final = 8
 """Questions that one service is asked at the same time."""
 REMEMBERED: Final = 10_000
-"""Answers that are kept. The requests of a chat repeat all that was said before."""
+"""Answers that are kept. Each request of a chat repeats what was said before."""
 
 LONGEST_REMEMBERED: Final = 4_000
-"""Characters of an answer that is kept: with so many answers about 40 MB at most."""
+"""Characters of an answer that is kept: with so many answers, 40 MB at most."""
 
 
 _PLACE: Final = 80
-"""What a label that knows where it stands takes besides, in characters."""
+"""What a label with its place takes beside the label, in characters."""
 
 
 class Answerer(Protocol):
     """Asks one service or program."""
 
     def payer(self, key: str | None) -> str:
-        """Say whose account a question goes to where the caller's Gemini key is ``key``: answers are kept by it.
+        """Return the account that pays a question of a caller whose Gemini key is ``key``. Answers are kept by it.
 
-        Raises EngineUnavailable where there is no key to ask with.
+        Raises EngineUnavailable if there is no key to ask with.
         """
         ...
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Ask, for a caller whose Gemini key is ``key``. Raises EngineUnavailable."""
+        """Ask for a caller whose Gemini key is ``key``. Raises EngineUnavailable."""
         ...
 
 
 class Allowance:
-    """How many questions may be asked in a minute and in a day, by the clock ``now`` in seconds. 0 is no limit."""
+    """Limits the questions of a minute and of a day, by the clock ``now`` in seconds. 0 is no limit."""
 
     def __init__(self, per_minute: int = 0, per_day: int = 0, now: Callable[[], float] = time.time) -> None:
         self._limits = ((60, per_minute), (86_400, per_day))
@@ -57,7 +57,7 @@ class Allowance:
         self._used: dict[int, tuple[int, int]] = {}
 
     def take(self, count: int) -> bool:
-        """Take ``count``; where that is too much, take nothing and return False: half of its answers help no check."""
+        """Take ``count``. If that is too much, take nothing and return False: half of its answers help no check."""
         now = self._now()
         used = {}
         for seconds, limit in self._limits:
@@ -72,7 +72,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class AskedService:
-    """What answers, how much it may be asked, and the seconds that the questions of one round may take."""
+    """An answerer, how much it may be asked, and the seconds that the questions of one round may take."""
 
     answerer: Answerer
     seconds: float
@@ -81,9 +81,9 @@ class AskedService:
 
 
 class Asking:
-    """Has questions answered by ``services``, by the name of the detector.
+    """Asks ``services``, which are named by their detector.
 
-    ``counts`` are questions by detector and by what came of them: ``answered``, ``remembered``, ``failed`` or
+    ``counts`` has the number of questions by detector and outcome: ``answered``, ``remembered``, ``failed`` or
     ``over_budget``.
     """
 
@@ -93,10 +93,10 @@ class Asking:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     async def verdict(self, check: Callable[[Mapping[Question, Answer]], Awaitable[T]], key: str | None) -> T:
-        """Return what ``check`` gives once it has the answers that it raises Unanswered for.
+        """Return the result of ``check`` once it has the answers for which it raises Unanswered.
 
-        ``key`` is the Gemini key of the caller. Raises what ``check`` does, and EngineUnavailable where there is no
-        answer: no service, a failure, a budget that is used up, or too many rounds.
+        ``key`` is the caller's Gemini key. Raises what ``check`` raises, and EngineUnavailable if there is no answer:
+        no service, a failure, a budget that is used up, or too many rounds.
         """
         answers: dict[Question, Answer] = {}
         for _ in range(MAX_ROUNDS):
@@ -105,10 +105,10 @@ class Asking:
             except Unanswered as missing:
                 questions = missing.questions
             answers |= await self._ask(questions, key)
-        raise EngineUnavailable(f"the check asks more than {MAX_ROUNDS - 1} times in a row")
+        raise EngineUnavailable(f"The check asks more than {MAX_ROUNDS - 1} times in a row")
 
     async def _ask(self, questions: Sequence[Question], key: str | None) -> Mapping[Question, Answer]:
-        """Raises EngineUnavailable."""
+        """Answer the questions, from memory where possible. Raises EngineUnavailable."""
         answers: dict[Question, Answer] = {}
         fresh: dict[str, list[tuple[Question, bytes]]] = {}
         for question in questions:
@@ -122,14 +122,14 @@ class Asking:
         for name, asked in fresh.items():
             if not self._service(name).allowance.take(len(asked)):
                 self.counts[name, "over_budget"] += len(asked)
-                raise EngineUnavailable(f"the budget for questions of {name}(...) is used up")
+                raise EngineUnavailable(f"The budget for questions of {name}(...) is used up")
         try:
             async with asyncio.TaskGroup() as group:
                 for asked in fresh.values():
                     for question, digest in asked:
                         group.create_task(self._answer(question, digest, key, answers))
         except ExceptionGroup as failed:
-            # The first failure has ended the others.
+            # The first failure cancelled the others.
             raise failed.exceptions[0] from None
         return answers
 
@@ -155,7 +155,7 @@ class Asking:
 
     def _service(self, name: str) -> AskedService:
         if name not in self._services:
-            raise EngineUnavailable(f"{name}(...) has to be asked, which is not configured here")
+            raise EngineUnavailable(f"{name}(...) asks a service that is not configured here")
         return self._services[name]
 
 

@@ -1,7 +1,7 @@
-"""A classifier of injections: a model in ONNX form, in a folder as Hugging Face has them.
+"""Classifies injections with an ONNX model, in a folder laid out as on Hugging Face.
 
-It runs in processes of its own, one text window at a time: a quantized model's score depends on what else is in its
-batch, and nobody's text is to change another's verdict.
+It runs in processes of its own, one window of text at a time: the score of a quantized model depends on what else is in
+its batch, and no text may change the verdict on another.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _HARMLESS: Final = ("safe", "benign", "legit", "label_0", "no_injection")
 
 
 def missing(folder: Path) -> str | None:
-    """Say what a classifier in the folder lacks; None where it can be loaded."""
+    """Name what a classifier in the folder lacks, None if it can be loaded."""
     if any(find_spec(name) is None for name in PACKAGES):
         return 'the packages of pip install "gemini-proxy[classifier]"'
     if _model_file(folder) is None or not (folder / "tokenizer.json").is_file():
@@ -47,13 +47,13 @@ class InjectionClassifier:
         self._waiting: list[tuple[str, asyncio.Future[float]]] = []
 
     def payer(self, key: str | None) -> str:
-        """Nobody pays: answers are the same for all."""
+        """Return "": nobody pays, and answers are the same for everyone."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Raises EngineUnavailable for a text that is too long, a model that does not load, or no answer in time."""
+        """Answer ``injection_model``. Raises EngineUnavailable for a long text, a model that fails, or a timeout."""
         if len(question.text) > MAX_TEXT:
-            raise EngineUnavailable(f"a text of more than {MAX_TEXT} characters is too long for the classifier")
+            raise EngineUnavailable(f"A text of more than {MAX_TEXT} characters is too long for the classifier")
         score: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append((question.text, score))
         if len(self._waiting) == 1:
@@ -61,7 +61,7 @@ class InjectionClassifier:
         return await score >= self._threshold
 
     async def _score_all(self) -> None:
-        """Score what has come by the next turn of the loop, for all who wait."""
+        """Score all texts that have come by the next turn of the loop."""
         batch = self._waiting
         try:
             await asyncio.sleep(0)
@@ -74,10 +74,10 @@ class InjectionClassifier:
         finally:
             if self._waiting is batch:
                 self._waiting = []
-            # The first is the one that ends here, with an error of its own.
+            # The first one is this caller, who gets the error itself.
             for _, waiting in batch[1:]:
                 if not waiting.done():
-                    waiting.set_exception(EngineUnavailable("the classifier gave no score"))
+                    waiting.set_exception(EngineUnavailable("The classifier gave no score"))
 
 
 def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
@@ -88,8 +88,8 @@ def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
     except EngineUnavailable:
         raise
     except Exception as error:
-        # Runtime and tokenizer raise types of their own, and say in them what was wrong.
-        raise EngineUnavailable(f"the classifier failed: {type(error).__name__}: {error}") from None
+        # The runtime and the tokenizer raise types of their own, which say what is wrong.
+        raise EngineUnavailable(f"The classifier failed: {type(error).__name__}: {error}") from None
 
 
 @lru_cache(maxsize=1)
@@ -105,9 +105,9 @@ class _Model:
         from tokenizers import Tokenizer
 
         if (reason := missing(folder)) is not None:
-            raise EngineUnavailable(f"the classifier needs {reason}")
+            raise EngineUnavailable(f"The classifier needs {reason}")
         options = onnxruntime.SessionOptions()
-        # The processes are what runs at the same time.
+        # Processes already run side by side.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(str(_model_file(folder)), options)
         self._inputs = {each.name for each in self._session.get_inputs()}
@@ -124,7 +124,7 @@ class _Model:
         return [first, *first.overflowing]
 
     def score(self, window: Any) -> float:
-        """Return how sure the model is of an injection, from 0 to 1."""
+        """Return the model's score of an injection, from 0 to 1."""
         import numpy
 
         given = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}

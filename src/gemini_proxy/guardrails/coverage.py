@@ -1,4 +1,4 @@
-"""What was checked and what was not: a part of every trace, summed up in a response header."""
+"""States what was checked and what was not, in every trace and, summed up, in a response header."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,17 @@ from gemini_proxy.gemini.parts import Unchecked
 
 HEADER = "x-gemini-proxy-guardrails"
 _LISTED = 20
-"""Parts named one by one in a trace; the rest is counted. A batch of a thousand images needs no thousand lines."""
+"""Parts that a trace names one by one; the rest is counted. A thousand images need no thousand lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``verdict`` is ``passed``, ``refused``, ``unchecked``, ``off``; ``pending`` in a header sent before the end, and
-    where an exchange ended without its final check. ``unchecked`` says why a check gave no verdict, None where all did;
-    ``waiting`` names rules for which ``window`` had to become ``hold``. ``masked`` counts the values that were masked.
+    """What was checked of one exchange.
+
+    ``verdict`` is ``passed``, ``refused``, ``unchecked`` or ``off``; it is ``pending`` in a header that is sent before
+    the end, and for an exchange that ended without its final check. ``unchecked`` says why a check gave no verdict,
+    None if all did; ``waiting`` names the guardrails for which ``window`` had to become ``hold``. ``masked`` counts the
+    values that were masked.
     """
 
     mode: str
@@ -30,14 +33,14 @@ class Coverage:
 
     @property
     def header(self) -> str:
-        """Tokens only: header values must not carry text from a policy, a prompt or an answer."""
+        """The header's value. Only tokens: it must not carry text from a policy, a request or a response."""
         counts = f"rules={len(self.rules)}; unseen={len(self.unchecked_content)}"
         masked = f"masked={self.masked}; " if self.masked else ""
         return f"verdict={self.verdict}; mode={self.mode}; {counts}; {masked}ms={self.milliseconds:.1f}"
 
     @property
     def described(self) -> dict[str, Any]:
-        """For the trace."""
+        """The coverage as traces keep it."""
         described: dict[str, Any] = {
             "verdict": self.verdict,
             "mode": self.mode,
@@ -58,4 +61,5 @@ class Coverage:
 
 
 def listed(content: Sequence[Unchecked]) -> list[dict[str, str]]:
-    return [{"address": one.address, "reason": one.reason} for one in content[:_LISTED]]
+    """Return the first parts that were not checked, as JSON."""
+    return [{"address": part.address, "reason": part.reason} for part in content[:_LISTED]]

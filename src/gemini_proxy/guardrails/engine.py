@@ -1,4 +1,4 @@
-"""What checks conversations: the protocol, and the choice of what happens when a check gives no verdict."""
+"""The protocol of engines, which check conversations, and what happens when a check gives no verdict."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from gemini_proxy.policy import OpenTurn, Place
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question: do these guardrails allow these messages? ``parameters`` are what policies read as ``input``.
+    """The question whether these guardrails allow these messages. Policies read ``parameters`` as ``input``.
 
-    For an engine that asks a service: ``key`` is the one that the caller gave for it, ``invariant_key`` the one that
-    they use everywhere, for an engine that has none; ``dataset`` is the one in the request's path, and ``session`` is
-    the same for all checks of an exchange. ``client`` is who asks, for the fair turns of long checks; ``gemini_key`` is
-    the one that the exchange goes upstream with, for a judge that it pays for.
+    An engine that asks a service uses ``key``, which the caller gave for it; one that has no key of its own uses the
+    caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
+    of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
+    the exchange uses upstream, for a judge that the caller pays for.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -70,32 +70,32 @@ class GuardSession(Protocol):
 
 
 class Engine(Protocol):
-    """Answers checks."""
+    """Checks conversations."""
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
-        """For an answer to the messages of ``check``, which are checked already. None where nothing is to be judged."""
+        """Open a session for the response to the messages of ``check``, which passed. None if there is no guardrail."""
         ...
 
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        """The verdict at once, or one to wait for where finding it takes a while.
+        """Return the verdict, or an awaitable of it if the check takes long.
 
-        Raises EngineUnavailable when there is no verdict, Unauthenticated when a service that checks did not accept
-        the key, and nothing else; so does the awaited one.
+        Raises EngineUnavailable if there is no verdict, Unauthenticated if a service did not accept the key, and
+        nothing else, at once or when awaited.
         """
         ...
 
 
 class FailOpenEngine:
-    """Lets pass what the engine behind it cannot check, and says so in the verdict (``unavailable = "allow"``).
+    """Allows what ``engine`` cannot check, and says so in the verdict (``unavailable = "allow"``).
 
-    A key that a service did not accept is the caller's fault, and no reason to let anything pass.
+    A key that a service did not accept is the caller's fault, so nothing passes because of it.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
-        """As the engine's: a piece without a verdict waits for the end, where this engine has the last word."""
+        """Open the engine's session: a piece without a verdict waits for the end, where this engine decides."""
         return self._engine.open_session(check, overlap)
 
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:

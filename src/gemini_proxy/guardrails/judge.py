@@ -1,7 +1,6 @@
-"""The judge: a Gemini model that is asked about texts, by ``generateContent`` with a schema for its answer.
+"""Asks the judge, a Gemini model, about texts: by ``generateContent`` with a schema for its answer.
 
-Its calls go from here to the API, past the proxy's own checks: a check that is checked would have no end.
-aiohttp's errors end in ``service_client``.
+Its calls go straight to the API, past the proxy's own checks: checking a check would never end.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from gemini_proxy.guardrails.service_client import ServiceClient, encoded
 from gemini_proxy.policy import Answer, Question
 
 MAX_TEXT: Final = 200_000
-"""Characters that one question may be about: about 50,000 tokens."""
+"""Characters of a text that one question may be about: about 50,000 tokens."""
 _MAX_TOKENS: Final = 2_048
 """Tokens of an answer, thoughts of the model included."""
 _INSTRUCTIONS: Final = (
@@ -30,7 +29,7 @@ _DECISION_SCHEMA: Final = {
     "properties": {"decision": {"type": "BOOLEAN"}},
     "required": ["decision"],
 }
-# What is refused unread cannot be judged.
+# A text that the model refuses to read cannot be judged.
 _SAFETY: Final = [
     {"category": f"HARM_CATEGORY_{name}", "threshold": "BLOCK_NONE"}
     for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
@@ -38,7 +37,7 @@ _SAFETY: Final = [
 
 
 class GeminiJudge:
-    """Asks ``model`` at ``url``. ``key`` pays; without one the caller's own Gemini key does, else ``fallback``."""
+    """Asks ``model`` at ``url``. Calls are paid with ``key``, else the caller's own Gemini key, else ``fallback``."""
 
     def __init__(
         self, client: ServiceClient, url: str, model: str, key: str | None, fallback: str | None = None
@@ -54,7 +53,7 @@ class GeminiJudge:
     async def answer(self, question: Question, key: str | None) -> Answer:
         """Answer ``decision``, ``moderated`` and ``llm``. Raises EngineUnavailable."""
         if len(question.text) > MAX_TEXT:
-            raise EngineUnavailable(f"a text of more than {MAX_TEXT} characters is too long for the judge")
+            raise EngineUnavailable(f"A text of more than {MAX_TEXT} characters is too long for the judge")
         options = orjson.loads(question.options)
         headers = {"x-goog-api-key": self._paying(key)}
         if question.detector == "llm":
@@ -70,7 +69,7 @@ class GeminiJudge:
     def _paying(self, key: str | None) -> str:
         paying = self._key or key or self._fallback
         if paying is None:
-            raise EngineUnavailable("there is no key for the judge: set guardrails.judge.api_key")
+            raise EngineUnavailable("There is no key for the judge: set guardrails.judge.api_key")
         return paying
 
 
@@ -110,18 +109,18 @@ def _is_blocked(answer: Mapping[str, Any]) -> bool:
 
 
 def _text(answer: Mapping[str, Any]) -> str:
-    """The text of a whole answer. Raises EngineUnavailable for one that was blocked or cut."""
+    """Return the text of a whole answer. Raises EngineUnavailable for one that was blocked or cut."""
     if _is_blocked(answer):
-        raise EngineUnavailable("the judge refused to read a text")
+        raise EngineUnavailable("The judge refused to read a text")
     try:
         (candidate,) = answer["candidates"]
         reason = candidate["finishReason"]
         texts = [part["text"] for part in candidate["content"]["parts"] if "text" in part and not part.get("thought")]
         text = "".join(texts)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise EngineUnavailable("the judge's answer cannot be read") from None
+        raise EngineUnavailable("The judge's answer cannot be read") from None
     if reason != "STOP":
-        raise EngineUnavailable("the judge did not finish its answer")
+        raise EngineUnavailable("The judge did not finish its answer")
     return text
 
 
@@ -131,5 +130,5 @@ def _decision(text: str) -> bool:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         decision = None
     if not isinstance(decision, bool):
-        raise EngineUnavailable("the judge's answer is no decision")
+        raise EngineUnavailable("The judge's answer is not a decision")
     return decision

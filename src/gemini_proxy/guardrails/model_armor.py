@@ -1,4 +1,4 @@
-"""Google's Model Armor as a detector that is asked: a template's filters over one text."""
+"""Asks Google's Model Armor: runs a template's filters over one text."""
 
 import re
 import time
@@ -12,17 +12,17 @@ from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.policy import Answer, Question
 
 METADATA: Final = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
-"""Where a machine of Google's gets the token of its service account."""
+"""Where a machine at Google gets the token of its service account."""
 _EARLY: Final = 60.0
-"""Seconds before its end at which a token is replaced."""
+"""Seconds before it expires that a token is replaced."""
 _LOCATION: Final = re.compile(r"/locations/([^/]+)/")
 _MODERATION: Final = frozenset(("rai", "csam"))
 
 
 class ModelArmorAnswerer:
-    """Asks the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is asked for.
+    """Asks the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is used.
 
-    ``url`` is the service's, by default that of the template's location. ``clock`` counts seconds.
+    ``url`` is the service's, by default the one of the template's location. ``clock`` counts seconds.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class ModelArmorAnswerer:
         self._fetched: tuple[str, float] | None = None
 
     def payer(self, key: str | None) -> str:
-        """The operator pays, whoever asks."""
+        """Return "": the operator pays, whoever asks."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Name the filters that match; for ``moderated`` say whether one of those does. Raises EngineUnavailable."""
+        """Return the filters that match; for ``moderated``, whether one of its own does. Raises EngineUnavailable."""
         response = bool(orjson.loads(question.options).get("response"))
         method, field = (
             ("sanitizeModelResponse", "modelResponseData") if response else ("sanitizeUserPrompt", "userPromptData")
@@ -66,16 +66,16 @@ class ModelArmorAnswerer:
             answer = await self._client.get(self._metadata, {"metadata-flavor": "Google"})
             token, lasts = answer.get("access_token"), answer.get("expires_in")
             if not isinstance(token, str) or not isinstance(lasts, int | float):
-                raise EngineUnavailable("this machine has no token for Model Armor: set guardrails.model_armor.token")
+                raise EngineUnavailable("This machine has no token for Model Armor: set guardrails.model_armor.token")
             self._fetched = token, self._clock() + lasts - _EARLY
         return self._fetched[0]
 
 
 def _matched(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the filters that match. Raises EngineUnavailable where none does and not all have run."""
+    """Return the names of the filters that match. Raises EngineUnavailable if none does and not all have run."""
     result = answer.get("sanitizationResult")
     if not isinstance(result, dict):
-        raise EngineUnavailable("the answer of Model Armor has no result")
+        raise EngineUnavailable("The answer of Model Armor has no result")
     filters = result.get("filterResults")
     named = filters.items() if isinstance(filters, dict) else ()
     matched = tuple(name for name, found in named if "MATCH_FOUND" in _states(found))
@@ -89,7 +89,7 @@ def _matched(answer: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _states(found: object) -> Iterator[str]:
-    """Every ``matchState`` in a filter's result, which are at different depths."""
+    """Yield every ``matchState`` in a filter's result, at any depth."""
     if isinstance(found, dict):
         for name, value in found.items():
             if name == "matchState" and isinstance(value, str):

@@ -276,7 +276,7 @@ def _size(messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailable:
-    return EngineUnavailable(f"the check gave no verdict: {error}")
+    return EngineUnavailable(f"The check gave no verdict: {error}")
 
 
 def _verdict(check: Check, by_policy: Sequence[Sequence[PlainViolation]], started: float) -> Verdict:

@@ -1,4 +1,4 @@
-"""``ocr``: the text in images, read by the program tesseract. What a stranger sent is read in a process of its own."""
+"""``ocr``: reads text in images with the program tesseract, in a process of its own: strangers send images."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ from gemini_proxy.policy import Answer, Question
 
 PROGRAM: Final = "tesseract"
 MAX_IMAGE: Final = 20_971_520
-"""Bytes of an image, encoded: what Gemini takes inline."""
+"""Bytes of an encoded image: what Gemini takes inline."""
 MAX_READ: Final = 1_048_576
 """Bytes of text that are taken from one image."""
 _MEMORY: Final = 1 << 30
@@ -21,14 +21,14 @@ _MEMORY: Final = 1 << 30
 
 
 class Tesseract:
-    """Reads images that stand in the conversation themselves. Nothing is fetched."""
+    """Reads images that are in the conversation itself. Nothing is fetched."""
 
     def payer(self, key: str | None) -> str:
-        """Nobody pays: this machine reads."""
+        """Return "": nobody pays for what this machine reads."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Give the text of the image at a ``data:`` URL. Raises EngineUnavailable where it cannot be read."""
+        """Return the text of the image in a ``data:`` URL. Raises EngineUnavailable if it cannot be read."""
         head, comma, encoded = question.text.partition(",")
         if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
             raise EngineUnavailable("ocr(...) reads images that are in the conversation, not addresses of images")
@@ -42,7 +42,7 @@ class Tesseract:
 
 
 async def _read(image: bytes) -> str:
-    """Raises EngineUnavailable."""
+    """Run the program over an image. Raises EngineUnavailable."""
     path = shutil.which(PROGRAM)
     if path is None:
         raise EngineUnavailable(f"ocr(...) needs the program {PROGRAM}, which is not installed")

@@ -1,8 +1,8 @@
-"""Detectors that other packages bring, by the entry point group ``gemini_proxy.detectors``.
+"""Loads the detectors of other packages, by the entry point group ``gemini_proxy.detectors``, and policies with them.
 
-An entry point names a callable without arguments, such as a class, that gives a ``policy.Detector``. A policy imports
+An entry point names a callable without arguments, such as a class, that returns a ``policy.Detector``. Policies import
 the detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and
-takes the processor from them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
+blocks them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
 """
 
 import threading
@@ -25,32 +25,32 @@ from gemini_proxy.policy import (
 GROUP: Final = "gemini_proxy.detectors"
 
 _POLICIES_KEPT: Final = 64
-"""Compiled policies kept: more than applications that share a server, and few enough for the collector, which walks
-them all now and then."""
+"""Compiled policies that are kept: more than applications share a server, and few enough for the garbage collector,
+which now and then walks through them all."""
 
 
 class PluginError(Exception):
-    """An installed detector that cannot be used; the text names the entry point."""
+    """Raised for an installed detector that cannot be used. The text names the entry point."""
 
 
 @lru_cache(maxsize=1)
 def installed_detectors() -> DetectorRegistry:
-    """The detectors built in and those installed. Raises PluginError."""
+    """Return the detectors that are built in or installed. Raises PluginError."""
     return BUILTIN.with_detectors(*(_load(entry) for entry in entry_points(group=GROUP)))
 
 
 @lru_cache(maxsize=1)
 def _with_outside() -> DetectorRegistry:
-    """A plug-in's detector goes before one that is asked. Raises PluginError."""
+    """Add the detectors that are asked, unless a plug-in has one of that name. Raises PluginError."""
     installed = installed_detectors()
     return installed.with_detectors(*(each for each in OUTSIDE if each.name not in installed.names))
 
 
 def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks: bool = False) -> Policy:
-    """Compile a policy with all installed detectors, or give what the same text was compiled to. Raises PolicyError.
+    """Compile a policy with all installed detectors, or return it if it was compiled before. Raises PolicyError.
 
-    With ``asks`` it may use detectors that are asked outside the engine, which costs money or sends texts away: that is
-    for the operator's own policies.
+    With ``asks`` it may use detectors that are asked outside the engine. They cost money or send texts away, so only
+    the operator's own policies may.
     """
     policy = loaded_policy(text, source, max_program, asks=asks)
     if policy is None:
@@ -64,7 +64,7 @@ def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks:
 
 
 def loaded_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks: bool = False) -> Policy | None:
-    """What ``load_policy`` would give at once; None where it would have to compile."""
+    """Return the compiled policy if there is one, without compiling."""
     with _kept_lock:
         policy = _kept.get((text, source, max_program, asks))
         if policy is not None:
@@ -72,7 +72,7 @@ def loaded_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, ask
         return policy
 
 
-# The key is the text itself and a policy never changes: nothing crosses between those who share one.
+# The key is the text itself, and a policy never changes: users who share one learn nothing of each other.
 _kept: OrderedDict[tuple[str, str, int, bool], Policy] = OrderedDict()
 _kept_lock = threading.Lock()
 

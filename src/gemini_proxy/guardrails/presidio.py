@@ -19,11 +19,11 @@ from gemini_proxy.policy import Answer, LabelledSpan, Question
 MAX_TEXT: Final = 100_000
 """Characters of one text."""
 LOADING: Final = 60.0
-"""Seconds in which the process has to have loaded Presidio and its model."""
+"""Seconds that the process has for loading Presidio and its model."""
 
 
 def missing_for(model: str) -> str | None:
-    """Say what is not installed for the spaCy model ``model``; None where all is. Loads nothing."""
+    """Name what is not installed for the spaCy model ``model``, None if everything is. Loads nothing."""
     if find_spec("presidio_analyzer") is None:
         return 'the packages of pip install "gemini-proxy[presidio]"'
     if not _is_folder(model) and not _is_package(model):
@@ -32,7 +32,7 @@ def missing_for(model: str) -> str | None:
 
 
 class PresidioAnswerer:
-    """Answers what stands in a text, from the score ``threshold`` on, each text within ``seconds``."""
+    """Answers what Presidio finds in a text with a score of ``threshold`` or more, within ``seconds`` for each text."""
 
     def __init__(self, model: str, language: str, threshold: float, workers: Workers, seconds: float) -> None:
         self._model = model
@@ -42,23 +42,23 @@ class PresidioAnswerer:
         self._seconds = seconds
 
     def payer(self, key: str | None) -> str:
-        """Nobody pays: answers are the same for all."""
+        """Return "": nobody pays, and answers are the same for everyone."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Raises EngineUnavailable for a text that is too long, unknown entities, a failure, or no answer in time."""
+        """Answer ``pii``. Raises EngineUnavailable for a long text, unknown entities, a failure, or a timeout."""
         if len(question.text) > MAX_TEXT:
-            raise EngineUnavailable(f"a text of more than {MAX_TEXT} characters is too long for Presidio")
+            raise EngineUnavailable(f"A text of more than {MAX_TEXT} characters is too long for Presidio")
         entities = json.loads(question.options).get("entities")
         wanted = None if entities is None else [entities] if isinstance(entities, str) else list(entities)
-        # Goes on when nobody waits any more: a process that were ended for its loading would never have loaded.
+        # Goes on after its caller has left: a process that is killed while it loads would never have loaded.
         await self._workers.run_within("", LOADING, load, self._model, self._language)
         reading = partial(find, self._model, self._language, self._threshold)
         return await self._workers.run_within("", self._seconds, reading, question.text, wanted)
 
 
 def load(model: str, language: str) -> None:
-    """Load Presidio and its model where that is not done yet. Raises EngineUnavailable."""
+    """Load Presidio and its model unless they are loaded. Raises EngineUnavailable."""
     try:
         _analyzer(model, language)
     except EngineUnavailable:
@@ -71,7 +71,7 @@ def load(model: str, language: str) -> None:
 def find(
     model: str, language: str, threshold: float, text: str, entities: list[str] | None = None
 ) -> tuple[LabelledSpan, ...]:
-    """Return what Presidio finds in ``text``, of ``entities`` if there are any, as it stands there.
+    """Return what Presidio finds in ``text``, limited to ``entities`` if given.
 
     Raises EngineUnavailable, also for entities that Presidio does not know: a misspelt one would never be found.
     """
@@ -112,7 +112,7 @@ def _is_folder(model: str) -> bool:
 
 
 def _is_package(model: str) -> bool:
-    """What spaCy, and so Presidio, takes for one."""
+    """Return whether spaCy, and so Presidio, takes the model for a package."""
     try:
         distribution(model)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Programs that read what a stranger sent: each runs by itself, without our secrets, within bounds."""
+"""Runs programs that read what strangers send: each by itself, without our secrets, within limits."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 _KEPT: Final = ("PATH", "LANG")
-"""Of our environment: nothing of the server's secrets."""
+"""Variables that a program inherits: none of the server's secrets."""
 
 
 class TooMuch(Exception):
-    """The program printed more than it may."""
+    """Raised when a program prints more than it may."""
 
 
 @dataclass(frozen=True, slots=True)
 class IsolatedProgram:
-    """A program with its arguments. It has ``memory`` bytes of address space and prints ``most`` bytes at most."""
+    """A program with its arguments. It has ``memory`` bytes of address space and may print ``most`` bytes."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -27,9 +27,9 @@ class IsolatedProgram:
     most: int
 
     async def run(self, given: bytes, folder: str = "/") -> tuple[bytes, int]:
-        """Write ``given`` to it in ``folder``: what it printed, and its exit status. Raises OSError and TooMuch.
+        """Run it in ``folder`` with ``given`` as its input. Return its output and its exit status.
 
-        Whoever is cancelled while it runs ends it, and the programs that it has started.
+        Raises OSError and TooMuch. Cancelling the call kills the program and those that it has started.
         """
         kept = {name: value for name, value in os.environ.items() if name in _KEPT}
         process = await asyncio.create_subprocess_exec(
@@ -42,20 +42,20 @@ class IsolatedProgram:
             start_new_session=True,
         )
         try:
-            # It has read nothing yet; where it has ended already, its status says how.
+            # It has read nothing yet. If it has ended already, its status says how.
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (self.memory, self.memory))
             return await self._exchange(process, given), await process.wait()
         finally:
             if process.returncode is None:
-                # Its end may not have been told yet.
+                # It may have ended without our having been told.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
     async def _exchange(self, process: asyncio.subprocess.Process, given: bytes) -> bytes:
         assert process.stdin is not None and process.stdout is not None
-        # One that ends before it has read all says by its status how.
+        # If it ends before it has read everything, its status says how.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(given)
             await process.stdin.drain()

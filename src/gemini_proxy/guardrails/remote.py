@@ -1,6 +1,6 @@
-"""Checks by a server of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
+"""Checks with a service of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
 
-aiohttp's errors end here. A check is never sent a second time, but for a kept connection that closed as it was used.
+aiohttp's errors end here. A check is sent a second time only if a kept connection closed as it was used.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from yarl import URL
 from gemini_proxy.errors import EngineUnavailable, Unauthenticated
 from gemini_proxy.gemini.call_links import with_ids
 from gemini_proxy.guardrails.engine import Check, GuardSession
-from gemini_proxy.guardrails.remote_answers import ServiceAnswer, read_loaded, read_verdict
+from gemini_proxy.guardrails.remote_responses import ServiceResponse, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import bounded, encoded, in_pieces, service_headers, service_session
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import OpenTurn, Place
@@ -26,19 +26,20 @@ from gemini_proxy.policy import OpenTurn, Place
 log = logging.getLogger(__name__)
 
 MAX_ANSWER: Final = 4_194_304
-"""Bytes of an answer: every violation of a long conversation, and parsed within some ten milliseconds."""
+"""Bytes of a response: enough for every violation in a long conversation, and parsed in some ten milliseconds."""
 RELOAD_SECONDS: Final = 3600.0
-"""How long a service is taken to know a policy: as long as Invariant's own gateway does."""
+"""Seconds for which a service is taken to know a policy, as in Invariant's own gateway."""
 _RETRY_SECONDS: Final = 60.0
-"""When policies that did not load are sent again."""
+"""Seconds after which policies that did not load are sent again."""
 _LOADED_KEPT: Final = 1024
-"""Texts remembered as loaded. One that is forgotten is sent once more, which changes nothing."""
+"""Texts that are remembered as loaded. One that is forgotten is sent again, which changes nothing."""
 
 
 class RemoteEngine:
-    """Asks the service at ``url``. ``timeout`` is in seconds a call, connecting included; ``key`` for who brings none.
+    """Asks the service at ``url``. ``timeout`` limits a call in seconds, connecting included.
 
-    An asynchronous context manager: calls are possible inside it. ``clock`` counts seconds.
+    ``key`` is used when the caller supplies none. ``clock`` counts seconds. An asynchronous context manager: calls are
+    possible inside it.
     """
 
     def __init__(
@@ -61,14 +62,14 @@ class RemoteEngine:
             await self._session.close()
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
-        """No service judges an answer piece by piece: every guardrail waits for its end."""
+        """Open a session in which every guardrail waits for the end: no service checks a response piece by piece."""
         return _EndOnly(tuple(guardrail.name for guardrail in check.guardrails)) if check.guardrails else None
 
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        """All guardrails in one call. Raises Unauthenticated without a key, or with one that was not accepted."""
-        return self._judge(check) if check.guardrails else Verdict()
+        """Check with all guardrails in one call. Raises Unauthenticated without a key or if it is not accepted."""
+        return self._check(check) if check.guardrails else Verdict()
 
-    async def _judge(self, check: Check) -> Verdict:
+    async def _check(self, check: Check) -> Verdict:
         started = time.perf_counter()
         asked = {
             "messages": with_ids(check.messages),
@@ -82,9 +83,9 @@ class RemoteEngine:
         return read_verdict(answer, check.guardrails, (time.perf_counter() - started) * 1000)
 
     async def preload(self, texts: Sequence[str]) -> bool:
-        """Send ahead, with the engine's own key, the policies that the service was not sent within the hour.
+        """Send, with the engine's own key, the policies that the service was not sent within the hour.
 
-        Whether it has them all now; what failed is logged.
+        Return whether it has them all now; failures are logged.
         """
         return all([await self._load(text) for text in texts])
 
@@ -109,18 +110,18 @@ class RemoteEngine:
             self._loaded.popitem(last=False)
         return True
 
-    async def _call(self, path: str, asked: object, key: str | None, session_id: str | None) -> ServiceAnswer:
-        """Raises EngineUnavailable where no answer came, Unauthenticated where there is no key to ask with."""
+    async def _call(self, path: str, asked: object, key: str | None, session_id: str | None) -> ServiceResponse:
+        """Call the service. Raises EngineUnavailable without a response, Unauthenticated without a key."""
         key = _usable(key)
         headers = service_headers(key) | {"x-session-id": session_id or self._session_id}
         url = URL(f"{self._url}/api/v1/{path}")
         try:
             async with asyncio.timeout(self._timeout):
-                return ServiceAnswer(*await self._post(url, headers, encoded(asked, "the guardrails service")), key)
+                return ServiceResponse(*await self._post(url, headers, encoded(asked, "the guardrails service")), key)
         except TimeoutError:
-            raise EngineUnavailable("the guardrails service did not answer in time") from None
+            raise EngineUnavailable("The guardrails service did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable(f"the guardrails service cannot be reached ({type(error).__name__})") from None
+            raise EngineUnavailable(f"The guardrails service cannot be reached ({type(error).__name__})") from None
 
     async def _post(self, url: URL, headers: dict[str, str], data: bytes) -> tuple[int, bytes]:
         assert self._session is not None
@@ -128,7 +129,7 @@ class RemoteEngine:
             try:
                 sent = in_pieces(data)
                 async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
-                    # Whatever else it says or leaves out: a refused key must not become a check that is missing.
+                    # Whatever the body says: a key that was not accepted must not become a check that is missing.
                     if response.status == 401:
                         return 401, b""
                     return response.status, await bounded(response.content, MAX_ANSWER, "the guardrails service")
@@ -165,8 +166,8 @@ def _usable(key: str | None) -> str:
     if not key:
         raise Unauthenticated(
             "No key for the guardrails service: send invariant-guardrails-authorization or invariant-authorization, "
-            "or configure guardrails.remote.api_key."
+            "or configure guardrails.remote.api_key"
         )
     if not (key.isascii() and key.isprintable()):
-        raise Unauthenticated("The API key for the guardrails service cannot be sent in a header.")
+        raise Unauthenticated("The API key for the guardrails service cannot be sent in a header")
     return key

@@ -1,4 +1,4 @@
-"""From a merged answer to the messages that rules read, a candidate at a time."""
+"""Turns a merged response into the messages that rules read, one candidate at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ from gemini_proxy.gemini.response_fields import Texts
 
 @dataclass(frozen=True, slots=True)
 class CandidateMessages:
-    """The messages of one candidate, and what in it no rule can read. Addresses count from the request's first message
-    as if this were the only candidate.
+    """The messages of one candidate, and what in it no rule can read.
 
-    ``turn`` is how many of the messages are what the model says; those behind are what fields of the response say.
+    Addresses count from the request's first message, as if this were the only candidate. The first ``turn`` messages
+    are what the model says; the others are what fields of the response say.
     """
 
     index: int
@@ -30,9 +30,9 @@ class CandidateMessages:
 
 @dataclass(frozen=True, slots=True)
 class _Tool:
-    """What the provider runs by itself, as the fields of an answer tell: what was asked, and what came of it.
+    """A tool that the provider runs by itself, and the fields of a response that say what it was asked and returned.
 
-    ``of_parts`` are the names of the tools in parts that tell of the same.
+    ``of_parts`` has the names of the tool in parts that say the same.
     """
 
     name: str
@@ -54,14 +54,16 @@ _OF_TOOLS = frozenset(field for tool in _TOOLS for field in (*tool.asked, *tool.
 
 
 def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[CandidateMessages, ...]:
-    """Read every candidate of ``merger``, the last with what the response itself says, or that alone where there is no
-    candidate. Raises DecodeError for parts that cannot be read."""
+    """Read every candidate of ``merger``. Raises DecodeError for parts that cannot be read.
+
+    The last candidate has what the response itself says as well. If there is none, that stands alone.
+    """
     candidates = merger.candidates
     several = len(candidates) > 1
     try:
         read = [_candidate(request, candidate, several) for candidate in candidates]
     except BadRequest as error:
-        raise DecodeError(f"The upstream's answer cannot be read: {error.message}") from None
+        raise DecodeError(f"The upstream's response cannot be read: {error.message}") from None
     beside, unchecked = _field_messages(merger.fields.said), merger.fields.unchecked("response")
     if beside or unchecked:
         last = read.pop() if read else CandidateMessages(0, (), (), 0)
@@ -90,10 +92,10 @@ def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> C
 
 
 def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int, Message]]:
-    """Calls that the provider ran and their results, of which the fields alone tell, each with the place among
-    ``parts`` that it goes to: to the beginning, or behind what the parts tell of the same tool.
+    """Return calls of the provider and their results that only fields name, each with its place among ``parts``.
 
-    A call that is among the parts as well happened once.
+    That is the beginning, or behind what the parts say of the same tool. A call that is among the parts as well
+    happened once.
     """
     if _OF_TOOLS.isdisjoint(said):
         return []
@@ -114,7 +116,7 @@ def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int,
 
 
 def _told(parts: Sequence[Message]) -> Iterator[tuple[int, str, Any]]:
-    """The tools of which parts tell that the provider ran them: where, which, and its arguments or what came of it."""
+    """Yield the tools that the provider ran by its parts: the index, the name, and the arguments or the result."""
     for index, message in enumerate(parts):
         if not message.get("provider"):
             continue
@@ -131,19 +133,19 @@ def _field_messages(said: Texts) -> list[Message]:
 
 
 def _moved(address: str, by: int, places: Sequence[int]) -> str:
-    """An address among the parts' messages, behind ``by`` messages and those that were put in at ``places``."""
+    """Move an address behind ``by`` messages and those that were put in at ``places``."""
     head, given, rest = address.split(".", 2)
     index = int(given)
     return f"{head}.{index + by + sum(place <= index for place in places)}.{rest}"
 
 
 def for_rules(messages: Sequence[Message], thoughts: str) -> Sequence[Message]:
-    """The messages as rules see them: with ``thoughts = "skip"`` a thought keeps its place and loses its text."""
+    """Return the messages as rules see them: with ``thoughts = "skip"`` a thought keeps its place without its text."""
     if thoughts == "check" or not any(is_thought(message) for message in messages):
         return messages
     return [{**message, "content": ""} if is_thought(message) else message for message in messages]
 
 
 def is_thought(message: Message) -> bool:
-    """Return whether the model thinks: a prompt that a client marks as a thought is a prompt all the same."""
+    """Return whether it is a thought of the model: a prompt that a client marks as one is a prompt all the same."""
     return "thought" in message and message["role"] == "assistant"

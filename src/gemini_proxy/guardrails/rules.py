@@ -1,4 +1,4 @@
-"""Guardrails: policies with a name and an action, and the set of them that holds for one exchange."""
+"""Guardrails, which are policies with a name and an action, and the set of them that one exchange goes by."""
 
 import asyncio
 import hashlib
@@ -30,16 +30,16 @@ _STRENGTHS: Mapping[object, int] = MappingProxyType({"log": 0, "mask": 1, "block
 
 HEADER_NAME = "Invariant-Guardrails"
 BRIEF_POLICY = 500
-"""Characters of a policy that compiles in a few milliseconds whatever is in it."""
+"""Characters up to which any policy compiles in a few milliseconds."""
 MAX_HEADER_PROGRAM = 2_000
-"""Instructions of a regular expression in a request header: a fifth of what an operator's may have, and several times
-what published policies need."""
+"""Instructions of a regular expression in a request header: a fifth of an operator's limit, and several times what
+published policies need."""
 COMPILE_SECONDS = 5.0
-"""How long a request waits at most for its policy to be compiled."""
+"""Seconds that a request waits at most for its policy to be compiled."""
 COMPILE_ALLOWANCE = 10.0
 """Seconds of compiling that one client may use at once, and in about a minute and a half over time."""
 MAX_HEADER_POLICY = 16_384
-"""Characters of a policy in a request header: far above real ones, and twice what one header line may carry."""
+"""Characters of a policy in a request header: far more than real ones, and twice what one header line may carry."""
 
 
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
@@ -50,8 +50,8 @@ class Guardrail:
     """One policy in force, and what is done about what it finds.
 
     ``block`` refuses, ``mask`` hides it from the model, ``log`` only annotates the trace. A rule of the policy may ask
-    for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail came with the request: what
-    it costs is its sender's, and nobody else's.
+    for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail came with the request: its
+    cost is borne by its sender alone.
     """
 
     id: str
@@ -67,21 +67,21 @@ class Guardrail:
 
     @property
     def described(self) -> dict[str, str]:
-        """As annotations and refusals name it."""
+        """The guardrail as annotations and refusals name it."""
         return {"id": self.id, "name": self.name, "content": self.policy.text, "action": self.action}
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFacts:
-    """What is known of a dataset's tools: the ``labels`` that its owner set, and the digests ``pinned`` by name."""
+    """Facts about a dataset's tools, by name: the ``labels`` that its owner set, and the ``pinned`` digests."""
 
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, configured: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return ``configured`` parameters with these facts among them, as far as they are about tools in ``messages``.
+        """Return the ``configured`` parameters with those of these facts added that are about tools in ``messages``.
 
-        The configuration's labels stay, and a digest that it gives goes before the one that was kept.
+        The configuration's labels stay, and its digests go before those that were pinned.
         """
         added: dict[str, Any] = {}
         if self.labels:
@@ -138,12 +138,12 @@ class GuardrailSet:
         return frozenset(guardrail.action for guardrail in self.all)
 
     def without(self, actions: Collection[Action]) -> "GuardrailSet":
-        """Return the guardrails of the other actions: what is left where others take the place of these."""
-        return GuardrailSet.of((one for one in self.all if one.action not in actions), self.tools)
+        """Return the set without the guardrails of ``actions``, in whose place others come."""
+        return GuardrailSet.of((guardrail for guardrail in self.all if guardrail.action not in actions), self.tools)
 
     @property
     def compares_tools(self) -> bool:
-        """Whether a rule here asks if a tool has changed."""
+        """True if a policy here asks whether a tool has changed."""
         return any("tool_changed" in guardrail.policy.called for guardrail in self.all)
 
 
@@ -165,16 +165,16 @@ def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, as
 async def with_header(
     files: GuardrailSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
 ) -> GuardrailSet:
-    """The rules for a request that carries ``header``: added to those of the files, in their place, or ignored.
+    """Return the guardrails for a request with ``header``: added to those of the files, in their place, or ignored.
 
-    Raises BadRequest when the header cannot be read or its policy does not load, and Unavailable where compiling it is
-    not the turn of ``client`` for long. A client may replace rules only where the operator chose so; logging rules stay
+    Raises BadRequest if the header cannot be read or its policy does not load, and Unavailable if ``client`` waits too
+    long for its policy to be compiled. A client replaces guardrails only if the operator allows it; those that log stay
     in any case.
     """
     if header is None or mode == "off":
         return files
     if len(header) > MAX_HEADER_POLICY:
-        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters.")
+        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters")
     try:
         added = (await _header_guardrail(_ESCAPE.sub(_unescape, header), client),)
     except PolicyError as error:
@@ -183,14 +183,14 @@ async def with_header(
 
 
 async def _header_guardrail(text: str, client: str) -> Guardrail:
-    """Raises PolicyError and Unavailable."""
+    """Compile the header's policy. Raises PolicyError and Unavailable."""
     if is_brief(HEADER_NAME, text, MAX_HEADER_PROGRAM):
         return _foreign(text)
     try:
         async with asyncio.timeout(COMPILE_SECONDS), _COMPILING.hold(client):
             return await asyncio.get_running_loop().run_in_executor(_HEADER_COMPILER, _foreign, text)
     except TimeoutError:
-        raise Unavailable(f"{HEADER_NAME}: the policy could not be compiled in time.") from None
+        raise Unavailable(f"{HEADER_NAME}: the policy could not be compiled in time") from None
 
 
 def _foreign(text: str) -> Guardrail:
@@ -198,7 +198,7 @@ def _foreign(text: str) -> Guardrail:
 
 
 def is_brief(name: str, text: str, max_program: int = MAX_PROGRAM) -> bool:
-    """Whether a policy is there in no time: compiled already, or short."""
+    """Return whether a policy compiles at once: it is short, or compiled already."""
     return len(text) <= BRIEF_POLICY or loaded_policy(text, name, max_program) is not None
 
 
@@ -208,11 +208,11 @@ _COMPILING = FairLock(allowance=COMPILE_ALLOWANCE)
 
 
 async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
-    """``guardrail`` for a policy that a user stored: a long one does not hold up the event loop. Raises PolicyError.
+    """Compile a policy that a user stored, a long one in a thread. Raises PolicyError.
 
-    A thread gives the loop its turn every few milliseconds; a policy that its sender repeats is compiled once. One long
-    policy at a time: several threads that compile would leave the loop a fraction of the processor. It is a thread of
-    its own: policies that wait must not keep the others from what else is done in threads.
+    A thread lets the event loop run every few milliseconds. Long policies are compiled one at a time: several threads
+    would leave the loop a fraction of the processor. They have a thread of their own, so that policies that wait do not
+    hold up other work in threads. A policy that its sender repeats is compiled once.
     """
     if is_brief(name, text):
         return guardrail(name, text, action)
@@ -224,25 +224,25 @@ _SIMPLE = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"'}
 
 
 def _unescape(escape: re.Match[str]) -> str:
-    """One escape of Python's ``unicode_escape`` encoding, in which clients send their policy."""
+    """Decode one escape of Python's ``unicode_escape`` encoding, in which clients send their policy."""
     code = escape[1]
     if code in _SIMPLE:
         return _SIMPLE[code]
     if len(code) < 3 or int(code[1:], 16) > 0x10FFFF:
-        raise BadRequest(f"{HEADER_NAME}: the value is not unicode-escaped text; a backslash itself is written twice.")
+        raise BadRequest(f"{HEADER_NAME}: the value is not unicode-escaped text; a backslash itself is written twice")
     return chr(int(code[1:], 16))
 
 
 def parameters_missing(rules: Sequence[Guardrail], given: dict[str, Any]) -> list[str]:
-    """``policy: name`` for each ``input.<name>`` that a policy reads and the configuration does not give."""
+    """Return ``policy: input.name`` for each parameter that a policy reads and ``given`` lacks."""
     return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(given))]
 
 
 def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[PolicyWarning]:
-    """Warn of each rule whose refusal, sent back in a chat's history, would set off a rule of ``policy`` again.
+    """Warn of each rule whose refusal, sent back in a chat's history, would make a rule of ``policy`` fire again.
 
     ``prefix`` is ``refusals.prefix``. Messages that depend on what the rule found are not tried, nor are policies that
-    read a parameter which ``parameters`` lacks.
+    read a parameter that ``parameters`` lacks.
     """
     return [
         PolicyWarning(rule.line, 1, "its refusal would refuse the rest of the chat")

@@ -1,4 +1,4 @@
-"""``semgrep``: dangerous code by the program of that name, with rules of our own. It asks no network."""
+"""``semgrep``: finds dangerous code by the program of that name, with rules of our own. It asks no network."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ NAME: Final = "semgrep"
 MAX_CODE: Final = 100_000
 """Characters of one piece of code."""
 MAX_PRINTED: Final = 8_388_608
-"""Bytes of JSON that are read of one run."""
+"""Bytes of JSON that are read from one run."""
 _MEMORY: Final = 4 << 30
 """Bytes of address space; the program reserves far more than it uses."""
 _FILES: Final = {"python": "code.py", "py": "code.py", "bash": "code.sh", "sh": "code.sh"}
@@ -32,7 +32,7 @@ _OPTIONS: Final = (
 
 
 def program_path() -> str | None:
-    """Where the program is: beside this Python, where the extra puts it, or on the path. None where it is not."""
+    """Return the program's path: beside this Python, where the extra puts it, or on PATH. None if it is missing."""
     return shutil.which(NAME, path=_path())
 
 
@@ -40,11 +40,11 @@ class SemgrepAnswerer:
     """Answers which rules a text breaks as code of the language that the question names, and where."""
 
     def payer(self, key: str | None) -> str:
-        """Nobody pays: this machine reads."""
+        """Return "": nobody pays for what this machine reads."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:
-        """Raises EngineUnavailable for a text that is too long, another language, or a program that fails."""
+        """Answer ``semgrep``. Raises EngineUnavailable for a long text, another language, or a program that fails."""
         language = json.loads(question.options).get("lang")
         if language not in _FILES:
             raise EngineUnavailable(f'semgrep(...) reads lang="python" and lang="bash", not {language}')
@@ -69,7 +69,7 @@ class SemgrepAnswerer:
 
 
 async def _scan(program: str, folder: Path, name: str, code: bytes) -> tuple[bytes, int]:
-    """Raises OSError and TooMuch."""
+    """Run the program. Raises OSError and TooMuch."""
     rules = files("gemini_proxy").joinpath("guardrails", "semgrep.yml")
     await asyncio.to_thread(partial(_write, folder, {name: code, "rules.yml": rules.read_bytes()}))
     # What it keeps of its own goes with the folder.
@@ -84,7 +84,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def _read(printed: bytes, status: int, code: bytes) -> tuple[LabelledSpan, ...]:
-    """What was found, in characters. Raises EngineUnavailable where not all was looked at."""
+    """Return what was found, in characters. Raises EngineUnavailable if not everything was looked at."""
     try:
         said = json.loads(printed)
         if status != 0 or not said["paths"]["scanned"] or any(error["level"] == "error" for error in said["errors"]):

@@ -1,4 +1,4 @@
-"""What the clients of services have in common: of Invariant's, Guardrails and Explorer, and of those that are asked."""
+"""HTTP clients of services: what those of Guardrails, Explorer and the asked detectors share."""
 
 import io
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from gemini_proxy.errors import EngineUnavailable
 _LARGE_BODY: Final = 1_048_576
 """Bytes of a request above which aiohttp warns that writing them at once holds up the loop."""
 _KEEPALIVE: Final = 15.0
-"""aiohttp's own, in seconds."""
+"""Seconds, aiohttp's default."""
 
 
 def service_session(*, keepalive: float = _KEEPALIVE) -> aiohttp.ClientSession:
-    """Connections to one service, idle for ``keepalive`` seconds at most. A call's time is the caller's to limit."""
+    """Open connections to one service, idle for up to ``keepalive`` seconds. Callers limit the time of their calls."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
-        # An answer's size is counted as it comes over the wire.
+        # The size of a response is counted as it comes over the wire.
         auto_decompress=False,
         trust_env=False,
     )
 
 
 def service_headers(key: str) -> dict[str, str]:
-    """Those of a call with JSON, by who has ``key``."""
+    """Return the headers of a call with JSON that authenticates with ``key``."""
     return {
         "authorization": f"Bearer {key}",
         "accept": "application/json",
@@ -38,29 +38,29 @@ def service_headers(key: str) -> dict[str, str]:
 
 
 async def bounded(content: aiohttp.StreamReader, most: int, who: str) -> bytes:
-    """Read a whole body. Raises EngineUnavailable for one over ``most`` bytes."""
+    """Read a whole body. Raises EngineUnavailable if it has more than ``most`` bytes."""
     pieces: list[bytes] = []
     size = 0
     async for piece in content.iter_any():
         pieces.append(piece)
         size += len(piece)
         if size > most:
-            raise EngineUnavailable(f"the answer of {who} is larger than the proxy may hold")
+            raise EngineUnavailable(f"The answer of {who} is larger than the proxy may hold")
     return b"".join(pieces)
 
 
 def encoded(asked: object, who: str) -> bytes:
-    """JSON for a service. Raises EngineUnavailable for texts that are none, such as half of a surrogate pair."""
+    """Encode JSON for a service. Raises EngineUnavailable for text that JSON cannot hold, such as a lone surrogate."""
     try:
         return orjson.dumps(asked)
     except TypeError:
-        raise EngineUnavailable(f"the messages cannot be sent to {who} as JSON") from None
+        raise EngineUnavailable(f"The messages cannot be sent to {who} as JSON") from None
 
 
 class ServiceClient:
-    """Posts JSON to a service that is asked; ``who`` names it in errors. An asynchronous context manager.
+    """Posts JSON to a service; ``who`` names it in errors. An asynchronous context manager.
 
-    What it answers with another status than 200 is not passed on: it may quote what was sent.
+    The body of a response with another status than 200 is not passed on: it may quote what was sent.
     """
 
     _MOST: Final = 1_048_576
@@ -78,12 +78,12 @@ class ServiceClient:
             await self._session.close()
 
     async def post(self, url: str, headers: Mapping[str, str], document: object) -> dict[str, Any]:
-        """Return the answer's JSON object. Its time is the caller's to limit. Raises EngineUnavailable."""
+        """Return the response's JSON object. The caller limits its time. Raises EngineUnavailable."""
         sent = {**headers, "content-type": "application/json"}
         return await self._request("POST", url, sent, encoded(document, self._who))
 
     async def get(self, url: str, headers: Mapping[str, str]) -> dict[str, Any]:
-        """As ``post``."""
+        """Return the response's JSON object, as ``post`` does."""
         return await self._request("GET", url, headers, None)
 
     async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
@@ -92,20 +92,24 @@ class ServiceClient:
         data = None if body is None else in_pieces(body)
         try:
             async with self._session.request(method, url, headers=sent, data=data, allow_redirects=False) as response:
-                status, answer = response.status, await bounded(response.content, self._MOST, self._who)
+                status, received = response.status, await bounded(response.content, self._MOST, self._who)
         except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable(f"{self._who} cannot be reached ({type(error).__name__})") from None
+            raise EngineUnavailable(f"{_capital(self._who)} cannot be reached ({type(error).__name__})") from None
         if status != 200:
-            raise EngineUnavailable(f"{self._who} answered with HTTP {status}")
+            raise EngineUnavailable(f"{_capital(self._who)} answered with HTTP {status}")
         try:
-            read = orjson.loads(answer)
+            document = orjson.loads(received)
         except orjson.JSONDecodeError:
-            read = None
-        if not isinstance(read, dict):
-            raise EngineUnavailable(f"the answer of {self._who} is no JSON object")
-        return read
+            document = None
+        if not isinstance(document, dict):
+            raise EngineUnavailable(f"The answer of {self._who} is not a JSON object")
+        return document
 
 
 def in_pieces(document: bytes) -> bytes | io.BytesIO:
-    """A request's body to be sent: a large one from a file object, so that neighbours get their turn between pieces."""
+    """Return a request's body for aiohttp: a large one as a file, so that other tasks run between its pieces."""
     return io.BytesIO(document) if len(document) > _LARGE_BODY else document
+
+
+def _capital(who: str) -> str:
+    return who[:1].upper() + who[1:]

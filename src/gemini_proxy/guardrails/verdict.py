@@ -1,4 +1,4 @@
-"""What a check says: the violations it found, where they are, and how long it took."""
+"""The outcome of a check: its violations, where they are, and how long it took."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 class Violation:
     """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
 
-    ``stays`` says that a violation in a part of an answer will be one in the whole of it, whatever follows.
+    ``stays`` says that more of the response cannot undo the violation.
     """
 
     args: tuple[Any, ...]
@@ -25,7 +25,7 @@ class Violation:
 
     @property
     def message(self) -> str:
-        """The rule's own words."""
+        """The rule's message."""
         return str(self.args[0]) if self.args else ""
 
     @property
@@ -40,12 +40,12 @@ class Violation:
 
     @property
     def traced(self) -> bool:
-        """Whether the rule's policy asks where values come from, so that ranges may be the two ends of one."""
+        """True if the policy asks where values come from, so that two ranges may be the ends of one value."""
         return "untrusted" in self.guardrail.policy.called
 
     @property
     def error(self) -> dict[str, Any]:
-        """For a refusal: what the client may know. Objects in kwargs could hold the refused content and stay here."""
+        """What a refusal tells the client. Objects in args and kwargs are left out: they could hold refused content."""
         return {
             "args": [value for value in self.args if _scalar(value)],
             "kwargs": {name: value for name, value in self.kwargs.items() if _scalar(value)},
@@ -54,7 +54,7 @@ class Violation:
         }
 
     def moved(self, start: int, by: int) -> "Violation":
-        """The same violation where messages from index ``start`` on stand ``by`` places later."""
+        """Return the violation with the messages from index ``start`` on counted ``by`` places later."""
 
         def shift(match: re.Match[str]) -> str:
             index = int(match[1])
@@ -65,7 +65,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one check. ``unchecked`` says why there was none, where that is allowed to pass; else None."""
+    """The outcome of one check. ``unchecked`` says why there was no check, if that is allowed to pass; else None."""
 
     violations: tuple[Violation, ...] = ()
     milliseconds: float = 0.0

@@ -1,8 +1,8 @@
-"""Processes for work that would stall the event loop: large bodies, long checks. Started at first need.
+"""Runs work in processes that would stall the event loop: large bodies, long checks.
 
-Each process is a pool of its own: of the standard library's pool all processes end where one has to. They are forked
-from a server process that has loaded what they need (multiprocessing's ``forkserver``), so that the place of one that
-was ended is filled in milliseconds.
+Processes start when they are first needed. Each is a pool of its own: in the standard library's pool, all processes end
+when one has to. They are forked from a process that has loaded what they need (multiprocessing's ``forkserver``), so
+that one that was killed is replaced in milliseconds.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PROCESSES: Final = 2
-"""Of one kind of work: a user has one of them at most. Each takes about 20 MB beside what it shares."""
+"""Processes for one kind of work. A user has at most one of them. Each takes about 20 MB that it does not share."""
 _NICE: Final = 10
-"""Long checks take the processor time that the event loop leaves."""
+"""Long checks take the processor time that the event loop leaves over."""
 _PRELOADED: Final = (
     "gemini_proxy.guardrails.native",
     "gemini_proxy.gemini.request",
     "gemini_proxy.explorer.pages.trial_batch",
     "gemini_proxy.cli",
 )
-"""What processes begin with, where this one has it: their work, and what the command's script, which multiprocessing
-runs in each of them, loads."""
+"""Modules that processes begin with, if this one has loaded them: those of their work, and those of the command's
+script, which multiprocessing runs in each process."""
 
 
 class Workers:
@@ -57,16 +57,16 @@ class Workers:
         self._nice = nice
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
-        self._works: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def run_within(
         self, client: str, seconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call ``function`` in a process, waiting included within ``seconds``. Its exceptions are the caller's.
+        """Call ``function`` in a process within ``seconds``, the wait included. Its exceptions reach the caller.
 
-        EngineUnavailable where it is not the client's turn by then, or may not be; where the time is over, which ends
-        the process; and where the process died. Work that has begun goes on when its caller leaves, within its time.
+        Raises EngineUnavailable if no process is free for the client in time, if the time is over, which kills the
+        process, and if the process died. Work that has begun goes on, within its time, after its caller has left.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
@@ -74,16 +74,16 @@ class Workers:
             async with asyncio.timeout_at(ends):
                 give_back = await self._lock.acquire(client)
         except TimeoutError:
-            raise EngineUnavailable("No process was free for the check within its time.") from None
+            raise EngineUnavailable("No process was free for the check in time") from None
         except Unavailable as error:
             raise EngineUnavailable(error.message) from None
         work = loop.create_task(self._work(ends, give_back, partial(function, *args, **kwargs)))
-        self._works.add(work)
+        self._tasks.add(work)
         work.add_done_callback(self._ended)
         return await asyncio.shield(work)
 
     async def _work(self, ends: float, give_back: Callable[[], None], call: Callable[[], T]) -> T:
-        """Run at a place that was taken, and give it back."""
+        """Run at a place that was acquired, and give it back."""
         process = self._idle.pop() if self._idle else _Process(self._nice)
         self._busy.add(process)
         try:
@@ -91,20 +91,20 @@ class Workers:
         finally:
             self._busy.discard(process)
             if not self._closed:
-                # What takes the place of one that was ended starts at once.
+                # The process that replaces one that was killed starts at once.
                 self._idle.append(_Process(self._nice) if process.ended else process)
             give_back()
 
     async def _run(self, process: "_Process", ends: float, call: Callable[[], T]) -> T:
-        """Raises what the call raised, and EngineUnavailable; a process that is no good any more has then ended."""
+        """Run the call. Raises what it raises, and EngineUnavailable after killing a process that is of no use."""
         try:
             async with asyncio.timeout_at(ends):
                 pool = await process.ready()
         except TimeoutError:
-            raise EngineUnavailable("No process had started for the check within its time.") from None
+            raise EngineUnavailable("No process for the check started in time") from None
         except BrokenExecutor:
             process.end()
-            raise EngineUnavailable("No process for the check could be started.") from None
+            raise EngineUnavailable("No process for the check could be started") from None
         if self._longest is not None:
             ends = min(ends, asyncio.get_running_loop().time() + self._longest)
         limit = asyncio.timeout_at(ends)
@@ -113,21 +113,21 @@ class Workers:
                 return await asyncio.wrap_future(pool.submit(call))
         except BrokenExecutor:
             process.end()
-            raise EngineUnavailable("A process that does checks died.") from None
+            raise EngineUnavailable("A process that runs checks died") from None
         except TimeoutError:
             if not limit.expired():
                 raise
             process.end()
-            raise EngineUnavailable("The check took longer than its time.") from None
+            raise EngineUnavailable("The check timed out") from None
 
     def _ended(self, work: "asyncio.Task[Any]") -> None:
-        self._works.discard(work)
+        self._tasks.discard(work)
         if not work.cancelled():
-            # A caller who has left does not ask for it.
+            # Marks it as seen: a caller who has left does not ask for it.
             work.exception()
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """Kill all processes, whatever they do."""
         self._closed = True
         for process in (*self._idle, *self._busy):
             process.end()
@@ -135,24 +135,24 @@ class Workers:
 
 
 class _Process:
-    """One process, which does one piece of work at a time. It starts beside the event loop."""
+    """One process, for one piece of work at a time. It starts in a thread."""
 
     def __init__(self, nice: int) -> None:
         self._start = asyncio.get_running_loop().run_in_executor(None, _started, nice)
         self.ended = False
 
     async def ready(self) -> ProcessPoolExecutor:
-        """Raises BrokenExecutor where none can be had."""
+        """Wait until the process runs. Raises BrokenExecutor if it cannot be started."""
         return await asyncio.shield(self._start)
 
     def end(self) -> None:
-        """Kill the process, at the latest when it has started."""
+        """Kill the process, or let it be killed as soon as it has started."""
         self.ended = True
         self._start.add_done_callback(_kill)
 
 
 def _started(nice: int) -> ProcessPoolExecutor:
-    """A pool of one process that is ready. Raises BrokenExecutor where none can be had."""
+    """Start a pool of one process. Raises BrokenExecutor if it cannot be started."""
     try:
         pool = ProcessPoolExecutor(1, _context(), initializer=_prepare, initargs=(nice,))
         pool.submit(_nothing).result()
@@ -178,11 +178,11 @@ def _context() -> BaseContext:
 
 
 def _nothing() -> None:
-    """Done as soon as the process is there."""
+    """Return as soon as the process runs."""
 
 
 def _prepare(nice: int) -> None:
-    """In a new process: let the server's loop go first, leave Ctrl-C and SIGHUP to the server, and leave with it."""
+    """Prepare a new process: give way to the server's loop, leave Ctrl-C and SIGHUP to the server, and end with it."""
     os.nice(nice)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -190,7 +190,7 @@ def _prepare(nice: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed server cannot end its processes, and they would wait for ever: each holds its own queue open."""
+    """End with the server: when it is killed it cannot end its processes, each of which holds its own queue open."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -79,7 +79,7 @@ class FrameReader:
         """Count ``steps`` more; raises DecodeError where the body has far too many of them for its size."""
         self._room -= steps * _BYTES_PER_STEP
         if self._room < 0:
-            raise DecodeError("The upstream's answer is in too many pieces for its size")
+            raise DecodeError("The upstream's response is in too many pieces for its size")
 
 
 def decode_object(data: bytes | bytearray) -> dict[str, Any]:

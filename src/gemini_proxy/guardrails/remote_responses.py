@@ -1,4 +1,4 @@
-"""What a guardrails service says, read strictly: an answer of another shape is no verdict. No I/O."""
+"""Reads the responses of a guardrails service, strictly: one of another shape is no verdict. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,41 +14,40 @@ from gemini_proxy.policy import MAX_RANGES, MAX_VIOLATIONS
 _TEXT: Final = 300
 """Characters of a service's own words that are passed on: enough for a reason, too few for a page."""
 _SHORTEST_KEY: Final = 8
-"""Characters of a key that is looked for: less stands in texts and addresses by chance, and is no secret."""
+"""Characters of the shortest key that is looked for: shorter ones occur in texts and addresses by chance."""
 _DEEPEST: Final = 64
-"""Levels of what stands in an error's args and kwargs."""
+"""Levels of nesting in an error's args and kwargs."""
 _Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceAnswer:
-    """An answer as it came, and the key it was asked with."""
+class ServiceResponse:
+    """A response as it came, and the key of its request."""
 
     status: int
     body: bytes = field(repr=False)
     key: str = field(repr=False)
 
     def words(self, text: str) -> str:
-        """The service's own words as they may be passed on: short, and without the key."""
+        """Return the service's own words as they may be passed on: short, and without the key."""
         bare = _without(self.key, text)
         return bare if len(bare) <= _TEXT else f"{bare[:_TEXT]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class _PolicyResult:
-    """The answer for one policy. ``failure`` says why it could not be checked, or not to its end; None where it was."""
+    """The result for one policy. ``failure`` says why its check failed or did not end, None if it did."""
 
     violations: tuple[Violation, ...]
     failure: str | None
 
 
-def read_verdict(answer: ServiceAnswer, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
+def read_verdict(answer: ServiceResponse, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
     """Read ``{"result": [{"errors": [{"args", "kwargs", "ranges"}], "error_message"?}]}``, one result a guardrail.
 
-    Of a policy's violations the first ``MAX_VIOLATIONS`` are read, as many as our own engine finds. The key is nowhere
-    in them. A policy that the service could not check is named in ``unchecked`` where there are violations all the
-    same. Raises EngineUnavailable where there are none, and for an answer of any other status or shape;
-    Unauthenticated for 401.
+    The first ``MAX_VIOLATIONS`` of a policy are read, as many as our own engine finds, and the key is removed. If
+    there are violations, policies that the service could not check are named in ``unchecked``; if there are none,
+    they raise EngineUnavailable. So does a response of any other status or shape; 401 raises Unauthenticated.
     """
     if answer.status != 200:
         raise _failed(answer, _detail(answer))
@@ -63,32 +62,32 @@ def read_verdict(answer: ServiceAnswer, guardrails: Sequence[Guardrail], millise
         if result.failure is not None
     )
     if failures and not violations:
-        raise EngineUnavailable(f"the guardrails service could not check {answer.words(failures)}")
+        raise EngineUnavailable(f"The guardrails service could not check {answer.words(failures)}")
     return Verdict(violations, milliseconds, answer.words(failures) if failures else None)
 
 
-def read_loaded(answer: ServiceAnswer) -> None:
-    """Read the answer to a policy that was sent ahead.
+def read_loaded(answer: ServiceResponse) -> None:
+    """Read the response to a policy that was sent ahead.
 
-    Raises EngineUnavailable where it did not load, Unauthenticated for 401; without the service's words in either, for
-    they may quote the policy.
+    Raises EngineUnavailable if it did not load, Unauthenticated for 401. Neither has the service's own words, which may
+    quote the policy.
     """
     if answer.status != 200:
         raise _failed(answer)
     if _object(_json(answer.body), "the answer").get("errors"):
-        raise EngineUnavailable("the guardrails service found errors in it")
+        raise EngineUnavailable("The guardrails service found errors in it")
 
 
-def _failed(answer: ServiceAnswer, why: str = "") -> EngineUnavailable | Unauthenticated:
+def _failed(answer: ServiceResponse, why: str = "") -> EngineUnavailable | Unauthenticated:
     if answer.status == 401:
-        return Unauthenticated("The guardrails service did not accept the API key.")
+        return Unauthenticated("The guardrails service did not accept the API key")
     if 300 <= answer.status < 400:
-        return EngineUnavailable("the guardrails service answered with a redirect")
-    return EngineUnavailable(f"the guardrails service answered with HTTP {answer.status}{why and f': {why}'}")
+        return EngineUnavailable("The guardrails service answered with a redirect")
+    return EngineUnavailable(f"The guardrails service answered with HTTP {answer.status}{why and f': {why}'}")
 
 
-def _detail(answer: ServiceAnswer) -> str:
-    """The reason that the service gives for an error; empty where it gives none."""
+def _detail(answer: ServiceResponse) -> str:
+    """Return the reason that the service gives for an error, empty if it gives none."""
     try:
         detail = _object(_json(answer.body), "the answer").get("detail")
     except EngineUnavailable:
@@ -100,7 +99,7 @@ def _result(given: object, guardrail: Guardrail, key: str) -> _PolicyResult:
     result = _object(given, "a result")
     failure = result.get("error_message")
     if failure is not None and not isinstance(failure, str):
-        raise _unreadable("an error_message is no text")
+        raise _unreadable("an error_message is not text")
     errors = _member(result, "errors", list, default=None if failure is None else [])
     return _PolicyResult(tuple(_violation(error, guardrail, key) for error in errors[:MAX_VIOLATIONS]), failure)
 
@@ -109,17 +108,17 @@ def _violation(given: object, guardrail: Guardrail, key: str) -> Violation:
     error = _object(given, "an error")
     ranges = _member(error, "ranges", list)[:MAX_RANGES]
     if not all(isinstance(address, str) for address in ranges):
-        raise _unreadable("a range is no text")
+        raise _unreadable("a range is not text")
     args, kwargs = _member(error, "args", list), _member(error, "kwargs", dict, default={})
     return Violation(tuple(_bare(args, key)), _bare(kwargs, key), tuple(_bare(ranges, key)), guardrail)
 
 
 def _bare(value: Any, key: str, levels: int = _DEEPEST) -> Any:
-    """``value`` without the key wherever the service repeats it: clients see it, and traces keep it."""
+    """Remove the key wherever the service repeats it: clients see ``value``, and traces keep it."""
     if isinstance(value, str):
         return _without(key, value)
     if levels == 0:
-        raise _unreadable("it is nested too deep")
+        raise _unreadable("it is nested too deeply")
     if isinstance(value, list):
         return [_bare(one, key, levels - 1) for one in value]
     if isinstance(value, dict):
@@ -140,7 +139,7 @@ def _json(body: bytes) -> object:
 
 def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _unreadable(f"{name} is no object")
+        raise _unreadable(f"{name} is not an object")
     return value
 
 
@@ -152,4 +151,4 @@ def _member(of: dict[str, Any], name: str, kind: type[_Kind], default: _Kind | N
 
 
 def _unreadable(why: str) -> EngineUnavailable:
-    return EngineUnavailable(f"the answer of the guardrails service cannot be read: {why}")
+    return EngineUnavailable(f"The answer of the guardrails service cannot be read: {why}")
