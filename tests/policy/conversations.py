@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemini_proxy.policy import Budget, Conversation, RuleViolation, compile_policy
+from gemini_proxy.policy import Budget, Conversation, Prefilter, RuleViolation, compile_policy
 
 Message = dict[str, Any]
 
@@ -44,7 +44,13 @@ def check(
     parameters: Mapping[str, Any] | None = None,
     budget: Budget | None = None,
 ) -> tuple[RuleViolation, ...]:
-    return compile_policy(policy).check(Conversation.of(messages), parameters or {}, budget)
+    """Check messages against a policy. Where no budget is given, the prefilter must not change what is found."""
+    compiled, conversation = compile_policy(policy), Conversation.of(messages)
+    violations = compiled.check(conversation, parameters or {}, budget)
+    if budget is None:
+        rules = Prefilter([compiled]).rules(messages)[0]
+        assert compiled.check(conversation, parameters or {}, rules=rules) == violations
+    return violations
 
 
 def fires(policy: str, *messages: Message, parameters: Mapping[str, Any] | None = None) -> bool:

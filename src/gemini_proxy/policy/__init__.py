@@ -32,7 +32,8 @@ from gemini_proxy.policy.errors import (
     PolicyWarning,
 )
 from gemini_proxy.policy.lint.portability import portability
-from gemini_proxy.policy.policy import MAX_VIOLATIONS, Policy
+from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy
+from gemini_proxy.policy.prefilter import Prefilter
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.pinning import PINS_PARAMETER, readable_pins, tool_declaration, tool_digest
@@ -53,6 +54,7 @@ __all__ = [
     "Answer",
     "Budget",
     "BudgetExceeded",
+    "CompiledRule",
     "Conversation",
     "ConversationError",
     "Detector",
@@ -68,6 +70,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PolicyWarning",
+    "Prefilter",
     "Question",
     "Rule",
     "RuleViolation",

@@ -1,6 +1,6 @@
 """A compiled policy and the check of a conversation against it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +10,7 @@ from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, PolicyWa
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.ranges import locate
-from gemini_proxy.policy.run.rules import Rule, RuleViolation
+from gemini_proxy.policy.run.rules import Needs, Rule, RuleViolation
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.values import plain
 
@@ -24,7 +24,7 @@ _DEFAULT_BUDGET = Budget()
 class CompiledRule:
     """A rule as code. ``body`` calls ``fire`` for each binding for which every line holds."""
 
-    __slots__ = ("_args", "_body", "_events", "_kwargs", "_size", "cost", "rule")
+    __slots__ = ("_args", "_body", "_events", "_kwargs", "_size", "cost", "needs", "rule")
 
     def __init__(
         self,
@@ -35,9 +35,11 @@ class CompiledRule:
         kwargs: Mapping[str, Code],
         size: int,
         cost: Cost,
+        needs: Needs,
     ) -> None:
         self.rule = rule
         self.cost = cost
+        self.needs = needs
         self._body = body
         self._events = events
         self._args = args
@@ -114,16 +116,17 @@ class Policy:
         parameters: Mapping[str, Any] = _NO_PARAMETERS,
         budget: Budget | None = None,
         answers: Mapping[Question, Answer] = _NO_ANSWERS,
+        rules: Sequence[CompiledRule] | None = None,
     ) -> tuple[RuleViolation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
         Raises EvaluationError, or BudgetExceeded, which is one, when there is no answer: then nothing is known, neither
         that the conversation is clean nor that it is not. Raises Unanswered, which is one as well, while ``answers``
-        lacks some that a rule needs.
+        lacks some that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all.
         """
         run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers)
         violations: list[RuleViolation] = []
-        for rule in self._rules:
+        for rule in self._rules if rules is None else rules:
             try:
                 violations.extend(rule.check(run))
             except BudgetExceeded:

@@ -40,6 +40,7 @@ from gemini_proxy.policy.compile.imports import (
     names_of,
     resolve,
 )
+from gemini_proxy.policy.compile.needs import needs_of
 from gemini_proxy.policy.compile.patterns import compile_pattern
 from gemini_proxy.policy.compile.schedule import Step, is_safe, schedule
 from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope, nearest
@@ -258,7 +259,14 @@ class _Compiler:
         message, action = self._constant_message(statement.error, scope), self._constant_action(statement.error, scope)
         rule = Rule(statement.line, statement.text, window, message, action)
         compiled = CompiledRule(
-            rule, body, tuple(sorted(events)), args, kwargs, scope.size, Cost(statement, predicates)
+            rule,
+            body,
+            tuple(sorted(events)),
+            args,
+            kwargs,
+            scope.size,
+            Cost(statement, predicates),
+            needs_of(statement, self._context),
         )
         holder.append(compiled.fire)
         return compiled

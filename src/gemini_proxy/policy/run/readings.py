@@ -95,6 +95,19 @@ def _with_places(
     return changed
 
 
+def joined_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the texts that rules read as one though they stand in several places: of turns, and of lists of chunks."""
+    texts: list[str] = []
+    for message in messages:
+        content = message.get("content")
+        if type(content) is list and len(content) > 1:
+            texts.append("".join([chunk["text"] for chunk in content if is_text_chunk(chunk)]))
+    if _may_have_seams(messages):
+        readings = (pieces for turn in _turns(messages) for pieces in _readings(turn))
+        texts.extend("".join([piece.text for piece in pieces]) for pieces in readings)
+    return texts
+
+
 def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return False where no turn has more than one message or chunk: what most conversations are, told quickly."""
     side, members = "", 0

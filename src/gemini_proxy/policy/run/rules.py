@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 
@@ -33,6 +33,29 @@ class Rule:
     def stays(self) -> bool:
         """Whether a violation found in an answer so far will be one in the whole answer."""
         return self.window in ("slice", "event")
+
+
+LONGEST_NEED: Final = 256
+"""Bytes of the longest text that a need matches."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """A pattern in RE2's syntax that is looked for in JSON. A ``numeric`` one may match a number as rules read it."""
+
+    pattern: str
+    numeric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be in a conversation for a rule to fire: events of all ``kinds``, and of each clause one need.
+
+    They are necessary, not sufficient. A rule of which nothing is known needs nothing.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    clauses: tuple[frozenset[Need], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

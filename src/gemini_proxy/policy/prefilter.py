@@ -1,0 +1,164 @@
+"""Which rules may fire on messages, told by one search through their JSON before a conversation is built from them.
+
+A rule's ``Needs`` are what must be there for it to fire: kinds of event, and of each clause one pattern. They are
+necessary and not sufficient: a rule whose needs are met runs. So does every rule where the messages are of a form in
+which something might be overlooked.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from time import thread_time
+from typing import Any, Final
+
+import orjson
+import re2
+
+from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.run.readings import joined_texts
+from gemini_proxy.policy.run.rules import LONGEST_NEED, Need
+
+_KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
+_MOST_CHARS: Final = 100_000
+_PIECE: Final = 4096
+# Seconds for a piece, many times what it takes: a search that has lost its automaton ends here.
+_SLOW: Final = 0.002
+_MOST_RESULTS: Final = 256
+# Numbers that JSON writes otherwise than rules read them: those with an exponent in either.
+_OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
+
+
+class Prefilter:
+    """The needs of all rules of some policies behind one search. Safe to share between threads."""
+
+    __slots__ = ("_needs", "_policies", "_results", "_set")
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self._policies = tuple(policy.compiled for policy in policies)
+        rules = [rule for compiled in self._policies for rule in compiled]
+        needs = dict.fromkeys(need for rule in rules for clause in rule.needs.clauses for need in sorted(clause))
+        self._set, numbers = _search_for(needs)
+        # Of each rule: its kinds, and of each clause the numbers of which one must be found.
+        self._needs = {
+            id(rule): (
+                sum(_KINDS[kind] for kind in rule.needs.kinds),
+                [frozenset(number for need in clause for number in numbers[need]) for clause in rule.needs.clauses],
+            )
+            for rule in rules
+        }
+        self._results: dict[tuple[int, tuple[int, ...]], tuple[tuple[CompiledRule, ...], ...]] = {}
+
+    def rules(self, messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[CompiledRule, ...], ...]:
+        """Return for each policy its rules that may fire, in their order."""
+        seen = _seen(messages)
+        if seen is None:
+            return self._policies
+        kinds, linked = seen
+        try:
+            texts = [orjson.dumps(messages)]
+            if linked:
+                texts.extend(text.encode() for text in joined_texts(messages))
+        except (TypeError, ValueError):
+            return self._policies
+        found = self._found(texts)
+        if found is None:
+            return self._policies
+        known = self._results.get((kinds, found))
+        if known is None:
+            known = tuple(
+                tuple(rule for rule in rules if self._may_fire(rule, kinds, found)) for rules in self._policies
+            )
+            if len(self._results) < _MOST_RESULTS:
+                self._results[kinds, found] = known
+        return known
+
+    def _may_fire(self, rule: CompiledRule, kinds: int, found: tuple[int, ...]) -> bool:
+        needed, clauses = self._needs[id(rule)]
+        return not needed & ~kinds and not any(clause.isdisjoint(found) for clause in clauses)
+
+    def _found(self, texts: Sequence[bytes]) -> tuple[int, ...] | None:
+        """Return the numbers of what is in the texts, ascending; None where that takes too long to tell."""
+        if len(texts) == 1 and len(texts[0]) <= _PIECE:
+            numbers: list[int] | None = self._set.Match(texts[0])
+            return tuple(sorted(numbers)) if numbers else None
+        if sum(map(len, texts)) > _MOST_CHARS:
+            return None
+        found: set[int] = set()
+        for text in texts:
+            for at in range(0, max(1, len(text)), _PIECE):
+                started = thread_time()
+                numbers = self._set.Match(text[max(0, at - LONGEST_NEED) : at + _PIECE])
+                if not numbers or thread_time() - started > _SLOW:
+                    return None
+                found.update(numbers)
+        return tuple(sorted(found))
+
+
+def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]]:
+    """Return one search for all needs, and the numbers that it gives where each is met."""
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    search = re2.Set.SearchSet(options)
+    # Found in any text: a search that has run out of memory finds nothing, not even this.
+    anything = search.Add("")
+    other_number = search.Add(_OTHER_NUMBERS)
+    numbers: dict[Need, tuple[int, ...]] = {}
+    for need in needs:
+        try:
+            number = search.Add(need.pattern)
+        except re2.error:
+            number = anything
+        numbers[need] = (number, other_number) if need.numeric else (number,)
+    search.Compile()
+    return search, numbers
+
+
+def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool] | None:
+    """Return the kinds of events that messages have, as the sum of ``_KINDS``, and whether readers may join texts.
+
+    None where they are of a form in which a rule may read what their JSON has not, or which rules cannot read.
+    """
+    kinds, linked, last = 0, False, ""
+    for message in messages:
+        if type(message) is not dict:
+            return None
+        role = message.get("role")
+        if type(role) is not str:
+            if role is not None or not _are_tools(message.get("tools")):
+                return None
+            kinds |= 8 if message["tools"] else 0
+            continue
+        content = message.get("content")
+        if type(content) is not str:
+            if type(content) not in _CONTENTS:
+                return None
+            linked = linked or (type(content) is list and len(content) > 1)
+        if role == "tool":
+            kinds |= 4
+            continue
+        kinds |= 1
+        linked = linked or role == last or "turn" in message
+        last = role
+        calls = message.get("tool_calls")
+        if calls:
+            if not _are_calls(calls):
+                return None
+            kinds |= 2
+    return kinds, linked
+
+
+_CONTENTS: Final = frozenset((list, dict, int, float, type(None)))
+
+
+def _are_calls(calls: object) -> bool:
+    """Whether these are calls with arguments as data: in a JSON text they would be written otherwise."""
+    return type(calls) is list and all(
+        type(call) is dict
+        and type(function := call.get("function")) is dict
+        and type(function.get("name")) is str
+        and (type(function.get("arguments")) is dict or function.get("arguments") is None)
+        for call in calls
+    )
+
+
+def _are_tools(tools: object) -> bool:
+    return type(tools) is list and all(type(tool) is dict and type(tool.get("name")) is str for tool in tools)
