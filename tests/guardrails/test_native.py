@@ -39,6 +39,19 @@ async def test_a_long_conversation_is_not_read_on_the_loop(
         judged.close()
 
 
+async def test_a_conversation_on_which_no_rule_can_fire_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefilter looks through the messages; where one rule may fire, that one is checked."""
+    words = guardrail("w", 'raise "w" if:\n    (m: Message)\n    "zebra" in m.content\n' + RULE, "block")
+    engine = NativeEngine(Workers(1), 1.0)
+    verdict = engine.check(Check((words,), [{"role": "user", "content": "a zebra"}], {}))
+    assert isinstance(verdict, Verdict) and [violation.ranges for violation in verdict.violations] == [
+        ("messages.0.content:2-7",)
+    ]
+    monkeypatch.setattr(native, "Conversation", None)
+    verdict = engine.check(Check((words,), [{"role": "user", "content": "a horse"}], {}))
+    assert isinstance(verdict, Verdict) and not verdict.violations
+
+
 async def test_policies_that_wait_to_be_compiled_leave_the_threads_to_others() -> None:
     """However many there are, what else is done in a thread is done at once."""
     conditions = "".join(f'    "word{number}" in m.content\n' for number in range(300))

@@ -44,11 +44,15 @@ MESSAGES = {
         st.builds(assistant, TEXTS | CHUNKS | st.none()),
         st.builds(lambda text: {"role": "assistant", "content": text, "thought": True}, TEXTS),
         st.builds(lambda text, at: {"role": "assistant", "content": text, "candidate": at}, TEXTS, st.integers(0, 1)),
+        st.builds(lambda text: {"role": "assistant", "content": text, "turn": "user"}, TEXTS),
     ),
     "ToolCall": st.builds(
         lambda content, calls: assistant(content, *calls), TEXTS | st.none(), st.lists(CALLS, min_size=1, max_size=2)
     ),
-    "ToolOutput": st.builds(output, TEXTS | CHUNKS | DATA.filter(lambda data: data is not None)),
+    "ToolOutput": st.one_of(
+        st.builds(output, TEXTS | CHUNKS | DATA.filter(lambda data: data is not None)),
+        st.builds(lambda text: {**output(text), "provider": True}, TEXTS),
+    ),
     "Tool": st.builds(
         lambda name, text: {"tools": [{"name": name, "description": text, "inputSchema": {"properties": {text: {}}}}]},
         st.sampled_from(["foo", "bar"]),
@@ -211,6 +215,7 @@ def runs(policy: str, *messages: Any) -> bool:
         (PATTERN, [user("a"), assistant("b")]),
         (CALL, [user("send_email")]),
         (CALL, [calling("send_mail")]),
+        (CALL, [{"tools": [{"name": "send_email"}]}, user("mail"), calling("search", {"name": "send_email"})]),
         (FLOW, [calling("send_email")]),
         (rule("(m: Message)", 'any(find("[0-9]{3}-[0-9]{2}-[0-9]{4}", m.content))'), [user("2026 - 11")]),
         (rule("(m: Message)", 'any(find("(?i)ignore (all )?previous", m)) or "jailbreak" in m'), [user("go on")]),
@@ -244,7 +249,14 @@ def test_a_rule_of_which_nothing_is_certain_always_runs(lines: tuple[str, ...]) 
 @pytest.mark.parametrize(
     "messages",
     [
-        [{"role": "user", "content": "ze"}, {"role": "user", "content": "bra"}],
+        [user("ze"), user("bra")],
+        [user("ze"), {"role": "system", "content": "a horse"}, user("bra")],
+        [{"role": "assistant", "content": "ze", "turn": "user"}, user("bra")],
+        [assistant("ze"), {"role": "tool", "content": "a horse", "provider": True}, assistant("bra")],
+        [
+            {**assistant("ze"), "candidate": 0},
+            {**assistant("bra"), "candidate": 0},
+        ],
         [user([{"type": "text", "text": "ze"}, {"type": "text", "text": "bra"}])],
         [calling("f", '{"x": "\\u007aebra"}')],
         [user("\ud800")],

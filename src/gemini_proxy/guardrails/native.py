@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
@@ -17,12 +18,14 @@ from gemini_proxy.policy import (
     Answer,
     Budget,
     BudgetExceeded,
+    CompiledRule,
     Conversation,
     ConversationError,
     EvaluationError,
     OpenTurn,
     Place,
     Policy,
+    Prefilter,
     Question,
     Session,
     Unanswered,
@@ -44,6 +47,7 @@ FOREIGN_NICE: Final = 19
 """Checks of policies that clients send take the processor time that all others leave."""
 FOREIGN_ALLOWANCE: Final = 30.0
 """Seconds of a process that the policies of one client may use at once, and in about a minute and a half over time."""
+_MOST_PREFILTERS: Final = 64
 _NO_ANSWERS: Final[Mapping[Question, Answer]] = {}
 _GRACE: Final = 0.5
 """Seconds beyond its own deadline after which a check's process counts as stuck."""
@@ -142,11 +146,14 @@ class NativeEngine:
         started = time.perf_counter()
         if _size(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
+        policies = tuple([guardrail.policy for guardrail in check.guardrails])
+        rules = _prefilter(policies).rules(check.messages) if lane is self._own else None
+        if rules is not None and not any(rules):
+            return Verdict((), (time.perf_counter() - started) * 1000)
         try:
             conversation = Conversation.of(check.messages, answered_calls(check.messages))
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
-                policies = [guardrail.policy for guardrail in check.guardrails]
-                violations = _check_all(policies, conversation, check.parameters, self._quick, answers)
+                violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules)
                 return _verdict(check, violations, started)
         except Unanswered:
             raise
@@ -269,6 +276,11 @@ def _joined(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
     return Verdict(own.violations + foreign.violations, own.milliseconds + foreign.milliseconds)
 
 
+@lru_cache(maxsize=_MOST_PREFILTERS)
+def _prefilter(policies: tuple[Policy, ...]) -> Prefilter:
+    return Prefilter(policies)
+
+
 def _size(messages: Sequence[Mapping[str, Any]]) -> int:
     """Count the messages and the elements of the lists in them."""
     lists = (value for message in messages[:QUICK_MESSAGES] for value in message.values() if isinstance(value, list))
@@ -294,13 +306,18 @@ def _check_all(
     parameters: Mapping[str, Any],
     budget: Budget,
     answers: Mapping[Question, Answer],
+    rules: Sequence[Sequence[CompiledRule]] | None = None,
 ) -> list[list[PlainViolation]]:
-    """Check with each policy. Raises EvaluationError, and Unanswered with the questions of all policies."""
+    """Check with each policy, or only with ``rules`` of each.
+
+    Raises EvaluationError, and Unanswered with the questions of all policies.
+    """
     by_policy: list[list[PlainViolation]] = []
     questions: dict[Question, None] = {}
-    for policy in policies:
+    for number, policy in enumerate(policies):
+        chosen = None if rules is None else rules[number]
         try:
-            violations = policy.check(conversation, parameters, budget, answers)
+            violations = policy.check(conversation, parameters, budget, answers, chosen)
         except Unanswered as missing:
             questions.update(dict.fromkeys(missing.questions))
         else:

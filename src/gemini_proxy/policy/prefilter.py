@@ -15,6 +15,7 @@ import re2
 from gemini_proxy.policy.policy import CompiledRule, Policy
 from gemini_proxy.policy.run.readings import joined_texts
 from gemini_proxy.policy.run.rules import LONGEST_NEED, Need
+from gemini_proxy.policy.run.values import count_chars
 
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
 _MOST_CHARS: Final = 100_000
@@ -29,13 +30,15 @@ _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 class Prefilter:
     """The needs of all rules of some policies behind one search. Safe to share between threads."""
 
-    __slots__ = ("_needs", "_policies", "_results", "_set")
+    __slots__ = ("_calls", "_needs", "_policies", "_results", "_set")
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self._policies = tuple(policy.compiled for policy in policies)
         rules = [rule for compiled in self._policies for rule in compiled]
         needs = dict.fromkeys(need for rule in rules for clause in rule.needs.clauses for need in sorted(clause))
-        self._set, numbers = _search_for(needs)
+        self._set, numbers = _search_for([need for need in needs if not need.call])
+        self._calls = {need.pattern: -number for number, need in enumerate((need for need in needs if need.call), 1)}
+        numbers.update((need, (self._calls[need.pattern],)) for need in needs if need.call)
         # Of each rule: its kinds, and of each clause the numbers of which one must be found.
         self._needs = {
             id(rule): (
@@ -51,7 +54,7 @@ class Prefilter:
         seen = _seen(messages)
         if seen is None:
             return self._policies
-        kinds, linked = seen
+        kinds, linked, called = seen
         try:
             texts = [orjson.dumps(messages)]
             if linked:
@@ -61,6 +64,8 @@ class Prefilter:
         found = self._found(texts)
         if found is None:
             return self._policies
+        if called:
+            found = (*sorted({number for name in called if (number := self._calls.get(name))}), *found)
         known = self._results.get((kinds, found))
         if known is None:
             known = tuple(
@@ -108,16 +113,22 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
         except re2.error:
             number = anything
         numbers[need] = (number, other_number) if need.numeric else (number,)
-    search.Compile()
+    try:
+        search.Compile()
+    except re2.error:
+        # More than there is memory for: then every need counts as met.
+        return _search_for(())[0], dict.fromkeys(numbers, (anything,))
     return search, numbers
 
 
-def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool] | None:
-    """Return the kinds of events that messages have, as the sum of ``_KINDS``, and whether readers may join texts.
+def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] | None:
+    """Return the sum of ``_KINDS`` of the messages' events, whether readers may join texts, and the tools called.
 
-    None where they are of a form in which a rule may read what their JSON has not, or which rules cannot read.
+    None where messages are long, of a form that rules cannot read, or of one in which a rule reads what their JSON does
+    not have.
     """
-    kinds, linked, last = 0, False, ""
+    kinds, linked, last, chars = 0, False, "", 0
+    called: list[str] = []
     for message in messages:
         if type(message) is not dict:
             return None
@@ -128,22 +139,30 @@ def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool] | None:
             kinds |= 8 if message["tools"] else 0
             continue
         content = message.get("content")
-        if type(content) is not str:
-            if type(content) not in _CONTENTS:
-                return None
+        if type(content) is str:
+            chars += len(content)
+        elif type(content) not in _CONTENTS:
+            return None
+        else:
+            chars += count_chars(content, _MOST_CHARS)
             linked = linked or (type(content) is list and len(content) > 1)
+        if chars > _MOST_CHARS:
+            return None
         if role == "tool":
             kinds |= 4
             continue
         kinds |= 1
-        linked = linked or role == last or "turn" in message
-        last = role
+        # Other messages belong to no turn, and end none.
+        if role == "user" or role == "assistant":
+            linked = linked or role == last or "turn" in message
+            last = role
         calls = message.get("tool_calls")
         if calls:
             if not _are_calls(calls):
                 return None
             kinds |= 2
-    return kinds, linked
+            called.extend([call["function"]["name"] for call in calls])
+    return kinds, linked, called
 
 
 _CONTENTS: Final = frozenset((list, dict, int, float, type(None)))

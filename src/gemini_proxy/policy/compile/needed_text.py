@@ -95,7 +95,7 @@ def needed_by_value(value: str) -> frozenset[Need] | None:
         return None
     if len(written) > LONGEST_NEED // 4:
         return None
-    return frozenset((Need("".join(map(_escaped, written)), numeric=False),))
+    return frozenset((Need("".join(map(_escaped, written))),))
 
 
 class _PatternReader:

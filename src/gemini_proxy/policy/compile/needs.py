@@ -87,7 +87,7 @@ class _Reader:
         if isinstance(node, syntax.Comparison) and len(node.rest) == 1:
             found = self._of_comparison(node.first, *node.rest[0])
         elif isinstance(node, syntax.Is) and not node.negated and isinstance(node.pattern, syntax.ToolPattern):
-            found = needed_by_value(node.pattern.name) if self._is_event(node.value) else None
+            found = self._of_value(node.value, node.pattern.name) if self._is_event(node.value) else None
         elif isinstance(node, syntax.Call):
             found = self._found(node)
         return [] if found is None else [found]
@@ -107,14 +107,28 @@ class _Reader:
             if text is not None:
                 return needed_by_text(text) if self._is_searched(right) else None
             values = self._strings(right)
-            return _union(needed_by_value(value) for value in values) if self._is_value(left) and values else None
+            return _union(self._of_value(left, value) for value in values) if self._is_value(left) and values else None
         if operator in ("==", "is"):
-            text = (
-                self._string(right) if self._is_value(left) else self._string(left) if self._is_value(right) else None
-            )
-            return needed_by_value(text) if text is not None else None
+            for value, other in ((left, right), (right, left)):
+                text = self._string(other)
+                if text is not None and self._is_value(value):
+                    return self._of_value(value, text)
+            return None
         bound = right.value if isinstance(right, syntax.Constant) else None
         return self._counted(left) if (operator, bound) in _MORE_THAN_NONE else None
+
+    def _of_value(self, node: syntax.Expr, value: str) -> _Clause | None:
+        """``value`` as what stands in a field, or as the tool of an event."""
+        match node:
+            case syntax.Attribute(name="name", value=syntax.Attribute(name="function", value=syntax.Name(name=event))):
+                pass
+            case syntax.Name(name=event):
+                pass
+            case _:
+                event = ""
+        if self._kinds.get(event) == "ToolCall":
+            return frozenset((Need(value, call=True),))
+        return needed_by_value(value)
 
     def _counted(self, node: syntax.Expr) -> _Clause | None:
         """``len(find(..)) + ..`` as a number above 0."""

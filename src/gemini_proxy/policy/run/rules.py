@@ -41,10 +41,14 @@ LONGEST_NEED: Final = 256
 
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """A pattern in RE2's syntax that is looked for in JSON. A ``numeric`` one may match a number as rules read it."""
+    """A pattern in RE2's syntax that is looked for in JSON; of a ``call`` the name of the tool that is called.
+
+    A ``numeric`` pattern may match a number as rules read it, which JSON may write otherwise.
+    """
 
     pattern: str
-    numeric: bool
+    numeric: bool = False
+    call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
