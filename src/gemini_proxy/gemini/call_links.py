@@ -1,6 +1,6 @@
-"""Finds the call that an output answers, and gives every call an id of its own. Gemini gives no ids, or repeats them.
+"""Finds the call that an output answers, and gives every call an id of its own. Gemini gives none, or repeats them.
 
-Both are made from messages as traces keep them, in which ids stand only where the wire gave them.
+Both work on messages as traces keep them, in which ids stand only where the wire gave them.
 """
 
 from collections import deque
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _Key = tuple[str | None, str | None]
-"""An id as the client gave it, a name, or both: what an output can name a call by."""
+"""What an output can name a call by: an id as the client gave it, a name, or both."""
 
 
 CallPlace = tuple[int, int]
@@ -52,7 +52,7 @@ def with_ids(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any
 
 
 def _linked(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, str, CallPlace | int]]:
-    """Every call and output in order: its candidate, its id, its place. Each candidate goes on from the request."""
+    """Yield every call and output in order: candidate, id, place. Each candidate goes on from the request."""
     asked = CallLinks()
     answers: dict[Any, CallLinks] = {}
     for index, message in enumerate(messages):
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 class CallLinks:
-    """The calls of a conversation so far. Each step takes constant time on average, whatever ids are given."""
+    """Links the calls and outputs of a conversation. Each step takes constant time on average, whatever the ids."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
@@ -90,7 +90,7 @@ class CallLinks:
         self._last: dict[_Key, str] = {}
 
     def copy(self) -> "CallLinks":
-        """The same calls, to go on from separately."""
+        """Copy the calls so far, to go on from separately."""
         copied = CallLinks()
         copied._ids = set(self._ids)
         copied._number = self._number
@@ -110,8 +110,11 @@ class CallLinks:
         return call_id
 
     def output(self, given: str, name: str) -> str:
-        """Return the id of the call that an output answers: by its id, else by its name, without either by its place;
-        the first that waits, else the last that was answered. An output without a call gets an id of its own."""
+        """Return the id of the call that an output answers. An output without a call gets an id of its own.
+
+        The call is found by its id, else by its name, without either by its place: the first that waits, else the last
+        that was answered.
+        """
         for key in _keys(given, name):
             if (call_id := self._next(key)) is not None:
                 self._answered.add(call_id)
@@ -141,7 +144,7 @@ class CallLinks:
 
 
 def _keys(given: str, name: str) -> tuple[_Key, ...]:
-    """What an output names its call by, the surest first."""
+    """Return what an output names its call by, the surest first."""
     if given and name:
         return (given, name), (given, None), (None, name)
     return ((given or None, name or None),)

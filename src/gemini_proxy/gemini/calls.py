@@ -1,7 +1,7 @@
-"""From a request target to the model call it names, by allow-list.
+"""Reads the model call that a request target names, by an allow-list.
 
-Matching is on the raw path: nothing is percent-decoded, so what was matched is what is rebuilt for the upstream. Any
-``%``, ``..``, ``@`` or second colon falls outside the model-name alphabet and is a 404.
+The raw path is matched: nothing is percent-decoded, so what was matched is what goes upstream. Any ``%``, ``..``, ``@``
+or second colon is outside the alphabet of model names and is a 404.
 """
 
 import re
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
 
 DEFAULT_VERSION = "v1beta"
-"""Clients that leave the version out (litellm) mean this one."""
+"""The version that clients mean that leave it out (litellm)."""
 
 SUPPORTED = (
     "supported are generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/; "
@@ -31,7 +31,7 @@ _SLASHES = re.compile("/{2,}")
 
 
 class Method(StrEnum):
-    """What a call does; the values are Gemini's verbs."""
+    """What a call does. The values are Gemini's verbs."""
 
     GENERATE = "generateContent"
     STREAM = "streamGenerateContent"
@@ -58,14 +58,14 @@ _VERBS = {
 _HIDING = frozenset(
     {"fields", "callback", "jsonp", "$.xgafv", "$httpmethod", "$method", "$req", "$ct", "uploadtype", "upload_protocol"}
 )
-"""Parameters that change what the body or the answer means: a guard reading JSON could see nothing."""
+"""Parameters that change what the body or the response means: a guard that reads JSON could see nothing."""
 _FOREIGN_CREDENTIALS = frozenset({"access_token", "oauth_token", "bearer_token"})
 _PAGING = frozenset({"pageSize", "pageToken"})
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The query parameters that count; ``key`` is a credential and never goes upstream as a parameter."""
+    """The query parameters that count. ``key`` is a credential and never goes upstream as a parameter."""
 
     alt: Literal["json", "sse"] | None = None
     int_enums: bool = False
@@ -78,7 +78,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A call the proxy serves. ``resource`` is ``models``, ``models/{name}`` and the like."""
+    """A call that the proxy serves. ``resource`` is ``models``, ``models/{name}`` or the like."""
 
     method: Method
     version: str
@@ -92,12 +92,12 @@ class ModelCall:
 
     @property
     def model(self) -> str | None:
-        """The model's name without its collection; None for a listing."""
+        """The model's name without its collection, None for a listing."""
         return self.resource.partition("/")[2] or None
 
     @property
     def generates(self) -> bool:
-        """True where the answer holds candidates and is checked as well."""
+        """True if the response holds candidates and is checked as well."""
         return self.method in GENERATING
 
     @property
@@ -106,7 +106,7 @@ class ModelCall:
 
     @property
     def upstream_target(self) -> str:
-        """Path and query for the upstream, made only of what was matched."""
+        """The path and query for the upstream, made only of what was matched."""
         verb = f":{self.method}" if self.http_method == "POST" else ""
         pairs = list(self.query.paging)
         if self.query.alt:

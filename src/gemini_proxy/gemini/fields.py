@@ -1,4 +1,4 @@
-"""Reading Gemini's JSON as its own parser does: camelCase or snake_case, one object where a list is meant.
+"""Reads Gemini's JSON as Google's parser does: camelCase or snake_case, one object where a list is meant.
 
 Source: the ProtoJSON specification (both spellings of a name are accepted) and the behaviour of Google's parser, which
 takes a single element in place of a list, flattens nested lists and skips nulls in them.
@@ -16,7 +16,7 @@ JsonObject = Mapping[str, Any]
 
 
 def field(source: JsonObject, name: str) -> Any:
-    """The value of ``name`` (camelCase) in either spelling, None where absent. Raises BadRequest where both are."""
+    """Return the value of ``name`` (camelCase) in either spelling, None if absent. Raises BadRequest for both."""
     value = source.get(name)
     other = snake_case(name)
     if other != name and other in source:
@@ -27,7 +27,7 @@ def field(source: JsonObject, name: str) -> Any:
 
 
 def objects(value: Any, where: str) -> list[JsonObject]:
-    """The objects of a repeated field. Raises BadRequest for anything that is neither an object nor a list of them."""
+    """Return the objects of a repeated field. Raises BadRequest for anything but an object or a list of them."""
     if type(value) is list and _are_objects(value):
         return value
     if value is None:
@@ -47,14 +47,14 @@ def _are_objects(items: list[Any]) -> bool:
 
 
 def an_object(value: Any, where: str) -> JsonObject | None:
-    """The object of a single field; None where absent. Raises BadRequest for anything else."""
+    """Return the object of a single field, None if absent. Raises BadRequest for anything else."""
     if value is None or isinstance(value, Mapping):
         return value
     raise BadRequest(f'"{where}" must be an object')
 
 
 def a_string(value: Any, where: str) -> str:
-    """The string of a field; empty where absent. Raises BadRequest for anything else."""
+    """Return the string of a field, empty if absent. Raises BadRequest for anything else."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -63,7 +63,7 @@ def a_string(value: Any, where: str) -> str:
 
 
 def steers(value: Any) -> bool:
-    """Whether a field that steers the call holds what it is for: numbers, truth values, words. All else is text."""
+    """Return whether a value can steer a call: it is made of numbers, truth values and words. All else is text."""
     if type(value) is str:
         return _WORD.fullmatch(value) is not None
     if type(value) is list:

@@ -1,4 +1,4 @@
-"""Function calls of one candidate: complete ones, and those whose arguments are streamed.
+"""Puts the function calls of one candidate together, those included whose arguments are streamed.
 
 Streamed arguments are values that come with a JSON path; together they make the object of arguments.
 """
@@ -36,7 +36,7 @@ _STREAMING = frozenset(("name", "id", "args", "partialArgs", "willContinue"))
 
 
 class StreamedCall:
-    """A call that came in pieces, or still does."""
+    """A call that comes in pieces."""
 
     __slots__ = ("_args", "_beside", "_call")
 
@@ -46,13 +46,13 @@ class StreamedCall:
         self._beside: dict[str, Any] = {}
 
     def is_continued_by(self, call: Mapping[str, Any]) -> bool:
-        """Whether a piece belongs to this call: it brings no other name or id, and is no complete call by itself."""
+        """Return whether a piece belongs to this call: it has no other name or id, and is not a whole call itself."""
         if call.get("name") and "args" in call and not ("partialArgs" in call or "willContinue" in call):
             return False
         return all(call.get(key, "") in ("", self._call.get(key, call.get(key))) for key in ("name", "id"))
 
     def add(self, call: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
-        """Add a piece and what its part holds beside it, of which the first value stays (a signature)."""
+        """Add a piece and what its part holds beside it (a signature), of which the first value stays."""
         for key, value in call.items():
             if key not in _STREAMING and self._call.setdefault(key, value) != value:
                 raise DecodeError(f"The upstream sent a streamed function call with two values for {key}")
@@ -67,7 +67,7 @@ class StreamedCall:
 
     @property
     def part(self) -> dict[str, Any]:
-        """The whole part as far as it is known; its ``args`` grow with the call."""
+        """The part as far as it is known. Its ``args`` grow with the call."""
         return {"functionCall": {**self._call, "args": self._args.value()}, **self._beside}
 
 
@@ -81,10 +81,10 @@ class FunctionCalls:
         self._by_id: dict[str, Any] = {}
 
     def add(self, part: Mapping[str, Any]) -> StreamedCall | dict[str, Any] | None:
-        """Take a part, keys in camelCase, that holds a ``functionCall`` and nothing but marks beside it.
+        """Add a part, keys in camelCase, that holds a ``functionCall`` and nothing but marks beside it.
 
-        Returns what takes a new place among the parts: a complete part, or a call that grows in that place; None for
-        a piece of the open call, an end mark, and the repeat of a call with an id. Raises DecodeError for other shapes.
+        Return what takes a new place among the parts: a complete part, or a call that grows in that place. None for a
+        piece of the open call, an end mark, and the repeat of a call with an id. Raises DecodeError for other shapes.
         """
         call = read_call(part["functionCall"])
         beside = {key: value for key, value in part.items() if key != "functionCall"}
@@ -113,14 +113,14 @@ class FunctionCalls:
             self.open = None
 
     def _is_repeat(self, call: Mapping[str, Any]) -> bool:
-        """Whether a call of this id came before and was the same; one that differs may be run as well, and is kept."""
+        """Return whether the same call with this id came before. One that differs may be run as well, so it is kept."""
         given = call.get("id", "")
         first = self._by_id.setdefault(given, call) if given else call
         return first is not call and first == call
 
 
 def read_call(value: Any) -> dict[str, Any]:
-    """The fields of a ``functionCall``, names in camelCase; raises DecodeError for shapes that cannot be read."""
+    """Return the fields of a ``functionCall``, names in camelCase. Raises DecodeError for shapes it cannot read."""
     if not isinstance(value, dict):
         raise DecodeError("The upstream sent a function call that is not an object")
     call = camel_keys(value)
@@ -131,10 +131,10 @@ def read_call(value: Any) -> dict[str, Any]:
 
 
 class StreamedArgs:
-    """The arguments of one call, from whole objects and from values by path.
+    """Puts the arguments of one call together, from whole objects and from values by path.
 
-    Strings for the same path are concatenated, other scalars replace each other. What would hide text already
-    received (a string replaced, a container overwritten) raises DecodeError.
+    Strings for the same path are concatenated, other scalars replace each other. Replacing a string or a container
+    would hide text that has come, and raises DecodeError.
     """
 
     __slots__ = ("_strings", "_tree", "_unjoined")
@@ -145,14 +145,14 @@ class StreamedArgs:
         self._unjoined: dict[_Path, _Container] = {}
 
     def give(self, args: Mapping[str, Any]) -> None:
-        """Add whole arguments; raises DecodeError when one of that name is there already with another value."""
+        """Add whole arguments. Raises DecodeError if one of that name has another value already."""
         have = self.value()
         for name, value in _copy(args).items():
             if have.setdefault(name, value) != value:
                 raise DecodeError("The upstream sent an argument of a streamed function call twice")
 
     def add(self, partial: Any) -> None:
-        """Add one element of ``partialArgs``; raises DecodeError when it cannot be read or placed."""
+        """Add one element of ``partialArgs``. Raises DecodeError if it cannot be read or placed."""
         if not isinstance(partial, Mapping):
             raise DecodeError("The upstream sent a streamed argument that is not an object")
         kind, value = _read_value(partial)
@@ -168,7 +168,7 @@ class StreamedArgs:
             self._set(steps, value)
 
     def value(self) -> dict[str, Any]:
-        """The arguments so far: the same object each time, growing."""
+        """Return the arguments so far: the same object each time, which grows."""
         for steps, container in self._unjoined.items():
             text = "".join(self._strings[steps])
             self._strings[steps] = [text]
@@ -195,7 +195,7 @@ class StreamedArgs:
         _put(container, steps[-1], value)
 
     def _container(self, steps: _Path) -> _Container:
-        """What holds the value at ``steps``, made with all above it where missing."""
+        """Return the container of the value at ``steps``. It is made, with all above it, if missing."""
         container: _Container = self._tree
         for step, following in pairwise(steps):
             inner = _get(container, step)
@@ -211,7 +211,7 @@ class StreamedArgs:
 
 
 def parse_path(path: str) -> tuple[Step, ...]:
-    """``$.a.b[0]['c']`` -> ``("a", "b", 0, "c")``; raises DecodeError for other than names and indexes."""
+    """Parse ``$.a.b[0]['c']`` to ``("a", "b", 0, "c")``. Raises DecodeError for anything but names and indexes."""
     if not path.startswith("$"):
         raise DecodeError("The upstream sent a streamed argument whose path does not begin with $")
     steps: list[Step] = []
@@ -239,7 +239,7 @@ def _has_text(value: Any) -> bool:
 
 
 def _copy(args: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy, as the arguments grow and a payload must not."""
+    """Copy deeply: the arguments grow, and a payload must not."""
     try:
         copied: dict[str, Any] = orjson.loads(orjson.dumps(args))
     except orjson.JSONEncodeError as error:
@@ -248,7 +248,7 @@ def _copy(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_value(partial: Mapping[str, Any]) -> tuple[str | None, Any]:
-    """The value's kind and the value; no kind where there is none. ``nullValue`` is there even when it is null."""
+    """Return the value's kind and the value, no kind if there is none. ``nullValue`` counts even when it is null."""
     found: list[tuple[str, Any]] = []
     for key, value in partial.items():
         name = camel_case(key)
@@ -267,7 +267,7 @@ def _read_value(partial: Mapping[str, Any]) -> tuple[str | None, Any]:
 
 
 def _get(container: _Container, step: Step) -> Any:
-    """The value at ``step``, None where there is none; raises DecodeError for an index into an object or the like."""
+    """Return the value at ``step``, None if there is none. Raises DecodeError for an index into an object etc."""
     if isinstance(container, dict) and isinstance(step, str):
         return container.get(step)
     if isinstance(container, list) and isinstance(step, int):

@@ -1,4 +1,4 @@
-"""The OpenAI-like message list that rules read and traces keep, made from Gemini contents.
+"""Makes the OpenAI-like message list that rules read and traces keep from Gemini contents.
 
 A message is one of
 
@@ -8,10 +8,10 @@ A message is one of
 - ``{"role": "tool", "tool_name": str, "content": str | list of chunks | object}``, for the output of a call,
 - ``{"tools": [...]}``, for declarations.
 
-Ids of calls and outputs are there only where the wire gave them; ``call_links`` makes the others. A thought is
-marked by ``"thought": True``, a call that Gemini's servers made and its output by ``"provider": True``, and text that
-stands in no text part by ``"field": name``, on its message or its chunk. ``"turn": role`` says of a call among a user's
-parts, or of an output among the model's, whose turn it stands in.
+Calls and outputs have an id only if the wire gave one; ``call_links`` makes the others. A thought is marked by
+``"thought": True``, a call that Gemini's servers made and its output by ``"provider": True``, and text that stands in
+no text part by ``"field": name``, on its message or its chunk. A call among a user's parts, or an output among the
+model's, has ``"turn": role``, which says whose turn it is in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,11 +64,11 @@ class MessageList:
             self.messages.append({"tools": list(tools)})
 
     def add_text(self, role: str, text: str, **extra: Any) -> None:
-        """Add a message that stands alone, whatever its role: ``content`` is the text."""
+        """Add a message that stands alone, whatever its role. ``content`` is the text."""
         self.messages.append({"role": role, "content": text, **extra})
 
     def add_content(self, role: str, parts: Sequence[JsonObject]) -> None:
-        """Add the parts of one content under ``role`` (already one of the four)."""
+        """Add the parts of one content under ``role``, which is one of a message's four."""
         if len(parts) == 1 and len(parts[0]) == 1 and type(text := parts[0].get("text")) is str:
             content = [{"type": "text", "text": text}] if role == "user" else text
             self.messages.append({"role": role, "content": content})
@@ -148,7 +148,7 @@ class MessageList:
             self._close()
 
     def _chunk(self, role: str, chunk: Chunk, *, thought: bool = False) -> int:
-        """Add a chunk to the list of the open message; its place there."""
+        """Add a chunk to the list of the open message. Return its place there."""
         message = self._message(role, "thoughts" if thought else "list")
         if thought:
             message["thought"] = True
@@ -195,7 +195,7 @@ class MessageList:
         self._add_field(role, "toolResponse", text_beside(response, _SERVER_OUTPUT))
 
     def _message(self, role: str, kind: str) -> Message:
-        """The open message if it is of this role and kind, else a new one."""
+        """Return the open message if it is of this role and kind, else a new one."""
         if self._open is not None and (self._open["role"], self._kind) != (role, kind):
             self._close()
         if self._open is None:
@@ -217,7 +217,7 @@ _SERVER_TOOLS = {"GOOGLE_SEARCH_WEB": "google_search", "GOOGLE_SEARCH_IMAGE": "g
 
 
 def server_tool(tool_type: Any) -> str:
-    """The name under which rules see a tool that Gemini's servers run: ``GOOGLE_MAPS`` is ``google_maps``."""
+    """Return the name under which rules see a tool of Gemini's servers: ``google_maps`` for ``GOOGLE_MAPS``."""
     if not isinstance(tool_type, str) or not tool_type:
         return "server_tool" if tool_type is None or tool_type == "" else f"server_tool_{tool_type}"
     return _SERVER_TOOLS.get(tool_type, tool_type.lower())
@@ -229,12 +229,12 @@ def _tool_message(name: str, call_id: str, content: Any) -> Message:
 
 
 def _side(message: Message) -> str:
-    """Whose turn a message is part of if nothing else is said."""
+    """Return whose turn a message is part of unless it says otherwise."""
     return "assistant" if message["role"] == "assistant" or message.get("provider") else "user"
 
 
 def _is_thought(role: str, part: JsonObject) -> bool:
-    """Return whether a part is marked as a thought. In a user's content too, since readers may leave it out."""
+    """Return whether a part is marked as a thought, in a user's content too: readers may leave it out."""
     thought = field(part, "thought")
     if thought is not None and not isinstance(thought, bool):
         raise BadRequest('"thought" must be true or false')

@@ -1,4 +1,4 @@
-"""One part of a content, read whole: what of it is text, a call, an output, media, or out of sight."""
+"""Reads one part of a content whole: as text, a call, an output, media, or unchecked content."""
 
 import base64
 import binascii
@@ -62,7 +62,7 @@ _TEXT_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Unchecked:
-    """Something that reaches the model or the client and that no rule could read: where it is, and why."""
+    """Something that reaches the model or the client and that no rule can read: its address, and the reason."""
 
     address: str
     reason: str
@@ -70,10 +70,10 @@ class Unchecked:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A chunk for an inline blob or a file reference; ``unchecked`` says why rules cannot read it, None if they can.
+    """A chunk for an inline blob or a file reference. ``unchecked`` says why rules cannot read it, None if they can.
 
-    What a blob or reference says beside its data and type, such as a display name, is in the chunk as well: for an
-    image as its ``text``, which rules read like any other.
+    The chunk also has what stands beside the data and the type, such as a display name: for an image as its ``text``,
+    which rules read like any other.
     """
 
     chunk: Chunk
@@ -98,7 +98,7 @@ def inline_media(blob: JsonObject) -> Media:
 
 
 def file_media(reference: JsonObject) -> Media:
-    """Read a ``fileData``: its URI is all that is here to read."""
+    """Read a ``fileData``, of which only the URI is here."""
     uri = a_string(field(reference, "fileUri"), "fileData.fileUri")
     file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
     if name := text_beside(reference, _REFERENCE):
@@ -107,12 +107,12 @@ def file_media(reference: JsonObject) -> Media:
 
 
 def unknown_payload(part: JsonObject) -> JsonObject:
-    """What a part holds beyond the kinds known here."""
+    """Return what a part holds beyond the kinds known here."""
     return saying({name: value for name, value in part.items() if name not in _KNOWN}, _PART_CONTROL)
 
 
 def saying(source: JsonObject, control: Set[str]) -> JsonObject:
-    """The fields of ``source`` that are there, without those of ``control`` that hold what they are for."""
+    """Return the fields of ``source`` that are not null, without those of ``control`` that hold what they are for."""
     return {
         name: value
         for name, value in source.items()
@@ -129,7 +129,7 @@ def _is_control(name: str, value: Any) -> bool:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string, key and number of a JSON value, in order. The value's depth is bounded by the reader."""
+    """Yield every string, key and number of a JSON value, in order. The reader has bounded the value's depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -144,9 +144,9 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def text_beside(source: JsonObject, known: Set[str], control: Set[str] = frozenset()) -> str:
-    """The strings of the fields of ``source`` whose names are not ``known``, a line each.
+    """Return the strings of the fields of ``source`` whose names are not ``known``, a line each.
 
-    Of those named in ``control`` only what they are not for.
+    Fields named in ``control`` are left out if they hold what they are for.
     """
     if source.keys() <= known:
         return ""
@@ -154,10 +154,10 @@ def text_beside(source: JsonObject, known: Set[str], control: Set[str] = frozens
 
 
 def output_content(response: JsonObject, plain: str) -> Any:
-    """Return the content of a tool message made from a ``functionResponse`` or its like.
+    """Return the content of a tool message for a ``functionResponse`` or the like.
 
-    ``plain`` is the key whose text, list or object is the content where the response holds nothing else; any other
-    response is the content as it is, so that rules read its strings unescaped.
+    If the response holds nothing but the key ``plain``, the content is its text, list or object. Any other response is
+    the content as it is, so that rules read its strings unescaped.
     """
     value = field(response, "response")
     if isinstance(value, Mapping) and len(value) == 1 and isinstance(only := value.get(plain), (str, list, Mapping)):
@@ -166,7 +166,7 @@ def output_content(response: JsonObject, plain: str) -> Any:
 
 
 def output_media(response: JsonObject) -> list[Media]:
-    """The media in the ``parts`` of a ``functionResponse``, and whatever else it or its parts hold as text."""
+    """Return the media in the ``parts`` of a ``functionResponse``, and as text whatever else is in them or beside."""
     found: list[Media] = []
     for part in objects(field(response, "parts"), "functionResponse.parts"):
         blob = an_object(field(part, "inlineData"), "inlineData")
@@ -187,7 +187,7 @@ def _is_text(mime: str) -> bool:
 
 
 def _text(raw: bytes, mime: str) -> tuple[str, bool]:
-    """The text, and whether it is what a reader of ``mime`` reads: UTF-16, say, may look like UTF-8 full of NULs."""
+    """Return the text, and whether readers of ``mime`` read the same: UTF-16 may look like UTF-8 full of NULs."""
     charset = _CHARSET.search(mime)
     foreign = charset is not None and charset[1] not in ("utf-8", "utf8", "us-ascii", "ascii")
     try:

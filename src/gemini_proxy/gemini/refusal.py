@@ -1,4 +1,4 @@
-"""Refusals in the forms that every Gemini client surfaces, once, without retrying.
+"""Writes refusals in the forms that every Gemini client shows, once, without retrying.
 
 A streamed refusal is one ordinary ``GenerateContentResponse`` event: a text part, a terminal finish reason and a finish
 message, so that clients show it and do not resume. The prompt feedback carries proto field names inside: clients that
@@ -16,7 +16,7 @@ Feedback = Literal["compat", "none", "native"]
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 JSON_TYPE = "application/json; charset=UTF-8"
-"""The content type of Google error JSON."""
+"""The content type of Google's error JSON."""
 GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
 
 
@@ -24,9 +24,9 @@ GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
 class Refusal:
     """What was refused and why.
 
-    ``messages`` are the rules' own words; ``errors`` one JSON object a violation (args, kwargs, ranges, guardrail);
-    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` where no verdict could be had, and
-    ``GUARDRAIL_UNAUTHENTICATED`` where that was for the caller's key.
+    ``messages`` are those of the rules; ``errors`` has one JSON object a violation (args, kwargs, ranges, guardrail).
+    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` if there was no verdict, or
+    ``GUARDRAIL_UNAUTHENTICATED`` if that was because of the caller's key.
     """
 
     phase: Phase
@@ -39,7 +39,7 @@ class Refusal:
 
     @property
     def text(self) -> str:
-        """One line for people: the prefix, what did not pass, and each distinct message once."""
+        """One line for people: the prefix, what did not pass, and each message once."""
         why = "; ".join(dict.fromkeys(message for message in self.messages if message))
         sentence = f"{self.prefix} The {self.phase} did not pass the guardrails".lstrip()
         return f"{sentence}: {why}" if why else sentence
@@ -47,7 +47,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What the client has seen of the stream: candidate indexes, and the answer's own identifiers where known."""
+    """What the client has seen of a stream: candidate indexes, and the response's own identifiers if known."""
 
     indexes: tuple[int, ...] = (0,)
     usage: Mapping[str, Any] | None = None
@@ -56,14 +56,14 @@ class StreamState:
 
 
 def sse_refusal(refusal: Refusal, state: StreamState, feedback: Feedback) -> bytes:
-    """The last event of a refused stream."""
+    """Return the last event of a refused stream."""
     return b"data: " + _ascii_json(_response(refusal, state, feedback)) + b"\r\n\r\n"
 
 
 def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, elements: int) -> bytes:
-    """The last element of a refused JSON array and its end; nothing may follow the bracket.
+    """Return the last element of a refused JSON array and its end. Nothing may follow the bracket.
 
-    Prompt feedback is left out: the legacy client that reads arrays raises on it.
+    Prompt feedback is left out: the legacy client that reads arrays raises an error on it.
     """
     start = b"" if opened else b"["
     separator = b"\n,\r\n" if elements else b""
@@ -71,7 +71,7 @@ def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, element
 
 
 def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[str, Any]:
-    """The body of a refusal by HTTP 400: Google error JSON whose ``details`` are a list."""
+    """Return the body of a refusal by HTTP 400: Google's error JSON, whose ``details`` are a list."""
     metadata = {"guardrail": refusal.guardrail, "phase": refusal.phase, "trace": refusal.trace_id}
     info = {"@type": ERROR_INFO, "reason": refusal.reason, "domain": "gemini-proxy", "metadata": metadata}
     errors = {"@type": GUARDRAIL_ERRORS, "errors": list(refusal.errors)}
@@ -79,7 +79,7 @@ def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[s
 
 
 def error_body(status: int, message: str, code: str, details: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """A google.rpc.Status in its JSON form."""
+    """Return a google.rpc.Status in its JSON form."""
     error: dict[str, Any] = {"code": status, "message": message, "status": code}
     if details:
         error["details"] = list(details)
@@ -87,7 +87,7 @@ def error_body(status: int, message: str, code: str, details: Sequence[Mapping[s
 
 
 def retry_info(seconds: int) -> dict[str, Any]:
-    """The detail of an error that says when to try again."""
+    """Return the detail of an error that says when to try again."""
     return {"@type": RETRY_INFO, "retryDelay": f"{seconds}s"}
 
 
@@ -120,5 +120,5 @@ def _candidate(text: str, index: int) -> dict[str, Any]:
 
 
 def _ascii_json(value: Mapping[str, Any]) -> bytes:
-    """Escaped to ASCII: several clients split lines at raw U+2028 and its like."""
+    """Encode JSON in ASCII: several clients split lines at a raw U+2028 and the like."""
     return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")

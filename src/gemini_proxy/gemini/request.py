@@ -52,7 +52,7 @@ class GeminiRequest:
 
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
-    """Read ``body`` as ``call`` means it. Raises BadRequest for what cannot be read, or can be read two ways."""
+    """Read ``body`` as ``call`` means it. Raises BadRequest if it cannot be read, or can be read two ways."""
     root = read_object(body)
     bare, secrets = without_secrets(root)
     outbound = _outbound_fields(root)
@@ -86,7 +86,7 @@ def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> Message
 
 
 def _candidate_count(config: JsonObject) -> int | None:
-    """ProtoJSON reads 2, 2.0 and "2" alike."""
+    """Read the count, None if there is none: ProtoJSON reads 2, 2.0 and "2" alike."""
     count = field(config, "candidateCount")
     if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 10:
         count = int(count)
@@ -107,12 +107,12 @@ def _is_structured(config: JsonObject) -> bool:
 
 
 def _is_parsed(mime_type: Any) -> bool:
-    """Whether text of this type is more than text to show."""
+    """Return whether text of this type is parsed, not only shown."""
     return isinstance(mime_type, str) and mime_type.partition(";")[0].strip().lower() not in ("", "text/plain")
 
 
 class _RequestReader:
-    """Gathers one or several request objects into one message list."""
+    """Reads one or several request objects into one message list."""
 
     def __init__(self) -> None:
         self.list = MessageList()
@@ -162,7 +162,7 @@ class _RequestReader:
         self._settings("request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _settings(self, where: str, values: JsonObject, known: JsonObject) -> None:
-        """Text outside the contents that the model may read: shown to rules as a system message."""
+        """Add text outside the contents that the model may read, as a system message."""
         place = where if where == "request" else f"request.{where}"
         for name, value in values.items():
             texts: list[str] = []
@@ -203,7 +203,7 @@ def _declaration(function: JsonObject) -> Message:
 
 
 def _lower_types(schema: Any) -> Any:
-    """Gemini's ``"type": "STRING"`` as JSON Schema's ``"string"``."""
+    """Turn Gemini's ``"type": "STRING"`` into JSON Schema's ``"string"``."""
     if type(schema) is dict:
         return {
             name: (value.lower() if name == "type" and value in _TYPES else value)
@@ -215,7 +215,7 @@ def _lower_types(schema: Any) -> Any:
 
 
 def _fields(paths: str) -> JsonObject:
-    """A tree of the fields on dotted paths, each under both its spellings; ``{}`` where a path ends."""
+    """Return a tree of the fields on dotted paths, each in both spellings, with ``{}`` where a path ends."""
     root: dict[str, Any] = {}
     for path in paths.split():
         node = root
@@ -255,15 +255,15 @@ _NAMED_BY_CLIENTS = spellings(
     *"contents content systemInstruction functionDeclarations responseSchema responseJsonSchema".split(),
     *"_responseJsonSchema responseFormat labels headers customConfigs".split(),
 )
-"""Fields within which names are the client's own, and mean nothing to Google."""
+"""Fields in which names are the client's own and mean nothing to Google."""
 _OUTBOUND = re.compile(r"output_uri_prefix|webhook\w{0,40}", re.ASCII)
 
 
 def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterator[str | Unchecked]:
-    """The strings of a field as rules read them, and what of it they cannot read.
+    """Yield the strings of a field as rules read them, and what of it they cannot read.
 
-    ``known`` is the field's place in ``_CONTROL``: None where it is not there, empty where it only steers the call. The
-    names of known fields are no text.
+    ``known`` is the field's entry in ``_CONTROL``: None if it has none, empty if it only steers the call. The names of
+    known fields are not text.
     """
     if known is not None and not known:
         if not steers(value):
@@ -284,7 +284,7 @@ def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterato
 
 
 def _outbound_fields(request: JsonObject) -> tuple[str, ...]:
-    """The addresses of a request's fields that have Google send the answer, or word of it, to someone else."""
+    """Return the addresses of fields that make Google send the response, or news of it, to someone else."""
     found: list[str] = []
     _find_outbound(request, "", found)
     return tuple(found)

@@ -1,8 +1,8 @@
-"""What a response says outside its parts: every string of a field that is not one of a few control fields is text.
+"""Reads what a response says outside its parts: every string is text, except in a few control fields.
 
 The fields are Google's own (v1beta ``GenerateContentResponse``, and what google-genai knows beyond it). A field that is
 not listed is text as a whole, its names included. A value of another type than its field's hides nothing: its strings
-are text all the same, and it is named as not checked.
+are text as well, and it is named as unchecked content.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any, Final, TypeGuard
 from gemini_proxy.gemini.casing import camel_case
 from gemini_proxy.gemini.parts import Unchecked
 
-# What a control field says as long as it looks like one; anything else in it is text.
+# Values of control fields. Anything else in such a field is text.
 _ENUM: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _NUMBER: Final = re.compile(r"[0-9.eE+-]{0,32}|NaN|-?Infinity")
@@ -29,18 +29,19 @@ _ANYTHING: Final = "anything"
 
 
 Texts = Mapping[str, Collection[str]]
-"""What fields say: for each the texts, in order."""
+"""The texts of fields, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """Text that is kept under a name of its own, not with the field that it stands in."""
+    """Text that is kept under ``name``, not with the field in which it stands."""
 
     name: str
     shape: Any
 
 
-# The shape of a field: a leaf as above, the fields of an object, in a tuple what a list holds, or Apart.
+# The shape of a field is a leaf as above, a dict with the fields of an object, a tuple with the shape of a list's
+# elements, or Apart.
 def _texts(*names: str) -> dict[str, Any]:
     return dict.fromkeys(names, _TEXT)
 
@@ -113,7 +114,7 @@ _CITATIONS: Final = (
     | {"startIndex": _NUMBER, "endIndex": _NUMBER}
     | {"publicationDate": dict.fromkeys(("year", "month", "day"), _NUMBER)},
 )
-# Tokens are no texts by themselves: TokenTexts joins them.
+# Tokens are not texts by themselves: TokenTexts joins them.
 _LOGPROB: Final = {"token": re.compile(r"(?s).*"), "tokenId": _NUMBER, "logProbability": _NUMBER}
 
 CANDIDATE: Final[dict[str, Any]] = {
@@ -137,17 +138,17 @@ CANDIDATE: Final[dict[str, Any]] = {
         "logProbabilitySum": _NUMBER,
     },
 }
-"""The fields of a candidate; its content's parts are no field."""
+"""The fields of a candidate, without its content's parts."""
 
 _NAME: Final = re.compile(r"[A-Za-z_$@][A-Za-z0-9_.@]{0,63}")
 _MAX_DEPTH: Final = 64
 
 
 class FieldTexts:
-    """Gathers what the fields of one object say over all events that it came in: each string once, in order.
+    """Gathers what the fields of one object say in all its events: each string once, in order.
 
-    A string stays, whatever a later event says in the same field: the earlier event has been read. ``size`` grows with
-    every text, and with everything that cannot be checked.
+    A string stays, whatever a later event says in the same field: clients have read the earlier event. ``size`` grows
+    with every text, and with everything that cannot be checked.
     """
 
     __slots__ = ("_said", "_shape", "_too_deep", "_unchecked", "last", "size")
@@ -161,7 +162,7 @@ class FieldTexts:
         self._too_deep = False
 
     def add(self, key: str, value: Any) -> None:
-        """Take in a field of an event, its name in either spelling. What is as ``last`` has it may be left out."""
+        """Add a field of an event, its name in either spelling. A value equal to that in ``last`` may be left out."""
         last = self.last.get(key)
         self.last[key] = value
         if type(value) is dict and type(last) is dict:
@@ -186,11 +187,11 @@ class FieldTexts:
 
     @property
     def said(self) -> Texts:
-        """The texts by field."""
+        """The texts, by field."""
         return self._said
 
     def declare(self, path: str, reason: str) -> None:
-        """Name something as not checked."""
+        """Name something as unchecked content."""
         if path not in self._unchecked:
             self._unchecked[path] = reason
             self.size += 1
@@ -203,7 +204,7 @@ class FieldTexts:
             self.size += 1
 
     def unchecked(self, prefix: str) -> list[Unchecked]:
-        """What cannot be checked, addressed by its path behind ``prefix``."""
+        """Return what cannot be checked, addressed by its path behind ``prefix``."""
         return [Unchecked(f"{prefix}.{path}", reason) for path, reason in self._unchecked.items()]
 
     def _read(self, field: str, path: str, shape: Any, value: Any) -> None:
@@ -249,17 +250,17 @@ class FieldTexts:
             self.say(field, value)
 
     def _misread(self, field: str, path: str, value: Any) -> None:
-        """A value of another type than the field's."""
+        """Read a value of another type than the field's."""
         self.declare(path, f"{path.rpartition('.')[2]} of an unknown type")
         self._read_anything(field, path, value)
 
     def _unknown(self, field: str, path: str, key: str, value: Any) -> None:
-        """A field that is not listed. Where it holds no string, its name says nothing either if it looks like one."""
+        """Read a field that is not listed. Its name is text, unless it looks like one and the value holds no string."""
         if self._read_anything(field, path, value) or not _NAME.fullmatch(key):
             self.say(field, key)
 
     def _read_anything(self, field: str, path: str, value: Any, depth: int = _MAX_DEPTH) -> bool:
-        """Say every string and key in ``value``. Returns whether it holds any."""
+        """Say every string and key in ``value``. Return whether it holds any."""
         if type(value) is str:
             self.say(field, value)
             return True
@@ -278,7 +279,7 @@ class FieldTexts:
 
 
 class TokenTexts:
-    """The tokens of ``logprobsResult`` as the texts that they make: the answer once more, and what else it weighed."""
+    """Joins the tokens of ``logprobsResult`` to texts: the response again, and what else the model weighed."""
 
     __slots__ = ("_chosen", "_ranks", "size")
 
@@ -288,7 +289,7 @@ class TokenTexts:
         self._ranks: list[list[str]] = []
 
     def add(self, result: Any) -> None:
-        """Take in the ``logprobsResult`` of an event."""
+        """Add the ``logprobsResult`` of an event."""
         for token in _tokens(_elements(result, "chosenCandidates")):
             self._chosen.append(token)
             self.size += 1
@@ -301,7 +302,7 @@ class TokenTexts:
 
     @property
     def said(self) -> "Texts":
-        """What was chosen as one text, the candidates of each rank as another; by field."""
+        """The tokens that were chosen as one text, and those of each rank as another, by field."""
         if not self.size:
             return {}
         return {
@@ -311,7 +312,7 @@ class TokenTexts:
 
 
 def _elements(source: Any, name: str) -> Iterator[Any]:
-    """What a repeated field of an object holds, one value or a list; nothing where there is no object."""
+    """Yield what a repeated field of an object holds, one value or a list; nothing if there is no object."""
     if type(source) is dict:
         for key, value in source.items():
             if camel_case(key) == name:
@@ -326,17 +327,17 @@ def _tokens(candidates: Iterator[Any]) -> Iterator[str]:
 
 
 def counts_in(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a ``usageMetadata`` is no text for rules: its counts."""
+    """Return the counts of a ``usageMetadata``: what in it is not text for rules."""
     return {name: count for name, count in usage.items() if type(count) is int and _NAME.fullmatch(name)}
 
 
 def is_id(value: Any) -> TypeGuard[str]:
-    """Whether a value is a model's version or a response's id, and no text for rules."""
+    """Return whether a value is a model's version or a response's id, and not text for rules."""
     return type(value) is str and bool(value) and _ID.fullmatch(value) is not None
 
 
 def _decoded(data: str) -> str | None:
-    """The text that is base64 in ``data``; None where it is none."""
+    """Decode text from base64. Return None if ``data`` is not that."""
     plain = data.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode()

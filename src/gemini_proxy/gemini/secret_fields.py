@@ -1,4 +1,4 @@
-"""What a request gives Gemini's servers to identify with elsewhere: header values, keys, tokens. Traces do without."""
+"""Finds what a request gives Gemini's servers to log in elsewhere: header values, keys, tokens. Traces omit them."""
 
 import re
 from functools import lru_cache
@@ -16,19 +16,20 @@ _OTHER = spellings(
     *"contents content systemInstruction functionDeclarations generationConfig labels".split(),
     *"cachedContent continuationToken".split(),
 )
-"""Fields of a request that are for the model or for Gemini alone, whatever the names in them."""
+"""Fields of a request for the model or for Gemini alone, whatever the names in them."""
 _IN_URL = re.compile(r"(://)([^/?#\s@]+)(?=@)|([?&](?:[^=&#\s]*=)?)([^&#\s]+)")
-"""A user name with its password, and each value of a query."""
+"""Matches a user name with its password, and each value of a query."""
 
 
 _SHORTEST: Final = 8
-"""Characters of a secret that is worth looking for: less stands in texts by chance."""
+"""Characters of the shortest secret that is looked for: shorter ones occur in texts by chance."""
 
 
 def without_secrets(request: JsonObject) -> tuple[JsonObject, tuple[str, ...]]:
-    """The request as a trace may keep it, the very request where it has no secret; and the secrets, each word of them.
+    """Return the request as a trace may keep it, and its secrets with each word of them.
 
-    What takes a secret's place is as long, so that what points into a text around it still does.
+    A mask is as long as its secret, so that addresses of the text around it stay true. Without secrets the very request
+    is returned.
     """
     found: list[str] = []
     bare = _bare(request, found)

@@ -1,4 +1,4 @@
-"""A JSON object read in the one way that every parser reads it, or not at all.
+"""Reads a JSON object in the one way that every parser reads it, or not at all.
 
 Google's front end concatenates repeated keys where other parsers keep the last one, so a body with a repeated key means
 two things and is refused. UTF-8 only; no byte order mark, no NaN, no lone surrogates, no trailing bytes.
@@ -14,7 +14,7 @@ from gemini_proxy.errors import BadRequest
 MAX_DEPTH = 64
 """Deeper than any request of a real client; keeps every later walk within Python's stack."""
 _SMALL = 65_536
-"""Bytes of body up to which it is cheaper to write what was read again than to walk through it."""
+"""Bytes of a body up to which writing its JSON again is cheaper than walking through it."""
 
 
 def read_object(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
@@ -25,15 +25,15 @@ def read_object(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
         raise BadRequest("The request body is not valid JSON in UTF-8") from None
     if type(value) is not dict:
         raise BadRequest("The request body must be a JSON object")
-    # Every key has one colon outside strings. Where the colons of the text are those of the keys and strings that were
-    # read, no key was lost to a repetition. An escaped colon could balance a lost one: then the exact reading decides.
+    # Every key has one colon outside strings. If the text has as many colons as the keys and strings that were read, no
+    # key was lost to a repetition. An escaped colon could make up for a lost one: then the exact reading decides.
     if _colons(value, body, max_depth) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
         _refuse_repeated_keys(body, max_depth)
     return value
 
 
 def _colons(root: dict[str, Any], body: bytes, max_depth: int) -> int:
-    """Count the colons that writing ``root`` takes; refuse what is nested too deep."""
+    """Count the colons that writing ``root`` takes. Refuse what is nested too deeply."""
     if len(body) < _SMALL and body.count(b"{") + body.count(b"[") <= max_depth:
         return orjson.dumps(root).count(b":")
     return _count_colons(root, max_depth)

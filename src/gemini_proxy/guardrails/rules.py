@@ -256,7 +256,7 @@ def _refusals(message: str, prefix: str) -> tuple[str, str]:
 
 
 def _is_refused(policy: Policy, said: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether ``policy`` fires on a model's turn that is ``said``; False where a check gives no verdict."""
+    """Return whether ``policy`` fires on a turn of the model that says ``said``. False if a check gives no verdict."""
     try:
         return bool(policy.check(Conversation.of([{"role": "assistant", "content": said}]), parameters))
     except EvaluationError:

@@ -1,4 +1,4 @@
-"""The framing of a streamed answer without ``alt=sse``: one JSON array, written element by element."""
+"""Frames streamed bodies without ``alt=sse``: one JSON array, written element by element."""
 
 import re
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ class _Expects(Enum):
 
 
 class JsonArrayFraming:
-    """One frame an element, with the separators before it; the closing bracket is in a last frame, made by ``end``.
+    """Makes a frame of each element with the separators before it. ``end`` makes a last one of the closing bracket.
 
-    A body that is a single JSON object (an error) is one frame, and the array then was never opened.
+    A body that is a single JSON object (an error) is one frame.
     """
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -35,11 +35,11 @@ class JsonArrayFraming:
         self._opened = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames of the elements that ``data`` completes; raises DecodeError for anything else than an array."""
+        """Return the frames of the elements that ``data`` completes. Raises DecodeError for anything but an array."""
         return self._reader.read(self._frames(data), len(data))
 
     def end(self) -> list[Frame]:
-        """The frame of the closing bracket; raises DecodeError when it is missing from an array that has begun."""
+        """Return the frame of the closing bracket. Raises DecodeError if an array that has begun lacks it."""
         return self._reader.read(self._rest())
 
     def _rest(self) -> Iterator[Frame]:
@@ -61,7 +61,7 @@ class JsonArrayFraming:
         check_frame_size(len(source), self._limit)
 
     def _find_end(self, source: bytearray, start: int) -> int:
-        """The end of the frame that begins at ``start``, with ``_scanned`` at its object; -1 when it is not there."""
+        """Return the end of the frame at ``start``, -1 if it is not complete. ``_scanned`` is then at its object."""
         if self._object is None:
             at = self._read_separators(source, start + self._scanned)
             self._scanned = at - start
@@ -76,7 +76,7 @@ class JsonArrayFraming:
         self._expects = _Expects.SEPARATOR if self._opened else _Expects.END
 
     def _read_separators(self, source: bytearray, at: int) -> int:
-        """The index of the next element's first byte, or the end of the source."""
+        """Return the index of the next element's first byte, or the end of the source."""
         while True:
             match = _WHITE_SPACE.match(source, at)
             at = at if match is None else match.end()

@@ -1,4 +1,4 @@
-"""Where a JSON object ends, in bytes that arrive in pieces."""
+"""Finds the end of a JSON object in bytes that arrive in pieces."""
 
 import re
 
@@ -22,9 +22,9 @@ class ObjectScanner:
         self._in_string = False
 
     def find_end(self, source: bytes | bytearray, start: int) -> int:
-        """The index behind the object that begins at ``start``; -1 when more bytes are needed.
+        """Return the index behind the object that begins at ``start``, -1 if more bytes are needed.
 
-        A later call takes the same bytes with more behind them; ``start`` may have moved with them.
+        The next call takes the same bytes with more behind them; ``start`` may have moved with them.
         """
         at = start + self._at
         while True:
@@ -52,7 +52,7 @@ class ObjectScanner:
 
 
 def _string_end(source: bytes | bytearray, at: int) -> int:
-    """The index behind the quote that closes a string, searched from ``at``; -1 when it is not there."""
+    """Return the index behind the quote that closes a string, searched from ``at``, -1 if there is none."""
     while (quote := source.find(b'"', at)) != -1:
         before = quote
         while source[before - 1] == _BACKSLASH:

@@ -1,6 +1,6 @@
-"""The framing of ``alt=sse``, by the event stream format of the WHATWG HTML standard, section 9.2.
+"""Frames the bodies of ``alt=sse``, by the event stream format of the WHATWG HTML standard, section 9.2.
 
-Google ends a stream that fails on its side with a bare JSON object, which is no part of that format; it is read too.
+Google ends a stream that fails on its side with a bare JSON object. That format has no such thing; it is read too.
 """
 
 import re
@@ -15,18 +15,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANKS = re.compile(rb"[ \t\r\n]+")
 _BRACE, _LF, _CR = b"{\n\r"
 _PLAIN_END = b"\r\n\r\n"
-# A client may show or run what it finds in a field that the standard says to ignore; unknown ones are refused.
+# Clients may show or run what is in a field that the standard says to ignore, so unknown fields are refused.
 _OTHER_FIELDS = frozenset((b"", b"event", b"id", b"retry"))
 
 
 class SseFraming:
-    """One frame an event, its blank line included, and one a bare JSON object.
+    """Makes a frame of each event, its blank line included, and of each bare JSON object.
 
     Line ends are CRLF, LF or CR in any mix. An event that ends in CR is complete without waiting for an LF behind
     it; that LF, further blank lines and the byte order mark come as frames of their own, without payload. ``data``
     must be a JSON object, or nothing, or ``[DONE]``. The last event needs no blank line.
 
-    DecodeError is raised for a line that is neither a known field nor a comment nor JSON, and for bad JSON.
+    Raises DecodeError for a line that is neither a known field nor a comment nor JSON, and for invalid JSON.
     """
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -39,15 +39,15 @@ class SseFraming:
         self._line_begun = False  # blanks or an object stand before this on the same line: no field may follow
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that ``data`` completes; raises DecodeError for what cannot be read."""
+        """Return the frames that ``data`` completes. Raises DecodeError for what cannot be read."""
         if data.endswith(_PLAIN_END) and not self._held and (frames := self._plain(data)) is not None:
             return self._reader.read(frames, len(data))
         return self._reader.read(self._frames(data), len(data))
 
     def _plain(self, data: bytes) -> list[Frame] | None:
-        """The frames of whole events of one data line each, as nearly every piece is; None for anything else.
+        """Return the frames of whole events of one data line each, None for any other bytes. Nearly all are such.
 
-        What is a fault is left to the long way, which finds it again with what stands before it.
+        Faults are left to the long way, which meets them again behind the frames before them.
         """
         if not self._marked or self._line_begun or self._reader.fault is not None or len(data) > self._limit:
             return None
@@ -67,7 +67,7 @@ class SseFraming:
         return frames if start == len(data) else None
 
     def end(self) -> list[Frame]:
-        """The frame of an event without its blank line; raises DecodeError for any other remainder."""
+        """Return the frame of an event without its blank line. Raises DecodeError for any other remainder."""
         return self._reader.read(self._rest())
 
     def _rest(self) -> Iterator[Frame]:
@@ -108,7 +108,7 @@ class SseFraming:
         return len(head) if head == _BYTE_ORDER_MARK else 0
 
     def _next(self, source: bytes | bytearray, start: int, line_ends: "_LineEnds") -> Frame | None:
-        """The frame that begins at ``start``; None when it is not all there."""
+        """Return the frame that begins at ``start``, None if it is not complete."""
         if self._lines is None and self._object is None:
             if source.startswith(b"data:", start) and not self._line_begun:
                 frame = self._single_line(source, start, line_ends)
@@ -125,7 +125,7 @@ class SseFraming:
         return self._event(source, start, line_ends)
 
     def _single_line(self, source: bytes | bytearray, start: int, line_ends: "_LineEnds") -> Frame | None:
-        """An event of one data line, which is nearly every event; None for any other."""
+        """Return an event of one data line, None for any other. Nearly all are such."""
         line_end = line_ends.first(start)
         if source.startswith(b"\r\n\r\n", line_end):
             end = line_end + 4
@@ -163,7 +163,7 @@ class SseFraming:
 
 
 class _LineEnds:
-    """Finds line ends in one piece of bytes, looking at each byte twice at most."""
+    """Finds line ends in one piece of bytes, looking at each byte at most twice."""
 
     __slots__ = ("_line_feed", "_source")
 
@@ -172,7 +172,7 @@ class _LineEnds:
         self._line_feed = start - 1
 
     def first(self, at: int) -> int:
-        """The index of the first CR or LF from ``at`` on, or the length of the source."""
+        """Return the index of the first CR or LF from ``at`` on, or the length of the source."""
         if self._line_feed < at:
             found = self._source.find(b"\n", at)
             self._line_feed = len(self._source) if found == -1 else found
@@ -181,7 +181,7 @@ class _LineEnds:
 
 
 class _EventLines:
-    """The lines of one event, as they come; offsets count from the event's first byte."""
+    """Reads the lines of one event as they come. Offsets count from the event's first byte."""
 
     __slots__ = ("_after_cr", "_data", "_line", "_reader", "_searched")
 
@@ -193,7 +193,7 @@ class _EventLines:
         self._after_cr = False
 
     def find_end(self, source: bytes | bytearray, start: int, line_ends: _LineEnds) -> int:
-        """The index behind the blank line that ends the event at ``start``; -1 when it is not there."""
+        """Return the index behind the blank line that ends the event at ``start``, -1 if there is none yet."""
         while (at := start + self._searched) < len(source):
             if self._after_cr and source[at] == _LF:
                 self._line += 1
@@ -211,7 +211,7 @@ class _EventLines:
         return -1
 
     def take_line(self, source: bytes | bytearray, start: int, line_end: int) -> None:
-        """Read the line up to ``line_end``; raises DecodeError for no field of the standard, and for too many."""
+        """Read the line up to ``line_end``. Raises DecodeError for no field of the standard, and for too many lines."""
         self._reader.spend(1)
         name, _, value = bytes(source[start + self._line : line_end]).partition(b":")
         if name == b"data":
@@ -221,7 +221,7 @@ class _EventLines:
             raise DecodeError("The upstream's event stream has a line that is neither a field nor JSON")
 
     def payload(self) -> dict[str, Any] | None:
-        """What the data lines hold, joined as the standard says."""
+        """Read the data lines, joined as the standard says."""
         return _payload(self._data[:-1])
 
 

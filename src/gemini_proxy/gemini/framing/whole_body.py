@@ -1,10 +1,10 @@
-"""The framing of a unary answer: one JSON object."""
+"""Frames the body of a unary response: one JSON object."""
 
 from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
 
 
 class WholeBodyFraming:
-    """One frame, at the end of the body; one without payload of a blank body; anything else is a DecodeError."""
+    """Makes one frame at the end of the body, without payload if that is blank."""
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._limit = max_frame_bytes
@@ -12,7 +12,7 @@ class WholeBodyFraming:
         self._size = 0
 
     def feed(self, data: bytes) -> list[Frame]:
-        """No frame yet; raises DecodeError as soon as the body is over the limit."""
+        """Return no frame yet. Raises DecodeError as soon as the body is over the limit."""
         self._size += len(data)
         if self._size > self._limit:
             self._pieces.clear()
@@ -21,7 +21,7 @@ class WholeBodyFraming:
         return []
 
     def end(self) -> list[Frame]:
-        """The body's one frame; raises DecodeError when it is not a JSON object or over the limit."""
+        """Return the body's one frame. Raises DecodeError if it is not a JSON object, or over the limit."""
         check_frame_size(self._size, self._limit)
         body = b"".join(self._pieces)
         self._pieces.clear()
