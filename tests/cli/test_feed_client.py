@@ -129,7 +129,7 @@ BAD_KEY = b'{"detail": "You must provide a valid API key."}'
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        (answer("401 No", BAD_KEY), "does not take this key: You must provide a valid API key."),
+        (answer("401 No", BAD_KEY), "does not accept this key: You must provide a valid API key."),
         (answer("404 No", b'{"detail": "Dataset not found"}'), "there is no such dataset"),
         (answer("404 No", b'{"error": {"code": 404}}'), "no feed at this address (HTTP 404)"),
         (answer("404 No", b"<html>", "text/html"), "no feed at this address (HTTP 404)"),
@@ -161,7 +161,7 @@ async def test_what_cannot_be_followed_is_said_at_once(refusal: bytes | None, wo
 async def test_a_key_revoked_meanwhile_ends_it() -> None:
     """Coming back is no use then."""
     async with following(HEAD + opening(exchange(1), 1), answer("401 No", BAD_KEY)) as (client, _):
-        with pytest.raises(FeedRefused, match="does not take this key"):
+        with pytest.raises(FeedRefused, match="does not accept this key"):
             await heard(client, 2)
 
 

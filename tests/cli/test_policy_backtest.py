@@ -42,7 +42,7 @@ def test_backtest_says_what_it_would_have_refused(folder: Path) -> None:
         "        assistant: see the secrets here",
     ]
     assert lines[5] == "leak.gr: 3 traces, 1 would be refused, 0 without a verdict"
-    assert "ms in all" in lines[6]
+    assert "ms in total" in lines[6]
 
 
 def test_backtest_of_a_clean_record_ends_with_0(folder: Path) -> None:

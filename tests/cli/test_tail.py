@@ -131,7 +131,7 @@ async def test_a_user_sees_their_own_and_of_that_what_they_ask_for(store: TraceS
             assert await tail.end(signal.SIGTERM) == (0, "", "")
         code, out, err = await ended(*options, "--key-file", str(file), INVARIANT_API_KEY=key)
     assert (code, out) == (1, "")
-    assert err == f"Error: {server.url}: the server does not take this key: You must provide a valid API key.\n"
+    assert err == f"Error: {server.url}: the server does not accept this key: You must provide a valid API key.\n"
 
 
 async def test_a_restart_of_the_server_loses_and_repeats_nothing(
@@ -207,7 +207,7 @@ def test_what_cannot_be_meant_is_a_usage_error(tmp_path: Path) -> None:
         ("--key-file", str(empty)): "the key is not one line of ASCII",
         ("--key-file", str(tmp_path / "none")): "No such file",
         ("--last", "1001"): "1001 is not in the range",
-        (): 'on any port: say which with "--url"',
+        (): "on any port: name it with --url",
     }.items():
         runner = CliRunner(env={"INVARIANT_API_KEY": "", "COLUMNS": "200"})
         result = runner.invoke(main, ["--config", str(config), "tail", *arguments])

@@ -1,4 +1,4 @@
-"""``check-config``: what comes before serving, without serving."""
+"""``gemini-proxy check-config``: do what precedes serving, without serving."""
 
 import asyncio
 
@@ -15,9 +15,9 @@ from gemini_proxy.traces.store import TraceStore
 @click.command("check-config")
 @click.pass_obj
 def check_config(settings: Settings) -> None:
-    """Load the configuration and every policy, open the database, and say what is wrong with them.
+    """Load the configuration and every policy, open the database, and report what is wrong with them.
 
-    The database is opened as by "serve", but nothing is made or upgraded in it.
+    The database is opened as by "serve", but nothing is created or upgraded in it.
     """
     config, rules = settings.serving, settings.rules
     try:
@@ -38,4 +38,4 @@ def check_config(settings: Settings) -> None:
         click.echo(f"{rule.action:5}  {rule.name}")
     click.echo(config.access.meaning)
     click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
-    click.echo("a dataset's own rules of an action take the place of these")
+    click.echo("a dataset's own rules replace those of the same action")

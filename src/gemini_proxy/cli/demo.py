@@ -1,4 +1,4 @@
-"""``gemini-proxy demo``: the proxy before a built-in sample model; nothing to configure, no key, no network."""
+"""``gemini-proxy demo``: the proxy in front of a built-in sample model; no configuration, no key, no network."""
 
 import asyncio
 import contextlib
@@ -40,16 +40,16 @@ raise PolicyViolation("files outside the workspace stay", path=c.function.argume
 
 _EXCHANGES = (
     ("an ordinary question, streamed", "Hello, who are you?"),
-    ("an answer that gives a key away", "Which key does the build server use?"),
-    ("an answer that calls a dangerous tool", "Please delete the old files"),
+    ("a response that gives a key away", "Which key does the build server use?"),
+    ("a response that calls a dangerous tool", "Please delete the old files"),
 )
 
 
 @click.command()
-@click.option("--port", default=8005, show_default=True, help="Where the proxy listens on 127.0.0.1; 0 takes any.")
-@click.option("--exit", "leave", is_flag=True, help="Show the exchanges and stop, instead of serving on.")
+@click.option("--port", default=8005, show_default=True, help="The port on 127.0.0.1; 0 takes any free one.")
+@click.option("--exit", "leave", is_flag=True, help="Show the exchanges and stop.")
 def demo(port: int, leave: bool) -> None:
-    """Show the proxy at work before a built-in sample model, then serve on for your own client."""
+    """Show the proxy at work in front of a built-in sample model, then keep serving for your own client."""
     configure_logs(Logs(level="warning"))
     try:
         asyncio.run(_demo(port, leave))

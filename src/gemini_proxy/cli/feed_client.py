@@ -1,4 +1,4 @@
-"""Follows a server's feed over whatever happens to the connection; what was told before is not told again."""
+"""Follow a server's feed, whatever happens to the connection, without repeating an event."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,15 @@ _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class FeedRefused(Exception):
-    """There is no following this feed, now or later; the message says why."""
+    """This feed cannot be followed, now or later; the message says why."""
 
 
 class _Lost(Exception):
-    """The connection is gone, and another may do better."""
+    """The connection is lost, and another one may work."""
 
 
 class _Ended(Exception):
-    """Keeps the library from connecting again by itself."""
+    """Keep the library from connecting again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,17 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Exchanges that will not be told: so many, or at most so many."""
+    """Exchanges that the feed left out: ``count``, or at most so many."""
 
     count: int
     exact: bool
 
 
 class FeedClient:
-    """One feed, followed by its events' ids. ``tell`` is given a sentence when the connection is lost or comes back.
+    """Follow one feed by its events' ids. ``tell`` gets a sentence when the connection is lost or comes back.
 
     The library reads the stream. Connecting again is done here, with a new reader each time: the library gives up at
-    the first refused connection, and goes on with half an event that an old connection left behind.
+    the first refused connection, and continues with half an event that an old connection left behind.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FeedClient:
         self._failures = 0
 
     async def events(self) -> AsyncGenerator[Exchange | Missed, None]:
-        """What the feed tells, for ever. Raises FeedRefused, also when there is no reaching the server at first."""
+        """Yield the events of the feed, for ever. Raise FeedRefused, also if the server cannot be reached at first."""
         while True:
             try:
                 async with contextlib.aclosing(self._connection()) as events:
@@ -98,7 +98,7 @@ class FeedClient:
         await asyncio.sleep(pause)
 
     async def _connection(self) -> AsyncGenerator[Exchange | Missed, None]:
-        """What one connection brings. Raises _Lost at its end, whatever that is."""
+        """Yield the events of one connection. Raise _Lost at its end, whatever that is."""
         source = self._source()
         with _translated():
             await source.connect()
@@ -144,7 +144,7 @@ class FeedClient:
 
 
 async def _check(response: aiohttp.ClientResponse) -> None:
-    """Take nothing but the feed. Raises _Lost for what may pass, and FeedRefused for what will not."""
+    """Accept only the feed. Raise _Lost for what may pass, and FeedRefused for what will not."""
     if response.status == 200 and response.content_type == "text/event-stream":
         return
     detail = _detail(await response.content.read(_ERROR_BYTES))
@@ -152,7 +152,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status in _TEMPORARY:
         raise _Lost(f"the server answered {response.status}{detail and f' ({detail})'}")
     if response.status == 401:
-        raise FeedRefused("the server does not take this key" + (f": {detail}" if detail else ""))
+        raise FeedRefused("the server does not accept this key" + (f": {detail}" if detail else ""))
     if response.status == 404 and detail == "Dataset not found":
         raise FeedRefused("there is no such dataset")
     if detail:
@@ -161,7 +161,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
 
 
 def _detail(body: bytes) -> str:
-    """What an error of the API says; empty for any other body."""
+    """Return what an error of the API says; empty for any other body."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -172,7 +172,7 @@ def _detail(body: bytes) -> str:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what a connection may end with into _Lost, and what is no feed into FeedRefused."""
+    """Turn what a connection may end with into _Lost, and what is not the feed into FeedRefused."""
     try:
         yield
     except (_Ended, StopAsyncIteration):

@@ -1,4 +1,4 @@
-"""``gemini-proxy healthcheck``. Containers run it every few seconds, so it imports no more than it needs."""
+"""``gemini-proxy healthcheck``. Containers run it every few seconds, so it imports only what it needs."""
 
 import socket
 import sys
@@ -25,7 +25,7 @@ def healthcheck(settings: Settings, timeout: float) -> None:
 
 
 def _ask(address: ListenAddress, seconds: float) -> tuple[bool, str]:
-    """Whether the server at ``address`` is ready, and what it says. A silence of ``seconds`` is a no."""
+    """Return whether the server at ``address`` is ready, and what it says. A silence of ``seconds`` is a no."""
     host = "localhost" if address.path else str(address)
     connection = _UnixConnection(host, address.path, seconds) if address.path else HTTPConnection(host, timeout=seconds)
     try:

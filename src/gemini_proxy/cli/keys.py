@@ -1,4 +1,4 @@
-"""``gemini-proxy keys``: who may use the server, where ``access.mode`` is ``keys``. Works while the server runs."""
+"""``gemini-proxy keys``: who may use the server if ``access.mode`` is ``keys``. Works while the server runs."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,10 +28,10 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("name")
-@click.option("--another", is_flag=True, help="Even if NAME has a valid key: both are then valid.")
+@click.option("--another", is_flag=True, help="Add a key even if NAME has a valid one; both are then valid.")
 @click.pass_obj
 def add(settings: Settings, name: str, another: bool) -> None:
-    """Print a new key for the user NAME, this once: only its hash is kept."""
+    """Print a new key for the user NAME. It is shown only this once: the database keeps its hash."""
     if not _NAME.fullmatch(name):
         raise click.BadParameter("up to 100 letters, digits, - and _", param_hint="NAME")
 
@@ -51,7 +51,7 @@ def add(settings: Settings, name: str, another: bool) -> None:
 @keys.command("list")
 @click.pass_obj
 def list_(settings: Settings) -> None:
-    """Every key, the revoked ones too, the oldest first."""
+    """List all keys, the oldest first, revoked ones too."""
     found = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "name", "ends with", "created", "revoked"):
@@ -69,7 +69,7 @@ def list_(settings: Settings) -> None:
 @click.option("--all", "every", is_flag=True, help="Every valid key of NAME, if there are several.")
 @click.pass_obj
 def revoke(settings: Settings, key: str, every: bool) -> None:
-    """Make a key invalid from the next request on, by its id, or by the name of the user whose only one it is."""
+    """Make a key invalid from the next request on. Name it by its id, or by its user if that has only one."""
 
     async def work(keys: Keys) -> Sequence[KeyRecord]:
         wanted = _wanted(key, await keys.all(), every)
@@ -80,7 +80,7 @@ def revoke(settings: Settings, key: str, every: bool) -> None:
 
 
 def _wanted(key: str, records: Sequence[KeyRecord], every: bool) -> Sequence[KeyRecord]:
-    """The valid keys that ID|NAME means. An id wins over a name that looks like one."""
+    """Return the valid keys that ID|NAME means. An id wins over a name that looks like one."""
     by_id = [record for record in records if record.id == key]
     if by_id and by_id[0].revoked is not None:
         raise click.ClickException(f"the key {key} of {by_id[0].owner} is revoked already")
@@ -89,13 +89,13 @@ def _wanted(key: str, records: Sequence[KeyRecord], every: bool) -> Sequence[Key
         raise click.ClickException(f"there is no valid key with the id or name {line(key).plain}")
     if len(found) > 1 and not every:
         raise click.ClickException(
-            f"{key} has {counted(len(found), 'valid key')}: {_named(found)}; say which by its id, or --all"
+            f"{key} has {counted(len(found), 'valid key')}: {_named(found)}; name one by its id, or use --all"
         )
     return found
 
 
 def _of(name: str, records: Sequence[KeyRecord]) -> Sequence[KeyRecord]:
-    """A user's valid keys."""
+    """Return a user's valid keys."""
     return [record for record in records if record.owner == name and record.revoked is None]
 
 
@@ -113,7 +113,7 @@ def _advice(record: KeyRecord, *, open_access: bool) -> str:
         "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
     ]
     if open_access:
-        lines.append('access.mode is "open": keys are told apart only where it is "keys".')
+        lines.append('access.mode is "open": keys identify users only if it is "keys".')
     return "\n".join(lines)
 
 
@@ -122,5 +122,5 @@ def _with_keys(
     work: Callable[[Keys], Awaitable[T]],
     opened: Callable[[str], Awaitable[TraceStore]] = TraceStore.open,
 ) -> T:
-    """Run ``work`` on the configured database, made if it is missing; what it raises ends the command with 1."""
+    """Run ``work`` on the configured database, created if it is missing. What it raises ends the command with 1."""
     return with_store(settings.traces.database, lambda store: work(Keys(store.database)), opened=opened)

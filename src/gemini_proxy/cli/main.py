@@ -28,7 +28,7 @@ class Entry:
 
 
 class LazyGroup(click.Group):
-    """A group of ``entries``, listed in alphabetical order."""
+    """A group of commands that are imported when they are called, and listed in alphabetical order without that."""
 
     def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def load(self, name: str) -> click.Command:
-        """Import the command ``name``. Raises KeyError where there is none."""
+        """Import the command ``name``. Raise KeyError if there is none."""
         return self.entries[name].load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,11 +57,11 @@ _COMMANDS = {
     ),
     "check-config": Entry(
         "gemini_proxy.cli.check_config:check_config",
-        "Load the configuration and every policy, open the database, and say what is wrong with them.",
+        "Load the configuration and every policy, open the database, and report what is wrong with them.",
     ),
     "demo": Entry(
         "gemini_proxy.cli.demo:demo",
-        "Show the proxy at work before a built-in sample model, then serve on for your own client.",
+        "Show the proxy at work in front of a built-in sample model, then keep serving for your own client.",
     ),
     "healthcheck": Entry(
         "gemini_proxy.cli.healthcheck:healthcheck",
@@ -76,7 +76,7 @@ _COMMANDS = {
     "serve": Entry(
         "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
     ),
-    "tail": Entry("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one a line, until Ctrl-C."),
+    "tail": Entry("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one per line, until Ctrl-C."),
     "traces": Entry("gemini_proxy.cli.traces:traces", "Look at recorded exchanges."),
 }
 
@@ -89,7 +89,7 @@ class _Program(LazyGroup):
 
 
 def _take_config(command: click.Command) -> None:
-    """Let ``command`` and those below it take ``--config``, behind their own options."""
+    """Let ``command`` and those below it take ``--config``, after their own options."""
     command.params.append(config_option())
     if isinstance(command, click.Group):
         for below in command.commands.values():

@@ -1,7 +1,7 @@
 """``gemini-proxy policy``: check policies, test them with cases, and run them over what was recorded.
 
-Exit codes: 0 as hoped; 1 a fault, a failed case, or an exchange that would be refused or has no verdict; 2 wrong usage,
-or something given that cannot be used, so that there is no answer.
+Exit codes: 0 if all is well; 1 for a fault, a failed case, or an exchange that would be refused or has no verdict; 2
+for wrong usage, or an input that cannot be used, so that there is no result.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ policy.add_command(shipped.copy)
 @click.option("--strict", is_flag=True, help="Count warnings as faults.")
 @click.option("--portable", is_flag=True, help="Count what reads differently in Invariant's engine as faults.")
 def check(files: tuple[Path, ...], strict: bool, portable: bool) -> None:
-    """Load policies and say what is wrong with them; exit code 1 if something is.
+    """Load policies and report what is wrong with them; exit code 1 if something is.
 
     What would mean something else in Invariant's engine is noted.
     """
@@ -94,7 +94,7 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
         facts.append(f"asks {', '.join(sorted(loaded.asks))}")
     # With stream_check = "window" one such rule makes every answer wait for its end.
     if waiting := [str(rule.line) for rule in loaded.rules if rule.window == "whole"]:
-        facts.append(f"has to see the whole answer for line {', '.join(waiting)}")
+        facts.append(f"needs the whole response for line {', '.join(waiting)}")
     return f"{file}: loads: {', '.join(facts)}"
 
 
@@ -105,14 +105,14 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
 @click.option("--json", "as_json_", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def test(settings: Settings, file: Path, cases_file: Path, only: tuple[str, ...], as_json_: bool) -> None:
-    """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if one comes out wrong.
+    """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if a case fails.
 
-    What the policy asks others is asked as the configuration says.
+    Services that the policy asks are asked as configured.
     """
     loaded = usable_policy(file)
     cases = [case for case in read_cases(cases_file) if _chosen(case, only)]
     if not cases:
-        raise Unusable(f"{cases_file}: no case fits {', '.join(only)}")
+        raise Unusable(f"{cases_file}: no case matches {', '.join(only)}")
     results = asyncio.run(_results(settings, loaded, cases))
     if as_json_:
         click.echo(as_json(results_json(file, results)))
@@ -137,7 +137,7 @@ async def _results(settings: Settings, loaded: Policy, cases: Sequence[Case]) ->
 
 @contextlib.asynccontextmanager
 async def _asking(settings: Settings, loaded: Policy) -> AsyncIterator[Asking]:
-    """What answers for the policy. Raises Unusable where it asks somebody whom the configuration does not have."""
+    """Open the services that answer the policy. Raise Unusable if it asks one that is not configured."""
     if not loaded.asks:
         yield Asking({})
         return
@@ -156,7 +156,7 @@ def _chosen(case: Case, only: tuple[str, ...]) -> bool:
 @policy.command()
 @click.argument("file", metavar="FILE", type=_FILE)
 @click.option("--dataset", help="Only traces of this dataset.")
-@click.option("--last", type=click.IntRange(1), help="Only the newest so many traces. Default: all.")
+@click.option("--last", type=click.IntRange(1), help="Only this many of the newest traces. Default: all.")
 @click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="A parameter; VALUE is JSON or a text.")
 @click.option("--show", type=click.IntRange(0), default=50, show_default=True, help="How many exchanges to show.")
 @click.option("--json", "as_json_", is_flag=True, help="One JSON object with everything.")
@@ -170,7 +170,7 @@ def backtest(
     show: int,
     as_json_: bool,
 ) -> None:
-    """Run a policy over recorded traces and say what it would have refused.
+    """Run a policy over recorded traces and report what it would have refused.
 
     Parameters, thoughts and the time for a check are those of the configuration. Exit code 1 if an exchange would be
     refused or has no verdict.
@@ -200,7 +200,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _over_traces(settings: Settings, trial: Backtest, dataset: str | None, last: int | None) -> Report:
-    """Raises Unusable where there is no database to read."""
+    """Raise Unusable if there is no database to read."""
 
     async def run(store: TraceStore) -> Report:
         total = await count(store, dataset, last)
@@ -228,14 +228,14 @@ async def _add(asking: Asking, report: Report, trial: Backtest, trace: Trace) ->
 
 
 def _progress() -> Progress:
-    """A bar on standard error that is gone when all is done; none where that is not a terminal."""
+    """Return a bar on standard error that disappears when all is done; none if that is not a terminal."""
     console = terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def results_json(policy: Path, results: Sequence[Result]) -> dict[str, Any]:
-    """All results as plain JSON."""
+    """Return all results as plain JSON."""
     passed = sum(result.ok for result in results)
     return {
         "policy": str(policy),
@@ -298,7 +298,7 @@ def print_report(policy: Path, report: Report, shown: int) -> None:
     )
     console.print(line(f"{policy}: {counts}"), soft_wrap=True)
     console.print(
-        f"{times['total']:.1f} ms in all, {times['median']:.2f} ms for the median trace, {times['most']:.2f} ms at most"
+        f"{times['total']:.1f} ms in total, median {times['median']:.2f} ms and most {times['most']:.2f} ms per trace"
     )
 
 

@@ -1,6 +1,10 @@
-"""Cases of a policy: conversations, and what must fire on each. Read from JSON or YAML, run, and judged.
+"""Cases of a policy: conversations, and what must fire on each. Read from JSON or YAML, and run.
 
 ``fires`` is true (some rule), false (none), or the messages of exactly those rules that must fire.
+
+Conversations are written as ``user: text``, ``system: text``, ``assistant: text``, ``thought: text``, ``call: {name:
+{argument: value}}``, ``output: text or data`` (of the earliest call without one; ``of: name`` says which tool's),
+``tools: [name]``; a mapping with ``role`` is a message as it is.
 """
 
 from collections.abc import Hashable, Mapping
@@ -37,7 +41,7 @@ class CasesError(ValueError):
 
 
 def messages_of(items: object, where: str) -> list[Message]:
-    """The messages of a conversation. Raises CasesError, which begins with ``where``."""
+    """Return the messages of a conversation. Raise CasesError, whose text begins with ``where``."""
     if not isinstance(items, list):
         raise CasesError(f"{where}: messages must be a list")
     conversation = _Conversation()
@@ -47,7 +51,7 @@ def messages_of(items: object, where: str) -> list[Message]:
 
 
 class _Conversation:
-    """Makes the messages that the proxy makes of the same exchange, and names the tool that each output is of."""
+    """Make the messages that the proxy makes of the same exchange, and name the tool that each output is of."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -164,7 +168,7 @@ class Result:
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The messages of the rules that fired, each once."""
+        """Return the messages of the rules that fired, each once."""
         return tuple(dict.fromkeys(violation.message for violation in self.violations))
 
     @property
@@ -183,7 +187,7 @@ class Result:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What had to fire and did not."""
+        """Return what should have fired and did not."""
         if self.failure is not None or self.ok:
             return ()
         if isinstance(self.case.fires, bool):
@@ -192,7 +196,7 @@ class Result:
 
     @property
     def surplus(self) -> tuple[RuleViolation, ...]:
-        """What fired and had not to."""
+        """Return what fired and should not have."""
         if self.ok or self.case.fires is True:
             return ()
         wanted = self.case.fires or frozenset()
@@ -200,7 +204,7 @@ class Result:
 
 
 def run_case(policy: Policy, case: Case, answers: Mapping[Question, Answer] = _NO_ANSWERS) -> Result:
-    """Check one case; a check that fails is a result without a verdict. Raises Unanswered for want of ``answers``."""
+    """Check one case; a check that fails is a result without a verdict. Raise Unanswered if ``answers`` lack one."""
     missing = sorted(policy.parameters - set(case.parameters))
     if missing:
         return Result(case, failure=f"parameters.{missing[0]} is not given")
@@ -213,7 +217,7 @@ def run_case(policy: Policy, case: Case, answers: Mapping[Question, Answer] = _N
 
 
 def read_cases(file: Path) -> tuple[Case, ...]:
-    """The cases of a ``.json`` or YAML file. Raises Unusable."""
+    """Read the cases of a ``.json`` or YAML file. Raise Unusable."""
     text = read_text(file)
     if len(text) > _LONGEST:
         raise Unusable(f"{file}: more than {_LONGEST} characters")
@@ -254,7 +258,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def _by_hand(document: Mapping[str, Any]) -> tuple[Case, ...]:
-    """``parameters`` for all cases, and ``cases``, each with name, fires, messages and parameters of its own."""
+    """Read ``parameters`` for all cases, and ``cases``, each with name, fires, messages and parameters of its own."""
     _known(document, ("parameters", "cases"), "the file")
     shared = _parameters(document, "the file")
     cases = document.get("cases")
@@ -272,7 +276,7 @@ def _by_hand(document: Mapping[str, Any]) -> tuple[Case, ...]:
 
 
 def _examples(document: object) -> tuple[Case, ...]:
-    """A list of ``{id, title, parameters, conversations}``; a ``policy`` in it is there to be read, not run."""
+    """Read a list of ``{id, title, parameters, conversations}``; a ``policy`` in it is ignored."""
     if not isinstance(document, list):
         raise CasesError("expected a mapping with cases, or a list of examples")
     found = []

@@ -1,4 +1,4 @@
-"""Policy files as commands get them, and how a fault in one is shown."""
+"""Read policy files for commands, and write a fault in one."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from gemini_proxy.traces.visible import ONE_LINE
 
 
 class Unusable(click.ClickException):
-    """What the command was given cannot be used, so there is no answer; exit code 2, as for wrong usage."""
+    """An input of the command cannot be used, so there is no result; exit code 2, as for wrong usage."""
 
     exit_code = 2
 
 
 def read_text(file: Path) -> str:
-    """A file that an argument names. Raises Unusable."""
+    """Read a file that an argument names. Raise Unusable."""
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -26,7 +26,7 @@ def read_text(file: Path) -> str:
 
 
 def compile_file(file: Path) -> Policy:
-    """The policy in ``file``. Raises PolicyError, and Unusable where a detector plug-in is broken."""
+    """Compile the policy in ``file``. Raise PolicyError, and Unusable if a detector plug-in is broken."""
     try:
         return load_policy(read_text(file), str(file), asks=True)
     except PluginError as error:
@@ -34,7 +34,7 @@ def compile_file(file: Path) -> Policy:
 
 
 def usable_policy(file: Path) -> Policy:
-    """As ``compile_file``, but a policy that does not load is Unusable as well."""
+    """Compile as ``compile_file`` does, but raise Unusable for a policy that does not load as well."""
     try:
         return compile_file(file)
     except PolicyError as error:
@@ -42,17 +42,17 @@ def usable_policy(file: Path) -> Policy:
 
 
 def described_error(error: PolicyError) -> str:
-    """``file:line:column: error: reason``, the source line with a caret, and the suggestion."""
+    """Write ``file:line:column: error: reason``, the source line with a caret, and the suggestion."""
     return _described("error", error)
 
 
 def described_warning(policy: Policy, warning: PolicyWarning) -> str:
-    """As ``described_error``, for something that loads."""
+    """Write a warning as ``described_error`` does, for something that loads."""
     return _described("warning", _place(policy, warning))
 
 
 def described_note(policy: Policy, note: PolicyWarning) -> str:
-    """As ``described_error``, for something that means something else in Invariant's engine."""
+    """Write a note as ``described_error`` does, for something that means something else in Invariant's engine."""
     return _described("note: reads differently in Invariant's engine", _place(policy, note))
 
 

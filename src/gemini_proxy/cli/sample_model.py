@@ -1,4 +1,4 @@
-"""A small Gemini of our own for ``gemini-proxy demo``: it speaks the wire and says what sets the guardrails off."""
+"""A small Gemini of our own for ``gemini-proxy demo``: it speaks the API and says what sets off the guardrails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +17,7 @@ SAMPLE_KEY = "AQ." + "Ab8DemoDemoDemoDemoDemoDemoDemoDemo0"
 
 
 def sample_model() -> web.Application:
-    """An application that answers the calls a Gemini client makes, without a key and without a network."""
+    """Return an application that answers the calls a Gemini client makes, without a key and without a network."""
     app = web.Application(client_max_size=2**27)
     app.router.add_post("/{version}/models/{name}:{method}", _answer)
     app.router.add_get("/{version}/models", _models)
@@ -60,7 +60,7 @@ def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
 
 
 def _last_text(body: Mapping[str, Any]) -> str:
-    """The last text part: some clients put what they know of their surroundings before what the user typed."""
+    """Return the last text part: some clients put what they know of their surroundings before what the user typed."""
     contents = objects(field(body, "contents"), "contents")
     texts = _texts(contents[-1]) if contents else []
     return texts[-1] if texts else ""
@@ -71,13 +71,13 @@ def _texts(content: Any) -> list[str]:
 
 
 def _embedding(content: Any) -> dict[str, list[float]]:
-    """Three numbers about the text, enough to see that they arrived."""
+    """Return three numbers about the text, enough to see that they arrived."""
     text = " ".join(_texts(content))
     return {"values": [float(len(text)), float(len(text.split())), 1.0]}
 
 
 def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the model says to the last text: mostly an echo, with a few words it reacts to."""
+    """Return what the model says to the last text: mostly an echo, with a few words it reacts to."""
     asked = _last_text(body)
     folded = asked.lower()
     if "key" in folded:
@@ -92,7 +92,7 @@ def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _example(schema: Mapping[str, Any]) -> Any:
-    """A value of the shape that ``schema`` (JSON Schema, or Gemini's own with types in capitals) asks for."""
+    """Return a value of the shape that ``schema`` (JSON Schema, or Gemini's own with types in capitals) asks for."""
     if choices := schema.get("enum"):
         return choices[0]
     match str(schema.get("type", "object")).lower():
@@ -126,7 +126,7 @@ def _whole(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pieces(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The answer in the events that a stream has, a few words each."""
+    """Yield the response in the events of a stream, a few words each."""
     parts = _parts(body)
     if "text" not in parts[0]:
         return [_response(parts, _usage(body, 1), last=True)]

@@ -1,4 +1,4 @@
-"""``serve``: one process that serves, or the parent of several."""
+"""``gemini-proxy serve``: one process that serves, or the parent of several."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child_process")
     "first_key_file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help='Where access.mode is "keys" and there is no key yet: make one, and write it to FILE.',
+    help='If access.mode is "keys" and there is no key yet, create one and write it to FILE.',
 )
 @click.pass_obj
 def serve(settings: Settings, first_key_file: Path | None) -> None:
@@ -78,9 +78,9 @@ def _serve_together(settings: Settings, first_key_file: Path | None, hangups: "H
 
 @contextlib.contextmanager
 def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listener]]":
-    """Listen as ``config`` says, by the sockets of the service manager if it has passed some.
+    """Listen as ``config`` says, on the sockets of the service manager if it has passed some.
 
-    Ends the program with a reason where that is not possible.
+    End the program with a reason if that is not possible.
     """
     from gemini_proxy.http.addresses import listen_address
     from gemini_proxy.server.listening import NotAsked, listening, passed_listeners
@@ -103,4 +103,4 @@ def announce(config: "Config", listeners: "Sequence[Listener]") -> None:
         click.echo(f"gemini-proxy listens on {address if address.path else f'http://{address}'}")
     for address in addresses:
         if config.explorer.enabled and not address.path:
-            click.echo(f"what was said is shown at http://{address}/explorer")
+            click.echo(f"the Explorer is at http://{address}/explorer")

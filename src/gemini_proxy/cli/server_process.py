@@ -1,4 +1,4 @@
-"""What a process does that serves: the only one, or one of several."""
+"""What a process that serves does, whether it is the only one or one of several; and the first key of a new server."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def serve_alone(settings: Settings, first_key_file: Path | None, hangups: Hangups) -> None:
-    """Serve in this process; ends the program with a reason where it cannot."""
+    """Serve in this process. End the program with a reason if it cannot."""
     config, rules = settings.serving, settings.rules
     prepare(config, first_key_file)
     manager = service_manager()
@@ -47,7 +47,7 @@ def serve_alone(settings: Settings, first_key_file: Path | None, hangups: Hangup
 
 
 def prepare(config: Config, first_key_file: Path | None) -> None:
-    """Do what comes before serving."""
+    """Do what precedes serving."""
     configure_logs(config.logs)
     raise_descriptor_limit()
     if first_key_file and config.access.mode == "keys":
@@ -60,13 +60,15 @@ def _make_first_key(config: Config, file: Path) -> None:
     except StoreError as error:
         fail_for_database(config, error)
     if made:
-        log.warning("the first key, for the user %s, is in %s: keep it elsewhere and delete the file", FIRST_USER, file)
+        log.warning(
+            "the first key, for the user %s, is in %s: store it elsewhere and delete the file", FIRST_USER, file
+        )
 
 
 def run_server(
     config: Config, rules: GuardrailSet, listeners: Sequence[Listener], oversight: Oversight, group: Group | None = None
 ) -> None:
-    """Serve ``config`` on the event loop it names; ends the program with a reason where the database cannot be used."""
+    """Serve ``config`` on the event loop it names. End the program with a reason if the database cannot be used."""
     try:
         with asyncio.Runner(loop_factory=loop_factory(config)) as runner:
             app = create_app(config, rules, group=group)
@@ -81,7 +83,7 @@ def fail_for_database(config: Config, error: StoreError) -> NoReturn:
 
 
 def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the event loop that is configured; ends the program where it is not installed."""
+    """Return what makes the configured event loop. End the program if it is not installed."""
     if config.server.loop == "asyncio":
         return asyncio.new_event_loop
     try:
@@ -95,8 +97,11 @@ FIRST_USER: Final = "admin"
 
 
 def make_first_key(database: str, file: Path) -> bool:
-    """Write a key for FIRST_USER to ``file``, which only its owner can read, if ``database`` has no key, not even a
-    revoked one. Return whether it did. Raises StoreError; ends the program with 78 where the file cannot be written.
+    """Write a key for FIRST_USER to ``file``, readable only by its owner, if ``database`` has no key, not even a
+    revoked one.
+
+    Return whether it did. Raise StoreError; end the program with 78 if the file cannot be written. A file, because a
+    log is read by others.
     """
 
     try:
@@ -126,7 +131,7 @@ async def _make(database: str, file: Path) -> bool:
 
 
 def _private(file: Path) -> int:
-    """A descriptor for writing ``file`` from its beginning, mode 0600."""
+    """Open ``file`` for writing from its beginning, mode 0600. Return the descriptor."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     # It may have been there before.
     os.fchmod(descriptor, 0o600)

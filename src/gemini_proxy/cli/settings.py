@@ -19,9 +19,9 @@ EX_CONFIG = 78
 
 
 class Settings:
-    """What ``--config`` names. Reading it ends the program with exit code 78 where it cannot be used.
+    """What ``--config`` names. Reading it ends the program with exit code 78 if it cannot be used.
 
-    ``given`` says that the file was named on the command line. ``file`` is None where there is none.
+    ``given`` says that the file was named on the command line. ``file`` is None if there is none.
     """
 
     def __init__(self, file: Path | None, *, given: bool = False) -> None:
@@ -29,7 +29,7 @@ class Settings:
         self._given = given
 
     def chosen(self, file: Path) -> "Settings":
-        """The settings for a command that names ``file`` as well. Raises UsageError where another was named before."""
+        """Return the settings for a command that names ``file`` as well. Raise UsageError if another one was named."""
         if self._given and file != self.file:
             raise click.UsageError(f"--config is given twice: {self.file} and {file}")
         return Settings(file, given=True)
@@ -45,7 +45,7 @@ class Settings:
 
     @cached_property
     def serving(self) -> "Config":
-        """The configuration of a server, which needs the keys of the services that it names."""
+        """Return the configuration of a server, which needs the keys of the services that it names."""
         from gemini_proxy.config import ConfigError, check_secrets
 
         try:
@@ -60,7 +60,7 @@ class Settings:
 
     @cached_property
     def rules(self) -> "GuardrailSet":
-        """The configured policies, compiled; every fault of every file is reported, not just the first."""
+        """Return the configured policies, compiled. All faults of all files are reported, not just the first."""
         from gemini_proxy.server.sources import PolicyFaults, compile_sources
 
         try:
@@ -70,7 +70,7 @@ class Settings:
 
     @cached_property
     def sources(self) -> "Sources":
-        """The configuration of a server and its policies, as read."""
+        """Return the configuration of a server and its policies, as read."""
         from gemini_proxy.server.sources import PolicyFaults, read_sources
 
         try:
@@ -79,7 +79,7 @@ class Settings:
             fail(error.shown)
 
     def load_again(self) -> "tuple[Sources, GuardrailSet]":
-        """``sources`` and ``rules`` as they are in the files now. Raises ConfigError."""
+        """Return ``sources`` and ``rules`` as they are in the files now. Raise ConfigError."""
         from gemini_proxy.server.sources import compile_sources, load_sources
 
         sources = load_sources(self.file)
@@ -87,19 +87,19 @@ class Settings:
 
 
 def config_option(**attributes: Any) -> click.Option:
-    """``--config``, which the program and each of its commands take."""
+    """Return ``--config``, which the program and each of its commands take."""
     return click.Option(
         ["--config"],
         type=click.Path(path_type=Path),
         callback=_choose,
         expose_value=False,
-        help="The configuration file (TOML). Default: $GEMINI_PROXY_CONFIG, else none, every setting at its default.",
+        help="The configuration file (TOML). Default: $GEMINI_PROXY_CONFIG; without it, every setting has its default.",
         **attributes,
     )
 
 
 def _choose(context: click.Context, parameter: click.Parameter, file: Path | None) -> None:
-    """Make ``context.obj`` the settings of the file: the one that the command line names, before a variable's."""
+    """Make ``context.obj`` the settings of the file. The command line wins over the environment variable."""
     given = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
     if context.obj is None:
         context.obj = Settings(file, given=given)
@@ -108,6 +108,6 @@ def _choose(context: click.Context, parameter: click.Parameter, file: Path | Non
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong with the configuration and end with exit code 78."""
+    """Report what is wrong with the configuration and end with exit code 78."""
     click.echo(message, err=True)
     sys.exit(EX_CONFIG)

@@ -1,6 +1,6 @@
-"""What comes with the program: ``policy list`` and ``policy copy`` of the ready policies, and ``init``.
+"""What comes with the program: ``policy list`` and ``policy copy`` for the ready policies, and ``init``.
 
-In the repository these files are at its root, where ``shipped`` links to them; a wheel holds them themselves.
+In the repository these files are at its root, where ``shipped`` links to them; a wheel holds them itself.
 """
 
 import os
@@ -17,7 +17,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command("list")
 def list_() -> None:
-    """Name the ready policies, and what each is about."""
+    """List the ready policies, and what each is about."""
     names = _names()
     width = max(map(len, names))
     for name in names:
@@ -26,7 +26,7 @@ def list_() -> None:
 
 @click.command()
 @click.argument("names", metavar="NAME...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every ready policy.")
+@click.option("--all", "every", is_flag=True, help="All ready policies.")
 @click.option("--to", "folder", type=_FOLDER, default="policies", show_default=True, help="The folder to copy to.")
 def copy(names: tuple[str, ...], every: bool, folder: Path) -> None:
     """Copy ready policies and their cases into a folder, to be edited. Nothing is overwritten."""
@@ -72,12 +72,12 @@ def _cases(name: str) -> Traversable:
 
 
 def _title(policy: Traversable) -> str:
-    """The comment in its first line."""
+    """Return the comment in its first line."""
     return policy.read_text("utf-8").partition("\n")[0].removeprefix("#").strip()
 
 
 def _copied(pairs: Iterable[tuple[Traversable, Path]], mode: int = 0o666) -> list[Path]:
-    """Copy each source to its target, folders made as needed. Raises ClickException before anything is overwritten."""
+    """Copy each source to its target; create folders as needed. Raise ClickException before anything is overwritten."""
     pairs = list(pairs)
     if existing := [str(target) for _, target in pairs if os.path.lexists(target)]:
         raise click.ClickException(f"already there, and not overwritten: {', '.join(existing)}")

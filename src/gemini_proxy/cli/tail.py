@@ -34,7 +34,7 @@ def _not_as_argument(context: click.Context, parameter: click.Parameter, value: 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """Where a server is: the address for requests, and the unix socket that they go through."""
+    """Where a server is: the URL for requests, and the unix socket that they go through."""
 
     url: str
     socket: str = ""
@@ -57,11 +57,11 @@ def _read_server(_: click.Context, __: click.Parameter, value: str | None) -> _S
 
 
 def _at(address: ListenAddress) -> _Server:
-    """The server that listens there, on this machine."""
+    """Return the server that listens at an address of this machine."""
     if address.path:
         return _Server("http://localhost", address.path)
     if not address.port:
-        raise click.UsageError('the configuration has the server listen on any port: say which with "--url"')
+        raise click.UsageError("the configuration lets the server listen on any port: name it with --url")
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return _Server(f"http://{ListenAddress(everywhere.get(address.host, address.host), address.port)}")
 
@@ -71,19 +71,23 @@ def _at(address: ListenAddress) -> _Server:
     "--url",
     "server",
     callback=_read_server,
-    help='The server, "http://127.0.0.1:8005" or "unix:/path". Default: where the configuration has it listen first.',
+    help='The server: "http://127.0.0.1:8005" or "unix:/path". Default: the first address in the configuration.',
 )
 @click.option("--dataset", help="Only exchanges of this dataset.")
 @click.option("--refused", is_flag=True, help="Only exchanges that were refused.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option(
-    "--last", type=click.IntRange(0, MAX_REPLAYED), default=0, show_default=True, help="Begin with the last so many."
+    "--last",
+    type=click.IntRange(0, MAX_REPLAYED),
+    default=0,
+    show_default=True,
+    help="Begin with this many of the last exchanges.",
 )
 @click.option(
     "--key-file",
     type=click.File(errors="replace"),
-    help=f"A file that holds the key, - for standard input. Default: ${_KEY_VARIABLE}; without either, a server whose "
-    "access is open takes any.",
+    help=f"A file with the key, or - for standard input. Default: ${_KEY_VARIABLE}. A server with open access "
+    "needs neither.",
 )
 @click.option("--key", envvar=_KEY_VARIABLE, hidden=True, callback=_not_as_argument)
 @click.pass_obj
@@ -97,9 +101,9 @@ def tail(
     key_file: TextIO | None,
     key: str | None,
 ) -> None:
-    """Print exchanges as they happen, one a line, until Ctrl-C.
+    """Print exchanges as they happen, one per line, until Ctrl-C.
 
-    Time, dataset, model, outcome, first rule and milliseconds. It outlives a restart of the server, and says when it
+    Time, dataset, model, outcome, first rule and milliseconds. It survives a restart of the server, and says when it
     missed something.
     """
     key = _checked(key_file.read(_LONGEST_KEY) if key_file else key or _OPEN_KEY)
@@ -140,7 +144,7 @@ class _JsonLines:
 
 
 async def _follow(server: _Server, query: dict[str, str], key: str, output: _Lines | _JsonLines) -> None:
-    """Print what the feed tells until the program is told to stop."""
+    """Print the events of the feed until the program is told to stop."""
     main = asyncio.current_task()
     assert main is not None
     for number in (signal.SIGTERM, signal.SIGINT):

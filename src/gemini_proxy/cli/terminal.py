@@ -1,4 +1,4 @@
-"""What a model, a user or a file said, on a terminal: text, never markup and never a control sequence."""
+"""Print what a model, a user or a file said on a terminal: text, never markup and never a control sequence."""
 
 from datetime import datetime
 
@@ -11,17 +11,17 @@ from gemini_proxy.traces.visible import ONE_LINE, as_json
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """A console that takes text as it is."""
+    """Return a console that takes text as it is."""
     return Console(markup=False, highlight=False, emoji=False, soft_wrap=False, stderr=stderr)
 
 
 def line(value: object, style: str = "") -> Text:
-    """Any value as one line of visible text."""
+    """Return any value as one line of visible text."""
     return Text((value if isinstance(value, str) else as_json(value)).translate(ONE_LINE), style)
 
 
 def local_time(created: float) -> str:
-    """A Unix time as date and time here."""
+    """Write a Unix time as date and time here."""
     return datetime.fromtimestamp(created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -29,7 +29,7 @@ _FOUND_STYLE = "bold white on red"
 
 
 def sight_lines(sight: Sight) -> list[Text]:
-    """The message and its line, then each range with its text."""
+    """Return the message and its line, then each range with its text."""
     lines = [Text.assemble(line(sight.message, "bold"), (f"  line {sight.rule_line}", "dim"))]
     for one in sight.excerpts:
         lines.append(Text.assemble("    ", line(one.address, "dim")))
@@ -40,7 +40,7 @@ def sight_lines(sight: Sight) -> list[Text]:
 
 
 def excerpt_line(excerpt: Excerpt) -> Text:
-    """One line, what was found highlighted."""
+    """Return one line, with the range highlighted."""
     return Text.assemble(
         line(f"{excerpt.role}: " if excerpt.role else "", "dim"),
         line(excerpt.before),

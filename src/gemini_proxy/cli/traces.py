@@ -1,4 +1,4 @@
-"""``gemini-proxy traces``: list, show and export what was recorded, and delete what is old."""
+"""``gemini-proxy traces`` and ``backup``: list, show and export what was recorded, copy it, and delete what is old."""
 
 import re
 import sys
@@ -71,12 +71,14 @@ def traces() -> None:
 
 @traces.command("list")
 @click.option("--dataset", help="Only traces of this dataset.")
-@click.option("--outcome", type=click.Choice([word.value for word in Outcome]), help="Only exchanges that ended so.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--outcome", type=click.Choice([word.value for word in Outcome]), help="Only exchanges with this outcome."
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many traces.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit: int, as_json: bool) -> None:
-    """The newest traces first."""
+    """List traces, the newest first."""
     wanted = Outcome(outcome) if outcome else None
     found = with_store(config.traces.database, lambda store: store.recent(limit, dataset=dataset, outcome=wanted))
     if not as_json:
@@ -91,7 +93,7 @@ def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit:
 @click.option("--json", "as_json", is_flag=True, help="The whole trace as one JSON object.")
 @click.pass_obj
 def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
-    """One trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
+    """Show one trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
 
     try:
         found = with_store(config.traces.database, lambda store: store.get(trace_id))
@@ -111,7 +113,7 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
 @click.pass_obj
 def export(config: TracesConfig, dataset: str | None, _format: str, output: Path | None) -> None:
-    """Every trace, oldest first, one JSON object a line."""
+    """Write all traces, the oldest first, one JSON object per line."""
 
     async def write(store: TraceStore) -> None:
         with _opened(output) as file:
@@ -128,18 +130,18 @@ def export(config: TracesConfig, dataset: str | None, _format: str, output: Path
 @traces.command()
 @click.option("--older-than", type=click.IntRange(1), metavar="DAYS", help="Instead of traces.retention_days.")
 @click.option("--max-size", type=_Size(), metavar="SIZE", help='Instead of traces.max_size, such as "20 GB".')
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted, without deleting it.")
 @click.pass_obj
 def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
     """Delete old traces now, in small steps; a server may be running.
 
-    Without options, the configured age and size count; with one of --older-than and --max-size, only that one.
+    Without options, the configured age and size apply; with one of --older-than and --max-size, only that one.
     """
     alone = (older_than is None) != (max_size is None)
     days = older_than or (0 if alone else config.traces.retention_days)
     size = max_size or (0 if alone else config.traces.max_size)
     if not days and not size:
-        raise click.UsageError("traces.retention_days keeps traces for ever; say --older-than DAYS or --max-size SIZE")
+        raise click.UsageError("traces.retention_days keeps traces for ever; use --older-than DAYS or --max-size SIZE")
     if days:
         _prune_by_age(config.traces.database, days, dry_run)
     if size:
@@ -194,7 +196,7 @@ _CHUNK = re.compile(r"content\.\d+\.(type|text)")
 
 
 def print_list(found: Sequence[TraceSummary]) -> None:
-    """Print one line a trace: time, id, dataset, model, outcome, milliseconds and first rule."""
+    """Print one line per trace: time, id, dataset, model, outcome, milliseconds and first rule."""
     table = Table(box=None, pad_edge=False)
     for name in ("time", "id", "dataset", "model", "outcome"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -282,7 +284,7 @@ def _print_end(console: Console, end: Mark, trace: Trace) -> None:
 
 
 def _style(marks: Sequence[Mark]) -> str:
-    """A place that one rule blocks and another logs is a blocked one."""
+    """Return the style of a range: blocked, if one rule blocks it and another logs it."""
     if not marks:
         return ""
     return _LOG_STYLE if all(mark.logged for mark in marks) else _BLOCK_STYLE

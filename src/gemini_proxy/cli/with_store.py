@@ -1,4 +1,4 @@
-"""A command's work on the trace database: opened for it, closed after it, its errors said in words."""
+"""Run a command's work on the trace database: opened for it, closed after it, its errors reported in words."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ def with_store(
     opened: Callable[[str], Awaitable[TraceStore]] = TraceStore.open_read_only,
     failure: type[click.ClickException] = click.ClickException,
 ) -> T:
-    """Run ``work`` on the database at that URL. What the store raises ends the command, by way of ``failure``."""
+    """Run ``work`` on the database at that URL. What the store raises ends the command, as a ``failure``."""
 
     async def run() -> T:
         store = await opened(database)

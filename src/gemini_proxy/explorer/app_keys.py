@@ -56,10 +56,10 @@ def setup(
     file_rules: Callable[[], GuardrailSet],
     guardrails: Callable[[], Guardrails],
 ) -> None:
-    """Set the keys of ``app`` when the store is open.
+    """Set the keys of ``app`` once the store is open.
 
-    ``engine`` must never let pass what it cannot check; ``file_rules`` gives the rules of the policy files and
-    ``guardrails`` the settings as they are when called.
+    ``engine`` must never let pass what it cannot check. ``file_rules`` returns the rules of the policy files, and
+    ``guardrails`` the settings, as they are when called.
     """
     database = store.database
     app[SERVER], app[EXPLORER] = config.server, config.explorer

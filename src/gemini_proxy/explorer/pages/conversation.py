@@ -1,4 +1,4 @@
-"""The conversation of a trace as a page shows it, in bounded size. No I/O."""
+"""Show the conversation of a trace as a page does, in bounded size. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ Kind = Literal["text", "call", "output", "data", "image", "file", "tools", "tool
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One value of a structure, or with ``value`` None the name of those below it. ``kind`` is the value's type."""
+    """One value of a structure, or, if ``value`` is None, the name of those below it. ``kind`` is the value's type."""
 
     depth: int
     name: str
@@ -43,13 +43,13 @@ class Line:
 
     @property
     def block(self) -> bool:
-        """Whether the value needs lines of its own."""
+        """Return whether the value needs lines of its own."""
         return self.value is not None and (self.value.length > 100 or "\n" in self.value.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a message. ``about`` says what is shown, where that is not plain; ``image`` is a ``data:`` URI."""
+    """A part of a message. ``about`` says what is shown if that is not obvious; ``image`` is a ``data:`` URI."""
 
     kind: Kind
     about: str = ""
@@ -74,8 +74,8 @@ class Block:
 class Message:
     """One message: who speaks, and what. ``cut`` says that not all of it is here.
 
-    ``field`` names the field that the text stands in, where that is no text part; ``provider`` says that Gemini's
-    servers ran the call themselves.
+    ``field`` names the field that the text is from, unless that is a text part; ``provider`` says that Gemini's servers
+    ran the call themselves.
     """
 
     index: int
@@ -94,7 +94,7 @@ class Message:
 
 
 class BlockReader:
-    """Reads messages one after the other, until the page is full."""
+    """Read messages one after the other until the page is full."""
 
     def __init__(self, marks: Marks) -> None:
         self.known: set[int] = set()
@@ -107,7 +107,7 @@ class BlockReader:
         return self._values <= 0 or self._characters <= 0
 
     def message(self, index: int, message: Any, *, whole: bool = True) -> Message:
-        """``whole`` is False where the message is only the beginning of what was said."""
+        """Read one message. ``whole`` is False if it is only the beginning of what was said."""
         address = f"messages.{index}"
         self._cut = not whole
         if not isinstance(message, Mapping):
@@ -160,7 +160,7 @@ class BlockReader:
             yield self._data("data", name, value, f"{address}.{name}")
 
     def _field(self, value: Mapping[str, Any], address: str) -> str:
-        """The field that the text of a message or chunk stands in, where it can be shown as a label."""
+        """Return the field that the text of a message or chunk is from, if it can be shown as a label."""
         field = value.get("field")
         if not isinstance(field, str) or len(field) > _FIELD or self._marks.on(f"{address}.field"):
             return ""
@@ -230,7 +230,7 @@ class BlockReader:
         return self._named("call", _plain(call.get("id")), function.get("name"), tuple(lines), f"{address}.function")
 
     def _arguments(self, arguments: Any, address: str) -> Any:
-        """Arguments in JSON text are what the text stands for, unless a rule marked a range of the text itself."""
+        """Return what arguments in JSON text stand for, unless a rule annotated a range of the text itself."""
         if any(mark.ranged for mark in self._marks.on(address)):
             return arguments
         return decoded(arguments)
@@ -283,7 +283,7 @@ class BlockReader:
         return found
 
     def _noted(self, address: str) -> tuple[Note, ...]:
-        """The notes of marks on something that is not shown as text."""
+        """Return the notes of annotations on something that is not shown as text."""
         found = [mark for mark in self._marks.on(address) if mark.number not in self.known]
         self.known.update(mark.number for mark in found)
         return notes(found)
@@ -299,7 +299,7 @@ def _mime(url: str) -> str:
 
 
 def _size(data: str) -> str:
-    """About how many bytes a base64 text stands for."""
+    """Return about how many bytes a base64 text stands for."""
     size = len(data) * 3 / 4
     return f"{size / 1_000_000:.1f} MB" if size >= 1_000_000 else f"{max(1, round(size / 1000))} kB"
 
@@ -318,9 +318,9 @@ _AROUND, _EXCERPT = 30, 120
 
 @dataclass(frozen=True, slots=True)
 class TracedEnd:
-    """The other end of a marked value: ``words`` says how it is connected, ``text`` what stands there.
+    """The other end of a traced value: ``words`` says how it is connected, ``text`` is what stands there.
 
-    ``number`` is that of its mark, and ``page`` the message that the page with it begins at; -1 for none.
+    ``number`` is that of its annotation, and ``page`` the message that the page with it begins at; -1 for none.
     """
 
     words: str
@@ -342,9 +342,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ConversationPage:
-    """The messages from ``first`` on that fit a page, of ``total``; ``elsewhere`` are marks of no text on it.
+    """The messages from ``first`` on that fit a page, of ``total``.
 
-    ``ends`` has the other ends of traced values by the numbers of their marks.
+    ``elsewhere`` are notes on no text of the page; ``ends`` has the other ends of traced values by the numbers of their
+    annotations.
     """
 
     messages: tuple[Message, ...]
@@ -361,19 +362,20 @@ class ConversationPage:
 
     @property
     def before(self) -> int:
-        """Where the page before this one begins."""
+        """Return where the previous page begins."""
         return max(0, self.first - MESSAGES)
 
     @property
     def last(self) -> int:
-        """Where the page with the last messages begins."""
+        """Return where the page with the last messages begins."""
         return max(0, self.total - MESSAGES)
 
 
 def conversation_page(document: bytes, annotations: Sequence[Annotation], first: int = 0) -> ConversationPage:
-    """One page of a trace's conversation, from message ``first`` on; ``document`` is the JSON list of its messages.
+    """Return one page of a trace's conversation, from message ``first`` on. ``document`` is the JSON list of its
+    messages.
 
-    Raises StoreError for a document that is none.
+    Raise StoreError for a document that is not such a list.
     """
     messages = StoredMessages(document)
     total = len(messages)
@@ -403,7 +405,7 @@ def conversation_page(document: bytes, annotations: Sequence[Annotation], first:
 def _ends(
     messages: StoredMessages, marks: Marks, pages: Mapping[int, int | None], here: range
 ) -> dict[int, tuple[TracedEnd, ...]]:
-    """The other ends of the first traced values."""
+    """Return the other ends of the first traced values."""
     traced = [mark for mark in marks.all if mark.value_end is not None][:_TRACED]
     texts = {mark.number: _excerpt(messages, mark) for mark in traced}
     found: dict[int, tuple[TracedEnd, ...]] = {}
@@ -417,7 +419,7 @@ def _ends(
 
 
 def _excerpt(messages: StoredMessages, mark: Mark) -> str:
-    """What is marked, with a little of what stands around it; "" where there is no text."""
+    """Return what is annotated, with a little of the text around it; "" if there is no text."""
     text = messages.text_at(mark.path)
     if text is None or (span := mark.span(text)) is None:
         return ""

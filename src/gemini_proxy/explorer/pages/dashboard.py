@@ -1,4 +1,4 @@
-"""The dashboard: requests, refusals and times over an hour, a day, a week or a month. And the live view's page."""
+"""The dashboard with requests, refusals and times over an hour, a day, a week or a month; and the live view's page."""
 
 import time
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ _UNNAMED: Final = "-"
 
 @page
 async def live(visit: Visit) -> web.StreamResponse:
-    """The page of the live view; its script does the rest."""
+    """Show the page of the live view, which its script fills."""
     return await visit.show("live.html", datasets=await _names(visit))
 
 
 @page
 async def dashboard(visit: Visit) -> web.StreamResponse:
-    """Figures of one dataset or of all, over a range of time."""
+    """Show the figures of one dataset or of all, over a range of time."""
     chosen = visit.query("range") if visit.query("range") in RANGES else "24h"
     _, seconds = RANGES[chosen]
     now = time.time()
@@ -61,7 +61,7 @@ async def dashboard(visit: Visit) -> web.StreamResponse:
 
 
 def plots(buckets: Sequence[Bucket]) -> list[Plot]:
-    """The four plots of the dashboard."""
+    """Return the four plots of the dashboard."""
     starts, seconds = [bucket.start for bucket in buckets], buckets[0].seconds if buckets else 1
     figures = [bucket.figures for bucket in buckets]
     return [

@@ -1,4 +1,4 @@
-"""The page of datasets, where they are made and deleted."""
+"""The page of datasets, where they are created and deleted."""
 
 from typing import Final
 
@@ -18,19 +18,19 @@ _SHOWN: Final = 500
 
 @page
 async def home(visit: Visit) -> web.StreamResponse:
-    """The way in."""
+    """Lead to the first page."""
     return see("/explorer")
 
 
 @page
 async def datasets(visit: Visit) -> web.StreamResponse:
-    """Every dataset of the user."""
+    """List the datasets of the user."""
     return await _datasets(visit)
 
 
 @page
 async def create(visit: Visit) -> web.StreamResponse:
-    """Make a dataset and go there."""
+    """Create a dataset and go there."""
     name = (await visit.form()).get("name", "").strip()
     if not is_dataset_name(name):
         return await _datasets(
@@ -45,7 +45,7 @@ async def create(visit: Visit) -> web.StreamResponse:
 
 @page
 async def ask_delete(visit: Visit) -> web.StreamResponse:
-    """Ask whether a dataset is really to be deleted."""
+    """Ask whether to delete a dataset."""
     dataset = await _named(visit)
     extents = await Overview(visit.app[DATABASE]).extents(visit.user)
     return await visit.show("delete_dataset.html", dataset=dataset, extent=extents.get(dataset.seq, Extent()))

@@ -1,4 +1,4 @@
-"""Plots over time as shapes on a canvas, for an SVG that a template writes. No I/O."""
+"""Draw plots over time as shapes on a canvas, for an SVG that a template writes. No I/O."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over time under one name, None where there is none. ``style`` is a class of the style sheet."""
+    """Values over time under one name, None where there is no value. ``style`` is a class of the style sheet."""
 
     name: str
     style: str
@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A word beside an axis."""
+    """A word at an axis."""
 
     at: float
     text: str
@@ -43,7 +43,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of the canvas that belongs to one bucket, and what is said of it."""
+    """The part of the canvas that belongs to one bucket, and its title."""
 
     x: float
     width: float
@@ -61,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table that says the same."""
+    """One line of the table with the same data."""
 
     time: str
     values: tuple[str, ...]
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """``empty`` where there is nothing to plot."""
+    """A plot; ``empty`` says that there is nothing to draw."""
 
     id: str
     title: str
@@ -91,7 +91,7 @@ class Plot:
 
 
 def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
-    """Counts, on top of each other."""
+    """Draw counts, stacked."""
     totals = [sum(one.values[index] or 0 for one in series) for index in range(len(starts))]
     ceiling = _ceiling(max(totals, default=0), whole=True)
     bars: list[Bar] = []
@@ -107,7 +107,7 @@ def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, seri
 
 
 def lines(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
-    """Durations in milliseconds."""
+    """Draw durations in milliseconds."""
     values = [value for one in series for value in one.values if value is not None]
     ceiling = _ceiling(max(values, default=0), whole=False)
     drawn = tuple(_line(one, len(starts), ceiling) for one in series)
@@ -176,7 +176,7 @@ def _title(row: Row, series: Sequence[Series]) -> str:
 
 
 def _ceiling(most: float, *, whole: bool) -> float:
-    """A round number that is not below ``most``; ``whole`` says that its half must be a whole number."""
+    """Return a round number that is not below ``most``; ``whole`` says that its half must be a whole number."""
     if most <= 0:
         return 2
     size = 10.0 ** math.floor(math.log10(most))
@@ -203,7 +203,7 @@ def _y(value: float, ceiling: float) -> float:
 
 
 def _scale(value: float, ceiling: float, unit: str) -> str:
-    """A value beside the axis, in the unit that fits the largest one."""
+    """Write a value at the axis, in the unit that fits the largest one."""
     if unit == "ms" and value:
         return f"{value / 1000:g} s" if ceiling >= 1000 else f"{value:g} ms"
     factor, letter = (1_000_000, "M") if ceiling >= 1_000_000 else (1_000, "k") if ceiling >= 10_000 else (1, "")

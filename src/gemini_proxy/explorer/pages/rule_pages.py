@@ -1,4 +1,4 @@
-"""The rules of a dataset: listed, written, checked, tried and kept."""
+"""The pages of a dataset's rules: list, write, check, try and save them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "mask": "mask", "log"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A rule as a form has it. ``id`` is "" for one that is not kept yet."""
+    """A rule as a form has it. ``id`` is "" for one that is not saved yet."""
 
     id: str = ""
     name: str = ""
@@ -61,7 +61,7 @@ class Draft:
 
     @property
     def wrong_name(self) -> str:
-        """What is wrong with the name, "" if nothing."""
+        """Return what is wrong with the name, "" if nothing is."""
         if not self.name:
             return "A rule needs a name"
         if len(self.name) > MAX_POLICY_NAME or "\0" in self.name:
@@ -71,7 +71,7 @@ class Draft:
 
 @page
 async def rules(visit: Visit) -> web.StreamResponse:
-    """The rules that hold for a dataset: its own, those of the policy files, and what clients may send."""
+    """Show the rules that apply to a dataset: its own, those of the policy files, and what clients may send."""
     dataset = await visit.dataset()
     found = await visit.app[POLICIES].of(dataset)
     files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
@@ -90,20 +90,20 @@ async def rules(visit: Visit) -> web.StreamResponse:
 
 @page
 async def new(visit: Visit) -> web.StreamResponse:
-    """A form for a new rule."""
+    """Show a form for a new rule."""
     return await _editor(visit, await visit.dataset(), Draft())
 
 
 @page
 async def edit(visit: Visit) -> web.StreamResponse:
-    """A form for a rule."""
+    """Show a form for a rule."""
     dataset = await visit.dataset()
     return await _editor(visit, dataset, Draft.of(await _policy(visit, dataset)))
 
 
 @page
 async def add(visit: Visit) -> web.StreamResponse:
-    """Keep a new rule, if it loads; else it is shown again, with what is wrong."""
+    """Save a new rule if it loads; otherwise show it again with what is wrong."""
     dataset = await visit.dataset()
     draft = Draft.from_form(await visit.form())
     check = await visit.app[TRIALS].check(visit.user, draft.content)
@@ -118,7 +118,7 @@ async def add(visit: Visit) -> web.StreamResponse:
 
 @page
 async def save(visit: Visit) -> web.StreamResponse:
-    """Keep a changed rule, if it loads; else it is shown again, with what is wrong."""
+    """Save a changed rule if it loads; otherwise show it again with what is wrong."""
     dataset = await visit.dataset()
     policy_id = visit.id("id")
     draft = Draft.from_form(await visit.form(), policy_id)
@@ -153,7 +153,7 @@ async def switch(visit: Visit) -> web.StreamResponse:
 
 @page
 async def ask_delete(visit: Visit) -> web.StreamResponse:
-    """Ask whether a rule is really to be deleted."""
+    """Ask whether to delete a rule."""
     dataset = await visit.dataset()
     rule = await _policy(visit, dataset)
     return await visit.show("delete_rule.html", dataset=dataset, path=dataset_path(dataset), rule=rule)
@@ -170,13 +170,15 @@ async def delete(visit: Visit) -> web.StreamResponse:
 
 @api
 async def check_policy(call: Call) -> object:
-    """``POST /explorer/api/check-policy``: whether a policy loads; line, column, reason and caret where it does not."""
+    """Say whether a policy loads, and if not, with line, column, reason and caret (``POST
+    /explorer/api/check-policy``).
+    """
     return (await call.app[TRIALS].check(call.user, (await call.body(WrittenPolicy)).policy)).json
 
 
 @api
 async def try_policy(call: Call) -> object:
-    """``POST /explorer/api/try-policy``: what a policy would have refused of a dataset's newest traces."""
+    """Say what a policy would have refused of a dataset's newest traces (``POST /explorer/api/try-policy``)."""
     trial = await call.body(PolicyTrial)
     text, last = trial.policy, 100 if trial.last is None else trial.last
     known = not trial.dataset or is_dataset_name(trial.dataset)
@@ -192,7 +194,7 @@ async def try_policy(call: Call) -> object:
 
 
 async def _newest(app: web.Application, dataset: Dataset, last: int) -> AsyncIterator[Sequence[Trace]]:
-    """The newest traces, newest first, so many at a time."""
+    """Yield the newest traces, newest first, in batches."""
     listing, store = Listing(app[DATABASE]), app[TRACES]
     before: int | None = None
     while last > 0:

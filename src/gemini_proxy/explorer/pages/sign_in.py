@@ -1,4 +1,4 @@
-"""Signing in with a key, and out."""
+"""Sign in with a key, and out."""
 
 import re
 from typing import Final
@@ -17,14 +17,14 @@ _LOCAL_PATH: Final = re.compile(r"/explorer(?:[/?](?!/)[\x21\x23-\x5b\x5d-\x7e]{
 
 @guarded
 async def sign_in_form(request: web.Request) -> web.StreamResponse:
-    """Asks for a key, where one is needed."""
+    """Ask for a key, if one is needed."""
     wanted = local_path(request.query.get("next", ""))
     return _form(request, wanted) if keys_needed(request) else see(wanted)
 
 
 @guarded
 async def sign_in(request: web.Request) -> web.StreamResponse:
-    """Takes a key and goes on to the page that was asked for."""
+    """Take a key and go on to the page that was asked for."""
     form = await read_form(request)
     wanted = local_path(form.get("next", ""))
     if not keys_needed(request):
@@ -50,7 +50,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
 
 @guarded
 async def sign_out(request: web.Request) -> web.StreamResponse:
-    """Ends the session, here and in the store."""
+    """End the session, in the browser and in the store."""
     token = request.cookies.get(SESSION_COOKIE)
     if token:
         await Sessions(request.app[DATABASE]).close(token)

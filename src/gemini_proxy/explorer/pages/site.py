@@ -1,4 +1,4 @@
-"""The pages as a site: who visits, how a page is made, and what an error looks like."""
+"""What all pages have in common: who visits, how pages and forms are read and written, and how errors look."""
 
 import asyncio
 import logging
@@ -38,10 +38,10 @@ _FIELDS: Final = 20
 
 
 async def read_form(request: web.Request) -> Form:
-    """The fields of an urlencoded form, line ends as ``\\n``.
+    """Return the fields of an urlencoded form, with line ends as ``\\n``.
 
-    Raises UnsupportedMediaType, PayloadTooLarge, and BadRequest for what does not arrive in time, is not UTF-8, or says
-    something twice.
+    Raise UnsupportedMediaType, PayloadTooLarge, and BadRequest for a form that does not arrive in time, is not UTF-8,
+    or has a field twice.
     """
     if request.content_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaType("A form must be sent as application/x-www-form-urlencoded")
@@ -129,7 +129,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def page(shows: Shows) -> Handler:
-    """A handler for a page: only for our own host names, our own forms and for who has signed in."""
+    """Return a handler for a page: only for our own host names, our own forms, and users who have signed in."""
 
     @guarded
     @wraps(shows)
@@ -144,7 +144,7 @@ def page(shows: Shows) -> Handler:
 
 
 def guarded(handler: Handler) -> Handler:
-    """A handler for browsers, whoever uses them; errors become pages."""
+    """Return a handler for all browsers; errors become pages."""
 
     @wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -166,7 +166,7 @@ def guarded(handler: Handler) -> Handler:
 
 
 def error_page(request: web.Request, error: ProxyError) -> web.Response:
-    """An error as a page."""
+    """Write an error as a page."""
     title = _WORDS.get(error.status, "Error")
     response = _error(request, error.status, title, error.message)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
@@ -182,18 +182,20 @@ def page_response(body: str, status: int = 200) -> web.Response:
 
 
 def see(path: str) -> web.Response:
-    """Send the browser to another page of ours."""
+    """Redirect the browser to another page of ours."""
     return web.Response(status=303, headers={**PAGE_HEADERS, "location": path})
 
 
 def dataset_path(dataset: Dataset | str) -> str:
-    """The path of a dataset's traces."""
+    """Return the path of a dataset's traces."""
     name = dataset if isinstance(dataset, str) else dataset.name
     return f"/explorer/datasets/{quote(name, safe='')}" if name else "/explorer/traces"
 
 
 def _sign_in_first(request: web.Request) -> web.Response:
-    """A page that was asked for is shown after the sign-in; a form that was sent is lost, which has to be said."""
+    """Ask to sign in. A page that was asked for is shown afterwards; a form that was sent is lost, which has to be
+    said.
+    """
     if request.method in SAFE:
         return see(f"/explorer/sign-in?next={quote(request.path_qs, safe='')}")
     return _error(request, 401, _WORDS[401], "You are no longer signed in")
@@ -212,7 +214,7 @@ def _error(request: web.Request, status: int, title: str, message: str) -> web.R
 
 @page
 async def missing(visit: Visit) -> web.StreamResponse:
-    """Any other path below ours, and any other method."""
+    """Refuse any other path below ours, and any other method."""
     if visit.request.method not in SAFE | {"POST"}:
         raise MethodNotAllowed("Pages do not take that method")
     raise NotFound("There is no such page")

@@ -1,4 +1,4 @@
-"""The files that pages load: kept in memory, and cached by browsers for as long as they stay the same."""
+"""The files that pages load: kept in memory, and cached by browsers until they change."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _FOREVER: Final = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """``version`` changes with the content."""
+    """A file; ``version`` changes with the content."""
 
     content: bytes
     content_type: str
@@ -25,7 +25,7 @@ class StaticFile:
 
 
 def static_files() -> dict[str, StaticFile]:
-    """The files that came with this package, by name."""
+    """Return the files that came with this package, by name."""
     found: dict[str, StaticFile] = {}
     for entry in (files("gemini_proxy.explorer.pages") / "static").iterdir():
         kind = _TYPES.get(entry.name.rpartition(".")[2])
@@ -39,13 +39,13 @@ STATIC = web.AppKey("STATIC", dict[str, StaticFile])
 
 
 def static_path(app: web.Application, name: str) -> str:
-    """The address of a file, with its version."""
+    """Return the URL path of a file, with its version."""
     return f"/explorer/static/{name}?v={app[STATIC][name].version}"
 
 
 @guarded
 async def static_file(request: web.Request) -> web.StreamResponse:
-    """One file; whoever asks for a version that is no longer there gets the present one, uncached."""
+    """Send one file; for a version that is no longer there, the present one, uncached."""
     found = request.app[STATIC].get(request.match_info["file"])
     if found is None:
         raise NotFound("There is no such file")

@@ -1,8 +1,7 @@
-"""Messages as the JSON that is stored, of which only what is asked for is decoded. No I/O.
+"""Read messages from the JSON that is stored, and decode only what is asked for. No I/O.
 
-A decoder keeps the interpreter to itself for as long as a document takes, and so does what throws away what it made:
-with twenty megabytes nothing else happens for a second. Here no step takes more than a few milliseconds, so that this
-can be done in a thread.
+A decoder holds the interpreter for as long as a document takes, and so does freeing what it made: with twenty megabytes
+nothing else runs for a second. Here no step takes more than a few milliseconds, so that this can be done in a thread.
 """
 
 import re
@@ -42,14 +41,14 @@ _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A message; ``whole`` is False where the end of a very large one was left out."""
+    """A message; ``whole`` is False if the end of a very large one was left out."""
 
     value: Any
     whole: bool
 
 
 class StoredMessages:
-    """The messages of a trace, from the JSON list of them. Raises StoreError for what is none."""
+    """The messages of a trace, from the JSON list of them. Raise StoreError if it is not a list."""
 
     def __init__(self, document: bytes) -> None:
         self._document = document
@@ -62,12 +61,12 @@ class StoredMessages:
         return len(self._starts)
 
     def read(self, index: int) -> Reading:
-        """One message, with so much of it as a page can hold; texts are whole, whatever their length."""
+        """Return one message, with as much of it as a page can hold; texts are whole, whatever their length."""
         reader = _Reader(self._document, self._starts[index])
         return Reading(reader.value(), reader.whole)
 
     def text_at(self, address: str) -> str | None:
-        """The text at an address, or None where there is none."""
+        """Return the text at an address, or None if there is none."""
         place, rest = message_index(address), address.split(".", 2)[2:]
         if place is None or place >= len(self):
             return None
@@ -75,7 +74,7 @@ class StoredMessages:
 
 
 class _Reader:
-    """Decodes a value piece by piece."""
+    """Decode a value piece by piece."""
 
     def __init__(self, document: bytes, at: int) -> None:
         self.whole = True
@@ -112,7 +111,7 @@ class _Reader:
         return found
 
     def _more(self) -> bool:
-        """Whether another member follows, and there is room for it."""
+        """Return whether another member follows, and there is room for it."""
         self._at = _behind(_BETWEEN, self._document, self._at)
         if self.whole and self._document[self._at] in _CLOSE:
             self._at += 1
@@ -122,7 +121,7 @@ class _Reader:
 
 
 def _text_at(document: bytes, at: int, path: str) -> str | None:
-    """Goes down ``path``, whose names may have dots in them: of several that fit, the longest."""
+    """Follow ``path``, whose names may have dots in them: of several that fit, the longest."""
     while path:
         first = document[at]
         if first == _OPEN[0]:
@@ -148,7 +147,7 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
 
 
 def _items(document: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Where the items of the list at ``at`` begin, each with its place."""
+    """Yield where the items of the list at ``at`` begin, each with its index."""
     if document[at : at + 1] != b"[":
         raise StoreError("the messages of a trace are not a list")
     at, place = _behind(_BETWEEN, document, at + 1), 0
@@ -159,7 +158,7 @@ def _items(document: bytes, at: int) -> Iterator[tuple[int, int]]:
 
 
 def _members(document: bytes, at: int) -> Iterator[tuple[str, int]]:
-    """The names of the object at ``at``, and where their values begin."""
+    """Yield the names of the object at ``at``, and where their values begin."""
     at = _behind(_BETWEEN, document, at + 1)
     while document[at] not in _CLOSE:
         name, at = _name(document, at)
@@ -168,13 +167,13 @@ def _members(document: bytes, at: int) -> Iterator[tuple[str, int]]:
 
 
 def _name(document: bytes, at: int) -> tuple[str, int]:
-    """The name at ``at``, and where its value begins."""
+    """Return the name at ``at``, and where its value begins."""
     end = _text_end(document, at + 1, len(document))
     return _decoded(document[at:end]), _behind(_BETWEEN, document, end)
 
 
 def _value_end(document: bytes, at: int, limit: int) -> int:
-    """Where the value at ``at`` ends; -1 where that is not before ``limit``."""
+    """Return where the value at ``at`` ends; -1 if that is not before ``limit``."""
     first = document[at]
     if first == _QUOTE:
         return _text_end(document, at + 1, limit)
@@ -197,7 +196,7 @@ def _value_end(document: bytes, at: int, limit: int) -> int:
 
 
 def _text_end(document: bytes, at: int, limit: int) -> int:
-    """The index behind the quote that ends the text around ``at``; -1 where that is not before ``limit``."""
+    """Return the index behind the quote that ends the text around ``at``; -1 if that is not before ``limit``."""
     limit = min(limit, len(document))
     while at < limit:
         if document[at] == _QUOTE:
@@ -219,7 +218,7 @@ def _behind(pattern: re.Pattern[bytes], document: bytes, at: int) -> int:
 
 
 def _long_text(document: bytes, start: int, end: int) -> str:
-    """The text between two quotes, decoded in pieces."""
+    """Decode the text between two quotes, in pieces."""
     pieces: list[str] = []
     while start < end:
         stop = _cut(document, start, end)
@@ -229,7 +228,7 @@ def _long_text(document: bytes, start: int, end: int) -> str:
 
 
 def _cut(document: bytes, start: int, end: int) -> int:
-    """Where a piece of the text ends: within no escape and no character."""
+    """Return where a piece of the text ends: never within an escape or a character."""
     stop = start
     while stop < end and stop - start < _TEXT_AT_ONCE:
         stop = _behind(_TEXT, document, stop)

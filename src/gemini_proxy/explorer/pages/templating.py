@@ -1,4 +1,4 @@
-"""How templates write values: every text escaped and visible, times and numbers as people read them."""
+"""Write values in templates: every text escaped and visible, times and numbers as people read them."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Exact(str):
 
 
 def set_up(app: web.Application) -> None:
-    """Let ``app`` make pages. Templates escape everything; there is no way round it in them."""
+    """Let ``app`` render pages. Templates escape everything, without exception."""
     aiohttp_jinja2.setup(
         app,
         loader=jinja2.FileSystemLoader(str(files("gemini_proxy.explorer.pages") / "templates")),
@@ -42,35 +42,35 @@ def set_up(app: web.Application) -> None:
 
 
 def _shown(value: Any) -> Any:
-    """What every expression of a template passes through: one place that keeps text encodable and readable."""
+    """Pass every expression of a template through one place that keeps text encodable and readable."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return value.translate(_NO_SURROGATES if isinstance(value, Exact) else VISIBLE)
 
 
 def one_line(value: str, most: int = 200) -> str:
-    """``value`` on one line, cut to ``most`` characters."""
+    """Write ``value`` on one line, cut to ``most`` characters."""
     text = value if len(value) <= most else f"{value[: most - 1]}…"
     return text.translate(ONE_LINE)
 
 
 def clock(at: float) -> str:
-    """A Unix time as date and time of this machine."""
+    """Write a Unix time as date and time of this machine."""
     return _moment(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(at: float) -> str:
-    """A Unix time for machines."""
+    """Write a Unix time for machines."""
     return _moment(at).isoformat(timespec="milliseconds")
 
 
 def zone(at: float | None = None) -> str:
-    """What this machine calls its time, then or now: the pages' times are in it, wherever their reader is."""
+    """Name this machine's time zone, at a time or now: the pages' times are in it, wherever their reader is."""
     return _moment(time.time() if at is None else at).strftime("%Z")
 
 
 def zone_seconds() -> int:
-    """By how much this machine's time is ahead of UTC now."""
+    """Return how far this machine's time is ahead of UTC now, in seconds."""
     return round((_moment(time.time()).utcoffset() or timedelta()).total_seconds())
 
 
@@ -79,12 +79,12 @@ def _moment(at: float) -> datetime:
 
 
 def grouped(number: float) -> str:
-    """``12,345``."""
+    """Write ``12,345``."""
     return f"{number:,.0f}"
 
 
 def milliseconds(value: float) -> str:
-    """``12 ms``, ``1.2 s``, ``3.4 min``."""
+    """Write ``12 ms``, ``1.2 s``, ``3.4 min``."""
     if value < 10:
         return f"{value:.1f} ms"
     if value < 1000:
@@ -93,12 +93,12 @@ def milliseconds(value: float) -> str:
 
 
 def quoted(text: str) -> str:
-    """For an address. What cannot be encoded leads nowhere."""
+    """Write a value for a URL. What cannot be encoded leads nowhere."""
     return quote(text.encode(errors="replace"), safe="")
 
 
 def words(name: str) -> str:
-    """``refused request`` for ``refused_request``."""
+    """Write ``refused request`` for ``refused_request``."""
     return name.replace("_", " ")
 
 

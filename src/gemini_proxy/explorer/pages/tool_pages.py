@@ -1,4 +1,4 @@
-"""The tools of a dataset: as they are pinned, beside what they were declared as since."""
+"""The pages of the tools of a dataset: as they are pinned, beside what they were declared as since."""
 
 import difflib
 import re
@@ -36,7 +36,7 @@ _WORD: Final = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class DiffSpan:
-    """A piece of a text; ``marked`` where the other text has something else."""
+    """A piece of a text; ``marked`` if the other text has something else there."""
 
     text: str
     marked: bool = False
@@ -44,7 +44,7 @@ class DiffSpan:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One declaration of a tool, its description and its parameters, with what differs from the other one marked."""
+    """One declaration of a tool: its description and its parameters, with what differs from the other one marked."""
 
     declared: Declared
     description: Sequence[DiffSpan]
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class ShownTool:
-    """A tool as the page has it; ``changed`` is None where it was always declared as it is pinned."""
+    """A tool as the page shows it; ``changed`` is None if it was always declared as it is pinned."""
 
     name: str
     pinned: Side
@@ -62,7 +62,7 @@ class ShownTool:
 
 @page
 async def tools(visit: Visit) -> web.StreamResponse:
-    """The pinned tools of a dataset, the changed ones first."""
+    """List the pinned tools of a dataset, the changed ones first."""
     dataset, start = await visit.dataset(), visit.number("from", 0) or 0
     found = await visit.app[PINNED_TOOLS].of(dataset, _SHOWN + 1, start)
     return await visit.show(
@@ -88,7 +88,7 @@ async def accept(visit: Visit) -> web.StreamResponse:
 
 @page
 async def forget(visit: Visit) -> web.StreamResponse:
-    """Remove a tool: how it is declared next is pinned."""
+    """Remove a tool, so that its next declaration is pinned."""
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
         raise NotFound("There is no such tool")
@@ -97,7 +97,7 @@ async def forget(visit: Visit) -> web.StreamResponse:
 
 @page
 async def label(visit: Visit) -> web.StreamResponse:
-    """Set the labels of a dataset's tools: in each field of the form names, a line each."""
+    """Set the labels of a dataset's tools, from form fields with one name per line."""
     dataset, form = await visit.dataset(), await visit.form()
     labels = {kind: names for kind in LABELS if (names := _lines(form.get(kind, "")))}
 
@@ -111,7 +111,7 @@ async def label(visit: Visit) -> web.StreamResponse:
 
 
 def shown_tool(tool: PinnedTool) -> ShownTool:
-    """A tool with its differences marked. Takes up to half a second for the longest declarations."""
+    """Mark the differences of a tool. Takes up to half a second for the longest declarations."""
     before = _texts(tool.pinned)
     if tool.changed is None:
         return ShownTool(tool.name, Side(tool.pinned, *([DiffSpan(text)] for text in before)), None)
@@ -121,7 +121,7 @@ def shown_tool(tool: PinnedTool) -> ShownTool:
 
 
 def differences(old: str, new: str) -> tuple[list[DiffSpan], list[DiffSpan]]:
-    """Both texts in pieces, by words; those are marked that the other text does not have."""
+    """Return both texts in pieces, by words; mark those that the other text does not have."""
     first, second = _WORD.findall(old), _WORD.findall(new)
     start = _common(first, second)
     end = _common(first[start:][::-1], second[start:][::-1])
@@ -145,13 +145,13 @@ def _lines(text: str) -> list[str]:
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many items both begin with."""
+    """Count the items that both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _texts(declared: Declared) -> tuple[str, str]:
-    """Description and parameters, with hints below if there are any; what a reader does not see is spelled out."""
+    """Return description and parameters, with hints below if there are any; invisible characters are spelled out."""
     if not declared.text:
         return "", ""
     said: dict[str, Any] = load(declared.text)

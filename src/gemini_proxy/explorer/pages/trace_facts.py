@@ -1,4 +1,4 @@
-"""What a trace's metadata says of its exchange, in words. It may have been pushed from anywhere: no shape is sure."""
+"""Describe what a trace's metadata says about its exchange. It may come from anywhere: no shape is certain."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``timing``, ``tokens`` and ``checks`` are each a few words; ``unchecked`` lists parts no rule saw, and why."""
+    """``timing``, ``tokens`` and ``checks`` are a few words each; ``unchecked`` lists what no rule read, and why."""
 
     model: Fact
     timing: tuple[Fact, ...]
@@ -45,7 +45,7 @@ class Facts:
 
 
 def facts(trace: Trace) -> Facts:
-    """Everything but the conversation."""
+    """Describe everything but the conversation."""
     metadata = trace.metadata
     coverage = _mapping(metadata.get("coverage"))
     refusal = _mapping(metadata.get("refusal"))
@@ -110,7 +110,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be written; JSON may hold integers of any length."""
+    """Return a number that can be written, else None; JSON may hold integers of any length."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
     return value if usable else None
 

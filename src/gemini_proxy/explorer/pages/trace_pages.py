@@ -1,4 +1,4 @@
-"""Pages of traces: those of a dataset, and one as a conversation."""
+"""The pages of traces: those of a dataset, and one as a conversation."""
 
 import asyncio
 from datetime import datetime
@@ -38,7 +38,7 @@ _LONGEST: Final = 500
 
 @page
 async def traces(visit: Visit) -> web.StreamResponse:
-    """The traces of a dataset, newest first, narrowed by what the address asks for."""
+    """List the traces of a dataset, newest first, filtered by the query."""
     dataset = await visit.dataset()
     asked = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
     asked = {name: value for name, value in asked.items() if value}
@@ -64,7 +64,7 @@ async def traces(visit: Visit) -> web.StreamResponse:
 
 
 def _query(asked: dict[str, str]) -> TraceQuery:
-    """Raises BadRequest for an outcome or a time that is none."""
+    """Read the filters. Raise BadRequest for an unknown outcome and a malformed time."""
     outcome = asked.get("outcome")
     if outcome is not None and outcome not in {word.value for word in Outcome}:
         raise BadRequest("There is no such outcome")
@@ -79,7 +79,7 @@ def _query(asked: dict[str, str]) -> TraceQuery:
 
 
 def _time(given: str | None) -> float | None:
-    """A time as a browser's form writes it, of this machine's zone unless it names one."""
+    """Read a time as a browser's form writes it, in this machine's zone unless it names one."""
     if given is None:
         return None
     try:
@@ -90,7 +90,7 @@ def _time(given: str | None) -> float | None:
 
 @page
 async def trace(visit: Visit) -> web.StreamResponse:
-    """One trace as a conversation."""
+    """Show one trace as a conversation."""
     stored = await _stored(visit)
     found, dataset = stored.trace, await _dataset(visit, stored)
     neighbours = await Overview(visit.app[READ_DATABASE]).neighbours(dataset, found.position)
@@ -109,7 +109,7 @@ async def trace(visit: Visit) -> web.StreamResponse:
 
 @page
 async def trace_text(visit: Visit) -> web.StreamResponse:
-    """One text of a trace, so much of it at a time."""
+    """Show one text of a trace, a part at a time."""
     stored = await _stored(visit)
     found, dataset = stored.trace, await _dataset(visit, stored)
     address, start = visit.query("at"), visit.number("from", 0) or 0
@@ -131,7 +131,7 @@ async def trace_text(visit: Visit) -> web.StreamResponse:
 
 @page
 async def trace_raw(visit: Visit) -> web.StreamResponse:
-    """One trace as JSON."""
+    """Show one trace as JSON."""
     found = await _stored(visit)
     shown = trace_json(found.trace)
     del shown["messages"]
@@ -139,7 +139,7 @@ async def trace_raw(visit: Visit) -> web.StreamResponse:
 
 
 async def _stored(visit: Visit) -> StoredTrace:
-    """Raises NotFound for another user's trace as for none."""
+    """Return the trace. Raise NotFound for another user's trace as for none."""
     found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
     if found is None:
         raise NotFound(NO_TRACE)

@@ -1,4 +1,4 @@
-"""Checks policies as they are written, and tries them on recorded traces, which takes a process beside the server."""
+"""Check policies as they are written, and try them on recorded traces in another process."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ _SHOWN: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PolicyCheck:
-    """Whether a policy loads; if not, where: ``line`` and ``column`` count from 1, ``caret`` shows the place."""
+    """Whether a policy loads, and if not, where: ``line`` and ``column`` count from 1, ``caret`` shows the place."""
 
     ok: bool
     rules: int = 0
@@ -50,7 +50,7 @@ class PolicyCheck:
 
 @dataclass(slots=True)
 class Trial:
-    """What a policy says of the newest traces. ``complete`` is False where the time was up before the last one."""
+    """What a policy says about the newest traces. ``complete`` is False if the time was up before the last one."""
 
     checked: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -74,22 +74,22 @@ class Trial:
 
 
 class Trials:
-    """Checks and tries as the proxy would: with its parameters, its way with thoughts and its time for a check.
+    """Check and try policies as the proxy would: with its parameters, its way with thoughts and its time for a check.
 
-    For one user after another, each in turn: Unavailable is raised where too much of a user's waits.
+    Users take turns. Raise Unavailable if too much of a user's waits.
     """
 
     def __init__(
         self, workers: Workers, guardrails: Callable[[], Guardrails], compiling: FairLock, checking: FairLock
     ) -> None:
-        """``guardrails`` gives the settings as they are when it is called."""
+        """``guardrails`` returns the settings as they are when it is called."""
         self._workers = workers
         self._guardrails = guardrails
         self._compiling = compiling
         self._checking = checking
 
     async def check(self, user: str, text: str) -> PolicyCheck:
-        """Whether ``text`` loads."""
+        """Say whether ``text`` loads."""
         if len(text) > MAX_POLICY:
             return PolicyCheck(False, line=1, column=1, reason=f"the policy is over {MAX_POLICY} characters")
         if not text.strip():
@@ -105,7 +105,7 @@ class Trials:
             return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
     async def over(self, user: str, text: str, tools: ToolFacts, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
-        """Try a policy that loads, with what is known of ``tools``. Raises EngineUnavailable for an endless check."""
+        """Try a policy that loads, with what is known of ``tools``. Raise EngineUnavailable for an endless check."""
         trial = Trial()
         guardrails = self._guardrails()
         parameters = tools.within(guardrails.parameters, ())

@@ -1,4 +1,4 @@
-"""The values within a message, in order and with their addresses. No I/O."""
+"""List the values within a message, in order and with their addresses. No I/O."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _DECODED: Final = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``text`` is None for a structure whose values follow; ``literal`` for what is no string: a number, true, {}."""
+    """``text`` is None for a structure whose values follow; ``literal`` marks what is no string: a number, true, {}."""
 
     address: str
     depth: int
@@ -26,7 +26,7 @@ class Value:
 
 
 def values(value: Any, address: str) -> Iterator[Value]:
-    """``value`` and everything below it."""
+    """Yield ``value`` and everything below it."""
     stack: list[tuple[str, int, str, Any]] = [(address, 0, "", value)]
     while stack:
         path, depth, name, item = stack.pop()
@@ -44,7 +44,7 @@ def values(value: Any, address: str) -> Iterator[Value]:
 
 
 def decoded(arguments: Any) -> Any:
-    """A call's arguments: where they are the text of a JSON object, that object, as rules read it; long ones stay."""
+    """Return a call's arguments: the object that they are the JSON text of, as rules read it; long ones stay text."""
     if not isinstance(arguments, str) or len(arguments) > _DECODED or not arguments.lstrip().startswith("{"):
         return arguments
     try:
@@ -54,6 +54,6 @@ def decoded(arguments: Any) -> Any:
 
 
 def message_index(address: str) -> int | None:
-    """The number of the message that an address is in; None for an address of none."""
+    """Return the number of the message that an address is in; None if it is in none."""
     head, *rest = address.split(".", 2)
     return int(rest[0]) if head == "messages" and rest and _INDEX.fullmatch(rest[0]) else None
