@@ -219,6 +219,7 @@ class Guardrails(Section):
     timeout: Annotated[float, Field(gt=0)] = 5.0
     thoughts: Literal["check", "skip"] = "check"
     restore: Literal["all", "text", "off"] = "all"
+    history: Literal["mask", "refuse"] = "mask"
     mask_key: SecretStr | None = None
     unseen_content: Literal["allow", "block"] = "allow"
     outbound_fields: Literal["refuse", "allow"] = "refuse"

@@ -19,6 +19,7 @@ from gemini_proxy.guardrails.masking import (
     Hiding,
     Masks,
     Placeholders,
+    RequestMasks,
     Restoring,
     mask_body,
     masked_values,
@@ -41,6 +42,10 @@ TEXTS = st.lists(WORDS, max_size=8).map("".join)
 
 def masks(*values: str) -> Masks:
     return Masks({value: PLACEHOLDERS.of(value) for value in values or VALUES})
+
+
+def requested(*values: str) -> RequestMasks:
+    return RequestMasks({value: PLACEHOLDERS.of(value) for value in values})
 
 
 def violation(*ranges: str) -> Violation:
@@ -269,7 +274,7 @@ REQUEST: dict[str, Any] = {
 
 def test_values_are_masked_in_what_the_model_reads_alone() -> None:
     """Names and data that the API reads itself stay; a check of what came of it decides over those."""
-    masked = orjson.loads(mask_body(orjson.dumps(REQUEST), masks(EMAIL)))
+    masked = orjson.loads(mask_body(orjson.dumps(REQUEST), requested(EMAIL)))
     shown, hidden = EMAIL, PLACEHOLDERS.of(EMAIL)
     assert masked["system_instruction"]["parts"][0]["text"] == f"You know {hidden}"
     assert masked["contents"][0]["parts"][0]["text"] == f"Mail {hidden} é \n"
@@ -283,9 +288,9 @@ def test_values_are_masked_in_what_the_model_reads_alone() -> None:
 
 def test_all_other_bytes_of_a_body_stay() -> None:
     body = b'{ "contents":[ {"parts" : [{"text":"\\u00e9 ' + EMAIL.encode() + b' \\/ \xc3\xa9"}]} ] , "x":1.50 }'
-    assert mask_body(body, masks(EMAIL)) == body.replace(EMAIL.encode(), PLACEHOLDERS.of(EMAIL).encode())
+    assert mask_body(body, requested(EMAIL)) == body.replace(EMAIL.encode(), PLACEHOLDERS.of(EMAIL).encode())
     escaped = body.replace(b"@", b"\\u0040")
-    assert mask_body(escaped, masks(EMAIL)) == mask_body(body, masks(EMAIL))
+    assert mask_body(escaped, requested(EMAIL)) == mask_body(body, requested(EMAIL))
 
 
 MESSAGES: list[dict[str, Any]] = [

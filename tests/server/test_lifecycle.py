@@ -442,8 +442,11 @@ async def test_upstream_that_falls_silent(
 async def test_a_refusal_in_the_history_is_checked_like_any_text(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
-    """A chat sends our refusal back as the model's words; what a rule finds in them counts as anywhere else."""
-    proxy = await start_proxy(policy=NO_DUBLIN, guardrails={"stream_check": "hold"})
+    """A chat sends our refusal back as the model's words; what a rule finds in them counts as anywhere else.
+
+    With ``history = "mask"`` it is masked, in the words of the refusal as well: see tests/proxy/test_history.py.
+    """
+    proxy = await start_proxy(policy=NO_DUBLIN, guardrails={"stream_check": "hold", "history": "refuse"})
     upstream.reply(stream(*sse(candidate("Dublin", "STOP"))))
     async with client.post(proxy.stream, json=prompt("Where?")) as response:
         event = orjson.loads((await response.read()).removeprefix(b"data: "))

@@ -111,21 +111,44 @@ def _is_parsed(mime_type: Any) -> bool:
     return isinstance(mime_type, str) and mime_type.partition(";")[0].strip().lower() not in ("", "text/plain")
 
 
+def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]:
+    """Return for each message of a request which of its ``contents`` it is made of, None for what is in none.
+
+    Nothing for a request that holds other requests. Raises BadRequest as ``read_request`` does.
+    """
+    if call.method in _WRAPPERS:
+        return ()
+    reader = _RequestReader()
+    reader.add(read_object(body))
+    return tuple(reader.contents)
+
+
 class _RequestReader:
-    """Reads one or several request objects into one message list."""
+    """Reads one or several request objects into one message list.
+
+    ``contents`` says of each message which of the contents it is made of.
+    """
 
     def __init__(self) -> None:
         self.list = MessageList()
+        self.contents: list[int | None] = []
 
     def add(self, request: JsonObject) -> None:
         self._tools(request)
         self._system(request)
         self._prompting_settings(request)
-        for content in objects(field(request, "contents"), "contents"):
+        self._mark(None)
+        for index, content in enumerate(objects(field(request, "contents"), "contents")):
             self._content(content)
+            self._mark(index)
         for content in objects(field(request, "content"), "content"):
             self._content(content)
         self._references(request)
+        self._mark(None)
+
+    def _mark(self, content: int | None) -> None:
+        """Note what the messages are made of that have come since the last time."""
+        self.contents += [content] * (len(self.list.messages) - len(self.contents))
 
     def _content(self, content: JsonObject) -> None:
         role = a_string(content.get("role"), "role")

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
@@ -27,6 +27,10 @@ _BLOBS: Final = frozenset({"inlineData", "fileData"})
 _CONTENTS: Final = frozenset({"contents", "content", "systemInstruction"})
 
 
+REMOVED: Final = "<REMOVED>"
+"""What stands in a history in the place of a text that was refused before."""
+
+
 class CannotMask(Exception):
     """What was found cannot be replaced. The text says why."""
 
@@ -37,27 +41,31 @@ class Placeholders:
     def __init__(self, key: bytes, owner: str, dataset: str | None) -> None:
         self._key = hmac.digest(key, f"{owner}\0{dataset or ''}".encode(), "sha256")
 
+    def digest(self, value: str) -> str:
+        """Return a keyed digest of ``value``."""
+        return hmac.new(self._key, value.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+
     def of(self, value: str) -> str:
         """Return the placeholder of ``value``, which tells its kind: ``<EMAIL_ADDRESS_7f3a9c0b12>``."""
-        digits = hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
-        return f"<{kind_of_value(value)}_{digits}>"
+        return f"<{kind_of_value(value)}_{self.digest(value)[:_DIGITS]}>"
 
 
 class Masks:
-    """The values of one exchange that are masked, each with its placeholder."""
+    """The values of one exchange that are masked, each with its placeholder, and texts that are removed for good."""
 
-    def __init__(self, placeholders: Mapping[str, str]) -> None:
+    def __init__(self, placeholders: Mapping[str, str], removed: Collection[str] = ()) -> None:
         self.placeholders: Mapping[str, str] = dict(placeholders)
+        self._hiding = {**dict.fromkeys(removed, REMOVED), **placeholders}
         self._values = {placeholder[1:-1].upper(): value for value, placeholder in placeholders.items()}
-        longest_first = sorted(placeholders, key=len, reverse=True)
-        self._hidden = re.compile("|".join(map(re.escape, longest_first)))
-        self._shown = re.compile("|".join(map(_spellings, self._values)), re.IGNORECASE)
+        longest_first = sorted(self._hiding, key=len, reverse=True)
+        self._hidden = _any_of(map(re.escape, longest_first))
+        self._shown = _any_of(map(_spellings, self._values), re.IGNORECASE)
         self._beginnings = {core[:size] for core in self._values for size in range(len(core) + 1)}
-        self._longest = max(map(len, self._values)) + _SPELLING_ROOM
+        self._longest = max(map(len, self._values), default=0) + _SPELLING_ROOM
 
     def hide(self, text: str) -> str:
         """Return ``text`` with placeholders in the place of values."""
-        return self._hidden.sub(lambda match: self.placeholders[match[0]], text)
+        return self._hidden.sub(lambda match: self._hiding[match[0]], text)
 
     def show(self, text: str) -> str:
         """Return ``text`` with values in the place of placeholders, as models spell them."""
@@ -79,7 +87,7 @@ class Masks:
     def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
         found = self._hidden.finditer(text, start)
-        return ((match.start(), match.end(), self.placeholders[match[0]]) for match in found)
+        return ((match.start(), match.end(), self._hiding[match[0]]) for match in found)
 
     def _value(self, match: re.Match[str]) -> str:
         return self._values[_core(match[0])]
@@ -93,6 +101,11 @@ _TAIL: Final = re.compile(r"[A-Za-z0-9_<\\&;]*\Z")
 _AROUND: Final = re.compile(r"\\|<|>|&(?:[lg](?:t;?)?)?")
 
 
+def _any_of(patterns: Iterable[str], flags: int = 0) -> re.Pattern[str]:
+    """Return a pattern that finds any of ``patterns``, and nothing where there are none."""
+    return re.compile("|".join(patterns) or r"(?!)", flags)
+
+
 def _spellings(core: str) -> str:
     return _OPENING + r"\\?_".join(map(re.escape, core.split("_"))) + _CLOSING
 
@@ -102,6 +115,29 @@ def _core(spelled: str) -> str:
     return _AROUND.sub("", spelled).upper()
 
 
+@dataclass(frozen=True, slots=True)
+class RequestMasks:
+    """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
+
+    ``contents`` says of each message which of the contents it is made of.
+    """
+
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+    removed: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    contents: Sequence[int | None] = ()
+
+    @property
+    def restorable(self) -> Masks | None:
+        """Return the values that come back in the response; None where there are none."""
+        return Masks(self.placeholders) if self.placeholders else None
+
+    def by_content(self) -> Callable[[int | None], Masks]:
+        """Return what gives the masks of one of the contents, or of what is in none."""
+        masks = {index: Masks(self.placeholders, texts) for index, texts in self.removed.items()}
+        everywhere = Masks(self.placeholders)
+        return lambda content: masks.get(content, everywhere) if content is not None else everywhere
+
+
 def masked_values(messages: Sequence[Mapping[str, Any]], violations: Iterable[Violation]) -> list[str]:
     """Return the texts that the violations point at, each once. Raises CannotMask."""
     values: dict[str, None] = {}
@@ -109,13 +145,14 @@ def masked_values(messages: Sequence[Mapping[str, Any]], violations: Iterable[Vi
         if not violation.ranges:
             raise CannotMask("the rule does not say where it found it")
         for address in violation.ranges:
-            values.update(dict.fromkeys(_texts_at(messages, address)))
+            values.update(dict.fromkeys(texts_at(messages, address)))
     if len(values) > _MOST_VALUES:
         raise CannotMask(f"it is in more than {_MOST_VALUES} places")
     return list(values)
 
 
-def _texts_at(messages: Sequence[Mapping[str, Any]], address: str) -> list[str]:
+def texts_at(messages: Sequence[Mapping[str, Any]], address: str) -> list[str]:
+    """Return the texts that an address points at. Raises CannotMask where there are none."""
     offsets = _OFFSETS.fullmatch(address)
     value = _value_at(messages, (offsets[1] if offsets else address).partition(".")[2])
     if offsets is not None and isinstance(value, str):
@@ -158,10 +195,26 @@ def _texts_of(value: Any) -> Iterator[str]:
                 yield from _texts_of(inner)
 
 
-def moved(violation: Violation, masks: Masks | None, messages: Sequence[Mapping[str, Any]] | None = None) -> Violation:
+def message_of(address: str) -> int | None:
+    """Return the index of the message that an address points into; None where it points into none."""
+    index = address.partition(":")[0].split(".")[1:2]
+    return int(index[0]) if index and index[0].isdecimal() else None
+
+
+def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
+    """Return what ``moved`` does for a request, each of whose contents may have masks of its own."""
+    by_content = masks.by_content()
+
+    def place(address: str) -> str:
+        index = message_of(address)
+        content = masks.contents[index] if index is not None and index < len(masks.contents) else None
+        return _moved(address, by_content(content), messages)
+
+    return replace(violation, ranges=tuple(map(place, violation.ranges)))
+
+
+def moved(violation: Violation, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> Violation:
     """Return a violation in ``messages`` as it stands once these are masked: its ranges are where values were."""
-    if masks is None or messages is None:
-        return violation
     return replace(violation, ranges=tuple(_moved(address, masks, messages) for address in violation.ranges))
 
 
@@ -174,15 +227,21 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) ->
     return f"{offsets[1]}:{start}-{end}"
 
 
-def mask_body(body: bytes, masks: Masks) -> bytes:
-    """Return a request's body with its values masked wherever the model reads text; all other bytes stay."""
+def mask_body(body: bytes, masks: RequestMasks) -> bytes:
+    """Return a request's body masked wherever the model reads text; all other bytes stay."""
+    by_content = masks.by_content()
     edits = [
         StringEdit(string, start, end, text)
         for string in json_strings(body)
         if _is_request_text(string.path)
-        for start, end, text in masks.hidden(string.text, 0)
+        for start, end, text in by_content(_content_of(string.path)).hidden(string.text, 0)
     ]
     return edited(body, edits)
+
+
+def _content_of(path: Path) -> int | None:
+    """Return which of a request's contents a string is in."""
+    return path[1] if path[0] == "contents" and len(path) > 1 and isinstance(path[1], int) else None
 
 
 def _is_request_text(path: Path) -> bool:

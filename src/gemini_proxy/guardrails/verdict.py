@@ -14,7 +14,8 @@ _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 class Violation:
     """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
 
-    ``stays`` says that more of the response cannot undo the violation.
+    ``stays`` says that more of the response cannot undo the violation; ``healed`` that it is in the history and was
+    refused before, so that it is masked now.
     """
 
     args: tuple[Any, ...]
@@ -22,6 +23,7 @@ class Violation:
     ranges: tuple[str, ...]
     guardrail: Guardrail
     stays: bool = False
+    healed: bool = False
 
     @property
     def message(self) -> str:
@@ -30,8 +32,8 @@ class Violation:
 
     @property
     def action(self) -> Action:
-        """What is done about it: the guardrail's action, or a stronger one that the rule asks for."""
-        return stronger(self.guardrail.action, self.kwargs.get("action"))
+        """Return what is done about it: the guardrail's action, or a stronger one that the rule asks for."""
+        return "mask" if self.healed else stronger(self.guardrail.action, self.kwargs.get("action"))
 
     @property
     def described(self) -> Mapping[str, Any]:

@@ -32,7 +32,8 @@ class Exchange:
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
-    and ``restoring`` puts them back into the response. ``checked_messages`` is how many messages a check has had a
+    and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
+    be masked. ``checked_messages`` is how many messages a check has had a
     verdict on. Times are of ``time.perf_counter``.
     """
 
@@ -64,6 +65,7 @@ class Exchange:
     unchecked_content: list[Unchecked] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     masks: Masks | None = None
+    heals: bool = False
     refusal: Refusal | None = None
     check_ms: float = 0.0
     checked_messages: int = 0

@@ -6,8 +6,10 @@ what may leave and when, and what the client gets instead, is decided here.
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import replace
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -33,7 +35,7 @@ from gemini_proxy.gemini.refusal import (
     error_refusal,
     sse_refusal,
 )
-from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.request import GeminiRequest, contents_of_messages
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
@@ -43,10 +45,13 @@ from gemini_proxy.guardrails.masking import (
     Hiding,
     Masks,
     Placeholders,
+    RequestMasks,
     Restoring,
     mask_body,
     masked_values,
-    moved,
+    message_of,
+    moved_in_request,
+    texts_at,
 )
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
@@ -57,7 +62,10 @@ from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
-from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.trace import REFUSED, Outcome
+
+log = logging.getLogger(__name__)
 
 _SSE_TYPE = "text/event-stream"
 _ARRAY_TYPE = JSON_TYPE.partition(";")[0]
@@ -98,18 +106,34 @@ class Pipeline:
     async def start(self, exchange: Exchange) -> None:
         """Check the request, and mask what is to be masked in it. Raises Refused.
 
-        A check that takes a while goes on beside the upstream call, where that is configured and nothing may be masked.
+        A check that takes a while goes on beside the upstream call, where that is configured and nothing may be masked:
+        neither what a rule finds, nor what was refused before in a history that holds a refusal.
         """
         request = exchange.checked_request
         exchange.unchecked_content.extend(request.unchecked)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
-        overlaps = self._guardrails.request_check == "overlap" and not exchange.rules.masks
-        if overlaps and not isinstance(verdict, Verdict):
+        if not isinstance(verdict, Verdict) and self._may_overlap(exchange, request):
             exchange.request_check = self._tasks.beside(deciding, "request check")
         else:
+            exchange.heals = self._guardrails.history == "mask"
             await deciding
+
+    def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
+        """Tell whether the upstream may be called before the verdict: nothing can be masked any more then."""
+        if self._guardrails.request_check != "overlap" or exchange.rules.masks:
+            return False
+        return self._guardrails.history == "refuse" or not self._holds_refusal(request)
+
+    def _holds_refusal(self, request: GeminiRequest) -> bool:
+        """Tell whether the history seems to hold a refusal, so that it may have to heal."""
+        prefix = self._refusals.prefix
+        return any(
+            prefix in message["content"]
+            for message in request.messages
+            if message.get("role") == "assistant" and isinstance(message.get("content"), str)
+        )
 
     async def admit(self, exchange: Exchange) -> None:
         """Return when the request may have a response. Raises Refused."""
@@ -208,6 +232,7 @@ class Pipeline:
 
     async def record(self, exchange: Exchange) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
+        await self._remember_refused(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
         await self._recorder.record(exchange, coverage)
@@ -298,48 +323,104 @@ class Pipeline:
     # Checks: what is asked of the engine, and what follows from its verdicts.
 
     async def _decide_request(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> None:
-        verdicts = [await self._wait(exchange, "request", verdict)]
-        exchange.checked_messages = exchange.message_count
-        self._apply(exchange, "request", verdicts, exchange.unchecked_content)
-        if violations := [violation for verdict in verdicts for violation in verdict.violations]:
-            original = exchange.checked_request.messages
-            await self._mask_request(exchange, [violation for violation in violations if violation.action == "mask"])
-            exchange.violations.extend(moved(violation, exchange.masks, original) for violation in violations)
+        """Apply the verdict on a request: refuse it, or mask what is to be masked and check it again.
 
-    async def _mask_request(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
-        """Hide what the violations point at from the model, and check what is left. Raises Refused.
-
-        What is found again is hidden as well, a few times; what cannot be hidden is refused.
+        What is found again is masked as well, a few times; what cannot be masked is refused.
         """
-        body, rounds, wanted = exchange.body, 0, violations
-        while wanted:
+        violations = (await self._wait(exchange, "request", verdict)).violations
+        exchange.checked_messages = exchange.message_count
+        self._refuse_unread(exchange, "request", exchange.unchecked_content)
+        body, original, noted = exchange.body, exchange.checked_request.messages, list[Violation]()
+        masks, rounds = RequestMasks(), 0
+        while violations:
+            violations = await self._healed(exchange, violations)
+            self._refuse_blocking(exchange, "request", violations)
+            noted += violations if not rounds else ()
+            wanted = [violation for violation in violations if violation.action == "mask"]
+            if not wanted:
+                break
             rounds += 1
             try:
-                if rounds > _MASK_ROUNDS:
-                    raise CannotMask("it is found again")
-                self._add_masks(exchange, exchange.checked_request.messages, wanted)
+                masks = self._more_masks(exchange, masks, wanted, again=rounds > _MASK_ROUNDS)
             except CannotMask as error:
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
-            assert exchange.masks is not None
-            exchange.body = mask_body(body, exchange.masks)
+            exchange.body, exchange.masks = mask_body(body, masks), masks.restorable
             exchange.request = await self._reader.read_again(exchange)
-            verdict = await self._wait(exchange, "request", self._judge(exchange, "request", exchange.request.messages))
-            self._apply(exchange, "request", [verdict], ())
-            wanted = [violation for violation in verdict.violations if violation.action == "mask"]
+            messages = exchange.request.messages
+            violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
+        exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
 
-    def _add_masks(
-        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
-    ) -> frozenset[str]:
-        """Add what the violations point at to the exchange's masks. Return the placeholders. Raises CannotMask."""
+    def _more_masks(
+        self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation], *, again: bool
+    ) -> RequestMasks:
+        """Return ``masks`` with what the violations point at. Raises CannotMask, ``again`` at once."""
+        if again:
+            raise CannotMask("it is found again")
+        messages, contents = exchange.checked_request.messages, masks.contents
+        healed = [violation for violation in violations if violation.healed]
+        removed = dict(masks.removed)
+        if healed and not contents:
+            contents = contents_of_messages(exchange.call, exchange.body)
+        for violation in healed:
+            for address in violation.ranges:
+                content = contents[message_of(address) or 0]
+                assert content is not None
+                removed[content] = removed.get(content, frozenset()) | set(texts_at(messages, address))
+        others = [violation for violation in violations if not violation.healed]
+        placeholders = self._placeholders(exchange, messages, others) if others else {}
+        return RequestMasks({**masks.placeholders, **placeholders}, removed, contents)
+
+    async def _healed(self, exchange: Exchange, violations: Sequence[Violation]) -> tuple[Violation, ...]:
+        """Return the violations, marked as healed where they lie in the history alone and were refused before."""
+        blocking = [violation for violation in violations if violation.action == "block"]
+        if not blocking or not exchange.heals:
+            return tuple(violations)
+        digests: dict[int, list[str]] = {}
+        contents = contents_of_messages(exchange.call, exchange.body)
+        for violation in blocking:
+            texts = _texts_in_history(exchange.checked_request.messages, contents, violation)
+            digests[id(violation)] = [self._digest(exchange, text) for text in texts]
+        asked = {digest for some in digests.values() for digest in some}
+        try:
+            known = await self._recorder.refused.known(asked) if asked else frozenset[str]()
+        except StoreError as error:
+            log.warning("what was refused before cannot be read, so nothing heals: %s", error)
+            return tuple(violations)
+        heals = {number for number, some in digests.items() if some and known.issuperset(some)}
+        return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
+
+    async def _remember_refused(self, exchange: Exchange) -> None:
+        """Keep digests of what was refused, so that a chat whose history repeats it can go on."""
+        if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
+            return
+        digests: set[str] = set()
+        for violation in exchange.violations:
+            with contextlib.suppress(CannotMask):
+                if violation.action == "block":
+                    digests.update(
+                        self._digest(exchange, text) for text in masked_values(exchange.messages, [violation])
+                    )
+        try:
+            await self._recorder.refused.remember(digests)
+        except StoreError as error:
+            log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
+
+    def _digest(self, exchange: Exchange, text: str) -> str:
+        # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
+        return self._names(exchange, b"gemini-proxy").digest(text)
+
+    def _names(self, exchange: Exchange, otherwise: bytes) -> Placeholders:
         key = self._guardrails.mask_key
-        names = Placeholders(
-            key.get_secret_value().encode() if key else _PROCESS_KEY, exchange.owner, exchange.call.dataset
-        )
-        known = exchange.masks
+        secret = key.get_secret_value().encode() if key else otherwise
+        return Placeholders(secret, exchange.owner, exchange.call.dataset)
+
+    def _placeholders(
+        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
+    ) -> dict[str, str]:
+        """Return what the violations point at, each value with its placeholder. Raises CannotMask."""
+        names, known = self._names(exchange, _PROCESS_KEY), exchange.masks
         values = [known.show(value) if known else value for value in masked_values(messages, violations)]
-        placeholders = {value: names.of(value) for value in values}
-        exchange.masks = Masks({**(known.placeholders if known else {}), **placeholders})
-        return frozenset(placeholders.values())
+        return {value: names.of(value) for value in values}
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:
         """Return what judges the response's text as it comes; None where no rule is in force."""
@@ -362,13 +443,13 @@ class Pipeline:
         ``left`` is how many events have left before.
         """
         try:
-            placeholders = self._add_masks(exchange, exchange.messages, violations)
-            assert exchange.masks is not None
+            placeholders = self._placeholders(exchange, exchange.messages, violations)
+            exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **placeholders})
             editor = FrameEditor(_framing(exchange), Hiding(exchange.masks))
             # The rest of an array is read as one from its beginning.
             opened = b"[{}" if left and exchange.framing != _SSE_TYPE else b""
             masked = (editor.feed(opened + body) + editor.end()).removeprefix(opened)
-            if not placeholders <= editor.replaced:
+            if not editor.replaced.issuperset(placeholders.values()):
                 raise CannotMask("it is not in the text of the response alone")
         except CannotMask as error:
             raise self._violated(exchange, "response", violations, f"cannot be masked: {error}") from None
@@ -395,7 +476,8 @@ class Pipeline:
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
-        self._apply(exchange, "response", [_placed(verdict, first, offsets[index]) for index, verdict in verdicts], ())
+        placed = [_placed(verdict, first, offsets[index]) for index, verdict in verdicts]
+        self._refuse_blocking(exchange, "response", [one for verdict in placed for one in verdict.violations])
 
     async def _check_response(
         self, exchange: Exchange, candidates: Sequence[CandidateMessages], *, until_now: bool = False
@@ -423,7 +505,8 @@ class Pipeline:
         ]
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
-        self._apply(exchange, "response", verdicts, unseen)
+        self._refuse_blocking(exchange, "response", [one for verdict in verdicts for one in verdict.violations])
+        self._refuse_unread(exchange, "response", unseen)
         exchange.unchecked_content.extend(one for one in unseen if one not in exchange.unchecked_content)
         if not until_now:
             exchange.violations.extend(violation for violation in violations if violation.action == "log")
@@ -482,13 +565,13 @@ class Pipeline:
         finally:
             checking.cancel()
 
-    def _apply(
-        self, exchange: Exchange, phase: Phase, verdicts: Iterable[Verdict], missed: Sequence[Unchecked]
-    ) -> None:
-        """Raise Refused for violations that block, and for content that no rule can read where that is not allowed."""
-        violations = [violation for verdict in verdicts for violation in verdict.violations]
+    def _refuse_blocking(self, exchange: Exchange, phase: Phase, violations: Iterable[Violation]) -> None:
+        """Raise Refused for violations that block."""
         if blocking := [violation for violation in violations if violation.action == "block"]:
             raise self._violated(exchange, phase, blocking)
+
+    def _refuse_unread(self, exchange: Exchange, phase: Phase, missed: Sequence[Unchecked]) -> None:
+        """Raise Refused for content that no rule can read, where that is not allowed."""
         if missed and self._guardrails.unseen_content == "block":
             named = ", ".join(dict.fromkeys(one.reason for one in missed))
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
@@ -530,6 +613,22 @@ class Pipeline:
 
 async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
     return await judged
+
+
+def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
+    """Return the texts that a violation points at; none where some of it is not in a content before the last one."""
+    last = max((content for content in contents if content is not None), default=0)
+    texts: list[str] = []
+    for address in violation.ranges:
+        index = message_of(address)
+        content = contents[index] if index is not None and index < len(contents) else None
+        if content is None or content >= last:
+            return []
+        try:
+            texts += texts_at(messages, address)
+        except CannotMask:
+            return []
+    return texts
 
 
 def _framing(exchange: Exchange) -> Framing:

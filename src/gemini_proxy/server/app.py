@@ -67,6 +67,7 @@ from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import Access
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.refused_texts import RefusedTexts
 from gemini_proxy.traces.retention import Kept
 from gemini_proxy.traces.snapshot import Revisions
 
@@ -245,6 +246,7 @@ class _Assembly:
             learner=storage.tool_learner,
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
+            refused=RefusedTexts(storage.database),
         )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies)
         most = config.upstream.max_answer_bytes

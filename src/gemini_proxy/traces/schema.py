@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0008"
+HEAD = "0009"
 
 metadata = MetaData(
     naming_convention={
@@ -221,6 +221,15 @@ jobs = Table(
     Index(None, "kind", "due"),
     # A finished job's number must not come back: a slow worker would finish another trace's job.
     sqlite_autoincrement=True,
+)
+
+# Texts that were refused, by keyed digests: see refused_texts.py.
+refused_texts = Table(
+    "refused_texts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("at", Double, nullable=False),
+    Index(None, "at"),
 )
 
 # One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.
