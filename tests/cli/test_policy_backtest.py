@@ -152,7 +152,7 @@ def test_backtest_stops_at_the_configured_time(folder: Path) -> None:
     (folder / "config.toml").write_text("[guardrails]\ntimeout = 0.05\n")
     result = CliRunner().invoke(main, ["--config", "config.toml", "policy", "backtest", "slow.gr", "--json"])
     found = orjson.loads(result.output)
-    assert (result.exit_code, found["no_verdict"][0]["failure"]) == (1, "rule at line 1: past its deadline")
+    assert (result.exit_code, found["no_verdict"][0]["failure"]) == (1, "rule at line 1: the check timed out")
     assert found["milliseconds"]["most"] < 1000
 
 

@@ -212,7 +212,7 @@ async def test_a_trial_ends_in_time(start_proxy: StartProxy, session: aiohttp.Cl
     await record(hasty, mine(messages=[{"role": "user", "content": "z"}] * 300), mine("y"))
     _, found = await ask(Browser(session, hasty.url), "try-policy", {"dataset": "demo", "policy": slow})
     assert (found["checked"], found["refused"], found["undecided"]) == (2, 0, 1)
-    assert "past its deadline" in found["findings"][0]["failure"]
+    assert "the check timed out" in found["findings"][0]["failure"]
 
 
 async def test_the_process_that_tries_starts_light() -> None:

@@ -206,7 +206,7 @@ async def test_only_the_operators_policies_may_ask() -> None:
     [
         ('X := llm("a")\n', "a constant cannot ask"),
         ('raise "b" if:\n    (m: Message)\n    decision(m)\n', 'needs "text"'),
-        ('raise "b" if:\n    (m: Message)\n    decision("q", m, question="q")\n', 'given "question" twice'),
+        ('raise "b" if:\n    (m: Message)\n    decision("q", m, question="q")\n', 'gets "question" twice'),
         ('raise "b" if:\n    (m: Message)\n    decision("q", m, threshold=1)\n', 'has no option "threshold"'),
     ],
 )

@@ -115,7 +115,7 @@ def test_it_is_asked_about_whole_answers() -> None:
 
 @pytest.mark.parametrize("written", ['"presido"', "m.content"])
 def test_the_model_is_one_that_there_is(written: str) -> None:
-    with pytest.raises(PolicyError, match='is written in the call, and is "presidio"'):
+    with pytest.raises(PolicyError, match='must be written in the call as "presidio"'):
         guardrail("p", POLICY.replace('"presidio"', written), "block", asks=True)
 
 

@@ -296,7 +296,7 @@ def test_many_matches_are_bounded() -> None:
 def test_what_a_check_builds_is_bounded_as_a_whole() -> None:
     """Many strings under the bound are over it together."""
     policy = rule(M, "x := [m.content + m.content for i in [1] * 1000]", "x == []")
-    with pytest.raises(BudgetExceeded, match="characters in all"):
+    with pytest.raises(BudgetExceeded, match="together have too many characters"):
         check(policy, user("h" * 10_000), budget=Budget(max_total_chars=1_000_000))
 
 

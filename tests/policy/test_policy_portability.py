@@ -120,7 +120,7 @@ NOTED: dict[str, tuple[str, list[tuple[int, int, str]]]] = {
         'raise "x" if:\n    (a: Message) -> (b: Message)\n    b -> (c: Message)\n    (empty(a)) or (empty(c))\n',
         [(4, 5, 'begins with "("')],
     ),
-    "text chunks": ('raise "x" if:\n    (t: TextChunk)\n    empty(t.text)\n', [(2, 5, "no TextChunk")]),
+    "text chunks": ('raise "x" if:\n    (t: TextChunk)\n    empty(t.text)\n', [(2, 5, "not a TextChunk")]),
     "in with a pattern": (rule('"a.b" in m.role'), [(3, 5, 'write any(find("a[.]b", x))')]),
     "in with a broken pattern": (rule('"f(" in m.role'), [(3, 5, 'raises; write any(find("f[(]", x))')]),
     "in with a constant": ('WORD := "a+"\n' + rule("WORD in m.role"), [(4, 5, "marks")]),

@@ -160,5 +160,5 @@ async def test_a_deleted_datasets_tools_are_gone(start_proxy: StartProxy) -> Non
 
 @pytest.mark.parametrize("given", [{"send": 1}, ["send"], "x"])
 def test_configured_digests_that_cannot_be_read_are_a_fault_of_the_configuration(given: Any) -> None:
-    with pytest.raises(ValidationError, match="pinned_tools has the digests of tools by their names"):
+    with pytest.raises(ValidationError, match="pinned_tools must map names of tools to digests"):
         Config.model_validate({"guardrails": {"parameters": {"pinned_tools": given}}})

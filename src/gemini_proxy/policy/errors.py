@@ -1,16 +1,18 @@
-"""What a policy can get wrong at load, what a check can fail with, and what a conversation can be refused for.
+"""The errors of the policy language.
 
-PolicyError       a policy that does not load; nothing else leaves ``compile_policy``
-EvaluationError   a check that gave no answer: neither a violation nor clean
-└── BudgetExceeded    over its steps, its deadline or its memory bound
-ConversationError messages of a shape that cannot be read (a ValueError)
+PolicyError         a policy does not load; ``compile_policy`` raises nothing else
+EvaluationError     a check has no verdict: neither violations nor a clean result
+└── BudgetExceeded      it exceeds its steps, its deadline or its memory
+ConversationError   messages have a form that cannot be read (a ValueError)
+
+A ``reason`` is shown after a place and a colon, so it begins in lower case: what is wrong, and what to do about it.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Fault = Literal["form", "unknown", "excess"]
-"""What is wrong with a policy: it asks something for what it has not, is more than there may be, or anything else."""
+"""What is wrong with a policy: ``unknown`` names something that does not exist, ``excess`` exceeds a limit."""
 
 
 class PolicyError(Exception):
@@ -45,7 +47,7 @@ class PolicyError(Exception):
         return f"{self.source}:{self.line}:{self.column}: {self.reason}{hint}"
 
     def caret(self) -> str:
-        """The offending source line, cut to a readable length, with a caret under the column."""
+        """Return the source line, cut to a readable length, with a caret under the column."""
         lines = self._text.splitlines()
         line = lines[self.line - 1] if 0 < self.line <= len(lines) else ""
         start = max(0, self.column - 60)
@@ -55,7 +57,7 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PolicyWarning:
-    """Something in a policy that loads but may not mean what its author thinks."""
+    """A note on a policy that loads but may not mean what its author thinks."""
 
     line: int
     column: int
@@ -66,7 +68,7 @@ class PolicyWarning:
 
 
 class EvaluationError(Exception):
-    """A rule could not be evaluated; ``line`` is the rule's, 0 where no rule is to blame."""
+    """A rule cannot be evaluated. ``line`` is the rule's, 0 if no rule is to blame."""
 
     def __init__(self, reason: str, line: int = 0) -> None:
         super().__init__(reason, line)
@@ -78,8 +80,8 @@ class EvaluationError(Exception):
 
 
 class BudgetExceeded(EvaluationError):
-    """The check would go, or went, over its step, time or memory budget."""
+    """The check exceeds its step, time or memory budget."""
 
 
 class ConversationError(ValueError):
-    """Messages that cannot be read; the text names the message and what was expected."""
+    """Messages cannot be read. The text names the message and what was expected."""

@@ -183,7 +183,7 @@ class Count:
 def bound(code: Code | None, frame: Frame) -> int | None:
     value = None if code is None else code(frame)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise EvaluationError("the bounds of count are whole numbers")
+        raise EvaluationError("the bounds of count must be whole numbers")
     return value
 
 
@@ -275,7 +275,7 @@ def spread(frame: Frame, slots: list[int], item: Any) -> None:
         frame[slots[0]] = item
         return
     if not isinstance(item, list | tuple) or len(item) != len(slots):
-        raise EvaluationError(f"an item does not have {len(slots)} parts")
+        raise EvaluationError(f"an item of the comprehension does not have {len(slots)} parts")
     for slot, part in zip(slots, item, strict=True):
         frame[slot] = part
 
@@ -334,7 +334,7 @@ def computed_pattern(pattern: Code, value: Code, mode: Mode, max_program: int) -
         run: Run = frame[0]
         written = pattern(frame)
         if not isinstance(written, str):
-            raise EvaluationError(f"a pattern is a text, not a {word_for(written)}")
+            raise EvaluationError(f"a pattern must be a text, not a {word_for(written)}")
         regex = compile_at_run_time(written, mode, run.regexes, run, max_program)
         return (find_all if mode == "find" else matches)(run, regex, value(frame))
 

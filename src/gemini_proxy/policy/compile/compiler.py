@@ -138,7 +138,7 @@ class _Compiler:
     def policy(self) -> Policy:
         rules = [statement for statement in self._tree.statements if isinstance(statement, syntax.Raise)]
         if len(rules) > _MAX_RULES:
-            self._context.fail(rules[_MAX_RULES], f"more than {_MAX_RULES} rules", fault="excess")
+            self._context.fail(rules[_MAX_RULES], f"the policy has more than {_MAX_RULES} rules", fault="excess")
         self._define_names()
         for predicate in self._context.predicates.values():
             predicate.compile(self._context, predicate.node)
@@ -163,7 +163,7 @@ class _Compiler:
     def _check_new(self, node: syntax.Node, name: str) -> None:
         context = self._context
         if name in _RESERVED or name in context.constants or name in context.predicates or name in context.imported:
-            context.fail(node, f'"{name}" is defined already')
+            context.fail(node, f'"{name}" is already defined')
 
     # Statements
 
@@ -191,7 +191,7 @@ class _Compiler:
 
     def _bind_import(self, node: syntax.Node, alias: str, imported: Imported, *, renamed: bool = True) -> None:
         if renamed and alias in _RESERVED:
-            self._context.fail(node, f'"{alias}" is defined already')
+            self._context.fail(node, f'"{alias}" is already defined')
         self._context.imported[alias] = imported
 
     def _define_constant(self, statement: syntax.Define) -> None:
@@ -298,7 +298,7 @@ class _Compiler:
             return [], {}
         term = self._compile(error, scope)
         if term.known is not None and not isinstance(term.known.value, str):
-            self._context.fail(error, "a rule raises a text or PolicyViolation(...)")
+            self._context.fail(error, "a rule must raise a text or PolicyViolation(...)")
         return [term.code], {}
 
     # Lines: each step's code calls the code of what follows it, once for every binding
@@ -310,9 +310,7 @@ class _Compiler:
         """
         steps = [step for line in lines for step in self._steps(line, scope)]
         if sum(step.build is not None for step in steps) > _MAX_BINDINGS:
-            self._context.fail(
-                lines[0], f"more than {_MAX_BINDINGS} variables are declared in one block", fault="excess"
-            )
+            self._context.fail(lines[0], f"one block declares more than {_MAX_BINDINGS} variables", fault="excess")
         self._context.check_slots(lines[0], scope)
         code = final
         for step in reversed(steps if universal else schedule(steps)):
@@ -347,7 +345,7 @@ class _Compiler:
         if line.source is not None or line.name not in scope.slots:
             return False
         if scope.kinds.get(line.name) != line.kind:
-            self._context.fail(line, f'"{line.name}" is declared already, as something else')
+            self._context.fail(line, f'"{line.name}" is already declared with another type')
         return True
 
     def _kind(self, line: syntax.Declaration) -> str:
@@ -407,12 +405,12 @@ class _Compiler:
         if link.name not in scope.slots:
             self._context.unknown(link, link.name, scope.slots)
         if link.name not in scope.kinds or scope.kinds[link.name] not in FIELDS:
-            self._context.fail(link, f'"{link.name}" is not an event, so it is not before or after anything')
+            self._context.fail(link, f'"{link.name}" is not an event, so a flow cannot connect it')
         return scope.slots[link.name]
 
     def _check_flow_kind(self, link: syntax.Declaration) -> None:
         if link.source is not None or self._kind(link) not in FIELDS or link.kind == "Input":
-            self._context.fail(link, "a flow goes between events", f"({link.name}: ToolCall) -> (other: ToolCall)")
+            self._context.fail(link, "a flow connects events", f"({link.name}: ToolCall) -> (other: ToolCall)")
 
     def _follow(self, left: int, arrow: str, link: syntax.Declaration, scope: Scope) -> Step:
         self._check_flow_kind(link)
@@ -429,7 +427,7 @@ class _Compiler:
             self._context.unknown(line, line.name, scope.slots)
         self._nested += 1
         if self._nested > _MAX_NESTED:
-            self._context.fail(line, f"quantifiers nested more than {_MAX_NESTED} deep", fault="excess")
+            self._context.fail(line, f"quantifiers are nested more than {_MAX_NESTED} deep", fault="excess")
         inner = scope.inner()
         if imported.name == "forall":
             code = self._forall(line, inner)
@@ -506,7 +504,7 @@ class _Compiler:
         if known is not None:
             return constant(known.value, known.raw)
         if node.name == "input":
-            self._context.fail(node, "input is read by the name of a parameter", "input.name")
+            self._context.fail(node, "input must be followed by the name of a parameter", "input.name")
         imported = self._context.imported.get(node.name)
         if imported is not None and imported.role == "module":
             self._context.fail(node, f'"{node.name}" is a module', f"call what it has, as in {node.name}.loads(...)")
@@ -544,7 +542,7 @@ class _Compiler:
 
     def _parameter(self, node: syntax.Attribute) -> CompiledExpression:
         if not self._context.allow_input:
-            self._context.fail(node, "a constant cannot read input, which is known only when a check runs")
+            self._context.fail(node, "a constant cannot read input, which is only known during a check")
         name = node.name
         self._context.parameters.add(name)
 
@@ -580,14 +578,14 @@ class _Compiler:
         entries = [(self._compile(key, scope), self._code(value, scope)) for key, value in node.entries]
         for (key, _), (written, _) in zip(entries, node.entries, strict=True):
             if key.known is not None and not isinstance(key.known.value, str | int | float):
-                self._context.fail(written, "a key is a text or a number")
+                self._context.fail(written, "a key must be a text or a number")
 
         def build(frame: Frame) -> dict[Any, Any]:
             built = {}
             for key, value in entries:
                 name = key.code(frame)
                 if not isinstance(name, str | int | float):
-                    raise EvaluationError("a key is a text or a number")
+                    raise EvaluationError("a key must be a text or a number")
                 built[name] = value(frame)
             return built
 
@@ -610,7 +608,7 @@ class _Compiler:
         left, right = self._compile(node.left, scope), self._compile(node.right, scope)
         operator, one, other = node.operator, left.code, right.code
         if operator == "%" and left.known is not None and isinstance(left.known.value, str):
-            self._context.fail(node, "% does not format text", 'write f"... {value}"')
+            self._context.fail(node, "% cannot format a text", 'write f"... {value}"')
 
         def compute(frame: Frame) -> Any:
             return arithmetic(frame[0], operator, one(frame), other(frame))
@@ -726,9 +724,9 @@ class _Compiler:
         if role == "function" and name in FUNCTIONS:
             return self._function_call(node, name, FUNCTIONS[name], scope)
         if role == "quantifier":
-            self._context.fail(node, f"{name} begins a block", f"{name}(...): and an indented block")
+            self._context.fail(node, f"{name} must begin a block", f"{name}(...): and an indented block")
         if name in ("PolicyViolation", "Violation"):
-            self._context.fail(node, "a violation is raised, not computed")
+            self._context.fail(node, "a violation can only be raised")
         if name in UNAVAILABLE:
             self._context.fail(node, f"{name} is not available: it needs {UNAVAILABLE[name]}")
         self._context.unknown(node, name, scope.slots)
@@ -789,7 +787,7 @@ class _Compiler:
         if pattern.known is None:
             return CompiledExpression(computed_pattern(pattern.code, value, mode, self._context.max_program))
         if not isinstance(pattern.known.value, str):
-            self._context.fail(node.args[0], f"a pattern is a text, not a {word_for(pattern.known.value)}")
+            self._context.fail(node.args[0], f"a pattern must be a text, not a {word_for(pattern.known.value)}")
         written = pattern.known.raw if pattern.known.raw is not None else pattern.known.value
         regex = self._context.regex(node.args[0], written, mode)
         return CompiledExpression(lambda frame: use(frame[0], regex, value(frame)))
@@ -809,7 +807,7 @@ class _Compiler:
         value, rest = args[0], args[1:]
         named = dict(zip(by_position, rest, strict=False))
         for option in named.keys() & kwargs.keys():
-            self._context.fail(node, f'{name}(...) is given "{option}" twice')
+            self._context.fail(node, f'{name}(...) gets "{option}" twice')
         kwargs, rest = kwargs | named, rest[len(named) :]
         apply = detector_call(detector)
 
@@ -835,7 +833,7 @@ class _Compiler:
         if not isinstance(model, syntax.Constant) or model.value not in models:
             known = " or ".join(f'"{each}"' for each in sorted(models))
             self._context.fail(
-                model, f"the model of {name}(...) is written in the call, and is {known}", fault="unknown"
+                model, f"the model of {name}(...) must be written in the call as {known}", fault="unknown"
             )
         if model.value not in self._context.detectors.names:
             needed = UNAVAILABLE[model.value]
@@ -852,7 +850,7 @@ class _Compiler:
         args, kwargs = self._arguments(node, scope)
         for option in detector.positional[: len(args)]:
             if option in kwargs:
-                self._context.fail(node, f'{name}(...) is given "{option}" twice')
+                self._context.fail(node, f'{name}(...) gets "{option}" twice')
         kwargs |= dict(zip(detector.positional, args, strict=False))
         for needed in detector.positional[: detector.positional.index(detector.subject) + 1]:
             if needed not in kwargs:

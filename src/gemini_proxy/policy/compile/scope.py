@@ -147,11 +147,11 @@ class Context:
         try:
             return code([self._load_run])
         except Exception as error:
-            self.fail(node, f"this constant cannot be worked out: {error}")
+            self.fail(node, f"this constant cannot be evaluated: {error}")
 
     def check_slots(self, node: syntax.Node, scope: Scope) -> None:
         if scope.size > _MAX_SLOTS:
-            self.fail(node, f"more than {_MAX_SLOTS} variables", fault="excess")
+            self.fail(node, f"a rule has more than {_MAX_SLOTS} variables", fault="excess")
 
 
 class CompiledPredicate:
@@ -173,7 +173,7 @@ class CompiledPredicate:
             self._open = True
             context.predicate_depth += 1
             if context.predicate_depth > _MAX_CHAIN:
-                context.fail(caller, f"predicates call one another more than {_MAX_CHAIN} deep", fault="excess")
+                context.fail(caller, f"predicates call each other more than {_MAX_CHAIN} deep", fault="excess")
             self._body = self._build(self.node)
             context.predicate_depth -= 1
             self._open = False

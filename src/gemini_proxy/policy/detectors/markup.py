@@ -82,7 +82,7 @@ class Images:
             if "![" not in text and "<" not in text:
                 continue
             if len(text) > _LONGEST_MARKDOWN:
-                raise BudgetExceeded(f"Markdown of more than {_LONGEST_MARKDOWN} characters")
+                raise BudgetExceeded(f"the Markdown has more than {_LONGEST_MARKDOWN} characters")
             brackets = text.count("[") + text.count("<")
             meter.charge(20 + len(text) * _STEPS_PER_CHARACTER + brackets * brackets // _PAIRS_PER_STEP)
             for start, end, address in _fetched(text):

@@ -36,7 +36,7 @@ class PythonCode:
         failure: str | None = None
         for text in texts:
             if len(text) > _LONGEST_CODE:
-                raise BudgetExceeded(f"code of more than {_LONGEST_CODE} characters")
+                raise BudgetExceeded(f"the code has more than {_LONGEST_CODE} characters")
             meter.charge(20 + len(text) * _STEPS_PER_CHARACTER)
             failure = _read(text, found, meter) or failure
         lists = {name: list(values) for name, values in found.items()}

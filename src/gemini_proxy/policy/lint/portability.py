@@ -55,7 +55,7 @@ def portability(text: str, source: str = "<policy>") -> tuple[PolicyWarning, ...
     module = parse(text, source)
     found = dict.fromkeys(_PortabilityNotes(unify_lines(text), module).all())
     if "\r" in text:
-        found[PolicyWarning(1, 1, "it reads no line ends but LF")] = None
+        found[PolicyWarning(1, 1, "it only reads LF as a line end")] = None
     return tuple(sorted(found, key=lambda each: (each.line, each.column, each.message)))
 
 
@@ -104,7 +104,7 @@ class _PortabilityNotes:
                     for condition in conditions:
                         yield from self._truth(condition)
                 case syntax.Declaration(kind="TextChunk", source=None):
-                    yield _note(node, "a text that is not in a list is no TextChunk; use (t: str) in text(x)")
+                    yield _note(node, "a text outside a list is not a TextChunk; use (t: str) in text(x)")
                 case syntax.Declaration(source=syntax.Sequence(items=items) as written):
                     if not all(isinstance(item, syntax.Constant) for item in items):
                         yield _note(written, "it takes the items before events are known; write tuple([...])")
@@ -184,7 +184,7 @@ class _PortabilityNotes:
     def _call(self, node: syntax.Call) -> Iterator[PolicyWarning]:
         if isinstance(node.function, syntax.Attribute):
             if self._content_of(node.function.value) and node.function.name not in ("text", "image"):
-                yield _note(node.function, "methods raise on a content that is None or a list; use (t: str) in text(x)")
+                yield _note(node.function, "methods raise if a content is None or a list; use (t: str) in text(x)")
         elif isinstance(node.function, syntax.Name):
             yield from self._named(node, self._aliases.get(node.function.name, node.function.name))
 
@@ -203,7 +203,7 @@ class _PortabilityNotes:
         if name in ("find", "match") and len(node.args) == 2:
             pattern, value = node.args
             if self._content_of(value) or (isinstance(value, syntax.Name) and value.name in self._kinds):
-                message = f"{name} raises on a content that is None or a list; use (t: str) in text(x)"
+                message = f"{name} raises if a content is None or a list; use (t: str) in text(x)"
                 yield _note(value, message)
             raw = _raw(self._resolved(pattern))
             if name == "match" and raw is not None and _dot_repeats(raw):
@@ -215,7 +215,7 @@ class _PortabilityNotes:
         if name == "fuzzy_contains":
             semantic = options.get("use_semantic")
             if not (isinstance(semantic, syntax.Constant) and semantic.value is False):
-                yield _note(node, "it sends the text to a hosted model where it has a key; say use_semantic=False")
+                yield _note(node, "it sends the text to a hosted model if it has a key; say use_semantic=False")
         elif name == "secrets" and "generic" in options:
             yield _note(options["generic"], "its secrets has no option generic; use find with a pattern")
 
@@ -268,7 +268,7 @@ def _argument(node: syntax.Attribute | syntax.Index, is_method: bool) -> Iterato
         return
     key = node.name if isinstance(node, syntax.Attribute) else getattr(node.key, "value", None)
     if isinstance(key, str) and not (is_method and key in _DICT_METHODS):
-        yield _note(node, f'it raises where there is no such argument; write .get("{key}", "")')
+        yield _note(node, f'it raises if there is no such argument; write .get("{key}", "")')
 
 
 def _raw(value: syntax.Expr) -> str | None:
@@ -400,7 +400,7 @@ def _comparators(
     if "not in" in words:
         yield _note(node, "it has no not in; write not (x in y)")
     if "is not" in words and not (isinstance(right, syntax.Constant) and right.value is None):
-        yield _note(node, "is not never holds but for None; write x != y")
+        yield _note(node, "is not only holds for None; write x != y")
 
 
 def _calls(node: syntax.Call, function: syntax.Expr) -> Iterator[PolicyWarning]:
@@ -455,7 +455,7 @@ def _imported(statement: syntax.Import) -> Iterator[PolicyWarning]:
     """Notes on detectors that are not there, or that need what is not part of the engine."""
     for name, _ in statement.names:
         if name.name in _NEEDS:
-            yield _note(name, f"{name.name} needs {_NEEDS[name.name]}, and the check ends in an error without")
+            yield _note(name, f"{name.name} needs {_NEEDS[name.name]}, and without it the check ends in an error")
         elif statement.module.split(".")[-1] in ("detectors", "parsers") and name.name not in _STOCK_DETECTORS:
             yield _note(name, f"it has no detector {name.name}; use find with a pattern")
 

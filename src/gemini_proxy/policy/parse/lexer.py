@@ -119,7 +119,7 @@ class _Lexer:
         if self._opens_block and width > self._width:
             self._heads.append(self._width)
             if len(self._heads) >= _MAX_INDENT_LEVELS:
-                raise LexError("indented too deeply", self._line, self._column(), excess=True)
+                raise LexError("the line is indented too deeply", self._line, self._column(), excess=True)
             yield self._token("indent", "")
         self._width = width
 

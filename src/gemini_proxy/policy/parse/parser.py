@@ -83,7 +83,7 @@ class _PolicyParser:
         self._end_line()
         if indented:
             if self._token.kind != "dedent":
-                self._fail("a constant has one value")
+                self._fail("a constant can have only one value")
             self._advance()
         return value
 
@@ -121,7 +121,7 @@ class _PolicyParser:
 
     def _imported(self) -> tuple[syntax.Name, str]:
         if self._at("*"):
-            self._fail("names are imported one by one")
+            self._fail("names must be imported one by one")
         token = self._identifier("a name to import")
         alias = self._identifier("a name").text if self._take("as") else token.text
         return syntax.Name(token.line, token.column, token.text), alias
@@ -134,7 +134,7 @@ class _PolicyParser:
             parameter = self._identifier("a parameter").text
             kind = self._identifier("a type").text if self._take(":") else ""
             if parameter in dict(parameters):
-                self._fail(f'"{parameter}" is a parameter twice')
+                self._fail(f'"{parameter}" is declared twice')
             parameters.append((parameter, kind))
             if not self._take(","):
                 break
@@ -192,7 +192,7 @@ class _PolicyParser:
             return self._quantifier(value)
         if self._at("->") or self._at("~>"):
             if not isinstance(value, syntax.Name):
-                self._fail("a flow goes between bound events and declarations")
+                self._fail("a flow connects bound events and declarations")
             return self._flow(value)
         return syntax.Condition(value.line, value.column, value)
 
@@ -229,7 +229,7 @@ class _PolicyParser:
         name = head
         if isinstance(head, syntax.Call):
             if head.args:
-                self._fail("bounds are given by name", head, "count(min=2, max=5):")
+                self._fail("bounds must be given by name", head, "count(min=2, max=5):")
             kwargs, name = head.kwargs, head.function
         if not isinstance(name, syntax.Name):
             self._fail('":" ends only forall and count(...)', value)
@@ -315,10 +315,10 @@ class _PolicyParser:
         self, value: syntax.Expr, before: list[tuple[syntax.Comparator, syntax.Expr]], negated: bool
     ) -> syntax.Expr:
         if before:
-            self._fail("a pattern does not go into a chain of comparisons")
+            self._fail("a pattern cannot be part of a chain of comparisons")
         pattern = self._pattern()
         if self._comparator() is not None:
-            self._fail("a pattern does not go into a chain of comparisons")
+            self._fail("a pattern cannot be part of a chain of comparisons")
         return self._grown(syntax.Is(value.line, value.column, value, pattern, negated), value, pattern)
 
     def _arithmetic(self, level: int) -> syntax.Expr:
@@ -400,7 +400,7 @@ class _PolicyParser:
                     self._fail(f'"{name}" is given twice')
                 kwargs.append((name, self._expression()))
             elif kwargs:
-                self._fail("a positional argument after a keyword one")
+                self._fail("a positional argument cannot follow a keyword argument")
             else:
                 args.append(self._argument(bool(args)))
             if not self._take(","):
@@ -451,7 +451,7 @@ class _PolicyParser:
             while self._take(","):
                 # The stock language writes it so; a wildcard asks nothing.
                 if not self._take("*"):
-                    self._fail("one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
+                    self._fail("expected one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
             self._expect(")", "after the argument pattern")
         return syntax.ToolPattern(token.line, token.column, token.text, arguments)
 
@@ -526,14 +526,14 @@ class _PolicyParser:
 
     def _number(self, token: Token) -> int | float:
         if len(token.text) > 40:
-            self._fail("a number of more than 40 characters", token, fault="excess")
+            self._fail("the number has more than 40 characters", token, fault="excess")
         plain = token.text.replace("_", "")
         return int(plain) if plain.isdigit() else float(plain)
 
     def _bracketed(self) -> syntax.Expr:
         token = self._token
         if token.text == "(" and self._ahead().kind == "name" and self._ahead(2).text == ":":
-            self._fail("a declaration stands on a line of its own", suggestion="put the condition on the next line")
+            self._fail("a declaration must be on a line of its own", suggestion="put the condition on the next line")
         if token.text == "{":
             return self._braces()
         self._advance()
@@ -592,7 +592,7 @@ class _PolicyParser:
         while self._take("if"):
             conditions.append(self._or())
         if self._at("for"):
-            self._fail("only one for in a comprehension")
+            self._fail("a comprehension can have only one for")
         node = syntax.Comprehension(element.line, element.column, element, tuple(names), source, tuple(conditions))
         return self._grown(node, element, source, *conditions)
 
@@ -674,7 +674,7 @@ class _PolicyParser:
         raise PolicyError(self._source, where.line, where.column, reason, suggestion, fault=fault, text=self._text)
 
     def _too_deep(self, at: syntax.Node | None = None) -> NoReturn:
-        self._fail(f"nested more than {MAX_DEPTH} deep", at, fault="excess")
+        self._fail(f"the expression is nested more than {MAX_DEPTH} deep", at, fault="excess")
 
     def _identifier(self, purpose: str) -> Token:
         token = self._token

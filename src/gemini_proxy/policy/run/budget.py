@@ -71,25 +71,25 @@ class Meter:
         """Settle the overdraft, look at the clock and grant the next slice."""
         self._rest += self.left
         if self._rest < 0:
-            raise BudgetExceeded("over its step budget")
+            raise BudgetExceeded("the check exceeds its step budget")
         if self.deadline is not None and perf_counter() > self.deadline:
-            raise BudgetExceeded("past its deadline")
+            raise BudgetExceeded("the check timed out")
         self.left = min(_SLICE, self._rest)
         self._rest -= self.left
 
     def room(self, chars: int) -> None:
         """Refuse to build a string longer than the bound, and pay for its copy."""
         if chars > self.max_chars:
-            raise BudgetExceeded(f"a string of {chars} characters is over the bound of {self.max_chars}")
+            raise BudgetExceeded(f"a text of {chars} characters exceeds the limit of {self.max_chars}")
         self._chars -= chars
         if self._chars < 0:
-            raise BudgetExceeded("too many characters in all")
+            raise BudgetExceeded("the texts of the check together have too many characters")
         self.charge(chars >> 9)
 
     def items(self, count: int) -> None:
         """Refuse to build a list longer than the bound, and pay for it."""
         if count > self.max_items:
-            raise BudgetExceeded(f"a list of {count} items is over the bound of {self.max_items}")
+            raise BudgetExceeded(f"a list of {count} items exceeds the limit of {self.max_items}")
         self.charge(count >> 4)
 
     def take(self, items: Iterable[T]) -> list[T]:

@@ -81,7 +81,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
         if not isinstance(needle, str):
             if needle is None:
                 return False
-            raise EvaluationError(f"{word_for(needle)} in a text")
+            raise EvaluationError(f"in cannot look for a {word_for(needle)} in a text")
         run.charge(len(hay) >> 9)
         return (needle in hay and _mark_all(run, needle, hay)) | _is_across(run, needle, hay)
     if hay is None:
@@ -94,7 +94,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
     if kind is list or kind is tuple:
         run.charge(len(hay) >> 3)
         return any(equal(run, needle, item) for item in hay)
-    raise EvaluationError(f"nothing is in a {word_for(hay)}")
+    raise EvaluationError(f"in cannot look into a {word_for(hay)}")
 
 
 def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool | Each:
@@ -223,16 +223,16 @@ def _numbers(operator: str, left: int | float, right: int | float) -> int | floa
 
 def _power(left: int | float, right: int | float) -> int | float:
     if isinstance(left, int) and isinstance(right, int) and abs(right) * max(1, left.bit_length()) > _MAX_BITS:
-        raise BudgetExceeded("a number of more than 4096 bits")
+        raise BudgetExceeded("a number has more than 4096 bits")
     result = left**right
     if isinstance(result, complex):
-        raise EvaluationError("a root of a negative number")
+        raise EvaluationError("the root of a negative number is not a real number")
     return _bounded(result)
 
 
 def _bounded(result: int | float) -> int | float:
     if isinstance(result, int) and result.bit_length() > _MAX_BITS:
-        raise BudgetExceeded("a number of more than 4096 bits")
+        raise BudgetExceeded("a number has more than 4096 bits")
     return result
 
 

@@ -43,7 +43,7 @@ def pinned(parameters: Mapping[str, Any]) -> Mapping[str, str]:
     """The digests among a policy's parameters. Raises EvaluationError for another shape."""
     given = parameters.get(PINS_PARAMETER) or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, str) for value in given.values()):
-        raise EvaluationError(f"{PINS_PARAMETER} has the digests of tools by their names")
+        raise EvaluationError(f"{PINS_PARAMETER} must map names of tools to digests")
     return given
 
 

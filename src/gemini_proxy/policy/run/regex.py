@@ -74,7 +74,7 @@ class Regex:
 
     def __init__(self, pattern: str, mode: Mode, max_program: int = MAX_PROGRAM, *, tame: bool = False) -> None:
         if len(pattern) > _MAX_PATTERN:
-            raise RegexError(f"a pattern of more than {_MAX_PATTERN} characters", excess=True)
+            raise RegexError(f"the pattern has more than {_MAX_PATTERN} characters", excess=True)
         parts = split(pattern)
         if parts is not None and (parts.anchored or mode != "find"):
             self._conditions = _conditions(parts, mode)
@@ -157,7 +157,7 @@ class Regex:
         if worst < _TIMED:
             return search(data)
         if meter.longest_search is not None and worst > meter.longest_search and not self._tame:
-            raise BudgetExceeded("a regular expression may take too long for here")
+            raise BudgetExceeded("a regular expression may take too long on this text")
         limits = [limit for limit in (meter.longest_search, meter.seconds_left()) if limit is not None]
         if size > _LEAST_PROBE and limits and worst > min(limits):
             _probe(compiled, data, meter)
@@ -211,7 +211,7 @@ class Patterns:
 def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
     """Each condition, and whether it must fail; their dot takes what the pattern's own dot takes."""
     if len(parts.conditions) > _MAX_CONDITIONS:
-        raise RegexError(f"a pattern with more than {_MAX_CONDITIONS} look-aheads", excess=True)
+        raise RegexError(f"the pattern has more than {_MAX_CONDITIONS} look-aheads", excess=True)
     begin = r"\A" if mode == "find" else ""
     at_start: Mode = "find" if mode == "find" else "match"
     return tuple((Regex(begin + each.pattern, at_start), each.negative) for each in parts.conditions)
@@ -270,7 +270,7 @@ def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
             paid = now
         left = meter.seconds_left()
         if left is not None and left < perf_counter() - begun:
-            raise BudgetExceeded("a regular expression would run past the deadline")
+            raise BudgetExceeded("a regular expression would exceed the deadline")
 
 
 def _options(mode: Mode) -> Any:

@@ -68,7 +68,7 @@ class Run(Meter):
         if answer is None:
             self.unanswered[question] = None
             if len(self.unanswered) > MAX_QUESTIONS:
-                raise EvaluationError(f"more than {MAX_QUESTIONS} questions to detectors that are asked")
+                raise EvaluationError(f"the check asks more than {MAX_QUESTIONS} questions")
         return answer
 
     def events(self, kind: str) -> list[Event]:

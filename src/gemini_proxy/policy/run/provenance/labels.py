@@ -33,7 +33,7 @@ class Labels:
         given = parameters.get(LABELS_PARAMETER) or {}
         kinds = [kind.name for kind in fields(cls)]
         if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
-            raise EvaluationError(f"{LABELS_PARAMETER} has the lists {', '.join(kinds)}, and nothing else")
+            raise EvaluationError(f"{LABELS_PARAMETER} can only have the lists {', '.join(kinds)}")
         known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
         known["trusted"] += _names("trusted", trusted)
         known["private"] += _names("private", private)
@@ -90,5 +90,5 @@ def _is_one(name: str, patterns: Sequence[str]) -> bool:
 
 def _names(label: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise EvaluationError(f"{LABELS_PARAMETER}.{label} is a list of names")
+        raise EvaluationError(f"{LABELS_PARAMETER}.{label} must be a list of names")
     return tuple(value)
