@@ -202,3 +202,24 @@ def test_what_a_text_ends_with_stays_open_when_another_begins() -> None:
     assert not opened.check("a foo", BUDGET).clear
     opened.begin(Place(3))
     assert not opened.check("and so on", BUDGET).clear
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after"),
+    [("z" * 100, "SK" + "0123456789abcdef" * 2, "qw"), ("x ", "s.abcdefghijklmnopqrstuvw1", "z ")],
+    ids=("before", "after"),
+)
+def test_a_word_that_a_slice_cuts_is_not_taken_for_a_secret(before: str, value: str, after: str) -> None:
+    """What stands beside it is in another piece: the whole text has no such word."""
+    opened = session("(m: Message)", "any(secrets(m))", overlap=len(value))
+    for piece in (before + value, after[0], after[1], " and so on" * 20):
+        assert ranges(opened, piece) == []
+
+
+def test_a_secret_before_which_nothing_is_cut_is_reported() -> None:
+    """At the beginning of a text, and far from that of a slice."""
+    value = "SK" + "0123456789abcdef" * 2
+    for before in ("", "z" * 90 + " " * 20):
+        opened = session("(m: Message)", "any(secrets(m))", overlap=40)
+        found = [address for piece in (before, value, ".") for address in ranges(opened, piece)]
+        assert found[0] == f"messages.2.content:{len(before)}-{len(before) + len(value)}"

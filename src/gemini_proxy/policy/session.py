@@ -24,6 +24,8 @@ _JUDGED: Final = frozenset(("slice", "edge", "hint"))
 LONGEST_PIECE: Final = 65_536
 # How far a slice may reach back beyond the overlap to begin beside a word, where a pattern's edges are true ones.
 _BACK: Final = 64
+# What begins within so many characters of a slice may have lost a letter or part of an escape that stands before it.
+_CUT: Final = 16
 # At so many a list of ranges may have been cut short.
 _MANY: Final = 100
 _OFFSETS = re.compile(r":(\d+)-(\d+)$")
@@ -250,7 +252,7 @@ def _chained(pieces: list[Joined]) -> Joined:
 def _is_certain(violation: RuleViolation, size: int, text: _Text) -> bool:
     """Return whether the whole text has the violation as well, whatever comes before and after the slice."""
     if violation.rule.window == "slice":
-        return True
+        return text.start == 0 or not any(_is_cut(address) for address in violation.ranges)
     if violation.rule.window == "hint" or len(violation.ranges) >= _MANY:
         return False
     spans = [_OFFSETS.search(address) for address in violation.ranges if _is_of(text.place, address)]
@@ -258,6 +260,12 @@ def _is_certain(violation: RuleViolation, size: int, text: _Text) -> bool:
         span is not None and ((text.start == 0 and not text.earlier) or int(span[1]) > 0) and int(span[2]) < size
         for span in spans
     )
+
+
+def _is_cut(address: str) -> bool:
+    """Return whether a range begins so near the beginning of a slice that it may be the end of something else."""
+    span = _OFFSETS.search(address)
+    return span is not None and int(span[1]) < _CUT
 
 
 def _is_of(place: Place, address: str) -> bool:

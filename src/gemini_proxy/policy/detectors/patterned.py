@@ -64,7 +64,11 @@ class Forms:
         unseen = meter.sliced and not self._stays
         for number in sorted(tried):
             form = self._forms[number]
+            # Whether a word ends where a slice does is seen in the next one, which has this one's end.
+            last = len(text) - 1 if meter.sliced and self._stays and form.pattern.endswith(r"\b") else len(text)
             for start, end in self._regex(form.pattern).spans(text, meter):
+                if end > last:
+                    continue
                 if (start, end) not in seen and (unseen or form.accept(text[start:end])):
                     seen.add((start, end))
                     yield Finding(index, start, end, form.label)
