@@ -424,3 +424,11 @@ def test_a_value_is_found_where_a_plain_search_finds_it(texts: list[str], value:
 def _runs_of_words(text: str) -> set[str]:
     words = [fold(word) for word in re.findall(r"[^\W_]+", text)]
     return {"".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
+
+
+def test_a_value_under_an_empty_key_has_its_own_place() -> None:
+    """It is not taken for an argument of the same name: neither where it is shown, nor by a label."""
+    messages = (user("Pay."), calling("read_bill"), output(f"Pay to {IBAN} today."),
+                calling("send_money", {"": {"note": IBAN}, "note": "Thank you"}))  # fmt: skip
+    (violation,) = check(UNTRUSTED, *messages, parameters={"tool_labels": {"free": ["send_money.note"]}})
+    assert violation.ranges[0] == f"messages.3.tool_calls.0.function.arguments..note:0-{len(IBAN)}"

@@ -399,15 +399,17 @@ def _fragments(value: str) -> Iterator[str]:
 
 def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
     """Path, name and text of every value: the name is that of the nearest key."""
+    # Of paths within all arguments the first dot goes: an empty key has one of its own.
+    cut = 0 if name else 1
     stack: list[tuple[str, str, Any]] = [(name, name, arguments)]
     while stack:
         path, name, item = stack.pop()
-        begin = f"{path}." if path else ""
+        begin = f"{path}."
         if isinstance(item, dict):
             stack.extend((f"{begin}{key}", str(key), inner) for key, inner in reversed(item.items()))
         elif isinstance(item, list | tuple):
             stack.extend((f"{begin}{index}", name, item[index]) for index in range(len(item) - 1, -1, -1))
         elif isinstance(item, str):
-            yield path, name, item
+            yield path[cut:], name, item
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield path, name, Piece(str(item), Address(path), None)
+            yield path[cut:], name, Piece(str(item), Address(path[cut:]), None)
