@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, BudgetExceeded, EvaluationError, compile_policy
+from gemini_proxy.policy import Budget, BudgetExceeded, Conversation, EvaluationError, compile_policy
+from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.provenance.folded import Folded, fold
 from gemini_proxy.sections import Guardrails
 from tests.policy.conversations import Message, assistant, at, call, calling, check, output, rule, user
@@ -413,7 +414,7 @@ def test_a_value_is_found_where_a_plain_search_finds_it(texts: list[str], value:
         folded.add(text, number)
     needle = fold(value)
     has = [needle in (_runs_of_words(text) if whole else fold(text)) for text in texts[:limit]]
-    found = folded.find(needle, limit, whole=whole)
+    found = folded.find(needle, limit, Meter(Budget()), whole=whole)
     if not needle or not any(has):
         assert found is None
     else:
@@ -432,3 +433,37 @@ def test_a_value_under_an_empty_key_has_its_own_place() -> None:
                 calling("send_money", {"": {"note": IBAN}, "note": "Thank you"}))  # fmt: skip
     (violation,) = check(UNTRUSTED, *messages, parameters={"tool_labels": {"free": ["send_money.note"]}})
     assert violation.ranges[0] == f"messages.3.tool_calls.0.function.arguments..note:0-{len(IBAN)}"
+
+
+LINES = (
+    rule("(c: ToolCall)", "(v: dict) in untrusted(c)"),
+    rule("(c: ToolCall)", '(v: dict) in private(c, tools=["*"])'),
+)
+
+
+@pytest.mark.parametrize("lines", LINES, ids=("untrusted", "private"))
+@pytest.mark.parametrize(
+    ("said", "heard", "arguments"),
+    [
+        ("", "x1a2x" * 1_100, {"to": ["1a2"] * 250}),
+        ("", "the code is ab12", {"body": "a b " * 4_700}),
+        ("a b " * 2_000, " ".join(f"ab{number}" for number in range(1000)),
+         {"body": " ".join(f"ab{number}" for number in range(1000))}),
+        ("", "x", {"to": "a-" * 35_000}),
+        ("", "x", {"to": ["a." * 60] * 150}),
+    ],
+    ids=("within words", "single letters", "private words", "no address", "no addresses"),
+)  # fmt: skip
+def test_a_quick_check_is_a_quick_one(lines: str, said: str, heard: str, arguments: dict[str, Any]) -> None:
+    """What the event loop allows a check is used up before it has held the loop up."""
+    messages = (user(said), calling("get_inbox"), output(heard), calling("send", arguments))
+    policy, conversation = compile_policy(lines), Conversation.of(messages)
+
+    def seconds() -> float:
+        started = time.thread_time()
+        with contextlib.suppress(BudgetExceeded):
+            policy.check(conversation, {}, Budget(steps=5_000))
+        return time.thread_time() - started
+
+    with ThreadPoolExecutor(1) as pool:
+        assert min(pool.submit(seconds).result() for _ in range(3)) < 0.025

@@ -16,6 +16,9 @@ from itertools import accumulate
 from typing import Final
 from urllib.parse import unquote
 
+from gemini_proxy.policy.run.budget import Meter
+from gemini_proxy.policy.run.provenance.spellings import days_of_ranges
+
 _WORD = re.compile(r"[^\W_]+")
 # Where a value may stand in another spelling: percent escapes, base64 and hexadecimal digits.
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -30,8 +33,15 @@ SHORT: Final = 8
 _MOST_PLACES: Final = 1000
 
 
+# What becomes of each ASCII character, and those that are left out of a folded text.
+_LETTERS: Final = bytes(code if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256)).lower()
+_SIGNS: Final = bytes(code for code in range(128) if not chr(code).isalnum())
+
+
 def fold(text: str) -> str:
-    """Letters and digits of the text, as they are compared."""
+    """Return the letters and digits of the text, as they are compared."""
+    if text.isascii():
+        return text.encode().translate(_LETTERS, _SIGNS).decode()
     return "".join(folded_words(text))
 
 
@@ -40,6 +50,13 @@ def _fold_word(word: str) -> str:
         return word.lower()
     normal = unicodedata.normalize("NFKC", word).casefold()
     return "".join(char for char in normal if char.isalnum())
+
+
+def _spaced(text: str) -> str:
+    """The folded words of a text with spaces for all else. Of an ASCII text characters keep their places."""
+    if text.isascii():
+        return text.encode().translate(_LETTERS).decode()
+    return " ".join(folded_words(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +72,72 @@ class _Part:
 class Folded:
     """A text, or several after another, as one folded text.
 
-    It is only added to. Where a word stood is worked out for a text in which something is found.
+    It is only added to, and folds what was added when something is looked for. Where a word stood is worked out for a
+    text in which something is found.
     """
 
-    __slots__ = ("_begins", "_length", "_parts", "_pieces", "_text", "_words", "_worked_out")
+    __slots__ = ("_added", "_begins", "_lines", "_parts", "_spaced", "_text", "_worked_out")
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._text = ""
-        self._length = 0
+        self._added: list[tuple[str, int, int | None]] = []
         self._parts: list[_Part] = []
+        self._text = ""
         self._begins = array("q")
-        self._words: dict[str, int] = {}
+        # The same with spaces between words.
+        self._spaced = ""
+        self._lines = array("q")
         self._worked_out: dict[int, _Words] = {}
-
-    def __len__(self) -> int:
-        """Characters of the folded text."""
-        return self._length
 
     def add(self, text: str, source: int, *, decoded_from: int | None = None) -> None:
         """Add the words of a text that has the number ``source``, which is not less than those before.
 
         What is found in a text that was decoded from one of ``decoded_from`` characters stands somewhere in that.
         """
-        words = folded_words(text)
-        new = set(words).difference(self._words)
-        self._words.update(dict.fromkeys(new, len(self._parts)))
-        self._parts.append(_Part(text, source, self._length, decoded_from))
-        self._begins.append(self._length)
-        # A mark that no value has keeps values from going over two texts.
-        self._pieces.extend((folded := "".join(words), "\n"))
-        self._length += len(folded) + 1
+        self._added.append((text, source, decoded_from))
 
-    @property
-    def text(self) -> str:
-        if self._pieces:
-            self._text += "".join(self._pieces)
-            self._pieces.clear()
-        return self._text
+    def _fold(self, meter: Meter) -> None:
+        """Fold what was added, all of it or nothing."""
+        meter.charge(sum(1 + (len(text) >> (5 if text.isascii() else 2)) for text, _, _ in self._added))
+        folded, spaced = [self._text], [self._spaced]
+        begin, line = len(self._text), len(self._spaced)
+        for text, source, decoded_from in self._added:
+            self._parts.append(_Part(text, source, begin, decoded_from))
+            self._begins.append(begin)
+            self._lines.append(line)
+            # A mark that no value has keeps values from going over two texts.
+            folded.append(f"{fold(text)}\n")
+            spaced.append(f" {_spaced(text)} \n")
+            begin += len(folded[-1])
+            line += len(spaced[-1])
+        self._text, self._spaced = "".join(folded), "".join(spaced)
+        self._added.clear()
 
-    def find(self, needle: str, limit: int, *, whole: bool | None = None) -> tuple[int, int, int] | None:
+    def says(self, words: str, limit: int, meter: Meter) -> bool:
+        """Whether ``words`` stand in a source below ``limit`` as they are, but for the case and signs between them.
+
+        False says nothing: they may stand there in another spelling.
+        """
+        if self._added:
+            self._fold(meter)
+        meter.charge(1 + (len(self._spaced) >> 10))
+        wanted = _spaced(words).strip()
+        at = self._spaced.find(f" {wanted} ") if wanted else -1
+        return at >= 0 and self._parts[bisect_right(self._lines, at) - 1].source < limit
+
+    def find(self, needle: str, limit: int, meter: Meter, *, whole: bool | None = None) -> tuple[int, int, int] | None:
         """The first place of a folded value in sources below ``limit``: the source's number, and the span in that text.
 
         ``whole``: whether it must begin and end with words; by default short values must.
         """
         if not needle:
             return None
+        if self._added:
+            self._fold(meter)
         whole = len(needle) < SHORT if whole is None else whole
-        if whole and (number := self._words.get(needle)) is not None and self._parts[number].source < limit:
-            words = self._words_of(number)
-            return self._place(number, words.begins[words.folded.index(needle)], len(needle))
-        text = self.text
+        meter.charge(1 + (len(self._text) >> 9))
+        if whole and (place := self._word(needle, limit)) is not None:
+            return place
+        text = self._text
         at = text.find(needle)
         for _ in range(_MOST_PLACES):
             if at < 0:
@@ -116,8 +148,24 @@ class Folded:
             within = at - self._begins[number]
             if not whole or self._are_words(number, within, within + len(needle)):
                 return self._place(number, within, len(needle))
+            meter.charge(1)
             at = text.find(needle, at + 1)
         return None
+
+    def _word(self, needle: str, limit: int) -> tuple[int, int, int] | None:
+        """The first place of a value that is one word."""
+        at = self._spaced.find(f" {needle} ")
+        if at < 0:
+            return None
+        number = bisect_right(self._lines, at) - 1
+        part = self._parts[number]
+        if part.source >= limit:
+            return None
+        if part.decoded_from is None and part.text.isascii():
+            start = at - self._lines[number]
+            return part.source, start, start + len(needle)
+        words = self._words_of(number)
+        return self._place(number, words.begins[words.folded.index(needle)], len(needle))
 
     def _are_words(self, number: int, start: int, end: int) -> bool:
         words = self._words_of(number)
@@ -137,6 +185,41 @@ class Folded:
         return self._worked_out[number]
 
 
+class Spoken:
+    """Texts in their order, as they are and with what is encoded in them, which is read when it is looked for."""
+
+    __slots__ = ("_encoded", "_plain", "_read")
+
+    def __init__(self) -> None:
+        self._plain = Folded()
+        self._read = Folded()
+        self._encoded: list[tuple[str, int]] = []
+
+    def add(self, text: str, source: int) -> None:
+        """Add a text that has the number ``source``, which is greater than those before."""
+        self._plain.add(text, source)
+        self._encoded.append((text, source))
+
+    def says(self, words: str, limit: int, meter: Meter) -> bool:
+        """As ``Folded.says``, of the texts as they are."""
+        return self._plain.says(words, limit, meter)
+
+    def find(self, needle: str, limit: int, meter: Meter, *, whole: bool | None = None) -> tuple[int, int, int] | None:
+        """As ``Folded.find``; of one source, the text as it is goes first."""
+        if self._encoded:
+            self._decode(meter)
+        plain = self._plain.find(needle, limit, meter, whole=whole)
+        read = self._read.find(needle, limit if plain is None else plain[0], meter, whole=whole)
+        return plain if read is None else read
+
+    def _decode(self, meter: Meter) -> None:
+        meter.charge(sum(1 + (len(text) >> 2) for text, _ in self._encoded))
+        for text, source in self._encoded:
+            for made in (*decoded(text), *days_of_ranges(text)):
+                self._read.add(made, source, decoded_from=len(text))
+        self._encoded.clear()
+
+
 class _Words:
     """The words of one text: folded, where each begins in the folded text, and its span in the text."""
 
@@ -153,7 +236,7 @@ class _Words:
 def folded_words(text: str) -> list[str]:
     """The words of the text, as they are compared."""
     if text.isascii():
-        return _WORD.findall(str(text).lower())
+        return _spaced(text).split()
     return [_fold_word(word) for word in _WORD.findall(text)]
 
 

@@ -10,7 +10,7 @@ import orjson
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.fields import Field, fields_of
-from gemini_proxy.policy.run.provenance.folded import Folded, decoded, fold
+from gemini_proxy.policy.run.provenance.folded import Spoken, decoded, fold
 from gemini_proxy.policy.run.provenance.labels import Labels
 from gemini_proxy.policy.run.provenance.shapes import (
     ADDRESSES,
@@ -26,7 +26,7 @@ from gemini_proxy.policy.run.provenance.shapes import (
     thing_of,
     words_of,
 )
-from gemini_proxy.policy.run.provenance.spellings import days_of_ranges, spellings_of_date, spellings_of_number
+from gemini_proxy.policy.run.provenance.spellings import spellings_of_date, spellings_of_number
 from gemini_proxy.policy.run.ranges import Mark
 from gemini_proxy.policy.run.texts import texts_of
 from gemini_proxy.policy.run.values import Address, Piece
@@ -99,8 +99,8 @@ class ConversationIndex:
         self.seen: list[_Seen] = []
         self.sources: list[Source] = []
         self.positions: list[int] = []
-        self.said = Folded()
-        self.heard = Folded()
+        self.said = Spoken()
+        self.heard = Spoken()
         self.fields: dict[str, list[tuple[int, Field]]] = {}
         self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
 
@@ -126,15 +126,13 @@ class ConversationIndex:
         for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
             self._add(self.said, Source(event.position, text), meter)
 
-    def _add(self, folded: Folded, source: Source, meter: Meter) -> None:
-        meter.charge(1 + (len(source.text) >> 2))
+    def _add(self, spoken: Spoken, source: Source, meter: Meter) -> None:
+        meter.charge(1 + (len(source.text) >> 5))
         number = len(self.sources)
         self.sources.append(source)
         self.positions.append(source.position)
         self.chars += len(source.text)
-        folded.add(source.text, number)
-        for text in (*decoded(source.text), *days_of_ranges(source.text)):
-            folded.add(text, number, decoded_from=len(source.text))
+        spoken.add(source.text, number)
 
     def _add_output(self, event: Event, meter: Meter) -> None:
         tool = tool_of(event)
@@ -189,7 +187,7 @@ class Origins:
         for path, key, value in leaves_of(arguments, name):
             if self._index.labels.is_free(tool, path):
                 continue
-            self._meter.charge(4 + (len(value) >> 4))
+            self._meter.charge(4 + (len(value) >> 3))
             for traced in self._judge(path, key, value, limit):
                 clear = False
                 yield traced
@@ -214,6 +212,8 @@ class Origins:
             yield Traced(path, value, shape, *found[:2], value, 0, *found[2:])
 
     def _address(self, value: str, shape: Shape, name: str, limit: int) -> "_Found | None":
+        if shape != "id" and self._index.said.says(value, limit, self._meter):
+            return None
         forms = _forms(value)
         if not forms[0]:
             return None
@@ -229,15 +229,13 @@ class Origins:
         meant = named is None or self._any(self._index.said, called, limit) is not None
         if said is not None and (meant or not self._is_day(said)):
             return None
-        place = self._any(self._index.heard, forms, limit)
         written = None
         for number, field in self._known(forms, limit):
             vouches = self._vouching and _fits(shape, thing, value, field, self._index.sources[number].tool)
             if vouches and not named:
                 return None
             written = number, 0, len(field.value)
-        if place is None and named:
-            place = named
+        place = self._any(self._index.heard, forms, limit) or named
         if place is not None:
             return self._at("text", 1.0, place)
         if written is not None:
@@ -251,6 +249,8 @@ class Origins:
         return is_in_date(self._index.sources[number].text, start, end)
 
     def _plain(self, value: str, shape: Shape, limit: int) -> "_Found | None":
+        if self._index.said.says(value, limit, self._meter):
+            return None
         date = date_of(value)
         forms = [*spellings_of_date(*date)] if date is not None else _forms(value)
         if date is None and (len(forms[0]) < _LEAST or value.isalpha()):
@@ -267,7 +267,9 @@ class Origins:
         for fragment in _fragments(value):
             form = fold(fragment)
             total += len(form)
-            if len(form) < _FRAGMENT or self._any(self._index.said, [form], limit) is not None:
+            if len(form) < _FRAGMENT or self._index.said.says(fragment, limit, self._meter):
+                continue
+            if self._any(self._index.said, [form], limit) is not None:
                 continue
             place = self._any(self._index.heard, [form], limit)
             if place is not None:
@@ -277,10 +279,9 @@ class Origins:
             return None
         return self._at("text" if known == total else "mixed", known / total, first)
 
-    def _any(self, folded: Folded, forms: Sequence[str], limit: int, *, whole: bool | None = None) -> "_At | None":
+    def _any(self, spoken: Spoken, forms: Sequence[str], limit: int, *, whole: bool | None = None) -> "_At | None":
         for form in forms:
-            self._meter.charge(1 + (len(folded) >> 9))
-            found = folded.find(form, limit, whole=whole)
+            found = spoken.find(form, limit, self._meter, whole=whole)
             if found is not None:
                 return found
         return None

@@ -39,6 +39,8 @@ class PrivateData:
         self._meter = meter
         self._outputs: list[tuple[Event, str]] = []
         self._known: dict[str, int] = {}
+        self._longest = 0
+        self._chars = 0
         self._said: list[tuple[int, str]] = []
         for event in events:
             if event.kind == "ToolOutput":
@@ -46,6 +48,7 @@ class PrivateData:
             elif event.data.get("role") != "assistant":
                 said = [fold(form) for text in texts_of(event) for form in (text, *decoded(text))]
                 self._said.extend((event.position, text) for text in said)
+                self._chars += sum(map(len, said))
 
     def _add_output(self, event: Event, labels: Labels) -> None:
         texts = list(texts_of(event))
@@ -60,6 +63,7 @@ class PrivateData:
                 if not self._outputs or self._outputs[-1][1] is not text:
                     self._outputs.append((event, text))
                 self._known[key] = len(self._outputs) - 1
+                self._longest = max(self._longest, len(key))
 
     def carried_by(self, call: Event) -> Iterator[Traced]:
         """The arguments of a call that have something private in them: read before it, and not said by the user."""
@@ -78,12 +82,24 @@ class PrivateData:
         if not self._known:
             return
         for form in (value, *decoded(value), *decoded(_IN_URLS.sub(" ", value))):
-            for key in _runs(folded_words(form)):
+            for key in self._runs(folded_words(form)):
                 number = self._known.get(key)
                 if number is not None and self._outputs[number][0].position < call.position:
-                    self._meter.charge(1 + len(self._said))
+                    self._meter.charge(1 + len(self._said) + (self._chars >> 9))
                     if not any(key in said for position, said in self._said if position < call.position):
                         yield number
+
+    def _runs(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield every word, and what it makes with those after it, as far as something known may be as long."""
+        longest = min(_LONGEST, self._longest)
+        for start in range(len(words)):
+            run = ""
+            for count, word in enumerate(words[start : start + longest]):
+                run += word
+                if len(run) > longest and count:
+                    break
+                yield run
+            self._meter.charge(1 + (count >> 2))
 
 
 def _is_destination(value: str, name: str) -> bool:
@@ -104,14 +120,3 @@ def _is_telling(word: str) -> bool:
     if len(word) < _LEAST_WORD or word.isalpha() or _YEAR.fullmatch(word) is not None:
         return False
     return any(map(str.isdigit, word))
-
-
-def _runs(words: Sequence[str]) -> Iterator[str]:
-    """Every word, and what it makes with those after it."""
-    for start in range(len(words)):
-        run = ""
-        for word in words[start : start + _LONGEST]:
-            run += word
-            if len(run) > _LONGEST and run != word:
-                break
-            yield run

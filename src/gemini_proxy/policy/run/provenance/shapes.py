@@ -25,6 +25,8 @@ _URL = (
 _ACCOUNT = r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Za-z0-9])"
 _PHONE = r"(?<![\w+])\+[0-9][0-9 ()./-]{6,18}[0-9](?!\w)"
 _WITHIN = re.compile(f"(?P<email>{_EMAIL})|(?P<url>{_URL})|(?P<account>{_ACCOUNT})|(?P<phone>{_PHONE})")
+# What every address has one of.
+_SIGN_OF_ADDRESS = re.compile(r"[@.:+\d]")
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ]\d{2}:\d{2}.*)?")
 _NUMBER = re.compile(r"[+-]?[\d.,' ]*\d%?")
 _PATH = re.compile(r"(?:[A-Za-z]:\\|[~.]{0,2}/)\S*|[\w.-]+(?:/[\w.-]+)*/[\w-]+\.\w{1,5}")
@@ -77,12 +79,14 @@ def words_of(name: str) -> list[str]:
 
 def shape_of(value: str, name: str) -> Shape:
     """What a value is that is given under ``name``; its own form goes first."""
-    found = _WITHIN.fullmatch(value.strip())
-    if found is not None and found.lastgroup is not None:
-        return found.lastgroup  # type: ignore[return-value]
-    if _DATE.fullmatch(value):
-        return "date"
-    named = next((shape for word in reversed(words_of(name)) if (shape := _BY_NAME.get(word))), None)
+    if _SIGN_OF_ADDRESS.search(value) is not None:
+        found = _WITHIN.fullmatch(value.strip())
+        if found is not None and found.lastgroup is not None:
+            return found.lastgroup  # type: ignore[return-value]
+        if _DATE.fullmatch(value):
+            return "date"
+    words = words_of(name)
+    named = next((shape for word in reversed(words) if (shape := _BY_NAME.get(word))), None)
     # How many guests says nothing of who they are.
     counts = named in ("user", "url", "path", "email") and len(value) <= _FEW and _NUMBER.fullmatch(value) is not None
     if named is not None and not counts:
@@ -93,13 +97,15 @@ def shape_of(value: str, name: str) -> Shape:
         return "path"
     if "\n" in value.strip() or len(value) > _LONG:
         return "text"
-    if not is_written(name):
+    if _WRITTEN.isdisjoint(words):
         return "word"
-    return "text" if _MESSAGES.isdisjoint(words_of(name)) else "message"
+    return "text" if _MESSAGES.isdisjoint(words) else "message"
 
 
 def addresses_in(value: str) -> Iterator[tuple[Shape, int, int]]:
     """The addresses that stand in a text, with their spans."""
+    if _SIGN_OF_ADDRESS.search(value) is None:
+        return
     for found in _WITHIN.finditer(value):
         if found.lastgroup is not None:
             yield found.lastgroup, *found.span()  # type: ignore[misc]
@@ -134,12 +140,12 @@ def thing_of(name: str) -> str:
 
 def is_written(key: str) -> bool:
     """Whether a field of that name holds what people write."""
-    return any(word in _WRITTEN for word in words_of(key))
+    return not _WRITTEN.isdisjoint(words_of(key))
 
 
 def is_naming(key: str) -> bool:
     """Whether a field of that name holds names and places."""
-    return any(word in _NAMING for word in words_of(key))
+    return not _NAMING.isdisjoint(words_of(key))
 
 
 def reads_by_name(tool: str) -> bool:
