@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 
-from gemini_proxy.cli.feed_client import Exchange, FeedClient, FeedRefused, Missed
+from gemini_proxy.cli.feed_client import FeedClient, FeedExchange, FeedRefused, Missed
 from gemini_proxy.traces.feed_events import exchange_event, keep_alive, missed_event, opening
 from tests.support.feed import SOON, summary
 
@@ -60,7 +60,7 @@ async def heard(client: FeedClient, count: int) -> list[int | Missed]:
     found: list[int | Missed] = []
     async with asyncio.timeout(SOON), contextlib.aclosing(client.events()) as events:
         async for event in events:
-            found.append(int(event.duration_ms) if isinstance(event, Exchange) else event)
+            found.append(int(event.duration_ms) if isinstance(event, FeedExchange) else event)
             if len(found) == count:
                 break
     return found

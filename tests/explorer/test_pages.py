@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from gemini_proxy.explorer.app_keys import DATABASE, TRACES
+from gemini_proxy.explorer.pages.annotated_text import SHOWN
 from gemini_proxy.explorer.pages.conversation import MESSAGES
-from gemini_proxy.explorer.pages.passages import SHOWN
 from gemini_proxy.explorer.pages.trace_pages import PAGE
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemini_proxy.explorer.pages.annotated_text import SHOWN, AnnotatedText, annotate_text, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
-from gemini_proxy.explorer.pages.passages import SHOWN, Passage, passage, window
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.traces.marks import Marks, leaves
@@ -33,7 +33,7 @@ def annotation(address: str, message: str = "said", action: str = "block", name:
     return Annotation(message, address, "guardrails-error", {"name": name, "action": action})
 
 
-def shown(page: ConversationPage) -> Iterator[Passage]:
+def shown(page: ConversationPage) -> Iterator[AnnotatedText]:
     for message in page.messages:
         for block in message.blocks:
             if block.name is not None:
@@ -42,7 +42,7 @@ def shown(page: ConversationPage) -> Iterator[Passage]:
 
 
 def highlighted(page: ConversationPage, style: str) -> list[str]:
-    return [piece.text for found in shown(page) for piece in found.pieces if piece.style == style]
+    return [run.text for found in shown(page) for run in found.runs if run.style == style]
 
 
 def page_of(*messages: Any, annotations: tuple[Annotation, ...] = (), first: int = 0) -> ConversationPage:
@@ -50,39 +50,34 @@ def page_of(*messages: Any, annotations: tuple[Annotation, ...] = (), first: int
 
 
 @given(st.text(max_size=80), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=8))
-def test_a_passage_is_its_text(text: str, ranges: list[tuple[int, int]]) -> None:
-    """Whatever is marked, the pieces joined are the text, and each marked one says by which marks."""
+def test_an_annotated_text_is_its_text(text: str, ranges: list[tuple[int, int]]) -> None:
+    """Whatever is marked, the runs joined are the text, and each marked one says by which marks."""
     marks = Marks([annotation(f"messages.0.content:{start}-{end}") for start, end in ranges]).on("messages.0.content")
-    found = passage(text, "messages.0.content", marks)
+    found = annotate_text(text, "messages.0.content", marks)
     assert found.text == text
     for mark in marks:
         span = mark.span(text)
-        covered = {
-            piece.at + offset
-            for piece in found.pieces
-            if mark.number in piece.marks
-            for offset in range(len(piece.text))
-        }
+        covered = {run.at + offset for run in found.runs if mark.number in run.marks for offset in range(len(run.text))}
         assert covered == (set(range(*span)) if span else set())
     inside = {mark.number for mark in marks if mark.span(text)}
     assert {number for note in found.notes for number in note.numbers} == inside
-    assert sorted(number for piece in found.pieces for number in piece.starts) == sorted(inside)
-    assert sorted(number for piece in found.pieces for number in piece.ends) == sorted(inside)
+    assert sorted(number for run in found.runs for number in run.starts) == sorted(inside)
+    assert sorted(number for run in found.runs for number in run.ends) == sorted(inside)
 
 
 @given(st.integers(0, 4 * SHOWN), st.lists(st.tuples(st.integers(0, 4 * SHOWN), st.integers(1, 900)), max_size=6))
 def test_a_long_text_is_cut_and_what_is_marked_in_it_stays(length: int, ranges: list[tuple[int, int]]) -> None:
-    """Pieces and gaps together are the text; the beginning of every mark is among the pieces."""
+    """Runs and gaps together are the text; the beginning of every mark is among the runs."""
     text = "".join(chr(97 + place % 26) for place in range(length))
     marks = Marks([annotation(f"m:{start}-{start + size}") for start, size in ranges]).on("m")
-    found = passage(text, "m", marks)
+    found = annotate_text(text, "m", marks)
     at = 0
-    for piece in found.pieces:
-        assert (piece.at, text[at : at + len(piece.text)]) == (at, piece.text)
-        at += len(piece.text) + piece.skipped
+    for run in found.runs:
+        assert (run.at, text[at : at + len(run.text)]) == (at, run.text)
+        at += len(run.text) + run.skipped
     assert at == length
     assert len(found.text) <= SHOWN + len(ranges) * 2_000
-    starts = {number for piece in found.pieces for number in piece.starts}
+    starts = {number for run in found.runs for number in run.starts}
     assert starts == {mark.number for mark in marks if mark.span(text)}
 
 
@@ -90,9 +85,9 @@ def test_the_rest_of_a_long_text_is_read_part_by_part() -> None:
     """The parts are the text, each with what is marked in it."""
     text = "".join(chr(97 + place % 26) for place in range(2 * SHOWN + 7))
     marks = Marks([annotation(f"m:{SHOWN - 2}-{SHOWN + 3}")]).on("m")
-    parts = [window(text, "m", marks, start) for start in range(0, len(text), SHOWN)]
+    parts = [text_window(text, "m", marks, start) for start in range(0, len(text), SHOWN)]
     assert "".join(part.text for part in parts) == text
-    marked = ["".join(piece.text for piece in part.pieces if piece.style) for part in parts]
+    marked = ["".join(run.text for run in part.runs if run.style) for part in parts]
     assert marked == [text[SHOWN - 2 : SHOWN], text[SHOWN : SHOWN + 3], ""]
 
 
@@ -215,8 +210,8 @@ def test_one_rule_that_says_the_same_is_one_finding() -> None:
     messages = [{"role": "user", "content": "aaa"}] * (MESSAGES + 1)
     places = ("messages.0.content:0-1", "messages.0.content:1-2", f"messages.{MESSAGES}.content:0-1", "nowhere")
     page = page_of(*messages, annotations=tuple(annotation(place) for place in places))
-    (finding,) = page.findings
-    assert finding.places == ((1, 0), (2, 0), (3, MESSAGES), (4, -1))
+    (linked,) = page.notes
+    assert linked.ranges == ((1, 0), (2, 0), (3, MESSAGES), (4, -1))
     assert [note.numbers for note in page.elsewhere] == [(4,)]
 
 
@@ -264,7 +259,7 @@ def test_a_page_stays_bounded(message: dict[str, Any]) -> None:
     started = time.perf_counter()
     page = page_of(message, annotations=tuple(annotation(f"messages.0.content:{n}-{n + 9}") for n in range(3000)))
     assert sum(len(message.blocks) for message in page.messages) < 5_000
-    assert sum(len(found.pieces) for found in shown(page)) < 20_000
+    assert sum(len(found.runs) for found in shown(page)) < 20_000
     assert sum(len(found.text) for found in shown(page)) < 700_000
     assert page.uncounted == 3000 - MARKS
     assert time.perf_counter() - started < 5
@@ -302,7 +297,7 @@ def test_what_somebody_noted_is_no_rules_word() -> None:
     remark = Annotation("nice", "messages.0.content:0-3", "user", {}, {"reviewer": "ann"})
     page = page_of({"role": "user", "content": "abcdef"}, annotations=(remark, annotation("messages.0.content:2-5")))
     assert (highlighted(page, "remark"), highlighted(page, "block")) == (["ab"], ["c", "de"])
-    assert [finding.note.kind for finding in page.findings] == ["remark", "block"]
+    assert [linked.note.kind for linked in page.notes] == ["remark", "block"]
 
 
 def test_many_messages_are_several_pages() -> None:

@@ -33,7 +33,7 @@ class _Ended(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class FeedExchange:
     """An exchange as told; ``text`` is the JSON object it came in, ``created`` in Unix seconds."""
 
     text: str
@@ -78,7 +78,7 @@ class FeedClient:
         self._last_id = ""
         self._failures = 0
 
-    async def events(self) -> AsyncGenerator[Exchange | Missed, None]:
+    async def events(self) -> AsyncGenerator[FeedExchange | Missed, None]:
         """Yield the events of the feed, for ever. Raise FeedRefused, also if the server cannot be reached at first."""
         while True:
             try:
@@ -97,7 +97,7 @@ class FeedClient:
         self._failures += 1
         await asyncio.sleep(pause)
 
-    async def _connection(self) -> AsyncGenerator[Exchange | Missed, None]:
+    async def _connection(self) -> AsyncGenerator[FeedExchange | Missed, None]:
         """Yield the events of one connection. Raise _Lost at its end, whatever that is."""
         source = self._source()
         with _translated():
@@ -186,10 +186,10 @@ def _translated() -> Iterator[None]:
         raise FeedRefused(f"what the server sends is not the feed ({type(error).__name__})") from None
 
 
-def _exchange(text: str) -> Exchange:
+def _exchange(text: str) -> FeedExchange:
     data = _read(text)
     try:
-        return Exchange(
+        return FeedExchange(
             text,
             float(data["created"]),
             _text(data["dataset"]),

@@ -14,7 +14,7 @@ from gemini_proxy.cli.settings import config_option
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LazyCommand:
     """A command that is imported when it is called: its ``module:name``, and the line that the group's help shows."""
 
     target: str
@@ -30,7 +30,7 @@ class Entry:
 class LazyGroup(click.Group):
     """A group of commands that are imported when they are called, and listed in alphabetical order without that."""
 
-    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **attributes: Any) -> None:
+    def __init__(self, *arguments: Any, entries: Mapping[str, LazyCommand], **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.entries = entries
 
@@ -52,32 +52,32 @@ class LazyGroup(click.Group):
 
 
 _COMMANDS = {
-    "backup": Entry(
+    "backup": LazyCommand(
         "gemini_proxy.cli.traces:backup", "Copy the SQLite database into the new file FILE, while the server runs."
     ),
-    "check-config": Entry(
+    "check-config": LazyCommand(
         "gemini_proxy.cli.check_config:check_config",
         "Load the configuration and every policy, open the database, and report what is wrong with them.",
     ),
-    "demo": Entry(
+    "demo": LazyCommand(
         "gemini_proxy.cli.demo:demo",
         "Show the proxy at work in front of a built-in sample model, then keep serving for your own client.",
     ),
-    "healthcheck": Entry(
+    "healthcheck": LazyCommand(
         "gemini_proxy.cli.healthcheck:healthcheck",
         "Ask the configured server whether it is ready; exit code 1 if it is not.",
     ),
-    "init": Entry(
+    "init": LazyCommand(
         "gemini_proxy.cli.shipped:init",
         "Write a configuration with every setting at its default into DIR, as config.toml.",
     ),
-    "keys": Entry("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
-    "policy": Entry("gemini_proxy.cli.policy:policy", "Check, test and backtest policies, and copy ready ones."),
-    "serve": Entry(
+    "keys": LazyCommand("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
+    "policy": LazyCommand("gemini_proxy.cli.policy:policy", "Check, test and backtest policies, and copy ready ones."),
+    "serve": LazyCommand(
         "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
     ),
-    "tail": Entry("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one per line, until Ctrl-C."),
-    "traces": Entry("gemini_proxy.cli.traces:traces", "Look at recorded exchanges."),
+    "tail": LazyCommand("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one per line, until Ctrl-C."),
+    "traces": LazyCommand("gemini_proxy.cli.traces:traces", "Look at recorded exchanges."),
 }
 
 

@@ -44,13 +44,13 @@ def messages_of(items: object, where: str) -> list[Message]:
     """Return the messages of a conversation. Raise CasesError, whose text begins with ``where``."""
     if not isinstance(items, list):
         raise CasesError(f"{where}: messages must be a list")
-    conversation = _Conversation()
+    conversation = _ShorthandReader()
     for index, item in enumerate(items):
         conversation.add(item, f"{where}, message {index + 1}")
     return conversation.messages
 
 
-class _Conversation:
+class _ShorthandReader:
     """Make the messages that the proxy makes of the same exchange, and name the tool that each output is of."""
 
     def __init__(self) -> None:

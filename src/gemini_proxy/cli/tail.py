@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.text import Text
 
-from gemini_proxy.cli.feed_client import Exchange, FeedClient, FeedRefused, Missed
+from gemini_proxy.cli.feed_client import FeedClient, FeedExchange, FeedRefused, Missed
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
 from gemini_proxy.http.addresses import ListenAddress, listen_address
@@ -33,7 +33,7 @@ def _not_as_argument(context: click.Context, parameter: click.Parameter, value: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class _Target:
     """Where a server is: the URL for requests, and the unix socket that they go through."""
 
     url: str
@@ -47,23 +47,23 @@ class _Server:
         return f"unix:{self.socket}" if self.socket else self.url
 
 
-def _read_server(_: click.Context, __: click.Parameter, value: str | None) -> _Server | None:
+def _read_server(_: click.Context, __: click.Parameter, value: str | None) -> _Target | None:
     if value is None:
         return None
     try:
-        return _at(listen_address(value)) if value.startswith("unix:") else _Server(service_url(value))
+        return _at(listen_address(value)) if value.startswith("unix:") else _Target(service_url(value))
     except ValueError as error:
         raise click.BadParameter(f'expected {error}, or "unix:/path"') from None
 
 
-def _at(address: ListenAddress) -> _Server:
+def _at(address: ListenAddress) -> _Target:
     """Return the server that listens at an address of this machine."""
     if address.path:
-        return _Server("http://localhost", address.path)
+        return _Target("http://localhost", address.path)
     if not address.port:
         raise click.UsageError("the configuration lets the server listen on any port: name it with --url")
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    return _Server(f"http://{ListenAddress(everywhere.get(address.host, address.host), address.port)}")
+    return _Target(f"http://{ListenAddress(everywhere.get(address.host, address.host), address.port)}")
 
 
 @click.command()
@@ -93,7 +93,7 @@ def _at(address: ListenAddress) -> _Server:
 @click.pass_obj
 def tail(
     settings: Settings,
-    server: _Server | None,
+    server: _Target | None,
     dataset: str | None,
     refused: bool,
     as_json: bool,
@@ -126,7 +126,7 @@ class _Lines:
     def __init__(self) -> None:
         self._console: Console = terminal()
 
-    def print(self, exchange: Exchange) -> None:
+    def print(self, exchange: FeedExchange) -> None:
         words = (
             line(local_time(exchange.created), "dim"),
             line(exchange.dataset or "-"),
@@ -139,11 +139,11 @@ class _Lines:
 
 
 class _JsonLines:
-    def print(self, exchange: Exchange) -> None:
+    def print(self, exchange: FeedExchange) -> None:
         click.echo(exchange.text)
 
 
-async def _follow(server: _Server, query: dict[str, str], key: str, output: _Lines | _JsonLines) -> None:
+async def _follow(server: _Target, query: dict[str, str], key: str, output: _Lines | _JsonLines) -> None:
     """Print the events of the feed until the program is told to stop."""
     main = asyncio.current_task()
     assert main is not None

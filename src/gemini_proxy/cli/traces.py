@@ -31,7 +31,7 @@ from gemini_proxy.traces.trace import Outcome, Trace, TraceSummary, trace_json
 from gemini_proxy.traces.visible import VISIBLE
 
 
-class _Traces(Protocol):
+class _TracesSettings(Protocol):
     @property
     def database(self) -> str: ...
 
@@ -61,7 +61,7 @@ class TracesConfig(Protocol):
     """The part of the configuration that these commands need."""
 
     @property
-    def traces(self) -> _Traces: ...
+    def traces(self) -> _TracesSettings: ...
 
 
 @click.group()

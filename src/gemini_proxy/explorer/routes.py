@@ -18,7 +18,7 @@ from gemini_proxy.explorer.api import (
     trace_api,
     user_api,
 )
-from gemini_proxy.explorer.api.endpoints import Call, Endpoint, Handler, QueryParameter, api, document_response
+from gemini_proxy.explorer.api.endpoints import ApiCall, Endpoint, Handler, QueryParameter, api, document_response
 from gemini_proxy.explorer.api.endpoints import error_response as api_error
 from gemini_proxy.explorer.api.openapi import openapi_document
 from gemini_proxy.explorer.api.request_bodies import (
@@ -71,7 +71,7 @@ _AREAS: Final = ("user", "dataset", "push", "trace", "policy")
 JsonObject = dict[str, Any]
 
 
-async def show_openapi(call: Call) -> web.Response:
+async def show_openapi(call: ApiCall) -> web.Response:
     """Show this document."""
     return document_response(await asyncio.to_thread(_openapi, open_access=call.app[ACCESS].mode == "open"))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class _Entry:
+class _UserSemaphore:
     semaphore: asyncio.Semaphore
     users: int = 0
 
@@ -16,11 +16,11 @@ class PerUserSemaphore:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _UserSemaphore] = {}
 
     async def acquire(self, user: str) -> Callable[[], None]:
         """Wait until the user may go on. Return what releases the place, to be called once."""
-        entry = self._entries.setdefault(user, _Entry(asyncio.Semaphore(self._limit)))
+        entry = self._entries.setdefault(user, _UserSemaphore(asyncio.Semaphore(self._limit)))
         entry.users += 1
         try:
             await entry.semaphore.acquire()
@@ -34,7 +34,7 @@ class PerUserSemaphore:
 
         return release
 
-    def _leave(self, user: str, entry: _Entry) -> None:
+    def _leave(self, user: str, entry: _UserSemaphore) -> None:
         entry.users -= 1
         if not entry.users:
             del self._entries[user]

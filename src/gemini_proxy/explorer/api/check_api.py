@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, EngineUnavailable
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.policy_api import compiled, why
 from gemini_proxy.explorer.api.request_bodies import EXCESSIVE, INVALID, BatchCheck, MessageCheck, PolicyLoad
 from gemini_proxy.explorer.api.response_bodies import BatchEntryView, BatchView, CheckView, LoadView, ViolationView
@@ -38,14 +38,14 @@ class NoVerdict(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _CheckInput:
     """Messages, and what policies read as ``input``."""
 
     messages: Sequence[Mapping[str, Any]]
     parameters: Mapping[str, Any]
 
 
-async def load_policy(call: Call) -> LoadView:
+async def load_policy(call: ApiCall) -> LoadView:
     """Compile a policy.
 
     400 with line and reason for a policy that does not load.
@@ -58,57 +58,57 @@ async def load_policy(call: Call) -> LoadView:
     return {"loaded": True}
 
 
-async def check_messages(call: Call) -> CheckView:
+async def check_messages(call: ApiCall) -> CheckView:
     """Check messages with one policy.
 
     400, with the phrases that clients know, for a policy that does not load, a parameter that it reads and that is not
     given, and messages that cannot be read. 503 beginning with ``Error during analysis: `` if there is no verdict.
     """
     check = await call.body(MessageCheck)
-    question = _Question(check.messages, check.parameters or {})
+    given = _CheckInput(check.messages, check.parameters or {})
     try:
-        await _require_readable(question)
-        return {"errors": await _violations(call, check.policy, question)}
+        await _require_readable(given)
+        return {"errors": await _violations(call, check.policy, given)}
     except NoVerdict as error:
         raise (BadRequest if error.by_caller else EngineUnavailable)(error.message) from None
 
 
-async def check_batch(call: Call) -> BatchView:
+async def check_batch(call: ApiCall) -> BatchView:
     """Check messages with several policies. The results have the order of the policies.
 
     A policy without a verdict has an ``error_message`` and no errors; the others have theirs all the same. At most 100
     policies, which share ten seconds.
     """
     check = await call.body(BatchCheck)
-    question = _Question(check.messages, check.parameters or {})
+    given = _CheckInput(check.messages, check.parameters or {})
     try:
-        await _require_readable(question)
+        await _require_readable(given)
     except NoVerdict as error:
         raise BadRequest(error.message) from None
     deadline = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
-    return {"result": [await _entry(call, policy, question, deadline) for policy in check.policies]}
+    return {"result": [await _entry(call, policy, given, deadline) for policy in check.policies]}
 
 
-async def _entry(call: Call, policy: str, question: _Question, deadline: float) -> BatchEntryView:
+async def _entry(call: ApiCall, policy: str, given: _CheckInput, deadline: float) -> BatchEntryView:
     try:
         async with asyncio.timeout_at(deadline):
             # A hundred quick checks in a row would hold up the loop, and outlast their time.
             await asyncio.sleep(0)
-            return {"errors": await _violations(call, policy, question)}
+            return {"errors": await _violations(call, policy, given)}
     except NoVerdict as error:
         return {"errors": [], "error_message": error.message}
     except TimeoutError:
         return {"errors": [], "error_message": _LATE}
 
 
-async def _violations(call: Call, policy: str, question: _Question) -> list[ViolationView]:
+async def _violations(call: ApiCall, policy: str, given: _CheckInput) -> list[ViolationView]:
     """Raise NoVerdict."""
     guardrail = await _compiled(call, policy)
-    missing = sorted(guardrail.policy.parameters - set(question.parameters))
+    missing = sorted(guardrail.policy.parameters - set(given.parameters))
     if missing:
         raise NoVerdict(_MISSING_PARAMETER, ", ".join(missing))
     try:
-        verdict = await _verdict(call, Check((guardrail,), question.messages, question.parameters))
+        verdict = await _verdict(call, Check((guardrail,), given.messages, given.parameters))
     except EngineUnavailable as error:
         raise NoVerdict(_ANALYSIS, error.message) from None
     if verdict.unchecked is not None:
@@ -119,7 +119,7 @@ async def _violations(call: Call, policy: str, question: _Question) -> list[Viol
     ]
 
 
-async def _verdict(call: Call, check: Check) -> Verdict:
+async def _verdict(call: ApiCall, check: Check) -> Verdict:
     """Check at once what is quick; what goes to another process waits for its turn there. Raise Unavailable."""
     judged = call.app[ENGINE].check(check)
     if isinstance(judged, Verdict):
@@ -132,16 +132,16 @@ async def _verdict(call: Call, check: Check) -> Verdict:
             judged.close()
 
 
-async def _compiled(call: Call, policy: str) -> Guardrail:
+async def _compiled(call: ApiCall, policy: str) -> Guardrail:
     try:
         return await compiled(call, _NAME, policy)
     except PolicyError as error:
         raise NoVerdict(_PHRASES[error.fault], why(error)) from None
 
 
-async def _require_readable(question: _Question) -> None:
+async def _require_readable(given: _CheckInput) -> None:
     """Find out before any policy is compiled. A thread gives the loop its turn while many messages are read."""
     try:
-        await asyncio.to_thread(Conversation.of, question.messages)
+        await asyncio.to_thread(Conversation.of, given.messages)
     except ConversationError as error:
         raise NoVerdict(INVALID, str(error)) from None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.request_bodies import DatasetCreation, MetadataChange, is_dataset_name
 from gemini_proxy.explorer.api.response_bodies import (
     POLICIES_KEY,
@@ -26,7 +26,7 @@ MAX_DATASETS_LISTED: Final = 1_000
 DATASET_KINDS: Final = ("private", "any", "public", "homepage")
 
 
-async def create_dataset(call: Call) -> DatasetView:
+async def create_dataset(call: ApiCall) -> DatasetView:
     """Create a dataset.
 
     400 for a name that is missing, malformed or taken, and for metadata whose ``tool_labels`` are not labels.
@@ -39,7 +39,7 @@ async def create_dataset(call: Call) -> DatasetView:
         raise BadRequest("Dataset with the same name already exists") from None
 
 
-async def list_datasets(call: Call) -> list[DatasetView]:
+async def list_datasets(call: ApiCall) -> list[DatasetView]:
     """List the caller's datasets without their policies, those with the newest traces first.
 
     No dataset is ``public`` or on the ``homepage``.
@@ -56,27 +56,27 @@ async def list_datasets(call: Call) -> list[DatasetView]:
     return [dataset_view(dataset) for dataset in named[:limit]]
 
 
-async def show_dataset_by_id(call: Call) -> DatasetView:
+async def show_dataset_by_id(call: ApiCall) -> DatasetView:
     """Show a dataset with its policies."""
     return await dataset_with_policies(call, await dataset_by_id(call))
 
 
-async def show_dataset_by_name(call: Call) -> DatasetView:
+async def show_dataset_by_name(call: ApiCall) -> DatasetView:
     """Show a dataset with its policies."""
     return await dataset_with_policies(call, await dataset_by_name(call))
 
 
-async def delete_dataset_by_id(call: Call) -> MessageView:
+async def delete_dataset_by_id(call: ApiCall) -> MessageView:
     """Delete a dataset with its traces and policies."""
     return await _delete(call, await dataset_by_id(call))
 
 
-async def delete_dataset_by_name(call: Call) -> MessageView:
+async def delete_dataset_by_name(call: ApiCall) -> MessageView:
     """Delete a dataset with its traces and policies."""
     return await _delete(call, await dataset_by_name(call))
 
 
-async def show_metadata(call: Call) -> dict[str, Any]:
+async def show_metadata(call: ApiCall) -> dict[str, Any]:
     """Show a dataset's metadata, without its policies."""
     for name in ("owner_username", "owner"):
         if call.request.query.get(name, call.user) != call.user:
@@ -84,7 +84,7 @@ async def show_metadata(call: Call) -> dict[str, Any]:
     return without_policies((await owned_dataset(call, call.name("dataset"))).metadata)
 
 
-async def change_metadata(call: Call) -> dict[str, Any]:
+async def change_metadata(call: ApiCall) -> dict[str, Any]:
     """Merge into a dataset's metadata, or with ``replace_all`` replace it. Show what it is then.
 
     A member that is null changes nothing; objects are merged member by member. ``tool_labels`` holds the labels of the
@@ -106,25 +106,25 @@ async def change_metadata(call: Call) -> dict[str, Any]:
     return without_policies(changed.metadata)
 
 
-async def dataset_by_id(call: Call) -> Dataset:
+async def dataset_by_id(call: ApiCall) -> Dataset:
     """Return the caller's dataset that the path names by its id. Raise NotFound."""
     return _named(await call.app[DATASETS].by_id(call.user, call.id("dataset_id", NO_DATASET)))
 
 
-async def dataset_by_name(call: Call) -> Dataset:
+async def dataset_by_name(call: ApiCall) -> Dataset:
     """Return the caller's dataset that the path names by user and name. Raise NotFound."""
     call.only_user("user", NO_DATASET)
     return await owned_dataset(call, call.name("dataset"))
 
 
-async def owned_dataset(call: Call, name: str) -> Dataset:
+async def owned_dataset(call: ApiCall, name: str) -> Dataset:
     """Return the caller's dataset of that name. Raise NotFound, also for a name that no dataset can have."""
     if not is_dataset_name(name):
         raise NotFound(NO_DATASET)
     return _named(await call.app[DATASETS].get(call.user, name))
 
 
-async def dataset_with_policies(call: Call, dataset: Dataset) -> DatasetView:
+async def dataset_with_policies(call: ApiCall, dataset: Dataset) -> DatasetView:
     return dataset_view(dataset, await call.app[POLICIES].of(dataset))
 
 
@@ -139,7 +139,7 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-async def _delete(call: Call, dataset: Dataset) -> MessageView:
+async def _delete(call: ApiCall, dataset: Dataset) -> MessageView:
     if not await call.app[DATASETS].delete(call.user, dataset.id):
         raise NotFound(NO_DATASET)
     return {"message": "Deleted"}

@@ -59,7 +59,7 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One call of the API. ``user`` is whose data it is about; ``key`` is what they called with, None for a browser."""
 
     request: web.Request = field(repr=False)
@@ -110,7 +110,7 @@ class Call:
         return most if len(text) > _DIGITS else min(int(text), most)
 
 
-CallHandler = Callable[[Call], Awaitable[object]]
+CallHandler = Callable[[ApiCall], Awaitable[object]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -184,7 +184,7 @@ def error_response(error: ProxyError) -> web.Response:
     return response
 
 
-async def identified(request: web.Request) -> Call:
+async def identified(request: web.Request) -> ApiCall:
     """Find out who calls. Raise Unauthenticated without a valid key or session, and WrongHost and ThroughProxy.
 
     If access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
@@ -202,7 +202,7 @@ async def identified(request: web.Request) -> Call:
         user = await access.session_user(request.cookies.get(SESSION_COOKIE)) if _needs_no_key(request) else None
     if user is None:
         raise Unauthenticated(BAD_KEY)
-    return Call(request, user, key)
+    return ApiCall(request, user, key)
 
 
 def _needs_no_key(request: web.Request) -> bool:

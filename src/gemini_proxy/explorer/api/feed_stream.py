@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, ProxyError
-from gemini_proxy.explorer.api.endpoints import Call, identified
+from gemini_proxy.explorer.api.endpoints import ApiCall, identified
 from gemini_proxy.explorer.app_keys import DATASETS, FEED
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import MAX_REPLAYED
@@ -27,7 +27,7 @@ _HEADERS: Final = {
 }
 
 
-async def stream_feed(call: Call) -> web.StreamResponse:
+async def stream_feed(call: ApiCall) -> web.StreamResponse:
     """Stream the caller's exchanges as they end.
 
     The header ``Last-Event-ID`` wins over ``after`` and ``last``. 404 for a dataset that does not exist; 503 if too
@@ -40,7 +40,7 @@ async def stream_feed(call: Call) -> web.StreamResponse:
         return await _stream(call.request, call.user, first, chunks)
 
 
-async def _asked(call: Call) -> tuple[Interest, int | None, int]:
+async def _asked(call: ApiCall) -> tuple[Interest, int | None, int]:
     """Return what to watch, after which event, or from how many exchanges back. Raise BadRequest and NotFound."""
     query = call.request.query
     dataset = query.get("dataset") or None

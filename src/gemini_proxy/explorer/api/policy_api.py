@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import NO_DATASET, dataset_by_id, dataset_by_name, dataset_with_policies
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.request_bodies import PolicyChange, PolicyCreation
 from gemini_proxy.explorer.api.response_bodies import DatasetView, FileRuleView, PoliciesView, policy_view
 from gemini_proxy.explorer.app_keys import COMPILING, FILE_RULES, GUARDRAILS, POLICIES
@@ -20,7 +20,7 @@ _NO_POLICY: Final = "Policy not found"
 _NO_POLICY_TO_UPDATE: Final = "Policy to update not found"
 
 
-async def list_policies(call: Call) -> PoliciesView:
+async def list_policies(call: ApiCall) -> PoliciesView:
     """List a dataset's policies, the oldest first, and what else holds for its exchanges.
 
     ``files`` are the rules of the policy files that hold beside the enabled policies, and ``header_policies`` is what
@@ -35,7 +35,7 @@ async def list_policies(call: Call) -> PoliciesView:
     }
 
 
-async def add_policy(call: Call) -> DatasetView:
+async def add_policy(call: ApiCall) -> DatasetView:
     """Add a policy to a dataset. Show the dataset with its policies.
 
     400 with line and reason for a policy that does not load.
@@ -55,7 +55,7 @@ async def add_policy(call: Call) -> DatasetView:
     return await dataset_with_policies(call, dataset)
 
 
-async def change_policy(call: Call) -> DatasetView:
+async def change_policy(call: ApiCall) -> DatasetView:
     """Change what is given of a policy. Show the dataset with its policies."""
     dataset = await dataset_by_id(call)
     policy_id = call.id("policy_id", _NO_POLICY_TO_UPDATE)
@@ -80,7 +80,7 @@ async def change_policy(call: Call) -> DatasetView:
     return await dataset_with_policies(call, dataset)
 
 
-async def remove_policy(call: Call) -> DatasetView:
+async def remove_policy(call: ApiCall) -> DatasetView:
     """Remove a policy. Show the dataset with the policies it has left."""
     dataset = await dataset_by_id(call)
     if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY)):
@@ -88,7 +88,7 @@ async def remove_policy(call: Call) -> DatasetView:
     return await dataset_with_policies(call, dataset)
 
 
-async def compiled(call: Call, name: str, content: str) -> Guardrail:
+async def compiled(call: ApiCall, name: str, content: str) -> Guardrail:
     """Compile a policy that the caller brings, a long one when it is their turn. Raise PolicyError and Unavailable."""
     if is_brief(name, content):
         return await compile_guardrail(name, content, "block")
@@ -102,7 +102,7 @@ def why(error: PolicyError) -> str:
     return f"line {error.line}, column {error.column}: {error.reason}{hint}"
 
 
-async def _require_loads(call: Call, name: str, content: str) -> None:
+async def _require_loads(call: ApiCall, name: str, content: str) -> None:
     """Raise BadRequest for a policy that does not load, with the line and the reason."""
     try:
         await compiled(call, name, content)

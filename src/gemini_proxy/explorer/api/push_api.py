@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.request_bodies import ProxyRecord, TraceMetadata, TracePush
 from gemini_proxy.explorer.api.response_bodies import PushView
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, FEED, TRACES
@@ -25,7 +25,7 @@ _TRIES: Final = 3
 """Times that a push is written because another one brought a trace of it in between."""
 
 
-async def push_traces(call: Call) -> PushView:
+async def push_traces(call: ApiCall) -> PushView:
     """Keep traces, and make their dataset if it does not exist. Show their ids in order.
 
     At most 1,000 traces and 100,000 annotations. A trace whose metadata has ``gemini_proxy.id`` is kept once: pushed
@@ -46,7 +46,7 @@ def _prepare(push: TracePush, user: str, uploader: str) -> tuple[Sequence[Trace]
     return traces, {trace.id: encode(trace) for trace in traces}
 
 
-async def _keep(call: Call, rows: Rows, dataset: str | None) -> None:
+async def _keep(call: ApiCall, rows: Rows, dataset: str | None) -> None:
     """Write what is not there yet, each once. Raise TooMany for a dataset that cannot be made."""
     for tries_left in reversed(range(_TRIES)):
         present = await call.app[CATALOGUE].present(rows)
@@ -60,7 +60,7 @@ async def _keep(call: Call, rows: Rows, dataset: str | None) -> None:
                 raise
 
 
-def _uploader(call: Call) -> str:
+def _uploader(call: ApiCall) -> str:
     if call.key:
         return f"Via API ...{call.key[-5:]}"
     return "Via browser" if is_same_origin(call.request) else "Via API"

@@ -4,7 +4,7 @@ from typing import Final
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.request_bodies import ToolAcceptance, ToolRemoval
 from gemini_proxy.explorer.api.response_bodies import MessageView, ToolsView, tool_view
 from gemini_proxy.explorer.app_keys import PINNED_TOOLS
@@ -16,14 +16,14 @@ NO_TOOL: Final = "Tool not found"
 NO_CHANGE: Final = "The tool's declaration has changed again"
 
 
-async def list_tools(call: Call) -> ToolsView:
+async def list_tools(call: ApiCall) -> ToolsView:
     """List a dataset's tools, the changed ones first, then by name."""
     limit, offset = call.number("limit", MAX_TOOLS_LISTED, MAX_TOOLS_LISTED), call.number("offset", 0, MAX_TOOLS)
     tools = await call.app[PINNED_TOOLS].of(await dataset_by_name(call), limit, offset)
     return {"tools": [tool_view(tool) for tool in tools]}
 
 
-async def accept_tool(call: Call) -> MessageView:
+async def accept_tool(call: ApiCall) -> MessageView:
     """Pin the changed declaration of a tool.
 
     404 if the last changed declaration no longer is the one with this digest.
@@ -35,7 +35,7 @@ async def accept_tool(call: Call) -> MessageView:
     return {"message": "Accepted"}
 
 
-async def forget_tool(call: Call) -> MessageView:
+async def forget_tool(call: ApiCall) -> MessageView:
     """Remove a tool, so that its next declaration is pinned."""
     dataset = await dataset_by_id(call)
     removed = await call.body(ToolRemoval)

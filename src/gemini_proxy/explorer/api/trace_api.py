@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
-from gemini_proxy.explorer.api.endpoints import Call, document_response
+from gemini_proxy.explorer.api.endpoints import ApiCall, document_response
 from gemini_proxy.explorer.api.request_bodies import AnnotationCreation, AnnotationReplacement, MessageAppend
 from gemini_proxy.explorer.api.response_bodies import (
     AnnotationView,
@@ -38,17 +38,17 @@ _MESSAGE: Final = re.compile(r"messages\.([0-9]+)(?=[.:]|$)")
 _DIGITS: Final = 9
 
 
-async def list_traces_by_name(call: Call) -> list[TraceOutlineView]:
+async def list_traces_by_name(call: ApiCall) -> list[TraceOutlineView]:
     """List a dataset's traces without their messages, the oldest first."""
     return await _traces(call, await dataset_by_name(call))
 
 
-async def list_traces_by_id(call: Call) -> list[TraceOutlineView]:
+async def list_traces_by_id(call: ApiCall) -> list[TraceOutlineView]:
     """List a dataset's traces without their messages, the oldest first."""
     return await _traces(call, await dataset_by_id(call))
 
 
-async def show_trace(call: Call) -> object:
+async def show_trace(call: ApiCall) -> object:
     """Show a trace with its messages and annotations."""
     stored = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
     if stored is None:
@@ -59,7 +59,7 @@ async def show_trace(call: Call) -> object:
     return document_response(await asyncio.to_thread(with_messages, head, stored.messages))
 
 
-async def show_messages(call: Call) -> object:
+async def show_messages(call: ApiCall) -> object:
     """Show the messages of a trace."""
     messages = await call.app[CATALOGUE].messages(call.user, call.id("trace_id", NO_TRACE))
     if messages is None:
@@ -67,7 +67,7 @@ async def show_messages(call: Call) -> object:
     return document_response(messages)
 
 
-async def append_messages(call: Call) -> SuccessView:
+async def append_messages(call: ApiCall) -> SuccessView:
     """Add messages to a trace, merged with those that are there by their timestamps, and annotations."""
     trace_id = call.id("trace_id", NO_TRACE)
     appended = await call.body(MessageAppend)
@@ -86,7 +86,7 @@ async def append_messages(call: Call) -> SuccessView:
     return {"success": True}
 
 
-async def show_annotations(call: Call) -> list[AnnotationView]:
+async def show_annotations(call: ApiCall) -> list[AnnotationView]:
     """List a trace's annotations, the oldest first."""
     trace_id = call.id("trace_id", NO_TRACE)
     annotations = await call.app[CATALOGUE].annotations(call.user, trace_id)
@@ -95,7 +95,7 @@ async def show_annotations(call: Call) -> list[AnnotationView]:
     return annotation_views(trace_id, call.user, annotations)
 
 
-async def annotate_trace(call: Call) -> AnnotationView:
+async def annotate_trace(call: ApiCall) -> AnnotationView:
     """Annotate a trace. Show the annotation with its id."""
     trace_id = call.id("trace_id", NO_TRACE)
     creation = await call.body(AnnotationCreation)
@@ -105,7 +105,7 @@ async def annotate_trace(call: Call) -> AnnotationView:
     return annotation_views(trace_id, call.user, [stored])[0]
 
 
-async def replace_annotations(call: Call) -> ReplacedView:
+async def replace_annotations(call: ApiCall) -> ReplacedView:
     """Replace a trace's annotations from one source."""
     trace_id = call.id("trace_id", NO_TRACE)
     replacement = await call.body(AnnotationReplacement)
@@ -117,7 +117,7 @@ async def replace_annotations(call: Call) -> ReplacedView:
     return {"deleted": deleted, "inserted": len(added)}
 
 
-async def _traces(call: Call, dataset: Dataset) -> list[TraceOutlineView]:
+async def _traces(call: ApiCall, dataset: Dataset) -> list[TraceOutlineView]:
     indices = _indices(call.request.query.get("indices"))
     limit = call.number("limit", MAX_TRACES_LISTED, MAX_TRACES_LISTED)
     offset = call.number("offset", 0, _LARGEST)

@@ -1,9 +1,9 @@
 """The API's route for the user that a key belongs to."""
 
-from gemini_proxy.explorer.api.endpoints import Call
+from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.response_bodies import IdentityView
 
 
-async def show_identity(call: Call) -> IdentityView:
+async def show_identity(call: ApiCall) -> IdentityView:
     """Show whom the key belongs to."""
     return {"username": call.user}

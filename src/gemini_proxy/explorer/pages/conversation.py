@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from gemini_proxy.explorer.pages.passages import Note, Passage, notes, passage
+from gemini_proxy.explorer.pages.annotated_text import AnnotatedText, Note, annotate_text, notes
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.values import decoded, message_index, values
 from gemini_proxy.traces.marks import Mark, Marks
@@ -38,7 +38,7 @@ class Line:
 
     depth: int
     name: str
-    value: Passage | None
+    value: AnnotatedText | None
     kind: Literal["string", "other", "group"] = "string"
 
     @property
@@ -53,7 +53,7 @@ class Block:
 
     kind: Kind
     about: str = ""
-    name: Passage | None = None
+    name: AnnotatedText | None = None
     lines: tuple[Line, ...] = ()
     image: str = ""
     notes: tuple[Note, ...] = ()
@@ -61,7 +61,7 @@ class Block:
     @property
     def marked(self) -> bool:
         return bool(self.all_notes) or any(
-            piece.style for line in self.lines if line.value for piece in line.value.pieces
+            piece.style for line in self.lines if line.value for piece in line.value.runs
         )
 
     @property
@@ -273,9 +273,9 @@ class BlockReader:
     def _text(self, text: str, address: str, name: str = "") -> Line:
         return Line(0, name, self._value(text, address))
 
-    def _value(self, text: str, address: str) -> Passage:
+    def _value(self, text: str, address: str) -> AnnotatedText:
         marks = self._marks.on(address)
-        found = passage(text, address, marks, self.known)
+        found = annotate_text(text, address, marks, self.known)
         self.known.update(number for note in found.notes for number in note.numbers)
         # A thousand marks on everything are as much work as many values.
         self._values -= 1 + len(marks) // _MARKS_OF_A_VALUE
@@ -330,14 +330,14 @@ class TracedEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one rule said of the trace.
+class LinkedNote:
+    """What one rule said about the trace, with links.
 
-    ``places`` are the numbers of its marks, each with the message that the page with it begins at; -1 for none.
+    ``ranges`` are the numbers of its marks, each with the message that the page with it begins at; -1 for none.
     """
 
     note: Note
-    places: tuple[tuple[int, int], ...]
+    ranges: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +351,7 @@ class ConversationPage:
     messages: tuple[Message, ...]
     first: int
     total: int
-    findings: tuple[Finding, ...]
+    notes: tuple[LinkedNote, ...]
     elsewhere: tuple[Note, ...]
     uncounted: int
     ends: Mapping[int, tuple[TracedEnd, ...]]
@@ -395,7 +395,7 @@ def conversation_page(document: bytes, annotations: Sequence[Annotation], first:
         tuple(shown),
         first,
         total,
-        tuple(_finding(note, pages, here) for note in notes(marks.all)),
+        tuple(_linked(note, pages, here) for note in notes(marks.all)),
         notes(lost),
         max(0, len(annotations) - MARKS),
         _ends(messages, marks, pages, here),
@@ -436,8 +436,8 @@ def _lost(message: int | None, here: range) -> bool:
     return message is None or message in here
 
 
-def _finding(note: Note, pages: Mapping[int, int | None], here: range) -> Finding:
-    return Finding(note, tuple((number, _page(pages[number], here)) for number in note.numbers[:_PLACES]))
+def _linked(note: Note, pages: Mapping[int, int | None], here: range) -> LinkedNote:
+    return LinkedNote(note, tuple((number, _page(pages[number], here)) for number in note.numbers[:_PLACES]))
 
 
 def _page(message: int | None, here: range) -> int:

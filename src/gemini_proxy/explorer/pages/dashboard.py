@@ -10,7 +10,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name
 from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
-from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
+from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import Bucket, Figures, Histogram, total
 from gemini_proxy.traces.trace import REFUSED, Outcome
@@ -30,13 +30,13 @@ _UNNAMED: Final = "-"
 
 
 @page
-async def live(visit: Visit) -> web.StreamResponse:
+async def live(visit: PageVisit) -> web.StreamResponse:
     """Show the page of the live view, which its script fills."""
     return await visit.show("live.html", datasets=await _names(visit))
 
 
 @page
-async def dashboard(visit: Visit) -> web.StreamResponse:
+async def dashboard(visit: PageVisit) -> web.StreamResponse:
     """Show the figures of one dataset or of all, over a range of time."""
     chosen = visit.query("range") if visit.query("range") in RANGES else "24h"
     _, seconds = RANGES[chosen]
@@ -105,11 +105,11 @@ def _quantiles(histograms: Sequence[Histogram]) -> list[Series]:
     ]
 
 
-async def _names(visit: Visit) -> list[str]:
+async def _names(visit: PageVisit) -> list[str]:
     return sorted(dataset.name for dataset in await visit.app[DATASETS].all(visit.user) if dataset.name)
 
 
-async def _dataset(visit: Visit, name: str) -> Dataset:
+async def _dataset(visit: PageVisit, name: str) -> Dataset:
     found = None
     if name == _UNNAMED or is_dataset_name(name):
         found = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)

@@ -7,7 +7,7 @@ from aiohttp import web
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES
-from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import NameTaken
 from gemini_proxy.traces.overview import Extent, Overview
@@ -17,19 +17,19 @@ _SHOWN: Final = 500
 
 
 @page
-async def home(visit: Visit) -> web.StreamResponse:
+async def home(visit: PageVisit) -> web.StreamResponse:
     """Lead to the first page."""
     return see("/explorer")
 
 
 @page
-async def datasets(visit: Visit) -> web.StreamResponse:
+async def datasets(visit: PageVisit) -> web.StreamResponse:
     """List the datasets of the user."""
     return await _datasets(visit)
 
 
 @page
-async def create(visit: Visit) -> web.StreamResponse:
+async def create(visit: PageVisit) -> web.StreamResponse:
     """Create a dataset and go there."""
     name = (await visit.form()).get("name", "").strip()
     if not is_dataset_name(name):
@@ -44,7 +44,7 @@ async def create(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def ask_delete(visit: Visit) -> web.StreamResponse:
+async def ask_delete(visit: PageVisit) -> web.StreamResponse:
     """Ask whether to delete a dataset."""
     dataset = await _named(visit)
     extents = await Overview(visit.app[DATABASE]).extents(visit.user)
@@ -52,20 +52,20 @@ async def ask_delete(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def delete(visit: Visit) -> web.StreamResponse:
+async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a dataset."""
     await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id)
     return see("/explorer")
 
 
-async def _named(visit: Visit) -> Dataset:
+async def _named(visit: PageVisit) -> Dataset:
     dataset = await visit.dataset()
     if not dataset.name:
         raise NotFound("Exchanges without a dataset cannot be deleted together")
     return dataset
 
 
-async def _datasets(visit: Visit, name: str = "", wrong: str = "") -> web.StreamResponse:
+async def _datasets(visit: PageVisit, name: str = "", wrong: str = "") -> web.StreamResponse:
     found = await visit.app[DATASETS].all(visit.user)
     extents = await Overview(visit.app[DATABASE]).extents(visit.user)
     return await visit.show(

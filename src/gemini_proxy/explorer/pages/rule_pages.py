@@ -7,10 +7,10 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.api.endpoints import Call, api
+from gemini_proxy.explorer.api.endpoints import ApiCall, api
 from gemini_proxy.explorer.api.request_bodies import MAX_POLICY_NAME, PolicyTrial, WrittenPolicy, is_dataset_name
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
-from gemini_proxy.explorer.pages.site import Form, Visit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import Form, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
 from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
 from gemini_proxy.traces.dataset_rules import files_in_force
@@ -70,7 +70,7 @@ class Draft:
 
 
 @page
-async def rules(visit: Visit) -> web.StreamResponse:
+async def rules(visit: PageVisit) -> web.StreamResponse:
     """Show the rules that apply to a dataset: its own, those of the policy files, and what clients may send."""
     dataset = await visit.dataset()
     found = await visit.app[POLICIES].of(dataset)
@@ -89,20 +89,20 @@ async def rules(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def new(visit: Visit) -> web.StreamResponse:
+async def new(visit: PageVisit) -> web.StreamResponse:
     """Show a form for a new rule."""
     return await _editor(visit, await visit.dataset(), Draft())
 
 
 @page
-async def edit(visit: Visit) -> web.StreamResponse:
+async def edit(visit: PageVisit) -> web.StreamResponse:
     """Show a form for a rule."""
     dataset = await visit.dataset()
     return await _editor(visit, dataset, Draft.of(await _policy(visit, dataset)))
 
 
 @page
-async def add(visit: Visit) -> web.StreamResponse:
+async def add(visit: PageVisit) -> web.StreamResponse:
     """Save a new rule if it loads; otherwise show it again with what is wrong."""
     dataset = await visit.dataset()
     draft = Draft.from_form(await visit.form())
@@ -117,7 +117,7 @@ async def add(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def save(visit: Visit) -> web.StreamResponse:
+async def save(visit: PageVisit) -> web.StreamResponse:
     """Save a changed rule if it loads; otherwise show it again with what is wrong."""
     dataset = await visit.dataset()
     policy_id = visit.id("id")
@@ -134,7 +134,7 @@ async def save(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def switch(visit: Visit) -> web.StreamResponse:
+async def switch(visit: PageVisit) -> web.StreamResponse:
     """Enable or disable a rule, or give it another action."""
     dataset = await visit.dataset()
     form = await visit.form()
@@ -152,7 +152,7 @@ async def switch(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def ask_delete(visit: Visit) -> web.StreamResponse:
+async def ask_delete(visit: PageVisit) -> web.StreamResponse:
     """Ask whether to delete a rule."""
     dataset = await visit.dataset()
     rule = await _policy(visit, dataset)
@@ -160,7 +160,7 @@ async def ask_delete(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def delete(visit: Visit) -> web.StreamResponse:
+async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a rule."""
     dataset = await visit.dataset()
     if not await visit.app[POLICIES].remove(dataset, visit.id("id")):
@@ -169,7 +169,7 @@ async def delete(visit: Visit) -> web.StreamResponse:
 
 
 @api
-async def check_policy(call: Call) -> object:
+async def check_policy(call: ApiCall) -> object:
     """Say whether a policy loads, and if not, with line, column, reason and caret (``POST
     /explorer/api/check-policy``).
     """
@@ -177,7 +177,7 @@ async def check_policy(call: Call) -> object:
 
 
 @api
-async def try_policy(call: Call) -> object:
+async def try_policy(call: ApiCall) -> object:
     """Say what a policy would have refused of a dataset's newest traces (``POST /explorer/api/try-policy``)."""
     trial = await call.body(PolicyTrial)
     text, last = trial.policy, 100 if trial.last is None else trial.last
@@ -208,7 +208,7 @@ async def _newest(app: web.Application, dataset: Dataset, last: int) -> AsyncIte
             return
 
 
-async def _policy(visit: Visit, dataset: Dataset) -> StoredPolicy:
+async def _policy(visit: PageVisit, dataset: Dataset) -> StoredPolicy:
     policy_id = visit.id("id")
     for policy in await visit.app[POLICIES].of(dataset):
         if policy.id == policy_id:
@@ -216,7 +216,9 @@ async def _policy(visit: Visit, dataset: Dataset) -> StoredPolicy:
     raise NotFound("There is no such rule")
 
 
-async def _editor(visit: Visit, dataset: Dataset, draft: Draft, check: PolicyCheck | None = None) -> web.StreamResponse:
+async def _editor(
+    visit: PageVisit, dataset: Dataset, draft: Draft, check: PolicyCheck | None = None
+) -> web.StreamResponse:
     return await visit.show(
         "rule.html",
         400 if check is not None else 200,

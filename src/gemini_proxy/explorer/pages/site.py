@@ -77,7 +77,7 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class PageVisit:
     """One request for a page: ``user`` is whose data it shows."""
 
     request: web.Request = field(repr=False)
@@ -124,7 +124,7 @@ class Visit:
         return page_response(body, status)
 
 
-Shows = Callable[[Visit], Awaitable[web.StreamResponse]]
+Shows = Callable[[PageVisit], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -138,7 +138,7 @@ def page(shows: Shows) -> Handler:
         if user is None:
             return _sign_in_first(request)
         request[VISITOR] = user
-        return await shows(Visit(request, user))
+        return await shows(PageVisit(request, user))
 
     return handle
 
@@ -213,7 +213,7 @@ def _error(request: web.Request, status: int, title: str, message: str) -> web.R
 
 
 @page
-async def missing(visit: Visit) -> web.StreamResponse:
+async def missing(visit: PageVisit) -> web.StreamResponse:
     """Refuse any other path below ours, and any other method."""
     if visit.request.method not in SAFE | {"POST"}:
         raise MethodNotAllowed("Pages do not take that method")

@@ -12,7 +12,7 @@ from aiohttp import web
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.dataset_api import checked_metadata
 from gemini_proxy.explorer.app_keys import DATASETS, PINNED_TOOLS
-from gemini_proxy.explorer.pages.site import Visit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
 from gemini_proxy.policy import LABELS_PARAMETER
 from gemini_proxy.traces.datasets import labels_of
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
@@ -61,7 +61,7 @@ class ShownTool:
 
 
 @page
-async def tools(visit: Visit) -> web.StreamResponse:
+async def tools(visit: PageVisit) -> web.StreamResponse:
     """List the pinned tools of a dataset, the changed ones first."""
     dataset, start = await visit.dataset(), visit.number("from", 0) or 0
     found = await visit.app[PINNED_TOOLS].of(dataset, _SHOWN + 1, start)
@@ -78,7 +78,7 @@ async def tools(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def accept(visit: Visit) -> web.StreamResponse:
+async def accept(visit: PageVisit) -> web.StreamResponse:
     """Pin the changed declaration that was looked at."""
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].accept(dataset, form.get("name", ""), form.get("digest", "")):
@@ -87,7 +87,7 @@ async def accept(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def forget(visit: Visit) -> web.StreamResponse:
+async def forget(visit: PageVisit) -> web.StreamResponse:
     """Remove a tool, so that its next declaration is pinned."""
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
@@ -96,7 +96,7 @@ async def forget(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def label(visit: Visit) -> web.StreamResponse:
+async def label(visit: PageVisit) -> web.StreamResponse:
     """Set the labels of a dataset's tools, from form fields with one name per line."""
     dataset, form = await visit.dataset(), await visit.form()
     labels = {kind: names for kind in LABELS if (names := _lines(form.get(kind, "")))}

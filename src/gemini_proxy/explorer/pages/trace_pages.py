@@ -9,9 +9,9 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
+from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
-from gemini_proxy.explorer.pages.passages import SHOWN, window
-from gemini_proxy.explorer.pages.site import Visit, dataset_path, page
+from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
@@ -37,7 +37,7 @@ _LONGEST: Final = 500
 
 
 @page
-async def traces(visit: Visit) -> web.StreamResponse:
+async def traces(visit: PageVisit) -> web.StreamResponse:
     """List the traces of a dataset, newest first, filtered by the query."""
     dataset = await visit.dataset()
     asked = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
@@ -89,7 +89,7 @@ def _time(given: str | None) -> float | None:
 
 
 @page
-async def trace(visit: Visit) -> web.StreamResponse:
+async def trace(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as a conversation."""
     stored = await _stored(visit)
     found, dataset = stored.trace, await _dataset(visit, stored)
@@ -108,7 +108,7 @@ async def trace(visit: Visit) -> web.StreamResponse:
 
 
 @page
-async def trace_text(visit: Visit) -> web.StreamResponse:
+async def trace_text(visit: PageVisit) -> web.StreamResponse:
     """Show one text of a trace, a part at a time."""
     stored = await _stored(visit)
     found, dataset = stored.trace, await _dataset(visit, stored)
@@ -125,12 +125,12 @@ async def trace_text(visit: Visit) -> web.StreamResponse:
         start=start,
         end=min(len(text), start + SHOWN),
         step=SHOWN,
-        passage=await asyncio.to_thread(window, text, address, marks, start),
+        shown=await asyncio.to_thread(text_window, text, address, marks, start),
     )
 
 
 @page
-async def trace_raw(visit: Visit) -> web.StreamResponse:
+async def trace_raw(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as JSON."""
     found = await _stored(visit)
     shown = trace_json(found.trace)
@@ -138,7 +138,7 @@ async def trace_raw(visit: Visit) -> web.StreamResponse:
     return bytes_response(await asyncio.to_thread(with_messages, shown, found.messages), _RAW)
 
 
-async def _stored(visit: Visit) -> StoredTrace:
+async def _stored(visit: PageVisit) -> StoredTrace:
     """Return the trace. Raise NotFound for another user's trace as for none."""
     found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
     if found is None:
@@ -146,7 +146,7 @@ async def _stored(visit: Visit) -> StoredTrace:
     return found
 
 
-async def _dataset(visit: Visit, stored: StoredTrace) -> Dataset:
+async def _dataset(visit: PageVisit, stored: StoredTrace) -> Dataset:
     dataset = await visit.app[DATASETS].get(visit.user, stored.trace.dataset or UNNAMED)
     if dataset is None:
         raise NotFound(NO_TRACE)

@@ -1,4 +1,4 @@
-"""A text with what rules marked in it, cut to what a page can carry. No I/O."""
+"""Cut an annotated text to what a page can carry, in runs that are annotated alike. No I/O."""
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ SHOWN: Final = 20_000
 _AROUND, _EXCERPT, _EXCERPTS = 80, 400, 40
 """Characters beside a distant mark and within it, and how many of those excerpts a page has."""
 _NAMED: Final = 8
-"""Marks of one piece that are named in the page: a thousand that overlap need no thousand numbers at each letter."""
+"""Marks of one run that the page names: a thousand that overlap need not have a thousand numbers at each letter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of text that is marked alike. ``starts`` and ``ends`` are the numbers of the marks that do so here.
+class TextRun:
+    """A run of text that is marked alike. ``starts`` and ``ends`` are the numbers of the marks that start and end here.
 
     ``wide`` says that only something around the text is marked. A gap has no text, but ``skipped`` characters.
     """
@@ -38,7 +38,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What one rule said of one place or several alike: the numbers of its marks, and their addresses."""
+    """What one rule said about one range or several alike: the numbers of its marks, and their addresses."""
 
     numbers: tuple[int, ...]
     kind: Kind
@@ -48,38 +48,38 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """The text at an address. Of ``length`` characters the gaps among the pieces are not shown."""
+class AnnotatedText:
+    """The text at an address, ``length`` characters long. The gaps among the runs are not shown."""
 
     address: str
     length: int
-    pieces: tuple[Piece, ...]
+    runs: tuple[TextRun, ...]
     notes: tuple[Note, ...]
 
     @property
     def text(self) -> str:
-        return "".join(piece.text for piece in self.pieces)
+        return "".join(run.text for run in self.runs)
 
 
-def passage(text: str, address: str, marks: Sequence[Mark], known: Set[int] = frozenset()) -> Passage:
-    """``text`` with its ``marks``. Those in ``known`` have a note elsewhere; marks outside of the text get none."""
+def annotate_text(text: str, address: str, marks: Sequence[Mark], known: Set[int] = frozenset()) -> AnnotatedText:
+    """Return ``text`` with its ``marks``. Those in ``known`` have a note elsewhere; marks outside the text get none."""
     here = [mark for mark in marks if mark.span(text) is not None]
     windows = _windows(text, here)
-    pieces = _pieces(segments(text, here), windows, len(text), address, known)
-    return Passage(address, len(text), tuple(pieces), notes(mark for mark in here if mark.number not in known))
+    runs = _runs(segments(text, here), windows, len(text), address, known)
+    return AnnotatedText(address, len(text), tuple(runs), notes(mark for mark in here if mark.number not in known))
 
 
-def window(text: str, address: str, marks: Sequence[Mark], start: int) -> Passage:
-    """The part of ``text`` from ``start`` on that fits a page."""
+def text_window(text: str, address: str, marks: Sequence[Mark], start: int) -> AnnotatedText:
+    """Return the part of ``text`` from ``start`` on that fits a page."""
     here = [mark for mark in marks if mark.span(text) is not None]
     end = min(len(text), start + SHOWN)
     inside = [mark for mark in here if (span := mark.span(text)) is not None and span[0] < end and span[1] > start]
-    pieces = _pieces(segments(text, inside), [(start, end)], end, address, frozenset())
-    return Passage(address, len(text), tuple(piece for piece in pieces if not piece.skipped), notes(inside))
+    runs = _runs(segments(text, inside), [(start, end)], end, address, frozenset())
+    return AnnotatedText(address, len(text), tuple(run for run in runs if not run.skipped), notes(inside))
 
 
 def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
-    """One note for all marks of which one rule says the same."""
+    """Return one note for all marks of which one rule says the same."""
     alike: dict[tuple[Kind, str, str], list[Mark]] = {}
     for mark in marks:
         annotation = mark.annotation
@@ -91,7 +91,7 @@ def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
 
 
 def kind(mark: Mark) -> Kind:
-    """What kind of annotation a mark is of."""
+    """Return what kind of annotation a mark is of."""
     if mark.logged:
         return "log"
     annotation = mark.annotation
@@ -101,12 +101,12 @@ def kind(mark: Mark) -> Kind:
 
 
 def rule_name(mark: Mark) -> str:
-    """The name of the rule that made a mark, else what made it."""
+    """Return the name of the rule that made a mark, else the source of the annotation."""
     return str(mark.annotation.guardrail.get("name") or mark.annotation.source)
 
 
 def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
-    """The parts of the text that are shown, in order and apart from each other."""
+    """Return the parts of the text that are shown, in order and apart from each other."""
     found = [(0, min(len(text), SHOWN))]
     starts = sorted({span[0] for mark in marks if (span := mark.span(text)) is not None and span[1] > SHOWN})
     ends = {span[0]: span[1] for mark in marks if (span := mark.span(text)) is not None}
@@ -120,42 +120,42 @@ def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
     return found
 
 
-def _pieces(
+def _runs(
     cut: Sequence[Segment], windows: Sequence[tuple[int, int]], length: int, address: str, known: Set[int]
-) -> list[Piece]:
-    found: list[Piece] = []
+) -> list[TextRun]:
+    found: list[TextRun] = []
     begun: set[int] = set(known)
     at = windows[0][0] if windows else 0
     index = 0
     last = _last_places(cut)
     for start, end in windows:
         if start > at:
-            found.append(Piece(at, "", skipped=start - at))
+            found.append(TextRun(at, "", skipped=start - at))
         while index < len(cut) and cut[index].start + len(cut[index].text) <= start:
             index += 1
         while index < len(cut) and cut[index].start < end:
-            found.append(_piece(cut[index], start, end, address, begun, last))
+            found.append(_run(cut[index], start, end, address, begun, last))
             if cut[index].start + len(cut[index].text) > end:
                 break
             index += 1
         at = end
     if at < length:
-        found.append(Piece(at, "", skipped=length - at))
+        found.append(TextRun(at, "", skipped=length - at))
     return found
 
 
-def _piece(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> Piece:
+def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> TextRun:
     low, high = max(start, segment.start), min(end, segment.start + len(segment.text))
     text = segment.text[low - segment.start : high - segment.start]
     marks = segment.marks
     if not marks:
-        return Piece(low, text)
+        return TextRun(low, text)
     own = [mark for mark in marks if mark.path == address]
     starts = [mark.number for mark in marks if mark.number not in begun]
     begun.update(starts)
     closes = high == segment.start + len(segment.text)
     ends = [mark.number for mark in own if last[mark.number] == segment.start and closes]
-    return Piece(
+    return TextRun(
         low,
         text,
         # By weight, which here is the order of the words.
@@ -168,5 +168,5 @@ def _piece(segment: Segment, start: int, end: int, address: str, begun: set[int]
 
 
 def _last_places(cut: Sequence[Segment]) -> dict[int, int]:
-    """Where the last segment of each mark begins."""
+    """Return where the last segment of each mark begins."""
     return {mark.number: segment.start for segment in cut for mark in segment.marks}
