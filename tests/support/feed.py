@@ -82,6 +82,16 @@ class Traces:
         self._answer()
         return self.found[-1].seq if self.found else 0
 
+    async def has_after(self, seq: int) -> bool:
+        self._answer()
+        return bool(self.found) and self.found[-1].seq > seq
+
+    async def seq_before(self, seq: int, count: int) -> int:
+        return max(0, seq - count)
+
+    async def most_between(self, after: int, to: int) -> int:
+        return to - after
+
     def _answer(self) -> None:
         self.asked += 1
         if self.broken:

@@ -169,6 +169,27 @@ async def test_an_absence_too_long_to_be_looked_through_is_estimated() -> None:
         assert traces.asked <= MAX_LOOKED_THROUGH // PAGE + 3
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_an_absence_over_the_end_of_a_partition_counts_traces_not_numbers(
+    opened: TraceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two partitions of PostgreSQL there are a million times as many numbers as traces."""
+    monkeypatch.setattr("gemini_proxy.traces.feed.MAX_LOOKED_THROUGH", 5)
+    for count in (10, 3):
+        await opened.add([trace(owner="ann") for _ in range(count)])
+        await opened.turn_partition(float("inf"), None)
+    await opened.add([trace(owner="ann")])
+    async with following(quick(opened)) as feed:
+        async with watching(feed.watch(ANN, after=4)) as watch:
+            missed, *rest = watch.heard
+        assert missed.data == {"count": 5, "exact": False} and missed.seq == 9
+        assert len(rest) == 5
+        async with watching(feed.watch(ANN, last=3)) as watch:
+            assert len(watch.heard) == 3
+        async with watching(feed.watch(ANN, after=rest[-2].seq)) as watch:
+            assert watch.numbers == [rest[-1].seq]
+
+
 async def test_it_begins_with_the_last_ones_where_asked() -> None:
     """Of one's own, in order, and without a word on those before."""
     traces = Traces()

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import Connection, text
 
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.leases import Lease, give_back, take
@@ -124,3 +125,15 @@ async def test_work_that_ends_or_fails_is_its_callers(store: TraceStore) -> None
 
 async def _take(database: Database, holder: str) -> bool:
     return await database.write(lambda connection: take(connection, "work", holder, TERM))
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_who_waits_for_a_lease_writes_nothing(store: TraceStore) -> None:
+    """Each of them asks once a second, and the database would wait for its disk each time."""
+    assert await _take(store.database, "first")
+
+    def ask(connection: Connection) -> object:
+        assert not take(connection, "work", "second", TERM)
+        return connection.scalar(text("SELECT pg_current_xact_id_if_assigned()::text"))
+
+    assert await store.database.write(ask) is None

@@ -54,6 +54,18 @@ class FeedSource(Protocol):
         """The number of the newest trace. Raises StoreError."""
         ...
 
+    async def has_after(self, seq: int) -> bool:
+        """Return whether there are traces after number ``seq``, for less than ``since`` costs. Raises StoreError."""
+        ...
+
+    async def seq_before(self, seq: int, count: int) -> int:
+        """Return a number after which, up to ``seq``, there are at most ``count`` traces. Raises StoreError."""
+        ...
+
+    async def most_between(self, after: int, to: int) -> int:
+        """Return how many traces there are at most after a number, up to another. Raises StoreError."""
+        ...
+
 
 class _Watcher:
     def __init__(self, interest: Interest) -> None:
@@ -124,9 +136,9 @@ class Feed:
         """Follow the traces until ``close``, or cancelled, which closes it. After a failure it may be run again."""
         try:
             while not self._closed:
-                await self._wait()
+                woken = await self._wait()
                 self._wake.clear()
-                await self._look()
+                await self._look(woken)
                 await self._rest()
         except asyncio.CancelledError:
             self.close()
@@ -177,20 +189,24 @@ class Feed:
         watcher.ready.clear()
         return await is_set_within(watcher.ready, self._keep_alive)
 
-    async def _wait(self) -> None:
-        """Until somebody has something to say, or it is time to look; for ever where nobody watches."""
-        await is_set_within(self._wake, self._period if self._watchers else None)
+    async def _wait(self) -> bool:
+        """Wait until this process wrote traces or a watcher joins: True; or until it is time to look: False.
+
+        Without watchers it is never time to look.
+        """
+        return await is_set_within(self._wake, self._period if self._watchers else None)
 
     async def _rest(self) -> None:
         if not self._closed:
             await asyncio.sleep(self._spacing)
 
-    async def _look(self) -> None:
+    async def _look(self, woken: bool) -> None:
         """Tell what is new to those who watch, and let in those who came before this began: they miss nothing after."""
         joining = tuple(self._joining)
         try:
             if self._watchers:
-                await self._tell()
+                if woken or await self._source.has_after(self._seq):
+                    await self._tell()
             elif joining:
                 self._seq = await self._source.newest_seq()
         except StoreError as error:
@@ -223,12 +239,14 @@ class Feed:
 
     async def _first(self, interest: Interest, reached: int, after: int | None, last: int) -> bytes:
         """What a watcher is told before anything happens."""
-        oldest = max(0, reached - MAX_LOOKED_THROUGH)
         if after is not None and after < reached:
             async with self._replays:
-                events = await self._replay(interest, max(after, oldest), reached, max(0, oldest - after))
+                oldest = await self._source.seq_before(reached, MAX_LOOKED_THROUGH)
+                unseen = await self._source.most_between(after, oldest) if after < oldest else 0
+                events = await self._replay(interest, max(after, oldest), reached, unseen)
         elif after is None and last:
             async with self._replays:
+                oldest = await self._source.seq_before(reached, MAX_LOOKED_THROUGH)
                 found = await self._find(interest, oldest, reached, min(last, MAX_REPLAYED))
             events = b"".join(found.events())
         else:

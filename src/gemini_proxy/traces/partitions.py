@@ -97,6 +97,17 @@ def estimated_traces(connection: Connection, partition: Partition) -> int:
     return int(connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one())
 
 
+def most_between(connection: Connection, after: int, to: int) -> int:
+    """Return how many traces there are at most after a number, up to another: numbers that were given out."""
+    total = 0
+    for partition in partitions(connection):
+        if partition.end > after and partition.first <= to:
+            within = (traces.c.seq >= partition.first, traces.c.seq < partition.end, traces.c.seq <= to)
+            last = connection.scalar(select(func.max(traces.c.seq)).where(*within))
+            total += max(0, last - max(after, partition.first - 1)) if last is not None else 0
+    return total
+
+
 def open_partition(connection: Connection, number: int) -> None:
     """Make a partition, which no writer uses yet."""
     # Making it takes locks for which writers that are at work would be waited for, and others behind them.

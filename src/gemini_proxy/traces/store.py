@@ -15,7 +15,15 @@ from gemini_proxy.traces.datasets import Dataset, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.jobs import Job
-from gemini_proxy.traces.partitions import Partition, Partitions, closed, estimated_traces, partitions
+from gemini_proxy.traces.partitions import (
+    WIDTH,
+    Partition,
+    Partitions,
+    closed,
+    estimated_traces,
+    most_between,
+    partitions,
+)
 from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summaries, whole_traces
 from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
 from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, traces
@@ -156,6 +164,25 @@ class TraceStore:
         """The number of the newest trace, 0 where there is none."""
         query = select(func.coalesce(func.max(traces.c.seq), 0))
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+    async def has_after(self, seq: int) -> bool:
+        """Return whether there are traces after number ``seq``."""
+        return bool(await self._database.glance(f"SELECT EXISTS (SELECT 1 FROM traces WHERE seq > {int(seq)})"))
+
+    async def seq_before(self, seq: int, count: int) -> int:
+        """Return a number after which, up to ``seq``, there are at most ``count`` traces."""
+        if seq % WIDTH >= count or seq < WIDTH:
+            return max(0, seq - count)
+        # Before the first number of a partition there is a gap.
+        newest_first = select(traces.c.seq).where(traces.c.seq <= seq).order_by(traces.c.seq.desc())
+        query = newest_first.offset(count).limit(1)
+        return await self._database.read(lambda connection: connection.scalar(query) or 0)
+
+    async def most_between(self, after: int, to: int) -> int:
+        """Return how many traces there are at most after a number, up to another."""
+        if after // WIDTH == to // WIDTH:
+            return to - after
+        return await self._database.read(partial(most_between, after=after, to=to))
 
     async def get(self, id_or_prefix: str) -> Trace | None:
         """The trace of an id, or of the first six characters or more of one. Raises AmbiguousTraceId."""
