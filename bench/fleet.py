@@ -53,6 +53,8 @@ POOLED: Final = 20
 """Connections of the database that pgbouncer shares out."""
 RETENTION_DAYS: Final = 30
 _DATABASE: Final = "traces"
+_OURS: Final = "bench.fleet"
+"""By what name the database knows the connections of this measurement."""
 _SETTINGS: Final = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 _HEADERS: Final = {"x-goog-api-key": "bench", "content-type": "application/json"}
 _STREAM: Final = Workload("stream", 0, 1, 1, events=20, interval_ms=50, dataset=DATASET)
@@ -102,7 +104,11 @@ class Fleet:
         self._database = database
         self._pooler = pooler
         # Of another database, so that what is counted there are the proxies alone.
-        self._engine = create_async_engine(database.url("postgres"), isolation_level="AUTOCOMMIT")
+        self._engine = create_async_engine(
+            database.url("postgres"),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"server_settings": {"application_name": _OURS}},
+        )
         self._traces = create_async_engine(database.url(_DATABASE), isolation_level="AUTOCOMMIT", poolclass=NullPool)
         self._begun = time.time()
 
@@ -119,12 +125,17 @@ class Fleet:
         new = f"SELECT count(*) FROM traces WHERE created > {self._begun}"
         return Used(
             proxies=sum(machine.cpu_seconds for machine in self.machines),
-            database=cpu_seconds(_postmaster(self._database)),
+            database=cpu_seconds(_postmaster(self._database)) - await self._own_cpu_seconds(),
             pooler=cpu_seconds(self._pooler.pid) if self._pooler else 0.0,
             log=int(await self._ask("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")),
             disk=await self._ask(f"SELECT pg_database_size('{_DATABASE}')"),
             traces=await self._ask(new, self._traces),
         )
+
+    async def _own_cpu_seconds(self) -> float:
+        """What those who look at the database for this measurement have taken of it."""
+        query = f"SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = '{_OURS}'"
+        return sum(cpu_seconds(pid) for pid in await self._ask(query))
 
     async def connections(self) -> int:
         """Connections that the proxies, or the pooler for them, have to the database."""

@@ -1,7 +1,8 @@
 """``python -m bench.retention sqlite|postgresql``: the bytes that a trace takes, and what deleting a day costs.
 
 Traces of one day, 31 days ago, are written and indexed; then ``delete_before`` removes them while single traces are
-written one after the other. PostgreSQL is started for it, as the tests start theirs.
+written one after the other. In PostgreSQL they are a partition, which is dropped, or with ``--rows`` a part of the
+current one. The server is started for it, as the tests start theirs.
 """
 
 import asyncio
@@ -35,7 +36,8 @@ _KINDS: Final = ("sqlite", "postgresql")
 class Figures:
     """Bytes of each table for a trace; the deletion's seconds and bytes of write-ahead log (PostgreSQL only).
 
-    The longest commits of the writer are in milliseconds, before the deletion and during it.
+    The longest commits of the writer are in milliseconds, and how many there were in commits a second, before the
+    deletion and during it.
     """
 
     traces: int
@@ -63,8 +65,11 @@ def database(kind: str) -> Iterator[str]:
         yield server.url("bench")
 
 
-async def measure(url: str, count: int, alone: float = _ALONE) -> Figures:
-    """Fill the empty database at ``url`` with ``count`` traces, and delete them while others are written."""
+async def measure(url: str, count: int, alone: float = _ALONE, *, rows: bool = False) -> Figures:
+    """Fill the empty database at ``url`` with ``count`` traces, and delete them while others are written.
+
+    With ``rows`` they have no partition of their own.
+    """
     store = await TraceStore.open(url)
     try:
         empty = await store.database.read(_sizes)
@@ -72,6 +77,8 @@ async def measure(url: str, count: int, alone: float = _ALONE) -> Figures:
         await fill(store, count, now - AGE * _DAY, days=1.0)
         await index(store)
         full = await store.database.read(_sizes)
+        if not rows:
+            await store.turn_partition(now, None)
         taken: list[float] = []
         ended = asyncio.Event()
         writer = asyncio.create_task(_write(store, taken, ended))
@@ -110,8 +117,9 @@ async def _write(store: TraceStore, taken: list[float], ended: asyncio.Event) ->
 def _sizes(connection: Connection) -> dict[str, int]:
     if connection.dialect.name == "sqlite":
         return {"all": bytes_in_use(connection)}
-    query = "SELECT relname, pg_total_relation_size(relid) FROM pg_stat_user_tables"
-    sizes = {name: int(size) for name, size in connection.exec_driver_sql(query)}
+    query = "SELECT regexp_replace(relname, '_[0-9]+$', ''), sum(pg_total_relation_size(relid))"
+    tables = connection.exec_driver_sql(f"{query} FROM pg_stat_user_tables GROUP BY 1")
+    sizes = {name: int(size) for name, size in tables}
     return {**sizes, "all": sum(sizes.values())}
 
 
@@ -138,9 +146,10 @@ def report(figures: Figures) -> str:
 @click.command(help=(__doc__ or "").partition("\n\n")[2])
 @click.argument("kind", type=click.Choice(_KINDS))
 @click.option("--traces", type=click.IntRange(100), default=100_000, show_default=True)
-def main(kind: str, traces: int) -> None:
+@click.option("--rows", is_flag=True, help="Delete row by row in PostgreSQL, too.")
+def main(kind: str, traces: int, rows: bool) -> None:
     with database(kind) as url:
-        click.echo(report(asyncio.run(measure(url, traces))))
+        click.echo(report(asyncio.run(measure(url, traces, rows=rows))))
 
 
 if __name__ == "__main__":

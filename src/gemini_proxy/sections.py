@@ -280,11 +280,9 @@ class Traces(Section):
 
     @field_validator("max_size")
     @classmethod
-    def _max_size(cls, value: ByteSize, info: ValidationInfo) -> ByteSize:
+    def _max_size(cls, value: ByteSize) -> ByteSize:
         if 0 < value < SMALLEST_DATABASE:
             raise ValueError('0, or at least "10 MB"')
-        if value and not info.data.get("database", "sqlite").startswith("sqlite"):
-            raise ValueError("0 with PostgreSQL, whose files do not become smaller when traces are deleted")
         return value
 
     @field_validator("durability")

@@ -73,11 +73,6 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("traces", {"read_database": "postgresql+asyncpg://u@h/d"}, ["traces.read_database", "none with SQLite"]),
         ("traces", {"max_size": "9 MB"}, ["traces.max_size", '0, or at least "10 MB"']),
         ("traces", {"max_size": "plenty"}, ["traces.max_size", "plenty"]),
-        (
-            "traces",
-            {"database": "postgresql+asyncpg://u@h/d", "max_size": "20 GB"},
-            ["traces.max_size", "0 with PostgreSQL"],
-        ),
         ("traces", {"database": "mysql://x"}, ["traces.database", "'mysql://x'", "sqlite:///FILE"]),
         (
             "traces",
