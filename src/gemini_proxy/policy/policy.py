@@ -141,10 +141,10 @@ class Policy:
 
     @property
     def compiled(self) -> tuple[CompiledRule, ...]:
-        """The rules as code, in the order of ``rules``."""
+        """Return the rules as code, in the order of ``rules``."""
         return self._rules
 
     def expected_cost(self, conversation: Conversation) -> int:
-        """A rough upper estimate of a check in microseconds, without looking at the messages again."""
+        """Estimate the cost of a check in microseconds, rather too high, without looking at the messages."""
         counts, chars = conversation.counts, conversation.chars
         return int(self._costs.microseconds(counts, chars)) + 1

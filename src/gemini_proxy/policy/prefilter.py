@@ -169,7 +169,7 @@ _CONTENTS: Final = frozenset((list, dict, int, float, type(None)))
 
 
 def _are_calls(calls: object) -> bool:
-    """Whether these are calls with arguments as data: in a JSON text they would be written otherwise."""
+    """Return whether these are calls with arguments as data: JSON in JSON is written otherwise."""
     return type(calls) is list and all(
         type(call) is dict
         and type(function := call.get("function")) is dict

@@ -114,7 +114,7 @@ def each_item(source: Code, kind: str, slot: int) -> Build:
 
 
 def _select(value: Any, kind: str, run: Run) -> Iterable[Any]:
-    """The items of a value that are of a kind; a text is one text, content is its texts or chunks."""
+    """Return the items of a value that are of a kind; a text is one text, content is its texts or chunks."""
     if kind == "str" and isinstance(value, str):
         return (value,)
     if type(value) is Content and kind == "str":
@@ -130,7 +130,7 @@ def _select(value: Any, kind: str, run: Run) -> Iterable[Any]:
 
 
 def _within(items: Iterable[Any], wanted: type | tuple[type, ...], run: Run) -> list[Any]:
-    """The items of a type, and those inside lists and objects that are not of it themselves, in order, at any depth."""
+    """Return the items of a type in order, at any depth: also those in lists and objects of other types."""
     found: list[Any] = []
     pending = [iter(items)]
     while pending:
@@ -162,7 +162,7 @@ class Count:
         self._kept: list[Any] = []
 
     def add(self, frame: Frame, events: list[int]) -> bool:
-        """One more; True when the answer cannot change any more."""
+        """Count one more binding. Return True if the result cannot change any more."""
         self._count += 1
         self._run.items(len(self._kept))
         self._kept.extend(frame[slot] for slot in events if type(frame[slot]) is Event)
@@ -284,7 +284,7 @@ def spread(frame: Frame, slots: list[int], item: Any) -> None:
 
 
 def detector_call(detector: Detector | Parser) -> Callable[[list[str], list[Any], dict[str, Any], Run], Parsed]:
-    """One way to call both: a detector's value is the list of its labels."""
+    """Call a detector as parsers are called: its value is the list of its labels."""
     if not isinstance(detector, Detector):
         return detector.parse
     find = detector.detect
@@ -300,7 +300,7 @@ def detector_call(detector: Detector | Parser) -> Callable[[list[str], list[Any]
 
 
 def marked(run: Run, answer: Answer, wholes: Sequence[Whole]) -> Answer:
-    """The answer without what stands in other pieces of its text; what it has the place of is marked there.
+    """Drop what stands in other pieces of the text from an answer, and mark the places of the rest.
 
     Within a negation nothing is left out: what readers find in a text is missing from none of its pieces.
     """
@@ -328,7 +328,7 @@ def method_call(value: Code, name: str, args: list[Code], kwargs: Mapping[str, C
 
 
 def computed_pattern(pattern: Code, value: Code, mode: Mode, max_program: int) -> Code:
-    """A call of find or match whose pattern is known only when it runs; a list of patterns is not one."""
+    """Call find or match with a pattern that is known only during the check, and must be one text."""
 
     def apply(frame: Frame) -> Any:
         run: Run = frame[0]

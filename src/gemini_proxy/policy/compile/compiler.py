@@ -113,7 +113,7 @@ class CompiledExpression:
 
 
 def constant(value: object, raw: str | None = None) -> CompiledExpression:
-    """A term that is always ``value``."""
+    """Return an expression that is always ``value``."""
     return CompiledExpression(lambda frame: value, Known(value, raw))
 
 
@@ -272,7 +272,7 @@ class _Compiler:
         return compiled
 
     def _constant_message(self, error: syntax.Expr, scope: Scope) -> str | None:
-        """What a rule says whatever it found; None where that depends on what it found."""
+        """Return what a rule says whatever it found; None if that depends on what it found."""
         if isinstance(error, syntax.Name) and error.name in ("PolicyViolation", "Violation"):
             return None
         called = isinstance(error, syntax.Call) and isinstance(error.function, syntax.Name)
@@ -287,7 +287,7 @@ class _Compiler:
         return known.value if known is not None and isinstance(known.value, str) else None
 
     def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:
-        """The arguments of what a rule raises: of PolicyViolation(...), or the one text."""
+        """Compile the arguments of what a rule raises: those of PolicyViolation(...), or the one text."""
         if isinstance(error, syntax.Call) and isinstance(error.function, syntax.Name):
             imported = self._context.imported.get(error.function.name)
             name = imported.name if imported is not None else error.function.name
@@ -304,7 +304,7 @@ class _Compiler:
     # Lines: each step's code calls the code of what follows it, once for every binding
 
     def _block(self, lines: Sequence[syntax.Line], scope: Scope, final: Code, *, universal: bool = False) -> Code:
-        """All lines hold: ``final`` runs once for each binding for which they do, until it answers True.
+        """Compile lines that must all hold: ``final`` runs for each binding for which they do, until it returns True.
 
         With ``universal``, a test that does not hold stops the block with True; steps then keep their order.
         """
@@ -341,7 +341,7 @@ class _Compiler:
         return is_safe(node, frozenset(self._context.constants), scope.kinds)
 
     def _is_again(self, line: syntax.Declaration, scope: Scope) -> bool:
-        """A declaration of a variable that is bound already means that variable."""
+        """Return whether the line declares a variable that is bound already, which means that variable."""
         if line.source is not None or line.name not in scope.slots:
             return False
         if scope.kinds.get(line.name) != line.kind:
@@ -652,7 +652,7 @@ class _Compiler:
                     self._context.warn_of_label(node, among, label)
 
     def _in(self, needle: object, hay_node: syntax.Expr, scope: Scope) -> CompiledExpression:
-        """``in`` with a left side that is known at load."""
+        """Compile ``in`` with a left side that is known at load."""
         hay = self._code(hay_node, scope)
         finder = literal_finder(needle) if isinstance(needle, str) else None
         if finder is None or not isinstance(needle, str):
@@ -732,7 +732,7 @@ class _Compiler:
         self._context.unknown(node, name, scope.slots)
 
     def _module_of(self, node: syntax.Expr, scope: Scope) -> str | None:
-        """The Python module that a name stands for."""
+        """Return the Python module that a name stands for."""
         if not isinstance(node, syntax.Name) or node.name in scope.slots:
             return None
         imported = self._context.imported.get(node.name)
@@ -828,7 +828,7 @@ class _Compiler:
         return CompiledExpression(detect)
 
     def _by_model(self, node: syntax.Call, name: str, models: frozenset[str], scope: Scope) -> CompiledExpression:
-        """A call of a detector that the detector named by its option ``model`` answers instead."""
+        """Compile a detector's call that is answered by the detector named in its option ``model``."""
         model = dict(node.kwargs)["model"]
         if not isinstance(model, syntax.Constant) or model.value not in models:
             known = " or ".join(f'"{each}"' for each in sorted(models))
@@ -842,7 +842,7 @@ class _Compiler:
         return self._detector_call(replace(node, kwargs=rest), model.value, scope)
 
     def _asked(self, node: syntax.Call, detector: OutsideDetector, scope: Scope) -> CompiledExpression:
-        """A call that needs an answer from outside: while there is none, its value is that of no text."""
+        """Compile a call that needs an answer from outside. Until there is one, its value is that of no text."""
         name = detector.name
         if not self._context.allow_input:
             self._context.fail(node, f"a constant cannot ask: {name}(...) belongs in a rule")

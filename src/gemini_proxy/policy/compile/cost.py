@@ -22,7 +22,7 @@ def lines_within(lines: Sequence[syntax.Line]) -> Iterator[syntax.Line]:
 
 
 def declarations(lines: Sequence[syntax.Line]) -> list[syntax.Declaration]:
-    """Every declaration in the lines, those in flows and quantifiers included."""
+    """Return every declaration in the lines, those in flows and quantifiers included."""
     found = []
     for line in lines_within(lines):
         if isinstance(line, syntax.Declaration):

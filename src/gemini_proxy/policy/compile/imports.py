@@ -60,7 +60,7 @@ MODULES = frozenset(
 
 
 def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | None:
-    """What ``from module import name`` means, None if the module has no such name."""
+    """Return what ``from module import name`` means, None if the module has no such name."""
     if module in PYTHON_MODULES:
         function = PYTHON_MODULES[module].get(name)
         return None if function is None else Imported("function", function)
@@ -80,7 +80,7 @@ def resolve(module: str, name: str, detectors: frozenset[str]) -> Imported | Non
 
 
 def names_of(module: str, detectors: frozenset[str]) -> frozenset[str]:
-    """The names a module offers, for suggestions."""
+    """Return the names that a module offers, for suggestions."""
     if module in PYTHON_MODULES:
         return frozenset(PYTHON_MODULES[module])
     every = {*detectors, *FUNCTIONS, *FIELDS, *_QUANTIFIERS, "find", "match", "PolicyViolation"}

@@ -59,7 +59,7 @@ class _Atom:
 
     @property
     def bits(self) -> float:
-        """How much it tells that the character stands there."""
+        """Return how much the character tells, in bits: rare ones tell more."""
         return max(0.0, (5 if self.source[-1] in _COMMON else 8) - log2(self.size * (1 + self.folded)))
 
 
@@ -339,7 +339,7 @@ def _of_stretch(stretch: Sequence[_Atom]) -> tuple[float, frozenset[Need]] | Non
 
 
 def _may_be_in(word: str, atoms: Sequence[_Atom]) -> bool:
-    """Whether the atoms may match part of a word that numbers are written with."""
+    """Return whether the atoms may match part of a word that stands for a number."""
     return any(
         all(char in atom.numbers for char, atom in zip(word[at:], atoms, strict=False))
         for at in range(len(word) - len(atoms) + 1)

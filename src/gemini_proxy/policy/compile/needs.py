@@ -118,7 +118,7 @@ class _Reader:
         return self._counted(left) if (operator, bound) in _MORE_THAN_NONE else None
 
     def _of_value(self, node: syntax.Expr, value: str) -> _Clause | None:
-        """``value`` as what stands in a field, or as the tool of an event."""
+        """Return what is needed for a field to be ``value``, or for an event to be of the tool ``value``."""
         match node:
             case syntax.Attribute(name="name", value=syntax.Attribute(name="function", value=syntax.Name(name=event))):
                 pass
@@ -131,7 +131,7 @@ class _Reader:
         return needed_by_value(value)
 
     def _counted(self, node: syntax.Expr) -> _Clause | None:
-        """``len(find(..)) + ..`` as a number above 0."""
+        """Return what is needed for ``len(find(..)) + ..`` to be above 0."""
         if isinstance(node, syntax.Binary) and node.operator == "+":
             return _union((self._counted(node.left), self._counted(node.right)))
         if isinstance(node, syntax.Call) and self._called(node) == "len" and len(node.args) == 1:
@@ -139,7 +139,7 @@ class _Reader:
         return None
 
     def _found(self, node: syntax.Expr) -> _Clause | None:
-        """``find(..)`` or ``any(find(..))`` where it finds anything."""
+        """Return what is needed for ``find(..)`` or ``any(find(..))`` to find anything."""
         if not isinstance(node, syntax.Call):
             return None
         if self._called(node) == "any" and len(node.args) == 1:
@@ -195,13 +195,13 @@ class _Reader:
     # Kinds of expression
 
     def _is_search(self, node: syntax.Expr) -> bool:
-        """``find(pattern, text)`` with a pattern that is known, and a text of the conversation."""
+        """Return whether this is ``find(pattern, text)`` with a known pattern and a text of the conversation."""
         if not isinstance(node, syntax.Call) or self._called(node) != "find" or len(node.args) != 2 or node.kwargs:
             return False
         return self._pattern(node.args[0]) is not None and self._is_text(node.args[1])
 
     def _is_text(self, node: syntax.Expr) -> bool:
-        """A value of which every text stands in the JSON of the messages as it is, or in what readers join."""
+        """Return whether each text of the value stands in the messages' JSON as it is, or in what readers join."""
         if isinstance(node, syntax.Name):
             return self._is_event(node) or self._kinds.get(node.name) == _TEXT
         if isinstance(node, syntax.Call):
@@ -209,7 +209,7 @@ class _Reader:
         return self._is_content(node) or self._is_call_field(node)
 
     def _is_list(self, node: syntax.Expr) -> bool:
-        """A value whose items are texts of the conversation, whatever the messages are."""
+        """Return whether the items of the value are texts of the conversation, whatever the messages are."""
         if isinstance(node, syntax.Name):
             return self._kinds.get(node.name) == _TEXT
         return (
@@ -217,13 +217,13 @@ class _Reader:
         )
 
     def _is_searched(self, node: syntax.Expr) -> bool:
-        """A value in which ``in`` looks for a text, whatever the messages are."""
+        """Return whether ``in`` can look for a text in the value, whatever the messages are."""
         if isinstance(node, syntax.Name):
             return self._is_event(node) or self._kinds.get(node.name) == _TEXT
         return self._is_content(node)
 
     def _is_value(self, node: syntax.Expr) -> bool:
-        """A field whose value is one string of the messages, if it is a string."""
+        """Return whether this is a field whose value, if it is a string, is one string of the messages."""
         if not isinstance(node, syntax.Attribute):
             return False
         if isinstance(node.value, syntax.Name):
@@ -239,7 +239,7 @@ class _Reader:
         return node.name == "content" and self._kinds.get(node.value.name) in ("Message", "ToolOutput")
 
     def _is_call_field(self, node: syntax.Expr) -> bool:
-        """``c.function.name``, ``c.function.arguments`` or ``c.function.arguments.x``."""
+        """Return whether this is ``c.function.name``, ``c.function.arguments`` or ``c.function.arguments.x``."""
         path: list[str] = []
         while isinstance(node, syntax.Attribute):
             path.append(node.name)
@@ -250,7 +250,7 @@ class _Reader:
         return path == ["function", "name"] or (path[:2] == ["function", "arguments"] and len(path) <= _CALL_PATH)
 
     def _is_field(self, node: syntax.Attribute) -> bool:
-        """A field of an event, which is declared if it compiles, or what a call has at a fixed place."""
+        """Return whether this reads a field of an event, or what a call has at a fixed place."""
         if isinstance(node.value, syntax.Name):
             return self._is_event(node.value)
         return self._is_call_field(node)

@@ -16,7 +16,7 @@ Matcher = Callable[[Run, Any], bool]
 
 
 def compile_pattern(context: Context, pattern: syntax.Pattern) -> Matcher:
-    """A test of a value. A tool output is tested as the call it answers, without a call by its own ``name``."""
+    """Compile a test of a value. A tool output is tested as its call, without a call by its own ``name``."""
     if isinstance(pattern, syntax.ToolPattern):
         return _tool(context, pattern)
     if isinstance(pattern, syntax.TextPattern):

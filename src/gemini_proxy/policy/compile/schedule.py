@@ -31,7 +31,7 @@ class Step:
 
 
 def schedule(steps: list[Step]) -> list[Step]:
-    """The steps in the order to take them; the relative order of steps that can raise does not change."""
+    """Put steps into the order to take them; the relative order of steps that can raise does not change."""
     pending = list(steps)
     given: set[int] = set()
     local = {step.gives for step in steps if step.gives is not None}
@@ -71,7 +71,7 @@ _COUNTS = frozenset(("len",))
 
 
 def is_safe(node: syntax.Node, constants: frozenset[str], kinds: dict[str, str]) -> bool:
-    """Whether an expression can be evaluated early: nothing in it raises EvaluationError, whatever the data."""
+    """Return whether an expression never raises EvaluationError, so that it can be evaluated early."""
     if isinstance(node, syntax.Constant | syntax.Name):
         return True
     if isinstance(node, syntax.Attribute):

@@ -48,7 +48,7 @@ class Scope:
     size: int = 1
 
     def bind(self, name: str, kind: str | None = None) -> int:
-        """A new slot for a name, which hides an outer one."""
+        """Return a new slot for a name, which hides an outer one."""
         slot = self.slots[name] = self.size
         self.size += 1
         self.kinds.pop(name, None)
@@ -57,7 +57,7 @@ class Scope:
         return slot
 
     def inner(self) -> "Scope":
-        """The names as they are now, for a nested block; slots stay unique in the frame."""
+        """Copy the names for a nested block; slots stay unique in the frame."""
         return Scope(dict(self.slots), dict(self.kinds), self.size)
 
 
@@ -122,7 +122,7 @@ class Context:
         self.fail(node, f'unknown name "{name}"', nearest(name, {*known, *self.detectors.names}), fault="unknown")
 
     def regex(self, node: syntax.Node, pattern: str, mode: Mode) -> Regex:
-        """A pattern known at load, compiled once a policy."""
+        """Compile a pattern that is known at load, once a policy."""
         regex = self._regexes.get((pattern, mode))
         if regex is None:
             try:
@@ -143,7 +143,7 @@ class Context:
             self.warn(node, r'"\\" in a pattern is a backslash in the text; write "[.]" or "\." for a dot')
 
     def evaluate(self, node: syntax.Node, code: Code) -> Any:
-        """The value of an expression that uses no variables, under a small budget."""
+        """Evaluate an expression without variables under a small budget."""
         try:
             return code([self._load_run])
         except Exception as error:
@@ -184,6 +184,6 @@ class CompiledPredicate:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """``did you mean "..."?`` for the closest known name, if any is close."""
+    """Return ``did you mean "..."?`` with the closest known name, None if none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f'did you mean "{close[0]}"?' if close else None

@@ -33,7 +33,7 @@ _MORE_THAN_NONE = ((">", 0), (">=", 1), ("!=", 0))
 
 
 def window_of(rule: syntax.Raise, context: Context, binding_predicates: frozenset[str]) -> RuleWindow:
-    """How the rule is judged while an answer grows; ``binding_predicates`` declare events of their own."""
+    """Tell how a rule is judged while a response grows; ``binding_predicates`` declare events of their own."""
     lines = list(lines_within(rule.body))
     named = {node.name for node in syntax.walk(rule) if isinstance(node, syntax.Name)}
     # A predicate may call one that declares events.
@@ -58,7 +58,7 @@ def _kind(line: syntax.Declaration, context: Context) -> str:
 
 
 def _reads_answer(event: syntax.Declaration, rule: syntax.Raise, context: Context) -> bool:
-    """Whether more text in an answer can change what holds of the event."""
+    """Return whether more text in a response can change what holds of the event."""
     kind = _kind(event, context)
     if kind != "Message":
         return kind in ("TextChunk", "Input")
@@ -68,7 +68,7 @@ def _reads_answer(event: syntax.Declaration, rule: syntax.Raise, context: Contex
 
 
 def _excludes_answers(node: syntax.Expr, name: str) -> bool:
-    """``m.role == "user"`` and its like, alone or as one of several conditions that must all hold."""
+    """Return whether ``m.role == "user"`` or the like must hold, alone or beside other conditions."""
     if isinstance(node, syntax.Logical):
         return node.operator == "and" and any(_excludes_answers(each, name) for each in node.operands)
     if not isinstance(node, syntax.Comparison) or len(node.rest) != 1:
@@ -92,7 +92,7 @@ def _is_name(node: syntax.Node, name: str) -> bool:
 
 
 def _only_grows(line: syntax.Quantifier, context: Context) -> bool:
-    """``count(min=..)``, which later events cannot undo."""
+    """Return whether this is ``count(min=..)``, which later events cannot undo."""
     imported = context.imported.get(line.name)
     counts = (imported.name if imported is not None else line.name) == "count"
     return counts and not line.negated and all(name == "min" for name, _ in line.kwargs)
@@ -109,7 +109,7 @@ class _Tests:
         self._texts: set[str] = set()
 
     def certainty(self) -> int:
-        """The worst of all lines; names are declared before they are used."""
+        """Return the worst certainty of all lines; names are declared before they are used."""
         return max((self._line(line) for line in self._rule.body), default=_WHOLE)
 
     def _line(self, line: syntax.Line) -> int:
@@ -143,7 +143,7 @@ class _Tests:
         return self._search(node)
 
     def _count(self, node: syntax.Expr) -> int:
-        """``len(find(..)) + ..``"""
+        """Rate ``len(find(..)) + ..``."""
         if isinstance(node, syntax.Binary) and node.operator == "+":
             return max(self._count(node.left), self._count(node.right))
         if isinstance(node, syntax.Call) and self._name(node) == "len" and len(node.args) == 1:
@@ -151,7 +151,7 @@ class _Tests:
         return _WHOLE
 
     def _search(self, node: syntax.Expr) -> int:
-        """A call that finds things in the text, as a condition: that it finds any."""
+        """Rate a call that finds things in the text, as the condition that it finds any."""
         if not isinstance(node, syntax.Call) or not isinstance(node.function, syntax.Name):
             return _WHOLE
         if not all(self._is_fixed(value) for _, value in node.kwargs):
@@ -185,7 +185,7 @@ class _Tests:
         return _EDGE if self._is_fixed(node) else _WHOLE
 
     def _name(self, node: syntax.Call) -> str:
-        """The built-in function that is called, empty for anything else."""
+        """Return the name of the built-in function that is called, empty for anything else."""
         if not isinstance(node.function, syntax.Name) or node.function.name in self._declared:
             return ""
         imported = self._context.imported.get(node.function.name)
@@ -194,7 +194,7 @@ class _Tests:
         return "" if node.function.name in self._context.predicates else node.function.name
 
     def _is_text(self, node: syntax.Expr) -> bool:
-        """All of the text, as a value that searches look through."""
+        """Return whether the value is all of the text, so that searches look through it."""
         if isinstance(node, syntax.Attribute):
             return node.name in ("content", "text") and _is_name(node.value, self._event)
         if isinstance(node, syntax.Call):
@@ -224,7 +224,7 @@ def _of_pattern(pattern: str) -> int:
 
 
 def looks_around(pattern: str) -> bool:
-    r"""Whether a pattern asks what stands beside a match (``^ $ \A \Z \b \B``). Says yes where it is not sure."""
+    r"""Return whether a pattern depends on what stands beside a match (``^ $ \A \Z \b \B``), True in doubt."""
     at = 0
     while at < len(pattern):
         char = pattern[at]

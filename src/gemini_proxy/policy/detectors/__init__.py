@@ -65,7 +65,7 @@ class Parsed:
 
 
 def positional(detector: Detector | Parser | OutsideDetector) -> tuple[str, ...]:
-    """The options of a detector that may follow its text by position."""
+    """Return the options of a detector that may follow its text by position."""
     names: tuple[str, ...] = getattr(detector, "positional", ())
     return names
 
@@ -85,6 +85,6 @@ class DetectorRegistry:
         return frozenset(self.detectors)
 
     def with_detectors(self, *detectors: Detector | Parser | OutsideDetector) -> "DetectorRegistry":
-        """A registry with more detectors, which replace those of the same name."""
+        """Return a registry with more detectors, which replace those of the same name."""
         added = {detector.name: detector for detector in detectors}
         return DetectorRegistry(MappingProxyType({**self.detectors, **added}))

@@ -82,7 +82,7 @@ def _in_letters(find: Find, texts: Sequence[str], meter: Meter) -> Iterator[Find
 
 
 def _fresh(more: Iterable[Finding], known: Iterable[Finding]) -> Iterator[Finding]:
-    """Those that stand nowhere where one with their label is known already."""
+    """Yield the findings that touch no known finding with the same label."""
     places: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for found in known:
         places.setdefault((found.text, found.label), []).append((found.start, found.end))

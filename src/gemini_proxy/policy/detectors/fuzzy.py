@@ -45,7 +45,7 @@ class FuzzyContains:
 
 
 def search(query: str, text: str, allowed: int, meter: Meter) -> tuple[int, int] | None:
-    """The first place where the text is within ``allowed`` edits of the query, about as long as the query."""
+    """Return the first span within ``allowed`` edits of the query, about as long as the query."""
     if len(query) <= allowed:
         return 0, 0
     exact = text.find(query)

@@ -100,7 +100,7 @@ def _markdown() -> "MarkdownIt":
 
 
 def _fetched(text: str) -> Iterator[tuple[int, int, str]]:
-    """Where each block stands that fetches something, and what."""
+    """Yield the span of each block that fetches something, and what it fetches."""
     begins = [0, *(found.end() for found in _LINE_END.finditer(text)), len(text)]
     start, end = 0, len(text)
     for token in _markdown().parse(text):
@@ -125,18 +125,18 @@ def _sources(token: "Token") -> Iterable[str]:
 
 
 def _in_html(html: str) -> list[str]:
-    """Every address in HTML that fetches anything."""
+    """Yield every address in HTML that a browser fetches."""
     plain = unescape(html)
     return _ADDRESS.findall(_without_breaks(plain)) if _FETCHING_HTML.search(plain) else []
 
 
 def _without_breaks(text: str) -> str:
-    """As browsers read addresses: tabs and line ends within them do not count."""
+    """Remove tabs and line ends from an address, as browsers do."""
     return re.sub(r"[\t\r\n]", "", text)
 
 
 def _as_read(source: str) -> str:
-    """An address on another host, as the URL Standard has browsers read it; empty for one without a host."""
+    """Return an address on another host as browsers read it (URL Standard); empty if it has no host."""
     # The parser of Markdown has written a backslash so.
     plain = _without_breaks(source).strip(_UNSEEN).replace("%5C", "\\")
     found = _HOST_FOLLOWS.match(plain)

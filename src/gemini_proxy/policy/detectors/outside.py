@@ -65,7 +65,7 @@ class OutsideDetector:
     placed: bool = False
 
     def joined(self, answers: Iterable[Answer]) -> Answer | list[str]:
-        """The value of the call, from the answers for each of its texts."""
+        """Join the answers for each of its texts to the value of the call."""
         if isinstance(self.nothing, tuple):
             labels = [label for answer in answers if isinstance(answer, tuple) for label in answer]
             return [label.label if isinstance(label, LabelledSpan) else label for label in labels]
@@ -83,13 +83,13 @@ class Whole:
     ends: list[int] = field(default_factory=list)
 
     def holds(self, found: LabelledSpan) -> bool:
-        """Whether ``found`` ends in one of the pieces: it belongs to that one."""
+        """Return whether ``found`` ends in one of the pieces, and so belongs to it."""
         number = bisect_left(self.starts, found.end) - 1
         return number >= 0 and found.end <= self.ends[number]
 
 
 def whole_texts(texts: Iterable[str]) -> dict[str, list[Whole]]:
-    """Each text once, with where it stands: a turn that is cut into pieces is one question, not one for each."""
+    """Return each text once with its places: a turn in several pieces is one question, not one for each."""
     wholes: dict[int, Whole] = {}
     for text in texts:
         readings: Sequence[tuple[str, int, int]] = text.readings if type(text) is Joined else ()

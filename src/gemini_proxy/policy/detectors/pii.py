@@ -34,7 +34,7 @@ def _luhn(digits: Sequence[int]) -> bool:
 
 
 def passes_luhn(found: str) -> bool:
-    """The check digit of payment cards (ISO/IEC 7812-1 annex B)."""
+    """Check the check digit of payment cards (ISO/IEC 7812-1 annex B)."""
     digits = _digits(found)
     if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
         return False
@@ -42,7 +42,7 @@ def passes_luhn(found: str) -> bool:
 
 
 def is_iban(found: str) -> bool:
-    """The check digits of an IBAN (ISO 13616: the rearranged number is 1 modulo 97)."""
+    """Check the check digits of an IBAN (ISO 13616: the rearranged number is 1 modulo 97)."""
     plain = re.sub(r"[ -]", "", found)
     if not _IBAN_LENGTHS[0] <= len(plain) <= _IBAN_LENGTHS[1]:
         return False
@@ -79,7 +79,7 @@ def _weighted(digits: Sequence[int], weights: Sequence[int]) -> int:
 
 
 def _is_crypto(found: str) -> bool:
-    """A Bitcoin address: base 58 with a double SHA-256, or Bech32 (BIP 173, BIP 350)."""
+    """Check a Bitcoin address: base 58 with a double SHA-256, or Bech32 (BIP 173, BIP 350)."""
     return _is_bech32(found) if found.startswith("bc1") else _is_base58(found)
 
 
@@ -114,13 +114,13 @@ def _is_itin(found: str) -> bool:
 
 
 def _is_routing_number(found: str) -> bool:
-    """Of the American Bankers Association: weights 3, 7, 1."""
+    """Check a number of the American Bankers Association (weights 3, 7, 1)."""
     digits = _digits(found)
     return any(digits) and _weighted(digits, (3, 7, 1) * 3) % 10 == 0
 
 
 def _is_npi(found: str) -> bool:
-    """The Luhn digit behind the prefix of health care providers in the United States."""
+    """Check the Luhn digit after the prefix of health care providers in the United States."""
     return len(set(found)) > 1 and _luhn([8, 0, 8, 4, 0, *_digits(found)])
 
 
@@ -176,7 +176,7 @@ def _is_mod_11_10(digits: Sequence[int]) -> bool:
 
 
 def _is_german_tax_id(found: str) -> bool:
-    """One of the first ten digits stands there two or three times, and not three times in a row."""
+    """Check that one of the first ten digits stands there two or three times, but not three in a row."""
     digits = _digits(found)
     most = max(Counter(digits[:10]).values())
     return most in (2, 3) and not re.search(r"(\d)\1\1", found[:10]) and _is_mod_11_10(digits)
@@ -213,7 +213,7 @@ def _is_nie(found: str) -> bool:
 
 
 def _is_fiscal_code(found: str) -> bool:
-    """Of Italy: what characters count for at odd places is a table of the decree of 12 March 1974."""
+    """Check an Italian code; its values at odd places are a table of the decree of 12 March 1974."""
     plain = found.upper()
     odd = sum(_ODD[int(char, 36) - 10 if char.isalpha() else int(char)] for char in plain[0:15:2])
     even = sum(int(char, 36) - 10 if char.isalpha() else int(char) for char in plain[1:15:2])
@@ -221,7 +221,7 @@ def _is_fiscal_code(found: str) -> bool:
 
 
 def _is_pesel(found: str) -> bool:
-    """The century is in the month: 20 more for the years from 2000, 80 for those from 1800."""
+    """Check a Polish number. The month has the century: 20 more from 2000 on, 80 more before 1900."""
     digits = _digits(found)
     month = int(found[2:4])
     century = {4: 1800, 0: 1900, 1: 2000, 2: 2100, 3: 2200}[month // 20]
@@ -243,7 +243,7 @@ def _is_swedish(found: str) -> bool:
 
 
 def _is_aadhaar(found: str) -> bool:
-    """The digit of Verhoeff; numbers that read alike from both ends are not given."""
+    """Check the Verhoeff digit; numbers that read the same backwards are not issued."""
     digits = _digits(found)
     checksum = 0
     for place, digit in enumerate(reversed(digits)):
@@ -282,7 +282,7 @@ def _is_south_african(found: str) -> bool:
 
 
 def _is_day(found: str) -> bool:
-    """Whether some order of year, month and day makes it a date."""
+    """Return whether some order of year, month and day makes a date."""
     parts = [int(part) for part in re.findall(r"\d+", found)[:3]]
     if len(parts) < 3:
         return True

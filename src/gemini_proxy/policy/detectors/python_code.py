@@ -80,7 +80,7 @@ def _note_module(name: str, imports: dict[str, None]) -> None:
 
 
 def _name_of(function: ast.expr) -> str:
-    """``os.path.join`` of such a call; of a call on something without a name the attributes alone."""
+    """Return ``os.path.join`` of such a call; only the attributes if what is called has no name."""
     names: list[str] = []
     while isinstance(function, ast.Attribute) and len(names) < _LONGEST_NAME:
         names.append(function.attr)

@@ -32,12 +32,12 @@ _IS: Final = r"""[A-Za-z0-9_ .\[\]-]{0,24}[\\'" \t\]]{0,3}(?:=|>|:{1,3}=?|\|\||,
 
 
 def _varied(value: str, distinct: int = _DISTINCT) -> bool:
-    """Whether it looks random: text of it that goes on does not change that."""
+    """Return whether a text looks random; that stays so if the text goes on."""
     return any(char.isdigit() for char in value) and len(set(value)) >= distinct
 
 
 def _has_random_value(found: str) -> bool:
-    """Of what stands behind a sign that assigns."""
+    """Return whether what follows an assignment sign looks random."""
     return any(map(_varied, re.split(r"""[=>:,]['"`\s(\\]*""", found)[1:]))
 
 
@@ -49,12 +49,12 @@ def _has_generic_value(found: str) -> bool:
 
 
 def _is_no_example(found: str) -> bool:
-    """Of ``scheme://user:password@``."""
+    """Return whether the password in ``scheme://user:password@`` is not an example."""
     return not _EXAMPLE.match(found.rpartition(":")[2].removesuffix("@"))
 
 
 def _is_no_example_credential(found: str) -> bool:
-    """Of ``Authorization: Bearer token``."""
+    """Return whether the token in ``Authorization: Bearer token`` is not an example."""
     return _varied(found.split()[-1].strip("'\""))
 
 

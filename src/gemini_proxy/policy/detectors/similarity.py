@@ -48,7 +48,7 @@ class Similarity:
 
 
 def _first(text: str, targets: Sequence[Counter[str]], least: float, meter: Meter) -> tuple[int, int] | None:
-    """The first sentence over ``least``, or the whole text where none is and it is as a whole."""
+    """Return the first sentence that scores over ``least``, or the whole text if only the whole does."""
     for start, end in (*_sentences(text), (0, len(text))):
         groups = _groups(text[start:end], meter)
         for target in targets:

@@ -45,7 +45,7 @@ def _findings(texts: Sequence[str], names: frozenset[str], meter: Meter) -> Iter
 
 
 def _spans(text: str, names: frozenset[str], meter: Meter) -> Iterable[tuple[int, int]]:
-    """Where characters of the categories can be: for hidden ones not in ASCII."""
+    """Return where characters of the categories can be; hidden ones are not in ASCII."""
     return _NOT_ASCII.spans(text, meter) if names <= HIDDEN and text.isprintable() is False else [(0, len(text))]
 
 

@@ -17,12 +17,12 @@ class Brackets:
         self._closing = _closing(self._tokens)
 
     def start(self, node: syntax.Node) -> int | None:
-        """The number of a node's first token, brackets around it left out."""
+        """Return the number of a node's first token, without brackets around it."""
         first = leftmost(node)
         return self._places.get((first.line, first.column))
 
     def before(self, node: syntax.Node) -> tuple[Token, ...]:
-        """The opening brackets right before a node, the nearest first, and the token before them."""
+        """Return the opening brackets right before a node, the nearest first, and the token before them."""
         at = self.start(node)
         found: list[Token] = []
         while at:
@@ -33,7 +33,7 @@ class Brackets:
         return tuple(found)
 
     def first_on_line(self, node: syntax.Node) -> Token | None:
-        """The token a line begins with that begins with this node."""
+        """Return the first token of a line that begins with this node."""
         before = self.before(node)
         at = self.start(node)
         if at is None:
@@ -42,12 +42,12 @@ class Brackets:
         return opened[-1] if opened else self._tokens[at]
 
     def written(self, node: syntax.Node) -> Token | None:
-        """The token at a node's place."""
+        """Return the token at a node's place."""
         at = self._places.get((node.line, node.column))
         return self._tokens[at] if at is not None else None
 
     def around(self, node: syntax.Node, following: syntax.Node | None = None) -> bool:
-        """Whether a node is in round brackets of its own; ``following`` is the operand after it, if there is one.
+        """Return whether a node has round brackets of its own; ``following`` is the operand after it, if any.
 
         True of a node without a place.
         """
@@ -67,7 +67,7 @@ class Brackets:
 
 
 def leftmost(node: syntax.Node) -> syntax.Node:
-    """The part of an expression that is written first; an attribute is placed at its name, a call at its function."""
+    """Return the part of an expression that is written first. An attribute is placed at its name."""
     while True:
         match node:
             case syntax.Attribute(value=inner) | syntax.Index(value=inner) | syntax.Slice(value=inner):
@@ -83,7 +83,7 @@ def leftmost(node: syntax.Node) -> syntax.Node:
 
 
 def _closing(tokens: tuple[Token, ...]) -> dict[int, int]:
-    """The number of each opening bracket's closing one."""
+    """Map the number of each opening bracket to that of its closing one."""
     opened: list[int] = []
     found = {}
     for at, token in enumerate(tokens):

@@ -47,7 +47,7 @@ _LONGEST_TRIED = 1000
 
 
 def portability(text: str, source: str = "<policy>") -> tuple[PolicyWarning, ...]:
-    """Each place of a policy that reads differently in Invariant's engine, in the order of the text.
+    """List the places of a policy that read differently in Invariant's engine, in the order of the text.
 
     A message says what happens there, and the spelling that means the same in both. Raises PolicyError where the text
     does not parse.
@@ -122,7 +122,7 @@ class _PortabilityNotes:
                 yield from self._block(line.body)
 
     def _truth(self, value: syntax.Expr) -> Iterator[PolicyWarning]:
-        """A note where a condition is known not to be True or False."""
+        """Note a condition that is known not to be True or False."""
         match value:
             case syntax.Logical(operator="or", operands=operands):
                 for operand in operands:
@@ -137,7 +137,7 @@ class _PortabilityNotes:
                     yield _note(value, f"{_NEVER}; write {spelling}")
 
     def _spelling(self, value: syntax.Expr) -> str | None:
-        """How to make a truth value of what is a list, a number, a text or a record; None of anything else."""
+        """Tell how to turn a list, a number, a text or a record into a truth value; None for anything else."""
         if self._is_list(value):
             return "any(...)"
         match self._resolved(value):
@@ -174,7 +174,7 @@ class _PortabilityNotes:
         return False
 
     def _resolved(self, value: syntax.Expr) -> syntax.Expr:
-        """What the name of a constant or an assignment stands for."""
+        """Return what the name of a constant or an assignment stands for."""
         if not isinstance(value, syntax.Name):
             return value
         return self._assigned.get(value.name, self._constants.get(value.name, value))
@@ -220,13 +220,13 @@ class _PortabilityNotes:
             yield _note(options["generic"], "its secrets has no option generic; use find with a pattern")
 
     def _content_of(self, value: syntax.Expr) -> bool:
-        """Whether this is the content of a message or a tool output."""
+        """Return whether this is the content of a message or a tool output."""
         if not isinstance(value, syntax.Attribute) or value.name != "content":
             return False
         return isinstance(value.value, syntax.Name) and self._kinds.get(value.value.name) in ("Message", "ToolOutput")
 
     def _is_of_call(self, value: syntax.Expr) -> bool:
-        """Whether this is a call, or its arguments."""
+        """Return whether this is a call, or its arguments."""
         if isinstance(value, syntax.Name):
             return self._kinds.get(value.name) == "ToolCall"
         return isinstance(value, syntax.Attribute) and value.name == "arguments"
@@ -296,7 +296,7 @@ def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Policy
 
 
 def _note(node: syntax.Node, message: str) -> PolicyWarning:
-    """A warning at a node."""
+    """Return a warning at a node."""
     return PolicyWarning(node.line, node.column, message)
 
 
@@ -360,7 +360,7 @@ def _ends_alone(line: syntax.Line) -> bool:
 
 
 def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Iterator[PolicyWarning]:
-    """A note where a block begins on the line of its head."""
+    """Note a block that begins on the line of its head."""
     first = node.body[0]
     place = first.links[0] if isinstance(first, syntax.Flow) else first
     inner = place.value if isinstance(place, syntax.Condition) else place
@@ -436,7 +436,7 @@ def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
 
 
 def _kinds_in(statement: syntax.Statement) -> dict[str, str]:
-    """The event kind of each variable of a rule or a predicate."""
+    """Return the event kind of each variable of a rule or a predicate."""
     if not isinstance(statement, syntax.Raise | syntax.Predicate):
         return {}
     found = dict(statement.parameters) if isinstance(statement, syntax.Predicate) else {}
@@ -445,7 +445,7 @@ def _kinds_in(statement: syntax.Statement) -> dict[str, str]:
 
 
 def _assigned_in(statement: syntax.Statement) -> dict[str, syntax.Expr]:
-    """What each assigned variable of a rule or a predicate stands for."""
+    """Return what each assigned variable of a rule or a predicate stands for."""
     if not isinstance(statement, syntax.Raise | syntax.Predicate):
         return {}
     return {each.name: each.value for each in syntax.walk(statement) if isinstance(each, syntax.Assignment)}
@@ -481,7 +481,7 @@ def _unasked(line: syntax.Declaration, message: str) -> PolicyWarning:
 
 
 def _counts_only(node: syntax.Quantifier) -> Iterator[PolicyWarning]:
-    """A note on a count of all events of a kind: there it is always one."""
+    """Note a count of all events of a kind: there it is always one."""
     if node.name == "count" and all(isinstance(line, syntax.Declaration) for line in node.body):
         yield _note(node, "without a condition this counts one, whatever there is; ask something of what is counted")
 
@@ -490,7 +490,7 @@ def _counts_only(node: syntax.Quantifier) -> Iterator[PolicyWarning]:
 
 
 def _dot_repeats(pattern: str) -> bool:
-    """Whether a dot that stops at line ends is repeated."""
+    """Return whether a dot that stops at line ends is repeated."""
     if re.match(r"\(\?[a-zA-Z]*s", pattern):
         return False
     chars = list(_outside_classes(pattern))
@@ -498,17 +498,17 @@ def _dot_repeats(pattern: str) -> bool:
 
 
 def _reads_otherwise(raw: str, value: str) -> bool:
-    """Whether a text has an escape that is read here and not there, where only quotes are escaped."""
+    """Return whether a text has an escape that is read here but not there, where only quotes are escaped."""
     return re.sub(r"\\([\"'])", r"\1", raw) != value
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text means itself as a pattern."""
+    """Return whether a text means itself as a pattern."""
     return re.search(r"[.^$*+?{}\[\]\\|()]", text) is None
 
 
 def compiles(pattern: str) -> bool:
-    """Whether Python's ``re`` takes a pattern; False of one that is too long to try."""
+    """Return whether Python's ``re`` takes a pattern; False if it is too long to try."""
     if len(pattern) > _LONGEST_TRIED:
         return False
     with warnings.catch_warnings():
@@ -521,7 +521,7 @@ def compiles(pattern: str) -> bool:
 
 
 def search_for(text: str) -> str:
-    """The call of find that looks for a text literally."""
+    """Return the call of find that looks for a text literally."""
     if len(text) > 40 or not text.isprintable() or set(text) & set("\\^\"'"):
         return "any(find(...))"
     spelled = re.sub(r"[.$*+?{}\[|()]", r"[\g<0>]", text)
@@ -529,7 +529,7 @@ def search_for(text: str) -> str:
 
 
 def _has_alternatives(pattern: str) -> bool:
-    """Whether a regular expression has a ``|`` outside of groups and classes."""
+    """Return whether a regular expression has a ``|`` outside of groups and classes."""
     depth = 0
     for char in _outside_classes(pattern):
         depth += (char == "(") - (char == ")")
@@ -539,7 +539,7 @@ def _has_alternatives(pattern: str) -> bool:
 
 
 def _outside_classes(pattern: str) -> Iterator[str]:
-    """The characters of a regular expression; an escape and a class each come as one empty text."""
+    """Yield the characters of a regular expression; an escape and a class each come as one empty text."""
     at = 0
     while at < len(pattern):
         char = pattern[at]

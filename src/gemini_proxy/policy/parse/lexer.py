@@ -150,7 +150,7 @@ class _Lexer:
         return self._word(at)
 
     def _goes_on(self, at: int) -> bool:
-        """Whether the line that begins here belongs to the one before."""
+        """Return whether the line that begins here continues the one before."""
         previous = self._previous
         if previous is not None and previous.kind in ("op", "name") and previous.text in _WANTS_MORE:
             return True

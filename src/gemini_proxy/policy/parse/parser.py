@@ -26,7 +26,7 @@ _NodeT = TypeVar("_NodeT", bound=syntax.Node)
 
 
 def parse(text: str, source: str) -> syntax.Module:
-    """The syntax tree of a policy. Raises PolicyError, and nothing else, for any text."""
+    """Return the syntax tree of a policy. Raises PolicyError, and nothing else, for any text."""
     text = unify_lines(text)
     try:
         tokens = tokenize(text)
@@ -93,7 +93,7 @@ class _PolicyParser:
         self._advance()
 
     def _import_module(self) -> syntax.Import:
-        """``import module [as name]``."""
+        """Parse ``import module [as name]``."""
         token = self._advance()
         module = self._module()
         alias = self._identifier("a name").text if self._take("as") else module
@@ -239,7 +239,7 @@ class _PolicyParser:
     # Expressions
 
     def _expression(self) -> syntax.Expr:
-        """One expression, the conditional form included."""
+        """Parse one expression, the conditional form included."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._too_deep()
@@ -418,7 +418,7 @@ class _PolicyParser:
     # Patterns
 
     def _pattern(self) -> syntax.Pattern:
-        """What may follow ``is`` as a pattern, and what may stand inside one."""
+        """Parse what may follow ``is`` as a pattern, and what may stand inside one."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._too_deep()
@@ -575,7 +575,7 @@ class _PolicyParser:
         return self._grown(syntax.Mapping(token.line, token.column, tuple(entries)), *children)
 
     def _key(self) -> syntax.Expr:
-        """As in the stock language, a bare word before a colon is the key itself, not a variable."""
+        """Parse a key. As in the stock language, a bare word before a colon is the key itself, not a variable."""
         if self._token.kind == "name" and self._token.text not in _KEYWORDS and self._ahead().text == ":":
             token = self._advance()
             return syntax.Constant(token.line, token.column, token.text)
@@ -623,7 +623,7 @@ class _PolicyParser:
         return parts
 
     def _embedded(self, token: Token, text: str, offset: int) -> syntax.Expr:
-        """An expression inside an f-string, parsed with the depth reached so far."""
+        """Parse an expression inside an f-string, with the depth reached so far."""
         try:
             tokens = tokenize(f"({text})")
         except LexError as error:
@@ -706,7 +706,7 @@ def _moved(token: Token, outer: Token, offset: int) -> Token:
 
 
 def _describe(token: Token) -> str:
-    """A token as an error message names it."""
+    """Describe a token as error messages do."""
     words = {"newline": "the end of the line", "indent": "an indented line", "end": "the end of the policy"}
     words["dedent"] = "the end of the indented block"
     shown = token.text if len(token.text) <= 30 else token.text[:27] + "..."

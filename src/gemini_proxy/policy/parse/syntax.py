@@ -262,7 +262,7 @@ class Module:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """A node and every node below it."""
+    """Yield a node and every node below it."""
     stack: list[object] = [node]
     while stack:
         item = stack.pop()
@@ -274,5 +274,5 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def names_in(node: Node) -> set[str]:
-    """Every name that a node mentions."""
+    """Return every name that a node mentions."""
     return {each.name for each in walk(node) if isinstance(each, Name)}

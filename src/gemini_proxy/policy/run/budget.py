@@ -35,7 +35,7 @@ class Budget:
     max_items: int = 100_000
 
     def ends(self) -> float | None:
-        """The deadline of a check that starts now."""
+        """Return the deadline of a check that starts now."""
         if self.seconds is None:
             return self.deadline
         ends = perf_counter() + self.seconds
@@ -93,7 +93,7 @@ class Meter:
         self.charge(count >> 4)
 
     def take(self, items: Iterable[T]) -> list[T]:
-        """The items as a list, which is not longer than the bound."""
+        """Return the items as a list, which must not exceed the limit."""
         taken = list(islice(items, self.max_items + 1))
         self.items(len(taken))
         return taken

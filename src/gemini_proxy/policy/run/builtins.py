@@ -30,7 +30,7 @@ class Function:
 
 
 def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
-    """Every match in every text of the value, each marked; the matches remember where they stand."""
+    """Find every match in every text of the value and mark it; the matches remember where they stand."""
     found: list[str] = []
     marks = run.marks
     for text in (value,) if isinstance(value, str) else searched_texts(value):
@@ -50,7 +50,7 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
 
 
 def matches(run: Run, regex: Regex, value: Any) -> bool:
-    """Whether the pattern matches the beginning of the text, or of one of the texts of a message.
+    """Return whether the pattern matches the beginning of the text, or of one of the texts of a message.
 
     A text that does not match is marked as a whole: a rule that demands the pattern points at what lacks it.
     """
@@ -72,7 +72,7 @@ def matches(run: Run, regex: Regex, value: Any) -> bool:
 
 
 def length(run: Run, value: Any) -> int:
-    """``len``: 0 for None."""
+    """Implement ``len``: 0 for None."""
     if value is None:
         return 0
     if type(value) is Content:
@@ -83,7 +83,7 @@ def length(run: Run, value: Any) -> int:
 
 
 def any_of(run: Run, value: Any) -> bool:
-    """Whether an item is true; a truth value is itself, so that any(...) fits every detector."""
+    """Return whether an item is true; a truth value is itself, so that any(...) fits every detector."""
     if isinstance(value, bool):
         return value
     items = items_of(value, run)
@@ -92,7 +92,7 @@ def any_of(run: Run, value: Any) -> bool:
 
 
 def all_of(run: Run, value: Any) -> bool:
-    """Whether every item is true."""
+    """Return whether every item is true."""
     if isinstance(value, bool):
         return value
     items = items_of(value, run)
@@ -101,14 +101,14 @@ def all_of(run: Run, value: Any) -> bool:
 
 
 def text(run: Run, *values: Any) -> list[str]:
-    """The texts of the values as a list."""
+    """Return the texts of the values as a list."""
     found = [each for value in values for each in texts_of(value)]
     run.items(len(found))
     return found
 
 
 def normalized(run: Run, value: Any) -> Any:
-    """The text of the value as a reader sees it, or where it has several the list of them; ranges stay exact."""
+    """Return the text of the value as a reader sees it, a list if it has several. Ranges stay exact."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -118,7 +118,7 @@ def normalized(run: Run, value: Any) -> Any:
 
 
 def image(run: Run, *values: Any) -> list[str]:
-    """The URLs of the images in the values."""
+    """Return the URLs of the images in the values."""
     return [url for value in values for url in images_of(value)]
 
 
@@ -132,22 +132,22 @@ def _numbers(run: Run, values: tuple[Any, ...], name: str) -> list[Any]:
 
 
 def least(run: Run, *values: Any) -> Any:
-    """``min``, None of nothing."""
+    """Implement ``min``: None for nothing."""
     return min(_numbers(run, values, "min"), default=None)
 
 
 def most(run: Run, *values: Any) -> Any:
-    """``max``, None of nothing."""
+    """Implement ``max``: None for nothing."""
     return max(_numbers(run, values, "max"), default=None)
 
 
 def total(run: Run, values: Any) -> Any:
-    """``sum``."""
+    """Implement ``sum``."""
     return sum(_numbers(run, (values,), "sum"))
 
 
 def json_loads(run: Run, value: Any) -> Any:
-    """The value of a JSON text, None if it is none."""
+    """Return the value of a JSON text, None if it is not JSON."""
     if not isinstance(value, str):
         value = "".join(texts_of(value))
     run.room(len(value))
@@ -159,7 +159,7 @@ def json_loads(run: Run, value: Any) -> Any:
 
 
 def tool_call(run: Run, output: Any) -> Event | None:
-    """The call that a tool output answers, None if there is none."""
+    """Return the call that a tool output answers, None if there is none."""
     if isinstance(output, Event) and output.kind == "ToolOutput":
         return output.call
     if output is None:
@@ -168,7 +168,7 @@ def tool_call(run: Run, output: Any) -> Event | None:
 
 
 def server(run: Run, event: Any) -> Any:
-    """The server named in an event's metadata."""
+    """Return the server named in an event's metadata."""
     if not isinstance(event, Event):
         raise EvaluationError("server(...) needs an event")
     metadata = event.data.get("metadata")
@@ -176,7 +176,7 @@ def server(run: Run, event: Any) -> Any:
 
 
 def as_text(run: Run, value: Any) -> str:
-    """A value as an f-string shows it: texts as they are, data as JSON."""
+    """Return a value as an f-string shows it: texts as they are, data as JSON."""
     if isinstance(value, str):
         return value
     if type(value) is Content:
@@ -192,7 +192,7 @@ def as_text(run: Run, value: Any) -> str:
 
 
 def substitute(run: Run, template: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """``str.format`` with nothing but ``{}``, ``{0}`` and ``{name}``: no attributes, indexes or formats."""
+    """Implement ``str.format`` with only ``{}``, ``{0}`` and ``{name}``: no attributes, indexes or formats."""
     parts: list[str] = []
     at = automatic = size = 0
     while at < len(template):
@@ -225,7 +225,7 @@ def _field(field: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def should_allow_rbac(run: Run, data: Any, scope: Any, user: Any, user_roles: Any, role_grants: Any) -> bool:
-    """Whether one of the user's roles is granted the scope; ``data`` is for show, as in the stock language."""
+    """Return whether one of the user's roles is granted the scope; ``data`` is not read."""
     if not isinstance(user_roles, dict) or not isinstance(role_grants, dict):
         raise EvaluationError("should_allow_rbac(...) needs the roles of users and the grants of roles as dictionaries")
     roles = items_of(user_roles.get(user) if isinstance(user, str) else None, run)
@@ -235,7 +235,7 @@ def should_allow_rbac(run: Run, data: Any, scope: Any, user: Any, user_roles: An
 
 
 def as_tuple(run: Run, value: Any = ()) -> tuple[Any, ...]:
-    """``tuple``."""
+    """Implement ``tuple``."""
     return tuple(items_of(value, run))
 
 

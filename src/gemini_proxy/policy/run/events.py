@@ -51,7 +51,7 @@ class Event:
         self.call: Event | None = None
 
     def field(self, name: str) -> Any:
-        """A declared field, None where the message has it not. Raises EvaluationError for any other name."""
+        """Return a declared field, None if the message does not have it. Raises EvaluationError for any other name."""
         if name not in FIELDS[self.kind]:
             raise EvaluationError(f'{self.kind} has no field "{name}"; it has {", ".join(FIELDS[self.kind])}')
         if name == "content":
@@ -93,7 +93,7 @@ class Conversation:
         return cls(known, reader.events, reader.chars + chars)
 
     def events(self, kind: str) -> list[Event]:
-        """The events of a kind, in order; those of TextChunk, Image, ToolParameter and Input are built at each call."""
+        """Return the events of a kind in order; TextChunk, Image, ToolParameter and Input are built at each call."""
         found = self._events.get(kind)
         if found is not None:
             return found
@@ -108,7 +108,7 @@ class Conversation:
 
 
 def chunks(holder: Event) -> Iterator[Event]:
-    """The content of a message or tool output as TextChunk and Image events; a plain text is one TextChunk."""
+    """Yield the content of a message or tool output as TextChunk and Image events; a plain text is one TextChunk."""
     content = holder.content
     if isinstance(content, str):
         if content:

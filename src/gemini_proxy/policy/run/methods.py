@@ -113,7 +113,7 @@ ARITY: Mapping[str, tuple[int, int]] = {
 
 
 def call_method(run: Run, value: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """``value.name(args)``; None for a value that is missing. Raises EvaluationError for any other receiver."""
+    """Call ``value.name(args)``. Return None for a missing value; raise EvaluationError for other receivers."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -167,7 +167,7 @@ def _dict_method(run: Run, value: dict[Any, Any], name: str, args: tuple[Any, ..
 
 
 def _lettered(run: Run, text: Joined, change: Callable[[str], str]) -> Joined:
-    """``change`` of the case of every letter; it may make one into several."""
+    """Apply ``change`` to the case of every letter; it may turn one into several."""
     made = text.changed(change)
     places = []
     for reading, start, end in text.readings:
@@ -182,7 +182,7 @@ def _lettered(run: Run, text: Joined, change: Callable[[str], str]) -> Joined:
 
 
 def _stripped(run: Run, text: Joined, chars: str | None) -> Joined:
-    """The readings lose what stands at their own ends, so what stood beside a seam stays."""
+    """Strip the text and the ends of its readings, so that what stood beside a seam stays."""
     made = _stripped_ends(text, chars)[0]
     places = []
     for reading, start, end in text.readings:
@@ -200,7 +200,7 @@ def _stripped_ends(text: Joined, chars: str | None) -> tuple[Joined, int]:
 
 
 def _replaced(run: Run, text: Joined, old: str, new: str) -> Joined:
-    """What stood over a seam and was replaced belongs to the later text."""
+    """Replace in the text and its readings; what stood over a seam belongs to the later text."""
     made = _replaced_once(run, text, old, new)[0]
     places = []
     for reading, start, end in text.readings:
@@ -211,7 +211,7 @@ def _replaced(run: Run, text: Joined, old: str, new: str) -> Joined:
 
 
 def _replaced_once(run: Run, text: Joined, old: str, new: str) -> tuple[Joined, Callable[[int], int]]:
-    """The text with the replacement, and where a position in it has moved to."""
+    """Return the text with the replacement, and a function from old positions to new ones."""
     starts = []
     at = text.find(old)
     while at >= 0:
@@ -231,7 +231,7 @@ def _replaced_once(run: Run, text: Joined, old: str, new: str) -> tuple[Joined, 
 
 
 def _once(run: Run, reading: Joined, key: tuple[Any, ...], make: Callable[[Joined], Any]) -> Any:
-    """What ``make`` makes of a reading, made once a check."""
+    """Return what ``make`` makes of a reading, made once a check."""
     known = run.scans.get((*key, id(reading)))
     if known is None:
         run.room(len(reading))

@@ -70,7 +70,7 @@ class Normalized(str):
         return (begins, ends) if inner is None else inner.span(begins, ends)
 
     def _forward(self, at: int) -> int:
-        """Where a position of the text before the last pass stands after it."""
+        """Return where a position of the text before the last pass stands after it."""
         number = bisect_right(self._from, at) - 1
         return self._at[number] + (min(at, self._to[number]) - self._from[number] if self._exact[number] else 0)
 
@@ -367,7 +367,7 @@ def _closed(text: str, meter: Meter) -> Iterator[Edit]:
 
 
 def _gaps(run: str, gap: str) -> Iterator[tuple[int, int]]:
-    """Where the gaps between the letters of a run are; one that is wider than ``gap`` ends a word."""
+    """Yield the gaps between the letters of a run; one that is wider than ``gap`` ends a word."""
     end = 1
     while end < len(run):
         start = end

@@ -17,7 +17,7 @@ _LONG = 4096
 
 
 def attribute(value: Any, name: str) -> Any:
-    """``value.name``: a field of an event or a key of a dictionary, None where it is missing."""
+    """Return ``value.name``: a field of an event or a key of a dictionary, None if it is missing."""
     kind = type(value)
     if kind is dict:
         return value.get(name)
@@ -35,7 +35,7 @@ def attribute(value: Any, name: str) -> Any:
 
 
 def index(value: Any, key: Any) -> Any:
-    """``value[key]``, None where there is no such item."""
+    """Return ``value[key]``, None if there is no such item."""
     if type(value) is Content:
         value = value.value
     if value is None:
@@ -53,7 +53,7 @@ def index(value: Any, key: Any) -> Any:
 
 
 def slice_of(value: Any, start: Any, stop: Any, run: Run) -> Any:
-    """``value[start:stop]`` of a text or a list."""
+    """Return ``value[start:stop]`` of a text or a list."""
     if type(value) is Content:
         value = value.value
     if value is None:
@@ -70,7 +70,7 @@ def slice_of(value: Any, start: Any, stop: Any, run: Run) -> Any:
 
 
 def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
-    """``needle in hay``: a substring, literally, or a member. Every occurrence is marked, up to a hundred.
+    """Implement ``needle in hay``: a literal substring, or a member. Mark up to a hundred occurrences.
 
     A list is asked for item by item.
     """
@@ -98,7 +98,7 @@ def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
 
 
 def contains_known(run: Run, needle: str, finder: Regex, hay: Any) -> bool | Each:
-    """``contains`` of a text known at load: in long texts RE2 looks for it ten times faster than ``str`` does."""
+    """Implement ``contains`` for a text known at load: RE2 searches long texts ten times faster than ``str``."""
     if isinstance(hay, str) and len(hay) > _LONG and not finder.test(hay, run):
         return _is_across(run, needle, hay)
     return contains(run, needle, hay)
@@ -112,7 +112,7 @@ def _in_texts(run: Run, needle: Any, hay: Content | Event) -> bool:
 
 
 def _is_across(run: Run, needle: str, hay: str) -> bool:
-    """Whether readers find the needle where the text goes on with what stands before it."""
+    """Return whether readers find the needle where the text continues what stands before it."""
     places = literally(run, needle, hay, _MAX_MARKS_PER_TEST)
     run.marks.extend(places)
     return bool(places)
@@ -132,7 +132,7 @@ def _mark_all(run: Run, needle: str, hay: str) -> bool:
 
 
 def equal(run: Run, left: Any, right: Any) -> bool:
-    """``==``: content equals the text its chunks make, events are equal when their data is."""
+    """Implement ``==``: content equals the text of its chunks, events are equal if their data is."""
     if type(left) is str and type(right) is str:
         if len(left) > 1023 and len(right) > 1023:
             run.charge(min(len(left), len(right)) >> 10)
@@ -161,14 +161,14 @@ def _uncontent(value: Any, other: Any) -> Any:
 
 
 def _operand(value: Any) -> Any:
-    """The text of content made of chunks, and other content's own value."""
+    """Return the text of content made of chunks, and the value of other content."""
     if type(value) is not Content:
         return value
     return value.text if value.chunked else value.value
 
 
 def ordered(left: Any, right: Any, operator: str) -> bool:
-    """``<`` and its kin, between numbers or between texts; None is neither above nor below anything."""
+    """Implement ``<`` and the like between numbers or between texts; None is neither above nor below anything."""
     if left is None or right is None:
         return False
     left, right = _operand(left), _operand(right)
@@ -183,7 +183,7 @@ def ordered(left: Any, right: Any, operator: str) -> bool:
 
 
 def arithmetic(run: Run, operator: str, left: Any, right: Any) -> Any:
-    """``+ - * / // % **`` on numbers; ``+`` also joins texts and lists, ``*`` repeats them. Chunks are their text."""
+    """Compute ``+ - * / // % **`` of numbers; ``+`` joins texts and lists, ``*`` repeats them. Chunks are text."""
     if isinstance(left, int | float) and isinstance(right, int | float):
         return _numbers(operator, left, right)
     left, right = _operand(left), _operand(right)
@@ -237,14 +237,14 @@ def _bounded(result: int | float) -> int | float:
 
 
 def negated(value: Any) -> int | float:
-    """``-value``."""
+    """Return ``-value``."""
     if isinstance(value, int | float):
         return -value
     raise EvaluationError(f"-{word_for(value)} is not defined")
 
 
 def items_of(value: Any, run: Run) -> Any:
-    """What a comprehension or a list function goes over: items, keys, characters; nothing for None."""
+    """Return what a comprehension or a list function iterates: items, keys, characters; nothing for None."""
     if type(value) is Content:
         value = value.value
     if value is None:

@@ -22,7 +22,7 @@ _MANY_CHARS: Final = 100_000_000
 
 
 def tool_declaration(tool: Mapping[str, Any]) -> bytes:
-    """What of a declared tool is pinned, as JSON with sorted keys: name, description, parameters, and hints if any."""
+    """Return what is pinned of a tool as JSON with sorted keys: name, description, parameters, and hints."""
     schema = tool.get("inputSchema" if "inputSchema" in tool else "parameters")
     said = {"name": tool.get("name"), "description": tool.get("description"), "parameters": schema}
     if "annotations" in tool:
@@ -35,12 +35,12 @@ def tool_declaration(tool: Mapping[str, Any]) -> bytes:
 
 
 def tool_digest(tool: Mapping[str, Any]) -> str:
-    """The SHA-256 of a tool's declaration, in hexadecimal digits."""
+    """Return the SHA-256 of a tool's declaration, in hexadecimal digits."""
     return hashlib.sha256(tool_declaration(tool)).hexdigest()
 
 
 def pinned(parameters: Mapping[str, Any]) -> Mapping[str, str]:
-    """The digests among a policy's parameters. Raises EvaluationError for another shape."""
+    """Return the digests among a policy's parameters. Raises EvaluationError for another form."""
     given = parameters.get(PINS_PARAMETER) or {}
     if not isinstance(given, Mapping) or not all(isinstance(value, str) for value in given.values()):
         raise EvaluationError(f"{PINS_PARAMETER} must map names of tools to digests")
@@ -48,7 +48,7 @@ def pinned(parameters: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def readable_pins(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters as they are, if the digests among them can be read. Raises ValueError saying what is expected."""
+    """Return the parameters if the digests among them can be read. Raises ValueError saying what is expected."""
     try:
         pinned(parameters)
     except EvaluationError as error:
@@ -57,7 +57,7 @@ def readable_pins(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def tool_changed(run: Run, tool: Any) -> list[MarkedRecord]:
-    """One record with the name and both digests where a tool is declared otherwise than it is pinned, else none.
+    """Return a record with name and digests if a tool's declaration differs from the pinned one, else nothing.
 
     A tool that is not among the parameter's is pinned by the conversation's first declaration of its name.
     """
@@ -74,7 +74,7 @@ def tool_changed(run: Run, tool: Any) -> list[MarkedRecord]:
 
 
 def _first(run: Run, name: str) -> Event:
-    """The conversation's first declaration of a tool that it declares."""
+    """Return the conversation's first declaration of a tool that it declares."""
     key = ("first declarations",)
     if key not in run.scans:
         tools = run.events("Tool")

@@ -83,7 +83,7 @@ def _without_covered(events: list[str], found: list[str]) -> list[str]:
 
 
 def _parents(address: str) -> list[str]:
-    """Every proper prefix of an address by whole segments, the address without its offsets included."""
+    """Return every proper prefix of an address by whole segments, the address without its offsets included."""
     path, colon, _ = address.rpartition(":") if _has_offsets(address) else (address, "", "")
     parents = [path] if colon else []
     while (dot := path.rfind(".")) > 0:

@@ -126,14 +126,14 @@ def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
-    """The text at ``address``, which knows where it stands in readings."""
+    """Return the text at ``address``, which knows where it stands in readings."""
     made = Joined(text, (address,), (len(text),))
     made.readings = tuple(within)
     return made
 
 
 def _turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The turns of more than one message or text; those of several candidates begin with what stands before all."""
+    """Return the turns of more than one message or text; each candidate's begins with what stands before all."""
     turns: list[Turn] = []
     side = ""
     shared = Turn([], [])
@@ -161,7 +161,7 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 
 def _side(message: Mapping[str, Any]) -> str:
-    """Whose turn a message is part of; of none, and no interruption, is a system's message."""
+    """Return whose turn a message is part of. A system message is part of none, and ends none."""
     role = message.get("role") if type(message) is dict else None
     if type(role) is not str or role not in _SIDES:
         return ""
@@ -171,7 +171,7 @@ def _side(message: Mapping[str, Any]) -> str:
 
 
 def said(index: int, message: Mapping[str, Any]) -> list[Said]:
-    """The texts of a message that stands at ``index``."""
+    """Return the texts of the message at ``index``."""
     if message.get("role") == "tool" or "field" in message:
         return []
     content, thought = message.get("content"), bool(message.get("thought"))
@@ -187,7 +187,7 @@ def said(index: int, message: Mapping[str, Any]) -> list[Said]:
 
 
 def _places_of_texts(content: list[Any]) -> Iterable[int]:
-    """Where text chunks may be. Lists are long where nothing in them is a chunk, and told quickly."""
+    """Return where text chunks may be. A long list without chunks is told quickly."""
     kinds = set(map(type, content))
     if kinds == {dict}:
         return compress(count(), map(contains, content, repeat("text")))
@@ -195,7 +195,7 @@ def _places_of_texts(content: list[Any]) -> Iterable[int]:
 
 
 def said_last(messages: Sequence[Mapping[str, Any]]) -> list[Said]:
-    """The texts of the model's turn that the messages end in, which an answer to them goes on with."""
+    """Return the texts of the model's turn that the messages end in, which a response continues."""
     first = len(messages)
     while first and _side(messages[first - 1]) != "user":
         first -= 1
@@ -204,7 +204,7 @@ def said_last(messages: Sequence[Mapping[str, Any]]) -> list[Said]:
 
 
 def _readings(turn: Turn) -> list[list[Said]]:
-    """The texts alone, the thoughts alone, and all where there are both: what joins several, or is all there is."""
+    """Return the texts alone, the thoughts alone, and all if there are both: what joins several, or is all."""
     texts = [piece for piece in turn.said if not piece.thought]
     thoughts = [piece for piece in turn.said if piece.thought]
     if not (texts and thoughts):

@@ -105,11 +105,11 @@ class Regex:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether more text can undo a match."""
+        """Return whether more text can undo a match."""
         return bool(self._conditions)
 
     def _allowed(self, text: str, meter: Meter) -> bool:
-        """Whether what must stand at the beginning does, and what must not does not."""
+        """Return whether the look-aheads at the beginning hold."""
         return all(condition.test(text, meter) is not negative for condition, negative in self._conditions)
 
     def _for(self, text: str) -> Any:
@@ -121,7 +121,7 @@ class Regex:
         return self._unicode
 
     def test(self, text: str, meter: Meter) -> bool:
-        """Whether the pattern matches the text, in the pattern's own mode."""
+        """Return whether the pattern matches the text, in the pattern's own mode."""
         if self._head not in text:
             meter.charge(1 + (len(text) >> 7))
             return False
@@ -131,7 +131,7 @@ class Regex:
         return self._searched(compiled, search, data, meter) is not None and self._allowed(text, meter)
 
     def spans(self, text: str, meter: Meter) -> Iterator[Span]:
-        """Where the pattern is found, left to right without overlap, in characters."""
+        """Yield where the pattern is found, left to right without overlap, in characters."""
         if self._head not in text:
             meter.charge(1 + (len(text) >> 7))
             return
@@ -143,14 +143,14 @@ class Regex:
         yield from spans if len(data) == len(text) else _in_characters(spans, data)
 
     def end_of_match(self, text: str, meter: Meter) -> int | None:
-        """Where the match at the beginning of the text ends, None without one; for the mode ``match``."""
+        """Return where the match at the beginning of the text ends, None without one; for the mode ``match``."""
         compiled = self._for(text)
         data = _encode(text)
         found = self._searched(compiled, compiled.match, data, meter)
         return None if found is None or not self._allowed(text, meter) else _count(data, 0, found.end())
 
     def _searched(self, compiled: Any, search: Callable[[bytes], Any], data: bytes, meter: Meter) -> Any:
-        """What ``search`` finds, paid for. Raises BudgetExceeded instead of a search too long."""
+        """Return what ``search`` finds, and charge for it. Raises BudgetExceeded for a search that is too long."""
         size = len(data)
         meter.charge(1 + (size >> 7))
         worst = size * compiled.programsize * _SLOWEST
@@ -209,7 +209,7 @@ class Patterns:
 
 
 def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
-    """Each condition, and whether it must fail; their dot takes what the pattern's own dot takes."""
+    """Return each condition, and whether it must fail; their dot takes what the pattern's own dot takes."""
     if len(parts.conditions) > _MAX_CONDITIONS:
         raise RegexError(f"the pattern has more than {_MAX_CONDITIONS} look-aheads", excess=True)
     begin = r"\A" if mode == "find" else ""
@@ -308,7 +308,7 @@ def _reason(error: Exception) -> str:
 
 
 def literal_finder(text: str) -> Regex | None:
-    """A search for a text as it is; None for one that is empty or long, which Python finds as fast."""
+    """Return a search for a literal text; None if it is empty or long, which Python finds as fast."""
     if not 0 < len(text) <= _LONGEST_LITERAL:
         return None
     try:
@@ -320,7 +320,7 @@ def literal_finder(text: str) -> Regex | None:
 def compile_at_run_time(
     pattern: str, mode: Mode, cache: dict[tuple[str, Mode], Regex], meter: Meter, max_program: int
 ) -> Regex:
-    """A pattern that a rule computed, kept in the check's own ``cache``. Raises EvaluationError."""
+    """Compile a pattern that a rule computed into the check's own ``cache``. Raises EvaluationError."""
     regex = cache.get((pattern, mode))
     if regex is None:
         meter.charge(100 + len(pattern))

@@ -248,7 +248,7 @@ def split(pattern: str) -> Split | None:
 
 
 def _end_of_group(pattern: str, start: int) -> int | None:
-    """The place of the bracket that closes the group that begins at ``start``."""
+    """Return the place of the bracket that closes the group that begins at ``start``."""
     depth = 0
     for at, char in _outside_classes(pattern, start):
         depth += (char == "(") - (char == ")")

@@ -31,7 +31,7 @@ class Rule:
 
     @property
     def stays(self) -> bool:
-        """Whether a violation found in an answer so far will be one in the whole answer."""
+        """Return whether a violation found in a response so far will be one in the whole response."""
         return self.window in ("slice", "event")
 
 
@@ -76,5 +76,5 @@ class RuleViolation:
 
     @property
     def message(self) -> str:
-        """The rule's own message: the first argument as text."""
+        """Return the rule's own message: the first argument as text."""
         return str(self.args[0]) if self.args else "policy violation"

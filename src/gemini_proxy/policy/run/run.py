@@ -62,7 +62,7 @@ class Run(Meter):
         self._index: Mapping[int, str] | None = None
 
     def answer(self, question: Question) -> Answer | None:
-        """The answer to a question; None where it has to be asked first. Raises EvaluationError for too many."""
+        """Return the answer to a question, None if it must be asked first. Raises EvaluationError for too many."""
         self.charge(1 + (len(question.text) >> 9))
         answer = self.answers.get(question)
         if answer is None:
@@ -72,21 +72,21 @@ class Run(Meter):
         return answer
 
     def events(self, kind: str) -> list[Event]:
-        """The conversation's events of a kind, built at most once a check."""
+        """Return the conversation's events of a kind, built at most once a check."""
         found = self._events.get(kind)
         if found is None:
             found = self._events[kind] = self.conversation.events(kind)
         return found
 
     def index(self) -> Mapping[int, str]:
-        """The addresses of all strings of the conversation by identity, built at most once a check."""
+        """Return the addresses of all strings of the conversation by identity, built at most once a check."""
         if self._index is None:
             kinds = ("Message", "ToolCall", "ToolOutput", "Tool")
             self._index = index_of([event for kind in kinds for event in self.events(kind)])
         return self._index
 
     def positions(self, kind: str) -> list[int]:
-        """The positions of ``events(kind)``, ascending."""
+        """Return the positions of ``events(kind)``, ascending."""
         found = self._positions.get(kind)
         if found is None:
             found = self._positions[kind] = [event.position for event in self.events(kind)]

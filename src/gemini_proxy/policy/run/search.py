@@ -33,7 +33,7 @@ class Scanned:
             self.ends.append(end)
 
     def ending(self, start: int, end: int) -> range:
-        """The numbers of the matches that end within, or at the very beginning of the reading."""
+        """Return the numbers of the matches that end within, or at the very beginning of the reading."""
         return range(bisect_right(self.ends, start) if start else 0, bisect_right(self.ends, end))
 
 
@@ -60,7 +60,7 @@ def literally(run: Run, needle: str, text: str, most: int) -> list[Within]:
 
 
 def _anywhere(run: Run, needle: str, text: Joined) -> list[Within]:
-    """The first occurrence in a reading of the text, wherever it stands."""
+    """Return the first occurrence in a reading of the text, wherever it stands."""
     for reading, _, _ in text.readings:
         key = ("anywhere", needle, id(reading))
         if key not in run.scans:
@@ -73,7 +73,7 @@ def _anywhere(run: Run, needle: str, text: Joined) -> list[Within]:
 
 
 def _over_seams(run: Run, needle: str, reading: Joined) -> Iterator[Span]:
-    """Every occurrence with a seam inside, overlapping ones as well."""
+    """Yield every occurrence with a seam inside, overlapping ones as well."""
     size, at = len(needle), 0
     run.charge(1 + (len(reading) >> 9))
     if len(reading.ends) * size > len(reading) and needle not in reading:
@@ -110,13 +110,13 @@ def by_pattern(run: Run, regex: Regex, text: Joined, own: Sequence[Span]) -> lis
 
 
 def _touches(first: int, last: int, own: Sequence[Span], starts: Sequence[int]) -> bool:
-    """Whether something of ``first`` to ``last`` was found; ``own`` is ascending."""
+    """Return whether something of ``first`` to ``last`` was found; ``own`` is ascending."""
     after = bisect_left(starts, last)
     return any(start <= last and first <= end for start, end in own[max(0, after - 1) : after + 1])
 
 
 def at_beginning(run: Run, regex: Regex, text: str) -> Within | None:
-    """The match at the beginning of a reading that ends in the text."""
+    """Return the match at the beginning of a reading that ends in the text."""
     if type(text) is not Joined:
         return None
     for reading, start, end in text.readings:
@@ -130,7 +130,7 @@ def at_beginning(run: Run, regex: Regex, text: str) -> Within | None:
 
 
 def begins_with(run: Run, text: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a reading of the text begins with one of ``prefixes``, which ends in the text."""
+    """Return whether a reading of the text begins with one of ``prefixes``, which ends in the text."""
     if type(text) is not Joined:
         return False
     return any(
@@ -141,14 +141,14 @@ def begins_with(run: Run, text: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def ends_with(run: Run, text: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a reading that the text ends is one that ends with one of ``suffixes``."""
+    """Return whether a reading that the text ends has one of ``suffixes`` at its end."""
     if type(text) is not Joined:
         return False
     return any((run.negated or end == len(reading)) and reading.endswith(suffixes) for reading, _, end in text.readings)
 
 
 def by_detector(run: Run, key: tuple[Any, ...], scan: Scan, texts: Sequence[str], parsed: Parsed) -> Any:
-    """The value of ``parsed``, which ``scan`` made of ``texts``, with what it finds in their readings; that is marked.
+    """Return ``parsed``'s value with what ``scan`` finds in readings of ``texts``; that is marked.
 
     Lists get further items, a truth value becomes true. A record has no places: the text that a reading ends with gets
     what its lists have for the reading.

@@ -12,7 +12,7 @@ _MADE_UP = re.compile(r"call_\d{1,9}")
 
 
 def searched_texts(value: Any) -> Iterable[str]:
-    """The texts in which something is looked for: those of ``texts_of``, and of calls and outputs names and ids too.
+    """Return the texts that searches look through: ``texts_of``, and names and ids of calls and outputs.
 
     What says that something is missing (``match``, ``text``) does without: a name would do in its place.
     """
@@ -32,7 +32,7 @@ def _names(event: Event) -> Iterator[str]:
 
 
 def texts_of(value: Any) -> Iterable[str]:
-    """The strings of a value, in order; of None and truth values none.
+    """Return the strings of a value in order; None and truth values have none.
 
     A text is itself, content its texts, a message or output its content, a call its arguments, a declaration all it
     says. Lists and dictionaries give every string, key and number at any depth.
@@ -65,7 +65,7 @@ def _event_texts(event: Event) -> Iterable[str]:
 
 
 def images_of(value: Any) -> list[str]:
-    """The URLs of the images in a value: of image chunks, and of texts that are an image data URL themselves."""
+    """Return the URLs of the images in a value: of image chunks, and texts that are image data URLs."""
     if isinstance(value, str):
         return [value] if value.startswith("data:image/") else []
     if isinstance(value, list | tuple):

@@ -87,7 +87,7 @@ class Joined(str):
             number += 1
 
     def part(self, start: int, end: int) -> "Joined":
-        """``self[start:end]``, whose characters know where they stand."""
+        """Return ``self[start:end]``, whose characters know where they stand."""
         begins = (0, *self.ends[:-1])
         kept = [number for number, last in enumerate(self.ends) if begins[number] < end and start < last]
         first = kept[0] if kept else 0
@@ -100,12 +100,12 @@ class Joined(str):
         )
 
     def followed_by(self, other: "Joined") -> "Joined":
-        """Both as one; ``other`` has to begin where its first text does."""
+        """Join both texts; ``other`` must begin where its first text does."""
         ends = (*self.ends, *(len(self) + end for end in other.ends))
         return Joined(str(self) + other, self.addresses + other.addresses, ends, self.skipped)
 
     def changed(self, change: Callable[[str], str]) -> "Joined":
-        """``change`` done to the text, or to each of its pieces where it makes the text longer or shorter."""
+        """Apply ``change`` to the text, or to each of its pieces if it changes the length."""
         text = change(self)
         if len(text) == len(self):
             return Joined(text, self.addresses, self.ends, self.skipped, self.exact)
@@ -143,14 +143,14 @@ class MarkedRecord(Record):
 
 
 def cut(text: str, start: int, end: int) -> Piece:
-    """``text[start:end]``, remembering where it stands."""
+    """Return ``text[start:end]``, which remembers where it stands."""
     if type(text) is Piece:
         return Piece(text[start:end], text.root, None if text.shift is None else text.shift + start)
     return Piece(text[start:end], text, start)
 
 
 def derived(text: str, origin: str) -> Piece:
-    """``text`` made from ``origin`` character by character if the lengths agree, else only somewhere in it."""
+    """Return ``text``, made from ``origin`` character by character if the lengths agree, else somewhere in it."""
     same = len(text) == len(origin)
     if type(origin) is Piece:
         return Piece(text, origin.root, origin.shift if same else None)
@@ -179,12 +179,12 @@ class Content:
 
     @property
     def chunked(self) -> bool:
-        """Whether the value is a list with chunks of content; records of a tool that have a type are data."""
+        """Return whether the value is a list with chunks of content; records of a tool with a type are data."""
         return isinstance(self.value, list) and any(is_chunk(item) and item["type"] in item for item in self.value)
 
     @property
     def pieces(self) -> list[tuple[str, str]]:
-        """The text of each text chunk, with its address; of other data nothing."""
+        """Return the text of each text chunk with its address; nothing for other data."""
         if not isinstance(self.value, list):
             return []
         return [
@@ -195,7 +195,7 @@ class Content:
 
     @property
     def text(self) -> str:
-        """The text of all text chunks, joined; it is always the same object. Of other data all its strings."""
+        """Return the text of all text chunks, always as the same object. For other data, join all its strings."""
         if self._text is None:
             pieces = self.pieces
             if len(pieces) == 1:
@@ -209,7 +209,7 @@ class Content:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The joined text of the chunks, then every other string, key and number, at any depth."""
+        """Return the joined text of the chunks, then every other string, key and number, at any depth."""
         if self._texts is None:
             joined = (self.text,) if self.pieces or self.readings else ()
             self._texts = (*joined, *_other_texts(self.value, self.address))
@@ -217,19 +217,19 @@ class Content:
 
 
 def is_chunk(item: object) -> bool:
-    """Whether a list item is a typed chunk of content."""
+    """Return whether a list item is a typed chunk of content."""
     return isinstance(item, dict) and isinstance(item.get("type"), str)
 
 
 def is_text_chunk(item: object) -> bool:
-    """Whether a list item is a chunk with text that is part of the message's text, and no ``field`` beside it."""
+    """Return whether a list item is a chunk with part of the message's text, and no ``field`` beside it."""
     if not isinstance(item, dict) or item.get("type") == "image_url" or "field" in item:
         return False
     return isinstance(item.get("type"), str) and isinstance(item.get("text"), str)
 
 
 def _joined(pieces: Sequence[tuple[str, str]]) -> Joined:
-    """The texts of one content, with the readings that go on before or after them."""
+    """Join the texts of one content, with the readings that continue before or after them."""
     joined = Joined.of(pieces)
     linked = [text for text, _ in pieces if type(text) is Joined]
     if linked:
@@ -285,7 +285,7 @@ def leaves(value: Any, address: str) -> Iterator[str]:
 
 
 def count_chars(value: Any, most: int) -> int:
-    """What JSON-like data costs to look through, in characters of a text that would cost as much.
+    """Return what JSON-like data costs to look through, in characters of a text that would cost as much.
 
     Counting ends when ``most`` is exceeded: then the value is known to be large, and need not be walked to its end.
     """
@@ -305,14 +305,14 @@ def count_chars(value: Any, most: int) -> int:
 
 
 def word_for(value: object) -> str:
-    """A value's type as an error message names it."""
+    """Return a value's type as error messages name it."""
     names: dict[type, str] = {int: "number", float: "number", bool: "truth value", type(None): "None"}
     names |= {list: "list", tuple: "list", dict: "dictionary", Content: "content"}
     return "text" if isinstance(value, str) else names.get(type(value), type(value).__name__)
 
 
 def plain(value: Any, meter: Meter, depth: int = 0) -> Any:
-    """A value as JSON-able data: events as their dictionaries, pieces as strings."""
+    """Return a value as JSON-able data: events as their dictionaries, pieces as strings."""
     meter.charge(1)
     if depth > _MAX_DATA_DEPTH:
         raise EvaluationError("a value is nested too deeply")

@@ -36,7 +36,7 @@ class Field:
 
 
 def fields_of(content: Any, address: str, meter: Meter) -> list[Field] | None:
-    """Every scalar of an output with its key. None for a text that is no data."""
+    """Return every scalar of an output with its key, None for a text that is not data."""
     if type(content) is Content:
         if content.chunked:
             chunks = content.value
@@ -50,7 +50,7 @@ def fields_of(content: Any, address: str, meter: Meter) -> list[Field] | None:
 
 
 def _wrapped(value: Any) -> list[str]:
-    """The texts that are all of an output whose data only wraps them, as function responses and MCP's results do."""
+    """Return the texts that an output only wraps, as function responses and MCP's results do."""
     if not isinstance(value, dict):
         return []
     chunks = value.get("content")
@@ -111,7 +111,7 @@ def _of_text(text: str, meter: Meter) -> list[Field] | None:
 
 
 def _taken(open_: list[list[str | None]]) -> str:
-    """The key under which the next value stands; a mapping then waits for another."""
+    """Return the key under which the next value stands; a mapping then waits for another."""
     if not open_:
         return ""
     top = open_[-1]
@@ -131,5 +131,5 @@ def _offset(mark: Any) -> int:
 
 
 def _is_name(key: str) -> bool:
-    """Whether a key names a field. One that does not is data itself, such as the address of a person."""
+    """Return whether a key names a field. One that does not is data, such as the address of a person."""
     return _NAME.fullmatch(key) is not None

@@ -125,7 +125,7 @@ class Folded:
         return at >= 0 and self._parts[bisect_right(self._lines, at) - 1].source < limit
 
     def find(self, needle: str, limit: int, meter: Meter, *, whole: bool | None = None) -> tuple[int, int, int] | None:
-        """The first place of a folded value in sources below ``limit``: the source's number, and the span in that text.
+        """Find a folded value in the sources below ``limit``: the source's number, and the span in that text.
 
         ``whole``: whether it must begin and end with words; by default short values must.
         """
@@ -234,14 +234,14 @@ class _Words:
 
 
 def folded_words(text: str) -> list[str]:
-    """The words of the text, as they are compared."""
+    """Return the words of the text as they are compared."""
     if text.isascii():
         return _spaced(text).split()
     return [_fold_word(word) for word in _WORD.findall(text)]
 
 
 def decoded(text: str) -> Iterator[str]:
-    """The text with what is encoded in it read: percent escapes, base64, hexadecimal digits. Nothing where none is."""
+    """Return the text with percent escapes, base64 and hexadecimal digits decoded; nothing if it has none."""
     plain = unquote(text) if "%" in text and _PERCENT.search(text) else text
     read = _HEX.sub(lambda found: _of_hex(found[1]) or found[0], plain)
     read = _ENCODED.sub(lambda found: _of_base64(found[0]) or found[0], read)

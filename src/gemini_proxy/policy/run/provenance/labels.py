@@ -29,7 +29,7 @@ class Labels:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = (), private: Sequence[str] = ()) -> "Labels":
-        """The labels among a policy's parameters, with more names. Raises EvaluationError for another shape."""
+        """Read the labels among a policy's parameters, and add names. Raises EvaluationError for another form."""
         given = parameters.get(LABELS_PARAMETER) or {}
         kinds = [kind.name for kind in fields(cls)]
         if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
@@ -46,7 +46,7 @@ class Labels:
         return _is_one(tool, self.private)
 
     def acts_by(self, tool: str, hint: bool | None = None) -> bool:
-        """Whether a call of the tool has an effect, which its declaration says by ``hint``, None where it does not.
+        """Return whether a call of the tool has an effect. ``hint`` is what its declaration says, None if nothing.
 
         Labels go before hints, hints before names, and ``acts`` before ``reads``.
         """
@@ -61,7 +61,7 @@ class Labels:
 
 
 def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
-    """Whether a declaration says, in MCP's ``annotations``, that a call has an effect; None where it does not say."""
+    """Return whether MCP's ``annotations`` of a tool say that a call has an effect; None if they say nothing."""
     hints = tool.get("annotations")
     if not isinstance(hints, Mapping):
         return None
@@ -71,12 +71,12 @@ def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
 
 
 def joined_labels(*given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The names of all labels together, each kind in the order given."""
+    """Return the names of all labels together, each kind in the order given."""
     return {kind.name: [name for labels in given for name in labels.get(kind.name) or ()] for kind in fields(Labels)}
 
 
 def readable_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters as they are, if the labels among them can be read. Raises ValueError saying what is expected."""
+    """Return the parameters if their labels can be read. Raises ValueError saying what is expected."""
     try:
         Labels.of(parameters)
     except EvaluationError as error:

@@ -16,7 +16,7 @@ from gemini_proxy.policy.run.values import Address, MarkedRecord, Piece, cut, wo
 
 
 def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
-    """The values of a call, or of some of its arguments, that neither the user nor anyone trusted said before it.
+    """Return the values of a call or an argument that neither the user nor anyone trusted said before it.
 
     ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
     shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address. A
@@ -41,7 +41,7 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
 
 
 def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
-    """The values of a call in which something private stands that was read before it, and the user did not say.
+    """Return the values of a call that contain something private, read before it and not said by the user.
 
     ``tools`` are names of tools whose outputs are private, beside those that are labelled so.
     """
@@ -61,7 +61,7 @@ def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
 
 
 def acts(run: Run, call: Any) -> bool:
-    """Whether a call has an effect: by its tool's labels, else its hints, else its name. What is not known acts."""
+    """Return whether a call has an effect: by labels, else hints, else the tool's name. Unknown tools have one."""
     if not isinstance(call, Event) or call.kind != "ToolCall":
         raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
     run.charge(1)
@@ -74,7 +74,7 @@ def acts(run: Run, call: Any) -> bool:
 
 
 def _hints(run: Run) -> dict[str, bool]:
-    """What declarations say of their tools' calls; where two of one tool differ, that they have an effect."""
+    """Return what declarations say of their tools' calls; if two of one tool differ, that they have an effect."""
     key = ("hints",)
     if key not in run.scans:
         tools = run.events("Tool")
@@ -87,7 +87,7 @@ def _hints(run: Run) -> dict[str, bool]:
 
 
 def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
-    """The labels that this check has, read once."""
+    """Return the labels of this check, read once."""
     key = ("labels", trusted)
     if key not in run.scans:
         run.scans[key] = Labels.of(run.parameters, trusted)
@@ -96,7 +96,7 @@ def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
 
 
 def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
-    """What traces the values of the conversation where these tools are trusted as well, made once a check."""
+    """Return what traces the conversation's values if these tools are trusted as well, made once a check."""
     key = ("origins", trusted, fields)
     if key not in run.scans:
         events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
@@ -110,7 +110,7 @@ _THREAD = threading.local()
 
 
 def _kept() -> OriginsCache:
-    """This thread's indices: a check runs in one thread from its beginning to its end."""
+    """Return this thread's indices: a check runs in one thread from beginning to end."""
     if not hasattr(_THREAD, "kept"):
         _THREAD.kept = OriginsCache()
     kept: OriginsCache = _THREAD.kept
@@ -118,7 +118,7 @@ def _kept() -> OriginsCache:
 
 
 def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:
-    """The call, the name of the argument if it is one, and the arguments."""
+    """Return the call, the name of the argument if the value is one, and the arguments."""
     if isinstance(value, Event) and value.kind == "ToolCall":
         return value, "", value.data["function"]["arguments"]
     if isinstance(value, dict | list | str):
@@ -132,7 +132,7 @@ def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:
 
 
 def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
-    """Every call and argument by the identity of its value, the first of one identity last."""
+    """Yield every call and argument by the identity of its value, the first of one identity last."""
     for call in reversed(run.events("ToolCall")):
         arguments = call.data["function"]["arguments"]
         run.charge(1 + len(arguments))

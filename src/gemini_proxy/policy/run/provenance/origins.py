@@ -57,7 +57,7 @@ class Source:
     within: Field | None = None
 
     def mark(self, start: int, end: int) -> Mark:
-        """The place of ``text[start:end]``; of a field that its text spells in another way, the whole field's."""
+        """Return the place of ``text[start:end]``, the whole field's if its text spells it in another way."""
         field = self.within
         if field is None:
             return self.text, start, min(end, len(self.text))
@@ -105,12 +105,12 @@ class ConversationIndex:
         self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
 
     def is_of(self, seen: "Sequence[_Seen]") -> bool:
-        """Whether the events indexed so far are the first of these."""
+        """Return whether the events indexed so far are the first of these."""
         count = len(self.seen)
         return count <= len(seen) and (not count or self.seen[-1] == seen[count - 1]) and self.seen == seen[:count]
 
     def is_clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> bool:
-        """Whether this call's arguments under ``name`` were traced before, and nothing was untrusted."""
+        """Return whether the call's arguments under ``name`` were traced before without anything untrusted."""
         return self._clear.get((call.position, name, fields)) == (call.data["function"]["name"], arguments)
 
     def clear(self, call: Event, name: str, arguments: bytes, fields: bool) -> None:
@@ -166,7 +166,7 @@ class Origins:
     """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
 
     def __init__(self, index: ConversationIndex, events: Sequence[Event], meter: Meter, fields: bool) -> None:
-        """``fields``: whether a whole field of an output vouches for a value."""
+        """Make an index. ``fields`` says whether a whole field of an output vouches for a value."""
         self._vouching = fields
         self._index = index
         self._events = events
@@ -174,7 +174,7 @@ class Origins:
         self._current: dict[int, list[Source]] = {}
 
     def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
-        """The values of a call's ``arguments`` that nobody trusted said before it.
+        """Yield the values of a call's ``arguments`` that nobody trusted said before it.
 
         ``arguments`` are all, or those under ``name``.
         """
@@ -261,7 +261,7 @@ class Origins:
         return None if place is None else self._at("text", 1.0, place)
 
     def _text(self, value: str, limit: int) -> "_Found | None":
-        """A long text by its fragments: sentences and lines."""
+        """Trace a long text by its fragments: sentences and lines."""
         total = known = 0
         first = None
         for fragment in _fragments(value):
@@ -298,7 +298,7 @@ class Origins:
         return origin, share, source.tool, source.mark(start, end)
 
     def _as_it_is_now(self, number: int) -> Source:
-        """The source in the conversation that is checked now, whose very strings a mark needs."""
+        """Return the source in the conversation that is checked now: marks need its very strings."""
         position = self._index.positions[number]
         if position not in self._current:
             alone = ConversationIndex(self._index.labels)
@@ -319,7 +319,7 @@ class OriginsCache:
         self._indices: list[ConversationIndex] = []
 
     def origins(self, events: Sequence[Event], labels: Labels, meter: Meter, *, fields: bool = True) -> Origins:
-        """What traces values by these messages, outputs and declarations, in their order. Raises BudgetExceeded."""
+        """Return what traces values by these messages, outputs and declarations. Raises BudgetExceeded."""
         events = [event for event in events if event.kind != "Message" or event.data.get("role") != "assistant"]
         meter.charge(1 + len(events))
         seen = [_seen(event) for event in events]
@@ -356,7 +356,7 @@ def tool_of(event: Event) -> str:
 
 
 def _written(value: Any) -> bytes:
-    """The value as JSON, so that equal ones are of equal types as well. Empty for one that JSON does not have."""
+    """Return the value as JSON, so that equal ones also have equal types. Empty for what JSON does not have."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -364,7 +364,7 @@ def _written(value: Any) -> bytes:
 
 
 def _choices(declaration: Any) -> Iterator[str]:
-    """The values that a tool's parameters are declared to choose from."""
+    """Return the values that a tool's parameters are declared to choose from."""
     stack = [declaration]
     while stack:
         item = stack.pop()
@@ -381,7 +381,7 @@ def _forms(value: str) -> list[str]:
 
 
 def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
-    """Whether a field that is the value vouches for it: not one in which people write, nor one of another thing."""
+    """Return whether a field with the value vouches for it: not if people write in it, or it names another thing."""
     if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
         return False
     if shape != "id" or not thing or len(value) > _SHORT_ID:

@@ -66,7 +66,7 @@ class PrivateData:
                 self._longest = max(self._longest, len(key))
 
     def carried_by(self, call: Event) -> Iterator[Traced]:
-        """The arguments of a call that have something private in them: read before it, and not said by the user."""
+        """Yield the arguments of a call that contain something private, read before it and not said by the user."""
         for path, name, value in leaves_of(call.data["function"]["arguments"], ""):
             self._meter.charge(4 + (len(value) >> 2))
             shape = shape_of(value, name)
@@ -107,7 +107,7 @@ def _is_destination(value: str, name: str) -> bool:
 
 
 def _keys(text: str) -> Iterator[str]:
-    """What of a private text tells where it came from, folded."""
+    """Yield the folded parts of a private text that tell where it came from."""
     words = folded_words(text)
     yield from (word for word in words if _is_telling(word))
     yield from (fold(text[start:end]) for _, start, end in addresses_in(text))

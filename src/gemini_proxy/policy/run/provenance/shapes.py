@@ -73,12 +73,12 @@ _FEW: Final = 3
 
 
 def words_of(name: str) -> list[str]:
-    """The words of an identifier, in small letters."""
+    """Return the words of an identifier in small letters."""
     return [word.lower() for word in _NAME_PARTS.findall(name)]
 
 
 def shape_of(value: str, name: str) -> Shape:
-    """What a value is that is given under ``name``; its own form goes first."""
+    """Return what a value under ``name`` is; its own form goes first."""
     if _SIGN_OF_ADDRESS.search(value) is not None:
         found = _WITHIN.fullmatch(value.strip())
         if found is not None and found.lastgroup is not None:
@@ -103,7 +103,7 @@ def shape_of(value: str, name: str) -> Shape:
 
 
 def addresses_in(value: str) -> Iterator[tuple[Shape, int, int]]:
-    """The addresses that stand in a text, with their spans."""
+    """Yield the addresses in a text with their spans."""
     if _SIGN_OF_ADDRESS.search(value) is None:
         return
     for found in _WITHIN.finditer(value):
@@ -112,7 +112,7 @@ def addresses_in(value: str) -> Iterator[tuple[Shape, int, int]]:
 
 
 def host_of(url: str) -> str:
-    """The host of a URL, empty where there is none."""
+    """Return the host of a URL, empty if it has none."""
     found = _HOST.match(url)
     return found[1] if found is not None else ""
 
@@ -124,7 +124,7 @@ def date_of(value: str) -> tuple[int, int, int] | None:
 
 
 def is_in_date(text: str, start: int, end: int) -> bool:
-    """Whether a number in a text is the day of a date, or part of a time or of a longer number."""
+    """Return whether a number in a text is the day of a date, or part of a time or of a longer number."""
     before, after = text[max(0, start - 20) : start].rstrip(" ,"), text[end : end + 20].lstrip(" ,")
     if text[start - 1 : start] in (":", "-", "/") or text[end : end + 1] in (":", "-", "/"):
         return True
@@ -133,28 +133,28 @@ def is_in_date(text: str, start: int, end: int) -> bool:
 
 
 def thing_of(name: str) -> str:
-    """What an identifier identifies, by the name of its argument: ``file`` of ``file_id``, nothing of ``id``."""
+    """Return what an identifier identifies, by the name of its argument: ``file`` for ``file_id``, empty for ``id``."""
     words = words_of(name)
     return words[-2].rstrip("s") if len(words) > 1 and _BY_NAME.get(words[-1]) == "id" else ""
 
 
 def is_written(key: str) -> bool:
-    """Whether a field of that name holds what people write."""
+    """Return whether a field of that name holds what people write."""
     return not _WRITTEN.isdisjoint(words_of(key))
 
 
 def is_naming(key: str) -> bool:
-    """Whether a field of that name holds names and places."""
+    """Return whether a field of that name holds names and places."""
     return not _NAMING.isdisjoint(words_of(key))
 
 
 def reads_by_name(tool: str) -> bool:
-    """Whether a tool's name says that it only reads."""
+    """Return whether a tool's name says that it only reads."""
     words = words_of(_SAME_TOOL.split(tool)[-1])
     return bool(words) and words[0] in _READS
 
 
 def is_document(tool: str) -> bool:
-    """Whether a tool's name says that its output is a document, which has no fields whatever it looks like."""
+    """Return whether a tool's name says that its output is a document, which has no fields."""
     words = words_of(_SAME_TOOL.split(tool)[-1])
     return bool(words) and (words[0] in _READS_DOCUMENTS or not _DOCUMENTS.isdisjoint(words))

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?(\d{1,3}(?:[,' ]\d{3})+|\d+)(?:\.(\d*))?")
 
 
 def spellings_of_date(year: int, month: int, day: int) -> list[str]:
-    """How a date is written: as in ISO 8601 first, then with the month's name or number."""
+    """Return how a date is written: as in ISO 8601 first, then with the month's name or number."""
     if not 1 <= month <= len(MONTHS):
         return [f"{year:04}{month:02}{day:02}"]
     name, ordinal = MONTHS[month - 1], _ordinal(day)
@@ -30,7 +30,7 @@ def spellings_of_date(year: int, month: int, day: int) -> list[str]:
 
 
 def days_of_ranges(text: str) -> Iterator[str]:
-    """The first day of each range whose month is named once: ``1 May`` of "the 1st to the 5th of May"."""
+    """Yield the first day of each range that names its month once: ``1 May`` of "the 1st to the 5th of May"."""
     for found in _RANGE.finditer(text):
         yield f"{found[1]} {found[3]}"
 
@@ -41,7 +41,7 @@ def _ordinal(day: int) -> str:
 
 
 def spellings_of_number(value: str) -> list[str]:
-    """A number without separators of thousands, with and without zeros behind the point. Nothing for other values."""
+    """Return a number without thousands separators, with and without zeros after the point."""
     found = _NUMBER.fullmatch(value)
     if found is None:
         return []
