@@ -2,12 +2,41 @@
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Protocol
 
 from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.gemini.call_links import CallPlace, answered_calls
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import OpenTurn, Place
+from gemini_proxy.policy import Conversation, OpenTurn, Place
+
+
+class Reading:
+    """Reads the messages of one exchange's checks. Those that an earlier check had are not read again."""
+
+    def __init__(self) -> None:
+        self._messages: Sequence[Mapping[str, Any]] = ()
+        self._answered: Mapping[int, CallPlace] = {}
+        self._conversation: Conversation | None = None
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
+        """Return the conversation of ``messages``. Raises ConversationError.
+
+        If they begin with those that were read first, the very same objects, only the rest is read. If not, they are
+        the first from here on.
+        """
+        begun, first = self._conversation, self._messages
+        if begun is not None and messages is first:
+            return begun
+        if begun is not None and len(messages) > len(first) and all(map(is_, messages, first)):
+            rest = messages[len(first) :]
+            has_outputs = any(message.get("role") == "tool" for message in rest)
+            return begun.continued(rest, answered_calls(messages) if has_outputs else self._answered)
+        answered = answered_calls(messages)
+        conversation = Conversation.of(messages, answered)
+        self._messages, self._answered, self._conversation = messages, answered, conversation
+        return conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +46,7 @@ class Check:
     An engine that asks a service uses ``key``, which the caller gave for it; one that has no key of its own uses the
     caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
     of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
-    the exchange uses upstream, for a judge that the caller pays for.
+    the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reading``.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -29,6 +58,7 @@ class Check:
     session: str | None = None
     client: str = ""
     gemini_key: str | None = field(default=None, repr=False)
+    reading: Reading = field(default_factory=Reading, repr=False, compare=False)
 
 
 class GuardSession(Protocol):

@@ -151,7 +151,7 @@ class NativeEngine:
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
         try:
-            conversation = Conversation.of(check.messages, answered_calls(check.messages))
+            conversation = check.reading.conversation(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules)
                 return _verdict(check, violations, started)

@@ -541,8 +541,18 @@ class Pipeline:
         rules, parameters = exchange.rules, self._guardrails.parameters
         if rules.compares_tools or rules.tools.labels:
             parameters = rules.tools.within(parameters, messages)
-        keys = given.guardrails, given.invariant
-        return Check(rules.deciding, messages, parameters, *keys, dataset, exchange.id, exchange.client, given.gemini)
+        return Check(
+            rules.deciding,
+            messages,
+            parameters,
+            key=given.guardrails,
+            invariant_key=given.invariant,
+            dataset=dataset,
+            session=exchange.id,
+            client=exchange.client,
+            gemini_key=given.gemini,
+            reading=exchange.reading,
+        )
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import orjson
 
 from gemini_proxy.policy.errors import ConversationError, EvaluationError
-from gemini_proxy.policy.run.readings import linked, linked_text
+from gemini_proxy.policy.run.readings import begin_a_turn, linked, linked_text
 from gemini_proxy.policy.run.values import Content, Within, count_chars, is_chunk
 
 # Above, no check is a quick one, and it does not matter by how much. In characters.
@@ -68,11 +68,18 @@ class Event:
 class Conversation:
     """Messages read once for any number of checks. Immutable; safe to share between threads."""
 
-    __slots__ = ("_events", "chars", "counts", "messages")
+    __slots__ = ("_events", "_reader", "chars", "counts", "messages")
 
-    def __init__(self, messages: Sequence[Mapping[str, Any]], events: dict[str, list[Event]], chars: int) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        events: dict[str, list[Event]],
+        chars: int,
+        reader: "_EventReader | None" = None,
+    ) -> None:
         self.messages = messages
         self._events = events
+        self._reader = reader
         self.chars = chars
         self.counts = {kind: len(found) for kind, found in events.items()}
 
@@ -90,7 +97,24 @@ class Conversation:
         reader = _EventReader(answered, silent)
         for index, message in enumerate(known):
             reader.read(index, message)
-        return cls(known, reader.events, reader.chars + chars)
+        return cls(known, reader.events, reader.chars + chars, reader)
+
+    def continued(
+        self, messages: Sequence[Mapping[str, Any]], answered: Mapping[int, tuple[int, int]] | None = None
+    ) -> "Conversation":
+        """Return the conversation that goes on with ``messages``. Only these are read, if they begin a turn.
+
+        ``answered`` is that of all messages, and given if it was for these. Raises ConversationError as ``of`` does.
+        """
+        if self._reader is None or not begin_a_turn(messages, self.messages):
+            return Conversation.of((*self.messages, *messages), answered)
+        first = len(self.messages)
+        known, silent, chars = linked(messages, first)
+        reader = self._reader.fork(answered, silent)
+        for index, message in enumerate(known, first):
+            reader.read(index, message)
+        added = reader.chars - self._reader.chars + chars
+        return Conversation((*self.messages, *known), reader.events, self.chars + added, reader)
 
     def events(self, kind: str) -> list[Event]:
         """Return the events of a kind in order; TextChunk, Image, ToolParameter and Input are built at each call."""
@@ -148,6 +172,19 @@ class _EventReader:
         self._position = 0
         self._by_id: dict[str, Event] = {}
         self._unanswered: dict[int, Event] = {}
+
+    def fork(
+        self, answered: Mapping[int, tuple[int, int]] | None, silent: Mapping[int, Sequence[Within]]
+    ) -> "_EventReader":
+        """Copy the reader, to go on from here separately."""
+        forked = _EventReader(answered, silent)
+        forked.events = {kind: list(events) for kind, events in self.events.items()}
+        forked.chars = self.chars
+        forked._callers = dict(self._callers)
+        forked._position = self._position
+        forked._by_id = dict(self._by_id)
+        forked._unanswered = dict(self._unanswered)
+        return forked
 
     def read(self, index: int, message: Mapping[str, Any]) -> None:
         if type(message) is not dict:

@@ -49,14 +49,17 @@ class Linked(NamedTuple):
     chars: int
 
 
-def linked(messages: Sequence[Mapping[str, Any]]) -> Linked:
-    """Link texts with their readings. Messages of a shape that cannot be read stay as they are."""
+def linked(messages: Sequence[Mapping[str, Any]], first: int = 0) -> Linked:
+    """Link texts with their readings. Messages of a shape that cannot be read stay as they are.
+
+    ``first`` is the index of the first message: those before it are in other turns.
+    """
     if not _may_have_seams(messages):
         return Linked(messages, {}, 0)
     places: dict[tuple[int, int | None], list[Within]] = {}
     silent: dict[int, list[Within]] = {}
     chars = 0
-    for turn in _turns(messages):
+    for turn in _turns(messages, first):
         for pieces in _readings(turn):
             reading = Joined.of([(piece.text, piece.address) for piece in pieces])
             chars += len(reading)
@@ -72,26 +75,26 @@ def linked(messages: Sequence[Mapping[str, Any]]) -> Linked:
                 absent = (piece for piece in turn.said if piece.thought is not pieces[0].thought)
                 for piece in absent:
                     places.setdefault((piece.message, piece.chunk), []).append((reading, 0, 0))
-    return Linked(_with_places(messages, places), silent, chars)
+    return Linked(_with_places(messages, first, places), silent, chars)
 
 
 def _with_places(
-    messages: Sequence[Mapping[str, Any]], places: Mapping[tuple[int, int | None], Sequence[Within]]
+    messages: Sequence[Mapping[str, Any]], first: int, places: Mapping[tuple[int, int | None], Sequence[Within]]
 ) -> Sequence[Mapping[str, Any]]:
     if not places:
         return messages
     changed = list(messages)
     for (index, chunk), within in places.items():
-        message = changed[index]
+        message = changed[index - first]
         content: Any = message.get("content")
         address = f"messages.{index}.content"
         if chunk is None:
             content = linked_text(content, address, within)
         else:
-            content = list(message["content"]) if message is messages[index] else message["content"]
+            content = list(message["content"]) if message is messages[index - first] else message["content"]
             text = linked_text(content[chunk]["text"], f"{address}.{chunk}.text", within)
             content[chunk] = {**content[chunk], "text": text}
-        changed[index] = {**message, "content": content}
+        changed[index - first] = {**message, "content": content}
     return changed
 
 
@@ -108,6 +111,12 @@ def joined_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return texts
 
 
+def begin_a_turn(messages: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether ``messages`` begin a turn behind those ``before`` them, so that no reading joins the two."""
+    side = next(filter(None, map(_side, messages)), "")
+    return bool(side) and side != next(filter(None, map(_side, reversed(before))), "")
+
+
 def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return False where no turn has more than one message or chunk: what most conversations are, told quickly."""
     side, members = "", 0
@@ -119,7 +128,7 @@ def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
             side, members = its, 0
         if message["role"] != "tool":
             content = message.get("content")
-            members += len(content) if isinstance(content, list) else 1
+            members += max(1, len(content)) if isinstance(content, list) else 1
             if members > 1:
                 return True
     return False
@@ -132,13 +141,13 @@ def linked_text(text: str, address: str, within: Sequence[Within]) -> Joined:
     return made
 
 
-def _turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+def _turns(messages: Sequence[Mapping[str, Any]], first: int = 0) -> list[Turn]:
     """Return the turns of more than one message or text; each candidate's begins with what stands before all."""
     turns: list[Turn] = []
     side = ""
     shared = Turn([], [])
     candidates: dict[int, Turn] = {}
-    for index, message in enumerate(messages):
+    for index, message in enumerate(messages, first):
         its = _side(message)
         if not its:
             continue
