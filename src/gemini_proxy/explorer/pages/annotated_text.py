@@ -20,7 +20,7 @@ _NAMED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class TextRun:
+class StyledRun:
     """A run of text that is marked alike. ``starts`` and ``ends`` are the numbers of the marks that start and end here.
 
     ``wide`` says that only something around the text is marked. A gap has no text, but ``skipped`` characters.
@@ -53,7 +53,7 @@ class AnnotatedText:
 
     address: str
     length: int
-    runs: tuple[TextRun, ...]
+    runs: tuple[StyledRun, ...]
     notes: tuple[Note, ...]
 
     @property
@@ -122,15 +122,15 @@ def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
 
 def _runs(
     cut: Sequence[Segment], windows: Sequence[tuple[int, int]], length: int, address: str, known: Set[int]
-) -> list[TextRun]:
-    found: list[TextRun] = []
+) -> list[StyledRun]:
+    found: list[StyledRun] = []
     begun: set[int] = set(known)
     at = windows[0][0] if windows else 0
     index = 0
     last = _last_places(cut)
     for start, end in windows:
         if start > at:
-            found.append(TextRun(at, "", skipped=start - at))
+            found.append(StyledRun(at, "", skipped=start - at))
         while index < len(cut) and cut[index].start + len(cut[index].text) <= start:
             index += 1
         while index < len(cut) and cut[index].start < end:
@@ -140,22 +140,22 @@ def _runs(
             index += 1
         at = end
     if at < length:
-        found.append(TextRun(at, "", skipped=length - at))
+        found.append(StyledRun(at, "", skipped=length - at))
     return found
 
 
-def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> TextRun:
+def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> StyledRun:
     low, high = max(start, segment.start), min(end, segment.start + len(segment.text))
     text = segment.text[low - segment.start : high - segment.start]
     marks = segment.marks
     if not marks:
-        return TextRun(low, text)
+        return StyledRun(low, text)
     own = [mark for mark in marks if mark.path == address]
     starts = [mark.number for mark in marks if mark.number not in begun]
     begun.update(starts)
     closes = high == segment.start + len(segment.text)
     ends = [mark.number for mark in own if last[mark.number] == segment.start and closes]
-    return TextRun(
+    return StyledRun(
         low,
         text,
         # By weight, which here is the order of the words.
