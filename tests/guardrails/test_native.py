@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gemini_proxy.guardrails import native
+from gemini_proxy.guardrails import engine
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import compile_guardrail, guardrail
@@ -32,7 +32,7 @@ async def test_a_long_conversation_is_not_read_on_the_loop(
 ) -> None:
     """Whether it is long in messages or in their parts: nothing here looks at more than their number."""
     if not quick:
-        monkeypatch.setattr(native, "Conversation", None)
+        monkeypatch.setattr(engine, "Conversation", None)
     judged = NativeEngine(Workers(1), 1.0).check(Check((guardrail("r", RULE, "block"),), messages, {}))
     assert isinstance(judged, Verdict) == quick
     if asyncio.iscoroutine(judged):
@@ -42,13 +42,13 @@ async def test_a_long_conversation_is_not_read_on_the_loop(
 async def test_a_conversation_on_which_no_rule_can_fire_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prefilter looks through the messages; where one rule may fire, that one is checked."""
     words = guardrail("w", 'raise "w" if:\n    (m: Message)\n    "zebra" in m.content\n' + RULE, "block")
-    engine = NativeEngine(Workers(1), 1.0)
-    verdict = engine.check(Check((words,), [{"role": "user", "content": "a zebra"}], {}))
+    checks = NativeEngine(Workers(1), 1.0)
+    verdict = checks.check(Check((words,), [{"role": "user", "content": "a zebra"}], {}))
     assert isinstance(verdict, Verdict) and [violation.ranges for violation in verdict.violations] == [
         ("messages.0.content:2-7",)
     ]
-    monkeypatch.setattr(native, "Conversation", None)
-    verdict = engine.check(Check((words,), [{"role": "user", "content": "a horse"}], {}))
+    monkeypatch.setattr(engine, "Conversation", None)
+    verdict = checks.check(Check((words,), [{"role": "user", "content": "a horse"}], {}))
     assert isinstance(verdict, Verdict) and not verdict.violations
 
 

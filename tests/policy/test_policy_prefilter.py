@@ -168,6 +168,19 @@ def test_a_check_finds_the_same_with_and_without_it(drawn: tuple[list[str], list
     assert outcome(policy, messages, Prefilter([policy]).rules(messages)[0]) == everything
 
 
+@given(RULES_AND_MESSAGES, st.integers(0, 5))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_messages_that_were_seen_before_need_not_be_seen_again(drawn: tuple[list[str], list[Any]], first: int) -> None:
+    """Wherever the messages are cut, the check finds the same."""
+    lines, messages = drawn
+    policy = compiled(lines)
+    assume(policy is not None)
+    assert policy is not None
+    prefilter, first = Prefilter([policy]), min(first, len(messages))
+    rules = prefilter.rules(messages, first, prefilter.see(messages[:first]))
+    assert outcome(policy, messages, rules[0]) == outcome(policy, messages, None)
+
+
 @given(PATTERNS, TEXTS)
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_a_pattern_needs_is_wherever_it_matches(pattern: str, text: str) -> None:

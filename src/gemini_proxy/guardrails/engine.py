@@ -9,34 +9,48 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.gemini.call_links import CallPlace, answered_calls
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import Conversation, OpenTurn, Place
+from gemini_proxy.policy import CompiledRule, Conversation, OpenTurn, Place, Prefilter, Sight
 
 
 class Reading:
-    """Reads the messages of one exchange's checks. Those that an earlier check had are not read again."""
+    """Reads the messages of one exchange's checks. Those that its first check had are not read again.
+
+    If the messages of a later check do not begin with the very same objects, they are the first from there on.
+    """
 
     def __init__(self) -> None:
         self._messages: Sequence[Mapping[str, Any]] = ()
         self._answered: Mapping[int, CallPlace] = {}
         self._conversation: Conversation | None = None
+        self._sights: dict[Prefilter, Sight | None] = {}
+
+    def rules(
+        self, prefilter: Prefilter, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[tuple[CompiledRule, ...], ...]:
+        """Return for each policy of the prefilter its rules that may fire on ``messages``."""
+        self._begin(messages)
+        first = self._messages
+        if prefilter not in self._sights:
+            self._sights[prefilter] = prefilter.see(first)
+        return prefilter.rules(messages, len(first), self._sights[prefilter])
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
-        """Return the conversation of ``messages``. Raises ConversationError.
+        """Return the conversation of ``messages``. Raises ConversationError."""
+        self._begin(messages)
+        if self._conversation is None:
+            self._answered = answered_calls(self._messages)
+            self._conversation = Conversation.of(self._messages, self._answered)
+        rest = messages[len(self._messages) :]
+        if not rest:
+            return self._conversation
+        has_outputs = any(message.get("role") == "tool" for message in rest)
+        return self._conversation.continued(rest, answered_calls(messages) if has_outputs else self._answered)
 
-        If they begin with those that were read first, the very same objects, only the rest is read. If not, they are
-        the first from here on.
-        """
-        begun, first = self._conversation, self._messages
-        if begun is not None and messages is first:
-            return begun
-        if begun is not None and len(messages) > len(first) and all(map(is_, messages, first)):
-            rest = messages[len(first) :]
-            has_outputs = any(message.get("role") == "tool" for message in rest)
-            return begun.continued(rest, answered_calls(messages) if has_outputs else self._answered)
-        answered = answered_calls(messages)
-        conversation = Conversation.of(messages, answered)
-        self._messages, self._answered, self._conversation = messages, answered, conversation
-        return conversation
+    def _begin(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        first = self._messages
+        if not first or len(messages) < len(first) or not all(map(is_, messages, first)):
+            self._messages, self._conversation = messages, None
+            self._sights.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class NativeEngine:
         if _size(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
-        rules = _prefilter(policies).rules(check.messages) if lane is self._own else None
+        rules = check.reading.rules(_prefilter(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
         try:

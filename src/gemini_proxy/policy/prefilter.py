@@ -7,13 +7,13 @@ which something might be overlooked.
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import thread_time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import re2
 
 from gemini_proxy.policy.policy import CompiledRule, Policy
-from gemini_proxy.policy.run.readings import joined_texts
+from gemini_proxy.policy.run.readings import begin_a_turn, joined_texts
 from gemini_proxy.policy.run.rules import LONGEST_NEED, Need
 from gemini_proxy.policy.run.values import count_chars
 
@@ -25,6 +25,13 @@ _SLOW: Final = 0.002
 _MOST_RESULTS: Final = 256
 # Numbers that JSON writes otherwise than rules read them: those with an exponent in either.
 _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
+
+
+class Sight(NamedTuple):
+    """What was seen in messages: the sum of ``_KINDS`` of their events, and the numbers of what was found."""
+
+    kinds: int
+    found: tuple[int, ...]
 
 
 class Prefilter:
@@ -49,23 +56,21 @@ class Prefilter:
         }
         self._results: dict[tuple[int, tuple[int, ...]], tuple[tuple[CompiledRule, ...], ...]] = {}
 
-    def rules(self, messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[CompiledRule, ...], ...]:
-        """Return for each policy its rules that may fire, in their order."""
-        seen = _seen(messages)
-        if seen is None:
+    def rules(
+        self, messages: Sequence[Mapping[str, Any]], first: int = 0, sight: "Sight | None" = None
+    ) -> tuple[tuple[CompiledRule, ...], ...]:
+        """Return for each policy its rules that may fire, in their order.
+
+        ``sight`` is what ``see`` returned for the ``first`` messages. They are not looked at again unless a turn joins
+        them to the others.
+        """
+        if first and begin_a_turn(messages[first:], messages[:first]):
+            sight = sight and _both(sight, self.see(messages[first:]))
+        elif first != len(messages) or not first:
+            sight = self.see(messages)
+        if sight is None:
             return self._policies
-        kinds, linked, called = seen
-        try:
-            texts = [orjson.dumps(messages)]
-            if linked:
-                texts.extend(text.encode() for text in joined_texts(messages))
-        except (TypeError, ValueError):
-            return self._policies
-        found = self._found(texts)
-        if found is None:
-            return self._policies
-        if called:
-            found = (*sorted({number for name in called if (number := self._calls.get(name))}), *found)
+        kinds, found = sight
         known = self._results.get((kinds, found))
         if known is None:
             known = tuple(
@@ -74,6 +79,23 @@ class Prefilter:
             if len(self._results) < _MOST_RESULTS:
                 self._results[kinds, found] = known
         return known
+
+    def see(self, messages: Sequence[Mapping[str, Any]]) -> "Sight | None":
+        """Look for the needs in messages. Return None where something might be overlooked."""
+        seen = _seen(messages)
+        if seen is None:
+            return None
+        kinds, linked, called = seen
+        try:
+            texts = [orjson.dumps(messages)]
+            if linked:
+                texts.extend(text.encode() for text in joined_texts(messages))
+        except (TypeError, ValueError):
+            return None
+        found = self._found(texts)
+        if found is not None and called:
+            found = (*sorted({number for name in called if (number := self._calls.get(name))}), *found)
+        return None if found is None else Sight(kinds, found)
 
     def _may_fire(self, rule: CompiledRule, kinds: int, found: tuple[int, ...]) -> bool:
         needed, clauses = self._needs[id(rule)]
@@ -95,6 +117,12 @@ class Prefilter:
                     return None
                 found.update(numbers)
         return tuple(sorted(found))
+
+
+def _both(sight: Sight, other: Sight | None) -> Sight | None:
+    if other is None:
+        return None
+    return Sight(sight.kinds | other.kinds, tuple(sorted({*sight.found, *other.found})))
 
 
 def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]]:
