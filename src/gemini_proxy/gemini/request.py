@@ -72,7 +72,7 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
 
 
 def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> MessageList:
-    reader = _RequestReader()
+    reader = _BodyReader()
     wrapper = _WRAPPERS.get(call.method)
     if wrapper is None:
         reader.add(root)
@@ -118,12 +118,12 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
     """
     if call.method in _WRAPPERS:
         return ()
-    reader = _RequestReader()
+    reader = _BodyReader()
     reader.add(read_object(body))
     return tuple(reader.contents)
 
 
-class _RequestReader:
+class _BodyReader:
     """Reads one or several request objects into one message list.
 
     ``contents`` says of each message which of the contents it is made of.

@@ -9,10 +9,10 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.gemini.call_links import CallPlace, answered_calls
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict
-from gemini_proxy.policy import CompiledRule, Conversation, OpenTurn, Place, Prefilter, Sight
+from gemini_proxy.policy import CompiledRule, Conversation, FoundNeeds, OpenTurn, Place, Prefilter
 
 
-class Reading:
+class ConversationReader:
     """Reads the messages of one exchange's checks. Those that its first check had are not read again.
 
     If the messages of a later check do not begin with the very same objects, they are the first from there on.
@@ -22,7 +22,7 @@ class Reading:
         self._messages: Sequence[Mapping[str, Any]] = ()
         self._answered: Mapping[int, CallPlace] = {}
         self._conversation: Conversation | None = None
-        self._sights: dict[Prefilter, Sight | None] = {}
+        self._seen: dict[Prefilter, FoundNeeds | None] = {}
 
     def rules(
         self, prefilter: Prefilter, messages: Sequence[Mapping[str, Any]]
@@ -30,9 +30,9 @@ class Reading:
         """Return for each policy of the prefilter its rules that may fire on ``messages``."""
         self._begin(messages)
         first = self._messages
-        if prefilter not in self._sights:
-            self._sights[prefilter] = prefilter.see(first)
-        return prefilter.rules(messages, len(first), self._sights[prefilter])
+        if prefilter not in self._seen:
+            self._seen[prefilter] = prefilter.see(first)
+        return prefilter.rules(messages, len(first), self._seen[prefilter])
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """Return the conversation of ``messages``. Raises ConversationError."""
@@ -50,7 +50,7 @@ class Reading:
         first = self._messages
         if not first or len(messages) < len(first) or not all(map(is_, messages, first)):
             self._messages, self._conversation = messages, None
-            self._sights.clear()
+            self._seen.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Check:
     An engine that asks a service uses ``key``, which the caller gave for it; one that has no key of its own uses the
     caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
     of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
-    the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reading``.
+    the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reader``.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -72,7 +72,7 @@ class Check:
     session: str | None = None
     client: str = ""
     gemini_key: str | None = field(default=None, repr=False)
-    reading: Reading = field(default_factory=Reading, repr=False, compare=False)
+    reader: ConversationReader = field(default_factory=ConversationReader, repr=False, compare=False)
 
 
 class GuardSession(Protocol):

@@ -147,11 +147,11 @@ class NativeEngine:
         if _size(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
-        rules = check.reading.rules(_prefilter(policies), check.messages) if lane is self._own else None
+        rules = check.reader.rules(_prefilter(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
         try:
-            conversation = check.reading.conversation(check.messages)
+            conversation = check.reader.conversation(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
                 violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules)
                 return _verdict(check, violations, started)

@@ -27,7 +27,7 @@ class TextViolated(Exception):
 
 
 @dataclass(slots=True)
-class _Candidate:
+class _CandidateText:
     """The text of one candidate. ``turn`` has the run that it is in.
 
     ``message`` is the index of its last message, ``checked`` that message where a check of the whole read it and no
@@ -40,14 +40,14 @@ class _Candidate:
     checked: Message | None = None
     text: int = 0
     all: int = 0
-    piece: "_Piece | None" = None
+    piece: "_NewText | None" = None
 
 
-class _Piece(NamedTuple):
+class _NewText(NamedTuple):
     """New text of one run of candidate ``number``, as it came. ``fresh`` says that it begins the run."""
 
     number: int
-    candidate: _Candidate
+    candidate: _CandidateText
     thought: bool
     fresh: bool
     texts: list[str]
@@ -56,7 +56,7 @@ class _Piece(NamedTuple):
 class _End(NamedTuple):
     """Where an event's text ends in its candidate, counted as ``all`` for a thought, else as ``text``."""
 
-    candidate: _Candidate
+    candidate: _CandidateText
     thought: bool
     end: int
 
@@ -145,8 +145,8 @@ class ResponseStream:
         self._deltas: list[Delta] = merger.follow() if mode == "window" else []
         self._first_message = first_message
         self._thoughts = "skip" if skips_thoughts else "check"
-        self._candidates: dict[int, _Candidate] = {}
-        self._pieces: list[_Piece] = []
+        self._candidates: dict[int, _CandidateText] = {}
+        self._pieces: list[_NewText] = []
 
     @property
     def wants_check(self) -> bool:
@@ -264,14 +264,14 @@ class ResponseStream:
                 continue
             candidate = self._candidates.get(number)
             if candidate is None:
-                candidate = self._candidates[number] = _Candidate(session.turn(), self._first_message - 1)
+                candidate = self._candidates[number] = _CandidateText(session.turn(), self._first_message - 1)
             if text and not (thought and self._thoughts == "skip"):
                 candidate.all += len(text)
                 candidate.text += 0 if thought else len(text)
                 ends[number, thought] = _End(candidate, thought, candidate.all if thought else candidate.text)
             piece = candidate.piece
             if piece is None or fresh or piece.thought is not thought:
-                piece = candidate.piece = _Piece(number, candidate, thought, fresh, [])
+                piece = candidate.piece = _NewText(number, candidate, thought, fresh, [])
                 self._pieces.append(piece)
             piece.texts.append(text)
         self._deltas.clear()
@@ -292,7 +292,7 @@ class ResponseStream:
         if session.clear:
             self._let_leave()
 
-    def _take_pieces(self) -> list[_Piece]:
+    def _take_pieces(self) -> list[_NewText]:
         pieces, self._pieces = self._pieces, []
         for piece in pieces:
             piece.candidate.piece = None
@@ -312,7 +312,7 @@ class ResponseStream:
             turn = session.turn(list(enumerate(for_rules(messages, self._thoughts), first)))
             candidate = self._candidates.get(index)
             if candidate is None:
-                candidate = self._candidates[index] = _Candidate(turn, first)
+                candidate = self._candidates[index] = _CandidateText(turn, first)
             candidate.turn = turn
             candidate.message = first + len(messages) - 1
             candidate.checked = messages[-1] if messages else None
@@ -326,7 +326,7 @@ class ResponseStream:
             self.events_left += 1
 
 
-def _begin(session: GuardSession, candidate: _Candidate, thought: bool, fresh: bool) -> None:
+def _begin(session: GuardSession, candidate: _CandidateText, thought: bool, fresh: bool) -> None:
     """Begin a run of text where it is not the one that the candidate is in."""
     checked, candidate.checked = candidate.checked, None
     if checked is not None and _continues(checked, thought, fresh):

@@ -33,7 +33,7 @@ from gemini_proxy.policy.errors import (
 )
 from gemini_proxy.policy.lint.portability import portability
 from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy
-from gemini_proxy.policy.prefilter import Prefilter, Sight
+from gemini_proxy.policy.prefilter import FoundNeeds, Prefilter
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.pinning import PINS_PARAMETER, readable_pins, tool_declaration, tool_digest
@@ -76,7 +76,7 @@ __all__ = [
     "RuleViolation",
     "RuleWindow",
     "Session",
-    "Sight",
+    "FoundNeeds",
     "Unanswered",
     "compile_policy",
     "tool_declaration",

@@ -27,7 +27,7 @@ _MOST_RESULTS: Final = 256
 _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 
 
-class Sight(NamedTuple):
+class FoundNeeds(NamedTuple):
     """What was seen in messages: the sum of ``_KINDS`` of their events, and the numbers of what was found."""
 
     kinds: int
@@ -57,20 +57,20 @@ class Prefilter:
         self._results: dict[tuple[int, tuple[int, ...]], tuple[tuple[CompiledRule, ...], ...]] = {}
 
     def rules(
-        self, messages: Sequence[Mapping[str, Any]], first: int = 0, sight: "Sight | None" = None
+        self, messages: Sequence[Mapping[str, Any]], first: int = 0, seen: "FoundNeeds | None" = None
     ) -> tuple[tuple[CompiledRule, ...], ...]:
         """Return for each policy its rules that may fire, in their order.
 
-        ``sight`` is what ``see`` returned for the ``first`` messages. They are not looked at again unless a turn joins
+        ``seen`` is what ``see`` returned for the ``first`` messages. They are not looked at again unless a turn joins
         them to the others.
         """
         if first and begin_a_turn(messages[first:], messages[:first]):
-            sight = sight and _both(sight, self.see(messages[first:]))
+            seen = seen and _both(seen, self.see(messages[first:]))
         elif first != len(messages) or not first:
-            sight = self.see(messages)
-        if sight is None:
+            seen = self.see(messages)
+        if seen is None:
             return self._policies
-        kinds, found = sight
+        kinds, found = seen
         known = self._results.get((kinds, found))
         if known is None:
             known = tuple(
@@ -80,7 +80,7 @@ class Prefilter:
                 self._results[kinds, found] = known
         return known
 
-    def see(self, messages: Sequence[Mapping[str, Any]]) -> "Sight | None":
+    def see(self, messages: Sequence[Mapping[str, Any]]) -> "FoundNeeds | None":
         """Look for the needs in messages. Return None where something might be overlooked."""
         seen = _seen(messages)
         if seen is None:
@@ -95,7 +95,7 @@ class Prefilter:
         found = self._found(texts)
         if found is not None and called:
             found = (*sorted({number for name in called if (number := self._calls.get(name))}), *found)
-        return None if found is None else Sight(kinds, found)
+        return None if found is None else FoundNeeds(kinds, found)
 
     def _may_fire(self, rule: CompiledRule, kinds: int, found: tuple[int, ...]) -> bool:
         needed, clauses = self._needs[id(rule)]
@@ -119,10 +119,10 @@ class Prefilter:
         return tuple(sorted(found))
 
 
-def _both(sight: Sight, other: Sight | None) -> Sight | None:
+def _both(seen: FoundNeeds, other: FoundNeeds | None) -> FoundNeeds | None:
     if other is None:
         return None
-    return Sight(sight.kinds | other.kinds, tuple(sorted({*sight.found, *other.found})))
+    return FoundNeeds(seen.kinds | other.kinds, tuple(sorted({*seen.found, *other.found})))
 
 
 def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]]:

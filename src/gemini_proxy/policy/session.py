@@ -53,7 +53,7 @@ class DeltaVerdict:
     clear: bool
 
 
-class _Text:
+class _RunEnd:
     """The end of the run of text at ``place``: ``kept`` is what of it stays, from ``start`` on.
 
     ``earlier`` has the ends of the texts that readers join it to, in each reading of it. ``open`` says that more text
@@ -88,7 +88,7 @@ class OpenTurn:
     def __init__(self, said: list[tuple[bool, Joined]]) -> None:
         self.said = said
         """The ends of the texts before this run, and whether each is a thought."""
-        self.text: _Text | None = None
+        self.text: _RunEnd | None = None
 
     @property
     def place(self) -> Place | None:
@@ -147,7 +147,7 @@ class Session:
                 piece = Joined(ended.kept, (ended.place.address,), (len(ended.kept),), ended.start)
                 turn.said = self._needed([*turn.said, (ended.place.thought, piece)])
         others = [piece for piece in turn.said if piece[1].addresses != (place.address,)]
-        turn.text = _Text(place, self._end_of(place.before), self._earlier(others, place.thought))
+        turn.text = _RunEnd(place, self._end_of(place.before), self._earlier(others, place.thought))
 
     def settle(self) -> None:
         """Close all turns: the whole conversation so far was checked and passed."""
@@ -214,13 +214,13 @@ class Session:
         near = max(text.rfind(" ", least, cut + 1), text.rfind("\n", least, cut + 1))
         return text[near if near >= 0 else cut :]
 
-    def _judge(self, text: _Text, whole: str, budget: Budget) -> list[tuple[RuleViolation, ...]]:
+    def _judge(self, text: _RunEnd, whole: str, budget: Budget) -> list[tuple[RuleViolation, ...]]:
         run = Run(_conversation(text.place, text.read(whole)), self._parameters, budget)
         run.sliced = True
         text.open = False
         return [tuple(self._found(text, len(whole), rules, run)) for rules in self._rules]
 
-    def _found(self, text: _Text, size: int, rules: list[CompiledRule], run: Run) -> Iterator[RuleViolation]:
+    def _found(self, text: _RunEnd, size: int, rules: list[CompiledRule], run: Run) -> Iterator[RuleViolation]:
         for compiled in rules:
             for violation in compiled.check(run):
                 if _is_certain(violation, size, text):
@@ -249,7 +249,7 @@ def _chained(pieces: list[Joined]) -> Joined:
     return chain
 
 
-def _is_certain(violation: RuleViolation, size: int, text: _Text) -> bool:
+def _is_certain(violation: RuleViolation, size: int, text: _RunEnd) -> bool:
     """Return whether the whole text has the violation as well, whatever comes before and after the slice."""
     if violation.rule.window == "slice":
         return text.start == 0 or not any(_is_cut(address) for address in violation.ranges)

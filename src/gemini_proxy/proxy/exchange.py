@@ -12,7 +12,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.guardrails.engine import Reading
+from gemini_proxy.guardrails.engine import ConversationReader
 from gemini_proxy.guardrails.masking import FrameEditor, Masks
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.stream import ResponseStream
@@ -53,7 +53,7 @@ class Exchange:
     size: int = 0
     request: GeminiRequest | None = None
     request_check: "asyncio.Task[None] | None" = None
-    reading: Reading = field(default_factory=Reading, repr=False)
+    reader: ConversationReader = field(default_factory=ConversationReader, repr=False)
 
     upstream_status: int | None = None
     head_at: float | None = None

@@ -551,7 +551,7 @@ class Pipeline:
             session=exchange.id,
             client=exchange.client,
             gemini_key=given.gemini,
-            reading=exchange.reading,
+            reader=exchange.reader,
         )
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:

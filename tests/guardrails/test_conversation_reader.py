@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.guardrails.engine import Check, Reading
+from gemini_proxy.guardrails.engine import Check, ConversationReader
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
@@ -69,8 +69,8 @@ RESPONSES = st.lists(
 )
 
 
-def found(messages: Sequence[Message], reading: Reading) -> list[Any]:
-    verdict = NativeEngine(Workers(1), 5.0).check(Check(GUARDRAILS, messages, reading=reading))
+def found(messages: Sequence[Message], reader: ConversationReader) -> list[Any]:
+    verdict = NativeEngine(Workers(1), 5.0).check(Check(GUARDRAILS, messages, reader=reader))
     assert isinstance(verdict, Verdict)
     return [(violation.message, violation.guardrail.name, violation.ranges) for violation in verdict.violations]
 
@@ -81,30 +81,30 @@ def test_checks_find_the_same_however_much_was_read_before(
     request_messages: list[Message], responses: list[list[Message]]
 ) -> None:
     """Request, response so far, response to its end, and another candidate's."""
-    begun, reading = tuple(request_messages), Reading()
-    assert found(begun, reading) == found(begun, Reading())
+    begun, reader = tuple(request_messages), ConversationReader()
+    assert found(begun, reader) == found(begun, ConversationReader())
     for response in responses:
         for end in range(len(response) + 1):
             messages = (*begun, *response[:end])
-            assert found(messages, reading) == found(messages, Reading())
+            assert found(messages, reader) == found(messages, ConversationReader())
 
 
 def test_other_messages_are_read_from_their_beginning() -> None:
     """Such as those of a request that was masked: what was read of the one before counts for nothing."""
-    reading = Reading()
+    reader = ConversationReader()
     first = (says("user", "xyzzy"),)
-    assert found(first, reading) == found(first, Reading())
+    assert found(first, reader) == found(first, ConversationReader())
     masked = (says("user", "x"),)
-    assert found(masked, reading) == []
+    assert found(masked, reader) == []
     whole = (*masked, says("assistant", "xyzzy"))
-    assert found(whole, reading) == found(whole, Reading())
-    assert len(found((*first, says("assistant", "y")), reading)) == 2
+    assert found(whole, reader) == found(whole, ConversationReader())
+    assert len(found((*first, says("assistant", "y")), reader)) == 2
 
 
 def test_the_request_is_read_once() -> None:
     """The events of its messages are the very same in the response's check."""
-    reading, begun = Reading(), (calls("run", "x"), says("user", "xyzzy"))
-    (event,) = reading.conversation(begun).events("ToolCall")
+    reader, begun = ConversationReader(), (calls("run", "x"), says("user", "xyzzy"))
+    (event,) = reader.conversation(begun).events("ToolCall")
     for text in ("a", "b"):
-        whole = reading.conversation((*begun, calls("send", text)))
+        whole = reader.conversation((*begun, calls("send", text)))
         assert whole.events("ToolCall")[0] is event and len(whole.events("ToolCall")) == 2
