@@ -52,11 +52,11 @@ def add(settings: Settings, name: str, another: bool) -> None:
 @click.pass_obj
 def list_(settings: Settings) -> None:
     """List all keys, the oldest first, revoked ones too."""
-    found = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
+    records = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "name", "ends with", "created", "revoked"):
         table.add_column(heading, no_wrap=True)
-    for record in found:
+    for record in records:
         revoked = "" if record.revoked is None else local_time(record.revoked)
         table.add_row(record.id, line(record.owner), record.hint, local_time(record.created), revoked)
     console = terminal()
@@ -72,8 +72,8 @@ def revoke(settings: Settings, key: str, every: bool) -> None:
     """Make a key invalid from the next request on. Name it by its id, or by its user if that has only one."""
 
     async def work(keys: Keys) -> Sequence[KeyRecord]:
-        wanted = _wanted(key, await keys.all(), every)
-        return [record for record in wanted if await keys.revoke(record.id)]
+        chosen = _wanted(key, await keys.all(), every)
+        return [record for record in chosen if await keys.revoke(record.id)]
 
     for record in _with_keys(settings, work):
         click.echo(f"revoked {record.id} of {record.owner}, ending with {record.hint}")
@@ -84,14 +84,14 @@ def _wanted(key: str, records: Sequence[KeyRecord], every: bool) -> Sequence[Key
     by_id = [record for record in records if record.id == key]
     if by_id and by_id[0].revoked is not None:
         raise click.ClickException(f"the key {key} of {by_id[0].owner} is revoked already")
-    found = by_id or _of(key, records)
-    if not found:
+    chosen = by_id or _of(key, records)
+    if not chosen:
         raise click.ClickException(f"there is no valid key with the id or name {line(key).plain}")
-    if len(found) > 1 and not every:
+    if len(chosen) > 1 and not every:
         raise click.ClickException(
-            f"{key} has {counted(len(found), 'valid key')}: {_named(found)}; name one by its id, or use --all"
+            f"{key} has {counted(len(chosen), 'valid key')}: {_named(chosen)}; name one by its id, or use --all"
         )
-    return found
+    return chosen
 
 
 def _of(name: str, records: Sequence[KeyRecord]) -> Sequence[KeyRecord]:

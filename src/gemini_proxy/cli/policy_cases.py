@@ -82,8 +82,8 @@ class _ShorthandReader:
         return {"type": "function", "function": function}
 
     def _output(self, item: Mapping[str, Any], where: str) -> Message:
-        wanted = item.get("of")
-        name = wanted if wanted is not None else next(iter(self._unanswered), None)
+        named = item.get("of")
+        name = named if named is not None else next(iter(self._unanswered), None)
         if name is None:
             return {"role": "tool", "content": item["output"]}
         if name not in self._unanswered:
@@ -103,21 +103,21 @@ def _check_keys(item: Mapping[str, Any], where: str) -> None:
 
 
 def _spoken(item: Mapping[str, Any], where: str) -> Message:
-    ((speaker, said),) = item.items()
+    ((speaker, text),) = item.items()
     if speaker not in _SPEAKERS:
         raise CasesError(f'{where}: "{speaker}" needs an output')
     if speaker == "thought":
-        return {"role": "assistant", "content": _content(said, where), "thought": True}
-    content = _content(said, where)
+        return {"role": "assistant", "content": _content(text, where), "thought": True}
+    content = _content(text, where)
     if speaker == "user" and isinstance(content, str):
         content = [{"type": "text", "text": content}]
     return {"role": speaker, "content": content}
 
 
-def _content(said: object, where: str) -> Any:
-    if isinstance(said, str | list):
-        return said
-    raise CasesError(f"{where}: expected a text, found {said!r}; put it in quotes")
+def _content(text: object, where: str) -> Any:
+    if isinstance(text, str | list):
+        return text
+    raise CasesError(f"{where}: expected a text, found {text!r}; put it in quotes")
 
 
 def _calls(calls: object, where: str) -> list[tuple[str, object]]:
@@ -126,7 +126,7 @@ def _calls(calls: object, where: str) -> list[tuple[str, object]]:
     if isinstance(calls, dict) and calls and all(isinstance(name, str) for name in calls):
         return list(calls.items())
     if isinstance(calls, list) and calls:
-        return [pair for one in calls for pair in _calls(one, where)]
+        return [pair for call in calls for pair in _calls(call, where)]
     raise CasesError(f"{where}: a call is written {{call: {{name: {{argument: value}}}}}}")
 
 
@@ -199,8 +199,8 @@ class Result:
         """Return what fired and should not have."""
         if self.ok or self.case.fires is True:
             return ()
-        wanted = self.case.fires or frozenset()
-        return tuple(violation for violation in self.violations if violation.message not in wanted)
+        expected = self.case.fires or frozenset()
+        return tuple(violation for violation in self.violations if violation.message not in expected)
 
 
 def run_case(policy: Policy, case: Case, answers: Mapping[Question, Answer] = _NO_ANSWERS) -> Result:
@@ -261,25 +261,25 @@ def _by_hand(document: Mapping[str, Any]) -> tuple[Case, ...]:
     """Read ``parameters`` for all cases, and ``cases``, each with name, fires, messages and parameters of its own."""
     _known(document, ("parameters", "cases"), "the file")
     shared = _parameters(document, "the file")
-    cases = document.get("cases")
-    if not isinstance(cases, list):
+    entries = document.get("cases")
+    if not isinstance(entries, list):
         raise CasesError("cases must be a list")
-    found = []
-    for number, entry in enumerate(cases, start=1):
+    cases = []
+    for number, entry in enumerate(entries, start=1):
         where = f"case {number}"
         if not isinstance(entry, dict):
             raise CasesError(f"{where}: expected name, fires and messages")
         _known(entry, ("name", "fires", "parameters", "messages"), where)
         name = str(entry.get("name") or where)
-        found.append(_case(str(number), name, entry, {**shared, **_parameters(entry, where)}, where))
-    return tuple(found)
+        cases.append(_case(str(number), name, entry, {**shared, **_parameters(entry, where)}, where))
+    return tuple(cases)
 
 
 def _examples(document: object) -> tuple[Case, ...]:
     """Read a list of ``{id, title, parameters, conversations}``; a ``policy`` in it is ignored."""
     if not isinstance(document, list):
         raise CasesError("expected a mapping with cases, or a list of examples")
-    found = []
+    cases = []
     for number, entry in enumerate(document, start=1):
         where = f"example {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
@@ -290,8 +290,8 @@ def _examples(document: object) -> tuple[Case, ...]:
             here = f"{where}, conversation {place}"
             if not isinstance(conversation, dict):
                 raise CasesError(f"{here}: expected fires and messages")
-            found.append(_case(identity, f"{title} #{place}", conversation, parameters, here))
-    return tuple(found)
+            cases.append(_case(identity, f"{title} #{place}", conversation, parameters, here))
+    return tuple(cases)
 
 
 def _case(identity: str, name: str, entry: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> Case:

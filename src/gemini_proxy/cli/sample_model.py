@@ -78,17 +78,17 @@ def _embedding(content: Any) -> dict[str, list[float]]:
 
 def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what the model says to the last text: mostly an echo, with a few words it reacts to."""
-    asked = _last_text(body)
-    folded = asked.lower()
+    prompt = _last_text(body)
+    folded = prompt.lower()
     if "key" in folded:
         return [{"text": f"Of course. The key of the build server is {SAMPLE_KEY}, keep it safe."}]
     if "delete" in folded:
         return [{"functionCall": {"name": "delete_file", "args": {"path": "/etc/passwd"}}}]
-    wanted = field(body, "generationConfig") or {}
-    if field(wanted, "responseMimeType") == "application/json":
-        schema = field(wanted, "responseJsonSchema") or field(wanted, "responseSchema") or {}
+    settings = field(body, "generationConfig") or {}
+    if field(settings, "responseMimeType") == "application/json":
+        schema = field(settings, "responseJsonSchema") or field(settings, "responseSchema") or {}
         return [{"text": orjson.dumps(_example(schema)).decode()}]
-    return [{"text": f"You said: {asked[:500]} That is all a sample model can say about it."}]
+    return [{"text": f"You said: {prompt[:500]} That is all a sample model can say about it."}]
 
 
 def _example(schema: Mapping[str, Any]) -> Any:

@@ -56,10 +56,10 @@ def prepare(config: Config, first_key_file: Path | None) -> None:
 
 def _make_first_key(config: Config, file: Path) -> None:
     try:
-        made = make_first_key(config.traces.database, file)
+        created = make_first_key(config.traces.database, file)
     except StoreError as error:
         fail_for_database(config, error)
-    if made:
+    if created:
         log.warning(
             "the first key, for the user %s, is in %s: store it elsewhere and delete the file", FIRST_USER, file
         )

@@ -31,9 +31,9 @@ _FOUND_STYLE = "bold white on red"
 def sight_lines(sight: Sight) -> list[Text]:
     """Return the message and its line, then each range with its text."""
     lines = [Text.assemble(line(sight.message, "bold"), (f"  line {sight.rule_line}", "dim"))]
-    for one in sight.excerpts:
-        lines.append(Text.assemble("    ", line(one.address, "dim")))
-        lines.append(Text.assemble("      ", excerpt_line(one)))
+    for excerpt in sight.excerpts:
+        lines.append(Text.assemble("    ", line(excerpt.address, "dim")))
+        lines.append(Text.assemble("      ", excerpt_line(excerpt)))
     if sight.more:
         lines.append(Text(f"    and {sight.more} more ranges", "dim"))
     return lines

@@ -79,12 +79,12 @@ def traces() -> None:
 @click.pass_obj
 def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit: int, as_json: bool) -> None:
     """List traces, the newest first."""
-    wanted = Outcome(outcome) if outcome else None
-    found = with_store(config.traces.database, lambda store: store.recent(limit, dataset=dataset, outcome=wanted))
+    only = Outcome(outcome) if outcome else None
+    summaries = with_store(config.traces.database, lambda store: store.recent(limit, dataset=dataset, outcome=only))
     if not as_json:
-        print_list(found)
+        print_list(summaries)
         return
-    for summary in found:
+    for summary in summaries:
         click.echo(orjson.dumps(asdict(summary)))
 
 
@@ -96,15 +96,15 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
     """Show one trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
 
     try:
-        found = with_store(config.traces.database, lambda store: store.get(trace_id))
+        trace = with_store(config.traces.database, lambda store: store.get(trace_id))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if found is None:
+    if trace is None:
         raise click.ClickException(f"no trace begins with {trace_id}")
     if as_json:
-        click.echo(dump(trace_json(found)))
+        click.echo(dump(trace_json(trace)))
     else:
-        print_trace(found)
+        print_trace(trace)
 
 
 @traces.command()
@@ -195,14 +195,14 @@ _ENDS = 5
 _CHUNK = re.compile(r"content\.\d+\.(type|text)")
 
 
-def print_list(found: Sequence[TraceSummary]) -> None:
+def print_list(summaries: Sequence[TraceSummary]) -> None:
     """Print one line per trace: time, id, dataset, model, outcome, milliseconds and first rule."""
     table = Table(box=None, pad_edge=False)
     for name in ("time", "id", "dataset", "model", "outcome"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("rule", no_wrap=True, overflow="ellipsis")
-    for summary in found:
+    for summary in summaries:
         words = (summary.id[:8], summary.dataset or "", summary.model or "", summary.outcome.value)
         spent = f"{summary.duration_ms:.0f}"
         table.add_row(local_time(summary.created), *(line(word) for word in words), spent, line(summary.rule or ""))
@@ -219,8 +219,8 @@ def print_trace(trace: Trace) -> None:
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
     marks = Marks(trace.annotations)
 
-    def print_rules(found: Sequence[Mark]) -> None:
-        for mark in found:
+    def print_rules(some: Sequence[Mark]) -> None:
+        for mark in some:
             _print_rule(console, mark)
             for end in marks.other_ends(mark)[:_ENDS]:
                 _print_end(console, end, trace)
@@ -278,9 +278,9 @@ def _print_rule(console: Console, mark: Mark) -> None:
 
 def _print_end(console: Console, end: Mark, trace: Trace) -> None:
     """Print where a value goes, or where it came from, with the text there."""
-    [found] = excerpts(trace.messages, [end.annotation.address])
+    [excerpt] = excerpts(trace.messages, [end.annotation.address])
     words = "goes to" if end.value_end == "call" else "came from"
-    console.print(Text.assemble((f"    {words} {line(found.address).plain}", "dim"), "  ", excerpt_line(found)))
+    console.print(Text.assemble((f"    {words} {line(excerpt.address).plain}", "dim"), "  ", excerpt_line(excerpt)))
 
 
 def _style(marks: Sequence[Mark]) -> str:

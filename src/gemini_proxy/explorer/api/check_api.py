@@ -65,10 +65,10 @@ async def check_messages(call: ApiCall) -> CheckView:
     given, and messages that cannot be read. 503 beginning with ``Error during analysis: `` if there is no verdict.
     """
     check = await call.body(MessageCheck)
-    given = _CheckInput(check.messages, check.parameters or {})
+    checked = _CheckInput(check.messages, check.parameters or {})
     try:
-        await _require_readable(given)
-        return {"errors": await _violations(call, check.policy, given)}
+        await _require_readable(checked)
+        return {"errors": await _violations(call, check.policy, checked)}
     except NoVerdict as error:
         raise (BadRequest if error.by_caller else EngineUnavailable)(error.message) from None
 
@@ -80,35 +80,35 @@ async def check_batch(call: ApiCall) -> BatchView:
     policies, which share ten seconds.
     """
     check = await call.body(BatchCheck)
-    given = _CheckInput(check.messages, check.parameters or {})
+    checked = _CheckInput(check.messages, check.parameters or {})
     try:
-        await _require_readable(given)
+        await _require_readable(checked)
     except NoVerdict as error:
         raise BadRequest(error.message) from None
     deadline = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
-    return {"result": [await _entry(call, policy, given, deadline) for policy in check.policies]}
+    return {"result": [await _entry(call, policy, checked, deadline) for policy in check.policies]}
 
 
-async def _entry(call: ApiCall, policy: str, given: _CheckInput, deadline: float) -> BatchEntryView:
+async def _entry(call: ApiCall, policy: str, checked: _CheckInput, deadline: float) -> BatchEntryView:
     try:
         async with asyncio.timeout_at(deadline):
             # A hundred quick checks in a row would hold up the loop, and outlast their time.
             await asyncio.sleep(0)
-            return {"errors": await _violations(call, policy, given)}
+            return {"errors": await _violations(call, policy, checked)}
     except NoVerdict as error:
         return {"errors": [], "error_message": error.message}
     except TimeoutError:
         return {"errors": [], "error_message": _LATE}
 
 
-async def _violations(call: ApiCall, policy: str, given: _CheckInput) -> list[ViolationView]:
+async def _violations(call: ApiCall, policy: str, checked: _CheckInput) -> list[ViolationView]:
     """Raise NoVerdict."""
     guardrail = await _compiled(call, policy)
-    missing = sorted(guardrail.policy.parameters - set(given.parameters))
+    missing = sorted(guardrail.policy.parameters - set(checked.parameters))
     if missing:
         raise NoVerdict(_MISSING_PARAMETER, ", ".join(missing))
     try:
-        verdict = await _verdict(call, Check((guardrail,), given.messages, given.parameters))
+        verdict = await _verdict(call, Check((guardrail,), checked.messages, checked.parameters))
     except EngineUnavailable as error:
         raise NoVerdict(_ANALYSIS, error.message) from None
     if verdict.unchecked is not None:
@@ -139,9 +139,9 @@ async def _compiled(call: ApiCall, policy: str) -> Guardrail:
         raise NoVerdict(_PHRASES[error.fault], why(error)) from None
 
 
-async def _require_readable(given: _CheckInput) -> None:
+async def _require_readable(checked: _CheckInput) -> None:
     """Find out before any policy is compiled. A thread gives the loop its turn while many messages are read."""
     try:
-        await asyncio.to_thread(Conversation.of, given.messages)
+        await asyncio.to_thread(Conversation.of, checked.messages)
     except ConversationError as error:
         raise NoVerdict(INVALID, str(error)) from None

@@ -95,7 +95,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Any], dict[str, A
 
 
 def _key(kind: Any) -> int:
-    """Generic types are equal to others, and not always hashable."""
+    """Identify a type: generic types are equal to others, and not always hashable."""
     return id(kind)
 
 

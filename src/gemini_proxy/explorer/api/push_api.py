@@ -78,7 +78,7 @@ def _traces(push: TracePush, owner: str, uploader: str, now: float) -> list[Trac
         metadata = TraceMetadata.read(document or {})
         if len(dump(document or {})) > MAX_TRACE_METADATA_BYTES:
             raise BadRequest(f"the metadata of a trace must not be larger than {MAX_TRACE_METADATA_BYTES} bytes")
-        annotations = tuple(given.annotation() for given in push.annotations[index]) if push.annotations else ()
+        annotations = tuple(creation.annotation() for creation in push.annotations[index]) if push.annotations else ()
         pushed = _Pushed(messages, {**(document or {}), "uploader": uploader}, annotations, owner, push.dataset)
         record = metadata.gemini_proxy
         traces.append(pushed.trace(now) if record is None else pushed.recorded_trace(record, now))

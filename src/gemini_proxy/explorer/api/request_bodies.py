@@ -299,9 +299,9 @@ class AnnotationCreation(RequestBody):
 
     def annotation(self) -> Annotation:
         """Return it as it is stored."""
-        given = self.extra_metadata or AnnotationMetadata()
-        source = USER_SOURCE if given.source is None else given.source
-        return Annotation(self.content, self.address, source, given.guardrail or {}, given.model_extra or {})
+        metadata = self.extra_metadata or AnnotationMetadata()
+        source = USER_SOURCE if metadata.source is None else metadata.source
+        return Annotation(self.content, self.address, source, metadata.guardrail or {}, metadata.model_extra or {})
 
 
 Annotations = Annotated[list[AnnotationCreation], Field(max_length=MAX_ANNOTATIONS, fail_fast=True)]

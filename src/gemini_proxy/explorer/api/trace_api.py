@@ -72,7 +72,7 @@ async def append_messages(call: ApiCall) -> SuccessView:
     trace_id = call.id("trace_id", NO_TRACE)
     appended = await call.body(MessageAppend)
     added = with_timestamps(appended.messages, time.time())
-    annotations = tuple(given.annotation() for given in appended.annotations or ())
+    annotations = tuple(creation.annotation() for creation in appended.annotations or ())
 
     def change(trace: Trace) -> Trace:
         merged = merge(trace.messages, added, trace.created)
@@ -110,7 +110,7 @@ async def replace_annotations(call: ApiCall) -> ReplacedView:
     trace_id = call.id("trace_id", NO_TRACE)
     replacement = await call.body(AnnotationReplacement)
     source = replacement.source
-    added = [replace(given.annotation(), source=source) for given in replacement.annotations]
+    added = [replace(creation.annotation(), source=source) for creation in replacement.annotations]
     deleted = await call.app[CATALOGUE].replace_annotations(call.user, trace_id, source, added)
     if deleted is None:
         raise NotFound(NO_TRACE)
@@ -189,10 +189,10 @@ def merge(before: Sequence[Mapping[str, Any]], added: Sequence[Mapping[str, Any]
     return Merged(merged, indexes)
 
 
-def _timestamp(given: object, arrived: str) -> str:
-    if given is None:
+def _timestamp(timestamp: object, arrived: str) -> str:
+    if timestamp is None:
         return arrived
-    moment = _read(given)
+    moment = _read(timestamp)
     if moment is None:
         raise BadRequest(
             "Invalid timestamp format in message. Expected format: ISO 8601, e.g., 2025-01-23T10:30:00+00:00"
@@ -200,16 +200,16 @@ def _timestamp(given: object, arrived: str) -> str:
     return moment.isoformat()
 
 
-def _moment(given: object, created: float) -> datetime:
-    return _read(given) or datetime.fromtimestamp(created, UTC)
+def _moment(timestamp: object, created: float) -> datetime:
+    return _read(timestamp) or datetime.fromtimestamp(created, UTC)
 
 
-def _read(given: object) -> datetime | None:
+def _read(timestamp: object) -> datetime | None:
     """Return a moment in UTC; None for what is not ISO 8601, or lies outside the years that can be written."""
-    if not isinstance(given, str):
+    if not isinstance(timestamp, str):
         return None
     try:
-        moment = datetime.fromisoformat(given)
+        moment = datetime.fromisoformat(timestamp)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

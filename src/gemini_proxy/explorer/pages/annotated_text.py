@@ -107,41 +107,41 @@ def rule_name(mark: Mark) -> str:
 
 def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
     """Return the parts of the text that are shown, in order and apart from each other."""
-    found = [(0, min(len(text), SHOWN))]
+    windows = [(0, min(len(text), SHOWN))]
     starts = sorted({span[0] for mark in marks if (span := mark.span(text)) is not None and span[1] > SHOWN})
     ends = {span[0]: span[1] for mark in marks if (span := mark.span(text)) is not None}
     for start in starts[:_EXCERPTS]:
         low, high = max(0, start - _AROUND), min(ends[start], start + _EXCERPT, len(text)) + _AROUND
-        last = found[-1]
+        last = windows[-1]
         if low <= last[1]:
-            found[-1] = (last[0], max(last[1], min(high, len(text))))
+            windows[-1] = (last[0], max(last[1], min(high, len(text))))
         else:
-            found.append((low, min(high, len(text))))
-    return found
+            windows.append((low, min(high, len(text))))
+    return windows
 
 
 def _runs(
     cut: Sequence[Segment], windows: Sequence[tuple[int, int]], length: int, address: str, known: Set[int]
 ) -> list[StyledRun]:
-    found: list[StyledRun] = []
+    runs: list[StyledRun] = []
     begun: set[int] = set(known)
     at = windows[0][0] if windows else 0
     index = 0
     last = _last_places(cut)
     for start, end in windows:
         if start > at:
-            found.append(StyledRun(at, "", skipped=start - at))
+            runs.append(StyledRun(at, "", skipped=start - at))
         while index < len(cut) and cut[index].start + len(cut[index].text) <= start:
             index += 1
         while index < len(cut) and cut[index].start < end:
-            found.append(_run(cut[index], start, end, address, begun, last))
+            runs.append(_run(cut[index], start, end, address, begun, last))
             if cut[index].start + len(cut[index].text) > end:
                 break
             index += 1
         at = end
     if at < length:
-        found.append(StyledRun(at, "", skipped=length - at))
-    return found
+        runs.append(StyledRun(at, "", skipped=length - at))
+    return runs
 
 
 def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> StyledRun:

@@ -113,9 +113,9 @@ class BlockReader:
         if not isinstance(message, Mapping):
             data = self._data("data", "", message, address)
             return Message(index, "message", False, False, "", (data,), self._cut)
-        given = message.get("role")
-        tools = "tools" in message and given is None
-        role = "tools" if tools else _plain(given)
+        said_role = message.get("role")
+        tools = "tools" in message and said_role is None
+        role = "tools" if tools else _plain(said_role)
         blocks = tuple(self._blocks(message, address, role))
         candidate, field = _plain(message.get("candidate")), self._field(message, address)
         thought, provider = message.get("thought") is True, message.get("provider") is True
@@ -275,18 +275,18 @@ class BlockReader:
 
     def _value(self, text: str, address: str) -> AnnotatedText:
         marks = self._marks.on(address)
-        found = annotate_text(text, address, marks, self.known)
-        self.known.update(number for note in found.notes for number in note.numbers)
+        annotated = annotate_text(text, address, marks, self.known)
+        self.known.update(number for note in annotated.notes for number in note.numbers)
         # A thousand marks on everything are as much work as many values.
         self._values -= 1 + len(marks) // _MARKS_OF_A_VALUE
-        self._characters -= len(found.text)
-        return found
+        self._characters -= len(annotated.text)
+        return annotated
 
     def _noted(self, address: str) -> tuple[Note, ...]:
         """Return the notes of annotations on something that is not shown as text."""
-        found = [mark for mark in self._marks.on(address) if mark.number not in self.known]
-        self.known.update(mark.number for mark in found)
-        return notes(found)
+        marks = [mark for mark in self._marks.on(address) if mark.number not in self.known]
+        self.known.update(mark.number for mark in marks)
+        return notes(marks)
 
 
 def _plain(value: Any) -> str:
@@ -294,8 +294,8 @@ def _plain(value: Any) -> str:
 
 
 def _mime(url: str) -> str:
-    found = _MIME.match(url)
-    return found[1] if found and found[1] else "unknown type"
+    match = _MIME.match(url)
+    return match[1] if match and match[1] else "unknown type"
 
 
 def _size(data: str) -> str:
@@ -408,14 +408,14 @@ def _ends(
     """Return the other ends of the first traced values."""
     traced = [mark for mark in marks.all if mark.value_end is not None][:_TRACED]
     texts = {mark.number: _excerpt(messages, mark) for mark in traced}
-    found: dict[int, tuple[TracedEnd, ...]] = {}
+    ends: dict[int, tuple[TracedEnd, ...]] = {}
     for mark in traced:
         words = "came from" if mark.value_end == "call" else "goes to"
-        found[mark.number] = tuple(
+        ends[mark.number] = tuple(
             TracedEnd(words, other.number, _page(pages[other.number], here), texts.get(other.number, ""))
             for other in marks.other_ends(mark)[:_ENDS]
         )
-    return found
+    return ends
 
 
 def _excerpt(messages: StoredMessages, mark: Mark) -> str:

@@ -67,18 +67,26 @@ def plots(buckets: Sequence[Bucket]) -> list[Plot]:
     return [
         stacked("requests", "Requests", starts, seconds, _outcomes(figures)),
         stacked("refusals", "Refusals by rule", starts, seconds, _refusals(figures)),
-        lines("latency", "Latency", starts, seconds, _quantiles([one.durations for one in figures])),
-        lines("first", "Time to first event", starts, seconds, _quantiles([one.first_bytes for one in figures])),
+        lines("latency", "Latency", starts, seconds, _quantiles([figure.durations for figure in figures])),
+        lines(
+            "first",
+            "Time to first event",
+            starts,
+            seconds,
+            _quantiles([figure.first_bytes for figure in figures]),
+        ),
     ]
 
 
 def _outcomes(figures: Sequence[Figures]) -> list[Series]:
-    def count(one: Figures, *outcomes: str) -> int:
-        return sum(one.outcomes.get(outcome, 0) for outcome in outcomes)
+    def count(bucket: Figures, *outcomes: str) -> int:
+        return sum(bucket.outcomes.get(outcome, 0) for outcome in outcomes)
 
-    completed = [count(one, Outcome.COMPLETED, Outcome.PUSHED) for one in figures]
-    refused = [count(one, *REFUSED) for one in figures]
-    others = [one.requests - passed - stopped for one, passed, stopped in zip(figures, completed, refused, strict=True)]
+    completed = [count(bucket, Outcome.COMPLETED, Outcome.PUSHED) for bucket in figures]
+    refused = [count(bucket, *REFUSED) for bucket in figures]
+    others = [
+        bucket.requests - passed - stopped for bucket, passed, stopped in zip(figures, completed, refused, strict=True)
+    ]
     return [
         Series("completed", "plot-ok", completed),
         Series("refused", "plot-block", refused),
@@ -91,10 +99,10 @@ def _refusals(figures: Sequence[Figures]) -> list[Series]:
     named = sorted((rule for rule in counts if rule), key=lambda rule: (-counts[rule], rule))
     shown, rest = named[:_RULES], {*named[_RULES:], ""}
     series = [
-        Series(rule, f"plot-{index}", [one.refusals.get(rule, 0) for one in figures])
+        Series(rule, f"plot-{index}", [bucket.refusals.get(rule, 0) for bucket in figures])
         for index, rule in enumerate(shown, start=1)
     ]
-    others = [sum(one.refusals.get(rule, 0) for rule in rest) for one in figures]
+    others = [sum(bucket.refusals.get(rule, 0) for rule in rest) for bucket in figures]
     return [*series, Series("other rules", "plot-other", others)] if any(others) else series
 
 
@@ -110,9 +118,9 @@ async def _names(visit: PageVisit) -> list[str]:
 
 
 async def _dataset(visit: PageVisit, name: str) -> Dataset:
-    found = None
+    dataset = None
     if name == _UNNAMED or is_dataset_name(name):
-        found = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)
-    if found is None:
+        dataset = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)
+    if dataset is None:
         raise NotFound("You have no such dataset")
-    return found
+    return dataset

@@ -37,10 +37,10 @@ async def create(visit: PageVisit) -> web.StreamResponse:
             visit, name, "A dataset's name must be 1 to 128 letters, digits, hyphens and underscores"
         )
     try:
-        made = await visit.app[DATASETS].create(visit.user, name)
+        dataset = await visit.app[DATASETS].create(visit.user, name)
     except NameTaken:
         return await _datasets(visit, name, f"The dataset {name} exists already")
-    return see(dataset_path(made))
+    return see(dataset_path(dataset))
 
 
 @page
@@ -66,13 +66,15 @@ async def _named(visit: PageVisit) -> Dataset:
 
 
 async def _datasets(visit: PageVisit, name: str = "", wrong: str = "") -> web.StreamResponse:
-    found = await visit.app[DATASETS].all(visit.user)
+    datasets = await visit.app[DATASETS].all(visit.user)
     extents = await Overview(visit.app[DATABASE]).extents(visit.user)
     return await visit.show(
         "datasets.html",
         400 if wrong else 200,
-        datasets=[(dataset, extents.get(dataset.seq, Extent()), dataset_path(dataset)) for dataset in found[:_SHOWN]],
-        more=max(0, len(found) - _SHOWN),
+        datasets=[
+            (dataset, extents.get(dataset.seq, Extent()), dataset_path(dataset)) for dataset in datasets[:_SHOWN]
+        ],
+        more=max(0, len(datasets) - _SHOWN),
         files=visit.app[FILE_RULES](),
         name=name,
         wrong=wrong,

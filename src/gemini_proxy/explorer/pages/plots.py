@@ -92,25 +92,25 @@ class Plot:
 
 def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
     """Draw counts, stacked."""
-    totals = [sum(one.values[index] or 0 for one in series) for index in range(len(starts))]
+    totals = [sum(layer.values[index] or 0 for layer in series) for index in range(len(starts))]
     ceiling = _ceiling(max(totals, default=0), whole=True)
     bars: list[Bar] = []
     for index in range(len(starts)):
         x, width = _slot(index, len(starts))
         y: float = HEIGHT - _BOTTOM
-        for one in series:
-            height = (one.values[index] or 0) / ceiling * _plot_height()
+        for layer in series:
+            height = (layer.values[index] or 0) / ceiling * _plot_height()
             if height:
                 y -= height
-                bars.append(Bar(_round(x + width * 0.1), _round(y), _round(width * 0.8), _round(height), one.style))
+                bars.append(Bar(_round(x + width * 0.1), _round(y), _round(width * 0.8), _round(height), layer.style))
     return _plot(identity, title, starts, seconds, series, ceiling, "", bars=tuple(bars), empty=not any(totals))
 
 
 def lines(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
     """Draw durations in milliseconds."""
-    values = [value for one in series for value in one.values if value is not None]
+    values = [value for curve in series for value in curve.values if value is not None]
     ceiling = _ceiling(max(values, default=0), whole=False)
-    drawn = tuple(_line(one, len(starts), ceiling) for one in series)
+    drawn = tuple(_line(curve, len(starts), ceiling) for curve in series)
     return _plot(identity, title, starts, seconds, series, ceiling, "ms", drawn=drawn, empty=not values)
 
 
@@ -128,7 +128,7 @@ def _plot(
     empty: bool,
 ) -> Plot:
     rows = tuple(
-        Row(_moment(start, "%Y-%m-%d %H:%M"), tuple(_said(one.values[index], unit) for one in series))
+        Row(_moment(start, "%Y-%m-%d %H:%M"), tuple(_said(column.values[index], unit) for column in series))
         for index, start in enumerate(starts)
     )
     spans = tuple(_span(index, len(starts), _title(row, series)) for index, row in enumerate(rows))
@@ -160,18 +160,20 @@ def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
     covered = seconds * len(starts)
     form = "%H:%M" if covered <= 2 * _DAY else "%a %d" if covered <= 8 * _DAY else "%d %b"
     step = max(1, math.ceil(len(starts) * _FEWEST_LABELS / (WIDTH - _LEFT - _RIGHT)))
-    found: list[Label] = []
+    labels: list[Label] = []
     for index in range(0, len(starts), step):
         x, width = _slot(index, len(starts))
         text = _moment(starts[index], form)
         inside = x + width / 2 < WIDTH - _RIGHT - _FEWEST_LABELS / 4
-        if inside and (not found or found[-1].text != text):
-            found.append(Label(_round(x + width / 2), text))
-    return tuple(found)
+        if inside and (not labels or labels[-1].text != text):
+            labels.append(Label(_round(x + width / 2), text))
+    return tuple(labels)
 
 
 def _title(row: Row, series: Sequence[Series]) -> str:
-    values = [f"{one.name} {value}" for one, value in zip(series, row.values, strict=True) if value not in ("0", "")]
+    values = [
+        f"{column.name} {value}" for column, value in zip(series, row.values, strict=True) if value not in ("0", "")
+    ]
     return f"{row.time}: {', '.join(values) or 'nothing'}"
 
 

@@ -73,14 +73,14 @@ class Draft:
 async def rules(visit: PageVisit) -> web.StreamResponse:
     """Show the rules that apply to a dataset: its own, those of the policy files, and what clients may send."""
     dataset = await visit.dataset()
-    found = await visit.app[POLICIES].of(dataset)
+    policies = await visit.app[POLICIES].of(dataset)
     files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
-    in_force = files_in_force(found, files).actions
+    in_force = files_in_force(policies, files).actions
     return await visit.show(
         "rules.html",
         dataset=dataset,
         path=dataset_path(dataset),
-        rules=found,
+        rules=policies,
         files=[(rule, rule.action in in_force) for rule in files.all],
         header=HEADER_NAME,
         header_mode=guardrails.header_policies,
@@ -198,12 +198,12 @@ async def _newest(app: web.Application, dataset: Dataset, last: int) -> AsyncIte
     listing, store = Listing(app[DATABASE]), app[TRACES]
     before: int | None = None
     while last > 0:
-        found = await listing.page(dataset, TraceQuery(), min(_PAGE, last), before)
-        positions = [summary.position for summary in found.traces]
+        listed = await listing.page(dataset, TraceQuery(), min(_PAGE, last), before)
+        positions = [summary.position for summary in listed.traces]
         for start in range(0, len(positions), BATCH):
             yield (await store.at(dataset, positions[start : start + BATCH]))[::-1]
         last -= len(positions)
-        before = found.older
+        before = listed.older
         if before is None:
             return
 

@@ -88,37 +88,37 @@ class PageVisit:
         return self.request.app
 
     def query(self, name: str) -> str:
-        """A parameter of the address, "" where it is not given."""
+        """Return a parameter of the query, "" if it is absent."""
         return self.request.query.get(name, "").strip()
 
     def number(self, name: str, default: int | None = None) -> int | None:
-        """A number in the address. Raises BadRequest for what is none."""
-        given = self.query(name)
-        if not given:
+        """Return a number in the query. Raise BadRequest for anything else."""
+        text = self.query(name)
+        if not text:
             return default
-        if not re.fullmatch("[0-9]{1,15}", given):
+        if not re.fullmatch("[0-9]{1,15}", text):
             raise BadRequest(f"{name} must be a number from 0")
-        return int(given)
+        return int(text)
 
     def id(self, part: str) -> str:
-        """A part of the path that is a UUID. Raises NotFound for anything else: nothing has that id."""
+        """Return a part of the path that is a UUID. Raise NotFound for anything else: nothing has that id."""
         return read_uuid(self.request.match_info[part], "Nothing has that id")
 
     async def dataset(self) -> Dataset:
-        """The dataset that the path names; the one without a name where it names none. Raises NotFound."""
+        """Return the dataset that the path names, or the one without a name. Raise NotFound."""
         name = self.request.match_info.get("dataset", UNNAMED)
         known = not name or is_dataset_name(name)
-        found = await self.app[DATASETS].get(self.user, name) if known else None
-        if found is None:
+        dataset = await self.app[DATASETS].get(self.user, name) if known else None
+        if dataset is None:
             raise NotFound(f"You have no dataset {name}" if name else "There are no traces without a dataset")
-        return found
+        return dataset
 
     async def form(self) -> Form:
-        """What a form sends. Raises BadRequest and its kinds."""
+        """Return what a form sends. Raise BadRequest and its kinds."""
         return await read_form(self.request)
 
     async def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
-        """A page. A large one is made beside the loop, which gets its turn meanwhile."""
+        """Render a page in a thread, as a large one takes a while."""
         context = {"user": self.user, "signed_in": keys_needed(self.request), **values}
         body = await asyncio.to_thread(aiohttp_jinja2.render_string, template, self.request, context)
         return page_response(body, status)
@@ -193,9 +193,7 @@ def dataset_path(dataset: Dataset | str) -> str:
 
 
 def _sign_in_first(request: web.Request) -> web.Response:
-    """Ask to sign in. A page that was asked for is shown afterwards; a form that was sent is lost, which has to be
-    said.
-    """
+    """Ask to sign in. Show a page that was asked for afterwards; say that a form which was sent is lost."""
     if request.method in SAFE:
         return see(f"/explorer/sign-in?next={quote(request.path_qs, safe='')}")
     return _error(request, 401, _WORDS[401], "You are no longer signed in")

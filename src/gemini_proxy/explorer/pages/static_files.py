@@ -26,13 +26,13 @@ class StaticFile:
 
 def static_files() -> dict[str, StaticFile]:
     """Return the files that came with this package, by name."""
-    found: dict[str, StaticFile] = {}
+    loaded: dict[str, StaticFile] = {}
     for entry in (files("gemini_proxy.explorer.pages") / "static").iterdir():
         kind = _TYPES.get(entry.name.rpartition(".")[2])
         if kind is not None:
             content = entry.read_bytes()
-            found[entry.name] = StaticFile(content, kind, hashlib.sha256(content).hexdigest()[:16])
-    return found
+            loaded[entry.name] = StaticFile(content, kind, hashlib.sha256(content).hexdigest()[:16])
+    return loaded
 
 
 STATIC = web.AppKey("STATIC", dict[str, StaticFile])
@@ -46,9 +46,9 @@ def static_path(app: web.Application, name: str) -> str:
 @guarded
 async def static_file(request: web.Request) -> web.StreamResponse:
     """Send one file; for a version that is no longer there, the present one, uncached."""
-    found = request.app[STATIC].get(request.match_info["file"])
-    if found is None:
+    file = request.app[STATIC].get(request.match_info["file"])
+    if file is None:
         raise NotFound("There is no such file")
-    cached = request.query.get("v") == found.version
+    cached = request.query.get("v") == file.version
     headers = {**BROWSER_HEADERS, "cache-control": _FOREVER if cached else "no-cache"}
-    return web.Response(body=found.content, content_type=found.content_type, charset="utf-8", headers=headers)
+    return web.Response(body=file.content, content_type=file.content_type, charset="utf-8", headers=headers)

@@ -98,17 +98,17 @@ class _Reader:
         return self._list(depth) if document[start] == _OPEN[0] else self._object(depth)
 
     def _list(self, depth: int) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         while self._more():
-            found.append(self.value(depth + 1))
-        return found
+            items.append(self.value(depth + 1))
+        return items
 
     def _object(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         while self._more():
             name, self._at = _name(self._document, self._at)
-            found[name] = self.value(depth + 1)
-        return found
+            members[name] = self.value(depth + 1)
+        return members
 
     def _more(self) -> bool:
         """Return whether another member follows, and there is room for it."""
@@ -127,19 +127,19 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
         if first == _OPEN[0]:
             index, _, path = path.partition(".")
             items = islice(_items(document, at), _WALKED)
-            found = next((start for start, place in items if f"{place}" == index), None)
+            below = next((start for start, place in items if f"{place}" == index), None)
         elif first == _OPEN[1]:
             members = islice(_members(document, at), _WALKED)
             fitting = {name: start for name, start in members if f"{path}.".startswith(f"{name}.")}
             name = max(fitting, key=len, default="")
-            found, path = fitting.get(name), path[len(name) + 1 :]
+            below, path = fitting.get(name), path[len(name) + 1 :]
         else:
             inner = decoded(_text_at(document, at, "")) if first == _QUOTE else None
             # The structure that the text of a call's arguments stands for.
             return _text_at(as_json(inner).encode(), 0, path) if isinstance(inner, dict) else None
-        if found is None:
+        if below is None:
             return None
-        at = found
+        at = below
     if document[at] in _OPEN:
         return None
     value = _Reader(document, at).value()
@@ -212,9 +212,9 @@ def _unended(document: bytes, limit: int) -> int:
 
 
 def _behind(pattern: re.Pattern[bytes], document: bytes, at: int) -> int:
-    found = pattern.match(document, at)
-    assert found is not None, "the pattern takes nothing as well"
-    return found.end()
+    match = pattern.match(document, at)
+    assert match is not None, "the pattern takes nothing as well"
+    return match.end()
 
 
 def _long_text(document: bytes, start: int, end: int) -> str:

@@ -64,14 +64,14 @@ class ShownTool:
 async def tools(visit: PageVisit) -> web.StreamResponse:
     """List the pinned tools of a dataset, the changed ones first."""
     dataset, start = await visit.dataset(), visit.number("from", 0) or 0
-    found = await visit.app[PINNED_TOOLS].of(dataset, _SHOWN + 1, start)
+    pinned = await visit.app[PINNED_TOOLS].of(dataset, _SHOWN + 1, start)
     return await visit.show(
         "tools.html",
         dataset=dataset,
         path=dataset_path(dataset),
-        tools=found[:_SHOWN],
+        tools=pinned[:_SHOWN],
         shown=shown_tool,
-        following=start + _SHOWN if len(found) > _SHOWN else None,
+        following=start + _SHOWN if len(pinned) > _SHOWN else None,
         first=not start,
         labels=[(kind, words, labels_of(dataset.metadata).get(kind, ())) for kind, words in LABELS.items()],
     )
@@ -147,17 +147,17 @@ def _lines(text: str) -> list[str]:
 def _common(first: Sequence[str], second: Sequence[str]) -> int:
     """Count the items that both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((at for at, (left, right) in pairs if left != right), min(len(first), len(second)))
 
 
 def _texts(declared: Declared) -> tuple[str, str]:
     """Return description and parameters, with hints below if there are any; invisible characters are spelled out."""
     if not declared.text:
         return "", ""
-    said: dict[str, Any] = load(declared.text)
-    hints = {"annotations": said["annotations"]} if "annotations" in said else None
-    parameters = "\n".join(filter(None, map(_pretty, (said["parameters"], hints))))
-    return _visible(said["description"] or ""), _visible(parameters)
+    declaration: dict[str, Any] = load(declared.text)
+    hints = {"annotations": declaration["annotations"]} if "annotations" in declaration else None
+    parameters = "\n".join(filter(None, map(_pretty, (declaration["parameters"], hints))))
+    return _visible(declaration["description"] or ""), _visible(parameters)
 
 
 def _pretty(schema: Any) -> str:

@@ -62,7 +62,8 @@ def facts(trace: Trace) -> Facts:
         ),
         tuple(_checks(coverage)),
         tuple(
-            Fact(_text(_mapping(one).get("address")), _text(_mapping(one).get("reason"))) for one in unseen[:_LISTED]
+            Fact(_text(_mapping(entry).get("address")), _text(_mapping(entry).get("reason")))
+            for entry in unseen[:_LISTED]
         ),
         max(0, (count if isinstance(count, int) else len(unseen)) - min(len(unseen), _LISTED)),
         Fact(_text(refusal.get("reason")), _text(refusal.get("text"))) if refusal else None,

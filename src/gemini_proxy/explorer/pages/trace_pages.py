@@ -40,50 +40,50 @@ _LONGEST: Final = 500
 async def traces(visit: PageVisit) -> web.StreamResponse:
     """List the traces of a dataset, newest first, filtered by the query."""
     dataset = await visit.dataset()
-    asked = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
-    asked = {name: value for name, value in asked.items() if value}
+    filters = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
+    filters = {name: value for name, value in filters.items() if value}
     listing = Listing(visit.app[READ_DATABASE])
     before = visit.number("before")
-    found, models, rules = await asyncio.gather(
-        listing.page(dataset, _query(asked), PAGE, before), listing.models(dataset), listing.rules(dataset)
+    listed, models, rules = await asyncio.gather(
+        listing.page(dataset, _query(filters), PAGE, before), listing.models(dataset), listing.rules(dataset)
     )
     path = dataset_path(dataset)
-    older = f"{path}?{urlencode({**asked, 'before': found.older})}" if found.older is not None else None
+    older = f"{path}?{urlencode({**filters, 'before': listed.older})}" if listed.older is not None else None
     return await visit.show(
         "traces.html",
         dataset=dataset,
         path=path,
-        found=found.traces,
-        asked=asked,
+        traces=listed.traces,
+        filters=filters,
         outcomes=[outcome.value for outcome in Outcome],
         models=models,
         rules=rules,
         older=older,
-        newest=f"{path}?{urlencode(asked)}" if before is not None else None,
+        newest=f"{path}?{urlencode(filters)}" if before is not None else None,
     )
 
 
-def _query(asked: dict[str, str]) -> TraceQuery:
+def _query(filters: dict[str, str]) -> TraceQuery:
     """Read the filters. Raise BadRequest for an unknown outcome and a malformed time."""
-    outcome = asked.get("outcome")
+    outcome = filters.get("outcome")
     if outcome is not None and outcome not in {word.value for word in Outcome}:
         raise BadRequest("There is no such outcome")
     return TraceQuery(
         Outcome(outcome) if outcome else None,
-        asked.get("model"),
-        asked.get("rule"),
-        _time(asked.get("since")),
-        _time(asked.get("until")),
-        asked.get("text"),
+        filters.get("model"),
+        filters.get("rule"),
+        _time(filters.get("since")),
+        _time(filters.get("until")),
+        filters.get("text"),
     )
 
 
-def _time(given: str | None) -> float | None:
+def _time(text: str | None) -> float | None:
     """Read a time as a browser's form writes it, in this machine's zone unless it names one."""
-    if given is None:
+    if text is None:
         return None
     try:
-        return datetime.fromisoformat(given).timestamp()
+        return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise BadRequest("A time must be written as 2026-01-31T18:30") from None
 
@@ -92,16 +92,16 @@ def _time(given: str | None) -> float | None:
 async def trace(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as a conversation."""
     stored = await _stored(visit)
-    found, dataset = stored.trace, await _dataset(visit, stored)
-    neighbours = await Overview(visit.app[READ_DATABASE]).neighbours(dataset, found.position)
+    shown, dataset = stored.trace, await _dataset(visit, stored)
+    neighbours = await Overview(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
-    conversation = await asyncio.to_thread(conversation_page, stored.messages, found.annotations, first)
+    conversation = await asyncio.to_thread(conversation_page, stored.messages, shown.annotations, first)
     return await visit.show(
         "trace.html",
-        trace=found,
+        trace=shown,
         dataset=dataset,
         path=dataset_path(dataset),
-        facts=facts(found),
+        facts=facts(shown),
         conversation=conversation,
         neighbours=neighbours,
     )
@@ -111,15 +111,15 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
 async def trace_text(visit: PageVisit) -> web.StreamResponse:
     """Show one text of a trace, a part at a time."""
     stored = await _stored(visit)
-    found, dataset = stored.trace, await _dataset(visit, stored)
+    trace, dataset = stored.trace, await _dataset(visit, stored)
     address, start = visit.query("at"), visit.number("from", 0) or 0
     text = await asyncio.to_thread(_text, stored, address)
     if text is None or start > len(text):
         raise NotFound("The trace has no text at this address")
-    marks = Marks(found.annotations[:MARKS]).on(address)
+    marks = Marks(trace.annotations[:MARKS]).on(address)
     return await visit.show(
         "text.html",
-        trace=found,
+        trace=trace,
         dataset=dataset,
         address=address,
         start=start,
@@ -140,10 +140,10 @@ async def trace_raw(visit: PageVisit) -> web.StreamResponse:
 
 async def _stored(visit: PageVisit) -> StoredTrace:
     """Return the trace. Raise NotFound for another user's trace as for none."""
-    found = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
-    if found is None:
+    stored = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
+    if stored is None:
         raise NotFound(NO_TRACE)
-    return found
+    return stored
 
 
 async def _dataset(visit: PageVisit, stored: StoredTrace) -> Dataset:

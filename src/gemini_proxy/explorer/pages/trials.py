@@ -164,8 +164,8 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
                 "line": sight.rule_line,
                 "more": sight.more,
                 "excerpts": [
-                    {"role": one.role, "before": one.before, "found": one.found, "after": one.after}
-                    for one in sight.excerpts[:3]
+                    {"role": excerpt.role, "before": excerpt.before, "found": excerpt.found, "after": excerpt.after}
+                    for excerpt in sight.excerpts[:3]
                 ],
             }
             for sight in finding.violations[:5]
