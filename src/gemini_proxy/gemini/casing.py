@@ -30,12 +30,12 @@ def spellings(*names: str) -> frozenset[str]:
 
 def camel_keys(source: Mapping[str, Any]) -> dict[str, Any]:
     """Copy ``source`` without nulls, its own keys in camelCase. Raises DecodeError when two keys become one."""
-    found: dict[str, Any] = {}
+    renamed: dict[str, Any] = {}
     for key, value in source.items():
         if value is None:
             continue
         name = camel_case(key)
-        if name in found:
+        if name in renamed:
             raise DecodeError(f"The upstream sent {name!r} in two spellings")
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed

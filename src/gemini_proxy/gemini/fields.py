@@ -36,7 +36,7 @@ def objects(value: Any, where: str) -> list[JsonObject]:
         return [value]
     if not isinstance(value, list):
         raise BadRequest(f'"{where}" must be an object or a list of objects')
-    return [found for item in value for found in objects(item, where)]
+    return [inner for item in value for inner in objects(item, where)]
 
 
 def _are_objects(items: list[Any]) -> bool:

@@ -114,8 +114,8 @@ class FunctionCalls:
 
     def _is_repeat(self, call: Mapping[str, Any]) -> bool:
         """Return whether the same call with this id came before. One that differs may be run as well, so it is kept."""
-        given = call.get("id", "")
-        first = self._by_id.setdefault(given, call) if given else call
+        call_id = call.get("id", "")
+        first = self._by_id.setdefault(call_id, call) if call_id else call
         return first is not call and first == call
 
 
@@ -181,8 +181,8 @@ class StreamedArgs:
             raise DecodeError("The upstream sent a streamed string argument that is not a string")
         container = self._container(steps)
         if steps not in self._strings:
-            given = _get(container, steps[-1])
-            self._strings[steps] = [given] if isinstance(given, str) else []
+            start = _get(container, steps[-1])
+            self._strings[steps] = [start] if isinstance(start, str) else []
             _put(container, steps[-1], "")
         self._strings[steps].append(value)
         self._unjoined[steps] = container
@@ -249,18 +249,18 @@ def _copy(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_value(partial: Mapping[str, Any]) -> tuple[str | None, Any]:
     """Return the value's kind and the value, no kind if there is none. ``nullValue`` counts even when it is null."""
-    found: list[tuple[str, Any]] = []
+    values: list[tuple[str, Any]] = []
     for key, value in partial.items():
         name = camel_case(key)
         if name == "nullValue":
-            found.append((name, None))
+            values.append((name, None))
         elif name in _SCALARS and value is not None:
-            found.append((name, value))
+            values.append((name, value))
         elif name not in _KNOWN and value is not None:
             raise DecodeError("The upstream sent a streamed argument with a field that is not known")
-    if len(found) > 1:
+    if len(values) > 1:
         raise DecodeError("The upstream sent a streamed argument with two values")
-    kind, value = found[0] if found else (None, None)
+    kind, value = values[0] if values else (None, None)
     if isinstance(value, dict | list):
         raise DecodeError("The upstream sent a streamed argument that is not a scalar")
     return kind, value

@@ -99,11 +99,11 @@ class Merger:
             index = 0
         elif type(index) is not int or index < 0:
             raise DecodeError("The upstream sent a candidate whose index is not a number")
-        found = self._candidates.get(index)
-        if found is None:
-            found = self._candidates[index] = Candidate(index)
-            found.deltas = self._deltas
-        return found
+        candidate = self._candidates.get(index)
+        if candidate is None:
+            candidate = self._candidates[index] = Candidate(index)
+            candidate.deltas = self._deltas
+        return candidate
 
     def _set_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):
@@ -113,9 +113,9 @@ class Merger:
         if version != self.model_version and is_id(version):
             self.model_version = version
 
-    def _set_response_id(self, given: Any) -> None:
-        if given != self.response_id and is_id(given):
-            self.response_id = given
+    def _set_response_id(self, response_id: Any) -> None:
+        if response_id != self.response_id and is_id(response_id):
+            self.response_id = response_id
 
     def _set_feedback(self, feedback: Any) -> None:
         if isinstance(feedback, dict) and (_blocks(feedback) or not self.blocked):

@@ -108,8 +108,8 @@ class MessageList:
             self.add_provider_call(CODE_TOOL, arguments, a_string(code.get("id"), "executableCode.id"))
         if (result := an_object(field(part, "codeExecutionResult"), "codeExecutionResult")) is not None:
             output = {name: value for name, value in saying(result, {"outcome"}).items() if name != "id"}
-            given = a_string(result.get("id"), "codeExecutionResult.id")
-            self.add_provider_output(CODE_TOOL, output_content({"response": output}, "output"), given)
+            call_id = a_string(result.get("id"), "codeExecutionResult.id")
+            self.add_provider_output(CODE_TOOL, output_content({"response": output}, "output"), call_id)
         if (response := an_object(field(part, "functionResponse"), "functionResponse")) is not None:
             self._add_output(response)
         if (call := an_object(field(part, "toolCall"), "toolCall")) is not None:
@@ -157,16 +157,16 @@ class MessageList:
         return len(content) - 1
 
     def _add_call(self, call: JsonObject, *, provider: bool = False) -> None:
-        name, given = field(call, "name"), field(call, "id")
+        name, call_id = field(call, "name"), field(call, "id")
         arguments = field(call, "args")
         function = {"name": a_string(name, "functionCall.name"), "arguments": {} if arguments is None else arguments}
-        made: Message = {"type": "function", "function": function}
-        if given := a_string(given, "functionCall.id"):
-            made = {"id": given, **made}
+        call_message: Message = {"type": "function", "function": function}
+        if call_id := a_string(call_id, "functionCall.id"):
+            call_message = {"id": call_id, **call_message}
         message = self._message("assistant", "provider calls" if provider else "calls")
         if provider:
             message["provider"] = True
-        message.setdefault("tool_calls", []).append(made)
+        message.setdefault("tool_calls", []).append(call_message)
 
     def _add_output(self, response: JsonObject) -> None:
         self._close()
@@ -174,24 +174,24 @@ class MessageList:
         content, media = output_content(response, "result"), output_media(response)
         if media:
             text = content if isinstance(content, str) else "\n".join(strings_in(content))
-            content = [{"type": "text", "text": text}, *(found.chunk for found in media)]
-            for place, found in enumerate(media, start=1):
-                if found.unchecked:
-                    self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", found.unchecked))
+            content = [{"type": "text", "text": text}, *(file.chunk for file in media)]
+            for place, file in enumerate(media, start=1):
+                if file.unchecked:
+                    self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", file.unchecked))
         self.messages.append(_tool_message(name, a_string(field(response, "id"), "functionResponse.id"), content))
 
     def _add_server_call(self, role: str, call: JsonObject) -> None:
         arguments = field(call, "args")
         if arguments is not None and not isinstance(arguments, Mapping):
             arguments = {"value": arguments}
-        given = a_string(field(call, "id"), "toolCall.id")
-        self.add_provider_call(server_tool(field(call, "toolType")), arguments or {}, given)
+        call_id = a_string(field(call, "id"), "toolCall.id")
+        self.add_provider_call(server_tool(field(call, "toolType")), arguments or {}, call_id)
         self._add_field(role, "toolCall", text_beside(call, _SERVER_CALL))
 
     def _add_server_output(self, role: str, response: JsonObject) -> None:
         content = output_content(response, "result")
-        name, given = server_tool(field(response, "toolType")), a_string(field(response, "id"), "toolResponse.id")
-        self.add_provider_output(name, content, given)
+        name, call_id = server_tool(field(response, "toolType")), a_string(field(response, "id"), "toolResponse.id")
+        self.add_provider_output(name, content, call_id)
         self._add_field(role, "toolResponse", text_beside(response, _SERVER_OUTPUT))
 
     def _message(self, role: str, kind: str) -> Message:

@@ -82,8 +82,8 @@ class Media:
 
 def inline_media(blob: JsonObject) -> Media:
     """Read an ``inlineData``. Text types are decoded, so that rules read what the model reads."""
-    given = a_string(field(blob, "mimeType"), "inlineData.mimeType").lower()
-    mime = given.partition(";")[0].strip()
+    content_type = a_string(field(blob, "mimeType"), "inlineData.mimeType").lower()
+    mime = content_type.partition(";")[0].strip()
     data = a_string(field(blob, "data"), "inlineData.data")
     name = text_beside(blob, _BLOB)
     if mime.startswith("image/") and mime != "image/svg+xml":
@@ -92,7 +92,7 @@ def inline_media(blob: JsonObject) -> Media:
     if not _is_text(mime):
         file = {"mime_type": mime, "data": data}
         return Media({"type": "file", "file": {**file, "name": name} if name else file}, f"inline {mime or 'data'}")
-    text, readable = _text(_decode(data), given)
+    text, readable = _text(_decode(data), content_type)
     unchecked = None if readable else f"inline {mime} that is not UTF-8"
     return Media({"type": "text", "text": f"{name}\n{text}" if name else text}, unchecked)
 
@@ -167,19 +167,19 @@ def output_content(response: JsonObject, plain: str) -> Any:
 
 def output_media(response: JsonObject) -> list[Media]:
     """Return the media in the ``parts`` of a ``functionResponse``, and as text whatever else is in them or beside."""
-    found: list[Media] = []
+    media: list[Media] = []
     for part in objects(field(response, "parts"), "functionResponse.parts"):
         blob = an_object(field(part, "inlineData"), "inlineData")
         reference = an_object(field(part, "fileData"), "fileData")
         if blob is not None:
-            found.append(inline_media(blob))
+            media.append(inline_media(blob))
         if reference is not None:
-            found.append(file_media(reference))
+            media.append(file_media(reference))
         texts = [a_string(field(part, "text"), "text"), text_beside(part, _OUTPUT_PART, _PART_CONTROL)]
-        found.extend(Media({"type": "text", "text": text}, None) for text in texts if text)
+        media.extend(Media({"type": "text", "text": text}, None) for text in texts if text)
     if text := text_beside(response, _OUTPUT, _OUTPUT_CONTROL):
-        found.append(Media({"type": "text", "text": text}, None))
-    return found
+        media.append(Media({"type": "text", "text": text}, None))
+    return media
 
 
 def _is_text(mime: str) -> bool:

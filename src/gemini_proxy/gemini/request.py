@@ -99,7 +99,8 @@ def _is_structured(config: JsonObject) -> bool:
     if any(field(config, name) is not None for name in _SCHEMAS) or _is_parsed(field(config, "responseMimeType")):
         return True
     formats = field(config, "responseFormat")
-    texts = [field(one, "text") for one in (formats if isinstance(formats, list) else [formats]) if type(one) is dict]
+    formats = formats if isinstance(formats, list) else [formats]
+    texts = [field(entry, "text") for entry in formats if type(entry) is dict]
     return any(
         type(text) is dict and (field(text, "schema") is not None or _is_parsed(field(text, "mimeType")))
         for text in texts
@@ -172,7 +173,7 @@ class _BodyReader:
         for tool in objects(tools, "tools"):
             for name, value in tool.items():
                 if snake_case(name) == "function_declarations":
-                    declared.extend(_declaration(found) for found in objects(value, name))
+                    declared.extend(_declaration(function) for function in objects(value, name))
                 elif value is not None:
                     declared.append({"name": name, "description": "\n".join(strings_in(value)), "inputSchema": {}})
                     self._unchecked("request.tools", f"{name} runs at the provider")
@@ -189,11 +190,11 @@ class _BodyReader:
         place = where if where == "request" else f"request.{where}"
         for name, value in values.items():
             texts: list[str] = []
-            for found in _read_setting(f"{place}.{name}", value, known.get(name)):
-                if isinstance(found, Unchecked):
-                    self.list.unchecked.append(found)
+            for text in _read_setting(f"{place}.{name}", value, known.get(name)):
+                if isinstance(text, Unchecked):
+                    self.list.unchecked.append(text)
                 else:
-                    texts.append(found)
+                    texts.append(text)
             if any(texts):
                 self.list.add_text("system", "\n".join(texts), field=f"{where}.{name}")
 
@@ -308,23 +309,23 @@ def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterato
 
 def _outbound_fields(request: JsonObject) -> tuple[str, ...]:
     """Return the addresses of fields that make Google send the response, or news of it, to someone else."""
-    found: list[str] = []
-    _find_outbound(request, "", found)
-    return tuple(found)
+    addresses: list[str] = []
+    _find_outbound(request, "", addresses)
+    return tuple(addresses)
 
 
-def _find_outbound(value: Any, prefix: str, found: list[str]) -> None:
+def _find_outbound(value: Any, prefix: str, addresses: list[str]) -> None:
     if type(value) is dict:
         for name, inner in value.items():
             if inner is None or name in _NAMED_BY_CLIENTS:
                 continue
             if _is_outbound(name):
-                found.append(prefix + name)
+                addresses.append(prefix + name)
             elif type(inner) is dict or type(inner) is list:
-                _find_outbound(inner, f"{prefix}{name}.", found)
+                _find_outbound(inner, f"{prefix}{name}.", addresses)
     elif type(value) is list:
         for item in value:
-            _find_outbound(item, prefix, found)
+            _find_outbound(item, prefix, addresses)
 
 
 @lru_cache(maxsize=512)

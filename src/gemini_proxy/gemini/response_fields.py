@@ -274,8 +274,8 @@ class FieldTexts:
             for key in value:
                 self.say(field, key)
             value = list(value.values())
-        found = [self._read_anything(field, path, inner, depth - 1) for inner in value]
-        return any(found) or bool(value)
+        hold_any = [self._read_anything(field, path, inner, depth - 1) for inner in value]
+        return any(hold_any) or bool(value)
 
 
 class TokenTexts:

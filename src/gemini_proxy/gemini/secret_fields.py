@@ -31,24 +31,24 @@ def without_secrets(request: JsonObject) -> tuple[JsonObject, tuple[str, ...]]:
     A mask is as long as its secret, so that addresses of the text around it stay true. Without secrets the very request
     is returned.
     """
-    found: list[str] = []
-    bare = _bare(request, found)
-    words = [word for secret in found for word in (secret, *secret.split()) if len(word) >= _SHORTEST]
-    return (bare if found else request), tuple(dict.fromkeys(words))
+    secrets: list[str] = []
+    bare = _bare(request, secrets)
+    words = [word for secret in secrets for word in (secret, *secret.split()) if len(word) >= _SHORTEST]
+    return (bare if secrets else request), tuple(dict.fromkeys(words))
 
 
-def _bare(value: Any, found: list[str]) -> Any:
+def _bare(value: Any, secrets: list[str]) -> Any:
     if type(value) is dict:
-        return {name: inner if name in _OTHER else _field(name, inner, found) for name, inner in value.items()}
+        return {name: inner if name in _OTHER else _field(name, inner, secrets) for name, inner in value.items()}
     if type(value) is list:
-        return [_bare(item, found) for item in value]
+        return [_bare(item, secrets) for item in value]
     if type(value) is str and "://" in value:
-        return _IN_URL.sub(lambda part: f"{part[1] or part[3]}{_masked(part[2] or part[4], found)}", value)
+        return _IN_URL.sub(lambda part: f"{part[1] or part[3]}{_masked(part[2] or part[4], secrets)}", value)
     return value
 
 
-def _field(name: str, value: Any, found: list[str]) -> Any:
-    return _hidden(value, found) if _is_secret(name) else _bare(value, found)
+def _field(name: str, value: Any, secrets: list[str]) -> Any:
+    return _hidden(value, secrets) if _is_secret(name) else _bare(value, secrets)
 
 
 @lru_cache(maxsize=512)
@@ -56,14 +56,14 @@ def _is_secret(name: str) -> bool:
     return _SECRET.fullmatch(snake_case(name)) is not None
 
 
-def _hidden(value: Any, found: list[str]) -> Any:
+def _hidden(value: Any, secrets: list[str]) -> Any:
     if type(value) is dict:
-        return {name: _hidden(inner, found) for name, inner in value.items()}
+        return {name: _hidden(inner, secrets) for name, inner in value.items()}
     if type(value) is list:
-        return [_hidden(item, found) for item in value]
-    return value if value is None or type(value) is bool else _masked(str(value), found)
+        return [_hidden(item, secrets) for item in value]
+    return value if value is None or type(value) is bool else _masked(str(value), secrets)
 
 
-def _masked(secret: str, found: list[str]) -> str:
-    found.append(secret)
+def _masked(secret: str, secrets: list[str]) -> str:
+    secrets.append(secret)
     return _MASK.ljust(len(secret), "*") if len(secret) >= len(_MASK) else "*" * len(secret)

@@ -110,7 +110,7 @@ class _Model:
         # Processes already run side by side.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(str(_model_file(folder)), options)
-        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=_WINDOW, stride=_OVERLAP)
@@ -127,9 +127,9 @@ class _Model:
         """Return the model's score of an injection, from 0 to 1."""
         import numpy
 
-        given = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
+        arrays = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
         feed = {
-            name: numpy.array([values], dtype=numpy.int64) for name, values in given.items() if name in self._inputs
+            name: numpy.array([values], dtype=numpy.int64) for name, values in arrays.items() if name in self._inputs
         }
         logits = [float(value) for value in self._session.run(None, feed)[0].reshape(-1)]
         if len(logits) == 1 or self._several_heads:

@@ -88,10 +88,10 @@ def _matched(answer: Mapping[str, Any]) -> tuple[str, ...]:
     return matched
 
 
-def _states(found: object) -> Iterator[str]:
+def _states(result: object) -> Iterator[str]:
     """Yield every ``matchState`` in a filter's result, at any depth."""
-    if isinstance(found, dict):
-        for name, value in found.items():
+    if isinstance(result, dict):
+        for name, value in result.items():
             if name == "matchState" and isinstance(value, str):
                 yield value
             else:

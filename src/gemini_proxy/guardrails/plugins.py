@@ -43,7 +43,7 @@ def installed_detectors() -> DetectorRegistry:
 def _with_outside() -> DetectorRegistry:
     """Add the detectors that are asked, unless a plug-in has one of that name. Raises PluginError."""
     installed = installed_detectors()
-    return installed.with_detectors(*(each for each in OUTSIDE if each.name not in installed.names))
+    return installed.with_detectors(*(detector for detector in OUTSIDE if detector.name not in installed.names))
 
 
 def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks: bool = False) -> Policy:

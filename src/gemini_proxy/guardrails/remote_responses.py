@@ -51,10 +51,12 @@ def read_verdict(answer: ServiceResponse, guardrails: Sequence[Guardrail], milli
     """
     if answer.status != 200:
         raise _failed(answer, _detail(answer))
-    given = _member(_object(_json(answer.body), "the answer"), "result", list)
-    if len(given) != len(guardrails):
-        raise _unreadable(f"{len(given)} results for {len(guardrails)} policies")
-    results = [_result(one, guardrail, answer.key) for one, guardrail in zip(given, guardrails, strict=True)]
+    documents = _member(_object(_json(answer.body), "the answer"), "result", list)
+    if len(documents) != len(guardrails):
+        raise _unreadable(f"{len(documents)} results for {len(guardrails)} policies")
+    results = [
+        _result(document, guardrail, answer.key) for document, guardrail in zip(documents, guardrails, strict=True)
+    ]
     violations = tuple(violation for result in results for violation in result.violations)
     failures = "; ".join(
         f"{guardrail.name}: {result.failure}"
@@ -95,8 +97,8 @@ def _detail(answer: ServiceResponse) -> str:
     return answer.words(detail) if isinstance(detail, str) else ""
 
 
-def _result(given: object, guardrail: Guardrail, key: str) -> _PolicyResult:
-    result = _object(given, "a result")
+def _result(document: object, guardrail: Guardrail, key: str) -> _PolicyResult:
+    result = _object(document, "a result")
     failure = result.get("error_message")
     if failure is not None and not isinstance(failure, str):
         raise _unreadable("an error_message is not text")
@@ -104,8 +106,8 @@ def _result(given: object, guardrail: Guardrail, key: str) -> _PolicyResult:
     return _PolicyResult(tuple(_violation(error, guardrail, key) for error in errors[:MAX_VIOLATIONS]), failure)
 
 
-def _violation(given: object, guardrail: Guardrail, key: str) -> Violation:
-    error = _object(given, "an error")
+def _violation(document: object, guardrail: Guardrail, key: str) -> Violation:
+    error = _object(document, "an error")
     ranges = _member(error, "ranges", list)[:MAX_RANGES]
     if not all(isinstance(address, str) for address in ranges):
         raise _unreadable("a range is not text")
@@ -120,9 +122,9 @@ def _bare(value: Any, key: str, levels: int = _DEEPEST) -> Any:
     if levels == 0:
         raise _unreadable("it is nested too deeply")
     if isinstance(value, list):
-        return [_bare(one, key, levels - 1) for one in value]
+        return [_bare(inner, key, levels - 1) for inner in value]
     if isinstance(value, dict):
-        return {_without(key, name): _bare(one, key, levels - 1) for name, one in value.items()}
+        return {_without(key, name): _bare(inner, key, levels - 1) for name, inner in value.items()}
     return value
 
 

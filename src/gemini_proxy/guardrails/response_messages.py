@@ -85,7 +85,8 @@ def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> C
         messages = [{**message, "candidate": candidate.index} for message in messages]
     places = [place for place, _ in ran]
     unchecked = [
-        Unchecked(_moved(found.address, len(request.messages), places), found.reason) for found in builder.unchecked
+        Unchecked(_moved(content.address, len(request.messages), places), content.reason)
+        for content in builder.unchecked
     ]
     unchecked += candidate.fields.unchecked(f"candidates.{candidate.index}")
     return CandidateMessages(candidate.index, tuple(messages), tuple(unchecked), len(said))
@@ -105,11 +106,11 @@ def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int,
         ran = MessageList()
         known = set(strings_in([values for _, name, values in told if name in tool.of_parts]))
         asked = [text for field in tool.asked for text in said.get(field, ()) if text not in known]
-        found = [text for field in tool.found for text in said.get(field, ())]
+        results = [text for field in tool.found for text in said.get(field, ())]
         if asked:
             ran.add_provider_call(tool.name, {tool.argument: asked})
-        if asked or not known.issuperset(found):
-            ran.add_provider_output(tool.name, "\n".join(found))
+        if asked or not known.issuperset(results):
+            ran.add_provider_output(tool.name, "\n".join(results))
         place = 0 if asked else max((index + 1 for index, name, _ in told if name in tool.of_parts), default=0)
         placed.extend((place, message) for message in ran.messages)
     return sorted(placed, key=itemgetter(0))

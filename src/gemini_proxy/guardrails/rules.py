@@ -233,9 +233,9 @@ def _unescape(escape: re.Match[str]) -> str:
     return chr(int(code[1:], 16))
 
 
-def parameters_missing(rules: Sequence[Guardrail], given: dict[str, Any]) -> list[str]:
-    """Return ``policy: input.name`` for each parameter that a policy reads and ``given`` lacks."""
-    return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(given))]
+def parameters_missing(rules: Sequence[Guardrail], configured: dict[str, Any]) -> list[str]:
+    """Return ``policy: input.name`` for each parameter that a policy reads and ``configured`` lacks."""
+    return [f"{rule.name}: input.{name}" for rule in rules for name in sorted(rule.policy.parameters - set(configured))]
 
 
 def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[PolicyWarning]:

@@ -116,7 +116,7 @@ class Session:
         self.overlap = overlap
         self.stuck = False
         self._parameters = parameters
-        self._rules = [[each for each in policy.compiled if each.rule.window in _JUDGED] for policy in policies]
+        self._rules = [[rule for rule in policy.compiled if rule.rule.window in _JUDGED] for policy in policies]
         self._begun = self._needed([_piece(text) for text in said_last(messages)])
         self._turns: list[OpenTurn] = []
         self.waiting: tuple[Rule, ...] = tuple(
@@ -177,8 +177,8 @@ class Session:
     def _earlier(self, turn: list[tuple[bool, Joined]], thought: bool) -> list[Joined]:
         """Return what stands before a text in each reading: the texts of its kind, and all where there are both."""
         alike = [piece for its, piece in turn if its is thought]
-        found = [alike, [piece for _, piece in turn]] if len(alike) < len(turn) else [alike]
-        return [_chained(self._end_pieces(pieces)) for pieces in found if pieces]
+        readings = [alike, [piece for _, piece in turn]] if len(alike) < len(turn) else [alike]
+        return [_chained(self._end_pieces(pieces)) for pieces in readings if pieces]
 
     def check(self, turn: OpenTurn, piece: str, budget: Budget) -> DeltaVerdict:
         """Judge ``piece``, which goes on from the run that the turn is in.
@@ -188,14 +188,14 @@ class Session:
         text = turn.text
         assert text is not None
         whole = text.kept + piece
-        found: list[tuple[RuleViolation, ...]] = []
+        by_policy: list[tuple[RuleViolation, ...]] = []
         if self.stuck or not self.reads_text:
             return DeltaVerdict((), self.clear)
         if len(piece) > LONGEST_PIECE or len(whole) > LONGEST_PIECE + 4 * self.overlap:
             self.stuck = True
             return DeltaVerdict((), False)
         try:
-            found = self._judge(text, whole, budget)
+            by_policy = self._judge(text, whole, budget)
         except EvaluationError:
             self.stuck = True
         if text.open or self.stuck:
@@ -203,7 +203,7 @@ class Session:
         else:
             text.kept = self._end_of(whole)
             text.start += len(whole) - len(text.kept)
-        return DeltaVerdict(tuple(found), self.clear)
+        return DeltaVerdict(tuple(by_policy), self.clear)
 
     def _end_of(self, text: str) -> str:
         """Return what the next slice begins with: the overlap and a character, from a space on if one is near."""
