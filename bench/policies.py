@@ -130,7 +130,7 @@ def _streams(oracle: Oracle, seconds: float) -> Iterator[Row]:
 
 
 def _session(policy: Policy, kilobytes: int) -> tuple[Session, OpenTurn]:
-    session = Session([policy], {}, _OVERLAP)
+    session = Session([policy], {}, _OVERLAP, filtered=True)
     turn = session.turn()
     session.begin(turn, Place(20))
     for at in range(kilobytes):

@@ -59,7 +59,7 @@ def _pieces() -> list[str]:
 def _windows(policies: list[Policy], pieces: list[str], earlier: int, count: int) -> list[float]:
     times: list[float] = []
     while len(times) < count:
-        session = Session(policies, {}, OVERLAP)
+        session = Session(policies, {}, OVERLAP, filtered=True)
         growing = session.turn()
         session.begin(growing, Place(1))
         for turn in range(earlier):

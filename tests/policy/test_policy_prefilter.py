@@ -9,9 +9,19 @@ import re2
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Conversation, EvaluationError, Policy, PolicyError, Prefilter, compile_policy
+from gemini_proxy.policy import (
+    Budget,
+    Conversation,
+    EvaluationError,
+    Place,
+    Policy,
+    PolicyError,
+    Prefilter,
+    Session,
+    compile_policy,
+)
 from gemini_proxy.policy.compile.needed_text import needed_by_pattern, needed_by_text
-from gemini_proxy.policy.run.budget import Budget, Meter
+from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.regex import Regex, RegexError
 from tests.policy.conversations import assistant, call, calling, output, rule, user
 
@@ -179,6 +189,25 @@ def test_messages_that_were_seen_before_need_not_be_seen_again(drawn: tuple[list
     prefilter, first = Prefilter([policy]), min(first, len(messages))
     rules = prefilter.rules(messages, first, prefilter.see(messages[:first]))
     assert outcome(policy, messages, rules[0]) == outcome(policy, messages, None)
+
+
+@given(st.lists(lines_about("Message"), min_size=1, max_size=2), st.lists(TEXTS, min_size=1, max_size=5), st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_session_judges_the_same_with_and_without_it(
+    rules: list[list[str]], pieces: list[str], data: st.DataObject
+) -> None:
+    """Piece by piece, over the end of a run as well."""
+    policies = [policy for lines in rules if (policy := compiled(lines)) is not None]
+    before = [user("go on"), assistant(data.draw(TEXTS))] if data.draw(st.booleans()) else [user("hello")]
+    plain, filtered = (Session(policies, {"flag": True}, 8, before, filtered=which) for which in (False, True))
+    turns = plain.turn(), filtered.turn()
+    for number, piece in enumerate(pieces):
+        if number == 0 or data.draw(st.booleans()):
+            place = Place(len(before) + number, thought=data.draw(st.booleans()))
+            plain.begin(turns[0], place)
+            filtered.begin(turns[1], place)
+        assert filtered.check(turns[1], piece, Budget()) == plain.check(turns[0], piece, Budget())
+        assert (plain.clear, plain.stuck) == (filtered.clear, filtered.stuck)
 
 
 @given(PATTERNS, TEXTS)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
@@ -25,10 +24,10 @@ from gemini_proxy.policy import (
     OpenTurn,
     Place,
     Policy,
-    Prefilter,
     Question,
     Session,
     Unanswered,
+    prefilter_of,
 )
 
 QUICK_MICROSECONDS: Final = 5_000
@@ -47,7 +46,6 @@ FOREIGN_NICE: Final = 19
 """Checks of policies that clients send take the processor time that all others leave."""
 FOREIGN_ALLOWANCE: Final = 30.0
 """Seconds of a process that the policies of one client may use at once, and in about a minute and a half over time."""
-_MOST_PREFILTERS: Final = 64
 _NO_ANSWERS: Final[Mapping[Question, Answer]] = {}
 _GRACE: Final = 0.5
 """Seconds beyond its own deadline after which a check's process counts as stuck."""
@@ -147,7 +145,7 @@ class NativeEngine:
         if _size(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
-        rules = check.reader.rules(_prefilter(policies), check.messages) if lane is self._own else None
+        rules = check.reader.rules(prefilter_of(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
         try:
@@ -201,7 +199,8 @@ class NativeSession:
         self._guardrails = check.guardrails
         self._budget = budget
         policies = [guardrail.policy for guardrail in check.guardrails]
-        self._session = Session(policies, check.parameters, overlap, check.messages)
+        own = not any(guardrail.foreign for guardrail in check.guardrails)
+        self._session = Session(policies, check.parameters, overlap, check.messages, filtered=own)
         self.overlap = overlap if self._session.reads_text else 0
         self.waiting: tuple[str, ...] = tuple(
             guardrail.name
@@ -274,11 +273,6 @@ def _joined(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
             return own
         raise foreign
     return Verdict(own.violations + foreign.violations, own.milliseconds + foreign.milliseconds)
-
-
-@lru_cache(maxsize=_MOST_PREFILTERS)
-def _prefilter(policies: tuple[Policy, ...]) -> Prefilter:
-    return Prefilter(policies)
 
 
 def _size(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -33,7 +33,7 @@ from gemini_proxy.policy.errors import (
 )
 from gemini_proxy.policy.lint.portability import portability
 from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy
-from gemini_proxy.policy.prefilter import FoundNeeds, Prefilter
+from gemini_proxy.policy.prefilter import FoundNeeds, Prefilter, prefilter_of
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.pinning import PINS_PARAMETER, readable_pins, tool_declaration, tool_digest
@@ -84,6 +84,7 @@ __all__ = [
     "joined_labels",
     "kind_of_value",
     "portability",
+    "prefilter_of",
     "readable_parameters",
     "readable_pins",
 ]

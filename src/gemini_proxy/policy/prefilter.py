@@ -6,6 +6,7 @@ which something might be overlooked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from time import thread_time
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ import re2
 
 from gemini_proxy.policy.policy import CompiledRule, Policy
 from gemini_proxy.policy.run.readings import begin_a_turn, joined_texts
-from gemini_proxy.policy.run.rules import LONGEST_NEED, Need
+from gemini_proxy.policy.run.rules import LONGEST_NEED, Need, RuleWindow
 from gemini_proxy.policy.run.values import count_chars
 
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
@@ -23,6 +24,8 @@ _PIECE: Final = 4096
 # Seconds for a piece, many times what it takes: a search that has lost its automaton ends here.
 _SLOW: Final = 0.002
 _MOST_RESULTS: Final = 256
+_MOST_PREFILTERS: Final = 64
+_MAX_MEMORY: Final = 2 << 20
 # Numbers that JSON writes otherwise than rules read them: those with an exponent in either.
 _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 
@@ -39,8 +42,11 @@ class Prefilter:
 
     __slots__ = ("_calls", "_needs", "_policies", "_results", "_set")
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
-        self._policies = tuple(policy.compiled for policy in policies)
+    def __init__(self, policies: Sequence[Policy], windows: frozenset[RuleWindow] = frozenset()) -> None:
+        """With ``windows`` only rules that have one of them count."""
+        self._policies = tuple(
+            tuple(rule for rule in policy.compiled if not windows or rule.rule.window in windows) for policy in policies
+        )
         rules = [rule for compiled in self._policies for rule in compiled]
         needs = dict.fromkeys(need for rule in rules for clause in rule.needs.clauses for need in sorted(clause))
         self._set, numbers = _search_for([need for need in needs if not need.call])
@@ -70,6 +76,9 @@ class Prefilter:
             seen = self.see(messages)
         if seen is None:
             return self._policies
+        return self._may_fire_on(seen)
+
+    def _may_fire_on(self, seen: FoundNeeds) -> tuple[tuple[CompiledRule, ...], ...]:
         kinds, found = seen
         known = self._results.get((kinds, found))
         if known is None:
@@ -80,14 +89,19 @@ class Prefilter:
                 self._results[kinds, found] = known
         return known
 
-    def see(self, messages: Sequence[Mapping[str, Any]]) -> "FoundNeeds | None":
-        """Look for the needs in messages. Return None where something might be overlooked."""
+    def rules_on(self, piece: str, readings: Sequence[str]) -> tuple[tuple[CompiledRule, ...], ...]:
+        """Return the rules that may fire on a response of one text, which readers join to longer ones."""
+        seen = self.see(({"role": "assistant", "content": piece},), readings)
+        return self._policies if seen is None else self._may_fire_on(seen)
+
+    def see(self, messages: Sequence[Mapping[str, Any]], joined: Sequence[str] = ()) -> "FoundNeeds | None":
+        """Look for the needs in messages, and in texts ``joined`` of them. Return None if one may be overlooked."""
         seen = _seen(messages)
         if seen is None:
             return None
         kinds, linked, called = seen
         try:
-            texts = [orjson.dumps(messages)]
+            texts = [orjson.dumps(messages), *(text.encode() for text in joined)]
             if linked:
                 texts.extend(text.encode() for text in joined_texts(messages))
         except (TypeError, ValueError):
@@ -119,6 +133,12 @@ class Prefilter:
         return tuple(sorted(found))
 
 
+@lru_cache(maxsize=_MOST_PREFILTERS)
+def prefilter_of(policies: tuple[Policy, ...], windows: frozenset[RuleWindow] = frozenset()) -> Prefilter:
+    """Return the prefilter of policies, which is kept for their next check."""
+    return Prefilter(policies, windows)
+
+
 def _both(seen: FoundNeeds, other: FoundNeeds | None) -> FoundNeeds | None:
     if other is None:
         return None
@@ -130,6 +150,7 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
+    options.max_mem = _MAX_MEMORY
     search = re2.Set.SearchSet(options)
     # Found in any text: a search that has run out of memory finds nothing, not even this.
     anything = search.Add("")

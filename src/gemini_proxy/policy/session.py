@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.prefilter import prefilter_of
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.readings import Said, said, said_last
@@ -111,12 +112,20 @@ class Session:
         parameters: Mapping[str, Any],
         overlap: int,
         messages: Sequence[Mapping[str, Any]] = (),
+        *,
+        filtered: bool = False,
     ) -> None:
-        """``messages`` are those that the response follows: where they end in the model's turn, that goes on."""
+        """``messages`` are those that the response follows: where they end in the model's turn, that goes on.
+
+        With ``filtered`` a prefilter, kept for other sessions of the same policies, tells which rules may fire.
+        """
         self.overlap = overlap
         self.stuck = False
         self._parameters = parameters
-        self._rules = [[rule for rule in policy.compiled if rule.rule.window in _JUDGED] for policy in policies]
+        self._rules = tuple(
+            tuple(rule for rule in policy.compiled if rule.rule.window in _JUDGED) for policy in policies
+        )
+        self._prefilter = prefilter_of(tuple(policies), _JUDGED) if filtered else None
         self._begun = self._needed([_piece(text) for text in said_last(messages)])
         self._turns: list[OpenTurn] = []
         self.waiting: tuple[Rule, ...] = tuple(
@@ -215,12 +224,19 @@ class Session:
         return text[near if near >= 0 else cut :]
 
     def _judge(self, text: _RunEnd, whole: str, budget: Budget) -> list[tuple[RuleViolation, ...]]:
-        run = Run(_conversation(text.place, text.read(whole)), self._parameters, budget)
-        run.sliced = True
+        read = text.read(whole)
+        chosen = self._rules
+        if self._prefilter is not None:
+            readings = [str(reading) for reading, _, _ in read.readings] if isinstance(read, Joined) else []
+            chosen = self._prefilter.rules_on(whole, readings)
         text.open = False
-        return [tuple(self._found(text, len(whole), rules, run)) for rules in self._rules]
+        if not any(chosen):
+            return [() for _ in chosen]
+        run = Run(_conversation(text.place, read), self._parameters, budget)
+        run.sliced = True
+        return [tuple(self._found(text, len(whole), rules, run)) for rules in chosen]
 
-    def _found(self, text: _RunEnd, size: int, rules: list[CompiledRule], run: Run) -> Iterator[RuleViolation]:
+    def _found(self, text: _RunEnd, size: int, rules: Sequence[CompiledRule], run: Run) -> Iterator[RuleViolation]:
         for compiled in rules:
             for violation in compiled.check(run):
                 if _is_certain(violation, size, text):
