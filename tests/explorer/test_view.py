@@ -300,6 +300,15 @@ def test_what_somebody_noted_is_no_rules_word() -> None:
     assert [linked.note.kind for linked in page.notes] == ["remark", "block"]
 
 
+def test_the_heavier_action_colours_a_range() -> None:
+    """What one rule masks and another only logs is shown as masked, what one blocks as blocked."""
+    marks = (annotation("messages.0.content:0-4", action="log"), annotation("messages.0.content:2-6", action="mask"))
+    page = page_of({"role": "user", "content": "abcdef"}, annotations=marks)
+    assert (highlighted(page, "log"), highlighted(page, "mask")) == (["ab"], ["cd", "ef"])
+    page = page_of({"role": "user", "content": "abcdef"}, annotations=(*marks, annotation("messages.0.content:3-5")))
+    assert "".join(highlighted(page, "block")) == "de"
+
+
 def test_many_messages_are_several_pages() -> None:
     """Each message on one of them."""
     messages = [{"role": "user", "content": f"message {number}"} for number in range(2 * MESSAGES + 5)]

@@ -8,13 +8,15 @@ from gemini_proxy.traces.marks import Mark, Segment, segments
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
 Kind = Literal["block", "mask", "log", "remark"]
-"""Whether a rule blocked, a rule only logged, or no rule but a person or a program noted something."""
+"""What a rule did; "remark" if a person or a program annotated, not a rule."""
+_KINDS: Final[Sequence[Kind]] = ("block", "mask", "log", "remark")
+"""The heaviest first: a range has the colour of the heaviest."""
 Style = Kind | Literal[""]
 
 SHOWN: Final = 20_000
-"""Characters of one text that a page shows; of what is marked beyond them, an excerpt."""
+"""Characters of one text that a page shows; beyond them it shows excerpts around marks."""
 _AROUND, _EXCERPT, _EXCERPTS = 80, 400, 40
-"""Characters beside a distant mark and within it, and how many of those excerpts a page has."""
+"""Characters beside and within a mark in an excerpt, and the number of excerpts on a page."""
 _NAMED: Final = 8
 """Marks of one run that the page names: a thousand that overlap need not have a thousand numbers at each letter."""
 
@@ -158,8 +160,7 @@ def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], 
     return StyledRun(
         low,
         text,
-        # By weight, which here is the order of the words.
-        min(kind(mark) for mark in own or marks),
+        min((kind(mark) for mark in own or marks), key=_KINDS.index),
         not own,
         tuple(mark.number for mark in marks[:_NAMED]),
         tuple(starts),
