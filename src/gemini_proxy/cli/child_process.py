@@ -9,7 +9,7 @@ from functools import partial
 
 def main(descriptor: int) -> None:
     """Serve as the parent says at the other end of the socket ``descriptor``."""
-    # These come to all processes of a terminal; it is the parent who acts on them.
+    # All processes of a terminal get these; only the parent acts on them.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 PAUSES: Final = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
 """Seconds between attempts to reach a server that has gone; the last is repeated."""
-# The server says something every 15 seconds: three times that is a connection that nobody has ended and nobody serves.
+# The server sends something every 15 seconds; after three times that, the connection is dead.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=45.0)
 _ERROR_BYTES: Final = 2_000
 _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})

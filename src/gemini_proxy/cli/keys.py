@@ -16,7 +16,7 @@ from gemini_proxy.traces.visible import counted
 
 T = TypeVar("T")
 
-# What the names of datasets may be as well: both are parts of the API's paths.
+# As for the names of datasets: both are parts of the API's paths.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,100}")
 _TABLE_WIDTH = 120
 

@@ -92,7 +92,7 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
         facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
     if loaded.asks:
         facts.append(f"asks {', '.join(sorted(loaded.asks))}")
-    # With stream_check = "window" one such rule makes every answer wait for its end.
+    # With stream_check = "window" one such rule makes every response wait for its end.
     if waiting := [str(rule.line) for rule in loaded.rules if rule.window == "whole"]:
         facts.append(f"needs the whole response for line {', '.join(waiting)}")
     return f"{file}: loads: {', '.join(facts)}"

@@ -136,7 +136,7 @@ def _tools(tools: object, where: str) -> list[Message]:
     return [{"name": tool} if isinstance(tool, str) else tool for tool in tools]
 
 
-# Cases are written by hand; this is a mistake, and YAML takes a minute for each 20 MB.
+# Cases are written by hand, so a longer file is a mistake; YAML takes a minute for 20 MB.
 _LONGEST = 5_000_000
 _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
 

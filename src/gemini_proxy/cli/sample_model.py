@@ -12,7 +12,7 @@ from gemini_proxy.gemini.fields import field, objects
 MODEL = "sample-1"
 _PAUSE = 0.03
 """Seconds between two words, so that a stream can be watched."""
-# Put together here so that no scanner takes this file for a leak.
+# Joined here so that no scanner takes this file for a leak.
 SAMPLE_KEY = "AQ." + "Ab8DemoDemoDemoDemoDemoDemoDemoDemo0"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child_process")
-"""-P: what lies in the working directory is no module of ours."""
+"""-P: modules in the working directory are not ours."""
 
 
 @click.command()

@@ -116,7 +116,7 @@ async def _make(database: str, file: Path) -> bool:
         keys = Keys(store.database)
         if await keys.all():
             return False
-        # Opened before the key is made: a key that cannot be written down is of no use.
+        # Opened before the key is created: a key that cannot be written to the file is useless.
         with os.fdopen(_private(file), "wb", buffering=0) as opened:
             record, key = await keys.add(FIRST_USER)
             try:
@@ -133,6 +133,6 @@ async def _make(database: str, file: Path) -> bool:
 def _private(file: Path) -> int:
     """Open ``file`` for writing from its beginning, mode 0600. Return the descriptor."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    # It may have been there before.
+    # The file may have existed with another mode.
     os.fchmod(descriptor, 0o600)
     return descriptor

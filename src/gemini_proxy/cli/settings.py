@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.core import ParameterSource
 
-# What reads a configuration and compiles policies is imported by the commands that do so: every command imports this.
+# Every command imports this module; only those that read a configuration or compile policies import the rest.
 if TYPE_CHECKING:
     from gemini_proxy.config import Config
     from gemini_proxy.guardrails.rules import GuardrailSet

@@ -47,7 +47,7 @@ def copy(names: tuple[str, ...], every: bool, folder: Path) -> None:
 def init(folder: Path) -> None:
     """Write a configuration with every setting at its default into DIR, as config.toml. Nothing is overwritten."""
     file = folder / "config.toml"
-    # It is where a key may end up.
+    # A key may be written into it.
     _copied([(_SHIPPED / "config.toml", file)], mode=0o600)
     click.echo(
         f"""{file}: every setting with its default; a file with just the lines that you change is enough. Next:

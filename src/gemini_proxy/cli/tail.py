@@ -19,7 +19,7 @@ from gemini_proxy.http.addresses import ListenAddress, listen_address
 from gemini_proxy.sections import service_url
 from gemini_proxy.traces.feed import MAX_REPLAYED
 
-# Where access is open any key of this form is taken, and stands for the one user there is.
+# With open access any key of this form is accepted, and stands for the only user.
 _OPEN_KEY = "inv-local"
 _KEY_VARIABLE = "INVARIANT_API_KEY"
 _LONGEST_KEY = 4_096

@@ -186,11 +186,11 @@ def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
     return output.open("wb")
 
 
-# Images and the like: a terminal's worth is enough, the whole is in --json.
+# Images and the like: --json has them whole.
 _SHOWN = 8_000
 _BLOCK_STYLE, _LOG_STYLE = "bold white on red", "black on yellow"
 _LIST_WIDTH = 120
-# Places that a value came from, or goes to, that are printed below each of them.
+# Ranges that a value came from, or goes to, printed below each of its ends.
 _ENDS = 5
 _CHUNK = re.compile(r"content\.\d+\.(type|text)")
 

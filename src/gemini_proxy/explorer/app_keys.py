@@ -29,7 +29,7 @@ FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")
-"""For lists, searches and figures, which may lag behind DATABASE by some seconds: a replica if there is one."""
+"""For lists, searches and figures: the replica if there is one, which may lag some seconds behind DATABASE."""
 ACCESS = web.AppKey("ACCESS", Access)
 TRACES = web.AppKey("TRACES", TraceStore)
 CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
@@ -37,7 +37,7 @@ DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
-"""Checks for those who ask over the API: never one that lets pass what it cannot check."""
+"""Checks for calls of the API. It never lets pass what it cannot check."""
 COMPILING = web.AppKey("COMPILING", FairLock)
 """For compiling long policies."""
 CHECKING = web.AppKey("CHECKING", FairLock)

@@ -92,7 +92,7 @@ async def check_batch(call: ApiCall) -> BatchView:
 async def _entry(call: ApiCall, policy: str, checked: _CheckInput, deadline: float) -> BatchEntryView:
     try:
         async with asyncio.timeout_at(deadline):
-            # A hundred quick checks in a row would hold up the loop, and outlast their time.
+            # A hundred quick checks in a row would block the loop, and exceed their time limit.
             await asyncio.sleep(0)
             return {"errors": await _violations(call, policy, checked)}
     except NoVerdict as error:

@@ -42,11 +42,11 @@ B = TypeVar("B", bound=RequestBody)
 
 BAD_KEY: Final = "You must provide a valid API key."
 MAX_DEPTH: Final = strict_json.MAX_DEPTH + 16
-"""The messages made of the deepest model call, within a call of the API, and room to spare."""
+"""Levels: as many as the messages of the deepest model call within a call of the API, and some to spare."""
 MAX_CONTAINERS: Final = 500_000
 """Objects and lists of a request's JSON: nothing else runs while they are made, for a few hundred milliseconds."""
 MAX_VALUES: Final = 3_000_000
-"""Members of them; the same. Both are counted in texts as well, where millions do not occur."""
+"""Members of objects and items of lists, for the same reason. The count includes texts, where millions do not occur."""
 _BRIEF: Final = 65_536
 """Bytes of JSON that are read in well under a millisecond, whatever they hold."""
 _DIGITS: Final = 18
@@ -177,7 +177,7 @@ def error_response(error: ProxyError) -> web.Response:
     """Return an error as Invariant's clients read it. The rest of a refused body is not waited for."""
     response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
-        # What is left of its body would be read for nothing.
+        # The rest of its body would be read for nothing.
         response.force_close()
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)

@@ -22,7 +22,7 @@ Rows = dict[str, TraceRow]
 MAX_TRACE_METADATA_BYTES: Final = 1_048_576
 """Bytes of one trace's metadata as JSON: listings show it."""
 _TRIES: Final = 3
-"""Times that a push is written because another one brought a trace of it in between."""
+"""Attempts to write a push while other pushes write some of its traces in between."""
 
 
 async def push_traces(call: ApiCall) -> PushView:

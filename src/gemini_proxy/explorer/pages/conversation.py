@@ -13,20 +13,20 @@ from gemini_proxy.traces.trace import Annotation
 from gemini_proxy.traces.visible import as_json
 
 _VALUES, _CHARACTERS, _IMAGES = 3_000, 600_000, 6_000_000
-"""What one page holds: values with an address, characters of text, characters of image data."""
+"""Limits of one page: values with an address, characters of text, characters of image data."""
 _MARKS_OF_A_VALUE: Final = 40
-"""Marks on one value that cost as much as another value."""
+"""Marks on one value that count as another value."""
 _IMAGE: Final = 3_000_000
 """The largest single image that is shown, in characters of its base64."""
 _DEEP: Final = 12
-"""Steps of indentation; what lies deeper is indented no further."""
+"""Steps of indentation; deeper values are indented no further."""
 _DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/_=\s-]*)", re.IGNORECASE)
 _MIME = re.compile(r"data:([^;,]{0,100})")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool", "tools"})
 _SHOWN_APART: Final = frozenset({"role", "content", "tool_calls", "tools", "thought", "candidate"})
 _TEXT_CHUNK: Final = frozenset({"type", "text", "field"})
 _FIELD: Final = 60
-"""The longest name of a field that stands beside what it says; a longer one is a value like any other."""
+"""The longest name of a field that is shown as a label; a longer one is shown as a value."""
 
 T = TypeVar("T")
 Kind = Literal["text", "call", "output", "data", "image", "file", "tools", "tool"]
@@ -140,7 +140,7 @@ class BlockReader:
             # Traces of earlier versions have the name under "name".
             key = "tool_name" if "tool_name" in rest else "name"
             name, call = rest.pop(key, None), rest.pop("tool_call_id", None)
-            # Read first, so that a note on the whole message stands beside what the tool said.
+            # Read first, so that a note on the whole message is beside the output.
             content = list(self._content(message.get("content"), f"{address}.content", bare=True))
             yield self._named("output", f"answers {_plain(call)}" if call else "", name, (), address, key)
             yield from content
@@ -255,7 +255,7 @@ class BlockReader:
 
     def _lines(self, value: Any, address: str, name: str) -> list[Line]:
         found: list[Line] = []
-        # A structure without a name of its own stands at the margin.
+        # A structure without a name is not indented.
         outer = 0 if name else -1
         for one in values(value, address):
             if self.spent:
@@ -277,7 +277,7 @@ class BlockReader:
         marks = self._marks.on(address)
         annotated = annotate_text(text, address, marks, self.known)
         self.known.update(number for note in annotated.notes for number in note.numbers)
-        # A thousand marks on everything are as much work as many values.
+        # A thousand marks on one value are as much work as many values.
         self._values -= 1 + len(marks) // _MARKS_OF_A_VALUE
         self._characters -= len(annotated.text)
         return annotated
@@ -309,11 +309,11 @@ MESSAGES: Final = 100
 MARKS: Final = 2_000
 """Annotations of one trace that are drawn; the rest is counted, and in the raw JSON."""
 _PLACES: Final = 20
-"""Places of one finding that are linked to."""
+"""Ranges of one note that are linked to."""
 _TRACED, _ENDS = 20, 5
-"""Marks of traced values whose other ends are shown, and how many of those each has."""
+"""Marks of traced values whose other ends are shown, and the number of ends for each."""
 _AROUND, _EXCERPT = 30, 120
-"""Characters beside the other end of a value, and of it."""
+"""Characters beside and within the other end of a value in an excerpt."""
 
 
 @dataclass(frozen=True, slots=True)

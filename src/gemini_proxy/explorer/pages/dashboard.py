@@ -24,9 +24,9 @@ RANGES: Final = {
 }
 _POINTS: Final = 62
 _RULES: Final = 6
-"""Rules that have a colour of their own in the plot of refusals; the others share one."""
+"""Rules with their own colour in the plot of refusals; the others share one."""
 _UNNAMED: Final = "-"
-"""How the address names the exchanges without a dataset."""
+"""The name in the query for exchanges without a dataset."""
 
 
 @page

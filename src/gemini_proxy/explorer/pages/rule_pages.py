@@ -29,7 +29,7 @@ raise "no secrets in answers" if:
     m.role == "assistant"
     any(secrets(m.content))
 """
-"""What a new rule begins as."""
+"""The text of a new rule."""
 
 
 _ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "mask": "mask", "log": "log"}

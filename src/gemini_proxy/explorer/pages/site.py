@@ -33,7 +33,7 @@ from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
 Form = Mapping[str, str]
 
 MAX_FORM: Final = 512_000
-"""Bytes of a form: a policy of the longest kind, each of its characters escaped, and a little more."""
+"""Bytes of a form: the longest policy with each of its characters escaped, and a little more."""
 _FIELDS: Final = 20
 
 
@@ -170,7 +170,7 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
     title = _WORDS.get(error.status, "Error")
     response = _error(request, error.status, title, error.message)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
-        # What is left of its body would be read for nothing.
+        # The rest of its body would be read for nothing.
         response.force_close()
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)

@@ -21,7 +21,7 @@ _AT_ONCE: Final = 65_536
 _MOST: Final = 1_000_000
 """Bytes of one message that are decoded, long texts not counted: more than a page can hold."""
 _DEEPEST: Final = 100
-"""Levels of large structures within each other that are entered."""
+"""Levels of nested large structures that are entered."""
 _TEXT_AT_ONCE: Final = 1_000_000
 _WALKED: Final = 100_000
 """Items, or members, among which the next step of an address is looked for."""
@@ -31,7 +31,7 @@ _CUT_OFF: Final = "the messages of a trace are cut off"
 _QUOTE, _OPEN, _CLOSE = b'"'[0], b"[{", b"]}"
 # Each match is of bounded length, and possessive: it never goes back.
 _RUN = re.compile(rb'[^"\[\]{}]{0,8192}+(?:"[^"\\]{0,512}+"[^"\[\]{}]{0,512}+){0,32}+')
-# It ends at no place within an escape.
+# It never ends within an escape.
 _TEXT = re.compile(rb'(?:[^"\\]{1,1024}+|\\(?:u[0-9a-fA-F]{4}|.)?+){0,256}+', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]}\s]*+")
 _BETWEEN = re.compile(rb"[\s,:]*+")
@@ -213,7 +213,7 @@ def _unended(document: bytes, limit: int) -> int:
 
 def _behind(pattern: re.Pattern[bytes], document: bytes, at: int) -> int:
     match = pattern.match(document, at)
-    assert match is not None, "the pattern takes nothing as well"
+    assert match is not None, "the pattern also matches nothing"
     return match.end()
 
 

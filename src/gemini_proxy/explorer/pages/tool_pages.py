@@ -25,12 +25,12 @@ LABELS: Final = {
     "free": "Arguments (tool.argument) that may come from anywhere",
     "private": "What these tools return is private",
 }
-"""The labels of tools, and what a field of the form says of each."""
+"""The labels of tools, with the descriptions that the form shows."""
 _SHOWN: Final = 20
 """Tools on one page: their declarations may be long."""
 _MAX_COMPARED: Final = 1_000_000
-"""Pairs of words that are compared, in a quarter of a second at worst; of longer texts all between the first and the
-last difference is marked."""
+"""Pairs of words that are compared, which takes a quarter of a second at worst; in longer texts everything between the
+first and the last difference is marked."""
 _WORD: Final = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 

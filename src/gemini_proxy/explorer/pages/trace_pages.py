@@ -33,7 +33,7 @@ _RAW: Final = {
     "content-security-policy": "default-src 'none'; sandbox",
 }
 _LONGEST: Final = 500
-"""Characters of what is searched for."""
+"""Characters of a filter."""
 
 
 @page

@@ -21,14 +21,14 @@ from gemini_proxy.traces.backtest import Finding
 from gemini_proxy.traces.trace import Trace
 
 MAX_TRIED: Final = 500
-"""Traces that a policy is tried on at most."""
+"""The most traces that a policy is tried on."""
 BATCH: Final = 10
 """Traces that go to the other process at a time: each may hold megabytes."""
 _TRIAL_SECONDS: Final = 20.0
-"""A trial as a whole: somebody waits for it, and it keeps a process that the proxy's own long checks may want."""
+"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
 _GRACE: Final = 2.0
 _SHOWN: Final = 100
-"""Findings that are told; the rest is counted."""
+"""Findings that are returned; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ TRIALS = web.AppKey("TRIALS", Trials)
 
 def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
     try:
-        # Past the cache: half-written policies would drive out those that are in use.
+        # Without the cache: half-written policies would evict those that are in use.
         loaded = compile_policy(text, "policy", detectors=installed_detectors())
     except PolicyError as error:
         hint = f" ({error.suggestion})" if error.suggestion else ""

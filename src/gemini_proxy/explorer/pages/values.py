@@ -11,12 +11,12 @@ from gemini_proxy.traces.visible import as_json
 
 _INDEX = re.compile("[0-9]{1,9}")
 _DECODED: Final = 500_000
-"""Characters of arguments that are decoded: nothing else happens meanwhile."""
+"""Characters of arguments that are decoded: nothing else runs in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``text`` is None for a structure whose values follow; ``literal`` marks what is no string: a number, true, {}."""
+    """``text`` is None for a structure whose values follow; ``literal`` marks what is not text: a number, true, {}."""
 
     address: str
     depth: int
