@@ -148,15 +148,15 @@ NOT_PUSHED: list[tuple[object, str]] = [
     ({"messages": [[], "x"]}, "messages must be a list of traces"),
     ({"messages": [["x"]]}, "messages must be a list of traces"),
     ({"messages": [[None]]}, "messages must be a list of traces"),
-    ({"messages": [[]] * 1001}, "a push must not hold more than 1000 traces"),
+    ({"messages": [[]] * 1001}, "A push must not hold more than 1000 traces"),
     ({"messages": _TRACE, "annotations": {}}, "annotations must be a list of annotations"),
     ({"messages": _TRACE, "annotations": []}, "annotations must be the same length as messages"),
     ({"messages": _TRACE, "annotations": [None]}, "annotations must be a list of annotations"),
     ({"messages": _TRACE, "annotations": [["x"]]}, "annotations must be a list of annotations"),
-    ({"messages": _TRACE, "annotations": [[{}]]}, "an annotation's content must be a string"),
+    ({"messages": _TRACE, "annotations": [[{}]]}, "An annotation's content must be a string"),
     (
         {"messages": _TRACE, "annotations": [[{"content": "c", "address": 1}]]},
-        "an annotation's address must be a string",
+        "An annotation's address must be a string",
     ),
     (
         {
@@ -167,18 +167,18 @@ NOT_PUSHED: list[tuple[object, str]] = [
     ),
     (
         {"messages": _TRACE, "annotations": [[{"content": "c", "address": "a", "extra_metadata": []}]]},
-        "an annotation's extra_metadata must be a dictionary",
+        "An annotation's extra_metadata must be a dictionary",
     ),
     (
         {"messages": _TRACE, "annotations": [[{"content": "", "address": ""}] * 100_001]},
-        "a push must not hold more than 100000 annotations",
+        "A push must not hold more than 100000 annotations",
     ),
     ({"messages": _TRACE, "metadata": {}}, "metadata must be a list of metadata"),
     ({"messages": _TRACE, "metadata": [{}, {}]}, "metadata must be the same length as messages"),
     ({"messages": _TRACE, "metadata": ["x"]}, "metadata must be a list of metadata"),
     (
         {"messages": _TRACE, "metadata": [{"x": "x" * 1_048_576}]},
-        "the metadata of a trace must not be larger than 1048576 bytes",
+        "The metadata of a trace must not be larger than 1048576 bytes",
     ),
     ({"messages": _TRACE, "metadata": [{"name": 1}]}, "metadata.name must be a string"),
     (

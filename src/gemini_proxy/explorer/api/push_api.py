@@ -77,7 +77,7 @@ def _traces(push: TracePush, owner: str, uploader: str, now: float) -> list[Trac
         document = push.metadata[index] if push.metadata else None
         metadata = TraceMetadata.read(document or {})
         if len(dump(document or {})) > MAX_TRACE_METADATA_BYTES:
-            raise BadRequest(f"the metadata of a trace must not be larger than {MAX_TRACE_METADATA_BYTES} bytes")
+            raise BadRequest(f"The metadata of a trace must not be larger than {MAX_TRACE_METADATA_BYTES} bytes")
         annotations = tuple(creation.annotation() for creation in push.annotations[index]) if push.annotations else ()
         pushed = _Pushed(messages, {**(document or {}), "uploader": uploader}, annotations, owner, push.dataset)
         record = metadata.gemini_proxy

@@ -252,7 +252,7 @@ class GuardrailReference(RequestBody):
     """The rule that an annotation is from; other members are kept as they are."""
 
     messages_of_faults = {
-        "name": "the name of an annotation's guardrail must be a string",
+        "name": "The name of an annotation's guardrail must be a string",
         "name:string_too_long": f"name must not be longer than {MAX_RULE_NAME} characters",
     }
 
@@ -274,16 +274,16 @@ class AnnotationMetadata(RequestBody):
 
 
 _ANNOTATION_FAULTS: Final = {
-    "content": "an annotation's content must be a string",
-    "address": "an annotation's address must be a string",
-    "extra_metadata": "an annotation's extra_metadata must be a dictionary",
-    "extra_metadata.source": "an annotation's source must be a string",
+    "content": "An annotation's content must be a string",
+    "address": "An annotation's address must be a string",
+    "extra_metadata": "An annotation's extra_metadata must be a dictionary",
+    "extra_metadata.source": "An annotation's source must be a string",
     "extra_metadata.source:string_too_long": f"source must not be longer than {MAX_SOURCE} characters",
-    "extra_metadata.guardrail": "an annotation's guardrail must be a dictionary",
+    "extra_metadata.guardrail": "An annotation's guardrail must be a dictionary",
 }
 _ANNOTATIONS_FAULTS: Final = {
     "annotations": "annotations must be a list of annotations",
-    "annotations:too_long": f"there must not be more than {MAX_ANNOTATIONS} annotations",
+    "annotations:too_long": f"There must not be more than {MAX_ANNOTATIONS} annotations",
     **{f"annotations.{path}": message for path, message in _ANNOTATION_FAULTS.items()},
 }
 
@@ -361,7 +361,7 @@ def _within_bounds(annotations: object) -> object:
     if isinstance(annotations, list):
         count = sum(len(entry) for entry in annotations if isinstance(entry, list))
         if count > MAX_ANNOTATIONS:
-            raise BadRequest(f"a push must not hold more than {MAX_ANNOTATIONS} annotations")
+            raise BadRequest(f"A push must not hold more than {MAX_ANNOTATIONS} annotations")
     return annotations
 
 
@@ -371,7 +371,7 @@ class TracePush(RequestBody):
     messages_of_faults = {
         "messages": "messages must be a list of traces",
         "messages:too_short": "messages must not be empty",
-        "messages:too_long": f"a push must not hold more than {MAX_TRACES_PUSHED} traces",
+        "messages:too_long": f"A push must not hold more than {MAX_TRACES_PUSHED} traces",
         "metadata": "metadata must be a list of metadata",
         "dataset": "dataset name must be a string",
         **_ANNOTATIONS_FAULTS,

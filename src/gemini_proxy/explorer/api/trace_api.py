@@ -77,7 +77,7 @@ async def append_messages(call: ApiCall) -> SuccessView:
     def change(trace: Trace) -> Trace:
         merged = merge(trace.messages, added, trace.created)
         if len(merged.messages) > MAX_MESSAGES:
-            raise BadRequest(f"a trace must not hold more than {MAX_MESSAGES} messages")
+            raise BadRequest(f"A trace must not hold more than {MAX_MESSAGES} messages")
         moved = tuple(merged.moved(annotation) for annotation in trace.annotations)
         return replace(trace, messages=merged.messages, annotations=moved + annotations)
 
