@@ -1,20 +1,20 @@
 """The policy language: rules over conversations, without input or output.
 
-``compile_policy`` reads a text, ``Conversation.of`` reads messages, ``Policy.check`` gives violations.
+``compile_policy`` reads a text, ``Conversation.of`` reads messages, ``Policy.check`` returns violations.
 
 The language is Invariant's. What differs from its stock engine, and why:
 
-- Precedence, chained comparisons and truth are Python's: ``secrets(m)`` fires when its list is not empty.
+- Precedence, chained comparisons and truth are Python's: ``secrets(m)`` fires if its list is not empty.
 - A rule over ``(c: ToolCall)`` needs a tool call, whatever its message.
 - ``in`` is literal. A text literal is raw as a pattern and has its escapes read elsewhere.
 - ``match`` and tool patterns take line ends with a dot; tool patterns match the whole argument.
-- Regular expressions are RE2's, with Python's meaning where it can be had; look-around and back references do not load.
+- Regular expressions are RE2's, with Python's meaning where RE2 has it; look-around and back references do not load.
 - Content of any shape is searched: None is ``""``, chunks one by one, data by every string, key and number inside. A
   plain text is one TextChunk; ``(t: str) in x`` takes a text as one text.
-- A tool output without ``tool_call_id`` answers the earliest call that has no answer; one of no call is no tool's.
-- What is missing (an argument, a key, an index) is None, and tests of None are false. A missing parameter is an error.
-- Arguments that are no JSON object are read as ``c.function.arguments.raw``.
-- ``json_loads`` of what is not JSON is None. ``print`` writes nothing. ``prompt_injection`` is a heuristic.
+- A tool output without ``tool_call_id`` answers the earliest call without an output; one without a call has no tool.
+- A missing argument, key or index is None, and tests of None are false. A missing parameter is an error.
+- Arguments that are not a JSON object are read as ``c.function.arguments.raw``.
+- ``json_loads`` of a text that is not JSON is None. ``print`` writes nothing. ``prompt_injection`` is a heuristic.
 - Ranges are those of the binding that fired; an event gives way to a more exact range within it.
 - At most 1,000 violations a rule and 1,000 ranges a violation are reported.
 """

@@ -14,7 +14,7 @@ from gemini_proxy.policy.run.rules import Needs, Rule, RuleViolation
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.values import plain
 
-# Enough for anyone to read: a flow in which everything matches would give millions.
+# Enough to read: a flow in which everything matches would report millions.
 MAX_VIOLATIONS = 200
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
@@ -22,7 +22,7 @@ _DEFAULT_BUDGET = Budget()
 
 
 class CompiledRule:
-    """A rule as code. ``body`` calls ``fire`` for each binding for which every line holds."""
+    """A rule as code. ``body`` calls ``fire`` for each binding for which all lines hold."""
 
     __slots__ = ("_args", "_body", "_events", "_kwargs", "_size", "cost", "needs", "rule")
 
@@ -47,7 +47,7 @@ class CompiledRule:
         self._size = size
 
     def check(self, run: Run) -> list[RuleViolation]:
-        """Violations of this rule; any failure in it becomes an EvaluationError with its line."""
+        """Return the rule's violations. Any failure in it becomes an EvaluationError with its line."""
         found: list[RuleViolation] = []
         frame: Frame = [None] * (self._size + 1)
         frame[0] = run
@@ -58,7 +58,7 @@ class CompiledRule:
         except EvaluationError as error:
             error.line = self.rule.line
             raise
-        # The one boundary: whatever a rule did to the data it met, the check has no answer.
+        # The one boundary: whatever goes wrong in a rule, the check has no verdict.
         except Exception as error:
             raise EvaluationError(f"{type(error).__name__}: {error}", self.rule.line) from error
         return found
@@ -120,9 +120,9 @@ class Policy:
     ) -> tuple[RuleViolation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
-        Raises EvaluationError, or BudgetExceeded, which is one, when there is no answer: then nothing is known, neither
-        that the conversation is clean nor that it is not. Raises Unanswered, which is one as well, while ``answers``
-        lacks some that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all.
+        Raises EvaluationError if there is no verdict: then nothing is known, neither that the conversation is clean nor
+        that it is not. BudgetExceeded and Unanswered are EvaluationErrors; the latter means that ``answers`` lacks some
+        that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all.
         """
         run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers)
         violations: list[RuleViolation] = []
@@ -132,7 +132,7 @@ class Policy:
             except BudgetExceeded:
                 raise
             except EvaluationError:
-                # What a rule does with an answer that it has not got yet says nothing.
+                # The error may come from an answer that is still missing.
                 if not run.unanswered:
                     raise
         if run.unanswered:

@@ -1,8 +1,8 @@
-"""Which rules may fire on messages, told by one search through their JSON before a conversation is built from them.
+"""Tell which rules may fire on messages, by one search through their JSON before a conversation is built from them.
 
-A rule's ``Needs`` are what must be there for it to fire: kinds of event, and of each clause one pattern. They are
-necessary and not sufficient: a rule whose needs are met runs. So does every rule where the messages are of a form in
-which something might be overlooked.
+The ``Needs`` of a rule must be met for it to fire: kinds of event, and one pattern of each clause. They are necessary,
+not sufficient: a rule whose needs are met still has to run. All rules run if the messages have a form in which a search
+might overlook something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ from gemini_proxy.policy.run.values import count_chars
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
 _MOST_CHARS: Final = 100_000
 _PIECE: Final = 4096
-# Seconds for a piece, many times what it takes: a search that has lost its automaton ends here.
+# Seconds for a piece, many times what it takes. A search that has lost its automaton takes longer.
 _SLOW: Final = 0.002
 _MOST_RESULTS: Final = 256
 _MOST_PREFILTERS: Final = 64
 _MAX_MEMORY: Final = 2 << 20
-# Numbers that JSON writes otherwise than rules read them: those with an exponent in either.
+# Numbers that JSON may write in another way than rules read them: those with an exponent in either.
 _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 
 
@@ -52,7 +52,7 @@ class Prefilter:
         self._set, numbers = _search_for([need for need in needs if not need.call])
         self._calls = {need.pattern: -number for number, need in enumerate((need for need in needs if need.call), 1)}
         numbers.update((need, (self._calls[need.pattern],)) for need in needs if need.call)
-        # Of each rule: its kinds, and of each clause the numbers of which one must be found.
+        # The kinds of each rule, and for each clause the numbers of which one must be found.
         self._needs = {
             id(rule): (
                 sum(_KINDS[kind] for kind in rule.needs.kinds),
@@ -152,7 +152,7 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
     options.never_capture = True
     options.max_mem = _MAX_MEMORY
     search = re2.Set.SearchSet(options)
-    # Found in any text: a search that has run out of memory finds nothing, not even this.
+    # Found in any text, unless the search has run out of memory: then it finds nothing at all.
     anything = search.Add("")
     other_number = search.Add(_OTHER_NUMBERS)
     numbers: dict[Need, tuple[int, ...]] = {}
@@ -165,7 +165,7 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
     try:
         search.Compile()
     except re2.error:
-        # More than there is memory for: then every need counts as met.
+        # There is not enough memory: every need counts as met.
         return _search_for(())[0], dict.fromkeys(numbers, (anything,))
     return search, numbers
 
@@ -201,7 +201,7 @@ def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] 
             kinds |= 4
             continue
         kinds |= 1
-        # Other messages belong to no turn, and end none.
+        # Other messages neither belong to a turn nor end one.
         if role == "user" or role == "assistant":
             linked = linked or role == last or "turn" in message
             last = role

@@ -1,1 +1,1 @@
-"""From a syntax tree to code: names are resolved, and everything is checked that can be before a check runs."""
+"""From a syntax tree to code: names are resolved, and what can be checked at load is checked."""

@@ -92,7 +92,7 @@ def each_item(source: Code, kind: str, slot: int) -> Build:
             marks = run.marks
             before = len(marks)
             items = _select(source(frame), kind, run)
-            # Of all that the source found, only the item that is bound belongs to the binding.
+            # The source may have found more: only the bound item belongs to the binding.
             del marks[before:]
             for item in items:
                 run.left -= 1
@@ -136,7 +136,7 @@ def _within(items: Iterable[Any], wanted: type | tuple[type, ...], run: Run) -> 
     while pending:
         for item in pending[-1]:
             run.charge(1)
-            # True is no number, though Python says so.
+            # True is not a number here, as it is in Python.
             if isinstance(item, wanted) and (type(item) is not bool or wanted is bool):
                 found.append(item)
             elif isinstance(item, list | tuple | dict):
@@ -151,7 +151,7 @@ def _within(items: Iterable[Any], wanted: type | tuple[type, ...], run: Run) -> 
 
 
 class Count:
-    """One counting: how many bindings held, and what they marked."""
+    """A count in progress: how many bindings held, and what they marked."""
 
     def __init__(self, run: Run, least: int | None, most: int | None) -> None:
         self._run = run
@@ -211,7 +211,7 @@ def negation(code: Code) -> Code:
         run.negated = not run.negated
         if held:
             return False
-        # What was found inside did not make it true; what failed to match as a whole is the reason for not.
+        # Nothing found inside made it true. A text that failed to match as a whole is the reason why it is.
         if len(marks) > before:
             marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
         return True

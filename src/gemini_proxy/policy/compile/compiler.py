@@ -1,7 +1,7 @@
-"""A policy's text to a Policy: names are resolved, and everything is checked that can be before a check runs.
+"""Compile a policy's text: names are resolved, and what can be checked at load is checked.
 
-Statements come in order; a rule's lines become steps, expressions become closures. What can be known at load is known
-then: names, fields, how many arguments a call has and which options, patterns, and the values of constants.
+Statements come in order. The lines of a rule become steps, and expressions become closures. Names, fields, arguments
+and options of calls, patterns and the values of constants are known at load.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +72,7 @@ from gemini_proxy.policy.run.search import by_detector
 from gemini_proxy.policy.run.texts import images_of, searched_texts
 from gemini_proxy.policy.run.values import Joined, plain, word_for
 
-# A megabyte of policy is a mistake; who takes policies from strangers sets a lower bound.
+# A megabyte of policy is a mistake. Callers that take policies from strangers set a lower limit.
 MAX_CHARS = 1_000_000
 _MAX_RULES = 1000
 _MAX_BINDINGS = 12
@@ -103,8 +103,10 @@ def compile_policy(
 
 @dataclass(frozen=True, slots=True)
 class CompiledExpression:
-    """A compiled expression. ``known`` is its value if that is known at load; ``kind`` its event kind, or "function"
-    for the function of a tool call, if that is.
+    """A compiled expression.
+
+    ``known`` is its value and ``kind`` its event kind, if they are known at load; ``kind`` is "function" for the
+    function of a tool call.
     """
 
     code: Code
@@ -118,7 +120,7 @@ def constant(value: object, raw: str | None = None) -> CompiledExpression:
 
 
 class _Compiler:
-    """Compiles one policy. Code of a block answers True when its ``final`` asked to stop."""
+    """Compiles one policy. The code of a block returns True if its ``final`` asked to stop."""
 
     def __init__(self, text: str, source: str, detectors: DetectorRegistry, max_program: int) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""What a rule binds, and what a check of it costs: both read off the syntax tree at load."""
+"""Estimate what the check of a rule costs, from its syntax tree at load."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -7,9 +7,9 @@ from gemini_proxy.policy.parse import syntax
 # Microseconds that one binding costs, and nanoseconds that a text function costs a character.
 _BINDING = 0.6
 _CHARACTER = 6.0
-# Of detectors that look at a text as a reader sees it, or at every piece of it: `make bench-detectors` prints them.
+# Nanoseconds a character of the slower detectors, as `make bench-detectors` prints them.
 _DETECTORS = {"secrets": 65.0, "prompt_injection": 55.0, "pii": 45.0, "normalized": 30.0, "is_similar": 400.0}
-# Nanoseconds that a character costs where an index is made of the conversation, once a check: its share of a rule.
+# Nanoseconds a character for an index of the conversation, which is made once a check: the share of one rule.
 _INDEXED = 50.0
 
 
@@ -33,7 +33,7 @@ def declarations(lines: Sequence[syntax.Line]) -> list[syntax.Declaration]:
 
 
 class Cost:
-    """What a rule's bindings and characters cost: ``kinds`` it goes over, microseconds ``per_character``."""
+    """The cost of one rule: the ``kinds`` of event that it goes over, and microseconds ``per_character``."""
 
     __slots__ = ("kinds", "per_character")
 
@@ -48,7 +48,7 @@ class Cost:
 
 
 class Costs:
-    """An upper estimate of what rules cost together, from how many events and characters there are."""
+    """An upper estimate of what rules cost together, from the numbers of events and characters."""
 
     __slots__ = ("_alike",)
 
@@ -56,7 +56,7 @@ class Costs:
         alike: dict[tuple[str, ...], list[float]] = {}
         for cost in costs:
             alike.setdefault(cost.kinds, []).append(cost.per_character)
-        # Rules over the same kinds differ in their cost per character alone: it is asked twice for every exchange.
+        # Rules over the same kinds only differ in their cost per character. Every exchange asks twice.
         self._alike = tuple((kinds, len(rules), sum(rules)) for kinds, rules in alike.items())
 
     def microseconds(self, counts: Mapping[str, int], chars: int) -> float:

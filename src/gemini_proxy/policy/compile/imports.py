@@ -1,4 +1,4 @@
-"""The allow-list of imports. Nothing is ever imported: a name on the list stands for something built in."""
+"""The allow-list of imports. Nothing is imported: a name on the list stands for something built in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Role = Literal["function", "detector", "quantifier", "kind", "violation", "modul
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an imported name stands for: its role, and its own name where the policy renames it."""
+    """What an imported name stands for: its role, and its own name if the policy renames it."""
 
     role: Role
     name: str
@@ -20,7 +20,7 @@ class Imported:
 
 _ASKED = "only the policy files of a server can have one asked"
 
-# Names of the stock language that need a model, a network or a program that is not here.
+# Names of the stock language that need a model, a network or a program, and what they need.
 UNAVAILABLE: Mapping[str, str] = {
     "moderated": f"a moderation model; {_ASKED}",
     "llm": f"a language model; {_ASKED}",
@@ -35,12 +35,12 @@ UNAVAILABLE: Mapping[str, str] = {
     "is_dangerous_code": "the semgrep program; semgrep(code, lang) runs it",
 }
 
-# Modules of the stock library that reach files or users; refused with a reason of their own.
+# Modules of the stock library that reach files or users, and why they are refused.
 REFUSED_MODULES: Mapping[str, str] = {
     "invariant.files": "policies cannot read files",
 }
 
-# Of Python's modules that a policy may name: what their functions are called here.
+# The modules of Python that a policy may name, with the names of their functions here.
 PYTHON_MODULES: Mapping[str, Mapping[str, str]] = {"json": {"loads": "json_loads"}}
 
 _DETECTOR_MODULES = (

@@ -1,8 +1,8 @@
-"""What must stand in a text for a pattern to match it: short patterns that can be looked for in a conversation's JSON.
+"""Find what a text must have for a pattern to match it: short patterns to look for in a conversation's JSON.
 
-A need is a stretch of the pattern that every match has in it: ``AIza`` of ``AIza[0-9A-Za-z_-]{35}``, and of an
-alternation one stretch for each branch. It is made of characters that JSON writes as they are, so that it stands in
-the JSON of any text that has it. Where nothing is known of a pattern, there is no need: then its rule runs.
+A need is a part of the pattern that every match contains: ``AIza`` of ``AIza[0-9A-Za-z_-]{35}``, and one part for each
+branch of an alternation. It only has characters that JSON writes as they are, so that it is in the JSON of any text
+that has it. If nothing is known of a pattern there is no need, and its rule always runs.
 """
 
 import re
@@ -23,9 +23,9 @@ _CODE: Final = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-
 _SPECIAL: Final = frozenset("\\^$.|?*+(){}[]")
 _ANCHORS: Final = frozenset("bBAZz")
 _CONTROLS: Final = frozenset("nrtfva")
-# JSON writes these otherwise, and so may the program that writes it.
+# JSON escapes these.
 _ESCAPED: Final = frozenset('"\\')
-# Of these are numbers, which JSON may write in another way than rules read them.
+# The characters of numbers, which JSON may write in another way than rules read them.
 _OF_NUMBERS: Final = frozenset("0123456789.+-einfa")
 _NOT_IN_JSON: Final = ("inf", "-inf", "nan")
 # Characters that stand in most texts.
@@ -37,19 +37,19 @@ _LEAST_LITERAL: Final = 3
 _MOST_BRANCHES: Final = 32
 _MOST_ATOMS: Final = 100
 _LEAST_BITS: Final = 8.0
-# So much is enough: of what is beside it, classes tell little and make the search larger.
+# Enough: further classes would tell little and make the search larger.
 _ENOUGH_BITS: Final = 40.0
 
 
 class _UnreadableError(Exception):
-    """The pattern has something in it of which this reader does not know what it means."""
+    """The pattern has something that this reader does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """One character: ``source`` in the pattern, ``size`` how many there are to choose from.
+    """One character of a match: ``source`` is its part of the pattern, ``size`` the number of characters that fit.
 
-    ``numbers`` are those of them that numbers are written with.
+    ``numbers`` are those of them that occur in numbers.
     """
 
     source: str
@@ -68,7 +68,7 @@ class _Choice:
     branches: "tuple[_Sequence, ...]"
 
 
-# None is where nothing is known of what follows: the stretch before it ends.
+# None stands for anything, or nothing: what is before and after it may not be adjacent.
 _Sequence = tuple["_Atom | _Choice | None", ...]
 
 
@@ -99,7 +99,7 @@ def needed_by_value(value: str) -> frozenset[Need] | None:
 
 
 class _PatternReader:
-    """Reads a pattern of Python's dialect as far as it must be read to know what every match has in it."""
+    """Reads as much of a pattern in Python's dialect as it takes to know what every match contains."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -123,7 +123,7 @@ class _PatternReader:
                 continue
             scope = _SCOPE.match(self._pattern, self._at)
             if scope is not None and scope[3] == ")":
-                # It holds from here to the end of its group, whatever the branch.
+                # Flags hold to the end of their group, in all further branches.
                 self._at = scope.end()
                 folded = _folds(scope, folded)
                 continue
@@ -190,7 +190,7 @@ class _PatternReader:
             self._at = code.end()
             return chr(int(code[1] or code[2] or code[3], 16))
         if not following or following in _CONTROLS:
-            # A control character is written otherwise in JSON: which one it is does not matter.
+            # JSON escapes control characters: which one this is does not matter.
             self._at += 2
             return "\n"
         if following.isalnum() or following == "_":
@@ -256,7 +256,7 @@ class _PatternReader:
         """Read how often an item stands there."""
         least, most = self._bounds()
         if self._pattern.startswith(("?", "+"), self._at) and (least, most) != (1, 1):
-            # A lazy one finds the same; what is possessive does not load.
+            # Lazy repetition matches the same texts. Possessive repetition does not load.
             self._at += 1
         if (least, most) == (1, 1) or not item:
             return item
@@ -334,7 +334,7 @@ def _of_stretch(stretch: Sequence[_Atom]) -> tuple[float, frozenset[Need]] | Non
         source = f"(?i:{source})"
     if any(_may_be_in(word, atoms) for word in _NOT_IN_JSON):
         return None
-    # Classes are Unicode's: they are wider, and the text may be any.
+    # The Unicode classes are wider: the text need not be ASCII.
     return bits, frozenset((Need(translate(source).unicode, all(atom.numbers for atom in atoms)),))
 
 

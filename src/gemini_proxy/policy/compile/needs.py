@@ -1,8 +1,8 @@
-"""What must be in a conversation for a rule to fire: read off the syntax tree at load.
+"""Find what must be in a conversation for a rule to fire, from its syntax tree at load.
 
-Lines are joined by and. So a rule cannot fire where one of its lines is false for whatever it binds, and nothing comes
-of it as long as no line before that one can end in an error instead. Only what is certain counts: of a line that may
-raise, of all lines after it, and of tests other than those below, a rule needs nothing.
+All lines of a rule must hold. So it cannot fire if one of them is false for every binding, and leaving it out changes
+nothing if no line before that one can raise an error. Only what is certain counts: a line that may raise, all lines
+after it, and tests other than those below add no need.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from gemini_proxy.policy.compile.scope import Context
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.rules import Need, Needs
 
-# Kinds of which a conversation's messages show at a glance whether there are any.
+# The kinds of event that are quickly found in messages.
 _EVENTS: Final = frozenset(("Message", "ToolCall", "ToolOutput", "Tool"))
 # The kind of a variable that holds a text of the conversation.
 _TEXT: Final = "text"
@@ -45,7 +45,7 @@ class _Reader:
                 first = known
             added = self._of_line(line)
             if added is None:
-                # A list that comes later may be gone through before another event is bound, and raise there.
+                # A later list may be iterated before another event is bound, and raise there.
                 rest = steps[number:]
                 later = any(isinstance(other, syntax.Declaration) and other.source is not None for other in rest)
                 return first if later and first is not None else known
@@ -96,7 +96,7 @@ class _Reader:
         operands = [self._clauses(operand) for operand in node.operands]
         if node.operator == "and":
             return [clause for clauses in operands for clause in clauses]
-        # Of each operand the clause with the fewest needs will do.
+        # One clause of each operand is enough: the one with the fewest needs.
         if not all(operands):
             return []
         return [frozenset(need for clauses in operands for need in min(clauses, key=len))]
@@ -173,7 +173,7 @@ class _Reader:
                 return self._is_searched(right) or self._strings(right) is not None
             return self._is_value(left) and self._strings(right) is not None
         if operator in ("==", "!=", "is", "is not") and self._is_certain(left) and self._is_certain(right):
-            # Of two values out of messages both may be nested deeper than a comparison can go.
+            # Two values of messages may both be nested too deeply to be compared.
             return any(isinstance(side, syntax.Constant) or self._string(side) is not None for side in (left, right))
         return self._is_count(left) and self._is_count(right)
 

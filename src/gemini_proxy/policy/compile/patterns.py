@@ -41,7 +41,7 @@ def _tool(context: Context, pattern: syntax.ToolPattern) -> Matcher:
             return False
         call = value.call if value.kind == "ToolOutput" else value
         if call is None:
-            # The client left the call out of the history; what the output says of itself is all there is.
+            # The client left the call out of the history: only the output itself names its tool.
             return arguments is None and value.data.get("name") == name
         if call.kind != "ToolCall":
             return False

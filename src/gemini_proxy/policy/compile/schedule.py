@@ -1,8 +1,8 @@
-"""The lines of a rule as steps, and the order in which they are best taken.
+"""Order the lines of a rule, as steps.
 
-A step binds a variable or tests something. Before a further event is bound, tests that cannot fail with an error are
-taken if their variables are bound, and lists that hang on bound variables are gone through: a flow rule then looks only
-at the pairs that can still match.
+A step binds a variable or tests something. Before another event is bound, tests that cannot raise are taken if their
+variables are bound, and so are lists that depend on bound variables only. A flow rule then only looks at pairs that can
+still match.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Build = Callable[[Code], Code]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """``needs`` are the slots it reads, ``gives`` the slot it binds; a test has ``test`` instead of ``build``.
+    """A step. ``needs`` are the slots it reads, ``gives`` the slot it binds; a test has ``test`` instead of ``build``.
 
     ``safe`` steps raise nothing but BudgetExceeded, ``binds_event`` ones go over events.
     """

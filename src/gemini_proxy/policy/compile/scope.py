@@ -1,4 +1,4 @@
-"""What is known while a policy is compiled: names, slots, constants, warnings, and how to complain."""
+"""What is known while a policy is compiled: names, slots, constants, predicates, warnings, and how to fail."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ VALUE_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": lis
 _MAX_REGEX_SIZE = 100_000
 _MAX_REGEXES = 500
 _MAX_SLOTS = 200
-# What working out the constants of a policy may cost.
+# What the evaluation of a policy's constants may cost.
 _LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_total_chars=2_000_000, max_items=10_000)
 # Predicates that call predicates: each level costs a few Python frames at run time.
 _MAX_CHAIN = 12
@@ -155,7 +155,7 @@ class Context:
 
 
 class CompiledPredicate:
-    """``compile`` is called by every call site at load; ``apply`` only after it."""
+    """A predicate. Every call site calls ``compile`` at load; ``apply`` comes only after it."""
 
     def __init__(self, node: syntax.Predicate, build: "Callable[[syntax.Predicate], Body]") -> None:
         self.name = node.name

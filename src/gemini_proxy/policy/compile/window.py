@@ -1,9 +1,9 @@
-"""Whether a rule can be judged while an answer grows: read off the syntax tree at load.
+"""Tell from a rule's syntax tree at load whether it can be judged while a response grows.
 
 A *slice* is a piece of one message's text with what stands before it. The tests accepted here ask only whether
 something stands in the text: the slice that holds it whole, and a character on either side, shows it, and more text
-does not take it away. A conjunction of them is as good: what it rests on is the stretch from the first to the last
-thing found. Whatever is not known to be such a test waits for the whole text.
+does not take it away. A conjunction of them is as good: it rests on the span from the first to the last match.
+Any other test waits for the whole text.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from gemini_proxy.policy.run.rules import RuleWindow
 _ORDER: Final[tuple[RuleWindow, ...]] = ("slice", "edge", "hint", "whole")
 _SLICE, _EDGE, _HINT, _WHOLE = range(4)
 _TEXT_KINDS = frozenset(("Message", "TextChunk"))
-# With the options of a detector that change nothing about this; others are of the next less certain kind.
+# The certainty of each detector, and the options that do not change it. With other options it is less certain.
 _DETECTORS = {
     "secrets": (_SLICE, frozenset(("generic", "raw"))),
     "unicode": (_SLICE, frozenset(("categories",))),

@@ -1,7 +1,7 @@
-"""Detectors: what finds secrets, personal data and the like in texts, without a network or a model.
+"""Detectors find secrets, personal data and the like in texts, without a network or a model.
 
-A detector is a value with a name, the options it takes, and ``detect``. The registry is passed to ``compile_policy``;
-who loads plug-ins builds a registry that holds them too.
+A detector has a name, the options it takes, and ``detect``. ``compile_policy`` takes the registry of detectors;
+plug-ins can be added to it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,9 @@ class Finding:
 class Detector(Protocol):
     """Finds labelled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
     any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
-    Options that may also be given by position are named, in order, by an attribute ``positional`` if there is one. So
-    are all labels of a call without options by ``labels``, and names that are known and never found by ``not_found``.
-    ``models`` are other detectors that answer a call with their name as its option ``model``.
+    Optional attributes: ``positional`` names the options that may also be given by position, in order; ``labels`` all
+    labels of a call without options; ``not_found`` names that are known but never found; ``models`` other detectors
+    that answer a call with their name as its option ``model``.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Detectors look twice: at a text as it is, and where it is disguised at what a reader or a model makes of it."""
+"""Let detectors look twice: at a text as it is, and at what a reader or a model makes of it if it is disguised."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """``prompt_injection``: a heuristic. Phrases that try to take over an assistant, and characters that hide text.
 
-It finds what is written plainly; a determined author can word around it. True or false, as in the stock language, whose
-``threshold`` and ``model`` are read and change nothing.
+It finds what is written plainly; a determined author can word around it. The result is True or False, as in the stock
+language, whose ``threshold`` and ``model`` are accepted and change nothing.
 """
 
 from collections.abc import Mapping, Sequence

@@ -67,8 +67,8 @@ class Links:
 class Images:
     """A list of the addresses on other hosts that a client fetches to show the texts as Markdown, HTML in it included.
 
-    They are as a browser reads them: with their scheme, without white space, backslashes as slashes, entities decoded.
-    Marked are the lines of the block that holds one.
+    Addresses are as browsers read them: with a scheme, without white space, backslashes as slashes, entities decoded.
+    The lines of the block that holds one are marked.
     """
 
     name: str = "images"
@@ -93,7 +93,7 @@ class Images:
 
 @cache
 def _markdown() -> "MarkdownIt":
-    # It takes a quarter of a second to import, and most policies do without.
+    # The import takes a quarter of a second, and most policies do not need it.
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -119,7 +119,7 @@ def _sources(token: "Token") -> Iterable[str]:
         return ()
     images = [str(child.attrGet("src") or "") for child in token.children if child.type == "image"]
     tags = "".join(child.content for child in token.children if child.type == "html_inline")
-    # To browsers much is a tag that is none to Markdown, such as one with "=" in a value without quotes.
+    # Browsers take more for a tag than Markdown does, such as one with "=" in a value without quotes.
     text = "".join(child.content for child in token.children if child.type in ("text", "softbreak"))
     return [*images, *_in_html(tags), *_in_html("".join(_FETCHING_TAG.findall(text)))]
 

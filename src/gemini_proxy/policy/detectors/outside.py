@@ -1,7 +1,7 @@
-"""Detectors that the engine cannot answer by itself: a model, a service or a program is asked.
+"""Detectors that ask a model, a service or a program.
 
 The engine does no input or output, so such a call only states its ``Question``. A check that meets questions without an
-answer ends with ``Unanswered``, which has all of them; whoever awaits the answers runs the check again with them.
+answer ends with ``Unanswered``, which has all of them; the caller gets the answers and runs the check again with them.
 """
 
 from bisect import bisect_left
@@ -51,9 +51,11 @@ class Unanswered(EvaluationError):
 
 @dataclass(frozen=True, slots=True)
 class OutsideDetector:
-    """A detector that is asked. ``positional`` are its arguments by position, of which ``subject`` is what it is asked
-    about. ``nothing`` is its value while there is no answer, and of no text. With ``images`` it is asked about images.
-    A ``placed`` one answers with ``LabelledSpan``.
+    """A detector that is asked.
+
+    ``positional`` are its arguments by position; it is asked about the one named ``subject``. ``nothing`` is its value
+    without an answer, and for no text. With ``images`` it is asked about images. A ``placed`` one answers with
+    ``LabelledSpan``.
     """
 
     name: str
@@ -76,7 +78,7 @@ class OutsideDetector:
 
 @dataclass(slots=True)
 class Whole:
-    """A text as readers join it, and where in it the pieces begin and end that a call is about, in their order."""
+    """A text as readers join it, with the starts and ends of the pieces that a call is about, in order."""
 
     text: str
     starts: list[int] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """``secrets``: keys, tokens and passwords, by the forms that their vendors give them.
 
-``secrets(x, generic=False)`` leaves out what is known by a word before it alone, such as ``password = "..."``;
-``raw=True`` looks at texts as they are alone.
+``secrets(x, generic=False)`` leaves out values that only a word before them gives away, such as ``password = "..."``.
+With ``raw=True`` it does not look behind disguises.
 """
 
 import re
@@ -19,7 +19,7 @@ _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # Random text has many different characters; a name or a word that is repeated has few.
 _DISTINCT: Final = 6
 _DISTINCT_GENERIC: Final = 11
-# What stands in examples where a password would.
+# What examples have in place of a password.
 _EXAMPLE: Final = re.compile(
     r"(?i)^(?:pass|passw|password|passwd|pwd|pw|secret|user|username|token|key|foo|bar|test|example|your.*|my.*|"
     r"x+|\*+|\.+|[%$<{\[(].*)$"

@@ -1,6 +1,6 @@
 """``is_similar``: a text, or a sentence of it, that is worded like another. It compares letters, not meaning.
 
-Each text is the counts of its groups of three letters; how alike two are is the cosine between their counts.
+A text counts as its groups of three letters. The similarity of two texts is the cosine of their counts.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""``unicode``: characters of given Unicode categories; by default those that are not seen."""
+"""``unicode``: characters of some Unicode categories, by default invisible ones."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from gemini_proxy.policy.run.regex import Regex
 CATEGORIES = frozenset(
     "Cc Cf Cn Co Cs Ll Lm Lo Lt Lu Mc Me Mn Nd Nl No Pc Pd Pe Pf Pi Po Ps Sc Sk Sm So Zl Zp Zs".split()
 )
-# Formatting, private use and surrogates: not seen by a reader, but read by a model.
+# Formatting, private use and surrogates: readers do not see them, but models read them.
 HIDDEN = frozenset(("Cf", "Co", "Cs"))
 _NOT_ASCII = Regex(r"[^\x00-\x7f]+", "find", tame=True)
 

@@ -1,1 +1,1 @@
-"""What is said about a policy that loads: where it may not mean what its author thinks."""
+"""Notes on a policy that loads, where it may not mean what its author thinks."""

@@ -1,4 +1,4 @@
-"""Where brackets stand in a policy: the syntax tree says what they group, and not that they were written."""
+"""Find the brackets of a policy: the syntax tree only knows what they group."""
 
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.lexer import Token, tokenize

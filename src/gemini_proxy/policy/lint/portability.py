@@ -1,9 +1,9 @@
-"""What reads differently in Invariant's engine: notes for authors who run one policy in both.
+"""Note what reads differently in Invariant's engine, for authors who run one policy in both.
 
-Only what the text shows, of the differences in the documentation of this package. Left out are those that depend on the
-conversation alone or change only what is reported: outputs that are data, calls without ids, the forms that ``secrets``
-knows, budgets. ``x in m.content`` is left out because it means the same there. A note does not make a policy worse
-here, so it is no warning of ``Policy.warnings``.
+The documentation of this package lists the differences. Those that only depend on the conversation, or only change what
+is reported, are left out: outputs that are data, calls without ids, the forms that ``secrets`` knows, budgets.
+``x in m.content`` is left out because it means the same there. A note is not among ``Policy.warnings``: the policy is
+right here.
 """
 
 import re

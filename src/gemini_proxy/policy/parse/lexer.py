@@ -1,8 +1,8 @@
-"""Text of a policy to tokens, with INDENT and DEDENT made from leading white space.
+"""Turn the text of a policy into tokens, with INDENT and DEDENT made from leading white space.
 
-A line that ends in ``:`` or ``:=`` opens a block. Every line after it that is indented more than that line is of the
-block, whatever the indentation of the lines between; so a text that is indented as a whole reads as one that is not.
-A line goes on where it ends in what needs an operand, or where the next begins with ``and`` or ``or``.
+A line that ends in ``:`` or ``:=`` opens a block. Every following line that is indented more than that line belongs to
+the block, whatever the indentation of the lines between, so a text may be indented as a whole.
+A line continues if it ends in what needs an operand, or if the next begins with ``and`` or ``or``.
 Lines may end in LF, CRLF or CR. Inside brackets line ends and indentation mean nothing, as in Python. A tab counts to
 the next multiple of eight.
 """
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(?:\d+(?:_\d+)*)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
 _OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
-# What a line cannot end in: the next one goes on with it. Not "*" and ">", which end patterns.
+# A line that ends in one of these continues. Not "*" and ">", which end patterns.
 _WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
 _GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
 _BLANK = re.compile(r"(?:[ \t\f\xa0\ufeff]|\\\n)+")

@@ -1,4 +1,4 @@
-"""String literals: what they mean as text, and what they mean as a regular expression.
+"""Read string literals, as text and as regular expressions.
 
 As text the usual escapes are read (``\\n \\t \\r \\\\ \\" \\' \\xHH \\uHHHH \\UHHHHHHHH``, a backslash before a line
 end); any other backslash stays, so that ``"\\d+"`` is what it looks like. As a regular expression a literal means

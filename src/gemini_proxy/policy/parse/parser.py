@@ -1,8 +1,8 @@
 """Parse a policy: ``parse`` turns its text into a ``Module``.
 
 One recursive descent parser, from top to bottom: statements, the lines of their bodies, expressions by precedence
-climbing with Python's precedence, the patterns that may follow ``is``, and what has no operator in it. The methods at
-the end move over the tokens.
+climbing with Python's precedence, the patterns that may follow ``is``, and expressions without operators. The methods
+at the end move over the tokens.
 """
 
 from typing import NoReturn, TypeVar
@@ -449,7 +449,7 @@ class _PolicyParser:
         if self._take("("):
             arguments = None if self._at(")") else self._pattern()
             while self._take(","):
-                # The stock language writes it so; a wildcard asks nothing.
+                # The stock language allows further wildcards, which ask nothing.
                 if not self._take("*"):
                     self._fail("expected one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
             self._expect(")", "after the argument pattern")

@@ -1,1 +1,1 @@
-"""What compiled code works with during a check: values, events, functions, methods, and where things stand."""
+"""What compiled code works with during a check: values, events, functions, methods and places."""

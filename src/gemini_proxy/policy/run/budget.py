@@ -45,8 +45,8 @@ class Budget:
 class Meter:
     """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded.
 
-    ``sliced`` says that texts are pieces of longer ones: what a detector rejects at a closer look may be cut, so it is
-    to report that as well.
+    ``sliced`` says that texts are pieces of longer ones. What a detector would reject at a closer look may be cut, so
+    it must report that as well.
     """
 
     __slots__ = ("_chars", "_rest", "deadline", "left", "longest_search", "max_chars", "max_items", "sliced")

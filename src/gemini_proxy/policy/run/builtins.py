@@ -1,4 +1,4 @@
-"""The functions every policy can call. Each takes the Run first and pays for its work before doing it."""
+"""The functions that every policy can call. Each takes the Run first, and charges for its work before doing it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -259,7 +259,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "private": Function(private, 1, 1, frozenset(("tools",))),
     "acts": Function(acts, 1, 1),
     "tool_changed": Function(tool_changed, 1, 1),
-    # Writes nothing and is always true, so that a rule with a leftover print means the same.
+    # Writes nothing and is always true, so that a leftover print does not change a rule.
     "print": Function(lambda run, *values, **named: True, 0, 100, frozenset(("sep", "end", "flush"))),
 }
 

@@ -13,7 +13,7 @@ from gemini_proxy.policy.errors import ConversationError, EvaluationError
 from gemini_proxy.policy.run.readings import begin_a_turn, linked, linked_text
 from gemini_proxy.policy.run.values import Content, Within, count_chars, is_chunk
 
-# Above, no check is a quick one, and it does not matter by how much. In characters.
+# Characters. Beyond so many no check is quick, and it does not matter by how much.
 _MANY_CHARS = 2_000_000
 
 EventKind = Literal["Message", "ToolCall", "ToolOutput", "Tool", "ToolParameter", "Image", "TextChunk", "Input"]

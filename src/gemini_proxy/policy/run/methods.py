@@ -1,8 +1,8 @@
-"""The methods of texts and dictionaries. Nothing else has any.
+"""The methods of texts and dictionaries. Other values have none.
 
-What a method makes of a text that is a piece of readings it makes of the readings as well. That is exact where it can
-be: letters change case, blanks go from both ends of a reading, and a replacement is made in the reading as a whole. Of
-a text that becomes longer or shorter only the pieces are known, not the places in them.
+A method on a text that is a piece of readings also changes the readings. That is exact as far as it can be: letters
+change case, blanks go from both ends of a reading, and a replacement is made in the reading as a whole. If a text
+becomes longer or shorter, only its pieces are known, not the places in them.
 """
 
 import re
@@ -235,6 +235,6 @@ def _once(run: Run, reading: Joined, key: tuple[Any, ...], make: Callable[[Joine
     known = run.scans.get((*key, id(reading)))
     if known is None:
         run.room(len(reading))
-        # With the reading, so that its identity is not given to another.
+        # The reading is kept too, so that no other object gets its identity.
         known = run.scans[*key, id(reading)] = (reading, make(reading))
     return known[1]

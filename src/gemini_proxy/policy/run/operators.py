@@ -1,4 +1,4 @@
-"""What operators, attributes and indexes do to values. Missing data gives None, and a test of None is false."""
+"""Apply operators, attributes and indexes to values. Missing data is None, and a test of None is false."""
 
 from typing import Any
 

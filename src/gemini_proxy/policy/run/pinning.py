@@ -1,7 +1,7 @@
-"""Pinned tools: the digest of a declaration, and ``tool_changed(tool)``, which compares it with the one kept before.
+"""Pinned tools: the digest of a declaration, and ``tool_changed(tool)``, which compares it with the pinned one.
 
-Whoever declares a tool can change what it says after it was looked at. The engine keeps nothing itself: the digests
-come with a check, as the parameter ``pinned_tools``.
+A server can change the declaration of a tool after somebody has reviewed it. The engine keeps no state: the digests
+come with each check, in the parameter ``pinned_tools``.
 """
 
 import hashlib

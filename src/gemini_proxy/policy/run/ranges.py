@@ -1,7 +1,7 @@
-"""Where in the messages something stands: ``messages.2.content:10-25``, offsets in characters.
+"""Turn marks into addresses in the messages: ``messages.2.content:10-25``, offsets in characters.
 
-While a rule is evaluated it leaves marks: a string and the span found in it, or a string as a whole. Only when the rule
-fires are marks turned into addresses, by finding the very string object within the events of the binding.
+The evaluation of a rule leaves marks: a string and the span found in it, or a string as a whole. Only if the rule fires
+are they turned into addresses, by finding the very string object in the events of the binding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ def locate(
             continue
         index = index if index is not None else index_of(events)
         address = index.get(id(root))
-        # Python keeps one object for each single character, so one of those says nothing about its place.
+        # Python shares the objects of single characters, so their identity says nothing about their place.
         if address is None and len(root) > 1:
             address = everywhere().get(id(root))
         if address is not None:

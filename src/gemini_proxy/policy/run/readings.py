@@ -1,9 +1,9 @@
-"""What readers make of a conversation: the texts of one turn joined, as the model and the SDKs join them.
+"""Join the texts of a turn as readers do: the model and the SDKs.
 
 A turn is a run of messages of one side: the user's with the outputs of tools, or the model's, each candidate for
 itself. Its texts are read as one, its thoughts are, and both in the order in which they came. A text that is only a
 piece of such a reading knows where it stands in it (``Joined.readings``); ``search`` looks there as well. So does a
-message of the turn that says nothing there, such as a call: a negation over it asks what the turn says.
+message of the turn without text, such as a call: a negation over it asks what the turn says.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +68,7 @@ def linked(messages: Sequence[Mapping[str, Any]], first: int = 0) -> Linked:
                 if len(pieces) > 1:
                     places.setdefault((piece.message, piece.chunk), []).append((reading, start, end))
                 start = end
-            # What says nothing in a reading stands nowhere in it, and is asked for it in negations.
+            # A message without text has no place in a reading, but negations over it ask about the reading.
             for index in turn.silent:
                 silent.setdefault(index, []).append((reading, 0, 0))
             if len(pieces) < len(turn.said):

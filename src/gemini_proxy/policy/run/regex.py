@@ -1,4 +1,4 @@
-"""Regular expressions in linear time: google-re2, with offsets in characters and every search paid for.
+"""Regular expressions in linear time: google-re2, with offsets in characters and a charge for every search.
 
 RE2 wants bytes. For ASCII text a byte offset is a character offset; for other text offsets are counted from the last
 match on, so that all matches of a text cost one pass.
@@ -24,15 +24,15 @@ _MAX_CONDITIONS = 10
 # Measured worst case of a search that has lost its automaton, such as "(a|b)*a(a|b){12}c" over a's and b's: seconds of
 # processor time for a byte and an instruction. A search is one call into RE2 that nothing can interrupt.
 _SLOWEST = 1.5e-8
-# A search that may take longer is paid for by what it took.
+# Seconds. A search that may take longer is charged by the time that it took.
 _TIMED = 5e-3
-# Building the automaton of a large pattern takes so long at its first texts: nobody's texts are to blame.
+# Seconds that the first texts of a large pattern take to build its automaton, which are not charged.
 _BUILDING = 5e-3
 _PROBE = 16 << 10
 _LEAST_PROBE = 512
 _PROBE_SECONDS = 0.02
 
-# What every match begins with, where that can be told at a glance: three characters or more, none of them optional.
+# What every match begins with, if that is obvious: three characters or more, none of them optional.
 _HEAD = re.compile(r"[A-Za-z0-9_]{3,}(?![A-Za-z0-9_?*+{])")
 _SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
 _LONGEST_LITERAL = 200
@@ -52,11 +52,12 @@ class RegexError(ValueError):
 
 
 class Regex:
-    """One pattern for one use. ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any
-    character, so that a line end cannot hide what follows it. Look-aheads that the pattern begins with are conditions
-    on the beginning of the text. One of more than ``max_program`` instructions is too large. What a ``tame`` one finds
-    is short, so that pieces of a text tell how long the whole would take; that is for those who wrote it to know.
-    Raises RegexError.
+    """One pattern for one use. Raises RegexError.
+
+    ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any character, so that a line end cannot
+    hide what follows it. Look-aheads at the beginning of the pattern are conditions on the beginning of the text. A
+    pattern of more than ``max_program`` instructions is too large. A ``tame`` pattern only finds short texts, so that
+    pieces of a text tell how long the whole would take; the author of the pattern has to know.
     """
 
     __slots__ = (
@@ -116,7 +117,7 @@ class Regex:
         if text.isascii():
             return self._ascii
         if self._unicode is None:
-            # Two threads may both compile; both get equal patterns and one of them stays.
+            # Two threads may both compile it: their patterns are equal, and one stays.
             self._unicode = _compile(self._unicode_pattern, self._mode)
         return self._unicode
 
@@ -170,7 +171,7 @@ class Regex:
 
 
 class Literals:
-    """Some texts in small letters, looked for all at once and whatever the case."""
+    """Some texts in small letters, looked for all at once in either case."""
 
     __slots__ = ("_set",)
 
@@ -191,7 +192,7 @@ class Literals:
 
 
 class Patterns:
-    """Some patterns in RE2's own syntax, looked for all at once: which are there, and not where."""
+    """Some patterns in RE2's own syntax, looked for all at once. It tells which are there, but not where."""
 
     __slots__ = ("_set",)
 
@@ -287,10 +288,10 @@ def _compile(pattern: str, mode: Mode) -> Any:
         compiled = re2.compile(pattern, _options(mode))
     except (re2.error, UnicodeEncodeError) as error:
         reason = _reason(error)
-        # re2 tells its errors apart by nothing else.
+        # The errors of re2 only differ in their text.
         raise RegexError(reason, excess="pattern too large" in reason) from error
     finally:
-        # re2 would keep the last 128 patterns of anyone, each with its automaton.
+        # Otherwise re2 keeps the last 128 patterns, each with its automaton.
         re2.purge()
     if compiled.programsize > MAX_PROGRAM:
         raise _too_large()

@@ -1,10 +1,10 @@
-"""Python's regular expression dialect, which policies are written in, to RE2's.
+"""Translate regular expressions from Python's dialect, which policies use, to RE2's.
 
-What differs and can be rewritten exactly is rewritten; what cannot is refused with the rewrite named, or, where RE2
-reads it more narrowly, reported as a caveat.
+Differences are rewritten where that is exact. Otherwise the pattern is refused with a suggestion, or, if RE2 reads it
+more narrowly, translated with a caveat.
 
 =====================  ==========================================================================================
-``\\d \\w \\s`` and kin     Unicode in Python, ASCII in RE2: rewritten to Unicode classes for texts that are not ASCII
+``\\d \\w \\s`` etc.       Unicode in Python, ASCII in RE2: rewritten to Unicode classes for texts that are not ASCII
 ``$``                  also before a final line end in Python: rewritten where it ends a branch
 ``\\Z  (?u)  {,n}  \\uXXXX``  other spellings of the same
 ``\\b \\B``               ASCII words in RE2 and no rewrite: a caveat
@@ -31,14 +31,14 @@ _OUTSIDE = {
     "d": f"[{_DIGIT}]", "D": f"[^{_DIGIT}]", "w": f"[{_WORD}]", "W": f"[^{_WORD}]",
     "s": f"[{_SPACE}]", "S": f"[{_NOT_SPACE}]",
 }  # fmt: skip
-# All categories but letters and numbers, and of the connectors all but the underscore.
+# All categories except letters and numbers, and all connectors except the underscore.
 _NOT_WORD = (
     r"\p{M}\p{S}\p{Z}\p{C}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}"
     r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
 )
 _INSIDE = {"d": _DIGIT, "D": r"\P{Nd}", "w": _WORD, "W": _NOT_WORD, "s": _SPACE, "S": _NOT_SPACE}
-# RE2's own \s leaves out five control characters that are white space in Python: a text must not mean something else
-# once a character that is not ASCII stands in it.
+# RE2's own \s lacks five control characters that are white space in Python. A pattern must mean the same for texts with
+# and without other than ASCII characters.
 _ASCII_OUTSIDE = {"s": r"[\t-\r\x1c-\x20]", "S": r"[^\t-\r\x1c-\x20]"}
 _ASCII_INSIDE = {"s": r"\t-\r\x1c-\x20", "S": r"\x00-\x08\x0e-\x1b\x21-\x7f"}
 _FLAGS = re.compile(r"\(\?([A-Za-z]*)(-[A-Za-z]+)?([:)])")
@@ -62,7 +62,7 @@ _REPEATS = ("*", "+", "?", "{")
 
 
 class DialectError(ValueError):
-    """A pattern that RE2 has no equal for; ``suggestion`` names the rewrite."""
+    """RE2 has no equal for the pattern; ``suggestion`` names a rewrite."""
 
     def __init__(self, reason: str, suggestion: str | None = None) -> None:
         super().__init__(reason)

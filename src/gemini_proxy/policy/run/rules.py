@@ -1,4 +1,4 @@
-"""What a policy is once compiled, and what a check answers."""
+"""Rules as values: what a rule says and needs, and the violations that it reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ class Rule:
     it found; ``action`` what it asks to be done, as in ``PolicyViolation("...", action="mask")``, None where it does
     not say.
 
-    ``window`` says how the rule is judged while an answer grows:
+    ``window`` says how the rule is judged while a response grows:
 
     - ``slice``: a piece of the text decides, and what it shows stays true of any longer text;
-    - ``edge``: so it does, but what stands at the edge of the piece waits for what comes beside it;
-    - ``hint``: a piece that shows nothing is clean, one that shows something waits for the whole;
-    - ``event``: the answer's text changes nothing, only calls, outputs and media do, and a violation stays;
+    - ``edge``: as ``slice``, but a match at the edge of the piece waits for what comes beside it;
+    - ``hint``: a piece without a match is clean, one with a match waits for the whole text;
+    - ``event``: only calls, outputs and media change the result, not the text, and a violation stays;
     - ``late``: as ``event``, but what comes later can undo a violation;
-    - ``whole``: nothing less than the whole text decides.
+    - ``whole``: only the whole text decides.
     """
 
     line: int
@@ -55,7 +55,7 @@ class Need:
 class Needs:
     """What must be in a conversation for a rule to fire: events of all ``kinds``, and of each clause one need.
 
-    They are necessary, not sufficient. A rule of which nothing is known needs nothing.
+    They are necessary, not sufficient. If nothing is known of a rule, it needs nothing.
     """
 
     kinds: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class RuleViolation:
-    """A rule that fired for one binding. ``args`` and ``kwargs`` are JSON-able, events as their dictionaries.
+    """A rule fired for one binding. ``args`` and ``kwargs`` are JSON-able, events as their dictionaries.
 
     ``ranges`` are addresses such as ``messages.2.content:10-25``, offsets in characters, the most exact known.
     """

@@ -22,7 +22,7 @@ _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
 
 
 class Run(Meter):
-    """``marks`` grows as tests succeed and is cut back where a binding fails."""
+    """One check. ``marks`` grows as tests succeed, and is cut back when a binding fails."""
 
     __slots__ = (
         "_events",

@@ -1,8 +1,7 @@
-"""Searches for what stands in a text as readers join it: across the seams between the texts of a turn.
+"""Search texts as readers join them: across the seams between the texts of a turn.
 
 A match belongs to the text in which it ends. Within a negation it belongs to every text of the turn: what readers find
-there is not missing from any of them. A reading is looked through once a check for each thing that is looked for,
-however many texts it is made of.
+there is missing from none of them. A reading is searched once a check for each pattern, however many texts it joins.
 """
 
 from array import array
@@ -25,7 +24,7 @@ class Scanned:
     __slots__ = ("ends", "reading", "starts")
 
     def __init__(self, reading: Joined, spans: Iterator[Span]) -> None:
-        # Kept, so that its identity is not given to another.
+        # Kept, so that no other object gets its identity.
         self.reading = reading
         self.starts, self.ends = array("q"), array("q")
         for start, end in spans:

@@ -1,4 +1,4 @@
-"""What a value says: the strings that text tests and detectors look at."""
+"""Return the strings of a value that text tests and detectors look at."""
 
 import re
 from collections.abc import Iterable, Iterator

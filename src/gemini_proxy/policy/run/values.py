@@ -1,8 +1,8 @@
-"""The values rules compute with, and how they remember where in the messages they stand.
+"""The values that rules compute with, and how they remember their place in the messages.
 
-A string that comes from a message is that very object: its place is found by identity when a violation needs it, so
-reading costs nothing. A string made from one (a match, a slice, a stripped or lowered text) is a Piece that knows its
-root. Nothing else carries a place.
+A string of a message stays the same object: a violation finds its place by identity, so reading costs nothing. A string
+made from one (a match, a slice, a stripped or lowered text) is a Piece that knows its root. No other value has a
+place.
 """
 
 from bisect import bisect_right
@@ -13,9 +13,9 @@ from typing import Any
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 
-# What an item of a list or a dictionary costs, in characters of text: a piece of text of its own, with a place.
+# What an item of a list or a dictionary costs, in characters: it is a text of its own, with a place.
 _ITEM_CHARS = 200
-# Deeper data than any JSON reader of the proxy lets in.
+# Deeper than the proxy's JSON readers accept.
 _MAX_DATA_DEPTH = 1000
 
 
@@ -42,8 +42,8 @@ class Piece(str):
 class Joined(str):
     """Texts of several places as one: the first ends at ``ends[0]`` and stands at ``addresses[0]``, and so on.
 
-    Of the first ``skipped`` characters are left out. Unless ``exact`` the text was changed, and its characters stand
-    somewhere at their addresses. ``readings`` are the longer texts in which it is a piece.
+    The first lacks its first ``skipped`` characters. A text that is not ``exact`` was changed: its characters stand
+    somewhere at their addresses. ``readings`` are the longer texts that it is a piece of.
     """
 
     __slots__ = ("addresses", "ends", "exact", "readings", "skipped")
@@ -118,7 +118,7 @@ Within = tuple[Joined, int, int]
 
 
 class Each(list[bool]):
-    """Whether a test holds for each item of a list. As a condition: whether it holds for one."""
+    """The results of a test for the items of a list. As a condition it is true if one of them is."""
 
     __slots__ = ()
 
@@ -127,13 +127,13 @@ class Each(list[bool]):
 
 
 class Record(dict[str, Any]):
-    """A detector's result with named fields; reading a field it has not is an error, not None."""
+    """A detector's result with named fields. An unknown field is an error, not None."""
 
     __slots__ = ()
 
 
 class MarkedRecord(Record):
-    """A record that stands for places in the conversation: ``marks``, of which each is a string and a span in it."""
+    """A record with places in the conversation: each of ``marks`` is a string and a span in it."""
 
     __slots__ = ("marks",)
 

@@ -1,8 +1,8 @@
 """Provenance: who said the values of a call.
 
-A model can be talked into anything; where a value came from does not change with the words around it. ``Origins`` is an
-index over a conversation, built once a check, that tells for each value of a call whether somebody who is trusted said
-it: the user or the system, a tool whose outputs nobody else can write, or a whole field of another tool's output.
+A model can be talked into anything, but words do not change where a value came from. ``Origins`` is an index over a
+conversation, built once a check. It tells for each value of a call whether somebody trusted said it: the user or the
+system, a tool whose outputs nobody else can write, or a whole field of another tool's output.
 """
 
 from gemini_proxy.policy.run.provenance.labels import Labels, readable_parameters

@@ -1,4 +1,4 @@
-"""What is known of tools: by their labels, and by what their declarations and names say."""
+"""What is known of tools, from their labels, declarations and names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

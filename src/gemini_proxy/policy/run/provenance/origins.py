@@ -1,4 +1,4 @@
-"""Who said a value: the conversation's texts and fields as one index, and the judgement on a call's arguments."""
+"""Find who said a value: an index of the conversation's texts and fields, and the judgement on a call's arguments."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A value of a call that nobody who is trusted said.
+    """A value of a call that nobody trusted said.
 
     ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments. ``share`` is how much
     of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that is.

@@ -19,7 +19,7 @@ _DETECTORS: Final = (SecretsDetector(), PiiDetector())
 # So many words of prose in a row, with so many characters, are somebody's sentence.
 _WORDS: Final = 3
 _LEAST_WORDS: Final = 12
-# A word with a digit says something by itself, but for a year.
+# A word with a digit is telling by itself, unless it is a year.
 _LEAST_WORD: Final = 4
 _YEAR = re.compile(r"(?:19|20)\d\d")
 # A value may be spelled in groups; what is longer is found by its parts.
@@ -70,7 +70,7 @@ class PrivateData:
         for path, name, value in leaves_of(call.data["function"]["arguments"], ""):
             self._meter.charge(4 + (len(value) >> 2))
             shape = shape_of(value, name)
-            # Whom a call goes to is no data in it: a link that was read, a participant out of a private list.
+            # The destination of a call is not data in it: a link that was read, a participant of a private list.
             if _is_destination(value, name) and fold(value) in self._known:
                 continue
             output = next((self._outputs[number] for number in self._numbers(value, call)), None)

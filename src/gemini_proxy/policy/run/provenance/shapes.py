@@ -1,4 +1,4 @@
-"""What a value is by its form and by the name of its argument: an address, a date, a number or a text.
+"""Tell what a value is by its form and the name of its argument: an address, a date, a number or a text.
 
 An address says where a call goes or what it changes. A tool's name says what the tool does.
 """
