@@ -26,7 +26,7 @@ from bench.million_questions import Question, questions
 from bench.million_traces import DAYS, made_up
 from gemini_proxy.traces.rows import TraceRow, encode
 from gemini_proxy.traces.schema import progress
-from gemini_proxy.traces.search.digest import NAME, Digest
+from gemini_proxy.traces.search.indexer import NAME, Digest
 from gemini_proxy.traces.store import TraceStore
 
 BATCH: Final = 256

@@ -17,7 +17,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import Conversation
 from gemini_proxy.traces.access import DEVELOPER
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.trace import Annotation, Outcome, annotations_for
 from gemini_proxy.traces.visible import VISIBLE
 from tests.explorer.browsing import declare, mine, tool

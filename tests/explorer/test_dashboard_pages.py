@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gemini_proxy.explorer.app_keys import DATABASE
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.trace import Outcome
 from tests.explorer.browsing import Browser, dataset, mine, record
 from tests.support.proxy import Proxy

@@ -15,7 +15,7 @@ from gemini_proxy.explorer.pages.conversation import MESSAGES
 from gemini_proxy.explorer.pages.trace_pages import PAGE
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
 from tests.explorer.browsing import Browser, mine, record, rows, rule
 from tests.support.proxy import Proxy

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gemini_proxy.explorer.pages.conversation import conversation_page
 from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.traces.annotation_ranges import leaves
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.marks import leaves
 from gemini_proxy.traces.rows import dump_messages, load
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(

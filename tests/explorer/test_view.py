@@ -12,7 +12,7 @@ from gemini_proxy.explorer.pages.annotated_text import SHOWN, AnnotatedText, ann
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
-from gemini_proxy.traces.marks import Marks, leaves
+from gemini_proxy.traces.annotation_ranges import Marks, leaves
 from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation
 from tests.traces.samples import trace

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
 from gemini_proxy.traces.search import narrowing, pace
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.search.listing import Listing, Page, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime

@@ -18,7 +18,7 @@ from gemini_proxy.traces.partitions import WIDTH, Partitions, leap, open_partiti
 from gemini_proxy.traces.postgres import Limits, PostgresDatabase
 from gemini_proxy.traces.retention import DAY, Kept
 from gemini_proxy.traces.rows import annotation_rows, encode
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 from tests.support.pooler import POOLER, running_pooler

@@ -20,10 +20,10 @@ from rich.text import Text
 from gemini_proxy.cli.terminal import excerpt_line, line, local_time, terminal
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.sections import SMALLEST_DATABASE
+from gemini_proxy.traces.annotation_ranges import Mark, Marks, leaves, segments
 from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
-from gemini_proxy.traces.marks import Mark, Marks, leaves, segments
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.store import TraceStore

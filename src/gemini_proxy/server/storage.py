@@ -31,7 +31,7 @@ from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
-from gemini_proxy.traces.search.digest import Digest
+from gemini_proxy.traces.search.indexer import Digest
 from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, annotations_for

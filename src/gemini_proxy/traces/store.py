@@ -28,8 +28,8 @@ from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summ
 from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
 from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, traces
 from gemini_proxy.traces.schema import jobs as jobs_table
-from gemini_proxy.traces.search.digest import reindex
 from gemini_proxy.traces.search.index import forget
+from gemini_proxy.traces.search.indexer import reindex
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
 
 # Short enough to type, long enough to be unique among millions.

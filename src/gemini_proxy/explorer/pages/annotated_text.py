@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gemini_proxy.traces.marks import Mark, Segment, segments
+from gemini_proxy.traces.annotation_ranges import Mark, Segment, segments
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
 Kind = Literal["block", "mask", "log", "remark"]

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 from gemini_proxy.explorer.pages.annotated_text import AnnotatedText, Note, annotate_text, notes
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.values import decoded, message_index, values
-from gemini_proxy.traces.marks import Mark, Marks
+from gemini_proxy.traces.annotation_ranges import Mark, Marks
 from gemini_proxy.traces.trace import Annotation
 from gemini_proxy.traces.visible import as_json
 

@@ -16,9 +16,9 @@ from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
+from gemini_proxy.traces.annotation_ranges import Marks
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
-from gemini_proxy.traces.marks import Marks
 from gemini_proxy.traces.overview import Overview
 from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.search.listing import Listing, TraceQuery

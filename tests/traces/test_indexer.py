@@ -14,8 +14,8 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.figures import Bucket, Figures, total
 from gemini_proxy.traces.rows import dump_messages
 from gemini_proxy.traces.schema import annotations, traces, usage
-from gemini_proxy.traces.search.digest import MAX_REST, MAX_TRACES, Digest, reindex, rest_after
 from gemini_proxy.traces.search.index import forget
+from gemini_proxy.traces.search.indexer import MAX_REST, MAX_TRACES, Digest, reindex, rest_after
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.tallies import MAX_NAMES, WIDTHS, delete_old

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.traces.marks import Marks, leaves, segments
+from gemini_proxy.traces.annotation_ranges import Marks, leaves, segments
 from gemini_proxy.traces.trace import Annotation
 
 TEXT = st.text(max_size=60)
