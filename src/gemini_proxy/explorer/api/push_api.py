@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.explorer.api.endpoints import ApiCall
-from gemini_proxy.explorer.api.request_bodies import ProxyRecord, TraceMetadata, TracePush
+from gemini_proxy.explorer.api.request_bodies import ProxyRecord, TraceMetadata, TracePush, read_annotations
 from gemini_proxy.explorer.api.response_bodies import PushView
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, FEED, TRACES
 from gemini_proxy.http.browser_guard import is_same_origin
@@ -78,7 +78,7 @@ def _traces(push: TracePush, owner: str, uploader: str, now: float) -> list[Trac
         metadata = TraceMetadata.read(document or {})
         if len(dump(document or {})) > MAX_TRACE_METADATA_BYTES:
             raise BadRequest(f"The metadata of a trace must not be larger than {MAX_TRACE_METADATA_BYTES} bytes")
-        annotations = tuple(creation.annotation() for creation in push.annotations[index]) if push.annotations else ()
+        annotations = read_annotations(push.annotations[index]) if push.annotations else ()
         pushed = _Pushed(messages, {**(document or {}), "uploader": uploader}, annotations, owner, push.dataset)
         record = metadata.gemini_proxy
         traces.append(pushed.trace(now) if record is None else pushed.recorded_trace(record, now))

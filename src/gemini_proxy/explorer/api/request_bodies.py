@@ -5,7 +5,7 @@ ignored.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
@@ -273,25 +273,17 @@ class AnnotationMetadata(RequestBody):
     guardrail: Annotated[JsonObject, AfterValidator(_guardrail_reference), _SchemaOf(GuardrailReference)] | None = None
 
 
-_ANNOTATION_FAULTS: Final = {
-    "content": "An annotation's content must be a string",
-    "address": "An annotation's address must be a string",
-    "extra_metadata": "An annotation's extra_metadata must be a dictionary",
-    "extra_metadata.source": "An annotation's source must be a string",
-    "extra_metadata.source:string_too_long": f"source must not be longer than {MAX_SOURCE} characters",
-    "extra_metadata.guardrail": "An annotation's guardrail must be a dictionary",
-}
-_ANNOTATIONS_FAULTS: Final = {
-    "annotations": "annotations must be a list of annotations",
-    "annotations:too_long": f"There must not be more than {MAX_ANNOTATIONS} annotations",
-    **{f"annotations.{path}": message for path, message in _ANNOTATION_FAULTS.items()},
-}
-
-
 class AnnotationCreation(RequestBody):
     """An annotation: what is said of the range at ``address``."""
 
-    messages_of_faults = _ANNOTATION_FAULTS
+    messages_of_faults = {
+        "content": "An annotation's content must be a string",
+        "address": "An annotation's address must be a string",
+        "extra_metadata": "An annotation's extra_metadata must be a dictionary",
+        "extra_metadata.source": "An annotation's source must be a string",
+        "extra_metadata.source:string_too_long": f"source must not be longer than {MAX_SOURCE} characters",
+        "extra_metadata.guardrail": "An annotation's guardrail must be a dictionary",
+    }
 
     content: str
     address: str
@@ -304,7 +296,21 @@ class AnnotationCreation(RequestBody):
         return Annotation(self.content, self.address, source, metadata.guardrail or {}, metadata.model_extra or {})
 
 
-Annotations = Annotated[list[AnnotationCreation], Field(max_length=MAX_ANNOTATIONS, fail_fast=True)]
+_ANNOTATIONS_FAULTS: Final = {
+    "annotations": "annotations must be a list of annotations",
+    "annotations:too_long": f"There must not be more than {MAX_ANNOTATIONS} annotations",
+}
+
+
+Annotations = Annotated[
+    list[Annotated[JsonObject, _SchemaOf(AnnotationCreation)]], Field(max_length=MAX_ANNOTATIONS, fail_fast=True)
+]
+"""Annotations to be read one by one: pydantic would hold the interpreter while it reads a hundred thousand."""
+
+
+def read_annotations(annotations: Iterable[dict[str, Any]]) -> tuple[Annotation, ...]:
+    """Return annotations as they are stored. Raise BadRequest with the first fault."""
+    return tuple(AnnotationCreation.read(annotation).annotation() for annotation in annotations)
 
 
 class AnnotationReplacement(RequestBody):

@@ -11,7 +11,12 @@ from typing import Any, Final
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
 from gemini_proxy.explorer.api.endpoints import ApiCall, document_response
-from gemini_proxy.explorer.api.request_bodies import AnnotationCreation, AnnotationReplacement, MessageAppend
+from gemini_proxy.explorer.api.request_bodies import (
+    AnnotationCreation,
+    AnnotationReplacement,
+    MessageAppend,
+    read_annotations,
+)
 from gemini_proxy.explorer.api.response_bodies import (
     AnnotationView,
     ReplacedView,
@@ -72,7 +77,7 @@ async def append_messages(call: ApiCall) -> SuccessView:
     trace_id = call.id("trace_id", NO_TRACE)
     appended = await call.body(MessageAppend)
     added = with_timestamps(appended.messages, time.time())
-    annotations = tuple(creation.annotation() for creation in appended.annotations or ())
+    annotations = await asyncio.to_thread(read_annotations, appended.annotations or ())
 
     def change(trace: Trace) -> Trace:
         merged = merge(trace.messages, added, trace.created)
@@ -110,7 +115,8 @@ async def replace_annotations(call: ApiCall) -> ReplacedView:
     trace_id = call.id("trace_id", NO_TRACE)
     replacement = await call.body(AnnotationReplacement)
     source = replacement.source
-    added = [replace(creation.annotation(), source=source) for creation in replacement.annotations]
+    annotations = await asyncio.to_thread(read_annotations, replacement.annotations)
+    added = [replace(annotation, source=source) for annotation in annotations]
     deleted = await call.app[CATALOGUE].replace_annotations(call.user, trace_id, source, added)
     if deleted is None:
         raise NotFound(NO_TRACE)
