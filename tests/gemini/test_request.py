@@ -233,7 +233,7 @@ def test_fields_of_other_methods_are_shown(name: str) -> None:
         ({"systemInstruction": {"parts": {"fileData": {"fileUri": "https://x"}}}},
          "messages.0.content.0", "a file behind a URI"),
         ({"cachedContent": "cachedContents/1"}, "request.cachedContent", "cached content"),
-        ({"continuationToken": "dG9r"}, "request.continuationToken", "the answer this one continues"),
+        ({"continuationToken": "dG9r"}, "request.continuationToken", "the response that this one continues"),
         ({"tools": {"googleSearch": {}}}, "request.tools", "googleSearch runs at the provider"),
         ({"tools": [{"url_context": {}}]}, "request.tools", "url_context runs at the provider"),
         ({"tools": [{"codeExecution": {}}]}, "request.tools", "codeExecution runs at the provider"),
@@ -261,7 +261,7 @@ def test_fields_that_send_the_answer_elsewhere_are_named_and_read(body: dict[str
     """Wherever they stand; what is done about them is not the reader's to say."""
     request = read(spelled({"contents": [], **body}, spell))
     (address,) = request.outbound
-    assert Unchecked(f"request.{address}", "where the answer goes besides") in request.unchecked
+    assert Unchecked(f"request.{address}", "where the response goes besides") in request.unchecked
     assert "theirs" in said(request.messages)
 
 

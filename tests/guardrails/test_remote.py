@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gemini_proxy.errors import EngineUnavailable, ProxyError, Unauthenticated
 from gemini_proxy.guardrails.engine import Check, FailOpenEngine
-from gemini_proxy.guardrails.remote import MAX_ANSWER, RELOAD_SECONDS, RemoteEngine
+from gemini_proxy.guardrails.remote import MAX_RESPONSE, RELOAD_SECONDS, RemoteEngine
 from gemini_proxy.guardrails.remote_responses import ServiceResponse, read_verdict
 from gemini_proxy.guardrails.rules import Guardrail, guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
@@ -303,7 +303,7 @@ async def test_heads_that_mean_harm(service: ScriptedUpstream, head: bytes) -> N
         await answered(service, Reply([Abort()], before_head=head), patience=0.5)
 
 
-@pytest.mark.parametrize("rest", [Hang(), b" " * (MAX_ANSWER + 1), Abort()], ids=["silent", "too large", "cut"])
+@pytest.mark.parametrize("rest", [Hang(), b" " * (MAX_RESPONSE + 1), Abort()], ids=["silent", "too large", "cut"])
 async def test_a_key_that_is_not_accepted_is_told_by_the_status_alone(service: ScriptedUpstream, rest: Step) -> None:
     """What follows it does not turn a refused key into a check that may be missing."""
     service.reply(Reply([b"{", rest], status=401))
@@ -391,7 +391,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_an_endless_answer_is_not_kept(service: ScriptedUpstream) -> None:
-    steps: list[Step] = [*[b" " * (MAX_ANSWER // 4)] * 5, Hang()]
+    steps: list[Step] = [*[b" " * (MAX_RESPONSE // 4)] * 5, Hang()]
     with pytest.raises(EngineUnavailable, match="larger"):
         await answered(service, Reply(steps))
     async with asyncio.timeout(5):

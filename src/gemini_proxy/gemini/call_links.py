@@ -53,15 +53,15 @@ def with_ids(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any
 
 def _linked(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, str, CallPlace | int]]:
     """Yield every call and output in order: candidate, id, place. Each candidate goes on from the request."""
-    asked = CallLinks()
-    answers: dict[Any, CallLinks] = {}
+    request = CallLinks()
+    responses: dict[Any, CallLinks] = {}
     for index, message in enumerate(messages):
         if "tool_calls" not in message and message.get("role") != "tool":
             continue
         candidate = message.get("candidate")
-        links = asked if candidate is None else answers.get(candidate)
+        links = request if candidate is None else responses.get(candidate)
         if links is None:
-            links = answers[candidate] = asked.copy()
+            links = responses[candidate] = request.copy()
         if message.get("role") == "tool":
             name = message.get("tool_name") or message.get("name")
             yield candidate, links.output(_text(message.get("tool_call_id")), _text(name)), index

@@ -213,7 +213,7 @@ class Candidate:
 
     def _see_token(self, token: Any) -> None:
         if token:
-            self.fields.declare("continuationToken", "a token for more of the answer")
+            self.fields.declare("continuationToken", "a token for more of the response")
 
     def _add_tokens(self, result: Any) -> None:
         self.tokens.add(result)

@@ -126,7 +126,7 @@ class Merger:
 
     def _see_token(self, token: Any) -> None:
         if token:
-            self.fields.declare("continuationToken", "a token for more of the answer")
+            self.fields.declare("continuationToken", "a token for more of the response")
 
 
 _READERS: dict[str, Callable[[Merger, Any], None]] = {

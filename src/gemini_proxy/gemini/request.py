@@ -80,7 +80,7 @@ def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> Message
         reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
         for request in objects(field(root, wrapper), wrapper):
             reader.add(request)
-    reason = "where the answer goes besides"
+    reason = "where the response goes besides"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader.list
 
@@ -202,7 +202,7 @@ class _BodyReader:
         if field(request, "cachedContent") is not None:
             self._unchecked("request.cachedContent", "cached content")
         if field(request, "continuationToken") is not None:
-            self._unchecked("request.continuationToken", "the answer this one continues")
+            self._unchecked("request.continuationToken", "the response that this one continues")
 
     def _unchecked(self, address: str, reason: str) -> None:
         self.list.unchecked.append(Unchecked(address, reason))

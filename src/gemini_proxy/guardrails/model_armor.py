@@ -75,7 +75,7 @@ def _matched(answer: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the filters that match. Raises EngineUnavailable if none does and not all have run."""
     result = answer.get("sanitizationResult")
     if not isinstance(result, dict):
-        raise EngineUnavailable("The answer of Model Armor has no result")
+        raise EngineUnavailable("The response of Model Armor has no result")
     filters = result.get("filterResults")
     named = filters.items() if isinstance(filters, dict) else ()
     matched = tuple(name for name, found in named if "MATCH_FOUND" in _states(found))

@@ -25,7 +25,7 @@ from gemini_proxy.policy import OpenTurn, Place
 
 log = logging.getLogger(__name__)
 
-MAX_ANSWER: Final = 4_194_304
+MAX_RESPONSE: Final = 4_194_304
 """Bytes of a response: enough for every violation in a long conversation, and parsed in some ten milliseconds."""
 RELOAD_SECONDS: Final = 3600.0
 """Seconds for which a service is taken to know a policy, as in Invariant's own gateway."""
@@ -77,10 +77,10 @@ class RemoteEngine:
             "parameters": check.parameters,
             "dataset_name": check.dataset,
         }
-        answer = await self._call(
+        response = await self._call(
             "policy/check/batch", asked, check.key or self._key or check.invariant_key, check.session
         )
-        return read_verdict(answer, check.guardrails, (time.perf_counter() - started) * 1000)
+        return read_verdict(response, check.guardrails, (time.perf_counter() - started) * 1000)
 
     async def preload(self, texts: Sequence[str]) -> bool:
         """Send, with the engine's own key, the policies that the service was not sent within the hour.
@@ -132,7 +132,7 @@ class RemoteEngine:
                     # Whatever the body says: a key that was not accepted must not become a check that is missing.
                     if response.status == 401:
                         return 401, b""
-                    return response.status, await bounded(response.content, MAX_ANSWER, "the guardrails service")
+                    return response.status, await bounded(response.content, MAX_RESPONSE, "the guardrails service")
             except aiohttp.ServerDisconnectedError:
                 if attempt == 2:
                     raise

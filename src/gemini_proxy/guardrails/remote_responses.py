@@ -42,20 +42,20 @@ class _PolicyResult:
     failure: str | None
 
 
-def read_verdict(answer: ServiceResponse, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
+def read_verdict(response: ServiceResponse, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
     """Read ``{"result": [{"errors": [{"args", "kwargs", "ranges"}], "error_message"?}]}``, one result a guardrail.
 
     The first ``MAX_VIOLATIONS`` of a policy are read, as many as our own engine finds, and the key is removed. If
     there are violations, policies that the service could not check are named in ``unchecked``; if there are none,
     they raise EngineUnavailable. So does a response of any other status or shape; 401 raises Unauthenticated.
     """
-    if answer.status != 200:
-        raise _failed(answer, _detail(answer))
-    documents = _member(_object(_json(answer.body), "the answer"), "result", list)
+    if response.status != 200:
+        raise _failed(response, _detail(response))
+    documents = _member(_object(_json(response.body), "the response"), "result", list)
     if len(documents) != len(guardrails):
         raise _unreadable(f"{len(documents)} results for {len(guardrails)} policies")
     results = [
-        _result(document, guardrail, answer.key) for document, guardrail in zip(documents, guardrails, strict=True)
+        _result(document, guardrail, response.key) for document, guardrail in zip(documents, guardrails, strict=True)
     ]
     violations = tuple(violation for result in results for violation in result.violations)
     failures = "; ".join(
@@ -64,37 +64,37 @@ def read_verdict(answer: ServiceResponse, guardrails: Sequence[Guardrail], milli
         if result.failure is not None
     )
     if failures and not violations:
-        raise EngineUnavailable(f"The guardrails service could not check {answer.words(failures)}")
-    return Verdict(violations, milliseconds, answer.words(failures) if failures else None)
+        raise EngineUnavailable(f"The guardrails service could not check {response.words(failures)}")
+    return Verdict(violations, milliseconds, response.words(failures) if failures else None)
 
 
-def read_loaded(answer: ServiceResponse) -> None:
+def read_loaded(response: ServiceResponse) -> None:
     """Read the response to a policy that was sent ahead.
 
     Raises EngineUnavailable if it did not load, Unauthenticated for 401. Neither has the service's own words, which may
     quote the policy.
     """
-    if answer.status != 200:
-        raise _failed(answer)
-    if _object(_json(answer.body), "the answer").get("errors"):
+    if response.status != 200:
+        raise _failed(response)
+    if _object(_json(response.body), "the response").get("errors"):
         raise EngineUnavailable("The guardrails service found errors in it")
 
 
-def _failed(answer: ServiceResponse, why: str = "") -> EngineUnavailable | Unauthenticated:
-    if answer.status == 401:
+def _failed(response: ServiceResponse, why: str = "") -> EngineUnavailable | Unauthenticated:
+    if response.status == 401:
         return Unauthenticated("The guardrails service did not accept the API key")
-    if 300 <= answer.status < 400:
+    if 300 <= response.status < 400:
         return EngineUnavailable("The guardrails service answered with a redirect")
-    return EngineUnavailable(f"The guardrails service answered with HTTP {answer.status}{why and f': {why}'}")
+    return EngineUnavailable(f"The guardrails service answered with HTTP {response.status}{why and f': {why}'}")
 
 
-def _detail(answer: ServiceResponse) -> str:
+def _detail(response: ServiceResponse) -> str:
     """Return the reason that the service gives for an error, empty if it gives none."""
     try:
-        detail = _object(_json(answer.body), "the answer").get("detail")
+        detail = _object(_json(response.body), "the response").get("detail")
     except EngineUnavailable:
         return ""
-    return answer.words(detail) if isinstance(detail, str) else ""
+    return response.words(detail) if isinstance(detail, str) else ""
 
 
 def _result(document: object, guardrail: Guardrail, key: str) -> _PolicyResult:
@@ -153,4 +153,4 @@ def _member(of: dict[str, Any], name: str, kind: type[_Kind], default: _Kind | N
 
 
 def _unreadable(why: str) -> EngineUnavailable:
-    return EngineUnavailable(f"The answer of the guardrails service cannot be read: {why}")
+    return EngineUnavailable(f"The response of the guardrails service cannot be read: {why}")

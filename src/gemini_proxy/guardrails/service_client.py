@@ -45,7 +45,7 @@ async def bounded(content: aiohttp.StreamReader, most: int, who: str) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > most:
-            raise EngineUnavailable(f"The answer of {who} is larger than the proxy may hold")
+            raise EngineUnavailable(f"The response of {who} is larger than the proxy may hold")
     return b"".join(pieces)
 
 
@@ -102,7 +102,7 @@ class ServiceClient:
         except orjson.JSONDecodeError:
             document = None
         if not isinstance(document, dict):
-            raise EngineUnavailable(f"The answer of {self._who} is not a JSON object")
+            raise EngineUnavailable(f"The response of {self._who} is not a JSON object")
         return document
 
 

@@ -40,7 +40,7 @@ def window_of(rule: syntax.Raise, context: Context, binding_predicates: frozense
     if binding_predicates and named & context.predicates.keys():
         return "whole"
     events = [line for line in declarations(rule.body) if line.source is None]
-    if not any(_reads_answer(event, rule, context) for event in events):
+    if not any(_reads_response(event, rule, context) for event in events):
         quantifiers = [line for line in lines if isinstance(line, syntax.Quantifier)]
         nested = any(isinstance(inner, syntax.Quantifier) for each in quantifiers for inner in each.body)
         stays = not nested and all(_only_grows(each, context) for each in quantifiers)
@@ -57,20 +57,20 @@ def _kind(line: syntax.Declaration, context: Context) -> str:
     return imported.name if imported is not None and imported.role == "kind" else line.kind
 
 
-def _reads_answer(event: syntax.Declaration, rule: syntax.Raise, context: Context) -> bool:
+def _reads_response(event: syntax.Declaration, rule: syntax.Raise, context: Context) -> bool:
     """Return whether more text in a response can change what holds of the event."""
     kind = _kind(event, context)
     if kind != "Message":
         return kind in ("TextChunk", "Input")
     return not any(
-        isinstance(line, syntax.Condition) and _excludes_answers(line.value, event.name) for line in rule.body
+        isinstance(line, syntax.Condition) and _excludes_responses(line.value, event.name) for line in rule.body
     )
 
 
-def _excludes_answers(node: syntax.Expr, name: str) -> bool:
+def _excludes_responses(node: syntax.Expr, name: str) -> bool:
     """Return whether ``m.role == "user"`` or the like must hold, alone or beside other conditions."""
     if isinstance(node, syntax.Logical):
-        return node.operator == "and" and any(_excludes_answers(each, name) for each in node.operands)
+        return node.operator == "and" and any(_excludes_responses(each, name) for each in node.operands)
     if not isinstance(node, syntax.Comparison) or len(node.rest) != 1:
         return False
     operator, other = node.rest[0]
