@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 
 from gemini_proxy.traces.store import TraceStore
 from tests.support.postgres import TEMPLATE, PostgresServer, find_programs, running_server
 from tests.support.proxy import Proxy, proxy_before
 from tests.support.upstream import ScriptedUpstream
+
+# Time tells of the machine, which may be busy with something else for as long as a deadline allows.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 StartProxy = Callable[..., Awaitable[Proxy]]
 
