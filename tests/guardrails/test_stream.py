@@ -8,11 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
-from gemini_proxy.guardrails.stream import ResponseStream, StreamCheck
+from gemini_proxy.gemini.request import read_request
+from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.native import NativeEngine
+from gemini_proxy.guardrails.response_messages import candidate_messages
+from gemini_proxy.guardrails.rules import guardrail
+from gemini_proxy.guardrails.stream import ResponseStream, StreamCheck, TextViolated
+from gemini_proxy.guardrails.workers import Workers
+from tests.support.proxy import prompt
 from tests.support.upstream import call_part, candidate, sse
 
 SIZE = 1 << 20
@@ -140,3 +148,94 @@ def test_a_response_over_the_limit_cannot_be_read() -> None:
     stream = ResponseStream(SseFraming(), Merger(), "final", None, 100)
     with pytest.raises(DecodeError, match="larger"):
         stream.feed(b"x" * 101)
+
+
+OVERLAP = 12
+REQUEST = read_request(
+    read_call("POST", "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"), orjson.dumps(prompt("hi"))
+)
+RULE = 'raise "x" if:\n    (m: Message)\n    m.role == "assistant"\n    "forbidden" in m.content\n'
+
+
+class Windowed:
+    """A response in ``window``. A check of the whole always passes."""
+
+    def __init__(self, overlap: int = OVERLAP) -> None:
+        self.merger = Merger()
+        check = Check((guardrail("rule", RULE, "block"),), REQUEST.messages)
+        session = NativeEngine(Workers(), 5.0).open_session(check, overlap)
+        first = len(REQUEST.messages)
+        self.stream = ResponseStream(
+            SseFraming(), self.merger, "window", None, SIZE, session=session, first_message=first
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        left = self.stream.feed(data)
+        if self.stream.wants_check:
+            left += self.stream.passed(candidate_messages(REQUEST, self.merger))
+        return left
+
+    def end(self) -> bytes:
+        self.stream.close()
+        return self.stream.take() + self.stream.release()
+
+
+def spoken(text: str, index: int, *, thought: bool = False) -> dict[str, Any]:
+    part = {"text": text, "thought": True} if thought else {"text": text}
+    return {"candidates": [{"index": index, "content": {"parts": [part]}}]}
+
+
+SPOKEN = st.lists(
+    st.one_of(
+        st.builds(spoken, st.text("ab c", max_size=20), st.integers(0, 1), thought=st.booleans()),
+        st.just(call_part("f", x=1)),
+        st.just({"usageMetadata": {"totalTokenCount": 1}}),
+    ),
+    max_size=10,
+)
+
+
+@given(SPOKEN, st.lists(st.integers(1, 300), max_size=10))
+def test_in_window_all_bytes_leave_in_order_in_the_end(events: list[dict[str, Any]], cuts: list[int]) -> None:
+    """Whatever the chunking, what left and what was released are the upstream's bytes."""
+    body, windowed, left, at = b"".join(sse(*events)), Windowed(), b"", 0
+    for cut in cuts:
+        left += windowed.feed(body[at : at + cut])
+        at += cut
+    left += windowed.feed(body[at:])
+    assert body.startswith(left)
+    assert left + windowed.end() == body
+    assert windowed.stream.events_left == len(events)
+
+
+@given(st.lists(st.text("ab c", max_size=20), max_size=12), st.integers(0, 30))
+def test_in_window_an_event_waits_until_enough_text_has_followed_it(texts: list[str], overlap: int) -> None:
+    """And not longer: an event leaves with the one that completes what has to follow it."""
+    windowed, lengths = Windowed(overlap), [len(text) for text in texts]
+    for number, event in enumerate(sse(*[candidate(text) for text in texts]), 1):
+        windowed.feed(event)
+        said = sum(lengths[:number])
+        leaves = [not text or said - sum(lengths[: at + 1]) >= overlap for at, text in enumerate(texts[:number])]
+        assert windowed.stream.events_left == (leaves.index(False) if False in leaves else number)
+
+
+def test_in_window_text_that_violates_is_named_by_its_candidate_and_leaves_nothing() -> None:
+    """Split over events and beside another candidate: the address is that of the whole text."""
+    windowed = Windowed()
+    events = sse(spoken("all is well", 0), spoken("this is for", 1), spoken("bidden", 1), spoken("!", 0))
+    assert windowed.feed(events[0] + events[1]) == b""
+    with pytest.raises(TextViolated) as violated:
+        windowed.feed(events[2] + events[3])
+    ((index, verdict),) = violated.value.verdicts
+    assert (index, [violation.ranges for violation in verdict.violations]) == (1, [("messages.1.content:8-17",)])
+    assert windowed.stream.take() == b""
+
+
+def test_in_window_nothing_leaves_once_a_check_was_postponed() -> None:
+    """However much text follows: the final check decides."""
+    windowed = Windowed()
+    call, *rest = sse(call_part("f"), *[candidate("some more text to follow")] * 3)
+    assert (windowed.stream.feed(call), windowed.stream.wants_check) == (b"", True)
+    assert windowed.stream.postpone() == b""
+    assert windowed.feed(b"".join(rest)) == b""
+    assert windowed.end() == call + b"".join(rest)
