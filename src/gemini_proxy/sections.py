@@ -209,6 +209,7 @@ class Guardrails(Section):
 
     engine: Literal["native", "remote", "off"] = "native"
     policies: tuple[str, ...] = ()
+    ask_policies: tuple[str, ...] = ()
     mask_policies: tuple[str, ...] = ()
     log_policies: tuple[str, ...] = ()
     header_policies: Literal["add", "replace", "off"] = "add"
@@ -220,6 +221,7 @@ class Guardrails(Section):
     thoughts: Literal["check", "skip"] = "check"
     restore: Literal["all", "text", "off"] = "all"
     history: Literal["mask", "refuse"] = "mask"
+    ask_timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     mask_key: SecretStr | None = None
     unseen_content: Literal["allow", "block"] = "allow"
     outbound_fields: Literal["refuse", "allow"] = "refuse"

@@ -350,7 +350,7 @@ def test_a_configuration_that_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "rule.gr").write_text('raise "no" if:\n    (m: Message)\n    "x" in m.content\n')
     result = invoke(write_config(tmp_path, guardrails={"policies": ["rule.gr"]}), "check-config")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "1 blocking, 0 masking and 0 logging" in result.stdout
+    assert "1 blocking, 0 asking, 0 masking and 0 logging" in result.stdout
     assert not (tmp_path / "traces.db").exists()
 
 

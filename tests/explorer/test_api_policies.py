@@ -88,8 +88,8 @@ NOT_KEPT: list[tuple[object, str]] = [
     ({"name": "p", "policy": f"# \0\n{SECRETIVE}"}, "policy must not hold the character NUL"),
     ({"name": "p", "policy": "#" * 65_537}, "policy must not be longer than 65536 characters"),
     ({"name": "p", "policy": SECRETIVE, "enabled": 1}, "enabled must be a boolean"),
-    ({"name": "p", "policy": SECRETIVE, "action": "shout"}, 'action must be "block", "mask" or "log"'),
-    ({"name": "p", "policy": SECRETIVE, "action": {}}, 'action must be "block", "mask" or "log"'),
+    ({"name": "p", "policy": SECRETIVE, "action": "shout"}, 'action must be "block", "ask", "mask" or "log"'),
+    ({"name": "p", "policy": SECRETIVE, "action": {}}, 'action must be "block", "ask", "mask" or "log"'),
     ({"name": "p", "policy": SECRETIVE, "extra_metadata": []}, "extra_metadata must be a dictionary"),
     (
         {"name": "p", "policy": SECRETIVE, "extra_metadata": {"x": "y" * 16_384}},
@@ -112,7 +112,7 @@ NOT_CHANGED: list[tuple[object, str]] = [
     ({"name": None}, "Name must be non-empty if provided"),
     ({"policy": ""}, "Policy must be non-empty if provided"),
     ({"enabled": "no"}, "enabled must be a boolean"),
-    ({"action": 3}, 'action must be "block", "mask" or "log"'),
+    ({"action": 3}, 'action must be "block", "ask", "mask" or "log"'),
     ({"extra_metadata": "x"}, "extra_metadata must be a dictionary"),
     ({"extra_metadata": {"x": "y" * 16_384}}, "extra_metadata must not be larger than 16384 bytes"),
 ]

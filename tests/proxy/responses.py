@@ -15,6 +15,7 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
@@ -128,8 +129,9 @@ def done(work: Coroutine[Any, Any, T]) -> T:
 
 def pipeline(settings: Guardrails, engine: Engine | None = None) -> Pipeline:
     """Return a pipeline whose exchanges are not recorded."""
-    reader, recorder = cast(RequestReader, None), cast(ExchangeRecorder, None)
-    return Pipeline(reader, engine or NativeEngine(Workers(), 5.0), settings, Refusals(), recorder, Tasks(), 1 << 24)
+    reader, desk = cast(RequestReader, None), cast(ApprovalDesk, None)
+    recorder, engine = cast(ExchangeRecorder, None), engine or NativeEngine(Workers(), 5.0)
+    return Pipeline(reader, desk, engine, settings, Refusals(), recorder, Tasks(), 1 << 24)
 
 
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:

@@ -63,6 +63,7 @@ async def proxy_before(
     policy: str | None = None,
     log_policy: str | None = None,
     mask_policy: str | None = None,
+    ask_policy: str | None = None,
     grace: float = 5.0,
     engine: Engine | None = None,
     clock: Callable[[], float] = time.time,
@@ -72,16 +73,21 @@ async def proxy_before(
     database = str(sections.get("traces", {}).get("database", f"sqlite:///{folder / 'traces.db'}"))
     values = {**sections, "upstream": {"base_url": base_url, **sections.get("upstream", {})}}
     values["traces"] = {**sections.get("traces", {}), "database": database}
-    app = create_app(Config.model_validate(values), rules(policy, log_policy, mask_policy), engine, clock=clock)
+    app = create_app(
+        Config.model_validate(values), rules(policy, log_policy, mask_policy, ask_policy), engine, clock=clock
+    )
     async with running(app, [ListenAddress("127.0.0.1", 0)], grace) as bound:
         yield Proxy(f"http://{bound[0]}", app, database)
 
 
-def rules(policy: str | None, log_policy: str | None = None, mask_policy: str | None = None) -> GuardrailSet:
+def rules(
+    policy: str | None, log_policy: str | None = None, mask_policy: str | None = None, ask_policy: str | None = None
+) -> GuardrailSet:
     return GuardrailSet(
         (guardrail("test policy", policy, "block", asks=True),) if policy else (),
         (guardrail("test log policy", log_policy, "log", asks=True),) if log_policy else (),
         masking=(guardrail("test mask policy", mask_policy, "mask", asks=True),) if mask_policy else (),
+        asking=(guardrail("test ask policy", ask_policy, "ask", asks=True),) if ask_policy else (),
     )
 
 

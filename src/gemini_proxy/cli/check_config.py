@@ -31,7 +31,8 @@ def check_config(settings: Settings) -> None:
             click.echo(f"{rule.name}:{warning}", err=True)
     click.echo(
         f"configuration ok: upstream {config.upstream.base_url}, "
-        f"{len(rules.blocking)} blocking, {len(rules.masking)} masking and {len(rules.logging)} logging policies, "
+        f"{len(rules.blocking)} blocking, {len(rules.asking)} asking, {len(rules.masking)} masking "
+        f"and {len(rules.logging)} logging policies, "
         f"traces in {shown_url(config.traces.database)}"
     )
     for rule in rules.all:

@@ -52,6 +52,9 @@ class LazyGroup(click.Group):
 
 
 _COMMANDS = {
+    "approvals": LazyCommand(
+        "gemini_proxy.cli.approvals:approvals", "List what guardrails ask a person for, and allow or deny it."
+    ),
     "backup": LazyCommand(
         "gemini_proxy.cli.traces:backup", "Copy the SQLite database into the new file FILE, while the server runs."
     ),

@@ -25,8 +25,8 @@ from gemini_proxy.policy import (
 )
 from gemini_proxy.policy import PINS_PARAMETER as PINNED
 
-Action = Literal["block", "mask", "log"]
-_STRENGTHS: Mapping[object, int] = MappingProxyType({"log": 0, "mask": 1, "block": 2})
+Action = Literal["block", "ask", "mask", "log"]
+_STRENGTHS: Mapping[object, int] = MappingProxyType({"log": 0, "mask": 1, "ask": 2, "block": 3})
 
 HEADER_NAME = "Invariant-Guardrails"
 BRIEF_POLICY = 500
@@ -49,9 +49,9 @@ _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 class Guardrail:
     """One policy in force, and what is done about what it finds.
 
-    ``block`` refuses, ``mask`` hides it from the model, ``log`` only annotates the trace. A rule of the policy may ask
-    for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail came with the request: its
-    cost is borne by its sender alone.
+    ``block`` refuses, ``ask`` has a person decide, ``mask`` hides it from the model, ``log`` only annotates the trace.
+    A rule of the policy may ask for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail
+    came with the request: its cost is borne by its sender alone.
     """
 
     id: str
@@ -104,33 +104,39 @@ class GuardrailSet:
     logging: tuple[Guardrail, ...] = ()
     tools: ToolFacts = _NO_FACTS
     masking: tuple[Guardrail, ...] = ()
+    asking: tuple[Guardrail, ...] = ()
     deciding: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
     """Those that are checked before anything of a request or response leaves."""
     annotating: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
     """Those that are checked once the exchange is recorded: nothing in them does more than annotate."""
     masks: bool = field(init=False, repr=False, compare=False)
     """Whether one of them may mask."""
+    overlaps: bool = field(init=False, repr=False, compare=False)
+    """Whether a request may go upstream while it is checked: all that its check can do is refuse."""
 
     def __post_init__(self) -> None:
         stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})
-        deciding = (*self.blocking, *self.masking, *stronger_rules)
+        deciding = (*self.blocking, *self.asking, *self.masking, *stronger_rules)
         object.__setattr__(self, "deciding", deciding)
         annotating = tuple(guardrail for guardrail in self.logging if guardrail not in stronger_rules)
         object.__setattr__(self, "annotating", annotating)
-        object.__setattr__(self, "masks", any("mask" in guardrail.actions for guardrail in deciding))
+        actions = frozenset(action for guardrail in deciding for action in guardrail.actions)
+        object.__setattr__(self, "masks", "mask" in actions)
+        object.__setattr__(self, "overlaps", not actions & {"mask", "ask"})
 
     @classmethod
     def of(cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS) -> "GuardrailSet":
         """Sort guardrails by their action."""
-        by_action: dict[Action, list[Guardrail]] = {"block": [], "mask": [], "log": []}
+        by_action: dict[Action, list[Guardrail]] = {"block": [], "ask": [], "mask": [], "log": []}
         for one in guardrails:
             by_action[one.action].append(one)
-        return cls(tuple(by_action["block"]), tuple(by_action["log"]), tools, tuple(by_action["mask"]))
+        block, ask, mask, log = (tuple(some) for some in by_action.values())
+        return cls(block, log, tools, mask, ask)
 
     @property
     def all(self) -> tuple[Guardrail, ...]:
         """Return every guardrail, the strongest actions first."""
-        return (*self.blocking, *self.masking, *self.logging)
+        return (*self.blocking, *self.asking, *self.masking, *self.logging)
 
     @property
     def actions(self) -> frozenset[Action]:

@@ -19,6 +19,7 @@ from gemini_proxy.guardrails.stream import ResponseStream
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.response import ClientResponse
+from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.trace import Outcome
 
 _NO_RULES = GuardrailSet()
@@ -67,6 +68,7 @@ class Exchange:
     unchecked_content: list[Unchecked] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     masks: Masks | None = None
+    approvals: list[Approval] = field(default_factory=list)
     heals: bool = False
     refusal: Refusal | None = None
     check_ms: float = 0.0

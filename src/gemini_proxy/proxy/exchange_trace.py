@@ -196,6 +196,10 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         metadata["upstream_status"] = exchange.upstream_status
     if exchange.refusal is not None:
         metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
+    if exchange.approvals:
+        kept = ("id", "state", "guardrail", "decided_at", "decided_by", "reason")
+        described = [approval.described for approval in exchange.approvals]
+        metadata["approvals"] = [{name: one[name] for name in kept} for one in described]
     if exchange.error:
         metadata["error"] = exchange.error
     return metadata

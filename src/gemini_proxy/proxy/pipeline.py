@@ -56,12 +56,14 @@ from gemini_proxy.guardrails.masking import (
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
+from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
@@ -86,6 +88,7 @@ class Pipeline:
     def __init__(
         self,
         reader: RequestReader,
+        desk: ApprovalDesk,
         engine: Engine,
         guardrails: Guardrails,
         refusals: Refusals,
@@ -94,6 +97,7 @@ class Pipeline:
         max_response_bytes: int,
     ) -> None:
         self._reader = reader
+        self._desk = desk
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
@@ -122,7 +126,7 @@ class Pipeline:
 
     def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
         """Tell whether the upstream may be called before the verdict: nothing can be masked any more then."""
-        if self._guardrails.request_check != "overlap" or exchange.rules.masks:
+        if self._guardrails.request_check != "overlap" or not exchange.rules.overlaps:
             return False
         return self._guardrails.history == "refuse" or not self._holds_refusal(request)
 
@@ -335,7 +339,9 @@ class Pipeline:
         while violations:
             violations = await self._healed(exchange, violations)
             self._refuse_blocking(exchange, "request", violations)
-            noted += violations if not rounds else ()
+            if not rounds:
+                await self._ask(exchange, "request", violations, original)
+                noted += violations
             wanted = [violation for violation in violations if violation.action == "mask"]
             if not wanted:
                 break
@@ -433,9 +439,44 @@ class Pipeline:
         """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
         assert exchange.stream is not None
         violations = await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
+        await self._ask(exchange, "response", violations, exchange.messages)
         left, body = exchange.stream.events_left, exchange.stream.release()
         wanted = [violation for violation in violations if violation.action == "mask"]
         return self._mask_response(exchange, wanted, body, left) if wanted else body
+
+    async def _ask(
+        self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], messages: Sequence[Message]
+    ) -> None:
+        """Return when a person has allowed what the violations point at. Raises Refused."""
+
+        async def show_life() -> None:
+            if phase == "response":
+                await self._show_life(exchange)
+
+        for violation in violations:
+            if violation.action != "ask" or self._desk.has_allowed(exchange, violation, messages):
+                continue
+            old = phase == "request" and _is_history(contents_of_messages(exchange.call, exchange.body), violation)
+            try:
+                approval = await self._desk.ask(exchange, violation, messages, show_life, is_history=old)
+                exchange.approvals.append(approval)
+            except NotAllowed as answer:
+                exchange.approvals.append(answer.approval)
+                raise self._not_allowed(exchange, phase, violation, answer.approval) from None
+            except StoreError:
+                said = [violation.message, "nobody can be asked now"]
+                exchange.violations.append(violation)
+                raise self._refused(exchange, phase, said, [violation], "GUARDRAIL_UNAVAILABLE") from None
+            if phase == "response":
+                exchange.violations.append(violation)
+
+    def _not_allowed(self, exchange: Exchange, phase: Phase, violation: Violation, approval: Approval) -> Refused:
+        exchange.violations.append(violation)
+        if approval.state == "denied":
+            said = f"denied: {approval.reason}" if approval.reason else "denied"
+            return self._refused(exchange, phase, [violation.message, said], [violation], "GUARDRAIL_DENIED")
+        waited = f"nobody allowed it within {self._guardrails.ask_timeout:g} seconds"
+        return self._refused(exchange, phase, [violation.message, waited], [violation], "GUARDRAIL_NOT_ALLOWED")
 
     def _mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return what is left of a response with what the violations point at hidden. Raises Refused.
@@ -501,7 +542,7 @@ class Pipeline:
             violation
             for verdict in verdicts
             for violation in verdict.violations
-            if violation.action != "mask" or not self._is_restored(exchange, violation)
+            if not self._is_settled(exchange, violation)
         ]
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
@@ -512,9 +553,14 @@ class Pipeline:
             exchange.violations.extend(violation for violation in violations if violation.action == "log")
         return violations
 
-    def _is_restored(self, exchange: Exchange, violation: Violation) -> bool:
-        """Tell whether all that a violation points at is what the client has sent itself, and was masked."""
-        if exchange.masks is None:
+    def _is_settled(self, exchange: Exchange, violation: Violation) -> bool:
+        """Tell whether a violation of a response needs nothing more to be done about it.
+
+        A person has allowed it in this exchange, or all that it points at is what the client has sent, and was masked.
+        """
+        if violation.action == "ask":
+            return self._desk.has_allowed(exchange, violation, exchange.messages)
+        if violation.action != "mask" or exchange.masks is None:
             return False
         try:
             return exchange.masks.placeholders.keys() >= set(masked_values(exchange.messages, [violation]))
@@ -625,20 +671,25 @@ async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
     return await judged
 
 
-def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
-    """Return the texts that a violation points at; none where some of it is not in a content before the last one."""
+def _is_history(contents: Sequence[int | None], violation: Violation) -> bool:
+    """Tell whether all that a violation points at is in a content of the request before the last one."""
     last = max((content for content in contents if content is not None), default=0)
-    texts: list[str] = []
     for address in violation.ranges:
         index = message_of(address)
         content = contents[index] if index is not None and index < len(contents) else None
         if content is None or content >= last:
-            return []
-        try:
-            texts += texts_at(messages, address)
-        except CannotMask:
-            return []
-    return texts
+            return False
+    return bool(violation.ranges)
+
+
+def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
+    """Return the texts that a violation points at; none where some of it is no text, or not in the history."""
+    if not _is_history(contents, violation):
+        return []
+    try:
+        return masked_values(messages, [violation])
+    except CannotMask:
+        return []
 
 
 def _framing(exchange: Exchange) -> Framing:

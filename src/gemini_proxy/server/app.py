@@ -26,6 +26,7 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.http.peers import PEERS, Peers
+from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.authentication import Authentication
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, ExchangeMetrics
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
@@ -65,6 +66,7 @@ from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.refused_texts import RefusedTexts
@@ -232,7 +234,7 @@ class _Assembly:
 
     def build(self, config: Config, rules: GuardrailSet) -> Setup:
         """The setup for ``config`` with ``rules`` of its policy files."""
-        self._metrics.know(rule.name for rule in (*rules.blocking, *rules.masking))
+        self._metrics.know(rule.name for rule in rules.all if rule.action != "log")
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
         if checkers.remote is not None:
             self._send_ahead(checkers.remote, guardrails, rules)
@@ -249,12 +251,13 @@ class _Assembly:
             refused=RefusedTexts(storage.database),
         )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies)
+        desk = ApprovalDesk(Approvals(storage.database), guardrails.ask_timeout)
         most = config.upstream.max_answer_bytes
         return Setup(
             config,
             rules,
             reader,
-            Pipeline(reader, engine, guardrails, config.refusals, recorder, self._tasks, most),
+            Pipeline(reader, desk, engine, guardrails, config.refusals, recorder, self._tasks, most),
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:

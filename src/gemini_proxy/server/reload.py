@@ -89,6 +89,7 @@ class Reloader:
             "reloaded",
             extra={
                 "blocking_policies": len(rules.blocking),
+                "asking_policies": len(rules.asking),
                 "masking_policies": len(rules.masking),
                 "logging_policies": len(rules.logging),
             },

@@ -29,6 +29,7 @@ class Sources:
     policies: tuple[PolicyFile, ...]
     log_policies: tuple[PolicyFile, ...]
     mask_policies: tuple[PolicyFile, ...] = ()
+    ask_policies: tuple[PolicyFile, ...] = ()
 
 
 def load_sources(file: Path | None) -> Sources:
@@ -51,6 +52,7 @@ def read_sources(config: Config, file: Path | None) -> Sources:
         _read("guardrails.policies", guardrails.policies, folder, faults),
         _read("guardrails.log_policies", guardrails.log_policies, folder, faults),
         _read("guardrails.mask_policies", guardrails.mask_policies, folder, faults),
+        _read("guardrails.ask_policies", guardrails.ask_policies, folder, faults),
     )
     if faults:
         _compile(sources, faults)
@@ -81,6 +83,7 @@ def _compile(sources: Sources, faults: list[Exception]) -> GuardrailSet:
         _compiled(sources.policies, "block", faults),
         _compiled(sources.log_policies, "log", faults),
         masking=_compiled(sources.mask_policies, "mask", faults),
+        asking=_compiled(sources.ask_policies, "ask", faults),
     )
     if sources.config.guardrails.engine == "native":
         faults += [

@@ -15,6 +15,7 @@ class Extent:
 
     traces: int = 0
     blocking: int = 0
+    asking: int = 0
     masking: int = 0
     logging: int = 0
     disabled: int = 0
@@ -43,9 +44,10 @@ class Overview:
                 seq: Extent(
                     size - oldest if oldest is not None else 0,
                     counts.get((seq, True, "block"), 0),
+                    counts.get((seq, True, "ask"), 0),
                     counts.get((seq, True, "mask"), 0),
                     counts.get((seq, True, "log"), 0),
-                    sum(counts.get((seq, False, action), 0) for action in ("block", "mask", "log")),
+                    sum(counts.get((seq, False, action), 0) for action in ("block", "ask", "mask", "log")),
                 )
                 for seq, size, oldest in _sizes(connection, owner)
             }

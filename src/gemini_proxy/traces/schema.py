@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0009"
+HEAD = "0010"
 
 metadata = MetaData(
     naming_convention={
@@ -230,6 +230,28 @@ refused_texts = Table(
     Column("digest", String(64), primary_key=True),
     Column("at", Double, nullable=False),
     Index(None, "at"),
+)
+
+# What guardrails ask a person for; ``used`` once an allowance for one exchange has been taken. See approvals.py.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("created", Double, nullable=False, index=True),
+    Column("expires", Double, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("dataset", Text),
+    Column("trace", String(36), nullable=False),
+    Column("guardrail", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("subject", String(64), nullable=False, index=True),
+    Column("shown", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("decided_at", Double),
+    Column("decided_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("used", Boolean, nullable=False),
 )
 
 # One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.

@@ -201,7 +201,7 @@ class PolicyCreation(RequestBody):
     messages_of_faults = {
         "name": "Name must be provided and non-empty",
         "policy": "Policy content must be provided and non-empty",
-        "action": 'action must be "block", "mask" or "log"',
+        "action": 'action must be "block", "ask", "mask" or "log"',
         "extra_metadata": "extra_metadata must be a dictionary",
     }
     may_be_empty = False
@@ -209,7 +209,7 @@ class PolicyCreation(RequestBody):
     name: PolicyName
     policy: PolicyText
     enabled: bool | None = None
-    action: Literal["block", "mask", "log"] | None = None
+    action: Literal["block", "ask", "mask", "log"] | None = None
     extra_metadata: JsonObject | None = None
 
 
@@ -227,7 +227,7 @@ class PolicyChange(RequestBody):
     name: PolicyName = Field("", json_schema_extra=_without_default)
     policy: PolicyText = Field("", json_schema_extra=_without_default)
     enabled: bool | None = None
-    action: Literal["block", "mask", "log"] | None = None
+    action: Literal["block", "ask", "mask", "log"] | None = None
     extra_metadata: JsonObject | None = None
 
 

@@ -65,7 +65,7 @@ class PolicyView(TypedDict):
     name: str
     content: str
     enabled: bool
-    action: Literal["block", "mask", "log"]
+    action: Literal["block", "ask", "mask", "log"]
     extra_metadata: dict[str, Any]
     last_updated_time: str
 

@@ -7,9 +7,9 @@ from typing import Final, Literal
 from gemini_proxy.traces.annotation_ranges import Mark, Segment, segments
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
-Kind = Literal["block", "mask", "log", "remark"]
+Kind = Literal["block", "ask", "mask", "log", "remark"]
 """What a rule did; "remark" if a person or a program annotated, not a rule."""
-_KINDS: Final[Sequence[Kind]] = ("block", "mask", "log", "remark")
+_KINDS: Final[Sequence[Kind]] = ("block", "ask", "mask", "log", "remark")
 """The heaviest first: a range has the colour of the heaviest."""
 Style = Kind | Literal[""]
 
@@ -97,8 +97,9 @@ def kind(mark: Mark) -> Kind:
     if mark.logged:
         return "log"
     annotation = mark.annotation
-    if annotation.guardrail.get("action") == "mask":
-        return "mask"
+    action = annotation.guardrail.get("action")
+    if action == "ask" or action == "mask":
+        return "ask" if action == "ask" else "mask"
     return "block" if annotation.guardrail or annotation.source == GUARDRAILS_SOURCE else "remark"
 
 

@@ -32,7 +32,7 @@ raise "no secrets in answers" if:
 """The text of a new rule."""
 
 
-_ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "mask": "mask", "log": "log"}
+_ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "ask": "ask", "mask": "mask", "log": "log"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ async def switch(visit: PageVisit) -> web.StreamResponse:
     elif to in ("on", "off"):
         changed = await policies.change(dataset, policy_id, enabled=to == "on")
     else:
-        raise BadRequest("A rule can be switched to block, mask, log, on or off")
+        raise BadRequest("A rule can be switched to block, ask, mask, log, on or off")
     if changed is None:
         raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")

@@ -1,0 +1,100 @@
+"""``gemini-proxy approvals``: what guardrails ask a person for. Works while the server runs, on the same database."""
+
+import getpass
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+from rich.text import Text
+
+from gemini_proxy.cli.settings import Settings
+from gemini_proxy.cli.terminal import line, local_time, terminal
+from gemini_proxy.cli.with_store import with_store
+from gemini_proxy.traces.approvals import Approval, Approvals
+from gemini_proxy.traces.store import TraceStore
+
+T = TypeVar("T")
+
+
+@click.group()
+def approvals() -> None:
+    """List what guardrails ask a person for, and allow or deny it."""
+
+
+@approvals.command("list")
+@click.option("--all", "every", is_flag=True, help="Also those that were decided or have expired.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.pass_obj
+def list_(settings: Settings, every: bool, limit: int) -> None:
+    """List the approvals that wait, the newest first: the rule's words, and exactly what is asked for."""
+    found = _with_approvals(
+        settings, lambda approvals: approvals.latest(limit, waiting=not every), TraceStore.open_read_only
+    )
+    console = terminal()
+    for approval in found:
+        console.print(_heading(approval))
+        for asked in approval.request.shown.get("asked", ()):
+            console.print(Text.assemble("    ", line(asked)))
+    if not found:
+        click.echo("nothing waits" if not every else "nothing was asked for", err=True)
+
+
+@approvals.command()
+@click.argument("approval_id", metavar="ID")
+@click.option(
+    "--for", "seconds", type=click.IntRange(1), help="Allow exactly this for so many seconds, not for one exchange."
+)
+@click.option("--by", help="Who decides; by default the user of this shell.")
+@click.pass_obj
+def allow(settings: Settings, approval_id: str, seconds: int | None, by: str | None) -> None:
+    """Allow what ID asks for: the exchange that waits, or the next one that asks for exactly the same."""
+    _decide(settings, approval_id, allowed=True, by=by, seconds=seconds or 0)
+
+
+@approvals.command()
+@click.argument("approval_id", metavar="ID")
+@click.option("--reason", default="", help="What the refusal says, to the client and so to the model.")
+@click.option("--by", help="Who decides; by default the user of this shell.")
+@click.pass_obj
+def deny(settings: Settings, approval_id: str, reason: str, by: str | None) -> None:
+    """Deny what ID asks for: the exchange is refused."""
+    _decide(settings, approval_id, allowed=False, by=by, reason=reason)
+
+
+def _decide(
+    settings: Settings, approval_id: str, *, allowed: bool, by: str | None, reason: str = "", seconds: float = 0.0
+) -> None:
+    who = by or f"{getpass.getuser()} (command line)"
+
+    async def work(approvals: Approvals) -> Approval:
+        decided = await approvals.decide(approval_id, allow=allowed, by=who, reason=reason, seconds=seconds)
+        if decided is not None:
+            return decided
+        found = await approvals.get(approval_id)
+        if found is None:
+            raise click.ClickException(f"there is no approval {line(approval_id).plain}")
+        raise click.ClickException(f"the approval {found.id} does not wait any more: it is {found.state}")
+
+    decided = _with_approvals(settings, work)
+    click.echo(f"{decided.state} {decided.id}")
+
+
+def _heading(approval: Approval) -> Text:
+    request = approval.request
+    until = f"until {local_time(approval.expires)}" if approval.state == "waiting" else f"by {approval.decided_by}"
+    return Text.assemble(
+        (approval.id, "bold"),
+        f"  {approval.state} {until}  " if approval.state != "expired" else "  expired  ",
+        line(request.message, "bold"),
+        "  ",
+        line(f"{request.guardrail}, dataset {request.dataset}" if request.dataset else request.guardrail, "dim"),
+    )
+
+
+def _with_approvals(
+    settings: Settings,
+    work: Callable[[Approvals], Awaitable[T]],
+    opened: Callable[[str], Awaitable[TraceStore]] = TraceStore.open,
+) -> T:
+    """Run ``work`` on the configured database. What it raises ends the command with 1."""
+    return with_store(settings.traces.database, lambda store: work(Approvals(store.database)), opened=opened)

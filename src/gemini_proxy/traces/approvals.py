@@ -1,0 +1,221 @@
+"""What guardrails ask a person for, and what was decided: kept in the database, so that it outlives a process."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, RowMapping, Select, delete, insert, select, update
+
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.rows import dump, load
+from gemini_proxy.traces.schema import approvals
+
+State = Literal["waiting", "allowed", "denied", "expired"]
+
+_KEPT: Final = 90 * 86_400.0
+"""Seconds for which an approval stays in the list."""
+_DELETED: Final = 20
+"""Rows past that time that are deleted when another is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """What is asked for. ``subject`` is a digest of exactly that: a decision holds for it and nothing else.
+
+    ``shown`` is what a person is to see of it, ``trace`` the id of the exchange that waits.
+    """
+
+    owner: str
+    dataset: str | None
+    trace: str
+    guardrail: str
+    message: str
+    subject: str
+    shown: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """``until`` is how long an allowance holds for the same subject, 0 for one exchange. Times are Unix seconds."""
+
+    id: str
+    request: ApprovalRequest
+    created: float
+    expires: float
+    state: State
+    decided_at: float | None
+    decided_by: str
+    reason: str
+    until: float
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return it as JSON, for traces and the API."""
+        return {
+            "id": self.id,
+            "state": self.state,
+            "created": self.created,
+            "expires": self.expires,
+            "dataset": self.request.dataset,
+            "trace": self.request.trace,
+            "guardrail": self.request.guardrail,
+            "message": self.request.message,
+            "shown": dict(self.request.shown),
+            "decided_at": self.decided_at,
+            "decided_by": self.decided_by,
+            "reason": self.reason,
+            "until": self.until,
+        }
+
+
+class Approvals:
+    """The approvals of a database. Every method raises StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open(self, request: ApprovalRequest, seconds: float) -> Approval:
+        """Return the approval for what is asked: one that allows it already and is used up by this, one that waits, or
+        a new one that waits for ``seconds``."""
+        now = time.time()
+
+        def work(connection: Connection) -> Approval:
+            for row in connection.execute(_of_subject(request)).mappings():
+                found = _approval(row, now)
+                if found.state == "allowed" and _take(connection, found, now):
+                    return found
+                if found.state == "waiting":
+                    return found
+            return _add(connection, request, now, now + seconds)
+
+        return await self._database.write(work)
+
+    async def get(self, approval_id: str) -> Approval | None:
+        """Return the approval of that id as it is now."""
+        query = select(approvals).where(approvals.c.id == approval_id)
+
+        def work(connection: Connection) -> Approval | None:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else _approval(row, time.time())
+
+        return await self._database.read(work)
+
+    async def allowed(self, subject: str) -> Approval | None:
+        """Return the newest approval that allowed a subject, used up or not."""
+        query = (
+            select(approvals)
+            .where(approvals.c.subject == subject, approvals.c.state == "allowed")
+            .order_by(approvals.c.created.desc())
+            .limit(1)
+        )
+
+        def work(connection: Connection) -> Approval | None:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else _approval(row, time.time())
+
+        return await self._database.read(work)
+
+    async def take(self, approval: Approval) -> bool:
+        """Use an allowance for an exchange. False if another exchange has used it up."""
+        return await self._database.write(lambda connection: _take(connection, approval, time.time()))
+
+    async def decide(
+        self, approval_id: str, *, allow: bool, by: str, reason: str = "", seconds: float = 0.0
+    ) -> Approval | None:
+        """Decide an approval that waits: ``allow`` it for one exchange, or for ``seconds``. None if none waits."""
+        now = time.time()
+        decided = {
+            "state": "allowed" if allow else "denied",
+            "decided_at": now,
+            "decided_by": by,
+            "reason": reason,
+            "until": now + seconds if allow and seconds else 0.0,
+        }
+        waits = (approvals.c.id == approval_id, approvals.c.state == "waiting", approvals.c.expires > now)
+
+        def work(connection: Connection) -> Approval | None:
+            if not connection.execute(update(approvals).where(*waits).values(**decided)).rowcount:
+                return None
+            query = select(approvals).where(approvals.c.id == approval_id)
+            return _approval(connection.execute(query).mappings().one(), now)
+
+        return await self._database.write(work)
+
+    async def latest(self, limit: int, owner: str | None = None, *, waiting: bool = False) -> list[Approval]:
+        """Return approvals, the newest first: of one owner, or only those that wait, if that is asked for."""
+        now = time.time()
+        query = select(approvals).order_by(approvals.c.created.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(approvals.c.owner == owner)
+        if waiting:
+            query = query.where(approvals.c.state == "waiting", approvals.c.expires > now)
+        return await self._database.read(
+            lambda connection: [_approval(row, now) for row in connection.execute(query).mappings()]
+        )
+
+
+def _of_subject(request: ApprovalRequest) -> "Select[Any]":
+    return (
+        select(approvals)
+        .where(approvals.c.subject == request.subject, approvals.c.used.is_(False))
+        .order_by(approvals.c.created.desc())
+        .limit(10)
+    )
+
+
+def _take(connection: Connection, approval: Approval, now: float) -> bool:
+    if approval.until:
+        return approval.until > now
+    mine = update(approvals).where(approvals.c.id == approval.id, approvals.c.used.is_(False)).values(used=True)
+    return connection.execute(mine).rowcount > 0
+
+
+def _add(connection: Connection, request: ApprovalRequest, now: float, expires: float) -> Approval:
+    old = select(approvals.c.id).where(approvals.c.created < now - _KEPT).limit(_DELETED)
+    connection.execute(delete(approvals).where(approvals.c.id.in_(old)))
+    values = {
+        "id": secrets.token_hex(8),
+        "created": now,
+        "expires": expires,
+        "owner": request.owner,
+        "dataset": request.dataset,
+        "trace": request.trace,
+        "guardrail": request.guardrail,
+        "message": request.message,
+        "subject": request.subject,
+        "shown": dump(dict(request.shown)),
+        "state": "waiting",
+        "decided_at": None,
+        "decided_by": "",
+        "reason": "",
+        "until": 0.0,
+        "used": False,
+    }
+    connection.execute(insert(approvals).values(**values))
+    return Approval(str(values["id"]), request, now, expires, "waiting", None, "", "", 0.0)
+
+
+def _approval(row: RowMapping, now: float) -> Approval:
+    request = ApprovalRequest(
+        row["owner"],
+        row["dataset"],
+        row["trace"],
+        row["guardrail"],
+        row["message"],
+        row["subject"],
+        load(row["shown"]),
+    )
+    state: State = "expired" if row["state"] == "waiting" and row["expires"] <= now else row["state"]
+    return Approval(
+        row["id"],
+        request,
+        row["created"],
+        row["expires"],
+        state,
+        row["decided_at"],
+        row["decided_by"],
+        row["reason"],
+        row["until"],
+    )

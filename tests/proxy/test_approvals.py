@@ -1,0 +1,218 @@
+"""Guardrails that ask: the exchange waits until a person has decided."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from gemini_proxy.traces.approvals import Approval, Approvals
+from gemini_proxy.traces.trace import Outcome
+from tests.conftest import StartProxy
+from tests.support.proxy import Proxy, prompt
+from tests.support.upstream import ScriptedUpstream, call_part, candidate, sse, stream, unary
+
+PAYMENTS = """
+raise "a payment" if:
+    (c: ToolCall)
+    c is tool:pay
+"""
+SECRET_PROMPT = """
+raise "asks about the merger" if:
+    (m: Message)
+    m.role == "user"
+    "merger" in m.content
+"""
+PAY = call_part("pay", "STOP", to="ACME", amount=12)
+
+
+async def waiting(proxy: Proxy, count: int = 1) -> list[Approval]:
+    """The approvals that wait, once there are so many."""
+    async with asyncio.timeout(10):
+        # What waits is in the database, and says nothing of itself.
+        while len(found := await Approvals(proxy.store.database).latest(10, waiting=True)) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def decide(proxy: Proxy, allow: bool, **how: Any) -> None:
+    [approval] = await waiting(proxy)
+    decided = await Approvals(proxy.store.database).decide(approval.id, allow=allow, by="ada", **how)
+    assert decided is not None
+
+
+async def ask(client: aiohttp.ClientSession, url: str, text: str = "Pay them") -> tuple[int, bytes]:
+    async with client.post(url, json=prompt(text)) as response:
+        return response.status, await response.read()
+
+
+async def test_an_allowed_call_arrives_as_it_was(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    reply = unary(PAY)
+    upstream.reply(reply)
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    [approval] = await waiting(proxy)
+    assert approval.request.shown == {"asked": [{"tool": "pay", "arguments": {"to": "ACME", "amount": 12}}]}
+    assert (approval.request.message, approval.request.guardrail) == ("a payment", "test ask policy")
+    await decide(proxy, allow=True)
+    assert await asking == (200, reply.steps[0])
+    trace = await proxy.trace()
+    assert (trace.outcome, approval.request.trace) == (Outcome.COMPLETED, trace.id)
+    [kept] = trace.metadata["approvals"]
+    assert (kept["state"], kept["decided_by"], kept["id"]) == ("allowed", "ada", approval.id)
+    assert [annotation.guardrail["action"] for annotation in trace.annotations] == ["ask"]
+
+
+async def test_a_denied_call_is_refused_with_the_reason(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=False, reason="ask accounting first")
+    status, body = await asking
+    assert status == 400
+    message = orjson.loads(body)["error"]["message"]
+    assert message.endswith("a payment; denied: ask accounting first")
+    assert b"GUARDRAIL_DENIED" in body
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.REFUSED_RESPONSE
+    assert trace.metadata["approvals"][0]["state"] == "denied"
+
+
+async def test_without_a_decision_it_is_refused(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(ask_policy=PAYMENTS, guardrails={"ask_timeout": 0.2})
+    upstream.reply(unary(PAY))
+    status, body = await ask(client, proxy.method())
+    assert status == 400
+    assert b"nobody allowed it within 0.2 seconds" in body
+    assert (await proxy.trace()).metadata["approvals"][0]["state"] == "expired"
+
+
+@pytest.mark.parametrize("stream_check", ["final", "window", "hold"])
+async def test_a_stream_shows_life_while_it_waits(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, stream_check: str
+) -> None:
+    """White space within the event that will come; then the bytes as they were."""
+    proxy = await start_proxy(ask_policy=PAYMENTS, guardrails={"stream_check": stream_check})
+    upstream.reply(stream(*sse(candidate("I pay."), PAY)))
+    async with client.post(proxy.stream, json=prompt("Pay them")) as response:
+        received = bytearray()
+        async with asyncio.timeout(20):
+            # Nothing ends this but a sign of life: no byte of the call is there before the decision.
+            while not received.endswith(b" "):
+                received += await response.content.readany()
+        assert b"functionCall" not in received
+        await decide(proxy, allow=True)
+        received += await response.read()
+    said = [orjson.loads(line[5:]) for line in bytes(received).splitlines() if line.startswith(b"data:")]
+    assert said == [candidate("I pay."), PAY]
+
+
+async def test_a_prompt_waits_before_it_goes_upstream(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(ask_policy=SECRET_PROMPT)
+    upstream.reply(unary(candidate("yes", "STOP")))
+    asking = asyncio.create_task(ask(client, proxy.method(), "When is the merger?"))
+    [approval] = await waiting(proxy)
+    assert approval.request.shown == {"asked": [{"role": "user", "texts": ["merger"]}]}
+    assert not upstream.calls
+    await decide(proxy, allow=True)
+    assert (await asking)[0] == 200
+
+
+async def test_a_decision_holds_for_exactly_what_was_asked(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Once, or for a time; with another argument it is asked again."""
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=True, seconds=60.0)
+    assert (await asking)[0] == 200
+    assert (await ask(client, proxy.method()))[0] == 200
+    assert (await ask(client, proxy.method()))[0] == 200
+    upstream.reply(unary(call_part("pay", "STOP", to="ACME", amount=13)))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=True)
+    assert (await asking)[0] == 200
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=False)
+    assert (await asking)[0] == 400
+
+
+async def test_a_client_that_gave_up_finds_the_decision(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    [approval] = await waiting(proxy)
+    asking.cancel()
+    await proxy.eventually(lambda trace: trace.outcome is Outcome.CLIENT_GONE)
+    await decide(proxy, allow=True)
+    assert (await ask(client, proxy.method()))[0] == 200
+    assert (await proxy.trace()).metadata["approvals"][0]["id"] == approval.id
+
+
+async def test_what_was_allowed_is_not_asked_for_again_in_the_history(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """The client sends the call and its output back; a call that nobody allowed is asked for."""
+    proxy = await start_proxy(ask_policy=PAYMENTS, guardrails={"ask_timeout": 5.0})
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=True)
+    assert (await asking)[0] == 200
+    upstream.reply(unary(candidate("paid", "STOP")))
+
+    def turns(amount: int) -> dict[str, Any]:
+        call = {"functionCall": {"name": "pay", "args": {"to": "ACME", "amount": amount}}}
+        output = {"functionResponse": {"name": "pay", "response": {"result": "done"}}}
+        contents = [{"role": "model", "parts": [call]}, {"role": "user", "parts": [output]}]
+        return {"contents": [*prompt("Pay them")["contents"], *contents]}
+
+    for _ in range(2):
+        async with client.post(proxy.method(), json=turns(12)) as response:
+            assert response.status == 200
+    async with client.post(proxy.method(), json=turns(13)) as response:
+        assert response.status == 400
+
+
+async def test_two_that_wait_for_one_decision_do_not_share_it(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """An allowance for one exchange lets one pass; the other is asked for again."""
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    asking = [asyncio.create_task(ask(client, proxy.method())) for _ in range(2)]
+    await decide(proxy, allow=True)
+    first, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    assert [done.result()[0] for done in first] == [200]
+    await decide(proxy, allow=False)
+    assert sorted([(await one)[0] for one in asking]) == [200, 400]
+
+
+async def test_a_decision_outlives_the_process(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    first, second = await start_proxy(ask_policy=PAYMENTS), await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, first.method()))
+    await decide(second, allow=True)
+    assert (await asking)[0] == 200
+
+
+async def test_what_blocks_is_not_asked_for(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(policy=PAYMENTS.replace("a payment", "no"), ask_policy=PAYMENTS)
+    upstream.reply(unary(PAY))
+    assert (await ask(client, proxy.method()))[0] == 400
+    assert await Approvals(proxy.store.database).latest(10) == []
