@@ -307,15 +307,15 @@ def marked(run: Run, answer: Answer, wholes: Sequence[Whole]) -> Answer:
     if not isinstance(answer, tuple):
         return answer
     kept: list[str | LabelledSpan] = []
-    for each in answer:
-        if not isinstance(each, LabelledSpan):
-            kept.append(each)
+    for label in answer:
+        if not isinstance(label, LabelledSpan):
+            kept.append(label)
             continue
-        marks = [(whole.text, each.start, each.end) for whole in wholes if run.negated or whole.holds(each)]
+        marks = [(whole.text, label.start, label.end) for whole in wholes if run.negated or whole.holds(label)]
         run.items(1 + len(marks))
         run.marks.extend(marks)
         if marks:
-            kept.append(each)
+            kept.append(label)
     return tuple(kept)
 
 

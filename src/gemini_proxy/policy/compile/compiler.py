@@ -284,8 +284,8 @@ class _Compiler:
 
     def _constant_action(self, error: syntax.Expr, scope: Scope) -> str | None:
         """Return the text that a rule gives as ``action``; None where it gives none, or not always the same."""
-        given = dict(error.kwargs).get("action") if isinstance(error, syntax.Call) else None
-        known = self._compile(given, scope).known if given is not None else None
+        action = dict(error.kwargs).get("action") if isinstance(error, syntax.Call) else None
+        known = self._compile(action, scope).known if action is not None else None
         return known.value if known is not None and isinstance(known.value, str) else None
 
     def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:
@@ -608,12 +608,12 @@ class _Compiler:
 
     def _binary(self, node: syntax.Binary, scope: Scope) -> CompiledExpression:
         left, right = self._compile(node.left, scope), self._compile(node.right, scope)
-        operator, one, other = node.operator, left.code, right.code
+        operator, first, second = node.operator, left.code, right.code
         if operator == "%" and left.known is not None and isinstance(left.known.value, str):
             self._context.fail(node, "% cannot format a text", 'write f"... {value}"')
 
         def compute(frame: Frame) -> Any:
-            return arithmetic(frame[0], operator, one(frame), other(frame))
+            return arithmetic(frame[0], operator, first(frame), second(frame))
 
         if left.known is None or right.known is None:
             return CompiledExpression(compute)
@@ -817,15 +817,15 @@ class _Compiler:
             run: Run = frame[0]
             texts = list(searched_texts(value(frame)))
             options = {key: code(frame) for key, code in kwargs.items()}
-            given = [arg(frame) for arg in rest]
-            parsed = apply(texts, given, options, run)
+            values = [arg(frame) for arg in rest]
+            parsed = apply(texts, values, options, run)
             if parsed.findings:
                 run.items(len(parsed.findings))
                 run.marks.extend((texts[found.text], found.start, found.end) for found in parsed.findings)
             if not any(type(text) is Joined for text in texts):
                 return parsed.value
-            key = (name, repr(given), repr(options))
-            return by_detector(run, key, lambda reading: apply([reading], given, options, run), texts, parsed)
+            key = (name, repr(values), repr(options))
+            return by_detector(run, key, lambda reading: apply([reading], values, options, run), texts, parsed)
 
         return CompiledExpression(detect)
 
@@ -867,10 +867,10 @@ class _Compiler:
             options = plain({key: code(frame) for key, code in kwargs.items()}, run)
             written = orjson.dumps(options, option=orjson.OPT_SORT_KEYS).decode()
             wholes = whole_texts(texts)
-            given = [run.answer(Question(name, text, written)) for text in wholes]
+            answered = [run.answer(Question(name, text, written)) for text in wholes]
             answers = [
                 detector.nothing if answer is None else marked(run, answer, standing)
-                for answer, standing in zip(given, wholes.values(), strict=True)
+                for answer, standing in zip(answered, wholes.values(), strict=True)
             ]
             if not detector.placed and any(answers):
                 run.marks.extend((text, -1, -1) for text in texts)

@@ -33,35 +33,35 @@ class Step:
 def schedule(steps: list[Step]) -> list[Step]:
     """Put steps into the order to take them; the relative order of steps that can raise does not change."""
     pending = list(steps)
-    given: set[int] = set()
+    bound: set[int] = set()
     local = {step.gives for step in steps if step.gives is not None}
     order: list[Step] = []
     while pending:
-        chosen = _next(pending, given, local)
+        chosen = _next(pending, bound, local)
         pending.remove(chosen)
         order.append(chosen)
         if chosen.gives is not None:
-            given.add(chosen.gives)
+            bound.add(chosen.gives)
     return order
 
 
-def _next(pending: list[Step], given: set[int], local: set[int]) -> Step:
+def _next(pending: list[Step], bound: set[int], local: set[int]) -> Step:
     first = pending[0]
-    if not first.binds_event or not given:
+    if not first.binds_event or not bound:
         return first
-    return _ready_test(pending, given, local) or _ready_list(pending, given, local) or first
+    return _ready_test(pending, bound, local) or _ready_list(pending, bound, local) or first
 
 
-def _ready_test(pending: list[Step], given: set[int], local: set[int]) -> Step | None:
+def _ready_test(pending: list[Step], bound: set[int], local: set[int]) -> Step | None:
     for step in pending:
-        if step.test is not None and step.safe and step.needs & local <= given:
+        if step.test is not None and step.safe and step.needs & local <= bound:
             return step
     return None
 
 
-def _ready_list(pending: list[Step], given: set[int], local: set[int]) -> Step | None:
+def _ready_list(pending: list[Step], bound: set[int], local: set[int]) -> Step | None:
     for step in pending:
-        if step.build is not None and step.safe and not step.binds_event and step.needs & local <= given:
+        if step.build is not None and step.safe and not step.binds_event and step.needs & local <= bound:
             return step
     return None
 

@@ -42,8 +42,8 @@ def window_of(rule: syntax.Raise, context: Context, binding_predicates: frozense
     events = [line for line in declarations(rule.body) if line.source is None]
     if not any(_reads_response(event, rule, context) for event in events):
         quantifiers = [line for line in lines if isinstance(line, syntax.Quantifier)]
-        nested = any(isinstance(inner, syntax.Quantifier) for each in quantifiers for inner in each.body)
-        stays = not nested and all(_only_grows(each, context) for each in quantifiers)
+        nested = any(isinstance(inner, syntax.Quantifier) for quantifier in quantifiers for inner in quantifier.body)
+        stays = not nested and all(_only_grows(quantifier, context) for quantifier in quantifiers)
         return "event" if stays else "late"
     if len(events) != 1 or _kind(events[0], context) not in _TEXT_KINDS:
         return "whole"
@@ -173,8 +173,8 @@ class _Tests:
         if getattr(detector, "models", ()) and "model" in dict(node.kwargs):
             return _WHOLE
         certainty, options = _DETECTORS[name]
-        given = [*positional(detector)[: len(node.args) - 1], *(key for key, _ in node.kwargs)]
-        return certainty if all(key in options for key in given) else _HINT
+        used = [*positional(detector)[: len(node.args) - 1], *(key for key, _ in node.kwargs)]
+        return certainty if all(key in options for key in used) else _HINT
 
     def _pattern(self, node: syntax.Expr) -> int:
         if isinstance(node, syntax.Constant):
@@ -203,18 +203,18 @@ class _Tests:
 
     def _is_fixed(self, node: syntax.Expr) -> bool:
         """Made of constants, parameters and the role alone, so the same for any text."""
-        if any(isinstance(each, syntax.Call | syntax.Comprehension | syntax.Is) for each in syntax.walk(node)):
+        if any(isinstance(part, syntax.Call | syntax.Comprehension | syntax.Is) for part in syntax.walk(node)):
             return False
         return all(name == "input" or name in self._context.constants for name in self._variables(node))
 
     def _variables(self, node: syntax.Node) -> Iterator[str]:
-        roles = sum(isinstance(each, syntax.Attribute) and _is_role(each, self._event) for each in syntax.walk(node))
-        for each in syntax.walk(node):
-            if isinstance(each, syntax.Name):
-                if each.name == self._event and roles:
+        roles = sum(isinstance(part, syntax.Attribute) and _is_role(part, self._event) for part in syntax.walk(node))
+        for part in syntax.walk(node):
+            if isinstance(part, syntax.Name):
+                if part.name == self._event and roles:
                     roles -= 1
                 else:
-                    yield each.name if each.name not in self._declared else ""
+                    yield part.name if part.name not in self._declared else ""
 
 
 def _of_pattern(pattern: str) -> int:

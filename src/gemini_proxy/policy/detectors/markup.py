@@ -60,7 +60,7 @@ class Links:
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
         findings = _links(texts, meter)
-        return Parsed([cut(texts[each.text], each.start, each.end) for each in findings], findings)
+        return Parsed([cut(texts[finding.text], finding.start, finding.end) for finding in findings], findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _markdown() -> "MarkdownIt":
 
 def _fetched(text: str) -> Iterator[tuple[int, int, str]]:
     """Yield the span of each block that fetches something, and what it fetches."""
-    begins = [0, *(found.end() for found in _LINE_END.finditer(text)), len(text)]
+    begins = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
     start, end = 0, len(text)
     for token in _markdown().parse(text):
         if token.map is not None:
@@ -139,10 +139,10 @@ def _as_read(source: str) -> str:
     """Return an address on another host as browsers read it (URL Standard); empty if it has no host."""
     # The parser of Markdown has written a backslash so.
     plain = _without_breaks(source).strip(_UNSEEN).replace("%5C", "\\")
-    found = _HOST_FOLLOWS.match(plain)
-    if found is None:
+    match = _HOST_FOLLOWS.match(plain)
+    if match is None:
         return ""
-    return f"{(found[1] or 'https').lower()}://{plain[found.end() :]}".replace("\\", "/")
+    return f"{(match[1] or 'https').lower()}://{plain[match.end() :]}".replace("\\", "/")
 
 
 @dataclass(frozen=True, slots=True)

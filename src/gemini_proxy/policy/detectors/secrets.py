@@ -276,6 +276,8 @@ class SecretsDetector:
     labels: frozenset[str] = _ALL.labels
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        found = _ALL.find(texts, meter) if options.get("raw") else _DISGUISES.find(_ALL.find, texts, meter)
-        # Their rules come last, so that they are in nobody's place.
-        return found if options.get("generic", True) else (one for one in found if one.label != _GENERIC_LABEL)
+        findings = _ALL.find(texts, meter) if options.get("raw") else _DISGUISES.find(_ALL.find, texts, meter)
+        if options.get("generic", True):
+            return findings
+        # Generic forms come last, so that they take no other form's place.
+        return (finding for finding in findings if finding.label != _GENERIC_LABEL)

@@ -59,9 +59,9 @@ def _first(text: str, targets: Sequence[Counter[str]], least: float, meter: Mete
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
-    for found in _SENTENCE.finditer(text):
-        if not found[0].isspace():
-            yield found.span()
+    for match in _SENTENCE.finditer(text):
+        if not match[0].isspace():
+            yield match.span()
 
 
 def _groups(text: str, meter: Meter) -> Counter[str]:
@@ -70,10 +70,10 @@ def _groups(text: str, meter: Meter) -> Counter[str]:
     return Counter(words[at : at + 3] for at in range(len(words) - 2))
 
 
-def _cosine(one: Counter[str], other: Counter[str]) -> float:
-    few, many = sorted((one, other), key=len)
+def _cosine(first: Counter[str], second: Counter[str]) -> float:
+    few, many = sorted((first, second), key=len)
     shared = sum(count * many[group] for group, count in few.items() if group in many)
-    return shared / (_length(one) * _length(other)) if shared else 0.0
+    return shared / (_length(first) * _length(second)) if shared else 0.0
 
 
 def _length(counts: Counter[str]) -> float:

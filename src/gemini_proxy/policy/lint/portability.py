@@ -56,7 +56,7 @@ def portability(text: str, source: str = "<policy>") -> tuple[PolicyWarning, ...
     found = dict.fromkeys(_PortabilityNotes(unify_lines(text), module).all())
     if "\r" in text:
         found[PolicyWarning(1, 1, "it only reads LF as a line end")] = None
-    return tuple(sorted(found, key=lambda each: (each.line, each.column, each.message)))
+    return tuple(sorted(found, key=lambda note: (note.line, note.column, note.message)))
 
 
 class _PortabilityNotes:
@@ -251,9 +251,9 @@ class _PortabilityNotes:
             for node in syntax.walk(line):
                 if isinstance(node, syntax.Call) and isinstance(node.function, syntax.Name) and node.args:
                     if self._aliases.get(node.function.name, node.function.name) in ("find", "match"):
-                        patterns.update(id(each) for each in syntax.walk(node.args[0]))
+                        patterns.update(id(part) for part in syntax.walk(node.args[0]))
                 elif isinstance(node, syntax.TextPattern | syntax.Template):
-                    patterns.update(id(each) for each in syntax.walk(node))
+                    patterns.update(id(part) for part in syntax.walk(node))
         for line in statement.body:
             for node in syntax.walk(line):
                 if id(node) not in patterns and isinstance(node, syntax.Constant | syntax.Name):
@@ -440,7 +440,7 @@ def _kinds_in(statement: syntax.Statement) -> dict[str, str]:
     if not isinstance(statement, syntax.Raise | syntax.Predicate):
         return {}
     found = dict(statement.parameters) if isinstance(statement, syntax.Predicate) else {}
-    found.update({each.name: each.kind for each in syntax.walk(statement) if isinstance(each, syntax.Declaration)})
+    found.update({node.name: node.kind for node in syntax.walk(statement) if isinstance(node, syntax.Declaration)})
     return {name: kind for name, kind in found.items() if kind in FIELDS}
 
 
@@ -448,7 +448,7 @@ def _assigned_in(statement: syntax.Statement) -> dict[str, syntax.Expr]:
     """Return what each assigned variable of a rule or a predicate stands for."""
     if not isinstance(statement, syntax.Raise | syntax.Predicate):
         return {}
-    return {each.name: each.value for each in syntax.walk(statement) if isinstance(each, syntax.Assignment)}
+    return {node.name: node.value for node in syntax.walk(statement) if isinstance(node, syntax.Assignment)}
 
 
 def _imported(statement: syntax.Import) -> Iterator[PolicyWarning]:

@@ -158,21 +158,21 @@ class _Lexer:
 
     def _word(self, at: int) -> Token:
         text = self._text
-        if found := _STRING.match(text, at):
-            if len(found.group(2)) == 2 and text.startswith(found.group(2)[0], found.end()):
+        if match := _STRING.match(text, at):
+            if len(match.group(2)) == 2 and text.startswith(match.group(2)[0], match.end()):
                 raise LexError("this triple-quoted string is never closed", self._line, self._column())
-            token = self._token("string", found.group())
-            self._count_lines(at, found.end())
-            self._at = found.end()
+            token = self._token("string", match.group())
+            self._count_lines(at, match.end())
+            self._at = match.end()
             return token
-        if self._expects_tool() and (found := _TOOL.match(text, at)):
-            return self._take("tool", found.group(1), found.end())
-        if found := _NAME.match(text, at):
-            return self._take("name", found.group(), found.end())
-        if found := _NUMBER.match(text, at):
-            return self._take("number", found.group(), found.end())
-        if found := _OPERATOR.match(text, at):
-            token = self._take("op", found.group(), found.end())
+        if self._expects_tool() and (match := _TOOL.match(text, at)):
+            return self._take("tool", match.group(1), match.end())
+        if match := _NAME.match(text, at):
+            return self._take("name", match.group(), match.end())
+        if match := _NUMBER.match(text, at):
+            return self._take("number", match.group(), match.end())
+        if match := _OPERATOR.match(text, at):
+            token = self._take("op", match.group(), match.end())
             self._match_bracket(token)
             return token
         if text[at] in "\"'":

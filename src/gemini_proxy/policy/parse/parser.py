@@ -628,7 +628,7 @@ class _PolicyParser:
             tokens = tokenize(f"({text})")
         except LexError as error:
             self._fail(f"in an f-string: {error.reason}", token)
-        inner = _PolicyParser(self._text, self._source, tuple(_moved(each, token, offset) for each in tokens))
+        inner = _PolicyParser(self._text, self._source, tuple(_moved(part, token, offset) for part in tokens))
         inner._depth = self._depth
         inner._heights = self._heights
         inner._advance()

@@ -268,11 +268,11 @@ def walk(node: Node) -> Iterator[Node]:
         item = stack.pop()
         if isinstance(item, Node):
             yield item
-            stack.extend(getattr(item, each.name) for each in fields(item))
+            stack.extend(getattr(item, field.name) for field in fields(item))
         elif isinstance(item, tuple):
             stack.extend(item)
 
 
 def names_in(node: Node) -> set[str]:
     """Return every name that a node mentions."""
-    return {each.name for each in walk(node) if isinstance(each, Name)}
+    return {inner.name for inner in walk(node) if isinstance(inner, Name)}

@@ -102,7 +102,7 @@ def all_of(run: Run, value: Any) -> bool:
 
 def text(run: Run, *values: Any) -> list[str]:
     """Return the texts of the values as a list."""
-    found = [each for value in values for each in texts_of(value)]
+    found = [item for value in values for item in texts_of(value)]
     run.items(len(found))
     return found
 

@@ -42,7 +42,7 @@ def _strip(run: Run, text: str, chars: str | None = None) -> str:
 def _split(run: Run, text: str, separator: str | None = None) -> list[str]:
     run.charge(len(text) >> 5)
     if separator is None:
-        return run.take(cut(text, found.start(), found.end()) for found in _WORDS.finditer(text))
+        return run.take(cut(text, match.start(), match.end()) for match in _WORDS.finditer(text))
     if not separator:
         raise EvaluationError("split(...) needs a separator that is not empty")
     run.items(text.count(separator) + 1)

@@ -162,17 +162,17 @@ _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 def _characters(text: str, meter: Meter) -> Iterator[Edit]:
     plain = _CHARACTERS
-    for found in _NOT_ASCII.finditer(text):
-        meter.charge(1 + found.end() - found.start())
-        run, start = found[0], found.start()
+    for match in _NOT_ASCII.finditer(text):
+        meter.charge(1 + match.end() - match.start())
+        run, start = match[0], match.start()
         made = [plain[char] for char in run]
-        if all(len(one) == 1 for one in made):
+        if all(len(plain_form) == 1 for plain_form in made):
             if (changed := "".join(made)) != run:
-                yield Edit(start, found.end(), changed, exact=True)
+                yield Edit(start, match.end(), changed, exact=True)
             continue
-        for at, (char, one) in enumerate(zip(run, made, strict=True), start):
-            if char != one:
-                yield Edit(at, at + 1, one)
+        for at, (char, plain_form) in enumerate(zip(run, made, strict=True), start):
+            if char != plain_form:
+                yield Edit(at, at + 1, plain_form)
 
 
 # Each alternative is a run of one kind of escape.
@@ -192,14 +192,14 @@ _TO_ESCAPE: Final = r"%[0-9A-Fa-f]{2}|&#|&[A-Za-z]+[0-9]*;|\\[0-7ux']|=[0-9A-F]{
 
 def _escapes(text: str, meter: Meter) -> Iterator[Edit]:
     for start, end in _ESCAPED.spans(text, meter):
-        found = _ESCAPES.fullmatch(text, start, end)
-        kind = None if found is None else found.lastgroup
-        if found is None or kind is None:
+        match = _ESCAPES.fullmatch(text, start, end)
+        kind = None if match is None else match.lastgroup
+        if match is None or kind is None:
             continue
         if kind == "percent":
             meter.charge(end - start >> 3)
-            yield from _unquoted(found[0], start)
-        elif (plain := _READ[kind](found[kind])) is not None:
+            yield from _unquoted(match[0], start)
+        elif (plain := _READ[kind](match[kind])) is not None:
             yield Edit(start, end, plain)
 
 
@@ -336,9 +336,9 @@ _MARKED: Final = Regex(rf"[A-Za-z0-9_]{_MARKS}(?:[A-Za-z0-9_]*{_MARKS})*|\\[_*~`
 
 def _unmarked(text: str, meter: Meter) -> Iterator[Edit]:
     for start, end in _MARKED.spans(text, meter):
-        for found in _MARKUP.finditer(text, start, end):
+        for match in _MARKUP.finditer(text, start, end):
             meter.charge(1)
-            yield Edit(found.start(), found.end(), "")
+            yield Edit(match.start(), match.end(), "")
 
 
 # Letters with one and the same gap between any two of them.

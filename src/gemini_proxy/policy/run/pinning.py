@@ -41,10 +41,10 @@ def tool_digest(tool: Mapping[str, Any]) -> str:
 
 def pinned(parameters: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the digests among a policy's parameters. Raises EvaluationError for another form."""
-    given = parameters.get(PINS_PARAMETER) or {}
-    if not isinstance(given, Mapping) or not all(isinstance(value, str) for value in given.values()):
+    digests = parameters.get(PINS_PARAMETER) or {}
+    if not isinstance(digests, Mapping) or not all(isinstance(value, str) for value in digests.values()):
         raise EvaluationError(f"{PINS_PARAMETER} must map names of tools to digests")
-    return given
+    return digests
 
 
 def readable_pins(parameters: Mapping[str, Any]) -> Mapping[str, Any]:

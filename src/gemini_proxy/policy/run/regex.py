@@ -215,7 +215,7 @@ def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
         raise RegexError(f"the pattern has more than {_MAX_CONDITIONS} look-aheads", excess=True)
     begin = r"\A" if mode == "find" else ""
     at_start: Mode = "find" if mode == "find" else "match"
-    return tuple((Regex(begin + each.pattern, at_start), each.negative) for each in parts.conditions)
+    return tuple((Regex(begin + lookahead.pattern, at_start), lookahead.negative) for lookahead in parts.conditions)
 
 
 def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:

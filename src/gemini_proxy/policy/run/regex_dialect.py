@@ -172,17 +172,17 @@ class _Translator:
         for opening, what, rewrite in _REFUSED:
             if self._pattern.startswith(opening, self._at):
                 raise DialectError(f"{what} is not available in linear-time regular expressions", rewrite)
-        found = _FLAGS.match(self._pattern, self._at)
-        if found is None:
+        match = _FLAGS.match(self._pattern, self._at)
+        if match is None:
             self._emit(1, "(")
             return
-        flags, off, closing = found.group(1), found.group(2) or "", found.group(3)
+        flags, off, closing = match.group(1), match.group(2) or "", match.group(3)
         if "x" in flags:
             raise DialectError("verbose patterns are not available", "write the pattern without white space")
         self._ascii_only = self._ascii_only or "a" in flags
         self._multiline = self._multiline or "m" in flags
         kept = flags.replace("u", "").replace("a", "") + off
-        self._emit(len(found.group()), "" if closing == ")" and not kept else f"(?{kept}{closing}")
+        self._emit(len(match.group()), "" if closing == ")" and not kept else f"(?{kept}{closing}")
 
     def _dollar(self) -> None:
         following = self._pattern[self._at + 1 : self._at + 2]
@@ -226,8 +226,8 @@ class Split:
 
 def split(pattern: str) -> Split | None:
     """Take the look-aheads off; None where there are none or they are not conditions on the whole pattern."""
-    found = _LEADING_FLAGS.match(pattern)
-    flags = found.group() if found else ""
+    match = _LEADING_FLAGS.match(pattern)
+    flags = match.group() if match else ""
     at, anchors = len(flags), ""
     conditions: list[Lookahead] = []
     while True:

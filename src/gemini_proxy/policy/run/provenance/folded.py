@@ -226,7 +226,7 @@ class _Words:
     __slots__ = ("begins", "folded", "spans", "starts")
 
     def __init__(self, text: str) -> None:
-        self.spans = [found.span() for found in _WORD.finditer(text)]
+        self.spans = [match.span() for match in _WORD.finditer(text)]
         self.folded = folded_words(text)
         ends = list(accumulate(map(len, self.folded), initial=0))
         self.begins = array("q", ends[:-1])

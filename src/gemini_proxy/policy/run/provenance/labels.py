@@ -30,11 +30,11 @@ class Labels:
     @classmethod
     def of(cls, parameters: Mapping[str, Any], trusted: Sequence[str] = (), private: Sequence[str] = ()) -> "Labels":
         """Read the labels among a policy's parameters, and add names. Raises EvaluationError for another form."""
-        given = parameters.get(LABELS_PARAMETER) or {}
+        labels = parameters.get(LABELS_PARAMETER) or {}
         kinds = [kind.name for kind in fields(cls)]
-        if not isinstance(given, Mapping) or not given.keys() <= set(kinds):
+        if not isinstance(labels, Mapping) or not labels.keys() <= set(kinds):
             raise EvaluationError(f"{LABELS_PARAMETER} can only have the lists {', '.join(kinds)}")
-        known = {kind: _names(kind, given.get(kind) or ()) for kind in kinds}
+        known = {kind: _names(kind, labels.get(kind) or ()) for kind in kinds}
         known["trusted"] += _names("trusted", trusted)
         known["private"] += _names("private", private)
         return cls(**known)
@@ -70,9 +70,9 @@ def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
     return False if hints.get("readOnlyHint") is True else None
 
 
-def joined_labels(*given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def joined_labels(*sets: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return the names of all labels together, each kind in the order given."""
-    return {kind.name: [name for labels in given for name in labels.get(kind.name) or ()] for kind in fields(Labels)}
+    return {kind.name: [name for labels in sets for name in labels.get(kind.name) or ()] for kind in fields(Labels)}
 
 
 def readable_parameters(parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
         run.charge(1)
         return []
     wanted = None if shapes is None else items_of(shapes, run)
-    records = [_record(run, each, call) for each in traced if wanted is None or each.shape in wanted]
+    records = [_record(run, trace, call) for trace in traced if wanted is None or trace.shape in wanted]
     run.items(len(records))
     run.marks.extend(mark for record in records for mark in record.marks)
     return records

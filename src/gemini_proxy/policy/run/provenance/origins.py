@@ -180,8 +180,8 @@ class Origins:
         """
         limit = bisect_left(self._index.positions, call.position)
         tool = call.data["function"]["name"]
-        given = _written(arguments)
-        if given and self._index.is_clear(call, name, given, self._vouching):
+        as_json = _written(arguments)
+        if as_json and self._index.is_clear(call, name, as_json, self._vouching):
             return
         clear = True
         for path, key, value in leaves_of(arguments, name):
@@ -191,8 +191,8 @@ class Origins:
             for traced in self._judge(path, key, value, limit):
                 clear = False
                 yield traced
-        if clear and given:
-            self._index.clear(call, name, given, self._vouching)
+        if clear and as_json:
+            self._index.clear(call, name, as_json, self._vouching)
 
     def _judge(self, path: str, name: str, value: str, limit: int) -> Iterator[Traced]:
         shape = shape_of(value, name)

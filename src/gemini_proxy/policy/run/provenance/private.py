@@ -56,8 +56,10 @@ class PrivateData:
         if labels.is_private(tool_of(event)):
             found = [(text, key) for text in texts for form in (text, *decoded(text)) for key in _keys(form)]
         else:
-            findings = [one for detector in _DETECTORS for one in detector.detect(texts, {}, self._meter)]
-            found = [(texts[one.text], fold(texts[one.text][one.start : one.end])) for one in findings]
+            findings = [finding for detector in _DETECTORS for finding in detector.detect(texts, {}, self._meter)]
+            found = [
+                (texts[finding.text], fold(texts[finding.text][finding.start : finding.end])) for finding in findings
+            ]
         for text, key in found:
             if key and key not in self._known:
                 if not self._outputs or self._outputs[-1][1] is not text:

@@ -80,9 +80,9 @@ def words_of(name: str) -> list[str]:
 def shape_of(value: str, name: str) -> Shape:
     """Return what a value under ``name`` is; its own form goes first."""
     if _SIGN_OF_ADDRESS.search(value) is not None:
-        found = _WITHIN.fullmatch(value.strip())
-        if found is not None and found.lastgroup is not None:
-            return found.lastgroup  # type: ignore[return-value]
+        match = _WITHIN.fullmatch(value.strip())
+        if match is not None and match.lastgroup is not None:
+            return match.lastgroup  # type: ignore[return-value]
         if _DATE.fullmatch(value):
             return "date"
     words = words_of(name)
@@ -106,21 +106,21 @@ def addresses_in(value: str) -> Iterator[tuple[Shape, int, int]]:
     """Yield the addresses in a text with their spans."""
     if _SIGN_OF_ADDRESS.search(value) is None:
         return
-    for found in _WITHIN.finditer(value):
-        if found.lastgroup is not None:
-            yield found.lastgroup, *found.span()  # type: ignore[misc]
+    for match in _WITHIN.finditer(value):
+        if match.lastgroup is not None:
+            yield match.lastgroup, *match.span()  # type: ignore[misc]
 
 
 def host_of(url: str) -> str:
     """Return the host of a URL, empty if it has none."""
-    found = _HOST.match(url)
-    return found[1] if found is not None else ""
+    match = _HOST.match(url)
+    return match[1] if match is not None else ""
 
 
 def date_of(value: str) -> tuple[int, int, int] | None:
     """Year, month and day of a value that begins with an ISO date."""
-    found = _DATE.fullmatch(value)
-    return (int(found[1]), int(found[2]), int(found[3])) if found is not None else None
+    match = _DATE.fullmatch(value)
+    return (int(match[1]), int(match[2]), int(match[3])) if match is not None else None
 
 
 def is_in_date(text: str, start: int, end: int) -> bool:

@@ -31,8 +31,8 @@ def spellings_of_date(year: int, month: int, day: int) -> list[str]:
 
 def days_of_ranges(text: str) -> Iterator[str]:
     """Yield the first day of each range that names its month once: ``1 May`` of "the 1st to the 5th of May"."""
-    for found in _RANGE.finditer(text):
-        yield f"{found[1]} {found[3]}"
+    for match in _RANGE.finditer(text):
+        yield f"{match[1]} {match[3]}"
 
 
 def _ordinal(day: int) -> str:
@@ -42,8 +42,8 @@ def _ordinal(day: int) -> str:
 
 def spellings_of_number(value: str) -> list[str]:
     """Return a number without thousands separators, with and without zeros after the point."""
-    found = _NUMBER.fullmatch(value)
-    if found is None:
+    match = _NUMBER.fullmatch(value)
+    if match is None:
         return []
-    whole, behind = re.sub(r"\D", "", found[1]), (found[2] or "").rstrip("0")
+    whole, behind = re.sub(r"\D", "", match[1]), (match[2] or "").rstrip("0")
     return [whole + behind] if behind else [whole, f"{whole}0", f"{whole}00"]
