@@ -19,6 +19,7 @@ from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.masker import Masker
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.response import ClientResponse
@@ -129,9 +130,9 @@ def done(work: Coroutine[Any, Any, T]) -> T:
 
 def pipeline(settings: Guardrails, engine: Engine | None = None) -> Pipeline:
     """Return a pipeline whose exchanges are not recorded."""
-    reader, desk = cast(RequestReader, None), cast(ApprovalDesk, None)
+    reader, desk, masker = cast(RequestReader, None), cast(ApprovalDesk, None), cast(Masker, None)
     recorder, engine = cast(ExchangeRecorder, None), engine or NativeEngine(Workers(), 5.0)
-    return Pipeline(reader, desk, engine, settings, Refusals(), recorder, Tasks(), 1 << 24)
+    return Pipeline(reader, desk, masker, engine, settings, Refusals(), recorder, Tasks(), 1 << 24)
 
 
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:

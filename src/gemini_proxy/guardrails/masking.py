@@ -201,6 +201,17 @@ def message_of(address: str) -> int | None:
     return int(index[0]) if index and index[0].isdecimal() else None
 
 
+def is_history(contents: Sequence[int | None], violation: Violation) -> bool:
+    """Tell whether all that a violation points at is in a content of the request before the last one."""
+    last = max((content for content in contents if content is not None), default=0)
+    for address in violation.ranges:
+        index = message_of(address)
+        content = contents[index] if index is not None and index < len(contents) else None
+        if content is None or content >= last:
+            return False
+    return bool(violation.ranges)
+
+
 def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
     """Return what ``moved`` does for a request, each of whose contents may have masks of its own."""
     by_content = masks.by_content()
@@ -369,6 +380,10 @@ class FrameEditor:
     def end(self) -> bytes:
         """Take in the end of the body and return what is left of it. Raises DecodeError."""
         return self._take(self._framing.end()) + self.flush()
+
+    def edit(self, body: bytes) -> bytes:
+        """Return a whole body with the replacements made. Raises DecodeError."""
+        return self.feed(body) + self.end()
 
     def flush(self) -> bytes:
         """Return every frame that waits: no more of the response will come."""

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
@@ -22,6 +26,7 @@ from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.trace import Outcome
 
+SSE_TYPE = "text/event-stream"
 _NO_RULES = GuardrailSet()
 _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
 """Endings of exchanges that the guardrails did not end."""
@@ -83,6 +88,15 @@ class Exchange:
         """Return the request as the rules read it. There is none before its body has been read."""
         assert self.request is not None
         return self.request
+
+    def new_framing(self) -> Framing:
+        """Return a framing of the response, by what it says it is.
+
+        ``alt=sse`` works on unary calls too, and streams without it are arrays.
+        """
+        if self.framing == SSE_TYPE:
+            return SseFraming()
+        return JsonArrayFraming() if self.call.streams else WholeBodyFraming()
 
     def pass_unchecked(self, reason: str) -> None:
         """Note that a check gave no verdict and let the exchange go on, which nothing after it undoes."""

@@ -19,7 +19,6 @@ from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.redact import REDACTED, redact
-from gemini_proxy.traces.refused_texts import RefusedTexts
 from gemini_proxy.traces.trace import REFUSED, Outcome, Trace, annotations_for
 
 log = logging.getLogger(__name__)
@@ -36,8 +35,7 @@ class ExchangeRecorder:
     """Counts every exchange and writes its trace.
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
-    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools,
-    and ``refused`` keeps what was refused.
+    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools.
     """
 
     def __init__(
@@ -51,9 +49,7 @@ class ExchangeRecorder:
         learner: ToolLearner,
         deferred: bool = False,
         push: bool = False,
-        refused: RefusedTexts,
     ) -> None:
-        self.refused = refused
         self._recorder = recorder
         self._guardrails = guardrails
         self._tasks = tasks

@@ -7,9 +7,7 @@ what may leave and when, and what the client gets instead, is decided here.
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import replace
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -19,10 +17,6 @@ from gemini_proxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gemini_proxy.gemini.framing.frames import Framing
-from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
-from gemini_proxy.gemini.framing.sse import SseFraming
-from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import (
@@ -35,49 +29,40 @@ from gemini_proxy.gemini.refusal import (
     error_refusal,
     sse_refusal,
 )
-from gemini_proxy.gemini.request import GeminiRequest, contents_of_messages
+from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
 from gemini_proxy.guardrails.masking import (
     CannotMask,
     FrameEditor,
-    Hiding,
-    Masks,
-    Placeholders,
     RequestMasks,
     Restoring,
-    mask_body,
+    is_history,
     masked_values,
-    message_of,
     moved_in_request,
-    texts_at,
 )
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
-from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.exchange import SSE_TYPE, Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.masker import Masker, contents_of
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.trace import REFUSED, Outcome
+from gemini_proxy.traces.trace import Outcome
 
 log = logging.getLogger(__name__)
 
-_SSE_TYPE = "text/event-stream"
 _ARRAY_TYPE = JSON_TYPE.partition(";")[0]
 _PATIENCE = 1.0
 """Seconds a client waits for a verdict without a sign of life."""
 _NOTHING_TO_CHECK = Verdict()
-_MASK_ROUNDS = 3
-"""Times that a request is masked and checked again: what is hidden may have hidden something else."""
-_PROCESS_KEY = os.urandom(32)
-"""Names masked values where the configuration has no key: placeholders then are this process's own."""
 _SLICE = 4096
 """Bytes of a response read before the loop gets its turn: a few milliseconds where they are comments of three bytes."""
 
@@ -89,6 +74,7 @@ class Pipeline:
         self,
         reader: RequestReader,
         desk: ApprovalDesk,
+        masker: Masker,
         engine: Engine,
         guardrails: Guardrails,
         refusals: Refusals,
@@ -98,6 +84,7 @@ class Pipeline:
     ) -> None:
         self._reader = reader
         self._desk = desk
+        self._masker = masker
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
@@ -148,7 +135,7 @@ class Pipeline:
     def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
         """Hold back a response whose head has come, and give its head to the client's."""
         self.open_stream(exchange, upstream.content_type)
-        sse = upstream.content_type == _SSE_TYPE
+        sse = upstream.content_type == SSE_TYPE
         exchange.response.head(upstream.status, upstream.headers, streams=exchange.call.streams or sse)
 
     def open_stream(self, exchange: Exchange, content_type: str) -> None:
@@ -157,13 +144,13 @@ class Pipeline:
         settings, request = self._guardrails, exchange.checked_request
         if exchange.masks is not None and settings.restore != "off":
             restoring = Restoring(exchange.masks)
-            exchange.restoring = FrameEditor(_framing(exchange), restoring, texts_only=settings.restore == "text")
+            exchange.restoring = FrameEditor(exchange.new_framing(), restoring, texts_only=settings.restore == "text")
         # What may have to be masked must not have left before it is found.
         mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
         session = self._open_session(exchange) if mode == "window" else None
         exchange.waiting = session.waiting if session is not None else ()
         exchange.stream = ResponseStream(
-            _framing(exchange),
+            exchange.new_framing(),
             exchange.merger,
             mode,
             request.candidate_count,
@@ -236,7 +223,7 @@ class Pipeline:
 
     async def record(self, exchange: Exchange) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
-        await self._remember_refused(exchange)
+        await self._masker.remember_refused(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
         await self._recorder.record(exchange, coverage)
@@ -280,14 +267,14 @@ class Pipeline:
         Where a part of the response has left, it goes on in the framing of that. Else the framing is the one asked for,
         whatever the upstream's was; where they differ, what passed does not leave.
         """
-        asked = _SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
+        asked = SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
         framing = exchange.framing if exchange.response.begun else asked
         passed, left = (exchange.stream.take(), exchange.stream.events_left) if exchange.stream else (b"", 0)
         if framing != exchange.framing:
             passed, left = b"", 0
-            exchange.response.stream_head(_SSE_TYPE if framing == _SSE_TYPE else JSON_TYPE)
+            exchange.response.stream_head(SSE_TYPE if framing == SSE_TYPE else JSON_TYPE)
         state = _stream_state(exchange)
-        if framing == _SSE_TYPE:
+        if framing == SSE_TYPE:
             return passed + sse_refusal(refusal, state, self._refusals.feedback)
         return passed + array_refusal(refusal, state, opened=left > 0, elements=left)
 
@@ -318,7 +305,7 @@ class Pipeline:
 
         Sending anything settles that a refusal is an event, so it must be one in any case.
         """
-        if exchange.stream is None or exchange.framing != _SSE_TYPE:
+        if exchange.stream is None or exchange.framing != SSE_TYPE:
             return
         if exchange.response.begun or self._refuses_by_event(exchange):
             self._note_coverage(exchange)
@@ -337,7 +324,7 @@ class Pipeline:
         body, original, noted = exchange.body, exchange.checked_request.messages, list[Violation]()
         masks, rounds = RequestMasks(), 0
         while violations:
-            violations = await self._healed(exchange, violations)
+            violations = await self._masker.healed(exchange, violations)
             self._refuse_blocking(exchange, "request", violations)
             if not rounds:
                 await self._ask(exchange, "request", violations, original)
@@ -345,88 +332,16 @@ class Pipeline:
             wanted = [violation for violation in violations if violation.action == "mask"]
             if not wanted:
                 break
-            rounds += 1
             try:
-                masks = self._more_masks(exchange, masks, wanted, again=rounds > _MASK_ROUNDS)
+                masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
             except CannotMask as error:
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
-            exchange.body, exchange.masks = mask_body(body, masks), masks.restorable
+            rounds += 1
+            exchange.body, exchange.masks = await self._masker.mask_request(body, masks), masks.restorable
             exchange.request = await self._reader.read_again(exchange)
             messages = exchange.request.messages
             violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
         exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
-
-    def _more_masks(
-        self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation], *, again: bool
-    ) -> RequestMasks:
-        """Return ``masks`` with what the violations point at. Raises CannotMask, ``again`` at once."""
-        if again:
-            raise CannotMask("it is found again")
-        messages, contents = exchange.checked_request.messages, masks.contents
-        healed = [violation for violation in violations if violation.healed]
-        removed = dict(masks.removed)
-        if healed and not contents:
-            contents = contents_of_messages(exchange.call, exchange.body)
-        for violation in healed:
-            for address in violation.ranges:
-                content = contents[message_of(address) or 0]
-                assert content is not None
-                removed[content] = removed.get(content, frozenset()) | set(texts_at(messages, address))
-        others = [violation for violation in violations if not violation.healed]
-        placeholders = self._placeholders(exchange, messages, others) if others else {}
-        return RequestMasks({**masks.placeholders, **placeholders}, removed, contents)
-
-    async def _healed(self, exchange: Exchange, violations: Sequence[Violation]) -> tuple[Violation, ...]:
-        """Return the violations, marked as healed where they lie in the history alone and were refused before."""
-        blocking = [violation for violation in violations if violation.action == "block"]
-        if not blocking or not exchange.heals:
-            return tuple(violations)
-        digests: dict[int, list[str]] = {}
-        contents = contents_of_messages(exchange.call, exchange.body)
-        for violation in blocking:
-            texts = _texts_in_history(exchange.checked_request.messages, contents, violation)
-            digests[id(violation)] = [self._digest(exchange, text) for text in texts]
-        asked = {digest for some in digests.values() for digest in some}
-        try:
-            known = await self._recorder.refused.known(asked) if asked else frozenset[str]()
-        except StoreError as error:
-            log.warning("what was refused before cannot be read, so nothing heals: %s", error)
-            return tuple(violations)
-        heals = {number for number, some in digests.items() if some and known.issuperset(some)}
-        return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
-
-    async def _remember_refused(self, exchange: Exchange) -> None:
-        """Keep digests of what was refused, so that a chat whose history repeats it can go on."""
-        if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
-            return
-        digests: set[str] = set()
-        for violation in exchange.violations:
-            with contextlib.suppress(CannotMask):
-                if violation.action == "block":
-                    digests.update(
-                        self._digest(exchange, text) for text in masked_values(exchange.messages, [violation])
-                    )
-        try:
-            await self._recorder.refused.remember(digests)
-        except StoreError as error:
-            log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
-
-    def _digest(self, exchange: Exchange, text: str) -> str:
-        # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
-        return self._names(exchange, b"gemini-proxy").digest(text)
-
-    def _names(self, exchange: Exchange, otherwise: bytes) -> Placeholders:
-        key = self._guardrails.mask_key
-        secret = key.get_secret_value().encode() if key else otherwise
-        return Placeholders(secret, exchange.owner, exchange.call.dataset)
-
-    def _placeholders(
-        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
-    ) -> dict[str, str]:
-        """Return what the violations point at, each value with its placeholder. Raises CannotMask."""
-        names, known = self._names(exchange, _PROCESS_KEY), exchange.masks
-        values = [known.show(value) if known else value for value in masked_values(messages, violations)]
-        return {value: names.of(value) for value in values}
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:
         """Return what judges the response's text as it comes; None where no rule is in force."""
@@ -442,7 +357,14 @@ class Pipeline:
         await self._ask(exchange, "response", violations, exchange.messages)
         left, body = exchange.stream.events_left, exchange.stream.release()
         wanted = [violation for violation in violations if violation.action == "mask"]
-        return self._mask_response(exchange, wanted, body, left) if wanted else body
+        if not wanted:
+            return body
+        try:
+            masked = await self._masker.mask_response(exchange, wanted, body, left)
+        except CannotMask as error:
+            raise self._violated(exchange, "response", wanted, f"cannot be masked: {error}") from None
+        exchange.violations.extend(wanted)
+        return masked
 
     async def _ask(
         self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], messages: Sequence[Message]
@@ -456,7 +378,7 @@ class Pipeline:
         for violation in violations:
             if violation.action != "ask" or self._desk.has_allowed(exchange, violation, messages):
                 continue
-            old = phase == "request" and _is_history(contents_of_messages(exchange.call, exchange.body), violation)
+            old = phase == "request" and is_history(await contents_of(exchange), violation)
             try:
                 approval = await self._desk.ask(exchange, violation, messages, show_life, is_history=old)
                 exchange.approvals.append(approval)
@@ -477,25 +399,6 @@ class Pipeline:
             return self._refused(exchange, phase, [violation.message, said], [violation], "GUARDRAIL_DENIED")
         waited = f"nobody allowed it within {self._guardrails.ask_timeout:g} seconds"
         return self._refused(exchange, phase, [violation.message, waited], [violation], "GUARDRAIL_NOT_ALLOWED")
-
-    def _mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
-        """Return what is left of a response with what the violations point at hidden. Raises Refused.
-
-        ``left`` is how many events have left before.
-        """
-        try:
-            placeholders = self._placeholders(exchange, exchange.messages, violations)
-            exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **placeholders})
-            editor = FrameEditor(_framing(exchange), Hiding(exchange.masks))
-            # The rest of an array is read as one from its beginning.
-            opened = b"[{}" if left and exchange.framing != _SSE_TYPE else b""
-            masked = (editor.feed(opened + body) + editor.end()).removeprefix(opened)
-            if not editor.replaced.issuperset(placeholders.values()):
-                raise CannotMask("it is not in the text of the response alone")
-        except CannotMask as error:
-            raise self._violated(exchange, "response", violations, f"cannot be masked: {error}") from None
-        exchange.violations.extend(violations)
-        return masked
 
     def _remember(self, exchange: Exchange) -> None:
         """Keep for the trace what came of a response that nobody waits for; what cannot be read is left out."""
@@ -669,37 +572,6 @@ class Pipeline:
 
 async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
     return await judged
-
-
-def _is_history(contents: Sequence[int | None], violation: Violation) -> bool:
-    """Tell whether all that a violation points at is in a content of the request before the last one."""
-    last = max((content for content in contents if content is not None), default=0)
-    for address in violation.ranges:
-        index = message_of(address)
-        content = contents[index] if index is not None and index < len(contents) else None
-        if content is None or content >= last:
-            return False
-    return bool(violation.ranges)
-
-
-def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
-    """Return the texts that a violation points at; none where some of it is no text, or not in the history."""
-    if not _is_history(contents, violation):
-        return []
-    try:
-        return masked_values(messages, [violation])
-    except CannotMask:
-        return []
-
-
-def _framing(exchange: Exchange) -> Framing:
-    """Return the framing of a response by what it says it is.
-
-    ``alt=sse`` works on unary calls too, and streams without it are arrays.
-    """
-    if exchange.framing == _SSE_TYPE:
-        return SseFraming()
-    return JsonArrayFraming() if exchange.call.streams else WholeBodyFraming()
 
 
 def _outcome(exchange: Exchange) -> Outcome:

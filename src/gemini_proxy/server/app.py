@@ -30,6 +30,7 @@ from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.authentication import Authentication
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, ExchangeMetrics
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.masker import Masker
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
@@ -248,16 +249,16 @@ class _Assembly:
             learner=storage.tool_learner,
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
-            refused=RefusedTexts(storage.database),
         )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies)
+        masker = Masker(guardrails, RefusedTexts(storage.database))
         desk = ApprovalDesk(Approvals(storage.database), guardrails.ask_timeout)
         most = config.upstream.max_answer_bytes
         return Setup(
             config,
             rules,
             reader,
-            Pipeline(reader, desk, engine, guardrails, config.refusals, recorder, self._tasks, most),
+            Pipeline(reader, desk, masker, engine, guardrails, config.refusals, recorder, self._tasks, most),
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:

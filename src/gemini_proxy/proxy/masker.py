@@ -1,0 +1,166 @@
+"""Masks what guardrails find in an exchange, and what was refused before in its history."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
+
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.request import contents_of_messages
+from gemini_proxy.guardrails.masking import (
+    CannotMask,
+    FrameEditor,
+    Hiding,
+    Masks,
+    Placeholders,
+    RequestMasks,
+    is_history,
+    mask_body,
+    masked_values,
+    message_of,
+    texts_at,
+)
+from gemini_proxy.guardrails.verdict import Violation
+from gemini_proxy.proxy.exchange import SSE_TYPE, Exchange
+from gemini_proxy.sections import Guardrails
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.refused_texts import RefusedTexts
+from gemini_proxy.traces.trace import REFUSED
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LARGE = 65_536
+"""Bytes whose strings take more than the five milliseconds that the loop may lose."""
+_MASK_ROUNDS = 3
+"""Times that a request is masked and checked again: what is hidden may have hidden something else."""
+_PROCESS_KEY = os.urandom(32)
+"""Names masked values where the configuration has no key: placeholders then are this process's own."""
+
+
+class Masker:
+    """Decides what is masked, with one configuration. ``refused`` keeps what was refused."""
+
+    def __init__(self, guardrails: Guardrails, refused: RefusedTexts) -> None:
+        self._guardrails = guardrails
+        self._refused = refused
+
+    async def add(
+        self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation], *, rounds: int
+    ) -> RequestMasks:
+        """Return ``masks`` with what the violations of a request point at, which was masked ``rounds`` times before.
+
+        Raises CannotMask.
+        """
+        if rounds >= _MASK_ROUNDS:
+            raise CannotMask("it is found again")
+        messages, contents = exchange.checked_request.messages, masks.contents
+        healed = [violation for violation in violations if violation.healed]
+        removed = dict(masks.removed)
+        if healed and not contents:
+            contents = await contents_of(exchange)
+        for violation in healed:
+            for address in violation.ranges:
+                content = contents[message_of(address) or 0]
+                assert content is not None
+                removed[content] = removed.get(content, frozenset()) | set(texts_at(messages, address))
+        others = [violation for violation in violations if not violation.healed]
+        placeholders = self._placeholders(exchange, messages, others) if others else {}
+        return RequestMasks({**masks.placeholders, **placeholders}, removed, contents)
+
+    async def healed(self, exchange: Exchange, violations: Sequence[Violation]) -> tuple[Violation, ...]:
+        """Return the violations, marked as healed where they lie in the history alone and were refused before."""
+        blocking = [violation for violation in violations if violation.action == "block"]
+        if not blocking or not exchange.heals:
+            return tuple(violations)
+        digests: dict[int, list[str]] = {}
+        contents = await contents_of(exchange)
+        for violation in blocking:
+            texts = _texts_in_history(exchange.checked_request.messages, contents, violation)
+            digests[id(violation)] = [self._digest(exchange, text) for text in texts]
+        asked = {digest for some in digests.values() for digest in some}
+        try:
+            known = await self._refused.known(asked) if asked else frozenset[str]()
+        except StoreError as error:
+            log.warning("what was refused before cannot be read, so nothing heals: %s", error)
+            return tuple(violations)
+        heals = {number for number, some in digests.items() if some and known.issuperset(some)}
+        return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
+
+    async def remember_refused(self, exchange: Exchange) -> None:
+        """Keep digests of what was refused, so that a chat whose history repeats it can go on."""
+        if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
+            return
+        digests: set[str] = set()
+        for violation in exchange.violations:
+            with contextlib.suppress(CannotMask):
+                if violation.action == "block":
+                    digests.update(
+                        self._digest(exchange, text) for text in masked_values(exchange.messages, [violation])
+                    )
+        try:
+            await self._refused.remember(digests)
+        except StoreError as error:
+            log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
+
+    async def mask_request(self, body: bytes, masks: RequestMasks) -> bytes:
+        """Return a request's body masked."""
+        return await _off_loop(len(body), mask_body, body, masks)
+
+    async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
+        """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
+
+        ``left`` is how many events have left before.
+        """
+        placeholders = self._placeholders(exchange, exchange.messages, violations)
+        exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **placeholders})
+        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks))
+        # The rest of an array is read as one from its beginning.
+        opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
+        masked = (await _off_loop(len(body), editor.edit, opened + body)).removeprefix(opened)
+        if not editor.replaced.issuperset(placeholders.values()):
+            raise CannotMask("it is not in the text of the response alone")
+        return masked
+
+    def _placeholders(
+        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
+    ) -> dict[str, str]:
+        """Return what the violations point at, each value with its placeholder. Raises CannotMask."""
+        names, known = self._names(exchange, _PROCESS_KEY), exchange.masks
+        values = [known.show(value) if known else value for value in masked_values(messages, violations)]
+        return {value: names.of(value) for value in values}
+
+    def _names(self, exchange: Exchange, otherwise: bytes) -> Placeholders:
+        key = self._guardrails.mask_key
+        secret = key.get_secret_value().encode() if key else otherwise
+        return Placeholders(secret, exchange.owner, exchange.call.dataset)
+
+    def _digest(self, exchange: Exchange, text: str) -> str:
+        # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
+        return self._names(exchange, b"gemini-proxy").digest(text)
+
+
+async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
+    """Return for each message of the request which of its contents it is made of."""
+    return await _off_loop(len(exchange.body), contents_of_messages, exchange.call, exchange.body)
+
+
+async def _off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Return what ``work`` returns on ``size`` bytes: in a thread if it may take long."""
+    if size > _LARGE:
+        return await asyncio.to_thread(work, *arguments, **options)
+    return work(*arguments, **options)
+
+
+def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
+    """Return the texts that a violation points at; none where some of it is no text, or not in the history."""
+    if not is_history(contents, violation):
+        return []
+    try:
+        return masked_values(messages, [violation])
+    except CannotMask:
+        return []
