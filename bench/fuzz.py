@@ -353,14 +353,14 @@ class Fuzz:
         early: list[str] = []
         for piece in pieces:
             started = time.thread_time()
-            verdict = session.check(turn, piece, _QUICK)
+            by_policy = session.check(turn, piece, _QUICK)
             seconds = time.thread_time() - started
             self.slowest["session"] = max(self.slowest.get("session", 0.0), seconds)
             length += len(piece)
-            early.extend(address for found in verdict.violations for one in found for address in one.ranges)
+            early.extend(address for found in by_policy for one in found for address in one.ranges)
             if early:
                 break
-            if verdict.clear:
+            if session.clear:
                 released = max(released, length - overlap)
         spans = [_span(address) for found in whole for address in found.ranges]
         here = [span for span in spans if span is not None and span[0] == f"messages.{len(before)}.content"]

@@ -212,14 +212,8 @@ def test_streaming_finds_what_the_whole_shows(name: str, cut: int, before: int) 
     turn = session.turn()
     session.begin(turn, Place(0))
     pieces = [text[:cut], text[cut:]] if cut < len(text) else [text]
-    verdicts = [session.check(turn, piece, Budget()) for piece in pieces]
-    found = {
-        address
-        for verdict in verdicts
-        for violations in verdict.violations
-        for one in violations
-        for address in one.ranges
-    }
+    by_policy = [session.check(turn, piece, Budget()) for piece in pieces]
+    found = {address for piece in by_policy for violations in piece for one in violations for address in one.ranges}
     whole = check(
         rule("(m: Message)", "any(secrets(m))", head="from invariant.detectors import secrets"), assistant(text)
     )

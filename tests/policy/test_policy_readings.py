@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, Conversation, Place, Session, compile_policy
-from gemini_proxy.policy.session import DeltaVerdict
+from gemini_proxy.policy import Budget, Conversation, Place, RuleViolation, Session, compile_policy
 from tests.policy.conversations import Message, assistant, at, call, check, output, ranges, rule, user
 
 BUDGET = Budget()
@@ -271,15 +270,19 @@ def test_ranges_of_a_literal_join_to_it(given_: tuple[list[str], list[bool]], ne
 
 def check_all(
     session: Session, *turn: Message, first: int = 0, checked: Sequence[tuple[int, Message]] = ()
-) -> list[DeltaVerdict]:
-    """Judge each message's text in pieces of two characters, in a turn of which ``checked`` has passed."""
-    verdicts = []
+) -> list[list[RuleViolation]]:
+    """Judge each message's text in pieces of two characters, in a turn of which ``checked`` has passed.
+
+    Return the violations of each piece.
+    """
+    found = []
     growing = session.turn(checked)
     for index, message in enumerate(turn, first):
         session.begin(growing, Place(index, thought=bool(message.get("thought"))))
         text = message["content"]
-        verdicts += [session.check(growing, text[start : start + 2], BUDGET) for start in range(0, len(text), 2)]
-    return verdicts
+        by_policy = [session.check(growing, text[start : start + 2], BUDGET) for start in range(0, len(text), 2)]
+        found += [[violation for violations in piece for violation in violations] for piece in by_policy]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -296,8 +299,8 @@ def check_all(
 def test_a_session_finds_over_seams(turn: list[Message]) -> None:
     """As it grows, at the places that the check of the whole gives."""
     policy = compile_policy(rule("(m: Message)", '"xyzzy" in m.content'))
-    verdicts = check_all(Session([policy], {}, 20), *turn)
-    found = [violation for verdict in verdicts for one in verdict.violations for violation in one]
+    pieces = check_all(Session([policy], {}, 20), *turn)
+    found = [violation for violations in pieces for violation in violations]
     assert set(found[0].ranges) == set(policy.check(Conversation.of(turn))[0].ranges)
 
 
@@ -306,18 +309,19 @@ def test_a_session_goes_on_with_the_turn_that_the_request_began() -> None:
     policy = compile_policy(rule("(m: Message)", '"xyzzy" in m.content'))
     history = [user("hi"), assistant("say x"), assistant("y")]
     session = Session([policy], {}, 20, history)
-    assert [len(verdict.violations[0]) for verdict in check_all(session, assistant("zzy"), first=3)] == [0, 1]
+    assert list(map(len, check_all(session, assistant("zzy"), first=3))) == [0, 1]
     session = Session([policy], {}, 20, history)
-    assert check_all(session, assistant("z"), first=3)[0].clear
+    assert check_all(session, assistant("z"), first=3) == [[]] and session.clear
     session.settle()
-    found = check_all(session, assistant("zy"), first=5, checked=[(3, assistant("z")), (4, calls())])[0].violations[0]
+    found = check_all(session, assistant("zy"), first=5, checked=[(3, assistant("z")), (4, calls())])[0]
     assert found[0].ranges == (
         "messages.5.content:0-2", "messages.1.content:4-5", "messages.2.content:0-1", "messages.3.content:0-1"
     )  # fmt: skip
     session.settle()
     checked = [(3, assistant("z")), (4, output("zy") | {"provider": True})]
-    assert check_all(session, assistant("y"), first=5, checked=checked)[0].clear
-    assert check_all(Session([policy], {}, 20, [assistant("xy"), user("zz")]), assistant("y"), first=2)[0].clear
+    assert check_all(session, assistant("y"), first=5, checked=checked) == [[]] and session.clear
+    other = Session([policy], {}, 20, [assistant("xy"), user("zz")])
+    assert check_all(other, assistant("y"), first=2) == [[]] and other.clear
 
 
 def parts_of(turn: Sequence[tuple[bool, str]]) -> list[Message]:
@@ -332,8 +336,7 @@ def test_a_session_refuses_what_the_whole_is_refused_for(turn: list[tuple[bool, 
     for search in ('"zx" in m.content', 'any(find("x.?y", m.content))', r'any(find("\bfoo\b", m.content))'):
         policy = compile_policy(rule("(m: Message)", search))
         session = Session([policy], {}, 6)
-        verdicts = check_all(session, *messages)
-        early = any(one for verdict in verdicts for one in verdict.violations)
+        early = any(check_all(session, *messages))
         whole = bool(policy.check(Conversation.of(messages)))
         assert not early or whole
         assert early or not whole or not session.clear

@@ -1,12 +1,14 @@
 """Sessions: policies over text as it comes."""
 
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.policy import Budget, Conversation, DeltaVerdict, Place, Session, compile_policy
+from gemini_proxy.policy import Budget, Conversation, Place, RuleViolation, Session, compile_policy
 from gemini_proxy.policy.compile.window import looks_around
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
@@ -20,6 +22,13 @@ BUDGET = Budget()
 
 def window(*lines: str) -> str:
     return compile_policy(rule(*lines, head=IMPORTS)).rules[0].window
+
+
+class Checked(NamedTuple):
+    """What came of a piece: each policy's violations, and whether all so far has passed."""
+
+    violations: Sequence[Sequence[RuleViolation]]
+    clear: bool
 
 
 class OneTurn:
@@ -37,8 +46,9 @@ class OneTurn:
     def begin(self, place: Place) -> None:
         self.session.begin(self._turn, place)
 
-    def check(self, piece: str, budget: Budget) -> DeltaVerdict:
-        return self.session.check(self._turn, piece, budget)
+    def check(self, piece: str, budget: Budget) -> Checked:
+        violations = self.session.check(self._turn, piece, budget)
+        return Checked(tuple(violations), self.session.clear)
 
 
 def session(*lines: str, overlap: int = 20) -> OneTurn:

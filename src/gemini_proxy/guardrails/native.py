@@ -224,12 +224,14 @@ class NativeSession:
 
     def check(self, turn: OpenTurn, text: str) -> Verdict:
         started = time.perf_counter()
-        by_policy = self._session.check(turn, text, self._budget).violations
-        violations = tuple(
-            Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
-            for guardrail, certain in zip(self._guardrails, by_policy, strict=False)
-            for violation in certain
-        )
+        by_policy = self._session.check(turn, text, self._budget)
+        violations: tuple[Violation, ...] = ()
+        if any(by_policy):
+            violations = tuple(
+                Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
+                for guardrail, certain in zip(self._guardrails, by_policy, strict=True)
+                for violation in certain
+            )
         return Verdict(violations, (time.perf_counter() - started) * 1000)
 
     def settle(self) -> None:

@@ -60,11 +60,6 @@ class _End(NamedTuple):
     thought: bool
     end: int
 
-    @property
-    def followed_by(self) -> int:
-        """The number of characters that have followed."""
-        return (self.candidate.all if self.thought else self.candidate.text) - self.end
-
 
 @dataclass(slots=True)
 class _PendingEvent:
@@ -82,7 +77,10 @@ class _PendingEvent:
         """Return whether nothing in the event waits and ``overlap`` characters have followed each of its texts."""
         if self.part or self.last:
             return False
-        return all(end.followed_by >= overlap for end in self.ends)
+        for candidate, thought, end in self.ends:
+            if (candidate.all if thought else candidate.text) - end < overlap:
+                return False
+        return True
 
 
 class ResponseStream:

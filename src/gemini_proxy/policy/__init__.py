@@ -41,7 +41,7 @@ from gemini_proxy.policy.run.provenance.labels import LABELS_PARAMETER, joined_l
 from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.policy.run.regex import MAX_PROGRAM
 from gemini_proxy.policy.run.rules import Rule, RuleViolation, RuleWindow
-from gemini_proxy.policy.session import DeltaVerdict, OpenTurn, Place, Session
+from gemini_proxy.policy.session import OpenTurn, Place, Session
 
 __all__ = [
     "BUILTIN",
@@ -63,7 +63,6 @@ __all__ = [
     "Fault",
     "Finding",
     "OpenTurn",
-    "DeltaVerdict",
     "LabelledSpan",
     "Parser",
     "Place",

@@ -46,14 +46,6 @@ class Place:
         return f"messages.{self.message}.{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaVerdict:
-    """The outcome for a piece of text: each policy's certain violations, and whether all text so far has passed."""
-
-    violations: tuple[tuple[RuleViolation, ...], ...]
-    clear: bool
-
-
 class _RunEnd:
     """The end of the run of text at ``place``: ``kept`` is what of it stays, from ``start`` on.
 
@@ -189,20 +181,20 @@ class Session:
         readings = [alike, [piece for _, piece in turn]] if len(alike) < len(turn) else [alike]
         return [_chained(self._end_pieces(pieces)) for pieces in readings if pieces]
 
-    def check(self, turn: OpenTurn, piece: str, budget: Budget) -> DeltaVerdict:
-        """Judge ``piece``, which goes on from the run that the turn is in.
+    def check(self, turn: OpenTurn, piece: str, budget: Budget) -> Sequence[Sequence[RuleViolation]]:
+        """Judge ``piece``, which goes on from the run that the turn is in. Return each policy's certain violations.
 
         Never raises for what a rule does: a rule that fails, or a budget that does not last, leaves the session stuck.
         """
         text = turn.text
         assert text is not None
         whole = text.kept + piece
-        by_policy: list[tuple[RuleViolation, ...]] = []
+        by_policy: Sequence[Sequence[RuleViolation]] = ()
         if self.stuck or not self.reads_text:
-            return DeltaVerdict((), self.clear)
+            return by_policy
         if len(piece) > LONGEST_PIECE or len(whole) > LONGEST_PIECE + 4 * self.overlap:
             self.stuck = True
-            return DeltaVerdict((), False)
+            return by_policy
         try:
             by_policy = self._judge(text, whole, budget)
         except EvaluationError:
@@ -212,7 +204,7 @@ class Session:
         else:
             text.kept = self._end_of(whole)
             text.start += len(whole) - len(text.kept)
-        return DeltaVerdict(tuple(by_policy), self.clear)
+        return by_policy
 
     def _end_of(self, text: str) -> str:
         """Return what the next slice begins with: the overlap and a character, from a space on if one is near."""
