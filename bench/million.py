@@ -26,7 +26,7 @@ from bench.million_questions import Question, questions
 from bench.million_traces import DAYS, made_up
 from gemini_proxy.traces.rows import TraceRow, encode
 from gemini_proxy.traces.schema import progress
-from gemini_proxy.traces.search.indexer import NAME, Digest
+from gemini_proxy.traces.search.indexer import NAME, Indexer
 from gemini_proxy.traces.store import TraceStore
 
 BATCH: Final = 256
@@ -71,13 +71,13 @@ async def fill(store: TraceStore, count: int, until: float, days: float = DAYS) 
 
 async def index(store: TraceStore) -> Rate:
     """Take every trace into the search index and the figures, without the rests that a server makes."""
-    digest = Digest(store.database, asyncio.Event())
+    indexer = Indexer(store.database, asyncio.Event())
     done = select(progress.c.seq).where(progress.c.name == NAME)
     before = await store.database.read(lambda connection: connection.execute(done).scalar()) or 0
     began, worst = time.perf_counter(), 0.0
     while True:
         started = time.perf_counter()
-        if not await digest.step():
+        if not await indexer.step():
             break
         worst = max(worst, time.perf_counter() - started)
     count = await store.newest_seq() - before
@@ -108,9 +108,9 @@ async def write_for(store: TraceStore, rows: Sequence[TraceRow], title: str, sec
 
 
 async def write_while_read(
-    store: TraceStore, digest: Digest, asked: Sequence[Question], rows: Sequence[TraceRow], seconds: float
+    store: TraceStore, indexer: Indexer, asked: Sequence[Question], rows: Sequence[TraceRow], seconds: float
 ) -> tuple[Rate, Rate]:
-    """The rate of writing with READERS that ask every question in turn, and a digest that follows; and of asking."""
+    """The rate of writing with READERS that ask every question in turn, and a indexer that follows; and of asking."""
     taken: list[float] = []
 
     async def read(first: int) -> None:
@@ -122,8 +122,8 @@ async def write_while_read(
             turn += 1
 
     beside = [asyncio.create_task(read(number * 5)) for number in range(READERS)]
-    beside.append(asyncio.create_task(digest.run()))
-    title, began = f"traces written, with {READERS} readers and the digest", time.perf_counter()
+    beside.append(asyncio.create_task(indexer.run()))
+    title, began = f"traces written, with {READERS} readers and the indexer", time.perf_counter()
     try:
         written = await write_for(store, rows, title, seconds)
         took = time.perf_counter() - began
@@ -149,8 +149,8 @@ async def measure(url: str, count: int, repeats: int, seconds: float) -> tuple[l
         half = BATCH + int(seconds * MOST_WRITTEN)
         new = [encode(trace) for trace in made_up(2 * half, now, seed=int(now), days=0.0)]
         rates.append(await write_for(store, new[:half], "traces written, to the full store", seconds))
-        digest = Digest(database, asyncio.Event())
-        rates.extend(await write_while_read(store, digest, asked, new[half:], seconds))
+        indexer = Indexer(database, asyncio.Event())
+        rates.extend(await write_while_read(store, indexer, asked, new[half:], seconds))
         return times, rates
     finally:
         await store.close()

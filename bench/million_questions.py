@@ -13,7 +13,7 @@ from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.schema import usage as kept
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.trace import Outcome
-from gemini_proxy.traces.usage import Usage
+from gemini_proxy.traces.usage import DatasetUsage
 
 PAGE: Final = 50
 DEEP: Final = 1_000
@@ -80,7 +80,12 @@ def _filters(now: float) -> dict[str, TraceQuery]:
 
 async def questions(database: Database) -> list[Question]:
     """Of the datasets that ``million_traces`` makes: the largest one, and the smallest for words that others have."""
-    datasets, listing, usage, catalogue = Datasets(database), Listing(database), Usage(database), Catalogue(database)
+    datasets, listing, usage, catalogue = (
+        Datasets(database),
+        Listing(database),
+        DatasetUsage(database),
+        Catalogue(database),
+    )
     largest, smallest = await _dataset(datasets, "support-agent"), await _dataset(datasets, "billing")
     newest = (await listing.page(largest, TraceQuery(), 1)).traces[0]
     # What was made may be older than this run.

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemini_proxy.cli import main
-from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.keys import KeyRecord, Keys
 from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.store import TraceStore
@@ -55,7 +55,7 @@ def user(config: Path, key: str) -> str | None:
     """Who a key stands for."""
 
     async def ask(store: TraceStore) -> str | None:
-        return await Access(store.database, Revisions(store.database), "keys").user(key)
+        return await AccessControl(store.database, Revisions(store.database), "keys").user(key)
 
     return with_store(config, ask)
 
@@ -147,7 +147,7 @@ def test_a_change_holds_in_a_server_that_runs(config: Path) -> None:
     """From the next question on: its keys are those of the database."""
 
     async def serve(store: TraceStore) -> None:
-        access = Access(store.database, Revisions(store.database), "keys")
+        access = AccessControl(store.database, Revisions(store.database), "keys")
         key = await asyncio.to_thread(add, config, "alice")
         assert await access.user(key) == "alice"
         await asyncio.to_thread(run, config, "revoke", "alice")

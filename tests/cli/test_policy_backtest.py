@@ -7,7 +7,7 @@ import orjson
 from click.testing import CliRunner
 
 from gemini_proxy.cli import main
-from gemini_proxy.traces.recorded import count
+from gemini_proxy.traces.backtest import count
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.cli.policy_runs import HOSTILE, rule, run

@@ -17,7 +17,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import Conversation
 from gemini_proxy.traces.access import DEVELOPER
-from gemini_proxy.traces.search.indexer import Digest
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.trace import Annotation, Outcome, annotations_for
 from gemini_proxy.traces.visible import VISIBLE
 from tests.explorer.browsing import declare, mine, tool
@@ -225,7 +225,7 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
         await proxy.app[POLICIES].add(dataset, payload, payload, action="log", enabled=False) for payload in PAYLOADS
     ]
     await ensured(proxy.app[DATASETS], DEVELOPER, PAYLOADS[2])
-    await Digest(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
     for payload, one, rule in zip(PAYLOADS, recorded, kept, strict=True):
         shown = payload.translate(VISIBLE)
         await page.goto(f"{proxy.url}/explorer/traces/{one.id}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gemini_proxy.explorer.app_keys import DATABASE
-from gemini_proxy.traces.search.indexer import Digest
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.trace import Outcome
 from tests.explorer.browsing import Browser, dataset, mine, record
 from tests.support.proxy import Proxy
@@ -26,7 +26,7 @@ async def test_the_dashboard_counts_what_happened(proxy: Proxy, browser: Browser
     await record(
         proxy, mine(created=now - 60, **timed), mine(created=now - 60, **refused), mine(created=now - 60, dataset=None)
     )
-    await Digest(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
     for query, count in {
         "": 3,
         "?dataset=demo": 2,

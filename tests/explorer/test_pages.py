@@ -15,7 +15,7 @@ from gemini_proxy.explorer.pages.conversation import MESSAGES
 from gemini_proxy.explorer.pages.trace_pages import PAGE
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
-from gemini_proxy.traces.search.indexer import Digest
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
 from tests.explorer.browsing import Browser, mine, record, rows, rule
 from tests.support.proxy import Proxy
@@ -110,7 +110,7 @@ async def test_filters_are_the_address(proxy: Proxy, browser: Browser) -> None:
     refused = mine("where is the treasure", outcome=Outcome.REFUSED_REQUEST, annotations=(ANNOTATION,), created=2e9)
     other = mine("good day", model="gemini-x", created=1e9)
     await record(proxy, refused, other)
-    await Digest(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
     for query, found in {
         "": [other, refused],
         "outcome=refused_request": [refused],

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gemini_proxy.explorer.pages.dashboard import plots
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
-from gemini_proxy.traces.figures import Bucket, Figures, Histogram
+from gemini_proxy.traces.figures import Bucket, DurationHistogram, Figures
 
 COUNTS = st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**4)), min_size=1, max_size=70)
 TIMES = st.lists(st.none() | st.floats(0.01, 10**7), min_size=1, max_size=70)
@@ -74,7 +74,7 @@ def test_the_dashboard_has_a_plot_for_each_question() -> None:
     """Requests by how they ended, refusals by rule, and two times; many rules share one colour, pushed ones count."""
     refusals = {f"rule {number}": 20 - number for number in range(9)} | {"": 1}
     one = Figures({"completed": 3, "refused_request": 2, "client_gone": 1, "pushed": 4}, refusals)
-    timed = Figures({"completed": 1}, {}, 0, 0, Histogram.of([100.0]), Histogram.of([10.0]))
+    timed = Figures({"completed": 1}, {}, 0, 0, DurationHistogram.of([100.0]), DurationHistogram.of([10.0]))
     requests, refused, latency, first = plots([Bucket(0, 300, one), Bucket(300, 300, timed)])
     assert {series.name: list(series.values) for series in requests.series} == {
         "completed": [7, 1],

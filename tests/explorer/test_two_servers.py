@@ -11,7 +11,7 @@ import pytest
 
 from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.traces.push.answers import Delivered
-from gemini_proxy.traces.push.body import push_document
+from gemini_proxy.traces.push.queue import push_document
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy

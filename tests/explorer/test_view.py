@@ -12,7 +12,7 @@ from gemini_proxy.explorer.pages.annotated_text import SHOWN, AnnotatedText, ann
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
-from gemini_proxy.traces.annotation_ranges import Marks, leaves
+from gemini_proxy.traces.annotation_ranges import AnnotationRanges, leaves
 from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation
 from tests.traces.samples import trace
@@ -52,7 +52,9 @@ def page_of(*messages: Any, annotations: tuple[Annotation, ...] = (), first: int
 @given(st.text(max_size=80), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=8))
 def test_an_annotated_text_is_its_text(text: str, ranges: list[tuple[int, int]]) -> None:
     """Whatever is marked, the runs joined are the text, and each marked one says by which marks."""
-    marks = Marks([annotation(f"messages.0.content:{start}-{end}") for start, end in ranges]).on("messages.0.content")
+    marks = AnnotationRanges([annotation(f"messages.0.content:{start}-{end}") for start, end in ranges]).on(
+        "messages.0.content"
+    )
     found = annotate_text(text, "messages.0.content", marks)
     assert found.text == text
     for mark in marks:
@@ -69,7 +71,7 @@ def test_an_annotated_text_is_its_text(text: str, ranges: list[tuple[int, int]])
 def test_a_long_text_is_cut_and_what_is_marked_in_it_stays(length: int, ranges: list[tuple[int, int]]) -> None:
     """Runs and gaps together are the text; the beginning of every mark is among the runs."""
     text = "".join(chr(97 + place % 26) for place in range(length))
-    marks = Marks([annotation(f"m:{start}-{start + size}") for start, size in ranges]).on("m")
+    marks = AnnotationRanges([annotation(f"m:{start}-{start + size}") for start, size in ranges]).on("m")
     found = annotate_text(text, "m", marks)
     at = 0
     for run in found.runs:
@@ -84,7 +86,7 @@ def test_a_long_text_is_cut_and_what_is_marked_in_it_stays(length: int, ranges: 
 def test_the_rest_of_a_long_text_is_read_part_by_part() -> None:
     """The parts are the text, each with what is marked in it."""
     text = "".join(chr(97 + place % 26) for place in range(2 * SHOWN + 7))
-    marks = Marks([annotation(f"m:{SHOWN - 2}-{SHOWN + 3}")]).on("m")
+    marks = AnnotationRanges([annotation(f"m:{SHOWN - 2}-{SHOWN + 3}")]).on("m")
     parts = [text_window(text, "m", marks, start) for start in range(0, len(text), SHOWN)]
     assert "".join(part.text for part in parts) == text
     marked = ["".join(run.text for run in part.runs if run.style) for part in parts]

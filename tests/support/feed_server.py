@@ -14,7 +14,7 @@ from gemini_proxy.explorer.api.endpoints import api
 from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, FEED
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.peers import PEERS, Peers
-from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.snapshot import Revisions
@@ -49,7 +49,7 @@ async def feed_server(
     app = web.Application()
     app[BROWSER_GUARD] = guard = BrowserGuard((), ("127.0.0.1:8005",))
     app[PEERS] = Peers(guard, (), open_access=mode == "open")
-    app[ACCESS] = Access(store.database, Revisions(store.database), mode)
+    app[ACCESS] = AccessControl(store.database, Revisions(store.database), mode)
     app[DATASETS] = Datasets(store.database)
     app[FEED] = feed = Feed(source or store, period=0.01, spacing=0.0)
     app.router.add_get("/api/v1/feed", api(feed_stream.stream_feed), allow_head=False)

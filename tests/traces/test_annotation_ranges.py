@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.traces.annotation_ranges import Marks, leaves, segments
+from gemini_proxy.traces.annotation_ranges import AnnotationRanges, leaves, segments
 from gemini_proxy.traces.trace import Annotation
 
 TEXT = st.text(max_size=60)
 RANGES = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70)), max_size=12)
 
 
-def marks(*addresses: str) -> Marks:
-    return Marks([Annotation("said", address) for address in addresses])
+def marks(*addresses: str) -> AnnotationRanges:
+    return AnnotationRanges([Annotation("said", address) for address in addresses])
 
 
 @given(TEXT, RANGES)

@@ -4,7 +4,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.traces.search.blocks import MOST, SIZES, blocks_of, covering
+from gemini_proxy.traces.search.index import MOST, SIZES, blocks_of, covering
 from gemini_proxy.traces.search.query import Facets, fts5_query, parse
 
 NUMBERS = st.integers(0, 2**12) | st.integers(0, 2**26)

@@ -8,11 +8,12 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.traces import datasets as bounds
 from gemini_proxy.traces.dataset_rules import DatasetRules
-from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.datasets import Datasets, Extent
 from gemini_proxy.traces.errors import NameTaken, TooMany
+from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.store import TraceStore
-from tests.traces.samples import trace
+from tests.traces.samples import ensured, trace
 
 
 @pytest.fixture
@@ -97,3 +98,19 @@ async def test_an_exchange_with_a_dataset_too_many_is_refused(
     assert await rules.of("bob", "two", files) == files
     await datasets.delete("ann", made.id)
     assert await rules.of("ann", "two", files) == files
+
+
+async def test_extents_are_of_ones_own_datasets(store: TraceStore) -> None:
+    """Traces that are there, and policies by what they do."""
+    await store.add([trace(owner="a", created=1.0), trace(owner="a"), trace(owner="a"), trace(owner="b")])
+    await store.delete_before(2.0)
+    datasets, policies = Datasets(store.database), Policies(store.database)
+    demo, empty = await ensured(datasets, "a", "demo"), await datasets.create("a", "empty")
+    await policies.add(demo, "x", "x", action="block")
+    await policies.add(demo, "y", "y", action="log")
+    await policies.add(demo, "z", "z", action="log")
+    await policies.add(demo, "off", "off", action="block", enabled=False)
+    assert await datasets.extents("a") == {demo.seq: Extent(2, blocking=1, logging=2, disabled=1), empty.seq: Extent()}
+    await datasets.delete("a", demo.id)
+    assert await datasets.extents("a") == {empty.seq: Extent()}
+    assert await datasets.extents("nobody") == {}

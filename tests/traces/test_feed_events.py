@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from gemini_proxy.traces.feed_events import (
     MAX_TEXT,
     Chunk,
+    FeedPage,
     Interest,
     Outbox,
-    Page,
     exchange_event,
     keep_alive,
     missed_event,
@@ -62,7 +62,7 @@ def test_a_page_holds_for_each_interest_its_own_exchanges_only() -> None:
     owners, datasets, outcomes = ("ann", "bob", ""), ("demo", "other", None), tuple(Outcome)
     combinations = [(o, d, w) for o in owners for d in datasets for w in outcomes]
     made = [summary(n, owner=o, dataset=d, outcome=w) for n, (o, d, w) in enumerate(combinations)]
-    page = Page(made)
+    page = FeedPage(made)
     for interest in [Interest(o, d, r) for o in owners for d in datasets for r in (False, True)]:
         expected = [
             one.seq
@@ -83,7 +83,7 @@ def test_a_page_holds_for_each_interest_its_own_exchanges_only() -> None:
 
 def test_watchers_with_one_interest_share_one_encoding() -> None:
     """Ten browsers on the same page cost what one does."""
-    page = Page([summary(1)])
+    page = FeedPage([summary(1)])
     assert page.chunk(Interest("ann")) is page.chunk(Interest("ann"))
 
 

@@ -10,8 +10,8 @@ from gemini_proxy.traces.figures import (
     GROWTH,
     LAST_INTERVAL,
     Bucket,
+    DurationHistogram,
     Figures,
-    Histogram,
     as_json,
     figures_of,
     from_json,
@@ -23,7 +23,7 @@ from gemini_proxy.traces.figures import (
 COUNTS = st.dictionaries(st.text(max_size=3), st.integers(1, 9), max_size=4)
 LAST_BOUND = FIRST_BOUND * GROWTH**LAST_INTERVAL
 MEASURABLE = st.floats(FIRST_BOUND * 1.001, LAST_BOUND * 0.99)
-HISTOGRAMS = st.lists(st.floats(0, 1e9), max_size=5).map(Histogram.of)
+HISTOGRAMS = st.lists(st.floats(0, 1e9), max_size=5).map(DurationHistogram.of)
 FIGURES = st.builds(Figures, COUNTS, COUNTS, st.integers(0, 99), st.integers(0, 99), HISTOGRAMS, HISTOGRAMS, COUNTS)
 
 
@@ -42,24 +42,24 @@ def test_figures_survive_their_storage(figures: Figures) -> None:
 @given(st.lists(MEASURABLE, min_size=1), st.floats(0, 1))
 def test_a_quantile_is_at_most_ten_percent_off(values: list[float], share: float) -> None:
     exact = sorted(values)[max(1, math.ceil(share * len(values))) - 1]
-    estimate = Histogram.of(values).quantile(share)
+    estimate = DurationHistogram.of(values).quantile(share)
     assert estimate is not None
     assert abs(estimate - exact) <= 0.096 * exact
 
 
 @given(st.lists(st.floats(0, 1e9)), st.lists(st.floats(0, 1e9)))
 def test_merged_histograms_count_what_each_of_them_did(a: list[float], b: list[float]) -> None:
-    assert Histogram.of(a) + Histogram.of(b) == Histogram.of(a + b)
-    assert (Histogram.of(a) + Histogram.of(b)).count == len(a) + len(b)
+    assert DurationHistogram.of(a) + DurationHistogram.of(b) == DurationHistogram.of(a + b)
+    assert (DurationHistogram.of(a) + DurationHistogram.of(b)).count == len(a) + len(b)
 
 
 def test_nothing_counted_has_no_quantile() -> None:
-    assert Histogram().quantile(0.5) is None
+    assert DurationHistogram().quantile(0.5) is None
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, math.nan, math.inf, 1e300, 10**400])
 def test_a_duration_that_is_none_is_counted_all_the_same(value: float) -> None:
-    assert Histogram.of([value]).count == 1
+    assert DurationHistogram.of([value]).count == 1
 
 
 def test_an_exchange_is_counted_with_its_tokens_times_and_rules() -> None:
@@ -69,7 +69,13 @@ def test_an_exchange_is_counted_with_its_tokens_times_and_rules() -> None:
     }
     found = figures_of("refused_response", metadata, 400.0, ["a", "b"], "gemini")
     assert found == Figures(
-        {"refused_response": 1}, {"a": 1, "b": 1}, 7, 8, Histogram.of([400]), Histogram.of([100]), {"gemini": 1}
+        {"refused_response": 1},
+        {"a": 1, "b": 1},
+        7,
+        8,
+        DurationHistogram.of([400]),
+        DurationHistogram.of([100]),
+        {"gemini": 1},
     )
     assert (found.requests, found.refused) == (1, 1)
 

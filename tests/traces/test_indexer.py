@@ -15,12 +15,11 @@ from gemini_proxy.traces.figures import Bucket, Figures, total
 from gemini_proxy.traces.rows import dump_messages
 from gemini_proxy.traces.schema import annotations, traces, usage
 from gemini_proxy.traces.search.index import forget
-from gemini_proxy.traces.search.indexer import MAX_REST, MAX_TRACES, Digest, reindex, rest_after
+from gemini_proxy.traces.search.indexer import MAX_REST, MAX_TRACES, Indexer, reindex, rest_after
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.tallies import MAX_NAMES, WIDTHS, delete_old
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace
-from gemini_proxy.traces.usage import STEPS, Usage
+from gemini_proxy.traces.usage import MAX_NAMES, STEPS, WIDTHS, DatasetUsage, delete_old
 from tests.traces.samples import trace
 
 # The beginning of a day.
@@ -28,8 +27,8 @@ NOON = 1_700_006_400.0
 
 
 @pytest.fixture
-def digest(store: TraceStore) -> Digest:
-    return Digest(store.database, asyncio.Event())
+def indexer(store: TraceStore) -> Indexer:
+    return Indexer(store.database, asyncio.Event())
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ async def _indexed(store: TraceStore) -> int:
 
 
 async def _figures(store: TraceStore, since: float = NOON - 86_400, until: float = NOON + 86_400) -> Figures:
-    return total(bucket.figures for bucket in await Usage(store.database).of_owner("", since, until))
+    return total(bucket.figures for bucket in await DatasetUsage(store.database).of_owner("", since, until))
 
 
 def _refused(*rules: Annotation, **fields: Any) -> Trace:
@@ -69,43 +68,43 @@ def _rule(name: str, action: str = "block") -> Annotation:
     return Annotation("its message", "messages.0", guardrail={"name": name, "action": action})
 
 
-async def test_what_was_said_is_found_once_it_is_digested(store: TraceStore, digest: Digest) -> None:
+async def test_what_was_said_is_found_once_it_is_indexed(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("a xylophone"), trace("a piano")])
     assert await _found(store, "xylophone") == 0
-    await digest.catch_up()
+    await indexer.catch_up()
     assert await _found(store, "xylophone") == 1
     assert await _found(store, "a") == 2
 
 
-async def test_digesting_goes_on_where_it_ended(store: TraceStore, digest: Digest) -> None:
+async def test_indexing_goes_on_where_it_ended(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("one", created=NOON)])
-    assert await digest.catch_up() == 1
-    assert await digest.catch_up() == 0
+    assert await indexer.catch_up() == 1
+    assert await indexer.catch_up() == 0
     await store.add([trace("two", created=NOON)])
-    assert await digest.catch_up() == 1
+    assert await indexer.catch_up() == 1
     assert (await _figures(store)).requests == 2
 
 
-async def test_a_step_takes_no_more_than_its_share(store: TraceStore, digest: Digest) -> None:
+async def test_a_step_takes_no_more_than_its_share(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("word", created=NOON) for _ in range(MAX_TRACES + 1)])
-    assert await digest.step()
+    assert await indexer.step()
     assert await _found(store, "word") == 100
     assert (await _figures(store)).requests == MAX_TRACES
 
 
-async def test_large_traces_are_taken_one_at_a_time(store: TraceStore, digest: Digest) -> None:
+async def test_large_traces_are_taken_one_at_a_time(store: TraceStore, indexer: Indexer) -> None:
     large = {"role": "user", "content": "word " * 200_000}
     await store.add([replace(trace(created=NOON), messages=[large]) for _ in range(3)])
-    assert await digest.catch_up() == 3
+    assert await indexer.catch_up() == 3
 
 
 async def test_processes_that_share_a_database_digest_each_trace_once(
-    store: TraceStore, digest: Digest, other: Database
+    store: TraceStore, indexer: Indexer, other: Database
 ) -> None:
-    digests = [digest, Digest(other, asyncio.Event())]
+    indexers = [indexer, Indexer(other, asyncio.Event())]
     await store.add([trace("word", created=NOON) for _ in range(3 * MAX_TRACES)])
 
-    async def follow(one: Digest) -> None:
+    async def follow(one: Indexer) -> None:
         busy = True
         while busy:
             try:
@@ -113,26 +112,26 @@ async def test_processes_that_share_a_database_digest_each_trace_once(
             except StoreError:
                 busy = True
 
-    await asyncio.gather(*(follow(one) for one in digests))
+    await asyncio.gather(*(follow(one) for one in indexers))
     assert (await _figures(store)).requests == 3 * MAX_TRACES
     assert await _indexed(store) == 3 * MAX_TRACES
 
 
-async def test_a_trace_that_changes_while_it_is_digested_is_read_again(store: TraceStore, digest: Digest) -> None:
+async def test_a_trace_that_changes_while_it_is_indexed_is_read_again(store: TraceStore, indexer: Indexer) -> None:
     written = trace("before")
     await store.add([written])
     reads = _Interrupted(store.database, lambda: _append(store, written, "after"))
-    await Digest(reads, asyncio.Event()).step()
-    await digest.catch_up()
+    await Indexer(reads, asyncio.Event()).step()
+    await indexer.catch_up()
     assert await _found(store, "before") == 0
     assert await _found(store, "after") == 1
 
 
-async def test_a_trace_that_is_deleted_while_it_is_digested_is_not_indexed(store: TraceStore, digest: Digest) -> None:
+async def test_a_trace_that_is_deleted_while_it_is_indexed_is_not_indexed(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("gone", created=1.0), trace("stays", created=NOON)])
     reads = _Interrupted(store.database, lambda: store.delete_before(2.0))
-    await Digest(reads, asyncio.Event()).step()
-    await digest.catch_up()
+    await Indexer(reads, asyncio.Event()).step()
+    await indexer.catch_up()
     assert await _found(store, "gone") == 0
     assert await _found(store, "stays") == 1
 
@@ -166,27 +165,27 @@ async def _append(store: TraceStore, written: Trace, said: str) -> None:
     await store.database.write(work)
 
 
-async def test_messages_added_later_are_found(store: TraceStore, digest: Digest) -> None:
+async def test_messages_added_later_are_found(store: TraceStore, indexer: Indexer) -> None:
     written = trace("before")
     await store.add([written])
-    await digest.catch_up()
+    await indexer.catch_up()
     await _append(store, written, "after")
     assert await _found(store, "after") == 1
     assert await _found(store, "before") == 0
 
 
-async def test_messages_added_before_the_digest_came_are_found_once(store: TraceStore, digest: Digest) -> None:
+async def test_messages_added_before_the_digest_came_are_found_once(store: TraceStore, indexer: Indexer) -> None:
     written = trace("before")
     await store.add([written, trace("beside")])
     await _append(store, written, "after")
-    await digest.catch_up()
+    await indexer.catch_up()
     assert await _found(store, "after") == 1
     assert await _found(store, "beside") == 1
 
 
-async def test_what_is_forgotten_is_not_found(store: TraceStore, digest: Digest) -> None:
+async def test_what_is_forgotten_is_not_found(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("word"), trace("word")])
-    await digest.catch_up()
+    await indexer.catch_up()
 
     def work(connection: Connection) -> None:
         seq = connection.scalars(select(traces.c.seq).limit(1)).one()
@@ -198,9 +197,9 @@ async def test_what_is_forgotten_is_not_found(store: TraceStore, digest: Digest)
     assert await _indexed(store) == 1
 
 
-async def test_deleting_traces_leaves_nothing_of_them_in_the_index(store: TraceStore, digest: Digest) -> None:
+async def test_deleting_traces_leaves_nothing_of_them_in_the_index(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace("word"), trace("word", dataset="other")])
-    await digest.catch_up()
+    await indexer.catch_up()
     await Datasets(store.database).delete("", (await _dataset(store)).id)
     await store.empty_deleted()
     assert await _indexed(store) == 1
@@ -208,7 +207,7 @@ async def test_deleting_traces_leaves_nothing_of_them_in_the_index(store: TraceS
     assert await _indexed(store) == 0
 
 
-async def test_figures_count_outcomes_rules_models_and_tokens(store: TraceStore, digest: Digest) -> None:
+async def test_figures_count_outcomes_rules_models_and_tokens(store: TraceStore, indexer: Indexer) -> None:
     usage_said = {"usage": {"promptTokenCount": 3, "candidatesTokenCount": 2}, "latencies_ms": {"first_byte": 8.0}}
     await store.add(
         [
@@ -216,7 +215,7 @@ async def test_figures_count_outcomes_rules_models_and_tokens(store: TraceStore,
             _refused(_rule("secrets"), _rule("secrets"), _rule("tone", "log"), model="other"),
         ]
     )
-    await digest.catch_up()
+    await indexer.catch_up()
     figures = await _figures(store)
     assert figures.outcomes == {"completed": 1, "refused_request": 1}
     assert figures.refusals == {"secrets": 1}
@@ -225,31 +224,33 @@ async def test_figures_count_outcomes_rules_models_and_tokens(store: TraceStore,
     assert (figures.durations.count, figures.first_bytes.count) == (2, 1)
 
 
-async def test_names_that_a_client_makes_up_do_not_fill_the_figures(store: TraceStore, digest: Digest) -> None:
+async def test_names_that_a_client_makes_up_do_not_fill_the_figures(store: TraceStore, indexer: Indexer) -> None:
     await store.add([_refused(_rule(f"rule {number}")) for number in range(2 * MAX_NAMES)])
-    await digest.catch_up()
+    await indexer.catch_up()
     refusals = (await _figures(store)).refusals
     assert len(refusals) == MAX_NAMES
     assert sum(refusals.values()) == 2 * MAX_NAMES
 
 
-async def test_figures_are_of_one_dataset_or_of_all_of_a_user(store: TraceStore, digest: Digest) -> None:
+async def test_figures_are_of_one_dataset_or_of_all_of_a_user(store: TraceStore, indexer: Indexer) -> None:
     await store.add(
         [trace(created=NOON), trace(created=NOON, dataset="two"), trace(created=NOON, owner="someone else")]
     )
-    await digest.catch_up()
-    asked = Usage(store.database)
+    await indexer.catch_up()
+    asked = DatasetUsage(store.database)
     of_demo = await asked.of_dataset(await _dataset(store), NOON, NOON + 600)
     assert total(bucket.figures for bucket in of_demo).requests == 1
     assert (await _figures(store)).requests == 2
 
 
 @pytest.mark.parametrize("days", [1, 7, 30, 365])
-async def test_any_time_is_shown_in_no_more_points_than_asked_for(store: TraceStore, digest: Digest, days: int) -> None:
+async def test_any_time_is_shown_in_no_more_points_than_asked_for(
+    store: TraceStore, indexer: Indexer, days: int
+) -> None:
     await store.add([trace(created=NOON - 86_400 * age) for age in range(days)])
-    await digest.catch_up()
+    await indexer.catch_up()
     since = NOON - 86_400 * (days - 1)
-    buckets = await Usage(store.database).of_owner("", since, NOON + 1, 100)
+    buckets = await DatasetUsage(store.database).of_owner("", since, NOON + 1, 100)
     assert len(buckets) <= 100
     assert {bucket.seconds for bucket in buckets} < set(STEPS)
     assert [one.start + one.seconds for one in buckets[:-1]] == [one.start for one in buckets[1:]]
@@ -260,12 +261,12 @@ async def test_any_time_is_shown_in_no_more_points_than_asked_for(store: TraceSt
 @pytest.mark.parametrize(("since", "until", "points"), [(0, 1, 1), (0, 1, 5000), (1, 1, 9), (2, 1, 9), (0, 1e12, 9)])
 async def test_a_time_that_makes_no_plot_is_refused(store: TraceStore, since: float, until: float, points: int) -> None:
     with pytest.raises(ValueError, match="points|time"):
-        await Usage(store.database).of_owner("", since, until, points)
+        await DatasetUsage(store.database).of_owner("", since, until, points)
 
 
-async def test_only_the_widest_figures_are_kept_for_ever(store: TraceStore, digest: Digest) -> None:
+async def test_only_the_widest_figures_are_kept_for_ever(store: TraceStore, indexer: Indexer) -> None:
     await store.add([trace(created=NOON)])
-    await digest.catch_up()
+    await indexer.catch_up()
     await store.database.write(lambda connection: delete_old(connection, NOON + 86_400 * 1000))
     kept = await store.database.read(lambda connection: connection.scalars(select(usage.c.seconds)).all())
     assert kept == [WIDTHS[-1]]
@@ -274,8 +275,8 @@ async def test_only_the_widest_figures_are_kept_for_ever(store: TraceStore, dige
 async def test_no_figures_are_removed_by_a_clock_that_is_not_believed(store: TraceStore) -> None:
     await store.add([trace(created=NOON)])
     asked: asyncio.Queue[None] = asyncio.Queue()
-    digest = Digest(store.database, asyncio.Event(), believed=lambda: asked.put_nowait(None))
-    running = asyncio.create_task(digest.run())
+    indexer = Indexer(store.database, asyncio.Event(), believed=lambda: asked.put_nowait(None))
+    running = asyncio.create_task(indexer.run())
     # Once after the step that took the trace in, and once more, for nothing was removed the first time.
     await asked.get()
     await asked.get()
@@ -288,7 +289,7 @@ async def test_no_figures_are_removed_by_a_clock_that_is_not_believed(store: Tra
 
 async def test_the_digest_follows_what_is_written_and_rests(store: TraceStore) -> None:
     wake, database = asyncio.Event(), _Watched(store.database)
-    running = asyncio.create_task(Digest(database, wake).run())
+    running = asyncio.create_task(Indexer(database, wake).run())
     try:
         for said in ("first", "second"):
             await store.add([trace(said)])
@@ -341,7 +342,7 @@ def test_a_bucket_is_empty_unless_it_is_given_figures() -> None:
 
 
 async def test_a_row_that_cannot_be_read_is_left_out_and_no_other(
-    store: TraceStore, digest: Digest, database_url: str
+    store: TraceStore, indexer: Indexer, database_url: str
 ) -> None:
     written = [trace(f"word {number}", created=NOON) for number in range(40)]
     refused = _refused(_rule("secrets"))
@@ -349,8 +350,8 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_no_other(
     not_json = await _spoil(store, written[11].id, metadata=b"{not json")
     not_a_mapping = await _spoil(store, refused.id)
     assert (not_json, not_a_mapping) == (12, 41)
-    await digest.catch_up()
-    assert digest.skipped == 2
+    await indexer.catch_up()
+    assert indexer.skipped == 2
     assert await _found(store, "word") == 39
     assert (await _figures(store)).requests == 39
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gemini_proxy.traces import keys as bounds
-from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.keys import Keys, Sessions
 from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.store import TraceStore
@@ -11,7 +11,7 @@ from gemini_proxy.traces.store import TraceStore
 
 async def test_a_key_is_its_owners_until_it_is_revoked(store: TraceStore) -> None:
     """In every process; another one of the same user stays good, and what is like a key is none."""
-    keys, elsewhere = Keys(store.database), Access(store.database, Revisions(store.database), "keys")
+    keys, elsewhere = Keys(store.database), AccessControl(store.database, Revisions(store.database), "keys")
     [(first, one), (_, two)] = [await keys.add("ann") for _ in range(2)]
     for nobodys in (None, "", one[:-1], f"{one}0", one.upper(), f" {one}", "inv-\ud800", "inv-" + "0" * 64):
         assert await elsewhere.user(nobodys) is None
@@ -24,7 +24,7 @@ async def test_a_key_is_its_owners_until_it_is_revoked(store: TraceStore) -> Non
 async def test_a_key_is_told_by_its_digest_alone(store: TraceStore) -> None:
     """What the database holds does not open anything."""
     _, key = await Keys(store.database).add("ann")
-    access = Access(store.database, Revisions(store.database), "keys")
+    access = AccessControl(store.database, Revisions(store.database), "keys")
     assert await access.user(bounds.digest(key)) is None
     assert await access.session_user(key) is None
 

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, connect
 from gemini_proxy.traces.keys import Keys
-from gemini_proxy.traces.listener import Listener
+from gemini_proxy.traces.listener import ChangeListener
 from gemini_proxy.traces.postgres import LISTENER
 from gemini_proxy.traces.snapshot import News, Revisions
 from gemini_proxy.traces.store import TraceStore
@@ -52,7 +52,7 @@ class Counted:
 @contextlib.asynccontextmanager
 async def listening(database: Database, url: str) -> AsyncIterator[News]:
     news = News()
-    task = asyncio.create_task(Listener(database, url, news).run())
+    task = asyncio.create_task(ChangeListener(database, url, news).run())
     try:
         yield news
     finally:

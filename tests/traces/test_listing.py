@@ -9,9 +9,9 @@ from sqlalchemy import Connection, event
 
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
-from gemini_proxy.traces.search import narrowing, pace
-from gemini_proxy.traces.search.indexer import Digest
-from gemini_proxy.traces.search.listing import Listing, Page, TraceQuery
+from gemini_proxy.traces.search import pace
+from gemini_proxy.traces.search.indexer import Indexer
+from gemini_proxy.traces.search.listing import Listing, Neighbours, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime
 from gemini_proxy.traces.store import TraceStore
@@ -54,7 +54,7 @@ async def listing(store: TraceStore) -> Listing:
     """
     for numbers in (range(COUNT // 2), range(COUNT // 2, COUNT - 10)):
         await store.add([one for number in numbers for one in (_trace(number), _trace(number, dataset="other"))])
-        await Digest(store.database, asyncio.Event()).catch_up()
+        await Indexer(store.database, asyncio.Event()).catch_up()
         await store.turn_partition(float("inf"), None)
     await store.add([_trace(number) for number in range(COUNT - 10, COUNT)])
     return Listing(store.database)
@@ -70,7 +70,7 @@ async def demo(store: TraceStore, listing: Listing) -> Dataset:
 async def _all(listing: Listing, dataset: Dataset, query: TraceQuery, limit: int = 1000) -> list[TraceSummary]:
     """Every page, one after the other."""
     found: list[TraceSummary] = []
-    page: Page | None = None
+    page: TracePage | None = None
     while page is None or page.older is not None:
         page = await listing.page(dataset, query, limit, page.older if page else None)
         assert len(page.traces) <= limit
@@ -137,7 +137,7 @@ async def test_the_last_page_says_that_nothing_is_older(listing: Listing, demo: 
     page = await listing.page(demo, TraceQuery(), COUNT)
     assert len(page.traces) == COUNT
     assert page.older is None
-    assert await listing.page(demo, TraceQuery(), 5, 0) == Page([], None)
+    assert await listing.page(demo, TraceQuery(), 5, 0) == TracePage([], None)
 
 
 @pytest.mark.parametrize("few", [0, 1000])
@@ -148,7 +148,7 @@ async def test_a_search_without_time_gives_what_it_has_and_goes_on(
     monkeypatch.setattr(listing_module, "limited", _out_of_time)
     monkeypatch.setattr(pace, "FIRST_WINDOW", 8)
     monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
-    monkeypatch.setattr(narrowing, "FEW", few)
+    monkeypatch.setattr(listing_module, "FEW", few)
     for query in (
         TraceQuery(model="pro"),
         TraceQuery(rule="fruit"),
@@ -207,7 +207,7 @@ async def test_a_search_that_comes_to_nothing_says_where_it_goes_on(
     monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
     for typed in ('"apple red"', "apple -a", "nothing"):
         page = await listing.page(demo, TraceQuery(text=typed), 5)
-        assert page == Page([], COUNT - 8)
+        assert page == TracePage([], COUNT - 8)
 
 
 async def test_a_search_that_excludes_words_leaves_them_out(listing: Listing, demo: Dataset) -> None:
@@ -236,14 +236,14 @@ async def test_menus_name_what_can_be_found(listing: Listing, demo: Dataset) -> 
 async def test_a_dataset_without_traces_has_an_empty_page(store: TraceStore) -> None:
     dataset = await Datasets(store.database).create("", "empty")
     listing = Listing(store.database)
-    assert await listing.page(dataset, TraceQuery(text="a", rule="b"), 5) == Page([], None)
+    assert await listing.page(dataset, TraceQuery(text="a", rule="b"), 5) == TracePage([], None)
     assert await listing.models(dataset) == await listing.rules(dataset) == []
 
 
 async def test_a_dataset_that_was_deleted_shows_nothing(store: TraceStore, listing: Listing, demo: Dataset) -> None:
     await Datasets(store.database).delete("", demo.id)
     for query in (TraceQuery(), TraceQuery(text="apple"), TraceQuery(rule="fruit")):
-        assert await listing.page(demo, query, 5) == Page([], None)
+        assert await listing.page(demo, query, 5) == TracePage([], None)
 
 
 async def test_what_was_deleted_is_in_no_page(store: TraceStore, listing: Listing, demo: Dataset) -> None:
@@ -286,4 +286,21 @@ def _plans(connection: Connection, dataset: Dataset, query: TraceQuery) -> list[
     return [
         (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
         for statement, parameters in statements
+    ]
+
+
+async def test_neighbours_are_of_the_same_dataset(store: TraceStore) -> None:
+    """Over gaps, and none beyond the ends."""
+    places = [trace(created=2.0), trace(created=2.0), trace(created=1.0), trace(created=2.0), trace(created=2.0)]
+    await store.add([*places[:2], trace(dataset="other"), *places[2:]])
+    await store.delete_before(1.5)
+    ids = [place.id for place in places]
+    listing, dataset = Listing(store.database), await Datasets(store.database).get("", "demo")
+    assert dataset is not None
+    assert [await listing.neighbours(dataset, place) for place in (0, 1, 2, 3, 4)] == [
+        Neighbours(None, ids[1]),
+        Neighbours(ids[0], ids[3]),
+        Neighbours(ids[1], ids[3]),
+        Neighbours(ids[1], ids[4]),
+        Neighbours(ids[3], None),
     ]

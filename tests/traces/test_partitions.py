@@ -15,10 +15,10 @@ from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.migrations.upgrade import scripts, upgrade
 from gemini_proxy.traces.partitions import WIDTH, Partitions, leap, open_partition, partitions
-from gemini_proxy.traces.postgres import Limits, PostgresDatabase
+from gemini_proxy.traces.postgres import PostgresDatabase, TimeLimits
 from gemini_proxy.traces.retention import DAY, Kept
 from gemini_proxy.traces.rows import annotation_rows, encode
-from gemini_proxy.traces.search.indexer import Digest
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 from tests.support.pooler import POOLER, running_pooler
@@ -46,7 +46,7 @@ async def unpartitioned(postgres_server: PostgresServer, database_url: str) -> s
     await database.migrate(_upgrade_to_version_before)
     store = TraceStore(database)
     await store.add([_old(), trace("young")])
-    await Digest(database, asyncio.Event()).catch_up()
+    await Indexer(database, asyncio.Event()).catch_up()
     await store.close()
     return database_url
 
@@ -80,7 +80,7 @@ async def reading(url: str) -> AsyncIterator[None]:
 
 
 async def _index(store: TraceStore) -> None:
-    await Digest(store.database, asyncio.Event()).catch_up()
+    await Indexer(store.database, asyncio.Event()).catch_up()
 
 
 async def _three_days(store: TraceStore) -> list[Trace]:
@@ -184,7 +184,9 @@ async def test_nobody_waits_for_a_partition_that_is_dropped(store: TraceStore, d
 
 async def test_a_drop_that_was_broken_off_goes_on_later(store: TraceStore, database_url: str) -> None:
     *_, young = await _three_days(store)
-    impatient = TraceStore(PostgresDatabase(make_url(database_url), read_only=False, limits=Limits(transaction=0.5)))
+    impatient = TraceStore(
+        PostgresDatabase(make_url(database_url), read_only=False, limits=TimeLimits(transaction=0.5))
+    )
     async with reading(database_url):
         with pytest.raises(StoreError):
             await impatient.delete_before(2.0)

@@ -15,7 +15,7 @@ from gemini_proxy.traces.database import connect, serialise_writers, shown_url
 from gemini_proxy.traces.errors import RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_rows
 from gemini_proxy.traces.jobs import take
-from gemini_proxy.traces.postgres import Limits, PostgresDatabase
+from gemini_proxy.traces.postgres import PostgresDatabase, TimeLimits
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.rows import encode
 from gemini_proxy.traces.store import TraceStore
@@ -25,7 +25,7 @@ from tests.support.relay import Relay
 from tests.traces.samples import query, trace
 
 PASSWORD = "canary-4711"
-IMPATIENT = Limits(connect=0.3, lock=0.3, transaction=0.3, orphan=0.6)
+IMPATIENT = TimeLimits(connect=0.3, lock=0.3, transaction=0.3, orphan=0.6)
 PATIENCE = 10.0
 NAP = text("SELECT pg_sleep(5)")
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.traces.push.answers import Answer, Failed, Failure, Rejected, read_answer
-from gemini_proxy.traces.push.body import push_body, push_document
-from gemini_proxy.traces.push.pauses import LONGEST, LONGEST_ASKED, Patience, pause
+from gemini_proxy.traces.push.queue import push_body, push_document
+from gemini_proxy.traces.push.worker import LONGEST, LONGEST_ASKED, Backoff, pause
 from tests.traces.pushing import NOW
 from tests.traces.samples import ANNOTATION, trace
 
@@ -51,7 +51,7 @@ def test_pauses_grow_within_bounds(failures: int, jitter: float, asked: float | 
 
 
 def test_a_failure_that_began_before_the_last_one_was_known_does_not_lengthen_the_pause() -> None:
-    patience = Patience()
+    patience = Backoff()
     patience.succeeded()
     for _ in range(16):
         patience.failed(begun_in=0, jitter=0.0)

@@ -37,9 +37,8 @@ from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings
 from gemini_proxy.policy import Answer, Policy, PolicyError, Question, portability
 from gemini_proxy.sections import Refusals
-from gemini_proxy.traces.backtest import Backtest, Finding, Report
-from gemini_proxy.traces.recorded import count, recorded
-from gemini_proxy.traces.sights import Sight
+from gemini_proxy.traces.backtest import Backtest, FlaggedTrace, Report, count, recorded
+from gemini_proxy.traces.excerpts import ShownViolation
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 from gemini_proxy.traces.visible import as_json, counted
@@ -223,7 +222,7 @@ async def _add(asking: Asking, report: Report, trial: Backtest, trace: Trace) ->
     try:
         await asking.verdict(add, None)
     except EngineUnavailable as error:
-        report.findings.append(Finding.undecided(trace, error.message))
+        report.findings.append(FlaggedTrace.undecided(trace, error.message))
         report.seconds.append(0.0)
 
 
@@ -252,7 +251,7 @@ def _result_json(result: Result) -> dict[str, Any]:
         "name": case.name,
         "fires": case.fires if isinstance(case.fires, bool) else sorted(case.fires),
         "ok": result.ok,
-        "fired": [Sight.of(messages, violation).json() for violation in result.violations],
+        "fired": [ShownViolation.of(messages, violation).json() for violation in result.violations],
         "failure": result.failure,
     }
 
@@ -282,7 +281,7 @@ def _print_failure(console: Console, result: Result) -> None:
     for message in result.missing:
         console.print(Text.assemble(("- ", "red"), line(message)), soft_wrap=True)
     for violation in result.surplus:
-        head, *rest = sight_lines(Sight.of(result.case.conversation.messages, violation))
+        head, *rest = sight_lines(ShownViolation.of(result.case.conversation.messages, violation))
         console.print(Text.assemble(("+ ", "green"), head), *rest, sep="\n", soft_wrap=True)
 
 
@@ -302,14 +301,14 @@ def print_report(policy: Path, report: Report, shown: int) -> None:
     )
 
 
-def _print_all(console: Console, findings: Sequence[Finding], shown: int, what: str) -> None:
+def _print_all(console: Console, findings: Sequence[FlaggedTrace], shown: int, what: str) -> None:
     for finding in findings[:shown]:
         _print(console, finding)
     if len(findings) > shown:
         console.print(Text(f"and {len(findings) - shown} more that {what}\n", "dim"))
 
 
-def _print(console: Console, finding: Finding) -> None:
+def _print(console: Console, finding: FlaggedTrace) -> None:
     facts = [finding.trace_id, local_time(finding.created), finding.dataset or "-", f"was {finding.outcome}"]
     console.print(line("  ".join(facts), "cyan"), soft_wrap=True)
     if finding.failure is not None:

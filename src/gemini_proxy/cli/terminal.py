@@ -5,8 +5,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.text import Text
 
-from gemini_proxy.traces.excerpts import Excerpt
-from gemini_proxy.traces.sights import Sight
+from gemini_proxy.traces.excerpts import Excerpt, ShownViolation
 from gemini_proxy.traces.visible import ONE_LINE, as_json
 
 
@@ -28,7 +27,7 @@ def local_time(created: float) -> str:
 _FOUND_STYLE = "bold white on red"
 
 
-def sight_lines(sight: Sight) -> list[Text]:
+def sight_lines(sight: ShownViolation) -> list[Text]:
     """Return the message and its line, then each range with its text."""
     lines = [Text.assemble(line(sight.message, "bold"), (f"  line {sight.rule_line}", "dim"))]
     for excerpt in sight.excerpts:

@@ -20,7 +20,7 @@ from rich.text import Text
 from gemini_proxy.cli.terminal import excerpt_line, line, local_time, terminal
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.sections import SMALLEST_DATABASE
-from gemini_proxy.traces.annotation_ranges import Mark, Marks, leaves, segments
+from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges, leaves, segments
 from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
@@ -217,9 +217,9 @@ def print_trace(trace: Trace) -> None:
     console = terminal()
     for name, value in _facts(trace):
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
-    marks = Marks(trace.annotations)
+    marks = AnnotationRanges(trace.annotations)
 
-    def print_rules(some: Sequence[Mark]) -> None:
+    def print_rules(some: Sequence[AnnotationRange]) -> None:
         for mark in some:
             _print_rule(console, mark)
             for end in marks.other_ends(mark)[:_ENDS]:
@@ -255,7 +255,7 @@ def _facts(trace: Trace) -> Iterator[tuple[str, Text]]:
         yield f"{line(name).plain} ", line(value)
 
 
-def _print_leaf(console: Console, name: str, text: str, marks: Sequence[Mark]) -> None:
+def _print_leaf(console: Console, name: str, text: str, marks: Sequence[AnnotationRange]) -> None:
     body = Text()
     for segment in segments(text[:_SHOWN], marks):
         body.append(segment.text.translate(VISIBLE), _style(segment.marks))
@@ -265,7 +265,7 @@ def _print_leaf(console: Console, name: str, text: str, marks: Sequence[Mark]) -
     console.print(label + body)
 
 
-def _print_rule(console: Console, mark: Mark) -> None:
+def _print_rule(console: Console, mark: AnnotationRange) -> None:
     annotation = mark.annotation
     action = line(annotation.guardrail.get("action", "block")).plain
     name = line(annotation.guardrail.get("name") or "").plain
@@ -276,14 +276,14 @@ def _print_rule(console: Console, mark: Mark) -> None:
     )
 
 
-def _print_end(console: Console, end: Mark, trace: Trace) -> None:
+def _print_end(console: Console, end: AnnotationRange, trace: Trace) -> None:
     """Print where a value goes, or where it came from, with the text there."""
     [excerpt] = excerpts(trace.messages, [end.annotation.address])
     words = "goes to" if end.value_end == "call" else "came from"
     console.print(Text.assemble((f"    {words} {line(excerpt.address).plain}", "dim"), "  ", excerpt_line(excerpt)))
 
 
-def _style(marks: Sequence[Mark]) -> str:
+def _style(marks: Sequence[AnnotationRange]) -> str:
     """Return the style of a range: blocked, if one rule blocks it and another logs it."""
     if not marks:
         return ""

@@ -10,7 +10,7 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Explorer, Guardrails, Server
-from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
@@ -30,7 +30,7 @@ FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")
 """For lists, searches and figures: the replica if there is one, which may lag some seconds behind DATABASE."""
-ACCESS = web.AppKey("ACCESS", Access)
+ACCESS = web.AppKey("ACCESS", AccessControl)
 TRACES = web.AppKey("TRACES", TraceStore)
 CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
 DATASETS = web.AppKey("DATASETS", Datasets)
@@ -50,7 +50,7 @@ def setup(
     app: web.Application,
     config: Config,
     store: TraceStore,
-    access: Access,
+    access: AccessControl,
     engine: Engine,
     feed: Feed,
     file_rules: Callable[[], GuardrailSet],

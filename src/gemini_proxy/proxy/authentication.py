@@ -2,14 +2,14 @@
 
 from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.proxy.credentials import Credentials
-from gemini_proxy.traces.access import DEVELOPER, Access
+from gemini_proxy.traces.access import DEVELOPER, AccessControl
 from gemini_proxy.traces.errors import StoreError
 
 
 class Authentication:
     """``spends`` says that the operator's own Gemini key is used for clients that bring none."""
 
-    def __init__(self, access: Access, *, spends: bool) -> None:
+    def __init__(self, access: AccessControl, *, spends: bool) -> None:
         self._access = access
         self._spends = spends
 

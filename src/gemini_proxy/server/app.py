@@ -66,7 +66,7 @@ from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
-from gemini_proxy.traces.access import Access
+from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
@@ -173,7 +173,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
     """Give the parts of an exchange, and the Explorer, what they need of the open store."""
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database, storage.news)
-    access = Access(database, revisions, config.access.mode)
+    access = AccessControl(database, revisions, config.access.mode)
     app[STORAGE] = storage
     app[AUTHENTICATION] = Authentication(access, spends=config.upstream.api_key is not None)
     assembly = _Assembly(app, storage, DatasetRules(database, revisions), checkers)

@@ -243,7 +243,7 @@ class _Snapshot:
             self.storage.lease.held,
         )
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
-        skipped = self.storage.digest.skipped
+        skipped = self.storage.indexer.skipped
         yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
 
 

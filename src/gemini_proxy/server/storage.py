@@ -31,7 +31,7 @@ from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
-from gemini_proxy.traces.search.indexer import Digest
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, annotations_for
@@ -56,7 +56,7 @@ class Storage:
     log_rules: LogRuleWorker
     feed: Feed
     push: PushWorker | None
-    digest: Digest
+    indexer: Indexer
     lease: Lease
     news: News
     replica: ReadReplica | None
@@ -89,12 +89,12 @@ async def open_storage(
     if config.traces.read_database is not None:
         replica = ReadReplica(store.database, connect(config.traces.read_database, read_only=True))
         stack.push_async_callback(replica.close)
-    log_rules_wait, pushes_wait, digest_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    log_rules_wait, pushes_wait, indexer_waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
     believed = BelievedClock(store.database)
-    feed, digest = Feed(store), Digest(store.database, digest_waits, believed=believed.now)
+    feed, indexer = Feed(store), Indexer(store.database, indexer_waits, believed=believed.now)
 
     def written(rows: Sequence[TraceRow]) -> None:
-        digest_waits.set()
+        indexer_waits.set()
         feed.committed()
         if any(row.jobs for row in rows):
             log_rules_wait.set()
@@ -113,19 +113,19 @@ async def open_storage(
         tasks.keep(partial(lease.during, push.run), "push")
     tasks.keep(partial(lease.during, partial(_empty_deleted, store)), "deletion")
     if config.explorer.enabled:
-        tasks.keep(partial(lease.during, digest.run), "digest")
+        tasks.keep(partial(lease.during, indexer.run), "digest")
         tasks.keep(feed.run, "feed")
     tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
     tasks.keep(partial(lease.during, partial(_forget_budgets, SharedBudgets(store.database), believed)), "old budgets")
     news = News()
     if (url := listened_to(config.traces)) is not None:
         # Only with PostgreSQL, whose driver takes its time to load.
-        from gemini_proxy.traces.listener import Listener
+        from gemini_proxy.traces.listener import ChangeListener
 
-        tasks.keep(Listener(store.database, url, news).run, "listener")
+        tasks.keep(ChangeListener(store.database, url, news).run, "listener")
     tool_learner = ToolLearner(PinnedTools(store.database))
     tasks.keep(tool_learner.run, "tool learner")
-    return Storage(store, recorder, log_rules, feed, push, digest, lease, news, replica, tool_learner)
+    return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner)
 
 
 def listened_to(traces: Traces) -> str | None:

@@ -15,7 +15,7 @@ _KEY: Final = re.compile(r"inv-[\x21-\x7e]{1,4000}")
 _NOBODY: Final = "0" * 64
 
 
-class Access:
+class AccessControl:
     """Answers for keys and sessions. Every method raises StoreError."""
 
     def __init__(self, database: Database, revisions: Revisions, mode: Literal["open", "keys"]) -> None:

@@ -20,7 +20,7 @@ _INDEX = re.compile(r"\[([0-9]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class AnnotationRange:
     """An annotation, read: ``number`` counts from 1 in a trace; without a range ``start`` and ``line`` are None."""
 
     number: int
@@ -72,31 +72,31 @@ class Segment:
 
     start: int
     text: str
-    marks: tuple[Mark, ...]
+    marks: tuple[AnnotationRange, ...]
 
 
-class Marks:
+class AnnotationRanges:
     """The marks of a trace, by the addresses they belong to."""
 
     def __init__(self, annotations: Sequence[Annotation]) -> None:
         self.all = tuple(_mark(number, annotation) for number, annotation in enumerate(annotations, start=1))
-        self._ranged: dict[str, list[Mark]] = {}
-        self._whole: dict[str, list[Mark]] = {}
+        self._ranged: dict[str, list[AnnotationRange]] = {}
+        self._whole: dict[str, list[AnnotationRange]] = {}
         for mark in self.all:
             (self._ranged if mark.ranged else self._whole).setdefault(mark.path, []).append(mark)
-        self._ends: dict[tuple[tuple[str, ...], End], list[Mark]] = {}
+        self._ends: dict[tuple[tuple[str, ...], End], list[AnnotationRange]] = {}
         for mark in self.all:
             if (end := mark.value_end) is not None:
                 self._ends.setdefault((mark.violation, end), []).append(mark)
         self._lengths = sorted({len(path) for path in self._whole if path})
 
-    def other_ends(self, mark: Mark) -> tuple[Mark, ...]:
+    def other_ends(self, mark: AnnotationRange) -> tuple[AnnotationRange, ...]:
         """The sources of a call's value, or the values of calls that came from a source."""
         if mark.value_end is None:
             return ()
         return tuple(self._ends.get((mark.violation, "source" if mark.value_end == "call" else "call"), ()))
 
-    def on(self, leaf: str) -> tuple[Mark, ...]:
+    def on(self, leaf: str) -> tuple[AnnotationRange, ...]:
         """The marks of the text at an address: its own, and those of everything around it."""
         above = [
             mark
@@ -108,15 +108,15 @@ class Marks:
         return tuple(sorted(found, key=lambda mark: mark.number)) if len(found) > 1 else tuple(found)
 
 
-def segments(text: str, marks: Sequence[Mark]) -> tuple[Segment, ...]:
+def segments(text: str, marks: Sequence[AnnotationRange]) -> tuple[Segment, ...]:
     """``text`` cut where a mark begins or ends; joined, the segments are the text."""
     spans = [(mark, span) for mark in marks if (span := mark.span(text)) is not None]
     borders = sorted({0, len(text), *(place for _, span in spans for place in span)})
-    starting: dict[int, list[tuple[Mark, int]]] = {}
+    starting: dict[int, list[tuple[AnnotationRange, int]]] = {}
     for mark, (start, end) in spans:
         starting.setdefault(start, []).append((mark, end))
     found: list[Segment] = []
-    open_: list[tuple[Mark, int]] = []
+    open_: list[tuple[AnnotationRange, int]] = []
     for start, end in zip(borders, borders[1:], strict=False):
         open_ = [*(entry for entry in open_ if entry[1] > start), *starting.get(start, ())]
         found.append(Segment(start, text[start:end], tuple(mark for mark, _ in open_)))
@@ -141,15 +141,15 @@ def leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
             yield path, value if isinstance(value, str) else as_json(value)
 
 
-def _mark(number: int, annotation: Annotation) -> Mark:
+def _mark(number: int, annotation: Annotation) -> AnnotationRange:
     found = _ADDRESS.fullmatch(annotation.address)
     assert found is not None, "the pattern takes every text"
     # Some of Invariant's clients write messages[2] for messages.2.
     head, dot, rest = found["path"].partition(".")
     path = _INDEX.sub(r".\1", head) + dot + rest
     if found["start"] is not None:
-        return Mark(number, annotation, path, int(found["start"]), int(found["end"]))
-    return Mark(number, annotation, path, line=int(found["line"]) if found["line"] is not None else None)
+        return AnnotationRange(number, annotation, path, int(found["start"]), int(found["end"]))
+    return AnnotationRange(number, annotation, path, line=int(found["line"]) if found["line"] is not None else None)
 
 
 def _line_span(text: str, line: int) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
@@ -21,28 +21,31 @@ from gemini_proxy.policy import (
     RuleViolation,
     Unanswered,
 )
-from gemini_proxy.traces.sights import Sight
+from gemini_proxy.traces.excerpts import ShownViolation
+from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 
 # Violations of one trace that are kept; the rest are counted.
 _KEPT: Final = 20
 _INDEX = re.compile(r"messages\.(\d+)")
+# Summaries read at once: to count traces, and to go through them, which holds whole traces one at a time.
+_COUNTED, _PAGE = 5_000, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FlaggedTrace:
     """A trace that did not come out clean. ``failure`` says why there was no verdict on some of it."""
 
     trace_id: str
     created: float
     dataset: str | None
     outcome: str
-    violations: tuple[Sight, ...]
+    violations: tuple[ShownViolation, ...]
     more: int
     failure: str | None
 
     @classmethod
-    def undecided(cls, trace: Trace, failure: str) -> "Finding":
+    def undecided(cls, trace: Trace, failure: str) -> "FlaggedTrace":
         """A trace on which there is no verdict at all."""
         return cls(trace.id, trace.created, trace.dataset, trace.outcome.value, (), 0, failure)
 
@@ -76,7 +79,7 @@ class Backtest:
     seconds: float
     answers: Mapping[Question, Answer] = field(default_factory=dict)
 
-    def run(self, trace: Trace) -> Finding | None:
+    def run(self, trace: Trace) -> FlaggedTrace | None:
         """What the policy says of a recorded exchange; None if it is clean. Raises Unanswered for want of answers."""
         by_place: dict[tuple[object, ...], RuleViolation] = {}
         failure: str | None = None
@@ -100,9 +103,9 @@ class Backtest:
         found = list(by_place.values())
         if not found and failure is None:
             return None
-        sights = tuple(Sight.of(trace.messages, violation) for violation in found[:_KEPT])
+        sights = tuple(ShownViolation.of(trace.messages, violation) for violation in found[:_KEPT])
         more = len(found) - len(sights)
-        return Finding(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
+        return FlaggedTrace(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
 
     def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[RuleViolation, ...]:
         read = for_rules([dict(message) for message in messages], self.thoughts)
@@ -114,7 +117,7 @@ class Backtest:
 class Report:
     """All of a backtest."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FlaggedTrace] = field(default_factory=list)
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add(self, backtest: Backtest, trace: Trace) -> None:
@@ -126,16 +129,16 @@ class Report:
             self.findings.append(finding)
 
     @property
-    def refused(self) -> list[Finding]:
+    def refused(self) -> list[FlaggedTrace]:
         """The newest first."""
         return [finding for finding in self._newest() if finding.refused]
 
     @property
-    def undecided(self) -> list[Finding]:
+    def undecided(self) -> list[FlaggedTrace]:
         """Those without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
         return [finding for finding in self._newest() if not finding.refused]
 
-    def _newest(self) -> list[Finding]:
+    def _newest(self) -> list[FlaggedTrace]:
         return sorted(self.findings, key=lambda finding: finding.created, reverse=True)
 
     @property
@@ -171,3 +174,36 @@ def _moved(violation: RuleViolation, places: Sequence[int]) -> RuleViolation:
         return f"messages.{places[int(found[1])]}"
 
     return replace(violation, ranges=tuple(_INDEX.sub(move, address, count=1) for address in violation.ranges))
+
+
+async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:
+    """How many traces ``recorded`` will give, if none is added or deleted meanwhile."""
+    total = 0
+    before: int | None = None
+    while last is None or total < last:
+        page = await store.recent(_COUNTED, dataset=dataset, before=before)
+        total += len(page)
+        if len(page) < _COUNTED:
+            break
+        before = page[-1].seq
+    return total if last is None else min(total, last)
+
+
+async def recorded(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
+    """The last traces, the newest first, or all, the oldest first, which takes a tenth of the time a trace."""
+    if last is None:
+        async for trace in store.export(dataset):
+            yield trace
+        return
+    before: int | None = None
+    while last > 0:
+        limit = min(_PAGE, last)
+        page = await store.recent(limit, dataset=dataset, before=before)
+        for summary in page:
+            # Retention may delete one between the two queries.
+            if (found := await store.get(summary.id)) is not None:
+                yield found
+        if len(page) < limit:
+            return
+        before = page[-1].seq
+        last -= limit

@@ -172,7 +172,7 @@ def _owned(connection: Connection, owner: str, trace_id: str) -> int | None:
 
 def _locked(connection: Connection, owner: str, trace_id: str) -> int | None:
     """The number of a user's trace, which nobody else annotates until this transaction ends."""
-    # Rows elsewhere may still refer to it: the digest's, which else would wait for this, and this for the digest.
+    # Rows elsewhere may still refer to it: the indexer's, which else would wait for this, and this for the indexer.
     return connection.scalar(_number(owner, trace_id).with_for_update(of=traces, key_share=True))
 
 

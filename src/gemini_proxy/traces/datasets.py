@@ -17,7 +17,7 @@ from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, pinned_tools, policies
+from gemini_proxy.traces.schema import datasets, pinned_tools, policies, traces
 
 UNNAMED = ""
 """The name under which a user's exchanges are kept that named no dataset."""
@@ -42,6 +42,18 @@ class Dataset:
     created: float
     latest: float | None
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Of a dataset: the traces that are there, its enabled policies by what they do, and the disabled ones."""
+
+    traces: int = 0
+    blocking: int = 0
+    asking: int = 0
+    masking: int = 0
+    logging: int = 0
+    disabled: int = 0
 
 
 class Datasets:
@@ -136,6 +148,25 @@ class Datasets:
             return True
 
         return await self._database.write(work)
+
+    async def extents(self, owner: str) -> dict[int, Extent]:
+        """What each of a user's datasets holds, by its number."""
+
+        def work(connection: Connection) -> dict[int, Extent]:
+            counts = _policy_counts(connection, owner)
+            return {
+                seq: Extent(
+                    size - oldest if oldest is not None else 0,
+                    counts.get((seq, True, "block"), 0),
+                    counts.get((seq, True, "ask"), 0),
+                    counts.get((seq, True, "mask"), 0),
+                    counts.get((seq, True, "log"), 0),
+                    sum(counts.get((seq, False, action), 0) for action in ("block", "ask", "mask", "log")),
+                )
+                for seq, size, oldest in _sizes(connection, owner)
+            }
+
+        return await self._database.read(work, owner=owner)
 
 
 def labels_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -265,3 +296,27 @@ def _first(rows: Sequence[RowMapping]) -> Dataset | None:
 
 def _dataset(row: RowMapping) -> Dataset:
     return Dataset(**{**row, "metadata": load(row["metadata"])})
+
+
+def _sizes(connection: Connection, owner: str) -> list[tuple[int, int, int | None]]:
+    """Number, size and the oldest position of each dataset: traces leave a dataset at its old end only."""
+    oldest = (
+        select(func.min(traces.c.position))
+        .where(traces.c.dataset == datasets.c.seq)
+        .correlate(datasets)
+        .scalar_subquery()
+    )
+    query = select(datasets.c.seq, datasets.c.size, oldest).where(
+        datasets.c.owner == owner, datasets.c.name.is_not(None)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+
+def _policy_counts(connection: Connection, owner: str) -> dict[tuple[int, bool, str], int]:
+    query = (
+        select(policies.c.dataset, policies.c.enabled, policies.c.action, func.count())
+        .join(datasets, datasets.c.seq == policies.c.dataset)
+        .where(datasets.c.owner == owner)
+        .group_by(policies.c.dataset, policies.c.enabled, policies.c.action)
+    )
+    return {(row[0], bool(row[1]), row[2]): row[3] for row in connection.execute(query)}

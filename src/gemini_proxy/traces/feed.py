@@ -10,9 +10,9 @@ from gemini_proxy.errors import Unavailable
 from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed_events import (
+    FeedPage,
     Interest,
     Outbox,
-    Page,
     exchange_event,
     keep_alive,
     missed_event,
@@ -84,7 +84,7 @@ class _Watcher:
         if not self.joined.done():
             self.joined.set_exception(error)
 
-    def put(self, page: Page, reached: int) -> None:
+    def put(self, page: FeedPage, reached: int) -> None:
         chunk = page.chunk(self.interest)
         self.joined.result().put(chunk, reached)
         if chunk is not None:
@@ -226,7 +226,7 @@ class Feed:
             found = await self._source.since(self._seq, PAGE)
             if found:
                 self._seq = found[-1].seq
-                page = Page(found)
+                page = FeedPage(found)
                 for watcher in self._watchers:
                     watcher.put(page, self._seq)
             if len(found) < PAGE:

@@ -88,7 +88,7 @@ class Chunk:
     last: int
 
 
-class Page:
+class FeedPage:
     """Traces that became visible together, encoded once for all who watch, whatever each of them watches."""
 
     def __init__(self, summaries: Sequence[TraceSummary]) -> None:

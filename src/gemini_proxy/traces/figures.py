@@ -20,7 +20,7 @@ Counts = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
+class DurationHistogram:
     """Durations in milliseconds, counted in intervals whose bounds grow by ``GROWTH``.
 
     ``counts`` holds the intervals that are not empty: 0 up to and with ``FIRST_BOUND``, n up to and with
@@ -30,7 +30,7 @@ class Histogram:
     counts: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, milliseconds: Iterable[float]) -> "Histogram":
+    def of(cls, milliseconds: Iterable[float]) -> "DurationHistogram":
         counts: dict[int, int] = {}
         for value in milliseconds:
             interval = _interval(value)
@@ -41,8 +41,8 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts.values())
 
-    def __add__(self, other: "Histogram") -> "Histogram":
-        return Histogram(_sum(self.counts, other.counts))
+    def __add__(self, other: "DurationHistogram") -> "DurationHistogram":
+        return DurationHistogram(_sum(self.counts, other.counts))
 
     def quantile(self, share: float) -> float | None:
         """The duration that ``share`` (0 to 1) of those counted do not exceed, nearest rank; None where there are none.
@@ -70,8 +70,8 @@ class Figures:
     refusals: Counts = field(default_factory=dict)
     prompt_tokens: int = 0
     output_tokens: int = 0
-    durations: Histogram = Histogram()
-    first_bytes: Histogram = Histogram()
+    durations: DurationHistogram = DurationHistogram()
+    first_bytes: DurationHistogram = DurationHistogram()
     models: Counts = field(default_factory=dict)
 
     @property
@@ -119,8 +119,8 @@ def figures_of(
         _count(usage.get("promptTokenCount")),
         _count(usage.get("candidatesTokenCount")) + _count(usage.get("thoughtsTokenCount")),
         # A pushed trace took no time here.
-        Histogram() if outcome == Outcome.PUSHED else Histogram.of([duration_ms]),
-        Histogram.of([first_byte]) if isinstance(first_byte, int | float) else Histogram(),
+        DurationHistogram() if outcome == Outcome.PUSHED else DurationHistogram.of([duration_ms]),
+        DurationHistogram.of([first_byte]) if isinstance(first_byte, int | float) else DurationHistogram(),
         {} if model is None else {model: 1},
     )
 
@@ -177,8 +177,8 @@ def from_json(document: Mapping[str, Any]) -> Figures:
         document["refusals"],
         prompt_tokens,
         output_tokens,
-        Histogram({int(interval): count for interval, count in document["durations"].items()}),
-        Histogram({int(interval): count for interval, count in document["first_bytes"].items()}),
+        DurationHistogram({int(interval): count for interval, count in document["durations"].items()}),
+        DurationHistogram({int(interval): count for interval, count in document["first_bytes"].items()}),
         document["models"],
     )
 

@@ -22,7 +22,7 @@ _LONGEST_PAUSE: Final = 30.0
 """Seconds until a new connection is tried; each pause is twice the one before while none is heard on."""
 
 
-class Listener:
+class ChangeListener:
     """Keeps ``news`` complete while its connection lives.
 
     A change is told at once. The number is read besides, a few times a second: that shows that the connection lives,

@@ -40,7 +40,7 @@ LISTENER: Final = "gemini-proxy listener"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TimeLimits:
     """How long, in seconds, this waits before it is a StoreError: to connect, for a lock, for a transaction to end.
 
     A recorder says after 5 that a trace was not written; its transaction may go on, for late evidence is better than
@@ -66,9 +66,9 @@ class PostgresDatabase:
     lost: Final = 0
     """No file of the server's is in anybody's way."""
 
-    def __init__(self, url: URL, *, read_only: bool, limits: Limits | None = None) -> None:
+    def __init__(self, url: URL, *, read_only: bool, limits: TimeLimits | None = None) -> None:
         """Raises StoreError where asyncpg is not installed, or does not know an option of the URL."""
-        self._limits = limits or Limits()
+        self._limits = limits or TimeLimits()
         # Connections of their own, so that no page that is slow to read holds up an exchange.
         readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))
         self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -207,7 +207,7 @@ def _check_options(url: URL) -> None:
         raise StoreError(f"the option ssl of the database URL must be one of {', '.join(_SSL)}")
 
 
-def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> AsyncEngine:
+def _engine(url: URL, limits: TimeLimits, connections: int, read_only: str) -> AsyncEngine:
     settings = _settings(limits, read_only)
     pool = {"pool_size": connections, "max_overflow": 0, "pool_recycle": _RECYCLE_SECONDS}
     if not _is_pooled(url):
@@ -219,7 +219,7 @@ def _engine(url: URL, limits: Limits, connections: int, read_only: str) -> Async
     return engine
 
 
-def _create(url: URL, limits: Limits, settings: dict[str, str], **pool: Any) -> AsyncEngine:
+def _create(url: URL, limits: TimeLimits, settings: dict[str, str], **pool: Any) -> AsyncEngine:
     """An engine whose connections have ``settings``; of those of ``pool`` see create_engine."""
     unprepared = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if _is_pooled(url) else {}
     named = {"application_name": "gemini-proxy", **settings}
@@ -243,7 +243,7 @@ def _is_pooled(url: URL) -> bool:
 @contextlib.asynccontextmanager
 async def direct_connection(url: str) -> AsyncIterator[Any]:
     """asyncpg's own connection, for what SQLAlchemy has no words for. Raises StoreError, also for what it raises."""
-    engine = _create(make_url(url), Limits(), {"application_name": LISTENER}, poolclass=NullPool)
+    engine = _create(make_url(url), TimeLimits(), {"application_name": LISTENER}, poolclass=NullPool)
     asyncpg = import_module("asyncpg")
     with translated():
         try:
@@ -258,7 +258,7 @@ async def direct_connection(url: str) -> AsyncIterator[Any]:
             raise StoreError(f"the connection to the database failed ({type(error).__name__})") from None
 
 
-def _settings(limits: Limits, read_only: str) -> dict[str, str]:
+def _settings(limits: TimeLimits, read_only: str) -> dict[str, str]:
     return {
         "default_transaction_read_only": read_only,
         "lock_timeout": _milliseconds(limits.lock),

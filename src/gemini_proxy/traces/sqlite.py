@@ -8,18 +8,19 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, func, select
 
 from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
 from gemini_proxy.traces.database import Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
-from gemini_proxy.traces.lost_files import Left, follow, left_in
 from gemini_proxy.traces.rows import TraceRow
+from gemini_proxy.traces.schema import revision, traces
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -363,3 +364,33 @@ def _run_at_connect(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
         cursor.close()
 
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a database file that is no longer at its path leaves to the one that takes its place.
+
+    ``traces``: how many there are in the file; ``last`` number that one was given, and the ``revision``."""
+
+    traces: int = 0
+    last: int = 0
+    revision: int = 0
+
+
+def left_in(connection: Connection) -> Left:
+    """What a database holds, as a connection to it still sees it."""
+    count = connection.scalar(select(func.count()).select_from(traces)) or 0
+    last = connection.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = 'traces'").scalar()
+    return Left(count, last or 0, connection.scalar(select(revision.c.number)) or 0)
+
+
+def follow(connection: Connection, left: Left) -> int:
+    """Let a SQLite database go on where another one was: its numbers are not given again, and who keeps keys or rules
+    in memory reads them anew. How many traces of the other one are not here.
+    """
+    here = left_in(connection)
+    last = max(here.last, left.last)
+    connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'traces'")
+    connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('traces', ?)", (last,))
+    connection.execute(revision.update().values(number=max(here.revision, left.revision) + 1))
+    return max(0, left.traces - here.traces)

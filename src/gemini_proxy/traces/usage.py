@@ -1,19 +1,84 @@
-"""The figures of datasets over time, as the digest has added them up."""
+"""The figures of datasets over time, as the indexer has added them up."""
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, from_json, resampled
-from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, resampled, with_fewer_names
+from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, usage
-from gemini_proxy.traces.tallies import WIDTHS
+
+# Seconds. Each exchange is counted once in each width, lest a month be read in steps of five minutes.
+WIDTHS: Final = (300, 3_600, 21_600)
+# How long they are kept: two months of five minutes are as many rows as twelve years of six hours.
+_KEPT: Final = {300: 62 * 86_400, 3_600: 400 * 86_400}
+# Of rules and of models in one row: clients choose them.
+MAX_NAMES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CountedTrace:
+    """The figures of one trace, and where they belong."""
+
+    dataset: int
+    position: int
+    created: float
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    first: int
+    last: int
+    figures: Figures
+
+    def __add__(self, other: "_Sum") -> "_Sum":
+        return _Sum(min(self.first, other.first), max(self.last, other.last), self.figures + other.figures)
+
+
+_Key = tuple[int, int, int]
+
+
+def add_figures(connection: Connection, counted: Sequence[CountedTrace]) -> None:
+    """Add traces to the figures of their datasets, in every width."""
+    for (dataset, seconds, start), one_sum in _added_up(counted).items():
+        place = (usage.c.dataset == dataset, usage.c.seconds == seconds, usage.c.start == start)
+        row = connection.execute(select(usage.c.first, usage.c.last, usage.c.figures).where(*place)).first()
+        if row is not None:
+            one_sum += _Sum(row[0], row[1], from_json(load(row[2])))
+        values = {
+            "first": one_sum.first,
+            "last": one_sum.last,
+            "figures": dump(as_json(with_fewer_names(one_sum.figures, MAX_NAMES))),
+        }
+        if row is None:
+            connection.execute(insert(usage).values(dataset=dataset, seconds=seconds, start=start, **values))
+        else:
+            connection.execute(update(usage).where(*place).values(**values))
+
+
+def delete_old(connection: Connection, now: float) -> None:
+    """Remove the finer figures after their time; the widest stay."""
+    for seconds, kept in _KEPT.items():
+        connection.execute(delete(usage).where(usage.c.seconds == seconds, usage.c.start < now - kept))
+
+
+def _added_up(counted: Iterable[CountedTrace]) -> dict[_Key, _Sum]:
+    sums: dict[_Key, _Sum] = {}
+    for one in counted:
+        one_sum = _Sum(one.position, one.position, one.figures)
+        for seconds in WIDTHS:
+            key = (one.dataset, seconds, int(one.created // seconds) * seconds)
+            sums[key] = sums[key] + one_sum if key in sums else one_sum
+    return sums
+
 
 # Seconds. The steps that figures are shown in: multiples of a width, and of which a clock or a calendar speaks.
 STEPS: Final = (300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 7 * 86_400, 28 * 86_400)
@@ -22,8 +87,8 @@ MAX_ROWS: Final = 3_000
 MAX_POINTS: Final = 1_000
 
 
-class Usage:
-    """Reads figures; what the digest has not come to yet is missing in them."""
+class DatasetUsage:
+    """Reads figures; what the indexer has not come to yet is missing in them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gemini_proxy.traces.annotation_ranges import Mark, Segment, segments
+from gemini_proxy.traces.annotation_ranges import AnnotationRange, Segment, segments
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
 Kind = Literal["block", "ask", "mask", "log", "remark"]
@@ -63,7 +63,9 @@ class AnnotatedText:
         return "".join(run.text for run in self.runs)
 
 
-def annotate_text(text: str, address: str, marks: Sequence[Mark], known: Set[int] = frozenset()) -> AnnotatedText:
+def annotate_text(
+    text: str, address: str, marks: Sequence[AnnotationRange], known: Set[int] = frozenset()
+) -> AnnotatedText:
     """Return ``text`` with its ``marks``. Those in ``known`` have a note elsewhere; marks outside the text get none."""
     here = [mark for mark in marks if mark.span(text) is not None]
     windows = _windows(text, here)
@@ -71,7 +73,7 @@ def annotate_text(text: str, address: str, marks: Sequence[Mark], known: Set[int
     return AnnotatedText(address, len(text), tuple(runs), notes(mark for mark in here if mark.number not in known))
 
 
-def text_window(text: str, address: str, marks: Sequence[Mark], start: int) -> AnnotatedText:
+def text_window(text: str, address: str, marks: Sequence[AnnotationRange], start: int) -> AnnotatedText:
     """Return the part of ``text`` from ``start`` on that fits a page."""
     here = [mark for mark in marks if mark.span(text) is not None]
     end = min(len(text), start + SHOWN)
@@ -80,9 +82,9 @@ def text_window(text: str, address: str, marks: Sequence[Mark], start: int) -> A
     return AnnotatedText(address, len(text), tuple(run for run in runs if not run.skipped), notes(inside))
 
 
-def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
+def notes(marks: Iterable[AnnotationRange]) -> tuple[Note, ...]:
     """Return one note for all marks of which one rule says the same."""
-    alike: dict[tuple[Kind, str, str], list[Mark]] = {}
+    alike: dict[tuple[Kind, str, str], list[AnnotationRange]] = {}
     for mark in marks:
         annotation = mark.annotation
         alike.setdefault((kind(mark), annotation.content, rule_name(mark)), []).append(mark)
@@ -92,7 +94,7 @@ def notes(marks: Iterable[Mark]) -> tuple[Note, ...]:
     )
 
 
-def kind(mark: Mark) -> Kind:
+def kind(mark: AnnotationRange) -> Kind:
     """Return what kind of annotation a mark is of."""
     if mark.logged:
         return "log"
@@ -103,12 +105,12 @@ def kind(mark: Mark) -> Kind:
     return "block" if annotation.guardrail or annotation.source == GUARDRAILS_SOURCE else "remark"
 
 
-def rule_name(mark: Mark) -> str:
+def rule_name(mark: AnnotationRange) -> str:
     """Return the name of the rule that made a mark, else the source of the annotation."""
     return str(mark.annotation.guardrail.get("name") or mark.annotation.source)
 
 
-def _windows(text: str, marks: Sequence[Mark]) -> list[tuple[int, int]]:
+def _windows(text: str, marks: Sequence[AnnotationRange]) -> list[tuple[int, int]]:
     """Return the parts of the text that are shown, in order and apart from each other."""
     windows = [(0, min(len(text), SHOWN))]
     starts = sorted({span[0] for mark in marks if (span := mark.span(text)) is not None and span[1] > SHOWN})

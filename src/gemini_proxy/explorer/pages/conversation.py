@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 from gemini_proxy.explorer.pages.annotated_text import AnnotatedText, Note, annotate_text, notes
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.values import decoded, message_index, values
-from gemini_proxy.traces.annotation_ranges import Mark, Marks
+from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges
 from gemini_proxy.traces.trace import Annotation
 from gemini_proxy.traces.visible import as_json
 
@@ -96,7 +96,7 @@ class Message:
 class BlockReader:
     """Read messages one after the other until the page is full."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: AnnotationRanges) -> None:
         self.known: set[int] = set()
         self._marks = marks
         self._values, self._characters, self._image_data = _VALUES, _CHARACTERS, _IMAGES
@@ -380,7 +380,7 @@ def conversation_page(document: bytes, annotations: Sequence[Annotation], first:
     messages = StoredMessages(document)
     total = len(messages)
     first = max(0, min(first, total - 1))
-    marks = Marks(annotations[:MARKS])
+    marks = AnnotationRanges(annotations[:MARKS])
     reader = BlockReader(marks)
     shown: list[Message] = []
     for index in range(first, min(total, first + MESSAGES)):
@@ -403,7 +403,7 @@ def conversation_page(document: bytes, annotations: Sequence[Annotation], first:
 
 
 def _ends(
-    messages: StoredMessages, marks: Marks, pages: Mapping[int, int | None], here: range
+    messages: StoredMessages, marks: AnnotationRanges, pages: Mapping[int, int | None], here: range
 ) -> dict[int, tuple[TracedEnd, ...]]:
     """Return the other ends of the first traced values."""
     traced = [mark for mark in marks.all if mark.value_end is not None][:_TRACED]
@@ -418,7 +418,7 @@ def _ends(
     return ends
 
 
-def _excerpt(messages: StoredMessages, mark: Mark) -> str:
+def _excerpt(messages: StoredMessages, mark: AnnotationRange) -> str:
     """Return what is annotated, with a little of the text around it; "" if there is no text."""
     text = messages.text_at(mark.path)
     if text is None or (span := mark.span(text)) is None:
@@ -427,7 +427,7 @@ def _excerpt(messages: StoredMessages, mark: Mark) -> str:
     return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
 
 
-def _message_of(mark: Mark, total: int) -> int | None:
+def _message_of(mark: AnnotationRange, total: int) -> int | None:
     index = message_index(mark.path)
     return index if index is not None and index < total else None
 

@@ -12,9 +12,9 @@ from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, Figures, Histogram, total
+from gemini_proxy.traces.figures import Bucket, DurationHistogram, Figures, total
 from gemini_proxy.traces.trace import REFUSED, Outcome
-from gemini_proxy.traces.usage import Usage
+from gemini_proxy.traces.usage import DatasetUsage
 
 RANGES: Final = {
     "1h": ("1 hour", 3_600),
@@ -42,7 +42,7 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
     _, seconds = RANGES[chosen]
     now = time.time()
     name = visit.query("dataset")
-    usage = Usage(visit.app[READ_DATABASE])
+    usage = DatasetUsage(visit.app[READ_DATABASE])
     if name:
         buckets = await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS)
     else:
@@ -106,7 +106,7 @@ def _refusals(figures: Sequence[Figures]) -> list[Series]:
     return [*series, Series("other rules", "plot-other", others)] if any(others) else series
 
 
-def _quantiles(histograms: Sequence[Histogram]) -> list[Series]:
+def _quantiles(histograms: Sequence[DurationHistogram]) -> list[Series]:
     return [
         Series("median", "plot-1", [histogram.quantile(0.5) for histogram in histograms]),
         Series("95 %", "plot-2", [histogram.quantile(0.95) for histogram in histograms]),

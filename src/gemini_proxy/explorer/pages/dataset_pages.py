@@ -6,11 +6,10 @@ from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name
-from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES
+from gemini_proxy.explorer.app_keys import DATASETS, FILE_RULES
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
-from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.datasets import Dataset, Extent
 from gemini_proxy.traces.errors import NameTaken
-from gemini_proxy.traces.overview import Extent, Overview
 
 _SHOWN: Final = 500
 """Datasets of one page, those with the newest traces."""
@@ -47,7 +46,7 @@ async def create(visit: PageVisit) -> web.StreamResponse:
 async def ask_delete(visit: PageVisit) -> web.StreamResponse:
     """Ask whether to delete a dataset."""
     dataset = await _named(visit)
-    extents = await Overview(visit.app[DATABASE]).extents(visit.user)
+    extents = await visit.app[DATASETS].extents(visit.user)
     return await visit.show("delete_dataset.html", dataset=dataset, extent=extents.get(dataset.seq, Extent()))
 
 
@@ -67,7 +66,7 @@ async def _named(visit: PageVisit) -> Dataset:
 
 async def _datasets(visit: PageVisit, name: str = "", wrong: str = "") -> web.StreamResponse:
     datasets = await visit.app[DATASETS].all(visit.user)
-    extents = await Overview(visit.app[DATABASE]).extents(visit.user)
+    extents = await visit.app[DATASETS].extents(visit.user)
     return await visit.show(
         "datasets.html",
         400 if wrong else 200,

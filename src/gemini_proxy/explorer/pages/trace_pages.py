@@ -16,10 +16,9 @@ from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
-from gemini_proxy.traces.annotation_ranges import Marks
+from gemini_proxy.traces.annotation_ranges import AnnotationRanges
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
-from gemini_proxy.traces.overview import Overview
 from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.trace import Outcome, trace_json
@@ -93,7 +92,7 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as a conversation."""
     stored = await _stored(visit)
     shown, dataset = stored.trace, await _dataset(visit, stored)
-    neighbours = await Overview(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
+    neighbours = await Listing(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
     conversation = await asyncio.to_thread(conversation_page, stored.messages, shown.annotations, first)
     return await visit.show(
@@ -116,7 +115,7 @@ async def trace_text(visit: PageVisit) -> web.StreamResponse:
     text = await asyncio.to_thread(_text, stored, address)
     if text is None or start > len(text):
         raise NotFound("The trace has no text at this address")
-    marks = Marks(trace.annotations[:MARKS]).on(address)
+    marks = AnnotationRanges(trace.annotations[:MARKS]).on(address)
     return await visit.show(
         "text.html",
         trace=trace,

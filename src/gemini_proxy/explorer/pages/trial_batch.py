@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.guardrails.plugins import load_policy
-from gemini_proxy.traces.backtest import Backtest, Finding
+from gemini_proxy.traces.backtest import Backtest, FlaggedTrace
 from gemini_proxy.traces.trace import Trace
 
 
@@ -16,11 +16,11 @@ def try_batch(
     thoughts: str,
     seconds: float,
     left: float,
-) -> tuple[int, list[Finding]]:
+) -> tuple[int, list[FlaggedTrace]]:
     """Return how many traces there was time for in ``left`` seconds, and what the policy found in them."""
     backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
     until = time.perf_counter() + left
-    findings: list[Finding] = []
+    findings: list[FlaggedTrace] = []
     for done, trace in enumerate(batch):
         if time.perf_counter() > until:
             return done, findings

@@ -17,7 +17,7 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.policy import PolicyError, compile_policy
 from gemini_proxy.sections import Guardrails
-from gemini_proxy.traces.backtest import Finding
+from gemini_proxy.traces.backtest import FlaggedTrace
 from gemini_proxy.traces.trace import Trace
 
 MAX_TRIED: Final = 500
@@ -53,7 +53,7 @@ class Trial:
     """What a policy says about the newest traces. ``complete`` is False if the time was up before the last one."""
 
     checked: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FlaggedTrace] = field(default_factory=list)
     milliseconds: float = 0.0
     complete: bool = True
 
@@ -150,7 +150,7 @@ def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
     return PolicyCheck(True, len(loaded.rules), warnings=tuple(warnings))
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def _finding_json(finding: FlaggedTrace) -> dict[str, Any]:
     return {
         "trace": finding.trace_id,
         "created": finding.created,

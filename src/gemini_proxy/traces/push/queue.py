@@ -10,10 +10,48 @@ from sqlalchemy import Connection, RowMapping, select
 from gemini_proxy.traces import jobs
 from gemini_proxy.traces.database import Database, translated
 from gemini_proxy.traces.jobs import PushJob, Queued
-from gemini_proxy.traces.push.body import push_document
 from gemini_proxy.traces.queries import whole_traces
-from gemini_proxy.traces.rows import PUSH, decode, decode_annotation
+from gemini_proxy.traces.rows import PUSH, decode, decode_annotation, dump_messages, with_messages
 from gemini_proxy.traces.schema import annotations, traces
+from gemini_proxy.traces.trace import Trace, annotation_json
+
+
+def push_body(trace: Trace) -> dict[str, Any]:
+    """The body of ``POST /api/v1/push/trace`` for one trace.
+
+    As Invariant's Gateway sends it: members of a message that are null are left out, ``via_gateway`` is true. What
+    ``metadata.gemini_proxy`` says lets a receiving gemini-proxy recognise a trace that it has, and show how it ended.
+    """
+    return {
+        "messages": [
+            [{name: value for name, value in message.items() if value is not None} for message in trace.messages]
+        ],
+        "annotations": [[annotation_json(annotation) for annotation in trace.annotations]],
+        "dataset": trace.dataset,
+        "metadata": [
+            {
+                **trace.metadata,
+                "via_gateway": True,
+                "usage": trace.metadata.get("usage"),
+                "gemini_proxy": {
+                    "id": trace.id,
+                    "outcome": trace.outcome.value,
+                    "model": trace.model,
+                    "stream": trace.stream,
+                    "duration_ms": trace.duration_ms,
+                    "created": trace.created,
+                },
+            }
+        ],
+    }
+
+
+def push_document(trace: Trace) -> bytes:
+    """The body as JSON, a message at a time, see ``dump_messages``. Raises RowRejected where JSON cannot hold it."""
+    body = push_body(trace)
+    [messages] = body.pop("messages")
+    return with_messages(body, b"[%b]" % dump_messages(messages))
+
 
 # Traces larger than this, in bytes of JSON, are read and written in a thread.
 LARGE: Final = 256 * 1024

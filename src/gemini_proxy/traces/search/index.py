@@ -24,8 +24,31 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
-from gemini_proxy.traces.search.blocks import blocks_of, covering
 from gemini_proxy.traces.search.query import MIN_PREFIX, Facets, Term, Terms, fts5_query, loosened, tsquery, tsvector
+
+# Numbers in a block, as powers of two, smallest first. A trace is in one of each.
+SIZES: Final = (12, 16, 20)
+# Blocks that one search asks for, rather than for larger ones.
+MOST: Final = 32
+
+
+def blocks_of(number: int) -> tuple[str, ...]:
+    """The words for the blocks that a number is in."""
+    return tuple(_word(size, number >> size) for size in SIZES)
+
+
+def covering(after: int, to: int) -> tuple[str, ...]:
+    """The words for the smallest blocks, MOST of them at most, that together hold all numbers after one up to another.
+
+    Only of the largest there may be more.
+    """
+    size = next((size for size in SIZES if (to >> size) - ((after + 1) >> size) < MOST), SIZES[-1])
+    return tuple(_word(size, block) for block in range((after + 1) >> size, (to >> size) + 1))
+
+
+def _word(size: int, block: int) -> str:
+    return f"b{size}n{block}"
+
 
 # FTS5 asks the whole table whether it matches, by a hidden column of the table's name.
 _FTS5: Final = table("search", column("rowid", Integer), column("body", Text), column("search"))

@@ -19,8 +19,8 @@ from gemini_proxy.traces.schema import annotations, progress, traces
 from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
 from gemini_proxy.traces.search.query import Facets, words_of
 from gemini_proxy.traces.search.searchable_text import MAX_READ, text_of
-from gemini_proxy.traces.tallies import Counted, add_figures, delete_old
 from gemini_proxy.traces.trace import REFUSED
+from gemini_proxy.traces.usage import CountedTrace, add_figures, delete_old
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ PRUNE_SECONDS: Final = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A trace as read for its digest; ``updated`` tells whether it has changed since."""
+    """A trace as read for the index; ``updated`` tells whether it has changed since."""
 
     seq: int
     dataset: int
@@ -63,7 +63,7 @@ class _Batch:
     refused_by: Mapping[int, Sequence[str]]
 
 
-class Digest:
+class Indexer:
     """Adds traces to the search index and to the figures, each once, however many processes share the database.
 
     ``skipped`` counts those that could not be read, and are in neither.
@@ -133,7 +133,7 @@ class Digest:
         batch = await self._database.read(partial(_take, most=self._most))
         if not batch.taken:
             return False
-        entries, counted = await asyncio.to_thread(_digested, batch)
+        entries, counted = await asyncio.to_thread(_indexed, batch)
         try:
             await self._database.write(lambda connection: _write(connection, batch, entries, counted))
         except RowRejected as error:
@@ -167,7 +167,7 @@ def rest_after(worked: float, cpu: float, passed: float) -> float:
 def reindex(connection: Connection, seq: int, messages: bytes) -> None:
     """Put what a trace now says into the search index, in the transaction that changed its messages (given as JSON).
 
-    A trace that the digest has not come to yet is left to it.
+    A trace that the indexer has not come to yet is left to it.
     """
     if _progress(connection) < seq:
         return
@@ -179,7 +179,7 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
 
 
 def _progress(connection: Connection) -> int:
-    """How far the digest has come. Until this transaction ends, no other process takes it further."""
+    """How far the indexer has come. Until this transaction ends, no other process takes it further."""
     query = select(progress.c.seq).where(progress.c.name == NAME).with_for_update()
     found = connection.execute(query).scalar()
     if found is None:
@@ -195,7 +195,7 @@ def _reached(connection: Connection) -> int:
 
 
 def _pass_over(connection: Connection, after: int) -> int | None:
-    """Take the first trace after ``after`` for digested: its number; None where the digest is elsewhere by now."""
+    """Take the first trace after ``after`` for indexed: its number; None where the indexer is elsewhere by now."""
     if _progress(connection) != after:
         return None
     first: int | None = connection.scalar(select(func.min(traces.c.seq)).where(traces.c.seq > after))
@@ -242,14 +242,14 @@ def _refusing_rules(connection: Connection, numbers: Sequence[int]) -> Mapping[i
     return found
 
 
-def _digested(batch: _Batch) -> tuple[list[Entry], list[Counted]]:
+def _indexed(batch: _Batch) -> tuple[list[Entry], list[CountedTrace]]:
     entries: list[Entry] = []
-    counted: list[Counted] = []
+    counted: list[CountedTrace] = []
     for trace in batch.taken:
         facets = Facets(trace.dataset, trace.outcome, trace.model)
         entries.append(Entry(trace.seq, words_of(text_of(trace.messages)), facets))
         figures = _figures(trace, batch.refused_by.get(trace.seq, ()))
-        counted.append(Counted(trace.dataset, trace.position, trace.created, figures))
+        counted.append(CountedTrace(trace.dataset, trace.position, trace.created, figures))
     return entries, counted
 
 
@@ -262,7 +262,7 @@ def _figures(trace: _Taken, refused_by: Sequence[str]) -> Figures:
     return figures_of(trace.outcome, said, trace.duration_ms, refused_by, trace.model)
 
 
-def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[Counted]) -> None:
+def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[CountedTrace]) -> None:
     """Add what a batch comes to, unless another process has, or something in it is not as it was read."""
     if _progress(connection) != batch.after:
         return
