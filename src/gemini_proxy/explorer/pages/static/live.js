@@ -1,6 +1,6 @@
 // The live view. Expects on the page: a tbody #live whose columns are time, dataset, model, outcome, rule and
-// milliseconds, and whose data-zone-seconds is the server's time zone; #live-state for the connection; a button #live-pause; the filters #live-refused (a checkbox) and
-// #live-dataset (a select or an input; empty means all). Rows carry the classes "refused" or "missed" for the style.
+// milliseconds, and whose data-zone-seconds is the server's time zone; #live-state for the connection; a button
+// #live-pause; the filters #live-refused (a checkbox) and #live-dataset (a select or an input; empty means all). Rows carry the classes "refused" or "missed" for the style.
 "use strict";
 
 (() => {
@@ -45,7 +45,7 @@
     return link;
   }
 
-  // As all pages write it: in the time of the server.
+  // In the server's time zone, as on all pages.
   function clock(at) {
     const there = new Date(at.getTime() + Number(table.dataset.zoneSeconds) * 1000);
     return there.toISOString().slice(0, 19).replace("T", " ");
@@ -131,7 +131,7 @@
     source.addEventListener("error", failed);
   }
 
-  // The browser connects again by itself after a cut, and not after an answer other than 200.
+  // The browser connects again by itself after a lost connection, but not after a response other than 200.
   function failed() {
     if (source.readyState !== EventSource.CLOSED) return show("reconnecting");
     show("no connection (signed out, no such dataset, or the server is busy)");

@@ -1,4 +1,4 @@
-// What every page has: the switch of colours, keyboard shortcuts, selects that submit their form.
+// For every page: the colour switch, keyboard shortcuts, and selects that submit their form.
 "use strict";
 
 (() => {
@@ -19,7 +19,7 @@
       if (next) localStorage.setItem("theme", next);
       else localStorage.removeItem("theme");
     } catch {
-      // Then it holds for this page only.
+      // Then the choice applies to this page only.
     }
     showTheme();
   }
@@ -67,13 +67,13 @@
   for (const select of document.querySelectorAll("select[data-submit]")) {
     select.addEventListener("change", () => select.form.submit());
   }
-  // An empty filter has no place in a link.
+  // Empty filters are left out of the link.
   for (const form of document.querySelectorAll("form.filters[method=get]")) {
     form.addEventListener("submit", () => {
       for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
     });
   }
-  // The way back to a listing leads to what was last looked for in it.
+  // Links back to a listing restore its last filters.
   const listing = (path) => `listing ${path}`;
   try {
     if (document.querySelector("form.filters[role=search]")) sessionStorage.setItem(listing(location.pathname), location.search);
@@ -81,14 +81,14 @@
       if (link.pathname !== location.pathname) link.search = sessionStorage.getItem(listing(link.pathname)) ?? "";
     }
   } catch {
-    // Then it leads to all of them.
+    // Then the links lead to the whole listing.
   }
-  // Back in the history the fields are as they were left.
+  // The browser restores the fields when it goes back in the history.
   addEventListener("pageshow", () => {
     for (const field of document.querySelectorAll("form.filters :disabled")) field.disabled = false;
   });
 
-  // Long outputs are folded, unless a rule marked something in what would be hidden.
+  // Fold long outputs, unless a rule marked something in the hidden part.
   const FOLDED_PX = 420;
   const TOLERATED_PX = 200;
 
@@ -105,7 +105,7 @@
     button.textContent = "Show all";
     button.addEventListener("click", () => {
       block.classList.remove("folded");
-      // The next Tab goes on from here.
+      // The next Tab continues from here.
       block.tabIndex = -1;
       block.focus({ preventScroll: true });
       button.remove();
@@ -114,10 +114,10 @@
     block.after(button);
   }
 
-  // What is to be measured is measured first: else the page is laid out anew for each.
+  // Measure everything first: otherwise the browser lays out the page again for each element.
   const foldAll = (within) => [...within.querySelectorAll(".fold")].filter(foldable).forEach(fold);
 
-  // On paper nothing can be opened.
+  // Nothing can be opened on paper.
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = [...document.querySelectorAll("details:not([open])")];

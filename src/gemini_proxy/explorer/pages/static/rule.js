@@ -1,4 +1,4 @@
-// The editor of a rule: line numbers, a check as one types, and trying it on recorded traces.
+// The editor of a rule: line numbers, a check while typing, and a trial on recorded traces.
 "use strict";
 
 (() => {
@@ -107,7 +107,7 @@
     }
     const words = [`Would have refused ${result.refused} of ${result.checked}`];
     if (result.undecided) words.push(`${result.undecided} without a verdict`);
-    if (!result.complete) words.push("stopped: the time was up");
+    if (!result.complete) words.push("stopped at the time limit");
     const head = element("h2", "", words.join(", "));
     const took = element("p", "dim", `${Math.round(result.milliseconds)} ms`);
     const list = element("ul", "", ...result.findings.map(finding));
@@ -128,7 +128,7 @@
     }
   }
 
-  // Tab indents, as in any editor; Escape first, and it leaves the field as it does everywhere else.
+  // Tab indents, as in any editor; after Escape it leaves the field, as everywhere else.
   let leaving = false;
 
   function typed(event) {
@@ -142,7 +142,7 @@
     leaving = event.key === "Escape";
   }
 
-  // What came back with a fault is not kept anywhere yet.
+  // A rule that came back with a fault is not saved yet.
   let saved = status.classList.contains("bad") ? null : text.value;
   text.addEventListener("input", changed);
   text.addEventListener("scroll", () => { gutter.scrollTop = text.scrollTop; });

@@ -1,4 +1,4 @@
-// Runs before the body is there, so that nothing is drawn in the wrong colours.
+// Runs before the body exists, so that nothing is drawn in the wrong colours.
 "use strict";
 
 (() => {
@@ -8,6 +8,6 @@
     const theme = localStorage.getItem("theme");
     if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   } catch {
-    // A browser that keeps nothing follows the system.
+    // A browser that stores nothing follows the system.
   }
 })();
