@@ -62,7 +62,7 @@ class StoredMessages:
 
     def read(self, index: int) -> Reading:
         """Return one message, with as much of it as a page can hold; texts are whole, whatever their length."""
-        reader = _Reader(self._document, self._starts[index])
+        reader = _ValueReader(self._document, self._starts[index])
         return Reading(reader.value(), reader.whole)
 
     def text_at(self, address: str) -> str | None:
@@ -73,7 +73,7 @@ class StoredMessages:
         return _text_at(self._document, self._starts[place], rest[0] if rest else "")
 
 
-class _Reader:
+class _ValueReader:
     """Decode a value piece by piece."""
 
     def __init__(self, document: bytes, at: int) -> None:
@@ -142,7 +142,7 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
         at = below
     if document[at] in _OPEN:
         return None
-    value = _Reader(document, at).value()
+    value = _ValueReader(document, at).value()
     return value if isinstance(value, str) else as_json(value)
 
 
