@@ -5,8 +5,10 @@
     │   ├── PayloadTooLarge         413 INVALID_ARGUMENT
     │   └── UnsupportedMediaType    415 INVALID_ARGUMENT
     ├── Unauthenticated             401 UNAUTHENTICATED
+    ├── Forbidden                   403 PERMISSION_DENIED
     ├── NotFound                    404 NOT_FOUND
     ├── MethodNotAllowed            405 UNIMPLEMENTED
+    ├── Conflict                    409 ABORTED
     ├── LimitExceeded               429 RESOURCE_EXHAUSTED
     ├── Unavailable                 503 UNAVAILABLE
     ├── VersionNotSupported         505 UNIMPLEMENTED
@@ -63,6 +65,13 @@ class Unauthenticated(ProxyError):
     code = "UNAUTHENTICATED"
 
 
+class Forbidden(ProxyError):
+    """The key is valid and its role does not allow this."""
+
+    status = 403
+    code = "PERMISSION_DENIED"
+
+
 class NotFound(ProxyError):
     """A path, method, version or model form outside the allow-list."""
 
@@ -75,6 +84,13 @@ class MethodNotAllowed(ProxyError):
 
     status = 405
     code = "UNIMPLEMENTED"
+
+
+class Conflict(ProxyError):
+    """The request is too late: what it is about has changed meanwhile."""
+
+    status = 409
+    code = "ABORTED"
 
 
 class LimitExceeded(ProxyError):

@@ -55,7 +55,8 @@ def user(config: Path, key: str) -> str | None:
     """Who a key stands for."""
 
     async def ask(store: TraceStore) -> str | None:
-        return await AccessControl(store.database, Revisions(store.database), "keys").user(key)
+        identity = await AccessControl(store.database, Revisions(store.database), "keys").identity(key)
+        return None if identity is None else identity.owner
 
     return with_store(config, ask)
 
@@ -81,9 +82,27 @@ def test_the_list_shows_each_key(config: Path) -> None:
     [alice, bob] = records(config)
     assert run(config, "revoke", bob.id).exit_code == 0
     heading, first, second = run(config, "list").output.splitlines()
-    assert re.split(r"\s{2,}", heading.strip()) == ["id", "name", "ends with", "created", "revoked"]
-    assert first.split()[:3] == [alice.id, "alice", key[-4:]] and len(first.split()) == 5
-    assert second.split()[:2] == [bob.id, "bob"] and len(second.split()) == 7
+    assert re.split(r"\s{2,}", heading.strip()) == ["id", "name", "role", "ends with", "created", "revoked"]
+    assert first.split()[:4] == [alice.id, "alice", "operator", key[-4:]] and len(first.split()) == 6
+    assert second.split()[:2] == [bob.id, "bob"] and len(second.split()) == 8
+
+
+@pytest.mark.parametrize("role", ["client", "approver", "operator"])
+def test_a_key_has_the_role_that_is_asked_for(config: Path, role: str) -> None:
+    add(config, "alice", "--role", role)
+    assert [record.role for record in records(config)] == [role]
+    assert run(config, "list").output.splitlines()[1].split()[2] == role
+
+
+def test_there_are_no_other_roles(config: Path) -> None:
+    result = run(config, "add", "alice", "--role", "root")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_an_approvers_key_is_not_for_clients(config: Path) -> None:
+    told = run(config, "add", "alice", "--role", "approver").stderr
+    assert "makes no model calls" in told
+    assert "invariant-authorization" not in told
 
 
 def test_a_name_has_one_key_unless_another_is_meant(config: Path) -> None:
@@ -149,9 +168,9 @@ def test_a_change_holds_in_a_server_that_runs(config: Path) -> None:
     async def serve(store: TraceStore) -> None:
         access = AccessControl(store.database, Revisions(store.database), "keys")
         key = await asyncio.to_thread(add, config, "alice")
-        assert await access.user(key) == "alice"
+        assert await access.identity(key) is not None
         await asyncio.to_thread(run, config, "revoke", "alice")
-        assert await access.user(key) is None
+        assert await access.identity(key) is None
 
     with_store(config, serve)
 

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from gemini_proxy.explorer.app_keys import DATABASE
-from gemini_proxy.traces.keys import Keys
+from gemini_proxy.traces.keys import Keys, Role
 from tests.conftest import StartProxy
 from tests.explorer.api import Api
 from tests.explorer.browsing import Browser
@@ -59,7 +59,7 @@ async def bob(closed: Proxy, session: aiohttp.ClientSession) -> Api:
     return await caller(closed, session, "bob")
 
 
-async def caller(proxy: Proxy, session: aiohttp.ClientSession, user: str) -> Api:
+async def caller(proxy: Proxy, session: aiohttp.ClientSession, user: str, role: Role = "operator") -> Api:
     """A user with a key of their own."""
-    _, key = await Keys(proxy.app[DATABASE]).add(user)
+    _, key = await Keys(proxy.app[DATABASE]).add(user, role)
     return Api(session, proxy.url, key, user)

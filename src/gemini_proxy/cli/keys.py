@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import click
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.table import Table
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
 from gemini_proxy.cli.with_store import with_store
-from gemini_proxy.traces.keys import KeyRecord, Keys
+from gemini_proxy.traces.keys import KeyRecord, Keys, Role
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.visible import counted
 
@@ -29,8 +29,16 @@ def keys() -> None:
 @keys.command()
 @click.argument("name")
 @click.option("--another", is_flag=True, help="Add a key even if NAME has a valid one; both are then valid.")
+@click.option(
+    "--role",
+    type=click.Choice(get_args(Role)),
+    default="operator",
+    show_default=True,
+    help="What the key may do: client makes model calls and changes no rules, operator does both, "
+    "approver decides approvals and makes no calls.",
+)
 @click.pass_obj
-def add(settings: Settings, name: str, another: bool) -> None:
+def add(settings: Settings, name: str, another: bool, role: Role) -> None:
     """Print a new key for the user NAME. It is shown only this once: the database keeps its hash."""
     if not _NAME.fullmatch(name):
         raise click.BadParameter("up to 100 letters, digits, - and _", param_hint="NAME")
@@ -41,7 +49,7 @@ def add(settings: Settings, name: str, another: bool) -> None:
             raise click.ClickException(
                 f"{name} has a valid key already ({_named(valid)}); --another adds one, keys revoke ends one"
             )
-        return await keys.add(name)
+        return await keys.add(name, role)
 
     record, key = _with_keys(settings, work)
     click.echo(key)
@@ -54,11 +62,11 @@ def list_(settings: Settings) -> None:
     """List all keys, the oldest first, revoked ones too."""
     records = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "name", "ends with", "created", "revoked"):
+    for heading in ("id", "name", "role", "ends with", "created", "revoked"):
         table.add_column(heading, no_wrap=True)
     for record in records:
         revoked = "" if record.revoked is None else local_time(record.revoked)
-        table.add_row(record.id, line(record.owner), record.hint, local_time(record.created), revoked)
+        table.add_row(record.id, line(record.owner), record.role, record.hint, local_time(record.created), revoked)
     console = terminal()
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(table)
@@ -104,14 +112,17 @@ def _named(records: Sequence[KeyRecord]) -> str:
 
 
 def _advice(record: KeyRecord, *, open_access: bool) -> str:
-    lines = [
-        f"The key of {record.owner} (id {record.id}). It is not shown again: keep it where secrets are kept.",
-        "Gemini clients send it as the header",
-        "    invariant-authorization: Bearer KEY",
-        "or behind their Gemini key: GEMINI_KEY;invariant-auth=KEY",
-        "or in its place, where the server has one of its own (upstream.api_key): GEMINI_API_KEY=KEY",
-        "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
-    ]
+    lines = [f"The key of {record.owner} (id {record.id}). It is not shown again: keep it where secrets are kept."]
+    if record.role == "approver":
+        lines.append("It decides approvals and makes no model calls; the Explorer's pages ask for it.")
+    else:
+        lines += [
+            "Gemini clients send it as the header",
+            "    invariant-authorization: Bearer KEY",
+            "or behind their Gemini key: GEMINI_KEY;invariant-auth=KEY",
+            "or in its place, where the server has one of its own (upstream.api_key): GEMINI_API_KEY=KEY",
+            "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
+        ]
     if open_access:
         lines.append('access.mode is "open": keys identify users only if it is "keys".')
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """Who may use the proxy, and as whom: what the keys of a request are worth here."""
 
-from gemini_proxy.errors import Unauthenticated, Unavailable
+from gemini_proxy.errors import Forbidden, Unauthenticated, Unavailable
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.traces.access import DEVELOPER, AccessControl
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.keys import Identity
 
 
 class Authentication:
@@ -17,7 +18,8 @@ class Authentication:
         """The user a request is from, "" for one that brings no Invariant key and needs none.
 
         Raises Unauthenticated for a key that is not valid; and, where keys are asked for, for a request without one if
-        the operator's Gemini key could be spent: the proxy is nobody's open relay. Raises Unavailable where the keys
+        the operator's Gemini key could be spent: the proxy is nobody's open relay. Raises Forbidden for a key that
+        decides approvals: whoever asks for something must not be able to allow it. Raises Unavailable where the keys
         cannot be read.
         """
         if credentials.invariant is None:
@@ -26,10 +28,17 @@ class Authentication:
             if self._spends:
                 raise Unauthenticated("You must provide a valid API key: an Invariant key of this server.")
             return ""
+        identity = await self.identity(credentials.invariant)
+        if identity.role == "approver":
+            raise Forbidden("This key decides approvals and makes no calls.")
+        return identity.owner
+
+    async def identity(self, key: str) -> Identity:
+        """Return whom an Invariant key stands for. Raise Unauthenticated, and Unavailable if keys cannot be read."""
         try:
-            user = await self._access.user(credentials.invariant)
+            identity = await self._access.identity(key)
         except StoreError:
             raise Unavailable("The keys cannot be read now.") from None
-        if user is None:
+        if identity is None:
             raise Unauthenticated("You must provide a valid API key: the Invariant key is not known to this server.")
-        return user
+        return identity

@@ -18,7 +18,6 @@ from gemini_proxy.errors import Unauthenticated, Unavailable
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, WrongHost
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.server.app_keys import (
@@ -95,7 +94,7 @@ class Metrics:
         if key is None:
             raise Unauthenticated("The metrics need a key of this server: Authorization: Bearer inv-...")
         try:
-            await request.app[AUTHENTICATION].owner(Credentials(None, key))
+            await request.app[AUTHENTICATION].identity(key)
         except Unavailable:
             if not hmac.compare_digest(digest(key), self._accepted):
                 raise

@@ -6,11 +6,12 @@ from typing import Final, Literal
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.keys import Sessions, digest, valid_owners
+from gemini_proxy.traces.keys import Identity, Sessions, digest, valid_identities
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
 DEVELOPER: Final = "developer"
 """The user whom every key stands for where access is open."""
+_OPEN: Final = Identity(DEVELOPER, "operator", "")
 _KEY: Final = re.compile(r"inv-[\x21-\x7e]{1,4000}")
 _NOBODY: Final = "0" * 64
 
@@ -22,26 +23,26 @@ class AccessControl:
         self.mode = mode
         self._sessions = Sessions(database)
         self._database = database
-        self._owners = Snapshots(revisions, self._load)
+        self._identities = Snapshots(revisions, self._load)
 
-    async def user(self, key: str | None) -> str | None:
-        """The user a key stands for; None where it is not valid.
+    async def identity(self, key: str | None) -> Identity | None:
+        """Return whom a key stands for. None if it is not valid.
 
         A key that is unknown takes as long as one that is known: they are told apart by their digests, of which the
         time says nothing that helps to find a key.
         """
         if self.mode == "open":
-            return DEVELOPER if key and _KEY.fullmatch(key) else None
-        owners = await self._owners.now(None)
+            return _OPEN if key and _KEY.fullmatch(key) else None
+        identities = await self._identities.now(None)
         found = digest(key or "")
-        known = found if found in owners else _NOBODY
-        return owners.get(known) if hmac.compare_digest(known, found) else None
+        known = found if found in identities else _NOBODY
+        return identities.get(known) if hmac.compare_digest(known, found) else None
 
-    async def _load(self, _: None) -> tuple[int, dict[str, str]]:
-        return await self._database.read(revision.stamped(valid_owners))
+    async def _load(self, _: None) -> tuple[int, dict[str, Identity]]:
+        return await self._database.read(revision.stamped(valid_identities))
 
-    async def session_user(self, token: str | None) -> str | None:
-        """Who signed in with a browser's token; where access is open nobody has to."""
+    async def session_identity(self, token: str | None) -> Identity | None:
+        """Return who signed in with a browser's token. If access is open nobody has to."""
         if self.mode == "open":
-            return DEVELOPER
-        return await self._sessions.owner(token) if token else None
+            return _OPEN
+        return await self._sessions.identity(token) if token else None

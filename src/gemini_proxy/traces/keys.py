@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -16,6 +16,23 @@ MAX_SESSIONS: Final = 100
 """Browsers signed in with one key: each is a row until it expires."""
 
 
+Role = Literal["client", "approver", "operator"]
+"""What a key may do, beside seeing what is its user's.
+
+A ``client`` makes model calls. An ``operator`` does, and changes the rules of its user's datasets. An ``approver``
+decides approvals, of every user, and makes no model calls.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls: the user that a key stands for, the key's role, and its id."""
+
+    owner: str
+    role: Role
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """``owner`` is the user it stands for, ``hint`` its last four characters; times in Unix seconds."""
@@ -25,6 +42,7 @@ class KeyRecord:
     hint: str
     created: float
     revoked: float | None
+    role: Role
 
 
 class Keys:
@@ -36,15 +54,15 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, owner: str) -> tuple[KeyRecord, str]:
+    async def add(self, owner: str, role: Role = "operator") -> tuple[KeyRecord, str]:
         """A new key for a user, who may have others: its record, and the key itself, which is not kept."""
         key = f"inv-{secrets.token_hex(32)}"
-        record = KeyRecord(secrets.token_hex(4), owner, key[-4:], time.time(), None)
+        record = KeyRecord(secrets.token_hex(4), owner, key[-4:], time.time(), None, role)
 
         def work(connection: Connection) -> None:
             connection.execute(
                 insert(keys).values(
-                    id=record.id, owner=owner, digest=digest(key), hint=record.hint, created=record.created
+                    id=record.id, owner=owner, digest=digest(key), hint=record.hint, created=record.created, role=role
                 )
             )
             revision.advance(connection)
@@ -54,7 +72,8 @@ class Keys:
 
     async def all(self) -> list[KeyRecord]:
         """Every key, revoked ones too, the oldest first."""
-        query = select(keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked).order_by(keys.c.created)
+        shown = (keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked, keys.c.role)
+        query = select(*shown).order_by(keys.c.created)
         return await self._database.read(
             lambda connection: [KeyRecord(**row) for row in connection.execute(query).mappings()]
         )
@@ -101,14 +120,19 @@ class Sessions:
 
         return await self._database.write(work)
 
-    async def owner(self, token: str) -> str | None:
-        """Who signed in with it; None where that is over."""
+    async def identity(self, token: str) -> Identity | None:
+        """Return who signed in with it. None if the session has ended."""
         query = (
-            select(keys.c.owner)
+            select(keys.c.owner, keys.c.role, keys.c.id.label("key"))
             .join(sessions, sessions.c.key == keys.c.id)
             .where(sessions.c.digest == digest(token), sessions.c.expires >= time.time(), keys.c.revoked.is_(None))
         )
-        return await self._database.read(lambda connection: connection.execute(query).scalar())
+
+        def work(connection: Connection) -> Identity | None:
+            row = connection.execute(query).mappings().first()
+            return None if row is None else Identity(**row)
+
+        return await self._database.read(work)
 
     async def close(self, token: str) -> None:
         """Sign out."""
@@ -117,10 +141,10 @@ class Sessions:
         )
 
 
-def valid_owners(connection: Connection) -> dict[str, str]:
-    """Who each valid key stands for, by the key's digest."""
-    query = select(keys.c.digest, keys.c.owner).where(keys.c.revoked.is_(None))
-    return {found: owner for found, owner in connection.execute(query)}
+def valid_identities(connection: Connection) -> dict[str, Identity]:
+    """Return whom each valid key stands for, by the key's digest."""
+    query = select(keys.c.digest, keys.c.owner, keys.c.role, keys.c.id).where(keys.c.revoked.is_(None))
+    return {found: Identity(owner, role, key) for found, owner, role, key in connection.execute(query)}
 
 
 def digest(secret: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0010"
+HEAD = "0011"
 
 metadata = MetaData(
     naming_convention={
@@ -137,7 +137,7 @@ pinned_tools = Table(
     Column("changed_at", Double),
 )
 
-# ``digest`` is the SHA-256 of a key in hexadecimal, ``hint`` its last four characters.
+# ``digest`` is the SHA-256 of a key in hexadecimal, ``hint`` its last four characters, ``role`` what it may do.
 keys = Table(
     "keys",
     metadata,
@@ -147,6 +147,8 @@ keys = Table(
     Column("hint", Text, nullable=False),
     Column("created", Double, nullable=False),
     Column("revoked", Double),
+    # The default is for processes that do not know roles, while machines are updated one by one.
+    Column("role", Text, nullable=False, server_default="operator"),
 )
 
 # Browsers that have signed in: the SHA-256 of the cookie, and the key it was given for.
@@ -238,7 +240,7 @@ approvals = Table(
     metadata,
     Column("id", String(16), primary_key=True),
     Column("created", Double, nullable=False, index=True),
-    Column("expires", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
     Column("owner", Text, nullable=False),
     Column("dataset", Text),
     Column("trace", String(36), nullable=False),

@@ -15,7 +15,7 @@ from gemini_proxy.explorer.api.response_bodies import (
 )
 from gemini_proxy.explorer.app_keys import DATASETS, POLICIES
 from gemini_proxy.policy import readable_parameters
-from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.datasets import UNNAMED, Dataset, labels_of
 from gemini_proxy.traces.errors import NameTaken
 from gemini_proxy.traces.rows import dump
 
@@ -33,6 +33,8 @@ async def create_dataset(call: ApiCall) -> DatasetView:
     """
     creation = await call.body(DatasetCreation)
     metadata = checked_metadata(without_policies(creation.metadata or {}))
+    if labels_of(metadata):
+        call.require_operator()
     try:
         return dataset_view(await call.app[DATASETS].create(call.user, creation.name, metadata))
     except NameTaken:
@@ -90,6 +92,7 @@ async def change_metadata(call: ApiCall) -> dict[str, Any]:
     A member that is null changes nothing; objects are merged member by member. ``tool_labels`` holds the labels of the
     dataset's tools from the next request on: 400 if they are not labels.
     """
+    call.require_operator()
     requested = await call.body(MetadataChange)
     metadata = requested.metadata or {}
     if POLICIES_KEY in metadata:
@@ -140,6 +143,7 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _delete(call: ApiCall, dataset: Dataset) -> MessageView:
+    call.require_operator()
     if not await call.app[DATASETS].delete(call.user, dataset.id):
         raise NotFound(NO_DATASET)
     return {"message": "Deleted"}

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import (
     BadRequest,
+    Forbidden,
     LimitExceeded,
     NotFound,
     PayloadTooLarge,
@@ -34,6 +35,7 @@ from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.http.request_body import read_bytes
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
+from gemini_proxy.traces.keys import Identity
 from gemini_proxy.traces.rows import dump
 
 log = logging.getLogger(__name__)
@@ -60,15 +62,24 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """One call of the API. ``user`` is whose data it is about; ``key`` is what they called with, None for a browser."""
+    """One call of the API. ``key`` is what the caller called with, None for a browser."""
 
     request: web.Request = field(repr=False)
-    user: str
+    identity: Identity
     key: str | None = field(default=None, repr=False)
 
     @property
     def app(self) -> web.Application:
         return self.request.app
+
+    @property
+    def user(self) -> str:
+        """Return whose data the call is about."""
+        return self.identity.owner
+
+    def require_operator(self) -> None:
+        """Raise Forbidden if the caller's key may not change what its calls are checked with."""
+        require_operator(self.identity)
 
     async def body(self, model: type[B]) -> B:
         """Return the JSON object of the body, whatever content type it claims to have.
@@ -108,6 +119,12 @@ class ApiCall:
         if not (text.isascii() and text.isdecimal()):
             raise BadRequest(f"{name} must be a number from 0")
         return most if len(text) > _DIGITS else min(int(text), most)
+
+
+def require_operator(identity: Identity) -> None:
+    """Raise Forbidden for a key that may not change rules, labels and pinned tools."""
+    if identity.role != "operator":
+        raise Forbidden(f"This key has the role {identity.role}: only a key with the role operator changes this")
 
 
 CallHandler = Callable[[ApiCall], Awaitable[object]]
@@ -196,13 +213,14 @@ async def identified(request: web.Request) -> ApiCall:
         raise WrongHost("This server does not answer to that host name: add it to explorer.hosts")
     if "authorization" in request.headers:
         key = bearer_key(request)
-        user = await access.user(key)
+        identity = await access.identity(key)
     else:
         key = None
-        user = await access.session_user(request.cookies.get(SESSION_COOKIE)) if _needs_no_key(request) else None
-    if user is None:
+        session = request.cookies.get(SESSION_COOKIE)
+        identity = await access.session_identity(session) if _needs_no_key(request) else None
+    if identity is None:
         raise Unauthenticated(BAD_KEY)
-    return ApiCall(request, user, key)
+    return ApiCall(request, identity, key)
 
 
 def _needs_no_key(request: web.Request) -> bool:

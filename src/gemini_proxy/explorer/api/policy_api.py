@@ -40,6 +40,7 @@ async def add_policy(call: ApiCall) -> DatasetView:
 
     400 with line and reason for a policy that does not load.
     """
+    call.require_operator()
     dataset = await dataset_by_id(call)
     creation = await call.body(PolicyCreation)
     metadata = _checked_metadata(creation.extra_metadata or {})
@@ -57,6 +58,7 @@ async def add_policy(call: ApiCall) -> DatasetView:
 
 async def change_policy(call: ApiCall) -> DatasetView:
     """Change what is given of a policy. Show the dataset with its policies."""
+    call.require_operator()
     dataset = await dataset_by_id(call)
     policy_id = call.id("policy_id", _NO_POLICY_TO_UPDATE)
     change = await call.body(PolicyChange)
@@ -82,6 +84,7 @@ async def change_policy(call: ApiCall) -> DatasetView:
 
 async def remove_policy(call: ApiCall) -> DatasetView:
     """Remove a policy. Show the dataset with the policies it has left."""
+    call.require_operator()
     dataset = await dataset_by_id(call)
     if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY)):
         raise NotFound(_NO_POLICY)

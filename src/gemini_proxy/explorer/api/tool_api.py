@@ -28,6 +28,7 @@ async def accept_tool(call: ApiCall) -> MessageView:
 
     404 if the last changed declaration no longer is the one with this digest.
     """
+    call.require_operator()
     dataset = await dataset_by_id(call)
     accepted = await call.body(ToolAcceptance)
     if not await call.app[PINNED_TOOLS].accept(dataset, accepted.name, accepted.digest):
@@ -37,6 +38,7 @@ async def accept_tool(call: ApiCall) -> MessageView:
 
 async def forget_tool(call: ApiCall) -> MessageView:
     """Remove a tool, so that its next declaration is pinned."""
+    call.require_operator()
     dataset = await dataset_by_id(call)
     removed = await call.body(ToolRemoval)
     if not await call.app[PINNED_TOOLS].forget(dataset, removed.name):

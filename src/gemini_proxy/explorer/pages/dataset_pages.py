@@ -53,6 +53,7 @@ async def ask_delete(visit: PageVisit) -> web.StreamResponse:
 @page
 async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a dataset."""
+    visit.require_operator()
     await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id)
     return see("/explorer")
 

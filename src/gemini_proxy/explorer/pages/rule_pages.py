@@ -104,6 +104,7 @@ async def edit(visit: PageVisit) -> web.StreamResponse:
 @page
 async def add(visit: PageVisit) -> web.StreamResponse:
     """Save a new rule if it loads; otherwise show it again with what is wrong."""
+    visit.require_operator()
     dataset = await visit.dataset()
     draft = Draft.from_form(await visit.form())
     check = await visit.app[TRIALS].check(visit.user, draft.content)
@@ -119,6 +120,7 @@ async def add(visit: PageVisit) -> web.StreamResponse:
 @page
 async def save(visit: PageVisit) -> web.StreamResponse:
     """Save a changed rule if it loads; otherwise show it again with what is wrong."""
+    visit.require_operator()
     dataset = await visit.dataset()
     policy_id = visit.id("id")
     draft = Draft.from_form(await visit.form(), policy_id)
@@ -136,6 +138,7 @@ async def save(visit: PageVisit) -> web.StreamResponse:
 @page
 async def switch(visit: PageVisit) -> web.StreamResponse:
     """Enable or disable a rule, or give it another action."""
+    visit.require_operator()
     dataset = await visit.dataset()
     form = await visit.form()
     to = form.get("to", "")
@@ -162,6 +165,7 @@ async def ask_delete(visit: PageVisit) -> web.StreamResponse:
 @page
 async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a rule."""
+    visit.require_operator()
     dataset = await visit.dataset()
     if not await visit.app[POLICIES].remove(dataset, visit.id("id")):
         raise NotFound("There is no such rule")

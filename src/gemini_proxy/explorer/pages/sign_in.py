@@ -30,9 +30,9 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     if not keys_needed(request):
         return see(wanted)
     key = form.get("key", "").strip()
-    # Access takes the same time for every wrong key; only a right one goes on to the session.
-    user = await request.app[ACCESS].user(key)
-    token = await Sessions(request.app[DATABASE]).open(key, SESSION_SECONDS) if user is not None else None
+    # AccessControl takes the same time for every wrong key; only a right one goes on to the session.
+    valid = await request.app[ACCESS].identity(key) is not None
+    token = await Sessions(request.app[DATABASE]).open(key, SESSION_SECONDS) if valid else None
     if token is None:
         return _form(request, wanted, failed=True)
     response = see(wanted)

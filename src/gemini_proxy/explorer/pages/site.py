@@ -22,6 +22,7 @@ from gemini_proxy.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gemini_proxy.explorer.api.endpoints import require_operator
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name, read_uuid
 from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SERVER, SESSION_COOKIE
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
@@ -29,6 +30,7 @@ from gemini_proxy.http.peers import PEERS
 from gemini_proxy.http.request_body import read_bytes
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.errors import RowRejected, StoreError, TooMany
+from gemini_proxy.traces.keys import Identity
 
 Form = Mapping[str, str]
 
@@ -61,7 +63,7 @@ def _fields(body: bytes) -> Form:
 
 log = logging.getLogger(__name__)
 
-VISITOR = web.RequestKey("VISITOR", str)
+VISITOR = web.RequestKey("VISITOR", Identity)
 """Who visits, once that is known."""
 _WORDS: Final = {
     400: "Bad request",
@@ -78,14 +80,23 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PageVisit:
-    """One request for a page: ``user`` is whose data it shows."""
+    """One request for a page."""
 
     request: web.Request = field(repr=False)
-    user: str
+    identity: Identity
 
     @property
     def app(self) -> web.Application:
         return self.request.app
+
+    @property
+    def user(self) -> str:
+        """Return whose data the page shows."""
+        return self.identity.owner
+
+    def require_operator(self) -> None:
+        """Raise Forbidden if the visitor's key may not change what calls are checked with."""
+        require_operator(self.identity)
 
     def query(self, name: str) -> str:
         """Return a parameter of the query, "" if it is absent."""
@@ -119,7 +130,7 @@ class PageVisit:
 
     async def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
         """Render a page in a thread, as a large one takes a while."""
-        context = {"user": self.user, "signed_in": keys_needed(self.request), **values}
+        context = {**_visitor(self.request), **values}
         body = await asyncio.to_thread(aiohttp_jinja2.render_string, template, self.request, context)
         return page_response(body, status)
 
@@ -134,11 +145,11 @@ def page(shows: Shows) -> Handler:
     @guarded
     @wraps(shows)
     async def handle(request: web.Request) -> web.StreamResponse:
-        user = await request.app[ACCESS].session_user(request.cookies.get(SESSION_COOKIE))
-        if user is None:
+        identity = await request.app[ACCESS].session_identity(request.cookies.get(SESSION_COOKIE))
+        if identity is None:
             return _sign_in_first(request)
-        request[VISITOR] = user
-        return await shows(PageVisit(request, user))
+        request[VISITOR] = identity
+        return await shows(PageVisit(request, identity))
 
     return handle
 
@@ -200,14 +211,18 @@ def _sign_in_first(request: web.Request) -> web.Response:
 
 
 def _error(request: web.Request, status: int, title: str, message: str) -> web.Response:
-    context = {
-        "user": request.get(VISITOR),
-        "signed_in": keys_needed(request),
-        "status": status,
-        "title": title,
-        "message": message,
-    }
+    context = {**_visitor(request), "status": status, "title": title, "message": message}
     return page_response(aiohttp_jinja2.render_string("error.html", request, context), status)
+
+
+def _visitor(request: web.Request) -> dict[str, Any]:
+    """Return what every template knows of the visitor."""
+    identity = request.get(VISITOR)
+    return {
+        "user": None if identity is None else identity.owner,
+        "signed_in": keys_needed(request),
+        "may_change": identity is not None and identity.role == "operator",
+    }
 
 
 @page

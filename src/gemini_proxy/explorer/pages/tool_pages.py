@@ -80,6 +80,7 @@ async def tools(visit: PageVisit) -> web.StreamResponse:
 @page
 async def accept(visit: PageVisit) -> web.StreamResponse:
     """Pin the changed declaration that was looked at."""
+    visit.require_operator()
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].accept(dataset, form.get("name", ""), form.get("digest", "")):
         raise NotFound("The tool's declaration has changed again: check it before you accept it")
@@ -89,6 +90,7 @@ async def accept(visit: PageVisit) -> web.StreamResponse:
 @page
 async def forget(visit: PageVisit) -> web.StreamResponse:
     """Remove a tool, so that its next declaration is pinned."""
+    visit.require_operator()
     dataset, form = await visit.dataset(), await visit.form()
     if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
         raise NotFound("There is no such tool")
@@ -98,6 +100,7 @@ async def forget(visit: PageVisit) -> web.StreamResponse:
 @page
 async def label(visit: PageVisit) -> web.StreamResponse:
     """Set the labels of a dataset's tools, from form fields with one name per line."""
+    visit.require_operator()
     dataset, form = await visit.dataset(), await visit.form()
     labels = {kind: names for kind in LABELS if (names := _lines(form.get(kind, "")))}
 
