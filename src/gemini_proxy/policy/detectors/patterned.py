@@ -1,12 +1,13 @@
 """Detectors that are lists of labelled regular expressions."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.run.budget import Meter
-from gemini_proxy.policy.run.regex import Literals, Regex
+from gemini_proxy.policy.run.regex import Patterns, Regex
 
 
 def _always(text: str) -> bool:
@@ -18,12 +19,19 @@ class Form:
     """``pattern`` finds candidates with this label; ``accept`` sees the text of each and has the last word.
 
     One of ``words``, in small letters, stands in whatever the pattern finds; a form without them is tried on any text.
+    Where the words are frequent, ``sign`` says more: it matches, in any case, in whatever the pattern finds.
     """
 
     label: str
     pattern: str
     words: tuple[str, ...] = ()
     accept: Callable[[str], bool] = _always
+    sign: str = ""
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """Patterns of which one matches in whatever the form finds."""
+        return (self.sign,) if self.sign else tuple(map(re.escape, self.words))
 
 
 class Forms:
@@ -32,7 +40,7 @@ class Forms:
     ``stays`` says that of all forms what is accepted stays accepted when the text goes on.
     """
 
-    __slots__ = ("_any", "_by_word", "_forms", "_regexes", "_stays", "_wordless", "_words", "labels")
+    __slots__ = ("_any", "_by_sign", "_forms", "_regexes", "_signs", "_stays", "_wordless", "labels")
 
     def __init__(self, forms: Iterable[Form], *, stays: bool = False) -> None:
         self._forms = tuple(forms)
@@ -40,12 +48,12 @@ class Forms:
         # By pattern, compiled at first use: most are never used.
         self._regexes: dict[str, Regex] = {}
         self.labels = frozenset(form.label for form in self._forms)
-        words = sorted({word for form in self._forms for word in form.words})
-        self._words = Literals(words) if words else None
-        self._by_word = [
-            frozenset(number for number, form in enumerate(self._forms) if word in form.words) for word in words
+        signs = sorted({sign for form in self._forms for sign in form.signs})
+        self._signs = Patterns([f"(?i){sign}" for sign in signs]) if signs else None
+        self._by_sign = [
+            frozenset(number for number, form in enumerate(self._forms) if sign in form.signs) for sign in signs
         ]
-        self._wordless = frozenset(number for number, form in enumerate(self._forms) if not form.words)
+        self._wordless = frozenset(number for number, form in enumerate(self._forms) if not form.signs)
         patterns = [self._forms[number].pattern for number in sorted(self._wordless)]
         self._any = "|".join(f"(?:{pattern})" for pattern in patterns)
 
@@ -57,7 +65,7 @@ class Forms:
     def _tried(self, text: str, meter: Meter) -> frozenset[int]:
         """Return the numbers of the forms that may be in the text."""
         tried = self._wordless if self._any and self._regex(self._any).test(text, meter) else frozenset()
-        return tried.union(*(self._by_word[word] for word in self._words.found(text, meter))) if self._words else tried
+        return tried.union(*(self._by_sign[sign] for sign in self._signs.found(text, meter))) if self._signs else tried
 
     def _find(self, index: int, text: str, tried: frozenset[int], meter: Meter) -> Iterator[Finding]:
         seen: set[tuple[int, int]] = set()
