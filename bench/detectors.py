@@ -18,6 +18,7 @@ from gemini_proxy.policy.run.budget import Meter
 
 _LEFT_OUT: Final = frozenset(("test", "tests", "idlelib", "site-packages"))
 _SHOWN: Final = 80
+_TIMES: Final = 3
 _ENDLESS: Final = 10**12
 
 
@@ -31,11 +32,15 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def find(text: str) -> tuple[list[Finding], float]:
-    """What is found, and the seconds of processor time that it took."""
-    meter = Meter(Budget(steps=_ENDLESS))
-    started = time.process_time()
-    found = list(SecretsDetector().detect([text], {}, meter))
-    return found, time.process_time() - started
+    """What is found, and the seconds of processor time that it took, the best of three times."""
+    found: list[Finding] = []
+    seconds = []
+    for _ in range(_TIMES):
+        meter = Meter(Budget(steps=_ENDLESS))
+        started = time.process_time()
+        found = list(SecretsDetector().detect([text], {}, meter))
+        seconds.append(time.process_time() - started)
+    return found, min(seconds)
 
 
 @click.command()

@@ -256,12 +256,16 @@ _BASE64: Final = r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t>]*[A-Za-z0-9+/_-]{4,})*={0,2
 _CODES: Final = r"\b(?:[0-9]{2,3}[ ,;]{1,2}){11,}[0-9]{2,3}\b"
 _ENCODED: Final = Regex(f"{_HEX}|{_BASE64}|{_CODES}", "find", tame=True)
 _TO_DECODE: Final = f"{_HEX}|[A-Za-z0-9+/_-]{{20}}|{_CODES}"
+# No readable text in base64 begins with one of these, and nothing in another encoding does.
+_NEVER_FIRST: Final = frozenset("GHghijklmnopqrstuv+/_")
 _ONLY_HEX: Final = re.compile(r"(?:0x|[0-9A-Fa-f :,\n-])+")
 _ONLY_CODES: Final = re.compile(r"[0-9 ,;]+")
 
 
 def _decoded(text: str, meter: Meter) -> Iterator[Edit]:
     for start, end in _ENCODED.spans(text, meter):
+        if text[start] in _NEVER_FIRST:
+            continue
         meter.charge(end - start >> 6)
         plain = _decode(text[start:end])
         if len(plain) >= _LEAST_ENCODED:
