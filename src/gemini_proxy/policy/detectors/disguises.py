@@ -7,8 +7,9 @@ from typing import Final
 
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.run.budget import Meter
-from gemini_proxy.policy.run.normalized import Normalized, near_changes, normalize
+from gemini_proxy.policy.run.normalized import Normalized, is_plain, near_changes, normalize
 from gemini_proxy.policy.run.regex import Literals
+from gemini_proxy.policy.run.texts import in_lines
 
 # Finds labelled spans in texts.
 Find = Callable[[Sequence[str], Meter], Iterable[Finding]]
@@ -36,7 +37,10 @@ class Disguises:
         """Findings in the texts as they are, then those that only another reading of them shows."""
         plain = find(texts, meter)
         known = list(plain)
-        more = [found for index, text in enumerate(texts) for found in self._disguised(find, index, text, meter)]
+        lines = in_lines(texts)
+        plain_ones = lines is not None and is_plain(lines, meter) and not self._turned_words(lines, meter)
+        looked_at = () if plain_ones else texts
+        more = [found for index, text in enumerate(looked_at) for found in self._disguised(find, index, text, meter)]
         more.extend(_in_letters(find, texts, meter))
         if not more:
             return known or plain
@@ -46,12 +50,15 @@ class Disguises:
         made = normalize(text, meter)
         if type(made) is Normalized:
             yield from _near_changes(find, index, made, meter)
-        words = self._turned.found(text, meter) if self._count else ()
+        words = self._turned_words(text, meter)
         if any(number < self._count for number in words):
             yield from (_at(index, found, found.start, found.end) for found in find([text.translate(_ROT13)], meter))
         if any(number >= self._count for number in words):
             size = len(text)
             yield from (_at(index, found, size - found.end, size - found.start) for found in find([text[::-1]], meter))
+
+    def _turned_words(self, text: str, meter: Meter) -> Sequence[int]:
+        return self._turned.found(text, meter) if self._count else ()
 
 
 def _at(index: int, found: Finding, start: int, end: int) -> Finding:

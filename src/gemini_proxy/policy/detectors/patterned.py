@@ -8,6 +8,7 @@ from typing import Any
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.regex import Patterns, Regex
+from gemini_proxy.policy.run.texts import in_lines
 
 
 def _always(text: str) -> bool:
@@ -37,7 +38,8 @@ class Form:
 class Forms:
     """Forms behind one search for their words and one for the patterns of those without: most texts have neither.
 
-    ``stays`` says that of all forms what is accepted stays accepted when the text goes on.
+    ``stays`` says that of all forms what is accepted stays accepted when the text goes on. What begins or ends a text
+    has to begin or end a line as well.
     """
 
     __slots__ = ("_any", "_by_sign", "_forms", "_regexes", "_signs", "_stays", "_wordless", "labels")
@@ -59,6 +61,9 @@ class Forms:
 
     def find(self, texts: Sequence[str], meter: Meter) -> Iterable[Finding]:
         """Find all forms, text by text; of findings at the same place the first form's is kept."""
+        lines = in_lines(texts)
+        if lines is not None and not self._tried(lines, meter):
+            return ()
         hits = [(index, text, tried) for index, text in enumerate(texts) if (tried := self._tried(text, meter))]
         return (finding for hit in hits for finding in self._find(*hit, meter)) if hits else ()
 

@@ -15,7 +15,7 @@ from gemini_proxy.policy.run.provenance.language import acts, private, untrusted
 from gemini_proxy.policy.run.regex import Regex
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.search import at_beginning, by_pattern
-from gemini_proxy.policy.run.texts import images_of, searched_texts, texts_of
+from gemini_proxy.policy.run.texts import images_of, in_lines, searched_texts, texts_of
 from gemini_proxy.policy.run.values import Content, Joined, Piece, cut, word_for
 
 
@@ -33,7 +33,10 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
     """Find every match in every text of the value and mark it; the matches remember where they stand."""
     found: list[str] = []
     marks = run.marks
-    for text in (value,) if isinstance(value, str) else searched_texts(value):
+    texts = (value,) if isinstance(value, str) else searched_texts(value)
+    if (lines := in_lines(texts)) is not None and regex.is_missing(lines, run):
+        texts = [text for text in texts if type(text) is Joined]
+    for text in texts:
         before = len(marks)
         for start, end in regex.spans(text, run):
             marks.append((text, start, end))

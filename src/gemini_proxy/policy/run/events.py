@@ -36,10 +36,11 @@ RAW_ARGUMENTS = "raw"
 class Event:
     """One event: its ``data`` as in the message, its ``address`` there, its ``position`` in the line of events.
 
-    ``calls`` are a message's tool calls, ``call`` the call a tool output answers. Never changed once built.
+    ``calls`` are a message's tool calls, ``call`` the call a tool output answers. Never changed once built, but that
+    ``texts`` are kept once they were asked for.
     """
 
-    __slots__ = ("address", "call", "calls", "content", "data", "kind", "position")
+    __slots__ = ("address", "call", "calls", "content", "data", "kind", "position", "texts")
 
     def __init__(self, kind: EventKind, position: int, address: str, data: dict[str, Any]) -> None:
         self.kind: EventKind = kind
@@ -49,6 +50,7 @@ class Event:
         self.content: Any = None
         self.calls: tuple[Event, ...] = ()
         self.call: Event | None = None
+        self.texts: tuple[str, ...] | None = None
 
     def field(self, name: str) -> Any:
         """Return a declared field, None if the message does not have it. Raises EvaluationError for any other name."""

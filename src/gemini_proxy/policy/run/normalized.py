@@ -446,6 +446,11 @@ def normalize(text: str, meter: Meter) -> str:
     return made
 
 
+def is_plain(text: str, meter: Meter) -> bool:
+    """Return whether nothing in a text may be disguised. Each of its lines is plain as well, on its own."""
+    return text.isascii() and not _ANY.found(text, meter)
+
+
 def _passed(change: Callable[[str, Meter], Iterable[Edit]], text: str, meter: Meter) -> str:
     edits = list(change(text, meter))
     if not edits:

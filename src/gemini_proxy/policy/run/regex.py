@@ -26,6 +26,8 @@ _MAX_CONDITIONS = 10
 _SLOWEST = 1.5e-8
 # Seconds. A search that may take longer is charged by the time that it took.
 _TIMED = 5e-3
+# A text so short takes no program longer.
+_SHORT = int(_TIMED / (MAX_PROGRAM * _SLOWEST))
 # Seconds that the first texts of a large pattern take to build its automaton, which are not charged.
 _BUILDING = 5e-3
 _PROBE = 16 << 10
@@ -34,6 +36,8 @@ _PROBE_SECONDS = 0.02
 
 # What every match begins with, if that is obvious: three characters or more, none of them optional.
 _HEAD = re.compile(r"[A-Za-z0-9_]{3,}(?![A-Za-z0-9_?*+{])")
+# What asks for the beginning or the end of a text.
+_ANCHOR = re.compile(r"\\[AZz]|(?<!\[)\^|\$")
 _SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
 _LONGEST_LITERAL = 200
 
@@ -109,6 +113,14 @@ class Regex:
         """Return whether more text can undo a match."""
         return bool(self._conditions)
 
+    def is_missing(self, lines: str, meter: Meter) -> bool:
+        """Return whether it is known that the pattern is found in none of the texts that are these lines."""
+        if self._mode != "find" or self._conditions or _ANCHOR.search(self.pattern) is not None:
+            return False
+        # One search may not cost a check that many would not.
+        longest = 4 * _TIMED if meter.longest_search is None else meter.longest_search
+        return lines.isascii() and len(lines) * self.size * _SLOWEST <= longest and not self.test(lines, meter)
+
     def _allowed(self, text: str, meter: Meter) -> bool:
         """Return whether the look-aheads at the beginning hold."""
         return all(condition.test(text, meter) is not negative for condition, negative in self._conditions)
@@ -154,6 +166,8 @@ class Regex:
         """Return what ``search`` finds, and charge for it. Raises BudgetExceeded for a search that is too long."""
         size = len(data)
         meter.charge(1 + (size >> 7))
+        if size <= _SHORT:
+            return search(data)
         worst = size * compiled.programsize * _SLOWEST
         if worst < _TIMED:
             return search(data)

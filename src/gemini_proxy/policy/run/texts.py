@@ -1,17 +1,20 @@
 """Return the strings of a value that text tests and detectors look at."""
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from gemini_proxy.policy.run.events import Event, chunks
 from gemini_proxy.policy.run.values import Address, Content, leaves
 
 _MADE_UP = re.compile(r"call_\d{1,9}")
 """An id that links a call and its outputs where the client gave none."""
+# So many texts are looked through as one first, if they have no more characters than this.
+_SEVERAL: Final = 4
+_MOST_CHARS: Final = 8_000
 
 
-def searched_texts(value: Any) -> Iterable[str]:
+def searched_texts(value: Any) -> Sequence[str]:
     """Return the texts that searches look through: ``texts_of``, and names and ids of calls and outputs.
 
     What says that something is missing (``match``, ``text``) does without: a name would do in its place.
@@ -31,7 +34,7 @@ def _names(event: Event) -> Iterator[str]:
             yield text
 
 
-def texts_of(value: Any) -> Iterable[str]:
+def texts_of(value: Any) -> Sequence[str]:
     """Return the strings of a value in order; None and truth values have none.
 
     A text is itself, content its texts, a message or output its content, a call its arguments, a declaration all it
@@ -52,16 +55,20 @@ def texts_of(value: Any) -> Iterable[str]:
     return [text for text in leaves(value, "")]
 
 
-def _event_texts(event: Event) -> Iterable[str]:
+def _event_texts(event: Event) -> Sequence[str]:
     if event.kind in ("Message", "ToolOutput"):
         return texts_of(event.content)
-    if event.kind == "ToolCall":
-        return list(leaves(event.data["function"]["arguments"], Address(f"{event.address}.function.arguments")))
     if event.kind == "TextChunk":
         return (event.data["text"],)
     if event.kind == "Image":
         return ()
-    return list(leaves(event.data, event.address))
+    if event.texts is None:
+        if event.kind == "ToolCall":
+            arguments = event.data["function"]["arguments"]
+            event.texts = tuple(leaves(arguments, Address(f"{event.address}.function.arguments")))
+        else:
+            event.texts = tuple(leaves(event.data, event.address))
+    return event.texts
 
 
 def images_of(value: Any) -> list[str]:
@@ -91,3 +98,13 @@ def _url(image: Event) -> str:
     source = image.data.get("image_url")
     url = source.get("url") if isinstance(source, dict) else source
     return url if isinstance(url, str) else ""
+
+
+def in_lines(texts: Sequence[str]) -> str | None:
+    """Return several short texts as the lines of one; None for few or long ones.
+
+    A pattern that is not found there is in none of them, unless it asks for a text's beginning or end.
+    """
+    if len(texts) < _SEVERAL or len(texts) > _MOST_CHARS or sum(map(len, texts)) > _MOST_CHARS:
+        return None
+    return "\n".join(texts)
