@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from bench.http_read import AnswerError, AnswerReader
 from bench.workload import KEY, LoadResult, Workload, dump, load_workload, spread
@@ -18,7 +18,7 @@ from bench.workload import KEY, LoadResult, Workload, dump, load_workload, sprea
 _ADDRESS: Final = "127.0.0.1"
 _STAMP = re.compile(rb"@(\d{20})@")
 _EVENT_END: Final = b"\r\n\r\n"
-QUESTION: Final = {
+QUESTION: Final[dict[str, Any]] = {
     "systemInstruction": {"parts": [{"text": "You plan journeys. Answer in one paragraph and name your sources."}]},
     "contents": [
         {"role": "user", "parts": [{"text": "How do I get from Oban to Barra in March, and what should I pack?"}]},
@@ -42,7 +42,7 @@ QUESTION: Final = {
 
 def request_bytes(workload: Workload) -> bytes:
     """The whole request as a client would send it."""
-    body = json.dumps(QUESTION).encode()
+    body = (workload.question or json.dumps(QUESTION)).encode()
     invariant = f"Invariant-Authorization: Bearer {KEY}\r\n" if workload.dataset else ""
     head = (
         f"POST {workload.target} HTTP/1.1\r\nHost: {_ADDRESS}:{workload.port}\r\nContent-Type: application/json\r\n"

@@ -19,7 +19,7 @@ class Workload:
     ``interval_ms`` apart, at most ``connections`` at once; the connections begin evenly over ``spread_ms``.
     ``hold``: ``connections`` silent streams that stay open until standard input ends.
     Whatever is not done after ``timeout`` seconds is given up and counted as unfinished. With ``dataset`` the requests
-    name it in their path, and bring an Invariant key.
+    name it in their path, and bring an Invariant key. ``question`` is the JSON body of each, "" for the usual one.
     """
 
     kind: Kind
@@ -31,6 +31,7 @@ class Workload:
     spread_ms: float = 0.0
     timeout: float = 30.0
     dataset: str = ""
+    question: str = ""
 
     @property
     def model(self) -> str:

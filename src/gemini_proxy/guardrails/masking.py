@@ -4,8 +4,9 @@ import hashlib
 import hmac
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal, Protocol
 
 from gemini_proxy.gemini.casing import camel_case
@@ -47,7 +48,17 @@ class Placeholders:
 
     def of(self, value: str) -> str:
         """Return the placeholder of ``value``, which tells its kind: ``<EMAIL_ADDRESS_7f3a9c0b12>``."""
-        return f"<{kind_of_value(value)}_{self.digest(value)[:_DIGITS]}>"
+        digest = self.digest(value)
+        if (kind := _KINDS.get(digest)) is None:
+            if len(_KINDS) >= _MOST_KINDS:
+                _KINDS.clear()
+            kind = _KINDS[digest] = kind_of_value(value)
+        return f"<{kind}_{digest[:_DIGITS]}>"
+
+
+_MOST_KINDS: Final = 10_000
+_KINDS: Final[dict[str, str]] = {}
+"""The kinds of values by their digests: the detectors that find a kind cost more than all else of a placeholder."""
 
 
 class Masks:
@@ -56,58 +67,74 @@ class Masks:
     def __init__(self, placeholders: Mapping[str, str], removed: Collection[str] = ()) -> None:
         self.placeholders: Mapping[str, str] = dict(placeholders)
         self._hiding = {**dict.fromkeys(removed, REMOVED), **placeholders}
-        self._values = {placeholder[1:-1].upper(): value for value, placeholder in placeholders.items()}
-        longest_first = sorted(self._hiding, key=len, reverse=True)
-        self._hidden = _any_of(map(re.escape, longest_first))
-        self._shown = _any_of(map(_spellings, self._values), re.IGNORECASE)
-        self._beginnings = {core[:size] for core in self._values for size in range(len(core) + 1)}
-        self._longest = max(map(len, self._values), default=0) + _SPELLING_ROOM
+        # By its digits, a value and the kind that stands before them.
+        self._values = {
+            placeholder[-_DIGITS - 1 : -1]: (placeholder[1 : -_DIGITS - 2], value)
+            for value, placeholder in placeholders.items()
+        }
+        cores = [placeholder[1:-1].upper() for placeholder in placeholders.values()]
+        self._beginnings = {core[:size] for core in cores for size in range(len(core) + 1)}
+        self._first = {core[0] for core in cores}.union(r"<\&")
+        self._longest = max(map(len, cores), default=0) + _SPELLING_ROOM
 
     def hide(self, text: str) -> str:
         """Return ``text`` with placeholders in the place of values."""
-        return self._hidden.sub(lambda match: self._hiding[match[0]], text)
+        return _replaced(text, self.hidden(text, 0))
 
     def show(self, text: str) -> str:
         """Return ``text`` with values in the place of placeholders, as models spell them."""
-        return self._shown.sub(self._value, text)
+        return _replaced(text, self.shown(text, 0))
 
     def shown(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the placeholders in ``text`` from ``start`` on: where each begins and ends, and its value."""
-        return ((match.start(), match.end(), self._value(match)) for match in self._shown.finditer(text, start))
+        for match in _SPELLED_DIGITS.finditer(text, start):
+            kind, value = self._values.get(match[1].lower(), ("", ""))
+            begin = max(start, match.start() - 2 * len(kind) - _SPELLING_ROOM)
+            if value and (before := _spelled_kind(kind).search(text, begin, match.start())) is not None:
+                yield before.start(), match.end(), value
+                start = match.end()
 
     def unfinished(self, text: str) -> int:
         """Return where a placeholder begins that ends behind ``text``, the length of ``text`` where none can."""
-        tail = _TAIL.search(text, max(0, len(text) - self._longest))
-        assert tail is not None
-        for start in range(tail.start(), len(text)):
-            if _core(text[start:]) in self._beginnings:
-                return start
-        return len(text)
+        end = len(text)
+        start = end
+        while start > max(0, end - self._longest) and text[start - 1] in _SPELLING:
+            start -= 1
+        for at in range(start, end):
+            if text[at].upper() in self._first and _core(text[at:]) in self._beginnings:
+                return at
+        return end
 
     def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
-        found = self._hidden.finditer(text, start)
-        return ((match.start(), match.end(), self._hiding[match[0]]) for match in found)
+        found: list[tuple[int, int, str]] = []
+        for value in self._hiding:
+            at = text.find(value, start)
+            while at >= 0:
+                found.append((at, -len(value), value))
+                at = text.find(value, at + len(value))
+        for at, size, value in sorted(found):
+            if at >= start:
+                start = at - size
+                yield at, start, self._hiding[value]
 
-    def _value(self, match: re.Match[str]) -> str:
-        return self._values[_core(match[0])]
+    def may_show(self, raw: bytes) -> bool:
+        """Return whether a placeholder may stand in ``raw``; False is certain."""
+        folded = raw.lower()
+        return any(digits.encode() in folded for digits in self._values)
 
 
 # How models spell a placeholder: in another case, without brackets, with Markdown's escapes or HTML's entities.
-_OPENING: Final = r"(?:\\?<|&lt;)?"
-_CLOSING: Final = r"(?:\\?>|&gt;)?"
+_SPELLED_DIGITS: Final = re.compile(rf"\\?_([0-9a-fA-F]{{{_DIGITS}}})(?:\\?>|&gt;)?")
+_SPELLING: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_<\\&;")
 _SPELLING_ROOM: Final = 32
-_TAIL: Final = re.compile(r"[A-Za-z0-9_<\\&;]*\Z")
 _AROUND: Final = re.compile(r"\\|<|>|&(?:[lg](?:t;?)?)?")
 
 
-def _any_of(patterns: Iterable[str], flags: int = 0) -> re.Pattern[str]:
-    """Return a pattern that finds any of ``patterns``, and nothing where there are none."""
-    return re.compile("|".join(patterns) or r"(?!)", flags)
-
-
-def _spellings(core: str) -> str:
-    return _OPENING + r"\\?_".join(map(re.escape, core.split("_"))) + _CLOSING
+@lru_cache(maxsize=512)
+def _spelled_kind(kind: str) -> re.Pattern[str]:
+    """Return a pattern for a kind as models spell it, at the end of a text."""
+    return re.compile(rf"(?:\\?<|&lt;)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
 def _core(spelled: str) -> str:
@@ -115,7 +142,16 @@ def _core(spelled: str) -> str:
     return _AROUND.sub("", spelled).upper()
 
 
-@dataclass(frozen=True, slots=True)
+def _replaced(text: str, replacements: Iterable[tuple[int, int, str]]) -> str:
+    pieces: list[str] = []
+    at = 0
+    for start, end, replacement in replacements:
+        pieces += [text[at:start], replacement]
+        at = end
+    return "".join([*pieces, text[at:]]) if pieces else text
+
+
+@dataclass(frozen=True)
 class RequestMasks:
     """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
 
@@ -129,13 +165,19 @@ class RequestMasks:
     @property
     def restorable(self) -> Masks | None:
         """Return the values that come back in the response; None where there are none."""
-        return Masks(self.placeholders) if self.placeholders else None
+        return self._everywhere if self.placeholders else None
 
-    def by_content(self) -> Callable[[int | None], Masks]:
-        """Return what gives the masks of one of the contents, or of what is in none."""
-        masks = {index: Masks(self.placeholders, texts) for index, texts in self.removed.items()}
-        everywhere = Masks(self.placeholders)
-        return lambda content: masks.get(content, everywhere) if content is not None else everywhere
+    def of(self, content: int | None) -> Masks:
+        """Return the masks of one of the contents, or of what is in none."""
+        return self._by_content.get(content, self._everywhere) if content is not None else self._everywhere
+
+    @cached_property
+    def _everywhere(self) -> Masks:
+        return Masks(self.placeholders)
+
+    @cached_property
+    def _by_content(self) -> Mapping[int, Masks]:
+        return {index: Masks(self.placeholders, texts) for index, texts in self.removed.items()}
 
 
 def masked_values(messages: Sequence[Mapping[str, Any]], violations: Iterable[Violation]) -> list[str]:
@@ -214,12 +256,11 @@ def is_history(contents: Sequence[int | None], violation: Violation) -> bool:
 
 def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
     """Return what ``moved`` does for a request, each of whose contents may have masks of its own."""
-    by_content = masks.by_content()
 
     def place(address: str) -> str:
         index = message_of(address)
         content = masks.contents[index] if index is not None and index < len(masks.contents) else None
-        return _moved(address, by_content(content), messages)
+        return _moved(address, masks.of(content), messages)
 
     return replace(violation, ranges=tuple(map(place, violation.ranges)))
 
@@ -240,12 +281,11 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) ->
 
 def mask_body(body: bytes, masks: RequestMasks) -> bytes:
     """Return a request's body masked wherever the model reads text; all other bytes stay."""
-    by_content = masks.by_content()
     edits = [
         StringEdit(string, start, end, text)
         for string in json_strings(body)
         if _is_request_text(string.path)
-        for start, end, text in by_content(_content_of(string.path)).hidden(string.text, 0)
+        for start, end, text in masks.of(_content_of(string.path)).hidden(string.text, 0)
     ]
     return edited(body, edits)
 
@@ -286,6 +326,7 @@ class Substitution(Protocol):
 
     ``find`` yields where each replacement begins and ends from ``start`` on, and what it is; ``unfinished`` returns
     from where on more text may still change what is found. ``whole`` says that only the end of a text settles it.
+    ``passes`` may say of a frame and the texts in it that nothing is to be replaced, now or with what follows.
     """
 
     @property
@@ -294,6 +335,8 @@ class Substitution(Protocol):
     def find(self, text: str, start: int) -> Iterable[tuple[int, int, str]]: ...
 
     def unfinished(self, text: str) -> int: ...
+
+    def passes(self, raw: bytes, texts: Iterable[str]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +352,9 @@ class Restoring:
     def unfinished(self, text: str) -> int:
         return self.masks.unfinished(text)
 
+    def passes(self, raw: bytes, texts: Iterable[str]) -> bool:
+        return not self.masks.may_show(raw) and all(self.masks.unfinished(text) == len(text) for text in texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Hiding:
@@ -322,6 +368,9 @@ class Hiding:
 
     def unfinished(self, text: str) -> int:
         return 0
+
+    def passes(self, raw: bytes, texts: Iterable[str]) -> bool:
+        return False
 
 
 _Run = tuple[object, ...]
@@ -395,7 +444,9 @@ class FrameEditor:
         for raw, payload in frames:
             waiting = _Waiting(raw)
             self._waiting.append(waiting)
-            if payload is not None:
+            if payload is None:
+                continue
+            if any(text.pieces for text in self._runs.values()) or not self._substitution.passes(raw, _texts(payload)):
                 self._read(waiting, payload)
         return self._leave()
 
@@ -457,6 +508,20 @@ class FrameEditor:
             frame = self._waiting.popleft()
             leaving.append(edited(frame.raw, frame.edits) if frame.edits else frame.raw)
         return b"".join(leaving)
+
+
+def _texts(payload: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of a response that run on from event to event."""
+    for candidate in _objects(payload.get("candidates")):
+        content = candidate.get("content")
+        for part in _objects(content.get("parts") if isinstance(content, Mapping) else None):
+            if isinstance(text := part.get("text"), str):
+                yield text
+            call = part.get("functionCall", part.get("function_call"))
+            if isinstance(call, Mapping):
+                for piece in _objects(call.get("partialArgs", call.get("partial_args"))):
+                    if isinstance(text := piece.get("stringValue", piece.get("string_value")), str):
+                        yield text
 
 
 def _run_of(path: Path, payload: Mapping[str, Any]) -> _Run | None:
