@@ -281,7 +281,7 @@ def _plans(connection: Connection, dataset: Dataset, query: TraceQuery) -> list[
         statements.append((statement, parameters))
 
     event.listen(connection, "before_cursor_execute", note)
-    listing_module._page(connection, dataset, query, 50, None, pace.Learnt())
+    listing_module._page(connection, dataset, query, 50, None)
     event.remove(connection, "before_cursor_execute", note)
     return [
         (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])

@@ -17,7 +17,7 @@ from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, traces, usage
 from gemini_proxy.traces.search.index import Matches, matches
-from gemini_proxy.traces.search.pace import BUDGET, Learnt, Pace, place_pace, text_pace
+from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import Facets, Terms, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.trace import Outcome, TraceSummary
@@ -116,7 +116,7 @@ class Narrowing:
         return self._matches is not None
 
     def newest(self, window: Window, limit: int, *, carefully: bool = False) -> list[int]:
-        """The numbers of the newest ``limit`` answers in the window, newest first, by rule, text or place.
+        """Return the numbers of the newest ``limit`` answers in the window, newest first, by rule, text or place.
 
         ``carefully`` as for ``Matches.between``.
         """
@@ -161,7 +161,7 @@ class Narrowing:
         return [exists().where(annotations.c.trace == number, annotations.c.rule == self._rule)]
 
     def _has_few(self, rule: str, window: Window, most: int) -> bool:
-        """Whether fewer than ``most`` annotations of the window name a rule."""
+        """Return whether fewer than ``most`` annotations of the window name a rule."""
         named = select(annotations.c.trace).where(
             annotations.c.dataset == self._dataset,
             annotations.c.rule == rule,
@@ -209,33 +209,32 @@ class Listing:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._learnt = Learnt()
 
     async def page(self, dataset: Dataset, query: TraceQuery, limit: int, before: int | None = None) -> TracePage:
-        """The newest ``limit`` traces that answer ``query``, of those whose position is below ``before``.
+        """Return the newest ``limit`` traces that answer ``query``, of those whose position is below ``before``.
 
         ``text`` finds what the indexer has come to, which is not what came a second ago.
         """
         return await self._database.read(
-            lambda connection: _page(connection, dataset, query, limit, before, self._learnt), owner=dataset.owner
+            lambda connection: _page(connection, dataset, query, limit, before), owner=dataset.owner
         )
 
     async def models(self, dataset: Dataset) -> list[str]:
-        """The models that the dataset's traces name, in alphabetical order, at most MAX_CHOICES: the most used ones."""
+        """Return the models that the dataset's traces name most, at most MAX_CHOICES, in alphabetical order."""
         found = await self._database.read(lambda connection: _figures(connection, dataset), owner=dataset.owner)
         counts = await asyncio.to_thread(lambda: total(from_json(load(figures)) for figures in found).models)
         named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
         return sorted(named[:MAX_CHOICES])
 
     async def rules(self, dataset: Dataset) -> list[str]:
-        """What ``TraceQuery.rule`` can be to find something, in alphabetical order, at most MAX_CHOICES."""
+        """Return what ``TraceQuery.rule`` can be to find something, in alphabetical order, at most MAX_CHOICES."""
         values = {"dataset": dataset.seq, "most": MAX_CHOICES}
         return await self._database.read(
             lambda connection: list(connection.scalars(_RULES, values)), owner=dataset.owner
         )
 
     async def neighbours(self, dataset: Dataset, position: int) -> Neighbours:
-        """The traces on either side of a position."""
+        """Return the traces on either side of a position."""
         within = select(traces.c.id).where(traces.c.dataset == dataset.seq).limit(1)
         older = within.where(traces.c.position < position).order_by(traces.c.position.desc())
         newer = within.where(traces.c.position > position).order_by(traces.c.position)
@@ -244,18 +243,12 @@ class Listing:
         )
 
 
-def _page(
-    connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None, learnt: Learnt
-) -> TracePage:
+def _page(connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None) -> TracePage:
     narrowing = Narrowing(connection, dataset.seq, query, parse(query.text or ""))
     pieces = stretches(connection, dataset.seq, query.since, query.until, before)
     ends = time.perf_counter() + BUDGET
-    # A first page may find what it looks for at once, whatever the machine had to do when it was asked for last.
-    known = None if before is None else learnt.get((dataset.seq, query))
-    pace = text_pace(ends, known) if narrowing.looks_for_text else place_pace(ends, narrowing.selective)
+    pace = text_pace(ends) if narrowing.looks_for_text else place_pace(ends, narrowing.selective)
     found, older = _search(connection, dataset.seq, narrowing, pieces, limit, pace)
-    if narrowing.looks_for_text and (places := pace.learnt()) is not None:
-        learnt.put((dataset.seq, query), places)
     shown = read_summaries(
         connection, summaries().where(traces.c.seq.in_(found[:limit])).order_by(traces.c.position.desc())
     )
@@ -266,7 +259,7 @@ def _page(
 def _search(
     connection: Connection, dataset: int, narrowing: Narrowing, pieces: Sequence[Stretch], limit: int, pace: Pace
 ) -> tuple[list[int], int | None]:
-    """The newest numbers, one more than ``limit`` where there are as many; and where to go on, if time was short."""
+    """Return the newest numbers, at most one more than ``limit``, and where to go on if time was short."""
     found: list[int] = []
     for bottom, top in pieces:
         while top > bottom:
@@ -295,7 +288,7 @@ def _window(connection: Connection, dataset: int, bottom: int, top: int) -> Wind
 
 
 def _in_partition(connection: Connection, dataset: int, window: Window) -> Window:
-    """The part of a window that is in its newest partition: between two of them there are more blocks than traces."""
+    """Return the part of a window in its newest partition: between two partitions are more blocks than traces."""
     first = window.to // WIDTH * WIDTH
     if window.after >= first - 1 or not first:
         return window
@@ -307,13 +300,13 @@ def _in_partition(connection: Connection, dataset: int, window: Window) -> Windo
 
 
 def _number(dataset: int, position: int) -> ScalarSelect[int]:
-    """That of the last trace up to a position."""
+    """Return the number of the last trace up to a position."""
     newest_first = select(traces.c.seq).where(traces.c.dataset == dataset, traces.c.position <= position)
     return newest_first.order_by(traces.c.position.desc()).limit(1).scalar_subquery()
 
 
 def _figures(connection: Connection, dataset: Dataset) -> list[bytes]:
-    """All of a dataset's figures, in the widest buckets."""
+    """Return all of a dataset's figures, in the widest buckets."""
     query = select(usage.c.figures).where(usage.c.dataset == dataset.seq, usage.c.seconds == WIDTHS[-1])
     return list(connection.scalars(query))
 

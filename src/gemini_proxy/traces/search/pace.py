@@ -1,9 +1,7 @@
 """How much of a dataset a search looks through at once, so that its page is there in a tenth of a second."""
 
 import sys
-import threading
 import time
-from collections.abc import Hashable
 from typing import Final
 
 # Seconds after which a search gives back what it has; and how much later a look for a text is broken off.
@@ -17,8 +15,6 @@ FIRST_WINDOW: Final = 4_096
 MAX_GROWTH: Final = 16
 # The same for a careful look for a text, which may be said at every place.
 FIRST_TEXTS: Final = 1_024
-# Searches whose pace is remembered for their next page.
-_MOST_LEARNT: Final = 256
 
 
 class Pace:
@@ -28,13 +24,12 @@ class Pace:
     says to look at everything at once after the first look, once.
     """
 
-    def __init__(self, ends: float, size: int, smallest: int, *, carefully: bool = False, rushes: bool = False) -> None:
+    def __init__(self, ends: float, size: int, smallest: int, *, rushes: bool = False) -> None:
         self.size = size
-        self.patience: float | None = BUDGET if carefully and not rushes else None
-        self.carefully = carefully
+        self.patience: float | None = None
+        self.carefully = rushes
         self.over = False
         self._rushes = rushes
-        self._has_rushed = False
         self._looks = 0
         self._smallest = smallest
         self._ends = ends
@@ -57,20 +52,11 @@ class Pace:
     def late(self) -> bool:
         """Go by a look that took too long: whether that was all there is time for."""
         self._last = time.perf_counter()
-        if not self._looks:
-            self.size, self.patience = FIRST_TEXTS, None
-            return False
         if self.carefully:
             return True
-        self.carefully = self._has_rushed = True
+        self.carefully = True
         self._go_on(min(MAX_GROWTH * FIRST_TEXTS, self._places_a_second * 0.8 * (self._ends - self._last)))
         return self.over
-
-    def learnt(self) -> int | None:
-        """Places for which a careful look has the time, to begin the next page with; None where there was no need."""
-        if self._rushes and not self._has_rushed:
-            return None
-        return max(FIRST_TEXTS, int(self._places_a_second * BUDGET / 3))
 
     def _go_on(self, size: float) -> None:
         self.size = int(size)
@@ -80,33 +66,14 @@ class Pace:
 
 
 def place_pace(ends: float, selective: bool) -> Pace:
-    """For a search without a text; one that is not ``selective`` finds an answer at every place."""
+    """Return the pace of a search without a text; one that is not ``selective`` finds a trace at every place."""
     return Pace(ends, FIRST_WINDOW if selective else sys.maxsize, FIRST_WINDOW // 4)
 
 
-def text_pace(ends: float, known: int | None) -> Pace:
-    """For a search for a text: a few places, for what is said often, then all the others at once.
+def text_pace(ends: float) -> Pace:
+    """Return the pace of a search for a text.
 
-    It goes on carefully where that takes too long, or is ``known`` to, with the places that there is the time for.
+    It looks through a few places first, where frequent words are found, then through all others at once. If that takes
+    too long, it goes on carefully, with as many places at a time as there is time for.
     """
-    if known is None:
-        return Pace(ends, FIRST_TEXTS, FIRST_TEXTS // 4, carefully=True, rushes=True)
-    return Pace(ends, known, FIRST_TEXTS // 4, carefully=True)
-
-
-class Learnt:
-    """The searches that have to be careful, and their pace: those that came last, whichever thread they ran in."""
-
-    def __init__(self) -> None:
-        self._places: dict[Hashable, int] = {}
-        self._lock = threading.Lock()
-
-    def get(self, search: Hashable) -> int | None:
-        return self._places.get(search)
-
-    def put(self, search: Hashable, places: int) -> None:
-        with self._lock:
-            self._places.pop(search, None)
-            self._places[search] = places
-            while len(self._places) > _MOST_LEARNT:
-                del self._places[next(iter(self._places))]
+    return Pace(ends, FIRST_TEXTS, FIRST_TEXTS // 4, rushes=True)
