@@ -91,13 +91,13 @@ class AnnotationRanges:
         self._lengths = sorted({len(path) for path in self._whole if path})
 
     def other_ends(self, mark: AnnotationRange) -> tuple[AnnotationRange, ...]:
-        """The sources of a call's value, or the values of calls that came from a source."""
+        """Return the sources of a call's value, or the values of calls that came from a source."""
         if mark.value_end is None:
             return ()
         return tuple(self._ends.get((mark.violation, "source" if mark.value_end == "call" else "call"), ()))
 
     def on(self, leaf: str) -> tuple[AnnotationRange, ...]:
-        """The marks of the text at an address: its own, and those of everything around it."""
+        """Return the ranges of the text at an address: its own, and those of everything around it."""
         above = [
             mark
             for length in self._lengths
@@ -109,7 +109,7 @@ class AnnotationRanges:
 
 
 def segments(text: str, marks: Sequence[AnnotationRange]) -> tuple[Segment, ...]:
-    """``text`` cut where a mark begins or ends; joined, the segments are the text."""
+    """Cut ``text`` where a range begins or ends. Joined, the segments are the text."""
     spans = [(mark, span) for mark in marks if (span := mark.span(text)) is not None]
     borders = sorted({0, len(text), *(place for _, span in spans for place in span)})
     starting: dict[int, list[tuple[AnnotationRange, int]]] = {}
@@ -124,7 +124,7 @@ def segments(text: str, marks: Sequence[AnnotationRange]) -> tuple[Segment, ...]
 
 
 def leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
-    """Every value in a message that is neither a mapping nor a list, with its address, the role left out."""
+    """Yield every value in a message that is neither a mapping nor a list, with its address, except for the role."""
     stack: list[tuple[str, object]] = [(path, value)]
     while stack:
         path, value = stack.pop()

@@ -46,7 +46,7 @@ class FlaggedTrace:
 
     @classmethod
     def undecided(cls, trace: Trace, failure: str) -> "FlaggedTrace":
-        """A trace on which there is no verdict at all."""
+        """Return a trace on which there is no verdict at all."""
         return cls(trace.id, trace.created, trace.dataset, trace.outcome.value, (), 0, failure)
 
     @property
@@ -54,7 +54,7 @@ class FlaggedTrace:
         return bool(self.violations)
 
     def json(self) -> dict[str, Any]:
-        """The same as plain JSON."""
+        """Return the same as plain JSON."""
         return {
             "trace": self.trace_id,
             "created": self.created,
@@ -80,7 +80,7 @@ class Backtest:
     answers: Mapping[Question, Answer] = field(default_factory=dict)
 
     def run(self, trace: Trace) -> FlaggedTrace | None:
-        """What the policy says of a recorded exchange; None if it is clean. Raises Unanswered for want of answers."""
+        """Check a recorded exchange. Return None if it is clean. Raise Unanswered if answers are missing."""
         by_place: dict[tuple[object, ...], RuleViolation] = {}
         failure: str | None = None
         questions: dict[Question, None] = {}
@@ -149,7 +149,7 @@ class Report:
         return {name: round(seconds * 1000, 3) for name, seconds in figures.items()}
 
     def json(self) -> dict[str, Any]:
-        """The same as plain JSON."""
+        """Return the same as plain JSON."""
         return {
             "traces": len(self.seconds),
             "refused": [finding.json() for finding in self.refused],
@@ -159,7 +159,7 @@ class Report:
 
 
 def candidates(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The places of the messages of each check that the proxy makes: the request's, with one candidate's."""
+    """Return the places of the messages of each check that the proxy makes: the request's, with one candidate's."""
     indexes = dict.fromkeys(message["candidate"] for message in messages if "candidate" in message)
     return [
         [place for place, message in enumerate(messages) if message.get("candidate", index) == index]
@@ -168,7 +168,7 @@ def candidates(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def _moved(violation: RuleViolation, places: Sequence[int]) -> RuleViolation:
-    """The violation with its addresses counted through the whole trace."""
+    """Return the violation with its addresses counted through the whole trace."""
 
     def move(found: re.Match[str]) -> str:
         return f"messages.{places[int(found[1])]}"
@@ -177,7 +177,7 @@ def _moved(violation: RuleViolation, places: Sequence[int]) -> RuleViolation:
 
 
 async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:
-    """How many traces ``recorded`` will give, if none is added or deleted meanwhile."""
+    """Return how many traces ``recorded`` will give, if none is added or deleted meanwhile."""
     total = 0
     before: int | None = None
     while last is None or total < last:
@@ -190,7 +190,7 @@ async def count(store: TraceStore, dataset: str | None, last: int | None) -> int
 
 
 async def recorded(store: TraceStore, dataset: str | None, last: int | None) -> AsyncIterator[Trace]:
-    """The last traces, the newest first, or all, the oldest first, which takes a tenth of the time a trace."""
+    """Yield the last traces, newest first, or all, oldest first, which takes a tenth of the time for each."""
     if last is None:
         async for trace in store.export(dataset):
             yield trace

@@ -81,7 +81,7 @@ class BelievedClock:
         self._mark: ClockMark | None = None
 
     def now(self) -> float | None:
-        """The Unix time; None while it is not to be believed."""
+        """Return the Unix time; None while it is not to be believed."""
         mark = self._next()
         return mark.wall if mark.believed else None
 

@@ -60,7 +60,7 @@ class Catalogue:
     async def outlines(
         self, dataset: Dataset, limit: int, offset: int = 0, positions: Sequence[int] | None = None
     ) -> list[Outline]:
-        """A dataset's traces, oldest first: all, or those at ``positions``; at most ``limit`` after ``offset``.
+        """Return a dataset's traces, oldest first: all, or those at ``positions``; at most ``limit`` after ``offset``.
 
         Raises TooMuchAtOnce where their metadata is over MAX_OUTLINED bytes.
         """
@@ -85,7 +85,7 @@ class Catalogue:
         return await self._database.read(work, owner=dataset.owner)
 
     async def stored(self, owner: str, trace_id: str) -> StoredTrace | None:
-        """A user's trace, its messages not decoded; None where the user has no such trace."""
+        """Return a user's trace, its messages not decoded; None where the user has no such trace."""
         query = whole_traces().where(traces.c.id == trace_id, datasets.c.owner == owner)
 
         def work(connection: Connection) -> StoredTrace | None:
@@ -98,7 +98,7 @@ class Catalogue:
         return await self._database.read(work, owner=owner)
 
     async def messages(self, owner: str, trace_id: str) -> bytes | None:
-        """The messages of a user's trace as the JSON that is stored; None where the user has no such trace."""
+        """Return the messages of a user's trace as the JSON that is stored; None where the user has no such trace."""
 
         def work(connection: Connection) -> bytes | None:
             seq = _owned(connection, owner, trace_id)
@@ -107,7 +107,7 @@ class Catalogue:
         return await self._database.read(work, owner=owner)
 
     async def annotations(self, owner: str, trace_id: str) -> list[StoredAnnotation] | None:
-        """The annotations of a user's trace, the oldest first; None where the user has no such trace."""
+        """Return the annotations of a user's trace, the oldest first; None where the user has no such trace."""
 
         def work(connection: Connection) -> list[StoredAnnotation] | None:
             seq = _owned(connection, owner, trace_id)
@@ -152,7 +152,7 @@ class Catalogue:
         return await self._database.write(work)
 
     async def present(self, ids: Iterable[str]) -> set[str]:
-        """Those of the ids that belong to a trace, be it one of a deleted dataset."""
+        """Return the ids that belong to a trace, including traces of a deleted dataset."""
         wanted = sorted(set(ids))
 
         def work(connection: Connection) -> set[str]:
@@ -166,12 +166,12 @@ class Catalogue:
 
 
 def _owned(connection: Connection, owner: str, trace_id: str) -> int | None:
-    """The number of a user's trace."""
+    """Return the number of a user's trace."""
     return connection.scalar(_number(owner, trace_id))
 
 
 def _locked(connection: Connection, owner: str, trace_id: str) -> int | None:
-    """The number of a user's trace, which nobody else annotates until this transaction ends."""
+    """Keep others from annotating a user's trace until this transaction ends; return its number."""
     # Rows elsewhere may still refer to it: the indexer's, which else would wait for this, and this for the indexer.
     return connection.scalar(_number(owner, trace_id).with_for_update(of=traces, key_share=True))
 

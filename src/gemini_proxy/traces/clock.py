@@ -9,7 +9,7 @@ class Clock(Protocol):
     """Time as it passes, in seconds."""
 
     def time(self) -> float:
-        """The Unix time."""
+        """Return the Unix time."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...

@@ -80,7 +80,7 @@ class Database(Protocol):
         ...
 
     async def glance(self, query: str) -> Any:
-        """The one value that a query gives at once: at the least cost, and ahead of all other reads."""
+        """Return the one value that a query gives at once: at the least cost, and ahead of all other reads."""
         ...
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -96,11 +96,11 @@ class Database(Protocol):
         ...
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
-        """``write`` for a change of the schema: however long it takes, and in one process at a time."""
+        """Change the schema as ``write`` does, however long it takes, in one process at a time."""
         ...
 
     async def rehearse(self, work: Callable[[Connection], object]) -> None:
-        """``migrate``, then undo it. A missing SQLite file is not made: only whether it could be is looked at."""
+        """Do what ``migrate`` does, then undo it. If a SQLite file is missing, check only that it could be created."""
         ...
 
     async def close(self) -> None: ...
@@ -111,7 +111,7 @@ class Undone(Exception):
 
 
 def undoing(work: Callable[[Connection], object]) -> Callable[[Connection], None]:
-    """``work``, followed by Undone."""
+    """Return ``work``, followed by Undone."""
 
     def run(connection: Connection) -> None:
         work(connection)
@@ -121,7 +121,7 @@ def undoing(work: Callable[[Connection], object]) -> Callable[[Connection], None
 
 
 def connect(url: str, *, read_only: bool = False) -> Database:
-    """The database of a configured URL, ``sqlite:///FILE`` or ``postgresql+asyncpg://...``. Raises StoreError.
+    """Return the database of a configured URL, ``sqlite:///FILE`` or ``postgresql+asyncpg://...``. Raises StoreError.
 
     Nothing is opened yet; with ``read_only`` a missing SQLite file is an error and is not created.
     """
@@ -140,13 +140,13 @@ def connect(url: str, *, read_only: bool = False) -> Database:
 
 
 def is_direct_postgres(url: str) -> bool:
-    """Whether a configured URL leads to PostgreSQL without a pooler that gives connections by the transaction."""
+    """Return whether a configured URL leads to PostgreSQL without a pooler in transaction mode."""
     parsed = parsed_url(url)
     return parsed.get_backend_name() == "postgresql" and POOLER not in parsed.query
 
 
 def shown_url(url: str) -> str:
-    """A configured URL for messages: without its password, wherever it stands in it."""
+    """Return a configured URL for messages: without its password, wherever it stands in it."""
     try:
         parsed = parsed_url(url)
     except StoreError:
@@ -156,7 +156,7 @@ def shown_url(url: str) -> str:
 
 
 def parsed_url(url: str) -> URL:
-    """A configured URL. Raises StoreError, without showing it."""
+    """Return a configured URL. Raises StoreError, without showing it."""
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
@@ -164,7 +164,7 @@ def parsed_url(url: str) -> URL:
 
 
 def serialise_writers(connection: Connection) -> None:
-    """Until this transaction ends, no other that called this goes on, on whatever machine.
+    """Let no other transaction that calls this go on, on any machine, until this one ends.
 
     Readers follow the traces by "a larger number than the last one seen". So a number must not become visible after a
     larger one, and PostgreSQL gives numbers out before it commits. SQLite has one writer at a time as it is.
@@ -206,7 +206,7 @@ def translated() -> Iterator[None]:
 
 
 def _store_error(error: BaseException | None, *, lost: bool = False) -> StoreError:
-    """For a driver's error; ``lost`` says that the connection was."""
+    """Return the StoreError for a driver's error; ``lost`` says that the connection was lost."""
     name = _error_name(error)
     words = next((words for prefix, words in _WORDS.items() if name.startswith(prefix)), "the database failed")
     if name.startswith(_REJECTED) or _is_value_error(error):
@@ -222,5 +222,5 @@ def _error_name(error: BaseException | None) -> str:
 
 
 def _is_value_error(error: BaseException | None) -> bool:
-    """Whether the driver itself refused a value: sqlite3 with a DataError, asyncpg with one beneath SQLAlchemy's."""
+    """Return whether the driver refused a value: sqlite3 by a DataError, asyncpg by one beneath SQLAlchemy's."""
     return isinstance(error, sqlite3.DataError) or isinstance(error and error.__cause__, ValueError)

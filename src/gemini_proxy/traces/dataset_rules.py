@@ -51,7 +51,7 @@ class DatasetRules:
 
 
 def files_in_force(policies: Iterable[StoredPolicy], files: GuardrailSet) -> GuardrailSet:
-    """What holds of the files' rules for a dataset with these policies."""
+    """Return what holds of the files' rules for a dataset with these policies."""
     return files.without({policy.action for policy in policies if policy.enabled})
 
 

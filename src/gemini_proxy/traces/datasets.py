@@ -85,18 +85,18 @@ class Datasets:
                 await self.create(owner, name)
 
     async def get(self, owner: str, name: str) -> Dataset | None:
-        """A user's dataset by its name."""
+        """Return a user's dataset by its name."""
         return await self._database.read(lambda connection: _find(connection, owner, name))
 
     async def by_id(self, owner: str, dataset_id: str) -> Dataset | None:
-        """A user's dataset by its id."""
+        """Return a user's dataset by its id."""
         query = select(datasets).where(
             datasets.c.id == dataset_id, datasets.c.owner == owner, datasets.c.name.is_not(None)
         )
         return await self._database.read(lambda connection: _first(connection.execute(query).mappings().all()))
 
     async def all(self, owner: str) -> list[Dataset]:
-        """A user's datasets, those with the newest traces first; the one without a name included."""
+        """Return a user's datasets, those with the newest traces first; the one without a name included."""
         query = select(datasets).where(datasets.c.owner == owner, datasets.c.name.is_not(None))
         found = await self._database.read(
             lambda connection: [_dataset(row) for row in connection.execute(query).mappings()]
@@ -150,7 +150,7 @@ class Datasets:
         return await self._database.write(work)
 
     async def extents(self, owner: str) -> dict[int, Extent]:
-        """What each of a user's datasets holds, by its number."""
+        """Return what each of a user's datasets holds, by its number."""
 
         def work(connection: Connection) -> dict[int, Extent]:
             counts = _policy_counts(connection, owner)
@@ -195,7 +195,7 @@ def _require_space(connection: Connection, owner: str, described: bytes, of: Dat
 
 
 def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> list[tuple[int, int]]:
-    """The number of a dataset and the next position in it for each of (owner, name, time); made where missing.
+    """Reserve a dataset's number and next position for each of (owner, name, time). Create datasets that are missing.
 
     Of exchanges that are over nothing is lost for a bound: who would go beyond MAX_DATASETS is refused before.
     """
@@ -205,7 +205,7 @@ def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> 
 def known_places(
     connection: sqlite3.Connection, dialect: Dialect, wanted: Sequence[tuple[str, str, float]]
 ) -> list[tuple[int, int]] | None:
-    """``places`` without SQLAlchemy in between; None where a dataset is missing."""
+    """Do what ``places`` does without SQLAlchemy; return None where a dataset is missing."""
     sql = _reservation(dialect)
     firsts: dict[tuple[str, str], tuple[int, int]] = {}
     for key, (count, latest) in reservations(wanted):
@@ -250,7 +250,7 @@ def _reserve(connection: Connection, owner: str, name: str, count: int, latest: 
 
 @lru_cache(maxsize=4)
 def _reservation(dialect: Dialect) -> str:
-    """The statement as text: with SQLAlchemy's own execution it would cost a trace as much as its insert."""
+    """Return the statement as text: with SQLAlchemy's own execution it would cost a trace as much as its insert."""
     statement = (
         update(datasets)
         .where(datasets.c.owner == bindparam("of"), datasets.c.name == bindparam("named"))
@@ -272,7 +272,7 @@ def _insert(connection: Connection, owner: str, name: str, metadata: bytes, crea
 
 
 def find_datasets(connection: Connection, name: str, owner: str | None) -> list[Dataset]:
-    """The datasets of that name, of one user or of all."""
+    """Return the datasets of that name, of one user or of all."""
     query = select(datasets).where(datasets.c.name == name)
     if owner is not None:
         query = query.where(datasets.c.owner == owner)

@@ -31,7 +31,7 @@ class Excerpt:
 
 
 def excerpts(messages: Sequence[Mapping[str, Any]], addresses: Sequence[str]) -> tuple[Excerpt, ...]:
-    """The first twenty of ``addresses`` with what they point at; nothing is found at one that does not exist."""
+    """Return the first twenty of ``addresses`` with what they point at; nothing is found at one that does not exist."""
     return tuple(_excerpt(messages, address) for address in addresses[:_RANGES])
 
 
@@ -55,7 +55,7 @@ def _excerpt(messages: Sequence[Mapping[str, Any]], address: str) -> Excerpt:
 
 
 def _value(value: Any, path: str) -> Any:
-    """What a path leads to: where it leads into JSON text that stands for an object, that text."""
+    """Return what a path leads to: where it leads into JSON text that stands for an object, that text."""
     while path and not isinstance(value, str):
         if isinstance(value, Mapping):
             keys = [key for key in value if path == key or path.startswith(f"{key}.")]
@@ -80,7 +80,7 @@ def _role(messages: Sequence[Mapping[str, Any]], path: str) -> str:
 
 
 def _described(value: Any) -> str:
-    """A message by its content, chunks of text by their text, a call as ``name({...})``, anything else as JSON."""
+    """Show a message by its content, chunks of text by their text, a call as ``name({...})``, the rest as JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -98,7 +98,7 @@ def _described(value: Any) -> str:
 
 
 def _is_text(chunk: Any) -> bool:
-    """Whether a chunk says nothing but its text."""
+    """Return whether a chunk says nothing but its text."""
     return (
         isinstance(chunk, Mapping) and isinstance(chunk.get("text"), str) and chunk.keys() <= {"type", "text", "field"}
     )
@@ -123,6 +123,6 @@ class ShownViolation:
         return cls(violation.message, violation.rule.line, found, len(violation.ranges) - len(found))
 
     def json(self) -> dict[str, Any]:
-        """The same as plain JSON."""
+        """Return the same as plain JSON."""
         ranges = [{"address": one.address, "found": one.found, "excerpt": one.text} for one in self.excerpts]
         return {"message": self.message, "line": self.rule_line, "ranges": ranges, "more_ranges": self.more}

@@ -47,11 +47,11 @@ class FeedSource(Protocol):
     """Where the traces are read."""
 
     async def since(self, seq: int, limit: int) -> list[TraceSummary]:
-        """The traces after number ``seq``, oldest first, which become visible in that order. Raises StoreError."""
+        """Return the traces after a number, oldest first; they become visible in that order. Raises StoreError."""
         ...
 
     async def newest_seq(self) -> int:
-        """The number of the newest trace. Raises StoreError."""
+        """Return the number of the newest trace. Raises StoreError."""
         ...
 
     async def has_after(self, seq: int) -> bool:
@@ -238,7 +238,7 @@ class Feed:
         self._failing = True
 
     async def _first(self, interest: Interest, reached: int, after: int | None, last: int) -> bytes:
-        """What a watcher is told before anything happens."""
+        """Return what a watcher is told before anything happens."""
         if after is not None and after < reached:
             async with self._replays:
                 oldest = await self._source.seq_before(reached, MAX_LOOKED_THROUGH)
@@ -260,7 +260,7 @@ class Feed:
         return b"".join([*told, *found.events()])
 
     async def _find(self, interest: Interest, start: int, reached: int, limit: int) -> "_Found":
-        """The newest ``limit`` events between two numbers."""
+        """Return the newest ``limit`` events between two numbers."""
         result = _Found(start)
         at = start
         while at < reached:

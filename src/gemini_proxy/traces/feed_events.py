@@ -38,7 +38,7 @@ class Interest:
 
 
 def exchange_event(summary: TraceSummary) -> bytes:
-    """One exchange. Its data is a JSON object; ``created`` is in Unix seconds."""
+    """Return the event of one exchange. Its data is a JSON object; ``created`` is in Unix seconds."""
     data = dump(
         {
             "seq": summary.seq,
@@ -56,22 +56,22 @@ def exchange_event(summary: TraceSummary) -> bytes:
 
 
 def missed_event(reached: int, count: int, *, exact: bool) -> bytes:
-    """That ``count`` exchanges up to number ``reached`` will not be told; not ``exact`` means at most so many."""
+    """Return an event saying that ``count`` exchanges up to ``reached`` are left out, at most if not ``exact``."""
     return b"id: %d\nevent: missed\ndata: %b\n\n" % (reached, dump({"count": count, "exact": exact}))
 
 
 def position_event(reached: int) -> bytes:
-    """That there is nothing else up to number ``reached``."""
+    """Return an event saying that there is nothing else up to number ``reached``."""
     return b"id: %d\nevent: position\ndata: {}\n\n" % reached
 
 
 def opening(events: bytes, reached: int) -> bytes:
-    """The beginning of a feed: how soon to come back, what was found, and how far that goes."""
+    """Return the beginning of a feed: how soon to come back, what was found, and how far that goes."""
     return b"retry: %d\n\n%b%b" % (RETRY_MS, events, position_event(reached))
 
 
 def keep_alive(reached: int) -> bytes:
-    """What is said when nothing happens."""
+    """Return what is said when nothing happens."""
     return b": ping\n" + position_event(reached)
 
 
@@ -97,7 +97,7 @@ class FeedPage:
         self._chunks: dict[Interest, Chunk | None] = {}
 
     def chunk(self, interest: Interest) -> Chunk | None:
-        """The events for that interest; None where there are none."""
+        """Return the events for that interest; None where there are none."""
         if interest not in self._chunks:
             self._chunks[interest] = self._assemble(interest)
         return self._chunks[interest]
@@ -149,7 +149,7 @@ class Outbox:
             self._missed_last = dropped.last
 
     def take(self) -> bytes:
-        """Everything that waits, after a word on what was dropped before it; empty if nothing does."""
+        """Take everything that waits, after a word on what was dropped before it; empty if nothing does."""
         told = [missed_event(self._missed_last, self._missed, exact=True)] if self._missed else []
         data = b"".join([*told, *(chunk.data for chunk in self._chunks)])
         self._chunks.clear()

@@ -45,7 +45,7 @@ class DurationHistogram:
         return DurationHistogram(_sum(self.counts, other.counts))
 
     def quantile(self, share: float) -> float | None:
-        """The duration that ``share`` (0 to 1) of those counted do not exceed, nearest rank; None where there are none.
+        """Return the duration that ``share`` (0 to 1) of those counted do not exceed, nearest rank, or None.
 
         Between ``FIRST_BOUND`` and the last bound it is at most 9.6 % off, towards either side.
         """
@@ -110,7 +110,7 @@ def figures_of(
     refused_by: Iterable[str] = (),
     model: str | None = None,
 ) -> Figures:
-    """The figures of one exchange, from what its trace says; what is not of the right kind there counts for nothing."""
+    """Return the figures of one exchange from its trace; values of the wrong type count for nothing."""
     usage = _mapping(metadata.get("usage"))
     first_byte = _mapping(metadata.get("latencies_ms")).get("first_byte")
     return Figures(
@@ -126,7 +126,7 @@ def figures_of(
 
 
 def total(figures: Iterable[Figures]) -> Figures:
-    """All of them merged."""
+    """Merge all figures."""
     return reduce(Figures.__add__, figures, Figures())
 
 
@@ -144,7 +144,7 @@ def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -
 
 
 def with_fewer_names(figures: Figures, most: int) -> Figures:
-    """The same with at most ``most`` rules and models, the rest of each counted under "": clients choose such names."""
+    """Keep at most ``most`` rules and models, which clients name; count the rest of each under ""."""
     if max(len(figures.refusals), len(figures.models)) <= most:
         return figures
     return replace(figures, refusals=_most_used(figures.refusals, most), models=_most_used(figures.models, most))
@@ -170,7 +170,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
 
 
 def from_json(document: Mapping[str, Any]) -> Figures:
-    """What ``as_json`` was given."""
+    """Return what ``as_json`` was given."""
     prompt_tokens, output_tokens = document["tokens"]
     return Figures(
         document["outcomes"],

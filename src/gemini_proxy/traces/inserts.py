@@ -119,7 +119,7 @@ def _missing(connection: Connection, rows: Sequence[TraceRow]) -> list[TraceRow]
 
 
 def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequence[TraceRow]) -> bool:
-    """``insert_rows`` by the driver alone, in the transaction that the caller has begun.
+    """Do what ``insert_rows`` does by the driver alone, in the transaction that the caller has begun.
 
     False where a dataset is missing: then what was done is to be undone.
     """
@@ -137,12 +137,12 @@ def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequ
 
 
 def fits_one_statement(rows: Sequence[TraceRow]) -> bool:
-    """Whether ``insert_at_once`` is the faster way to write the rows."""
+    """Return whether ``insert_at_once`` is the faster way to write the rows."""
     return sum(len(value) for row in rows for value in row.trace[-2:]) <= _MOST_BYTES_AT_ONCE
 
 
 def insert_at_once(connection: Connection, rows: Sequence[TraceRow]) -> bool:
-    """``insert_rows`` for PostgreSQL in one statement, which may be a transaction of its own.
+    """Do what ``insert_rows`` does in one statement of PostgreSQL, which may be a transaction of its own.
 
     False where a dataset is missing: then nothing was done.
     """
@@ -160,7 +160,7 @@ def insert_at_once(connection: Connection, rows: Sequence[TraceRow]) -> bool:
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> Sequence[list[Any]]:
-    """The values of each of ``count`` columns."""
+    """Return the values of each of ``count`` columns."""
     return [[row[at] for row in rows] for at in range(count)]
 
 
@@ -205,7 +205,7 @@ def _insert_together(connection: sqlite3.Connection, sql: str, rows: Sequence[tu
 
 @lru_cache(maxsize=32)
 def _repeated(sql: str, count: int) -> str:
-    """An insert of one row as one of ``count``."""
+    """Return an insert of one row as one of ``count``."""
     head, _, values = sql.partition(" VALUES ")
     return f"{head} VALUES {', '.join([values] * count)}"
 

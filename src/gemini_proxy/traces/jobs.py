@@ -43,7 +43,7 @@ class Queued:
 
 
 def take(connection: Connection, limit: int, now: float, lease: float) -> list[Job]:
-    """The oldest log rules that are due, counted as attempted and kept from other takers for ``lease`` seconds."""
+    """Take the oldest log rules that are due: count the attempt, and keep them from others for ``lease`` seconds."""
     taken = _claim(connection, LOG_RULES, limit, now, lease)
     query = (
         select(jobs.c.seq, traces.c.id, traces.c.messages, jobs.c.payload, jobs.c.attempts)
@@ -72,7 +72,7 @@ def finish(connection: Connection, job: Job, rows: Sequence[tuple[Any, ...]]) ->
 
 
 def take_pushes(connection: Connection, limit: int, now: float, lease: float) -> list[PushJob]:
-    """``take`` for pushes, without the traces: each is read when its turn has come."""
+    """Take pushes as ``take`` does, without their traces: each is read when its turn has come."""
     taken = _claim(connection, PUSH, limit, now, lease)
     size = func.length(traces.c.messages) + func.length(traces.c.metadata)
     query = (
@@ -85,7 +85,7 @@ def take_pushes(connection: Connection, limit: int, now: float, lease: float) ->
 
 
 def next_due(connection: Connection, kind: str) -> float | None:
-    """When the next job may be taken, in Unix seconds; None where there is none."""
+    """Return when the next job may be taken, in Unix seconds; None where there is none."""
     due: float | None = connection.scalar(select(func.min(jobs.c.due)).where(jobs.c.kind == kind))
     return due
 
@@ -101,7 +101,7 @@ def remove(connection: Connection, seq: int) -> bool:
 
 
 def queued(connection: Connection, kind: str) -> Queued:
-    """What waits of one kind, work under way included."""
+    """Return what waits of one kind, work under way included."""
     waiting = connection.execute(select(func.count()).select_from(jobs).where(jobs.c.kind == kind)).scalar_one()
     return Queued(waiting, connection.scalar(_oldest(kind, 1).with_only_columns(jobs.c.created)) if waiting else None)
 

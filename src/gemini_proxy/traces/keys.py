@@ -99,7 +99,7 @@ class Sessions:
         self._database = database
 
     async def open(self, key: str, seconds: float) -> str | None:
-        """A token for the browser to keep, good for so long; None where the key is not valid.
+        """Create a token for the browser to keep, valid for so long. Return None if the key is not valid.
 
         Of more than MAX_SESSIONS with one key, those that would end first end now.
         """
@@ -148,5 +148,5 @@ def valid_identities(connection: Connection) -> dict[str, Identity]:
 
 
 def digest(secret: str) -> str:
-    """The SHA-256 of a key or token, in hexadecimal: they are random and long, so that no salt is needed."""
+    """Return the SHA-256 of a key or token, in hexadecimal: they are random and long, so that no salt is needed."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -126,7 +126,7 @@ def give_back(connection: Connection, name: str, holder: str) -> None:
 
 
 def _now(connection: Connection) -> ColumnElement[float]:
-    """The time on a clock that all who share the database have in common, in seconds.
+    """Return the time on a clock that all who share the database have in common, in seconds.
 
     PostgreSQL's own; for SQLite, whose processes are on one machine, how long that has been running: nobody sets it.
     """

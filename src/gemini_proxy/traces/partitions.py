@@ -188,7 +188,7 @@ class Partitions:
         return Dropped(count)
 
     async def _all_before(self, partition: Partition, created: float) -> int | None:
-        """How many traces a partition has, None if one of them began at ``created`` or later."""
+        """Return how many traces a partition has, None if one of them began at ``created`` or later."""
         if await self._database.read(partial(_newest, partition=partition)) >= created:
             return None
         total, after = 0, -1
@@ -229,13 +229,13 @@ def closed(connection: Connection) -> list[Partition]:
 
 
 def _current(connection: Connection) -> int:
-    """The number of the partition that the next trace comes into."""
+    """Return the number of the partition that the next trace comes into."""
     last: int = connection.execute(text("SELECT last_value FROM traces_seq_seq")).scalar_one()
     return last // WIDTH
 
 
 def _due(connection: Connection, before: float | None, most: int | None) -> int | None:
-    """The number of the partition to begin now."""
+    """Return the number of the partition to begin now."""
     found = {partition.number: partition for partition in partitions(connection)}
     if not found:
         return None
@@ -254,14 +254,14 @@ def _open_missing(connection: Connection, number: int) -> None:
 
 
 def _newest(connection: Connection, partition: Partition) -> float:
-    """When the last trace of a partition began."""
+    """Return when the last trace of a partition began."""
     within = (traces.c.seq >= partition.first, traces.c.seq < partition.end)
     created = connection.scalar(select(traces.c.created).where(*within).order_by(traces.c.seq.desc()).limit(1))
     return float("-inf") if created is None else created
 
 
 def _look(connection: Connection, partition: Partition, after: int) -> tuple[float, int, int]:
-    """The latest time, the last number and the count of a partition's traces after a number, of _READ at most."""
+    """Return the latest time, the last number and the count of at most _READ of a partition's traces after a number."""
     within = (traces.c.seq > max(after, partition.first - 1), traces.c.seq < partition.end)
     some = select(traces.c.seq, traces.c.created).where(*within).order_by(traces.c.seq).limit(_READ).subquery()
     row = connection.execute(select(func.max(some.c.created), func.max(some.c.seq), func.count())).one()
@@ -269,7 +269,7 @@ def _look(connection: Connection, partition: Partition, after: int) -> tuple[flo
 
 
 def _excessive(connection: Connection, size: int) -> tuple[Partition, int] | None:
-    """The oldest partition and about how many traces it has, if it has to go for the database to be smaller."""
+    """Return the oldest partition and about how many traces it has, if it has to go for the database to be smaller."""
     oldest = next(iter(closed(connection)), None)
     if oldest is None or bytes_in_use(connection) <= size:
         return None

@@ -203,7 +203,7 @@ def pinned_digests(connection: Connection, dataset: int) -> dict[str, str]:
 def _declarations(
     messages: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, bytes]]:
-    """The declarations of tools by name; of a name that is declared more than once, the first one, as rules take it."""
+    """Yield the declarations of tools by name; of a repeated name the first one, as rules take it."""
     seen: set[str] = set()
     for message, bare in zip(messages, stored, strict=False):
         for tool, kept in zip(message.get("tools") or (), bare.get("tools") or (), strict=False):

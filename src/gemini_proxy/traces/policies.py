@@ -43,7 +43,7 @@ class Policies:
         self._database = database
 
     async def of(self, dataset: Dataset) -> list[StoredPolicy]:
-        """A dataset's policies, the oldest first."""
+        """Return a dataset's policies, the oldest first."""
         return await self._database.read(lambda connection: stored(connection, dataset.seq))
 
     async def add(
@@ -133,7 +133,7 @@ class Policies:
 
 
 def stored(connection: Connection, dataset: int) -> list[StoredPolicy]:
-    """The policies of the dataset with that number, the oldest first."""
+    """Return the policies of the dataset with that number, the oldest first."""
     query = select(policies).where(policies.c.dataset == dataset).order_by(policies.c.seq)
     return [_policy(row) for row in connection.execute(query).mappings()]
 

@@ -220,7 +220,7 @@ def _engine(url: URL, limits: TimeLimits, connections: int, read_only: str) -> A
 
 
 def _create(url: URL, limits: TimeLimits, settings: dict[str, str], **pool: Any) -> AsyncEngine:
-    """An engine whose connections have ``settings``; of those of ``pool`` see create_engine."""
+    """Return an engine whose connections have ``settings``; of those of ``pool`` see create_engine."""
     unprepared = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if _is_pooled(url) else {}
     named = {"application_name": "gemini-proxy", **settings}
     try:
@@ -236,7 +236,7 @@ def _create(url: URL, limits: TimeLimits, settings: dict[str, str], **pool: Any)
 
 
 def _is_pooled(url: URL) -> bool:
-    """Whether a pooler stands before the database that gives connections by the transaction."""
+    """Return whether a pooler stands before the database that gives connections by the transaction."""
     return POOLER in url.query
 
 

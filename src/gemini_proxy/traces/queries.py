@@ -30,7 +30,7 @@ def whole_traces() -> Query:
 
 
 def summaries() -> Query:
-    """The same for ``read_summaries``: no messages, no metadata; what ``TraceSummary`` has, in its order."""
+    """Return the query for ``read_summaries``: no messages, no metadata; what ``TraceSummary`` has, in its order."""
     return (
         select(
             *(traces.c[key] for key in ("seq", "position", "id", "created")),
@@ -45,13 +45,13 @@ def summaries() -> Query:
 
 
 def read_traces(connection: Connection, query: Query) -> list[tuple[int, Trace]]:
-    """The traces of a query with their annotations, each with its number."""
+    """Read the traces of a query with their annotations, each with its number."""
     found = connection.execute(query).mappings().all()
     return _with_annotations(connection, found)
 
 
 def read_summaries(connection: Connection, query: Query) -> list[TraceSummary]:
-    """The lines of a listing."""
+    """Read the lines of a listing."""
     # By place, not by name: the feed reads every exchange.
     return [
         TraceSummary(seq, position, trace_id, created, owner, dataset or None, model, Outcome(outcome), *rest)

@@ -88,7 +88,7 @@ class Recorder:
         return len(self._queue)
 
     async def commit(self, trace: Trace) -> bool:
-        """Whether the trace was written durably; False after ``patience`` seconds at the latest.
+        """Write a trace durably; return whether that was done, False after ``patience`` seconds at the latest.
 
         Cancelling the caller withdraws nothing: the trace is queued before the first await.
         """
@@ -256,7 +256,7 @@ def _answer(item: _Waiting, written: bool) -> None:
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
-    """The text in messages, as a measure of what they cost to keep and to serialise."""
+    """Return the text in messages, as a measure of what they cost to keep and to serialise."""
     total = 0
     pending: list[Any] = []
     for message in messages:

@@ -27,7 +27,7 @@ _SECRET_NAMES = frozenset(
 
 
 def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """A copy of a text or JSON value with keys replaced, whatever stands under a header name that carries one included.
+    """Copy a text or JSON value without keys, and without what stands under the name of a header that carries one.
 
     ``secrets`` are further texts to remove wherever they occur, such as the configured keys.
     """
@@ -35,7 +35,7 @@ def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def redact_json(document: bytes) -> bytes:
-    """The same patterns over a serialised document, which stays valid JSON."""
+    """Redact a serialised document by the same patterns; it stays valid JSON."""
     for byte, sign in _SIGNS:
         if byte in document and sign in document:
             return _IN_BYTES.sub(REDACTED.encode(), document)

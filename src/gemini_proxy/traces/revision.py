@@ -17,13 +17,13 @@ CHANGED: Final = "changed"
 
 
 def current(connection: Connection) -> int:
-    """The number now."""
+    """Return the number now."""
     number: int = connection.exec_driver_sql(CURRENT).scalar_one()
     return number
 
 
 def stamped(load: Callable[[Connection], T]) -> Callable[[Connection], tuple[int, T]]:
-    """What ``load`` reads, with the revision it belongs to."""
+    """Return what ``load`` reads, with the revision it belongs to."""
     # The revision first: what changes between the two is read again next time.
     return lambda connection: (current(connection), load(connection))
 

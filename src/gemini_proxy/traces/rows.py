@@ -103,12 +103,12 @@ def annotation_rows(trace_id: str, annotations: Iterable[Annotation], created: f
 
 
 def decode(row: RowMapping, annotations: Iterable[Annotation]) -> Trace:
-    """A trace from its row, joined with its dataset's ``owner`` and ``name``, and its annotations."""
+    """Decode a trace from its row, joined with its dataset's ``owner`` and ``name``, and its annotations."""
     return replace(decode_apart(row, annotations), messages=load(row["messages"]))
 
 
 def decode_apart(row: RowMapping, annotations: Iterable[Annotation]) -> Trace:
-    """The same without its messages, which the row need not have: it has none then."""
+    """Decode a trace without its messages, which the row need not have."""
     return Trace(
         id=row["id"],
         created=row["created"],
@@ -128,7 +128,7 @@ def decode_apart(row: RowMapping, annotations: Iterable[Annotation]) -> Trace:
 
 
 def decode_annotation(row: RowMapping) -> Annotation:
-    """An annotation from its row."""
+    """Decode an annotation from its row."""
     return Annotation(row["content"], row["address"], row["source"], load(row["guardrail"]), load(row["extra"]))
 
 
@@ -141,7 +141,7 @@ def dump(value: object) -> bytes:
 
 
 def _dump_slowly(value: object) -> bytes:
-    """For what orjson refuses and a JSON document may hold: lone surrogates, integers over 64 bits, depth over 254."""
+    """Serialise what orjson refuses and JSON may hold: lone surrogates, integers over 64 bits, depth over 254."""
     try:
         return json.dumps(value, default=_plain, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -149,7 +149,7 @@ def _dump_slowly(value: object) -> bytes:
 
 
 def dump_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    """A list of messages, one at a time: orjson keeps the interpreter to itself for the length of a call."""
+    """Serialise messages one at a time: orjson keeps the interpreter to itself for the length of a call."""
     # Into one buffer: what orjson gives for a short message keeps four kilobytes from being used again.
     document = bytearray(b"[")
     for message in messages:
@@ -171,7 +171,7 @@ def with_messages(rest: Mapping[str, Any], messages: bytes) -> bytes:
 
 
 def load(document: bytes) -> Any:
-    """The value that ``dump`` wrote."""
+    """Return the value that ``dump`` wrote."""
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError:

@@ -44,7 +44,7 @@ class News:
         self.changes += 1
 
     def heard_by(self, moment: float) -> None:
-        """Every change has been told that was committed by then, a moment of time.monotonic()."""
+        """Note that every change committed by a moment of time.monotonic() has been told."""
         self._complete_until = moment + HEARD_WITHIN
 
     def lost(self) -> None:
@@ -108,7 +108,7 @@ class Revisions:
         self.patience = Patience(patience)
 
     async def now(self) -> int:
-        """The revision as it is now. Raises StoreError."""
+        """Return the revision as it is now. Raises StoreError."""
         if self._looked_at == self._news.changes and self._news.complete:
             return self._seen
         asked = self._begun
@@ -158,7 +158,7 @@ class Snapshots(Generic[K, T]):
         self._kept: OrderedDict[K, tuple[int, T]] = OrderedDict()
 
     async def now(self, key: K) -> T:
-        """The value as it is now. Raises StoreError, and what ``load`` raises."""
+        """Return the value as it is now. Raises StoreError, and what ``load`` raises."""
         seen = await self._revisions.now()
         kept = self._kept.get(key)
         if kept is None or kept[0] != seen:

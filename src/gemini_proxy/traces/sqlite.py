@@ -267,7 +267,7 @@ _Files = tuple[_Identity, _Identity]
 
 
 def _identity(path: Path | str) -> _Identity:
-    """Which file is there: its device and inode; None where there is none."""
+    """Return which file is there: its device and inode; None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -276,12 +276,12 @@ def _identity(path: Path | str) -> _Identity:
 
 
 def _files(path: Path) -> _Files:
-    """Which database file is there, and which write-ahead log: what is written goes to the second one first."""
+    """Return which database file is there, and which write-ahead log: what is written goes to the second one first."""
     return _identity(path), _identity(f"{path}-wal")
 
 
 def _in_loop(call: Callable[[], None]) -> Callable[[object], None]:
-    """What a thread calls to have ``call`` made in this event loop, if that is still there."""
+    """Return what a thread calls to have ``call`` made in this event loop, if that is still there."""
     loop = asyncio.get_running_loop()
 
     def done(_: object) -> None:
@@ -326,7 +326,7 @@ class _Glances:
 
 
 def sqlite_database(url: URL, *, read_only: bool) -> SqliteDatabase:
-    """The database of ``sqlite:///FILE``. Raises StoreError; with ``read_only`` a missing file is an error."""
+    """Return the database of ``sqlite:///FILE``. Raises StoreError; with ``read_only`` a missing file is an error."""
     if url.database in (None, "", ":memory:"):
         raise StoreError("the database must be a file: sqlite:///FILE")
     path = Path(url.database or "")
@@ -346,7 +346,7 @@ def _reader_url(path: Path, *, read_only: bool) -> URL:
 
 
 def _engine(url: URL, pragmas: tuple[str, ...], *, begin: str) -> Engine:
-    """Without a pool, which would only stand between a thread and its one connection."""
+    """Create an engine without a pool, which would only stand between a thread and its one connection."""
     options = {"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
     engine = create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=options)
     event.listen(engine, "connect", _run_at_connect(pragmas))
@@ -378,7 +378,7 @@ class Left:
 
 
 def left_in(connection: Connection) -> Left:
-    """What a database holds, as a connection to it still sees it."""
+    """Return what a database holds, as a connection to it still sees it."""
     count = connection.scalar(select(func.count()).select_from(traces)) or 0
     last = connection.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = 'traces'").scalar()
     return Left(count, last or 0, connection.scalar(select(revision.c.number)) or 0)

@@ -125,7 +125,7 @@ class TraceStore:
         await self.write([encode(trace) for trace in batch])
 
     async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
-        """``add`` for traces that are serialised already; with ``again`` without those that are there.
+        """Write serialised traces as ``add`` does; with ``again``, leave out those that are there.
 
         That an attempt failed does not say that it wrote nothing: its commit may have come through and the word of it
         not.
@@ -141,7 +141,7 @@ class TraceStore:
     async def recent(
         self, limit: int, *, dataset: str | None = None, outcome: Outcome | None = None, before: int | None = None
     ) -> list[TraceSummary]:
-        """The newest traces first, whosever they are, at most ``limit``.
+        """Return the newest traces of all users, newest first, at most ``limit``.
 
         ``dataset`` is a name, or OWNER/NAME; ``before`` is the ``seq`` that the previous page ended with. Raises
         AmbiguousDataset.
@@ -156,12 +156,12 @@ class TraceStore:
         return await self._database.read(work)
 
     async def since(self, seq: int, limit: int) -> list[TraceSummary]:
-        """The traces after number ``seq``, oldest first. Numbers become visible in their order."""
+        """Return the traces after number ``seq``, oldest first. Numbers become visible in their order."""
         query = summaries().where(traces.c.seq > seq).order_by(traces.c.seq).limit(limit)
         return await self._database.read(lambda connection: read_summaries(connection, query))
 
     async def newest_seq(self) -> int:
-        """The number of the newest trace, 0 where there is none."""
+        """Return the number of the newest trace, 0 where there is none."""
         query = select(func.coalesce(func.max(traces.c.seq), 0))
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
@@ -185,13 +185,13 @@ class TraceStore:
         return await self._database.read(partial(most_between, after=after, to=to))
 
     async def get(self, id_or_prefix: str) -> Trace | None:
-        """The trace of an id, or of the first six characters or more of one. Raises AmbiguousTraceId."""
+        """Return the trace of an id, or of the first six characters or more of one. Raises AmbiguousTraceId."""
         if len(id_or_prefix) < MIN_PREFIX:
             raise ValueError(f"a trace is named by {MIN_PREFIX} characters of its id or more")
         return await self._database.read(lambda connection: _find(connection, id_or_prefix))
 
     async def at(self, dataset: Dataset, positions: Sequence[int]) -> list[Trace]:
-        """The traces at those places of a dataset, in their order there; places without one are left out."""
+        """Return the traces at those places of a dataset, in their order there; places without one are left out."""
         placed = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position.in_(positions))
         query = placed.order_by(traces.c.position)
         found = await self._database.read(lambda connection: read_traces(connection, query), owner=dataset.owner)
@@ -209,7 +209,7 @@ class TraceStore:
         return await self._database.write(lambda connection: _change(connection, owner, trace_id, change, now))
 
     async def export(self, dataset: str | None = None, *, page: int = EXPORT_PAGE) -> AsyncIterator[Trace]:
-        """Every trace, of one dataset or of all, oldest first; those written meanwhile included."""
+        """Yield every trace of one dataset or of all, oldest first, including those written meanwhile."""
         wanted = None
         if dataset is not None:
             wanted = await self._database.read(lambda connection: _named(connection, dataset))
@@ -225,7 +225,7 @@ class TraceStore:
             after = found[-1][0]
 
     async def due_before(self, created: float) -> Due:
-        """How many traces are older than a Unix time."""
+        """Return how many traces are older than a Unix time."""
         query = select(func.count(), func.min(traces.c.created)).where(traces.c.created < created)
         return await self._database.read(lambda connection: Due(*connection.execute(query).one()))
 
@@ -381,7 +381,7 @@ def _narrowed(query: Query, dataset: Dataset | None, outcome: Outcome | None, be
 
 
 def _named(connection: Connection, name: str) -> Dataset | None:
-    """The dataset that an operator names: OWNER/NAME, or NAME where one user alone has it. Raises AmbiguousDataset."""
+    """Find the dataset that an operator names: OWNER/NAME, or NAME if one user has it. Raises AmbiguousDataset."""
     owner, slash, own_name = name.rpartition("/")
     found = find_datasets(connection, own_name, owner if slash else None)
     if len(found) > 1:
@@ -408,7 +408,7 @@ def _export_page(connection: Connection, dataset: Dataset | None, after: int, li
 
 
 def _ages(connection: Connection, after: int, limit: int) -> list[tuple[int, float]]:
-    """The numbers of traces and when they began, from a number on."""
+    """Return the numbers of traces and when they began, from a number on."""
     query = select(traces.c.seq, traces.c.created).where(traces.c.seq > after).order_by(traces.c.seq).limit(limit)
     return [(seq, created) for seq, created in connection.execute(query)]
 

@@ -47,7 +47,7 @@ class Annotation:
 
     @property
     def extra_metadata(self) -> dict[str, Any]:
-        """In the shape that Invariant's clients push and read."""
+        """Return the annotation in the shape that Invariant's clients push and read."""
         source = {"source": self.source} if self.source else {}
         guardrail = {"guardrail": dict(self.guardrail)} if self.guardrail else {}
         return {**self.extra, **source, **guardrail}
@@ -140,7 +140,7 @@ def _with_ends(violation: ViolationLike, number: int) -> list[tuple[str, dict[st
 
 
 def innermost(addresses: Sequence[str]) -> tuple[str, ...]:
-    """The addresses, each once and in order, without those that are a proper ancestor of another one.
+    """Return the addresses, each once and in order, without those that are a proper ancestor of another one.
 
     Ancestry goes by path segments, a character range counting as one more: ``messages.1`` contains
     ``messages.1.content:3-9`` and not ``messages.10``.
@@ -156,7 +156,7 @@ def _segments(address: str) -> tuple[str, ...]:
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:
-    """The trace as plain JSON, annotations in the shape that Invariant's clients push and read; no tenant."""
+    """Return the trace as plain JSON, annotations in the shape that Invariant's clients push and read; no tenant."""
     return {
         "id": trace.id,
         "created": trace.created,
@@ -172,7 +172,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
 
 
 def annotation_json(annotation: Annotation) -> dict[str, Any]:
-    """The annotation in the shape that Invariant's clients push and read."""
+    """Return the annotation in the shape that Invariant's clients push and read."""
     return {
         "content": annotation.content,
         "address": annotation.address,

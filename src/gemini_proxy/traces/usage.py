@@ -94,7 +94,7 @@ class DatasetUsage:
         self._database = database
 
     async def of_dataset(self, dataset: Dataset, since: float, until: float, points: int = 120) -> list[Bucket]:
-        """A dataset's figures from ``since`` to ``until`` (Unix seconds) in at most ``points`` buckets of equal width.
+        """Return a dataset's figures from ``since`` to ``until`` (Unix seconds) in at most ``points`` equal buckets.
 
         Oldest first, empty ones included. The first one begins at the last multiple of the width, one of STEPS, that is
         not after ``since``: up to a width earlier. Raises StoreError, and ValueError for more than MAX_POINTS points,
@@ -103,7 +103,7 @@ class DatasetUsage:
         return await self._between(dataset.owner, [datasets.c.seq == dataset.seq], since, until, points)
 
     async def of_owner(self, owner: str, since: float, until: float, points: int = 120) -> list[Bucket]:
-        """The same for all of a user's datasets together."""
+        """Return the same for all of a user's datasets together."""
         return await self._between(owner, [], since, until, points)
 
     async def _between(
@@ -135,7 +135,7 @@ def _resampled(rows: list[tuple[int, bytes]], since: int, until: int, step: int)
 
 
 def _fitting(since: int, until: int, points: int) -> tuple[int, ...]:
-    """The steps of which ``points`` cover the time, finest first."""
+    """Return the steps of which ``points`` cover the time, finest first."""
     if not 2 <= points <= MAX_POINTS:
         raise ValueError(f"between 2 and {MAX_POINTS} points")
     fitting = tuple(step for step in STEPS if -(-(until - (since - since % step)) // step) <= points)
@@ -145,7 +145,7 @@ def _fitting(since: int, until: int, points: int) -> tuple[int, ...]:
 
 
 def _affordable(steps: tuple[int, ...], count: int, seconds: int) -> int:
-    """The finest step that reads few enough rows of ``count`` datasets, or else the one that reads the fewest."""
+    """Return the finest step that reads few enough rows of ``count`` datasets, else the one that reads fewest."""
     for step, wider in pairwise(steps):
         if count * seconds <= MAX_ROWS * _width(step) or _width(step) == _width(wider) == WIDTHS[-1]:
             return step

@@ -17,7 +17,7 @@ ONE_LINE = VISIBLE | {0x09: 0x2409, 0x0A: 0x240A}
 
 
 def as_json(value: Any) -> str:
-    """A value as compact JSON; what JSON lacks becomes text."""
+    """Return a value as compact JSON; what JSON lacks becomes text."""
     try:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:
@@ -26,5 +26,5 @@ def as_json(value: Any) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """``1 trace``, ``2 traces``."""
+    """Return ``1 trace``, ``2 traces``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

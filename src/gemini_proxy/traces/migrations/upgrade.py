@@ -43,7 +43,7 @@ def upgrade(connection: Connection) -> bool:
 
 
 def _has_unchecked_traces(connection: Connection) -> bool:
-    """Whether traces have to be looked through before they become a partition: others may write meanwhile."""
+    """Return whether traces have to be looked through before they become a partition: others may write meanwhile."""
     present = MigrationContext.configure(connection).get_current_revision()
     if connection.dialect.name != "postgresql" or present is None:
         return False

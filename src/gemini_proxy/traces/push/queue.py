@@ -17,7 +17,7 @@ from gemini_proxy.traces.trace import Trace, annotation_json
 
 
 def push_body(trace: Trace) -> dict[str, Any]:
-    """The body of ``POST /api/v1/push/trace`` for one trace.
+    """Return the body of ``POST /api/v1/push/trace`` for one trace.
 
     As Invariant's Gateway sends it: members of a message that are null are left out, ``via_gateway`` is true. What
     ``metadata.gemini_proxy`` says lets a receiving gemini-proxy recognise a trace that it has, and show how it ended.
@@ -47,7 +47,7 @@ def push_body(trace: Trace) -> dict[str, Any]:
 
 
 def push_document(trace: Trace) -> bytes:
-    """The body as JSON, a message at a time, see ``dump_messages``. Raises RowRejected where JSON cannot hold it."""
+    """Serialise the body, a message at a time, as ``dump_messages`` does. Raise RowRejected if JSON cannot hold it."""
     body = push_body(trace)
     [messages] = body.pop("messages")
     return with_messages(body, b"[%b]" % dump_messages(messages))
@@ -66,15 +66,15 @@ class PushQueue:
         self._database = database
 
     async def take(self, limit: int, now: float, lease: float) -> list[PushJob]:
-        """The oldest jobs that are due, which nobody else is given until ``lease`` seconds have passed."""
+        """Take the oldest jobs that are due; nobody else is given them until ``lease`` seconds have passed."""
         return await self._database.write(lambda connection: jobs.take_pushes(connection, limit, now, lease))
 
     async def next_due(self) -> float | None:
-        """When the next job may be taken, in Unix seconds; None where there is none."""
+        """Return when the next job may be taken, in Unix seconds; None where there is none."""
         return await self._database.read(lambda connection: jobs.next_due(connection, PUSH))
 
     async def document(self, job: PushJob) -> bytes | None:
-        """The body that sends a job's trace as it is now; None where the trace, or its dataset, was deleted.
+        """Return the body that sends a job's trace as it is now; None where the trace, or its dataset, was deleted.
 
         Raises RowRejected for a trace that cannot be read or written as JSON.
         """
@@ -92,7 +92,7 @@ class PushQueue:
         await self._database.write(lambda connection: jobs.postpone(connection, job.seq, due))
 
     async def queued(self) -> Queued:
-        """How many wait, and since when."""
+        """Return how many wait, and since when."""
         return await self._database.read(lambda connection: jobs.queued(connection, PUSH))
 
     async def trim(self, most: int) -> int:

@@ -22,7 +22,7 @@ LONGEST_ASKED: Final = 3600.0
 
 
 def pause(failures: int, jitter: float, asked: float | None = None) -> float:
-    """Seconds to wait after so many failures in a row: twice as long each time, from one second to five minutes.
+    """Return the seconds to wait after so many failures in a row: twice as long each time, from 1 to 300.
 
     ``jitter``, from 0 to 1, takes up to half of it away, so that those who failed together do not return together.
     ``asked`` is what the service asks for, honoured up to an hour.
@@ -45,7 +45,7 @@ class Backoff:
         self._pause = 0.0
 
     def failed(self, begun_in: int, jitter: float, asked: float | None = None) -> None:
-        """An attempt has failed that began in the round ``begun_in``. Of those under way together the first one counts.
+        """Note that an attempt of round ``begun_in`` failed. Of those under way together the first one counts.
 
         Rounds and not times, for clocks are set back.
         """
@@ -57,12 +57,12 @@ class Backoff:
         self._pause = pause(self.failures, jitter, asked)
 
     def succeeded(self) -> None:
-        """An attempt has had an answer: the service works."""
+        """Note that an attempt had a response: the service works."""
         self.probing = False
         self.failures = 0
 
     def take_pause(self) -> float:
-        """The seconds to wait before the next attempt, said once."""
+        """Return the seconds to wait before the next attempt, once."""
         taken, self._pause = self._pause, 0.0
         return taken
 
@@ -157,7 +157,7 @@ class PushWorker:
             group.create_task(self.deliver())
 
     async def deliver(self) -> None:
-        """The sending alone, until cancelled."""
+        """Send until cancelled, without bounding the queue."""
         async with asyncio.TaskGroup() as group:
             for _ in range(LANES):
                 group.create_task(self._lane())
@@ -189,7 +189,7 @@ class PushWorker:
             await self._attempt(job)
 
     async def _next(self) -> PushJob:
-        """The next job that may be tried, when it may be."""
+        """Return the next job that may be tried, when it may be."""
         while True:
             if rest := self._patience.take_pause():
                 await self._clock.sleep(rest)

@@ -33,12 +33,12 @@ MOST: Final = 32
 
 
 def blocks_of(number: int) -> tuple[str, ...]:
-    """The words for the blocks that a number is in."""
+    """Return the words for the blocks that a number is in."""
     return tuple(_word(size, number >> size) for size in SIZES)
 
 
 def covering(after: int, to: int) -> tuple[str, ...]:
-    """The words for the smallest blocks, MOST of them at most, that together hold all numbers after one up to another.
+    """Return the words for the smallest blocks, MOST at most, that hold all numbers after one up to another.
 
     Only of the largest there may be more.
     """
@@ -88,7 +88,7 @@ class Matches(Protocol):
         ...
 
     def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
-        """The condition for rows between two numbers.
+        """Return the condition for rows between two numbers.
 
         An index goes through all it has of a word before it says that nothing is found. ``carefully`` it costs no more
         than the traces between the numbers: it is asked for blocks of them, and beginnings of words, for which it puts
@@ -97,12 +97,12 @@ class Matches(Protocol):
         ...
 
     def newest_first(self, *, carefully: bool) -> UnaryExpression[int]:
-        """The order of such rows."""
+        """Return the order of such rows."""
         ...
 
 
 def matches(connection: Connection, terms: Terms, facets: Facets) -> Matches:
-    """For the database of ``connection``."""
+    """Return the rows that match in the database of ``connection``."""
     return (_Fts5Matches if connection.dialect.name == "sqlite" else _VectorMatches)(terms, facets)
 
 
@@ -163,7 +163,7 @@ def _is_found(query: str) -> ColumnElement[bool]:
 
 
 def _says(terms: Terms) -> ColumnElement[bool]:
-    """Whether a body has the terms, which are its words with a space between them."""
+    """Return whether a body has the terms, which are its words with a space between them."""
     body = literal(" ") + _FTS5.c.body + literal(" ")
 
     def found(term: Term) -> ColumnElement[int]:

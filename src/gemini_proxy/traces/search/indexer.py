@@ -159,7 +159,7 @@ class Indexer:
 
 
 def rest_after(worked: float, cpu: float, passed: float) -> float:
-    """Seconds to rest after so many of work; ``cpu``: what this process took of a processor in ``passed`` seconds."""
+    """Return the seconds to rest after so many of work. ``cpu`` is this process's CPU time in ``passed`` seconds."""
     busy = cpu - worked > passed / 2
     return min(MAX_REST, (BUSY_REST if busy else REST) * worked)
 
@@ -179,7 +179,7 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
 
 
 def _progress(connection: Connection) -> int:
-    """How far the indexer has come. Until this transaction ends, no other process takes it further."""
+    """Return how far the indexer has come, and let no other process take it further until this transaction ends."""
     query = select(progress.c.seq).where(progress.c.name == NAME).with_for_update()
     found = connection.execute(query).scalar()
     if found is None:
@@ -220,7 +220,7 @@ def _take(connection: Connection, most: int) -> _Batch:
 
 
 def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:
-    """The first numbers, whose sizes together stay below MAX_BYTES; one in any case."""
+    """Return the first numbers, whose sizes together stay below MAX_BYTES; one in any case."""
     numbers: list[int] = []
     left = MAX_BYTES
     for seq, size in sizes:

@@ -61,7 +61,7 @@ class Facets:
 
 
 def parse(typed: str) -> Terms | None:
-    """The terms of what a user typed, None where there is nothing in it to look for."""
+    """Return the terms of what a user typed, None where there is nothing in it to look for."""
     wanted: list[Term] = []
     unwanted: list[Term] = []
     for found in _TYPED.finditer(typed[:MAX_CHARACTERS]):
@@ -99,7 +99,7 @@ def loosened(terms: Terms, prefix: int) -> tuple[Terms, Terms]:
 
 
 def _shortened(term: Term, length: int) -> Term | None:
-    """What is true where ``term`` is."""
+    """Return what is true where ``term`` is."""
     *before, last = term.words
     if length and len(last) >= length:
         return Term((*before, last[:length]), prefix=True)
@@ -107,7 +107,7 @@ def _shortened(term: Term, length: int) -> Term | None:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of a text as they are indexed and looked for: small letters without accents."""
+    """Return the words of a text as they are indexed and looked for: small letters without accents."""
     words = text.lower().translate(_SPACES).split() if text.isascii() else _WORD.findall(_plain(text))
     if max(map(len, words), default=0) > MAX_WORD:
         words = [word[:MAX_WORD] for word in words]
@@ -121,7 +121,7 @@ def _plain(text: str) -> str:
 
 
 def fts5_query(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
-    """An expression for ``MATCH`` of SQLite's FTS5, over the columns ``body`` and ``facets``.
+    """Return an expression for ``MATCH`` of SQLite's FTS5, over the columns ``body`` and ``facets``.
 
     Where ``blocks`` are given a trace must be in one of them.
     """
@@ -144,7 +144,7 @@ def _quoted(text: str) -> str:
 
 
 def tsquery(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
-    """The text of a ``tsquery`` of PostgreSQL, over what ``tsvector`` gives; ``blocks`` as for ``fts5_query``."""
+    """Return the text of a PostgreSQL ``tsquery`` over what ``tsvector`` gives; ``blocks`` as for ``fts5_query``."""
     within = ["(" + " | ".join(f"'={block}'" for block in blocks) + ")"] if blocks else []
     parts = [*within, *(f"'={token}'" for token in facets.tokens)]
     parts += [_tsquery(term) for term in terms.wanted]
@@ -157,7 +157,7 @@ def _tsquery(term: Term) -> str:
 
 
 def tsvector(words: Sequence[str], labels: Sequence[str]) -> str:
-    """The text of a ``tsvector`` of PostgreSQL: words with their positions, and labels, which no word can be.
+    """Return the text of a ``tsvector`` of PostgreSQL: words with their positions, and labels, which no word can be.
 
     Words, not text: the database's own parser takes addresses and paths for one word, and fails on long ones.
     """

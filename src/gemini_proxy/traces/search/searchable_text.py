@@ -30,7 +30,7 @@ _MOST_BYTES: Final = 6 * MAX_TEXT
 
 
 def text_of(messages: bytes) -> str:
-    """The strings in a list of messages, given as JSON, a line each, at most MAX_TEXT characters."""
+    """Return the strings in a list of messages, given as JSON, a line each, at most MAX_TEXT characters."""
     pieces: list[str] = []
     left = MAX_TEXT
     for string in _strings(messages):
@@ -54,14 +54,14 @@ def _strings(messages: bytes) -> Iterator[str]:
 
 
 def _readable(text: str) -> str:
-    """Without encoded contents, and without what a database does not take in a text."""
+    """Remove encoded contents, and what a database does not accept in a text."""
     if len(text) >= _LONG and max(map(len, text.split()), default=0) >= _LONG:
         text = _ENCODED.sub(" ", text)
     return text.replace("\0", " ") if text.isascii() else text.encode(errors="replace").decode().replace("\0", " ")
 
 
 def _leaves(messages: Any) -> Iterator[str]:
-    """The strings in document order. What is left out has its place: the arguments of a tool may have an id, too."""
+    """Yield the strings in document order, except for those in known places: a tool's arguments may have an id, too."""
     stack: list[tuple[Any, bool]] = [(messages, True)]
     while stack:
         value, framed = stack.pop()
@@ -78,7 +78,7 @@ def _leaves(messages: Any) -> Iterator[str]:
 
 
 def _is_frame(name: str, value: Any) -> bool:
-    """Whether what is below a key still is the format's: content that is no list of chunks is a tool's result."""
+    """Return whether what is below a key belongs to the format: content other than a list of chunks is a tool's."""
     if name == "content":
         return isinstance(value, list) and all(isinstance(item, Mapping) and _is_chunk(item) for item in value)
     return name in ("tool_calls", "function")
@@ -90,7 +90,7 @@ def _is_chunk(item: Mapping[str, Any]) -> bool:
 
 
 def _picked(messages: bytes) -> Iterator[str]:
-    """The strings of a large document that are no keys, found without reading what lies between them."""
+    """Yield the strings of a large document that are no keys, found without reading what lies between them."""
     place = 0
     for _ in range(MAX_STRINGS):
         start = messages.find(b'"', place, MAX_READ) + 1
@@ -109,7 +109,7 @@ def _picked(messages: bytes) -> Iterator[str]:
 
 
 def _end_of_string(document: bytes, start: int, most: int) -> int:
-    """Where the closing quotation mark stands, -1 where there is none before ``most``."""
+    """Return where the closing quotation mark stands, -1 where there is none before ``most``."""
     place = start
     while (end := document.find(b'"', place, min(most, MAX_READ))) >= 0:
         if _backslashes(document, start, end) % 2 == 0:
@@ -119,7 +119,7 @@ def _end_of_string(document: bytes, start: int, most: int) -> int:
 
 
 def _backslashes(document: bytes, start: int, end: int) -> int:
-    """How many there are just before ``end``."""
+    """Return how many there are just before ``end``."""
     count = 0
     while end - count > start and document[end - count - 1] == _BACKSLASH:
         count += 1
@@ -127,7 +127,7 @@ def _backslashes(document: bytes, start: int, end: int) -> int:
 
 
 def _uncut(piece: bytes) -> bytes:
-    """The beginning of a string without half an escape at its end; six bytes make up the longest."""
+    """Return the beginning of a string without half an escape at its end; six bytes make up the longest."""
     escape = piece.rfind(b"\\", max(0, len(piece) - 6))
     if escape < 0:
         return piece
