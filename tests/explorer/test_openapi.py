@@ -7,8 +7,10 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gemini_proxy.explorer.app_keys import APPROVALS
 from gemini_proxy.explorer.routes import ENDPOINTS
-from tests.explorer.api import SAMPLE, SECRETIVE, Api
+from tests.explorer.api import OPEN_USER, SAMPLE, SECRETIVE, Api
+from tests.explorer.asking import asked_for
 from tests.explorer.browsing import declare, tool
 from tests.support.proxy import Proxy
 
@@ -99,9 +101,12 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("POST", "/policy/load", {"policy": SECRETIVE}),
         ("POST", "/policy/check", checked),
         ("POST", "/policy/check/batch", {"messages": SAMPLE, "policies": [SECRETIVE, "raise"]}),
+        ("GET", "/approvals", None),
+        ("GET", "/approvals/{approval_id}", None),
         ("DELETE", byuser, None),
     ]
     parts = {"user": checker.user, "dataset": "there", "dataset_id": dataset, "trace_id": trace, "policy_id": ""}
+    parts["approval_id"] = (await asked_for(proxy.app[APPROVALS], OPEN_USER)).id
     for method, path, body in asked:
         operation = said["paths"][f"/api/v1{path}"][method.lower()]
         if body is not None:
@@ -114,7 +119,9 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
     untried = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS} - {
         (method, f"/api/v1{path}") for method, path, _ in asked
     }
-    assert untried == {("GET", PATH), ("GET", "/api/v1/feed"), ("DELETE", f"/api/v1{byid}")}
+    # Where access is open nobody decides an approval by API.
+    decide = ("POST", "/api/v1/approvals/{approval_id}")
+    assert untried == {("GET", PATH), ("GET", "/api/v1/feed"), ("DELETE", f"/api/v1{byid}"), decide}
     _, error = await checker.call("GET", byuser.format(**parts))
     check(said, said["components"]["responses"]["Error"]["content"]["application/json"]["schema"], error)
 
@@ -128,6 +135,10 @@ WRONG = [
     ("TracePush", {"messages": [["x"]]}),
     ("TracePush", {"messages": [[]], "annotations": [[{"content": "c"}]]}),
     ("TracePush", {"messages": [[]], "metadata": [{"gemini_proxy": {"id": "a/b"}}]}),
+    ("ApprovalDecision", {}),
+    ("ApprovalDecision", {"decision": "maybe"}),
+    ("ApprovalDecision", {"decision": "allow", "seconds": 0}),
+    ("ApprovalDecision", {"decision": "deny", "reason": "x" * 1001}),
     ("AnnotationReplacement", {"source": "me"}),
     ("BatchCheck", {"messages": [], "policies": ["x"] * 101}),
 ]

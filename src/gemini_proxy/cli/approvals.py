@@ -28,7 +28,7 @@ def approvals() -> None:
 def list_(settings: Settings, every: bool, limit: int) -> None:
     """List the approvals that wait, the newest first: the rule's words, and exactly what is asked for."""
     found = _with_approvals(
-        settings, lambda approvals: approvals.latest(limit, waiting=not every), TraceStore.open_read_only
+        settings, lambda approvals: approvals.latest(limit, waiting=None if every else True), TraceStore.open_read_only
     )
     console = terminal()
     for approval in found:

@@ -11,6 +11,7 @@ from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Explorer, Guardrails, Server
 from gemini_proxy.traces.access import AccessControl
+from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
@@ -36,6 +37,7 @@ CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
 DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
+APPROVALS = web.AppKey("APPROVALS", Approvals)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for calls of the API. It never lets pass what it cannot check."""
 COMPILING = web.AppKey("COMPILING", FairLock)
@@ -71,6 +73,7 @@ def setup(
     app[DATASETS] = Datasets(database)
     app[POLICIES] = Policies(database)
     app[PINNED_TOOLS] = PinnedTools(database)
+    app[APPROVALS] = Approvals(database)
     app[ENGINE] = engine
     app[FEED] = feed
     app[COMPILING], app[CHECKING] = FairLock(), FairLock()

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import MethodNotAllowed, NotFound, ProxyError
 from gemini_proxy.explorer.api import (
+    approval_api,
     check_api,
     dataset_api,
     feed_stream,
@@ -24,6 +25,7 @@ from gemini_proxy.explorer.api.openapi import openapi_document
 from gemini_proxy.explorer.api.request_bodies import (
     AnnotationCreation,
     AnnotationReplacement,
+    ApprovalDecision,
     BatchCheck,
     DatasetCreation,
     MessageAppend,
@@ -38,6 +40,7 @@ from gemini_proxy.explorer.api.request_bodies import (
 )
 from gemini_proxy.explorer.api.response_bodies import (
     AnnotationView,
+    ApprovalView,
     BatchView,
     CheckView,
     DatasetView,
@@ -65,8 +68,9 @@ _BY_ID: Final = f"{_API}/dataset/byid/{{dataset_id}}"
 _BY_NAME: Final = f"{_API}/dataset/byuser/{{user}}/{{dataset}}"
 _OWN: Final = f"{_API}/dataset/{{dataset_id}}"
 _METADATA: Final = f"{_API}/dataset/metadata/{{dataset}}"
+_APPROVAL: Final = f"{_API}/approvals/{{approval_id}}"
 _TRACE: Final = f"{_API}/trace/{{trace_id}}"
-_AREAS: Final = ("user", "dataset", "push", "trace", "policy")
+_AREAS: Final = ("user", "approvals", "dataset", "push", "trace", "policy")
 
 JsonObject = dict[str, Any]
 
@@ -135,6 +139,18 @@ ENDPOINTS: Final = (
     Endpoint("POST", f"{_OWN}/policy", policy_api.add_policy, DatasetView, PolicyCreation),
     Endpoint("PUT", f"{_OWN}/policy/{{policy_id}}", policy_api.change_policy, DatasetView, PolicyChange),
     Endpoint("DELETE", f"{_OWN}/policy/{{policy_id}}", policy_api.remove_policy, DatasetView),
+    Endpoint(
+        "GET",
+        f"{_API}/approvals",
+        approval_api.list_approvals,
+        list[ApprovalView],
+        query=(
+            _text("state", "Which of them.", enum=list(approval_api.STATES), default="any"),
+            _number("limit", "How many to list.", approval_api.MAX_APPROVALS_LISTED),
+        ),
+    ),
+    Endpoint("GET", _APPROVAL, approval_api.show_approval, ApprovalView),
+    Endpoint("POST", _APPROVAL, approval_api.decide_approval, ApprovalView, ApprovalDecision),
     Endpoint("POST", f"{_API}/push/trace", push_api.push_traces, PushView, TracePush),
     Endpoint("GET", _TRACE, trace_api.show_trace, TraceView),
     Endpoint("GET", f"{_TRACE}/messages", trace_api.show_messages, list[JsonObject]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, func, insert, not_, select, update
 
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.rows import dump, load
@@ -52,7 +52,7 @@ class Approval:
 
     @property
     def described(self) -> dict[str, Any]:
-        """Return it as JSON, for traces and the API."""
+        """Return it as JSON, for traces."""
         return {
             "id": self.id,
             "state": self.state,
@@ -133,27 +133,39 @@ class Approvals:
             "reason": reason,
             "until": now + seconds if allow and seconds else 0.0,
         }
-        waits = (approvals.c.id == approval_id, approvals.c.state == "waiting", approvals.c.expires > now)
 
         def work(connection: Connection) -> Approval | None:
-            if not connection.execute(update(approvals).where(*waits).values(**decided)).rowcount:
+            if not connection.execute(
+                update(approvals).where(approvals.c.id == approval_id, _waits(now)).values(**decided)
+            ).rowcount:
                 return None
             query = select(approvals).where(approvals.c.id == approval_id)
             return _approval(connection.execute(query).mappings().one(), now)
 
         return await self._database.write(work)
 
-    async def latest(self, limit: int, owner: str | None = None, *, waiting: bool = False) -> list[Approval]:
-        """Return approvals, the newest first: of one owner, or only those that wait, if that is asked for."""
+    async def latest(self, limit: int, owner: str | None = None, *, waiting: bool | None = None) -> list[Approval]:
+        """Return approvals, the newest first: of one owner if one is given, and only those that wait or do not wait."""
         now = time.time()
         query = select(approvals).order_by(approvals.c.created.desc()).limit(limit)
         if owner is not None:
             query = query.where(approvals.c.owner == owner)
-        if waiting:
-            query = query.where(approvals.c.state == "waiting", approvals.c.expires > now)
+        if waiting is not None:
+            query = query.where(_waits(now) if waiting else not_(_waits(now)))
         return await self._database.read(
             lambda connection: [_approval(row, now) for row in connection.execute(query).mappings()]
         )
+
+    async def waiting(self, owner: str | None = None) -> int:
+        """Return how many approvals wait: of one owner if one is given."""
+        query = select(func.count()).where(_waits(time.time()))
+        if owner is not None:
+            query = query.where(approvals.c.owner == owner)
+        return await self._database.read(lambda connection: connection.scalars(query).one())
+
+
+def _waits(now: float) -> ColumnElement[bool]:
+    return and_(approvals.c.state == "waiting", approvals.c.expires > now)
 
 
 def _of_subject(request: ApprovalRequest) -> "Select[Any]":

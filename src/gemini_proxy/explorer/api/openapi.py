@@ -21,11 +21,12 @@ _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "dataset": {"schema": {"type": "string"}, "description": "The dataset's name."},
     "dataset_id": {"schema": {"type": "string", "format": "uuid"}},
     "policy_id": {"schema": {"type": "string", "format": "uuid"}},
+    "approval_id": {"schema": {"type": "string"}},
     "trace_id": {"schema": {"type": "string", "format": "uuid"}},
 }
 _DESCRIPTION: Final = """\
 The Explorer's API, in the shape that Invariant's clients speak. Another user's data is not found (404). A request at \
-fault gets one of 400, 401, 403, 404, 405, 413, 415 and 421; 429 says that a limit is reached, and 503 that the \
+fault gets one of 400, 401, 403, 404, 405, 409, 413, 415 and 421; 429 says that a limit is reached, and 503 that the \
 database or a check is not available."""
 
 

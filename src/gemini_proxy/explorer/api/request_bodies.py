@@ -36,6 +36,10 @@ MAX_POLICIES_CHECKED: Final = 100
 """Policies of one call."""
 MAX_TRACES_PUSHED: Final = 1_000
 """Traces of one push: they are written in one transaction."""
+MAX_REASON: Final = 1_000
+"""Characters of a decision's reason: it is part of a refusal."""
+MAX_ALLOWED_SECONDS: Final = 30 * 86_400
+"""Seconds for which a decision allows the same again."""
 MAX_RULE_NAME: Final = 256
 """Characters of the name of an annotation's rule: traces are looked up by it."""
 MAX_SOURCE: Final = 256
@@ -246,6 +250,22 @@ class ToolRemoval(RequestBody):
     messages_of_faults = {"name": "name must be a string"}
 
     name: str
+
+
+class ApprovalDecision(RequestBody):
+    """A decision. ``seconds`` is how long exactly the same is allowed again, absent for one exchange; what is denied is
+    refused with ``reason``, which the model can read."""
+
+    messages_of_faults = {
+        "decision": 'decision must be "allow" or "deny"',
+        "reason": "reason must be a string",
+        "reason:string_too_long": f"reason must not be longer than {MAX_REASON} characters",
+        "seconds": f"seconds must be a number from 1 to {MAX_ALLOWED_SECONDS}",
+    }
+
+    decision: Literal["allow", "deny"]
+    reason: Annotated[str, Field(max_length=MAX_REASON), _WITHOUT_NUL] | None = None
+    seconds: Annotated[int, Field(ge=1, le=MAX_ALLOWED_SECONDS)] | None = None
 
 
 class GuardrailReference(RequestBody):

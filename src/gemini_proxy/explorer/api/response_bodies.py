@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
@@ -168,6 +169,30 @@ class ReplacedView(TypedDict):
     inserted: int
 
 
+class ApprovalView(TypedDict):
+    """What a guardrail asks a person for. Times are ISO 8601.
+
+    ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at. ``trace`` is the
+    id of the exchange's trace, which is written when the exchange ends; ``until`` is how long exactly the same is
+    allowed, null for one exchange.
+    """
+
+    id: str
+    state: Literal["waiting", "allowed", "denied", "expired"]
+    user: str
+    dataset: str | None
+    trace: str
+    guardrail: str
+    message: str
+    shown: dict[str, Any]
+    time_created: str
+    time_expires: str
+    time_decided: str | None
+    decided_by: str
+    reason: str
+    until: str | None
+
+
 class PushView(TypedDict):
     """The ids of the pushed traces, in their order."""
 
@@ -247,6 +272,26 @@ def policy_view(policy: StoredPolicy) -> PolicyView:
         "action": policy.action,
         "extra_metadata": dict(policy.metadata),
         "last_updated_time": datetime.fromtimestamp(policy.updated, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def approval_view(approval: Approval) -> ApprovalView:
+    request = approval.request
+    return {
+        "id": approval.id,
+        "state": approval.state,
+        "user": request.owner,
+        "dataset": request.dataset,
+        "trace": request.trace,
+        "guardrail": request.guardrail,
+        "message": request.message,
+        "shown": dict(request.shown),
+        "time_created": iso(approval.created),
+        "time_expires": iso(approval.expires),
+        "time_decided": None if approval.decided_at is None else iso(approval.decided_at),
+        "decided_by": approval.decided_by,
+        "reason": approval.reason,
+        "until": iso(approval.until) if approval.until else None,
     }
 
 
