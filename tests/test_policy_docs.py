@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from gemini_proxy.cli import main
+from gemini_proxy.guardrails.header_policy import MAX_HEADER_POLICY
 from gemini_proxy.guardrails.plugins import load_policy
-from gemini_proxy.guardrails.rules import MAX_HEADER_POLICY
 from gemini_proxy.policy import OUTSIDE, Budget
 from gemini_proxy.policy.compile.compiler import MAX_CHARS
 from gemini_proxy.policy.compile.imports import UNAVAILABLE

@@ -10,8 +10,9 @@ from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable
 from gemini_proxy.guardrails.asking import AT_ONCE, LONGEST_REMEMBERED, MAX_ROUNDS, Allowance, AskedService, Asking
 from gemini_proxy.guardrails.engine import Check
+from gemini_proxy.guardrails.header_policy import with_header
 from gemini_proxy.guardrails.native import QUICK_MESSAGES, NativeEngine
-from gemini_proxy.guardrails.rules import GuardrailSet, compile_guardrail, guardrail, with_header
+from gemini_proxy.guardrails.rules import GuardrailSet, compile_guardrail, guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, PolicyError, Question, compile_policy

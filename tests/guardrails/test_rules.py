@@ -3,7 +3,8 @@
 import pytest
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.guardrails.rules import GuardrailSet, guardrail, with_header
+from gemini_proxy.guardrails.header_policy import with_header
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.verdict import Violation
 
 POLICY = 'raise "x" if:\n    (m: Message)\n    "\\\\d" in m.content'

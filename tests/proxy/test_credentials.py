@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.proxy.credentials import Credentials, read_credentials, upstream_headers
+from gemini_proxy.proxy.credentials import Credentials, read_credentials
+from gemini_proxy.proxy.upstream import upstream_headers
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
 from tests.support.upstream import ScriptedUpstream, candidate, unary

@@ -2,24 +2,20 @@
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from gemini_proxy.errors import BadRequest, Unavailable
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.guardrails.plugins import load_policy, loaded_policy
-from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.policy import LABELS_PARAMETER as LABELS
 from gemini_proxy.policy import (
     MAX_PROGRAM,
     Conversation,
     EvaluationError,
     Policy,
-    PolicyError,
     PolicyWarning,
     joined_labels,
 )
@@ -29,17 +25,11 @@ Action = Literal["block", "ask", "mask", "log"]
 _STRENGTHS: Mapping[object, int] = MappingProxyType({"log": 0, "mask": 1, "ask": 2, "block": 3})
 
 HEADER_NAME = "Invariant-Guardrails"
-BRIEF_POLICY = 500
-"""Characters up to which any policy compiles in a few milliseconds."""
 MAX_HEADER_PROGRAM = 2_000
 """Instructions of a regular expression in a request header: a fifth of an operator's limit, and several times what
 published policies need."""
-COMPILE_SECONDS = 5.0
-"""Seconds that a request waits at most for its policy to be compiled."""
-COMPILE_ALLOWANCE = 10.0
-"""Seconds of compiling that one client may use at once, and in about a minute and a half over time."""
-MAX_HEADER_POLICY = 16_384
-"""Characters of a policy in a request header: far more than real ones, and twice what one header line may carry."""
+BRIEF_POLICY = 500
+"""Characters up to which any policy compiles in a few milliseconds."""
 
 
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
@@ -168,49 +158,12 @@ def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, as
     return Guardrail(digest, name, action, policy, foreign)
 
 
-async def with_header(
-    files: GuardrailSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
-) -> GuardrailSet:
-    """Return the guardrails for a request with ``header``: added to those of the files, in their place, or ignored.
-
-    Raises BadRequest if the header cannot be read or its policy does not load, and Unavailable if ``client`` waits too
-    long for its policy to be compiled. A client replaces guardrails only if the operator allows it; those that log stay
-    in any case.
-    """
-    if header is None or mode == "off":
-        return files
-    if len(header) > MAX_HEADER_POLICY:
-        raise BadRequest(f"{HEADER_NAME}: the policy is over {MAX_HEADER_POLICY} characters")
-    try:
-        added = (await _header_guardrail(_ESCAPE.sub(_unescape, header), client),)
-    except PolicyError as error:
-        raise BadRequest(f"{HEADER_NAME}: {error}") from None
-    return replace(files, blocking=added if mode == "replace" else files.blocking + added)
-
-
-async def _header_guardrail(text: str, client: str) -> Guardrail:
-    """Compile the header's policy. Raises PolicyError and Unavailable."""
-    if is_brief(HEADER_NAME, text, MAX_HEADER_PROGRAM):
-        return _foreign(text)
-    try:
-        async with asyncio.timeout(COMPILE_SECONDS), _COMPILING.hold(client):
-            return await asyncio.get_running_loop().run_in_executor(_HEADER_COMPILER, _foreign, text)
-    except TimeoutError:
-        raise Unavailable(f"{HEADER_NAME}: the policy could not be compiled in time") from None
-
-
-def _foreign(text: str) -> Guardrail:
-    return guardrail(HEADER_NAME, text, "block", foreign=True)
-
-
 def is_brief(name: str, text: str, max_program: int = MAX_PROGRAM) -> bool:
     """Return whether a policy compiles at once: it is short, or compiled already."""
     return len(text) <= BRIEF_POLICY or loaded_policy(text, name, max_program) is not None
 
 
 _COMPILER = ThreadPoolExecutor(1, "policy-compiler")
-_HEADER_COMPILER = ThreadPoolExecutor(1, "header-policy-compiler")
-_COMPILING = FairLock(allowance=COMPILE_ALLOWANCE)
 
 
 async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
@@ -223,20 +176,6 @@ async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
     if is_brief(name, text):
         return guardrail(name, text, action)
     return await asyncio.get_running_loop().run_in_executor(_COMPILER, guardrail, name, text, action)
-
-
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)", re.DOTALL)
-_SIMPLE = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"'}
-
-
-def _unescape(escape: re.Match[str]) -> str:
-    """Decode one escape of Python's ``unicode_escape`` encoding, in which clients send their policy."""
-    code = escape[1]
-    if code in _SIMPLE:
-        return _SIMPLE[code]
-    if len(code) < 3 or int(code[1:], 16) > 0x10FFFF:
-        raise BadRequest(f"{HEADER_NAME}: the value is not unicode-escaped text; a backslash itself is written twice")
-    return chr(int(code[1:], 16))
 
 
 def parameters_missing(rules: Sequence[Guardrail], configured: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -17,9 +17,6 @@ _SUFFIX = re.compile(r";\s*invariant-auth\s*=\s*", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _BEARER = re.compile(r"bearer\b", re.IGNORECASE)
 _INVARIANT = re.compile("invariant", re.IGNORECASE)
-
-FORWARDED = frozenset({"content-type", "user-agent", "x-server-timeout", "accept", "traceparent", "tracestate"})
-"""Request headers that go upstream, beside ``x-goog-*`` and what the configuration adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +130,3 @@ def _split(value: str) -> tuple[str, str]:
 
 def _is_invariant(key: str) -> bool:
     return key.startswith("inv-")
-
-
-def upstream_headers(
-    headers: CIMultiDictProxy[str] | CIMultiDict[str], gemini_key: str, extra: Sequence[str] = ()
-) -> Mapping[str, str]:
-    """The headers for the upstream, by allow-list; the key goes as ``x-goog-api-key`` whatever way it came.
-
-    Raises BadRequest for a header that would change what of the answer can be checked.
-    """
-    if "x-goog-fieldmask" in headers:
-        raise BadRequest("The header X-Goog-FieldMask hides parts of the answer and is not supported.")
-    outgoing = {"x-goog-api-key": gemini_key, "accept-encoding": "identity"}
-    named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
-    for name, value in headers.items():
-        folded = name.lower()
-        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) or folded in outgoing:
-            continue
-        if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
-            outgoing[folded] = value
-    return outgoing

@@ -9,12 +9,13 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
 from gemini_proxy.gemini.request import GeminiRequest, read_request
-from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet, with_header
+from gemini_proxy.guardrails.header_policy import with_header
+from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
 from gemini_proxy.http.request_body import joined, read_pieces, too_large
-from gemini_proxy.proxy.credentials import upstream_headers
 from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError

@@ -1,11 +1,12 @@
 """Calls the upstream and reads its responses: which calls are made again, which headers come back, inflated bodies."""
 
 import asyncio
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gemini_proxy.errors import BadRequest, DecodeError, UpstreamCut, UpstreamError
@@ -18,7 +19,12 @@ _HOP_BY_HOP: Final = frozenset(
 _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {"set-cookie", "alt-svc", "content-length", "content-encoding"}
 _INFLATE_STEP: Final = 262_144
 """Bytes inflated before the loop gets its turn: well under a millisecond."""
+_INVARIANT: Final = re.compile("invariant", re.IGNORECASE)
 _WITHOUT_BODY: Final = frozenset({204, 205})
+
+
+FORWARDED: Final = frozenset({"content-type", "user-agent", "x-server-timeout", "accept", "traceparent", "tracestate"})
+"""Request headers that go upstream, beside ``x-goog-*`` and what the configuration adds."""
 
 
 class UpstreamResponse:
@@ -165,3 +171,23 @@ class Upstream:
 
     async def close(self) -> None:
         await self._pool.close()
+
+
+def upstream_headers(
+    headers: CIMultiDictProxy[str] | CIMultiDict[str], gemini_key: str, extra: Sequence[str] = ()
+) -> Mapping[str, str]:
+    """The headers for the upstream, by allow-list; the key goes as ``x-goog-api-key`` whatever way it came.
+
+    Raises BadRequest for a header that would change what of the answer can be checked.
+    """
+    if "x-goog-fieldmask" in headers:
+        raise BadRequest("The header X-Goog-FieldMask hides parts of the answer and is not supported.")
+    outgoing = {"x-goog-api-key": gemini_key, "accept-encoding": "identity"}
+    named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
+    for name, value in headers.items():
+        folded = name.lower()
+        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) or folded in outgoing:
+            continue
+        if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
+            outgoing[folded] = value
+    return outgoing

@@ -5,9 +5,8 @@ import time
 
 from aiohttp import web
 
-from gemini_proxy.proxy.credentials import upstream_headers
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.upstream import UpstreamResponse
+from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM
 
 
