@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Collection
+from functools import cache
 from typing import Final
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Insert, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gemini_proxy.traces.database import Database
@@ -30,11 +31,8 @@ class RefusedTexts:
         rows = [{"digest": digest, "at": now} for digest in sorted(digests)[:_MOST_TEXTS]]
 
         def work(connection: Connection) -> None:
-            insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(refused_texts)
-            again = {"at": insert.excluded.at}
-            connection.execute(insert.on_conflict_do_update(index_elements=["digest"], set_=again), rows)
-            old = select(refused_texts.c.digest).where(refused_texts.c.at < now - _KEPT).limit(_DELETED)
-            connection.execute(delete(refused_texts).where(refused_texts.c.digest.in_(old)))
+            connection.execute(_upsert(connection.dialect.name), rows)
+            connection.execute(_DELETE_OLD, {"before": now - _KEPT})
 
         if rows:
             await self._database.write(work)
@@ -43,3 +41,17 @@ class RefusedTexts:
         """Return those that are of texts which were refused."""
         query = select(refused_texts.c.digest).where(refused_texts.c.digest.in_(sorted(digests)))
         return await self._database.read(lambda connection: frozenset(connection.scalars(query)))
+
+
+# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+_DELETE_OLD: Final = delete(refused_texts).where(
+    refused_texts.c.digest.in_(
+        select(refused_texts.c.digest).where(refused_texts.c.at < bindparam("before")).limit(_DELETED)
+    )
+)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(refused_texts)
+    return insert.on_conflict_do_update(index_elements=["digest"], set_={"at": insert.excluded.at})
