@@ -25,10 +25,10 @@ _Clause = frozenset[Need]
 
 def needs_of(rule: syntax.Raise, context: Context) -> Needs:
     """Return what the rule needs. Its syntax tree must have been compiled: then names and fields are known to exist."""
-    return _Reader(context).needs(rule.body)
+    return _NeedsReader(context).needs(rule.body)
 
 
-class _Reader:
+class _NeedsReader:
     """Reads the lines of one rule in their order; ``_kinds`` are those of the variables so far."""
 
     def __init__(self, context: Context) -> None:
