@@ -114,7 +114,7 @@ def _named(records: Sequence[KeyRecord]) -> str:
 def _advice(record: KeyRecord, *, open_access: bool) -> str:
     lines = [f"The key of {record.owner} (id {record.id}). It is not shown again: keep it where secrets are kept."]
     if record.role == "approver":
-        lines.append("It decides approvals and makes no model calls; the Explorer's pages ask for it.")
+        lines.append("It decides approvals and makes no model calls: sign in with it at /explorer/approvals.")
     else:
         lines += [
             "Gemini clients send it as the header",

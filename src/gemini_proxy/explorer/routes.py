@@ -56,7 +56,15 @@ from gemini_proxy.explorer.api.response_bodies import (
     TraceView,
 )
 from gemini_proxy.explorer.app_keys import ACCESS
-from gemini_proxy.explorer.pages import dashboard, dataset_pages, rule_pages, sign_in, tool_pages, trace_pages
+from gemini_proxy.explorer.pages import (
+    approval_pages,
+    dashboard,
+    dataset_pages,
+    rule_pages,
+    sign_in,
+    tool_pages,
+    trace_pages,
+)
 from gemini_proxy.explorer.pages.site import error_page, missing
 from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static_files
 from gemini_proxy.explorer.pages.templating import set_up
@@ -195,6 +203,7 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer/traces/{id}/text": trace_pages.trace_text,
     "/explorer/live": dashboard.live,
     "/explorer/dashboard": dashboard.dashboard,
+    approval_pages.PATH: approval_pages.approvals,
     "/explorer/sign-in": sign_in.sign_in_form,
     "/explorer/static/{file}": static_file,
     _DATASET: trace_pages.traces,
@@ -209,6 +218,7 @@ _POST: Final[dict[str, Handler]] = {
     "/explorer": dataset_pages.create,
     "/explorer/sign-in": sign_in.sign_in,
     "/explorer/sign-out": sign_in.sign_out,
+    f"{approval_pages.PATH}/{{id}}": approval_pages.decide,
     "/explorer/api/check-policy": rule_pages.check_policy,
     "/explorer/api/try-policy": rule_pages.try_policy,
     f"{_DATASET}/delete": dataset_pages.delete,

@@ -1,7 +1,7 @@
 """What a dataset's owner asks of traces through the API: a listing without messages, and annotations one by one."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,6 +96,15 @@ class Catalogue:
             return StoredTrace(decode_apart(row, [one.annotation for one in found]), row["messages"], found)
 
         return await self._database.read(work, owner=owner)
+
+    async def existing(self, owner: str, trace_ids: Collection[str]) -> set[str]:
+        """Return those of some ids that are of traces of a user."""
+        query = (
+            select(traces.c.id)
+            .join(datasets, datasets.c.seq == traces.c.dataset)
+            .where(traces.c.id.in_(trace_ids), datasets.c.owner == owner, datasets.c.name.is_not(None))
+        )
+        return await self._database.read(lambda connection: set(connection.scalars(query)), owner=owner)
 
     async def messages(self, owner: str, trace_id: str) -> bytes | None:
         """Return the messages of a user's trace as the JSON that is stored; None where the user has no such trace."""

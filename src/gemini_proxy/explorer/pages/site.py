@@ -22,9 +22,10 @@ from gemini_proxy.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gemini_proxy.explorer.api.approval_api import visible_owner
 from gemini_proxy.explorer.api.endpoints import require_operator
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name, read_uuid
-from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, SERVER, SESSION_COOKIE
+from gemini_proxy.explorer.app_keys import ACCESS, APPROVALS, DATASETS, SERVER, SESSION_COOKIE
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.http.request_body import read_bytes
@@ -71,6 +72,7 @@ _WORDS: Final = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    409: "Too late",
     413: "Too large",
     421: "Wrong host name",
     429: "Too many requests",
@@ -130,7 +132,8 @@ class PageVisit:
 
     async def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
         """Render a page in a thread, as a large one takes a while."""
-        context = {**_visitor(self.request), **values}
+        waiting = await self.app[APPROVALS].waiting(visible_owner(self.identity))
+        context = {**_visitor(self.request), "waiting": waiting, **values}
         body = await asyncio.to_thread(aiohttp_jinja2.render_string, template, self.request, context)
         return page_response(body, status)
 
@@ -221,6 +224,7 @@ def _visitor(request: web.Request) -> dict[str, Any]:
     return {
         "user": None if identity is None else identity.owner,
         "signed_in": keys_needed(request),
+        "waiting": 0,
         "may_change": identity is not None and identity.role == "operator",
     }
 

@@ -92,6 +92,11 @@ def milliseconds(value: float) -> str:
     return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.1f} min"
 
 
+def spelled_out(text: str) -> str:
+    """Write characters that cannot be seen as ``\\uXXXX``; line breaks stay."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text)
+
+
 def quoted(text: str) -> str:
     """Write a value for a URL. What cannot be encoded leads nowhere."""
     return quote(text.encode(errors="replace"), safe="")

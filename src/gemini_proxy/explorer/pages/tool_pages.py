@@ -13,6 +13,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.dataset_api import checked_metadata
 from gemini_proxy.explorer.app_keys import DATASETS, PINNED_TOOLS
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
+from gemini_proxy.explorer.pages.templating import spelled_out
 from gemini_proxy.policy import LABELS_PARAMETER
 from gemini_proxy.traces.datasets import labels_of
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
@@ -158,15 +159,11 @@ def _texts(declared: Declared) -> tuple[str, str]:
     if not declared.text:
         return "", ""
     declaration: dict[str, Any] = load(declared.text)
+    description = declaration["description"] or ""
     hints = {"annotations": declaration["annotations"]} if "annotations" in declaration else None
     parameters = "\n".join(filter(None, map(_pretty, (declaration["parameters"], hints))))
-    return _visible(declaration["description"] or ""), _visible(parameters)
+    return spelled_out(description if isinstance(description, str) else _pretty(description)), spelled_out(parameters)
 
 
 def _pretty(schema: Any) -> str:
     return orjson.dumps(schema, option=orjson.OPT_INDENT_2, default=str).decode() if schema else ""
-
-
-def _visible(text: Any) -> str:
-    written = text if isinstance(text, str) else _pretty(text)
-    return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in written)

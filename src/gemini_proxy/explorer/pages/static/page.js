@@ -47,6 +47,7 @@
     "g d": go("/explorer"),
     "g l": go("/explorer/live"),
     "g b": go("/explorer/dashboard"),
+    "g a": go("/explorer/approvals"),
   };
 
   let first = "";
