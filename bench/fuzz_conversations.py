@@ -164,7 +164,9 @@ class Writer:
         turns = self.random.choice((1, 2, 3, 6, 40))
         for turn in range(turns):
             messages.extend(self._turn(turn, max(1, size // turns // 3)))
-        return messages
+        # No two values are one object, as in what was read: places are told by identity.
+        read: list[Message] = json.loads(json.dumps(messages))
+        return read
 
     def tool(self, size: int) -> dict[str, Any]:
         """A declaration."""

@@ -38,18 +38,20 @@ class Disguises:
         plain = find(texts, meter)
         known = list(plain)
         lines = in_lines(texts)
-        plain_ones = lines is not None and is_plain(lines, meter) and not self._turned_words(lines, meter)
-        looked_at = () if plain_ones else texts
-        more = [found for index, text in enumerate(looked_at) for found in self._disguised(find, index, text, meter)]
+        more: list[Finding] = []
+        if lines is None or not is_plain(lines, meter):
+            more.extend(found for index, text in enumerate(texts) for found in _normal(find, index, text, meter))
+        if lines is None or self._turned_words(lines, meter):
+            more.extend(
+                found for index, text in enumerate(texts) for found in self._turned_in(find, index, text, meter)
+            )
+        more.sort(key=lambda found: found.text)
         more.extend(_in_letters(find, texts, meter))
         if not more:
             return known or plain
         return [*known, *_fresh(more, known)]
 
-    def _disguised(self, find: Find, index: int, text: str, meter: Meter) -> Iterator[Finding]:
-        made = normalize(text, meter)
-        if type(made) is Normalized:
-            yield from _near_changes(find, index, made, meter)
+    def _turned_in(self, find: Find, index: int, text: str, meter: Meter) -> Iterator[Finding]:
         words = self._turned_words(text, meter)
         if any(number < self._count for number in words):
             yield from (_at(index, found, found.start, found.end) for found in find([text.translate(_ROT13)], meter))
@@ -63,6 +65,12 @@ class Disguises:
 
 def _at(index: int, found: Finding, start: int, end: int) -> Finding:
     return Finding(index, start, end, found.label)
+
+
+def _normal(find: Find, index: int, text: str, meter: Meter) -> Iterator[Finding]:
+    made = normalize(text, meter)
+    if type(made) is Normalized:
+        yield from _near_changes(find, index, made, meter)
 
 
 def _near_changes(find: Find, index: int, text: Normalized, meter: Meter) -> Iterator[Finding]:
