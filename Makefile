@@ -8,6 +8,7 @@
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
 #   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
+#   make bench-fuzz                ten minutes of chance conversations against provenance and the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make bench-agentdojo           AgentDojo's attacks and honest tasks through the proxy under provenance.gr and confidential.gr, its declarations
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-agentdojo bench-million clients oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -75,6 +76,9 @@ bench-neighbours: $(VENV)/.installed-dev
 bench-detectors: $(VENV)/.installed-dev .injections/.installed
 	$(BIN)/python -m bench.detectors
 	$(BIN)/python -m bench.injections .injections $(ARGS)
+
+bench-fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.fuzz $(ARGS)
 
 bench-agentdojo: $(VENV)/.installed-dev .venv-agentdojo/.installed
 	$(BIN)/python -m bench.agentdojo_report --python .venv-agentdojo/bin/python $(ARGS) $(SUITES)
