@@ -23,6 +23,8 @@ from gemini_proxy.traces.schema import annotations, jobs, traces
 
 WIDTH: Final = 1 << 40
 """Numbers in a partition's range: as many as two thousand exchanges a second would use up in fifteen years."""
+PARTS: Final = 8
+"""A partition takes this part of the size that the database may have, at most; and so much is left of the traces."""
 # A statement that comes so many traces after its repetition is no longer expected.
 _WATCHED: Final = 1 << 20
 # By the first traces it is told when a partition was begun: one of them may have the time of a wrong clock.
@@ -178,7 +180,8 @@ class Partitions:
     async def drop_oldest(self, size: int) -> Dropped | None:
         """Drop the oldest partition if the database has more than ``size`` bytes; return what it was.
 
-        The current partition stays.
+        The current partition stays, and the last one before it until the current one has ``size / PARTS`` bytes: a
+        database that had no partitions does not lose all of its traces when the first one is closed.
         """
         oldest = await self._database.read(partial(_excessive, size=size))
         if oldest is None:
@@ -223,9 +226,25 @@ class Partitions:
 
 def closed(connection: Connection) -> list[Partition]:
     """Return the partitions that no further trace comes into, the oldest first."""
-    found = [partition for partition in partitions(connection) if partition.whole]
-    current = _current(connection) if found else 0
-    return [partition for partition in found if partition.number < current]
+    return closed_and_current(connection)[0]
+
+
+def closed_and_current(connection: Connection) -> tuple[list[Partition], Partition | None]:
+    """Return the partitions that no further trace comes into, the oldest first, and the one that the next comes into.
+
+    There is none in SQLite.
+    """
+    found = {partition.number: partition for partition in partitions(connection) if partition.whole}
+    if not found:
+        return [], None
+    current = _current(connection)
+    return [partition for number, partition in found.items() if number < current], found[current]
+
+
+def droppable(connection: Connection, size: int) -> list[Partition]:
+    """Return the partitions that may be dropped for the database to have ``size`` bytes, the oldest first."""
+    older, current = closed_and_current(connection)
+    return older if current is None or current.size >= size // PARTS else older[:-1]
 
 
 def _current(connection: Connection) -> int:
@@ -236,10 +255,9 @@ def _current(connection: Connection) -> int:
 
 def _due(connection: Connection, before: float | None, most: int | None) -> int | None:
     """Return the number of the partition to begin now."""
-    found = {partition.number: partition for partition in partitions(connection)}
-    if not found:
+    _, current = closed_and_current(connection)
+    if current is None:
         return None
-    current = found[_current(connection)]
     in_order = select(traces.c.created).where(traces.c.seq >= current.first).order_by(traces.c.seq).limit(_FIRST)
     begun = connection.scalar(select(func.min(in_order.subquery().c.created)))
     if begun is None:
@@ -270,7 +288,7 @@ def _look(connection: Connection, partition: Partition, after: int) -> tuple[flo
 
 def _excessive(connection: Connection, size: int) -> tuple[Partition, int] | None:
     """Return the oldest partition and about how many traces it has, if it has to go for the database to be smaller."""
-    oldest = next(iter(closed(connection)), None)
+    oldest = next(iter(droppable(connection, size)), None)
     if oldest is None or bytes_in_use(connection) <= size:
         return None
     return oldest, estimated_traces(connection, oldest)

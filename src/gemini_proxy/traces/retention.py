@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from gemini_proxy.traces.believed_clock import BelievedClock
 from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.partitions import PARTS
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ _THOROUGH: Final = 24
 # A partition is of a day, or of more if traces are kept for so long that there would be more partitions than this: each
 # query that does not name a trace's number asks all of them.
 _PARTITIONS: Final = 30
-# A part of the size that is kept: so much less is kept after a partition was dropped.
-_LARGEST_PART: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,8 @@ class Retention:
                     await self._believed.load()
                     self._loaded = True
                 await self._believed.look()
-                await self._shrink(kept.size)
                 await self._turn_partition(kept)
+                await self._shrink(kept.size)
             except StoreError as error:
                 logger.warning("retention waits: %s", error)
             now = self._believed.now()
@@ -97,7 +96,7 @@ class Retention:
     async def _turn_partition(self, kept: Kept) -> None:
         now = self._believed.now() if self._loaded else None
         before = None if now is None else now - kept.partition_seconds
-        if await self._store.turn_partition(before, kept.size // _LARGEST_PART or None):
+        if await self._store.turn_partition(before, kept.size // PARTS or None):
             logger.info("began a new partition of traces")
 
     async def _delete(self, now: float, kept: Kept, *, thorough: bool) -> None:

@@ -17,9 +17,10 @@ from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.jobs import Job
 from gemini_proxy.traces.partitions import (
     WIDTH,
-    Partition,
     Partitions,
     closed,
+    closed_and_current,
+    droppable,
     estimated_traces,
     most_between,
     partitions,
@@ -269,8 +270,8 @@ class TraceStore:
         In SQLite this goes in steps as ``delete_before``. Pages of deleted traces are used again, the file does not
         become shorter. The search index gives its pages back later, so more traces go than ``excess`` says.
 
-        In PostgreSQL the oldest partitions are dropped, but for the current one: of that, the oldest traces are deleted
-        in steps, once for each time that the database has grown, since its files do not become smaller by that.
+        In PostgreSQL this drops the oldest partitions, see ``Partitions.drop_oldest``. If there is but one, its oldest
+        traces are deleted in steps, once for each time that the database has grown: its files do not become smaller.
         """
         if await self._database.read(partitions):
             return await self._shrink_partitions(size, step)
@@ -282,7 +283,7 @@ class TraceStore:
         while dropped := await self._partitions.drop_oldest(size):
             total += dropped.traces
         rest = await self._database.read(bytes_in_use)
-        if size < rest > self._size_of_rest:
+        if size < rest > self._size_of_rest and not await self._database.read(closed):
             wanted = (await self.excess(max(size, self._size_of_rest))).traces
             self._size_of_rest = rest
             for start in range(0, wanted, step):
@@ -428,26 +429,24 @@ def _excess(connection: Connection, size: int) -> Excess:
     used = bytes_in_use(connection)
     if used <= size:
         return Excess(used, 0)
-    if found := partitions(connection):
-        return Excess(used, _excess_of_partitions(connection, found, used - size))
+    if partitions(connection):
+        return Excess(used, _excess_of_partitions(connection, size, used - size))
     count = connection.scalar(select(func.count()).select_from(traces)) or 0
     return Excess(used, min(count, -(-count * (used - size) // used)))
 
 
-def _excess_of_partitions(connection: Connection, found: Sequence[Partition], excess: int) -> int:
-    """About how many traces go with so many bytes: those of whole partitions, and some of the current one."""
-    older = closed(connection)
+def _excess_of_partitions(connection: Connection, size: int, excess: int) -> int:
+    """Return about how many traces go with so many bytes: those of whole partitions, else some of the only one."""
     total = 0
-    for partition in older:
-        if excess <= 0:
-            return total
-        total += estimated_traces(connection, partition)
-        excess -= partition.size
-    if excess <= 0:
+    for partition in droppable(connection, size):
+        if excess > 0:
+            total += estimated_traces(connection, partition)
+            excess -= partition.size
+    older, current = closed_and_current(connection)
+    if older or current is None:
         return total
-    current = found[len(older)]
     count = estimated_traces(connection, current)
-    return total + min(count, -(-count * excess // max(1, current.size)))
+    return min(count, -(-count * excess // max(1, current.size)))
 
 
 def _delete_oldest(connection: Connection, count: int, size: int) -> int:
