@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 
 from gemini_proxy.explorer.app_keys import APPROVALS
+from gemini_proxy.traces.approvals import ApprovalRequest
 from gemini_proxy.traces.keys import Role
 from tests.conftest import StartProxy
 from tests.explorer.asking import PAY, PAYMENTS, UNKNOWN, asked_for, waiting_call
@@ -163,6 +164,13 @@ async def test_a_conversation_is_linked_once_it_has_a_trace(proxy: Proxy, browse
     assert links == [f"/explorer/traces/{kept.id}"]
 
 
-async def test_the_whole_conversation_may_be_asked_for(proxy: Proxy, browser: Browser) -> None:
-    await asked_for(proxy.app[APPROVALS], "developer", [])
+async def test_it_is_said_that_something_is_not_shown(proxy: Proxy, browser: Browser) -> None:
+    """The whole conversation if the rule points at nothing, or what is neither a call nor a text."""
+    approvals = proxy.app[APPROVALS]
+    first = await asked_for(approvals, "developer", [])
     assert "the whole conversation is asked for" in (await browser.get(PATH)).text
+    await approvals.decide(first.id, allow=False, by="ada")
+    fields: dict[str, Any] = {"dataset": None, "trace": UNKNOWN, "guardrail": "g", "message": "m", "subject": "s"}
+    await approvals.open(ApprovalRequest(owner="developer", shown={"asked": [], "unshown": True}, **fields), 60)
+    page = await browser.get(PATH)
+    assert "such as an image. It is not shown." in page.text

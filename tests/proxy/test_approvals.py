@@ -147,6 +147,56 @@ async def test_a_decision_holds_for_exactly_what_was_asked(
     assert (await asking)[0] == 400
 
 
+@pytest.mark.parametrize("points_at", ["m", "m.tool_calls"])
+@pytest.mark.parametrize(("tool", "amount"), [("refund", 12), ("pay", 13)])
+async def test_a_rule_that_points_at_a_message_asks_for_its_calls(
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    points_at: str,
+    tool: str,
+    amount: int,
+) -> None:
+    """With their names and all of their arguments, not only the texts in them: another call is asked for again."""
+    policy = f'raise PolicyViolation("acts", {points_at}) if:\n    (m: Message)\n    m.tool_calls\n'
+    proxy = await start_proxy(ask_policy=policy)
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    [approval] = await waiting(proxy)
+    assert {"tool": "pay", "arguments": {"to": "ACME", "amount": 12}} in approval.request.shown["asked"]
+    await decide(proxy, allow=True, seconds=60.0)
+    assert (await asking)[0] == 200
+    upstream.reply(unary(call_part(tool, "STOP", to="ACME", amount=amount)))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    await decide(proxy, allow=False)
+    assert (await asking)[0] == 400
+
+
+async def test_what_is_no_text_is_part_of_what_is_asked_for(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """An allowance does not hold for the same words with another image; and the person is told that there is one."""
+    policy = 'raise PolicyViolation("asks", a, b) if:\n    (a: Message) -> (b: Message)\n    b.role == "user"\n'
+    proxy = await start_proxy(ask_policy=policy, guardrails={"ask_timeout": 5.0})
+    upstream.reply(unary(candidate("yes", "STOP")))
+    texts = {"role": "user", "parts": [{"text": "Send this"}]}
+
+    async def asks(data: str) -> int:
+        image = {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": data}}]}
+        async with client.post(proxy.method(), json={"contents": [texts, image]}) as response:
+            return response.status
+
+    asking = asyncio.create_task(asks("AAAA"))
+    [approval] = await waiting(proxy)
+    assert approval.request.shown == {"asked": [{"role": "user", "texts": ["Send this"]}], "unshown": True}
+    await decide(proxy, allow=True, seconds=60.0)
+    assert await asking == 200
+    assert await asks("AAAA") == 200
+    asking = asyncio.create_task(asks("BBBB"))
+    await decide(proxy, allow=False)
+    assert await asking == 400
+
+
 async def test_a_client_that_gave_up_finds_the_decision(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

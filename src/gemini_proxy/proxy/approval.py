@@ -79,13 +79,20 @@ class ApprovalDesk:
 
 
 def _request(exchange: Exchange, violation: Violation, messages: Sequence[Message]) -> ApprovalRequest:
-    """Return what is asked for: each call that the violation points into, whole, and each text that it points at."""
+    """Return what is asked for: each call that the violation points into, whole, and each text that it points at.
+
+    What is neither, such as an image, cannot be shown; an allowance holds for exactly the messages that it is in.
+    """
     asked: list[Any] = []
+    unshown: list[Message] = []
     for address in violation.ranges:
-        if (found := _call_at(messages, address) or _text_at(messages, address)) and found not in asked:
-            asked.append(found)
+        found, complete = _asked_at(messages, address)
+        asked += [item for item in found if item not in asked]
+        if not complete:
+            unshown += [message for message in _message_at(messages, address) if message not in unshown]
     dataset = exchange.call.dataset
-    exact = [exchange.owner, dataset, violation.guardrail.id, violation.message, asked or list(messages)]
+    what = [*asked, *unshown] or list(messages)
+    exact = [exchange.owner, dataset, violation.guardrail.id, violation.message, what]
     return ApprovalRequest(
         exchange.owner,
         dataset,
@@ -93,28 +100,41 @@ def _request(exchange: Exchange, violation: Violation, messages: Sequence[Messag
         violation.guardrail.name,
         violation.message,
         hashlib.sha256(orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)).hexdigest(),
-        {"asked": [_cut(one) for one in asked]},
+        {"asked": [_cut(item) for item in asked], **({"unshown": True} if unshown else {})},
     )
 
 
-def _call_at(messages: Sequence[Message], address: str) -> Mapping[str, Any] | None:
-    """Return the call that an address points into, by name and arguments; None where it points into none."""
-    steps = address.partition(":")[0].split(".")
-    index = message_of(address)
-    if index is None or index >= len(messages) or steps[2:3] != ["tool_calls"] or not steps[3:4][0].isdecimal():
-        return None
-    function = messages[index]["tool_calls"][int(steps[3])]["function"]
-    return {"tool": function["name"], "arguments": function["arguments"]}
-
-
-def _text_at(messages: Sequence[Message], address: str) -> Mapping[str, Any] | None:
-    index = message_of(address)
+def _asked_at(messages: Sequence[Message], address: str) -> tuple[list[Mapping[str, Any]], bool]:
+    """Return the calls, by name and arguments, and the texts that an address points at; and whether that is all."""
+    message = next(iter(_message_at(messages, address)), {})
+    steps = address.partition(":")[0].split(".")[2:]
+    calls = [_named_call(call) for call in message.get("tool_calls") or ()]
+    if steps[:1] == ["tool_calls"]:
+        number = steps[1] if len(steps) > 1 else ""
+        one = calls[int(number) : int(number) + 1] if number.isdecimal() else []
+        return one or calls, True
+    if calls and not steps:
+        # A call's numbers and its name are part of it: its texts alone would stand for other calls as well.
+        messages, address = [{name: value for name, value in message.items() if name != "tool_calls"}], "messages.0"
+        if not message.get("content"):
+            return calls, True
+    else:
+        calls = []
     try:
-        texts = texts_at(messages, address)
+        return [*calls, {"role": message.get("role", ""), "texts": texts_at(messages, address)}], True
     except CannotMask:
-        return None
-    role = messages[index].get("role", "") if index is not None and index < len(messages) else ""
-    return {"role": role, "texts": texts}
+        return calls, False
+
+
+def _message_at(messages: Sequence[Message], address: str) -> Sequence[Message]:
+    """Return the message that an address points into; none if it points into none."""
+    index = message_of(address)
+    return [] if index is None else messages[index : index + 1]
+
+
+def _named_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = call["function"]
+    return {"tool": function["name"], "arguments": function["arguments"]}
 
 
 def _cut(asked: Any) -> Any:

@@ -172,9 +172,9 @@ class ReplacedView(TypedDict):
 class ApprovalView(TypedDict):
     """What a guardrail asks a person for. Times are ISO 8601.
 
-    ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at. ``trace`` is the
-    id of the exchange's trace, which is written when the exchange ends; ``until`` is how long exactly the same is
-    allowed, null for one exchange.
+    ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at, and ``unshown``
+    if it points at something else as well. ``trace`` is the id of the exchange's trace, which is written when the
+    exchange ends; ``until`` is how long exactly the same is allowed, null for one exchange.
     """
 
     id: str
