@@ -197,6 +197,20 @@ async def test_what_is_no_text_is_part_of_what_is_asked_for(
     assert await asking == 400
 
 
+async def test_it_is_said_how_much_of_a_long_text_is_not_shown(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """An ellipsis alone could be the text's own."""
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(unary(call_part("pay", "STOP", to="A" * 5500)))
+    asking = asyncio.create_task(ask(client, proxy.method()))
+    [approval] = await waiting(proxy)
+    [call] = approval.request.shown["asked"]
+    assert call["arguments"]["to"] == f"{'A' * 4000}… (1,500 more characters)"
+    await decide(proxy, allow=False)
+    assert (await asking)[0] == 400
+
+
 async def test_a_client_that_gave_up_finds_the_decision(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -138,9 +138,10 @@ def _named_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cut(asked: Any) -> Any:
-    """Return what is asked with long texts cut."""
+    """Return what is asked with long texts cut, and by how much."""
     if isinstance(asked, str):
-        return asked if len(asked) <= _MOST_SHOWN else f"{asked[:_MOST_SHOWN]}…"
+        more = len(asked) - _MOST_SHOWN
+        return asked if more <= 0 else f"{asked[:_MOST_SHOWN]}… ({more:,} more characters)"
     if isinstance(asked, Mapping):
         return {name: _cut(inner) for name, inner in asked.items()}
     return [_cut(item) for item in asked] if isinstance(asked, list) else asked
