@@ -40,8 +40,11 @@ Sections = Mapping[str, Mapping[str, object]]
 
 
 def configured(folder: Path, sections: Sections) -> Path:
-    """A configuration file with ``sections``."""
-    return write_config(folder, "config.toml", **sections)
+    """A configuration file with ``sections``, for a free port where they do not say another address.
+
+    Some faults are found after the server has begun to listen, and the usual port may be taken.
+    """
+    return write_config(folder, "config.toml", **{"server": {"listen": ["127.0.0.1:0"]}, **sections})
 
 
 def invoke(config: Path, *arguments: str) -> Result:
