@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol
 from gemini_proxy.gemini.casing import camel_case
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.json_edit import JsonString, Path, StringEdit, edited, json_strings
+from gemini_proxy.guardrails.addresses import message_of, value_at, without_offsets
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import kind_of_value
 
@@ -21,7 +22,6 @@ _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
 _MOST_VALUES: Final = 1_000
 """Values of one request that are masked; more are refused."""
-_OFFSETS: Final = re.compile(r"(.*):(\d+)-(\d+)", re.DOTALL)
 _NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignature language outcome".split())
 """Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
 _BLOBS: Final = frozenset({"inlineData", "fileData"})
@@ -195,31 +195,14 @@ def masked_values(messages: Sequence[Mapping[str, Any]], violations: Iterable[Vi
 
 def texts_at(messages: Sequence[Mapping[str, Any]], address: str) -> list[str]:
     """Return the texts that an address points at. Raises CannotMask where there are none."""
-    offsets = _OFFSETS.fullmatch(address)
-    value = _value_at(messages, (offsets[1] if offsets else address).partition(".")[2])
+    path, offsets = without_offsets(address)
+    value = value_at(messages, path)
     if offsets is not None and isinstance(value, str):
-        value = value[int(offsets[2]) : int(offsets[3])]
+        value = value[slice(*offsets)]
     texts = [text for text in _texts_of(value) if text.strip()]
     if not texts:
         raise CannotMask("there is no text in it")
     return texts
-
-
-def _value_at(value: Any, path: str) -> Any:
-    """Return what a path leads to; names of fields may hold dots themselves."""
-    while path and not isinstance(value, str):
-        if isinstance(value, Mapping):
-            names = [name for name in value if path == name or path.startswith(f"{name}.")]
-            if not names:
-                return None
-            name = max(names, key=len)
-            value, path = value[name], path[len(name) + 1 :]
-        elif isinstance(value, Sequence):
-            index, _, path = path.partition(".")
-            value = value[int(index)] if index.isdecimal() and int(index) < len(value) else None
-        else:
-            return None
-    return value
 
 
 def _texts_of(value: Any) -> Iterator[str]:
@@ -235,12 +218,6 @@ def _texts_of(value: Any) -> Iterator[str]:
         for name, inner in value.items():
             if name not in ("role", "type", "id", "tool_call_id", "tool_name", "name", "turn", "field"):
                 yield from _texts_of(inner)
-
-
-def message_of(address: str) -> int | None:
-    """Return the index of the message that an address points into; None where it points into none."""
-    index = address.partition(":")[0].split(".")[1:2]
-    return int(index[0]) if index and index[0].isdecimal() else None
 
 
 def is_history(contents: Sequence[int | None], violation: Violation) -> bool:
@@ -271,12 +248,12 @@ def moved(violation: Violation, masks: Masks, messages: Sequence[Mapping[str, An
 
 
 def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> str:
-    offsets = _OFFSETS.fullmatch(address)
-    text = _value_at(messages, offsets[1].partition(".")[2]) if offsets else None
+    path, offsets = without_offsets(address)
+    text = value_at(messages, path)
     if offsets is None or not isinstance(text, str):
         return address
-    start, end = (len(masks.hide(text[: int(offset)])) for offset in offsets.groups()[1:])
-    return f"{offsets[1]}:{start}-{end}"
+    start, end = (len(masks.hide(text[:offset])) for offset in offsets)
+    return f"{path}:{start}-{end}"
 
 
 def mask_body(body: bytes, masks: RequestMasks) -> bytes:

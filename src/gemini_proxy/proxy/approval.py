@@ -9,7 +9,8 @@ from typing import Any, Final
 import orjson
 
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.guardrails.masking import CannotMask, message_of, texts_at
+from gemini_proxy.guardrails.addresses import message_of
+from gemini_proxy.guardrails.masking import CannotMask, texts_at
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.approvals import Approval, ApprovalRequest, Approvals

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.request import contents_of_messages
+from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.masking import (
     CannotMask,
     FrameEditor,
@@ -20,7 +21,6 @@ from gemini_proxy.guardrails.masking import (
     is_history,
     mask_body,
     masked_values,
-    message_of,
     texts_at,
 )
 from gemini_proxy.guardrails.verdict import Violation

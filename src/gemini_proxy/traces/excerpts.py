@@ -1,10 +1,10 @@
 """What the addresses of a violation point at, cut to what fits a line."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemini_proxy.guardrails.addresses import value_at, without_offsets
 from gemini_proxy.policy import RuleViolation
 from gemini_proxy.traces.visible import as_json
 
@@ -12,7 +12,6 @@ from gemini_proxy.traces.visible import as_json
 _FOUND, _AROUND = 160, 40
 # Ranges of one violation that are shown: a text in which everything matches is not printed a thousand times.
 _RANGES = 20
-_OFFSETS = re.compile(r"(?P<path>.*):(?P<start>\d+)-(?P<end>\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,12 @@ def excerpts(messages: Sequence[Mapping[str, Any]], addresses: Sequence[str]) ->
 
 
 def _excerpt(messages: Sequence[Mapping[str, Any]], address: str) -> Excerpt:
-    offsets = _OFFSETS.fullmatch(address)
-    _, _, path = (offsets["path"] if offsets else address).partition(".")
-    value = _value(messages, path)
-    role = _role(messages, path)
+    path, offsets = without_offsets(address)
+    value = value_at(messages, path)
+    role = _role(messages, path.partition(".")[2])
     if offsets is None or not isinstance(value, str):
         return Excerpt(address, role, "", _cut(_described(value)), "")
-    start, end = int(offsets["start"]), int(offsets["end"])
+    start, end = offsets
     before = value[max(0, start - _AROUND) : start]
     after = value[end : end + _AROUND]
     return Excerpt(
@@ -52,25 +50,6 @@ def _excerpt(messages: Sequence[Mapping[str, Any]], address: str) -> Excerpt:
         _cut(value[start:end]),
         f"{after}..." if len(value) > end + _AROUND else after,
     )
-
-
-def _value(value: Any, path: str) -> Any:
-    """Return what a path leads to: where it leads into JSON text that stands for an object, that text."""
-    while path and not isinstance(value, str):
-        if isinstance(value, Mapping):
-            keys = [key for key in value if path == key or path.startswith(f"{key}.")]
-            if not keys:
-                return None
-            key = max(keys, key=len)
-            value, path = value[key], path[len(key) + 1 :]
-        elif isinstance(value, Sequence):
-            index, _, path = path.partition(".")
-            if not index.isdecimal() or int(index) >= len(value):
-                return None
-            value = value[int(index)]
-        else:
-            return None
-    return value
 
 
 def _role(messages: Sequence[Mapping[str, Any]], path: str) -> str:
