@@ -49,11 +49,13 @@ class Guardrail:
     action: Action
     policy: Policy = field(repr=False)
     foreign: bool = False
+    actions: frozenset[Action] = field(init=False, repr=False, compare=False)
+    """Every action that a violation of it may have."""
 
-    @property
-    def actions(self) -> frozenset[Action]:
-        """Return every action that a violation of it may have."""
-        return frozenset(stronger(self.action, rule.action) for rule in self.policy.rules) or frozenset({self.action})
+    def __post_init__(self) -> None:
+        # Once: sets of guardrails are made for each exchange with a dataset.
+        actions = frozenset(stronger(self.action, rule.action) for rule in self.policy.rules)
+        object.__setattr__(self, "actions", actions or frozenset({self.action}))
 
     @property
     def described(self) -> dict[str, str]:
