@@ -6,7 +6,6 @@ what may leave and when, and what the client gets instead, is decided here.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Iterable, Sequence
 
 from gemini_proxy.errors import (
@@ -56,8 +55,6 @@ from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.trace import Outcome
-
-log = logging.getLogger(__name__)
 
 _ARRAY_TYPE = JSON_TYPE.partition(";")[0]
 _PATIENCE = 1.0
