@@ -10,21 +10,16 @@ import pytest
 from gemini_proxy.traces.approvals import Approval, Approvals
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
+from tests.explorer.asking import PAY, PAYMENTS
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, call_part, candidate, sse, stream, unary
 
-PAYMENTS = """
-raise "a payment" if:
-    (c: ToolCall)
-    c is tool:pay
-"""
 SECRET_PROMPT = """
 raise "asks about the merger" if:
     (m: Message)
     m.role == "user"
     "merger" in m.content
 """
-PAY = call_part("pay", "STOP", to="ACME", amount=12)
 
 
 async def waiting(proxy: Proxy, count: int = 1) -> list[Approval]:

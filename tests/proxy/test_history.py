@@ -12,15 +12,10 @@ from google.genai import types
 from gemini_proxy.traces.trace import Outcome
 from tests.clients.sdk import QUIET
 from tests.conftest import StartProxy
+from tests.server.test_lifecycle import NO_SECRET
 from tests.support.proxy import Proxy
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
-NO_SECRET = """
-raise "secret in the prompt" if:
-    (m: Message)
-    m.role == "user"
-    "hunter2" in m.content
-"""
 NO_DUBLIN = """
 raise "not about that town" if:
     (m: Message)
