@@ -1,6 +1,7 @@
 """The keys of a request: whose Gemini quota is used, whose rules and traces these are, who asks a service. No I/O."""
 
 import hashlib
+import hmac
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -50,6 +51,15 @@ def client_of(credentials: Credentials, configured: str | None, address: str | N
     key = credentials.invariant or own_key(credentials, configured)
     said = f"key {key}" if key else f"address {address}"
     return hashlib.blake2b(said.encode(), key=_SALT, digest_size=16).hexdigest()
+
+
+def account_of(credentials: Credentials, configured: str | None) -> str:
+    """Return a digest of the Gemini key that a client brings, "" for the operator's: the same on every machine.
+
+    ``configured`` as for ``own_key``.
+    """
+    key = own_key(credentials, configured)
+    return hmac.digest(b"gemini-proxy account", key.encode(), "sha256").hex() if key else ""
 
 
 def read_credentials(

@@ -20,6 +20,7 @@ from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.database import Database, connect, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.leases import Lease
 from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
 from gemini_proxy.traces.log_jobs import LogRuleWorker
@@ -43,6 +44,8 @@ _BACKGROUND = "background"
 is claimed by itself, and checks are work that all share."""
 _DELETION_PERIOD = 10.0
 """Seconds between two looks for deleted datasets, whose traces nobody sees any more, and for old budgets."""
+_HANDLES_PERIOD = 60.0
+"""Seconds between two looks for handles past their time, which is counted in hours."""
 _RECORDER_PAUSE = 1.0
 """Seconds at most until a recorder that failed runs again: well within the patience of those who wait for a trace."""
 
@@ -117,6 +120,7 @@ async def open_storage(
         tasks.keep(feed.run, "feed")
     tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
     tasks.keep(partial(lease.during, partial(_forget_budgets, SharedBudgets(store.database), believed)), "old budgets")
+    tasks.keep(partial(lease.during, partial(_forget_handles, Handles(store.database), believed)), "old handles")
     news = News()
     if (url := listened_to(config.traces)) is not None:
         # Only with PostgreSQL, whose driver takes its time to load.
@@ -186,6 +190,18 @@ async def _forget_budgets(budgets: SharedBudgets, believed: BelievedClock) -> No
         except StoreError as error:
             log.warning("old budgets were not deleted: %s", error)
         await asyncio.sleep(_DELETION_PERIOD)
+
+
+async def _forget_handles(handles: Handles, believed: BelievedClock) -> None:
+    """Delete handles whose time is over, which at Google are gone as well."""
+    while True:
+        now = believed.now()
+        try:
+            if now is not None:
+                await handles.forget_old(now)
+        except StoreError as error:
+            log.warning("old handles were not deleted: %s", error)
+        await asyncio.sleep(_HANDLES_PERIOD)
 
 
 async def _empty_deleted(store: TraceStore) -> None:

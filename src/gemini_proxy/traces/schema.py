@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0011"
+HEAD = "0012"
 
 metadata = MetaData(
     naming_convention={
@@ -254,6 +254,25 @@ approvals = Table(
     Column("reason", Text, nullable=False),
     Column("until", Double, nullable=False),
     Column("used", Boolean, nullable=False),
+)
+
+# Names under which Gemini keeps something, and what was read of it: see handles.py.
+handles = Table(
+    "handles",
+    metadata,
+    Column("account", String(64), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("dataset", Text),
+    Column("trace", String(36), nullable=False),
+    Column("guardrails", String(64), nullable=False),
+    Column("unchecked", Text, nullable=False),
+    Column("refused", Boolean, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("details", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
 )
 
 # One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.

@@ -1,0 +1,241 @@
+"""What Gemini keeps under a name (a cache, a file, an interaction), remembered: whose it is and what was read of it.
+
+A request that names such a handle brings what it stands for into the model's context. What that was is in the trace of
+the exchange that made it: ``Handles.recall`` reads it again, as the trace keeps it, which is without secrets and with
+what was masked hidden, as it was sent to Gemini. Where the trace is gone, what the handle stands for is unread again.
+"""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, Insert, RowMapping, bindparam, delete, func, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.queries import whole_traces
+from gemini_proxy.traces.rows import dump, load
+from gemini_proxy.traces.schema import datasets, handles, traces
+
+MAX_NAME: Final = 512
+"""Characters of a handle's name, several times what Google's are long. A longer one is not remembered."""
+MOST_AT_ONCE: Final = 1_000
+"""Names that are looked up at once: the longest page of a listing."""
+MAX_RECALLED: Final = 33_554_432
+"""Bytes of messages that one request may bring back by its handles, which are held in memory while it is checked."""
+_DELETED: Final = 1_000
+"""Rows past their time that are deleted in one transaction."""
+_GRACE: Final = 86_400.0
+"""Seconds for which a handle stays after its time: clocks differ, and Google may keep it for longer than it said."""
+
+
+class Kind(StrEnum):
+    """What a name is of; names of two kinds may be the same."""
+
+    CACHE = "cache"
+    FILE = "file"
+    INTERACTION = "interaction"
+    BATCH = "batch"
+    OPERATION = "operation"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose a handle is: the user ``owner`` who made it, by the Gemini key that ``account`` is a digest of.
+
+    ``account`` is "" for the operator's key, which several users share. Names are told apart by account: two projects
+    at Google may have the same one.
+    """
+
+    account: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One name and what is known of it. Times are Unix seconds.
+
+    ``trace`` is the id of the trace that has the messages it stands for, "" where none has them. ``guardrails`` is the
+    digest of the guardrails that it passed, "" where it passed none; ``unchecked`` says why no rule has read it, "" if
+    one could. ``refused`` is set where it holds what was refused, so that nobody may have it. ``digest`` is the SHA-256
+    of the bytes, "" where they were not here. ``details`` is a small JSON object with what code of its kind needs.
+    """
+
+    kind: Kind
+    name: str
+    holder: Holder
+    expires: float
+    dataset: str | None = None
+    trace: str = ""
+    guardrails: str = ""
+    unchecked: str = ""
+    refused: bool = False
+    digest: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The messages of a handle, and what no rule could read of them: addresses and reasons."""
+
+    messages: tuple[dict[str, Any], ...]
+    unread: tuple[tuple[str, str], ...]
+
+
+class ForeignHandle(Exception):
+    """Says that a handle is another user's. Who asks is told that there is none."""
+
+
+class Handles:
+    """The handles in a database. Every method raises StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def remember(self, handle: Handle) -> None:
+        """Keep a handle in the place of one of the same name, which Google has given away again."""
+        if len(handle.name) <= MAX_NAME:
+            row = _row(handle)
+            await self._database.write(lambda connection: connection.execute(_upsert(connection.dialect.name), row))
+
+    async def find(self, holder: Holder, kind: Kind, name: str) -> Handle | None:
+        """Return the holder's handle of that name, None for a name that is not known. Raises ForeignHandle."""
+        return (await self.find_all(holder, [(kind, name)])).get((kind, name))
+
+    async def find_all(self, holder: Holder, names: Collection[tuple[Kind, str]]) -> Mapping[tuple[Kind, str], Handle]:
+        """Return those that are known of at most MOST_AT_ONCE names. Raises ForeignHandle if one is another user's."""
+        found = await self._find(holder.account, names)
+        if any(handle.holder != holder for handle in found.values()):
+            raise ForeignHandle
+        return found
+
+    async def whose(self, holder: Holder, kind: Kind, names: Collection[str]) -> Mapping[str, bool]:
+        """Say of each name that is known whether it is the holder's. Names that are not known are left out."""
+        found = await self._find(holder.account, [(kind, name) for name in names])
+        return {name: handle.holder == holder for (_, name), handle in found.items()}
+
+    async def refuse(self, holder: Holder, kind: Kind, name: str) -> None:
+        """Mark a handle as one that nobody may have."""
+        await self._database.write(
+            lambda connection: connection.execute(update(handles).where(*_is(holder, kind, name)).values(refused=True))
+        )
+
+    async def forget(self, holder: Holder, kind: Kind, name: str) -> None:
+        """Remove a handle that was deleted at Google."""
+        await self._database.write(
+            lambda connection: connection.execute(delete(handles).where(*_is(holder, kind, name)))
+        )
+
+    async def recall(self, wanted: Sequence[Handle]) -> Mapping[str, Recalled]:
+        """Return what handles of one holder stand for, by the ids of their traces.
+
+        Left out are those whose trace is gone, and the last of those that are more than MAX_RECALLED bytes together.
+        """
+        ids = list(dict.fromkeys(handle.trace for handle in wanted if handle.trace))
+        if not ids:
+            return {}
+        owner = wanted[0].holder.owner
+        return await self._database.read(lambda connection: _recall(connection, owner, ids), owner=owner)
+
+    async def forget_old(self, now: float) -> None:
+        """Delete a bounded number of handles whose time is over."""
+        await self._database.write(lambda connection: connection.execute(_DELETE_OLD, {"before": now - _GRACE}))
+
+    async def _find(self, account: str, names: Collection[tuple[Kind, str]]) -> dict[tuple[Kind, str], Handle]:
+        asked = sorted({(kind.value, name) for kind, name in names if len(name) <= MAX_NAME})[:MOST_AT_ONCE]
+        if not asked:
+            return {}
+        query = select(handles).where(handles.c.account == account, tuple_(handles.c.kind, handles.c.name).in_(asked))
+
+        def work(connection: Connection) -> list[Handle]:
+            return [_handle(row) for row in connection.execute(query).mappings()]
+
+        return {(handle.kind, handle.name): handle for handle in await self._database.read(work)}
+
+
+# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+_KEY: Final = ("account", "kind", "name")
+_DELETE_OLD: Final = delete(handles).where(
+    tuple_(*(handles.c[name] for name in _KEY)).in_(
+        select(*(handles.c[name] for name in _KEY)).where(handles.c.expires < bindparam("before")).limit(_DELETED)
+    )
+)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(handles)
+    changed = {column.name: insert.excluded[column.name] for column in handles.c if column.name not in _KEY}
+    return insert.on_conflict_do_update(index_elements=_KEY, set_=changed)
+
+
+def _is(holder: Holder, kind: Kind, name: str) -> "tuple[Any, ...]":
+    columns = handles.c
+    return (
+        columns.account == holder.account,
+        columns.kind == kind.value,
+        columns.name == name,
+        columns.owner == holder.owner,
+    )
+
+
+def _recall(connection: Connection, owner: str, ids: Sequence[str]) -> dict[str, Recalled]:
+    lengths = select(traces.c.id, func.length(traces.c.messages)).where(traces.c.id.in_(ids))
+    sizes: dict[str, int] = {row[0]: row[1] for row in connection.execute(lengths)}
+    kept, left = [], MAX_RECALLED
+    for trace_id in ids:
+        size = sizes.get(trace_id, MAX_RECALLED + 1)
+        if size <= left:
+            kept.append(trace_id)
+            left -= size
+    query = whole_traces().where(traces.c.id.in_(kept), datasets.c.owner == owner)
+    found = connection.execute(query).mappings() if kept else ()
+    return {row["id"]: Recalled(tuple(load(row["messages"])), _unread(load(row["metadata"]))) for row in found}
+
+
+def _unread(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return what the coverage of a trace names as not read, and as one more what it only counts."""
+    coverage = metadata.get("coverage") or {}
+    named = [(part["address"], part["reason"]) for part in coverage.get("not_checked") or ()]
+    if coverage.get("not_checked_in_all"):
+        named.append(("messages", "more than the trace of it names"))
+    return tuple(named)
+
+
+def _row(handle: Handle) -> dict[str, Any]:
+    return {
+        "account": handle.holder.account,
+        "kind": handle.kind.value,
+        "name": handle.name,
+        "owner": handle.holder.owner,
+        "dataset": handle.dataset,
+        "trace": handle.trace,
+        "guardrails": handle.guardrails,
+        "unchecked": handle.unchecked,
+        "refused": handle.refused,
+        "digest": handle.digest,
+        "details": dump(dict(handle.details)),
+        "created": handle.created,
+        "expires": handle.expires,
+    }
+
+
+def _handle(row: RowMapping) -> Handle:
+    return Handle(
+        Kind(row["kind"]),
+        row["name"],
+        Holder(row["account"], row["owner"]),
+        row["expires"],
+        row["dataset"],
+        row["trace"],
+        row["guardrails"],
+        row["unchecked"],
+        row["refused"],
+        row["digest"],
+        load(row["details"]),
+        row["created"],
+    )
