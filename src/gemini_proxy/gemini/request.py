@@ -55,7 +55,7 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest if it cannot be read, or can be read two ways."""
     root = read_object(body)
     bare, secrets = without_secrets(root)
-    outbound = _outbound_fields(root)
+    outbound = outbound_fields(root)
     read = _read(call, root, outbound)
     messages = tuple(read.messages)
     config = an_object(field(root, "generationConfig"), "generationConfig") or {}
@@ -63,7 +63,7 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
         messages=messages,
         unchecked=tuple(read.unchecked),
         settings={k: v for k, v in bare.items() if k not in _NO_SETTINGS},
-        candidate_count=_candidate_count(config),
+        candidate_count=candidate_count(field(config, "candidateCount")),
         structured=_is_structured(config),
         outbound=outbound,
         stored=messages if bare is root else tuple(_read(call, bare, outbound).messages),
@@ -85,9 +85,8 @@ def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> Message
     return reader.list
 
 
-def _candidate_count(config: JsonObject) -> int | None:
-    """Read the count, None if there is none: ProtoJSON reads 2, 2.0 and "2" alike."""
-    count = field(config, "candidateCount")
+def candidate_count(count: Any) -> int | None:
+    """Read how many candidates are asked for, None if not said: ProtoJSON reads 2, 2.0 and "2" alike."""
     if isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 10:
         count = int(count)
     if isinstance(count, float) and count.is_integer():
@@ -155,7 +154,7 @@ class _BodyReader:
         role = a_string(content.get("role"), "role")
         self.list.add_content("assistant" if role == "model" else "user", content_parts(content))
         if not content.keys() <= _CONTENT:
-            self._settings("contents", {k: v for k, v in content.items() if k not in _CONTENT}, {})
+            add_settings(self.list, "contents", {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _system(self, request: JsonObject) -> None:
         instruction = field(request, "systemInstruction")
@@ -163,7 +162,7 @@ class _BodyReader:
             return
         content = an_object(instruction, "systemInstruction") or {}
         self.list.add_content("system", content_parts(content))
-        self._settings("systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT}, {})
+        add_settings(self.list, "systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _tools(self, request: JsonObject) -> None:
         tools = field(request, "tools")
@@ -173,7 +172,7 @@ class _BodyReader:
         for tool in objects(tools, "tools"):
             for name, value in tool.items():
                 if snake_case(name) == "function_declarations":
-                    declared.extend(_declaration(function) for function in objects(value, name))
+                    declared.extend(declaration(function) for function in objects(value, name))
                 elif value is not None:
                     declared.append({"name": name, "description": "\n".join(strings_in(value)), "inputSchema": {}})
                     self._unchecked("request.tools", f"{name} runs at the provider")
@@ -182,21 +181,8 @@ class _BodyReader:
 
     def _prompting_settings(self, request: JsonObject) -> None:
         config = an_object(field(request, "generationConfig"), "generationConfig") or {}
-        self._settings("generationConfig", config, _CONTROL["generationConfig"])
-        self._settings("request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
-
-    def _settings(self, where: str, values: JsonObject, known: JsonObject) -> None:
-        """Add text outside the contents that the model may read, as a system message."""
-        place = where if where == "request" else f"request.{where}"
-        for name, value in values.items():
-            texts: list[str] = []
-            for text in _read_setting(f"{place}.{name}", value, known.get(name)):
-                if isinstance(text, Unchecked):
-                    self.list.unchecked.append(text)
-                else:
-                    texts.append(text)
-            if any(texts):
-                self.list.add_text("system", "\n".join(texts), field=f"{where}.{name}")
+        add_settings(self.list, "generationConfig", config, _CONTROL["generationConfig"])
+        add_settings(self.list, "request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _references(self, request: JsonObject) -> None:
         if field(request, "cachedContent") is not None:
@@ -208,7 +194,25 @@ class _BodyReader:
         self.list.unchecked.append(Unchecked(address, reason))
 
 
-def _declaration(function: JsonObject) -> Message:
+def add_settings(messages: MessageList, where: str, values: JsonObject, known: JsonObject) -> None:
+    """Add text outside the contents that the model may read, as system messages.
+
+    ``known`` is a tree of ``control_fields``, which only steer the call.
+    """
+    place = where if where == "request" else f"request.{where}"
+    for name, value in values.items():
+        texts: list[str] = []
+        for text in _read_setting(f"{place}.{name}", value, known.get(name)):
+            if isinstance(text, Unchecked):
+                messages.unchecked.append(text)
+            else:
+                texts.append(text)
+        if any(texts):
+            messages.add_text("system", "\n".join(texts), field=f"{where}.{name}")
+
+
+def declaration(function: JsonObject) -> Message:
+    """Return the declaration of a function as rules read it, with a schema in JSON Schema's words."""
     schema, second = field(function, "parametersJsonSchema"), field(function, "parameters")
     parameters = second if schema is None else schema
     # One of the two schemas is meant; where both are given, the other one is read as text.
@@ -238,7 +242,7 @@ def _lower_types(schema: Any) -> Any:
     return [_lower_types(inner) for inner in schema] if type(schema) is list else schema
 
 
-def _fields(paths: str) -> JsonObject:
+def control_fields(paths: str) -> JsonObject:
     """Return a tree of the fields on dotted paths, each in both spellings, with ``{}`` where a path ends."""
     root: dict[str, Any] = {}
     for path in paths.split():
@@ -250,7 +254,7 @@ def _fields(paths: str) -> JsonObject:
     return root
 
 
-_CONTROL: Final = _fields(
+_CONTROL: Final = control_fields(
     """
     model store serviceTier taskType outputDimensionality
     safetySettings.category safetySettings.threshold safetySettings.method
@@ -307,7 +311,7 @@ def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterato
         yield from strings_in(value)
 
 
-def _outbound_fields(request: JsonObject) -> tuple[str, ...]:
+def outbound_fields(request: JsonObject) -> tuple[str, ...]:
     """Return the addresses of fields that make Google send the response, or news of it, to someone else."""
     addresses: list[str] = []
     _find_outbound(request, "", addresses)

@@ -1,6 +1,7 @@
 """Finds what a request gives Gemini's servers to log in elsewhere: header values, keys, tokens. Traces omit them."""
 
 import re
+from collections.abc import Set
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,30 +26,32 @@ _SHORTEST: Final = 8
 """Characters of the shortest secret that is looked for: shorter ones occur in texts by chance."""
 
 
-def without_secrets(request: JsonObject) -> tuple[JsonObject, tuple[str, ...]]:
+def without_secrets(request: JsonObject, others: Set[str] = _OTHER) -> tuple[JsonObject, tuple[str, ...]]:
     """Return the request as a trace may keep it, and its secrets with each word of them.
 
     A mask is as long as its secret, so that addresses of the text around it stay true. Without secrets the very request
-    is returned.
+    is returned. Fields named in ``others`` hold none, whatever the names in them.
     """
     secrets: list[str] = []
-    bare = _bare(request, secrets)
+    bare = _bare(request, secrets, others)
     words = [word for secret in secrets for word in (secret, *secret.split()) if len(word) >= _SHORTEST]
     return (bare if secrets else request), tuple(dict.fromkeys(words))
 
 
-def _bare(value: Any, secrets: list[str]) -> Any:
+def _bare(value: Any, secrets: list[str], others: Set[str]) -> Any:
     if type(value) is dict:
-        return {name: inner if name in _OTHER else _field(name, inner, secrets) for name, inner in value.items()}
+        return {
+            name: inner if name in others else _field(name, inner, secrets, others) for name, inner in value.items()
+        }
     if type(value) is list:
-        return [_bare(item, secrets) for item in value]
+        return [_bare(item, secrets, others) for item in value]
     if type(value) is str and "://" in value:
         return _IN_URL.sub(lambda part: f"{part[1] or part[3]}{_masked(part[2] or part[4], secrets)}", value)
     return value
 
 
-def _field(name: str, value: Any, secrets: list[str]) -> Any:
-    return _hidden(value, secrets) if _is_secret(name) else _bare(value, secrets)
+def _field(name: str, value: Any, secrets: list[str], others: Set[str]) -> Any:
+    return _hidden(value, secrets) if _is_secret(name) else _bare(value, secrets, others)
 
 
 @lru_cache(maxsize=512)
