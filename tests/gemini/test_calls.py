@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
-from gemini_proxy.gemini.calls import Method, ModelCall, Query, read_call
+from gemini_proxy.gemini.calls import ModelCall, Query, read_call
+from gemini_proxy.gemini.doors import Method
 
 UPSTREAM_TARGET = re.compile(
     r"/(v1|v1beta|v1alpha|v1beta1)/(models|tunedModels|dynamic)"
@@ -127,7 +128,6 @@ HOSTILE = [
     "/v2/models/m:generateContent",
     "/v1internal/models/m:generateContent",
     "/v1internal:generateContent",
-    "/v1beta/v1/models/m:generateContent",
     "http://evil.com/v1beta/models/m:generateContent",
     "//evil.com/v1beta/models/m:generateContent",
     "/api/v1/gateway/v1beta/models/m:generateContent",
@@ -172,6 +172,13 @@ def test_hostile_and_unknown_paths_are_refused(target: str, http_method: str) ->
     """What is not on the allow-list, letter by letter, is not served by any method; the answer says what is."""
     with pytest.raises(NotFound, match="generateContent and streamGenerateContent"):
         read_call(http_method, target)
+
+
+@pytest.mark.parametrize("start", ["/v1beta/v1", "/v1beta/v1beta", "/gemini/v1/v1beta1"])
+def test_a_version_given_twice_is_told(start: str) -> None:
+    """A base URL with a version meets SDKs that add theirs."""
+    with pytest.raises(NotFound, match="base URL that ends before the version"):
+        post(f"{start}/models/m:generateContent")
 
 
 def test_verb_follows_the_last_colon() -> None:

@@ -1,75 +1,48 @@
-"""Reads the model call that a request target names, by an allow-list.
+"""Reads the model call that a request target names, by the table of doors.
 
 The raw path is matched: nothing is percent-decoded, so what was matched is what goes upstream. Any ``%``, ``..``, ``@``
 or second colon is outside the alphabet of model names and is a 404.
 """
 
 import re
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode
 
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
+from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, ROWS, Duty, Match, Method, Row, matches
 
 DEFAULT_VERSION = "v1beta"
 """The version that clients mean that leave it out (litellm)."""
 
 SUPPORTED = (
-    "supported are generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/; "
-    "countTokens, embedContent and batchEmbedContents on models/; GET models and GET models/{model}"
+    "supported are generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
+    "and what docs/doors.md lists besides"
 )
 
-_PATH = re.compile(
-    r"(?:(?:/api/v1/gateway)?(?:/(?P<dataset>[A-Za-z0-9_-]{1,128}))?/gemini)?"
-    r"(?:/(?P<version>v1beta1|v1beta|v1alpha|v1))?"
-    r"/(?P<collection>models|tunedModels|dynamic)"
-    r"(?:/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})(?::(?P<verb>[A-Za-z]+))?)?"
-)
+_PREFIX = re.compile(r"(?:/api/v1/gateway)?(?:/(?P<dataset>[A-Za-z0-9_-]{1,128}))?/gemini(?=/)")
 _SLASHES = re.compile("/{2,}")
-
-
-class Method(StrEnum):
-    """What a call does. The values are Gemini's verbs."""
-
-    GENERATE = "generateContent"
-    STREAM = "streamGenerateContent"
-    COUNT_TOKENS = "countTokens"
-    EMBED = "embedContent"
-    BATCH_EMBED = "batchEmbedContents"
-    LIST_MODELS = "listModels"
-    GET_MODEL = "getModel"
-
-
-GENERATING = frozenset({Method.GENERATE, Method.STREAM})
-_VERBS = {
-    ("models", "generateContent"): Method.GENERATE,
-    ("models", "streamGenerateContent"): Method.STREAM,
-    ("tunedModels", "generateContent"): Method.GENERATE,
-    ("tunedModels", "streamGenerateContent"): Method.STREAM,
-    ("dynamic", "generateContent"): Method.GENERATE,
-    ("dynamic", "streamGenerateContent"): Method.STREAM,
-    ("models", "countTokens"): Method.COUNT_TOKENS,
-    ("models", "embedContent"): Method.EMBED,
-    ("models", "batchEmbedContents"): Method.BATCH_EMBED,
-}
+_TWO_VERSIONS = re.compile(r"(?:/v1(?:beta1?|alpha)?){2,}(?:/|$)")
 
 _HIDING = frozenset(
     {"fields", "callback", "jsonp", "$.xgafv", "$httpmethod", "$method", "$req", "$ct", "uploadtype", "upload_protocol"}
 )
 """Parameters that change what the body or the response means: a guard that reads JSON could see nothing."""
 _FOREIGN_CREDENTIALS = frozenset({"access_token", "oauth_token", "bearer_token"})
-_PAGING = frozenset({"pageSize", "pageToken"})
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The query parameters that count. ``key`` is a credential and never goes upstream as a parameter."""
+    """The query parameters that count. ``key`` is a credential and never goes upstream as a parameter.
+
+    ``passed`` are those that the method takes beside them.
+    """
 
     alt: Literal["json", "sse"] | None = None
     int_enums: bool = False
-    paging: tuple[tuple[str, str], ...] = ()
+    passed: tuple[tuple[str, str], ...] = ()
     key: str | None = None
 
     def __repr__(self) -> str:
@@ -78,90 +51,119 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A call that the proxy serves. ``resource`` is ``models``, ``models/{name}`` or the like."""
+    """A call that the proxy serves. ``path`` is the upstream's, ``names`` what stands in the braces of its shape."""
 
     method: Method
     version: str
-    resource: str
+    path: str
+    names: Mapping[str, str]
     dataset: str | None
     query: Query
+    duty: Duty = Duty.GUARD
+
+    @property
+    def row(self) -> Row:
+        """The call's row in the table of doors."""
+        return ROWS[self.method]
 
     @property
     def http_method(self) -> str:
-        return "GET" if self.method in (Method.LIST_MODELS, Method.GET_MODEL) else "POST"
+        return ROWS[self.method].http
 
     @property
     def model(self) -> str | None:
-        """The model's name without its collection, None for a listing."""
-        return self.resource.partition("/")[2] or None
+        """The model's name without its collection, None where the path names none."""
+        return self.names.get("model")
+
+    @property
+    def guarded(self) -> bool:
+        """True if what goes through is checked, and recorded: not for a door that is passed or carries nothing."""
+        return self.duty is Duty.GUARD and not ROWS[self.method].bare
 
     @property
     def generates(self) -> bool:
-        """True if the response holds candidates and is checked as well."""
-        return self.method in GENERATING
+        """True if the response is what a model wrote, and is checked as well."""
+        return ROWS[self.method].generates and self.duty is Duty.GUARD
 
     @property
     def streams(self) -> bool:
-        return self.method is Method.STREAM
+        """True if the path alone says that the response is a stream."""
+        return ROWS[self.method].streams
 
     @property
     def upstream_target(self) -> str:
         """The path and query for the upstream, made only of what was matched."""
-        verb = f":{self.method}" if self.http_method == "POST" else ""
-        pairs = list(self.query.paging)
+        pairs = list(self.query.passed)
         if self.query.alt:
             pairs.append(("alt", self.query.alt))
         if self.query.int_enums:
             pairs.append(("$alt", "json;enum-encoding=int"))
-        query = f"?{urlencode(pairs)}" if pairs else ""
-        return f"/{self.version}/{self.resource}{verb}{query}"
+        return f"{self.path}?{urlencode(pairs)}" if pairs else self.path
 
 
-def read_call(http_method: str, target: str) -> ModelCall:
-    """Read ``target``, the request target as it came (path and query, undecoded).
+def read_call(http_method: str, target: str, duties: Mapping[str, Duty] = DEFAULT_DUTIES) -> ModelCall:
+    """Read ``target``, the request target as it came (path and query, undecoded). ``duties`` are by door.
 
-    Raises NotFound for a path outside the allow-list, MethodNotAllowed for a known path with another HTTP method,
-    BadRequest for query parameters that are refused.
+    Raises NotFound for a path outside the table or behind a closed door, MethodNotAllowed for a known path with another
+    HTTP method, BadRequest for query parameters that are refused.
     """
     path, _, raw_query = target.partition("?")
-    call = _plain_call(path, raw_query) if raw_query in _PLAIN_QUERIES else _call(path, raw_query)
-    if http_method != call.http_method:
-        raise MethodNotAllowed(f"This path takes {call.http_method} only")
-    return call
+    read = _plain_call if raw_query in _PLAIN_QUERIES else _call
+    call = read(http_method, path, raw_query)
+    door = ROWS[call.method].door
+    duty = duties[door]
+    if duty is Duty.DENY:
+        raise NotFound(_closed(door))
+    return call if duty is call.duty else replace(call, duty=duty)
 
 
-def _call(path: str, raw_query: str) -> ModelCall:
-    match = _PATH.fullmatch(_SLASHES.sub("/", path))
-    method = _method(match)
-    if match is None or method is None:
-        raise NotFound(f"This path is not served by the proxy; {SUPPORTED}")
-    name = match["name"]
+def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
+    collapsed = _SLASHES.sub("/", path)
+    prefix = _PREFIX.match(collapsed)
+    within = collapsed[prefix.end() :] if prefix else collapsed
+    match = _match(http_method, within)
+    version = match.names.get("v", DEFAULT_VERSION)
     return ModelCall(
-        method=method,
-        version=match["version"] or DEFAULT_VERSION,
-        resource=f"{match['collection']}/{name}" if name else match["collection"],
-        dataset=match["dataset"],
-        query=read_query(raw_query),
+        method=match.row.method,
+        version=version,
+        path=match.upstream_path(version),
+        names={name: value for name, value in match.names.items() if name != "v"},
+        dataset=prefix["dataset"] if prefix else None,
+        query=read_query(raw_query, match.row.query),
     )
 
 
 # Without the queries that may hold a key.
-_PLAIN_QUERIES = frozenset(("", "alt=sse"))
+_PLAIN_QUERIES: Final = frozenset(("", "alt=sse"))
 _plain_call = lru_cache(maxsize=256)(_call)
 
 
-def _method(match: re.Match[str] | None) -> Method | None:
-    if match is None:
-        return None
-    if match["verb"]:
-        return _VERBS.get((match["collection"], match["verb"]))
-    if match["collection"] != "models":
-        return None
-    return Method.GET_MODEL if match["name"] else Method.LIST_MODELS
+def _match(http_method: str, path: str) -> Match:
+    """Return the row of the table that the path is. Raises NotFound and MethodNotAllowed."""
+    found = list(matches(path))
+    for match in found:
+        if match.row.http == http_method:
+            return match
+    if found:
+        raise MethodNotAllowed(f"This path takes {' and '.join(match.row.http for match in found)} only")
+    if _TWO_VERSIONS.match(path):
+        raise NotFound("The path has its version twice; give the client a base URL that ends before the version")
+    raise NotFound(f"This path is not served by the proxy; {SUPPORTED}")
 
 
-def read_query(raw: str) -> Query:
-    """Read the query string. Raises BadRequest for parameters that hide content, repeat or contradict."""
+def _closed(door: str) -> str:
+    """Say how a door is opened, where it can be."""
+    opening = [duty for duty in DOORS[door].duties if duty is not Duty.DENY]
+    if not opening:
+        return f'This path is behind the door "{door}", which the proxy cannot guard and keeps shut'
+    return f'This path is behind the door "{door}", which is shut; the setting doors.{door} = "{opening[0]}" opens it'
+
+
+def read_query(raw: str, passed: frozenset[str] = frozenset()) -> Query:
+    """Read the query string, of which the parameters ``passed`` go upstream as well.
+
+    Raises BadRequest for parameters that hide content, repeat or contradict.
+    """
     if not raw:
         return Query()
     if raw == "alt=sse":
@@ -175,10 +177,10 @@ def read_query(raw: str) -> Query:
     if sum(name in values for name, _ in pairs) != len(values):
         raise BadRequest("The query parameters alt, $alt and key may each be given once")
     alt, int_enums = _alt(values.get("alt"), values.get("$alt"))
-    paging = tuple(pair for pair in pairs if pair[0] in _PAGING)
-    if "invariant" in "".join(value for _, value in paging).lower():
+    taken = tuple(pair for pair in pairs if pair[0] in passed)
+    if "invariant" in "".join(value for _, value in taken).lower():
         raise BadRequest("The query parameters of a listing are not the place for an Invariant key")
-    return Query(alt, int_enums, paging, values.get("key") or None)
+    return Query(alt, int_enums, taken, values.get("key") or None)
 
 
 _SSE = Query(alt="sse")

@@ -10,8 +10,9 @@ from dataclasses import field as dataclass_field
 from functools import lru_cache
 from typing import Any, Final
 
-from gemini_proxy.gemini.calls import Method, ModelCall
+from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case, spellings
+from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
 from gemini_proxy.gemini.parts import Unchecked, strings_in, text_beside
@@ -38,7 +39,7 @@ class GeminiRequest:
     that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the addresses of fields that
     send the response to someone else. ``secrets`` are what the request gives Gemini to log in elsewhere: they are in
     ``messages``, and neither in ``settings`` nor in ``stored``, which are the messages as a trace keeps them, with the
-    same addresses.
+    same addresses. ``model`` and ``streams`` are what the body says of them where the path says nothing.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +50,8 @@ class GeminiRequest:
     outbound: tuple[str, ...]
     stored: tuple[Message, ...]
     secrets: tuple[str, ...] = dataclass_field(repr=False)
+    model: str | None = None
+    streams: bool = False
 
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal, Protocol
 
-from gemini_proxy.gemini.casing import camel_case
 from gemini_proxy.gemini.framing.frames import Frame, Framing
-from gemini_proxy.gemini.json_edit import JsonString, Path, StringEdit, edited, json_strings
+from gemini_proxy.gemini.generate_wire import GENERATE
+from gemini_proxy.gemini.json_edit import JsonString, StringEdit, edited, json_strings
+from gemini_proxy.gemini.wire import Run, TextPlaces, Wire
 from gemini_proxy.guardrails.addresses import message_of, value_at, without_offsets
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import kind_of_value
@@ -22,12 +23,6 @@ _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
 _MOST_VALUES: Final = 1_000
 """Values of one request that are masked; more are refused."""
-_NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignature language outcome".split())
-"""Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
-_BLOBS: Final = frozenset({"inlineData", "fileData"})
-_CONTENTS: Final = frozenset({"contents", "content", "systemInstruction"})
-
-
 REMOVED: Final = "<REMOVED>"
 """What stands in a history in the place of a text that was refused before."""
 
@@ -256,33 +251,15 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) ->
     return f"{path}:{start}-{end}"
 
 
-def mask_body(body: bytes, masks: RequestMasks) -> bytes:
+def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
     """Return a request's body masked wherever the model reads text; all other bytes stay."""
     edits = [
         StringEdit(string, start, end, text)
         for string in json_strings(body)
-        if _is_request_text(string.path)
-        for start, end, text in masks.of(_content_of(string.path)).hidden(string.text, 0)
+        if wire.is_request_text(string.path)
+        for start, end, text in masks.of(wire.content_of(string.path)).hidden(string.text, 0)
     ]
     return edited(body, edits)
-
-
-def _content_of(path: Path) -> int | None:
-    """Return which of a request's contents a string is in."""
-    return path[1] if path[0] == "contents" and len(path) > 1 and isinstance(path[1], int) else None
-
-
-def _is_request_text(path: Path) -> bool:
-    names = [camel_case(step) if isinstance(step, str) else step for step in path]
-    at = next((index for index, step in enumerate(names) if step in _CONTENTS), None)
-    if at is None:
-        return "functionDeclarations" in names and names[-1] == "description"
-    within = names[at + 1 :]
-    if "parts" not in within:
-        return False
-    # The part's own fields and those of the call or output in it; what is deeper is the client's, but for media.
-    own = within[within.index("parts") + 2 :]
-    return own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS)
 
 
 def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:
@@ -350,10 +327,6 @@ class Hiding:
         return False
 
 
-_Run = tuple[object, ...]
-"""What tells the texts of a response apart that a client joins."""
-
-
 @dataclass(slots=True)
 class _Waiting:
     """A frame on its way, and in how many texts of it something may still be found."""
@@ -387,15 +360,24 @@ class FrameEditor:
     """Replaces text in the frames of a response as they pass, also what is split over several of them.
 
     A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
-    which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone.
+    which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places``
+    say where the frames have their texts.
     """
 
-    def __init__(self, framing: Framing, substitution: Substitution, *, texts_only: bool = False) -> None:
+    def __init__(
+        self,
+        framing: Framing,
+        substitution: Substitution,
+        *,
+        texts_only: bool = False,
+        places: TextPlaces = GENERATE.places,
+    ) -> None:
         self._framing = framing
+        self._places = places
         self._substitution = substitution
         self._texts_only = texts_only
         self._waiting: deque[_Waiting] = deque()
-        self._runs: dict[_Run, _Text] = {}
+        self._runs: dict[Run, _Text] = {}
         self.replaced: set[str] = set()
         """The texts that were replaced."""
 
@@ -418,26 +400,30 @@ class FrameEditor:
         return self._leave()
 
     def _take(self, frames: Iterable[Frame]) -> bytes:
+        places = self._places
         for raw, payload in frames:
             waiting = _Waiting(raw)
             self._waiting.append(waiting)
             if payload is None:
                 continue
-            if any(text.pieces for text in self._runs.values()) or not self._substitution.passes(raw, _texts(payload)):
+            if any(text.pieces for text in self._runs.values()) or not self._substitution.passes(
+                raw, places.texts(payload)
+            ):
                 self._read(waiting, payload)
         return self._leave()
 
     def _read(self, waiting: _Waiting, payload: Mapping[str, Any]) -> None:
+        places = self._places
         for string in json_strings(waiting.raw):
-            if (run := _run_of(string.path, payload)) is not None:
+            if (run := places.run_of(string.path, payload)) is not None:
                 self._append(run, waiting, string)
-            elif not self._texts_only and string.path[-1] not in ("data", "thoughtSignature", "thought_signature"):
+            elif not self._texts_only and not places.is_opaque(string.path):
                 for start, end, text in self._substitution.find(string.text, 0):
                     self._replace(waiting, string, start, end, text)
-        for run in [run for run in self._runs if _ends(run, payload)]:
+        for run in [run for run in self._runs if places.ends(run, payload)]:
             self._close(run)
 
-    def _append(self, run: _Run, waiting: _Waiting, string: JsonString) -> None:
+    def _append(self, run: Run, waiting: _Waiting, string: JsonString) -> None:
         text = self._runs.setdefault(run, _Text())
         text.new.append(string.text)
         text.pieces.append((waiting, string))
@@ -445,7 +431,7 @@ class FrameEditor:
         if not self._substitution.whole:
             self._settle(text, self._substitution.unfinished(text.join()))
 
-    def _close(self, run: _Run) -> None:
+    def _close(self, run: Run) -> None:
         text = self._runs.pop(run)
         self._settle(text, len(text.join()))
 
@@ -485,55 +471,3 @@ class FrameEditor:
             frame = self._waiting.popleft()
             leaving.append(edited(frame.raw, frame.edits) if frame.edits else frame.raw)
         return b"".join(leaving)
-
-
-def _texts(payload: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the texts of a response that run on from event to event."""
-    for candidate in _objects(payload.get("candidates")):
-        content = candidate.get("content")
-        for part in _objects(content.get("parts") if isinstance(content, Mapping) else None):
-            if isinstance(text := part.get("text"), str):
-                yield text
-            call = part.get("functionCall", part.get("function_call"))
-            if isinstance(call, Mapping):
-                for piece in _objects(call.get("partialArgs", call.get("partial_args"))):
-                    if isinstance(text := piece.get("stringValue", piece.get("string_value")), str):
-                        yield text
-
-
-def _run_of(path: Path, payload: Mapping[str, Any]) -> _Run | None:
-    """Return the run that a string of a response is text of: of a candidate's text, or of a streamed argument."""
-    if len(path) < 6 or path[0] != "candidates" or path[3] != "parts":
-        return None
-    try:
-        candidate = payload["candidates"][path[1]]
-        part, index = candidate["content"]["parts"][path[4]], candidate.get("index", 0)
-        if path[5:] == ("text",):
-            return (index, "text", bool(part.get("thought")))
-        if path[-1] in ("stringValue", "string_value") and path[6] in ("partialArgs", "partial_args"):
-            piece = part[path[5]][path[6]][path[7]]
-            return (index, "argument", piece.get("jsonPath", piece.get("json_path")))
-    except (LookupError, TypeError, AttributeError):
-        # A repeated name hides from a parser what stands in the text. The merger reads what the parser read.
-        return None
-    return None
-
-
-def _ends(run: _Run, payload: Mapping[str, Any]) -> bool:
-    """Return whether a run ends with this event: the candidate is finished, or goes on with something else."""
-    for candidate in _objects(payload.get("candidates")):
-        if candidate.get("index", 0) != run[0]:
-            continue
-        if candidate.get("finishReason") or candidate.get("finish_reason"):
-            return True
-        content = candidate.get("content")
-        parts = list(_objects(content.get("parts"))) if isinstance(content, Mapping) else []
-        if run[1] == "text":
-            return bool(parts) and "text" not in parts[-1]
-        return any("text" in part for part in parts)
-    return False
-
-
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a list; nothing where it is none."""
-    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())

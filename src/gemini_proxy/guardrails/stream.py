@@ -1,15 +1,17 @@
 """Holds back a response until verdicts let it go: bytes from upstream go in, those that may leave come out. No I/O."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.candidates import Delta
 from gemini_proxy.gemini.framing.frames import Frame, Framing
+from gemini_proxy.gemini.generate_wire import GenerateReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.wire import ResponseReader
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
 from gemini_proxy.guardrails.verdict import Verdict
@@ -116,8 +118,11 @@ class ResponseStream:
         session: GuardSession | None = None,
         first_message: int = 0,
         skips_thoughts: bool = False,
+        reader: ResponseReader | None = None,
     ) -> None:
         """``first_message`` is the index of the response's first message. Skipped thoughts are not judged.
+
+        ``reader`` tells the merger what is in frames of another wire than that of ``generateContent``.
 
         ``max_bytes`` bounds the response: it is kept whole for the final check.
         """
@@ -130,6 +135,7 @@ class ResponseStream:
         """How many events have left: what a refusal inside a JSON array has to know."""
         self._framing = framing
         self._merger = merger
+        self._reader: ResponseReader = reader or GenerateReader()
         self._candidate_count = candidate_count
         self._room = max_bytes
         self._ready: list[bytes] = []
@@ -149,7 +155,7 @@ class ResponseStream:
     @property
     def wants_check(self) -> bool:
         """True while a whole function call, in ``window`` any part but text, keeps back what could leave after it."""
-        if not self._part_waits or self._waits_for_end:
+        if not self._part_waits or self._waits_for_end or self._reader.has_open_call:
             return False
         return not any(candidate.has_open_call for candidate in self._merger.candidates)
 
@@ -206,6 +212,8 @@ class ResponseStream:
     def close(self) -> None:
         """Take in the end of the body. What is withheld now waits for ``release``. Raises DecodeError as ``read``."""
         self._add(self._framing.end())
+        for payload in self._reader.end():
+            self._merger.add(payload)
 
     def release(self) -> bytes:
         """Return everything withheld, after a verdict that covers it."""
@@ -236,25 +244,34 @@ class ResponseStream:
             if payload is None:
                 self._separators.append(raw)
                 continue
-            merger = self._merger
-            merger.add(payload)
+            carried_call = self._merge(payload)
             self.empty = False
-            self._ending = self._ending or merger.finished(self._candidate_count)
+            self._ending = self._ending or self._merger.finished(self._candidate_count)
             if self._separators:
                 raw = b"".join((*self._separators, raw))
                 self._separators.clear()
             if self._session is not None:
                 self._pending.append(self._event(self._session, raw))
-            elif self._pending or self._ending or merger.carried_call:
-                self._part_waits = self._part_waits or merger.carried_call
-                self._pending.append(_PendingEvent(raw, merger.carried_call, self._ending))
+            elif self._pending or self._ending or carried_call:
+                self._part_waits = self._part_waits or carried_call
+                self._pending.append(_PendingEvent(raw, carried_call, self._ending))
             else:
                 self._ready.append(raw)
                 self.events_left += 1
 
+    def _merge(self, payload: Mapping[str, Any]) -> bool:
+        """Add a frame to what has come. Return whether it held a call, or a piece of one."""
+        merger, reader = self._merger, self._reader
+        carried_call = False
+        for said in reader.read(payload):
+            merger.add(said)
+            carried_call = carried_call or merger.carried_call
+        return carried_call or reader.carried_call
+
     def _event(self, session: GuardSession, raw: bytes) -> _PendingEvent:
         """Follow the text of an event that has been merged."""
-        part = False
+        part = self._reader.carried_call
+        self._part_waits = self._part_waits or part
         ends: dict[tuple[int, bool], _End] = {}
         for number, text, thought, fresh in self._deltas:
             if text is None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.framing.frames import Framing
-from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
-from gemini_proxy.gemini.framing.sse import SseFraming
-from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
+from gemini_proxy.gemini.wires import wire_of
 from gemini_proxy.guardrails.engine import ConversationReader
 from gemini_proxy.guardrails.masking import FrameEditor, Masks
 from gemini_proxy.guardrails.rules import GuardrailSet
@@ -26,7 +25,6 @@ from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.trace import Outcome
 
-SSE_TYPE = "text/event-stream"
 _NO_RULES = GuardrailSet()
 _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
 """Endings of exchanges that the guardrails did not end."""
@@ -65,6 +63,7 @@ class Exchange:
     head_at: float | None = None
     framing: str | None = None
     merger: Merger = field(default_factory=Merger)
+    response_reader: ResponseReader | None = None
     restoring: FrameEditor | None = None
     stream: ResponseStream | None = None
     waiting: tuple[str, ...] = ()
@@ -89,14 +88,24 @@ class Exchange:
         assert self.request is not None
         return self.request
 
-    def new_framing(self) -> Framing:
-        """Return a framing of the response, by what it says it is.
+    @property
+    def wire(self) -> Wire:
+        """Return what reads the call and its response."""
+        return wire_of(self.call)
 
-        ``alt=sse`` works on unary calls too, and streams without it are arrays.
-        """
-        if self.framing == SSE_TYPE:
-            return SseFraming()
-        return JsonArrayFraming() if self.call.streams else WholeBodyFraming()
+    @property
+    def model(self) -> str | None:
+        """Return the model's name, by the path or else by the body; None where neither has it."""
+        return self.call.model or (self.request.model if self.request else None)
+
+    @property
+    def streams(self) -> bool:
+        """Return whether the client asked for a stream, by the path or in the body."""
+        return self.call.streams or (self.request is not None and self.request.streams)
+
+    def new_framing(self) -> Framing:
+        """Return a framing of the response, by what it says it is."""
+        return self.wire.new_framing(self.framing or SSE_TYPE, streams=self.streams)
 
     def pass_unchecked(self, reason: str) -> None:
         """Note that a check gave no verdict and let the exchange go on, which nothing after it undoes."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from gemini_proxy.gemini.calls import Method
+from gemini_proxy.gemini.doors import Method
 from gemini_proxy.guardrails.rules import HEADER_NAME
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.redact import redact
@@ -83,7 +83,7 @@ class ExchangeMetrics:
         call, outcome = exchange.call, exchange.outcome or Outcome.FAILED
         self.exchanges[call.method, outcome] += 1
         seconds = time.perf_counter() - exchange.started_at
-        self.duration[call.streams].observe(seconds)
+        self.duration[exchange.streams].observe(seconds)
         if (first_byte_at := exchange.response.first_byte_at) is not None:
             self.first_byte.observe(first_byte_at - exchange.started_at)
         elif outcome is not Outcome.CLIENT_GONE:

@@ -133,8 +133,8 @@ class ExchangeRecorder:
             owner=exchange.owner,
             tenant=tenant(invariant) if invariant else None,
             outcome=exchange.outcome or Outcome.FAILED,
-            model=call.model,
-            stream=call.streams,
+            model=exchange.model,
+            stream=exchange.streams,
             messages=messages,
             annotations=annotations_for(violations) if violations else (),
             metadata=_metadata(exchange, coverage),
@@ -178,7 +178,7 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         **(exchange.request.settings if exchange.request else {}),
         "via_gateway": True,
         "method": exchange.call.method.value,
-        "model": exchange.call.model,
+        "model": exchange.model,
         "usage": merger.usage,
         "model_version": merger.model_version,
         "response_id": merger.response_id,
@@ -238,10 +238,10 @@ def _mode(exchange: Exchange, guardrails: Guardrails) -> str:
 def _verdict(exchange: Exchange, *, off: bool) -> str:
     if exchange.refusal is not None:
         return "refused"
-    if off or not exchange.rules.deciding:
-        return "off"
     if exchange.unchecked is not None:
         return "unchecked"
+    if off or not exchange.rules.deciding:
+        return "off"
     return "pending" if exchange.outcome in _UNDECIDED else "passed"
 
 

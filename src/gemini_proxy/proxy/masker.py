@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.request import contents_of_messages
+from gemini_proxy.gemini.wire import SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.masking import (
     CannotMask,
@@ -24,7 +24,7 @@ from gemini_proxy.guardrails.masking import (
     texts_at,
 )
 from gemini_proxy.guardrails.verdict import Violation
-from gemini_proxy.proxy.exchange import SSE_TYPE, Exchange
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.refused_texts import RefusedTexts
@@ -107,18 +107,23 @@ class Masker:
         except StoreError as error:
             log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
 
-    async def mask_request(self, body: bytes, masks: RequestMasks) -> bytes:
-        """Return a request's body masked."""
-        return await _off_loop(len(body), mask_body, body, masks)
+    async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
+        """Return ``body``, the request's as it came, masked. Raises CannotMask where no value could come back."""
+        if masks.restorable is not None and exchange.call.generates and exchange.wire.places is None:
+            raise CannotMask("this door cannot put it back into the response")
+        return await _off_loop(len(body), mask_body, body, masks, exchange.wire)
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
 
         ``left`` is how many events have left before.
         """
+        places = exchange.wire.places
+        if places is None:
+            raise CannotMask("this door cannot mask a response")
         placeholders = self._placeholders(exchange, exchange.messages, violations)
         exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **placeholders})
-        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks))
+        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
         masked = (await _off_loop(len(body), editor.edit, opened + body)).removeprefix(opened)
@@ -146,7 +151,7 @@ class Masker:
 
 async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
     """Return for each message of the request which of its contents it is made of."""
-    return await _off_loop(len(exchange.body), contents_of_messages, exchange.call, exchange.body)
+    return await _off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
 
 
 async def _off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

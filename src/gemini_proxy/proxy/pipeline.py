@@ -23,13 +23,10 @@ from gemini_proxy.gemini.refusal import (
     Phase,
     Refusal,
     StreamState,
-    array_refusal,
-    error_body,
-    error_refusal,
-    sse_refusal,
 )
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.gemini.wire import SSE_TYPE
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
 from gemini_proxy.guardrails.masking import (
@@ -45,7 +42,7 @@ from gemini_proxy.guardrails.response_messages import CandidateMessages, candida
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
-from gemini_proxy.proxy.exchange import SSE_TYPE, Exchange, Refused
+from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.masker import Masker, contents_of
 from gemini_proxy.proxy.request_reader import RequestReader
@@ -56,7 +53,6 @@ from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.trace import Outcome
 
-_ARRAY_TYPE = JSON_TYPE.partition(";")[0]
 _PATIENCE = 1.0
 """Seconds a client waits for a verdict without a sign of life."""
 _NOTHING_TO_CHECK = Verdict()
@@ -99,6 +95,8 @@ class Pipeline:
         """
         request = exchange.checked_request
         exchange.unchecked_content.extend(request.unchecked)
+        if not exchange.call.guarded:
+            exchange.pass_unchecked(request.unchecked[0].reason)
         self._note_thoughts(exchange, request.messages)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
@@ -133,7 +131,7 @@ class Pipeline:
         """Hold back a response whose head has come, and give its head to the client's."""
         self.open_stream(exchange, upstream.content_type)
         sse = upstream.content_type == SSE_TYPE
-        exchange.response.head(upstream.status, upstream.headers, streams=exchange.call.streams or sse)
+        exchange.response.head(upstream.status, upstream.headers, streams=exchange.streams or sse)
 
     def open_stream(self, exchange: Exchange, content_type: str) -> None:
         """Hold back a response of ``content_type``."""
@@ -141,11 +139,16 @@ class Pipeline:
         settings, request = self._guardrails, exchange.checked_request
         if exchange.masks is not None and settings.restore != "off":
             restoring = Restoring(exchange.masks)
-            exchange.restoring = FrameEditor(exchange.new_framing(), restoring, texts_only=settings.restore == "text")
+            places = exchange.wire.places
+            assert places is not None, "nothing is masked for a wire that cannot put it back"
+            exchange.restoring = FrameEditor(
+                exchange.new_framing(), restoring, texts_only=settings.restore == "text", places=places
+            )
         # What may have to be masked must not have left before it is found.
         mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
         session = self._open_session(exchange) if mode == "window" else None
         exchange.waiting = session.waiting if session is not None else ()
+        exchange.response_reader = exchange.wire.new_reader(exchange.call)
         exchange.stream = ResponseStream(
             exchange.new_framing(),
             exchange.merger,
@@ -155,6 +158,7 @@ class Pipeline:
             session=session,
             first_message=len(request.messages),
             skips_thoughts=settings.thoughts == "skip",
+            reader=exchange.response_reader,
         )
 
     async def feed(self, exchange: Exchange, data: bytes) -> bytes:
@@ -244,11 +248,11 @@ class Pipeline:
         assert refusal is not None
         exchange.end(Outcome.REFUSED_REQUEST if refusal.phase == "request" else Outcome.REFUSED_RESPONSE)
         if refusal.reason == "GUARDRAIL_UNAUTHENTICATED" and not response.begun:
-            response.error(401, error_body(401, " ".join(refusal.messages), Unauthenticated.code))
+            response.error(401, exchange.wire.error_body(401, " ".join(refusal.messages), Unauthenticated.code))
             return b""
-        if response.begun or (exchange.call.streams and self._refuses_by_event(exchange)):
+        if response.begun or (exchange.streams and self._refuses_by_event(exchange)):
             return self._refusal_event(exchange, refusal)
-        response.error(400, error_refusal(refusal, self._refusals.error_status))
+        response.error(400, exchange.wire.refusal_body(refusal, self._refusals.error_status))
         return b""
 
     def _refuses_by_event(self, exchange: Exchange) -> bool:
@@ -256,7 +260,8 @@ class Pipeline:
         # A client that parses the text would show the event as a fault of its own, without the reason.
         structured = exchange.request is not None and exchange.request.structured
         before_stream = self._refusals.before_stream
-        return before_stream == "event" or (before_stream == "auto" and not structured)
+        by_event = exchange.wire.refuses_by_event and not structured
+        return before_stream == "event" or (before_stream == "auto" and by_event)
 
     def _refusal_event(self, exchange: Exchange, refusal: Refusal) -> bytes:
         """Return what is sent in place of everything withheld.
@@ -264,16 +269,15 @@ class Pipeline:
         Where a part of the response has left, it goes on in the framing of that. Else the framing is the one asked for,
         whatever the upstream's was; where they differ, what passed does not leave.
         """
-        asked = SSE_TYPE if exchange.call.query.alt == "sse" else _ARRAY_TYPE
+        asked = exchange.wire.stream_type(exchange.call)
         framing = exchange.framing if exchange.response.begun else asked
         passed, left = (exchange.stream.take(), exchange.stream.events_left) if exchange.stream else (b"", 0)
         if framing != exchange.framing:
             passed, left = b"", 0
             exchange.response.stream_head(SSE_TYPE if framing == SSE_TYPE else JSON_TYPE)
-        state = _stream_state(exchange)
-        if framing == SSE_TYPE:
-            return passed + sse_refusal(refusal, state, self._refusals.feedback)
-        return passed + array_refusal(refusal, state, opened=left > 0, elements=left)
+        reader = exchange.response_reader or exchange.wire.new_reader(exchange.call)
+        assert framing is not None
+        return passed + reader.refusal_events(refusal, _stream_state(exchange), self._refusals.feedback, framing, left)
 
     async def _cut(self, exchange: Exchange, error: UpstreamError) -> bytes:
         """Return what passes the check of a response that failed; after it the body breaks off as the upstream's did.
@@ -290,7 +294,8 @@ class Pipeline:
             exchange.response.breaks_off = True
             return last
         self._remember(exchange)
-        exchange.response.error(error.status, error_body(error.status, error.message, error.code))
+        body = exchange.wire.error_body(error.status, error.message, error.code)
+        exchange.response.error(error.status, body)
         return b""
 
     def _note_coverage(self, exchange: Exchange) -> None:
@@ -331,10 +336,11 @@ class Pipeline:
                 break
             try:
                 masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
+                exchange.body = await self._masker.mask_request(exchange, body, masks)
             except CannotMask as error:
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
             rounds += 1
-            exchange.body, exchange.masks = await self._masker.mask_request(body, masks), masks.restorable
+            exchange.masks = masks.restorable
             exchange.request = await self._reader.read_again(exchange)
             messages = exchange.request.messages
             violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
@@ -590,7 +596,7 @@ def _stream_state(exchange: Exchange) -> StreamState:
         indexes=indexes or tuple(range(min(expected, 8))),
         # Nothing that rules read may stand in the refusal that came of it.
         usage=counts_in(merger.usage or {}),
-        model_version=merger.model_version or exchange.call.model,
+        model_version=merger.model_version or exchange.model,
         response_id=merger.response_id,
     )
 

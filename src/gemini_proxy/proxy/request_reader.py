@@ -8,7 +8,8 @@ from aiohttp import web
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
-from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.wires import passed_request, read_request
 from gemini_proxy.guardrails.header_policy import with_header
 from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
@@ -50,20 +51,30 @@ class RequestReader:
 
     async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
-        rules = await self._with_header(exchange, request, await self._stored_rules(exchange, self._rules))
-        if exchange.call.dataset is None and rules.compares_tools:
-            rules = await self._stored_rules(exchange, rules, UNNAMED)
-        exchange.rules = rules
+        if exchange.call.guarded:
+            exchange.rules = await self._rules_of(exchange, request)
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
-        exchange.body = await read_body(request, self._server.max_request_bytes, self._server.request_timeout)
+        row, server = exchange.call.row, self._server
+        if row.transport == "json":
+            check_type(request)
+        exchange.body = await read_body(request, server.max_request_bytes, server.request_timeout)
         exchange.size = len(exchange.body)
+        if not exchange.call.guarded:
+            exchange.request = passed_request(exchange.call)
+            return
         exchange.request = await self._read(exchange)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
                 f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
+
+    async def _rules_of(self, exchange: Exchange, request: web.Request) -> GuardrailSet:
+        rules = await self._with_header(exchange, request, await self._stored_rules(exchange, self._rules))
+        if exchange.call.dataset is None and rules.compares_tools:
+            rules = await self._stored_rules(exchange, rules, UNNAMED)
+        return rules
 
     async def read_again(self, exchange: Exchange) -> GeminiRequest:
         """Return the request that the body, which has changed, holds now. Raises as ``read`` does."""
@@ -102,11 +113,10 @@ class RequestReader:
 async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     """The body without its content encoding, of at most ``limit`` bytes before and after decompression.
 
-    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, types and charsets, BadRequest for gzip that is
+    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, BadRequest for gzip that is
     truncated, corrupt or goes on after its end, and for a body that is not there within ``seconds``. Raises Unavailable
     where the server holds too much of other bodies.
     """
-    _check_type(request)
     encoding = _encoding(request)
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
@@ -123,7 +133,8 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
         raise BadRequest("The request body cannot be read") from None
 
 
-def _check_type(request: web.Request) -> None:
+def check_type(request: web.Request) -> None:
+    """Raise UnsupportedMediaType for a body that is not JSON in UTF-8, BadRequest for a repeated type."""
     given = request.headers.getall("content-type", ())
     if len(given) > 1:
         raise BadRequest("The header Content-Type is given more than once.")

@@ -8,18 +8,21 @@ from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
 from gemini_proxy.gemini.calls import SUPPORTED
-from gemini_proxy.gemini.refusal import JSON_TYPE, error_body, retry_info
+from gemini_proxy.gemini.generate_wire import GENERATE
+from gemini_proxy.gemini.refusal import JSON_TYPE, retry_info
+from gemini_proxy.gemini.wire import Wire
+from gemini_proxy.gemini.wires import wire_of
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.proxy.response import break_off
-from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, MEMORY, STATE
+from gemini_proxy.server.app_keys import CALL, CONFIG, EXCHANGE, MEMORY, STATE
 
 log = logging.getLogger(__name__)
 
 
-def error_response(error: ProxyError) -> web.Response:
-    """``error`` as the client sees it. The rest of a refused body is not waited for."""
+def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
+    """``error`` as the client sees it, in the words of its ``wire``. The rest of a refused body is not waited for."""
     details = [retry_info(error.retry_after)] if isinstance(error, LimitExceeded) else ()
-    body = orjson.dumps(error_body(error.status, error.message, error.code, details))
+    body = orjson.dumps(wire.error_body(error.status, error.message, error.code, details))
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
     if isinstance(error, PayloadTooLarge | LimitExceeded):
         # What is left of its body would be read for nothing.
@@ -31,7 +34,7 @@ def error_response(error: ProxyError) -> web.Response:
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever escapes into a Google-shaped answer; once bytes were sent, into a broken body."""
+    """Turn whatever escapes into an answer in the shape of the door; once bytes were sent, into a broken body."""
     state = request.app[STATE]
     if state.in_flight >= request.app[CONFIG].server.max_exchanges:
         return error_response(Unavailable("The proxy is handling as many requests as it may."))
@@ -59,7 +62,7 @@ def _answer(request: web.Request, error: ProxyError) -> web.Response:
     if request.writer.output_size > 0:
         break_off(request)
         raise ConnectionError("the answer broke off")
-    return error_response(error)
+    return error_response(error, wire_of(request[CALL]) if CALL in request else GENERATE)
 
 
 def _translated(error: web.HTTPException) -> ProxyError:

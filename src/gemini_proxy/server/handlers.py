@@ -13,7 +13,7 @@ from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, ME
 async def relay(request: web.Request) -> web.StreamResponse:
     """Relay a call that the allow-list let through."""
     if EXCHANGE not in request:
-        return await _relay_listing(request)
+        return await _relay_bare(request)
     exchange, pipeline = request[EXCHANGE], request[PIPELINE]
     upstream = await _call(request, exchange)
     try:
@@ -34,7 +34,10 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 async def _call(request: web.Request, exchange: Exchange) -> UpstreamResponse:
     """Call the upstream; a request check under way beside it ends the call as soon as it refuses."""
-    opening = request.app[UPSTREAM].open("POST", exchange.call.upstream_target, exchange.headers, exchange.body)
+    body = exchange.body if exchange.body or exchange.call.http_method == "POST" else None
+    opening = request.app[UPSTREAM].open(
+        exchange.call.http_method, exchange.call.upstream_target, exchange.headers, body
+    )
     if exchange.request_check is None:
         upstream = await opening
     else:
@@ -58,12 +61,12 @@ def _abandon(call: "asyncio.Task[UpstreamResponse]") -> None:
         call.result().close()
 
 
-async def _relay_listing(request: web.Request) -> web.StreamResponse:
-    """Relay ``GET models`` and ``GET models/{model}``: nothing of a user's is in them."""
+async def _relay_bare(request: web.Request) -> web.StreamResponse:
+    """Relay a call with nothing of a user's in it, such as ``GET models``."""
     headers = upstream_headers(
         request.headers, request[CREDENTIALS].gemini or "", request.app[CONFIG].upstream.forward_headers
     )
-    upstream = await request.app[UPSTREAM].open("GET", request[CALL].upstream_target, headers, None)
+    upstream = await request.app[UPSTREAM].open(request[CALL].http_method, request[CALL].upstream_target, headers, None)
     try:
         body = await upstream.read(_most_bytes(request))
         return web.Response(status=upstream.status, headers=upstream.headers, body=body)

@@ -67,7 +67,7 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
     visit = await limiter.enter(_client(request), size)
     accepted, stored, dataset = None, True, request[CALL].dataset or UNNAMED
     try:
-        if request[CALL].http_method != "GET":
+        if not request[CALL].row.bare:
             await limiter.afford(visit.client, dataset)
         response = await handler(request)
         accepted = _key_accepted(request, response)
@@ -138,8 +138,8 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 
 @web.middleware
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Own the exchange: start, the handler's chunks, end, record. A listing of models carries nothing to check."""
-    if CALL not in request or request[CALL].http_method == "GET":
+    """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check."""
+    if CALL not in request or request[CALL].row.bare:
         return await handler(request)
     client = client_of(request[CREDENTIALS], _configured_key(request), request[ADDRESS])
     exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)

@@ -1,0 +1,157 @@
+"""The wire of ``generateContent`` and the methods that take requests like its own: Gemini's own words."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
+from gemini_proxy.gemini.json_edit import Path
+from gemini_proxy.gemini.refusal import (
+    JSON_TYPE,
+    Feedback,
+    Refusal,
+    StreamState,
+    array_refusal,
+    error_body,
+    error_refusal,
+    sse_refusal,
+)
+from gemini_proxy.gemini.request import GeminiRequest, contents_of_messages, read_request
+from gemini_proxy.gemini.wire import SSE_TYPE, Payload, ResponseReader, Run
+
+_ARRAY_TYPE: Final = JSON_TYPE.partition(";")[0]
+_NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignature language outcome".split())
+"""Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
+_BLOBS: Final = frozenset({"inlineData", "fileData"})
+_CONTENTS: Final = frozenset({"contents", "content", "systemInstruction"})
+_OPAQUE: Final = frozenset({"data", "thoughtSignature", "thought_signature"})
+
+
+class GenerateReader:
+    """Passes on the payloads, which are what the merger reads."""
+
+    carried_call = False
+    has_open_call = False
+
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        return (payload,)
+
+    def end(self) -> Iterable[Payload]:
+        return ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        if framing == SSE_TYPE:
+            return sse_refusal(refusal, state, feedback)
+        return array_refusal(refusal, state, opened=left > 0, elements=left)
+
+
+class GeneratePlaces:
+    """Where a ``GenerateContentResponse`` has its texts: parts, and streamed arguments of calls."""
+
+    def texts(self, payload: Payload) -> Iterator[str]:
+        for candidate in _objects(payload.get("candidates")):
+            content = candidate.get("content")
+            for part in _objects(content.get("parts") if isinstance(content, Mapping) else None):
+                if isinstance(text := part.get("text"), str):
+                    yield text
+                call = part.get("functionCall", part.get("function_call"))
+                if isinstance(call, Mapping):
+                    for piece in _objects(call.get("partialArgs", call.get("partial_args"))):
+                        if isinstance(text := piece.get("stringValue", piece.get("string_value")), str):
+                            yield text
+
+    def run_of(self, path: Path, payload: Payload) -> Run | None:
+        """Return the run of a candidate's text, or of a streamed argument."""
+        if len(path) < 6 or path[0] != "candidates" or path[3] != "parts":
+            return None
+        try:
+            candidate = payload["candidates"][path[1]]
+            part, index = candidate["content"]["parts"][path[4]], candidate.get("index", 0)
+            if path[5:] == ("text",):
+                return (index, "text", bool(part.get("thought")))
+            if path[-1] in ("stringValue", "string_value") and path[6] in ("partialArgs", "partial_args"):
+                piece = part[path[5]][path[6]][path[7]]
+                return (index, "argument", piece.get("jsonPath", piece.get("json_path")))
+        except (LookupError, TypeError, AttributeError):
+            # A repeated name hides from a parser what stands in the text. The merger reads what the parser read.
+            return None
+        return None
+
+    def ends(self, run: Run, payload: Payload) -> bool:
+        for candidate in _objects(payload.get("candidates")):
+            if candidate.get("index", 0) != run[0]:
+                continue
+            if candidate.get("finishReason") or candidate.get("finish_reason"):
+                return True
+            content = candidate.get("content")
+            parts = list(_objects(content.get("parts"))) if isinstance(content, Mapping) else []
+            if run[1] == "text":
+                return bool(parts) and "text" not in parts[-1]
+            return any("text" in part for part in parts)
+        return False
+
+    def is_opaque(self, path: Path) -> bool:
+        return path[-1] in _OPAQUE
+
+
+class GenerateWire:
+    """Requests and responses of ``generateContent``, streamed as events or as a JSON array."""
+
+    places = GeneratePlaces()
+    refuses_by_event = True
+
+    def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:
+        return read_request(call, body)
+
+    def contents_of_messages(self, call: ModelCall, body: bytes) -> tuple[int | None, ...]:
+        return contents_of_messages(call, body)
+
+    def content_of(self, path: Path) -> int | None:
+        return path[1] if path[0] == "contents" and len(path) > 1 and isinstance(path[1], int) else None
+
+    def is_request_text(self, path: Path) -> bool:
+        names = [camel_case(step) if isinstance(step, str) else step for step in path]
+        at = next((index for index, step in enumerate(names) if step in _CONTENTS), None)
+        if at is None:
+            return "functionDeclarations" in names and names[-1] == "description"
+        within = names[at + 1 :]
+        if "parts" not in within:
+            return False
+        # The part's own fields and those of the call or output in it; what is deeper is the client's, but for media.
+        own = within[within.index("parts") + 2 :]
+        return own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS)
+
+    def stream_type(self, call: ModelCall) -> str:
+        return SSE_TYPE if call.query.alt == "sse" else _ARRAY_TYPE
+
+    def new_framing(self, content_type: str, *, streams: bool) -> Framing:
+        """Return a framing by what the response says it is.
+
+        ``alt=sse`` works on unary calls too, and streams without it are arrays.
+        """
+        if content_type == SSE_TYPE:
+            return SseFraming()
+        return JsonArrayFraming() if streams else WholeBodyFraming()
+
+    def new_reader(self, call: ModelCall) -> ResponseReader:
+        return GenerateReader()
+
+    def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
+        return error_body(status, message, code, details)
+
+    def refusal_body(self, refusal: Refusal, code: str) -> Payload:
+        return error_refusal(refusal, code)
+
+
+GENERATE: Final = GenerateWire()
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a list; nothing where it is none."""
+    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())

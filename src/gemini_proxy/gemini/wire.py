@@ -1,0 +1,140 @@
+"""What a guarded door has to say about its wire, so that one pipeline, merger and hold-back serve them all.
+
+A door's frames stay bytes: what is allowed leaves as it came. Beside them the door says in Gemini's words
+(``generateContent``) what is in them, and this is what rules, masks and traces are about.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.json_edit import Path
+from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
+from gemini_proxy.gemini.request import GeminiRequest
+
+SSE_TYPE = "text/event-stream"
+Payload = Mapping[str, Any]
+Run = tuple[object, ...]
+"""What tells the texts of a response apart that a client joins. The first item is the candidate's index."""
+
+
+class ResponseReader(Protocol):
+    """Reads the frames of one response, in order. Stateful; the same for whole bodies, arrays and streams.
+
+    What a frame says is given to the ``Merger`` as payloads of a ``GenerateContentResponse``. Text is told as it comes.
+    A function call that comes in pieces is told once it is whole; until then ``carried_call`` says of each frame that
+    has a piece of it that it may not leave. What the door says beside that should be in fields of the payload that
+    ``GenerateContentResponse`` does not know: the merger reads their strings as text that the response says beside its
+    candidates. What no rule can read is declared the same way as in ``generateContent`` (``inlineData``, ``fileData``).
+    The end of the response is told by a ``finishReason``, an error by ``error``, use of tokens by ``usageMetadata``.
+    """
+
+    @property
+    def carried_call(self) -> bool:
+        """True if the last frame held a call that the client would run, or a piece of one."""
+        ...
+
+    @property
+    def has_open_call(self) -> bool:
+        """True while a call has begun whose pieces are not all there: no check of it is worth anything yet."""
+        ...
+
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
+        ...
+
+    def end(self) -> Iterable[Payload]:
+        """Return what is left when the body has ended, such as a call that broke off. Raises DecodeError."""
+        ...
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        """Return the frames that end a refused stream, in place of all that is withheld.
+
+        ``framing`` is the content type of the stream that the client reads; ``left`` is how many frames with a payload
+        have left before, 0 where none has (then nothing may have been read either). What has left of those that were
+        read is for the reader to know, such as the steps that are open.
+        """
+        ...
+
+
+class TextPlaces(Protocol):
+    """Says where the texts of a response are, so that values in them can be masked and put back in the frames."""
+
+    def texts(self, payload: Payload) -> Iterable[str]:
+        """Return the texts of a frame that run on from frame to frame."""
+        ...
+
+    def run_of(self, path: Path, payload: Payload) -> Run | None:
+        """Return the run that the string at ``path`` of a frame is text of; None where it does not run on.
+
+        Never raises, whatever the payload is.
+        """
+        ...
+
+    def ends(self, run: Run, payload: Payload) -> bool:
+        """Return whether a run ends with this frame: it is finished, or the candidate goes on with something else."""
+        ...
+
+    def is_opaque(self, path: Path) -> bool:
+        """Return whether the string at ``path`` is no text (media, signatures), in which nothing is replaced."""
+        ...
+
+
+class Wire(Protocol):
+    """One door's wire. It has no state: a response's is in the reader.
+
+    ``places`` is None for a wire in whose responses nothing can be masked or put back: then a request of which
+    something was masked is refused, and so is a response in which something is to be masked.
+    ``refuses_by_event`` says what ``refusals.before_stream = "auto"`` means for a stream of which no byte has left.
+    """
+
+    @property
+    def places(self) -> TextPlaces | None: ...
+
+    @property
+    def refuses_by_event(self) -> bool: ...
+
+    def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:
+        """Read a body as the model will. Its ``streams`` and ``model`` say what the path does not.
+
+        Raises BadRequest if it cannot be read, or can be read two ways. May run in another process.
+        """
+        ...
+
+    def contents_of_messages(self, call: ModelCall, body: bytes) -> tuple[int | None, ...]:
+        """Return for each message of a request which of its contents (turns) it is made of, None for what is in none.
+
+        Nothing for a request that has no turns. Raises BadRequest as ``read_request`` does.
+        """
+        ...
+
+    def content_of(self, path: Path) -> int | None:
+        """Return which of a request's contents the string at ``path`` is in."""
+        ...
+
+    def is_request_text(self, path: Path) -> bool:
+        """Return whether the string at ``path`` of a request is text that the model reads, and may be masked."""
+        ...
+
+    def stream_type(self, call: ModelCall) -> str:
+        """Return the content type of the stream that the client of this call expects."""
+        ...
+
+    def new_framing(self, content_type: str, *, streams: bool) -> Framing:
+        """Return what cuts a response of ``content_type`` into frames. ``streams`` says that a stream was asked for."""
+        ...
+
+    def new_reader(self, call: ModelCall) -> ResponseReader:
+        """Return a reader for one response."""
+        ...
+
+    def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
+        """Return the JSON body of an error of the proxy's own. ``code`` is a name of google.rpc.Code."""
+        ...
+
+    def refusal_body(self, refusal: Refusal, code: str) -> Payload:
+        """Return the JSON body of a refusal by HTTP 400, of which nothing has left."""
+        ...

@@ -1,0 +1,38 @@
+"""The wires of the guarded doors, by the names that the table of doors has for them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.generate_wire import GENERATE
+from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.wire import Wire
+
+WIRES: Final[Mapping[str, Wire]] = MappingProxyType({"generate": GENERATE})
+
+
+def wire_of(call: ModelCall) -> Wire:
+    """Return what reads the call."""
+    return WIRES[call.row.wire]
+
+
+def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
+    """Read ``body`` as ``call`` means it. Raises BadRequest if it cannot be read, or can be read two ways."""
+    return wire_of(call).read_request(call, body)
+
+
+def passed_request(call: ModelCall) -> GeminiRequest:
+    """Return what rules and traces see of a call that the configuration lets through unread: that it is unchecked."""
+    unchecked = Unchecked("request", f'what goes through the door "{call.row.door}", which is open')
+    return GeminiRequest(
+        messages=(),
+        unchecked=(unchecked,),
+        settings={},
+        candidate_count=None,
+        structured=False,
+        outbound=(),
+        stored=(),
+        secrets=(),
+    )
