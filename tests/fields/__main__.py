@@ -1,10 +1,10 @@
 """Print the table, and how many fields there are of each class: ``python -m tests.fields``."""
 
-from tests.fields.table import counts, rows
+from tests.fields.table import counts, openai_rows, rows
 
 
 def main() -> None:
-    table = rows()
+    table = [*rows(), *openai_rows()]
     for row in table:
         print(f"{row.direction}\t{row.path}\t{row.found}")
     print(counts(table))

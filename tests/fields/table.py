@@ -12,12 +12,15 @@ from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.openai.request import read_chat, read_embeddings
+from gemini_proxy.gemini.openai.response import ChatReader
 from gemini_proxy.gemini.parts import Unchecked
-from gemini_proxy.gemini.request import read_request
+from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
 from tests.fields.google_lists import Place, request_places, response_places
+from tests.fields.openai_lists import openai_requests, openai_responses
 
 Class = Literal["seen", "attribute", "declared", "refused", "control", "enum", "time", "silent"]
 """``seen``: text of an event. ``attribute``: readable under a name, such as a call's. ``declared``: named as not
@@ -42,6 +45,16 @@ CONTROL = {
     "response.responseId": "an id",
 }
 """Fields that carry no text, and why: patterns of paths that begin with ``response.`` or ``request.``. Kept short."""
+
+OPENAI_CONTROL = {
+    "chat/completions model": "a model's name",
+    "embeddings model": "a model's name",
+    "chat.completion model": "a model's name",
+    "chat.completion.chunk model": "a model's name",
+    "chat.completion id": "an id",
+    "chat.completion.chunk id": "an id",
+}
+"""The same of the OpenAI path, each behind the name of its request or object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,23 @@ def rows(spell: Callable[[str], str] = str) -> list[Row]:
         for direction, read, places in lists
         for place in places
         for planting in planted(place, spell)
+    ]
+
+
+def openai_rows() -> list[Row]:
+    """The table of the OpenAI path, by its SDK's types."""
+    readers: dict[str, _Read] = {
+        "chat/completions": _openai_reader(read_chat),
+        "embeddings": _openai_reader(read_embeddings),
+    }
+    return [
+        Row(
+            direction,
+            field.planted.path,
+            _classified(field.planted, field.place, readers.get(direction, _read_chat_response)),
+        )
+        for direction, fields in (openai_requests() | openai_responses()).items()
+        for field in fields
     ]
 
 
@@ -127,6 +157,10 @@ def _without(value: Any, leaf: str) -> Any:
 def _read_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
     merger = Merger()
     merger.add(body)
+    return _merged(merger)
+
+
+def _merged(merger: Merger) -> tuple[Sequence[Message], Sequence[Unchecked]]:
     found = candidate_messages(_ASKED, merger)
     return (
         [message for candidate in found for message in candidate.messages],
@@ -142,6 +176,21 @@ def _request_reader(method: str) -> _Read:
         return request.messages, request.unchecked
 
     return read
+
+
+def _openai_reader(reader: Callable[[bytes], GeminiRequest]) -> _Read:
+    def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+        request = reader(orjson.dumps(body))
+        return request.messages, request.unchecked
+
+    return read
+
+
+def _read_chat_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    reader, merger = ChatReader(), Merger()
+    for payload in [*reader.read(body), *reader.end()]:
+        merger.add(payload)
+    return _merged(merger)
 
 
 _ASKED = read_request(read_call("POST", "/v1beta/models/m:generateContent"), b"{}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fields.table import CONTROL, Row, listed_as, rows
+from tests.fields.table import CONTROL, OPENAI_CONTROL, Row, listed_as, openai_rows, rows
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +13,21 @@ def table() -> list[Row]:
 def test_no_field_is_silent(table: list[Row]) -> None:
     """A rule reads it, the trace names it as not checked, the body is refused, or it is a control field."""
     assert [f"{row.direction}: {row.path}" for row in table if row.found == "silent"] == []
+
+
+def test_no_field_of_the_openai_path_is_silent() -> None:
+    """The same of what OpenAI's SDK sends and reads."""
+    table = openai_rows()
+    assert {f"{row.direction} {row.path}" for row in table if row.found == "silent"} == OPENAI_CONTROL.keys()
+    paths = {(row.direction, row.path) for row in table}
+    assert {
+        ("chat/completions", "messages.tool_calls.function.arguments"),
+        ("chat/completions", "tools.function.parameters.*"),
+        ("chat/completions", "metadata.{key}"),
+        ("chat.completion", "choices.message.annotations.url_citation.title"),
+        ("chat.completion.chunk", "choices.delta.tool_calls.function.arguments"),
+    } <= paths
+    assert len(paths) > 150
 
 
 def test_the_list_names_nothing_in_vain(table: list[Row]) -> None:
