@@ -142,8 +142,7 @@ class MessageList:
         if role != "user":
             self._close()
         place = self._chunk(role, media.chunk)
-        if media.unchecked:
-            self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", media.unchecked))
+        self.unchecked += media.unchecked_at(f"messages.{len(self.messages)}.content.{place}")
         if role != "user":
             self._close()
 
@@ -176,8 +175,7 @@ class MessageList:
             text = content if isinstance(content, str) else "\n".join(strings_in(content))
             content = [{"type": "text", "text": text}, *(file.chunk for file in media)]
             for place, file in enumerate(media, start=1):
-                if file.unchecked:
-                    self.unchecked.append(Unchecked(f"messages.{len(self.messages)}.content.{place}", file.unchecked))
+                self.unchecked += file.unchecked_at(f"messages.{len(self.messages)}.content.{place}")
         self.messages.append(_tool_message(name, a_string(field(response, "id"), "functionResponse.id"), content))
 
     def _add_server_call(self, role: str, call: JsonObject) -> None:

@@ -36,6 +36,10 @@ _REFERENCE = spellings("mimeType", "fileUri")
 _OUTPUT_PART = spellings("text", "inlineData", "fileData")
 _OUTPUT = spellings("id", "name", "response", "parts")
 _OUTPUT_CONTROL = spellings("willContinue", "scheduling")
+_FILE = re.compile(
+    r"(?:https?://[^/?#]{1,253}/(?:v[a-z0-9]{1,15}/)?)?files/([A-Za-z0-9_-]{1,128})(?::download)?(?:\?alt=media)?"
+)
+"""A name that the Files API gave, or a URI of it. Any other URI is of something that Gemini does not keep."""
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)")
 
 _TEXT_TYPES = frozenset(
@@ -61,11 +65,27 @@ _TEXT_TYPES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A name in a request for what Gemini keeps: of a ``cache``, a ``file`` or an ``interaction``.
+
+    The name is as Gemini gave it (``cachedContents/abc``), ``said`` what stands in the request, such as a file's URI.
+    """
+
+    kind: str
+    name: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unchecked:
-    """Something that reaches the model or the client and that no rule can read: its address, and the reason."""
+    """Something that reaches the model or the client and that no rule can read: its address, and the reason.
+
+    ``reference`` is the name by which it may be known all the same, None if it has none.
+    """
 
     address: str
     reason: str
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +93,16 @@ class Media:
     """A chunk for an inline blob or a file reference. ``unchecked`` says why rules cannot read it, None if they can.
 
     The chunk also has what stands beside the data and the type, such as a display name: for an image as its ``text``,
-    which rules read like any other.
+    which rules read like any other. ``reference`` is that of a file which Gemini keeps.
     """
 
     chunk: Chunk
     unchecked: str | None
+    reference: Reference | None = None
+
+    def unchecked_at(self, address: str) -> list[Unchecked]:
+        """Return what rules cannot read of it, which stands at ``address``."""
+        return [Unchecked(address, self.unchecked, self.reference)] if self.unchecked else []
 
 
 def inline_media(blob: JsonObject) -> Media:
@@ -103,7 +128,9 @@ def file_media(reference: JsonObject) -> Media:
     file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
     if name := text_beside(reference, _REFERENCE):
         file["name"] = name
-    return Media({"type": "file", "file": file}, "a file behind a URI")
+    named = _FILE.fullmatch(uri)
+    kept = Reference("file", f"files/{named[1]}", uri) if named else None
+    return Media({"type": "file", "file": file}, "a file behind a URI", kept)
 
 
 def unknown_payload(part: JsonObject) -> JsonObject:

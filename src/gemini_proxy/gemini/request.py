@@ -15,7 +15,7 @@ from gemini_proxy.gemini.casing import snake_case, spellings
 from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 from gemini_proxy.gemini.messages import Message, MessageList, content_parts
-from gemini_proxy.gemini.parts import Unchecked, strings_in, text_beside
+from gemini_proxy.gemini.parts import Reference, Unchecked, strings_in, text_beside
 from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
 
@@ -27,6 +27,7 @@ _NO_SETTINGS = _CONTENTS | spellings(*_WRAPPERS.values())
 _SCHEMAS = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
 _CONTENT = spellings("role", "parts")
 _DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema")
+_CACHE = re.compile(r"(?:(?:projects/[^/]{1,60}/locations/[^/]{1,40}/)?cachedContents/)?([A-Za-z0-9_-]{1,128})")
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
 
@@ -39,7 +40,8 @@ class GeminiRequest:
     that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the addresses of fields that
     send the response to someone else. ``secrets`` are what the request gives Gemini to log in elsewhere: they are in
     ``messages``, and neither in ``settings`` nor in ``stored``, which are the messages as a trace keeps them, with the
-    same addresses. ``model`` and ``streams`` are what the body says of them where the path says nothing.
+    same addresses. ``model`` and ``streams`` are what the body says of them where the path says nothing. The first
+    ``earlier`` messages are what the request's references stand for.
     """
 
     messages: tuple[Message, ...]
@@ -52,6 +54,7 @@ class GeminiRequest:
     secrets: tuple[str, ...] = dataclass_field(repr=False)
     model: str | None = None
     streams: bool = False
+    earlier: int = 0
 
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
@@ -188,13 +191,19 @@ class _BodyReader:
         add_settings(self.list, "request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _references(self, request: JsonObject) -> None:
-        if field(request, "cachedContent") is not None:
-            self._unchecked("request.cachedContent", "cached content")
+        if (cached := field(request, "cachedContent")) is not None:
+            self.list.unchecked.append(Unchecked("request.cachedContent", "cached content", _cache(cached)))
         if field(request, "continuationToken") is not None:
             self._unchecked("request.continuationToken", "the response that this one continues")
 
     def _unchecked(self, address: str, reason: str) -> None:
         self.list.unchecked.append(Unchecked(address, reason))
+
+
+def _cache(cached: Any) -> Reference | None:
+    """Return the reference to a cache by its name, with or without what stands before its last step."""
+    named = _CACHE.fullmatch(cached) if isinstance(cached, str) else None
+    return Reference("cache", f"cachedContents/{named[1]}", cached) if named else None
 
 
 def add_settings(messages: MessageList, where: str, values: JsonObject, known: JsonObject) -> None:

@@ -140,6 +140,12 @@ class GuardrailSet:
         return GuardrailSet.of((guardrail for guardrail in self.all if guardrail.action not in actions), self.tools)
 
     @property
+    def digest(self) -> str:
+        """Return a digest of the guardrails here that decide, the same on every machine."""
+        named = sorted(f"{guardrail.id} {guardrail.action}" for guardrail in self.deciding)
+        return hashlib.sha256("\n".join(named).encode()).hexdigest() if named else ""
+
+    @property
     def compares_tools(self) -> bool:
         """True if a policy here asks whether a tool has changed."""
         return any("tool_changed" in guardrail.policy.called for guardrail in self.all)

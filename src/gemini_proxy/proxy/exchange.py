@@ -5,12 +5,14 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.earlier import Earlier
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
@@ -23,6 +25,7 @@ from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.traces.approvals import Approval
+from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import Outcome
 
 _NO_RULES = GuardrailSet()
@@ -30,10 +33,24 @@ _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, O
 """Endings of exchanges that the guardrails did not end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What an exchange had Gemini keep: a handle without what the exchange itself knows. See ``Handle``."""
+
+    kind: Kind
+    name: str
+    expires: float
+    unchecked: str = ""
+    refused: bool = False
+    digest: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Exchange:
     """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
 
+    ``earlier`` is what the request's references stand for, ``made`` what Gemini keeps of the exchange under a name.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
@@ -56,6 +73,8 @@ class Exchange:
     body: bytes = field(default=b"", repr=False)
     size: int = 0
     request: GeminiRequest | None = None
+    earlier: Mapping[Reference, Earlier] = field(default_factory=dict, repr=False)
+    made: list[Made] = field(default_factory=list)
     request_check: "asyncio.Task[None] | None" = None
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False)
 

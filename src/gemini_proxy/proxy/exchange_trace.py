@@ -62,7 +62,8 @@ class ExchangeRecorder:
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         self._note(exchange)
-        if self._deferred:
+        # What a handle stands for is read from the trace, perhaps by the next request.
+        if self._deferred and not exchange.made:
             self._write_later(self._trace(exchange, coverage))
             self._learn(exchange)
             return
@@ -198,6 +199,11 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         metadata["approvals"] = [{name: one[name] for name in kept} for one in described]
     if exchange.error:
         metadata["error"] = exchange.error
+    if exchange.earlier:
+        metadata["earlier"] = [
+            {"kind": reference.kind, "name": reference.name, "messages": len(earlier.messages)}
+            for reference, earlier in exchange.earlier.items()
+        ]
     return metadata
 
 

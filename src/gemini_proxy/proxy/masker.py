@@ -151,7 +151,8 @@ class Masker:
 
 async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
     """Return for each message of the request which of its contents it is made of."""
-    return await _off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
+    own = await _off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
+    return (*[None] * exchange.checked_request.earlier, *own) if own else own
 
 
 async def _off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
+from gemini_proxy.gemini.earlier import after_earlier
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wires import passed_request, read_request
 from gemini_proxy.guardrails.header_policy import with_header
@@ -16,6 +17,7 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
 from gemini_proxy.http.request_body import joined, read_pieces, too_large
 from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
@@ -40,7 +42,14 @@ _DEFLATED_STEP = 65_536
 class RequestReader:
     """Fills an exchange from its request, or raises the error that the client gets."""
 
-    def __init__(self, config: Config, rules: GuardrailSet, dataset_rules: DatasetRules, workers: Workers) -> None:
+    def __init__(
+        self,
+        config: Config,
+        rules: GuardrailSet,
+        dataset_rules: DatasetRules,
+        workers: Workers,
+        keeper: HandleKeeper,
+    ) -> None:
         self._server = config.server
         self._forwarded = config.upstream.forward_headers
         self._header_mode = config.guardrails.header_policies
@@ -48,6 +57,7 @@ class RequestReader:
         self._rules = rules
         self._dataset_rules = dataset_rules
         self._workers = workers
+        self._keeper = keeper
 
     async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
@@ -64,6 +74,8 @@ class RequestReader:
             exchange.request = passed_request(exchange.call)
             return
         exchange.request = await self._read(exchange)
+        exchange.earlier = await self._keeper.bring_back(exchange)
+        exchange.request = after_earlier(exchange.request, exchange.earlier)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
                 f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '
@@ -78,7 +90,7 @@ class RequestReader:
 
     async def read_again(self, exchange: Exchange) -> GeminiRequest:
         """Return the request that the body, which has changed, holds now. Raises as ``read`` does."""
-        return await self._read(exchange)
+        return after_earlier(await self._read(exchange), exchange.earlier)
 
     async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
         """Those given; for a dataset, by default the path's, its own in the place of those of the same action."""

@@ -31,6 +31,7 @@ from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.authentication import Authentication
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, ExchangeMetrics
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.masker import Masker
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
@@ -71,6 +72,7 @@ from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.refused_texts import RefusedTexts
 from gemini_proxy.traces.retention import Kept
 from gemini_proxy.traces.snapshot import Revisions
@@ -251,7 +253,9 @@ class _Assembly:
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
         )
-        reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies)
+        key = config.upstream.api_key
+        keeper = HandleKeeper(Handles(storage.database), key.get_secret_value() if key else None)
+        reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
         masker = Masker(guardrails, RefusedTexts(storage.database))
         desk = ApprovalDesk(Approvals(storage.database), guardrails.ask_timeout)
         most = config.upstream.max_answer_bytes
@@ -259,6 +263,7 @@ class _Assembly:
             config,
             rules,
             reader,
+            keeper,
             Pipeline(reader, desk, masker, engine, guardrails, config.refusals, recorder, self._tasks, most),
         )
 

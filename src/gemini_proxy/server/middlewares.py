@@ -155,6 +155,8 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
         except (Refused, UpstreamError) as error:
             last = await pipeline.fail(exchange, error)
         await pipeline.record(exchange)
+        if exchange.made:
+            await setup.keeper.remember(exchange)
         return await exchange.response.finish(last)
     except (asyncio.CancelledError, ConnectionError):
         pipeline.give_up(exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gemini_proxy.config import Config, ConfigError, reloaded
 from gemini_proxy.guardrails.rules import GuardrailSet
+from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.server.hangups import Hangups
@@ -27,6 +28,7 @@ class Setup:
     config: Config
     rules: GuardrailSet
     reader: RequestReader
+    keeper: HandleKeeper
     pipeline: Pipeline
 
 
