@@ -37,11 +37,8 @@ def after_earlier(request: GeminiRequest, known: Mapping[Reference, Earlier]) ->
         return request
     before: list[Message] = []
     unread: list[Unchecked] = []
-    placed: list[tuple[Message, ...]] = []
-    for earlier in known.values():
-        if any(earlier.messages is other for other in placed):
-            continue
-        placed.append(earlier.messages)
+    # One value for several references is one thing that they all name.
+    for earlier in {id(earlier): earlier for earlier in known.values()}.values():
         unread += [_moved(unchecked, len(before)) for unchecked in earlier.unchecked]
         before += earlier.messages
     own = [_moved(unchecked, len(before)) for unchecked in _still_unread(request.unchecked, known)]
