@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gemini_proxy.http.addresses import listen_address
 from gemini_proxy.sections import (
     Access,
+    Doors,
     Explorer,
     Guardrails,
     Limits,
@@ -89,6 +90,7 @@ class Config(BaseSettings):
 
     server: Server = Server()
     upstream: Upstream = Upstream()
+    doors: Doors = Doors()
     guardrails: Guardrails = Guardrails()
     refusals: Refusals = Refusals()
     traces: Traces = Traces()
@@ -199,6 +201,7 @@ _BUILT_ONCE: Final = ("engine", "remote", "judge", "model_armor", "classifier", 
 IN_PLACE: Final = frozenset(
     {
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in _BUILT_ONCE),
+        *(f"doors.{name}" for name in Doors.model_fields),
         *(f"refusals.{name}" for name in Refusals.model_fields),
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -16,9 +16,11 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationInfo,
+    create_model,
     field_validator,
 )
 
+from gemini_proxy.gemini.doors import DOORS, Duty, carries_nothing
 from gemini_proxy.http.addresses import UNIX, is_loopback, listen_address
 
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
@@ -243,6 +245,34 @@ class Guardrails(Section):
 
 
 BeforeStream = Literal["auto", "event", "http_400"]
+
+
+class DoorDuties(Section):
+    """What is done about each door of the API; its fields are those of the table of doors, with their defaults."""
+
+    @property
+    def duties(self) -> Mapping[str, Duty]:
+        """What is done, by door."""
+        return {name: Duty(getattr(self, name)) for name in DOORS}
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """A sentence for each door that is open and unguarded."""
+        return tuple(
+            f'doors.{name} = "pass": {DOORS[name].about} go through unchecked'
+            for name, duty in self.duties.items()
+            if duty is Duty.PASS and not carries_nothing(name)
+        )
+
+
+if TYPE_CHECKING:
+    Doors = DoorDuties
+else:
+    Doors = create_model(
+        "Doors",
+        __base__=DoorDuties,
+        **{door.name: (Literal[tuple(map(str, door.duties))], str(door.default)) for door in DOORS.values()},
+    )
 
 
 class Refusals(Section):

@@ -38,5 +38,7 @@ def check_config(settings: Settings) -> None:
     for rule in rules.all:
         click.echo(f"{rule.action:5}  {rule.name}")
     click.echo(config.access.meaning)
+    for sentence in config.doors.unchecked:
+        click.echo(sentence)
     click.echo(f"{HEADER_NAME} of clients: {config.guardrails.header_policies}")
     click.echo("a dataset's own rules replace those of the same action")

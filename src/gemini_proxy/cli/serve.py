@@ -98,6 +98,8 @@ def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listen
 def announce(config: "Config", listeners: "Sequence[Listener]") -> None:
     """Say where the server listens, now that it does."""
     log.info("%s", config.access.meaning)
+    for sentence in config.doors.unchecked:
+        log.warning("%s", sentence)
     addresses = [listener.address for listener in listeners]
     for address in addresses:
         click.echo(f"gemini-proxy listens on {address if address.path else f'http://{address}'}")

@@ -33,6 +33,9 @@ _HIDING = frozenset(
 _FOREIGN_CREDENTIALS = frozenset({"access_token", "oauth_token", "bearer_token"})
 
 
+Alt = Literal["json", "sse", "media"]
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """The query parameters that count. ``key`` is a credential and never goes upstream as a parameter.
@@ -40,7 +43,7 @@ class Query:
     ``passed`` are those that the method takes beside them.
     """
 
-    alt: Literal["json", "sse"] | None = None
+    alt: Alt | None = None
     int_enums: bool = False
     passed: tuple[tuple[str, str], ...] = ()
     key: str | None = None
@@ -129,7 +132,7 @@ def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
         path=match.upstream_path(version),
         names={name: value for name, value in match.names.items() if name != "v"},
         dataset=prefix["dataset"] if prefix else None,
-        query=read_query(raw_query, match.row.query),
+        query=read_query(raw_query, match.row.query, media=match.row.media),
     )
 
 
@@ -159,10 +162,11 @@ def _closed(door: str) -> str:
     return f'This path is behind the door "{door}", which is shut; the setting doors.{door} = "{opening[0]}" opens it'
 
 
-def read_query(raw: str, passed: frozenset[str] = frozenset()) -> Query:
+def read_query(raw: str, passed: frozenset[str] = frozenset(), *, media: bool = False) -> Query:
     """Read the query string, of which the parameters ``passed`` go upstream as well.
 
-    Raises BadRequest for parameters that hide content, repeat or contradict.
+    ``media`` lets ``alt=media`` ask for bytes. Raises BadRequest for parameters that hide content, repeat or
+    contradict.
     """
     if not raw:
         return Query()
@@ -176,7 +180,7 @@ def read_query(raw: str, passed: frozenset[str] = frozenset()) -> Query:
     values = {name: value for name, value in pairs if name in ("alt", "$alt", "key")}
     if sum(name in values for name, _ in pairs) != len(values):
         raise BadRequest("The query parameters alt, $alt and key may each be given once")
-    alt, int_enums = _alt(values.get("alt"), values.get("$alt"))
+    alt, int_enums = _alt(values.get("alt"), values.get("$alt"), media)
     taken = tuple(pair for pair in pairs if pair[0] in passed)
     if "invariant" in "".join(value for _, value in taken).lower():
         raise BadRequest("The query parameters of a listing are not the place for an Invariant key")
@@ -199,7 +203,9 @@ def _refuse_hiding(pairs: list[tuple[str, str]]) -> None:
             raise BadRequest("The query parameters are alt, $alt and key, in lower case")
 
 
-def _alt(alt: str | None, system_alt: str | None) -> tuple[Literal["json", "sse"] | None, bool]:
+def _alt(alt: str | None, system_alt: str | None, media: bool) -> tuple[Alt | None, bool]:
+    if alt == "media" and media and not system_alt:
+        return "media", False
     if alt not in (None, "json", "sse") or system_alt not in (None, "json", "sse", "json;enum-encoding=int"):
         raise BadRequest('The query parameters alt and $alt take "json" and "sse", $alt also "json;enum-encoding=int"')
     if alt and system_alt:

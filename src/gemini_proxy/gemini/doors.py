@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -20,7 +21,7 @@ class Duty(StrEnum):
 
 
 class Method(StrEnum):
-    """What a call does. The values are Google's verbs, or ``{resource}.{action}`` where the path has no verb."""
+    """What a call does. The values are Google's verbs, or like them where the path has none."""
 
     GENERATE = "generateContent"
     STREAM = "streamGenerateContent"
@@ -29,6 +30,105 @@ class Method(StrEnum):
     BATCH_EMBED = "batchEmbedContents"
     LIST_MODELS = "listModels"
     GET_MODEL = "getModel"
+    PREDICT = "predict"
+    PREDICT_LONG_RUNNING = "predictLongRunning"
+    FETCH_PREDICT_OPERATION = "fetchPredictOperation"
+    GET_OPERATION = "getOperation"
+    LIVE_INTERACTION = "liveInteraction"
+    CREATE_INTERACTION = "createInteraction"
+    GET_INTERACTION = "getInteraction"
+    CANCEL_INTERACTION = "cancelInteraction"
+    DELETE_INTERACTION = "deleteInteraction"
+    DECIDE = "createDecision"
+    LIVE = "bidiGenerateContent"
+    LIVE_MUSIC = "bidiGenerateMusic"
+    CREATE_AUTH_TOKEN = "createAuthToken"
+    DELETE_AUTH_TOKEN = "deleteAuthToken"
+    CREATE_CACHED_CONTENT = "createCachedContent"
+    LIST_CACHED_CONTENTS = "listCachedContents"
+    GET_CACHED_CONTENT = "getCachedContent"
+    UPDATE_CACHED_CONTENT = "updateCachedContent"
+    DELETE_CACHED_CONTENT = "deleteCachedContent"
+    UPLOAD_FILE = "uploadFile"
+    LIST_FILES = "listFiles"
+    GET_FILE = "getFile"
+    DELETE_FILE = "deleteFile"
+    DOWNLOAD_FILE = "downloadFile"
+    REGISTER_FILES = "registerFiles"
+    CREATE_FILE_SEARCH_STORE = "createFileSearchStore"
+    LIST_FILE_SEARCH_STORES = "listFileSearchStores"
+    GET_FILE_SEARCH_STORE = "getFileSearchStore"
+    DELETE_FILE_SEARCH_STORE = "deleteFileSearchStore"
+    UPLOAD_TO_FILE_SEARCH_STORE = "uploadToFileSearchStore"
+    IMPORT_FILE = "importFile"
+    LIST_DOCUMENTS = "listDocuments"
+    GET_DOCUMENT = "getDocument"
+    DELETE_DOCUMENT = "deleteDocument"
+    GET_FILE_SEARCH_OPERATION = "getFileSearchOperation"
+    DOWNLOAD_MEDIA = "downloadMedia"
+    BATCH_GENERATE = "batchGenerateContent"
+    BATCH_EMBED_LATER = "asyncBatchEmbedContent"
+    LIST_BATCHES = "listBatches"
+    GET_BATCH = "getBatch"
+    CANCEL_BATCH = "cancelBatch"
+    UPDATE_BATCH = "updateBatch"
+    DELETE_BATCH = "deleteBatch"
+    CREATE_TUNED_MODEL = "createTunedModel"
+    LIST_TUNED_MODELS = "listTunedModels"
+    GET_TUNED_MODEL = "getTunedModel"
+    UPDATE_MODEL = "updateModel"
+    DELETE_MODEL = "deleteModel"
+    GET_TUNING_OPERATION = "getTuningOperation"
+    CREATE_TUNING_JOB = "createTuningJob"
+    LIST_TUNING_JOBS = "listTuningJobs"
+    GET_TUNING_JOB = "getTuningJob"
+    CANCEL_TUNING_JOB = "cancelTuningJob"
+    VALIDATE_TUNING_REWARD = "validateReinforcementTuningReward"
+    CREATE_AGENT = "createAgent"
+    LIST_AGENTS = "listAgents"
+    GET_AGENT = "getAgent"
+    DELETE_AGENT = "deleteAgent"
+    CREATE_TRIGGER = "createTrigger"
+    LIST_TRIGGERS = "listTriggers"
+    GET_TRIGGER = "getTrigger"
+    UPDATE_TRIGGER = "updateTrigger"
+    DELETE_TRIGGER = "deleteTrigger"
+    RUN_TRIGGER = "runTrigger"
+    LIST_TRIGGER_EXECUTIONS = "listTriggerExecutions"
+    CREATE_ENVIRONMENT = "createEnvironment"
+    LIST_ENVIRONMENTS = "listEnvironments"
+    GET_ENVIRONMENT = "getEnvironment"
+    DELETE_ENVIRONMENT = "deleteEnvironment"
+    WRITE_ENVIRONMENT_FILE = "writeEnvironmentFile"
+    READ_ENVIRONMENT_FILE = "readEnvironmentFile"
+    CREATE_CREDENTIAL = "createCredential"
+    LIST_CREDENTIALS = "listCredentials"
+    GET_CREDENTIAL = "getCredential"
+    UPDATE_CREDENTIAL = "updateCredential"
+    DELETE_CREDENTIAL = "deleteCredential"
+    CREATE_WEBHOOK = "createWebhook"
+    LIST_WEBHOOKS = "listWebhooks"
+    GET_WEBHOOK = "getWebhook"
+    UPDATE_WEBHOOK = "updateWebhook"
+    DELETE_WEBHOOK = "deleteWebhook"
+    PING_WEBHOOK = "pingWebhook"
+    ROTATE_SIGNING_SECRET = "rotateSigningSecret"
+    CREATE_VOICE = "createVoice"
+    LIST_VOICES = "listVoices"
+    GET_VOICE = "getVoice"
+    DELETE_VOICE = "deleteVoice"
+    OPENAI_CHAT = "openaiChatCompletions"
+    OPENAI_EMBED = "openaiEmbeddings"
+    OPENAI_LIST_MODELS = "openaiListModels"
+    OPENAI_GET_MODEL = "openaiGetModel"
+    OPENAI_IMAGES = "openaiImages"
+    OPENAI_RESPONSES = "openaiResponses"
+    OPENAI_FILES = "openaiFiles"
+    OPENAI_BATCHES = "openaiBatches"
+    GENERATE_ANSWER = "generateAnswer"
+    GENERATE_TEXT = "generateText"
+    RAW_PREDICT = "rawPredict"
+    QUERY_CORPUS = "queryCorpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +143,36 @@ class Door:
 
 _GUARDED: Final = (Duty.GUARD, Duty.DENY)
 _PASSED: Final = (Duty.PASS, Duty.DENY)
+_SHUT: Final = (Duty.DENY,)
 
 _DOORS: Final = (
     Door("generate", "what models write", _GUARDED, Duty.GUARD),
     Door("tokens", "counts of tokens", _GUARDED, Duty.GUARD),
     Door("embed", "embeddings", _GUARDED, Duty.GUARD),
     Door("models", "which models there are", _PASSED, Duty.PASS),
+    Door("images", "pictures from a prompt (Imagen)", _SHUT, Duty.DENY),
+    Door("video", "videos from a prompt (Veo), and how far they are", _SHUT, Duty.DENY),
+    Door("interactions", "the Interactions API", _SHUT, Duty.DENY),
+    Door("live_interactions", "interactions over a WebSocket", _SHUT, Duty.DENY),
+    Door("decisions", "closed questions over a text", _SHUT, Duty.DENY),
+    Door("live", "the Live API", _SHUT, Duty.DENY),
+    Door("live_music", "music as it is played", _SHUT, Duty.DENY),
+    Door("auth_tokens", "tokens that open Google's own doors, around the proxy", _PASSED, Duty.DENY),
+    Door("caches", "contents that later requests name", _PASSED, Duty.DENY),
+    Door("files", "files that later requests name", _PASSED, Duty.DENY),
+    Door("registered_files", "files of a bucket that later requests name", _PASSED, Duty.DENY),
+    Door("file_search", "stores of documents that models search", _PASSED, Duty.DENY),
+    Door("batches", "many requests at once, whose responses come later", _PASSED, Duty.DENY),
+    Door("tuning", "models made of examples", _PASSED, Duty.DENY),
+    Door("agents", "agents that run at Google", _PASSED, Duty.DENY),
+    Door("triggers", "interactions that begin later, by themselves", _PASSED, Duty.DENY),
+    Door("environments", "machines for agents, their files and secrets", _PASSED, Duty.DENY),
+    Door("credentials", "secrets that agents log in with", _PASSED, Duty.DENY),
+    Door("webhooks", "addresses that results are sent to", _PASSED, Duty.DENY),
+    Door("voices", "voices made of samples", _PASSED, Duty.DENY),
+    Door("openai", "chat and embeddings as OpenAI shapes them", _SHUT, Duty.DENY),
+    Door("openai_other", "the rest of what OpenAI shapes", _SHUT, Duty.DENY),
+    Door("legacy", "methods that came before generateContent", _SHUT, Duty.DENY),
 )
 DOORS: Final[Mapping[str, Door]] = MappingProxyType({door.name: door for door in _DOORS})
 DEFAULT_DUTIES: Final[Mapping[str, Duty]] = MappingProxyType({door.name: door.default for door in _DOORS})
@@ -62,8 +186,8 @@ class Row:
 
     ``wire`` names what reads it (``gemini.wires``). ``generates`` says that the response is checked as well, and
     ``streams`` that it is a stream whatever the body says. ``bare`` is a method with nothing of a user's in it, neither
-    checked nor recorded. ``query`` names the parameters that go upstream beside those of every call. ``transport`` says
-    what the bodies are: JSON, any bytes, or frames of a WebSocket.
+    checked nor recorded. ``query`` names the parameters that go upstream beside those of every call; ``media`` lets
+    ``alt=media`` be one. ``transport`` says what the bodies are: JSON, any bytes, or frames of a WebSocket.
 
     In a path ``{v}`` is the version, which clients may leave out where it is a step of its own, and any other name in
     braces is one of ``names`` of the call.
@@ -78,10 +202,13 @@ class Row:
     streams: bool = False
     bare: bool = False
     query: frozenset[str] = frozenset()
+    media: bool = False
     transport: Transport = "json"
 
 
-_PAGES: Final = frozenset({"pageSize", "pageToken"})
+_PAGES: Final = frozenset({"pageSize", "pageToken", "page_size", "page_token"})
+_MASK: Final = frozenset({"updateMask", "update_mask"})
+_FORCE: Final = frozenset({"force"})
 
 
 def _verb(method: Method, *collections: str) -> tuple[str, ...]:
@@ -109,8 +236,180 @@ _ROWS: Final = (
     Row(Method.BATCH_EMBED, "embed", "POST", _verb(Method.BATCH_EMBED, "models")),
     Row(Method.LIST_MODELS, "models", "GET", ("/{v}/models",), bare=True, query=_PAGES),
     Row(Method.GET_MODEL, "models", "GET", ("/{v}/models/{model}",), bare=True),
+    Row(Method.PREDICT, "images", "POST", ("/{v}/models/{model}:predict",)),
+    Row(Method.PREDICT_LONG_RUNNING, "video", "POST", ("/{v}/models/{model}:predictLongRunning",)),
+    Row(Method.FETCH_PREDICT_OPERATION, "video", "POST", ("/{v}/models/{model}:fetchPredictOperation",)),
+    Row(Method.GET_OPERATION, "video", "GET", ("/{v}/models/{model}/operations/{id}", "/{v}/operations/{id}")),
+    Row(Method.LIVE_INTERACTION, "live_interactions", "GET", ("/{v}/interactions/live",), transport="websocket"),
+    Row(Method.CREATE_INTERACTION, "interactions", "POST", ("/{v}/interactions",)),
+    Row(
+        Method.GET_INTERACTION,
+        "interactions",
+        "GET",
+        ("/{v}/interactions/{id}",),
+        query=frozenset({"stream", "last_event_id", "include_input"}),
+    ),
+    Row(Method.CANCEL_INTERACTION, "interactions", "POST", ("/{v}/interactions/{id}/cancel",)),
+    Row(Method.DELETE_INTERACTION, "interactions", "DELETE", ("/{v}/interactions/{id}",)),
+    Row(Method.DECIDE, "decisions", "POST", ("/{v}/decisions",)),
+    Row(
+        Method.LIVE,
+        "live",
+        "GET",
+        (
+            "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",
+            "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContentConstrained",
+        ),
+        transport="websocket",
+    ),
+    Row(
+        Method.LIVE_MUSIC,
+        "live_music",
+        "GET",
+        ("/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateMusic",),
+        transport="websocket",
+    ),
+    Row(Method.CREATE_AUTH_TOKEN, "auth_tokens", "POST", ("/{v}/auth_tokens", "/{v}/interactions/{id}/auth_tokens")),
+    Row(Method.DELETE_AUTH_TOKEN, "auth_tokens", "DELETE", ("/{v}/interactions/{id}/auth_tokens/{token}",)),
+    Row(Method.CREATE_CACHED_CONTENT, "caches", "POST", ("/{v}/cachedContents",)),
+    Row(Method.LIST_CACHED_CONTENTS, "caches", "GET", ("/{v}/cachedContents",), query=_PAGES),
+    Row(Method.GET_CACHED_CONTENT, "caches", "GET", ("/{v}/cachedContents/{id}",)),
+    Row(Method.UPDATE_CACHED_CONTENT, "caches", "PATCH", ("/{v}/cachedContents/{id}",), query=_MASK),
+    Row(Method.DELETE_CACHED_CONTENT, "caches", "DELETE", ("/{v}/cachedContents/{id}",)),
+    Row(Method.UPLOAD_FILE, "files", "POST", ("/upload/{v}/files",), transport="bytes"),
+    Row(Method.LIST_FILES, "files", "GET", ("/{v}/files",), query=_PAGES),
+    Row(Method.GET_FILE, "files", "GET", ("/{v}/files/{id}",)),
+    Row(Method.DELETE_FILE, "files", "DELETE", ("/{v}/files/{id}",)),
+    Row(Method.DOWNLOAD_FILE, "files", "GET", ("/{v}/files/{id}:download",), media=True),
+    Row(Method.REGISTER_FILES, "registered_files", "POST", ("/{v}/files:register",)),
+    Row(Method.CREATE_FILE_SEARCH_STORE, "file_search", "POST", ("/{v}/fileSearchStores",)),
+    Row(Method.LIST_FILE_SEARCH_STORES, "file_search", "GET", ("/{v}/fileSearchStores",), query=_PAGES),
+    Row(Method.GET_FILE_SEARCH_STORE, "file_search", "GET", ("/{v}/fileSearchStores/{id}",)),
+    Row(Method.DELETE_FILE_SEARCH_STORE, "file_search", "DELETE", ("/{v}/fileSearchStores/{id}",), query=_FORCE),
+    Row(
+        Method.UPLOAD_TO_FILE_SEARCH_STORE,
+        "file_search",
+        "POST",
+        ("/upload/{v}/fileSearchStores/{id}:uploadToFileSearchStore",),
+        transport="bytes",
+    ),
+    Row(Method.IMPORT_FILE, "file_search", "POST", ("/{v}/fileSearchStores/{id}:importFile",)),
+    Row(Method.LIST_DOCUMENTS, "file_search", "GET", ("/{v}/fileSearchStores/{id}/documents",), query=_PAGES),
+    Row(Method.GET_DOCUMENT, "file_search", "GET", ("/{v}/fileSearchStores/{id}/documents/{document}",)),
+    Row(
+        Method.DELETE_DOCUMENT,
+        "file_search",
+        "DELETE",
+        ("/{v}/fileSearchStores/{id}/documents/{document}",),
+        query=_FORCE,
+    ),
+    Row(
+        Method.GET_FILE_SEARCH_OPERATION,
+        "file_search",
+        "GET",
+        (
+            "/{v}/fileSearchStores/{id}/operations/{operation}",
+            "/{v}/fileSearchStores/{id}/upload/operations/{operation}",
+        ),
+    ),
+    Row(Method.DOWNLOAD_MEDIA, "file_search", "GET", ("/{v}/fileSearchStores/{id}/media/{media}",), media=True),
+    Row(Method.BATCH_GENERATE, "batches", "POST", ("/{v}/models/{model}:batchGenerateContent",)),
+    Row(Method.BATCH_EMBED_LATER, "batches", "POST", ("/{v}/models/{model}:asyncBatchEmbedContent",)),
+    Row(Method.LIST_BATCHES, "batches", "GET", ("/{v}/batches",), query=_PAGES),
+    Row(Method.GET_BATCH, "batches", "GET", ("/{v}/batches/{id}",)),
+    Row(Method.CANCEL_BATCH, "batches", "POST", ("/{v}/batches/{id}:cancel",)),
+    Row(
+        Method.UPDATE_BATCH,
+        "batches",
+        "PATCH",
+        ("/{v}/batches/{id}:updateGenerateContentBatch", "/{v}/batches/{id}:updateEmbedContentBatch"),
+        query=_MASK,
+    ),
+    Row(Method.DELETE_BATCH, "batches", "DELETE", ("/{v}/batches/{id}",)),
+    Row(Method.CREATE_TUNED_MODEL, "tuning", "POST", ("/{v}/tunedModels",)),
+    Row(Method.LIST_TUNED_MODELS, "tuning", "GET", ("/{v}/tunedModels",), query=_PAGES),
+    Row(Method.GET_TUNED_MODEL, "tuning", "GET", ("/{v}/tunedModels/{model}",)),
+    Row(Method.UPDATE_MODEL, "tuning", "PATCH", ("/{v}/tunedModels/{model}", "/{v}/models/{model}"), query=_MASK),
+    Row(Method.DELETE_MODEL, "tuning", "DELETE", ("/{v}/tunedModels/{model}", "/{v}/models/{model}")),
+    Row(Method.GET_TUNING_OPERATION, "tuning", "GET", ("/{v}/tunedModels/{model}/operations/{id}",)),
+    Row(Method.CREATE_TUNING_JOB, "tuning", "POST", ("/{v}/tuningJobs",)),
+    Row(Method.LIST_TUNING_JOBS, "tuning", "GET", ("/{v}/tuningJobs",), query=_PAGES),
+    Row(Method.GET_TUNING_JOB, "tuning", "GET", ("/{v}/tuningJobs/{id}",)),
+    Row(Method.CANCEL_TUNING_JOB, "tuning", "POST", ("/{v}/tuningJobs/{id}:cancel",)),
+    Row(Method.VALIDATE_TUNING_REWARD, "tuning", "POST", ("/{v}/tuningJobs:validateReinforcementTuningReward",)),
+    Row(Method.CREATE_AGENT, "agents", "POST", ("/{v}/agents",)),
+    Row(Method.LIST_AGENTS, "agents", "GET", ("/{v}/agents",), query=_PAGES),
+    Row(Method.GET_AGENT, "agents", "GET", ("/{v}/agents/{id}",)),
+    Row(Method.DELETE_AGENT, "agents", "DELETE", ("/{v}/agents/{id}",)),
+    Row(Method.CREATE_TRIGGER, "triggers", "POST", ("/{v}/triggers",)),
+    Row(Method.LIST_TRIGGERS, "triggers", "GET", ("/{v}/triggers",), query=_PAGES),
+    Row(Method.GET_TRIGGER, "triggers", "GET", ("/{v}/triggers/{id}",)),
+    Row(Method.UPDATE_TRIGGER, "triggers", "PATCH", ("/{v}/triggers/{id}",), query=_MASK),
+    Row(Method.DELETE_TRIGGER, "triggers", "DELETE", ("/{v}/triggers/{id}",)),
+    Row(Method.RUN_TRIGGER, "triggers", "POST", ("/{v}/triggers/{id}/executions",)),
+    Row(Method.LIST_TRIGGER_EXECUTIONS, "triggers", "GET", ("/{v}/triggers/{id}/executions",), query=_PAGES),
+    Row(Method.CREATE_ENVIRONMENT, "environments", "POST", ("/{v}/environments",)),
+    Row(Method.LIST_ENVIRONMENTS, "environments", "GET", ("/{v}/environments",), query=_PAGES),
+    Row(Method.GET_ENVIRONMENT, "environments", "GET", ("/{v}/environments/{id}",)),
+    Row(Method.DELETE_ENVIRONMENT, "environments", "DELETE", ("/{v}/environments/{id}",)),
+    Row(
+        Method.WRITE_ENVIRONMENT_FILE,
+        "environments",
+        "PUT",
+        ("/upload/{v}/environments/{id}/files/{file_path}",),
+        transport="bytes",
+    ),
+    Row(Method.READ_ENVIRONMENT_FILE, "environments", "GET", ("/{v}/environments/{id}/files/{file_path}",), media=True),
+    Row(Method.CREATE_CREDENTIAL, "credentials", "POST", ("/{v}/credentials",)),
+    Row(Method.LIST_CREDENTIALS, "credentials", "GET", ("/{v}/credentials",), query=_PAGES),
+    Row(Method.GET_CREDENTIAL, "credentials", "GET", ("/{v}/credentials/{id}",)),
+    Row(Method.UPDATE_CREDENTIAL, "credentials", "PATCH", ("/{v}/credentials/{id}",), query=_MASK),
+    Row(Method.DELETE_CREDENTIAL, "credentials", "DELETE", ("/{v}/credentials/{id}",)),
+    Row(Method.CREATE_WEBHOOK, "webhooks", "POST", ("/{v}/webhooks",)),
+    Row(Method.LIST_WEBHOOKS, "webhooks", "GET", ("/{v}/webhooks",), query=_PAGES),
+    Row(Method.GET_WEBHOOK, "webhooks", "GET", ("/{v}/webhooks/{id}",)),
+    Row(Method.UPDATE_WEBHOOK, "webhooks", "PATCH", ("/{v}/webhooks/{id}",), query=_MASK),
+    Row(Method.DELETE_WEBHOOK, "webhooks", "DELETE", ("/{v}/webhooks/{id}",)),
+    Row(Method.PING_WEBHOOK, "webhooks", "POST", ("/{v}/webhooks/{id}:ping",)),
+    Row(Method.ROTATE_SIGNING_SECRET, "webhooks", "POST", ("/{v}/webhooks/{id}:rotateSigningSecret",)),
+    Row(Method.CREATE_VOICE, "voices", "POST", ("/{v}/voices",)),
+    Row(Method.LIST_VOICES, "voices", "GET", ("/{v}/voices",), query=_PAGES),
+    Row(Method.GET_VOICE, "voices", "GET", ("/{v}/voices/{id}",)),
+    Row(Method.DELETE_VOICE, "voices", "DELETE", ("/{v}/voices/{id}",)),
+    Row(Method.OPENAI_CHAT, "openai", "POST", ("/{v}/openai/chat/completions",)),
+    Row(Method.OPENAI_EMBED, "openai", "POST", ("/{v}/openai/embeddings",)),
+    Row(Method.OPENAI_LIST_MODELS, "openai", "GET", ("/{v}/openai/models",)),
+    Row(Method.OPENAI_GET_MODEL, "openai", "GET", ("/{v}/openai/models/{model}", "/{v}/openai/models/models/{model}")),
+    Row(Method.OPENAI_IMAGES, "openai_other", "POST", ("/{v}/openai/images/generations",)),
+    Row(Method.OPENAI_RESPONSES, "openai_other", "POST", ("/{v}/openai/responses",)),
+    Row(Method.OPENAI_FILES, "openai_other", "POST", ("/{v}/openai/files",), transport="bytes"),
+    Row(Method.OPENAI_BATCHES, "openai_other", "POST", ("/{v}/openai/batches",)),
+    Row(Method.GENERATE_ANSWER, "legacy", "POST", ("/{v}/models/{model}:generateAnswer",)),
+    Row(
+        Method.GENERATE_TEXT,
+        "legacy",
+        "POST",
+        ("/{v}/models/{model}:generateText", "/{v}/models/{model}:generateMessage"),
+    ),
+    Row(
+        Method.RAW_PREDICT,
+        "legacy",
+        "POST",
+        (
+            "/{v}/models/{model}:rawPredict",
+            "/{v}/models/{model}:streamRawPredict",
+            "/{v}/models/{model}:serverStreamingPredict",
+        ),
+    ),
+    Row(Method.QUERY_CORPUS, "legacy", "POST", ("/{v}/corpora/{id}:query",)),
 )
 ROWS: Final[Mapping[Method, Row]] = MappingProxyType({row.method: row for row in _ROWS})
+
+
+def carries_nothing(door: str) -> bool:
+    """Return whether nothing of a user's goes through a door."""
+    return all(row.bare for row in _ROWS if row.door == door)
+
 
 _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VERSION: Final = "v1beta1|v1beta|v1alpha|v1"
@@ -151,20 +450,20 @@ class Match:
         return self.path.format(**{**self.names, "v": version})
 
 
-def _indexed() -> Mapping[str, list[tuple[Row, str, re.Pattern[str]]]]:
-    found: dict[str, list[tuple[Row, str, re.Pattern[str]]]] = {}
+@cache
+def _patterns(first: str) -> tuple[tuple[Row, str, re.Pattern[str]], ...]:
+    """Return the paths whose first step, the version apart, begins with the word ``first``."""
+    return tuple((row, path, _pattern(path)) for row, path in _by_first_word().get(first, ()))
+
+
+@cache
+def _by_first_word() -> Mapping[str, list[tuple[Row, str]]]:
+    found: dict[str, list[tuple[Row, str]]] = {}
     for row in _ROWS:
         for path in row.paths:
-            first = path.removeprefix("/{v}").split("/")[1].partition(":")[0]
-            found.setdefault(_first_word(first), []).append((row, path, _pattern(path)))
+            word = path.removeprefix("/{v}").split("/")[1].partition(":")[0]
+            found.setdefault(word, []).append((row, path))
     return found
-
-
-def _first_word(step: str) -> str:
-    return step.partition("{")[0].partition(":")[0]
-
-
-_BY_FIRST: Final = _indexed()
 
 
 def matches(path: str) -> Iterator[Match]:
@@ -173,6 +472,8 @@ def matches(path: str) -> Iterator[Match]:
     The raw path is matched: nothing is percent-decoded, so what was matched is what goes upstream.
     """
     first = _FIRST.match(path)
-    for row, shape, pattern in _BY_FIRST.get(first[1], ()) if first else ():
+    # Only words of the table are remembered: the others are without number.
+    known = first is not None and first[1] in _by_first_word()
+    for row, shape, pattern in _patterns(first[1]) if first and known else ():
         if match := pattern.fullmatch(path):
             yield Match(row, shape, {name: value for name, value in match.groupdict().items() if value is not None})

@@ -265,6 +265,7 @@ class _Assembly:
             reader,
             keeper,
             Pipeline(reader, desk, masker, engine, guardrails, config.refusals, recorder, self._tasks, most),
+            config.doors.duties,
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:

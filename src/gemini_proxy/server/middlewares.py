@@ -48,7 +48,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     if request.app[CONFIG].access.mode == "open" and request.app[BROWSER_GUARD].is_from_foreign_page(request):
         raise CrossSite("Pages of other sites may not use this server.")
     request.app[PEERS].check(request)
-    call = read_call(request.method, request.raw_path)
+    call = read_call(request.method, request.raw_path, request.app[SETUPS].current.duties)
     request[CALL] = call
     request[ADDRESS] = request.app[PEERS].client(request)
     request[CREDENTIALS] = credentials = read_credentials(

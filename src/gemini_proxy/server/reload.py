@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gemini_proxy.config import Config, ConfigError, reloaded
+from gemini_proxy.gemini.doors import Duty
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.pipeline import Pipeline
@@ -30,6 +31,7 @@ class Setup:
     reader: RequestReader
     keeper: HandleKeeper
     pipeline: Pipeline
+    duties: Mapping[str, Duty]
 
 
 class Setups:
