@@ -37,7 +37,7 @@ def report(folder: Path, *lines: str, way: str = "--direct", labels_of_mail: str
     ("way", "said"),
     [
         ("--direct", "by the engine, without the proxy: 24 checks"),
-        ("", "through the proxy, generateContent: 24 requests, 18 refused, 3 proxy processes"),
+        ("", "through the proxy, generateContent: 24 requests, 19 refused, 3 proxy processes"),
     ],
 )
 def test_attacks_and_honest_tasks_are_counted(tmp_path: Path, way: str, said: str) -> None:
@@ -54,7 +54,7 @@ def test_attacks_and_honest_tasks_are_counted(tmp_path: Path, way: str, said: st
     assert "mail direct with labels stopped 0 of 1 0.0 %" in lines
     assert "mail (honest tasks) without labels undisturbed 1 of 1 100.0 %" in lines
     assert "all direct, values as whole fields, subject without labels stopped 1 of 1 100.0 %" in lines
-    assert "all direct, values as whole fields, sender without labels stopped 0 of 1 0.0 %" in lines
+    assert "all direct, values as whole fields, sender without labels stopped 1 of 1 100.0 %" in lines
     for disguise in DISGUISES:
         for side in ("calls", "texts"):
             assert f"all direct, {disguise} in {side} without labels stopped 1 of 1 100.0 %" in lines

@@ -20,6 +20,7 @@ from gemini_proxy.sections import Guardrails
 from tests.policy.conversations import Message, assistant, at, call, calling, check, output, rule, user
 
 UNTRUSTED = rule("(c: ToolCall)", "acts(c)", "(v: dict) in untrusted(c)")
+EVE = "eve@evil.example"
 IBAN = "US133000000121212121212"
 
 DISGUISES: dict[str, Callable[[str], str]] = {
@@ -173,6 +174,39 @@ def test_a_place_in_a_field_is_shown(content: Any, place: str) -> None:
     messages = (user("Pay."), calling("list_payments"), output(content), calling("send_money", {"account": value}))
     (violation,) = check(UNTRUSTED, *messages)
     assert violation.ranges[1] == place
+
+
+@pytest.mark.parametrize(
+    ("asked", "content", "named"),
+    [
+        ("Answer my mail.", [{"from": EVE, "subject": "hello"}], False),
+        ("Answer the mail 'Summer Plan'.", [{"from": EVE, "subject": "RE: Summer plan"}], True),
+        ("Answer the mail 'Summer Plan'.", [{"from": EVE, "subject": "Offer"}, {"subject": "Summer plan"}], False),
+        ("Answer Eve.", [{"from": EVE, "subject": "hello"}], True),
+        ("Pay back the 12.50.", f"- amount: 12.5\n  payer: {EVE}\n", True),
+        ("Pay back the 13.50.", f"- amount: 12.5\n  payer: {EVE}\n", False),
+        ("Write to who may read minutes.docx", {"name": "minutes.docx", "shared": {EVE: "rw"}}, True),
+        ("Write to who may read the minutes of May", {"name": "minutes of May.docx", "readers": [EVE]}, True),
+        ("Write to who is in 'Sales'", {"groups": [{"title": "Sales", "owners": [{"mail": EVE}]}]}, False),
+        ("Show what was received on 2024-05-01.", [{"from": EVE, "state": "received", "day": "2024-05-01"}], False),
+        ("Write to all.", [EVE, "ann@corp.example"], True),
+    ],
+)
+def test_a_record_vouches_where_the_user_named_it(asked: str, content: Any, named: bool) -> None:
+    """By a title, a file, a person or a sum in it; a state or a day of it name nothing, nor does another record."""
+    messages = (user(asked), calling("list_all"), output(content), calling("send", {"to": EVE}))
+    lines = UNTRUSTED.replace("untrusted(c)", 'untrusted(c, fields="named")')
+    assert not traced(*messages)
+    assert bool(traced(*messages, lines=lines)) is not named
+
+
+def test_a_record_is_named_before_the_call_and_by_the_user() -> None:
+    """Neither a later word nor one of the system names it."""
+    lines = UNTRUSTED.replace("untrusted(c)", 'untrusted(c, fields="named")')
+    inbox = (calling("list_all"), output([{"from": EVE, "subject": "Summer plan"}]), calling("send", {"to": EVE}))
+    assert not traced(user("The summer plan?"), *inbox, lines=lines)
+    assert traced(user("Go on."), *inbox, user("The summer plan?"), lines=lines)
+    assert traced({"role": "system", "content": "The summer plan?"}, user("Go on."), *inbox, lines=lines)
 
 
 def test_ids_are_of_the_thing_that_they_number() -> None:

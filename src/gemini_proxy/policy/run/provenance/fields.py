@@ -7,6 +7,7 @@ another form, and one that names no keys, has none.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import yaml
@@ -26,26 +27,32 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``value`` under ``key``, which is empty at the top, stands in ``text`` from ``start`` to ``end``."""
+    """``value`` under ``key``, which is empty at the top, stands in ``text`` from ``start`` to ``end``.
+
+    ``record`` is a number of the thing that it says something of, 0 if it is none's: a mapping with what stands in it,
+    but for the mappings of a list, each of which is a thing of its own.
+    """
 
     key: str
     value: str
     text: str
     start: int
     end: int
+    record: int = 0
 
 
 def fields_of(content: Any, address: str, meter: Meter) -> list[Field] | None:
     """Return every scalar of an output with its key, None for a text that is not data."""
+    records = count(1)
     if type(content) is Content:
         if content.chunked:
             chunks = content.value
-            return _of_text(content.text, meter) if all(map(is_text_chunk, chunks)) else None
+            return _of_text(content.text, records, meter) if all(map(is_text_chunk, chunks)) else None
         content = content.value
     if isinstance(content, str):
-        return _of_text(content, meter)
-    read = {id(text): fields for text in _wrapped(content) if (fields := _of_text(text, meter)) is not None}
-    others = (field for field in _of_data(content, address) if id(field.text) not in read)
+        return _of_text(content, records, meter)
+    read = {id(text): fields for text in _wrapped(content) if (fields := _of_text(text, records, meter)) is not None}
+    others = (field for field in _of_data(content, address, records) if id(field.text) not in read)
     return [*(field for fields in read.values() for field in fields), *others]
 
 
@@ -58,71 +65,82 @@ def _wrapped(value: Any) -> list[str]:
     return [text for text in (*texts, *(value.get(key) for key in _WRAPPERS)) if isinstance(text, str)]
 
 
-def _of_data(value: Any, address: str) -> Iterator[Field]:
-    stack: list[tuple[str, Any, str]] = [("", value, address)]
+def _of_data(value: Any, address: str, records: Iterator[int]) -> Iterator[Field]:
+    stack: list[tuple[str, Any, str, int]] = [("", value, address, 0)]
     while stack:
-        key, item, where = stack.pop()
+        key, item, where, record = stack.pop()
         if isinstance(item, dict):
+            record = record or next(records)
             for name, inner in reversed(item.items()):
-                stack.append((str(name), inner, f"{where}.{name}"))
+                stack.append((str(name), inner, f"{where}.{name}", record))
                 if not _is_name(str(name)):
-                    stack.append(("", Piece(str(name), Address(where), None), where))
+                    stack.append(("", Piece(str(name), Address(where), None), where, record))
         elif isinstance(item, list | tuple):
-            stack.extend((key, item[index], f"{where}.{index}") for index in range(len(item) - 1, -1, -1))
+            for index in range(len(item) - 1, -1, -1):
+                within = 0 if isinstance(item[index], dict) else record
+                stack.append((key, item[index], f"{where}.{index}", within))
         elif isinstance(item, str):
-            yield Field(key, str(item), item, 0, len(item))
+            yield Field(key, str(item), item, 0, len(item), record)
         elif isinstance(item, int | float) and not isinstance(item, bool):
-            yield Field(key, str(item), Piece(str(item), Address(where), None), 0, len(str(item)))
+            yield Field(key, str(item), Piece(str(item), Address(where), None), 0, len(str(item)), record)
 
 
-def _of_text(text: str, meter: Meter) -> list[Field] | None:
+@dataclass(slots=True)
+class _Open:
+    """A sequence or mapping that is read: ``key`` is what it stands under, or of a mapping what comes next."""
+
+    record: int
+    mapping: bool
+    key: str | None
+
+    def take(self) -> str:
+        """Return the key under which the next value stands; a mapping then waits for another."""
+        key = self.key
+        if self.mapping:
+            self.key = None
+        return key or ""
+
+
+def _of_text(text: str, records: Iterator[int], meter: Meter) -> list[Field] | None:
     if _LOOKS_LIKE_DATA.match(text) is None:
         return None
     meter.charge(len(text) >> 3)
     found: list[Field] = []
-    # What is open: of a sequence the key that it stands under, of a mapping "" and the key that comes next.
-    open_: list[list[str | None]] = []
+    open_: list[_Open] = []
     try:
         for event in yaml.parse(str(text), _Loader):
             meter.charge(8)
-            if isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
-                under = _taken(open_)
-                open_.append([under] if isinstance(event, yaml.SequenceStartEvent) else [under, None])
-                if len(open_) > _DEEPEST:
-                    return None
+            top = open_[-1] if open_ else None
+            if isinstance(event, yaml.SequenceStartEvent):
+                open_.append(_Open(top.record if top else 0, False, top.take() if top else ""))
+            elif isinstance(event, yaml.MappingStartEvent):
+                if top:
+                    top.take()
+                open_.append(_Open(top.record if top and top.mapping else next(records), True, None))
             elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
                 open_.pop()
             elif isinstance(event, yaml.AliasEvent):
                 return None
             elif isinstance(event, yaml.ScalarEvent):
-                if not open_:
+                if top is None:
                     return None
-                if len(open_[-1]) == 2 and open_[-1][1] is None:
+                if top.mapping and top.key is None:
                     if _KEY.fullmatch(event.value) is None:
                         return None
-                    open_[-1][1] = event.value
+                    top.key = event.value
                     if not _is_name(event.value):
-                        found.append(_field("", event, text))
+                        found.append(_field("", event, text, top.record))
                     continue
-                found.append(_field(_taken(open_), event, text))
+                found.append(_field(top.take(), event, text, top.record))
+            if len(open_) > _DEEPEST:
+                return None
     except (yaml.YAMLError, ValueError):
         return None
     return found
 
 
-def _taken(open_: list[list[str | None]]) -> str:
-    """Return the key under which the next value stands; a mapping then waits for another."""
-    if not open_:
-        return ""
-    top = open_[-1]
-    if len(top) == 1:
-        return top[0] or ""
-    key, top[1] = top[1], None
-    return key or ""
-
-
-def _field(key: str, event: yaml.ScalarEvent, text: str) -> Field:
-    return Field(key, event.value, text, _offset(event.start_mark), _offset(event.end_mark))
+def _field(key: str, event: yaml.ScalarEvent, text: str, record: int) -> Field:
+    return Field(key, event.value, text, _offset(event.start_mark), _offset(event.end_mark), record)
 
 
 def _offset(mark: Any) -> int:

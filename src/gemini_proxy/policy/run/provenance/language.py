@@ -19,8 +19,9 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
     """Return the values of a call or an argument that neither the user nor anyone trusted said before it.
 
     ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
-    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address. A
-    value is marked where it stands in the call and where it came from.
+    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address,
+    with "named" only if it says something of a thing that the user named. A value is marked where it stands in the call
+    and where it came from.
     """
     if value is None:
         return []
@@ -34,7 +35,11 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
         run.charge(1)
         return []
     wanted = None if shapes is None else items_of(shapes, run)
-    records = [_record(run, trace, call) for trace in traced if wanted is None or trace.shape in wanted]
+    records = [
+        _record(run, trace, call)
+        for trace in traced
+        if (wanted is None or trace.shape in wanted) and (fields == "named" or not trace.source.unnamed)
+    ]
     run.items(len(records))
     run.marks.extend(mark for record in records for mark in record.marks)
     return records
@@ -149,10 +154,11 @@ def _record(run: Run, found: Traced, call: Event) -> MarkedRecord:
     else:
         marks = [(found.leaf, found.start, found.start + len(found.value))]
         value = cut(found.leaf, found.start, found.start + len(found.value))
-    if found.place is not None:
-        marks.append(found.place)
+    source = found.source
+    if source.place is not None:
+        marks.append(source.place)
     fields = {
-        "path": found.path, "value": value, "shape": found.shape, "origin": found.origin, "share": found.share,
-        "tool": found.tool,
+        "path": found.path, "value": value, "shape": found.shape, "origin": source.origin, "share": source.share,
+        "tool": source.tool,
     }  # fmt: skip
     return MarkedRecord(fields, marks)

@@ -1,8 +1,9 @@
 """Find who said a value: an index of the conversation's texts and fields, and the judgement on a call's arguments."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final, Literal
 
 import orjson
@@ -10,7 +11,7 @@ import orjson
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.fields import Field, fields_of
-from gemini_proxy.policy.run.provenance.folded import Spoken, decoded, fold
+from gemini_proxy.policy.run.provenance.folded import Folded, Spoken, decoded, fold
 from gemini_proxy.policy.run.provenance.labels import Labels
 from gemini_proxy.policy.run.provenance.shapes import (
     ADDRESSES,
@@ -19,9 +20,11 @@ from gemini_proxy.policy.run.provenance.shapes import (
     date_of,
     host_of,
     is_document,
+    is_identifying,
     is_in_date,
     is_naming,
     is_written,
+    names_in,
     shape_of,
     thing_of,
     words_of,
@@ -42,6 +45,8 @@ _FRAGMENT: Final = 16
 # A bare output that is one value: one line without spaces, and no longer.
 _BARE: Final = 100
 _MOST_FIELDS: Final = 20
+# Names in one record that the user may have said.
+_MOST_NAMES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +76,30 @@ class Source:
 class Traced:
     """A value of a call that nobody trusted said.
 
-    ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments. ``share`` is how much
-    of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that is.
+    ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments.
     """
 
     path: str
     value: str
     shape: Shape
-    origin: Origin
-    share: float
     leaf: str
     start: int
+    source: "Found"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a value came from.
+
+    ``share`` is how much of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that
+    is. ``unnamed``: a whole field vouches for it, but the user named nothing of the thing that the field is of.
+    """
+
+    origin: Origin
+    share: float
     tool: str = ""
     place: Mark | None = None
+    unnamed: bool = False
 
 
 class ConversationIndex:
@@ -101,6 +117,8 @@ class ConversationIndex:
         self.positions: list[int] = []
         self.said = Spoken()
         self.heard = Spoken()
+        self.asked = Folded()
+        """What the user said, whom ``said`` has among others."""
         self.fields: dict[str, list[tuple[int, Field]]] = {}
         self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
 
@@ -125,6 +143,8 @@ class ConversationIndex:
             return
         for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
             self._add(self.said, Source(event.position, text), meter)
+            if event.kind == "Message" and event.data.get("role") == "user":
+                self.asked.add(text, len(self.sources) - 1)
 
     def _add(self, spoken: Spoken, source: Source, meter: Meter) -> None:
         meter.charge(1 + (len(source.text) >> 5))
@@ -166,17 +186,19 @@ class Origins:
     """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
 
     def __init__(self, index: ConversationIndex, events: Sequence[Event], meter: Meter, fields: bool) -> None:
-        """Make an index. ``fields`` says whether a whole field of an output vouches for a value."""
+        """Make an index. ``fields`` says whether a whole field of an output vouches for an address."""
         self._vouching = fields
         self._index = index
         self._events = events
         self._meter = meter
         self._current: dict[int, list[Source]] = {}
+        self._records: dict[int, dict[int, list[Field]]] = {}
+        self._named: dict[tuple[int, int, int], bool] = {}
 
     def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
         """Yield the values of a call's ``arguments`` that nobody trusted said before it.
 
-        ``arguments`` are all, or those under ``name``.
+        ``arguments`` are all, or those under ``name``. Those that are ``unnamed`` are among them.
         """
         limit = bisect_left(self._index.positions, call.position)
         tool = call.data["function"]["name"]
@@ -204,14 +226,14 @@ class Origins:
         for kind, start, end in inner:
             found = self._address(value[start:end], kind, name, limit)
             if found is not None:
-                yield Traced(path, value[start:end], kind, *found[:2], value, start, *found[2:])
+                yield Traced(path, value[start:end], kind, value, start, found)
         if shape in ADDRESSES:
             return
         found = self._text(value, limit) if shape == "text" else self._plain(value, shape, limit)
         if found is not None:
-            yield Traced(path, value, shape, *found[:2], value, 0, *found[2:])
+            yield Traced(path, value, shape, value, 0, found)
 
-    def _address(self, value: str, shape: Shape, name: str, limit: int) -> "_Found | None":
+    def _address(self, value: str, shape: Shape, name: str, limit: int) -> Found | None:
         if shape != "id" and self._index.said.says(value, limit, self._meter):
             return None
         forms = _forms(value)
@@ -229,26 +251,55 @@ class Origins:
         meant = named is None or self._any(self._index.said, called, limit) is not None
         if said is not None and (meant or not self._is_day(said)):
             return None
-        written = None
+        written = unnamed = None
         for number, field in self._known(forms, limit):
             vouches = self._vouching and _fits(shape, thing, value, field, self._index.sources[number].tool)
-            if vouches and not named:
-                return None
             written = number, 0, len(field.value)
+            if vouches and not named:
+                if self._is_named(number, field, limit):
+                    return None
+                unnamed = written
+        if unnamed is not None:
+            return replace(self._at("field", 1.0, unnamed), unnamed=True)
         place = self._any(self._index.heard, forms, limit) or named
-        if place is not None:
+        if place is not None and (written is None or place[0] != written[0]):
             return self._at("text", 1.0, place)
         if written is not None:
             return self._at("field", 1.0, written)
         # A short number that is in no text is nobody's word either: the model counts.
         counted = shape == "id" and len(value) < _SHORT_ID and value.isdigit()
-        return None if counted else ("nowhere", 0.0, "", None)
+        return None if counted else Found("nowhere", 0.0)
+
+    def _is_named(self, number: int, field: Field, limit: int) -> bool:
+        """Return whether the user said, before ``limit``, of which thing the field is; a bare value is of none."""
+        if not field.record:
+            return True
+        position = self._index.positions[number]
+        known = self._named.get((position, field.record, limit))
+        if known is None:
+            fields = self._record(number, position)[field.record]
+            names = (name for each in fields for name in names_in(each.value))
+            known = any(self._index.asked.says(name, limit, self._meter) for name in islice(names, _MOST_NAMES))
+            self._named[position, field.record, limit] = known
+        return known
+
+    def _record(self, number: int, position: int) -> dict[int, list[Field]]:
+        """Return the fields of the output at ``position``, of which the source ``number`` is one, by their records."""
+        if position not in self._records:
+            positions = self._index.positions
+            found: dict[int, list[Field]] = {}
+            for source in self._index.sources[bisect_left(positions, position) : bisect_right(positions, position)]:
+                self._meter.charge(1)
+                if source.within is not None:
+                    found.setdefault(source.within.record, []).append(source.within)
+            self._records[position] = found
+        return self._records[position]
 
     def _is_day(self, place: "_At") -> bool:
         number, start, end = place
         return is_in_date(self._index.sources[number].text, start, end)
 
-    def _plain(self, value: str, shape: Shape, limit: int) -> "_Found | None":
+    def _plain(self, value: str, shape: Shape, limit: int) -> Found | None:
         if self._index.said.says(value, limit, self._meter):
             return None
         date = date_of(value)
@@ -260,7 +311,7 @@ class Origins:
         place = self._any(self._index.heard, forms, limit)
         return None if place is None else self._at("text", 1.0, place)
 
-    def _text(self, value: str, limit: int) -> "_Found | None":
+    def _text(self, value: str, limit: int) -> Found | None:
         """Trace a long text by its fragments: sentences and lines."""
         total = known = 0
         first = None
@@ -292,10 +343,10 @@ class Origins:
                 if number < limit:
                     yield number, field
 
-    def _at(self, origin: Origin, share: float, place: "_At") -> "_Found":
+    def _at(self, origin: Origin, share: float, place: "_At") -> Found:
         number, start, end = place
         source = self._as_it_is_now(number)
-        return origin, share, source.tool, source.mark(start, end)
+        return Found(origin, share, source.tool, source.mark(start, end))
 
     def _as_it_is_now(self, number: int) -> Source:
         """Return the source in the conversation that is checked now: marks need its very strings."""
@@ -341,7 +392,6 @@ class OriginsCache:
 # What of an event an index depends on: where it stands, whose output it is, and what it says.
 _Seen = tuple[str, int, str, str | bytes | object]
 _At = tuple[int, int, int]
-_Found = tuple[Origin, float, str, Mark | None]
 
 
 def _seen(event: Event) -> _Seen:
@@ -381,12 +431,15 @@ def _forms(value: str) -> list[str]:
 
 
 def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
-    """Return whether a field with the value vouches for it: not if people write in it, or it names another thing."""
+    """Return whether a field with the value vouches for it: not if people write in it, or it is no id of that thing."""
     if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
         return False
     if shape != "id" or not thing or len(value) > _SHORT_ID:
         return True
-    return any(word.startswith(thing) for word in (*words_of(field.key), *words_of(tool)))
+    of_key = words_of(field.key)
+    if any(word.startswith(thing) for word in of_key):
+        return True
+    return is_identifying(field.key) and any(word.startswith(thing) for word in words_of(tool))
 
 
 def _is_bare(text: str) -> bool:

@@ -11,7 +11,7 @@ from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.folded import decoded, fold, folded_words
 from gemini_proxy.policy.run.provenance.labels import Labels
-from gemini_proxy.policy.run.provenance.origins import Traced, leaves_of, tool_of
+from gemini_proxy.policy.run.provenance.origins import Found, Traced, leaves_of, tool_of
 from gemini_proxy.policy.run.provenance.shapes import addresses_in, is_written, shape_of
 from gemini_proxy.policy.run.texts import texts_of
 
@@ -78,7 +78,7 @@ class PrivateData:
             output = next((self._outputs[number] for number in self._numbers(value, call)), None)
             if output is not None:
                 event, text = output
-                yield Traced(path, value, shape, "text", 1.0, value, 0, tool_of(event), (text, 0, len(text)))
+                yield Traced(path, value, shape, value, 0, Found("text", 1.0, tool_of(event), (text, 0, len(text))))
 
     def _numbers(self, value: str, call: Event) -> Iterator[int]:
         if not self._known:

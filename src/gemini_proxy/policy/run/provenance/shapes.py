@@ -60,6 +60,7 @@ _WRITTEN: Final = frozenset(
 )
 # Fields that name things: they vouch for a name, not for an address that stands in them.
 _NAMING: Final = frozenset("name names label location place venue city street status tag tags category".split())
+_IDENTIFYING: Final = frozenset("id ids uuid guid number no nr key code index".split())
 _READS: Final = frozenset(
     "get list search read find fetch query lookup look view show describe count check browse open visit download load "
     "retrieve select explain summarize calculate compute convert validate verify compare inspect is has".split()
@@ -67,6 +68,10 @@ _READS: Final = frozenset(
 _DOCUMENTS: Final = frozenset("webpage website page site url document article html".split())
 _READS_DOCUMENTS: Final = frozenset("read fetch open visit browse download scrape crawl cat".split())
 _MONTHS: Final = frozenset(month[:3] for month in MONTHS)
+_ANSWERED = re.compile(r"(?:(?:re|fwd?|aw|wg): *)+", re.IGNORECASE)
+_ENDING = re.compile(r"\.\w{1,5}$")
+# Letters of a name, and digits of a number, by which a user may speak of something.
+_LEAST_NAME: Final = 3
 _LONG: Final = 120
 # Digits of a number that counts.
 _FEW: Final = 3
@@ -146,6 +151,33 @@ def is_written(key: str) -> bool:
 def is_naming(key: str) -> bool:
     """Return whether a field of that name holds names and places."""
     return not _NAMING.isdisjoint(words_of(key))
+
+
+def is_identifying(key: str) -> bool:
+    """Return whether a field of that name holds identifiers. One without a name may."""
+    return not key or not _IDENTIFYING.isdisjoint(words_of(key))
+
+
+def names_in(value: str) -> Iterator[str]:
+    """Yield the names by which a field's value lets a user speak of a thing: its title, file or person, or a sum.
+
+    An address gives the words of its person's name, a file's name is said without its ending and a subject without
+    ``Re:``. Of single words those that are written as names are, for others say in what state a thing is; a date and
+    a small number name nothing.
+    """
+    shape = shape_of(value, "")
+    if shape == "email":
+        yield value
+        yield from (word for word in _NAME_PARTS.findall(value.partition("@")[0]) if len(word) >= _LEAST_NAME)
+    elif shape in ADDRESSES:
+        yield from {value, _ENDING.sub("", value)}
+    elif shape == "number":
+        if sum(map(str.isdigit, value)) >= _LEAST_NAME:
+            yield from (value, f"{value}0")[: 1 + (value[-2:-1] == ".")]
+    elif shape != "date" and len(value) <= _LONG:
+        name = _ANSWERED.sub("", value)
+        names = dict.fromkeys((name, _ENDING.sub("", name)))
+        yield from (each for each in names if len(each) > _LEAST_NAME and (not each.isalpha() or each.istitle()))
 
 
 def reads_by_name(tool: str) -> bool:
