@@ -10,7 +10,7 @@ import unicodedata
 from array import array
 from base64 import b64decode
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -61,11 +61,10 @@ def _spaced(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One text: its ``source``, where it begins in the folded text, and the length of what it was decoded from."""
+    """One text: its ``source``, and the length of what it was decoded from."""
 
     text: str
     source: int
-    begin: int
     decoded_from: int | None
 
 
@@ -76,10 +75,9 @@ class Folded:
     text in which something is found.
     """
 
-    __slots__ = ("_added", "_begins", "_lines", "_parts", "_spaced", "_text", "_worked_out")
+    __slots__ = ("_begins", "_lines", "_parts", "_spaced", "_text", "_worked_out")
 
     def __init__(self) -> None:
-        self._added: list[tuple[str, int, int | None]] = []
         self._parts: list[_Part] = []
         self._text = ""
         self._begins = array("q")
@@ -93,32 +91,40 @@ class Folded:
 
         What is found in a text that was decoded from one of ``decoded_from`` characters stands somewhere in that.
         """
-        self._added.append((text, source, decoded_from))
+        self._parts.append(_Part(text, source, decoded_from))
 
     def _fold(self, meter: Meter) -> None:
         """Fold what was added, all of it or nothing."""
-        meter.charge(sum(1 + (len(text) >> (5 if text.isascii() else 2)) for text, _, _ in self._added))
-        folded, spaced = [self._text], [self._spaced]
-        begin, line = len(self._text), len(self._spaced)
-        for text, source, decoded_from in self._added:
-            self._parts.append(_Part(text, source, begin, decoded_from))
+        added = self._parts[len(self._begins) :]
+        _charge(added, meter)
+        folded = [self._text]
+        begin = len(self._text)
+        for part in added:
             self._begins.append(begin)
-            self._lines.append(line)
             # A mark that no value has keeps values from going over two texts.
-            folded.append(f"{fold(text)}\n")
-            spaced.append(f" {_spaced(text)} \n")
+            folded.append(f"{fold(part.text)}\n")
             begin += len(folded[-1])
+        self._text = "".join(folded)
+
+    def _space(self, meter: Meter) -> None:
+        """Set the words of what was added apart, all of it or nothing."""
+        added = self._parts[len(self._lines) :]
+        _charge(added, meter)
+        spaced = [self._spaced]
+        line = len(self._spaced)
+        for part in added:
+            self._lines.append(line)
+            spaced.append(f" {_spaced(part.text)} \n")
             line += len(spaced[-1])
-        self._text, self._spaced = "".join(folded), "".join(spaced)
-        self._added.clear()
+        self._spaced = "".join(spaced)
 
     def says(self, words: str, limit: int, meter: Meter) -> bool:
         """Whether ``words`` stand in a source below ``limit`` as they are, but for the case and signs between them.
 
         False says nothing: they may stand there in another spelling.
         """
-        if self._added:
-            self._fold(meter)
+        if len(self._lines) < len(self._parts):
+            self._space(meter)
         meter.charge(1 + (len(self._spaced) >> 10))
         wanted = _spaced(words).strip()
         at = self._spaced.find(f" {wanted} ") if wanted else -1
@@ -131,11 +137,11 @@ class Folded:
         """
         if not needle:
             return None
-        if self._added:
+        if len(self._begins) < len(self._parts):
             self._fold(meter)
         whole = len(needle) < SHORT if whole is None else whole
         meter.charge(1 + (len(self._text) >> 9))
-        if whole and (place := self._word(needle, limit)) is not None:
+        if whole and (place := self._word(needle, limit, meter)) is not None:
             return place
         text = self._text
         at = text.find(needle)
@@ -152,8 +158,10 @@ class Folded:
             at = text.find(needle, at + 1)
         return None
 
-    def _word(self, needle: str, limit: int) -> tuple[int, int, int] | None:
+    def _word(self, needle: str, limit: int, meter: Meter) -> tuple[int, int, int] | None:
         """The first place of a value that is one word."""
+        if len(self._lines) < len(self._parts):
+            self._space(meter)
         at = self._spaced.find(f" {needle} ")
         if at < 0:
             return None
@@ -183,6 +191,10 @@ class Folded:
         if number not in self._worked_out:
             self._worked_out[number] = _Words(self._parts[number].text)
         return self._worked_out[number]
+
+
+def _charge(parts: Sequence[_Part], meter: Meter) -> None:
+    meter.charge(sum(1 + (len(part.text) >> (6 if part.text.isascii() else 3)) for part in parts))
 
 
 class Spoken:

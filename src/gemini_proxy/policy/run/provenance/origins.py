@@ -1,6 +1,5 @@
 """Find who said a value: an index of the conversation's texts and fields, and the judgement on a call's arguments."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +23,7 @@ from gemini_proxy.policy.run.provenance.shapes import (
     is_in_date,
     is_naming,
     is_written,
+    named_shape,
     names_in,
     shape_of,
     thing_of,
@@ -105,7 +105,8 @@ class Found:
 class ConversationIndex:
     """The texts of a conversation, told apart by who said them. Linear in them.
 
-    It grows as the conversation does, and keeps nothing of it but texts.
+    It grows as the conversation does, and keeps nothing of it but texts. Outputs are read when something is looked for
+    in them. The sources of an event are numbered from ``first_of`` on.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -113,13 +114,13 @@ class ConversationIndex:
         self.chars = 0
         """Characters that are kept."""
         self.seen: list[_Seen] = []
-        self.sources: list[Source] = []
-        self.positions: list[int] = []
+        self.sources: dict[int, Source] = {}
         self.said = Spoken()
         self.heard = Spoken()
         self.asked = Folded()
         """What the user said, whom ``said`` has among others."""
         self.fields: dict[str, list[tuple[int, Field]]] = {}
+        self._listened = 0
         self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
 
     def is_of(self, seen: "Sequence[_Seen]") -> bool:
@@ -136,43 +137,54 @@ class ConversationIndex:
         self._clear[call.position, name, fields] = call.data["function"]["name"], arguments
         self.chars += len(arguments)
 
-    def add(self, event: Event, meter: Meter) -> None:
-        """ConversationIndex an event that comes after all others."""
-        if event.kind == "ToolOutput":
-            self._add_output(event, meter)
+    def add(self, event: Event, seen: "_Seen", meter: Meter) -> None:
+        """Index an event that comes after all others, unless it is an output that anyone may have written."""
+        if event.kind != "ToolOutput":
+            number = first_of(event.position)
+            for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
+                meter.charge(1 + (len(text) >> 5))
+                self._add(self.said, Source(event.position, text), number)
+                self.chars += len(text)
+                if event.kind == "Message" and event.data.get("role") == "user":
+                    self.asked.add(text, number)
+                number += 1
             return
-        for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
-            self._add(self.said, Source(event.position, text), meter)
-            if event.kind == "Message" and event.data.get("role") == "user":
-                self.asked.add(text, len(self.sources) - 1)
+        self.chars += len(seen[-1]) if isinstance(seen[-1], str | bytes) else 0
+        if self.labels.is_trusted(seen[2]):
+            self.add_output(event, self.said, meter)
 
-    def _add(self, spoken: Spoken, source: Source, meter: Meter) -> None:
-        meter.charge(1 + (len(source.text) >> 5))
-        number = len(self.sources)
-        self.sources.append(source)
-        self.positions.append(source.position)
-        self.chars += len(source.text)
-        spoken.add(source.text, number)
+    def listen(self, events: Sequence[Event], meter: Meter) -> None:
+        """Index the outputs among ``events`` that are not yet. The first of these are those that were added."""
+        while self._listened < len(self.seen):
+            event = events[self._listened]
+            if event.kind == "ToolOutput" and not self.labels.is_trusted(self.seen[self._listened][2]):
+                self.add_output(event, self.heard, meter)
+            self._listened += 1
 
-    def _add_output(self, event: Event, meter: Meter) -> None:
+    def add_output(self, event: Event, spoken: Spoken, meter: Meter) -> None:
+        """Index an output, all of it or nothing."""
         tool = tool_of(event)
-        trusted = self.labels.is_trusted(tool)
         fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", meter)
+        number = first_of(event.position)
         if fields is None:
             texts = list(texts_of(event))
-            for text in texts:
-                self._add(self.said if trusted else self.heard, Source(event.position, text, tool), meter)
+            meter.charge(sum(1 + (len(text) >> 5) for text in texts))
+            for index, text in enumerate(texts):
+                self._add(spoken, Source(event.position, text, tool), number + index)
             if len(texts) == 1 and _is_bare(texts[0]) and not is_document(tool):
-                self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])))
+                self._add_field(Field("", texts[0].strip(), texts[0], 0, len(texts[0])), number)
             return
-        for field in fields:
-            source = Source(event.position, field.value, tool, field)
-            self._add(self.said if trusted else self.heard, source, meter)
-            self._add_field(field)
+        meter.charge(sum(1 + (len(field.value) >> 5) for field in fields))
+        for index, field in enumerate(fields):
+            self._add(spoken, Source(event.position, field.value, tool, field), number + index)
+            self._add_field(field, number + index)
 
-    def _add_field(self, field: Field) -> None:
+    def _add(self, spoken: Spoken, source: Source, number: int) -> None:
+        self.sources[number] = source
+        spoken.add(source.text, number)
+
+    def _add_field(self, field: Field, number: int) -> None:
         """Know the field by its value, by another spelling of it, and a date and time by the date."""
-        number = len(self.sources) - 1
         keys = {fold(field.value), *spellings_of_number(field.value)}
         if (date := date_of(field.value)) is not None:
             keys.add("{:04}{:02}{:02}".format(*date))
@@ -180,6 +192,11 @@ class ConversationIndex:
             known = self.fields.setdefault(key, [])
             if len(known) < _MOST_FIELDS:
                 known.append((number, field))
+
+
+def first_of(position: int) -> int:
+    """Return the number of the first source of the event at ``position``."""
+    return position << 32
 
 
 class Origins:
@@ -191,7 +208,7 @@ class Origins:
         self._index = index
         self._events = events
         self._meter = meter
-        self._current: dict[int, list[Source]] = {}
+        self._current: dict[int, dict[int, Source]] = {}
         self._records: dict[int, dict[int, list[Field]]] = {}
         self._named: dict[tuple[int, int, int], bool] = {}
 
@@ -200,7 +217,7 @@ class Origins:
 
         ``arguments`` are all, or those under ``name``. Those that are ``unnamed`` are among them.
         """
-        limit = bisect_left(self._index.positions, call.position)
+        limit = first_of(call.position)
         tool = call.data["function"]["name"]
         as_json = _written(arguments)
         if as_json and self._index.is_clear(call, name, as_json, self._vouching):
@@ -210,6 +227,9 @@ class Origins:
             if self._index.labels.is_free(tool, path):
                 continue
             self._meter.charge(4 + (len(value) >> 3))
+            # Most values are the user's own words. An id may be the day of a date that they said.
+            if self._index.said.says(value, limit, self._meter) and named_shape(key) != "id":
+                continue
             for traced in self._judge(path, key, value, limit):
                 clear = False
                 yield traced
@@ -246,7 +266,7 @@ class Origins:
             forms.pop()
         thing = thing_of(name) if shape == "id" else ""
         called = [f"{word}{form}" for form in forms for word in ("id", thing) if word] if shape == "id" else []
-        named = self._any(self._index.heard, called, limit, whole=True)
+        named = self._any(self._heard, called, limit, whole=True)
         # A day of the user's is no id of theirs where a text gives it as one.
         meant = named is None or self._any(self._index.said, called, limit) is not None
         if said is not None and (meant or not self._is_day(said)):
@@ -261,7 +281,7 @@ class Origins:
                 unnamed = written
         if unnamed is not None:
             return replace(self._at("field", 1.0, unnamed), unnamed=True)
-        place = self._any(self._index.heard, forms, limit) or named
+        place = self._any(self._heard, forms, limit) or named
         if place is not None and (written is None or place[0] != written[0]):
             return self._at("text", 1.0, place)
         if written is not None:
@@ -274,24 +294,25 @@ class Origins:
         """Return whether the user said, before ``limit``, of which thing the field is; a bare value is of none."""
         if not field.record:
             return True
-        position = self._index.positions[number]
+        position = self._index.sources[number].position
         known = self._named.get((position, field.record, limit))
         if known is None:
-            fields = self._record(number, position)[field.record]
+            fields = self._records_of(position)[field.record]
             names = (name for each in fields for name in names_in(each.value))
             known = any(self._index.asked.says(name, limit, self._meter) for name in islice(names, _MOST_NAMES))
             self._named[position, field.record, limit] = known
         return known
 
-    def _record(self, number: int, position: int) -> dict[int, list[Field]]:
-        """Return the fields of the output at ``position``, of which the source ``number`` is one, by their records."""
+    def _records_of(self, position: int) -> dict[int, list[Field]]:
+        """Return the fields of the output at ``position`` by their records."""
         if position not in self._records:
-            positions = self._index.positions
             found: dict[int, list[Field]] = {}
-            for source in self._index.sources[bisect_left(positions, position) : bisect_right(positions, position)]:
+            number = first_of(position)
+            while (source := self._index.sources.get(number)) is not None:
                 self._meter.charge(1)
                 if source.within is not None:
                     found.setdefault(source.within.record, []).append(source.within)
+                number += 1
             self._records[position] = found
         return self._records[position]
 
@@ -308,7 +329,7 @@ class Origins:
             return None
         if self._any(self._index.said, forms, limit) is not None or next(self._known(forms, limit), None) is not None:
             return None
-        place = self._any(self._index.heard, forms, limit)
+        place = self._any(self._heard, forms, limit)
         return None if place is None else self._at("text", 1.0, place)
 
     def _text(self, value: str, limit: int) -> Found | None:
@@ -322,7 +343,7 @@ class Origins:
                 continue
             if self._any(self._index.said, [form], limit) is not None:
                 continue
-            place = self._any(self._index.heard, [form], limit)
+            place = self._any(self._heard, [form], limit)
             if place is not None:
                 known += len(form)
                 first = first or place
@@ -337,7 +358,14 @@ class Origins:
                 return found
         return None
 
+    @property
+    def _heard(self) -> Spoken:
+        """What outputs say, now that they are asked."""
+        self._index.listen(self._events, self._meter)
+        return self._index.heard
+
     def _known(self, forms: Sequence[str], limit: int) -> Iterator[tuple[int, Field]]:
+        self._index.listen(self._events, self._meter)
         for form in forms:
             for number, field in self._index.fields.get(form, ()):
                 if number < limit:
@@ -350,12 +378,13 @@ class Origins:
 
     def _as_it_is_now(self, number: int) -> Source:
         """Return the source in the conversation that is checked now: marks need its very strings."""
-        position = self._index.positions[number]
+        position = self._index.sources[number].position
         if position not in self._current:
             alone = ConversationIndex(self._index.labels)
-            alone.add(next(event for event in self._events if event.position == position), self._meter)
+            event = next(event for event in self._events if event.position == position)
+            alone.add_output(event, alone.heard, self._meter)
             self._current[position] = alone.sources
-        return self._current[position][number - bisect_left(self._index.positions, position)]
+        return self._current[position][number]
 
 
 class OriginsCache:
@@ -380,8 +409,8 @@ class OriginsCache:
         else:
             self._indices.remove(index)
         # An index that fails half-way is not put back.
-        for event in events[len(index.seen) :]:
-            index.add(event, meter)
+        for number in range(len(index.seen), len(events)):
+            index.add(events[number], seen[number], meter)
         index.seen = seen
         self._indices.insert(0, index)
         while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:

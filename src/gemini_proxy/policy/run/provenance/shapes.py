@@ -5,6 +5,7 @@ An address says where a call goes or what it changes. A tool's name says what th
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, Literal
 
 from gemini_proxy.policy.run.provenance.spellings import MONTHS
@@ -77,6 +78,16 @@ _LONG: Final = 120
 _FEW: Final = 3
 
 
+def named_shape(name: str) -> Shape | None:
+    """Return the shape that values of that name have, None if it tells nothing of it."""
+    return _named(name) if len(name) <= _LONG else _named.__wrapped__(name)
+
+
+@lru_cache(maxsize=1024)
+def _named(name: str) -> Shape | None:
+    return next((shape for word in reversed(words_of(name)) if (shape := _BY_NAME.get(word))), None)
+
+
 def words_of(name: str) -> list[str]:
     """Return the words of an identifier in small letters."""
     return [word.lower() for word in _NAME_PARTS.findall(name)]
@@ -90,8 +101,7 @@ def shape_of(value: str, name: str) -> Shape:
             return match.lastgroup  # type: ignore[return-value]
         if _DATE.fullmatch(value):
             return "date"
-    words = words_of(name)
-    named = next((shape for word in reversed(words) if (shape := _BY_NAME.get(word))), None)
+    named = named_shape(name)
     # How many guests says nothing of who they are.
     counts = named in ("user", "url", "path", "email") and len(value) <= _FEW and _NUMBER.fullmatch(value) is not None
     if named is not None and not counts:
@@ -102,6 +112,7 @@ def shape_of(value: str, name: str) -> Shape:
         return "path"
     if "\n" in value.strip() or len(value) > _LONG:
         return "text"
+    words = words_of(name)
     if _WRITTEN.isdisjoint(words):
         return "word"
     return "text" if _MESSAGES.isdisjoint(words) else "message"
