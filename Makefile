@@ -28,7 +28,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million clients oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -67,6 +67,11 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ARGS)
 
+# Beside LiteLLM's proxy, in an environment of its own: it brings a hundred packages.
+bench-peers: $(VENV)/.installed-dev .venv-peers/.installed
+	$(BIN)/python -m bench --only unary --only lone --litellm .venv-peers $(ARGS)
+	.venv-peers/bin/pip list 2>/dev/null | grep -i -E '^(litellm|uvicorn) '
+
 # Beside the stock engine: its process has to start first.
 bench-policies: $(VENV)/.installed-dev .venv-oracle/.installed
 	$(BIN)/python -m bench.policies $(ARGS)
@@ -98,7 +103,7 @@ oracle: .venv-oracle/.installed
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) .injections .venv-agentdojo .venv-clients .venv-oracle node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .injections .venv-agentdojo .venv-clients .venv-oracle .venv-peers node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
@@ -119,6 +124,12 @@ $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 .venv-agentdojo/.installed:
 	$(PYTHON) -m venv --clear .venv-agentdojo
 	.venv-agentdojo/bin/python -m pip --disable-pip-version-check --quiet install 'agentdojo==0.1.35'
+	touch $@
+
+# The version is a figure's as much as the number: change both together.
+.venv-peers/.installed:
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install 'litellm[proxy]==1.108.7'
 	touch $@
 
 # Texts that come inside packages, none of which is run but the one that reads a file format.

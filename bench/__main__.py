@@ -41,10 +41,21 @@ from bench.scenarios import FULL, QUICK, SCENARIOS, Scale, Scenario, joined, mea
     help="Also the gemini-proxy of the checkout in this folder.",
 )
 @click.option(
+    "--litellm",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Also LiteLLM's proxy with a guard that looks for a pattern, from the virtual environment in this folder.",
+)
+@click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write every value measured."
 )
 def main(
-    quick: bool, names: Sequence[str], stream_check: str, watched: bool, before: Path | None, file: Path | None
+    quick: bool,
+    names: Sequence[str],
+    stream_check: str,
+    watched: bool,
+    before: Path | None,
+    litellm: Path | None,
+    file: Path | None,
 ) -> None:
     """Measure direct calls, a bare aiohttp pass-through and gemini-proxy in turn, all on this machine.
 
@@ -56,7 +67,7 @@ def main(
     machine = _machine()
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     try:
-        measured = run(chosen, QUICK if quick else FULL, Setting(stream_check, watched, before))
+        measured = run(chosen, QUICK if quick else FULL, Setting(stream_check, watched, before, litellm))
     except ProcessError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{machine}; median (smallest..largest)\n\n{table(measured)}")

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,13 +32,40 @@ stream_check = "{stream_check}"
 [traces]
 database = "sqlite:///{database}"
 """
+# Its guard that looks for patterns, on what goes in and on what comes out: the rule that gemini-proxy's two begin with.
+_LITELLM_CONFIG: Final = """\
+model_list:
+  - model_name: "*"
+    litellm_params:
+      model: "gemini/*"
+      api_base: "http://127.0.0.1:{port}"
+      api_key: "bench"
+guardrails:
+  - guardrail_name: "keys"
+    litellm_params:
+      guardrail: litellm_content_filter
+      mode: ["pre_call", "post_call"]
+      default_on: true
+      patterns:
+        - pattern_type: regex
+          pattern: "AIza[0-9A-Za-z_-]{{35}}"
+          name: google_key
+          action: BLOCK
+litellm_settings:
+  telemetry: false
+general_settings:
+  dangerously_permit_weak_or_unset_master_key: true
+"""
+_LITELLM_STARTS: Final = 90.0
+"""Seconds that LiteLLM may take to start."""
+_LOOPBACK: Final = "127.0.0.1"
 
 
 class Peer(StrEnum):
     """What a request goes through, in the order in which every repeat measures them.
 
     ``before`` is the gemini-proxy of another checkout. ``watched`` has its rules in a dataset of its store, and its
-    feed is watched.
+    feed is watched. ``LiteLLM`` is that project's proxy, on the route that it has for Gemini's own requests.
     """
 
     DIRECT = "direct"
@@ -45,20 +73,26 @@ class Peer(StrEnum):
     BEFORE = "before"
     PROXY = "gemini-proxy"
     WATCHED = "watched"
+    LITELLM = "LiteLLM"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is measured. ``before`` is the folder of another checkout."""
+    """What is measured. ``before`` is another checkout's folder, ``litellm`` that of an environment with LiteLLM."""
 
     stream_check: str = "final"
     watched: bool = False
     before: Path | None = None
+    litellm: Path | None = None
 
     @property
     def extra(self) -> Sequence[Peer]:
         """The peers that are measured beside those of every run."""
-        wanted = {Peer.BEFORE: self.before is not None, Peer.WATCHED: self.watched}
+        wanted = {
+            Peer.BEFORE: self.before is not None,
+            Peer.WATCHED: self.watched,
+            Peer.LITELLM: self.litellm is not None,
+        }
         return [peer for peer, is_wanted in wanted.items() if is_wanted]
 
     @property
@@ -108,6 +142,9 @@ class Stage:
                     make_dataset(process.port, self._setting.policy)
                     with watching(process.port) as audience:
                         yield Server(process, DATASET, audience)
+            case Peer.LITELLM:
+                with serving(self._litellm(number), log, timeout=_LITELLM_STARTS) as process:
+                    yield Server(process)
 
     @property
     def _source(self) -> Path:
@@ -128,6 +165,16 @@ class Stage:
         )
         file.write_text(text)
         return module("gemini_proxy", "--config", str(file), "serve")
+
+    def _litellm(self, number: int) -> list[str]:
+        """The command line of LiteLLM's proxy, which cannot choose a port by itself."""
+        assert self._setting.litellm is not None
+        file = self._folder / f"litellm-{number}.yaml"
+        file.write_text(_LITELLM_CONFIG.format(port=self.servers[Peer.DIRECT].process.port))
+        with socket.create_server((_LOOPBACK, 0)) as free:
+            port = free.getsockname()[1]
+        command = self._setting.litellm.resolve() / "bin" / "litellm"
+        return [str(command), "--config", str(file), "--host", _LOOPBACK, "--port", str(port)]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-_READY = re.compile(r"listen\w* on (?:http://)?127\.0\.0\.1:(\d+)")
+_READY = re.compile(r"(?:listen\w*|running) on (?:http://)?127\.0\.0\.1:(\d+)")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ROOT: Final = Path(__file__).parents[1]

@@ -40,6 +40,9 @@ QUICK: Final = Scale(
     repeats=1, unary_requests=2000, unary_warmup=500, lone_requests=300, paced_rounds=1, calm_rounds=1, calm_events=25
 )
 
+_SLOW_SHARE: Final = 10
+"""A peer that takes ten times as long gets a tenth of the requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -79,9 +82,14 @@ _PROXIES: Final = (Peer.PASS_THROUGH, Peer.PROXY)
 
 def joined(scenario: Scenario, extra: Sequence[Peer]) -> Scenario:
     """``scenario`` for the peers ``extra`` as well."""
-    peers = tuple(peer for peer in Peer if peer in scenario.peers or peer in extra)
+    peers = tuple(peer for peer in Peer if peer in scenario.peers or (peer in extra and _measures(scenario, peer)))
     told = (_TOLD,) if Peer.WATCHED in extra else ()
     return replace(scenario, peers=peers, figures=(*scenario.figures, *told))
+
+
+def _measures(scenario: Scenario, peer: Peer) -> bool:
+    """Tell whether the load fits an extra peer: LiteLLM writes streams anew, in which no event is the upstream's."""
+    return peer is not Peer.LITELLM or scenario.name in ("unary", "lone")
 
 
 def measure(scenario: Scenario, stage: Stage, scale: Scale) -> Iterator[tuple[Peer, Values]]:
@@ -102,9 +110,12 @@ class _Served:
 
 def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
     server = stage.servers[peer]
-    warmup = Workload("unary", server.process.port, 32, scale.unary_warmup, dataset=server.dataset)
+    share = _SLOW_SHARE if peer is Peer.LITELLM else 1
+    warmup = Workload(
+        "unary", server.process.port, 32, scale.unary_warmup // share, dataset=server.dataset, timeout=30.0 * share
+    )
     _serve(server, warmup)
-    served = _serve(server, replace(warmup, total=scale.unary_requests), scale.settle)
+    served = _serve(server, replace(warmup, total=scale.unary_requests // share), scale.settle)
     result = served.result
     return {
         "cpu": served.cpu * 1e3 / max(result.done, 1),
@@ -118,8 +129,9 @@ def _unary(stage: Stage, peer: Peer, scale: Scale) -> Values:
 def _lone(stage: Stage, peer: Peer, scale: Scale) -> Values:
     """One client that asks again when it has its answer."""
     server = stage.servers[peer]
-    workload = Workload("unary", server.process.port, 1, scale.lone_requests, dataset=server.dataset)
-    _serve(server, replace(workload, total=max(1, scale.lone_requests // 5)))
+    share = _SLOW_SHARE if peer is Peer.LITELLM else 1
+    workload = Workload("unary", server.process.port, 1, scale.lone_requests // share, dataset=server.dataset)
+    _serve(server, replace(workload, total=max(1, workload.total // 5)))
     served = _serve(server, workload, scale.settle)
     result = served.result
     first = {"p50": result.first.p50, "p99": result.first.p99} if result.first else {"p50": 0.0, "p99": 0.0}

@@ -14,7 +14,7 @@ from bench.load import drive
 from bench.peers import Peer, Server, Setting, Stage
 from bench.processes import ProcessError, cpu_seconds, module, piped, serving
 from bench.report import Measured, as_json, table
-from bench.scenarios import SCENARIOS, Figure, Scale, Scenario, Values
+from bench.scenarios import SCENARIOS, Figure, Scale, Scenario, Values, joined
 from bench.workload import DATASET, Workload, dump, load_result, load_workload, spread
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +86,20 @@ def test_the_one_before_is_run_from_its_own_checkout(tmp_path: Path) -> None:
         empty = Setting(before=tmp_path / "src")
         with pytest.raises(ProcessError, match="no gemini_proxy"), Stage(tmp_path, upstream, empty).fresh(Peer.BEFORE):
             pass
+
+
+def test_litellm_is_run_from_its_own_environment_and_measured_where_the_load_fits(tmp_path: Path) -> None:
+    command = tmp_path / "bin" / "litellm"
+    command.parent.mkdir()
+    command.write_text(
+        "#!/bin/sh\ncp $2 $(dirname $0)/config.yaml\necho Uvicorn running on http://$4:$6\nexec sleep 60\n"
+    )
+    command.chmod(0o755)
+    with serving(module("bench.upstream"), tmp_path / "log") as upstream:
+        with Stage(tmp_path, upstream, Setting(litellm=tmp_path)).fresh(Peer.LITELLM) as server:
+            assert server.process.port > 0
+        assert f"http://127.0.0.1:{upstream.port}" in (command.parent / "config.yaml").read_text()
+    assert [one.name for one in SCENARIOS if Peer.LITELLM in joined(one, [Peer.LITELLM]).peers] == ["unary", "lone"]
 
 
 @pytest.mark.parametrize(
