@@ -12,14 +12,15 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gemini_proxy.http.addresses import listen_address
 from gemini_proxy.sections import (
     Access,
+    Alert,
     Doors,
     Explorer,
     Guardrails,
@@ -30,6 +31,8 @@ from gemini_proxy.sections import (
     Traces,
     Upstream,
     sendable,
+    valid_signing_secret,
+    valid_webhook_url,
 )
 from gemini_proxy.traces.redact import redact
 
@@ -42,6 +45,8 @@ _CREDENTIALS = {
     "mask-key": ("guardrails", "mask_key"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
+MAX_ALERTS: Final = 20
+"""Each event is looked at for every one of them."""
 _FIRST_PASSED: Final = 3
 """The descriptor of the first socket that systemd passes; the others follow it."""
 _TO_ONE_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
@@ -98,6 +103,14 @@ class Config(BaseSettings):
     limits: Limits = Limits()
     explorer: Explorer = Explorer()
     logs: Logs = Logs()
+    alerts: tuple[Alert, ...] = ()
+
+    @field_validator("alerts")
+    @classmethod
+    def _names(cls, value: tuple[Alert, ...]) -> tuple[Alert, ...]:
+        if len({alert.name for alert in value}) < len(value) or len(value) > MAX_ALERTS:
+            raise ValueError(f"at most {MAX_ALERTS} alerts, each with a name of its own")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +165,7 @@ def load_config(file: Path | None = None) -> Config:
     except (ValueError, RecursionError):
         raise ConfigError("\n".join(_not_json(os.environ))) from None
     config = _with_credentials(config)
+    config = config.model_copy(update={"alerts": tuple(map(_with_alert_credentials, config.alerts))})
     _check_access(config)
     _check_services(config)
     return config
@@ -205,6 +219,7 @@ IN_PLACE: Final = frozenset(
         *(f"refusals.{name}" for name in Refusals.model_fields),
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),
+        "alerts",
         "traces.retention_days",
         "traces.max_size",
         "traces.required",
@@ -281,6 +296,22 @@ def _with_credentials(config: Config) -> Config:
     return config
 
 
+def _with_alert_credentials(alert: Alert) -> Alert:
+    update: dict[str, SecretStr] = {}
+    checks: tuple[tuple[str, str, Callable[[SecretStr], SecretStr]], ...] = (
+        ("url", "url", valid_webhook_url),
+        ("signing_secret", "secret", valid_signing_secret),
+    )
+    for field, suffix, check in checks:
+        name = f"alert-{alert.name}-{suffix}"
+        if (secret := _credential(name)) is not None:
+            try:
+                update[field] = check(SecretStr(secret))
+            except ValueError as error:
+                raise ConfigError(f"credential {name}: expected {error}") from None
+    return alert.model_copy(update=update)
+
+
 def _replaced(model: _Model, path: Sequence[str], value: object) -> _Model:
     """A copy of a section, or of the whole, with one key set."""
     first, *rest = path
@@ -330,6 +361,10 @@ def _check_services(config: Config) -> None:
         for address in map(listen_address, config.server.listen):
             if url and address.serves(url):
                 raise ConfigError(f'{key}: "{url}" is this server itself: server.listen has "{address}"')
+    for alert in config.alerts:
+        url = alert.url.get_secret_value() if alert.url else None
+        if url and any(listen_address(address).serves(url) for address in config.server.listen):
+            raise ConfigError(f"alerts.{alert.name}.url: it is this server itself")
 
 
 def check_secrets(config: Config) -> None:
@@ -342,6 +377,9 @@ def check_secrets(config: Config) -> None:
         raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go to the upstream alone"))
     if push.url and not push.api_key:
         raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
+    for alert in config.alerts:
+        if alert.url is None:
+            raise ConfigError(f'alerts.{alert.name}.url: needed; also as the credential "alert-{alert.name}-url"')
 
 
 def _missing(credential: str, why: str) -> str:
@@ -359,7 +397,7 @@ def _explain(error: ValidationError, config: type[BaseModel], source: Callable[[
             yield f"{where}: unknown key{_nearest(path[-1], _known_keys(config, path[:-1]))}"
         else:
             hidden = fault["type"].startswith(_HIDDEN_KINDS)
-            shown = _kind(fault["input"]) if hidden else _shown_value(path[-1], fault["input"])
+            shown = _kind(fault["input"]) if hidden else _shown_value(path, fault["input"])
             yield f"{where}: {shown}: expected {_expected(fault['type'], fault['msg'])}"
 
 
@@ -378,9 +416,10 @@ def _kind(value: object) -> str:
     return _TOML_KINDS.get(type(value), "a number")
 
 
-def _shown_value(key: str, value: object) -> str:
+def _shown_value(path: Sequence[str], value: object) -> str:
     """A wrong value without what is secret in it."""
-    if key.endswith("api_key"):
+    key = path[-1]
+    if key.endswith(("api_key", "signing_secret")) or (path[0] == "alerts" and key == "url"):
         return "***"
     if key.endswith("database") and isinstance(value, str):
         # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.
@@ -408,5 +447,8 @@ def _without_credentials(value: object) -> object:
 def _known_keys(config: type[BaseModel], path: Sequence[str]) -> set[str]:
     model: Any = config
     for step in path:
-        model = model.model_fields[step].annotation
+        # A step into a list is a number: what the list holds is known already.
+        if not step.isdecimal():
+            kind = model.model_fields[step].annotation
+            model = get_args(kind)[0] if get_origin(kind) is tuple else kind
     return set(model.model_fields)

@@ -1,5 +1,6 @@
 """The sections of the configuration: what each key may be, and its default."""
 
+import base64
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from pydantic import (
 
 from gemini_proxy.gemini.doors import DOORS, Duty, carries_nothing
 from gemini_proxy.http.addresses import UNIX, is_loopback, listen_address
+from gemini_proxy.traces.alerts.rules import AlertRule, Format, Kind
 
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
@@ -348,10 +350,14 @@ class Push(Section):
 
 
 class Explorer(Section):
-    """The pages and the HTTP API over the traces. ``hosts`` are names, beside this machine's own, they answer to."""
+    """The pages and the HTTP API over the traces. ``hosts`` are names, beside this machine's own, they answer to.
+
+    ``public_url`` is where browsers find the pages, for links in alerts.
+    """
 
     enabled: bool = True
     hosts: tuple[str, ...] = ()
+    public_url: ServiceUrl | None = None
     push: Push = Push()
 
     @field_validator("hosts")
@@ -361,6 +367,62 @@ class Explorer(Section):
             if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
                 raise ValueError('host names such as "gemini-proxy.example.com", without port')
         return tuple(host.lower() for host in value)
+
+
+def valid_webhook_url(secret: SecretStr) -> SecretStr:
+    """Return a URL to post to as it is: all of it is secret. Raises ValueError saying what was expected."""
+    value = secret.get_secret_value()
+    service_url(value.partition("?")[0])
+    if not _URL.fullmatch(value) or "#" in value:
+        raise ValueError('a URL such as "https://hooks.example.com/T0/B0", without fragment')
+    return secret
+
+
+def valid_signing_secret(secret: SecretStr) -> SecretStr:
+    """Return a secret of Standard Webhooks as it is. Raises ValueError saying what was expected."""
+    try:
+        key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError('"whsec_" and the base64 of 24 to 64 random bytes')
+    return secret
+
+
+class Alert(Section):
+    """What is told to a webhook. Times are in seconds.
+
+    A message is sent when ``threshold`` of what it is ``on`` have come within ``window``, and at most one in
+    ``silence`` for the same guardrail, status or limit. ``url`` and ``signing_secret`` may come as the credentials
+    ``alert-NAME-url`` and ``alert-NAME-secret``.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    on: Annotated[tuple[Kind, ...], Field(min_length=1)]
+    url: Annotated[SecretStr, AfterValidator(valid_webhook_url)] | None = None
+    format: Format = "json"
+    signing_secret: Annotated[SecretStr, AfterValidator(valid_signing_secret)] | None = None
+    guardrails: tuple[str, ...] = ()
+    threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    window: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    silence: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+
+
+def alert_rule(alert: Alert) -> AlertRule:
+    """Return the rule of an alert. Its URL must be known by then."""
+    assert alert.url is not None, "check_secrets sees to it"
+    secret = alert.signing_secret
+    return AlertRule(
+        name=alert.name,
+        on=frozenset(alert.on),
+        url=alert.url.get_secret_value(),
+        format=alert.format,
+        signing_secret=None if secret is None else base64.b64decode(secret.get_secret_value().removeprefix("whsec_")),
+        guardrails=frozenset(alert.guardrails),
+        threshold=alert.threshold,
+        window=alert.window,
+        silence=alert.silence,
+    )
 
 
 Limit = Annotated[int, Field(ge=0)]

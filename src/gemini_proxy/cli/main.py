@@ -52,6 +52,7 @@ class LazyGroup(click.Group):
 
 
 _COMMANDS = {
+    "alerts": LazyCommand("gemini_proxy.cli.alerts:alerts", "Send a sample of what alerts tell."),
     "approvals": LazyCommand(
         "gemini_proxy.cli.approvals:approvals", "List what guardrails ask a person for, and allow or deny it."
     ),

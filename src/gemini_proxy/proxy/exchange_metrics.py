@@ -94,10 +94,15 @@ class ExchangeMetrics:
         masked = {violation.guardrail.name for violation in exchange.violations if violation.action == "mask"}
         self.masked.update(map(self._name, masked))
         if exchange.refusal is not None:
-            blocked = {one.guardrail.name for one in exchange.violations if one.action == "block"}
-            self.refusals.update(map(self._name, blocked or masked))
+            self.refusals.update(self.refusing(exchange))
         if usage := exchange.merger.usage:
             self._count_tokens(usage)
+
+    def refusing(self, exchange: Exchange) -> set[str]:
+        """Return the guardrails that a refused exchange is counted for, by the names that they are counted by."""
+        blocked = {one.guardrail.name for one in exchange.violations if one.action == "block"}
+        masked = {one.guardrail.name for one in exchange.violations if one.action == "mask"}
+        return set(map(self._name, blocked or masked))
 
     def _count_tokens(self, usage: Mapping[str, Any]) -> None:
         for key, kind in _TOKENS.items():

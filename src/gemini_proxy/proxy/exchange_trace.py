@@ -15,6 +15,7 @@ from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
+from gemini_proxy.traces.alerts.notebook import Notebook
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder
@@ -35,7 +36,8 @@ class ExchangeRecorder:
     """Counts every exchange and writes its trace.
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
-    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools.
+    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of
+    what alerts tell of.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ExchangeRecorder:
         learner: ToolLearner,
         deferred: bool = False,
         push: bool = False,
+        notebook: Notebook | None = None,
     ) -> None:
         self._recorder = recorder
         self._guardrails = guardrails
@@ -58,6 +61,7 @@ class ExchangeRecorder:
         self._learner = learner
         self._deferred = deferred
         self._push = push
+        self._notebook = notebook
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
@@ -100,7 +104,18 @@ class ExchangeRecorder:
     def _note(self, exchange: Exchange) -> None:
         exchange.recorded = True
         self._metrics.add(exchange)
+        if self._notebook is not None and exchange.outcome is not Outcome.COMPLETED:
+            self._tell(exchange, self._notebook)
         _say(exchange)
+
+    def _tell(self, exchange: Exchange, notebook: Notebook) -> None:
+        """Note what alerts tell of: refusals by guardrail, and failures of the upstream by status."""
+        example = {"trace": exchange.id, "dataset": exchange.call.dataset, "model": exchange.call.model}
+        if exchange.refusal is not None:
+            for name in self._metrics.refusing(exchange):
+                notebook.note("refusals", name, example)
+        elif (failure := _upstream_failure(exchange)) is not None:
+            notebook.note("upstream_errors", failure, example)
 
     def coverage(self, exchange: Exchange) -> Coverage:
         """What of the exchange was checked so far."""
@@ -147,6 +162,23 @@ class ExchangeRecorder:
             trace = _with_texts(trace, masks.hide)
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
 
+
+def _upstream_failure(exchange: Exchange) -> str | None:
+    """Return what the upstream did wrong. None if nothing, and for a status that finds fault with the request."""
+    status = exchange.upstream_status
+    if exchange.outcome is Outcome.UPSTREAM_CUT:
+        return "cut_off"
+    if exchange.outcome is not Outcome.UPSTREAM_ERROR:
+        return None
+    if status is None:
+        return "no_response"
+    if status < 400:
+        return "error_in_stream"
+    return str(status) if status in _FAILED_FOR_ALL or status >= 500 else None
+
+
+_FAILED_FOR_ALL = (401, 403, 429)
+"""What says that a key or a quota is at its end, and nothing of the one request."""
 
 _MOST_WORK = 100_000
 """Characters of a text, for each secret that is looked for in it, which take some 0.1 ms; beyond, it goes whole."""

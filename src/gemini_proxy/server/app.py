@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import Upstream
-from gemini_proxy.sections import Guardrails, Limits
+from gemini_proxy.sections import Guardrails, Limits, alert_rule
 from gemini_proxy.server import health
 from gemini_proxy.server.app_keys import (
     ASKING,
@@ -48,6 +48,7 @@ from gemini_proxy.server.app_keys import (
     GROUP,
     LIMITER,
     MEMORY,
+    NOTEBOOK,
     RELOADS,
     SETUPS,
     STATE,
@@ -69,6 +70,9 @@ from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import AccessControl
+from gemini_proxy.traces.alerts.notebook import Notebook, Totals
+from gemini_proxy.traces.alerts.outbox import Outbox, note_approval
+from gemini_proxy.traces.alerts.rules import AlertRule, Kind
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
@@ -129,8 +133,9 @@ def create_app(
             await stack.enter_async_context(asked_services)
             if remote is not None:
                 await stack.enter_async_context(remote)
-            storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app))
+            storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app), lambda: _alert_rules(app))
             _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
+            tasks.keep(app[NOTEBOOK].run, "notices")
             budgets = SharedBudgets(storage.database)
             await app[LIMITER].learn(budgets)
             tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
@@ -159,6 +164,24 @@ def _kept(app: web.Application) -> Kept:
     return Kept(traces.retention_days, traces.max_size)
 
 
+def _alert_rules(app: web.Application) -> Sequence[AlertRule]:
+    return app[SETUPS].current.alerts if SETUPS in app else ()
+
+
+def _notebook(app: web.Application, storage: Storage) -> Notebook:
+    """What this process counts for alerts."""
+    recorder, limiter = storage.recorder, app[LIMITER]
+    totals: dict[Kind, Totals] = {
+        "unrecorded_traces": lambda: {"traces": recorder.dropped},
+        "budget_spent": limiter.spent_budgets,
+    }
+
+    def wanted() -> frozenset[Kind]:
+        return frozenset[Kind]().union(*(rule.on for rule in _alert_rules(app)))
+
+    return Notebook(Outbox(storage.database), wanted, totals)
+
+
 @dataclass(frozen=True, slots=True)
 class _Checkers:
     """What checks, made once: for exchanges, and for what users of the Explorer ask for (``asked_for``).
@@ -179,6 +202,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
     access = AccessControl(database, revisions, config.access.mode)
     app[STORAGE] = storage
     app[AUTHENTICATION] = Authentication(access, spends=config.upstream.api_key is not None)
+    app[NOTEBOOK] = _notebook(app, storage)
     assembly = _Assembly(app, storage, DatasetRules(database, revisions), checkers)
     app[SETUPS] = setups = Setups(assembly.build, config, rules)
     if config.explorer.enabled:
@@ -231,6 +255,7 @@ class _Assembly:
     ) -> None:
         self._tasks = app[TASKS]
         self._metrics = app[EXCHANGE_METRICS]
+        self._notebook = app[NOTEBOOK]
         self._storage = storage
         self._dataset_rules = dataset_rules
         self._checkers = checkers
@@ -252,12 +277,15 @@ class _Assembly:
             learner=storage.tool_learner,
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
+            notebook=self._notebook,
         )
         key = config.upstream.api_key
         keeper = HandleKeeper(Handles(storage.database), key.get_secret_value() if key else None)
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
         masker = Masker(guardrails, RefusedTexts(storage.database))
-        desk = ApprovalDesk(Approvals(storage.database), guardrails.ask_timeout)
+        alerts = tuple(map(alert_rule, config.alerts))
+        tells = any("approval_waiting" in rule.on for rule in alerts)
+        desk = ApprovalDesk(Approvals(storage.database, note_approval if tells else None), guardrails.ask_timeout)
         most = config.upstream.max_answer_bytes
         return Setup(
             config,
@@ -266,6 +294,7 @@ class _Assembly:
             keeper,
             Pipeline(reader, desk, masker, engine, guardrails, config.refusals, recorder, self._tasks, most),
             config.doors.duties,
+            alerts,
         )
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:

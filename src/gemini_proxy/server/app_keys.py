@@ -22,6 +22,7 @@ from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.storage import Storage
+from gemini_proxy.traces.alerts.notebook import Notebook
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ RELOADS = web.AppKey("RELOADS", Reloads)
 EXPLORER_SITE = web.AppKey("EXPLORER_SITE", ExplorerSite)
 STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
+NOTEBOOK = web.AppKey("NOTEBOOK", Notebook)
 MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
 EXCHANGE_METRICS = web.AppKey("EXCHANGE_METRICS", ExchangeMetrics)

@@ -27,7 +27,7 @@ async def ready(request: web.Request) -> web.Response:
 
     Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
     server out of service would help neither them nor its clients. Nor is a reload that failed, for what held before
-    holds, or a replica that is away, for the database answers in its place.
+    holds, or a replica that is away, for the database answers in its place, or an alert that nobody takes.
     """
     storage = request.app[STORAGE]
     if request.app[STATE].draining:
@@ -39,6 +39,8 @@ async def ready(request: web.Request) -> web.Response:
     if down := request.app[TASKS].down:
         return _json(503, {"status": "a background task has failed", "down": list(down)})
     shown: dict[str, Any] = {"push": await _push(storage.push)} if storage.push is not None else {}
+    if storage.alerts.last_errors:
+        shown["alerts"] = {name: error.value for name, error in sorted(storage.alerts.last_errors.items())}
     if storage.replica is not None:
         shown["read_database"] = "away" if storage.replica.away else "ok"
     if request.app[RELOADS].last_failed:

@@ -268,6 +268,12 @@ class Limiter:
         self.count(kind, client)
         return LimitExceeded(f"You have reached the limit {_KEYS[kind]} = {limit} of this server", kind, seconds)
 
+    def spent_budgets(self) -> dict[str, int]:
+        """Return how often a budget of tokens was met that is spent, by budget: hard ones by requests, soft ones by
+        clients and datasets that crossed them."""
+        hard = {kind: self.refused[kind] for kind in TOKEN_KINDS}
+        return {**hard, **{f"soft_{kind}": self.soft[kind] for kind in TOKEN_KINDS}}
+
     def count(self, kind: str, client: str) -> None:
         """Count a refusal by the limit ``kind``, and log the first one."""
         self.refused[kind] += 1

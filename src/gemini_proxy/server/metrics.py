@@ -38,6 +38,7 @@ from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_families
 from gemini_proxy.server.storage import Storage
+from gemini_proxy.traces.alerts.worker import AlertWorker
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Queued
 from gemini_proxy.traces.keys import digest
@@ -190,6 +191,7 @@ class _Snapshot:
         yield from _tasks(self.tasks)
         if self.storage.push is not None:
             yield from _push(self.storage.push)
+        yield from _alerts(self.storage.alerts)
 
     def _exchanges(self) -> Iterator[Metric]:
         exchanges = self.exchanges
@@ -306,6 +308,18 @@ def _push(push: PushWorker) -> Iterator[Metric]:
     for why, count in push.given_up.items():
         given_up.add_metric([why.value], count)
     yield given_up
+
+
+def _alerts(alerts: AlertWorker) -> Iterator[Metric]:
+    sent = _counter("alerts_sent", "Messages of an alert that were taken.", "alert")
+    given_up = _counter("alerts_given_up", "Messages of an alert that will not be sent.", "alert")
+    for rule in alerts.rules:
+        sent.add_metric([rule.name], alerts.sent[rule.name])
+        given_up.add_metric([rule.name], alerts.given_up[rule.name])
+    failures = _counter("alert_failures", "Attempts that are repeated.", "alert", "reason")
+    for (name, failure), count in alerts.failures.items():
+        failures.add_metric([name, failure.value], count)
+    yield from (sent, given_up, failures)
 
 
 def _queue(queued: Queued) -> Iterator[Metric]:

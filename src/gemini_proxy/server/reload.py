@@ -15,6 +15,7 @@ from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.sources import Sources
 from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.traces.alerts.rules import AlertRule
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Setup:
     keeper: HandleKeeper
     pipeline: Pipeline
     duties: Mapping[str, Duty]
+    alerts: tuple[AlertRule, ...] = ()
 
 
 class Setups:

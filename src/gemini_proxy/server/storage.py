@@ -15,6 +15,10 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Traces
+from gemini_proxy.traces.alerts.outbox import Outbox
+from gemini_proxy.traces.alerts.rules import AlertRule
+from gemini_proxy.traces.alerts.webhook import Webhooks
+from gemini_proxy.traces.alerts.worker import AlertWorker
 from gemini_proxy.traces.believed_clock import BelievedClock
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.database import Database, connect, is_direct_postgres
@@ -64,6 +68,7 @@ class Storage:
     news: News
     replica: ReadReplica | None
     tool_learner: ToolLearner
+    alerts: AlertWorker
 
     @property
     def database(self) -> Database:
@@ -81,10 +86,11 @@ async def open_storage(
     stack: contextlib.AsyncExitStack,
     engine: Engine,
     kept: Callable[[], Kept],
+    alert_rules: Callable[[], Sequence[AlertRule]],
 ) -> Storage:
     """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
 
-    ``kept`` is asked each time before traces are deleted.
+    ``kept`` is asked each time before traces are deleted, and ``alert_rules`` before alerts are gathered.
     """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
@@ -105,6 +111,8 @@ async def open_storage(
 
     recorder = Recorder(store, written=written)
     push = await _push(config, store, pushes_wait, stack, kept, believed)
+    webhooks = await stack.enter_async_context(Webhooks(config.explorer.public_url))
+    alerts = AlertWorker(Outbox(store.database), webhooks, alert_rules)
     lease = Lease(store.database, _BACKGROUND)
     stack.push_async_callback(tasks.close, 0.0)
     tasks.keep(lease.run, "lease")
@@ -114,6 +122,7 @@ async def open_storage(
     tasks.keep(log_rules.run, "logging rules")
     if push is not None:
         tasks.keep(partial(lease.during, push.run), "push")
+    tasks.keep(partial(lease.during, alerts.run), "alerts")
     tasks.keep(partial(lease.during, partial(_empty_deleted, store)), "deletion")
     if config.explorer.enabled:
         tasks.keep(partial(lease.during, indexer.run), "digest")
@@ -129,7 +138,7 @@ async def open_storage(
         tasks.keep(ChangeListener(store.database, url, news).run, "listener")
     tool_learner = ToolLearner(PinnedTools(store.database))
     tasks.keep(tool_learner.run, "tool learner")
-    return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner)
+    return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner, alerts)
 
 
 def listened_to(traces: Traces) -> str | None:

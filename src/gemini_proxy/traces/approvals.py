@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -73,8 +73,10 @@ class Approval:
 class Approvals:
     """The approvals of a database. Every method raises StoreError."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, opened: Callable[[Connection, Approval], None] | None = None) -> None:
+        """``opened`` is called with each new approval, in the transaction that writes it."""
         self._database = database
+        self._opened = opened
 
     async def open(self, request: ApprovalRequest, seconds: float) -> Approval:
         """Return the approval for what is asked: one that allows it already and is used up by this, one that waits, or
@@ -88,7 +90,10 @@ class Approvals:
                     return found
                 if found.state == "waiting":
                     return found
-            return _add(connection, request, now, now + seconds)
+            added = _add(connection, request, now, now + seconds)
+            if self._opened is not None:
+                self._opened(connection, added)
+            return added
 
         return await self._database.write(work)
 
@@ -136,7 +141,7 @@ class Approvals:
 
         def work(connection: Connection) -> Approval | None:
             if not connection.execute(
-                update(approvals).where(approvals.c.id == approval_id, _waits(now)).values(**decided)
+                update(approvals).where(approvals.c.id == approval_id, waits(now)).values(**decided)
             ).rowcount:
                 return None
             query = select(approvals).where(approvals.c.id == approval_id)
@@ -151,20 +156,21 @@ class Approvals:
         if owner is not None:
             query = query.where(approvals.c.owner == owner)
         if waiting is not None:
-            query = query.where(_waits(now) if waiting else not_(_waits(now)))
+            query = query.where(waits(now) if waiting else not_(waits(now)))
         return await self._database.read(
             lambda connection: [_approval(row, now) for row in connection.execute(query).mappings()]
         )
 
     async def waiting(self, owner: str | None = None) -> int:
         """Return how many approvals wait: of one owner if one is given."""
-        query = select(func.count()).where(_waits(time.time()))
+        query = select(func.count()).where(waits(time.time()))
         if owner is not None:
             query = query.where(approvals.c.owner == owner)
         return await self._database.read(lambda connection: connection.scalars(query).one())
 
 
-def _waits(now: float) -> ColumnElement[bool]:
+def waits(now: float) -> ColumnElement[bool]:
+    """Return the condition of approvals that wait at a Unix time."""
     return and_(approvals.c.state == "waiting", approvals.c.expires > now)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0012"
+HEAD = "0013"
 
 metadata = MetaData(
     naming_convention={
@@ -273,6 +273,49 @@ handles = Table(
     Column("details", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
+)
+
+# What happened that alerts may tell of, until one process has gathered it; see alerts/outbox.py.
+alert_notices = Table(
+    "alert_notices",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("example", LargeBinary, nullable=False),
+)
+
+# What was gathered for an alert, as JSON; ``due`` is when its message is to be sent, if one is.
+alert_states = Table(
+    "alert_states",
+    metadata,
+    Column("alert", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("state", LargeBinary, nullable=False),
+    Column("due", Double, index=True),
+)
+
+# Messages that wait to be sent, at most one of an alert, kind and key. ``due`` is as that of jobs.
+alert_messages = Table(
+    "alert_messages",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(40), nullable=False),
+    Column("alert", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("due", Double, nullable=False, index=True),
+    Column("expires", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("example", LargeBinary, nullable=False),
+    # As with jobs: the number of a message that was sent must not come back.
+    sqlite_autoincrement=True,
 )
 
 # One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.

@@ -55,6 +55,11 @@ def read_answer(status: int, retry_after: str | None, body: bytes, now: float) -
     """
     if 200 <= status < 300:
         return Delivered() if _names_trace(body) else Failed(Failure.UNEXPECTED)
+    return read_status(status, retry_after, now)
+
+
+def read_status(status: int, retry_after: str | None, now: float) -> Rejected | Failed:
+    """Read an answer that is not a success, as ``read_answer`` does."""
     if status in _REJECTIONS:
         return Rejected(status)
     return Failed(_reason(status), _seconds(retry_after, now))
