@@ -10,7 +10,7 @@ import pydantic
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.embedding_create_params import EmbeddingCreateParams
-from typing_extensions import is_typeddict
+from typing_extensions import TypeAliasType, is_typeddict
 
 from tests.fields.canaries import CANARY, Planted
 from tests.fields.google_lists import Kind, Place, Step
@@ -30,17 +30,18 @@ _NESTED = 2
 def openai_requests() -> dict[str, list[Field]]:
     """Return the fields of requests, by the name of what is asked for."""
     return {
-        "chat/completions": _fields(CompletionCreateParamsStreaming),
-        "embeddings": _fields(EmbeddingCreateParams),
+        "chat/completions": fields_of(CompletionCreateParamsStreaming),
+        "embeddings": fields_of(EmbeddingCreateParams),
     }
 
 
 def openai_responses() -> dict[str, list[Field]]:
     """Return the fields of responses, by the name of their object."""
-    return {"chat.completion": _fields(ChatCompletion), "chat.completion.chunk": _fields(ChatCompletionChunk)}
+    return {"chat.completion": fields_of(ChatCompletion), "chat.completion.chunk": fields_of(ChatCompletionChunk)}
 
 
-def _fields(model: Any) -> list[Field]:
+def fields_of(model: Any) -> list[Field]:
+    """Return the fields of a typed dictionary or a pydantic model, each once."""
     found: dict[str, Field] = {}
     for path, kind, build in _walk(model, "", lambda value: value, ()):
         for at, value in _values(path, kind):
@@ -66,9 +67,12 @@ def _walk(hint: Any, path: str, build: _Build, within: tuple[Any, ...]) -> Itera
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Annotated, typing.Required, typing.NotRequired):
         yield from _walk(arguments[0], path, build, within)
+    elif isinstance(hint, TypeAliasType):
+        yield from _walk(hint.__value__, path, build, within)
     elif origin in (typing.Union, UnionType):
         for option in arguments:
-            yield from _walk(option, path, build, within)
+            if not getattr(option, "__name__", "").startswith("Unknown"):
+                yield from _walk(option, path, build, within)
     elif origin is Literal:
         yield path, "enum", build
     elif origin is dict and arguments[1] is not object:
@@ -100,7 +104,7 @@ def _walk_object(model: Any, path: str, build: _Build, within: tuple[Any, ...]) 
 def _hints(model: Any) -> dict[str, Any]:
     if is_typeddict(model):
         return typing.get_type_hints(model)
-    return {name: field.annotation for name, field in model.model_fields.items()}
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def _literal(hint: Any) -> Any:

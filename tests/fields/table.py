@@ -10,6 +10,8 @@ import orjson
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.interactions.request import read_request as read_interaction
+from gemini_proxy.gemini.interactions.response import InteractionReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.openai.request import read_chat, read_embeddings
@@ -20,6 +22,7 @@ from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
 from tests.fields.google_lists import Place, request_places, response_places
+from tests.fields.interactions_lists import interaction_requests, interaction_responses
 from tests.fields.openai_lists import openai_requests, openai_responses
 
 Class = Literal["seen", "attribute", "declared", "refused", "control", "enum", "time", "silent"]
@@ -56,6 +59,22 @@ OPENAI_CONTROL = {
 }
 """The same of the OpenAI path, each behind the name of its request or object."""
 
+INTERACTION_CONTROL = {
+    "* event_id": "the number of an event",
+    "* *interaction_id": "an id",
+    "* interaction.id": "an id",
+    "interaction id": "an id",
+    "interaction environment_id": "an id",
+    "interaction cached_content": "the name of a cache",
+    "* *continuation_token": "a token that only Google reads",
+    "* *.signature": "a signature that only Google reads",
+    "* interaction.agent": "an agent's name",
+    "* interaction.model": "a model's name",
+    "* interaction.object": "an enum in all but its type",
+    "* response_mime_type": "a format",
+}
+"""The same of the Interactions API, as patterns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -91,8 +110,8 @@ def rows(spell: Callable[[str], str] = str) -> list[Row]:
 def openai_rows() -> list[Row]:
     """The table of the OpenAI path, by its SDK's types."""
     readers: dict[str, _Read] = {
-        "chat/completions": _openai_reader(read_chat),
-        "embeddings": _openai_reader(read_embeddings),
+        "chat/completions": _bytes_reader(read_chat),
+        "embeddings": _bytes_reader(read_embeddings),
     }
     return [
         Row(
@@ -101,6 +120,18 @@ def openai_rows() -> list[Row]:
             _classified(field.planted, field.place, readers.get(direction, _read_chat_response)),
         )
         for direction, fields in (openai_requests() | openai_responses()).items()
+        for field in fields
+    ]
+
+
+def interaction_rows() -> list[Row]:
+    """The table of the Interactions API, by the types of Google's SDK."""
+    requests, responses = interaction_requests(), interaction_responses()
+    read = _bytes_reader(read_interaction)
+    return [
+        Row(direction, field.planted.path, _classified(field.planted, field.place, reader))
+        for found, reader in ((requests, read), (responses, _read_interaction_response))
+        for direction, fields in found.items()
         for field in fields
     ]
 
@@ -178,7 +209,7 @@ def _request_reader(method: str) -> _Read:
     return read
 
 
-def _openai_reader(reader: Callable[[bytes], GeminiRequest]) -> _Read:
+def _bytes_reader(reader: Callable[[bytes], GeminiRequest]) -> _Read:
     def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
         request = reader(orjson.dumps(body))
         return request.messages, request.unchecked
@@ -189,6 +220,14 @@ def _openai_reader(reader: Callable[[bytes], GeminiRequest]) -> _Read:
 def _read_chat_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
     reader, merger = ChatReader(), Merger()
     for payload in [*reader.read(body), *reader.end()]:
+        merger.add(payload)
+    return _merged(merger)
+
+
+def _read_interaction_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    reader, merger = InteractionReader(), Merger()
+    frames = [body, {"event_type": "step.stop", "index": 0}] if "event_type" in body else [body]
+    for payload in [payload for frame in frames for payload in reader.read(frame)] + [*reader.end()]:
         merger.add(payload)
     return _merged(merger)
 

@@ -1,8 +1,19 @@
 """No string field of Gemini's own lists goes unread, unnamed and unlisted."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 
-from tests.fields.table import CONTROL, OPENAI_CONTROL, Row, listed_as, openai_rows, rows
+from tests.fields.table import (
+    CONTROL,
+    INTERACTION_CONTROL,
+    OPENAI_CONTROL,
+    Row,
+    interaction_rows,
+    listed_as,
+    openai_rows,
+    rows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +39,25 @@ def test_no_field_of_the_openai_path_is_silent() -> None:
         ("chat.completion.chunk", "choices.delta.tool_calls.function.arguments"),
     } <= paths
     assert len(paths) > 150
+
+
+def test_no_field_of_interactions_is_silent() -> None:
+    """The same of what Google's SDK sends to the Interactions API and reads from it."""
+    table = interaction_rows()
+    silent = [f"{row.direction} {row.path}" for row in table if row.found == "silent"]
+    listed = {name: [row for row in silent if fnmatchcase(row, name)] for name in INTERACTION_CONTROL}
+    assert set(silent) == {row for rows in listed.values() for row in rows}
+    assert all(listed.values())
+    paths = {(row.direction, row.path) for row in table}
+    assert {
+        ("model", "input.content.annotations.title"),
+        ("model", "tools.headers.*"),
+        ("agent", "agent_config.find_request.source_files.content"),
+        ("interaction", "steps.result.search_suggestions"),
+        ("StepDelta", "delta.arguments"),
+        ("StepStart", "step.content.text"),
+    } <= paths
+    assert len(paths) > 1000
 
 
 def test_the_list_names_nothing_in_vain(table: list[Row]) -> None:

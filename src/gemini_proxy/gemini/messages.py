@@ -42,8 +42,8 @@ _CALL = spellings("id", "name", "args")
 _CALL_CONTROL = spellings("willContinue")
 _TEXT_MARKS = spellings("text", "thought", "thoughtSignature")
 """What a part may hold that does not end a run of text."""
-_SERVER_CALL = spellings("id", "toolType", "args")
-_SERVER_OUTPUT = spellings("id", "toolType", "response")
+_SERVER_CALL = spellings("id", "toolType", "name", "args")
+_SERVER_OUTPUT = spellings("id", "toolType", "name", "response")
 
 
 class MessageList:
@@ -183,13 +183,13 @@ class MessageList:
         if arguments is not None and not isinstance(arguments, Mapping):
             arguments = {"value": arguments}
         call_id = a_string(field(call, "id"), "toolCall.id")
-        self.add_provider_call(server_tool(field(call, "toolType")), arguments or {}, call_id)
+        self.add_provider_call(_named_tool(call, "toolCall.name"), arguments or {}, call_id)
         self._add_field(role, "toolCall", text_beside(call, _SERVER_CALL))
 
     def _add_server_output(self, role: str, response: JsonObject) -> None:
         content = output_content(response, "result")
-        name, call_id = server_tool(field(response, "toolType")), a_string(field(response, "id"), "toolResponse.id")
-        self.add_provider_output(name, content, call_id)
+        call_id = a_string(field(response, "id"), "toolResponse.id")
+        self.add_provider_output(_named_tool(response, "toolResponse.name"), content, call_id)
         self._add_field(role, "toolResponse", text_beside(response, _SERVER_OUTPUT))
 
     def _message(self, role: str, kind: str) -> Message:
@@ -219,6 +219,11 @@ def server_tool(tool_type: Any) -> str:
     if not isinstance(tool_type, str) or not tool_type:
         return "server_tool" if tool_type is None or tool_type == "" else f"server_tool_{tool_type}"
     return _SERVER_TOOLS.get(tool_type, tool_type.lower())
+
+
+def _named_tool(source: JsonObject, where: str) -> str:
+    """Return the name that a call of Gemini's servers or its output gives the tool, else that of its type."""
+    return a_string(source.get("name"), where) or server_tool(field(source, "toolType"))
 
 
 def _tool_message(name: str, call_id: str, content: Any) -> Message:

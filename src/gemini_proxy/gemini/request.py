@@ -101,18 +101,18 @@ def candidate_count(count: Any) -> int | None:
 
 
 def _is_structured(config: JsonObject) -> bool:
-    if any(field(config, name) is not None for name in _SCHEMAS) or _is_parsed(field(config, "responseMimeType")):
+    if any(field(config, name) is not None for name in _SCHEMAS) or is_parsed(field(config, "responseMimeType")):
         return True
     formats = field(config, "responseFormat")
     formats = formats if isinstance(formats, list) else [formats]
     texts = [field(entry, "text") for entry in formats if type(entry) is dict]
     return any(
-        type(text) is dict and (field(text, "schema") is not None or _is_parsed(field(text, "mimeType")))
+        type(text) is dict and (field(text, "schema") is not None or is_parsed(field(text, "mimeType")))
         for text in texts
     )
 
 
-def _is_parsed(mime_type: Any) -> bool:
+def is_parsed(mime_type: Any) -> bool:
     """Return whether text of this type is parsed, not only shown."""
     return isinstance(mime_type, str) and mime_type.partition(";")[0].strip().lower() not in ("", "text/plain")
 
@@ -192,7 +192,7 @@ class _BodyReader:
 
     def _references(self, request: JsonObject) -> None:
         if (cached := field(request, "cachedContent")) is not None:
-            self.list.unchecked.append(Unchecked("request.cachedContent", "cached content", _cache(cached)))
+            self.list.unchecked.append(Unchecked("request.cachedContent", "cached content", cache_reference(cached)))
         if field(request, "continuationToken") is not None:
             self._unchecked("request.continuationToken", "the response that this one continues")
 
@@ -200,7 +200,7 @@ class _BodyReader:
         self.list.unchecked.append(Unchecked(address, reason))
 
 
-def _cache(cached: Any) -> Reference | None:
+def cache_reference(cached: Any) -> Reference | None:
     """Return the reference to a cache by its name, with or without what stands before its last step."""
     named = _CACHE.fullmatch(cached) if isinstance(cached, str) else None
     return Reference("cache", f"cachedContents/{named[1]}", cached) if named else None
@@ -313,7 +313,7 @@ def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterato
             if name in _AUDIO and isinstance(inner, str):
                 yield Unchecked(f"{address}.{name}", "inline audio")
                 continue
-            if known is None:
+            if known is None or name not in known:
                 yield name
             yield from _read_setting(f"{address}.{name}", inner, known.get(name) if known else None)
     elif type(value) is list:

@@ -17,15 +17,15 @@ from gemini_proxy.gemini.parts import Unchecked
 
 # Values of control fields. Anything else in such a field is text.
 _ENUM: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_NUMBER: Final = re.compile(r"[0-9.eE+-]{0,32}|NaN|-?Infinity")
-_TIME: Final = re.compile(r"[0-9TZ:.+-]{0,40}")
-_ID: Final = re.compile(r"[A-Za-z0-9_.:/+=@-]{0,256}")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
+WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+NUMBER: Final = re.compile(r"[0-9.eE+-]{0,32}|NaN|-?Infinity")
+TIME: Final = re.compile(r"[0-9TZ:.+-]{0,40}")
+ID: Final = re.compile(r"[A-Za-z0-9_.:/+=@-]{0,256}")
+TOKEN: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
 
-_TEXT: Final = "text"
+TEXT: Final = "text"
 _ENCODED: Final = "base64"
-_ANYTHING: Final = "anything"
+ANYTHING: Final = "anything"
 
 
 Texts = Mapping[str, Collection[str]]
@@ -40,31 +40,31 @@ class Apart:
     shape: Any
 
 
-# The shape of a field is a leaf as above, a dict with the fields of an object, a tuple with the shape of a list's
-# elements, or Apart.
+# The shape of a field is a leaf as above (of which a pattern matches what is no text), a dict with the fields of an
+# object, a tuple with the shape of a list's elements, or Apart.
 def _texts(*names: str) -> dict[str, Any]:
-    return dict.fromkeys(names, _TEXT)
+    return dict.fromkeys(names, TEXT)
 
 
 _RATINGS: Final = (
     dict.fromkeys(("category", "probability", "severity", "overwrittenThreshold"), _ENUM)
-    | dict.fromkeys(("blocked", "probabilityScore", "severityScore"), _NUMBER),
+    | dict.fromkeys(("blocked", "probabilityScore", "severityScore"), NUMBER),
 )
-_COUNTS: Final = ({"modality": _ENUM, "tokenCount": _NUMBER},)
+_COUNTS: Final = ({"modality": _ENUM, "tokenCount": NUMBER},)
 _USAGE_KINDS: Final = ("prompt", "cachedContent", "candidates", "toolUsePrompt", "thoughts", "response", "total")
 _DETAIL_KINDS: Final = ("prompt", "cache", "candidates", "toolUsePrompt", "response")
 
 RESPONSE: Final[dict[str, Any]] = {
-    "responseId": _ID,
-    "modelVersion": _ID,
-    "createTime": _TIME,
-    "usageMetadata": {f"{kind}TokenCount": _NUMBER for kind in _USAGE_KINDS}
+    "responseId": ID,
+    "modelVersion": ID,
+    "createTime": TIME,
+    "usageMetadata": {f"{kind}TokenCount": NUMBER for kind in _USAGE_KINDS}
     | {f"{kind}TokensDetails": _COUNTS for kind in _DETAIL_KINDS}
-    | {"trafficType": _ENUM, "serviceTier": _WORD},
-    "promptFeedback": {"blockReason": _ENUM, "blockReasonMessage": _TEXT, "safetyRatings": _RATINGS},
-    "modelStatus": {"modelStage": _ENUM, "message": _TEXT, "retirementTime": _TIME},
-    "continuationToken": _TOKEN,
-    "error": {"code": _NUMBER, "message": _TEXT, "status": _ENUM, "details": _ANYTHING},
+    | {"trafficType": _ENUM, "serviceTier": WORD},
+    "promptFeedback": {"blockReason": _ENUM, "blockReasonMessage": TEXT, "safetyRatings": _RATINGS},
+    "modelStatus": {"modelStage": _ENUM, "message": TEXT, "retirementTime": TIME},
+    "continuationToken": TOKEN,
+    "error": {"code": NUMBER, "message": TEXT, "status": _ENUM, "details": ANYTHING},
 }
 """The fields of a response beside ``candidates``."""
 
@@ -73,22 +73,22 @@ _SNIPPETS: Final = (
     | {"authorAttribution": _texts("displayName", "photoUri", "uri")},
 )
 _MAPS: Final = _texts("placeId", "text", "title", "uri") | {
-    "placeAnswerSources": {"flagContentUri": _TEXT, "reviewSnippet": _SNIPPETS, "reviewSnippets": _SNIPPETS},
-    "route": {"distanceMeters": _NUMBER, "duration": _TEXT, "encodedPolyline": _TEXT},
+    "placeAnswerSources": {"flagContentUri": TEXT, "reviewSnippet": _SNIPPETS, "reviewSnippets": _SNIPPETS},
+    "route": {"distanceMeters": NUMBER, "duration": TEXT, "encodedPolyline": TEXT},
 }
 _RETRIEVED: Final = _texts("documentName", "fileSearchStore", "mediaId", "text", "title", "uri") | {
-    "pageNumber": _NUMBER,
-    "ragChunk": _texts("text", "chunkId", "fileId") | {"pageSpan": {"firstPage": _NUMBER, "lastPage": _NUMBER}},
+    "pageNumber": NUMBER,
+    "ragChunk": _texts("text", "chunkId", "fileId") | {"pageSpan": {"firstPage": NUMBER, "lastPage": NUMBER}},
     "customMetadata": (
-        _texts("key", "stringValue") | {"numericValue": _NUMBER, "stringListValue": {"values": (_TEXT,)}},
+        _texts("key", "stringValue") | {"numericValue": NUMBER, "stringListValue": {"values": (TEXT,)}},
     ),
 }
-_SEGMENT: Final = {"startIndex": _NUMBER, "endIndex": _NUMBER, "partIndex": _NUMBER, "text": _TEXT}
+_SEGMENT: Final = {"startIndex": NUMBER, "endIndex": NUMBER, "partIndex": NUMBER, "text": TEXT}
 _GROUNDING: Final[dict[str, Any]] = {
-    "webSearchQueries": Apart("groundingMetadata.webSearchQueries", (_TEXT,)),
-    "imageSearchQueries": Apart("groundingMetadata.imageSearchQueries", (_TEXT,)),
-    "retrievalQueries": Apart("groundingMetadata.retrievalQueries", (_TEXT,)),
-    "searchEntryPoint": {"renderedContent": _TEXT, "sdkBlob": _ENCODED},
+    "webSearchQueries": Apart("groundingMetadata.webSearchQueries", (TEXT,)),
+    "imageSearchQueries": Apart("groundingMetadata.imageSearchQueries", (TEXT,)),
+    "retrievalQueries": Apart("groundingMetadata.retrievalQueries", (TEXT,)),
+    "searchEntryPoint": {"renderedContent": TEXT, "sdkBlob": _ENCODED},
     "groundingChunks": (
         {
             "web": _texts("domain", "title", "uri"),
@@ -99,43 +99,43 @@ _GROUNDING: Final[dict[str, Any]] = {
     ),
     "groundingSupports": (
         {
-            "confidenceScores": (_NUMBER,),
-            "groundingChunkIndices": (_NUMBER,),
-            "renderedParts": (_NUMBER,),
+            "confidenceScores": (NUMBER,),
+            "groundingChunkIndices": (NUMBER,),
+            "renderedParts": (NUMBER,),
             "segment": Apart("groundingMetadata.groundingSupports", _SEGMENT),
         },
     ),
-    "retrievalMetadata": {"googleSearchDynamicRetrievalScore": _NUMBER},
-    "googleMapsWidgetContextToken": _TOKEN,
+    "retrievalMetadata": {"googleSearchDynamicRetrievalScore": NUMBER},
+    "googleMapsWidgetContextToken": TOKEN,
     "sourceFlaggingUris": (Apart("groundingMetadata.maps", _texts("flagContentUri", "sourceId")),),
 }
 _CITATIONS: Final = (
     _texts("license", "title", "uri")
-    | {"startIndex": _NUMBER, "endIndex": _NUMBER}
-    | {"publicationDate": dict.fromkeys(("year", "month", "day"), _NUMBER)},
+    | {"startIndex": NUMBER, "endIndex": NUMBER}
+    | {"publicationDate": dict.fromkeys(("year", "month", "day"), NUMBER)},
 )
 # Tokens are not texts by themselves: TokenTexts joins them.
-_LOGPROB: Final = {"token": re.compile(r"(?s).*"), "tokenId": _NUMBER, "logProbability": _NUMBER}
+_LOGPROB: Final = {"token": re.compile(r"(?s).*"), "tokenId": NUMBER, "logProbability": NUMBER}
 
 CANDIDATE: Final[dict[str, Any]] = {
     "content": {},
-    "index": _NUMBER,
+    "index": NUMBER,
     "finishReason": _ENUM,
-    "finishMessage": _TEXT,
-    "tokenCount": _NUMBER,
-    "avgLogprobs": _NUMBER,
+    "finishMessage": TEXT,
+    "tokenCount": NUMBER,
+    "avgLogprobs": NUMBER,
     "safetyRatings": _RATINGS,
     "citationMetadata": {"citationSources": _CITATIONS, "citations": _CITATIONS},
     "groundingMetadata": _GROUNDING,
-    "groundingAttributions": _ANYTHING,
-    "continuationToken": _TOKEN,
+    "groundingAttributions": ANYTHING,
+    "continuationToken": TOKEN,
     "urlContextMetadata": {
-        "urlMetadata": ({"retrievedUrl": Apart("urlContextMetadata.retrievedUrl", _TEXT), "urlRetrievalStatus": _ENUM},)
+        "urlMetadata": ({"retrievedUrl": Apart("urlContextMetadata.retrievedUrl", TEXT), "urlRetrievalStatus": _ENUM},)
     },
     "logprobsResult": {
         "chosenCandidates": (_LOGPROB,),
         "topCandidates": ({"candidates": (_LOGPROB,)},),
-        "logProbabilitySum": _NUMBER,
+        "logProbabilitySum": NUMBER,
     },
 }
 """The fields of a candidate, without its content's parts."""
@@ -217,11 +217,11 @@ class FieldTexts:
         elif type(shape) is tuple:
             for item in value if type(value) is list else (value,):
                 self._read(field, path, shape[0], item)
-        elif shape is _ANYTHING:
+        elif shape is ANYTHING:
             self._read_anything(field, path, value)
         elif type(value) is str:
             self._read_string(field, path, shape, value)
-        elif shape is _TEXT or shape is _ENCODED or type(value) is dict or type(value) is list:
+        elif shape is TEXT or shape is _ENCODED or type(value) is dict or type(value) is list:
             self._misread(field, path, value)
 
     def _read_object(self, field: str, path: str, shape: dict[str, Any], value: Any) -> None:
@@ -230,7 +230,7 @@ class FieldTexts:
             return
         for key, inner in value.items():
             known = shape.get(key)
-            if known is _NUMBER and type(inner) is int:
+            if known is NUMBER and type(inner) is int:
                 continue
             name = camel_case(key)
             known = shape.get(name)
@@ -246,7 +246,7 @@ class FieldTexts:
                 self._misread(field, path, value)
             else:
                 self.say(field, decoded)
-        elif shape is _TEXT or shape.fullmatch(value) is None:
+        elif shape is TEXT or shape.fullmatch(value) is None:
             self.say(field, value)
 
     def _misread(self, field: str, path: str, value: Any) -> None:
@@ -333,7 +333,7 @@ def counts_in(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_id(value: Any) -> TypeGuard[str]:
     """Return whether a value is a model's version or a response's id, and not text for rules."""
-    return type(value) is str and bool(value) and _ID.fullmatch(value) is not None
+    return type(value) is str and bool(value) and ID.fullmatch(value) is not None
 
 
 def _decoded(data: str) -> str | None:

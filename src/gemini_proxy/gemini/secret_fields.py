@@ -10,7 +10,8 @@ from gemini_proxy.gemini.fields import JsonObject
 
 _MASK: Final = "[redacted]"
 _SECRET = re.compile(
-    r"(?:.*[_-])?(?:headers?|cookies?|(?:api)?key|key_string|token|secret|password|passwd|authorization|credentials?)"
+    r"(?:.*[_-])?(?:headers?|cookies?|(?:api)?key|key_string|token|secret|password|passwd|authorization|credentials?"
+    r"|env|transform)"
 )
 """Names, in snake_case, of fields that hold a secret or several."""
 _OTHER = spellings(

@@ -6,11 +6,12 @@ from typing import Final
 
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.generate_wire import GENERATE
+from gemini_proxy.gemini.interactions.wire import INTERACTIONS
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import Wire
 
-WIRES: Final[Mapping[str, Wire]] = MappingProxyType({"generate": GENERATE})
+WIRES: Final[Mapping[str, Wire]] = MappingProxyType({"generate": GENERATE, "interactions": INTERACTIONS})
 
 
 def wire_of(call: ModelCall) -> Wire:

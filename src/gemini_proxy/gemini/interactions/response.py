@@ -1,0 +1,395 @@
+"""Reads the responses of the Interactions API: whole interactions, and the events of a stream of steps.
+
+What is said in either becomes payloads of a ``GenerateContentResponse`` with one candidate, whose parts are the steps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from gemini_proxy.errors import BadRequest, DecodeError
+from gemini_proxy.gemini.candidates import Candidate
+from gemini_proxy.gemini.fields import a_string, an_object
+from gemini_proxy.gemini.interactions.refusal import refusal_events
+from gemini_proxy.gemini.interactions.steps import (
+    Part,
+    annotation_parts,
+    beside,
+    call_fields,
+    call_part,
+    content_parts,
+    contents_parts,
+    is_client_call,
+    is_content,
+    step_parts,
+    step_type,
+    texts_beside,
+)
+from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
+from gemini_proxy.gemini.response_fields import ANYTHING, ID, NUMBER, TEXT, TIME, TOKEN, WORD, is_id
+
+Payload = Mapping[str, Any]
+
+_TOKENS: Final = ({"modality": WORD, "tokens": NUMBER},)
+_USAGE: Final = {f"{kind}TokensByModality": _TOKENS for kind in ("cached", "input", "output", "toolUse")} | {
+    "groundingToolCount": ({"type": WORD, "count": NUMBER},)
+}
+_COUNTS: Final = {
+    "total_input_tokens": "promptTokenCount",
+    "total_output_tokens": "candidatesTokenCount",
+    "total_thought_tokens": "thoughtsTokenCount",
+    "total_cached_tokens": "cachedContentTokenCount",
+    "total_tool_use_tokens": "toolUsePromptTokenCount",
+    "total_tokens": "totalTokenCount",
+}
+_EVENT: Final = {
+    "eventType": ID,
+    "eventId": ID,
+    "index": NUMBER,
+    "interactionId": ID,
+    "status": WORD,
+    "continuationToken": TOKEN,
+    "usage": _USAGE,
+    "stepUsage": _USAGE,
+    "metadata": {"totalUsage": _USAGE},
+}
+"""The fields of an event beside what it is about."""
+_INTERACTION: Final = {
+    "status": WORD,
+    "object": WORD,
+    "role": WORD,
+    "serviceTier": WORD,
+    "created": TIME,
+    "updated": TIME,
+    "continuationToken": TOKEN,
+    "usage": _USAGE,
+    "errors": ({"code": TEXT, "message": TEXT},),
+    "responseModalities": (WORD,),
+    "generationConfig": ANYTHING,
+} | dict.fromkeys(
+    ("id", "model", "agent", "previousInteractionId", "cachedContent", "environmentId", "continuationIds"), ID
+)
+"""The fields of an interaction beside its steps."""
+_FINISHED: Final = {"completed": "STOP", "requires_action": "STOP"}
+_OUTPUTS: Final = ("output_audio", "output_image", "output_video")
+_READ: Final = frozenset(("steps", "output_text", *_OUTPUTS))
+_OF_STEPS: Final = frozenset(("event_type", "index", "event_id"))
+_LIFE: Final = frozenset(("interaction.created", "interaction.completed", "interaction.status_update"))
+
+
+@dataclass(slots=True)
+class _Step:
+    """One step of a stream: its ``head`` as it began, and the ``parts`` that were told of it.
+
+    ``fragments`` are the arguments of a call for the client so far, None for any other step; ``told`` says that the
+    call of a provider was told.
+    """
+
+    kind: str
+    head: Mapping[str, Any]
+    fragments: list[str] | None = None
+    told: bool = False
+    parts: list[Part] = field(default_factory=list)
+
+
+class InteractionReader:
+    """Reads the frames of one response in order, as ``wire.ResponseReader`` says.
+
+    A call for the client is told once its step has stopped. What an interaction repeats at the end of its stream is
+    told again only where it differs from what came before.
+    """
+
+    def __init__(self) -> None:
+        self.carried_call = False
+        self._steps: dict[int, _Step] = {}
+        self._marks: list[tuple[int, int, bool]] = []
+        """For each step that begins (True) or stops (False): the number of its frame, and its index."""
+        self._frames = 0
+
+    @property
+    def has_open_call(self) -> bool:
+        """True while a call for the client has begun whose arguments are not all there."""
+        return any(step.fragments is not None for step in self._steps.values())
+
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
+        self._frames += 1
+        self.carried_call = False
+        try:
+            told = self._event(payload) if "event_type" in payload else self._interaction(payload, whole=True)
+        except BadRequest as error:
+            raise DecodeError(f"The upstream's response cannot be read: {error.message}") from None
+        return (told,) if told else ()
+
+    def end(self) -> Iterable[Payload]:
+        """Return nothing: all was told. Raises DecodeError for a call that broke off, which no rule can read."""
+        if self.has_open_call:
+            raise DecodeError("The upstream's stream ended inside the arguments of a function call")
+        return ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        """Return the events that end a refused stream of which ``left`` frames have left."""
+        return refusal_events(refusal, state, feedback, *self._steps_left(left))
+
+    def _steps_left(self, frames: int) -> tuple[Sequence[int], int]:
+        """Return which steps were open after the first ``frames`` frames, and the first index that was not used."""
+        opened: dict[int, None] = {}
+        following = 0
+        for frame, index, begins in self._marks:
+            if frame > frames:
+                break
+            following = max(following, index + 1)
+            if begins:
+                opened[index] = None
+            else:
+                opened.pop(index, None)
+        return tuple(opened), following
+
+    def _event(self, event: Payload) -> dict[str, Any]:
+        match event["event_type"]:
+            case "step.delta":
+                return self._about_step(event, "delta", self._delta(_index(event), _object(event, "delta")))
+            case "step.start":
+                return self._about_step(event, "step", self._start(_index(event), _object(event, "step")))
+            case "step.stop":
+                return self._about_step(event, "", self._stop(_index(event)))
+            case str(kind) if kind in _LIFE:
+                return self._life(event, ends=kind == "interaction.completed")
+            case "error":
+                return {**_said(event, _EVENT, "event", "error"), "error": event.get("error") or "error"}
+            case _:
+                # What is not known may be a call all the same.
+                self.carried_call = True
+                return _said(event, {}, "event")
+
+    def _about_step(self, event: Payload, read: str, parts: list[Part]) -> dict[str, Any]:
+        told: dict[str, Any] = {"candidates": [{"content": {"parts": parts}}]} if parts else {}
+        others = event.keys() - _OF_STEPS - {read}
+        if others or not is_id(event.get("event_id", "-")):
+            told |= _said(event, _EVENT, "event", read)
+            metadata = event.get("metadata")
+            told |= _usage(metadata.get("total_usage") if isinstance(metadata, Mapping) else None)
+        return told
+
+    def _life(self, event: Payload, *, ends: bool) -> dict[str, Any]:
+        told = _said(event, _EVENT, "event", "interaction") | _usage(event.get("usage"))
+        if is_id(interaction_id := event.get("interaction_id")):
+            told["responseId"] = interaction_id
+        if ends or event.get("interaction") is not None:
+            told |= self._interaction(_object(event, "interaction"), whole=ends)
+        return told
+
+    def _start(self, index: int, head: Payload) -> list[Part]:
+        kind = step_type(head)
+        parts = self._stop(index) if index in self._steps and self._steps[index].fragments is not None else []
+        step = self._steps[index] = _Step(kind, head)
+        self._marks.append((self._frames, index, True))
+        if is_client_call(kind):
+            self.carried_call = True
+            step.fragments = []
+            fresh = call_fields(head)
+        elif kind.endswith("_call") and not head.get("arguments"):
+            fresh = call_fields(head)
+        else:
+            step.told = True
+            fresh = _in_turn(kind, step_parts(head))
+        step.parts += fresh
+        return parts + fresh
+
+    def _delta(self, index: int, delta: Payload) -> list[Part]:
+        step = self._steps.get(index)
+        if step is None:
+            # A stream that is taken up again goes on within a step.
+            step = self._steps[index] = _Step("", {})
+            self._marks.append((self._frames, index, True))
+        kind = delta.get("type")
+        if kind == "text" and len(delta) == 2:
+            parts = contents_parts(delta.get("text"), "text")
+        elif kind == "arguments_delta":
+            parts = self._fragment(step, delta)
+        else:
+            parts = self._other_delta(step, step_type(delta), delta)
+        if step.fragments is not None:
+            self.carried_call = True
+        step.parts += parts
+        return parts
+
+    def _fragment(self, step: _Step, delta: Payload) -> list[Part]:
+        fragment = delta.get("arguments")
+        if fragment is not None and not isinstance(fragment, str):
+            raise DecodeError("The upstream sent a fragment of arguments that is not a string")
+        if step.fragments is None:
+            step.fragments = []
+        step.fragments.append(fragment or "")
+        return beside("arguments_delta", {k: v for k, v in delta.items() if k not in ("type", "arguments")}, {})
+
+    def _other_delta(self, step: _Step, kind: str, delta: Payload) -> list[Part]:
+        if kind == "thought_summary":
+            rest = {name: value for name, value in delta.items() if name not in ("type", "content")}
+            return contents_parts(delta.get("content"), "content", thought=True) + beside(kind, rest, {})
+        if kind == "thought_signature":
+            return beside(kind, delta, {"type": WORD, "signature": TOKEN})
+        if kind == "text_annotation_delta":
+            rest = {name: value for name, value in delta.items() if name not in ("type", "annotations")}
+            return annotation_parts(delta.get("annotations")) + beside(kind, rest, {})
+        if is_content(delta):
+            return content_parts(delta)
+        if is_client_call(kind):
+            return self._whole_call(step, kind, delta)
+        if kind.endswith(("_call", "_result")):
+            step.told = True
+            return step_parts({**step.head, **delta})
+        self.carried_call = True
+        return beside(kind or "delta", delta, {})
+
+    def _whole_call(self, step: _Step, kind: str, delta: Payload) -> list[Part]:
+        """Take in a delta that has all the arguments of a call for the client."""
+        head = {**step.head, **delta}
+        step.fragments = step.fragments or []
+        if delta.get("arguments"):
+            given = self._arguments(step)
+            if given and given != delta["arguments"]:
+                raise DecodeError("The upstream sent the arguments of a function call twice")
+        step.kind, step.head = kind, head
+        return call_fields(delta)
+
+    def _stop(self, index: int) -> list[Part]:
+        step = self._steps.get(index)
+        self._marks.append((self._frames, index, False))
+        if step is None:
+            return []
+        parts: list[Part] = []
+        if step.fragments is not None:
+            self.carried_call = True
+            head = step.head if is_client_call(step.kind) else {**step.head, "type": "function_call"}
+            parts = [call_part(head, self._arguments(step))]
+            step.fragments = None
+        elif step.kind.endswith("_call") and not step.told:
+            parts = [call_part(step.head, step.head.get("arguments"))]
+        step.told = True
+        step.parts += parts
+        return parts
+
+    def _arguments(self, step: _Step) -> Mapping[str, Any]:
+        """Return the arguments of a call, from its fragments or from where it began. Raises DecodeError."""
+        text = "".join(step.fragments or ())
+        begun = step.head.get("arguments")
+        if not text.strip():
+            return begun if isinstance(begun, Mapping) else {}
+        try:
+            joined = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise DecodeError("The upstream sent a function call whose arguments are not JSON") from None
+        if not isinstance(joined, dict):
+            raise DecodeError("The upstream sent a function call whose arguments are not an object")
+        if begun and begun != joined:
+            raise DecodeError("The upstream sent the arguments of a function call twice")
+        return joined
+
+    def _interaction(self, interaction: Payload, *, whole: bool) -> dict[str, Any]:
+        """Return what an interaction says. ``whole`` says that no more of it follows in this response."""
+        told = _said(interaction, _INTERACTION, "interaction", "error", *_READ) | _usage(interaction.get("usage"))
+        for name, into in (("id", "responseId"), ("model", "modelVersion")):
+            if is_id(value := interaction.get(name)):
+                told[into] = value
+        if interaction.get("error") is not None:
+            told["error"] = interaction["error"]
+        waiting = [index for index, step in self._steps.items() if whole and step.fragments is not None]
+        parts = [part for index in waiting for part in self._stop(index)]
+        parts += self._repeated(interaction.get("steps"))
+        before = (part for step in self._steps.values() for part in step.parts)
+        parts += _outputs(interaction, (*before, *parts))
+        candidate: dict[str, Any] = {"content": {"parts": parts}} if parts else {}
+        if whole and "error" not in told:
+            candidate["finishReason"] = _finish(interaction.get("status"))
+        return {**told, "candidates": [candidate]} if candidate else told
+
+    def _repeated(self, steps: Any) -> Iterator[Part]:
+        """Yield the parts of the steps of a whole interaction that were not told before."""
+        if steps is None:
+            return
+        if not isinstance(steps, list):
+            raise DecodeError("The upstream sent steps that are not a list")
+        for index, step in enumerate(steps):
+            if not isinstance(step, Mapping):
+                raise DecodeError("The upstream sent a step that is not an object")
+            parts = _in_turn(step_type(step), step_parts(step))
+            known = self._steps.get(index)
+            if known is not None and known.fragments is None and _merged(known.parts) == _merged(parts):
+                continue
+            if is_client_call(step_type(step)):
+                self.carried_call = True
+            yield from parts
+
+
+def _index(event: Payload) -> int:
+    index = event.get("index")
+    if index is None:
+        return 0
+    if type(index) is not int or index < 0:
+        raise DecodeError("The upstream sent a step whose index is not a number")
+    return index
+
+
+def _object(event: Payload, name: str) -> Payload:
+    value = event.get(name)
+    if not isinstance(value, Mapping):
+        raise DecodeError(f"The upstream sent an event whose {name} is not an object")
+    return value
+
+
+def _said(source: Payload, shape: Mapping[str, Any], where: str, *read: str) -> dict[str, Any]:
+    """Return what the fields of ``source`` say, by ``shape``, as fields of a response. Those in ``read`` are left out.
+
+    ``where`` is before their names: none of them is one that a response has.
+    """
+    rest = {name: value for name, value in source.items() if name not in read}
+    return {f"{where}.{name}": text for name, text in texts_beside(rest, shape)}
+
+
+def _usage(usage: Any) -> dict[str, Any]:
+    """Return the counts of tokens in Gemini's words, nothing where there are none."""
+    if not isinstance(usage, Mapping):
+        return {}
+    counts = {into: usage[name] for name, into in _COUNTS.items() if type(usage.get(name)) is int}
+    return {"usageMetadata": counts} if counts else {}
+
+
+def _finish(status: Any) -> str:
+    """Return the finish reason of an interaction that says no more, by its status."""
+    if not isinstance(status, str) or not WORD.fullmatch(status):
+        return "OTHER"
+    return _FINISHED.get(status, status.upper())
+
+
+def _merged(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Return parts as a response has them in the end, whatever pieces they came in."""
+    candidate = Candidate(0)
+    candidate.add({"content": {"parts": parts}})
+    return candidate.parts
+
+
+def _in_turn(kind: str, parts: list[Part]) -> list[Part]:
+    """Return the parts of a step within the model's turn: an echo of the user's input is not the model's text."""
+    if kind != "user_input":
+        return parts
+    return [{"interaction.userInput": part["text"]} if "text" in part else part for part in parts]
+
+
+def _outputs(interaction: Payload, told: Iterable[Part]) -> Iterator[Part]:
+    """Yield what the fields ``output_...`` say that no step said: most often they repeat the last step."""
+    told = list(told)
+    if (text := interaction.get("output_text")) is not None:
+        [part] = contents_parts(a_string(text, "output_text"), "output_text")
+        said = "".join(part["text"] for part in told if "text" in part and "thought" not in part)
+        if not said:
+            yield part
+        elif text not in said:
+            yield {"interaction.outputText": text}
+    for name in _OUTPUTS:
+        if (content := an_object(interaction.get(name), name)) is not None:
+            yield from (part for part in content_parts(content) if part not in told)
