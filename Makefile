@@ -110,13 +110,16 @@ clean:
 # pip is the last thing that venv makes: without it an earlier try broke off, and is begun anew.
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "Making an environment in $(VENV)"
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
+	@echo "Installing gemini-proxy and what it needs into $(VENV): half a minute to two, once"
 	$(PIP) install --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
+	@echo "Installing what tests and checks need into $(VENV): about a minute, once"
 	$(PIP) install --editable '.[dev]'
 	touch $@
 

@@ -14,26 +14,34 @@ from gemini_proxy.cli.sample_model import SAMPLE_KEY, sample_model
 from tests.cli.process import run
 
 
-async def test_demo_shows_what_is_allowed_refused_and_recorded() -> None:
-    """With --exit it shows an allowed answer, two refused ones and a trace with the place marked, and ends."""
-    code, out, err = await run("demo", "--port", "0", "--exit")
+async def test_demo_shows_what_is_allowed_masked_refused_and_recorded(tmp_path: Path) -> None:
+    """With --exit it shows what a client sees and a trace with the place marked, ends, and keeps the traces."""
+    database = tmp_path / "demo.db"
+    code, out, err = await run("demo", "--port", "0", "--exit", "--database", str(database))
     assert (code, err) == (0, "")
     answers, _, records = out.partition("--- what was recorded")
-    events = [orjson.loads(line.strip().removeprefix("data: ")) for line in answers.splitlines() if _whole(line)]
-    said = "".join(event["candidates"][0]["content"]["parts"][0]["text"] for event in events)
-    assert said.startswith("You said: Hello, who are you?")
-    assert answers.count("[Invariant] The response did not pass the guardrails: an API key must not cross") == 2
-    assert answers.count("[Invariant] The response did not pass the guardrails: files outside the workspace") == 2
+    said = [line.strip() for line in answers.splitlines() if line.startswith("    ") and "---" not in line][-5:]
+    assert said[0].startswith("You said: Hello, who are you?")
+    assert said[1].startswith("You said: Write to ann@example.com about lunch")
+    assert said[2] == 'calls web_search({"query":"parcel of customer CU-204517"})'
+    assert said[3].startswith("[Invariant] The response did not pass the guardrails: an API key must not cross")
+    assert said[4].startswith("[Invariant] The response did not pass the guardrails: files outside the workspace")
     assert SAMPLE_KEY not in answers
-    assert records.count("refused_response") == 3 and records.count("completed") == 1
+    assert records.count("refused_response") == 3 and records.count("completed") == 3
     assert SAMPLE_KEY in records and "messages.1.content:42-81" in records
+    kept = {"GEMINI_PROXY_TRACES__DATABASE": f"sqlite:///{database}"}
+    code, listed, _ = await run("traces", "list", "--json", **kept)
+    assert code == 0 and listed.count('"outcome"') == 5
+    masked = next(one for one in map(orjson.loads, listed.splitlines()) if one["rule"] == "mail addresses are masked")
+    code, shown, _ = await run("traces", "show", masked["id"], **kept)
+    assert code == 0 and "ann@example.com" not in shown
 
 
 async def test_demo_is_not_set_up_by_what_is_for_another_server(tmp_path: Path) -> None:
     """Not even by the environment: it asks no real model, and writes into nobody's traces."""
     database = tmp_path / "mine.db"
     code, out, err = await run(
-        *("demo", "--port", "0", "--exit"),
+        *("demo", "--port", "0", "--exit", "--database", str(tmp_path / "demo.db")),
         GEMINI_PROXY_TRACES__DATABASE=f"sqlite:///{database}",
         GEMINI_PROXY_UPSTREAM__BASE_URL="http://127.0.0.1:1",
         GEMINI_PROXY_ACCESS__MODE="keys",
@@ -42,14 +50,10 @@ async def test_demo_is_not_set_up_by_what_is_for_another_server(tmp_path: Path) 
     assert "You said: Hello" in out and not database.exists()
 
 
-def _whole(line: str) -> bool:
-    return line.strip().startswith("data: ") and line.endswith("}") and "Invariant" not in line
-
-
-async def test_a_port_in_use_is_said_in_a_line() -> None:
+async def test_a_port_in_use_is_said_in_a_line(tmp_path: Path) -> None:
     async with TestServer(web.Application()) as taken:
         port = str(taken.port)
-        code, _, err = await run("demo", "--port", port, "--exit")
+        code, _, err = await run("demo", "--port", port, "--exit", "--database", str(tmp_path / "demo.db"))
     assert code == 1
     assert err.startswith(f"Error: 127.0.0.1:{port}: ") and "in use" in err and "Traceback" not in err
 

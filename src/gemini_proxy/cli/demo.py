@@ -6,11 +6,14 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import click
+import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
@@ -37,44 +40,87 @@ raise PolicyViolation("files outside the workspace stay", path=c.function.argume
     c.function.name in ["read_file", "write_file", "delete_file"]
     not match("/workspace/", c.function.arguments.get("path", ""))
 """
+MASKS = """\
+raise PolicyViolation("mail addresses are masked", v) if:
+    (m: Message)
+    (t: str) in text(m)
+    (v: str) in find("[a-z.]+@[a-z.]+[a-z]", t)
+"""
 
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """What the demo asks for. ``history`` are the contents behind it, ``dataset`` where it belongs."""
+
+    title: str
+    prompt: str
+    history: tuple[Mapping[str, Any], ...] = ()
+    dataset: str | None = None
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/gateway/{self.dataset}/gemini" if self.dataset else ""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"contents": [{"role": "user", "parts": [{"text": self.prompt}]}, *self.history]}
+
+
+# What the tutorial in docs/policies.md is about.
+_FOUND = (
+    {"role": "model", "parts": [{"functionCall": {"name": "get_customer", "args": {"mail": "ann@example.com"}}}]},
+    {
+        "role": "user",
+        "parts": [{"functionResponse": {"name": "get_customer", "response": {"name": "Ann", "number": "CU-204517"}}}],
+    },
+)
 _EXCHANGES = (
-    ("an ordinary question, streamed", "Hello, who are you?"),
-    ("a response that gives a key away", "Which key does the build server use?"),
-    ("a response that calls a dangerous tool", "Please delete the old files"),
+    _Exchange("an ordinary question, streamed", "Hello, who are you?"),
+    _Exchange("a mail address: the model gets a placeholder, you get it back", "Write to ann@example.com about lunch"),
+    _Exchange("a tool is called with what another one said", "Where is my parcel?", _FOUND, "shop"),
+    _Exchange("a response that gives a key away", "Which key does the build server use?"),
+    _Exchange("a response that calls a dangerous tool", "Please delete the old files"),
 )
 
 
 @click.command()
 @click.option("--port", default=8005, show_default=True, help="The port on 127.0.0.1; 0 takes any free one.")
 @click.option("--exit", "leave", is_flag=True, help="Show the exchanges and stop.")
-def demo(port: int, leave: bool) -> None:
+@click.option(
+    "--database",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("gemini-proxy-demo.db"),
+    show_default=True,
+    help="The SQLite file that keeps the traces.",
+)
+def demo(port: int, leave: bool, database: Path) -> None:
     """Show the proxy at work in front of a built-in sample model, then keep serving for your own client."""
     configure_logs(Logs(level="warning"))
     try:
-        asyncio.run(_demo(port, leave))
+        asyncio.run(_demo(port, leave, database))
     except OSError as error:
         raise click.ClickException(f"127.0.0.1:{port}: {error.strerror or error}") from None
 
 
-async def _demo(port: int, leave: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="gemini-proxy-demo-") as folder:
-        async with contextlib.AsyncExitStack() as stack:
-            model = await _serve_model(stack)
-            # Without the environment, whose settings are for another server.
-            config = Config.model_construct(
-                server=Server(listen=(f"127.0.0.1:{port}",)),
-                upstream=Upstream(base_url=model, api_key=SecretStr("demo-needs-no-key")),
-                # Nothing leaves before the verdict, so that what is refused is not seen at all.
-                guardrails=Guardrails(stream_check="hold"),
-                traces=Traces(database=f"sqlite:///{Path(folder) / 'traces.db'}"),
-            )
-            app = create_app(config, GuardrailSet((guardrail("demo policy", POLICY, "block"),)))
-            bound = await stack.enter_async_context(running(app, [listen_address(config.server.listen[0])], 1.0))
-            address = f"http://{bound[0]}"
-            await _show(app, address)
-            if not leave:
-                await _serve_on(address, config.traces.database)
+async def _demo(port: int, leave: bool, database: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        model = await _serve_model(stack)
+        # Without the environment, whose settings are for another server.
+        config = Config.model_construct(
+            server=Server(listen=(f"127.0.0.1:{port}",)),
+            upstream=Upstream(base_url=model, api_key=SecretStr("demo-needs-no-key")),
+            # Nothing leaves before the verdict, so that what is refused is not seen at all.
+            guardrails=Guardrails(stream_check="hold"),
+            traces=Traces(database=f"sqlite:///{database}"),
+        )
+        app = create_app(
+            config, GuardrailSet((guardrail("demo policy", POLICY, "block"), guardrail("demo masks", MASKS, "mask")))
+        )
+        bound = await stack.enter_async_context(running(app, [listen_address(config.server.listen[0])], 1.0))
+        address = f"http://{bound[0]}"
+        refused = await _show(app, address)
+        if not leave:
+            await _serve_on(address, config.traces.database, refused)
 
 
 async def _serve_model(stack: contextlib.AsyncExitStack) -> str:
@@ -86,12 +132,13 @@ async def _serve_model(stack: contextlib.AsyncExitStack) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def _show(app: web.Application, address: str) -> None:
-    click.echo(f"gemini-proxy at {address}, with this policy:\n\n{POLICY}")
+async def _show(app: web.Application, address: str) -> str:
+    """Play the exchanges and print what was recorded. Return the id of a refused one."""
+    click.echo(f"gemini-proxy at {address}, with a policy that refuses:\n\n{POLICY}\nand one that masks:\n\n{MASKS}")
     async with aiohttp.ClientSession() as session:
-        for title, prompt in _EXCHANGES:
-            click.echo(f"--- {title}: {prompt!r}")
-            await _ask(session, address, prompt)
+        for exchange in _EXCHANGES:
+            click.echo(f"--- {exchange.title}: {exchange.prompt!r}")
+            await _ask(session, address, exchange)
     store = app[STORAGE].store
     summaries = await store.recent(len(_EXCHANGES))
     click.echo("--- what was recorded (gemini-proxy traces list)")
@@ -100,17 +147,31 @@ async def _show(app: web.Application, address: str) -> None:
     assert trace is not None
     click.echo("--- one trace (gemini-proxy traces show ID)")
     print_trace(trace)
+    return trace.id
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, prompt: str) -> None:
-    url = f"{address}/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
-    async with session.post(url, json={"contents": [{"parts": [{"text": prompt}]}]}) as response:
+async def _ask(session: aiohttp.ClientSession, address: str, exchange: _Exchange) -> None:
+    """Ask for a stream, and print what a client shows of it: the text as it comes, and calls of tools."""
+    url = f"{address}{exchange.path}/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
+    headers = {"invariant-authorization": "Bearer inv-demo"} if exchange.dataset else {}
+    async with session.post(url, json=exchange.body, headers=headers) as response:
+        response.raise_for_status()
+        click.echo("    ", nl=False)
         async for line in response.content:
-            if line.strip():
-                click.echo(f"    {line.decode().strip()[:300]}")
+            if line.startswith(b"data: "):
+                click.echo("".join(_shown(orjson.loads(line.removeprefix(b"data: ")))), nl=False)
+        click.echo()
 
 
-async def _serve_on(address: str, database: str) -> None:
+def _shown(event: Mapping[str, Any]) -> Iterator[str]:
+    for candidate in event.get("candidates", ()):
+        for part in candidate.get("content", {}).get("parts", ()):
+            yield part.get("text", "")
+            if call := part.get("functionCall"):
+                yield f"calls {call['name']}({orjson.dumps(call['args']).decode()})"
+
+
+async def _serve_on(address: str, database: str, refused: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -121,10 +182,11 @@ Serving until Ctrl-C. Try it with your own client, for example
     curl '{address}/v1beta/models/{MODEL}:generateContent' -H 'content-type: application/json' \\
         -d '{{"contents": [{{"parts": [{{"text": "Tell me the key"}}]}}]}}'
     GOOGLE_GEMINI_BASE_URL={address} GEMINI_API_KEY=any gemini -m {MODEL} -p 'hello'
-Look at what was said, and what is said now, in a browser:
+In a browser: the response that was refused, all that was said, and what is said now:
+    {address}/explorer/traces/{refused}
     {address}/explorer
     {address}/explorer/live
-and in another terminal:
+In another terminal (the traces are kept):
     GEMINI_PROXY_TRACES__DATABASE='{database}' {program} traces list
     {program} tail --url {address}"""
     )

@@ -84,11 +84,23 @@ def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"text": f"Of course. The key of the build server is {SAMPLE_KEY}, keep it safe."}]
     if "delete" in folded:
         return [{"functionCall": {"name": "delete_file", "args": {"path": "/etc/passwd"}}}]
+    if (number := _customer(body)) is not None:
+        return [{"functionCall": {"name": "web_search", "args": {"query": f"parcel of customer {number}"}}}]
     settings = field(body, "generationConfig") or {}
     if field(settings, "responseMimeType") == "application/json":
         schema = field(settings, "responseJsonSchema") or field(settings, "responseSchema") or {}
         return [{"text": orjson.dumps(_example(schema)).decode()}]
     return [{"text": f"You said: {prompt[:500]} That is all a sample model can say about it."}]
+
+
+def _customer(body: Mapping[str, Any]) -> Any:
+    """Return the number that the last content has of a customer, None where it has none."""
+    contents = objects(field(body, "contents"), "contents")
+    for part in objects(field(contents[-1], "parts"), "parts") if contents else ():
+        response = field(field(part, "functionResponse") or {}, "response")
+        if isinstance(response, dict) and "number" in response:
+            return response["number"]
+    return None
 
 
 def _example(schema: Mapping[str, Any]) -> Any:
