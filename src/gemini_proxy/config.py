@@ -23,6 +23,7 @@ from gemini_proxy.sections import (
     Alert,
     Doors,
     Explorer,
+    Files,
     Guardrails,
     Limits,
     Logs,
@@ -97,6 +98,7 @@ class Config(BaseSettings):
     upstream: Upstream = Upstream()
     doors: Doors = Doors()
     guardrails: Guardrails = Guardrails()
+    files: Files = Files()
     refusals: Refusals = Refusals()
     traces: Traces = Traces()
     access: Access = Access()
@@ -216,6 +218,7 @@ IN_PLACE: Final = frozenset(
     {
         *(f"guardrails.{name}" for name in Guardrails.model_fields if name not in _BUILT_ONCE),
         *(f"doors.{name}" for name in Doors.model_fields),
+        *(f"files.{name}" for name in Files.model_fields),
         *(f"refusals.{name}" for name in Refusals.model_fields),
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),

@@ -23,6 +23,8 @@ Messages are written for the client and never hold a secret.
 
 import math
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Final
 
 
@@ -33,6 +35,8 @@ class ProxyError(Exception):
     code: ClassVar[str] = "INTERNAL"
     retry_after: int | None = None
     """Seconds after which the same request may succeed; None where that is not known."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Headers that the answer has besides."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

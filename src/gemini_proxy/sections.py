@@ -246,6 +246,19 @@ class Guardrails(Section):
         return readable_pins(readable_parameters(value))
 
 
+class Files(Section):
+    """Uploads of files, which wait in ``folder`` until they are checked: by default where temporary files are.
+
+    ``upload_timeout`` is in seconds, for an upload that nobody goes on with.
+    """
+
+    folder: Path | None = None
+    max_bytes: Annotated[int, Field(ge=1024)] = 104_857_600
+    max_text_bytes: Annotated[int, Field(ge=1024)] = 33_554_432
+    max_spooled_bytes: Annotated[int, Field(ge=1024)] = 1_073_741_824
+    upload_timeout: Annotated[float, Field(gt=0)] = 600.0
+
+
 BeforeStream = Literal["auto", "event", "http_400"]
 
 

@@ -5,7 +5,7 @@ A door is what the configuration opens and closes, a row one method behind it. W
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
@@ -54,6 +54,7 @@ class Method(StrEnum):
     GET_FILE = "getFile"
     DELETE_FILE = "deleteFile"
     DOWNLOAD_FILE = "downloadFile"
+    UPLOAD_CHUNK = "uploadChunk"
     REGISTER_FILES = "registerFiles"
     CREATE_FILE_SEARCH_STORE = "createFileSearchStore"
     LIST_FILE_SEARCH_STORES = "listFileSearchStores"
@@ -158,8 +159,8 @@ _DOORS: Final = (
     Door("live", "the Live API", _SHUT, Duty.DENY),
     Door("live_music", "music as it is played", _SHUT, Duty.DENY),
     Door("auth_tokens", "tokens that open Google's own doors, around the proxy", _PASSED, Duty.DENY),
-    Door("caches", "contents that later requests name", _PASSED, Duty.DENY),
-    Door("files", "files that later requests name", _PASSED, Duty.DENY),
+    Door("caches", "contents that later requests name", _GUARDED, Duty.GUARD),
+    Door("files", "files that later requests name", _GUARDED, Duty.GUARD),
     Door("registered_files", "files of a bucket that later requests name", _PASSED, Duty.DENY),
     Door("file_search", "stores of documents that models search", _PASSED, Duty.DENY),
     Door("batches", "many requests at once, whose responses come later", _PASSED, Duty.DENY),
@@ -177,7 +178,7 @@ _DOORS: Final = (
 DOORS: Final[Mapping[str, Door]] = MappingProxyType({door.name: door for door in _DOORS})
 DEFAULT_DUTIES: Final[Mapping[str, Duty]] = MappingProxyType({door.name: door.default for door in _DOORS})
 
-Transport = Literal["json", "bytes", "websocket"]
+Transport = Literal["json", "bytes", "upload", "websocket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,12 @@ class Row:
     ``wire`` names what reads it (``gemini.wires``). ``generates`` says that the response is checked as well, and
     ``streams`` that it is a stream whatever the body says. ``bare`` is a method with nothing of a user's in it, neither
     checked nor recorded. ``query`` names the parameters that go upstream beside those of every call; ``media`` lets
-    ``alt=media`` be one. ``transport`` says what the bodies are: JSON, any bytes, or frames of a WebSocket.
+    ``alt=media`` be one. ``transport`` says what the bodies are: JSON, any bytes, parts of a file, or frames of a
+    WebSocket.
+
+    ``keeps`` says that Gemini keeps something of the call under a name: its request is checked before it leaves, and
+    the name is remembered. ``kept`` is the kind of the things that a bare method shows, changes or deletes: to each
+    holder their own.
 
     In a path ``{v}`` is the version, which clients may leave out where it is a step of its own, and any other name in
     braces is one of ``names`` of the call.
@@ -204,6 +210,8 @@ class Row:
     query: frozenset[str] = frozenset()
     media: bool = False
     transport: Transport = "json"
+    keeps: bool = False
+    kept: str = ""
 
 
 _PAGES: Final = frozenset({"pageSize", "pageToken", "page_size", "page_token"})
@@ -213,6 +221,11 @@ _FORCE: Final = frozenset({"force"})
 
 def _verb(method: Method, *collections: str) -> tuple[str, ...]:
     return tuple(f"/{{v}}/{collection}/{{model}}:{method}" for collection in collections)
+
+
+def _kept(kind: str, door: str, *rows: Row) -> Iterator[Row]:
+    """Yield rows of what Gemini keeps of a kind, behind one door."""
+    return (replace(row, door=door, bare=True, kept=kind) for row in rows)
 
 
 _ROWS: Final = (
@@ -280,16 +293,25 @@ _ROWS: Final = (
     ),
     Row(Method.CREATE_AUTH_TOKEN, "auth_tokens", "POST", ("/{v}/auth_tokens", "/{v}/interactions/{id}/auth_tokens")),
     Row(Method.DELETE_AUTH_TOKEN, "auth_tokens", "DELETE", ("/{v}/interactions/{id}/auth_tokens/{token}",)),
-    Row(Method.CREATE_CACHED_CONTENT, "caches", "POST", ("/{v}/cachedContents",)),
-    Row(Method.LIST_CACHED_CONTENTS, "caches", "GET", ("/{v}/cachedContents",), query=_PAGES),
-    Row(Method.GET_CACHED_CONTENT, "caches", "GET", ("/{v}/cachedContents/{id}",)),
-    Row(Method.UPDATE_CACHED_CONTENT, "caches", "PATCH", ("/{v}/cachedContents/{id}",), query=_MASK),
-    Row(Method.DELETE_CACHED_CONTENT, "caches", "DELETE", ("/{v}/cachedContents/{id}",)),
-    Row(Method.UPLOAD_FILE, "files", "POST", ("/upload/{v}/files",), transport="bytes"),
-    Row(Method.LIST_FILES, "files", "GET", ("/{v}/files",), query=_PAGES),
-    Row(Method.GET_FILE, "files", "GET", ("/{v}/files/{id}",)),
-    Row(Method.DELETE_FILE, "files", "DELETE", ("/{v}/files/{id}",)),
-    Row(Method.DOWNLOAD_FILE, "files", "GET", ("/{v}/files/{id}:download",), media=True),
+    Row(Method.CREATE_CACHED_CONTENT, "caches", "POST", ("/{v}/cachedContents",), keeps=True),
+    *_kept(
+        "cache",
+        "caches",
+        Row(Method.LIST_CACHED_CONTENTS, "", "GET", ("/{v}/cachedContents",), query=_PAGES),
+        Row(Method.GET_CACHED_CONTENT, "", "GET", ("/{v}/cachedContents/{id}",)),
+        Row(Method.UPDATE_CACHED_CONTENT, "", "PATCH", ("/{v}/cachedContents/{id}",), query=_MASK),
+        Row(Method.DELETE_CACHED_CONTENT, "", "DELETE", ("/{v}/cachedContents/{id}",)),
+    ),
+    Row(Method.UPLOAD_FILE, "files", "POST", ("/upload/{v}/files",), transport="upload", keeps=True),
+    Row(Method.UPLOAD_CHUNK, "files", "POST", ("/upload/{v}/files/{id}",), transport="upload", keeps=True),
+    *_kept(
+        "file",
+        "files",
+        Row(Method.LIST_FILES, "", "GET", ("/{v}/files",), query=_PAGES),
+        Row(Method.GET_FILE, "", "GET", ("/{v}/files/{id}",)),
+        Row(Method.DELETE_FILE, "", "DELETE", ("/{v}/files/{id}",)),
+        Row(Method.DOWNLOAD_FILE, "", "GET", ("/{v}/files/{id}:download",), media=True),
+    ),
     Row(Method.REGISTER_FILES, "registered_files", "POST", ("/{v}/files:register",)),
     Row(Method.CREATE_FILE_SEARCH_STORE, "file_search", "POST", ("/{v}/fileSearchStores",)),
     Row(Method.LIST_FILE_SEARCH_STORES, "file_search", "GET", ("/{v}/fileSearchStores",), query=_PAGES),

@@ -39,9 +39,9 @@ def after_earlier(request: GeminiRequest, known: Mapping[Reference, Earlier]) ->
     unread: list[Unchecked] = []
     # One value for several references is one thing that they all name.
     for earlier in {id(earlier): earlier for earlier in known.values()}.values():
-        unread += [_moved(unchecked, len(before)) for unchecked in earlier.unchecked]
+        unread += [moved(unchecked, len(before)) for unchecked in earlier.unchecked]
         before += earlier.messages
-    own = [_moved(unchecked, len(before)) for unchecked in _still_unread(request.unchecked, known)]
+    own = [moved(unchecked, len(before)) for unchecked in _still_unread(request.unchecked, known)]
     return replace(
         request,
         messages=(*before, *request.messages),
@@ -63,7 +63,7 @@ def _still_unread(unchecked: Sequence[Unchecked], known: Mapping[Reference, Earl
     return left
 
 
-def _moved(unchecked: Unchecked, by: int) -> Unchecked:
+def moved(unchecked: Unchecked, by: int) -> Unchecked:
     """Return something unchecked whose address is in messages, with ``by`` messages before these."""
     root, _, rest = unchecked.address.partition(".")
     index, dot, within = rest.partition(".")

@@ -114,7 +114,7 @@ def inline_media(blob: JsonObject) -> Media:
     if mime.startswith("image/") and mime != "image/svg+xml":
         image = {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
         return Media({**image, "text": name} if name else image, f"inline {mime}")
-    if not _is_text(mime):
+    if not is_text_type(mime):
         file = {"mime_type": mime, "data": data}
         return Media({"type": "file", "file": {**file, "name": name} if name else file}, f"inline {mime or 'data'}")
     text, readable = _text(_decode(data), content_type)
@@ -209,7 +209,8 @@ def output_media(response: JsonObject) -> list[Media]:
     return media
 
 
-def _is_text(mime: str) -> bool:
+def is_text_type(mime: str) -> bool:
+    """Return whether a media type without parameters, in lower case, is of text."""
     return mime.startswith("text/") or mime in _TEXT_TYPES or mime.endswith(("+json", "+xml", "+yaml"))
 
 

@@ -268,7 +268,7 @@ def control_fields(paths: str) -> JsonObject:
 
 _CONTROL: Final = control_fields(
     """
-    model store serviceTier taskType outputDimensionality
+    model store serviceTier taskType outputDimensionality ttl expireTime
     safetySettings.category safetySettings.threshold safetySettings.method
     toolConfig.functionCallingConfig.mode toolConfig.functionCallingConfig.streamFunctionCallArguments
     toolConfig.includeServerSideToolInvocations toolConfig.retrievalConfig.languageCode

@@ -80,6 +80,10 @@ class Peers:
         peer = peer_of(transport)
         return None if self._proxies.trusts(peer) else peer
 
+    def trusts(self, request: web.BaseRequest) -> bool:
+        """Return whether a request comes from a trusted proxy, whose word on the client's connection is taken."""
+        return self._proxies.trusts(peer_of(request.transport))
+
     def client(self, request: web.BaseRequest) -> str:
         """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" if it is not known."""
         return self._proxies.client(peer_of(request.transport), request.headers.getall(_FORWARDED_FOR, ()))

@@ -1,12 +1,14 @@
 """Brings back what the references of a request stand for before it is checked, and remembers what an exchange made."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.gemini.earlier import Earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked
-from gemini_proxy.proxy.credentials import account_of
+from gemini_proxy.proxy.credentials import Credentials, account_of
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import MOST_AT_ONCE, ForeignHandle, Handle, Handles, Holder, Kind, Recalled
@@ -21,9 +23,9 @@ class HandleKeeper:
         self._handles = handles
         self._configured = configured
 
-    def holder(self, exchange: Exchange) -> Holder:
-        """Return whose the handles of an exchange are."""
-        return Holder(account_of(exchange.credentials, self._configured), exchange.owner)
+    def holder(self, credentials: Credentials, owner: str) -> Holder:
+        """Return whose the handles are that a user makes with these keys."""
+        return Holder(account_of(credentials, self._configured), owner)
 
     async def bring_back(self, exchange: Exchange) -> Mapping[Reference, Earlier]:
         """Return what is known of the references in an exchange's request.
@@ -38,7 +40,8 @@ class HandleKeeper:
             raise BadRequest(f"The request names more than {MOST_AT_ONCE} caches and files")
         try:
             found = await self._handles.find_all(
-                self.holder(exchange), [(Kind(reference.kind), reference.name) for reference in references]
+                self.holder(exchange.credentials, exchange.owner),
+                [(Kind(reference.kind), reference.name) for reference in references],
             )
             known = {
                 reference: handle
@@ -51,12 +54,48 @@ class HandleKeeper:
         except ForeignHandle:
             raise NotFound("The request names a cache, file or interaction that does not exist") from None
         except StoreError:
-            raise Unavailable("What the request refers to cannot be looked up now") from None
+            raise _cannot_tell() from None
         return _known(known, recalled)
+
+    async def admit(self, holder: Holder, kind: Kind, name: str) -> Handle | None:
+        """Return the handle of that name, None for one that is not known.
+
+        Raises NotFound for one that the holder may not have: another user's, one that was refused, and, where users
+        share the operator's key, one that is not known. Raises Unavailable where that cannot be told.
+        """
+        try:
+            found = await self._handles.find(holder, kind, name)
+        except ForeignHandle:
+            raise _no_such(name) from None
+        except StoreError:
+            raise _cannot_tell() from None
+        if found.refused if found is not None else not holder.account:
+            raise _no_such(name)
+        return found
+
+    async def visible(self, holder: Holder, kind: Kind, names: Sequence[str]) -> frozenset[str]:
+        """Return those names that ``admit`` would let the holder have. Raises Unavailable where that cannot be told."""
+        theirs: dict[str, bool] = {}
+        try:
+            for start in range(0, len(names), MOST_AT_ONCE):
+                theirs |= await self._handles.whose(holder, kind, names[start : start + MOST_AT_ONCE])
+        except StoreError:
+            raise _cannot_tell() from None
+        return frozenset(name for name in names if theirs.get(name, bool(holder.account)))
+
+    async def lasts(self, handle: Handle, expires: float) -> None:
+        """Keep a handle until another time."""
+        with _not_kept():
+            await self._handles.remember(replace(handle, expires=expires))
+
+    async def forget(self, handle: Handle) -> None:
+        """Forget a handle that was deleted at Google."""
+        with _not_kept():
+            await self._handles.forget(handle.holder, handle.kind, handle.name)
 
     async def remember(self, exchange: Exchange) -> None:
         """Remember what an exchange made. What the database does not take is unchecked where it is used."""
-        holder = self.holder(exchange)
+        holder = self.holder(exchange.credentials, exchange.owner)
         passed = exchange.unchecked is None and exchange.refusal is None
         for made in exchange.made:
             handle = Handle(
@@ -72,10 +111,25 @@ class HandleKeeper:
                 digest=made.digest,
                 details=made.details,
             )
-            try:
+            with _not_kept():
                 await self._handles.remember(handle)
-            except StoreError as error:
-                log.warning("what an exchange made is not remembered, and unchecked where it is used: %s", error)
+
+
+def _no_such(name: str) -> NotFound:
+    return NotFound(f"There is no {name} here")
+
+
+def _cannot_tell() -> Unavailable:
+    return Unavailable("What the request refers to cannot be looked up now")
+
+
+@contextlib.contextmanager
+def _not_kept() -> Iterator[None]:
+    """Log that the database did not take what is to be remembered: it is unchecked where it is used."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("what Gemini keeps is not remembered, and unchecked where it is used: %s", error)
 
 
 def _is_meant(reference: Reference, handle: Handle) -> bool:
@@ -93,7 +147,7 @@ def _known(handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled]
     for reference, handle in handles.items():
         earlier = placed.get(handle.trace)
         if handle.unchecked:
-            known[reference] = Earlier(unread=handle.unchecked)
+            known[reference] = Earlier(earlier.messages if earlier else (), unread=handle.unchecked)
         elif earlier is not None:
             known[reference] = earlier
     return known

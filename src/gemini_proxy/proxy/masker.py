@@ -108,7 +108,12 @@ class Masker:
             log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
 
     async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
-        """Return ``body``, the request's as it came, masked. Raises CannotMask where no value could come back."""
+        """Return ``body``, the request's as it came, masked.
+
+        Raises CannotMask where no value could come back, and for a file, which is not changed.
+        """
+        if not body:
+            raise CannotMask("a file goes as it is or not at all")
         if masks.restorable is not None and exchange.call.generates and exchange.wire.places is None:
             raise CannotMask("this door cannot put it back into the response")
         return await _off_loop(len(body), mask_body, body, masks, exchange.wire)
@@ -150,7 +155,9 @@ class Masker:
 
 
 async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
-    """Return for each message of the request which of its contents it is made of."""
+    """Return for each message of the request which of its contents it is made of; nothing for a file."""
+    if not exchange.body:
+        return ()
     own = await _off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
     return (*[None] * exchange.checked_request.earlier, *own) if own else own
 

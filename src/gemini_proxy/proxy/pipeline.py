@@ -107,7 +107,12 @@ class Pipeline:
             await deciding
 
     def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
-        """Tell whether the upstream may be called before the verdict: nothing can be masked any more then."""
+        """Tell whether the upstream may be called before the verdict.
+
+        Nothing can be masked any more then, and what Gemini keeps cannot be taken back.
+        """
+        if exchange.call.row.keeps:
+            return False
         if self._guardrails.request_check != "overlap" or not exchange.rules.overlaps:
             return False
         return self._guardrails.history == "refuse" or not self._holds_refusal(request)

@@ -3,13 +3,16 @@
 import asyncio
 import re
 import zlib
+from collections.abc import Callable
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
 from gemini_proxy.gemini.earlier import after_earlier
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.uploads import Announced, read_file
 from gemini_proxy.gemini.wires import passed_request, read_request
 from gemini_proxy.guardrails.header_policy import with_header
 from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
@@ -22,6 +25,8 @@ from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
+
+Headers = CIMultiDictProxy[str] | CIMultiDict[str]
 
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
@@ -62,7 +67,7 @@ class RequestReader:
     async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
         if exchange.call.guarded:
-            exchange.rules = await self._rules_of(exchange, request)
+            exchange.rules = await self._rules_of(exchange, request.headers)
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded)
         row, server = exchange.call.row, self._server
@@ -74,16 +79,33 @@ class RequestReader:
             exchange.request = passed_request(exchange.call)
             return
         exchange.request = await self._read(exchange)
+        await self._follow_references(exchange)
+
+    async def read_file(self, exchange: Exchange, headers: Headers, announced: Announced, data: bytes | None) -> None:
+        """Read a file whose upload was begun with ``headers``. Raises as ``read`` does.
+
+        ``data`` is None for one that is no text.
+        """
+        exchange.rules = await self._rules_of(exchange, headers)
+        exchange.headers = upstream_headers(headers, exchange.credentials.gemini or "", self._forwarded)
+        if data is None or len(data) < _LARGE:
+            exchange.request = read_file(announced, data)
+        else:
+            exchange.request = await self._apart(exchange, read_file, announced, data)
+        await self._follow_references(exchange)
+
+    async def _follow_references(self, exchange: Exchange) -> None:
+        """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
         exchange.earlier = await self._keeper.bring_back(exchange)
-        exchange.request = after_earlier(exchange.request, exchange.earlier)
+        exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
                 f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
 
-    async def _rules_of(self, exchange: Exchange, request: web.Request) -> GuardrailSet:
-        rules = await self._with_header(exchange, request, await self._stored_rules(exchange, self._rules))
+    async def _rules_of(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
+        rules = await self._with_header(exchange, headers, await self._stored_rules(exchange, self._rules))
         if exchange.call.dataset is None and rules.compares_tools:
             rules = await self._stored_rules(exchange, rules, UNNAMED)
         return rules
@@ -101,8 +123,8 @@ class RequestReader:
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now.") from None
 
-    async def _with_header(self, exchange: Exchange, request: web.Request, stored: GuardrailSet) -> GuardrailSet:
-        given = request.headers.getall(HEADER_NAME, ())
+    async def _with_header(self, exchange: Exchange, headers: Headers, stored: GuardrailSet) -> GuardrailSet:
+        given = headers.getall(HEADER_NAME, ())
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
         if not given:
@@ -116,8 +138,12 @@ class RequestReader:
         body = exchange.body
         if len(body) < _LARGE and body.count(b"{") + body.count(b"[") + body.count(b":") < _MANY:
             return read_request(exchange.call, body)
+        return await self._apart(exchange, read_request, exchange.call, body)
+
+    async def _apart(self, exchange: Exchange, work: Callable[..., GeminiRequest], *arguments: object) -> GeminiRequest:
+        """Return what ``work`` reads in another process. Raises as it does, and Unavailable if it takes too long."""
         try:
-            return await self._workers.run_within(exchange.client, _READ_SECONDS, read_request, exchange.call, body)
+            return await self._workers.run_within(exchange.client, _READ_SECONDS, work, *arguments)
         except EngineUnavailable as error:
             raise Unavailable(f"The body could not be read in time. {error.message}") from None
 

@@ -36,6 +36,7 @@ from gemini_proxy.proxy.masker import Masker
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.uploads import Uploads
 from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.sections import Guardrails, Limits, alert_rule
 from gemini_proxy.server import health
@@ -54,6 +55,7 @@ from gemini_proxy.server.app_keys import (
     STATE,
     STORAGE,
     TASKS,
+    UPLOADS,
     UPSTREAM,
     ExplorerSite,
     Group,
@@ -140,6 +142,9 @@ def create_app(
             await app[LIMITER].learn(budgets)
             tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
             tasks.keep(memory.give_back_regularly, "memory")
+            app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes)
+            stack.callback(uploads.close)
+            tasks.keep(uploads.run, "uploads")
             app[UPSTREAM] = upstream = Upstream(config.upstream)
             stack.push_async_callback(upstream.close)
             if group.metrics is not None:

@@ -15,6 +15,7 @@ from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.uploads import Upload, Uploads
 from gemini_proxy.proxy.upstream import Upstream
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
@@ -72,11 +73,15 @@ LIMITER = web.AppKey("LIMITER", Limiter)
 AUTHENTICATION = web.AppKey("AUTHENTICATION", Authentication)
 UPSTREAM = web.AppKey("UPSTREAM", Upstream)
 
+UPLOADS = web.AppKey("UPLOADS", Uploads)
+
 CALL = web.RequestKey("CALL", ModelCall)
 CREDENTIALS = web.RequestKey("CREDENTIALS", Credentials)
 OWNER = web.RequestKey("OWNER", str)
 ADDRESS = web.RequestKey("ADDRESS", str)
 """The client's, as ``Peers.client`` tells it."""
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
+UPLOAD = web.RequestKey("UPLOAD", Upload)
+"""The upload that a request goes on with."""
 PIPELINE = web.RequestKey("PIPELINE", Pipeline)
 """Of the setup with which the exchange began."""

@@ -24,6 +24,7 @@ def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
     details = [retry_info(error.retry_after)] if isinstance(error, LimitExceeded) else ()
     body = orjson.dumps(wire.error_body(error.status, error.message, error.code, details))
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
+    response.headers.update(error.headers)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
         # What is left of its body would be read for nothing.
         response.force_close()

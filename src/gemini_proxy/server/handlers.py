@@ -8,12 +8,17 @@ from aiohttp import web
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM
+from gemini_proxy.server.kept_calls import made_cache, relay_kept
+from gemini_proxy.server.uploads import take_upload
 
 
 async def relay(request: web.Request) -> web.StreamResponse:
     """Relay a call that the allow-list let through."""
     if EXCHANGE not in request:
-        return await _relay_bare(request)
+        row = request[CALL].row
+        if row.transport == "upload":
+            return await take_upload(request)
+        return await (relay_kept(request) if row.kept else _relay_bare(request))
     exchange, pipeline = request[EXCHANGE], request[PIPELINE]
     upstream = await _call(request, exchange)
     try:
@@ -26,6 +31,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
         else:
             body = await upstream.read(_most_bytes(request))
             exchange.response.whole(upstream.status, upstream.headers, body)
+            if exchange.call.row.keeps and upstream.status < 400:
+                exchange.made += made_cache(body)
     finally:
         upstream.close()
         request.app[MEMORY].freed(upstream.received)

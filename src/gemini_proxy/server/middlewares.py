@@ -1,18 +1,19 @@
 """Around every model call: who it is from, and the guardrail lifecycle from its first byte to its trace."""
 
-import asyncio
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gemini_proxy.errors import LimitExceeded, UpstreamError
+from gemini_proxy.errors import LimitExceeded
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.doors import Method
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
-from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.server.app_keys import (
     ADDRESS,
@@ -24,13 +25,13 @@ from gemini_proxy.server.app_keys import (
     EXPLORER_SITE,
     LIMITER,
     OWNER,
-    PIPELINE,
     SETUPS,
-    STATE,
+    UPLOAD,
 )
+from gemini_proxy.server.exchanges import configured_key, run_exchange
 from gemini_proxy.server.limits import Client
+from gemini_proxy.server.uploads import find_upload
 from gemini_proxy.traces.datasets import UNNAMED
-from gemini_proxy.traces.trace import Outcome
 
 _UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"})
 """What watches a server asks it whatever else it is asked."""
@@ -51,8 +52,13 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     call = read_call(request.method, request.raw_path, request.app[SETUPS].current.duties)
     request[CALL] = call
     request[ADDRESS] = request.app[PEERS].client(request)
+    if call.method is Method.UPLOAD_CHUNK:
+        # Clients send no key with the bytes: the address of the upload is as secret as one.
+        request[UPLOAD] = upload = find_upload(request, call.names["id"])
+        request[CREDENTIALS], request[OWNER] = upload.credentials, upload.owner
+        return await handler(request)
     request[CREDENTIALS] = credentials = read_credentials(
-        request.headers, call.query.key, _configured_key(request), call.dataset
+        request.headers, call.query.key, configured_key(request), call.dataset
     )
     request[OWNER] = await request.app[AUTHENTICATION].owner(credentials)
     return await handler(request)
@@ -112,18 +118,14 @@ def _client(request: web.Request) -> Client:
     """Whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
     given = request[CREDENTIALS]
     invariant = given.invariant if request.app[CONFIG].access.mode == "keys" else None
-    return request.app[LIMITER].client(invariant, own_key(given, _configured_key(request)), request[ADDRESS])
-
-
-def _configured_key(request: web.Request) -> str | None:
-    """Return the operator's own Gemini key."""
-    key = request.app[CONFIG].upstream.api_key
-    return key.get_secret_value() if key else None
+    return request.app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS])
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
     """Whether the upstream took the client's key; None where its response does not say."""
     status = response.status
+    if EXCHANGE not in request and request[CALL].row.transport == "upload":
+        return None
     if EXCHANGE in request:
         exchange = request[EXCHANGE]
         if exchange.merger.error is not None:
@@ -138,32 +140,15 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 
 @web.middleware
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check."""
-    if CALL not in request or request[CALL].row.bare:
+    """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check.
+
+    An upload is an exchange once its file has come whole.
+    """
+    if CALL not in request or request[CALL].row.bare or request[CALL].row.transport == "upload":
         return await handler(request)
-    client = client_of(request[CREDENTIALS], _configured_key(request), request[ADDRESS])
+    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
     exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
     setup = request.app[SETUPS].current
-    request[EXCHANGE], request[PIPELINE] = exchange, setup.pipeline
-    pipeline = setup.pipeline
-    await setup.reader.read(exchange, request)
-    try:
-        try:
-            await pipeline.start(exchange)
-            await handler(request)
-            last = await pipeline.end(exchange)
-        except (Refused, UpstreamError) as error:
-            last = await pipeline.fail(exchange, error)
-        await pipeline.record(exchange)
-        if exchange.made:
-            await setup.keeper.remember(exchange)
-        return await exchange.response.finish(last)
-    except (asyncio.CancelledError, ConnectionError):
-        pipeline.give_up(exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
-        raise
-    except Exception:
-        pipeline.give_up(exchange, Outcome.FAILED)
-        raise
-    finally:
-        if exchange.request_check is not None:
-            exchange.request_check.cancel()
+    return await run_exchange(
+        request, exchange, setup, partial(setup.reader.read, exchange, request), partial(handler, request)
+    )

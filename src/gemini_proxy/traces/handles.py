@@ -114,9 +114,9 @@ class Handles:
         return found
 
     async def whose(self, holder: Holder, kind: Kind, names: Collection[str]) -> Mapping[str, bool]:
-        """Say of each name that is known whether it is the holder's. Names that are not known are left out."""
+        """Say of each name that is known whether the holder may have it. Names that are not known are left out."""
         found = await self._find(holder.account, [(kind, name) for name in names])
-        return {name: handle.holder == holder for (_, name), handle in found.items()}
+        return {name: handle.holder == holder and not handle.refused for (_, name), handle in found.items()}
 
     async def refuse(self, holder: Holder, kind: Kind, name: str) -> None:
         """Mark a handle as one that nobody may have."""

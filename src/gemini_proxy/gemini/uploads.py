@@ -1,0 +1,251 @@
+"""The resumable protocol of file uploads, and a file's content as rules read it. No I/O.
+
+A file is text if its bytes are, whatever its sender declares: then rules read all of it. Of any other file only the
+names are read. What is declared as one and is the other is refused, for somebody would read it as declared.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import orjson
+
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.earlier import moved
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import Unchecked, is_text_type, strings_in
+from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.strict_json import read_object
+
+STATUS: Final = "x-goog-upload-status"
+UPLOAD_URL: Final = "x-goog-upload-url"
+GRANULARITY: Final = 262_144
+"""Bytes of which every chunk but the last is a multiple, as at Google."""
+SEEN_BY_DIGEST: Final = "a file seen only by digest"
+MAX_REQUESTS: Final = 10_000
+"""Requests in one file of a batch; more are refused, for all of them are read before the file leaves."""
+
+_PROTOCOL: Final = "x-goog-upload-protocol"
+_COMMAND: Final = "x-goog-upload-command"
+_OFFSET: Final = "x-goog-upload-offset"
+_LENGTH: Final = "x-goog-upload-header-content-length"
+_TYPE: Final = "x-goog-upload-header-content-type"
+_NAME: Final = "x-goog-upload-file-name"
+_HEADER_NAME: Final = "X-Goog-Upload-File-Name"
+_COMMANDS: Final = frozenset({"upload", "finalize", "upload, finalize", "query", "cancel"})
+_CONTROL: Final = frozenset({"mime_type", "mimeType", "size_bytes", "sizeBytes"})
+_MIME: Final = re.compile(r"[\w!#$&^.+-]{1,100}(?:/[\w!#$&^.+-]{1,100})?(?:\s*;[\x20-\x7e]{0,200})?", re.ASCII)
+_NO_TEXT: Final = re.compile(r"(?:image|audio|video|font)/.*")
+_LINES: Final = frozenset({"jsonl", "application/jsonl", "application/x-jsonl", "application/x-ndjson", "text/jsonl"})
+_GENERATE: Final = read_call("POST", "/v1beta/models/batch:generateContent")
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A file as its upload is begun: its type as declared, its size, and the ``names`` that stand beside it."""
+
+    mime_type: str
+    size: int
+    names: Mapping[str, str]
+
+    @property
+    def is_batch(self) -> bool:
+        """True if it is declared to hold a request a line."""
+        return self.mime_type.partition(";")[0].strip().lower() in _LINES
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a request of an upload under way asks for: to take bytes, to end the upload, or to say how far it is."""
+
+    command: str
+    offset: int
+
+    @property
+    def takes_bytes(self) -> bool:
+        return self.command.startswith("upload")
+
+    @property
+    def finalizes(self) -> bool:
+        return self.command.endswith("finalize")
+
+
+def read_start(headers: Mapping[str, str], body: bytes) -> Announced:
+    """Read how an upload begins. Raises BadRequest for another protocol, and for what is said two ways."""
+    if (
+        headers.get(_PROTOCOL, "").strip().lower() != "resumable"
+        or headers.get(_COMMAND, "").strip().lower() != "start"
+    ):
+        raise BadRequest('Files are taken by the resumable protocol only: begin with "X-Goog-Upload-Command: start"')
+    file = an_object(field(read_object(body), "file"), "file") or {} if body.strip() else {}
+    mime_type = _same(headers.get(_TYPE), field(file, "mimeType"), "type")
+    if not _MIME.fullmatch(mime_type):
+        raise BadRequest("The type of the file must be declared, such as text/plain")
+    size = _same(headers.get(_LENGTH), field(file, "sizeBytes"), "size")
+    if not size.isascii() or not size.isdigit() or len(size) > 15:
+        raise BadRequest("The size of the file must be declared in X-Goog-Upload-Header-Content-Length")
+    names = {f"file.{name}": text for name, value in file.items() if name not in _CONTROL and (text := _text(value))}
+    if headers.get(_NAME):
+        names[_HEADER_NAME] = headers[_NAME]
+    return Announced(mime_type, int(size), names)
+
+
+def read_chunk(headers: Mapping[str, str]) -> Chunk:
+    """Read what a request of an upload under way asks for. Raises BadRequest."""
+    words = [word.strip().lower() for word in headers.get(_COMMAND, "").split(",")]
+    command, offset = ", ".join(words), headers.get(_OFFSET, "0").strip()
+    if command not in _COMMANDS:
+        raise BadRequest('X-Goog-Upload-Command must be "upload", "upload, finalize", "finalize", "query" or "cancel"')
+    if not offset.isascii() or not offset.isdigit() or len(offset) > 15:
+        raise BadRequest("X-Goog-Upload-Offset must be a number of bytes")
+    return Chunk(command, int(offset))
+
+
+class TextTest:
+    """Tells from the bytes of a file, as they come, whether it is text."""
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("strict")
+        self.is_text = True
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        """Take the next bytes, with ``final`` the last."""
+        if not self.is_text:
+            return
+        try:
+            text = self._decode.decode(data, final)
+        except UnicodeDecodeError:
+            self.is_text = False
+        else:
+            self.is_text = "\0" not in text
+
+
+def require_as_declared(announced: Announced, *, is_text: bool) -> None:
+    """Raise BadRequest if a file is not of the kind that it is declared as."""
+    mime_type = announced.mime_type.partition(";")[0].strip().lower()
+    if is_text and _NO_TEXT.fullmatch(mime_type) and not is_text_type(mime_type):
+        raise BadRequest(f"The file is text and declared as {mime_type}; declare it as text/plain")
+    if not is_text and (is_text_type(mime_type) or announced.is_batch):
+        raise BadRequest(f"The file is declared as {mime_type} and is not text in UTF-8; send it in UTF-8")
+
+
+def read_file(announced: Announced, data: bytes | None) -> GeminiRequest:
+    """Read a file as a request that brings it: its names, then its text. ``data`` is None for one that is no text.
+
+    A file of a batch is read as the requests in it. Raises BadRequest for one whose lines are no requests.
+    """
+    named = [_user(text, field=name) for name, text in announced.names.items()]
+    if data is None:
+        return _request(named, [Unchecked("request.file", SEEN_BY_DIGEST)])
+    if announced.is_batch:
+        return _with_requests(_request(named, []), _lines(data))
+    unread = [Unchecked("request.file", SEEN_BY_DIGEST)] if _is_document(announced) else []
+    return _request([*named, _user(data.decode("utf-8-sig"))], unread)
+
+
+def _is_document(announced: Announced) -> bool:
+    """Return whether more than its bytes' text may be read from a file: a PDF may be all ASCII."""
+    return announced.mime_type.partition(";")[0].strip().lower() == "application/pdf"
+
+
+def _user(text: str, **mark: str) -> Message:
+    return {"role": "user", "content": [{"type": "text", "text": text, **mark}]}
+
+
+def _request(messages: Iterable[Message], unchecked: Iterable[Unchecked]) -> GeminiRequest:
+    read = tuple(messages)
+    return GeminiRequest(
+        messages=read,
+        unchecked=tuple(unchecked),
+        settings={},
+        candidate_count=None,
+        structured=False,
+        outbound=(),
+        stored=read,
+        secrets=(),
+    )
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, JsonObject]]:
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        if number > MAX_REQUESTS:
+            raise BadRequest(f"The file has more than {MAX_REQUESTS} lines; send several files")
+        try:
+            yield number, read_object(line)
+        except BadRequest as error:
+            raise _of_line(number, error) from None
+
+
+def _with_requests(named: GeminiRequest, lines: Iterator[tuple[int, JsonObject]]) -> GeminiRequest:
+    """Return ``named`` with the requests of all lines behind each other."""
+    messages, stored = list(named.messages), list(named.stored)
+    unchecked, outbound, secrets = list(named.unchecked), list[str](), list[str]()
+    for number, line in lines:
+        try:
+            inner = an_object(field(line, "request"), "request")
+            if inner is None:
+                raise BadRequest('it has no "request"')
+            request = read_request(_GENERATE, orjson.dumps(inner))
+        except BadRequest as error:
+            raise _of_line(number, error) from None
+        beside = "\n".join(strings_in([value for name, value in line.items() if name != "request"]))
+        if beside:
+            messages.append(_user(beside, field="line"))
+            stored.append(messages[-1])
+        unchecked += [moved(one, len(messages)) for one in request.unchecked]
+        messages += request.messages
+        stored += request.stored
+        outbound += request.outbound
+        secrets += request.secrets
+    return replace(
+        named,
+        messages=tuple(messages),
+        stored=tuple(stored),
+        unchecked=tuple(unchecked),
+        outbound=tuple(outbound),
+        secrets=tuple(secrets),
+    )
+
+
+def _of_line(number: int, error: BadRequest) -> BadRequest:
+    return BadRequest(f"Line {number} of the file is no request of a batch: {error.message}")
+
+
+def _same(header: str | None, said: Any, what: str) -> str:
+    """Return what a header and the body say alike, or what only one of them says. Raises BadRequest."""
+    values = {str(value).strip() for value in (header, said) if value is not None}
+    if len(values) > 1:
+        raise BadRequest(f"The request gives two different values for the {what} of the file")
+    return next(iter(values), "")
+
+
+def _text(value: Any) -> str:
+    return "\n".join(strings_in(value)) if not isinstance(value, str) else a_string(value, "file")
+
+
+def upload_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an upload that begins without those of its protocol, which are written anew."""
+    return {name: value for name, value in headers.items() if not name.startswith("x-goog-upload-")}
+
+
+def start_headers(announced: Announced) -> dict[str, str]:
+    """Return the headers with which an upload begins at Google."""
+    named = {_NAME: announced.names[_HEADER_NAME]} if _HEADER_NAME in announced.names else {}
+    return {
+        _PROTOCOL: "resumable",
+        _COMMAND: "start",
+        _LENGTH: str(announced.size),
+        _TYPE: announced.mime_type,
+        **named,
+    }
+
+
+def chunk_headers(offset: int, *, final: bool) -> dict[str, str]:
+    """Return the headers of a chunk for Google."""
+    return {_COMMAND: "upload, finalize" if final else "upload", _OFFSET: str(offset)}

@@ -1,0 +1,51 @@
+"""Runs an exchange that has been read: start, what answers it, end, record."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gemini_proxy.errors import UpstreamError
+from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE
+from gemini_proxy.server.reload import Setup
+from gemini_proxy.traces.trace import Outcome
+
+
+def configured_key(request: web.Request) -> str | None:
+    """Return the operator's own Gemini key."""
+    key = request.app[CONFIG].upstream.api_key
+    return key.get_secret_value() if key else None
+
+
+async def run_exchange(
+    request: web.Request,
+    exchange: Exchange,
+    setup: Setup,
+    read: Callable[[], Awaitable[object]],
+    answer: Callable[[], Awaitable[object]],
+) -> web.StreamResponse:
+    """Take an exchange to its end: ``read`` fills it, ``answer`` calls the upstream. Return the client's response."""
+    request[EXCHANGE], request[PIPELINE] = exchange, setup.pipeline
+    pipeline = setup.pipeline
+    await read()
+    try:
+        try:
+            await pipeline.start(exchange)
+            await answer()
+            last = await pipeline.end(exchange)
+        except (Refused, UpstreamError) as error:
+            last = await pipeline.fail(exchange, error)
+        await pipeline.record(exchange)
+        if exchange.made:
+            await setup.keeper.remember(exchange)
+        return await exchange.response.finish(last)
+    except (asyncio.CancelledError, ConnectionError):
+        pipeline.give_up(exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
+        raise
+    except Exception:
+        pipeline.give_up(exchange, Outcome.FAILED)
+        raise
+    finally:
+        if exchange.request_check is not None:
+            exchange.request_check.cancel()

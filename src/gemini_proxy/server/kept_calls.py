@@ -1,0 +1,90 @@
+"""Relays calls that list, show, change and delete what Gemini keeps: to each holder what is theirs alone."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import Forbidden
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
+from gemini_proxy.gemini.uploads import TextTest
+from gemini_proxy.proxy.exchange import Made
+from gemini_proxy.proxy.handle_keeper import HandleKeeper
+from gemini_proxy.proxy.request_reader import check_type, read_body
+from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS, UPSTREAM
+from gemini_proxy.traces.handles import Handle, Holder, Kind
+
+_MOST_CHANGE: Final = 65_536
+"""Bytes of a body that changes a cache."""
+_COLLECTIONS: Final = {Kind.CACHE: "cachedContents", Kind.FILE: "files"}
+
+
+async def relay_kept(request: web.Request) -> web.StreamResponse:
+    """Relay a call about one thing that Gemini keeps, or a page of them. Raises NotFound for what is another's."""
+    call, config, keeper = request[CALL], request.app[CONFIG], request.app[SETUPS].current.keeper
+    kind = Kind(call.row.kept)
+    holder = keeper.holder(request[CREDENTIALS], request[OWNER])
+    name = call.names.get("id")
+    handle = await keeper.admit(holder, kind, f"{_COLLECTIONS[kind]}/{name}") if name else None
+    body = await _change(request) if call.http_method == "PATCH" else None
+    headers = upstream_headers(request.headers, request[CREDENTIALS].gemini or "", config.upstream.forward_headers)
+    upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, body)
+    try:
+        if call.row.media and upstream.status < 400:
+            return await _download(request, upstream)
+        answer = await upstream.read(config.upstream.max_answer_bytes)
+    finally:
+        upstream.close()
+    if upstream.status < 400 and not name:
+        answer = await _page(keeper, holder, kind, answer)
+    if handle is not None:
+        await _follow(keeper, call, handle, upstream.status, answer)
+    return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
+
+
+def made_cache(answer: bytes) -> list[Made]:
+    """Return the cache that a call has made, by the upstream's answer; none where that names none."""
+    kept = read_kept(answer)
+    return [] if kept is None else [Made(Kind.CACHE, kept.name, kept.expires)]
+
+
+async def _change(request: web.Request) -> bytes:
+    check_type(request)
+    return read_change(await read_body(request, _MOST_CHANGE, request.app[CONFIG].server.request_timeout))
+
+
+async def _page(keeper: HandleKeeper, holder: Holder, kind: Kind, answer: bytes) -> bytes:
+    """Return a page of a listing without what is another's."""
+    collection = _COLLECTIONS[kind]
+    visible = await keeper.visible(holder, kind, names_in(answer, collection))
+    return page_of(answer, collection, visible)
+
+
+async def _follow(keeper: HandleKeeper, call: ModelCall, handle: Handle, status: int, answer: bytes) -> None:
+    """Remember what a call has done: deleted what there was, or let it last for another time."""
+    if call.http_method == "DELETE" and (status < 300 or status == 404):
+        await keeper.forget(handle)
+    elif call.http_method == "PATCH" and status < 300 and (kept := read_kept(answer)) is not None:
+        await keeper.lasts(handle, kept.expires)
+
+
+async def _download(request: web.Request, upstream: UpstreamResponse) -> web.StreamResponse:
+    """Relay the bytes of a file as they come. Raises Forbidden for text: a model may have written it, unchecked."""
+    pieces = _pieces(upstream)
+    first, test = await anext(pieces, b""), TextTest()
+    test.feed(first)
+    if test.is_text:
+        raise Forbidden("This file is text that no rule has checked; results of a batch are read from the batch itself")
+    response = web.StreamResponse(status=upstream.status, headers=upstream.headers)
+    await response.prepare(request)
+    await response.write(first)
+    async for piece in pieces:
+        await response.write(piece)
+    return response
+
+
+async def _pieces(upstream: UpstreamResponse) -> AsyncIterator[bytes]:
+    while piece := await upstream.receive():
+        yield piece

@@ -1,0 +1,236 @@
+"""Takes uploads of files by the resumable protocol, and sends a file on once all of it has been checked."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gemini_proxy.errors import BadRequest, NotFound, ProxyError, UpstreamError
+from gemini_proxy.gemini.kept import read_kept
+from gemini_proxy.gemini.uploads import (
+    GRANULARITY,
+    SEEN_BY_DIGEST,
+    STATUS,
+    UPLOAD_URL,
+    Chunk,
+    chunk_headers,
+    read_chunk,
+    read_start,
+    require_as_declared,
+    start_headers,
+    upload_headers,
+)
+from gemini_proxy.http.memory_budget import MEMORY_BUDGET
+from gemini_proxy.http.peers import PEERS
+from gemini_proxy.proxy.credentials import client_of
+from gemini_proxy.proxy.exchange import Exchange, Made
+from gemini_proxy.proxy.request_reader import check_type, read_body
+from gemini_proxy.proxy.response import ClientResponse
+from gemini_proxy.proxy.uploads import Examined, Upload
+from gemini_proxy.proxy.upstream import UpstreamResponse
+from gemini_proxy.server.app_keys import (
+    ADDRESS,
+    CALL,
+    CONFIG,
+    CREDENTIALS,
+    OWNER,
+    SETUPS,
+    UPLOAD,
+    UPLOADS,
+    UPSTREAM,
+)
+from gemini_proxy.server.exchanges import configured_key, run_exchange
+from gemini_proxy.traces.handles import Kind
+
+_MOST_START: Final = 65_536
+"""Bytes of a body that begins an upload."""
+_SLOWEST: Final = 16_384
+"""Bytes a second that a chunk comes with at least, beyond ``server.request_timeout``."""
+_CANCELLED: Final = {STATUS: "cancelled"}
+"""What ends an upload for its client, which would send the chunk again without it."""
+_TARGET: Final = re.compile(r"https?://[^/]+(?:/[^?#]*)?(/upload/[^#\s]+)")
+
+
+def find_upload(request: web.Request, token: str) -> Upload:
+    """Return the upload that a chunk is for. Raises NotFound for one that is not of this process."""
+    upload = request.app[UPLOADS].find(token)
+    if upload is None:
+        error = NotFound(
+            "This upload is not known: it has ended, or it was begun on another machine or in another process of this "
+            "server. Send its chunks over the connection on which it was begun, or begin again"
+        )
+        error.headers = _CANCELLED
+        raise error
+    return upload
+
+
+async def take_upload(request: web.Request) -> web.StreamResponse:
+    """Begin an upload, or go on with one. An error ends it."""
+    if UPLOAD not in request:
+        return await _begin(request)
+    upload, uploads = request[UPLOAD], request.app[UPLOADS]
+    try:
+        with uploads.at_work(upload):
+            return await _go_on(request, upload)
+    except ProxyError as error:
+        uploads.drop(upload)
+        error.headers = _CANCELLED
+        raise
+
+
+async def _begin(request: web.Request) -> web.Response:
+    server = request.app[SETUPS].current.config.server
+    if request.can_read_body:
+        check_type(request)
+    body = await read_body(request, _MOST_START, server.request_timeout)
+    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
+    announced = read_start(request.headers, body)
+    upload = await request.app[UPLOADS].begin(
+        request[CALL], request[CREDENTIALS], request[OWNER], client, CIMultiDict(request.headers), body, announced
+    )
+    headers = {
+        STATUS: "active",
+        UPLOAD_URL: f"{_address(request)}/{upload.token}",
+        "x-goog-upload-chunk-granularity": str(GRANULARITY),
+    }
+    return web.Response(headers=headers)
+
+
+def _address(request: web.Request) -> str:
+    """Return the address that the upload was begun at, as the client knows it, without its query."""
+    scheme = request.scheme
+    if request.app[PEERS].trusts(request) and request.headers.get("x-forwarded-proto", "").strip() == "https":
+        scheme = "https"
+    return f"{scheme}://{request.host}{request.raw_path.partition('?')[0].rstrip('/')}"
+
+
+async def _go_on(request: web.Request, upload: Upload) -> web.StreamResponse:
+    uploads, chunk = request.app[UPLOADS], read_chunk(request.headers)
+    if chunk.command == "cancel":
+        uploads.drop(upload)
+        return web.Response(headers=_CANCELLED)
+    if chunk.takes_bytes:
+        await uploads.take(upload, chunk.offset, _pieces(request, chunk, upload))
+    if not chunk.finalizes:
+        return web.Response(headers={STATUS: "active", "x-goog-upload-size-received": str(upload.received)})
+    try:
+        return await _finish(request, upload)
+    finally:
+        uploads.drop(upload)
+
+
+async def _pieces(request: web.Request, chunk: Chunk, upload: Upload) -> AsyncIterator[bytes]:
+    """Yield the bytes of a chunk as they come. Raises BadRequest for one without a length, and one that stalls."""
+    size = request.content_length
+    if size is None or "content-encoding" in request.headers:
+        raise BadRequest("A chunk of a file needs a Content-Length and no Content-Encoding")
+    if chunk.offset + size > upload.announced.size:
+        raise BadRequest(f"The file is larger than the {upload.announced.size} bytes that were declared")
+    patience = request.app[SETUPS].current.config.server.request_timeout
+    ends = time.monotonic() + patience + size / _SLOWEST
+    async for piece in _until(request, ends):
+        yield piece
+
+
+async def _until(request: web.Request, ends: float) -> AsyncIterator[bytes]:
+    """Yield what is left of a body, as it arrives. Raises BadRequest if it has not come by then, or breaks off."""
+    while True:
+        try:
+            async with asyncio.timeout(ends - time.monotonic()):
+                piece = await request.content.readany()
+        except TimeoutError:
+            raise BadRequest("The chunk of the file did not arrive in time") from None
+        except (web.HTTPException, web.RequestPayloadError):
+            raise BadRequest("The chunk of the file cannot be read") from None
+        if not piece:
+            return
+        yield piece
+
+
+async def _finish(request: web.Request, upload: Upload) -> web.StreamResponse:
+    """Check a file that has come whole, send it on, and remember what Google calls it."""
+    uploads, setup = request.app[UPLOADS], request.app[SETUPS].current
+    examined = await uploads.examine(upload)
+    require_as_declared(upload.announced, is_text=examined.is_text)
+    data = None
+    if examined.is_text:
+        request.app[MEMORY_BUDGET].reserve(request, upload.received)
+        data = await uploads.text(upload)
+    exchange = Exchange(upload.call, upload.credentials, ClientResponse(request), upload.owner, upload.client)
+    exchange.size = request.content_length or 0
+
+    async def send() -> None:
+        await _send(request, exchange, upload, examined)
+
+    read = partial(setup.reader.read_file, exchange, upload.headers, upload.announced, data)
+    response = await run_exchange(request, exchange, setup, read, send)
+    if not response.prepared:
+        response.headers.setdefault(STATUS, "cancelled")
+    return response
+
+
+async def _send(request: web.Request, exchange: Exchange, upload: Upload, examined: Examined) -> None:
+    """Send a checked file upstream and take the answer; the names that stand beside it were checked as well."""
+    limit = request.app[CONFIG].upstream.max_answer_bytes
+    begun = {**upload_headers(exchange.headers), **start_headers(upload.announced)}
+    upstream = await request.app[UPSTREAM].open("POST", upload.call.upstream_target, begun, upload.body)
+    try:
+        exchange.upstream_status = upstream.status
+        exchange.head_at = time.perf_counter()
+        if upstream.status >= 400:
+            exchange.response.whole(upstream.status, upstream.headers, await upstream.read(limit))
+            return
+        target = _target(upstream)
+        await _drain(upstream)
+    finally:
+        upstream.close()
+    async for offset, data, final in request.app[UPLOADS].pieces(upload):
+        headers = {**chunk_headers(offset, final=final), "accept-encoding": "identity"}
+        upstream = await request.app[UPSTREAM].open("POST", target, headers, data)
+        try:
+            exchange.upstream_status = upstream.status
+            if final or upstream.status >= 400 or upstream.headers.get(STATUS) != "active":
+                body = await upstream.read(limit)
+                exchange.response.whole(upstream.status, upstream.headers, body)
+                if final and upstream.status < 400:
+                    exchange.made += _made(upload, examined, exchange, body)
+                return
+            await _drain(upstream)
+        finally:
+            upstream.close()
+
+
+def _target(upstream: UpstreamResponse) -> str:
+    """Return the path and query that a file's bytes go to, at the upstream's own host whatever the answer names."""
+    match = _TARGET.fullmatch(upstream.headers.get(UPLOAD_URL, ""))
+    if match is None:
+        raise UpstreamError("The upstream did not say where the file's bytes are to go.")
+    return match[1]
+
+
+async def _drain(upstream: UpstreamResponse) -> None:
+    while await upstream.receive():
+        pass
+
+
+def _made(upload: Upload, examined: Examined, exchange: Exchange, body: bytes) -> list[Made]:
+    kept = read_kept(body)
+    if kept is None:
+        return []
+    unread = any(one.reason == SEEN_BY_DIGEST for one in exchange.checked_request.unchecked)
+    details = {"uri": kept.uri, "mime_type": upload.announced.mime_type, "batch": upload.announced.is_batch}
+    return [
+        Made(
+            Kind.FILE,
+            kept.name,
+            kept.expires,
+            unchecked=SEEN_BY_DIGEST if unread else "",
+            digest=examined.digest,
+            details=details,
+        )
+    ]

@@ -1,0 +1,224 @@
+"""Caches and files with the real google-genai SDK, before a Gemini that keeps them."""
+
+import asyncio
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+from google import genai
+from google.genai import errors, types
+
+from tests.clients.sdk import KEY, QUIET
+from tests.conftest import StartProxy
+from tests.support.proxy import MODEL, Proxy
+from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, unary
+
+pytestmark = pytest.mark.filterwarnings(QUIET)
+
+POLICY = 'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
+HOST = "https://generativelanguage.googleapis.com"
+PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
+
+
+@dataclass
+class Google:
+    """What keeps caches and files as Google does, and answers what is asked of them."""
+
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uploads: dict[str, tuple[dict[str, Any], bytearray]] = field(default_factory=dict)
+    bytes_of: dict[str, bytes] = field(default_factory=dict)
+
+    def __call__(self, call: Call) -> Reply:
+        path = urlsplit(call.target).path
+        if path.startswith("/upload/"):
+            return self._upload(call)
+        if ":generateContent" in path:
+            return unary(candidate("fine", "STOP"))
+        name = path.split("/", 2)[2].removesuffix(":download")
+        if call.method == "POST":
+            return self._keep(f"cachedContents/c{len(self.kept)}", call.json)
+        if "/" not in name:
+            return unary({name: [one for key, one in self.kept.items() if key.startswith(name)]})
+        if path.endswith(":download"):
+            return Reply([self.bytes_of[name]], content_type="application/octet-stream")
+        if name not in self.kept:
+            return unary({"error": {"code": 404, "message": "gone", "status": "NOT_FOUND"}}, status=404)
+        if call.method == "PATCH":
+            self.kept[name] |= {"expireTime": "2100-01-01T00:00:00.123456789Z"}
+        return unary(self.kept.pop(name) and {}) if call.method == "DELETE" else unary(self.kept[name])
+
+    def _keep(self, name: str, said: dict[str, Any]) -> Reply:
+        shown = {key: value for key, value in said.items() if key in ("displayName", "model", "mimeType")}
+        self.kept[name] = {"name": name, **shown}
+        return unary(self.kept[name])
+
+    def _upload(self, call: Call) -> Reply:
+        path, _, query = call.target.partition("?")
+        if not query:
+            number = str(len(self.uploads))
+            self.uploads[number] = (call.json.get("file", {}), bytearray())
+            address = f"{HOST}{path}?upload_id={number}&upload_protocol=resumable"
+            return Reply(headers={"x-goog-upload-url": address, "x-goog-upload-status": "active"}, chunked=False)
+        said, data = self.uploads[query.partition("=")[2].partition("&")[0]]
+        assert int(call.headers["x-goog-upload-offset"]) == len(data)
+        data += call.body
+        if "finalize" not in call.headers["x-goog-upload-command"]:
+            return Reply(headers={"x-goog-upload-status": "active"}, chunked=False)
+        name = said.get("name", f"files/f{len(self.kept)}")
+        self.kept[name] = {"name": name, "uri": f"{HOST}/v1beta/{name}", "mimeType": said["mime_type"]}
+        self.bytes_of[name] = bytes(data)
+        return unary({"file": self.kept[name]}, headers={"x-goog-upload-status": "final"})
+
+
+@pytest.fixture
+def google(upstream: ScriptedUpstream) -> Google:
+    world = Google()
+    upstream.reply(world)
+    return world
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy, google: Google, tmp_path: Path) -> Proxy:
+    return await start_proxy(policy=POLICY, files={"folder": str(tmp_path)})
+
+
+def client_of(proxy: Proxy, key: str = KEY, prefix: str = "") -> genai.Client:
+    return genai.Client(api_key=key, http_options=types.HttpOptions(base_url=proxy.url + prefix))
+
+
+async def test_caches(proxy: Proxy, google: Google, upstream: ScriptedUpstream) -> None:
+    """Made, shown, listed, changed and deleted; what they hold is checked again where they are used."""
+    client = client_of(proxy)
+
+    def work() -> None:
+        config = types.CreateCachedContentConfig(contents=["all of Cork"], display_name="c", ttl="60s")
+        made = client.caches.create(model=MODEL, config=config)
+        assert made.name is not None
+        assert client.caches.get(name=made.name).name == made.name
+        assert [one.name for one in client.caches.list()] == [made.name]
+        changed = client.caches.update(name=made.name, config=types.UpdateCachedContentConfig(ttl="120s"))
+        assert changed.expire_time is not None
+        use = types.GenerateContentConfig(cached_content=made.name)
+        assert client.models.generate_content(model=MODEL, contents="hi", config=use).text == "fine"
+        client.caches.delete(name=made.name)
+        with pytest.raises(errors.ClientError, match="404"):
+            client.caches.get(name=made.name)
+
+    await asyncio.to_thread(work)
+    trace = await proxy.trace()
+    assert (len(trace.messages), trace.metadata["coverage"]["not_checked"]) == (4, [])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        types.CreateCachedContentConfig(contents=["all of Dublin"]),
+        types.CreateCachedContentConfig(contents=["x"], system_instruction="like Dublin"),
+        types.CreateCachedContentConfig(contents=["x"], display_name="Dublin"),
+    ],
+)
+async def test_a_cache_that_is_refused_never_gets_to_google(
+    proxy: Proxy, upstream: ScriptedUpstream, config: types.CreateCachedContentConfig
+) -> None:
+    client = client_of(proxy)
+    with pytest.raises(errors.ClientError, match="no Dublin"):
+        await asyncio.to_thread(client.caches.create, model=MODEL, config=config)
+    assert upstream.calls == []
+
+
+async def test_files(proxy: Proxy, google: Google, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Text is checked and known where it is used; a picture is known by its digest alone."""
+    client = client_of(proxy, prefix="/api/v1/gateway/gemini")
+    (tmp_path / "notes.txt").write_text("all of Cork" * 900_000)
+    seen: list[Any] = []
+
+    def work() -> None:
+        made = client.files.upload(file=tmp_path / "notes.txt", config=types.UploadFileConfig(display_name="notes"))
+        assert made.name is not None and made.uri is not None
+        assert client.files.get(name=made.name).uri == made.uri
+        picture = client.files.upload(file=io.BytesIO(PNG), config=types.UploadFileConfig(mime_type="image/png"))
+        assert {one.name for one in client.files.list()} == {made.name, picture.name}
+        assert client.models.generate_content(model=MODEL, contents=["read", made]).text == "fine"
+        seen.append(made.name)
+        assert client.models.generate_content(model=MODEL, contents=["see", picture]).text == "fine"
+        assert picture.name is not None
+        assert client.files.download(file=picture.name) == PNG
+        with pytest.raises(errors.ClientError, match="no rule has checked"):
+            client.files.download(file=made.name)
+        client.files.delete(name=made.name)
+
+    await asyncio.to_thread(work)
+    assert google.bytes_of[seen[0]] == (tmp_path / "notes.txt").read_bytes()
+    assert all(KEY not in call.target for call in upstream.calls)
+    pictured = (await proxy.trace()).metadata
+    assert [one["reason"] for one in pictured["coverage"]["not_checked"]] == ["a file seen only by digest"]
+    traces = [await proxy.store.get(one.id) for one in await proxy.store.recent(10)]
+    uploaded = next(one for one in traces if one and one.metadata["method"] == "uploadFile" and len(one.messages) > 2)
+    assert [message["content"][0]["text"][:11] for message in uploaded.messages] == [
+        "notes",
+        "notes.txt",
+        "all of Cork",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "mime_type", "names", "said"),
+    [
+        (b"all of Dublin", "text/plain", {}, "no Dublin"),
+        (b"all of Dublin", "application/octet-stream", {}, "no Dublin"),
+        (b"fine", "text/plain", {"display_name": "Dublin"}, "no Dublin"),
+        (b"all of Dublin", "image/png", {}, "declare it as text/plain"),
+        (PNG, "text/plain", {}, "not text in UTF-8"),
+        (b'{"request": {"contents": [{"parts": [{"text": "\\u0044ublin"}]}]}}\n', "jsonl", {}, "no Dublin"),
+        (b'{"key": "a"}\n', "application/jsonl", {}, "Line 1"),
+    ],
+)
+async def test_a_file_that_is_refused_never_gets_to_google(
+    proxy: Proxy, upstream: ScriptedUpstream, data: bytes, mime_type: str, names: dict[str, str], said: str
+) -> None:
+    """At once, without the SDK sending it again."""
+    config = types.UploadFileConfig(mime_type=mime_type, **names)  # type: ignore[arg-type]
+    client = client_of(proxy)
+    with pytest.raises(errors.ClientError, match=said):
+        await asyncio.to_thread(client.files.upload, file=io.BytesIO(data), config=config)
+    assert upstream.calls == []
+
+
+async def test_one_users_things_are_not_anothers(start_proxy: StartProxy, google: Google) -> None:
+    """Two users who share the operator's Gemini key see their own; what nobody is known to have made is nobody's."""
+    from gemini_proxy.traces.keys import Keys
+
+    shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
+    proxy = await start_proxy(policy=POLICY, **shared)
+    keys = Keys(proxy.store.database)
+    ann, bob = [client_of(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    google.kept["cachedContents/old"] = {"name": "cachedContents/old"}
+
+    def work() -> None:
+        made = ann.caches.create(model=MODEL, config=types.CreateCachedContentConfig(contents=["Cork"]))
+        file = ann.files.upload(file=io.BytesIO(b"Cork"), config=types.UploadFileConfig(mime_type="text/plain"))
+        assert made.name is not None and file.name is not None
+        assert [one.name for one in ann.caches.list()] == [made.name]
+        assert (list(bob.caches.list()), list(bob.files.list())) == ([], [])
+        use = types.GenerateContentConfig(cached_content=made.name)
+        for attempt in (
+            lambda: bob.caches.get(name=made.name),
+            lambda: bob.caches.delete(name=made.name),
+            lambda: bob.caches.update(name=made.name, config=types.UpdateCachedContentConfig(ttl="9s")),
+            lambda: bob.files.get(name=file.name),
+            lambda: bob.files.delete(name=file.name),
+            lambda: bob.files.download(file=file.name),
+            lambda: bob.models.generate_content(model=MODEL, contents="hi", config=use),
+            lambda: bob.models.generate_content(model=MODEL, contents=["hi", file]),
+            lambda: ann.caches.get(name="cachedContents/old"),
+        ):
+            with pytest.raises(errors.ClientError, match="404"):
+                attempt()
+
+    await asyncio.to_thread(work)
+    assert {"cachedContents/old", "cachedContents/c1"} <= google.kept.keys()
+    assert orjson.dumps(google.kept)
