@@ -171,7 +171,7 @@ _DOORS: Final = (
     Door("credentials", "secrets that agents log in with", _PASSED, Duty.DENY),
     Door("webhooks", "addresses that results are sent to", _PASSED, Duty.DENY),
     Door("voices", "voices made of samples", _PASSED, Duty.DENY),
-    Door("openai", "chat and embeddings as OpenAI shapes them", _SHUT, Duty.DENY),
+    Door("openai", "chat and embeddings as OpenAI shapes them", _GUARDED, Duty.GUARD),
     Door("openai_other", "the rest of what OpenAI shapes", _SHUT, Duty.DENY),
     Door("legacy", "methods that came before generateContent", _SHUT, Duty.DENY),
 )
@@ -189,7 +189,7 @@ class Row:
     ``streams`` that it is a stream whatever the body says. ``bare`` is a method with nothing of a user's in it, neither
     checked nor recorded. ``query`` names the parameters that go upstream beside those of every call; ``media`` lets
     ``alt=media`` be one. ``transport`` says what the bodies are: JSON, any bytes, parts of a file, or frames of a
-    WebSocket.
+    WebSocket. ``bearer`` says that the Gemini key goes upstream as ``Authorization: Bearer``, and in no other header.
 
     ``keeps`` says that Gemini keeps something of the call under a name: its request is checked before it leaves, and
     the name is remembered. ``kept`` is the kind of the things that a bare method shows, changes or deletes: to each
@@ -212,6 +212,7 @@ class Row:
     transport: Transport = "json"
     keeps: bool = False
     kept: str = ""
+    bearer: bool = False
 
 
 _PAGES: Final = frozenset({"pageSize", "pageToken", "page_size", "page_token"})
@@ -407,10 +408,26 @@ _ROWS: Final = (
     Row(Method.LIST_VOICES, "voices", "GET", ("/{v}/voices",), query=_PAGES),
     Row(Method.GET_VOICE, "voices", "GET", ("/{v}/voices/{id}",)),
     Row(Method.DELETE_VOICE, "voices", "DELETE", ("/{v}/voices/{id}",)),
-    Row(Method.OPENAI_CHAT, "openai", "POST", ("/{v}/openai/chat/completions",)),
-    Row(Method.OPENAI_EMBED, "openai", "POST", ("/{v}/openai/embeddings",)),
-    Row(Method.OPENAI_LIST_MODELS, "openai", "GET", ("/{v}/openai/models",)),
-    Row(Method.OPENAI_GET_MODEL, "openai", "GET", ("/{v}/openai/models/{model}", "/{v}/openai/models/models/{model}")),
+    Row(
+        Method.OPENAI_CHAT,
+        "openai",
+        "POST",
+        ("/{v}/openai/chat/completions",),
+        wire="openai",
+        generates=True,
+        bearer=True,
+    ),
+    Row(Method.OPENAI_EMBED, "openai", "POST", ("/{v}/openai/embeddings",), wire="openai", bearer=True),
+    Row(Method.OPENAI_LIST_MODELS, "openai", "GET", ("/{v}/openai/models",), wire="openai", bare=True, bearer=True),
+    Row(
+        Method.OPENAI_GET_MODEL,
+        "openai",
+        "GET",
+        ("/{v}/openai/models/{model}", "/{v}/openai/models/models/{model}"),
+        wire="openai",
+        bare=True,
+        bearer=True,
+    ),
     Row(Method.OPENAI_IMAGES, "openai_other", "POST", ("/{v}/openai/images/generations",)),
     Row(Method.OPENAI_RESPONSES, "openai_other", "POST", ("/{v}/openai/responses",)),
     Row(Method.OPENAI_FILES, "openai_other", "POST", ("/{v}/openai/files",), transport="bytes"),

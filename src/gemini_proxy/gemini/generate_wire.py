@@ -99,6 +99,9 @@ class GeneratePlaces:
     def is_opaque(self, path: Path) -> bool:
         return path[-1] in _OPAQUE
 
+    def is_json(self, path: Path) -> bool:
+        return False
+
 
 class GenerateWire:
     """Requests and responses of ``generateContent``, streamed as events or as a JSON array."""

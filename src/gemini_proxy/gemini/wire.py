@@ -16,7 +16,8 @@ from gemini_proxy.gemini.request import GeminiRequest
 SSE_TYPE = "text/event-stream"
 Payload = Mapping[str, Any]
 Run = tuple[object, ...]
-"""What tells the texts of a response apart that a client joins. The first item is the candidate's index."""
+"""What tells the texts of a response apart that a client joins. The first item is the candidate's index, the second
+``"argument"`` for what a call is to be given."""
 
 
 class ResponseReader(Protocol):
@@ -80,6 +81,10 @@ class TextPlaces(Protocol):
 
     def is_opaque(self, path: Path) -> bool:
         """Return whether the string at ``path`` is no text (media, signatures), in which nothing is replaced."""
+        ...
+
+    def is_json(self, path: Path) -> bool:
+        """Return whether the string at ``path`` is JSON text itself: what is put into it is spelled as that."""
         ...
 
 

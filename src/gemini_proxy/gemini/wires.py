@@ -7,16 +7,24 @@ from typing import Final
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.interactions.wire import INTERACTIONS
+from gemini_proxy.gemini.openai.wire import OPENAI
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import Wire
 
-WIRES: Final[Mapping[str, Wire]] = MappingProxyType({"generate": GENERATE, "interactions": INTERACTIONS})
+WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
+    {"generate": GENERATE, "interactions": INTERACTIONS, "openai": OPENAI}
+)
 
 
 def wire_of(call: ModelCall) -> Wire:
     """Return what reads the call."""
     return WIRES[call.row.wire]
+
+
+def wire_of_path(path: str) -> Wire:
+    """Return the wire in whose words a client of ``path`` reads errors, where that is no call."""
+    return OPENAI if "/openai/" in path else GENERATE
 
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:

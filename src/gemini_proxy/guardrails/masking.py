@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -119,17 +120,17 @@ class Masks:
         return any(digits.encode() in folded for digits in self._values)
 
 
-# How models spell a placeholder: in another case, without brackets, with Markdown's escapes or HTML's entities.
-_SPELLED_DIGITS: Final = re.compile(rf"\\?_([0-9a-fA-F]{{{_DIGITS}}})(?:\\?>|&gt;)?")
+# How models spell a placeholder: in another case, without brackets, with escapes of Markdown, JSON or HTML.
+_SPELLED_DIGITS: Final = re.compile(rf"\\?_([0-9a-fA-F]{{{_DIGITS}}})(?:\\?>|&gt;|\\u003[eE])?")
 _SPELLING: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_<\\&;")
 _SPELLING_ROOM: Final = 32
-_AROUND: Final = re.compile(r"\\|<|>|&(?:[lg](?:t;?)?)?")
+_AROUND: Final = re.compile(r"\\u(?:0(?:0(?:3[ceCE]?)?)?)?|\\|<|>|&(?:[lg](?:t;?)?)?")
 
 
 @lru_cache(maxsize=512)
 def _spelled_kind(kind: str) -> re.Pattern[str]:
     """Return a pattern for a kind as models spell it, at the end of a text."""
-    return re.compile(rf"(?:\\?<|&lt;)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
+    return re.compile(rf"(?:\\?<|&lt;|\\u003c)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
 def _core(spelled: str) -> str:
@@ -415,7 +416,8 @@ class FrameEditor:
     def _read(self, waiting: _Waiting, payload: Mapping[str, Any]) -> None:
         places = self._places
         for string in json_strings(waiting.raw):
-            if (run := places.run_of(string.path, payload)) is not None:
+            run = places.run_of(string.path, payload)
+            if run is not None and not (self._texts_only and run[1] == "argument"):
                 self._append(run, waiting, string)
             elif not self._texts_only and not places.is_opaque(string.path):
                 for start, end, text in self._substitution.find(string.text, 0):
@@ -461,9 +463,11 @@ class FrameEditor:
             at += len(string.text)
 
     def _replace(self, waiting: _Waiting, string: JsonString, start: int, end: int, text: str) -> None:
-        waiting.edits.append(StringEdit(string, start, end, text))
         if text:
             self.replaced.add(text)
+        if self._places.is_json(string.path):
+            text = json.dumps(text, ensure_ascii=False)[1:-1]
+        waiting.edits.append(StringEdit(string, start, end, text))
 
     def _leave(self) -> bytes:
         leaving: list[bytes] = []

@@ -212,6 +212,10 @@ class ResponseStream:
     def close(self) -> None:
         """Take in the end of the body. What is withheld now waits for ``release``. Raises DecodeError as ``read``."""
         self._add(self._framing.end())
+        self.settle()
+
+    def settle(self) -> None:
+        """Merge what waited for more of the response, of which no more will come. Raises DecodeError as ``read``."""
         for payload in self._reader.end():
             self._merger.add(payload)
 

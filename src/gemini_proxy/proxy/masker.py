@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
+from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.wire import SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.masking import (
@@ -131,10 +133,12 @@ class Masker:
         editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
-        masked = (await _off_loop(len(body), editor.edit, opened + body)).removeprefix(opened)
+        masked = await _off_loop(len(body), editor.edit, opened + body)
         if not editor.replaced.issuperset(placeholders.values()):
             raise CannotMask("it is not in the text of the response alone")
-        return masked
+        if await _off_loop(len(body), _call_says, exchange, masked, tuple(placeholders)):
+            raise CannotMask("the arguments of a call spell it another way")
+        return masked.removeprefix(opened)
 
     def _placeholders(
         self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
@@ -152,6 +156,17 @@ class Masker:
     def _digest(self, exchange: Exchange, text: str) -> str:
         # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
         return self._names(exchange, b"gemini-proxy").digest(text)
+
+
+def _call_says(exchange: Exchange, body: bytes, values: Sequence[str]) -> bool:
+    """Return whether a call in the rest of a response holds any of the values."""
+    framing, reader, merger = exchange.new_framing(), exchange.wire.new_reader(exchange.call), Merger()
+    for frame in (*framing.feed(body), *framing.end()):
+        for payload in reader.read(frame.payload) if frame.payload is not None else ():
+            merger.add(payload)
+    parts = (part for candidate in merger.candidates for part in candidate.parts)
+    said = [text for part in parts if "functionCall" in part for text in strings_in(part["functionCall"])]
+    return any(value in text for text in said for value in values)
 
 
 async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:

@@ -416,9 +416,11 @@ class Pipeline:
                 self._read_response(exchange, exchange.request)
 
     def _flush(self, exchange: Exchange) -> None:
-        """Take in what waited to be restored: no more of the response will come. Raises DecodeError."""
-        if exchange.restoring is not None and exchange.stream is not None:
-            exchange.stream.read(exchange.restoring.flush())
+        """Take in what waited to be restored or joined: no more of the response will come. Raises DecodeError."""
+        if exchange.stream is not None:
+            if exchange.restoring is not None:
+                exchange.stream.read(exchange.restoring.flush())
+            exchange.stream.settle()
 
     def _refuse_text(self, exchange: Exchange, verdicts: Sequence[tuple[int, Verdict]]) -> None:
         """Raise Refused where text that has come is to be refused. ``verdicts`` are by candidate."""

@@ -69,7 +69,7 @@ class RequestReader:
         if exchange.call.guarded:
             exchange.rules = await self._rules_of(exchange, request.headers)
         key = exchange.credentials.gemini or ""
-        exchange.headers = upstream_headers(request.headers, key, self._forwarded)
+        exchange.headers = upstream_headers(request.headers, key, self._forwarded, bearer=exchange.call.row.bearer)
         row, server = exchange.call.row, self._server
         if row.transport == "json":
             check_type(request)

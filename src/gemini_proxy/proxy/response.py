@@ -73,11 +73,11 @@ class ClientResponse:
         """Show a waiting SSE client that the connection lives: begin the event that will come, then add a space to it.
 
         White space before an event's JSON is the one thing that every client ignores; comments break several. Nothing
-        is sent unless ``following``, the first bytes of what will be sent next, begins an event.
+        is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON.
         """
         if self._event_open:
             await self.http.write(b" ")
-        elif following.startswith(b"data:"):
+        elif following.startswith(b"data:") and not following[len(b"data:") :].lstrip().startswith(b"[DONE]"):
             await self.write(b"data: ")
             self._event_open = True
 

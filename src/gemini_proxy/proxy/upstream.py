@@ -174,19 +174,28 @@ class Upstream:
 
 
 def upstream_headers(
-    headers: CIMultiDictProxy[str] | CIMultiDict[str], gemini_key: str, extra: Sequence[str] = ()
+    headers: CIMultiDictProxy[str] | CIMultiDict[str],
+    gemini_key: str,
+    extra: Sequence[str] = (),
+    *,
+    bearer: bool = False,
 ) -> Mapping[str, str]:
-    """The headers for the upstream, by allow-list; the key goes as ``x-goog-api-key`` whatever way it came.
+    """The headers for the upstream, by allow-list; the key goes in one header, whatever way it came.
+
+    That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API that gets it twice refuses it.
 
     Raises BadRequest for a header that would change what of the answer can be checked.
     """
     if "x-goog-fieldmask" in headers:
         raise BadRequest("The header X-Goog-FieldMask hides parts of the answer and is not supported.")
-    outgoing = {"x-goog-api-key": gemini_key, "accept-encoding": "identity"}
+    carrier = {"authorization": f"Bearer {gemini_key}"} if bearer else {"x-goog-api-key": gemini_key}
+    outgoing = {**carrier, "accept-encoding": "identity"}
     named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
     for name, value in headers.items():
         folded = name.lower()
         if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) or folded in outgoing:
+            continue
+        if folded == "x-goog-api-key":
             continue
         if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
             outgoing[folded] = value

@@ -11,7 +11,7 @@ from gemini_proxy.gemini.calls import SUPPORTED
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.refusal import JSON_TYPE, retry_info
 from gemini_proxy.gemini.wire import Wire
-from gemini_proxy.gemini.wires import wire_of
+from gemini_proxy.gemini.wires import wire_of, wire_of_path
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.proxy.response import break_off
 from gemini_proxy.server.app_keys import CALL, CONFIG, EXCHANGE, MEMORY, STATE
@@ -38,7 +38,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Turn whatever escapes into an answer in the shape of the door; once bytes were sent, into a broken body."""
     state = request.app[STATE]
     if state.in_flight >= request.app[CONFIG].server.max_exchanges:
-        return error_response(Unavailable("The proxy is handling as many requests as it may."))
+        return error_response(Unavailable("The proxy is handling as many requests as it may."), _wire(request))
     state.in_flight += 1
     try:
         return await handler(request)
@@ -63,7 +63,11 @@ def _answer(request: web.Request, error: ProxyError) -> web.Response:
     if request.writer.output_size > 0:
         break_off(request)
         raise ConnectionError("the answer broke off")
-    return error_response(error, wire_of(request[CALL]) if CALL in request else GENERATE)
+    return error_response(error, _wire(request))
+
+
+def _wire(request: web.Request) -> Wire:
+    return wire_of(request[CALL]) if CALL in request else wire_of_path(request.raw_path)
 
 
 def _translated(error: web.HTTPException) -> ProxyError:

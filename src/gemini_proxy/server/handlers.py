@@ -71,7 +71,10 @@ def _abandon(call: "asyncio.Task[UpstreamResponse]") -> None:
 async def _relay_bare(request: web.Request) -> web.StreamResponse:
     """Relay a call with nothing of a user's in it, such as ``GET models``."""
     headers = upstream_headers(
-        request.headers, request[CREDENTIALS].gemini or "", request.app[CONFIG].upstream.forward_headers
+        request.headers,
+        request[CREDENTIALS].gemini or "",
+        request.app[CONFIG].upstream.forward_headers,
+        bearer=request[CALL].row.bearer,
     )
     upstream = await request.app[UPSTREAM].open(request[CALL].http_method, request[CALL].upstream_target, headers, None)
     try:

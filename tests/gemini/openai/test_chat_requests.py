@@ -8,7 +8,7 @@ import pytest
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.openai.request import messages_read, read_chat, read_embeddings
-from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.parts import Reference
 from gemini_proxy.gemini.request import GeminiRequest
 from tests.gemini.reading import read, said
 
@@ -85,7 +85,9 @@ def test_places_name_the_message_of_each_message() -> None:
 )
 def test_media_are_declared(part: Mapping[str, Any], unchecked: str) -> None:
     found = chat({"role": "user", "content": [{"type": "text", "text": "See"}, part]})
-    assert found.unchecked == (Unchecked("messages.0.content.1", unchecked),)
+    [one] = found.unchecked
+    assert (one.address, one.reason) == ("messages.0.content.1", unchecked)
+    assert (one.reference is not None) == ("file_id" in str(part))
 
 
 def test_a_file_of_text_is_read() -> None:
@@ -105,7 +107,9 @@ def test_signatures_are_no_text() -> None:
 def test_a_cache_is_declared_in_both_places() -> None:
     google = {"google": {"cached_content": "cachedContents/1", "thinking_config": {"thinking_budget": 9}}}
     for fields in ({"extra_body": google}, google):
-        assert [one.reason for one in chat(**fields).unchecked] == ["cached content"]
+        [found] = chat(**fields).unchecked
+        assert found.reason == "cached content"
+        assert found.reference == Reference("cache", "cachedContents/1", "cachedContents/1")
 
 
 def test_settings_of_the_call() -> None:

@@ -45,7 +45,7 @@ class InteractionPlaces:
             case ("delta", "text"):
                 return (0, "text", index)
             case ("delta", "arguments"):
-                return (0, "arguments", index)
+                return (0, "argument", index)
             case ("delta", "content", "text") | ("step", "summary", _, "text"):
                 return (0, "thought", index)
             case ("step", "content", _, "text"):
@@ -65,6 +65,9 @@ class InteractionPlaces:
 
     def is_opaque(self, path: Path) -> bool:
         return path[-1] in _OPAQUE and _CLIENTS_OWN.isdisjoint(path)
+
+    def is_json(self, path: Path) -> bool:
+        return path == ("delta", "arguments")
 
 
 class InteractionsWire:

@@ -15,6 +15,7 @@ from gemini_proxy.gemini.parts import Unchecked, strings_in
 from gemini_proxy.gemini.request import (
     GeminiRequest,
     add_settings,
+    cache_reference,
     candidate_count,
     control_fields,
     declaration,
@@ -83,7 +84,7 @@ def messages_read(body: bytes) -> tuple[int | None, ...]:
     return tuple(reader.places)
 
 
-def streams(root: JsonObject) -> bool:
+def _streams(root: JsonObject) -> bool:
     """Return whether the response is asked for as a stream. Raises BadRequest for what is no truth value."""
     stream = root.get("stream")
     if stream is not None and not isinstance(stream, bool):
@@ -106,6 +107,8 @@ def _read(body: bytes, add: "Callable[[_ChatReader, JsonObject], None]") -> Gemi
         outbound=outbound,
         stored=messages if bare is root else tuple(_messages(bare, add, outbound).messages),
         secrets=secrets,
+        model=model if isinstance(model := root.get("model"), str) else None,
+        streams=_streams(root),
     )
 
 
@@ -182,8 +185,10 @@ class _ChatReader:
 
     def _references(self, extra: Any, address: str) -> None:
         google = extra.get("google") if isinstance(extra, Mapping) else None
-        if isinstance(google, Mapping) and field(google, "cachedContent") is not None:
-            self._unchecked(f"{address}.cached_content", "cached content")
+        cached = field(google, "cachedContent") if isinstance(google, Mapping) else None
+        if cached is not None:
+            found = Unchecked(f"{address}.cached_content", "cached content", cache_reference(cached))
+            self.list.unchecked.append(found)
 
     def _message(self, message: JsonObject) -> None:
         given = a_string(message.get("role"), "role")
