@@ -6,13 +6,13 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from bench.million_traces import LOGGED, MODELS, OWNER, PHRASE, RARE_WORD
+from bench.million_traces import CONVERSATION, LOGGED, MODELS, OWNER, PHRASE, RARE_WORD
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.schema import usage as kept
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
-from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.trace import REFUSED, Outcome
 from gemini_proxy.traces.usage import DatasetUsage
 
 PAGE: Final = 50
@@ -45,6 +45,15 @@ def _filters(now: float) -> dict[str, TraceQuery]:
         "rule, 1 %": TraceQuery(rule="secrets"),
         "rule, 0.002 %": TraceQuery(rule="canary"),
         "rule, none": TraceQuery(rule="none"),
+        "rule by its message, 1 %": TraceQuery(rule="secrets found"),
+        "outcomes, 2 %": TraceQuery(outcome=REFUSED),
+        "status, 1 %": TraceQuery(status=429),
+        "status, none": TraceQuery(status=503),
+        "status 1 % + outcome that it never has": TraceQuery(status=429, outcome=REFUSED),
+        "tool, common": TraceQuery(tool="look_up"),
+        "tool, common + rule 0.002 %": TraceQuery(tool="look_up", rule="canary"),
+        "key, none": TraceQuery(key="0" * 12),
+        "conversation, of two": TraceQuery(conversation=CONVERSATION),
         "a day of last week": TraceQuery(since=now - 8 * DAY, until=now - 7 * DAY),
         "a day four weeks ago": first_day,
         "text, rare word": TraceQuery(text=RARE_WORD),
@@ -88,6 +97,7 @@ async def questions(database: Database) -> list[Question]:
     )
     largest, smallest = await _dataset(datasets, "support-agent"), await _dataset(datasets, "billing")
     newest = (await listing.page(largest, TraceQuery(), 1)).traces[0]
+    everything = await datasets.all(OWNER)
     # What was made may be older than this run.
     latest = select(func.max(kept.c.start))
     now = float(await database.read(lambda connection: connection.execute(latest).scalar_one()))
@@ -106,7 +116,19 @@ async def questions(database: Database) -> list[Question]:
         return len(await datasets.all(OWNER))
 
     async def menus() -> int:
-        return len(await listing.models(largest)) + len(await listing.rules(largest))
+        choices = await listing.choices(everything)
+        return len(choices.models) + len(choices.rules)
+
+    def across(query: TraceQuery, before: int | None = None) -> Callable[[], Awaitable[int]]:
+        async def ask() -> int:
+            return len((await listing.over(everything, query, PAGE, before)).traces)
+
+        return ask
+
+    async def counts() -> int:
+        wanted = (Outcome.COMPLETED, REFUSED, Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.PUSHED)
+        found = await listing.counts(everything, [TraceQuery(), *(TraceQuery(outcome=one) for one in wanted)])
+        return sum(one.number for one in found)
 
     def plots(days: int) -> Callable[[], Awaitable[int]]:
         async def ask() -> int:
@@ -122,7 +144,10 @@ async def questions(database: Database) -> list[Question]:
         Question("small dataset, common word", pages(smallest, TraceQuery(text="error"))),
         Question("small dataset, rare word", pages(smallest, TraceQuery(text=RARE_WORD))),
         Question("small dataset, rule 10 %", pages(smallest, TraceQuery(rule=LOGGED))),
-        Question("models and rules of a dataset", menus),
+        *(Question(f"all datasets, {title}", across(query)) for title, query in _filters(now).items()),
+        Question(f"all datasets, page {DEEP:,}", across(TraceQuery(), newest.seq - DEEP * PAGE)),
+        Question("all datasets, counts by outcome", counts),
+        Question("all datasets, models and rules", menus),
         Question("one trace by its id", one),
         Question("datasets", overview),
         Question("dashboard, 24 hours", plots(1)),

@@ -33,6 +33,7 @@ RULES: Final = {"secrets": 50, "personal-data": 30, "prompt-injection": 15, "exf
 LOGGED: Final = "tone"
 RARE_WORD: Final = "xylophone"
 RARE_ONE_IN: Final = 20_000
+CONVERSATION: Final = "c7"
 PHRASE: Final = "please reset my password"
 PHRASE_ONE_IN: Final = 500
 
@@ -75,7 +76,7 @@ def _trace(chance: random.Random, words: tuple[str, ...], weights: list[float], 
         duration_ms=duration,
         messages=_messages(said, number),
         annotations=_annotations(chance, outcome),
-        metadata=_metadata(model, duration, len(said)),
+        metadata={**_metadata(model, duration, len(said), outcome), "conversation": f"c{number // 2}"},
     )
 
 
@@ -110,8 +111,12 @@ def _annotation(rule: str, action: str) -> Annotation:
     return Annotation(f"{rule} found", "messages.1.content:4-40", guardrail=guardrail)
 
 
-def _metadata(model: str, duration: float, tokens: int) -> dict[str, Any]:
+def _metadata(model: str, duration: float, tokens: int, outcome: Outcome) -> dict[str, Any]:
+    failed = outcome is Outcome.UPSTREAM_ERROR
     return {
+        "upstream_status": 429 if failed else 200,
+        **({"upstream_error": {"status": "RESOURCE_EXHAUSTED", "message": "No quota is left."}} if failed else {}),
+        "asked": "please look up what the customer of this order wants",
         "via_gateway": True,
         "method": "streamGenerateContent",
         "model": model,

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemini_proxy.cli.traces import traces
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, trace_json
 from tests.traces.samples import ANNOTATION, trace, url
@@ -218,3 +219,29 @@ def test_prune_by_size_says_how_many_would_go_and_then_deletes_the_oldest(databa
 def test_prune_refuses_a_size_that_is_none(database: Path, size: str) -> None:
     result = run(database, "prune", "--dry-run", "--max-size", size)
     assert result.exit_code == 2 and 'not a size of at least "10 MB"' in result.output
+
+
+def test_list_and_export_take_the_filters_of_the_pages(database: Path) -> None:
+    """Outcome groups, model, message of a rule, status, time and text, all of them in one query."""
+    refused = trace("buried treasure", outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION,), created=time.time())
+    failed = trace(outcome=Outcome.UPSTREAM_ERROR, model="pro", metadata={"upstream_status": 429}, dataset="other")
+    write(database, [refused, failed, trace()])
+    asyncio.run(_indexed(database))
+
+    def listed(*arguments: str) -> list[str]:
+        return [orjson.loads(line)["id"] for line in run(database, "list", "--json", *arguments).output.splitlines()]
+
+    assert listed("--outcome", "refused") == listed("--rule", "no secrets", "--since", "2h") == [refused.id]
+    assert listed("--text", "treasure", "--dataset", "demo") == listed("--since", "2024-01-01") == [refused.id]
+    assert listed("--model", "pro", "--until", "2024-01-01") == listed("--status", "429") == [failed.id]
+    assert listed("--model", "pro", "--dataset", "demo") == []
+    assert "not a time such as" in run(database, "list", "--since", "yesterday").output
+    head, line = run(database, "export", "--format", "csv", "--outcome", "errors").output.splitlines()
+    assert head.startswith("id,created,dataset,model") and line.startswith(f"{failed.id},2023-11-14T22:13:20.000+00:00")
+    assert orjson.loads(run(database, "export", "--rule", "secrets").output)["id"] == refused.id
+
+
+async def _indexed(database: Path) -> None:
+    store = await TraceStore.open(url(database))
+    await Indexer(store.database, asyncio.Event()).catch_up()
+    await store.close()

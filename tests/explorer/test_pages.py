@@ -12,9 +12,10 @@ import pytest
 from gemini_proxy.explorer.app_keys import DATABASE, TRACES
 from gemini_proxy.explorer.pages.annotated_text import SHOWN
 from gemini_proxy.explorer.pages.conversation import MESSAGES
-from gemini_proxy.explorer.pages.trace_pages import PAGE
+from gemini_proxy.explorer.pages.listing_pages import PAGE
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
+from gemini_proxy.traces.search import listing
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
 from tests.explorer.browsing import Browser, mine, record, rows, rule
@@ -96,12 +97,12 @@ async def test_traces_are_listed_newest_first_page_by_page(proxy: Proxy, browser
 
 
 async def test_a_row_says_what_happened(proxy: Proxy, browser: Browser) -> None:
-    """Time, id, model, outcome, the first rule's words, and milliseconds."""
+    """Time, id, the last question, model, outcome, the first rule's words, and milliseconds."""
     (one,) = await record(
         proxy, mine(outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION,), duration_ms=1234.5, model="gemini-x")
     )
     page = await browser.get("/explorer/datasets/demo")
-    assert re.search(rf"{one.id[:8]}\s+gemini-x\s+refused response\s+no secrets\s+1,23\d", page.text)
+    assert re.search(rf"{one.id[:8]}\s+tell me\s+gemini-x\s+refused response\s+no secrets\s+1,23\d", page.text)
     assert 'data-outcome="refused_response"' in page.body
 
 
@@ -130,6 +131,49 @@ async def test_filters_are_the_address(proxy: Proxy, browser: Browser) -> None:
             assert "No trace matches" in page.text
     page = await browser.get("/explorer/datasets/demo?text=%22%3Cb%3E&outcome=failed")
     assert 'value="&#34;&lt;b&gt;"' in page.body and '<option value="failed" selected>' in page.body
+
+
+async def test_all_traffic_is_one_list(proxy: Proxy, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces of every dataset and of none, with what the upstream said; outcomes are counted, filters are links."""
+    monkeypatch.setattr(listing, "BUDGET", 10.0)
+    quota = {"upstream_status": 429, "upstream_error": {"status": "RESOURCE_EXHAUSTED", "message": "No quota is left."}}
+    refused = mine("treasure", outcome=Outcome.REFUSED_REQUEST, annotations=(ANNOTATION,), created=4.0)
+    failed = mine("weather", outcome=Outcome.UPSTREAM_ERROR, metadata=quota, dataset=None, created=3.0)
+    done = mine("apples", dataset="other", created=2.0)
+    await record(proxy, done, failed, refused, trace(owner="somebody"))
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    page = await browser.get("/explorer/traffic")
+    assert rows(page) == [one.id[:8] for one in (refused, failed, done)]
+    assert re.search(r"weather\s+none\s+gemini-2.5-flash\s+upstream error 429\s+No quota is left\.", page.text)
+    assert re.search(r"all 3\s+completed 1\s+refused 1\s+errors 1\s", page.text)
+    assert "/explorer/traffic?outcome=errors" in page.links()
+    for query, found in {
+        "outcome=refused": [refused],
+        "outcome=errors": [failed],
+        "status=429": [failed],
+        "status=200": [],
+        "rule=no%20secrets": [refused],
+        "dataset=other": [done],
+        "dataset=-": [failed],
+        "text=appl*": [done],
+    }.items():
+        assert rows(await browser.get(f"/explorer/traffic?{query}")) == [one.id[:8] for one in found], query
+    assert '<mark class="hit">apples</mark>' in (await browser.get("/explorer/traffic?text=appl*")).body
+    assert [(await browser.get(f"/explorer/traffic?{one}")).status for one in ("dataset=no", "status=x")] == [404, 400]
+
+
+async def test_what_is_filtered_is_exported(proxy: Proxy, browser: Browser) -> None:
+    """Whole traces as JSON, or the list as CSV in which no cell is a formula."""
+    kept = mine("=1+1", created=4.0, outcome=Outcome.REFUSED_REQUEST, annotations=(ANNOTATION,))
+    await record(proxy, mine(), kept)
+    page = await browser.get("/explorer/traffic/export?format=jsonl&outcome=refused")
+    assert [json.loads(line) for line in page.body.splitlines()] == [trace_json(kept)]
+    assert page.headers["content-disposition"].endswith('.jsonl"')
+    page = await browser.get("/explorer/datasets/demo/export?format=csv&rule=no+secrets")
+    head, line = page.body.splitlines()
+    assert head.startswith("id,created,") and line.startswith(f"{kept.id},1970-01-01T00:00:04.000+00:00,demo,")
+    assert ",secrets,no secrets,'=1+1," in line
+    assert (await browser.get("/explorer/traffic/export?format=xml")).status == 400
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,11 @@ from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
 from gemini_proxy.traces.search import pace
 from gemini_proxy.traces.search.indexer import Indexer
-from gemini_proxy.traces.search.listing import Listing, Neighbours, TracePage, TraceQuery
+from gemini_proxy.traces.search.listing import Choices, Count, Listing, Neighbours, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime
 from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
+from gemini_proxy.traces.trace import REFUSED, Annotation, Outcome, Trace, TraceSummary
 from tests.traces.samples import trace
 
 TABLES = ("traces", "annotations", "datasets", "usage")
@@ -81,13 +82,17 @@ async def _all(listing: Listing, dataset: Dataset, query: TraceQuery, limit: int
 def _answers(number: int, query: TraceQuery, words: Sequence[str]) -> bool:
     made = _trace(number)
     return (
-        query.outcome in (None, made.outcome)
+        (not query.outcomes or made.outcome.value in query.outcomes)
         and query.model in (None, made.model)
-        and (query.rule is None or query.rule in [one.guardrail.get("name", one.content) for one in made.annotations])
+        and (query.rule is None or query.rule in [said for one in made.annotations for said in _said(one)])
         and (query.since is None or made.created >= query.since)
         and (query.until is None or made.created < query.until)
         and (not words or (set(words) <= set(TEXTS[number % 3].split()) and number < COUNT - 10))
     )
+
+
+def _said(annotation: Annotation) -> tuple[str, str]:
+    return annotation.content, annotation.guardrail.get("name", annotation.content)
 
 
 def _words(query: TraceQuery) -> list[str]:
@@ -96,7 +101,7 @@ def _words(query: TraceQuery) -> list[str]:
 
 HOUR = 3600
 FILTERS: tuple[tuple[TraceQuery, ...], ...] = (
-    (TraceQuery(), TraceQuery(outcome=Outcome.REFUSED_REQUEST), TraceQuery(outcome=Outcome.FAILED)),
+    (TraceQuery(), TraceQuery(outcome=REFUSED), TraceQuery(outcome=Outcome.FAILED)),
     (TraceQuery(), TraceQuery(model="pro"), TraceQuery(model="none")),
     (TraceQuery(), TraceQuery(rule="fruit"), TraceQuery(rule="a remark"), TraceQuery(rule="do not")),
     (
@@ -229,15 +234,16 @@ async def test_no_text_is_an_error(listing: Listing, demo: Dataset, text: str) -
 
 
 async def test_menus_name_what_can_be_found(listing: Listing, demo: Dataset) -> None:
-    assert await listing.models(demo) == ["flash", "pro"]
-    assert await listing.rules(demo) == ["a remark", "fruit"]
+    choices = await listing.choices([demo])
+    assert (choices.models, choices.rules) == (("flash", "pro"), ("a remark", "do not", "fruit"))
+    assert await listing.choices([]) == Choices((), (), (), ())
 
 
 async def test_a_dataset_without_traces_has_an_empty_page(store: TraceStore) -> None:
     dataset = await Datasets(store.database).create("", "empty")
     listing = Listing(store.database)
     assert await listing.page(dataset, TraceQuery(text="a", rule="b"), 5) == TracePage([], None)
-    assert await listing.models(dataset) == await listing.rules(dataset) == []
+    assert await listing.choices([dataset]) == Choices((), (), (), ())
 
 
 async def test_a_dataset_that_was_deleted_shows_nothing(store: TraceStore, listing: Listing, demo: Dataset) -> None:
@@ -287,6 +293,90 @@ def _plans(connection: Connection, dataset: Dataset, query: TraceQuery) -> list[
         (statement, [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)])
         for statement, parameters in statements
     ]
+
+
+@pytest.fixture
+async def both(store: TraceStore, listing: Listing) -> list[Dataset]:
+    return await Datasets(store.database).all("")
+
+
+async def _merged(listing: Listing, datasets: Sequence[Dataset], query: TraceQuery, limit: int) -> list[TraceSummary]:
+    found: list[TraceSummary] = []
+    page: TracePage | None = None
+    while page is None or page.older is not None:
+        page = await listing.over(datasets, query, limit, page.older if page else None)
+        assert len(page.traces) <= limit
+        found += page.traces
+    return found
+
+
+@pytest.mark.parametrize(
+    "query",
+    [TraceQuery(), TraceQuery(rule="do not"), TraceQuery(text="red", model="flash"), TraceQuery(outcome=REFUSED)],
+)
+async def test_datasets_are_listed_as_one(listing: Listing, both: list[Dataset], query: TraceQuery) -> None:
+    """Each trace once, newest first, also where the time is too short to look through a dataset at once."""
+    expected = sorted([seq for one in both for seq in (t.seq for t in await _all(listing, one, query))], reverse=True)
+    assert [one.seq for one in await _merged(listing, both, query, 7)] == expected
+    assert [one.seq async for one in listing.each(both, query, 9, at_once=4)] == expected[:9]
+
+
+async def test_time_that_runs_out_loses_no_trace(
+    listing: Listing, both: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = TraceQuery(model="pro")
+    expected = [one.seq for one in await _merged(listing, both, query, 100)]
+    monkeypatch.setattr(pace, "FIRST_WINDOW", 4)
+    monkeypatch.setattr(listing_module, "BUDGET", 0.0)
+    monkeypatch.setattr(listing_module, "_LEAST_SHARE", 0.0)
+    assert [one.seq for one in await _merged(listing, both, query, 5)] == expected
+
+
+async def test_counts_end_at_the_most(listing: Listing, both: list[Dataset], demo: Dataset) -> None:
+    queries = [TraceQuery(), TraceQuery(outcome=REFUSED), TraceQuery(model="none")]
+    assert await listing.counts([demo], queries, most=20) == [
+        Count(20, exact=False),
+        Count(COUNT // 4, exact=True),
+        Count(0, exact=True),
+    ]
+    assert (await listing.counts(both, queries))[0] == Count(2 * COUNT - 10, exact=True)
+
+
+async def test_what_the_index_alone_knows_finds_traces(store: TraceStore) -> None:
+    """Upstream status, tool, key and conversation, each and together with a guardrail."""
+    call = {"type": "function", "function": {"name": "send mail", "arguments": {}}}
+    named = Annotation("do not", "", guardrail={"name": "fruit"})
+    metadata = {"upstream_status": 429, "conversation": "c/1", "upstream_error": {"message": "quota"}, "asked": "hi"}
+    wanted = trace(metadata=metadata, tenant="ab" * 32, messages=[{"role": "assistant", "tool_calls": [call]}])
+    await store.add([wanted, trace(metadata={"upstream_status": 200}), replace(wanted, id="x", annotations=(named,))])
+    await Indexer(store.database, asyncio.Event()).catch_up()
+    demo = (await store.datasets("demo"))[0]
+    listing = Listing(store.database)
+    for query in (
+        TraceQuery(status=429),
+        TraceQuery(tool="send mail"),
+        TraceQuery(key="ab" * 6),
+        TraceQuery(conversation="c/1", text="-red"),
+    ):
+        page = await listing.page(demo, query, 5)
+        assert [one.position for one in page.traces] == [2, 0], query
+        assert [one.position for one in await _all(listing, demo, replace(query, rule="do not"))] == [2]
+        line = page.headlines[page.traces[0].seq]
+        assert (line.asked, line.status, line.failure) == ("hi", 429, "quota")
+    assert (await listing.page(demo, TraceQuery(status=500), 5)).traces == []
+    choices = await listing.choices([demo])
+    assert (choices.statuses, choices.tools) == (("200", "429"), ("send mail",))
+
+
+async def test_a_line_shows_the_hit_of_a_search(store: TraceStore) -> None:
+    await store.add([trace("Where is the RED apple? " + "x" * 90), trace("pear")])
+    await Indexer(store.database, asyncio.Event()).catch_up()
+    listing, demo = Listing(store.database), (await store.datasets("demo"))[0]
+    page = await listing.page(demo, TraceQuery(text="appl* -pear"), 5)
+    [line] = page.headlines.values()
+    assert line.excerpt is not None and line.asked.startswith("Where is the RED apple? xxx")
+    assert (line.excerpt.before, line.excerpt.hit) == ("Where is the RED ", "apple")
+    assert line.excerpt.after.startswith("? x") and line.excerpt.after.endswith("…")
 
 
 async def test_neighbours_are_of_the_same_dataset(store: TraceStore) -> None:

@@ -138,6 +138,7 @@ async def test_numbers_of_deleted_traces_are_not_given_again(store: TraceStore) 
     assert second.seq > first.seq
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 async def test_migrations_make_the_schema_that_the_code_uses(store: TraceStore, database_url: str) -> None:
 
     def differences(connection: Connection) -> object:

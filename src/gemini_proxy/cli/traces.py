@@ -3,12 +3,13 @@
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import click
 import orjson
@@ -24,10 +25,12 @@ from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRan
 from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
+from gemini_proxy.traces.export import FORMATS
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.trace import Outcome, Trace, TraceSummary, trace_json
+from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json
 from gemini_proxy.traces.visible import VISIBLE
 
 
@@ -69,18 +72,67 @@ def traces() -> None:
     """Look at recorded exchanges."""
 
 
-@traces.command("list")
-@click.option("--dataset", help="Only traces of this dataset.")
-@click.option(
-    "--outcome", type=click.Choice([word.value for word in Outcome]), help="Only exchanges with this outcome."
+class _Time(click.ParamType[float]):
+    """A moment as Unix seconds: a date, a date with a time, or how long ago, such as 90m, 12h or 7d."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if ago := _AGO.fullmatch(str(value)):
+            return time.time() - int(ago[1]) * _SECONDS[ago[2]]
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except (ValueError, OverflowError, OSError):
+            self.fail("not a time such as 2026-01-31, 2026-01-31T18:30 or 7d (that long ago)", param, ctx)
+
+
+_AGO = re.compile(r"([0-9]{1,6})([mhd])")
+_SECONDS = {"m": 60, "h": 3_600, "d": DAY}
+_OUTCOMES = [*OUTCOME_GROUPS, *(word.value for word in Outcome)]
+_FILTERS = (
+    click.option("--dataset", help="Only traces of this dataset."),
+    click.option("--outcome", type=click.Choice(_OUTCOMES), help="Only exchanges with this outcome."),
+    click.option("--model", help="Only exchanges with this model."),
+    click.option("--rule", metavar="NAME", help="Only those that this guardrail, or a rule with this message, found."),
+    click.option("--status", type=click.IntRange(100, 999), help="Only those to which the upstream gave this status."),
+    click.option("--tool", metavar="NAME", help="Only those that call this tool."),
+    click.option("--key", help="Only those with this key, named as a trace shows it."),
+    click.option("--conversation", metavar="ID", help="Only those of this conversation."),
+    click.option("--since", type=_Time(), metavar="TIME", help="Begun at this time or later, or within 90m, 12h, 7d."),
+    click.option("--until", type=_Time(), metavar="TIME", help="Begun before this time."),
+    click.option("--text", metavar="WORDS", help="Only those with these words, as the pages search for them."),
 )
+
+
+def _filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the filters of a list of traces to a command, which takes them as ``dataset`` and ``query``."""
+
+    @wraps(command)
+    def run(*args: Any, dataset: str | None, outcome: str | None, **options: Any) -> None:
+        asked = {field.name: options.pop(field.name) for field in fields(TraceQuery) if field.name in options}
+        query = TraceQuery(outcome=outcomes_named(outcome) if outcome else None, **asked)
+        command(*args, dataset=dataset, query=query, **options)
+
+    for option in reversed(_FILTERS):
+        run = option(run)
+    return run
+
+
+async def _found(store: TraceStore, dataset: str | None, query: TraceQuery, limit: int) -> list[TraceSummary]:
+    if query == TraceQuery():
+        return await store.recent(limit, dataset=dataset)
+    datasets = await store.datasets(dataset)
+    return [summary async for summary in Listing(store.database).each(datasets, query, limit)]
+
+
+@traces.command("list")
+@_filtered
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many traces.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
-def list_(config: TracesConfig, dataset: str | None, outcome: str | None, limit: int, as_json: bool) -> None:
+def list_(config: TracesConfig, dataset: str | None, query: TraceQuery, limit: int, as_json: bool) -> None:
     """List traces, the newest first."""
-    only = Outcome(outcome) if outcome else None
-    summaries = with_store(config.traces.database, lambda store: store.recent(limit, dataset=dataset, outcome=only))
+    summaries = with_store(config.traces.database, lambda store: _found(store, dataset, query, limit))
     if not as_json:
         print_list(summaries)
         return
@@ -108,23 +160,36 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
 
 
 @traces.command()
-@click.option("--dataset", help="Only traces of this dataset.")
-@click.option("--format", "_format", type=click.Choice(["jsonl"]), default="jsonl", show_default=True)
+@_filtered
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
 @click.pass_obj
-def export(config: TracesConfig, dataset: str | None, _format: str, output: Path | None) -> None:
-    """Write all traces, the oldest first, one JSON object per line."""
+def export(config: TracesConfig, dataset: str | None, query: TraceQuery, form: str, output: Path | None) -> None:
+    """Write traces, one a line: whole as JSON, or what a list shows of them as CSV.
+
+    All traces are written the oldest first; with filters besides --dataset, those that fit, the newest first.
+    """
+    exporter = FORMATS[form]
 
     async def write(store: TraceStore) -> None:
+        found = store.export(dataset) if query == TraceQuery() else _each(store, dataset, query)
         with _opened(output) as file:
-            async for trace in store.export(dataset):
-                file.write(dump(trace_json(trace)) + b"\n")
+            file.write(exporter.head)
+            async for trace in found:
+                file.write(exporter.line(trace))
             file.flush()
 
     try:
         with_store(config.traces.database, write)
     except OSError as error:
         raise click.ClickException(f"cannot write {output or 'standard output'}: {error.strerror}") from None
+
+
+async def _each(store: TraceStore, dataset: str | None, query: TraceQuery) -> AsyncIterator[Trace]:
+    datasets = await store.datasets(dataset)
+    async for summary in Listing(store.database).each(datasets, query, sys.maxsize):
+        for trace in await store.numbered([summary.seq]):
+            yield trace
 
 
 @traces.command()

@@ -15,6 +15,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.upstream_fault import UpstreamFault
 from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
 from gemini_proxy.gemini.wires import wire_of
 from gemini_proxy.guardrails.engine import ConversationReader
@@ -50,6 +51,7 @@ class Made:
 class Exchange:
     """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
 
+    ``conversation`` is the client's own name for the conversation, "" where it gives none.
     ``earlier`` is what the request's references stand for, ``made`` what Gemini keeps of the exchange under a name.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
@@ -64,6 +66,7 @@ class Exchange:
     response: ClientResponse
     owner: str = ""
     client: str = ""
+    conversation: str = ""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: float = field(default_factory=time.time)
     started_at: float = field(default_factory=time.perf_counter)
@@ -79,6 +82,7 @@ class Exchange:
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False)
 
     upstream_status: int | None = None
+    upstream_error: UpstreamFault | None = None
     head_at: float | None = None
     framing: str | None = None
     merger: Merger = field(default_factory=Merger)

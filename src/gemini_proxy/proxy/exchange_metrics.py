@@ -65,6 +65,7 @@ class ExchangeMetrics:
         self._names = {HEADER_NAME, *rules}
         self._room = len(self._names) + learns
         self.exchanges: Counter[tuple[Method, Outcome]] = Counter()
+        self.upstream: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
@@ -82,6 +83,8 @@ class ExchangeMetrics:
         """Count an exchange that has come to its end."""
         call, outcome = exchange.call, exchange.outcome or Outcome.FAILED
         self.exchanges[call.method, outcome] += 1
+        if exchange.upstream_status is not None:
+            self.upstream[f"{exchange.upstream_status // 100}xx"] += 1
         seconds = time.perf_counter() - exchange.started_at
         self.duration[exchange.streams].observe(seconds)
         if (first_byte_at := exchange.response.first_byte_at) is not None:

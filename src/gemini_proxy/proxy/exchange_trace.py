@@ -4,11 +4,12 @@ import functools
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gemini_proxy.errors import Unavailable
+from gemini_proxy.gemini.upstream_fault import read_fault
 from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.masking import hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
@@ -17,6 +18,7 @@ from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.alerts.notebook import Notebook
 from gemini_proxy.traces.datasets import UNNAMED
+from gemini_proxy.traces.headline import conversation_of, question_of
 from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.redact import REDACTED, redact
@@ -153,7 +155,7 @@ class ExchangeRecorder:
             stream=exchange.streams,
             messages=messages,
             annotations=annotations_for(violations) if violations else (),
-            metadata=_metadata(exchange, coverage),
+            metadata={**_metadata(exchange, coverage), **_place(exchange, messages)},
             duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
             log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.annotating),
             push=self._push,
@@ -199,8 +201,12 @@ def _with_texts(trace: Trace, changed: Callable[[str], str]) -> Trace:
     metadata = dict(trace.metadata)
     if "refusal" in metadata:
         metadata["refusal"] = {**metadata["refusal"], "text": changed(metadata["refusal"]["text"])}
-    if "error" in metadata:
-        metadata["error"] = changed(metadata["error"])
+    for name in ("error", "asked"):
+        if name in metadata:
+            metadata[name] = changed(metadata[name])
+    if "upstream_error" in metadata:
+        error = metadata["upstream_error"]
+        metadata["upstream_error"] = {**error, "message": changed(error["message"])}
     annotations = tuple(replace(annotation, content=changed(annotation.content)) for annotation in trace.annotations)
     return replace(trace, annotations=annotations, metadata=metadata)
 
@@ -223,6 +229,8 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         metadata["prompt_feedback"] = merger.prompt_feedback
     if exchange.upstream_status is not None:
         metadata["upstream_status"] = exchange.upstream_status
+    if (fault := exchange.upstream_error or read_fault(merger.error)) is not None:
+        metadata["upstream_error"] = fault.described
     if exchange.refusal is not None:
         metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
     if exchange.approvals:
@@ -237,6 +245,14 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
             for reference, earlier in exchange.earlier.items()
         ]
     return metadata
+
+
+def _place(exchange: Exchange, messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Say where the exchange belongs, in the words that its trace keeps: its conversation, and what it asked."""
+    conversation = exchange.conversation
+    if not conversation and exchange.call.generates:
+        conversation = conversation_of(messages)
+    return {"conversation": conversation, "asked": question_of(messages)}
 
 
 def _say(exchange: Exchange) -> None:

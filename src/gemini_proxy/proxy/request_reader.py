@@ -25,9 +25,13 @@ from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.redact import redact
 
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
 
+CONVERSATION_HEADER = "x-gemini-proxy-conversation"
+"""Names the conversation that an exchange belongs to."""
+_CONVERSATION = re.compile(r"[\x21-\x7e]{1,128}")
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""
 _SHOWN = 100
@@ -68,6 +72,7 @@ class RequestReader:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
         if exchange.call.guarded:
             exchange.rules = await self._rules_of(exchange, request.headers)
+        exchange.conversation = _conversation(request)
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(request.headers, key, self._forwarded, bearer=exchange.call.row.bearer)
         row, server = exchange.call.row, self._server
@@ -146,6 +151,18 @@ class RequestReader:
             return await self._workers.run_within(exchange.client, _READ_SECONDS, work, *arguments)
         except EngineUnavailable as error:
             raise Unavailable(f"The body could not be read in time. {error.message}") from None
+
+
+def _conversation(request: web.Request) -> str:
+    """Return the client's own name for the conversation, "" if it gives none. Raises BadRequest."""
+    given = request.headers.getall(CONVERSATION_HEADER, ())
+    if not given:
+        return ""
+    if len(given) > 1 or not _CONVERSATION.fullmatch(given[0]):
+        raise BadRequest(
+            f"The header {CONVERSATION_HEADER} must be given once, with 1 to 128 visible ASCII characters."
+        )
+    return str(redact(given[0]))
 
 
 async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:

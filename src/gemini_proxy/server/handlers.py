@@ -5,6 +5,7 @@ import time
 
 from aiohttp import web
 
+from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM
@@ -30,6 +31,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
                     await pipeline.send(exchange, leaving)
         else:
             body = await upstream.read(_most_bytes(request))
+            if upstream.status >= 400:
+                exchange.upstream_error = fault_in(body)
             exchange.response.whole(upstream.status, upstream.headers, body)
             if exchange.call.row.keeps and upstream.status < 400:
                 exchange.made += made_cache(body)

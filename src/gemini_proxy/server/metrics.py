@@ -199,6 +199,10 @@ class _Snapshot:
         for (method, outcome), count in exchanges.exchanges.items():
             ended.add_metric([method.value, outcome.value], count)
         yield ended
+        answered = _counter("upstream_responses", "Responses of the upstream by the class of their status.", "status")
+        for status, count in exchanges.upstream.items():
+            answered.add_metric([status], count)
+        yield answered
         duration = _histogram("exchange_duration_seconds", "From the request to the end of its answer.", "stream")
         for stream, observed in exchanges.duration.items():
             duration.add_metric([str(stream).lower()], observed.buckets, observed.sum)

@@ -279,6 +279,13 @@ def find_datasets(connection: Connection, name: str, owner: str | None) -> list[
     return [_dataset(row) for row in connection.execute(query.order_by(datasets.c.owner)).mappings()]
 
 
+def all_datasets(connection: Connection) -> list[Dataset]:
+    """Return the datasets of all users, those with the newest traces first."""
+    query = select(datasets).where(datasets.c.name.is_not(None))
+    found = [_dataset(row) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda dataset: dataset.latest or dataset.created, reverse=True)
+
+
 def _find(connection: Connection, owner: str, name: str) -> Dataset | None:
     query = select(datasets).where(datasets.c.owner == owner, datasets.c.name == name)
     return _first(connection.execute(query).mappings().all())

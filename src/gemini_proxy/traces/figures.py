@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Final, TypeVar
 
+from gemini_proxy.traces.headline import headline_of
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
 # A fifth from bound to bound: a quantile is told from the geometric middle of its interval, at most 9.6 % off.
@@ -62,7 +63,8 @@ class Figures:
     """What a number of exchanges add up to.
 
     ``refusals`` counts refused exchanges by the name of the rule: one that two rules refused counts for both. Where
-    there were too many names, "" stands for the rarer ones, as in ``models``.
+    there were too many names, "" stands for the rarer ones, as in ``models``
+    and ``tools``, which counts the exchanges that called a tool; ``statuses`` are those of the upstream's responses.
     ``first_bytes`` has only the exchanges whose upstream sent something.
     """
 
@@ -73,6 +75,8 @@ class Figures:
     durations: DurationHistogram = DurationHistogram()
     first_bytes: DurationHistogram = DurationHistogram()
     models: Counts = field(default_factory=dict)
+    statuses: Counts = field(default_factory=dict)
+    tools: Counts = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -91,6 +95,8 @@ class Figures:
             self.durations + other.durations,
             self.first_bytes + other.first_bytes,
             _sum(self.models, other.models),
+            _sum(self.statuses, other.statuses),
+            _sum(self.tools, other.tools),
         )
 
 
@@ -109,9 +115,11 @@ def figures_of(
     duration_ms: float,
     refused_by: Iterable[str] = (),
     model: str | None = None,
+    tools: Iterable[str] = (),
 ) -> Figures:
     """Return the figures of one exchange from its trace; values of the wrong type count for nothing."""
     usage = _mapping(metadata.get("usage"))
+    status = headline_of(metadata, "").status
     first_byte = _mapping(metadata.get("latencies_ms")).get("first_byte")
     return Figures(
         {outcome: 1},
@@ -122,6 +130,8 @@ def figures_of(
         DurationHistogram() if outcome == Outcome.PUSHED else DurationHistogram.of([duration_ms]),
         DurationHistogram.of([first_byte]) if isinstance(first_byte, int | float) else DurationHistogram(),
         {} if model is None else {model: 1},
+        {} if status is None else {str(status): 1},
+        dict.fromkeys(tools, 1),
     )
 
 
@@ -144,13 +154,21 @@ def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -
 
 
 def with_fewer_names(figures: Figures, most: int) -> Figures:
-    """Keep at most ``most`` rules and models, which clients name; count the rest of each under ""."""
-    if max(len(figures.refusals), len(figures.models)) <= most:
+    """Keep at most ``most`` rules, models, statuses and tools, which others name; count the rest of each under ""."""
+    if max(map(len, (figures.refusals, figures.models, figures.statuses, figures.tools))) <= most:
         return figures
-    return replace(figures, refusals=_most_used(figures.refusals, most), models=_most_used(figures.models, most))
+    return replace(
+        figures,
+        refusals=_most_used(figures.refusals, most),
+        models=_most_used(figures.models, most),
+        statuses=_most_used(figures.statuses, most),
+        tools=_most_used(figures.tools, most),
+    )
 
 
 def _most_used(counts: Counts, most: int) -> Counts:
+    if len(counts) <= most:
+        return counts
     named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
     kept = {name: counts[name] for name in named[: most - 1]}
     rest = sum(counts.values()) - sum(kept.values())
@@ -166,6 +184,8 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "durations": {str(interval): count for interval, count in figures.durations.counts.items()},
         "first_bytes": {str(interval): count for interval, count in figures.first_bytes.counts.items()},
         "models": dict(figures.models),
+        "statuses": dict(figures.statuses),
+        "tools": dict(figures.tools),
     }
 
 
@@ -180,6 +200,8 @@ def from_json(document: Mapping[str, Any]) -> Figures:
         DurationHistogram({int(interval): count for interval, count in document["durations"].items()}),
         DurationHistogram({int(interval): count for interval, count in document["first_bytes"].items()}),
         document["models"],
+        document.get("statuses", {}),
+        document.get("tools", {}),
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, inspect, select, text, 
 from gemini_proxy.traces import jobs
 from gemini_proxy.traces.annotation_bounds import require_room
 from gemini_proxy.traces.database import Database, bytes_in_use, connect
-from gemini_proxy.traces.datasets import Dataset, find_datasets
+from gemini_proxy.traces.datasets import Dataset, all_datasets, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
 from gemini_proxy.traces.inserts import insert_annotations
 from gemini_proxy.traces.jobs import Job
@@ -197,6 +197,23 @@ class TraceStore:
         query = placed.order_by(traces.c.position)
         found = await self._database.read(lambda connection: read_traces(connection, query), owner=dataset.owner)
         return [trace for _, trace in found]
+
+    async def numbered(self, numbers: Sequence[int]) -> list[Trace]:
+        """Return the traces with those numbers, the newest first; those that are gone by now are left out."""
+        query = whole_traces().where(traces.c.seq.in_(numbers)).order_by(traces.c.seq.desc())
+        found = await self._database.read(lambda connection: read_traces(connection, query))
+        return [trace for _, trace in found]
+
+    async def datasets(self, name: str | None = None) -> list[Dataset]:
+        """Return all users' datasets, or the one called NAME or OWNER/NAME. Raises AmbiguousDataset."""
+
+        def work(connection: Connection) -> list[Dataset]:
+            if name is None:
+                return all_datasets(connection)
+            found = _named(connection, name)
+            return [] if found is None else [found]
+
+        return await self._database.read(work)
 
     async def change(self, owner: str, trace_id: str, change: Callable[[Trace], Trace]) -> bool:
         """Replace a user's trace's messages by those of ``change(trace)``, and add the annotations it added at the end;

@@ -30,6 +30,19 @@ class Outcome(StrEnum):
 REFUSED: Final = frozenset({Outcome.REFUSED_REQUEST, Outcome.REFUSED_RESPONSE})
 
 
+OUTCOME_GROUPS: Final = {
+    "refused": REFUSED,
+    "errors": frozenset({Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_CUT, Outcome.FAILED}),
+}
+"""Outcomes that one looks for together."""
+
+
+def outcomes_named(name: str) -> Outcome | frozenset[Outcome]:
+    """Return the outcome, or the outcomes of a group. Raises ValueError for an unknown name."""
+    group = OUTCOME_GROUPS.get(name)
+    return Outcome(name) if group is None else group
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """A rule's message at one place of a trace.

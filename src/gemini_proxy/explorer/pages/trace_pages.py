@@ -1,13 +1,11 @@
-"""The pages of traces: those of a dataset, and one as a conversation."""
+"""The pages of one trace: as a conversation, one of its texts, and as JSON."""
 
 import asyncio
-from datetime import datetime
 from typing import Final
-from urllib.parse import urlencode
 
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
@@ -20,10 +18,9 @@ from gemini_proxy.traces.annotation_ranges import AnnotationRanges
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.rows import with_messages
-from gemini_proxy.traces.search.listing import Listing, TraceQuery
-from gemini_proxy.traces.trace import Outcome, trace_json
+from gemini_proxy.traces.search.listing import Listing
+from gemini_proxy.traces.trace import trace_json
 
-PAGE: Final = 50
 NO_TRACE: Final = "There is no such trace"
 _RAW: Final = {
     **BROWSER_HEADERS,
@@ -31,60 +28,6 @@ _RAW: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; sandbox",
 }
-_LONGEST: Final = 500
-"""Characters of a filter."""
-
-
-@page
-async def traces(visit: PageVisit) -> web.StreamResponse:
-    """List the traces of a dataset, newest first, filtered by the query."""
-    dataset = await visit.dataset()
-    filters = {name: visit.query(name)[:_LONGEST] for name in ("text", "outcome", "rule", "model", "since", "until")}
-    filters = {name: value for name, value in filters.items() if value}
-    listing = Listing(visit.app[READ_DATABASE])
-    before = visit.number("before")
-    listed, models, rules = await asyncio.gather(
-        listing.page(dataset, _query(filters), PAGE, before), listing.models(dataset), listing.rules(dataset)
-    )
-    path = dataset_path(dataset)
-    older = f"{path}?{urlencode({**filters, 'before': listed.older})}" if listed.older is not None else None
-    return await visit.show(
-        "traces.html",
-        dataset=dataset,
-        path=path,
-        traces=listed.traces,
-        filters=filters,
-        outcomes=[outcome.value for outcome in Outcome],
-        models=models,
-        rules=rules,
-        older=older,
-        newest=f"{path}?{urlencode(filters)}" if before is not None else None,
-    )
-
-
-def _query(filters: dict[str, str]) -> TraceQuery:
-    """Read the filters. Raise BadRequest for an unknown outcome and a malformed time."""
-    outcome = filters.get("outcome")
-    if outcome is not None and outcome not in {word.value for word in Outcome}:
-        raise BadRequest("There is no such outcome")
-    return TraceQuery(
-        Outcome(outcome) if outcome else None,
-        filters.get("model"),
-        filters.get("rule"),
-        _time(filters.get("since")),
-        _time(filters.get("until")),
-        filters.get("text"),
-    )
-
-
-def _time(text: str | None) -> float | None:
-    """Read a time as a browser's form writes it, in this machine's zone unless it names one."""
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise BadRequest("A time must be written as 2026-01-31T18:30") from None
 
 
 @page

@@ -18,6 +18,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    or_,
     table,
     text,
     true,
@@ -51,7 +52,7 @@ def _word(size: int, block: int) -> str:
 
 
 # FTS5 asks the whole table whether it matches, by a hidden column of the table's name.
-_FTS5: Final = table("search", column("rowid", Integer), column("body", Text), column("search"))
+_FTS5: Final = table("search", column("rowid", Integer), column("body", Text), column("facets", Text), column("search"))
 _VECTORS: Final = table("search", column("trace", BigInteger), column("body", TSVECTOR))
 
 _INSERT: Final = {
@@ -115,7 +116,7 @@ class _Fts5Matches:
 
     @property
     def holds(self) -> ColumnElement[bool]:
-        return _says(self._terms)
+        return and_(_says(self._terms), *(_has_one(clause) for clause in self._facets.clauses))
 
     def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
         within = (_FTS5.c.rowid > after, _FTS5.c.rowid <= to)
@@ -170,6 +171,12 @@ def _says(terms: Terms) -> ColumnElement[bool]:
         return func.instr(body, " " + " ".join(term.words) + ("" if term.prefix else " "))
 
     return and_(true(), *(found(term) > 0 for term in terms.wanted), *(found(term) == 0 for term in terms.unwanted))
+
+
+def _has_one(tokens: Sequence[str]) -> ColumnElement[bool]:
+    """Return whether a trace is found by one of these labels."""
+    labels = literal(" ") + _FTS5.c.facets + literal(" ")
+    return or_(*(func.instr(labels, f" {token} ") > 0 for token in tokens))
 
 
 def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, func, insert, select, update
 from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
-from gemini_proxy.traces.figures import Figures, figures_of
+from gemini_proxy.traces.figures import figures_of
+from gemini_proxy.traces.headline import KEY_LENGTH, headline_of, tools_called
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, progress, traces
 from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
 from gemini_proxy.traces.search.query import Facets, words_of
-from gemini_proxy.traces.search.searchable_text import MAX_READ, text_of
+from gemini_proxy.traces.search.searchable_text import LARGE, MAX_READ, text_of
 from gemini_proxy.traces.trace import REFUSED
 from gemini_proxy.traces.usage import CountedTrace, add_figures, delete_old
 
@@ -49,6 +50,7 @@ class _Taken:
     position: int
     created: float
     updated: float | None
+    tenant: str | None
     outcome: str
     model: str | None
     duration_ms: float
@@ -171,10 +173,9 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
     """
     if _progress(connection) < seq:
         return
-    row = connection.execute(
-        select(traces.c.dataset, traces.c.outcome, traces.c.model).where(traces.c.seq == seq)
-    ).one()
-    facets = Facets(row.dataset, row.outcome, row.model)
+    columns = (traces.c[key] for key in ("dataset", "tenant", "outcome", "model", "metadata"))
+    row = connection.execute(select(*columns).where(traces.c.seq == seq)).one()
+    facets = _facets(row.dataset, row.outcome, row.model, row.tenant, _metadata(row.metadata), _tools(messages))
     replace_entry(connection, Entry(seq, words_of(text_of(messages[:MAX_READ])), facets))
 
 
@@ -210,7 +211,9 @@ def _take(connection: Connection, most: int) -> _Batch:
     numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(most)))
     if not numbers:
         return _Batch(after, (), {})
-    columns = (traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "outcome", "model"))
+    columns = (
+        traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "tenant", "outcome", "model")
+    )
     query = select(
         *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
     ).where(traces.c.seq.in_(numbers))
@@ -246,20 +249,47 @@ def _indexed(batch: _Batch) -> tuple[list[Entry], list[CountedTrace]]:
     entries: list[Entry] = []
     counted: list[CountedTrace] = []
     for trace in batch.taken:
-        facets = Facets(trace.dataset, trace.outcome, trace.model)
+        metadata, tools = _metadata(trace.metadata), _tools(trace.messages)
+        facets = _facets(trace.dataset, trace.outcome, trace.model, trace.tenant, metadata, tools)
         entries.append(Entry(trace.seq, words_of(text_of(trace.messages)), facets))
-        figures = _figures(trace, batch.refused_by.get(trace.seq, ()))
+        refused_by = batch.refused_by.get(trace.seq, ())
+        figures = figures_of(trace.outcome, metadata, trace.duration_ms, refused_by, trace.model, tools)
         counted.append(CountedTrace(trace.dataset, trace.position, trace.created, figures))
     return entries, counted
 
 
-def _figures(trace: _Taken, refused_by: Sequence[str]) -> Figures:
+def _metadata(document: bytes) -> Mapping[str, Any]:
     try:
-        metadata: Any = load(trace.metadata) if len(trace.metadata) <= _MAX_METADATA else {}
+        metadata: Any = load(document) if len(document) <= _MAX_METADATA else {}
     except RecursionError:
         metadata = {}
-    said = metadata if isinstance(metadata, Mapping) else {}
-    return figures_of(trace.outcome, said, trace.duration_ms, refused_by, trace.model)
+    return metadata if isinstance(metadata, Mapping) else {}
+
+
+def _tools(messages: bytes) -> Sequence[str]:
+    """Return the tools that a trace called; of one whose messages are very long, none."""
+    if len(messages) > LARGE or b'"tool_calls"' not in messages:
+        return ()
+    try:
+        found = load(messages)
+    except RecursionError:
+        return ()
+    return tools_called([message for message in found if isinstance(message, Mapping)])
+
+
+def _facets(
+    dataset: int, outcome: str, model: str | None, tenant: str | None, metadata: Mapping[str, Any], tools: Sequence[str]
+) -> Facets:
+    conversation = metadata.get("conversation")
+    return Facets(
+        dataset,
+        outcome,
+        model,
+        headline_of(metadata, "").status,
+        tools,
+        tenant[:KEY_LENGTH] if tenant else None,
+        conversation if isinstance(conversation, str) else None,
+    )
 
 
 def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[CountedTrace]) -> None:

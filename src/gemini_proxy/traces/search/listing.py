@@ -2,20 +2,33 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, exists, func, literal_column, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    TextClause,
+    exists,
+    func,
+    literal_column,
+    select,
+    text,
+)
 
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import from_json, total
+from gemini_proxy.traces.headline import Headline
 from gemini_proxy.traces.partitions import WIDTH
 from gemini_proxy.traces.queries import read_summaries, summaries
-from gemini_proxy.traces.rows import load
-from gemini_proxy.traces.schema import annotations, traces, usage
+from gemini_proxy.traces.rows import MAX_RULE, load
+from gemini_proxy.traces.schema import MESSAGE, annotations, traces, usage
+from gemini_proxy.traces.search.headlines import read_headlines
 from gemini_proxy.traces.search.index import Matches, matches
 from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import Facets, Terms, parse
@@ -25,15 +38,27 @@ from gemini_proxy.traces.usage import WIDTHS
 
 # Of a menu: models and rules are named by clients, who may name many.
 MAX_CHOICES: Final = 200
+# What is more is "1,000+".
+MAX_COUNTED: Final = 1_000
+# Seconds for one dataset of many, or for one count.
+_LEAST_SHARE: Final = 0.004
+# Buckets of six hours, the newest: some months of one dataset.
+_MOST_FIGURES: Final = 500
+
 
 # The names of an index's second column, one seek each: the distinct values without reading every row.
-_RULES = text(
-    "WITH RECURSIVE names (rule) AS ("
-    " SELECT min(rule) FROM annotations WHERE dataset = :dataset"
-    " UNION ALL SELECT (SELECT min(rule) FROM annotations WHERE dataset = :dataset AND rule > names.rule)"
-    " FROM names WHERE names.rule IS NOT NULL"
-    ") SELECT rule FROM names WHERE rule IS NOT NULL LIMIT :most"
-)
+def _distinct(name: str) -> TextClause:
+    return text(
+        "WITH RECURSIVE names (name) AS ("
+        f" SELECT min({name}) FROM annotations WHERE dataset = :dataset"
+        f" UNION ALL SELECT (SELECT min({name}) FROM annotations WHERE dataset = :dataset AND {name} > names.name)"
+        " FROM names WHERE names.name IS NOT NULL"
+        ") SELECT name FROM names WHERE name IS NOT NULL LIMIT :most"
+    )
+
+
+_RULES: Final = _distinct("rule")
+_MESSAGES: Final = _distinct(MESSAGE)
 
 # Reading the listing's index takes this much less time for a place than looking at one trace with a rule; and the index
 # of what did not complete less again, for it has few places; looking into what was said takes more.
@@ -53,22 +78,44 @@ Stretch = tuple[int, int]
 class TraceQuery:
     """What traces must be, all of it; None asks for nothing.
 
-    ``rule`` is the name of a rule that annotated the trace, or, where an annotation names none, its message. ``since``
-    and ``until`` are Unix seconds, the second one excluded. ``text`` is what a user types, see ``search.parse``; where
-    there is nothing in it to look for, it asks for nothing.
+    ``outcome`` may be several, of which a trace has one. ``rule`` is the name of a guardrail that annotated the trace,
+    or the message of one of its rules. ``since`` and ``until`` are Unix seconds, the second one excluded. ``text`` is
+    what a user types, see ``search.parse``; where there is nothing in it to look for, it asks for nothing.
+
+    ``status`` is that of the upstream's response, ``tool`` the name of one that the trace calls, ``key`` the beginning
+    of the keyed hash of the key that it came with.
     """
 
-    outcome: Outcome | None = None
+    outcome: Outcome | frozenset[Outcome] | None = None
     model: str | None = None
     rule: str | None = None
     since: float | None = None
     until: float | None = None
     text: str | None = None
+    status: int | None = None
+    tool: str | None = None
+    key: str | None = None
+    conversation: str | None = None
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Return the outcomes of which a trace must have one; none if any will do."""
+        if self.outcome is None:
+            return ()
+        wanted = {self.outcome} if isinstance(self.outcome, Outcome) else self.outcome
+        return tuple(sorted(outcome.value for outcome in wanted))
+
+    def facets(self, dataset: int) -> Facets:
+        """Return what the index of words knows of the traces in a dataset that answer."""
+        tools = (self.tool,) if self.tool else ()
+        return Facets(dataset, self.outcomes or None, self.model, self.status, tools, self.key, self.conversation)
 
 
 @dataclass(frozen=True, slots=True)
 class TracePage:
     """Traces, newest first. ``older`` is the ``before`` of the page after this one, None where there is nothing older.
+
+    ``headlines`` are those of the traces, by their numbers.
 
     A page with ``older`` may hold fewer traces than asked for, even none: a search that finds little gives back what it
     has after a tenth of a second, and goes on from there when asked for the next page.
@@ -76,6 +123,15 @@ class TracePage:
 
     traces: Sequence[TraceSummary]
     older: int | None
+    headlines: Mapping[int, Headline] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many traces there are: exactly, or at least so many."""
+
+    number: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +148,16 @@ class Window:
         return self.top - self.bottom
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the traces of some datasets can be filtered by. ``rules`` are names of guardrails and messages of rules."""
+
+    models: Sequence[str]
+    rules: Sequence[str]
+    statuses: Sequence[str]
+    tools: Sequence[str]
+
+
 Numbers = Select[int]
 
 
@@ -102,9 +168,13 @@ class Narrowing:
         self._connection = connection
         self._dataset = dataset
         self._rule = asked.rule
+        self._names_rule = _names_rule(connection, dataset, asked.rule)
         self._traits = _traits(asked)
-        self._places = PLACES if asked.outcome in (None, Outcome.COMPLETED) else NOTABLE_PLACES
-        self._matches = None if terms is None else _matches(connection, dataset, asked, terms)
+        self._places = PLACES if _is_common(asked.outcomes) else NOTABLE_PLACES
+        facets = asked.facets(dataset)
+        if terms is None and facets.selective:
+            terms = Terms(())
+        self._matches = None if terms is None else matches(connection, terms, facets)
 
     @property
     def selective(self) -> bool:
@@ -146,7 +216,7 @@ class Narrowing:
 
     def _by_rule(self, rule: str, window: Window) -> Numbers:
         number = annotations.c.trace
-        query = select(number).distinct().where(annotations.c.dataset == self._dataset, annotations.c.rule == rule)
+        query = select(number).distinct().where(annotations.c.dataset == self._dataset, self._says(rule))
         query = query.where(*_between(number, window), *([self._is_trace(number)] if self._traits else []))
         if self._matches is not None:
             query = query.where(exists().where(self._matches.number == number, self._matches.holds))
@@ -158,13 +228,21 @@ class Narrowing:
     def _annotated(self, number: ColumnElement[int]) -> list[ColumnElement[bool]]:
         if self._rule is None:
             return []
-        return [exists().where(annotations.c.trace == number, annotations.c.rule == self._rule)]
+        return [exists().where(annotations.c.trace == number, self._says(self._rule))]
+
+    def _says(self, rule: str) -> ColumnElement[bool]:
+        """Return whether an annotation is of the guardrail of that name; if there is none, whether that is its message.
+
+        Both are cut as they are in their indexes.
+        """
+        named: ColumnElement[Any] = annotations.c.rule if self._names_rule else literal_column(MESSAGE)
+        return named == rule[:MAX_RULE]
 
     def _has_few(self, rule: str, window: Window, most: int) -> bool:
         """Return whether fewer than ``most`` annotations of the window name a rule."""
         named = select(annotations.c.trace).where(
             annotations.c.dataset == self._dataset,
-            annotations.c.rule == rule,
+            self._says(rule),
             *_between(annotations.c.trace, window),
         )
         counted = select(func.count()).select_from(named.limit(most).subquery())
@@ -173,9 +251,9 @@ class Narrowing:
 
 def _traits(asked: TraceQuery) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if asked.outcome is not None:
-        found.append(traces.c.outcome == asked.outcome.value)
-        if asked.outcome is not Outcome.COMPLETED:
+    if outcomes := asked.outcomes:
+        found.append(traces.c.outcome == outcomes[0] if len(outcomes) == 1 else traces.c.outcome.in_(outcomes))
+        if not _is_common(outcomes):
             # NOTABLE, for the index of such traces: with a parameter in its place the database could not tell.
             found.append(traces.c.outcome != literal_column("'completed'"))
     if asked.model is not None:
@@ -187,9 +265,16 @@ def _traits(asked: TraceQuery) -> list[ColumnElement[bool]]:
     return found
 
 
-def _matches(connection: Connection, dataset: int, asked: TraceQuery, terms: Terms) -> Matches:
-    outcome = None if asked.outcome is None else asked.outcome.value
-    return matches(connection, terms, Facets(dataset, outcome, asked.model))
+def _is_common(outcomes: Sequence[str]) -> bool:
+    return not outcomes or Outcome.COMPLETED.value in outcomes
+
+
+def _names_rule(connection: Connection, dataset: int, rule: str | None) -> bool:
+    """Return whether some annotation in the dataset is of a guardrail of that name."""
+    if rule is None:
+        return False
+    named = select(annotations.c.trace).where(annotations.c.dataset == dataset, annotations.c.rule == rule[:MAX_RULE])
+    return connection.execute(named.limit(1)).first() is not None
 
 
 def _between(number: ColumnElement[Any], window: Window) -> tuple[ColumnElement[bool], ...]:
@@ -219,18 +304,67 @@ class Listing:
             lambda connection: _page(connection, dataset, query, limit, before), owner=dataset.owner
         )
 
-    async def models(self, dataset: Dataset) -> list[str]:
-        """Return the models that the dataset's traces name most, at most MAX_CHOICES, in alphabetical order."""
-        found = await self._database.read(lambda connection: _figures(connection, dataset), owner=dataset.owner)
-        counts = await asyncio.to_thread(lambda: total(from_json(load(figures)) for figures in found).models)
-        named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
-        return sorted(named[:MAX_CHOICES])
+    async def over(
+        self, datasets: Sequence[Dataset], query: TraceQuery, limit: int, before: int | None = None
+    ) -> TracePage:
+        """Return the newest ``limit`` traces of a user's datasets that answer, of those below the number ``before``.
 
-    async def rules(self, dataset: Dataset) -> list[str]:
-        """Return what ``TraceQuery.rule`` can be to find something, in alphabetical order, at most MAX_CHOICES."""
-        values = {"dataset": dataset.seq, "most": MAX_CHOICES}
+        ``older`` is a number as well. As ``page`` in all else.
+        """
+        if not datasets:
+            return TracePage([], None)
         return await self._database.read(
-            lambda connection: list(connection.scalars(_RULES, values)), owner=dataset.owner
+            lambda connection: _page_over(connection, datasets, query, limit, before), owner=datasets[0].owner
+        )
+
+    async def each(
+        self, datasets: Sequence[Dataset], query: TraceQuery, most: int, *, at_once: int = 200
+    ) -> AsyncIterator[TraceSummary]:
+        """Yield the newest traces that answer, at most ``most``, however long it takes to find them."""
+        before: int | None = None
+        while most > 0:
+            page = await self.over(datasets, query, min(most, at_once), before)
+            for summary in page.traces:
+                yield summary
+            most -= len(page.traces)
+            if page.older is None:
+                return
+            before = page.older
+
+    async def counts(
+        self, datasets: Sequence[Dataset], queries: Sequence[TraceQuery], most: int = MAX_COUNTED
+    ) -> list[Count]:
+        """Count what answers each query, up to ``most`` and for as long as a page may take."""
+        if not datasets:
+            return [Count(0, exact=True) for _ in queries]
+        return await self._database.read(
+            lambda connection: _counts(connection, datasets, queries, most), owner=datasets[0].owner
+        )
+
+    async def choices(self, datasets: Sequence[Dataset]) -> Choices:
+        """Return what filters can be to find something, each at most MAX_CHOICES, in alphabetical order."""
+        if not datasets:
+            return Choices((), (), (), ())
+
+        def work(connection: Connection) -> tuple[list[bytes], set[str]]:
+            figures: list[bytes] = []
+            rules: set[str] = set()
+            ends = time.perf_counter() + BUDGET
+            for dataset in datasets:
+                if time.perf_counter() > ends:
+                    break
+                figures += _figures(connection, dataset)
+                values = {"dataset": dataset.seq, "most": MAX_CHOICES}
+                rules.update(connection.scalars(_RULES, values), connection.scalars(_MESSAGES, values))
+            return figures, rules
+
+        found, rules = await self._database.read(work, owner=datasets[0].owner)
+        figures = await asyncio.to_thread(lambda: total(from_json(load(one)) for one in found[-_MOST_FIGURES:]))
+        return Choices(
+            _most_named(figures.models),
+            tuple(sorted(rules)[:MAX_CHOICES]),
+            _most_named(figures.statuses),
+            _most_named(figures.tools),
         )
 
     async def neighbours(self, dataset: Dataset, position: int) -> Neighbours:
@@ -244,16 +378,90 @@ class Listing:
 
 
 def _page(connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None) -> TracePage:
+    found, older = _find(connection, dataset, query, limit, before, time.perf_counter() + BUDGET)
+    shown = _shown(connection, found[:limit])
+    # Nothing to show of what was found: the dataset is being deleted.
+    older = shown[-1].position if shown and len(found) > limit else older
+    return TracePage(shown, older, read_headlines(connection, shown, query.text))
+
+
+def _page_over(
+    connection: Connection, datasets: Sequence[Dataset], query: TraceQuery, limit: int, before: int | None
+) -> TracePage:
+    """Merge the newest of each dataset; where time was short in one of them, only what is newer than that is shown."""
+    ends = time.perf_counter() + BUDGET
+    found: list[int] = []
+    floor = 0
+    for index, dataset in enumerate(datasets):
+        now = time.perf_counter()
+        position = None if before is None else position_of(connection, dataset.seq, before)
+        share = now + max(_LEAST_SHARE, (ends - now) / (len(datasets) - index))
+        numbers, older = _find(connection, dataset, query, limit, position, share)
+        found += numbers
+        if older is not None:
+            floor = max(floor, connection.scalar(select(_number(dataset.seq, older - 1))) or 0)
+    complete = sorted((number for number in found if number > floor), reverse=True)
+    shown = _shown(connection, complete[:limit])
+    headlines = read_headlines(connection, shown, query.text)
+    if len(complete) > limit:
+        return TracePage(shown, complete[limit - 1], headlines)
+    return TracePage(shown, floor + 1 if floor else None, headlines)
+
+
+def _shown(connection: Connection, numbers: Sequence[int]) -> list[TraceSummary]:
+    return read_summaries(connection, summaries().where(traces.c.seq.in_(numbers)).order_by(traces.c.seq.desc()))
+
+
+def _find(
+    connection: Connection, dataset: Dataset, query: TraceQuery, limit: int, before: int | None, ends: float
+) -> tuple[list[int], int | None]:
+    """Return the newest numbers below position ``before``, at most one more than ``limit``, and where to go on if the
+    time until ``ends`` was short."""
     narrowing = Narrowing(connection, dataset.seq, query, parse(query.text or ""))
     pieces = stretches(connection, dataset.seq, query.since, query.until, before)
-    ends = time.perf_counter() + BUDGET
     pace = text_pace(ends) if narrowing.looks_for_text else place_pace(ends, narrowing.selective)
-    found, older = _search(connection, dataset.seq, narrowing, pieces, limit, pace)
-    shown = read_summaries(
-        connection, summaries().where(traces.c.seq.in_(found[:limit])).order_by(traces.c.position.desc())
-    )
-    # Nothing to show of what was found: the dataset is being deleted.
-    return TracePage(shown, shown[-1].position if shown and len(found) > limit else older)
+    return _search(connection, dataset.seq, narrowing, pieces, limit, pace)
+
+
+def _counts(
+    connection: Connection, datasets: Sequence[Dataset], queries: Sequence[TraceQuery], most: int
+) -> list[Count]:
+    ends = time.perf_counter() + BUDGET
+    counts: list[Count] = []
+    for index, query in enumerate(queries):
+        number, exact = 0, True
+        share = (ends - time.perf_counter()) / (len(queries) - index)
+        until = time.perf_counter() + max(_LEAST_SHARE, share)
+        for dataset in datasets:
+            if number > most:
+                break
+            if time.perf_counter() > until:
+                exact = False
+                break
+            found, older = _find(connection, dataset, query, most - number, None, until)
+            number, exact = number + len(found), exact and older is None
+        counts.append(Count(min(number, most), exact and number <= most))
+    return counts
+
+
+def position_of(connection: Connection, dataset: int, number: int) -> int:
+    """Return the first position of a dataset whose trace has at least that number, or the one after its last."""
+    oldest, newest = connection.scalar(_end(dataset, newest=False)), connection.scalar(_end(dataset, newest=True))
+    if oldest is None or newest is None:
+        return 0
+    low, high = oldest, newest + 1
+    while low < high:
+        middle = (low + high) // 2
+        if (connection.scalar(select(_number(dataset, middle))) or 0) < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _most_named(counts: Mapping[str, int]) -> tuple[str, ...]:
+    named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
+    return tuple(sorted(named[:MAX_CHOICES]))
 
 
 def _search(

@@ -46,18 +46,45 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """What else the index knows of a trace, so that a search does not go through what others have said."""
+    """What else the index knows of a trace, so that a search does not go through what others have said.
+
+    A search that names several outcomes finds traces with any of them. ``key`` tells which key the exchange came with.
+    """
 
     dataset: int
-    outcome: str | None = None
+    outcome: str | Sequence[str] | None = None
     model: str | None = None
+    status: int | None = None
+    tools: Sequence[str] = ()
+    key: str | None = None
+    conversation: str | None = None
+
+    @property
+    def clauses(self) -> tuple[tuple[str, ...], ...]:
+        """Each as words of letters and digits, of which a trace must have one."""
+        outcomes = () if self.outcome is None else (self.outcome,) if isinstance(self.outcome, str) else self.outcome
+        clauses: list[tuple[str, ...]] = [(f"d{self.dataset}",)]
+        if outcomes:
+            clauses.append(tuple("o" + outcome.replace("_", "") for outcome in outcomes))
+        named = (("m", self.model), *(("t", tool) for tool in self.tools), ("k", self.key), ("c", self.conversation))
+        clauses += [(_token(kind, name),) for kind, name in named if name]
+        if self.status is not None:
+            clauses.append((f"s{self.status}",))
+        return tuple(clauses)
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Each as a word of letters and digits."""
-        outcome = () if self.outcome is None else ("o" + self.outcome.replace("_", ""),)
-        model = () if self.model is None else ("m" + self.model.encode(errors="replace").hex()[:200],)
-        return (f"d{self.dataset}", *outcome, *model)
+        """Return all words: what a trace with these facets is found by."""
+        return tuple(token for clause in self.clauses for token in clause)
+
+    @property
+    def selective(self) -> bool:
+        """Return whether they ask for what only this index knows."""
+        return bool(self.status is not None or self.tools or self.key or self.conversation)
+
+
+def _token(kind: str, name: str) -> str:
+    return kind + name.encode(errors="replace").hex()[:200]
 
 
 def parse(typed: str) -> Terms | None:
@@ -126,13 +153,21 @@ def fts5_query(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
     Where ``blocks`` are given a trace must be in one of them.
     """
     within = ["(" + " OR ".join(_quoted(block) for block in blocks) + ")"] if blocks else []
-    parts = ["facets : (" + " AND ".join([*within, *(_quoted(token) for token in facets.tokens)]) + ")"]
+    parts = [
+        "facets : ("
+        + " AND ".join([*within, *(_one_of([_quoted(token) for token in clause], " OR ") for clause in facets.clauses)])
+        + ")"
+    ]
     if terms.wanted:
         parts.append("body : (" + " AND ".join(_fts5(term) for term in terms.wanted) + ")")
     query = " AND ".join(parts)
     if terms.unwanted:
         query = f"({query}) NOT body : (" + " OR ".join(_fts5(term) for term in terms.unwanted) + ")"
     return query
+
+
+def _one_of(alternatives: Sequence[str], joint: str) -> str:
+    return alternatives[0] if len(alternatives) == 1 else "(" + joint.join(alternatives) + ")"
 
 
 def _fts5(term: Term) -> str:
@@ -146,7 +181,7 @@ def _quoted(text: str) -> str:
 def tsquery(terms: Terms, facets: Facets, blocks: Sequence[str] = ()) -> str:
     """Return the text of a PostgreSQL ``tsquery`` over what ``tsvector`` gives; ``blocks`` as for ``fts5_query``."""
     within = ["(" + " | ".join(f"'={block}'" for block in blocks) + ")"] if blocks else []
-    parts = [*within, *(f"'={token}'" for token in facets.tokens)]
+    parts = [*within, *(_one_of([f"'={token}'" for token in clause], " | ") for clause in facets.clauses)]
     parts += [_tsquery(term) for term in terms.wanted]
     parts += [f"!({_tsquery(term)})" for term in terms.unwanted]
     return " & ".join(parts)

@@ -48,8 +48,8 @@ def _strings(messages: bytes) -> Iterator[str]:
         return _picked(messages)
     try:
         return _leaves(load(messages))
-    except RecursionError:
-        # Written where there was a little more room for the depth.
+    except (RecursionError, ValueError):
+        # Written where there was a little more room for the depth, or cut off.
         return _picked(messages)
 
 

@@ -44,6 +44,7 @@
     p: follow("[data-newer]"),
     "/": () => document.querySelector("[data-search]")?.focus(),
     "?": () => help.showModal(),
+    "g t": go("/explorer/traffic"),
     "g d": go("/explorer"),
     "g l": go("/explorer/live"),
     "g b": go("/explorer/dashboard"),

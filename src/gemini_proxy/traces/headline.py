@@ -1,0 +1,134 @@
+"""What a trace is about: how its last question begins, which tools it called, and its conversation. No I/O."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+LONGEST: Final = 160
+"""Characters of the last question that a trace keeps apart, and of an upstream's message in a line."""
+KEY_LENGTH: Final = 12
+"""Characters of a key's keyed hash that tell it from the others in filters and on pages."""
+MAX_TOOLS: Final = 32
+"""Names of tools that one trace is found by."""
+_LOOKED_INTO: Final = 2_000
+"""Characters of a text that are looked into for its first words."""
+_DIGESTED: Final = 4_096
+"""Characters from the beginning and the end of a text that tell it from another."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """The first hit of a search, with a little of the text around it."""
+
+    before: str
+    hit: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A trace in a line of a listing: what was asked last, and what the upstream said if it failed.
+
+    ``status`` is the HTTP status of the upstream's response, None if there was none.
+    """
+
+    asked: str = ""
+    status: int | None = None
+    failure: str = ""
+    excerpt: Excerpt | None = None
+
+
+def question_of(messages: Messages) -> str:
+    """Return the first words of the last user message that has some, on one line."""
+    for message in reversed(messages):
+        if message.get("role") == "user" and (said := _first_words(message)):
+            return said
+    return ""
+
+
+def headline_of(metadata: object, asked: str) -> Headline:
+    """Return the line of a trace; values of the wrong type count for nothing."""
+    told = metadata if isinstance(metadata, Mapping) else {}
+    status = told.get("upstream_status")
+    failure = upstream_failure(told) or told.get("error")
+    return Headline(
+        asked[:LONGEST],
+        status if isinstance(status, int) and 100 <= status <= 999 else None,
+        failure[:LONGEST] if isinstance(failure, str) else "",
+    )
+
+
+def upstream_failure(metadata: Mapping[str, Any]) -> str:
+    """Return what the upstream said of its error, "" if it said nothing."""
+    error = metadata.get("upstream_error")
+    message = error.get("message") if isinstance(error, Mapping) else None
+    return message if isinstance(message, str) else ""
+
+
+def tools_called(messages: Messages) -> list[str]:
+    """Return the names of the tools that the messages call, each once, at most MAX_TOOLS."""
+    names: dict[str, None] = {}
+    for message in messages:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, Mapping) else None
+            name = function.get("name") if isinstance(function, Mapping) else None
+            if isinstance(name, str) and name:
+                names[name] = None
+        if len(names) >= MAX_TOOLS:
+            break
+    return list(names)[:MAX_TOOLS]
+
+
+def conversation_of(messages: Messages) -> str:
+    """Return an id that the exchanges of one conversation share: a digest of how it began.
+
+    That is everything up to the model's first turn, which every later request repeats. Thoughts do not count, because
+    clients leave them out, nor do declared tools, which change; of several candidates only the first one does.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    answered = False
+    for message in messages:
+        role = message.get("role")
+        if role == "assistant":
+            if message.get("thought") or message.get("candidate"):
+                continue
+            answered = True
+        elif answered:
+            break
+        elif role is None:
+            continue
+        for text in chain((str(role),), _texts(message), _calls(message)):
+            digest.update(f"{len(text)}\0{text[:_DIGESTED]}{text[_DIGESTED:][-_DIGESTED:]}\0".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _first_words(message: Mapping[str, Any]) -> str:
+    words: list[str] = []
+    for text in _texts(message):
+        words += text[:_LOOKED_INTO].split()
+        if sum(map(len, words)) > LONGEST:
+            break
+    return " ".join(words)[:LONGEST]
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for chunk in content:
+            if isinstance(chunk, Mapping) and isinstance(text := chunk.get("text"), str):
+                yield text
+
+
+def _calls(message: Mapping[str, Any]) -> Iterator[str]:
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            yield str(function.get("name"))
