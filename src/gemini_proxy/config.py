@@ -354,6 +354,7 @@ def _check_services(config: Config) -> None:
     """A service that is this server itself would be asked because of its own answers, without end."""
     remote, push = config.guardrails.remote, config.explorer.push
     asked: dict[str, str | None] = {"upstream.base_url": config.upstream.base_url, "explorer.push.url": push.url}
+    asked["upstream.vertex"] = config.upstream.vertex if config.upstream.vertex != "google" else None
     if config.guardrails.engine == "remote":
         if not remote.url:
             raise ConfigError('guardrails.remote.url: needed for guardrails.engine = "remote"')

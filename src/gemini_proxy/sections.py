@@ -115,9 +115,13 @@ class Server(Section):
 
 
 class Upstream(Section):
-    """The Gemini API. ``api_key`` is sent for clients that bring none; times in seconds."""
+    """The Gemini API, and Vertex AI. ``api_key`` is sent to the former for clients that bring none; times in seconds.
+
+    ``vertex = "google"`` sends each call to the host of the location in its path.
+    """
 
     base_url: ServiceUrl = "https://generativelanguage.googleapis.com"
+    vertex: Literal["google"] | ServiceUrl = "google"
     connect_timeout: Annotated[float, Field(gt=0)] = 10.0
     read_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 104_857_600

@@ -147,7 +147,6 @@ HOSTILE = [
     "/v1beta/models/m:listModels",
     "/v1beta/models/m:getModel",
     "/v1beta/dynamic",
-    "/v1beta/projects/p/locations/l/publishers/google/models/m:generateContent",
     "/v1beta",
     "/",
     "",

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.proxy.credentials import Credentials, read_credentials
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.proxy.credentials import Credentials, goes_as_token, read_credentials
 from gemini_proxy.proxy.upstream import upstream_headers
 from tests.conftest import StartProxy
 from tests.support.proxy import prompt
@@ -42,7 +43,31 @@ def found(
 )
 def test_the_gemini_key(headers: Headers, query: str | None, configured: str | None, gemini: str) -> None:
     """From any of three places, the same key in several of them, else the operator's own."""
-    assert found(headers, query, configured) == Credentials(gemini, None)
+    credentials = found(headers, query, configured)
+    assert (credentials.gemini, credentials.invariant) == (gemini, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "bearer"),
+    [
+        ({"authorization": "Bearer K"}, None, True),
+        ({"authorization": "Bearer K;invariant-auth=V"}, None, True),
+        ({"authorization": "Bearer K", "x-goog-api-key": "inv-1"}, None, True),
+        ({"authorization": "Bearer K", "x-goog-api-key": "K"}, None, False),
+        ({"authorization": "Bearer inv-1", "x-goog-api-key": "K"}, None, False),
+        ({"authorization": "Bearer K"}, "K", False),
+        ({}, "K", False),
+    ],
+)
+def test_what_came_as_a_token_alone_is_one(headers: Headers, query: str | None, bearer: bool) -> None:
+    """It goes to Vertex AI as it came; an Invariant key beside it is not in the way."""
+    credentials = found(headers, query)
+    assert (credentials.gemini, credentials.bearer) == ("K", bearer)
+    as_token = goes_as_token(credentials, read_call("POST", "/v1/publishers/google/models/m:generateContent"))
+    assert not goes_as_token(credentials, read_call("POST", "/v1/models/m:generateContent"))
+    outgoing = upstream_headers(CIMultiDict(headers), credentials.gemini or "", bearer=as_token)
+    assert outgoing.get("authorization") == ("Bearer K" if bearer else None)
+    assert outgoing.get("x-goog-api-key") == (None if bearer else "K")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +103,7 @@ SUFFIXES = [
 def test_invariant_key_behind_the_gemini_key(pair: str, dataset: str | None) -> None:
     """However the pair is spaced and cased, in whichever place it comes, with or without a dataset."""
     assert found({"x-goog-api-key": pair}, dataset=dataset) == Credentials("K", "V")
-    assert found({"authorization": f"Bearer {pair}"}, dataset=dataset) == Credentials("K", "V")
+    assert found({"authorization": f"Bearer {pair}"}, dataset=dataset) == Credentials("K", "V", bearer=True)
     assert found({}, pair, dataset=dataset) == Credentials("K", "V")
 
 

@@ -45,7 +45,7 @@ class RawUpstream:
         """Yield a client of it."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1024, ssl=tls)
         url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        upstream = Upstream(Config(base_url=url, read_timeout=read_timeout))
+        upstream = Upstream(Config(base_url=url, read_timeout=read_timeout), url)
         try:
             yield upstream
         finally:

@@ -12,10 +12,11 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode
 
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
-from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, ROWS, Duty, Match, Method, Row, matches
+from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, ROWS, Duty, Host, Match, Method, Row, matches
 
 DEFAULT_VERSION = "v1beta"
 """The version that clients mean that leave it out (litellm)."""
+_DEFAULT_VERSIONS: Final[Mapping[Host, str]] = {"gemini": DEFAULT_VERSION, "vertex": "v1beta1"}
 
 SUPPORTED = (
     "supported are generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
@@ -54,7 +55,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A call that the proxy serves. ``path`` is the upstream's, ``names`` what stands in the braces of its shape."""
+    """A call that the proxy serves. ``path`` is the upstream's, ``names`` what stands in the braces of its shape.
+
+    ``host`` is the API that serves it: the Gemini API, or Vertex AI in the call's ``location``.
+    """
 
     method: Method
     version: str
@@ -62,6 +66,7 @@ class ModelCall:
     names: Mapping[str, str]
     dataset: str | None
     query: Query
+    host: Host = "gemini"
     duty: Duty = Duty.GUARD
 
     @property
@@ -76,7 +81,12 @@ class ModelCall:
     @property
     def model(self) -> str | None:
         """The model's name without its collection, None where the path names none."""
-        return self.names.get("model")
+        return self.names.get("model") or self.names.get("endpoint")
+
+    @property
+    def location(self) -> str | None:
+        """The location of Vertex AI that the path names; None for the global one."""
+        return self.names.get("location")
 
     @property
     def guarded(self) -> bool:
@@ -117,6 +127,8 @@ def read_call(http_method: str, target: str, duties: Mapping[str, Duty] = DEFAUL
     duty = duties[door]
     if duty is Duty.DENY:
         raise NotFound(_closed(door))
+    if call.host == "vertex" and duties["vertex"] is Duty.DENY:
+        raise NotFound(_closed("vertex"))
     return call if duty is call.duty else replace(call, duty=duty)
 
 
@@ -125,7 +137,7 @@ def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
     prefix = _PREFIX.match(collapsed)
     within = collapsed[prefix.end() :] if prefix else collapsed
     match = _match(http_method, within)
-    version = match.names.get("v", DEFAULT_VERSION)
+    version = match.names.get("v", _DEFAULT_VERSIONS[match.host])
     return ModelCall(
         method=match.row.method,
         version=version,
@@ -133,6 +145,7 @@ def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
         names={name: value for name, value in match.names.items() if name != "v"},
         dataset=prefix["dataset"] if prefix else None,
         query=read_query(raw_query, match.row.query, media=match.row.media),
+        host=match.host,
     )
 
 

@@ -26,6 +26,7 @@ class Method(StrEnum):
     GENERATE = "generateContent"
     STREAM = "streamGenerateContent"
     COUNT_TOKENS = "countTokens"
+    COMPUTE_TOKENS = "computeTokens"
     EMBED = "embedContent"
     BATCH_EMBED = "batchEmbedContents"
     LIST_MODELS = "listModels"
@@ -126,6 +127,10 @@ class Method(StrEnum):
     OPENAI_RESPONSES = "openaiResponses"
     OPENAI_FILES = "openaiFiles"
     OPENAI_BATCHES = "openaiBatches"
+    VERTEX_CREATE = "vertexCreate"
+    VERTEX_READ = "vertexRead"
+    VERTEX_UPDATE = "vertexUpdate"
+    VERTEX_DELETE = "vertexDelete"
     GENERATE_ANSWER = "generateAnswer"
     GENERATE_TEXT = "generateText"
     RAW_PREDICT = "rawPredict"
@@ -151,6 +156,7 @@ _DOORS: Final = (
     Door("tokens", "counts of tokens", _GUARDED, Duty.GUARD),
     Door("embed", "embeddings", _GUARDED, Duty.GUARD),
     Door("models", "which models there are", _PASSED, Duty.PASS),
+    Door("vertex", "what of these doors and the next ones goes to Vertex AI", _GUARDED, Duty.GUARD),
     Door("images", "pictures from a prompt (Imagen)", _SHUT, Duty.DENY),
     Door("video", "videos from a prompt (Veo), and how far they are", _SHUT, Duty.DENY),
     Door("interactions", "the Interactions API", _SHUT, Duty.DENY),
@@ -173,11 +179,13 @@ _DOORS: Final = (
     Door("voices", "voices made of samples", _PASSED, Duty.DENY),
     Door("openai", "chat and embeddings as OpenAI shapes them", _GUARDED, Duty.GUARD),
     Door("openai_other", "the rest of what OpenAI shapes", _SHUT, Duty.DENY),
+    Door("vertex_other", "what else there is on Vertex AI", _SHUT, Duty.DENY),
     Door("legacy", "methods that came before generateContent", _SHUT, Duty.DENY),
 )
 DOORS: Final[Mapping[str, Door]] = MappingProxyType({door.name: door for door in _DOORS})
 DEFAULT_DUTIES: Final[Mapping[str, Duty]] = MappingProxyType({door.name: door.default for door in _DOORS})
 
+Host = Literal["gemini", "vertex"]
 Transport = Literal["json", "bytes", "upload", "websocket"]
 
 
@@ -220,8 +228,25 @@ _MASK: Final = frozenset({"updateMask", "update_mask"})
 _FORCE: Final = frozenset({"force"})
 
 
+_PLACE: Final = "/{v}/projects/{project}/locations/{location}"
+_VERTEX: Final = ("/{v}/projects/", "/{v}/publishers/")
+
+
 def _verb(method: Method, *collections: str) -> tuple[str, ...]:
     return tuple(f"/{{v}}/{collection}/{{model}}:{method}" for collection in collections)
+
+
+def _on_vertex(method: Method) -> tuple[str, ...]:
+    """Return a method's paths on Vertex AI: a model of Google's, the same with an express key, an endpoint."""
+    return (
+        f"{_PLACE}/publishers/google/models/{{model}}:{method}",
+        f"/{{v}}/publishers/google/models/{{model}}:{method}",
+        f"{_PLACE}/endpoints/{{endpoint}}:{method}",
+    )
+
+
+def _models(path: str) -> tuple[str, ...]:
+    return f"/{{v}}/models{path}", f"{_PLACE}/publishers/google/models{path}", f"/{{v}}/publishers/google/models{path}"
 
 
 def _kept(kind: str, door: str, *rows: Row) -> Iterator[Row]:
@@ -229,27 +254,33 @@ def _kept(kind: str, door: str, *rows: Row) -> Iterator[Row]:
     return (replace(row, door=door, bare=True, kept=kind) for row in rows)
 
 
+_VERTEX_KINDS: Final = ("cachedContents", "batchPredictionJobs", "tuningJobs", "reasoningEngines", "ragCorpora")
+_RAW: Final = ("rawPredict", "streamRawPredict", "serverStreamingPredict")
+
 _ROWS: Final = (
     Row(
         Method.GENERATE,
         "generate",
         "POST",
-        _verb(Method.GENERATE, "models", "tunedModels", "dynamic"),
+        (*_verb(Method.GENERATE, "models", "tunedModels", "dynamic"), *_on_vertex(Method.GENERATE)),
         generates=True,
     ),
     Row(
         Method.STREAM,
         "generate",
         "POST",
-        _verb(Method.STREAM, "models", "tunedModels", "dynamic"),
+        (*_verb(Method.STREAM, "models", "tunedModels", "dynamic"), *_on_vertex(Method.STREAM)),
         generates=True,
         streams=True,
     ),
-    Row(Method.COUNT_TOKENS, "tokens", "POST", _verb(Method.COUNT_TOKENS, "models")),
-    Row(Method.EMBED, "embed", "POST", _verb(Method.EMBED, "models")),
+    Row(
+        Method.COUNT_TOKENS, "tokens", "POST", (*_verb(Method.COUNT_TOKENS, "models"), *_on_vertex(Method.COUNT_TOKENS))
+    ),
+    Row(Method.COMPUTE_TOKENS, "tokens", "POST", _on_vertex(Method.COMPUTE_TOKENS)),
+    Row(Method.EMBED, "embed", "POST", (*_verb(Method.EMBED, "models"), *_on_vertex(Method.EMBED))),
     Row(Method.BATCH_EMBED, "embed", "POST", _verb(Method.BATCH_EMBED, "models")),
-    Row(Method.LIST_MODELS, "models", "GET", ("/{v}/models",), bare=True, query=_PAGES),
-    Row(Method.GET_MODEL, "models", "GET", ("/{v}/models/{model}",), bare=True),
+    Row(Method.LIST_MODELS, "models", "GET", _models(""), bare=True, query=_PAGES),
+    Row(Method.GET_MODEL, "models", "GET", _models("/{model}"), bare=True),
     Row(Method.PREDICT, "images", "POST", ("/{v}/models/{model}:predict",)),
     Row(Method.PREDICT_LONG_RUNNING, "video", "POST", ("/{v}/models/{model}:predictLongRunning",)),
     Row(Method.FETCH_PREDICT_OPERATION, "video", "POST", ("/{v}/models/{model}:fetchPredictOperation",)),
@@ -432,6 +463,43 @@ _ROWS: Final = (
     Row(Method.OPENAI_RESPONSES, "openai_other", "POST", ("/{v}/openai/responses",)),
     Row(Method.OPENAI_FILES, "openai_other", "POST", ("/{v}/openai/files",), transport="bytes"),
     Row(Method.OPENAI_BATCHES, "openai_other", "POST", ("/{v}/openai/batches",)),
+    Row(
+        Method.VERTEX_CREATE,
+        "vertex_other",
+        "POST",
+        (
+            *(f"{_PLACE}/{kind}" for kind in _VERTEX_KINDS),
+            f"{_PLACE}/batchPredictionJobs/{{id}}:cancel",
+            f"{_PLACE}/tuningJobs/{{id}}:cancel",
+            f"{_PLACE}/tuningJobs:validateReinforcementTuningReward",
+            f"{_PLACE}/endpoints/{{endpoint}}/chat/completions",
+            *(f"{_PLACE}/reasoningEngines/{{id}}:{verb}" for verb in ("query", "streamQuery")),
+            *(f"{_PLACE}/publishers/{{publisher}}/models/{{model}}:{verb}" for verb in _RAW),
+        ),
+    ),
+    Row(
+        Method.VERTEX_READ,
+        "vertex_other",
+        "GET",
+        (
+            *(f"{_PLACE}/{kind}" for kind in _VERTEX_KINDS),
+            *(f"{_PLACE}/{kind}/{{id}}" for kind in (*_VERTEX_KINDS, "operations", "models", "endpoints")),
+            f"{_PLACE}/models",
+        ),
+        query=_PAGES,
+    ),
+    Row(
+        Method.VERTEX_UPDATE,
+        "vertex_other",
+        "PATCH",
+        tuple(f"{_PLACE}/{kind}/{{id}}" for kind in (*_VERTEX_KINDS, "models")),
+    ),
+    Row(
+        Method.VERTEX_DELETE,
+        "vertex_other",
+        "DELETE",
+        tuple(f"{_PLACE}/{kind}/{{id}}" for kind in (*_VERTEX_KINDS, "models", "endpoints")),
+    ),
     Row(Method.GENERATE_ANSWER, "legacy", "POST", ("/{v}/models/{model}:generateAnswer",)),
     Row(
         Method.GENERATE_TEXT,
@@ -463,7 +531,7 @@ _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VERSION: Final = "v1beta1|v1beta|v1alpha|v1"
 _ALPHABETS: Final[Mapping[str, str]] = {
     # Built into a host name: no other character may be in it.
-    "location": "[a-z0-9-]{1,40}",
+    "location": "[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?",
     "project": "[a-z0-9][a-z0-9:.-]{0,59}",
     "id": "[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}",
     "file_path": "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,15}",
@@ -492,6 +560,11 @@ class Match:
     row: Row
     path: str
     names: Mapping[str, str]
+
+    @property
+    def host(self) -> Host:
+        """Return which of Google's APIs the path is of."""
+        return "vertex" if self.path.startswith(_VERTEX) else "gemini"
 
     def upstream_path(self, version: str) -> str:
         """Return the path with ``version``, made only of the table and the names."""

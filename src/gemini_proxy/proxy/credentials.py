@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.calls import ModelCall
 
 INVARIANT_HEADER = "invariant-authorization"
 GUARDRAILS_HEADER = "invariant-guardrails-authorization"
@@ -23,15 +24,18 @@ _INVARIANT = re.compile("invariant", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """``gemini`` goes upstream and nowhere else; ``invariant`` never does. ``guardrails`` is for a service that checks
-    (``engine = "remote"``), in place of any other key. None shows in a repr.
+    (``engine = "remote"``), in place of any other key. None shows in a repr. ``bearer`` says that ``gemini`` came as
+    ``Authorization: Bearer`` alone, as an OAuth token does.
     """
 
     gemini: str | None
     invariant: str | None
     guardrails: str | None = None
+    bearer: bool = False
 
     def __repr__(self) -> str:
-        hidden = (f"{name}={'***' if getattr(self, name) else None}" for name in self.__slots__)
+        names = ("gemini", "invariant", "guardrails")
+        hidden = (f"{name}={'***' if getattr(self, name) else None}" for name in names)
         return f"Credentials({', '.join(hidden)})"
 
 
@@ -41,6 +45,16 @@ _SALT = os.urandom(16)
 def own_key(credentials: Credentials, configured: str | None) -> str | None:
     """Return the Gemini key if it is the client's. ``configured`` is the operator's, which names nobody."""
     return credentials.gemini if credentials.gemini != configured else None
+
+
+def goes_as_token(credentials: Credentials, call: ModelCall) -> bool:
+    """Return whether the client's key is a token of OAuth, which goes upstream as one: on Vertex AI alone."""
+    return credentials.bearer and call.host == "vertex"
+
+
+def goes_as_bearer(credentials: Credentials, call: ModelCall) -> bool:
+    """Return whether the client's key goes upstream as ``Authorization: Bearer``."""
+    return call.row.bearer or goes_as_token(credentials, call)
 
 
 def client_of(credentials: Credentials, configured: str | None, address: str | None) -> str:
@@ -76,7 +90,8 @@ def read_credentials(
     malformed pair of keys, two different keys for one purpose (the upstream might take the other one), or a key that is
     missing.
     """
-    pairs = [_split(value) for value in _gemini_sources(headers, query_key)]
+    sources = [(_split(value), bearer) for value, bearer in _gemini_sources(headers, query_key)]
+    pairs = [pair for pair, _ in sources]
     gemini = _only("Gemini", [given for given, _ in pairs]) or configured
     header = _bearer(_single(headers, INVARIANT_HEADER))
     invariant = _only("Invariant", [header, *(paired for _, paired in pairs)])
@@ -88,17 +103,21 @@ def read_credentials(
     for key in filter(None, (gemini, invariant, guardrails)):
         if not _KEY.fullmatch(key):
             raise BadRequest(_FORMAT)
-    return Credentials(gemini, invariant or None, guardrails or None)
+    carried = [bearer for (given, _), bearer in sources if given]
+    return Credentials(gemini, invariant or None, guardrails or None, bearer=bool(carried) and all(carried))
 
 
-def _gemini_sources(headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None) -> Iterator[str]:
+def _gemini_sources(
+    headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None
+) -> Iterator[tuple[str, bool]]:
+    """Yield what may be a Gemini key, and whether it came as ``Authorization: Bearer``."""
     key, authorization = _single(headers, "x-goog-api-key"), _single(headers, "authorization")
     if key:
-        yield key
+        yield key, False
     if authorization and (not (key or query_key) or _BEARER.match(authorization)):
-        yield _bearer(authorization)
+        yield _bearer(authorization), True
     if query_key:
-        yield query_key
+        yield query_key, False
 
 
 def _only(owner: str, keys: Iterable[str]) -> str:

@@ -225,6 +225,8 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         "latencies_ms": _latencies(exchange),
         "coverage": coverage.described,
     }
+    if exchange.call.host == "vertex":
+        metadata["vertex"] = {name: exchange.call.names.get(name) for name in ("project", "location")}
     if merger.prompt_feedback:
         metadata["prompt_feedback"] = merger.prompt_feedback
     if exchange.upstream_status is not None:

@@ -509,7 +509,8 @@ class Pipeline:
             dataset=dataset,
             session=exchange.id,
             client=exchange.client,
-            gemini_key=given.gemini,
+            # What asks a model asks the Gemini API: a token for Vertex AI is nothing that it may have.
+            gemini_key=given.gemini if exchange.call.host == "gemini" else None,
             reader=exchange.reader,
         )
 

@@ -19,6 +19,7 @@ from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
 from gemini_proxy.http.request_body import joined, read_pieces, too_large
+from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.upstream import upstream_headers
@@ -74,7 +75,9 @@ class RequestReader:
             exchange.rules = await self._rules_of(exchange, request.headers)
         exchange.conversation = _conversation(request)
         key = exchange.credentials.gemini or ""
-        exchange.headers = upstream_headers(request.headers, key, self._forwarded, bearer=exchange.call.row.bearer)
+        exchange.headers = upstream_headers(
+            request.headers, key, self._forwarded, bearer=goes_as_bearer(exchange.credentials, exchange.call)
+        )
         row, server = exchange.call.row, self._server
         if row.transport == "json":
             check_type(request)

@@ -2,15 +2,17 @@
 
 import asyncio
 import re
+import ssl
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gemini_proxy.errors import BadRequest, DecodeError, UpstreamCut, UpstreamError
-from gemini_proxy.proxy.upstream_connection import Connection, Pool, Stale
+from gemini_proxy.proxy.upstream_connection import Connection, Pool, Stale, tls_context
 from gemini_proxy.sections import Upstream as UpstreamConfig
 
 _HOP_BY_HOP: Final = frozenset(
@@ -25,6 +27,9 @@ _WITHOUT_BODY: Final = frozenset({204, 205})
 
 FORWARDED: Final = frozenset({"content-type", "user-agent", "x-server-timeout", "accept", "traceparent", "tracestate"})
 """Request headers that go upstream, beside ``x-goog-*`` and what the configuration adds."""
+
+
+_CARRIERS: Final = frozenset({"authorization", "x-goog-api-key"})
 
 
 class UpstreamResponse:
@@ -125,15 +130,15 @@ def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
 
 
 class Upstream:
-    """Calls the Gemini API; every call's connection is its own until it ends."""
+    """Calls one of Google's APIs, at ``base_url``; every call's connection is its own until it ends."""
 
-    def __init__(self, config: UpstreamConfig) -> None:
-        base = URL(config.base_url)
+    def __init__(self, config: UpstreamConfig, base_url: str, tls: ssl.SSLContext | None = None) -> None:
+        base = URL(base_url)
         self._prefix = base.raw_path.rstrip("/")
         port = "" if base.is_default_port() else f":{base.port}"
         host = base.raw_host or ""
         self._host = f"[{host}]{port}" if ":" in host else f"{host}{port}"
-        self._pool = Pool(base, config.connect_timeout, config.read_timeout)
+        self._pool = Pool(base, config.connect_timeout, config.read_timeout, tls)
 
     async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> UpstreamResponse:
         """Send the call and wait for the head of its answer, which the caller has to close.
@@ -173,6 +178,50 @@ class Upstream:
         await self._pool.close()
 
 
+class VertexUpstreams:
+    """Calls Vertex AI: an upstream for each location, or the configured one for all."""
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._config = config
+        self._by_url: dict[str, Upstream] = {}
+
+    def at(self, location: str | None) -> Upstream:
+        """Return the upstream of a location as the table of doors matched it.
+
+        Of the locations that were asked for least lately none is kept beyond some number: clients name them. Idle
+        connections there end by themselves.
+        """
+        configured = self._config.vertex
+        url = vertex_url(location) if configured == "google" else configured
+        upstream = self._by_url.pop(url, None) or Upstream(self._config, url, self._tls)
+        self._by_url[url] = upstream
+        if len(self._by_url) > _MOST_LOCATIONS:
+            del self._by_url[next(iter(self._by_url))]
+        return upstream
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """One for all locations, for clients name them; made when the first one is asked for."""
+        return tls_context()
+
+    async def close(self) -> None:
+        for upstream in self._by_url.values():
+            await upstream.close()
+
+
+_MOST_LOCATIONS: Final = 64
+"""Upstreams of Vertex AI that are kept, more than it has regions."""
+
+
+def vertex_url(location: str | None) -> str:
+    """Return where Vertex AI serves a location, None being the global one. Only the table's alphabet may be in it."""
+    if location in (None, "global"):
+        return "https://aiplatform.googleapis.com"
+    if location in ("us", "eu"):
+        return f"https://aiplatform.{location}.rep.googleapis.com"
+    return f"https://{location}-aiplatform.googleapis.com"
+
+
 def upstream_headers(
     headers: CIMultiDictProxy[str] | CIMultiDict[str],
     gemini_key: str,
@@ -193,9 +242,9 @@ def upstream_headers(
     named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
     for name, value in headers.items():
         folded = name.lower()
-        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra) or folded in outgoing:
+        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra):
             continue
-        if folded == "x-goog-api-key":
+        if folded in outgoing or folded in _CARRIERS:
             continue
         if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
             outgoing[folded] = value

@@ -37,7 +37,7 @@ from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.uploads import Uploads
-from gemini_proxy.proxy.upstream import Upstream
+from gemini_proxy.proxy.upstream import Upstream, VertexUpstreams
 from gemini_proxy.sections import Guardrails, Limits, alert_rule
 from gemini_proxy.server import health
 from gemini_proxy.server.app_keys import (
@@ -57,6 +57,7 @@ from gemini_proxy.server.app_keys import (
     TASKS,
     UPLOADS,
     UPSTREAM,
+    VERTEX,
     ExplorerSite,
     Group,
     State,
@@ -145,8 +146,10 @@ def create_app(
             app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes)
             stack.callback(uploads.close)
             tasks.keep(uploads.run, "uploads")
-            app[UPSTREAM] = upstream = Upstream(config.upstream)
+            app[UPSTREAM] = upstream = Upstream(config.upstream, config.upstream.base_url)
             stack.push_async_callback(upstream.close)
+            app[VERTEX] = vertex = VertexUpstreams(config.upstream)
+            stack.push_async_callback(vertex.close)
             if group.metrics is not None:
                 tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
                 stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)

@@ -16,7 +16,7 @@ from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.uploads import Upload, Uploads
-from gemini_proxy.proxy.upstream import Upstream
+from gemini_proxy.proxy.upstream import Upstream, VertexUpstreams
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
@@ -72,6 +72,7 @@ TASKS = web.AppKey("TASKS", Tasks)
 LIMITER = web.AppKey("LIMITER", Limiter)
 AUTHENTICATION = web.AppKey("AUTHENTICATION", Authentication)
 UPSTREAM = web.AppKey("UPSTREAM", Upstream)
+VERTEX = web.AppKey("VERTEX", VertexUpstreams)
 
 UPLOADS = web.AppKey("UPLOADS", Uploads)
 

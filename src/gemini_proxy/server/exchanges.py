@@ -6,10 +6,16 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gemini_proxy.errors import UpstreamError
+from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
+
+
+def operators_key(request: web.Request, call: ModelCall) -> str | None:
+    """Return the key for clients that bring none: it is one for the Gemini API, and of no use elsewhere."""
+    return configured_key(request) if call.host == "gemini" else None
 
 
 def configured_key(request: web.Request) -> str | None:

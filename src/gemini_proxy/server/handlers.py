@@ -5,10 +5,12 @@ import time
 
 from aiohttp import web
 
+from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.upstream_fault import fault_in
+from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
-from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM
+from gemini_proxy.proxy.upstream import Upstream, UpstreamResponse, upstream_headers
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM, VERTEX
 from gemini_proxy.server.kept_calls import made_cache, relay_kept
 from gemini_proxy.server.uploads import take_upload
 
@@ -45,7 +47,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 async def _call(request: web.Request, exchange: Exchange) -> UpstreamResponse:
     """Call the upstream; a request check under way beside it ends the call as soon as it refuses."""
     body = exchange.body if exchange.body or exchange.call.http_method == "POST" else None
-    opening = request.app[UPSTREAM].open(
+    opening = _upstream(request, exchange.call).open(
         exchange.call.http_method, exchange.call.upstream_target, exchange.headers, body
     )
     if exchange.request_check is None:
@@ -73,18 +75,19 @@ def _abandon(call: "asyncio.Task[UpstreamResponse]") -> None:
 
 async def _relay_bare(request: web.Request) -> web.StreamResponse:
     """Relay a call with nothing of a user's in it, such as ``GET models``."""
-    headers = upstream_headers(
-        request.headers,
-        request[CREDENTIALS].gemini or "",
-        request.app[CONFIG].upstream.forward_headers,
-        bearer=request[CALL].row.bearer,
-    )
-    upstream = await request.app[UPSTREAM].open(request[CALL].http_method, request[CALL].upstream_target, headers, None)
+    call, extra = request[CALL], request.app[CONFIG].upstream.forward_headers
+    given = request[CREDENTIALS]
+    headers = upstream_headers(request.headers, given.gemini or "", extra, bearer=goes_as_bearer(given, call))
+    upstream = await _upstream(request, call).open(call.http_method, call.upstream_target, headers, None)
     try:
         body = await upstream.read(_most_bytes(request))
         return web.Response(status=upstream.status, headers=upstream.headers, body=body)
     finally:
         upstream.close()
+
+
+def _upstream(request: web.Request, call: ModelCall) -> Upstream:
+    return request.app[VERTEX].at(call.location) if call.host == "vertex" else request.app[UPSTREAM]
 
 
 def _most_bytes(request: web.Request) -> int:

@@ -88,13 +88,22 @@ class Limiter:
         self.soft: Counter[str] = Counter()
         """Clients and datasets that have spent more than a soft limit on a day, by limit."""
 
-    def client(self, invariant: str | None, gemini: str | None, address: str) -> Client:
-        """Return whom to charge: ``invariant`` is a key that is valid here, ``gemini`` one that the client brought."""
+    def client(self, invariant: str | None, gemini: str | None, address: str, project: str | None = None) -> Client:
+        """Return whom to charge: ``invariant`` is a key that is valid here, ``gemini`` one that the client brought.
+
+        ``project`` is given where that is a token for a project of Vertex AI, "" where none is named.
+        """
         address = f"address {network(address)}"
         if invariant:
             return Client(key_name(invariant), address)
         if not gemini:
             return Client(address, address)
+        if project is not None:
+            # A token that is good for one project says nothing of another.
+            proof, account = key_name(f"{project}\n{gemini}"), key_name(f"project {project}") if project else address
+            if proof in self._proven:
+                return Client(account, address, proof=proof)
+            return Client(address, address, proof, account)
         key = key_name(gemini)
         return Client(key, address) if key in self._proven else Client(address, address, key)
 
@@ -152,12 +161,12 @@ class Limiter:
             self._bytes.add(client.name, more, now)
         if not client.trying:
             if accepted is False:
-                self._proven.reject(client.name)
+                self._proven.reject(client.proof or client.name)
         elif accepted:
             self._proven.accept(client.trying)
             for budgets, cost in ((self._requests, 1), (self._bytes, visit.size + more)):
                 budgets.add(client.address, -cost, now)
-                budgets.add(client.trying, cost, now)
+                budgets.add(client.account or client.trying, cost, now)
         if client.trying and (accepted or not stored):
             self._unproven_requests.add(client.address, -1, now)
             self._unproven_bytes.add(client.address, -visit.size, now)
@@ -302,7 +311,7 @@ _TOKENS: Final = {
 
 
 def _subject(client: Client, dataset: str) -> str:
-    return f"{client.trying or client.name}\n{dataset}"
+    return f"{client.account or client.trying or client.name}\n{dataset}"
 
 
 # Few keys and addresses send most requests.

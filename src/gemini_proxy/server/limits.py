@@ -315,8 +315,14 @@ class Client:
 
     ``trying`` is the digest of a key of which nothing is known yet. Whoever makes up keys stays one client by this
     rule, that of the address, and clients who share an address are told apart as soon as their keys have worked.
+
+    A token of OAuth is another one every hour, or whenever its owner likes: it proves who is charged, which is the
+    project, and is not charged itself. ``account`` is then who that is once ``trying`` has worked, and ``proof`` the
+    digest of the token that has.
     """
 
     name: str
     address: str
     trying: str = ""
+    account: str = ""
+    proof: str = ""

@@ -12,7 +12,7 @@ from gemini_proxy.gemini.doors import Method
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.proxy.credentials import client_of, own_key, read_credentials
+from gemini_proxy.proxy.credentials import client_of, goes_as_token, own_key, read_credentials
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.server.app_keys import (
@@ -28,7 +28,7 @@ from gemini_proxy.server.app_keys import (
     SETUPS,
     UPLOAD,
 )
-from gemini_proxy.server.exchanges import configured_key, run_exchange
+from gemini_proxy.server.exchanges import configured_key, operators_key, run_exchange
 from gemini_proxy.server.limits import Client
 from gemini_proxy.server.uploads import find_upload
 from gemini_proxy.traces.datasets import UNNAMED
@@ -58,7 +58,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         request[CREDENTIALS], request[OWNER] = upload.credentials, upload.owner
         return await handler(request)
     request[CREDENTIALS] = credentials = read_credentials(
-        request.headers, call.query.key, configured_key(request), call.dataset
+        request.headers, call.query.key, operators_key(request, call), call.dataset
     )
     request[OWNER] = await request.app[AUTHENTICATION].owner(credentials)
     return await handler(request)
@@ -118,7 +118,9 @@ def _client(request: web.Request) -> Client:
     """Whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
     given = request[CREDENTIALS]
     invariant = given.invariant if request.app[CONFIG].access.mode == "keys" else None
-    return request.app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS])
+    call = request[CALL]
+    project = call.names.get("project", "") if goes_as_token(given, call) else None
+    return request.app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS], project)
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
