@@ -2,76 +2,24 @@
 
 import asyncio
 import io
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import pytest
 from google import genai
 from google.genai import errors, types
 
+from tests.clients.kept import Google
 from tests.clients.sdk import KEY, QUIET
 from tests.conftest import StartProxy
 from tests.support.proxy import MODEL, Proxy
-from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, unary
+from tests.support.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.filterwarnings(QUIET)
 
 POLICY = 'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
-HOST = "https://generativelanguage.googleapis.com"
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
-
-
-@dataclass
-class Google:
-    """What keeps caches and files as Google does, and answers what is asked of them."""
-
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
-    uploads: dict[str, tuple[dict[str, Any], bytearray]] = field(default_factory=dict)
-    bytes_of: dict[str, bytes] = field(default_factory=dict)
-
-    def __call__(self, call: Call) -> Reply:
-        path = urlsplit(call.target).path
-        if path.startswith("/upload/"):
-            return self._upload(call)
-        if ":generateContent" in path:
-            return unary(candidate("fine", "STOP"))
-        name = path.split("/", 2)[2].removesuffix(":download")
-        if call.method == "POST":
-            return self._keep(f"cachedContents/c{len(self.kept)}", call.json)
-        if "/" not in name:
-            return unary({name: [one for key, one in self.kept.items() if key.startswith(name)]})
-        if path.endswith(":download"):
-            return Reply([self.bytes_of[name]], content_type="application/octet-stream")
-        if name not in self.kept:
-            return unary({"error": {"code": 404, "message": "gone", "status": "NOT_FOUND"}}, status=404)
-        if call.method == "PATCH":
-            self.kept[name] |= {"expireTime": "2100-01-01T00:00:00.123456789Z"}
-        return unary(self.kept.pop(name) and {}) if call.method == "DELETE" else unary(self.kept[name])
-
-    def _keep(self, name: str, said: dict[str, Any]) -> Reply:
-        shown = {key: value for key, value in said.items() if key in ("displayName", "model", "mimeType")}
-        self.kept[name] = {"name": name, **shown}
-        return unary(self.kept[name])
-
-    def _upload(self, call: Call) -> Reply:
-        path, _, query = call.target.partition("?")
-        if not query:
-            number = str(len(self.uploads))
-            self.uploads[number] = (call.json.get("file", {}), bytearray())
-            address = f"{HOST}{path}?upload_id={number}&upload_protocol=resumable"
-            return Reply(headers={"x-goog-upload-url": address, "x-goog-upload-status": "active"}, chunked=False)
-        said, data = self.uploads[query.partition("=")[2].partition("&")[0]]
-        assert int(call.headers["x-goog-upload-offset"]) == len(data)
-        data += call.body
-        if "finalize" not in call.headers["x-goog-upload-command"]:
-            return Reply(headers={"x-goog-upload-status": "active"}, chunked=False)
-        name = said.get("name", f"files/f{len(self.kept)}")
-        self.kept[name] = {"name": name, "uri": f"{HOST}/v1beta/{name}", "mimeType": said["mime_type"]}
-        self.bytes_of[name] = bytes(data)
-        return unary({"file": self.kept[name]}, headers={"x-goog-upload-status": "final"})
 
 
 @pytest.fixture
@@ -133,26 +81,28 @@ async def test_a_cache_that_is_refused_never_gets_to_google(
 async def test_files(proxy: Proxy, google: Google, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """Text is checked and known where it is used; a picture is known by its digest alone."""
     client = client_of(proxy, prefix="/api/v1/gateway/gemini")
-    (tmp_path / "notes.txt").write_text("all of Cork" * 900_000)
+    (tmp_path / "notes.txt").write_text("all of Cork")
     seen: list[Any] = []
+    # Of two chunks.
+    picture_of = PNG * 1_000_000
 
     def work() -> None:
         made = client.files.upload(file=tmp_path / "notes.txt", config=types.UploadFileConfig(display_name="notes"))
         assert made.name is not None and made.uri is not None
         assert client.files.get(name=made.name).uri == made.uri
-        picture = client.files.upload(file=io.BytesIO(PNG), config=types.UploadFileConfig(mime_type="image/png"))
+        picture = client.files.upload(file=io.BytesIO(picture_of), config=types.UploadFileConfig(mime_type="image/png"))
         assert {one.name for one in client.files.list()} == {made.name, picture.name}
         assert client.models.generate_content(model=MODEL, contents=["read", made]).text == "fine"
         seen.append(made.name)
         assert client.models.generate_content(model=MODEL, contents=["see", picture]).text == "fine"
         assert picture.name is not None
-        assert client.files.download(file=picture.name) == PNG
+        assert client.files.download(file=picture.name) == picture_of
         with pytest.raises(errors.ClientError, match="no rule has checked"):
             client.files.download(file=made.name)
         client.files.delete(name=made.name)
 
     await asyncio.to_thread(work)
-    assert google.bytes_of[seen[0]] == (tmp_path / "notes.txt").read_bytes()
+    assert google.bytes_of[seen[0]] == b"all of Cork"
     assert all(KEY not in call.target for call in upstream.calls)
     pictured = (await proxy.trace()).metadata
     assert [one["reason"] for one in pictured["coverage"]["not_checked"]] == ["a file seen only by digest"]

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.clients.kept import Google
 from tests.clients.sdk import KEY, recorded
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy
@@ -75,3 +76,18 @@ async def test_refused_request(start_proxy: StartProxy, upstream: ScriptedUpstre
     assert found["history"] == [["user", "Is it Dublin?"], ["model", refused]]
     assert not upstream.calls
     assert await recorded(proxy) == 3
+
+
+@pytest.mark.parametrize(("text", "said"), [("all of Cork", "fine"), ("all of Dublin", "no Dublin")])
+async def test_caches_and_files(start_proxy: StartProxy, upstream: ScriptedUpstream, text: str, said: str) -> None:
+    """Made, used and deleted; what is refused is an error at once, and never gets to Google."""
+    upstream.reply(Google())
+    proxy = await start_proxy(policy=POLICY)
+    process = await asyncio.create_subprocess_exec(
+        *("node", str(Path(__file__).with_name("node_genai_kept.mjs")), proxy.url, KEY, text),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    found = orjson.loads(out)
+    assert all(said in str(found[made]) for made in ("cache", "file")), found
+    assert bool(upstream.calls) is (said == "fine")

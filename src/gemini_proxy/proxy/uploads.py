@@ -165,10 +165,14 @@ class Uploads:
         """End uploads that nobody goes on with, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK)
-            before = time.monotonic() - self._settings().upload_timeout
-            for upload in [*self._uploads.values()]:
-                if not upload.busy and upload.touched < before:
-                    self.drop(upload)
+            self.end_idle()
+
+    def end_idle(self) -> None:
+        """End the uploads that nobody has gone on with for ``upload_timeout``."""
+        before = time.monotonic() - self._settings().upload_timeout
+        for upload in [*self._uploads.values()]:
+            if not upload.busy and upload.touched < before:
+                self.drop(upload)
 
     def close(self) -> None:
         """End all uploads."""

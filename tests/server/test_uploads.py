@@ -1,0 +1,202 @@
+"""Uploads over plain HTTP: what hostile clients, broken connections and an odd upstream may do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from gemini_proxy.server.app_keys import UPLOADS
+from tests.conftest import StartProxy
+from tests.support.proxy import Proxy
+from tests.support.upstream import Reply, ScriptedUpstream, unary
+
+POLICY = 'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
+BEGUN = Reply(headers={"x-goog-upload-url": "http://169.254.169.254/upload/v1beta/files?upload_id=u"}, chunked=False)
+KEPT = unary(
+    {"file": {"name": "files/f", "uri": "https://generativelanguage.googleapis.com/v1beta/files/f"}},
+    headers={"x-goog-upload-status": "final"},
+)
+SECRET = "AIzaCanaryOfAnUpload"
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path) -> Proxy:
+    upstream.reply(BEGUN, KEPT)
+    files = {"folder": str(tmp_path / "spool"), "max_bytes": 4096, "max_text_bytes": 2048, "max_spooled_bytes": 8192}
+    (tmp_path / "spool").mkdir()
+    return await start_proxy(policy=POLICY, files=files)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def begin(client: aiohttp.ClientSession, proxy: Proxy, size: int, **headers: str) -> tuple[int, str, str]:
+    """Begin an upload. Return the status, where to send the bytes, and the text of the answer."""
+    given = {
+        "x-goog-api-key": SECRET,
+        "x-goog-upload-protocol": "resumable",
+        "x-goog-upload-command": "start",
+        "x-goog-upload-header-content-length": str(size),
+        "x-goog-upload-header-content-type": "text/plain",
+    }
+    async with client.post(f"{proxy.url}/upload/v1beta/files", headers=given | headers) as response:
+        return response.status, response.headers.get("x-goog-upload-url", ""), await response.text()
+
+
+async def send(
+    client: aiohttp.ClientSession, url: str, data: Any, command: str = "upload, finalize", offset: int = 0
+) -> tuple[int, str, str]:
+    """Send a chunk. Return the status, that of the upload, and the text of the answer."""
+    headers = {"x-goog-upload-command": command, "x-goog-upload-offset": str(offset)}
+    async with client.post(url, data=data, headers=headers) as response:
+        return response.status, response.headers.get("x-goog-upload-status", ""), await response.text()
+
+
+async def test_bytes_go_to_the_upstream_alone_and_leave_nothing_here(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Whatever host the upstream names; no key is in an address, in the spool's folder or in what is kept."""
+    status, url, _ = await begin(client, proxy, 11)
+    assert (status, urlsplit(url).netloc, SECRET in url) == (200, urlsplit(proxy.url).netloc, False)
+    assert upstream.calls == []
+    assert (await send(client, url, b"all ", "upload"))[:2] == (200, "active")
+    assert (await send(client, url, b"", "query"))[:2] == (200, "active")
+    # What came twice is taken once.
+    assert (await send(client, url, b"of Corkx", "upload", 3))[:2] == (200, "active")
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert (await send(client, url, b" Cork!!", offset=4))[:2] == (200, "final")
+    start, chunk = upstream.calls
+    assert (start.headers["x-goog-api-key"], start.headers["x-goog-upload-command"]) == (SECRET, "start")
+    assert (chunk.target, chunk.body) == ("/upload/v1beta/files?upload_id=u", b"allo Cork!!")
+    assert "x-goog-api-key" not in chunk.headers
+    assert (await send(client, url, b"", "query"))[:2] == (404, "cancelled")
+    trace = await proxy.trace()
+    assert SECRET not in str(trace)
+    assert trace.metadata["coverage"]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk", "said"),
+    [
+        (11, {"data": b"too few"}, "Only 7 of the 11 bytes"),
+        (3, {"data": b"too many"}, "larger than the 3 bytes"),
+        (5, {"data": b"abc", "offset": 2}, "goes on at byte 0"),
+        (3, {"data": b"abc", "command": "start"}, "X-Goog-Upload-Command"),
+        (13, {"data": b"all of Dublin"}, "no Dublin"),
+        (2049, {"data": b"a" * 2049}, "more than 2048 bytes"),
+        (3, {"data": b"\xff\xfe\x00"}, "not text in UTF-8"),
+    ],
+)
+async def test_an_error_ends_the_upload_and_says_so(
+    proxy: Proxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    size: int,
+    chunk: dict[str, Any],
+    said: str,
+) -> None:
+    _, url, _ = await begin(client, proxy, size)
+    status, state, text = await send(client, url, **chunk)
+    assert (status in (400, 413), state, said in text) == (True, "cancelled", True), text
+    assert (await send(client, url, b"", "query"))[:2] == (404, "cancelled")
+    assert upstream.calls == []
+
+
+async def test_chunks_need_a_length_and_an_upload(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"abc"
+
+    _, url, _ = await begin(client, proxy, 3)
+    status, state, text = await send(client, url, pieces())
+    assert (status, state, "Content-Length" in text) == (400, "cancelled", True)
+    for token in ("x", "x" * 43, f"{'x' * 43}:download"):
+        status, state, text = await send(client, f"{proxy.url}/upload/v1beta/files/{token}", b"abc")
+        assert status == 404, text
+    assert "another machine" in (await send(client, f"{proxy.url}/upload/v1beta/files/{'x' * 43}", b"abc"))[2]
+
+
+async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    assert (await begin(client, proxy, 4097))[0] == 413
+    urls = [(await begin(client, proxy, 4096))[1] for _ in range(2)]
+    assert (await begin(client, proxy, 4096))[0] == 503
+    assert (await send(client, urls[0], b"", "cancel"))[:2] == (200, "cancelled")
+    assert (await begin(client, proxy, 4096))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [("?uploadType=multipart", {}), ("?upload_protocol=raw", {}), ("", {"x-goog-upload-protocol": "raw"})],
+)
+async def test_other_protocols_are_refused(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, query: str, headers: dict[str, str]
+) -> None:
+    given = {"x-goog-api-key": SECRET, "content-type": "application/json", **headers}
+    async with client.post(f"{proxy.url}/upload/v1beta/files{query}", headers=given, data=b"{}") as response:
+        assert response.status == 400
+    assert upstream.calls == []
+
+
+async def test_one_request_at_a_time_goes_on_with_an_upload(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    _, url, _ = await begin(client, proxy, 3)
+    upload = proxy.app[UPLOADS].find(url.rpartition("/")[2])
+    assert upload is not None
+    with proxy.app[UPLOADS].at_work(upload):
+        assert (await send(client, url, b"", "query"))[0] == 409
+
+
+async def test_a_stalled_chunk_and_a_forgotten_upload_end(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    proxy = await start_proxy(policy=POLICY, server={"request_timeout": 0.05}, files={"upload_timeout": 0.01})
+    _, url, _ = await begin(client, proxy, 3)
+    reader, writer = await asyncio.open_connection(*urlsplit(url).netloc.split(":"))
+    head = (
+        f"POST {urlsplit(url).path} HTTP/1.1\r\nhost: x\r\nx-goog-upload-command: upload\r\ncontent-length: 3\r\n\r\na"
+    )
+    writer.write(head.replace("host: x", f"host: {urlsplit(url).netloc}").encode())
+    assert b"400" in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    _, url, _ = await begin(client, proxy, 3)
+    token = url.rpartition("/")[2]
+    await asyncio.sleep(0.02)
+    proxy.app[UPLOADS].end_idle()
+    assert proxy.app[UPLOADS].find(token) is None
+
+
+@pytest.mark.parametrize(
+    ("replies", "status", "said"),
+    [
+        ([unary({"error": {"code": 400, "message": "API key not valid"}}, status=400)], 400, "not valid"),
+        ([Reply(chunked=False)], 502, "did not say where"),
+        ([Reply(headers={"x-goog-upload-url": "ftp://x/upload/y"}, chunked=False)], 502, "did not say where"),
+        ([Reply(headers={"x-goog-upload-url": "https://x/v1beta/files"}, chunked=False)], 502, "did not say where"),
+        ([BEGUN, unary({"error": {"code": 503, "message": "later"}}, status=503)], 503, "later"),
+    ],
+)
+async def test_what_the_upstream_says_of_a_file_is_told(
+    proxy: Proxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    replies: list[Reply],
+    status: int,
+    said: str,
+) -> None:
+    upstream.reply(*replies)
+    _, url, _ = await begin(client, proxy, 3)
+    answer = await send(client, url, b"abc")
+    assert (answer[0], answer[1], said in answer[2]) == (status, "cancelled", True)
+
+
+async def test_a_folder_that_cannot_be_used_is_named(
+    start_proxy: StartProxy, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    proxy = await start_proxy(policy=POLICY, files={"folder": str(tmp_path / "missing")})
+    status, _, text = await begin(client, proxy, 3)
+    assert (status, "files.folder" in text) == (503, True)
