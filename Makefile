@@ -13,7 +13,9 @@
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make bench-agentdojo           AgentDojo's attacks and honest tasks through the proxy under provenance.gr and confidential.gr, its declarations
 #                                  under pinned-tools.gr, in .venv-agentdojo; SUITES names others, ARGS=--direct checks without the proxy
+#   make bench-peers               LiteLLM's proxy beside this one, in .venv-peers: what each costs, and where a key passes it
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
+#   make docs                      the documentation as a site, in build/site
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
 #
 # PYTHON names another interpreter, ARGS adds arguments to run, demo, test and bench.
@@ -28,7 +30,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients docs oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -53,6 +55,10 @@ test-fast: $(VENV)/.installed-dev
 fields: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fields
 
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
@@ -70,6 +76,7 @@ bench: $(VENV)/.installed-dev
 # Beside LiteLLM's proxy, in an environment of its own: it brings a hundred packages.
 bench-peers: $(VENV)/.installed-dev .venv-peers/.installed
 	$(BIN)/python -m bench --only unary --only lone --litellm .venv-peers $(ARGS)
+	$(BIN)/python -m bench.leaks --litellm .venv-peers
 	.venv-peers/bin/pip list 2>/dev/null | grep -i -E '^(litellm|uvicorn) '
 
 # Beside the stock engine: its process has to start first.
@@ -103,7 +110,7 @@ oracle: .venv-oracle/.installed
 
 # Traces are data: *.db stays.
 clean:
-	rm -rf $(VENV) .injections .venv-agentdojo .venv-clients .venv-oracle .venv-peers node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .injections .venv-agentdojo .venv-clients .venv-docs .venv-oracle .venv-peers node_modules build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
@@ -121,6 +128,11 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
 $(VENV)/.installed-dev: $(PACKAGING) $(VENV)/.installed
 	@echo "Installing what tests and checks need into $(VENV): about a minute, once"
 	$(PIP) install --editable '.[dev]'
+	touch $@
+
+.venv-docs/.installed: $(PACKAGING)
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[docs]'
 	touch $@
 
 # It brings the clients of every model, which the proxy has no need of.

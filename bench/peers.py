@@ -78,12 +78,16 @@ class Peer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is measured. ``before`` is another checkout's folder, ``litellm`` that of an environment with LiteLLM."""
+    """What is measured. ``before`` is another checkout's folder, ``litellm`` that of an environment with LiteLLM.
+
+    ``policies`` are gemini-proxy's where they are not the bench's own.
+    """
 
     stream_check: str = "final"
     watched: bool = False
     before: Path | None = None
     litellm: Path | None = None
+    policies: tuple[Path, ...] = ()
 
     @property
     def extra(self) -> Sequence[Peer]:
@@ -96,9 +100,9 @@ class Setting:
         return [peer for peer, is_wanted in wanted.items() if is_wanted]
 
     @property
-    def policy(self) -> Path:
-        """Ten rules for windows and else two."""
-        return TEN_RULES if self.stream_check == "window" else TWO_RULES
+    def chosen_policies(self) -> Sequence[Path]:
+        """Those given; by default ten rules for windows and else two."""
+        return self.policies or (TEN_RULES if self.stream_check == "window" else TWO_RULES,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +136,14 @@ class Stage:
                 with serving(module("bench.passthrough", f"http://127.0.0.1:{upstream.process.port}"), log) as process:
                     yield Server(process)
             case Peer.BEFORE:
-                with serving(self._proxy(number, self._setting.policy), log, source=self._source) as process:
+                with serving(self._proxy(number, *self._setting.chosen_policies), log, source=self._source) as process:
                     yield Server(process)
             case Peer.PROXY:
-                with serving(self._proxy(number, self._setting.policy), log) as process:
+                with serving(self._proxy(number, *self._setting.chosen_policies), log) as process:
                     yield Server(process)
             case Peer.WATCHED:
                 with serving(self._proxy(number), log) as process:
-                    make_dataset(process.port, self._setting.policy)
+                    make_dataset(process.port, self._setting.chosen_policies[0])
                     with watching(process.port) as audience:
                         yield Server(process, DATASET, audience)
             case Peer.LITELLM:

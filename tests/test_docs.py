@@ -246,3 +246,9 @@ def test_nothing_depends_on_the_machine_it_was_written_on() -> None:
     files = repository_files()
     assert EXAMPLE in files
     assert [str(file.relative_to(ROOT)) for file in files if foreign.search(file.read_bytes())] == []
+
+
+def test_every_document_is_a_page_of_the_site() -> None:
+    """By name in the navigation, or it would be built and found by nobody."""
+    listed = set(re.findall(r"^ +- [^:]+: ([a-z-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert {document.name for document in (ROOT / "docs").glob("*.md")} <= listed
