@@ -56,6 +56,8 @@ def gemini(call: Call) -> Reply:
     """The reply to one call of a client."""
     if call.method == "GET":
         return unary(_MODEL)
+    if "/openai/chat/completions" in call.target:
+        return _chat(call.json)
     if ":countTokens" in call.target:
         return unary({"totalTokens": 4})
     events = list(_answer(call.json))
@@ -64,6 +66,43 @@ def gemini(call: Call) -> Reply:
     if "alt=sse" in call.target:
         return stream(*sse(*events))
     return Reply([b"[", b",\r\n".join(orjson.dumps(event) for event in events), b"]"])
+
+
+def _chat(request: Mapping[str, Any]) -> Reply:
+    """The reply in OpenAI's words; a call is whole and has no index, as Gemini's have none."""
+    *_, last = request["messages"]
+    content = last["content"]
+    texts = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    parts: list[Any] = [{"functionResponse": {"name": "f"}}] if last["role"] == "tool" else [{"text": texts}]
+    tools = [{"functionDeclarations": [tool["function"] for tool in request.get("tools", ())]}]
+    config = {"responseMimeType": "application/json"} if "response_format" in request else {}
+    asked = {"contents": [{"parts": parts}], "tools": tools, "generationConfig": config}
+    events = list(_answer(asked))
+    if not request.get("stream"):
+        return unary(_completion("message", _joined(events)))
+    return stream(*sse(*(_completion("delta", event) for event in events)), b"data: [DONE]\n\n")
+
+
+def _completion(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
+    answer = event["candidates"][0]
+    parts = answer["content"]["parts"]
+    calls = [part["functionCall"] for part in parts if "functionCall" in part]
+    said: dict[str, Any] = {"role": "assistant"}
+    if calls:
+        said["tool_calls"] = [
+            {
+                "id": f"call-{call['name']}",
+                "type": "function",
+                "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+            }
+            for call in calls
+        ]
+    else:
+        said["content"] = "".join(part["text"] for part in parts)
+    reason = ("tool_calls" if calls else "stop") if "finishReason" in answer else None
+    choice = {"index": 0, name: said, "finish_reason": reason}
+    kind = "chat.completion" if name == "message" else "chat.completion.chunk"
+    return {"id": "r", "object": kind, "created": 1, "model": "m", "choices": [choice]}
 
 
 def _answer(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ _CONFIGURATIONS: Final[Mapping[Before, dict[str, Any]]] = {
     Before.HOLD: {"refusals": {"before_stream": "http_400"}, "guardrails": {"stream_check": "hold"}},
     Before.OPEN: {},
 }
-_GENERATES: Final = re.compile(rb"POST /\S+:(?:streamG|g)enerateContent\S* HTTP/1\.1\r\n")
+_GENERATES: Final = re.compile(rb"POST /\S+(?::(?:streamG|g)enerateContent|/chat/completions)\S* HTTP/1\.1\r\n")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Setting:
     @property
     def reached(self) -> int:
         """Requests for an answer that the model has had so far."""
-        return sum("enerateContent" in call.target for call in self.upstream.calls)
+        return sum(
+            "enerateContent" in call.target or "/chat/completions" in call.target for call in self.upstream.calls
+        )
 
 
 @contextlib.asynccontextmanager
