@@ -5,6 +5,7 @@ This is the only module that reads files and the environment; everything else ta
 
 import difflib
 import glob
+import hashlib
 import json
 import os
 import re
@@ -211,6 +212,13 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def configuration_digest(config: Config) -> str:
+    """Return the SHA-256 of all settings but secrets, and URLs that may hold one: who has it learns none of them."""
+    hidden: Any = {"traces": {"database", "notify_database", "read_database"}, "alerts": {"__all__": {"url"}}}
+    settings = config.model_dump(mode="json", exclude=hidden)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 _BUILT_ONCE: Final = ("engine", "remote", "judge", "model_armor", "classifier", "presidio", "semgrep", "timeout")

@@ -320,6 +320,7 @@ class Traces(Section):
     retention_days: Annotated[int, Field(ge=0)] = 30
     max_size: ByteSize = ByteSize(0)
     required: bool = False
+    daily_seals: bool = True
     durability: Literal["commit", "deferred"] = "commit"
 
     @field_validator("database")

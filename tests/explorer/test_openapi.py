@@ -103,6 +103,7 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("POST", "/policy/check/batch", {"messages": SAMPLE, "policies": [SECRETIVE, "raise"]}),
         ("GET", "/approvals", None),
         ("GET", "/approvals/{approval_id}", None),
+        ("GET", "/audit", None),
         ("DELETE", byuser, None),
     ]
     parts = {"user": checker.user, "dataset": "there", "dataset_id": dataset, "trace_id": trace, "policy_id": ""}

@@ -1,6 +1,5 @@
 """``gemini-proxy approvals``: what guardrails ask a person for. Works while the server runs, on the same database."""
 
-import getpass
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,7 +8,7 @@ from rich.text import Text
 
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
-from gemini_proxy.cli.with_store import with_store
+from gemini_proxy.cli.with_store import shell_user, with_store
 from gemini_proxy.traces.approvals import Approval, Approvals
 from gemini_proxy.traces.store import TraceStore
 
@@ -64,7 +63,7 @@ def deny(settings: Settings, approval_id: str, reason: str, by: str | None) -> N
 def _decide(
     settings: Settings, approval_id: str, *, allowed: bool, by: str | None, reason: str = "", seconds: float = 0.0
 ) -> None:
-    who = by or f"{getpass.getuser()} (command line)"
+    who = by or shell_user()
 
     async def work(approvals: Approvals) -> Approval:
         decided = await approvals.decide(approval_id, allow=allowed, by=who, reason=reason, seconds=seconds)

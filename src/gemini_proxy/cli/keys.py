@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
-from gemini_proxy.cli.with_store import with_store
+from gemini_proxy.cli.with_store import shell_user, with_store
 from gemini_proxy.traces.keys import KeyRecord, Keys, Role
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.visible import counted
@@ -49,7 +49,7 @@ def add(settings: Settings, name: str, another: bool, role: Role) -> None:
             raise click.ClickException(
                 f"{name} has a valid key already ({_named(valid)}); --another adds one, keys revoke ends one"
             )
-        return await keys.add(name, role)
+        return await keys.add(name, role, by=shell_user())
 
     record, key = _with_keys(settings, work)
     click.echo(key)
@@ -81,7 +81,7 @@ def revoke(settings: Settings, key: str, every: bool) -> None:
 
     async def work(keys: Keys) -> Sequence[KeyRecord]:
         chosen = _wanted(key, await keys.all(), every)
-        return [record for record in chosen if await keys.revoke(record.id)]
+        return [record for record in chosen if await keys.revoke(record.id, by=shell_user())]
 
     for record in _with_keys(settings, work):
         click.echo(f"revoked {record.id} of {record.owner}, ending with {record.hint}")

@@ -56,6 +56,10 @@ _COMMANDS = {
     "approvals": LazyCommand(
         "gemini_proxy.cli.approvals:approvals", "List what guardrails ask a person for, and allow or deny it."
     ),
+    "audit": LazyCommand(
+        "gemini_proxy.cli.audit:audit",
+        "Show who changed rules, keys, approvals and settings, and verify that nothing of it was changed.",
+    ),
     "backup": LazyCommand(
         "gemini_proxy.cli.traces:backup", "Copy the SQLite database into the new file FILE, while the server runs."
     ),

@@ -118,12 +118,12 @@ async def _make(database: str, file: Path) -> bool:
             return False
         # Opened before the key is created: a key that cannot be written to the file is useless.
         with os.fdopen(_private(file), "wb", buffering=0) as opened:
-            record, key = await keys.add(FIRST_USER)
+            record, key = await keys.add(FIRST_USER, by="the server, at its first start")
             try:
                 opened.write(key.encode() + b"\n")
                 os.fsync(opened.fileno())
             except OSError:
-                await keys.revoke(record.id)
+                await keys.revoke(record.id, by="the server, at its first start")
                 raise
         return True
     finally:

@@ -1,6 +1,7 @@
 """Run a command's work on the trace database: opened for it, closed after it, its errors reported in words."""
 
 import asyncio
+import getpass
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,6 +11,11 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
 
 T = TypeVar("T")
+
+
+def shell_user() -> str:
+    """Return who uses the command line, for what is kept of what they did."""
+    return f"{getpass.getuser()} (command line)"
 
 
 def with_store(

@@ -12,6 +12,7 @@ from gemini_proxy.http.fair_lock import FairLock
 from gemini_proxy.sections import Explorer, Guardrails, Server
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.approvals import Approvals
+from gemini_proxy.traces.audit import AuditLog
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
@@ -38,6 +39,7 @@ DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 APPROVALS = web.AppKey("APPROVALS", Approvals)
+AUDIT = web.AppKey("AUDIT", AuditLog)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for calls of the API. It never lets pass what it cannot check."""
 COMPILING = web.AppKey("COMPILING", FairLock)
@@ -74,6 +76,7 @@ def setup(
     app[POLICIES] = Policies(database)
     app[PINNED_TOOLS] = PinnedTools(database)
     app[APPROVALS] = Approvals(database)
+    app[AUDIT] = AuditLog(database)
     app[ENGINE] = engine
     app[FEED] = feed
     app[COMPILING], app[CHECKING] = FairLock(), FairLock()

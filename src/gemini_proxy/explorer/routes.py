@@ -10,6 +10,7 @@ from aiohttp import web
 from gemini_proxy.errors import MethodNotAllowed, NotFound, ProxyError
 from gemini_proxy.explorer.api import (
     approval_api,
+    audit_api,
     check_api,
     dataset_api,
     feed_stream,
@@ -19,6 +20,7 @@ from gemini_proxy.explorer.api import (
     trace_api,
     user_api,
 )
+from gemini_proxy.explorer.api.audit_api import AuditEntryView
 from gemini_proxy.explorer.api.endpoints import ApiCall, Endpoint, Handler, QueryParameter, api, document_response
 from gemini_proxy.explorer.api.endpoints import error_response as api_error
 from gemini_proxy.explorer.api.openapi import openapi_document
@@ -58,6 +60,7 @@ from gemini_proxy.explorer.api.response_bodies import (
 from gemini_proxy.explorer.app_keys import ACCESS
 from gemini_proxy.explorer.pages import (
     approval_pages,
+    audit_page,
     dashboard,
     dataset_pages,
     listing_pages,
@@ -79,7 +82,7 @@ _OWN: Final = f"{_API}/dataset/{{dataset_id}}"
 _METADATA: Final = f"{_API}/dataset/metadata/{{dataset}}"
 _APPROVAL: Final = f"{_API}/approvals/{{approval_id}}"
 _TRACE: Final = f"{_API}/trace/{{trace_id}}"
-_AREAS: Final = ("user", "approvals", "dataset", "push", "trace", "policy")
+_AREAS: Final = ("user", "approvals", "audit", "dataset", "push", "trace", "policy")
 
 JsonObject = dict[str, Any]
 
@@ -160,6 +163,16 @@ ENDPOINTS: Final = (
     ),
     Endpoint("GET", _APPROVAL, approval_api.show_approval, ApprovalView),
     Endpoint("POST", _APPROVAL, approval_api.decide_approval, ApprovalView, ApprovalDecision),
+    Endpoint(
+        "GET",
+        f"{_API}/audit",
+        audit_api.list_entries,
+        list[AuditEntryView],
+        query=(
+            _number("limit", "How many to list.", audit_api.MAX_ENTRIES_LISTED),
+            _number("before", "Only entries before the one with this number."),
+        ),
+    ),
     Endpoint("POST", f"{_API}/push/trace", push_api.push_traces, PushView, TracePush),
     Endpoint("GET", _TRACE, trace_api.show_trace, TraceView),
     Endpoint("GET", f"{_TRACE}/messages", trace_api.show_messages, list[JsonObject]),
@@ -208,6 +221,7 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer/live": dashboard.live,
     "/explorer/dashboard": dashboard.dashboard,
     approval_pages.PATH: approval_pages.approvals,
+    audit_page.PATH: audit_page.audit,
     "/explorer/sign-in": sign_in.sign_in_form,
     "/explorer/static/{file}": static_file,
     _DATASET: listing_pages.traces,

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import gc
 import logging
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 from aiohttp import web
 
-from gemini_proxy.config import Config
+from gemini_proxy.config import Config, configuration_digest
 from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, READ_DATABASE
 from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
@@ -77,8 +79,10 @@ from gemini_proxy.traces.alerts.notebook import Notebook, Totals
 from gemini_proxy.traces.alerts.outbox import Outbox, note_approval
 from gemini_proxy.traces.alerts.rules import AlertRule, Kind
 from gemini_proxy.traces.approvals import Approvals
+from gemini_proxy.traces.audit import AuditLog, Change
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
+from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.refused_texts import RefusedTexts
 from gemini_proxy.traces.retention import Kept
@@ -290,6 +294,7 @@ class _Assembly:
         key = config.upstream.api_key
         keeper = HandleKeeper(Handles(storage.database), key.get_secret_value() if key else None)
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
+        self._tasks.spawn(self._keep_settings(config, rules), "audit")
         masker = Masker(guardrails, RefusedTexts(storage.database))
         alerts = tuple(map(alert_rule, config.alerts))
         tells = any("approval_waiting" in rule.on for rule in alerts)
@@ -305,6 +310,18 @@ class _Assembly:
             alerts,
         )
 
+    async def _keep_settings(self, config: Config, rules: GuardrailSet) -> None:
+        """Have the audit log tell of settings and policies that hold from now on, if they are others than before."""
+        after = {
+            "configuration": configuration_digest(config),
+            "policies": {rule.name: f"{rule.action} {_digest(rule.policy.text)}" for rule in rules.all},
+        }
+        change = Change("settings.loaded", f"server {socket.gethostname()}", "gemini-proxy", after=after)
+        try:
+            await AuditLog(self._storage.database).append_new(change)
+        except StoreError as error:
+            log.warning("the audit log does not tell of these settings: %s", error)
+
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:
         """Let the service load the files' policies before they are needed; that needs a key of the server's own."""
         if self._ahead is not None:
@@ -315,6 +332,10 @@ class _Assembly:
             self._ahead = self._tasks.spawn(remote.run(texts), "policies sent ahead")
         elif rules.logging:
             log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _settle_interpreter() -> None:

@@ -36,6 +36,7 @@ from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
+from gemini_proxy.traces.seals import Sealer
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
@@ -130,6 +131,8 @@ async def open_storage(
     tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
     tasks.keep(partial(lease.during, partial(_forget_budgets, SharedBudgets(store.database), believed)), "old budgets")
     tasks.keep(partial(lease.during, partial(_forget_handles, Handles(store.database), believed)), "old handles")
+    sealer = Sealer(store.database, believed.now, lambda: config.traces.daily_seals)
+    tasks.keep(partial(lease.during, sealer.run), "seals")
     news = News()
     if (url := listened_to(config.traces)) is not None:
         # Only with PostgreSQL, whose driver takes its time to load.

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, func, insert, not_, select, update
 
+from gemini_proxy.traces.audit import Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import approvals
@@ -145,7 +146,9 @@ class Approvals:
             ).rowcount:
                 return None
             query = select(approvals).where(approvals.c.id == approval_id)
-            return _approval(connection.execute(query).mappings().one(), now)
+            approval = _approval(connection.execute(query).mappings().one(), now)
+            append(connection, _decision(approval))
+            return approval
 
         return await self._database.write(work)
 
@@ -167,6 +170,15 @@ class Approvals:
         if owner is not None:
             query = query.where(approvals.c.owner == owner)
         return await self._database.read(lambda connection: connection.scalars(query).one())
+
+
+def _decision(approval: Approval) -> Change:
+    """Return what the audit log keeps of a decision: what was asked for by its digest alone."""
+    request = approval.request
+    asked = {name: getattr(request, name) for name in ("guardrail", "dataset", "trace", "subject")}
+    decided = {"state": approval.state, "reason": approval.reason, "until": approval.until}
+    subject = f"approval {approval.id}"
+    return Change("approval.decided", subject, approval.decided_by, request.owner, asked, decided)
 
 
 def waits(now: float) -> ColumnElement[bool]:

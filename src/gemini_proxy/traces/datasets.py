@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Dialect, RowMapping, bindparam, delete, func,
 from gemini_proxy.policy import LABELS_PARAMETER as LABELS
 from gemini_proxy.policy import readable_parameters
 from gemini_proxy.traces import revision
+from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.rows import dump, load
@@ -43,6 +44,11 @@ class Dataset:
     latest: float | None
     size: int
 
+    @property
+    def described(self) -> str:
+        """Return which dataset of its owner it is, in words."""
+        return f"dataset {self.name}" if self.name else "exchanges without a dataset"
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -62,7 +68,9 @@ class Datasets:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, owner: str, name: str, metadata: Mapping[str, Any] | None = None) -> Dataset:
+    async def create(
+        self, owner: str, name: str, metadata: Mapping[str, Any] | None = None, *, by: str = UNKNOWN
+    ) -> Dataset:
         """Make a dataset. Raises NameTaken, and TooMany for one beyond MAX_DATASETS or MAX_ALL_METADATA_BYTES."""
         now, described = time.time(), dump(metadata or {})
 
@@ -73,7 +81,10 @@ class Datasets:
             require_room(connection, owner)
             _require_space(connection, owner, described)
             _insert(connection, owner, name, described, now)
-            return _required(connection, owner, name)
+            made = _required(connection, owner, name)
+            if labels := labels_of(made.metadata):
+                append(connection, Change("labels.changed", made.described, by, owner, None, labels))
+            return made
 
         return await self._database.write(work)
 
@@ -104,7 +115,7 @@ class Datasets:
         return sorted(found, key=lambda dataset: dataset.latest or dataset.created, reverse=True)
 
     async def change_metadata(
-        self, owner: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+        self, owner: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], *, by: str = UNKNOWN
     ) -> Dataset | None:
         """Say of a dataset what ``change`` makes of what was said; None if there is none of that name.
 
@@ -121,30 +132,32 @@ class Datasets:
             described = dump(metadata)
             _require_space(connection, owner, described, found)
             connection.execute(update(datasets).where(datasets.c.seq == found.seq).values(metadata=described))
-            if labels_of(metadata) != labels_of(found.metadata):
+            before, after = labels_of(found.metadata), labels_of(metadata)
+            if after != before:
                 revision.advance(connection)
+                append(connection, Change("labels.changed", found.described, by, owner, before, after))
             return replace(found, metadata=metadata)
 
         return await self._database.write(work)
 
-    async def delete(self, owner: str, dataset_id: str) -> bool:
+    async def delete(self, owner: str, dataset_id: str, *, by: str = UNKNOWN) -> bool:
         """Delete a dataset with its policies, tools and traces: nobody finds it from now on. False if there is none.
 
         Its traces are removed later, in small steps (``TraceStore.empty_deleted``): there may be a million of them.
         """
 
         def work(connection: Connection) -> bool:
-            found = connection.execute(
-                select(datasets.c.seq).where(
-                    datasets.c.id == dataset_id, datasets.c.owner == owner, datasets.c.name.is_not(None)
-                )
-            ).scalar()
-            if found is None:
+            wanted = (datasets.c.id == dataset_id, datasets.c.owner == owner, datasets.c.name.is_not(None))
+            dataset = _first(connection.execute(select(datasets).where(*wanted)).mappings().all())
+            if dataset is None:
                 return False
+            found = dataset.seq
+            rules = connection.scalars(select(policies.c.name).where(policies.c.dataset == found)).all()
             connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
             for table in (policies, pinned_tools):
                 connection.execute(delete(table).where(table.c.dataset == found))
             revision.advance(connection)
+            append(connection, Change("dataset.deleted", dataset.described, by, owner, {"rules": list(rules)}))
             return True
 
         return await self._database.write(work)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from sqlalchemy import Connection, delete, insert, select, update
 
 from gemini_proxy.traces import revision
+from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.schema import keys, sessions
 
@@ -32,6 +33,11 @@ class Identity:
     role: Role
     key: str
 
+    @property
+    def named(self) -> str:
+        """Return who it is, for what is kept of what they did."""
+        return f"{self.owner} (key {self.key})" if self.key else f"{self.owner} (without a key)"
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
@@ -54,8 +60,11 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, owner: str, role: Role = "operator") -> tuple[KeyRecord, str]:
-        """A new key for a user, who may have others: its record, and the key itself, which is not kept."""
+    async def add(self, owner: str, role: Role = "operator", *, by: str = UNKNOWN) -> tuple[KeyRecord, str]:
+        """A new key for a user, who may have others: its record, and the key itself, which is not kept.
+
+        ``by`` is who adds it, for the audit log.
+        """
         key = f"inv-{secrets.token_hex(32)}"
         record = KeyRecord(secrets.token_hex(4), owner, key[-4:], time.time(), None, role)
 
@@ -66,6 +75,8 @@ class Keys:
                 )
             )
             revision.advance(connection)
+            after = {"id": record.id, "role": role, "hint": record.hint}
+            append(connection, Change("key.added", f"key {record.id}", by, owner, None, after))
 
         await self._database.write(work)
         return record, key
@@ -78,16 +89,17 @@ class Keys:
             lambda connection: [KeyRecord(**row) for row in connection.execute(query).mappings()]
         )
 
-    async def revoke(self, key_id: str) -> bool:
+    async def revoke(self, key_id: str, *, by: str = UNKNOWN) -> bool:
         """Make a key invalid, and what was signed in with it; False if there is no valid one of that id."""
 
         def work(connection: Connection) -> bool:
-            revoked = connection.execute(
-                update(keys).where(keys.c.id == key_id, keys.c.revoked.is_(None)).values(revoked=time.time())
-            )
+            valid = (keys.c.id == key_id, keys.c.revoked.is_(None))
+            owner = connection.scalar(update(keys).where(*valid).values(revoked=time.time()).returning(keys.c.owner))
             connection.execute(delete(sessions).where(sessions.c.key == key_id))
             revision.advance(connection)
-            return revoked.rowcount > 0
+            if owner is not None:
+                append(connection, Change("key.revoked", f"key {key_id}", by, owner))
+            return owner is not None
 
         return await self._database.write(work)
 

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gemini_proxy.policy import tool_declaration
 from gemini_proxy.traces import revision
+from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import StoreError
@@ -90,7 +91,7 @@ class PinnedTools:
         """Pin the tools that are new to their dataset, and keep the declarations that differ from what is pinned."""
         await self._database.write(lambda connection: _learn(connection, seen))
 
-    async def accept(self, dataset: Dataset, name: str, digest: str) -> bool:
+    async def accept(self, dataset: Dataset, name: str, digest: str, *, by: str = UNKNOWN) -> bool:
         """Pin a tool's changed declaration in the place of the one before. False if that has not this digest."""
         changed = (
             update(pinned_tools)
@@ -110,24 +111,36 @@ class PinnedTools:
         )
 
         def work(connection: Connection) -> bool:
+            query = select(pinned_tools.c.digest).where(
+                pinned_tools.c.dataset == dataset.seq, pinned_tools.c.name == name
+            )
+            before = connection.scalar(query.with_for_update())
             accepted = connection.execute(changed).rowcount > 0
             if accepted:
                 revision.advance(connection)
+                sides = ({"digest": before}, {"digest": digest})
+                append(connection, Change("tool.accepted", _subject(name, dataset), by, dataset.owner, *sides))
             return accepted
 
         return await self._database.write(work)
 
-    async def forget(self, dataset: Dataset, name: str) -> bool:
+    async def forget(self, dataset: Dataset, name: str, *, by: str = UNKNOWN) -> bool:
         """Remove a tool: its next declaration is pinned. False if the dataset has no such one."""
         removed = delete(pinned_tools).where(pinned_tools.c.dataset == dataset.seq, pinned_tools.c.name == name)
 
         def work(connection: Connection) -> bool:
-            found = connection.execute(removed).rowcount > 0
-            if found:
+            digest = connection.scalar(removed.returning(pinned_tools.c.digest))
+            if digest is not None:
                 revision.advance(connection)
-            return found
+                before = {"digest": digest}
+                append(connection, Change("tool.forgotten", _subject(name, dataset), by, dataset.owner, before))
+            return digest is not None
 
         return await self._database.write(work)
+
+
+def _subject(name: str, dataset: Dataset) -> str:
+    return f"tool {name} of {dataset.described}"
 
 
 class ToolLearner:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from gemini_proxy.guardrails.rules import Action
 from gemini_proxy.traces import revision
+from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone, TooMany
@@ -55,8 +56,9 @@ class Policies:
         enabled: bool = True,
         action: Action = "log",
         metadata: Mapping[str, Any] | None = None,
+        by: str = UNKNOWN,
     ) -> StoredPolicy:
-        """Keep a new policy. Raises DatasetGone, and TooMany for one beyond MAX_POLICIES."""
+        """Keep a new policy, which ``by`` has added. Raises DatasetGone, and TooMany for one beyond MAX_POLICIES."""
         made = StoredPolicy(str(uuid.uuid4()), name, content, enabled, action, metadata or {}, time.time())
 
         def work(connection: Connection) -> StoredPolicy:
@@ -80,6 +82,7 @@ class Policies:
                 )
             )
             revision.advance(connection)
+            append(connection, _change("rule.added", dataset, by, None, made))
             return made
 
         return await self._database.write(work)
@@ -94,6 +97,7 @@ class Policies:
         enabled: bool | None = None,
         action: Action | None = None,
         metadata: Mapping[str, Any] | None = None,
+        by: str = UNKNOWN,
     ) -> StoredPolicy | None:
         """Change what is not None; the policy as it is then, None if the dataset has no such policy."""
         given = {
@@ -106,6 +110,7 @@ class Policies:
         values = {key: value for key, value in given.items() if value is not None}
 
         def work(connection: Connection) -> StoredPolicy | None:
+            before = _of(connection, dataset, policy_id)
             changed = connection.execute(
                 update(policies)
                 .where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
@@ -114,22 +119,51 @@ class Policies:
             if not changed.rowcount:
                 return None
             revision.advance(connection)
-            return next((policy for policy in stored(connection, dataset.seq) if policy.id == policy_id), None)
+            after = _of(connection, dataset, policy_id)
+            append(connection, _change("rule.changed", dataset, by, before, after))
+            return after
 
         return await self._database.write(work)
 
-    async def remove(self, dataset: Dataset, policy_id: str) -> bool:
+    async def remove(self, dataset: Dataset, policy_id: str, *, by: str = UNKNOWN) -> bool:
         """Remove a policy; False if the dataset has no such one."""
 
         def work(connection: Connection) -> bool:
+            before = _of(connection, dataset, policy_id)
             removed = connection.execute(
                 delete(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
             )
             if removed.rowcount:
                 revision.advance(connection)
+                append(connection, _change("rule.removed", dataset, by, before, None))
             return removed.rowcount > 0
 
         return await self._database.write(work)
+
+
+def _of(connection: Connection, dataset: Dataset, policy_id: str) -> StoredPolicy | None:
+    """Return a policy that nobody else changes until the transaction ends."""
+    query = select(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id).with_for_update()
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _policy(row)
+
+
+def _change(action: str, dataset: Dataset, by: str, before: StoredPolicy | None, after: StoredPolicy | None) -> Change:
+    """Return what the audit log keeps: of a change, what has changed."""
+    old, new = _described(before), _described(after)
+    if old is not None and new is not None:
+        changed = {name for name in new if old[name] != new[name]}
+        old, new = ({name: side[name] for name in side if name in changed or name == "name"} for side in (old, new))
+    policy = before or after
+    assert policy is not None
+    subject = f"rule {policy.id} of {dataset.described}"
+    return Change(action, subject, by, dataset.owner, old, new)
+
+
+def _described(policy: StoredPolicy | None) -> dict[str, Any] | None:
+    if policy is None:
+        return None
+    return {name: getattr(policy, name) for name in ("name", "content", "enabled", "action", "metadata")}
 
 
 def stored(connection: Connection, dataset: int) -> list[StoredPolicy]:

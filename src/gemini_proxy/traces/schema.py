@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0014"
+HEAD = "0015"
 
 metadata = MetaData(
     naming_convention={
@@ -320,6 +320,40 @@ alert_messages = Table(
     Column("example", LargeBinary, nullable=False),
     # As with jobs: the number of a message that was sent must not come back.
     sqlite_autoincrement=True,
+)
+
+# What was done to what judges exchanges, and by whom: see audit.py. Triggers refuse to change and to delete entries.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("owner", Text),
+    Column("details", LargeBinary, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Index(None, "action", "seq"),
+)
+
+# One row: the last entry's number and digest, so that one that is missing at the end is missed.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", _Sequence, nullable=False),
+    Column("digest", String(64), nullable=False),
+)
+
+# Traces that were sealed together: their numbers and digests, whose own digest is in the audit log. See seals.py.
+trace_seals = Table(
+    "trace_seals",
+    metadata,
+    Column("first", _Sequence, primary_key=True, autoincrement=False),
+    Column("last", _Sequence, nullable=False),
+    Column("leaves", LargeBinary, nullable=False),
 )
 
 # One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.

@@ -72,7 +72,7 @@ async def decide(app: web.Application, identity: Identity, approval_id: str, dec
     decided = await app[APPROVALS].decide(
         approval_id,
         allow=decision.decision == "allow",
-        by=f"{identity.owner} (key {identity.key})",
+        by=identity.named,
         reason=decision.reason or "",
         seconds=decision.seconds or 0,
     )

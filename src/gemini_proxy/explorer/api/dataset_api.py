@@ -36,7 +36,7 @@ async def create_dataset(call: ApiCall) -> DatasetView:
     if labels_of(metadata):
         call.require_operator()
     try:
-        return dataset_view(await call.app[DATASETS].create(call.user, creation.name, metadata))
+        return dataset_view(await call.app[DATASETS].create(call.user, creation.name, metadata, by=call.identity.named))
     except NameTaken:
         raise BadRequest("Dataset with the same name already exists") from None
 
@@ -103,7 +103,7 @@ async def change_metadata(call: ApiCall) -> dict[str, Any]:
         return checked_metadata(added if requested.replace_all else _merged(without_policies(before), added))
 
     dataset = await owned_dataset(call, call.name("dataset"))
-    changed = await call.app[DATASETS].change_metadata(call.user, dataset.name, change)
+    changed = await call.app[DATASETS].change_metadata(call.user, dataset.name, change, by=call.identity.named)
     if changed is None:
         raise NotFound(NO_DATASET)
     return without_policies(changed.metadata)
@@ -144,7 +144,7 @@ def checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 async def _delete(call: ApiCall, dataset: Dataset) -> MessageView:
     call.require_operator()
-    if not await call.app[DATASETS].delete(call.user, dataset.id):
+    if not await call.app[DATASETS].delete(call.user, dataset.id, by=call.identity.named):
         raise NotFound(NO_DATASET)
     return {"message": "Deleted"}
 

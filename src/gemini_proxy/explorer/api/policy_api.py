@@ -49,7 +49,13 @@ async def add_policy(call: ApiCall) -> DatasetView:
     action = creation.action or "log"
     try:
         await call.app[POLICIES].add(
-            dataset, creation.name, creation.policy, enabled=enabled, action=action, metadata=metadata
+            dataset,
+            creation.name,
+            creation.policy,
+            enabled=enabled,
+            action=action,
+            metadata=metadata,
+            by=call.identity.named,
         )
     except DatasetGone:
         raise NotFound(NO_DATASET) from None
@@ -76,6 +82,7 @@ async def change_policy(call: ApiCall) -> DatasetView:
         enabled=change.enabled,
         action=change.action,
         metadata=metadata,
+        by=call.identity.named,
     )
     if changed is None:
         raise NotFound(_NO_POLICY_TO_UPDATE)
@@ -86,7 +93,7 @@ async def remove_policy(call: ApiCall) -> DatasetView:
     """Remove a policy. Show the dataset with the policies it has left."""
     call.require_operator()
     dataset = await dataset_by_id(call)
-    if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY)):
+    if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY), by=call.identity.named):
         raise NotFound(_NO_POLICY)
     return await dataset_with_policies(call, dataset)
 

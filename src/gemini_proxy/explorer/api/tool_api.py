@@ -31,7 +31,7 @@ async def accept_tool(call: ApiCall) -> MessageView:
     call.require_operator()
     dataset = await dataset_by_id(call)
     accepted = await call.body(ToolAcceptance)
-    if not await call.app[PINNED_TOOLS].accept(dataset, accepted.name, accepted.digest):
+    if not await call.app[PINNED_TOOLS].accept(dataset, accepted.name, accepted.digest, by=call.identity.named):
         raise NotFound(NO_CHANGE)
     return {"message": "Accepted"}
 
@@ -41,6 +41,6 @@ async def forget_tool(call: ApiCall) -> MessageView:
     call.require_operator()
     dataset = await dataset_by_id(call)
     removed = await call.body(ToolRemoval)
-    if not await call.app[PINNED_TOOLS].forget(dataset, removed.name):
+    if not await call.app[PINNED_TOOLS].forget(dataset, removed.name, by=call.identity.named):
         raise NotFound(NO_TOOL)
     return {"message": "Forgotten"}

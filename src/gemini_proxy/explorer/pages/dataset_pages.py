@@ -54,7 +54,7 @@ async def ask_delete(visit: PageVisit) -> web.StreamResponse:
 async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a dataset."""
     visit.require_operator()
-    await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id)
+    await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id, by=visit.identity.named)
     return see("/explorer")
 
 

@@ -111,7 +111,9 @@ async def add(visit: PageVisit) -> web.StreamResponse:
     if draft.wrong_name or not check.ok:
         return await _editor(visit, dataset, draft, check)
     try:
-        await visit.app[POLICIES].add(dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action)
+        await visit.app[POLICIES].add(
+            dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action, by=visit.identity.named
+        )
     except DatasetGone:
         raise NotFound("The dataset has been deleted") from None
     return see(f"{dataset_path(dataset)}/rules")
@@ -128,7 +130,13 @@ async def save(visit: PageVisit) -> web.StreamResponse:
     if draft.wrong_name or not check.ok:
         return await _editor(visit, dataset, draft, check)
     kept = await visit.app[POLICIES].change(
-        dataset, policy_id, name=draft.name, content=draft.content, enabled=draft.enabled, action=draft.action
+        dataset,
+        policy_id,
+        name=draft.name,
+        content=draft.content,
+        enabled=draft.enabled,
+        action=draft.action,
+        by=visit.identity.named,
     )
     if kept is None:
         raise NotFound("There is no such rule")
@@ -144,9 +152,9 @@ async def switch(visit: PageVisit) -> web.StreamResponse:
     to = form.get("to", "")
     policies, policy_id = visit.app[POLICIES], visit.id("id")
     if to in _ACTIONS:
-        changed = await policies.change(dataset, policy_id, action=_ACTIONS[to])
+        changed = await policies.change(dataset, policy_id, action=_ACTIONS[to], by=visit.identity.named)
     elif to in ("on", "off"):
-        changed = await policies.change(dataset, policy_id, enabled=to == "on")
+        changed = await policies.change(dataset, policy_id, enabled=to == "on", by=visit.identity.named)
     else:
         raise BadRequest("A rule can be switched to block, ask, mask, log, on or off")
     if changed is None:
@@ -167,7 +175,7 @@ async def delete(visit: PageVisit) -> web.StreamResponse:
     """Delete a rule."""
     visit.require_operator()
     dataset = await visit.dataset()
-    if not await visit.app[POLICIES].remove(dataset, visit.id("id")):
+    if not await visit.app[POLICIES].remove(dataset, visit.id("id"), by=visit.identity.named):
         raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules")
 

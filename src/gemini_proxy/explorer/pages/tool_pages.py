@@ -83,7 +83,9 @@ async def accept(visit: PageVisit) -> web.StreamResponse:
     """Pin the changed declaration that was looked at."""
     visit.require_operator()
     dataset, form = await visit.dataset(), await visit.form()
-    if not await visit.app[PINNED_TOOLS].accept(dataset, form.get("name", ""), form.get("digest", "")):
+    if not await visit.app[PINNED_TOOLS].accept(
+        dataset, form.get("name", ""), form.get("digest", ""), by=visit.identity.named
+    ):
         raise NotFound("The tool's declaration has changed again: check it before you accept it")
     return see(f"{dataset_path(dataset)}/tools")
 
@@ -93,7 +95,7 @@ async def forget(visit: PageVisit) -> web.StreamResponse:
     """Remove a tool, so that its next declaration is pinned."""
     visit.require_operator()
     dataset, form = await visit.dataset(), await visit.form()
-    if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", "")):
+    if not await visit.app[PINNED_TOOLS].forget(dataset, form.get("name", ""), by=visit.identity.named):
         raise NotFound("There is no such tool")
     return see(f"{dataset_path(dataset)}/tools")
 
@@ -109,7 +111,10 @@ async def label(visit: PageVisit) -> web.StreamResponse:
         rest = {key: value for key, value in before.items() if key != LABELS_PARAMETER}
         return checked_metadata({**rest, LABELS_PARAMETER: labels} if labels else rest)
 
-    if not dataset.name or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change) is None:
+    if (
+        not dataset.name
+        or await visit.app[DATASETS].change_metadata(visit.user, dataset.name, change, by=visit.identity.named) is None
+    ):
         raise NotFound("Only a dataset with a name has labels")
     return see(f"{dataset_path(dataset)}/tools")
 

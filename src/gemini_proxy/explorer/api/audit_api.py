@@ -1,0 +1,42 @@
+"""The API's route for the audit log."""
+
+from typing import Any, Final
+
+from typing_extensions import TypedDict
+
+from gemini_proxy.explorer.api.endpoints import ApiCall
+from gemini_proxy.explorer.app_keys import ACCESS, AUDIT
+from gemini_proxy.traces.access import AccessControl
+from gemini_proxy.traces.keys import Identity
+
+MAX_ENTRIES_LISTED: Final = 100
+"""Entries in one response: each may hold a rule before and after its change."""
+
+
+class AuditEntryView(TypedDict):
+    """A change, who made it, and what was before and after. ``digest`` covers it and the ``previous`` one's digest."""
+
+    seq: int
+    at: float
+    by: str
+    action: str
+    subject: str
+    owner: str | None
+    before: Any
+    after: Any
+    previous: str
+    digest: str
+
+
+async def list_entries(call: ApiCall) -> list[AuditEntryView]:
+    """List what was changed, the newest first: for a key with the role operator, and of its user."""
+    call.require_operator()
+    limit = call.number("limit", MAX_ENTRIES_LISTED, MAX_ENTRIES_LISTED)
+    before = call.number("before", 0, 10**15) or None
+    entries = await call.app[AUDIT].latest(limit, before, visible_owner(call.app[ACCESS], call.identity))
+    return [AuditEntryView(**entry.described) for entry in entries]  # type: ignore[typeddict-item]
+
+
+def visible_owner(access: AccessControl, identity: Identity) -> str | None:
+    """Return the user of whom entries are shown, None for all and the server's: where everyone is the operator."""
+    return None if access.mode == "open" else identity.owner
