@@ -27,6 +27,7 @@ from gemini_proxy.sections import (
     Files,
     Guardrails,
     Limits,
+    Live,
     Logs,
     Refusals,
     Server,
@@ -104,6 +105,7 @@ class Config(BaseSettings):
     traces: Traces = Traces()
     access: Access = Access()
     limits: Limits = Limits()
+    live: Live = Live()
     explorer: Explorer = Explorer()
     logs: Logs = Logs()
     alerts: tuple[Alert, ...] = ()
@@ -231,6 +233,7 @@ IN_PLACE: Final = frozenset(
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),
         "alerts",
+        *(f"live.{name}" for name in Live.model_fields),
         "traces.retention_days",
         "traces.max_size",
         "traces.required",

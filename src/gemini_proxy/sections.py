@@ -465,6 +465,20 @@ class Limits(Section):
     soft_output_tokens_per_day: Limit = 0
 
 
+class Live(Section):
+    """Sessions of the Live API. Sizes are in bytes, ``idle_timeout`` in seconds without a frame from either side.
+
+    ``max_sessions`` are those of a process at a time. ``max_session_bytes`` bounds what is kept of one: what was said,
+    and frames that wait for a verdict. ``transcription`` adds to each setup that speech is to come as text as well.
+    """
+
+    max_sessions: Annotated[int, Field(ge=0)] = 1000
+    max_frame_bytes: Annotated[int, Field(ge=1024)] = 4_194_304
+    max_session_bytes: Annotated[int, Field(ge=65_536)] = 16_777_216
+    idle_timeout: Annotated[float, Field(gt=0)] = 600.0
+    transcription: Literal["as_asked", "add"] = "as_asked"
+
+
 class Access(Section):
     """Who may use the proxy.
 

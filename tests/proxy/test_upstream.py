@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
@@ -319,18 +317,6 @@ async def test_a_header_that_is_no_utf8_harms_nobody(
     upstream.reply(Reply([b'{"candidates": []}'], chunked=False, headers={"x-a": "caf\xe9"}))
     async with client.post(proxy.method("countTokens"), json=prompt("hi")) as response:
         assert response.status == 200
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine that its own key has signed, and the key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=upstream"
-    extra = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key"), "-out", str(folder / "cert")]
-    subprocess.run(["openssl", *words.split(), *extra], check=True, capture_output=True)
-    return folder / "cert", folder / "key"
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -1,6 +1,7 @@
 """A network that can fall silent: what is sent through it arrives, until it does not, and no connection is closed."""
 
 import asyncio
+import ssl
 from typing import Self
 
 
@@ -10,9 +11,11 @@ class Relay:
     ``sent`` is what came of each connection, byte for byte.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+        """With ``tls`` it ends TLS here, and what it passes on is plain."""
         self.sent: list[bytearray] = []
         self._target = target
+        self._tls = tls
         self._open = asyncio.Event()
         self._open.set()
         self._pumps: set[asyncio.Task[None]] = set()
@@ -20,7 +23,7 @@ class Relay:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

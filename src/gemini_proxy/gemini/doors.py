@@ -42,6 +42,7 @@ class Method(StrEnum):
     DELETE_INTERACTION = "deleteInteraction"
     DECIDE = "createDecision"
     LIVE = "bidiGenerateContent"
+    LIVE_CONSTRAINED = "bidiGenerateContentConstrained"
     LIVE_MUSIC = "bidiGenerateMusic"
     CREATE_AUTH_TOKEN = "createAuthToken"
     DELETE_AUTH_TOKEN = "deleteAuthToken"
@@ -162,7 +163,8 @@ _DOORS: Final = (
     Door("interactions", "the Interactions API", _SHUT, Duty.DENY),
     Door("live_interactions", "interactions over a WebSocket", _SHUT, Duty.DENY),
     Door("decisions", "closed questions over a text", _SHUT, Duty.DENY),
-    Door("live", "the Live API", _SHUT, Duty.DENY),
+    Door("live", "the Live API", _GUARDED, Duty.GUARD),
+    Door("live_tokens", "the Live API, with tokens that Google gave out", _SHUT, Duty.DENY),
     Door("live_music", "music as it is played", _SHUT, Duty.DENY),
     Door("auth_tokens", "tokens that open Google's own doors, around the proxy", _PASSED, Duty.DENY),
     Door("caches", "contents that later requests name", _GUARDED, Duty.GUARD),
@@ -310,10 +312,16 @@ _ROWS: Final = (
         Method.LIVE,
         "live",
         "GET",
-        (
-            "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",
-            "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContentConstrained",
-        ),
+        ("/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",),
+        generates=True,
+        streams=True,
+        transport="websocket",
+    ),
+    Row(
+        Method.LIVE_CONSTRAINED,
+        "live_tokens",
+        "GET",
+        ("/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContentConstrained",),
         transport="websocket",
     ),
     Row(

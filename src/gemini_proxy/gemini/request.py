@@ -59,7 +59,11 @@ class GeminiRequest:
 
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest if it cannot be read, or can be read two ways."""
-    root = read_object(body)
+    return request_of(call, read_object(body))
+
+
+def request_of(call: ModelCall, root: JsonObject) -> GeminiRequest:
+    """Return the request that the object ``root`` is. Raises BadRequest as ``read_request`` does."""
     bare, secrets = without_secrets(root)
     outbound = outbound_fields(root)
     read = _read(call, root, outbound)

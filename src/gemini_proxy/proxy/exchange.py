@@ -58,7 +58,8 @@ class Exchange:
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
     and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
     be masked. ``checked_messages`` is how many messages a check has had a
-    verdict on. Times are of ``time.perf_counter``.
+    verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, and ``frames``
+    cuts the response. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -100,6 +101,8 @@ class Exchange:
     refusal: Refusal | None = None
     check_ms: float = 0.0
     checked_messages: int = 0
+    settled: int = 0
+    frames: Framing | None = None
     error: str = ""
     recorded: bool = False
     _unchecked: str | None = None
@@ -128,6 +131,8 @@ class Exchange:
 
     def new_framing(self) -> Framing:
         """Return a framing of the response, by what it says it is."""
+        if self.frames is not None:
+            return self.frames
         return self.wire.new_framing(self.framing or SSE_TYPE, streams=self.streams)
 
     def pass_unchecked(self, reason: str) -> None:

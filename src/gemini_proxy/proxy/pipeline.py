@@ -27,6 +27,7 @@ from gemini_proxy.gemini.refusal import (
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.gemini.wire import SSE_TYPE
+from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
 from gemini_proxy.guardrails.masking import (
@@ -105,6 +106,26 @@ class Pipeline:
         else:
             exchange.heals = self._guardrails.history == "mask"
             await deciding
+
+    async def check_input(self, exchange: Exchange) -> None:
+        """Check what the client of a live session has said since the last exchange, before any of it leaves.
+
+        Raises Refused. Nothing is masked: a session in which something may have to be is refused.
+        """
+        request = exchange.checked_request
+        exchange.unchecked_content[:] = request.unchecked
+        self._note_thoughts(exchange, request.messages)
+        if exchange.rules.masks:
+            said = ["a guardrail masks, and nothing can be masked in a live session"]
+            raise self._refused(exchange, "request", said, reason="GUARDRAIL_UNAVAILABLE")
+        verdict = await self._wait(exchange, "request", self._judge(exchange, "request", request.messages))
+        exchange.checked_messages = exchange.message_count
+        self._refuse_unread(exchange, "request", request.unchecked)
+        violations = [violation for violation in verdict.violations if not self._is_settled(exchange, violation)]
+        exchange.violations.clear()
+        self._refuse_blocking(exchange, "request", violations)
+        await self._ask(exchange, "request", violations, request.messages)
+        exchange.violations[:] = violations
 
     def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
         """Tell whether the upstream may be called before the verdict.
@@ -469,8 +490,11 @@ class Pipeline:
     def _is_settled(self, exchange: Exchange, violation: Violation) -> bool:
         """Tell whether a violation of a response needs nothing more to be done about it.
 
-        A person has allowed it in this exchange, or all that it points at is what the client has sent, and was masked.
+        A person has allowed it in this exchange, or all that it points at is what the client has sent, and was masked;
+        or it is in what passed earlier in a live session.
         """
+        if exchange.settled and violation.action != "block" and _ends_before(violation, exchange.settled):
+            return True
         if violation.action == "ask":
             return self._desk.has_allowed(exchange, violation, exchange.messages)
         if violation.action != "mask" or exchange.masks is None:
@@ -613,6 +637,12 @@ def _standing(verdict: Verdict) -> Verdict:
     """The verdict with those violations alone that the rest of the answer cannot undo."""
     kept = tuple(violation for violation in verdict.violations if violation.stays)
     return Verdict(kept, verdict.milliseconds, verdict.unchecked)
+
+
+def _ends_before(violation: Violation, message: int) -> bool:
+    """Return whether all that a violation points at stands before ``message``."""
+    indexes = [message_of(address) for address in violation.ranges]
+    return bool(indexes) and all(index is not None and index < message for index in indexes)
 
 
 def _placed(verdict: Verdict, start: int, by: int) -> Verdict:

@@ -72,7 +72,7 @@ class RequestReader:
     async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
         if exchange.call.guarded:
-            exchange.rules = await self._rules_of(exchange, request.headers)
+            exchange.rules = await self.read_rules(exchange, request.headers)
         exchange.conversation = _conversation(request)
         key = exchange.credentials.gemini or ""
         exchange.headers = upstream_headers(
@@ -87,22 +87,22 @@ class RequestReader:
             exchange.request = passed_request(exchange.call)
             return
         exchange.request = await self._read(exchange)
-        await self._follow_references(exchange)
+        await self.follow_references(exchange)
 
     async def read_file(self, exchange: Exchange, headers: Headers, announced: Announced, data: bytes | None) -> None:
         """Read a file whose upload was begun with ``headers``. Raises as ``read`` does.
 
         ``data`` is None for one that is no text.
         """
-        exchange.rules = await self._rules_of(exchange, headers)
+        exchange.rules = await self.read_rules(exchange, headers)
         exchange.headers = upstream_headers(headers, exchange.credentials.gemini or "", self._forwarded)
         if data is None or len(data) < _LARGE:
             exchange.request = read_file(announced, data)
         else:
             exchange.request = await self._apart(exchange, read_file, announced, data)
-        await self._follow_references(exchange)
+        await self.follow_references(exchange)
 
-    async def _follow_references(self, exchange: Exchange) -> None:
+    async def follow_references(self, exchange: Exchange) -> None:
         """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
         exchange.earlier = await self._keeper.bring_back(exchange)
         exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
@@ -112,7 +112,8 @@ class RequestReader:
                 'this server takes it only with guardrails.outbound_fields = "allow".'
             )
 
-    async def _rules_of(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
+    async def read_rules(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
+        """Return the rules that hold for a request. Raises BadRequest, and Unavailable for rules not to be had."""
         rules = await self._with_header(exchange, headers, await self._stored_rules(exchange, self._rules))
         if exchange.call.dataset is None and rules.compares_tools:
             rules = await self._stored_rules(exchange, rules, UNNAMED)

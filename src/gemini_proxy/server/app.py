@@ -68,6 +68,7 @@ from gemini_proxy.server.asked_services import AskedServices
 from gemini_proxy.server.error_responses import error_middleware
 from gemini_proxy.server.handlers import relay
 from gemini_proxy.server.limiter import Limiter
+from gemini_proxy.server.live import LIVE, LiveDoor
 from gemini_proxy.server.metrics import Metrics, own_families
 from gemini_proxy.server.middlewares import auth_middleware, guardrail_middleware, limit_middleware
 from gemini_proxy.server.process import Memory
@@ -154,6 +155,7 @@ def create_app(
             stack.push_async_callback(upstream.close)
             app[VERTEX] = vertex = VertexUpstreams(config.upstream)
             stack.push_async_callback(vertex.close)
+            app[LIVE] = await stack.enter_async_context(LiveDoor(config.upstream, tasks))
             if group.metrics is not None:
                 tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
                 stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
@@ -231,9 +233,11 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
 
 
 async def _end_watches(app: web.Application) -> None:
-    """Before connections are waited for: those of the feed end only when told to."""
+    """Before connections are waited for: those of the feed end only when told to, and live sessions go on for long."""
     if FEED in app:
         app[FEED].close()
+    if LIVE in app:
+        app[LIVE].drain(app[CONFIG].server.shutdown_grace)
 
 
 def _add_routes(app: web.Application) -> None:

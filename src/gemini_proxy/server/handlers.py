@@ -12,11 +12,14 @@ from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.upstream import Upstream, UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM, VERTEX
 from gemini_proxy.server.kept_calls import made_cache, relay_kept
+from gemini_proxy.server.live import serve_session
 from gemini_proxy.server.uploads import take_upload
 
 
 async def relay(request: web.Request) -> web.StreamResponse:
     """Relay a call that the allow-list let through."""
+    if request[CALL].row.transport == "websocket":
+        return await serve_session(request)
     if EXCHANGE not in request:
         row = request[CALL].row
         if row.transport == "upload":

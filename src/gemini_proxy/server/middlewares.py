@@ -70,7 +70,7 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
     if "target" not in request.match_info:
         return await (handler(request) if request.path in _UNLIMITED else _explore(request, handler))
     limiter, size = request.app[LIMITER], _declared(request)
-    visit = await limiter.enter(_client(request), size)
+    visit = await limiter.enter(charged_client(request), size)
     accepted, stored, dataset = None, True, request[CALL].dataset or UNNAMED
     try:
         if not request[CALL].row.bare:
@@ -114,8 +114,8 @@ def _declared(request: web.Request) -> int:
     return size if size <= request.app[CONFIG].server.max_request_bytes else 0
 
 
-def _client(request: web.Request) -> Client:
-    """Whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
+def charged_client(request: web.Request) -> Client:
+    """Return whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
     given = request[CREDENTIALS]
     invariant = given.invariant if request.app[CONFIG].access.mode == "keys" else None
     call = request[CALL]
@@ -144,9 +144,9 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check.
 
-    An upload is an exchange once its file has come whole.
+    An upload is an exchange once its file has come whole, and every turn of a live session is one.
     """
-    if CALL not in request or request[CALL].row.bare or request[CALL].row.transport == "upload":
+    if CALL not in request or request[CALL].row.bare or request[CALL].row.transport in ("upload", "websocket"):
         return await handler(request)
     client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
     exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)

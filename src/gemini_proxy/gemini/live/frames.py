@@ -1,0 +1,228 @@
+"""Reads the frames of the Live API, each a JSON object that holds one message, whether it came as text or as binary.
+
+A frame that holds two messages, or one that is not known here, could make a guard and Google read different things: it
+is refused.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from gemini_proxy.errors import BadRequest, DecodeError
+from gemini_proxy.gemini.casing import camel_case, spellings
+from gemini_proxy.gemini.fields import JsonObject, field, objects
+from gemini_proxy.gemini.parts import strings_in
+from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.gemini.strict_json import read_object
+
+ClientKind = Literal["setup", "clientContent", "realtimeInput", "toolResponse", "contextUpdate"]
+ServerKind = Literal[
+    "setupComplete",
+    "serverContent",
+    "toolCall",
+    "toolCallCancellation",
+    "goAway",
+    "sessionResumptionUpdate",
+    "voiceActivity",
+    "voiceActivityDetectionSignal",
+    "usageMetadata",
+]
+_CLIENT: Final = spellings("setup", "clientContent", "realtimeInput", "toolResponse", "contextUpdate")
+_SERVER: Final = spellings(
+    *"setupComplete serverContent toolCall toolCallCancellation goAway sessionResumptionUpdate".split(),
+    *"voiceActivity voiceActivityDetectionSignal".split(),
+)
+_USAGE: Final = spellings("usageMetadata")
+_FIELDS: Final = {
+    "clientContent": spellings("turns", "turnComplete"),
+    "realtimeInput": spellings(
+        *"text audio video mediaChunks audioStreamEnd activityStart activityEnd".split(),
+    ),
+    "toolResponse": spellings("functionResponses"),
+    "contextUpdate": spellings("systemInstruction", "tools"),
+}
+"""The fields of a client's messages. What a setup holds is read as a request is, whatever its fields are named."""
+_FLAGS: Final = frozenset({"turnComplete", "interrupted", "generationComplete", "waitingForInput"})
+_HEARD: Final = frozenset({"inputTranscription", "interimInputTranscription"})
+_MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
+"""Fields of a ``serverContent`` in which the model says nothing."""
+_LONGEST_TOKEN: Final = 4096
+_MAX_DEPTH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFrame:
+    """A message of the client. Its fields are known ones, in either spelling."""
+
+    kind: ClientKind
+    message: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionName:
+    """A function call by its id and name, which its response repeats."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFrame:
+    """A message of the server, its own fields in camelCase, and the ``usage`` that stands beside it.
+
+    A frame of usage alone has the kind ``usageMetadata`` and an empty message.
+    """
+
+    kind: ServerKind
+    message: JsonObject
+    usage: JsonObject | None = None
+
+    @property
+    def says(self) -> bool:
+        """True if the model says something in it, or calls a function."""
+        return self.kind == "toolCall" or (self.kind == "serverContent" and not self.message.keys() <= _MARKS)
+
+    @property
+    def turn_complete(self) -> bool:
+        return self.kind == "serverContent" and bool(self.message.get("turnComplete"))
+
+    @property
+    def interrupted(self) -> bool:
+        return self.kind == "serverContent" and bool(self.message.get("interrupted"))
+
+    @property
+    def ends(self) -> bool:
+        """True if the model waits after it: its turn is over, was interrupted, or needs the outputs of functions."""
+        return self.kind == "toolCall" or self.turn_complete or self.interrupted
+
+    @property
+    def resumes(self) -> bool:
+        """True if it gives a handle with which another session can go on from here."""
+        return self.kind == "sessionResumptionUpdate" and bool(self.message.get("newHandle"))
+
+    @property
+    def heard(self) -> str:
+        """What the user has said by voice, as far as this frame transcribes it."""
+        transcription = self.message.get("inputTranscription") if self.kind == "serverContent" else None
+        return transcription.get("text") or "" if isinstance(transcription, dict) else ""
+
+    @property
+    def tokens(self) -> JsonObject:
+        """The counts of ``usage``, under the names that generateContent has for them."""
+        counts = counts_in(self.usage or {})
+        said = counts.pop("responseTokenCount", None)
+        return counts if said is None else {**counts, "candidatesTokenCount": said}
+
+    @property
+    def calls(self) -> tuple[FunctionName, ...]:
+        """The functions that it calls."""
+        return _functions(self.message.get("functionCalls")) if self.kind == "toolCall" else ()
+
+
+def read_client_frame(data: bytes) -> ClientFrame:
+    """Read a client's frame. Raises BadRequest unless it holds one known message with known fields."""
+    root = _read(data)
+    if len(root) != 1 or not root.keys() <= _CLIENT:
+        raise BadRequest(
+            "A frame must hold exactly one of setup, clientContent, realtimeInput, toolResponse and contextUpdate"
+        )
+    name, message = next(iter(root.items()))
+    kind = cast("ClientKind", camel_case(name))
+    if type(message) is not dict:
+        raise BadRequest(f'"{kind}" must be an object')
+    if kind in _FIELDS and not message.keys() <= _FIELDS[kind]:
+        raise BadRequest(f'"{kind}" has a field that the proxy does not know')
+    return ClientFrame(kind, message)
+
+
+def answered_functions(frame: ClientFrame) -> tuple[FunctionName, ...]:
+    """Return the functions whose outputs a ``toolResponse`` brings. Raises BadRequest as its reader does."""
+    return _functions(field(frame.message, "functionResponses"))
+
+
+def read_server_frame(data: bytes) -> ServerFrame:
+    """Read a server's frame. Raises DecodeError unless it holds one known message, with usage beside it or without."""
+    try:
+        root = _read(data)
+    except BadRequest as error:
+        raise DecodeError(f"The upstream sent a frame that cannot be read: {error.message}") from None
+    usage = None
+    for name in root.keys() & _USAGE:
+        usage = _camel(_object(name, root.pop(name)))
+    if not root and usage is not None:
+        return ServerFrame("usageMetadata", {}, usage)
+    if len(root) != 1 or not root.keys() <= _SERVER:
+        raise DecodeError("The upstream sent a frame that does not hold exactly one known message")
+    name, message = next(iter(root.items()))
+    kind = cast("ServerKind", camel_case(name))
+    fields = _camel(_object(name, message))
+    if kind == "serverContent":
+        _check_marks(fields)
+    elif kind == "toolCall":
+        _check_calls(fields)
+    else:
+        _check_control(kind, fields)
+    return ServerFrame(kind, fields, usage)
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    try:
+        return read_object(data, _MAX_DEPTH)
+    except BadRequest as error:
+        raise BadRequest(error.message.replace("request body", "frame")) from None
+
+
+def _object(name: str, value: Any) -> JsonObject:
+    if type(value) is not dict:
+        raise DecodeError(f"The upstream sent {name} that is not an object")
+    return value
+
+
+def _camel(message: JsonObject) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in message.items():
+        camel = camel_case(name)
+        if camel in fields:
+            raise DecodeError("The upstream sent a field in two spellings")
+        if value is not None:
+            fields[camel] = value
+    return fields
+
+
+def _check_marks(content: JsonObject) -> None:
+    """Refuse marks that hold anything but what they are for: no rule reads them."""
+    for name in content.keys() & _FLAGS:
+        if type(content[name]) is not bool:
+            raise DecodeError(f"The upstream sent {name} that is neither true nor false")
+    for name in content.keys() & (_HEARD | {"outputTranscription"}):
+        text = _object(name, content[name]).get("text")
+        if text is not None and type(text) is not str:
+            raise DecodeError(f"The upstream sent {name} whose text is not a string")
+    for name in ("turnCompleteReason", "interactionStatus"):
+        _check_control(name, content.get(name, ""))
+
+
+def _check_calls(message: JsonObject) -> None:
+    if not message.keys() <= {"functionCalls"}:
+        raise DecodeError("The upstream sent a toolCall with a field that the proxy does not know")
+    try:
+        calls = objects(message.get("functionCalls"), "functionCalls")
+        _functions(calls)
+    except BadRequest as error:
+        raise DecodeError(f"The upstream sent a toolCall that cannot be read: {error.message}") from None
+    for call in calls:
+        if any(call.get(name) for name in spellings("partialArgs", "willContinue")):
+            raise DecodeError("The upstream sent a function call in pieces, which a live session cannot check")
+
+
+def _check_control(kind: str, value: Any) -> None:
+    """Refuse text where names, ids and times belong: it would pass unread."""
+    for text in strings_in(value):
+        if len(text) > _LONGEST_TOKEN or any(character.isspace() for character in text):
+            raise DecodeError(f"The upstream sent {kind} with text in it")
+
+
+def _functions(values: Any) -> tuple[FunctionName, ...]:
+    functions = objects(values, "functions")
+    if not all(isinstance(function.get(name, ""), str | None) for function in functions for name in ("id", "name")):
+        raise BadRequest("The id and the name of a function must be strings")
+    return tuple(FunctionName(function.get("id") or "", function.get("name") or "") for function in functions)

@@ -1,0 +1,117 @@
+"""Translates what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.casing import spellings
+from gemini_proxy.gemini.fields import JsonObject, objects
+from gemini_proxy.gemini.live.frames import ServerFrame
+
+_CANDIDATE_FIELDS: Final = frozenset({"groundingMetadata", "urlContextMetadata"})
+_NOT_SAID: Final = frozenset(
+    "modelTurn outputTranscription inputTranscription interimInputTranscription turnComplete interrupted".split()
+) | frozenset("generationComplete waitingForInput turnCompleteReason interactionStatus".split())
+_TRANSCRIPTION: Final = frozenset(("text", "finished", "languageCode", "language_code"))
+_BLOB: Final = spellings("inlineData")
+
+
+class TurnReader:
+    """Gives the payload of a ``GenerateContentResponse`` for each frame of one turn of the model.
+
+    What it writes and the transcription of what it says by voice are texts of their own: where a turn has both, they
+    are two candidates, so that neither cuts the other in pieces. Sound and moving pictures are left out, since they are
+    far larger than all text and no rule reads them; ``unread`` names what was.
+    """
+
+    def __init__(self, *, transcribed: bool) -> None:
+        """``transcribed`` says that the server was asked for the text of speech."""
+        self._transcribed = transcribed
+        self._indexes: dict[str, int] = {}
+        self._seen = {0}
+        self.unread: dict[str, str] = {}
+        """Paths in the response, each with what stands there that no rule can read."""
+        self.left_out = False
+        """The last frame held sound or moving pictures."""
+
+    def read(self, frame: ServerFrame) -> JsonObject:
+        """Return the payload of a frame. Raises DecodeError for a shape in which text might go unread."""
+        payload: dict[str, Any] = {}
+        self.left_out = False
+        if frame.usage is not None:
+            payload["usageMetadata"] = frame.tokens
+        candidates = list(self._candidates(frame))
+        if frame.ends:
+            reason = _finish_reason(frame)
+            candidates += [{"index": index, "finishReason": reason} for index in sorted(self._seen)]
+        if candidates:
+            payload["candidates"] = candidates
+        return payload
+
+    def _candidates(self, frame: ServerFrame) -> Iterator[JsonObject]:
+        message = frame.message
+        if frame.kind == "toolCall":
+            calls = objects(message.get("functionCalls"), "functionCalls")
+            yield self._candidate(0, [{"functionCall": call} for call in calls])
+        if frame.kind != "serverContent":
+            return
+        if "modelTurn" in message:
+            yield self._model_turn(message["modelTurn"])
+        if "outputTranscription" in message:
+            yield self._speech(message["outputTranscription"])
+        if "interimInputTranscription" in message:
+            self.unread["interimInputTranscription"] = "what the user is about to have said"
+        if not message.keys() <= _NOT_SAID:
+            fields = {name: value for name, value in message.items() if name not in _NOT_SAID}
+            known = {name: value for name, value in fields.items() if name in _CANDIDATE_FIELDS}
+            # Under a name that no field of a candidate has: such a field is text as a whole.
+            other = {f"serverContent.{name}": value for name, value in fields.items() if name not in _CANDIDATE_FIELDS}
+            yield {"index": 0, **known, **other}
+
+    def _model_turn(self, content: Any) -> JsonObject:
+        if not isinstance(content, Mapping):
+            raise DecodeError("The upstream sent a modelTurn that is not an object")
+        parts = content.get("parts") or []
+        parts = [self._without_sound(part) for part in (parts if isinstance(parts, list) else [parts])]
+        writes = any(isinstance(part, Mapping) and part.get("text") and not part.get("thought") for part in parts)
+        index = self._index("text") if writes else self._indexes.get("text", 0)
+        return self._candidate(index, [part for part in parts if part], content)
+
+    def _speech(self, transcription: Mapping[str, Any]) -> JsonObject:
+        text = transcription.get("text") or ""
+        parts: list[JsonObject] = [{"text": text}] if text else []
+        beside = {name: value for name, value in transcription.items() if name not in _TRANSCRIPTION}
+        if beside:
+            # The words again, and who said them.
+            self.unread["outputTranscription"] = "times and speakers of a transcription"
+        return self._candidate(self._index("speech"), parts)
+
+    def _candidate(self, index: int, parts: list[Any], content: Mapping[str, Any] | None = None) -> JsonObject:
+        self._seen.add(index)
+        rest = {name: value for name, value in (content or {}).items() if name not in ("parts", "role")}
+        return {"index": index, "content": {"role": "model", **rest, "parts": parts}}
+
+    def _index(self, kind: str) -> int:
+        """Return the candidate of a kind of text: the first kind that comes is in the same as calls and thoughts."""
+        return self._indexes.setdefault(kind, len(self._indexes))
+
+    def _without_sound(self, part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        for name in part.keys() & _BLOB:
+            blob = part[name]
+            mime = (blob.get("mimeType") or blob.get("mime_type") or "") if isinstance(blob, Mapping) else ""
+            if isinstance(mime, str) and mime.startswith(("audio/", "video/")):
+                self.left_out = True
+                kind = mime.partition(";")[0]
+                known = ", of which rules read the transcription" if self._transcribed else ""
+                self.unread["modelTurn"] = f"inline {kind}{known}"
+                return {key: value for key, value in part.items() if key != name}
+        return part
+
+
+def _finish_reason(frame: ServerFrame) -> str:
+    if frame.interrupted:
+        return "INTERRUPTED"
+    reason = frame.message.get("turnCompleteReason")
+    return reason if isinstance(reason, str) and reason and not reason.endswith("UNSPECIFIED") else "STOP"

@@ -1,0 +1,538 @@
+"""One live session: takes the frames of both sides through the guardrails, a turn of the model at a time.
+
+A turn is an exchange like any other: its request is the conversation so far, its response what the model says until it
+waits for the client again. Its trace is written before its last frame leaves.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+from multidict import CIMultiDict
+
+from gemini_proxy.errors import BadRequest
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.earlier import moved as moved_behind
+from gemini_proxy.gemini.framing.frames import Frame
+from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
+from gemini_proxy.gemini.live.client import read_input, read_setup, transcribes, with_transcriptions
+from gemini_proxy.gemini.live.frames import (
+    ClientFrame,
+    FunctionName,
+    ServerFrame,
+    answered_functions,
+    read_client_frame,
+    read_server_frame,
+)
+from gemini_proxy.gemini.live.server import TurnReader
+from gemini_proxy.gemini.messages import Message
+from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.refusal import Refusal
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
+from gemini_proxy.traces.trace import Outcome
+
+FRAMES_TYPE: Final = "application/x-live-frames"
+"""The content type by which an exchange knows that its response comes in frames of a live session."""
+_TICKET: Final = 8
+"""Bytes by which the hold-back knows a frame, in place of its own: it only orders them."""
+_HEARD: Final = "inputTranscription"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFrame:
+    """One message of a WebSocket as it came, or as the proxy writes one."""
+
+    data: bytes
+    binary: bool
+
+
+@dataclass(slots=True)
+class Leaving:
+    """The frames that may leave now: ``up`` to the model, ``down`` to the client. ``checked`` says that rules ran."""
+
+    up: list[LiveFrame] = field(default_factory=list)
+    down: list[LiveFrame] = field(default_factory=list)
+    checked: bool = False
+
+
+class SessionTooLarge(BadRequest):
+    """A session holds more than ``live.max_session_bytes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a session is held. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time."""
+
+    prefix: str
+    blocks_unseen: bool
+    adds_transcription: bool
+    max_bytes: int
+
+
+class _Tickets:
+    """A framing of tickets: the hold-back takes eight bytes for each frame, and the frames wait here."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._payloads: dict[bytes, Mapping[str, Any]] = {}
+        self._frames: dict[bytes, LiveFrame] = {}
+        self.held = 0
+        """The bytes of the frames that wait."""
+
+    def add(self, frame: LiveFrame, payload: Mapping[str, Any]) -> bytes:
+        ticket = next(self._numbers).to_bytes(_TICKET, "big")
+        self._frames[ticket], self._payloads[ticket] = frame, payload
+        self.held += len(frame.data)
+        return ticket
+
+    def feed(self, data: bytes) -> list[Frame]:
+        return [Frame(data, self._payloads.pop(data))]
+
+    def end(self) -> list[Frame]:
+        return []
+
+    def take(self, data: bytes) -> list[LiveFrame]:
+        """Return the frames that leave, by their tickets."""
+        frames = [self._frames.pop(data[at : at + _TICKET]) for at in range(0, len(data), _TICKET)]
+        self.held -= sum(len(frame.data) for frame in frames)
+        return frames
+
+
+class _Said(NamedTuple):
+    """A message as rules read it, and as traces keep it."""
+
+    message: Message
+    stored: Message
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn under way: ``inputs`` are what the client has said for it, ``reader`` reads the model once it answers.
+
+    ``heard`` is the place among the inputs of what the user has said by voice.
+    """
+
+    exchange: Exchange
+    inputs: list[_Said]
+    heard: int | None = None
+    reader: TurnReader | None = None
+    tickets: _Tickets = field(default_factory=_Tickets)
+
+
+class LiveSession:
+    """Takes in frames and returns those that may leave, for one client and one server.
+
+    One frame at a time is decided on; streamed sound and pictures, on which there is nothing to decide, do not wait.
+    After a refusal of what the model says, the rest of that turn is withheld, and no handle leaves with which the
+    refused conversation could go on elsewhere.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        reader: RequestReader,
+        settings: SessionSettings,
+        new_exchange: Callable[[], Exchange],
+        spend: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """``new_exchange`` makes one with its call and rules; ``spend`` is told the counts of tokens of each turn."""
+        self._pipeline = pipeline
+        self._reader = reader
+        self._settings = settings
+        self._new_exchange = new_exchange
+        self._spend = spend
+        self._lock = asyncio.Lock()
+        self._transcribed = False
+        self._base: GeminiRequest | None = None
+        self._call: ModelCall | None = None
+        self._conversation: list[_Said] = []
+        self._unchecked: dict[Unchecked, None] = {}
+        self._secrets: dict[str, None] = {}
+        self._kept = 0
+        self._turn: _Turn | None = None
+        self._next: _Turn | None = None
+        self._listens = False
+        self._muted = False
+        self._interrupted = False
+        self._tainted = False
+        self._recorded = False
+
+    @property
+    def idle(self) -> bool:
+        """True between turns: nothing that anybody said waits for an answer."""
+        return self._turn is None and not self._lock.locked()
+
+    async def start(self, data: bytes) -> bytes:
+        """Return the setup as it goes up, once it has been checked. Raises Refused, whose trace is written, and
+        BadRequest."""
+        frame = read_client_frame(data)
+        if frame.kind != "setup":
+            raise BadRequest("The first frame of a session must be its setup")
+        exchange = self._exchange()
+        exchange.request = read_setup(exchange.call, frame)
+        await self._reader.follow_references(exchange)
+        request = exchange.request
+        if self._settings.adds_transcription:
+            data = with_transcriptions(data, frame)
+        self._transcribed = self._settings.adds_transcription or transcribes(frame)
+        self._keep(len(data))
+        exchange.size = len(data)
+        try:
+            await self._pipeline.check_input(exchange)
+        except Refused:
+            await self._record(exchange, Outcome.REFUSED_REQUEST)
+            raise
+        self._base, self._call = replace(request, unchecked=()), exchange.call
+        self._conversation = _pairs(request)
+        self._unchecked.update(dict.fromkeys(request.unchecked))
+        self._secrets.update(dict.fromkeys(request.secrets))
+        return data
+
+    async def from_client(self, frame: LiveFrame) -> Leaving:
+        """Decide on a frame of the client. Raises BadRequest for one that cannot be read; the session then ends.
+
+        Raises Refused for a stream of sound or pictures where what no rule can read is refused: none of it goes up.
+        """
+        read = read_client_frame(frame.data)
+        if read.kind == "setup":
+            raise BadRequest("A session has one setup, its first frame")
+        if self._call is None:
+            raise BadRequest("The first frame of a session must be its setup")
+        said = read_input(self._call, read)
+        if not said.messages:
+            for unchecked in said.unchecked:
+                if unchecked not in self._unchecked:
+                    await self._note_stream(unchecked)
+                self._listens = self._listens or unchecked.address.startswith("realtimeInput")
+            return Leaving(up=[frame])
+        self._keep(len(frame.data))
+        said = await self._with_earlier(said)
+        async with self._lock:
+            refused = await self._check_input(said, len(frame.data))
+            if refused is None:
+                return Leaving(up=[frame], checked=True)
+            completes = self._turn is None or self._turn.reader is None
+            down = [self._frame(refusal_frame(refused.text, completes=completes and read.kind != "toolResponse"))]
+            if read.kind != "toolResponse":
+                return Leaving(down=down, checked=True)
+            return Leaving(up=[self._answer_tools(read, refused)], down=down, checked=True)
+
+    async def from_server(self, frame: LiveFrame) -> Leaving:
+        """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
+        read = read_server_frame(frame.data)
+        async with self._lock:
+            if read.resumes and self._tainted:
+                return Leaving()
+            if read.kind == "goAway":
+                return Leaving(down=[frame])
+            if self._muted:
+                return self._withhold(read)
+            if not self._belongs_to_turn(read):
+                self._spend(read.tokens)
+                return await self._pass(read, frame)
+            return await self._answer(read, frame)
+
+    async def cut(self) -> Leaving:
+        """Return what may still leave now that the server has closed, after a check. Its trace is written."""
+        async with self._lock:
+            turn = self._turn
+            if turn is None or turn.reader is None:
+                return Leaving()
+            try:
+                last = await self._pipeline.end(turn.exchange)
+            except Refused as refused:
+                return await self._refuse_turn(turn, refused.refusal, [], None)
+            await self._record(turn.exchange, None)
+            down = turn.tickets.take(last)
+            self._conclude(turn, turn.exchange.response_messages)
+            return Leaving(down=down)
+
+    def leave(self, outcome: Outcome, error: str = "") -> None:
+        """Record what is under way when the session ends before its turn does, and a session without any turn."""
+        if self._turn is None and not self._recorded and self._base is not None:
+            self._turn = self._new_turn()
+        for turn in (self._turn, self._next):
+            if turn is not None:
+                turn.exchange.error = error
+                self._pipeline.give_up(turn.exchange, outcome)
+        self._turn = self._next = None
+
+    # What the client says.
+
+    async def _check_input(self, said: GeminiRequest, size: int) -> Refusal | None:
+        """Check messages of the client as the end of the conversation. Return the refusal, None if they may go up.
+
+        While the model speaks they belong to its next turn.
+        """
+        turn = self._input_turn()
+        exchange = turn.exchange
+        exchange.size += size
+        before = len(self._conversation) + len(turn.inputs)
+        said = replace(said, unchecked=tuple(moved_behind(one, before) for one in said.unchecked))
+        exchange.request = self._request([*turn.inputs, *_pairs(said)], said)
+        try:
+            await self._pipeline.check_input(exchange)
+        except Refused as refused:
+            await self._record(exchange, Outcome.REFUSED_REQUEST)
+            self._replace(turn)
+            return refused.refusal
+        turn.inputs.extend(_pairs(said))
+        self._unchecked.update(dict.fromkeys(said.unchecked))
+        self._secrets.update(dict.fromkeys(said.secrets))
+        return None
+
+    async def _with_earlier(self, said: GeminiRequest) -> GeminiRequest:
+        """Return messages of the client with what they refer to before them. Raises as the reader does."""
+        exchange = self._exchange()
+        exchange.request = said
+        await self._reader.follow_references(exchange)
+        return exchange.request
+
+    def _input_turn(self) -> _Turn:
+        """Return the turn to which what the client says now belongs."""
+        if self._turn is None:
+            self._turn = self._new_turn()
+        elif self._turn.reader is not None:
+            if self._next is None:
+                self._next = self._new_turn()
+            return self._next
+        return self._turn
+
+    def _replace(self, turn: _Turn) -> None:
+        """Go on with a new exchange for what the turn had before its last input was refused."""
+        turn.exchange = self._exchange(turn.exchange)
+        turn.exchange.request = self._request(turn.inputs)
+        if not turn.inputs:
+            self._turn, self._next = (None if one is turn else one for one in (self._turn, self._next))
+
+    def _answer_tools(self, frame: ClientFrame, refused: Refusal) -> LiveFrame:
+        """Return errors in place of the refused outputs of functions, and keep them as what the model was told."""
+        functions = answered_functions(frame)
+        turn = self._input_turn()
+        turn.inputs.extend(_Said(message, message) for message in self._tool_errors(functions, "request"))
+        turn.exchange.request = self._request(turn.inputs)
+        return self._frame(tool_errors(functions, refused.text))
+
+    def _tool_errors(self, functions: Sequence[FunctionName], phase: Any) -> list[Message]:
+        """Return outputs that say no more than that they are errors: why would be found again by the rule it quotes."""
+        error = {"error": self._neutral(phase)}
+        return [
+            {
+                "role": "tool",
+                "tool_name": function.name,
+                "content": error,
+                **({"tool_call_id": function.id} if function.id else {}),
+            }
+            for function in functions
+        ]
+
+    async def _note_stream(self, unchecked: Unchecked) -> None:
+        """Note a stream that no rule can read. Raises Refused where that is not allowed, once its trace is written."""
+        if self._settings.blocks_unseen:
+            exchange = self._exchange()
+            exchange.request = replace(self._request([]), unchecked=(unchecked,))
+            try:
+                await self._pipeline.check_input(exchange)
+            except Refused:
+                await self._record(exchange, Outcome.REFUSED_REQUEST)
+                raise
+        self._unchecked[unchecked] = None
+
+    # What the model says.
+
+    def _belongs_to_turn(self, read: ServerFrame) -> bool:
+        """Tell whether a frame is part of a turn: the model says something in it, or it may not overtake what waits."""
+        turn = self._turn
+        if read.says or (turn is not None and turn.reader is not None):
+            return True
+        if read.kind != "serverContent":
+            return False
+        ended, self._interrupted = self._interrupted and read.turn_complete, False
+        return read.ends and not ended and turn is not None
+
+    async def _pass(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
+        """Let a frame pass in which the model says nothing. What the user was heard to say is checked first."""
+        if not read.heard:
+            return Leaving(down=[frame])
+        turn = self._input_turn()
+        self._hear(turn, read.heard)
+        self._keep(len(frame.data))
+        try:
+            await self._pipeline.check_input(turn.exchange)
+        except Refused as refused:
+            # The model has heard it already: what it makes of it is withheld.
+            turn.inputs.pop(turn.heard if turn.heard is not None else -1)
+            return await self._refuse_turn(turn, refused.refusal, [], read)
+        return Leaving(down=[frame])
+
+    async def _answer(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = self._new_turn()
+        if turn.reader is None:
+            self._open(turn)
+        assert turn.reader is not None
+        exchange, tickets = turn.exchange, turn.tickets
+        if read.heard:
+            self._hear(turn, read.heard)
+        payload = turn.reader.read(read)
+        for path, reason in turn.reader.unread.items():
+            exchange.merger.fields.declare(path, reason)
+        if not turn.reader.left_out:
+            self._keep(len(frame.data))
+        ticket = tickets.add(frame, payload)
+        self._keep(0, tickets.held)
+        leaving = b""
+        try:
+            leaving = await self._pipeline.feed(exchange, ticket)
+            if turn.reader.unread and self._settings.blocks_unseen:
+                leaving = await self._pipeline.end(exchange)
+            elif read.ends:
+                leaving += await self._pipeline.end(exchange)
+        except Refused as refused:
+            return await self._refuse_turn(turn, refused.refusal, tickets.take(leaving), read)
+        if read.ends:
+            await self._record(exchange, None)
+            self._conclude(turn, exchange.response_messages)
+            self._interrupted = read.interrupted and not read.turn_complete
+        if leaving and exchange.response.first_byte_at is None:
+            exchange.response.first_byte_at = time.perf_counter()
+        return Leaving(down=tickets.take(leaving))
+
+    def _withhold(self, read: ServerFrame) -> Leaving:
+        """Withhold the rest of a refused turn, to which the client has seen the end."""
+        if read.heard:
+            self._hear(self._input_turn(), read.heard)
+        self._spend(read.tokens)
+        if read.turn_complete or read.interrupted:
+            self._muted = False
+            self._interrupted = read.interrupted and not read.turn_complete
+        if read.calls:
+            return Leaving(up=[self._frame(tool_errors(read.calls, self._neutral("response")))])
+        return Leaving()
+
+    async def _refuse_turn(
+        self, turn: _Turn, refusal: Refusal, passed: list[LiveFrame], read: ServerFrame | None
+    ) -> Leaving:
+        """Return what passed of a turn and its refusal; the rest of the turn will be withheld.
+
+        Refused calls are answered as errors, so that the model goes on.
+        """
+        exchange = turn.exchange
+        if exchange.stream is not None:
+            passed += turn.tickets.take(exchange.stream.take())
+        refused_request = refusal.phase == "request"
+        await self._record(exchange, Outcome.REFUSED_REQUEST if refused_request else Outcome.REFUSED_RESPONSE)
+        self._tainted = True
+        calls = read.calls if read is not None else ()
+        said: list[Message] = [{"role": "assistant", "content": self._neutral(refusal.phase)}]
+        self._conclude(turn, [*said, *self._tool_errors(calls, "response")])
+        if read is not None:
+            self._muted = not read.ends
+            self._interrupted = read.interrupted and not read.turn_complete
+        down = [*passed, self._frame(refusal_frame(refusal.text, completes=not calls))]
+        return Leaving([self._frame(tool_errors(calls, refusal.text))] if calls else [], down)
+
+    def _open(self, turn: _Turn) -> None:
+        """Begin to hold back what the model says. What the client says from now on follows it."""
+        if self._listens and turn.heard is None:
+            self._hear(turn, "")
+        turn.reader = TurnReader(transcribed=self._transcribed)
+        turn.exchange.frames = turn.tickets
+        turn.exchange.head_at = time.perf_counter()
+        turn.exchange.unchecked_content[:] = turn.exchange.checked_request.unchecked
+        self._pipeline.open_stream(turn.exchange, FRAMES_TYPE)
+
+    def _hear(self, turn: _Turn, text: str) -> None:
+        """Add to what the user has said by voice, in one message of the turn."""
+        if turn.heard is None:
+            if turn.reader is not None:
+                turn = self._input_turn()
+            if turn.heard is None:
+                turn.heard = len(turn.inputs)
+                turn.inputs.append(_heard(""))
+        turn.inputs[turn.heard] = _heard(_heard_text(turn.inputs[turn.heard]) + text)
+        turn.exchange.request = self._request(turn.inputs)
+
+    def _conclude(self, turn: _Turn, response: Sequence[Message]) -> None:
+        """Make a turn part of the conversation that has passed."""
+        self._conversation += [
+            said for index, said in enumerate(turn.inputs) if index != turn.heard or _heard_text(said)
+        ]
+        self._conversation += [_Said(message, message) for message in response]
+        self._turn, self._next = self._next, None
+        if self._turn is not None:
+            following = self._turn.exchange
+            moved = len(self._conversation) - following.settled
+            following.violations[:] = [one.moved(following.settled, moved) for one in following.violations]
+            following.settled = len(self._conversation)
+            following.request = self._request(self._turn.inputs)
+
+    # What they share.
+
+    def _new_turn(self) -> _Turn:
+        turn = _Turn(self._exchange(), [])
+        turn.exchange.request = self._request([])
+        return turn
+
+    def _exchange(self, before: Exchange | None = None) -> Exchange:
+        """Return a new exchange, which goes on with the approvals of ``before``."""
+        exchange = self._new_exchange()
+        exchange.settled = len(self._conversation)
+        exchange.body = b"{}"
+        exchange.response.head(200, CIMultiDict(), streams=False)
+        if before is not None:
+            exchange.approvals.extend(before.approvals)
+        return exchange
+
+    def _request(self, inputs: Sequence[_Said], said: GeminiRequest | None = None) -> GeminiRequest:
+        """Return the conversation with ``inputs`` at its end, of which ``said`` is the newest."""
+        assert self._base is not None, "the setup comes first"
+        conversation = (*self._conversation, *inputs)
+        return replace(
+            self._base,
+            messages=tuple([one.message for one in conversation]),
+            stored=tuple([one.stored for one in conversation]),
+            unchecked=tuple(dict.fromkeys((*self._unchecked, *(said.unchecked if said else ())))),
+            secrets=tuple(dict.fromkeys((*self._secrets, *(said.secrets if said else ())))),
+        )
+
+    async def _record(self, exchange: Exchange, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            exchange.end(outcome)
+        self._recorded = True
+        self._spend(exchange.merger.usage or {})
+        await self._pipeline.record(exchange)
+
+    def _keep(self, size: int, held: int = 0) -> None:
+        """Count what is kept of the session. Raises SessionTooLarge."""
+        self._kept += size
+        if self._kept + held > self._settings.max_bytes:
+            raise SessionTooLarge("The session is larger than live.max_session_bytes allows; open another one")
+
+    def _neutral(self, phase: Any) -> str:
+        """Return a refusal that does not say why: what it quotes would be found again in the conversation."""
+        return Refusal(phase, (), prefix=self._settings.prefix).text
+
+    def _frame(self, data: bytes) -> LiveFrame:
+        # As the servers of Google send theirs.
+        return LiveFrame(data, binary=True)
+
+
+def _pairs(request: GeminiRequest) -> list[_Said]:
+    return [_Said(message, stored) for message, stored in zip(request.messages, request.stored, strict=True)]
+
+
+def _heard(text: str) -> _Said:
+    message: Message = {"role": "user", "content": [{"type": "text", "text": text, "field": _HEARD}]}
+    return _Said(message, message)
+
+
+def _heard_text(said: _Said) -> str:
+    return "".join(chunk["text"] for chunk in said.message["content"])

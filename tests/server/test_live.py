@@ -1,0 +1,419 @@
+"""Live sessions: what passes both ways, what is refused, and what is kept of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from tests.conftest import StartProxy
+from tests.proxy.test_approvals import decide
+from tests.support.live import (
+    GEMINI_PATH,
+    SETUP,
+    Answer,
+    Close,
+    Frame,
+    LiveServer,
+    answers,
+    asks,
+    calls,
+    running_live,
+    says,
+    session,
+    texts,
+)
+from tests.support.proxy import Proxy, proxy_before
+
+POLICY = """
+raise "no Dublin" if:
+    (m: Message)
+    "Dublin" in m.content
+raise "no deletion" if:
+    (c: ToolCall)
+    c is tool:delete_all
+raise "no secrets from tools" if:
+    (o: ToolOutput)
+    "hunter2" in o.content
+"""
+REFUSED = "[Invariant] The response did not pass the guardrails: "
+REFUSED_INPUT = "[Invariant] The request did not pass the guardrails: "
+
+
+@pytest.fixture
+async def live() -> AsyncIterator[LiveServer]:
+    async with running_live() as server:
+        yield server
+
+
+async def before(server: LiveServer, start_proxy: StartProxy, **options: Any) -> Proxy:
+    return await start_proxy(**{"policy": POLICY, **options, "upstream": {"base_url": server.url}})
+
+
+async def outcomes(proxy: Proxy, count: int) -> list[str]:
+    """The outcomes of all traces, the oldest first, once there are so many."""
+    while len(found := await proxy.store.recent(100)) < count:
+        pass
+    return [summary.outcome.value for summary in reversed(found)]
+
+
+async def test_frames_pass_as_they_came(live: LiveServer, start_proxy: StartProxy) -> None:
+    """Allowed frames are byte for byte those of the other side, text stays text, and each turn is a trace."""
+    raw = b'{ "serverContent" : {"modelTurn":{"parts":[{"text":"C\\u006frk"}]} } }'
+    live.script = lambda frame: [raw, says(complete=True)]
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        sent = (
+            b'{"clientContent": {"turns": [{"role":"user","parts":[{"text":"Wh\\u0065re?"}]}], "turnComplete": true}}'
+        )
+        await client.send(sent)
+        assert await client.raw() == raw
+        assert await client.receive() == says(complete=True)
+        await client.socket.send_str(sent.decode())
+        await client.turn()
+    assert live.raw == [orjson.dumps(SETUP), sent, sent]
+    assert [kind.name for kind in live.kinds] == ["BINARY", "BINARY", "TEXT"]
+    assert live.targets == ["/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"]
+    assert live.headers[0]["x-goog-api-key"] == "AIzaTestKey"
+    assert await outcomes(proxy, 2) == ["completed", "completed"]
+    trace = await proxy.trace()
+    said = [message["content"] for message in trace.messages]
+    user = [{"type": "text", "text": "Where?"}]
+    assert said == [user, "Cork", user, "Cork"]
+    assert trace.model == "gemini-live-2.5-flash"
+    assert trace.metadata["coverage"]["verdict"] == "passed"
+    conversations = {(await proxy.store.get(one.id)).metadata["conversation"] for one in await proxy.store.recent(9)}  # type: ignore[union-attr]
+    assert len(conversations) == 1
+
+
+async def test_key_in_the_query(live: LiveServer, start_proxy: StartProxy) -> None:
+    """As @google/genai sends it, with any prefix; upstream it is in a header."""
+    proxy = await before(live, start_proxy)
+    prefixes = ["", "/", "/api/v1/gateway/gemini", "/gemini/"]
+    for prefix in prefixes:
+        path = f"{prefix}/ws/google.ai.generativelanguage.v1.GenerativeService.BidiGenerateContent?key=AIzaQueryKey"
+        async with session(proxy.url, path, headers={}):
+            assert live.headers[-1]["x-goog-api-key"] == "AIzaQueryKey"
+    assert live.targets == ["/ws/google.ai.generativelanguage.v1.GenerativeService.BidiGenerateContent"] * 4
+
+
+async def test_refused_text_of_the_client(live: LiveServer, start_proxy: StartProxy) -> None:
+    """It does not go up, the client is told in the place of an answer, and the session goes on."""
+    live.script = lambda frame: [says("Cork", complete=True)] if "Cork" in str(frame) else []
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Is it Dublin?"))
+        assert await client.turn() == [says(REFUSED_INPUT + "no Dublin", complete=True)]
+        await client.send({"realtimeInput": {"text": "Dub"}}, {"realtimeInput": {"text": "lin"}})
+        assert texts(await client.turn()) == REFUSED_INPUT + "no Dublin"
+        await client.send(asks("Is it Cork?"))
+        assert texts(await client.turn()) == "Cork"
+    assert live.frames == [{"realtimeInput": {"text": "Dub"}}, asks("Is it Cork?")]
+    assert await outcomes(proxy, 3) == ["refused_request", "refused_request", "completed"]
+
+
+async def test_refused_text_of_the_model(live: LiveServer, start_proxy: StartProxy) -> None:
+    """The end of the turn is replaced, nothing more of it leaves, no handle does, and the next turn does."""
+    replies = [[says("Dub"), says("lin"), says(complete=True), {"sessionResumptionUpdate": {"newHandle": "h"}}]]
+    live.script = lambda frame: replies.pop() if replies else [says("Cork", complete=True)]
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Where?"))
+        assert await client.turn() == [says("Dub"), says("lin"), says(REFUSED + "no Dublin", complete=True)]
+        await client.send(asks("And now?"))
+        assert await client.turn() == [says("Cork", complete=True)]
+    assert await outcomes(proxy, 2) == ["refused_response", "completed"]
+
+
+@pytest.mark.parametrize("mode", ["window", "hold"])
+async def test_refused_in_the_middle(live: LiveServer, start_proxy: StartProxy, mode: str) -> None:
+    """What the model says behind a refusal stays here, until its turn is over."""
+    live.script = lambda frame: (
+        [says("Cork. ", complete=True)]
+        if "Cork" in str(frame)
+        else [
+            says("It is Dublin, "),
+            says("as you know"),
+            {"usageMetadata": {"totalTokenCount": 3}},
+            says(complete=True),
+        ]
+    )
+    proxy = await before(live, start_proxy, guardrails={"stream_check": mode, "window_overlap": 4})
+    async with session(proxy.url) as client:
+        await client.send(asks("Where?"))
+        assert await client.turn() == [says(REFUSED + "no Dublin", complete=True)]
+        await client.send(asks("Is it Cork?"))
+        assert await client.turn() == [says("Cork. ", complete=True)]
+
+
+async def test_tool_round_trip(live: LiveServer, start_proxy: StartProxy) -> None:
+    live.script = lambda frame: (
+        [says("It is 12.", complete=True)] if "toolResponse" in frame else [calls("weather", city="Cork")]
+    )
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("How warm is it?"))
+        assert await client.turn() == [calls("weather", city="Cork")]
+        await client.send(answers("weather", celsius=12))
+        assert texts(await client.turn()) == "It is 12."
+    assert live.frames[-1] == answers("weather", celsius=12)
+    trace = await proxy.trace()
+    assert [message["role"] for message in trace.messages] == ["user", "assistant", "tool", "assistant"]
+    assert trace.messages[2]["content"] == {"celsius": 12}
+    assert len({summary.id for summary in await proxy.store.recent(10)}) == 2
+
+
+async def test_refused_call(live: LiveServer, start_proxy: StartProxy) -> None:
+    """It never reaches the client; the model gets an error with its id, and goes on."""
+    live.script = lambda frame: (
+        [says("Then not.", complete=True)] if "toolResponse" in frame else [says("Well, "), calls("delete_all", "c7")]
+    )
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Delete it all"))
+        assert await client.turn() == [
+            says("Well, "),
+            says(REFUSED + "no deletion"),
+            says("Then not.", complete=True),
+        ]
+    assert live.frames[-1] == answers("delete_all", "c7", error=REFUSED + "no deletion")
+    assert await outcomes(proxy, 2) == ["refused_response", "completed"]
+
+
+async def test_refused_output(live: LiveServer, start_proxy: StartProxy) -> None:
+    """An error goes up in the place of a refused output, so that the model does not wait for ever."""
+    live.script = lambda frame: [says("I see.", complete=True)] if "toolResponse" in frame else [calls("read", "c9")]
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Read it"))
+        await client.turn()
+        await client.send(answers("read", "c9", text="password hunter2"))
+        assert texts(await client.turn()) == REFUSED_INPUT + "no secrets from toolsI see."
+        await client.send(asks("And?"))
+        await client.turn()
+    assert live.frames[1] == answers("read", "c9", error=REFUSED_INPUT + "no secrets from tools")
+    assert "hunter2" not in b"".join(live.raw).decode()
+
+
+async def test_interruption(live: LiveServer, start_proxy: StartProxy) -> None:
+    """An interrupted turn is recorded as far as it came; what interrupted it belongs to the next one."""
+    live.script = lambda frame: (
+        [says(interrupted=True), says(complete=True), says("Right.", complete=True)]
+        if "Stop" in str(frame)
+        else [says("One, two, ")]
+    )
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Count"))
+        assert await client.receive() == says("One, two, ")
+        await client.send(asks("Stop"))
+        assert await client.turn() == [says(interrupted=True), says(complete=True)]
+        assert await client.turn() == [says("Right.", complete=True)]
+    assert await outcomes(proxy, 2) == ["completed", "completed"]
+    trace = await proxy.trace()
+    assert [message["content"] for message in trace.messages if message["role"] == "assistant"] == [
+        "One, two, ",
+        "Right.",
+    ]
+
+
+AUDIO = {"mimeType": "audio/pcm;rate=24000", "data": "AAAA"}
+SOUND = {"realtimeInput": {"audio": AUDIO}}
+
+
+def speaks(text: str = "", **content: Any) -> Frame:
+    """Sound of the model, with its transcription."""
+    transcription = {"outputTranscription": {"text": text}} if text else {}
+    sound = {"modelTurn": {"parts": [{"inlineData": AUDIO}]}}
+    return {"serverContent": {**sound, **transcription, **content}}
+
+
+async def test_speech(live: LiveServer, start_proxy: StartProxy) -> None:
+    """With "hold" no sound leaves before its transcription is checked; the user's is part of the conversation."""
+    heard = {"serverContent": {"inputTranscription": {"text": "Where "}}}
+    more = {"serverContent": {"inputTranscription": {"text": "is it?"}}}
+    live.script = lambda frame: (
+        [heard, speaks("Dub"), more, speaks("lin"), says(complete=True)] if "audio" in str(frame) else []
+    )
+    proxy = await before(live, start_proxy, guardrails={"stream_check": "hold"}, live={"transcription": "add"})
+    async with session(proxy.url) as client:
+        await client.send(SOUND)
+        assert await client.turn() == [heard, says(REFUSED + "no Dublin", complete=True)]
+    setup = {**SETUP["setup"], "inputAudioTranscription": {}, "outputAudioTranscription": {}}
+    assert orjson.loads(live.raw[0])["setup"] == setup
+    trace = await proxy.trace()
+    assert [message["content"] for message in trace.messages] == [
+        [{"type": "text", "text": "Where is it?", "field": "inputTranscription"}],
+        "Dublin",
+    ]
+    reasons = {entry["reason"] for entry in trace.metadata["coverage"]["not_checked"]}
+    assert reasons == {"realtime audio"}
+
+
+async def test_speech_of_the_user_is_refused(live: LiveServer, start_proxy: StartProxy) -> None:
+    """The model has heard it: what it makes of that stays here. Sound that leaves is named as unchecked."""
+    heard = {"serverContent": {"inputTranscription": {"text": "Is it Dublin?"}}}
+    live.script = lambda frame: (
+        [heard, speaks("Yes"), calls("visit"), says(complete=True)]
+        if "audio" in str(frame)
+        else [speaks(turnComplete=True)]
+    )
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(SOUND)
+        assert await client.turn() == [says(REFUSED_INPUT + "no Dublin", complete=True)]
+        await live.got(2)
+        await client.send(asks("And now?"))
+        assert await client.turn() == [speaks(turnComplete=True)]
+    assert live.frames[1]["toolResponse"]["functionResponses"][0]["name"] == "visit"
+    trace = await proxy.trace()
+    reasons = {entry["reason"] for entry in trace.metadata["coverage"]["not_checked"]}
+    assert reasons == {"realtime audio", "inline audio/pcm"}, (trace.outcome, trace.messages, trace.metadata)
+
+
+async def test_what_cannot_be_read_is_blocked(live: LiveServer, start_proxy: StartProxy) -> None:
+    """Sound of either side, and what an earlier session was about, where unseen content is not allowed."""
+    live.script = lambda frame: [speaks("Yes"), says(complete=True)]
+    proxy = await before(live, start_proxy, guardrails={"unseen_content": "block"})
+    resumed = {"setup": {**SETUP["setup"], "sessionResumption": {"handle": "h-1"}}}
+    async with session(proxy.url, setup=None) as client:
+        await client.send(resumed)
+        code, reason = await client.closed()
+        assert code == 1008 and "the session that this one continues" in reason
+    async with session(proxy.url) as client:
+        await client.send(SOUND)
+        code, reason = await client.closed()
+        assert code == 1008 and "realtime audio" in reason
+    async with session(proxy.url) as client:
+        await client.send(asks("Speak"))
+        assert "inline audio/pcm" in texts(await client.turn())
+    assert len(live.raw) == 3
+    assert await outcomes(proxy, 3) == ["refused_request", "refused_request", "refused_response"]
+
+
+@pytest.mark.parametrize("mode", ["final", "window"])
+async def test_asking(live: LiveServer, start_proxy: StartProxy, mode: str) -> None:
+    """A call waits until somebody allows it; allowed once, it is history for the rest of the session."""
+    live.script = lambda frame: (
+        [says("Done.", complete=True)] if "toolResponse" in frame else [says("Well. "), calls("delete_all")]
+    )
+    proxy = await before(live, start_proxy, ask_policy=POLICY, policy=None, guardrails={"stream_check": mode})
+    async with session(proxy.url) as client:
+        await client.send(asks("Delete it"))
+        if mode == "final":
+            assert await client.receive() == says("Well. ")
+        await decide(proxy, allow=True)
+        assert (await client.turn())[-1] == calls("delete_all")
+        await client.send(answers("delete_all", done=True))
+        assert texts(await client.turn()) == "Done."
+        await client.send(asks("Again"))
+        await decide(proxy, allow=False)
+        assert texts(await client.turn()).startswith(
+            ("Well. " if mode == "final" else "") + REFUSED + "no deletion; denied"
+        )
+
+
+async def test_setups_that_are_refused(live: LiveServer, start_proxy: StartProxy) -> None:
+    proxy = await before(live, start_proxy)
+    masking = await before(live, start_proxy, policy=None, mask_policy=POLICY)
+    dublin = {"setup": {**SETUP["setup"], "systemInstruction": {"parts": [{"text": "You are in Dublin"}]}}}
+    for url, setup, expected in [
+        (proxy.url, dublin, (1008, REFUSED_INPUT + "no Dublin")),
+        (masking.url, SETUP, (1008, REFUSED_INPUT + "a guardrail masks, and nothing can be masked in a live session")),
+        (proxy.url, asks("hi"), (1007, "The first frame of a session must be its setup")),
+        (proxy.url, {"setup": {}}, (1007, '"setup.model" must name a model, such as "models/gemini-live-2.5-flash"')),
+    ]:
+        async with session(url, setup=None) as client:
+            await client.send(setup)
+            assert await client.closed() == expected
+    assert not live.raw
+    assert await outcomes(proxy, 2) == ["refused_request"] * 2
+    async with aiohttp.ClientSession(headers={"x-goog-api-key": "AIzaTestKey"}) as http:
+        async with http.get(proxy.url + GEMINI_PATH) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (400, 400)
+
+
+async def test_hostile_clients(live: LiveServer, start_proxy: StartProxy, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be read, or is too large, ends the session before it goes up, and is repeated nowhere."""
+    canary = "AIzaCanary00000000000000000000000000000"
+    limits = {"max_frame_bytes": 20_000, "max_session_bytes": 65_536, "max_sessions": 1}
+    proxy = await before(live, start_proxy, live=limits)
+    for frame, code in [
+        (b'{"clientContent": {}, "realtimeInput": {}, "' + canary.encode() + b'": 1}', 1007),
+        (b'{"' + canary.encode() + b'": ', 1007),
+        (orjson.dumps(SETUP), 1007),
+        (b"x" * 20_001, 1009),
+    ]:
+        async with session(proxy.url) as client:
+            await client.send(frame)
+            found, reason = await client.closed()
+            assert found == code and canary not in reason
+    async with session(proxy.url) as client:
+        for _ in range(4):
+            await client.send(asks("a" * 19_000))
+        assert (await client.closed())[0] == 1009
+    async with session(proxy.url):
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+            async with session(proxy.url):
+                pass
+    assert all(b"a" * 100 in raw or raw == orjson.dumps(SETUP) for raw in live.raw)
+    assert canary not in caplog.text
+
+
+def _answer(script: list[Answer], frame: Frame) -> list[Answer]:
+    return script
+
+
+async def test_upstreams_that_fail(live: LiveServer, start_proxy: StartProxy) -> None:
+    """How the upstream ends a session is how the client sees it end; what it had sent comes first."""
+    proxy = await before(live, start_proxy)
+    scripts: list[tuple[list[Answer], tuple[int, str] | None]] = [
+        ([says("Cork"), Close(1011, "Internal error")], (1011, "Internal error")),
+        ([says("Cork"), Close(4000, "x")], (4000, "x")),
+        ([says("Cork"), b'{"error": {"message": "AIzaCanary"}}'], None),
+    ]
+    for script, expected in scripts:
+        live.script = partial(_answer, script)
+        async with session(proxy.url) as client:
+            await client.send(asks("Where?"))
+            assert await client.receive() == says("Cork")
+            code, reason = await client.closed()
+            assert (code, reason) == expected if expected else (code == 1011 and "AIza" not in reason)
+    assert await outcomes(proxy, 3) == ["upstream_cut", "upstream_cut", "upstream_error"]
+    live.status = 403
+    async with session(proxy.url, setup=None) as client:
+        await client.send(SETUP)
+        assert await client.closed() == (1008, "The upstream refused the session with status 403.")
+    trace = await proxy.eventually(lambda trace: "403" in trace.metadata.get("error", ""))
+    assert trace.metadata["error"] == "The upstream refused the session with status 403."
+
+
+async def test_silence_ends_a_session(live: LiveServer, start_proxy: StartProxy) -> None:
+    proxy = await before(live, start_proxy, live={"idle_timeout": 0.2})
+    async with session(proxy.url) as client:
+        assert (await client.closed())[0] == 1001
+    assert await outcomes(proxy, 1) == ["client_gone"]
+
+
+async def test_a_stop_ends_sessions_between_turns(live: LiveServer, tmp_path: Path) -> None:
+    """Clients are told, and a turn under way comes to its end."""
+    live.script = lambda frame: [says("One, ")]
+    async with contextlib.AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxy_before(live.url, tmp_path, policy=POLICY))
+        idle = await stack.enter_async_context(session(proxy.url))
+        busy = await stack.enter_async_context(session(proxy.url))
+        await busy.send(asks("Count"))
+        assert await busy.receive() == says("One, ")
+        stopping = asyncio.create_task(proxy.app.shutdown())
+        for client in (idle, busy):
+            assert await client.receive() == {"goAway": {"timeLeft": "30s"}}
+        assert (await idle.closed())[0] == 1001
+        await live.push(says("two.", complete=True))
+        assert await busy.receive() == says("two.", complete=True)
+        assert (await busy.closed())[0] == 1001
+        await stopping
