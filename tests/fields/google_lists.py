@@ -14,7 +14,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 import pydantic
-from google.ai.generativelanguage_v1beta.types import generative_service
+from google.ai.generativelanguage_v1beta.types import cached_content, file_service, generative_service
 from google.genai import models as sdk_models
 from google.genai import types as sdk
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -63,6 +63,8 @@ def request_places() -> dict[str, list[Place]]:
         "countTokens": _merged(_proto_places(_descriptor(service.CountTokensRequest))),
         "embedContent": _merged(_proto_places(_descriptor(service.EmbedContentRequest))),
         "batchEmbedContents": _merged(_proto_places(_descriptor(service.BatchEmbedContentsRequest))),
+        "createCachedContent": _merged(_proto_places(_descriptor(cached_content.CachedContent))),
+        "uploadFile": _merged(_proto_places(_descriptor(file_service.CreateFileRequest))),
     }
 
 

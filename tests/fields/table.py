@@ -18,6 +18,7 @@ from gemini_proxy.gemini.openai.request import read_chat, read_embeddings
 from gemini_proxy.gemini.openai.response import ChatReader
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.uploads import read_file, read_start
 from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
@@ -200,13 +201,30 @@ def _merged(merger: Merger) -> tuple[Sequence[Message], Sequence[Unchecked]]:
 
 
 def _request_reader(method: str) -> _Read:
-    call = read_call("POST", f"/v1beta/models/m:{method}")
+    if method == "uploadFile":
+        return _read_upload
+    call = read_call("POST", _PATHS.get(method, f"/v1beta/models/m:{method}"))
 
     def read(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
         request = read_request(call, orjson.dumps(body))
         return request.messages, request.unchecked
 
     return read
+
+
+_PATHS = {"createCachedContent": "/v1beta/cachedContents"}
+_START = {
+    "x-goog-upload-protocol": "resumable",
+    "x-goog-upload-command": "start",
+    "x-goog-upload-header-content-length": "0",
+    "x-goog-upload-header-content-type": "image/png",
+}
+
+
+def _read_upload(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    """What is read of a file that is no text."""
+    request = read_file(read_start(_START, orjson.dumps(body)), None)
+    return request.messages, request.unchecked
 
 
 def _bytes_reader(reader: Callable[[bytes], GeminiRequest]) -> _Read:

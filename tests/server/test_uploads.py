@@ -122,6 +122,22 @@ async def test_chunks_need_a_length_and_an_upload(proxy: Proxy, client: aiohttp.
     assert "another machine" in (await send(client, f"{proxy.url}/upload/v1beta/files/{'x' * 43}", b"abc"))[2]
 
 
+async def test_the_key_of_a_large_file_is_tried_first(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """More than a key may bring that Google has not taken yet; one that it does not take is told at once."""
+    upstream.reply(unary({"error": {"code": 400, "message": "API_KEY_INVALID"}}, status=400), unary({"models": []}))
+    proxy = await start_proxy(policy=POLICY, limits={"unproven_bytes_per_minute": 1000})
+    status, url, text = await begin(client, proxy, 9_000_000)
+    assert (status, url, "API_KEY_INVALID" in text) == (400, "", True)
+    _, url, _ = await begin(client, proxy, 9_000_000)
+    assert [call.target for call in upstream.calls] == ["/v1beta/models?pageSize=1"] * 2
+    _, unproven, _ = await begin(client, proxy, 4000, **{"x-goog-api-key": "AIzaAnother"})
+    for to, statuses in ((url, [200, 200]), (unproven, [200, 429])):
+        answers = [await send(client, to, b"a" * 2000, "upload") for _ in statuses]
+        assert [status for status, _, _ in answers] == statuses
+
+
 async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.ClientSession) -> None:
     assert (await begin(client, proxy, 4097))[0] == 413
     urls = [(await begin(client, proxy, 4096))[1] for _ in range(2)]

@@ -84,5 +84,7 @@ ADDRESS = web.RequestKey("ADDRESS", str)
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
 UPLOAD = web.RequestKey("UPLOAD", Upload)
 """The upload that a request goes on with."""
+KEY_TAKEN = web.RequestKey("KEY_TAKEN", bool)
+"""True if the upstream has taken the client's key, though the answer is the proxy's own."""
 PIPELINE = web.RequestKey("PIPELINE", Pipeline)
 """Of the setup with which the exchange began."""

@@ -23,6 +23,7 @@ from gemini_proxy.server.app_keys import (
     CREDENTIALS,
     EXCHANGE,
     EXPLORER_SITE,
+    KEY_TAKEN,
     LIMITER,
     OWNER,
     SETUPS,
@@ -126,8 +127,8 @@ def charged_client(request: web.Request) -> Client:
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
     """Whether the upstream took the client's key; None where its response does not say."""
     status = response.status
-    if EXCHANGE not in request and request[CALL].row.transport == "upload":
-        return None
+    if EXCHANGE not in request and request[CALL].row.transport == "upload" and status < 400:
+        return True if KEY_TAKEN in request else None
     if EXCHANGE in request:
         exchange = request[EXCHANGE]
         if exchange.merger.error is not None:

@@ -27,17 +27,18 @@ from gemini_proxy.gemini.uploads import (
 )
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.proxy.credentials import client_of
+from gemini_proxy.proxy.credentials import client_of, own_key
 from gemini_proxy.proxy.exchange import Exchange, Made
 from gemini_proxy.proxy.request_reader import check_type, read_body
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.uploads import Examined, Upload
-from gemini_proxy.proxy.upstream import UpstreamResponse
+from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import (
     ADDRESS,
     CALL,
     CONFIG,
     CREDENTIALS,
+    KEY_TAKEN,
     OWNER,
     SETUPS,
     UPLOAD,
@@ -49,6 +50,8 @@ from gemini_proxy.traces.handles import Kind
 
 _MOST_START: Final = 65_536
 """Bytes of a body that begins an upload."""
+_LARGE: Final = 8_388_608
+"""Bytes of a file for which the client's key is tried first: one chunk of Google's SDKs."""
 _SLOWEST: Final = 16_384
 """Bytes a second that a chunk comes with at least, beyond ``server.request_timeout``."""
 _CANCELLED: Final = {STATUS: "cancelled"}
@@ -90,6 +93,10 @@ async def _begin(request: web.Request) -> web.Response:
     body = await read_body(request, _MOST_START, server.request_timeout)
     client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
     announced = read_start(request.headers, body)
+    if announced.size > _LARGE and own_key(request[CREDENTIALS], configured_key(request)):
+        refused = await _try_key(request)
+        if refused is not None:
+            return refused
     upload = await request.app[UPLOADS].begin(
         request[CALL], request[CREDENTIALS], request[OWNER], client, CIMultiDict(request.headers), body, announced
     )
@@ -99,6 +106,25 @@ async def _begin(request: web.Request) -> web.Response:
         "x-goog-upload-chunk-granularity": str(GRANULARITY),
     }
     return web.Response(headers=headers)
+
+
+async def _try_key(request: web.Request) -> web.Response | None:
+    """Ask the upstream whether it takes the client's key. Return its answer if it does not.
+
+    A key that is not known yet may bring few bytes, and the file's own call comes only once all are here.
+    """
+    config, key = request.app[CONFIG], request[CREDENTIALS].gemini or ""
+    headers = upstream_headers(CIMultiDict(), key)
+    target = f"/{request[CALL].version}/models?pageSize=1"
+    upstream = await request.app[UPSTREAM].open("GET", target, headers, None)
+    try:
+        body = await upstream.read(config.upstream.max_answer_bytes)
+    finally:
+        upstream.close()
+    if upstream.status >= 400:
+        return web.Response(status=upstream.status, headers=upstream.headers, body=body)
+    request[KEY_TAKEN] = True
+    return None
 
 
 def _address(request: web.Request) -> str:
