@@ -233,6 +233,8 @@ class Guardrails(Section):
     mask_key: SecretStr | None = None
     unseen_content: Literal["allow", "block"] = "allow"
     outbound_fields: Literal["refuse", "allow"] = "refuse"
+    agents: Literal["refuse", "allow"] = "refuse"
+    environments: Literal["refuse", "allow"] = "refuse"
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     remote: Remote = Remote()
     judge: Judge = Judge()

@@ -50,6 +50,13 @@ _TOOLS = (
     _Tool("retrieval", frozenset({"file_search"}), "queries", _QUERIES[2:], ("groundingMetadata.retrievedContext",)),
     _Tool("url_context", frozenset({"url_context"}), "urls", (_URLS,), (_URLS, "urlContextMetadata")),
 )
+_REPEATED = {
+    "interaction.input": "user",
+    "interaction.userInput": "user",
+    "interaction.systemInstruction": "system",
+    "interaction.tools": "system",
+}
+"""Fields in which a response repeats its request, and whose words these are."""
 _OF_TOOLS = frozenset(field for tool in _TOOLS for field in (*tool.asked, *tool.found))
 
 
@@ -128,9 +135,13 @@ def _told(parts: Sequence[Message]) -> Iterator[tuple[int, str, Any]]:
 
 
 def _field_messages(said: Texts) -> list[Message]:
-    return [
-        {"role": "assistant", "content": "\n".join(texts), "field": field} for field, texts in said.items() if texts
-    ]
+    return [_field_message(field, "\n".join(texts)) for field, texts in said.items() if texts]
+
+
+def _field_message(field: str, text: str) -> Message:
+    """Return what a field says: the model, or who said it before where a response repeats a request."""
+    role = _REPEATED.get(field, "assistant")
+    return {"role": role, "content": [{"type": "text", "text": text}] if role == "user" else text, "field": field}
 
 
 def _moved(address: str, by: int, places: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from gemini_proxy.gemini.earlier import Earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.proxy.credentials import Credentials, account_of
 from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.interactions import COLLECTION, asked_before, refuse_going_on
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import MOST_AT_ONCE, ForeignHandle, Handle, Handles, Holder, Kind, Recalled
 
@@ -19,9 +20,11 @@ log = logging.getLogger(__name__)
 class HandleKeeper:
     """Looks up and remembers handles. ``configured`` is the operator's own Gemini key."""
 
-    def __init__(self, handles: Handles, configured: str | None) -> None:
+    def __init__(self, handles: Handles, configured: str | None, *, restores: bool = True) -> None:
+        """``restores`` says that masked values are put back into responses."""
         self._handles = handles
         self._configured = configured
+        self._restores = restores
 
     def holder(self, credentials: Credentials, owner: str) -> Holder:
         """Return whose the handles are that a user makes with these keys."""
@@ -38,9 +41,10 @@ class HandleKeeper:
             return {}
         if len(references) > MOST_AT_ONCE:
             raise BadRequest(f"The request names more than {MOST_AT_ONCE} caches and files")
+        holder = self.holder(exchange.credentials, exchange.owner)
         try:
             found = await self._handles.find_all(
-                self.holder(exchange.credentials, exchange.owner),
+                holder,
                 [(Kind(reference.kind), reference.name) for reference in references],
             )
             known = {
@@ -48,14 +52,19 @@ class HandleKeeper:
                 for reference in references
                 if (handle := found.get((Kind(reference.kind), reference.name))) and _is_meant(reference, handle)
             }
-            if any(handle.refused for handle in known.values()):
-                raise ForeignHandle
+            for handle in known.values():
+                if handle.kind is Kind.INTERACTION:
+                    refuse_going_on(exchange, handle, restores=self._restores)
+                elif handle.refused:
+                    raise ForeignHandle
+            if len(known) < len(references) and (asked := exchange.call.names.get("id")):
+                await self.admit(holder, Kind.INTERACTION, f"{COLLECTION}{asked}")
             recalled = await self._handles.recall([*known.values()])
         except ForeignHandle:
             raise NotFound("The request names a cache, file or interaction that does not exist") from None
         except StoreError:
             raise _cannot_tell() from None
-        return _known(known, recalled)
+        return _known(known, recalled, exchange.call.names.get("id"))
 
     async def admit(self, holder: Holder, kind: Kind, name: str) -> Handle | None:
         """Return the handle of that name, None for one that is not known.
@@ -137,8 +146,13 @@ def _is_meant(reference: Reference, handle: Handle) -> bool:
     return handle.kind is not Kind.FILE or reference.said in (handle.name, handle.details.get("uri"))
 
 
-def _known(handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled]) -> dict[Reference, Earlier]:
-    """Return what is known of references; of one whose trace is gone only what else is unread of it."""
+def _known(
+    handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled], asked: str | None
+) -> dict[Reference, Earlier]:
+    """Return what is known of references; of one whose trace is gone only what else is unread of it.
+
+    ``asked`` is the id of an interaction that is to be read again.
+    """
     placed = {
         trace: Earlier(one.messages, tuple(Unchecked(address, reason) for address, reason in one.unread))
         for trace, one in recalled.items()
@@ -146,7 +160,9 @@ def _known(handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled]
     known: dict[Reference, Earlier] = {}
     for reference, handle in handles.items():
         earlier = placed.get(handle.trace)
-        if handle.unchecked:
+        if earlier is not None and asked is not None and handle.name == f"{COLLECTION}{asked}":
+            known[reference] = asked_before(handle, earlier)
+        elif handle.unchecked:
             known[reference] = Earlier(earlier.messages if earlier else (), unread=handle.unchecked)
         elif earlier is not None:
             known[reference] = earlier

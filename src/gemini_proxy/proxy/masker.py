@@ -118,6 +118,8 @@ class Masker:
             raise CannotMask("a file goes as it is or not at all")
         if masks.restorable is not None and exchange.call.generates and exchange.wire.places is None:
             raise CannotMask("this door cannot put it back into the response")
+        if masks.restorable is not None and exchange.checked_request.settings.get("background"):
+            raise CannotMask("the response comes later, where it cannot be put back")
         return await _off_loop(len(body), mask_body, body, masks, exchange.wire)
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:

@@ -45,6 +45,7 @@ from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.interactions import made_interactions
 from gemini_proxy.proxy.masker import Masker, contents_of
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
@@ -251,6 +252,7 @@ class Pipeline:
     async def record(self, exchange: Exchange) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         await self._masker.remember_refused(exchange)
+        exchange.made += made_interactions(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
         await self._recorder.record(exchange, coverage)
@@ -261,6 +263,7 @@ class Pipeline:
             return
         exchange.end(outcome)
         self._remember(exchange)
+        exchange.made += made_interactions(exchange)
         self._recorder.record_later(exchange)
 
     # What the client gets in place of what it asked for.

@@ -22,6 +22,7 @@ from gemini_proxy.http.request_body import joined, read_pieces, too_large
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
+from gemini_proxy.proxy.interactions import refuse_unopened
 from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
@@ -64,6 +65,7 @@ class RequestReader:
         self._forwarded = config.upstream.forward_headers
         self._header_mode = config.guardrails.header_policies
         self._outbound = config.guardrails.outbound_fields
+        self._guardrails = config.guardrails
         self._rules = rules
         self._dataset_rules = dataset_rules
         self._workers = workers
@@ -106,6 +108,7 @@ class RequestReader:
         """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
         exchange.earlier = await self._keeper.bring_back(exchange)
         exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
+        refuse_unopened(exchange.request, self._guardrails)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
                 f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '

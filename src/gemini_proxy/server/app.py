@@ -296,7 +296,11 @@ class _Assembly:
             notebook=self._notebook,
         )
         key = config.upstream.api_key
-        keeper = HandleKeeper(Handles(storage.database), key.get_secret_value() if key else None)
+        keeper = HandleKeeper(
+            Handles(storage.database),
+            key.get_secret_value() if key else None,
+            restores=guardrails.restore != "off",
+        )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
         self._tasks.spawn(self._keep_settings(config, rules), "audit")
         masker = Masker(guardrails, RefusedTexts(storage.database))

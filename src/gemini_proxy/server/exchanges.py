@@ -8,7 +8,8 @@ from aiohttp import web
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.exchange import Exchange, Refused
-from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE
+from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS
+from gemini_proxy.server.interactions import delete_refused
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
 
@@ -34,6 +35,13 @@ async def run_exchange(
     """Take an exchange to its end: ``read`` fills it, ``answer`` calls the upstream. Return the client's response."""
     request[EXCHANGE], request[PIPELINE] = exchange, setup.pipeline
     pipeline = setup.pipeline
+
+    def give_up(outcome: Outcome) -> None:
+        if not exchange.recorded:
+            pipeline.give_up(exchange, outcome)
+            if exchange.made:
+                request.app[TASKS].spawn(setup.keeper.remember(exchange), "remember")
+
     await read()
     try:
         try:
@@ -45,12 +53,13 @@ async def run_exchange(
         await pipeline.record(exchange)
         if exchange.made:
             await setup.keeper.remember(exchange)
+            delete_refused(request, exchange)
         return await exchange.response.finish(last)
     except (asyncio.CancelledError, ConnectionError):
-        pipeline.give_up(exchange, Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
+        give_up(Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
         raise
     except Exception:
-        pipeline.give_up(exchange, Outcome.FAILED)
+        give_up(Outcome.FAILED)
         raise
     finally:
         if exchange.request_check is not None:

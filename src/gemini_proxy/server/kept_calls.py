@@ -18,7 +18,7 @@ from gemini_proxy.traces.handles import Handle, Holder, Kind
 
 _MOST_CHANGE: Final = 65_536
 """Bytes of a body that changes a cache."""
-_COLLECTIONS: Final = {Kind.CACHE: "cachedContents", Kind.FILE: "files"}
+_COLLECTIONS: Final = {Kind.CACHE: "cachedContents", Kind.FILE: "files", Kind.INTERACTION: "interactions"}
 
 
 async def relay_kept(request: web.Request) -> web.StreamResponse:

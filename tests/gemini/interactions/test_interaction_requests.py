@@ -106,12 +106,12 @@ def request_input() -> list[dict[str, Any]]:
         (
             {"previous_interaction_id": "v1_a"},
             "request.previous_interaction_id",
-            Reference("interaction", "v1_a", "v1_a"),
+            Reference("interaction", "interactions/v1_a", "v1_a"),
         ),
         (
             {"previousInteractionId": "v1_a"},
             "request.previous_interaction_id",
-            Reference("interaction", "v1_a", "v1_a"),
+            Reference("interaction", "interactions/v1_a", "v1_a"),
         ),
         (
             {"cached_content": "cachedContents/c"},
@@ -138,7 +138,7 @@ def test_what_no_rule_can_read_is_named(fields: dict[str, Any], address: str, re
 
 def test_a_token_is_of_the_interaction_that_is_named_with_it() -> None:
     request = read(previous_interaction_id="v1_a", continuation_token="t")
-    assert {one.reference for one in request.unchecked} == {Reference("interaction", "v1_a", "v1_a")}
+    assert {one.reference for one in request.unchecked} == {Reference("interaction", "interactions/v1_a", "v1_a")}
 
 
 @pytest.mark.parametrize(

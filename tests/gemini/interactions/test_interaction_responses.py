@@ -201,6 +201,17 @@ def test_output_text_that_repeats_a_step_is_said_once() -> None:
     ]
 
 
+def test_what_was_asked_is_not_the_models_text() -> None:
+    """A response may repeat the request: its words keep their roles."""
+    echoed = {**interaction([{"type": "user_input", "content": "a"}, text_step("b")]), "system_instruction": "c"}
+    assert [(message["role"], message["content"]) for message in said({**echoed, "input": "d"})] == [
+        ("assistant", "b"),
+        ("system", "c\ninteraction.systemInstruction"),
+        ("user", [{"type": "text", "text": "d\ninteraction.input"}]),
+        ("user", [{"type": "text", "text": "a\ninteraction.userInput"}]),
+    ]
+
+
 def test_a_call_waits_for_its_arguments() -> None:
     """Every frame of it is withheld, and it is told when it is whole; what follows text is not."""
     reader = InteractionReader()

@@ -71,7 +71,7 @@ def read_request(body: bytes) -> GeminiRequest:
 
 def interaction_reference(name: str) -> Reference:
     """Return the reference to an interaction by its id."""
-    return Reference("interaction", name, name)
+    return Reference("interaction", f"interactions/{name}", name)
 
 
 def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> GeminiRequest:

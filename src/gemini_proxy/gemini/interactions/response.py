@@ -68,6 +68,9 @@ _INTERACTION: Final = {
     "errors": ({"code": TEXT, "message": TEXT},),
     "responseModalities": (WORD,),
     "generationConfig": ANYTHING,
+    "input": ANYTHING,
+    "systemInstruction": TEXT,
+    "tools": ANYTHING,
 } | dict.fromkeys(
     ("id", "model", "agent", "previousInteractionId", "cachedContent", "environmentId", "continuationIds"), ID
 )
@@ -107,6 +110,7 @@ class InteractionReader:
         self._marks: list[tuple[int, int, bool]] = []
         """For each step that begins (True) or stops (False): the number of its frame, and its index."""
         self._frames = 0
+        self._echoes: list[str] = []
 
     @property
     def has_open_call(self) -> bool:
@@ -121,6 +125,9 @@ class InteractionReader:
             told = self._event(payload) if "event_type" in payload else self._interaction(payload, whole=True)
         except BadRequest as error:
             raise DecodeError(f"The upstream's response cannot be read: {error.message}") from None
+        if self._echoes:
+            told["interaction.userInput"] = self._echoes
+            self._echoes = []
         return (told,) if told else ()
 
     def end(self) -> Iterable[Payload]:
@@ -166,6 +173,13 @@ class InteractionReader:
                 self.carried_call = True
                 return _said(event, {}, "event")
 
+    def _in_turn(self, kind: str, parts: list[Part]) -> list[Part]:
+        """Return the parts of a step within the model's turn: an echo of the user's input is not the model's text."""
+        if kind != "user_input":
+            return parts
+        self._echoes += [part["text"] for part in parts if "text" in part]
+        return [part for part in parts if "text" not in part]
+
     def _about_step(self, event: Payload, read: str, parts: list[Part]) -> dict[str, Any]:
         told: dict[str, Any] = {"candidates": [{"content": {"parts": parts}}]} if parts else {}
         others = event.keys() - _OF_STEPS - {read}
@@ -196,7 +210,7 @@ class InteractionReader:
             fresh = call_fields(head)
         else:
             step.told = True
-            fresh = _in_turn(kind, step_parts(head))
+            fresh = self._in_turn(kind, step_parts(head))
         step.parts += fresh
         return parts + fresh
 
@@ -317,7 +331,7 @@ class InteractionReader:
         for index, step in enumerate(steps):
             if not isinstance(step, Mapping):
                 raise DecodeError("The upstream sent a step that is not an object")
-            parts = _in_turn(step_type(step), step_parts(step))
+            parts = self._in_turn(step_type(step), step_parts(step))
             known = self._steps.get(index)
             if known is not None and known.fragments is None and _merged(known.parts) == _merged(parts):
                 continue
@@ -371,13 +385,6 @@ def _merged(parts: Sequence[Part]) -> list[dict[str, Any]]:
     candidate = Candidate(0)
     candidate.add({"content": {"parts": parts}})
     return candidate.parts
-
-
-def _in_turn(kind: str, parts: list[Part]) -> list[Part]:
-    """Return the parts of a step within the model's turn: an echo of the user's input is not the model's text."""
-    if kind != "user_input":
-        return parts
-    return [{"interaction.userInput": part["text"]} if "text" in part else part for part in parts]
 
 
 def _outputs(interaction: Payload, told: Iterable[Part]) -> Iterator[Part]:

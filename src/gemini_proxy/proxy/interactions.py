@@ -1,0 +1,104 @@
+"""What becomes of an interaction that Gemini stores: what is remembered of it, and who may go on from it."""
+
+import re
+from typing import Final
+
+from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.gemini.doors import Method
+from gemini_proxy.gemini.earlier import Earlier
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.proxy.exchange import Exchange, Made
+from gemini_proxy.sections import Guardrails
+from gemini_proxy.traces.handles import Handle, Kind
+from gemini_proxy.traces.trace import REFUSED, Outcome
+
+COLLECTION: Final = "interactions/"
+_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}")
+_KEPT_SECONDS: Final = 55 * 86_400.0
+"""How long Google stores an interaction at most."""
+_GOES_ON: Final = frozenset(("IN_PROGRESS", "QUEUED"))
+_READ: Final = (Outcome.COMPLETED, Outcome.UNCHECKED)
+_UNREAD: Final = "the response of an earlier interaction, which was not read whole"
+_SETTINGS: Final = {
+    "request.agent": "agents",
+    "request.environment": "environments",
+    "request.environment_id": "environments",
+}
+"""Fields of a request that name what runs at Google, and the settings that allow them."""
+
+
+def refuse_unopened(request: GeminiRequest, guardrails: Guardrails) -> None:
+    """Raise BadRequest for a request that names an agent or an environment where the settings do not allow it."""
+    for unchecked in request.unchecked:
+        setting = _SETTINGS.get(unchecked.address)
+        if setting is not None and getattr(guardrails, setting) == "refuse":
+            name = unchecked.address.removeprefix("request.")
+            raise BadRequest(
+                f'The field "{name}" has Gemini run what the proxy cannot see; '
+                f'this server takes it only with guardrails.{setting} = "allow"'
+            )
+
+
+def refuse_going_on(exchange: Exchange, handle: Handle, *, restores: bool) -> None:
+    """Raise what a request gets that goes on from an interaction, or asks for it, where it may not.
+
+    What was refused is not found, and nothing follows it. Values that were masked in the request are kept nowhere, so
+    that a response to it can be given to the client only at once.
+    """
+    reads = handle.name == f"{COLLECTION}{exchange.call.names.get('id')}"
+    if handle.refused and reads:
+        raise NotFound("There is no such interaction here")
+    if handle.refused:
+        raise BadRequest("The earlier interaction was refused; send what may stay of the conversation as input")
+    if restores and handle.details.get("masked"):
+        what = "be read again" if reads else "be gone on from"
+        raise BadRequest(
+            f"An interaction with masked values cannot {what}, for they are kept nowhere; "
+            "send the conversation as input"
+        )
+
+
+def asked_before(handle: Handle, recalled: Earlier) -> Earlier:
+    """Return of what is known of an interaction what it was asked: the rest is in the response that reads it again."""
+    count = handle.details.get("request", 0)
+    asked = tuple(one for one in recalled.unchecked if not _is_behind(one.address, count))
+    return Earlier(recalled.messages[:count], asked)
+
+
+def made_interactions(exchange: Exchange) -> list[Made]:
+    """Return the interaction that Gemini stores of an exchange, none where it stores none that is known.
+
+    A refused one is remembered as such, and one whose response was not read to its end as not read. One that was asked
+    for is remembered anew with the response that came, if it was known before.
+    """
+    call, request = exchange.call, exchange.request
+    if call.row.wire != "interactions" or request is None or not exchange.call.generates:
+        return []
+    name = call.names.get("id") or exchange.merger.response_id or ""
+    if (exchange.upstream_status or 500) >= 400 or not _ID.fullmatch(name):
+        return []
+    refused = exchange.outcome in REFUSED
+    creates = call.method is Method.CREATE_INTERACTION
+    if not refused and (request.settings.get("store") is False or not (creates or exchange.earlier)):
+        return []
+    if not refused and any(one.address == "request.last_event_id" for one in request.unchecked):
+        return []
+    finished = [candidate.finish_reason for candidate in exchange.merger.candidates]
+    read = exchange.outcome in _READ and bool(finished) and _GOES_ON.isdisjoint(map(str, finished))
+    return [
+        Made(
+            Kind.INTERACTION,
+            f"{COLLECTION}{name}",
+            exchange.created + _KEPT_SECONDS,
+            unchecked="" if read else _UNREAD,
+            refused=refused,
+            details={"request": len(request.messages), "masked": exchange.restoring is not None},
+        )
+    ]
+
+
+def _is_behind(address: str, count: int) -> bool:
+    """Return whether an address is in a message from the one of index ``count`` on."""
+    root, _, rest = address.partition(".")
+    index = rest.partition(".")[0]
+    return root == "messages" and index.isdecimal() and int(index) >= count
