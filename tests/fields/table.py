@@ -4,12 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, get_args
 
 import orjson
+from google.genai._gaos.types.decisions import (
+    ChoiceQuestionParam,
+    CreateDecisionRequestParam,
+    NoulQuestionParam,
+    ScoreQuestionParam,
+)
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.interactions.request import read_request as read_interaction
 from gemini_proxy.gemini.interactions.response import InteractionReader
 from gemini_proxy.gemini.merger import Merger
@@ -24,7 +32,7 @@ from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
 from tests.fields.google_lists import Place, request_places, response_places
 from tests.fields.interactions_lists import interaction_requests, interaction_responses
-from tests.fields.openai_lists import openai_requests, openai_responses
+from tests.fields.openai_lists import fields_of, openai_requests, openai_responses
 
 Class = Literal["seen", "attribute", "declared", "refused", "control", "enum", "time", "silent"]
 """``seen``: text of an event. ``attribute``: readable under a name, such as a call's. ``declared``: named as not
@@ -123,6 +131,19 @@ def openai_rows() -> list[Row]:
         for direction, fields in (openai_requests() | openai_responses()).items()
         for field in fields
     ]
+
+
+def decision_rows() -> list[Row]:
+    """The table of decisions, by the types of Google's SDK."""
+    read = _bytes_reader(partial(DECISIONS.read_request, read_call("POST", "/v1/decisions")))
+    fields = [
+        field for field in fields_of(CreateDecisionRequestParam) if not field.planted.path.startswith("questions")
+    ]
+    for kind in (NoulQuestionParam, ChoiceQuestionParam, ScoreQuestionParam):
+        for field in fields_of(kind):
+            body = {"input": "x", "questions": {"q": field.planted.body}}
+            fields.append(field._replace(planted=replace(field.planted, body=body)))
+    return [Row("decision", field.planted.path, _classified(field.planted, field.place, read)) for field in fields]
 
 
 def interaction_rows() -> list[Row]:

@@ -9,6 +9,7 @@ from tests.fields.table import (
     INTERACTION_CONTROL,
     OPENAI_CONTROL,
     Row,
+    decision_rows,
     interaction_rows,
     listed_as,
     openai_rows,
@@ -58,6 +59,15 @@ def test_no_field_of_interactions_is_silent() -> None:
         ("StepStart", "step.content.text"),
     } <= paths
     assert len(paths) > 1000
+
+
+def test_no_field_of_decisions_is_silent() -> None:
+    """The same of what Google's SDK asks."""
+    table = decision_rows()
+    assert {row.path for row in table if row.found == "silent"} == {"model"}
+    seen = {row.path for row in table if row.found == "seen"}
+    assert {"input", "input.text", "instructions", "instructions.text", "criteria.true_description"} <= seen
+    assert {"criteria", "criteria.*", "criteria.{key}"} <= seen
 
 
 def test_the_list_names_nothing_in_vain(table: list[Row]) -> None:

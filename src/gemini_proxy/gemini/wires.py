@@ -5,15 +5,23 @@ from types import MappingProxyType
 from typing import Final
 
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.interactions.wire import INTERACTIONS
 from gemini_proxy.gemini.openai.wire import OPENAI
 from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.predictions import PREDICTIONS
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import Wire
 
 WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
-    {"generate": GENERATE, "interactions": INTERACTIONS, "openai": OPENAI}
+    {
+        "decisions": DECISIONS,
+        "predictions": PREDICTIONS,
+        "generate": GENERATE,
+        "interactions": INTERACTIONS,
+        "openai": OPENAI,
+    }
 )
 
 
