@@ -6,6 +6,7 @@ import time
 from aiohttp import web
 
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
@@ -38,9 +39,9 @@ async def relay(request: web.Request) -> web.StreamResponse:
             body = await upstream.read(_most_bytes(request))
             if upstream.status >= 400:
                 exchange.upstream_error = fault_in(body)
-            exchange.response.whole(upstream.status, upstream.headers, body)
-            if exchange.call.row.keeps and upstream.status < 400:
+            elif exchange.call.method is Method.CREATE_CACHED_CONTENT:
                 exchange.made += made_cache(body)
+            exchange.response.whole(upstream.status, upstream.headers, body)
     finally:
         upstream.close()
         request.app[MEMORY].freed(upstream.received)

@@ -25,6 +25,7 @@ from gemini_proxy.gemini.uploads import (
     start_headers,
     upload_headers,
 )
+from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import client_of, own_key
@@ -202,14 +203,12 @@ async def _finish(request: web.Request, upload: Upload) -> web.StreamResponse:
 
 async def _send(request: web.Request, exchange: Exchange, upload: Upload, examined: Examined) -> None:
     """Send a checked file upstream and take the answer; the names that stand beside it were checked as well."""
-    limit = request.app[CONFIG].upstream.max_answer_bytes
     begun = {**upload_headers(exchange.headers), **start_headers(upload.announced)}
     upstream = await request.app[UPSTREAM].open("POST", upload.call.upstream_target, begun, upload.body)
     try:
-        exchange.upstream_status = upstream.status
         exchange.head_at = time.perf_counter()
         if upstream.status >= 400:
-            exchange.response.whole(upstream.status, upstream.headers, await upstream.read(limit))
+            await _answer(request, exchange, upstream)
             return
         target = _target(upstream)
         await _drain(upstream)
@@ -219,16 +218,24 @@ async def _send(request: web.Request, exchange: Exchange, upload: Upload, examin
         headers = {**chunk_headers(offset, final=final), "accept-encoding": "identity"}
         upstream = await request.app[UPSTREAM].open("POST", target, headers, data)
         try:
-            exchange.upstream_status = upstream.status
             if final or upstream.status >= 400 or upstream.headers.get(STATUS) != "active":
-                body = await upstream.read(limit)
-                exchange.response.whole(upstream.status, upstream.headers, body)
+                body = await _answer(request, exchange, upstream)
                 if final and upstream.status < 400:
                     exchange.made += _made(upload, examined, exchange, body)
                 return
             await _drain(upstream)
         finally:
             upstream.close()
+
+
+async def _answer(request: web.Request, exchange: Exchange, upstream: UpstreamResponse) -> bytes:
+    """Give the client what the upstream says of the file, and return its body."""
+    exchange.upstream_status = upstream.status
+    body = await upstream.read(request.app[CONFIG].upstream.max_answer_bytes)
+    if upstream.status >= 400:
+        exchange.upstream_error = fault_in(body)
+    exchange.response.whole(upstream.status, upstream.headers, body)
+    return body
 
 
 def _target(upstream: UpstreamResponse) -> str:
