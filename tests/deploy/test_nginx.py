@@ -21,6 +21,7 @@ from gemini_proxy.sections import Access, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, running_nginx, several, shipped_site, stock_site, write_config
+from tests.support.live import GEMINI_PATH, SETUP, SETUP_COMPLETE, LiveClient, LiveServer, asks, running_live, says
 from tests.support.proxy import prompt
 from tests.support.upstream import Abort, Hang, ScriptedUpstream, candidate, sse, stream, unary
 
@@ -53,7 +54,7 @@ def folder() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def chain(
-    folder: Path, site: Site, upstream: ScriptedUpstream, proxies: tuple[str, ...] = ("unix",)
+    folder: Path, site: Site, upstream: ScriptedUpstream | LiveServer, proxies: tuple[str, ...] = ("unix",)
 ) -> AsyncIterator[Chain]:
     """A client, nginx with ``site``, the proxy on a unix socket, ``upstream``: each connected to the next."""
     config = Config(
@@ -91,6 +92,16 @@ async def test_events_arrive_one_by_one(folder: Path, site: Site, upstream: Scri
                 assert await response.content.readexactly(len(event)) == event
                 arrived.set()
             assert await response.read() == last
+
+
+async def test_live_sessions_pass(folder: Path) -> None:
+    """With our nginx.conf."""
+    async with running_live(script=lambda frame: [says("Cork", complete=True)]) as live:
+        async with chain(folder, shipped_site, live) as link:
+            async with link.client.ws_connect(f"{GEMINI_PATH}?key=AIza-test") as socket:
+                client = LiveClient(socket)
+                await client.send(SETUP, asks("Where?"))
+                assert [await client.receive(), await client.receive()] == [SETUP_COMPLETE, says("Cork", complete=True)]
 
 
 @pytest.mark.parametrize("site", [shipped_site, stock_site])

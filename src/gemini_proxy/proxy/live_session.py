@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from multidict import CIMultiDict
 
@@ -37,11 +37,15 @@ from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.traces.trace import Outcome
 
+T = TypeVar("T")
+
 FRAMES_TYPE: Final = "application/x-live-frames"
 """The content type by which an exchange knows that its response comes in frames of a live session."""
 _TICKET: Final = 8
 """Bytes by which the hold-back knows a frame, in place of its own: it only orders them."""
 _HEARD: Final = "inputTranscription"
+_LARGE: Final = 262_144
+"""Bytes of a frame that take some milliseconds to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +203,12 @@ class LiveSession:
 
         Raises Refused for a stream of sound or pictures where what no rule can read is refused: none of it goes up.
         """
-        read = read_client_frame(frame.data)
-        if read.kind == "setup":
-            raise BadRequest("A session has one setup, its first frame")
-        if self._call is None:
-            raise BadRequest("The first frame of a session must be its setup")
-        said = read_input(self._call, read)
+        read, said = await _apart(frame.data, self._read_input, frame.data)
+        self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
         if not said.messages:
             for unchecked in said.unchecked:
                 if unchecked not in self._unchecked:
                     await self._note_stream(unchecked)
-                self._listens = self._listens or unchecked.address.startswith("realtimeInput")
             return Leaving(up=[frame])
         self._keep(len(frame.data))
         said = await self._with_earlier(said)
@@ -225,7 +224,7 @@ class LiveSession:
 
     async def from_server(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
-        read = read_server_frame(frame.data)
+        read = await _apart(frame.data, read_server_frame, frame.data)
         async with self._lock:
             if read.resumes and self._tainted:
                 return Leaving()
@@ -264,6 +263,13 @@ class LiveSession:
         self._turn = self._next = None
 
     # What the client says.
+
+    def _read_input(self, data: bytes) -> tuple[ClientFrame, GeminiRequest]:
+        """Read a frame that is no setup. Raises BadRequest."""
+        frame = read_client_frame(data)
+        if self._call is None or frame.kind == "setup":
+            raise BadRequest("A session has one setup, its first frame")
+        return frame, read_input(self._call, frame)
 
     async def _check_input(self, said: GeminiRequest, size: int) -> Refusal | None:
         """Check messages of the client as the end of the conversation. Return the refusal, None if they may go up.
@@ -358,6 +364,10 @@ class LiveSession:
 
     async def _pass(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
         """Let a frame pass in which the model says nothing. What the user was heard to say is checked first."""
+        if "interimInputTranscription" in read.message:
+            self._unchecked[Unchecked("serverContent.interimInputTranscription", "speech of the user, half heard")] = (
+                None
+            )
         if not read.heard:
             return Leaving(down=[frame])
         turn = self._input_turn()
@@ -523,6 +533,11 @@ class LiveSession:
     def _frame(self, data: bytes) -> LiveFrame:
         # As the servers of Google send theirs.
         return LiveFrame(data, binary=True)
+
+
+async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
+    """Return what ``work`` returns: in a thread for so many bytes that the event loop would miss its turn."""
+    return await asyncio.to_thread(work, *arguments) if len(data) > _LARGE else work(*arguments)
 
 
 def _pairs(request: GeminiRequest) -> list[_Said]:

@@ -228,8 +228,8 @@ class _Relay:
         except Refused as refused:
             await self._close(WSCloseCode.POLICY_VIOLATION, refused.refusal.text)
         except (ProxyError, ConnectionError) as failure:
-            if isinstance(failure, UpstreamError):
-                outcome, error = Outcome.UPSTREAM_ERROR, failure.message
+            error = failure.message if isinstance(failure, ProxyError) else ""
+            outcome = Outcome.UPSTREAM_ERROR if isinstance(failure, UpstreamError) else Outcome.CLIENT_GONE
             await self._fail(failure)
         except asyncio.CancelledError:
             outcome = Outcome.FAILED if self._request.app[STATE].draining else Outcome.CLIENT_GONE

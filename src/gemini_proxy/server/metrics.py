@@ -34,6 +34,7 @@ from gemini_proxy.server.app_keys import (
     Group,
 )
 from gemini_proxy.server.limiter import KINDS, TOKEN_KINDS, Limiter
+from gemini_proxy.server.live import LIVE
 from gemini_proxy.server.process import Usage, usage
 from gemini_proxy.server.reload import Reloads
 from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_families
@@ -112,6 +113,7 @@ def _snapshot(app: web.Application) -> "_Snapshot":
     return _Snapshot(
         app[EXCHANGE_METRICS],
         app[STATE].in_flight,
+        app[LIVE].sessions,
         app[LIMITER],
         app[RELOADS],
         app[TASKS],
@@ -165,6 +167,7 @@ class _Snapshot:
 
     exchanges: ExchangeMetrics
     in_flight: int
+    live_sessions: int
     limiter: Limiter
     reloads: Reloads
     tasks: Tasks
@@ -226,6 +229,7 @@ class _Snapshot:
             tokens.add_metric([kind], count)
         yield tokens
         yield _gauge("in_flight_requests", "Requests under way, this one included.", self.in_flight)
+        yield _gauge("live_sessions", "Live sessions that are open.", self.live_sessions)
 
     def _traces(self) -> Iterator[Metric]:
         recorder, log_rules = self.storage.recorder, self.storage.log_rules

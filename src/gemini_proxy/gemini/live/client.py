@@ -111,8 +111,21 @@ def read_input(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     """
     media: list[Unchecked] = []
     root = _ROOTS[frame.kind](frame.message, media)
-    request = request_of(call, root)
+    # Sound comes fifty times a second.
+    request = request_of(call, root) if any(root.values()) else _NOTHING
     return replace(request, unchecked=(*request.unchecked, *dict.fromkeys(media)))
+
+
+_NOTHING: Final = GeminiRequest(
+    messages=(),
+    unchecked=(),
+    settings={},
+    candidate_count=None,
+    structured=False,
+    outbound=(),
+    stored=(),
+    secrets=(),
+)
 
 
 def _turns(message: JsonObject, media: list[Unchecked]) -> JsonObject:

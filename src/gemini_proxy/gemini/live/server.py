@@ -60,7 +60,7 @@ class TurnReader:
         if "outputTranscription" in message:
             yield self._speech(message["outputTranscription"])
         if "interimInputTranscription" in message:
-            self.unread["interimInputTranscription"] = "what the user is about to have said"
+            self.unread["interimInputTranscription"] = "speech of the user, half heard"
         if not message.keys() <= _NOT_SAID:
             fields = {name: value for name, value in message.items() if name not in _NOT_SAID}
             known = {name: value for name, value in fields.items() if name in _CANDIDATE_FIELDS}
