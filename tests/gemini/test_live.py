@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.live.answers import close_reason, refusal_frame, tool_errors
-from gemini_proxy.gemini.live.client import read_input, read_setup, transcribes, with_transcriptions
+from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
 from gemini_proxy.gemini.live.frames import FunctionName, read_client_frame, read_server_frame
 from gemini_proxy.gemini.live.server import TurnReader
 from gemini_proxy.gemini.merger import Merger
@@ -56,10 +56,15 @@ def test_client_frames_that_may_be_read_two_ways_are_refused(frame: bytes) -> No
         read_input(CALL, read_client_frame(frame))
 
 
-@pytest.mark.parametrize("model", [None, "", "gemini", "models/", "models/../x", "models/a b", "tunedModels/a", 1])
+HOSTILE_PLACE = "projects/p/locations/evil.example%2f/publishers/google/models/m"
+
+
+@pytest.mark.parametrize(
+    "model", [None, "", "gemini", "models/", "models/../x", "models/a b", "tunedModels/a", 1, HOSTILE_PLACE]
+)
 def test_a_setup_names_a_model(model: Any) -> None:
     with pytest.raises(BadRequest):
-        read_setup(CALL, read_client_frame(orjson.dumps({"setup": {"model": model}})))
+        names_in(read_client_frame(orjson.dumps({"setup": {"model": model}})))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +168,9 @@ def test_what_a_setup_says() -> None:
         "inputAudioTranscription": {"adaptationPhrases": [{"phrase": "Dublin"}]},
         "newThing": "say this",
     }
-    request = read_setup(CALL, read_client_frame(orjson.dumps({"setup": setup})))
-    assert request.model == "gemini-live-2.5-flash"
+    frame = read_client_frame(orjson.dumps({"setup": setup}))
+    assert names_in(frame) == {"project": "p", "location": "l", "model": "gemini-live-2.5-flash"}
+    request = read_setup(CALL, frame)
     said = "\n".join(message["content"] for message in request.messages)
     assert {"Be kind", "Dublin", "say this"} <= set(said.split("\n"))
     assert "h-1" not in f"{request.messages}{request.settings}" and "targetTokens" not in said

@@ -417,3 +417,27 @@ async def test_a_stop_ends_sessions_between_turns(live: LiveServer, tmp_path: Pa
         assert await busy.receive() == says("two.", complete=True)
         assert (await busy.closed())[0] == 1001
         await stopping
+
+
+async def test_vertex(live: LiveServer, start_proxy: StartProxy) -> None:
+    """Sessions of Vertex AI go to its host with the client's token; the setup says where that is."""
+    model = "projects/p-1/locations/europe-west4/publishers/google/models/gemini-live"
+    upstream = {"base_url": "http://127.0.0.1:9", "vertex": live.url}
+    proxy = await start_proxy(policy=POLICY, upstream=upstream)
+    path = "/ws/google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent"
+    live.script = lambda frame: [says("Cork", complete=True)]
+    headers = {"authorization": "Bearer ya29.token", "x-goog-user-project": "p-2"}
+    async with session(proxy.url, path, setup={"setup": {"model": model}}, headers=headers) as client:
+        await client.send(asks("Where?"))
+        assert await client.turn() == [says("Cork", complete=True)]
+    assert live.targets == [path]
+    assert {name: live.headers[0].get(name) for name in (*headers, "x-goog-api-key")} == {
+        **headers,
+        "x-goog-api-key": None,
+    }
+    trace = await proxy.trace()
+    assert trace.metadata["vertex"] == {"project": "p-1", "location": "europe-west4"}
+    assert trace.model == "gemini-live"
+    async with session(proxy.url, path, setup=None, headers=headers) as client:
+        await client.send({"setup": {"model": model.replace("europe-west4", "evil.example/")}})
+        assert (await client.closed())[0] == 1007

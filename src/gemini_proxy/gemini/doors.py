@@ -231,7 +231,7 @@ _FORCE: Final = frozenset({"force"})
 
 
 _PLACE: Final = "/{v}/projects/{project}/locations/{location}"
-_VERTEX: Final = ("/{v}/projects/", "/{v}/publishers/")
+_VERTEX: Final = ("/{v}/projects/", "/{v}/publishers/", "/ws/google.cloud.aiplatform.")
 
 
 def _verb(method: Method, *collections: str) -> tuple[str, ...]:
@@ -352,7 +352,10 @@ _ROWS: Final = (
         Method.LIVE,
         "live",
         "GET",
-        ("/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",),
+        (
+            "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",
+            "/ws/google.cloud.aiplatform.{v}.LlmBidiService/BidiGenerateContent",
+        ),
         generates=True,
         streams=True,
         transport="websocket",

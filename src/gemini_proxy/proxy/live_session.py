@@ -18,7 +18,7 @@ from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
 from gemini_proxy.gemini.framing.frames import Frame
 from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
-from gemini_proxy.gemini.live.client import read_input, read_setup, transcribes, with_transcriptions
+from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
 from gemini_proxy.gemini.live.frames import (
     ClientFrame,
     FunctionName,
@@ -152,6 +152,7 @@ class LiveSession:
         self._new_exchange = new_exchange
         self._spend = spend
         self._lock = asyncio.Lock()
+        self._names: Mapping[str, str] = {}
         self._transcribed = False
         self._base: GeminiRequest | None = None
         self._call: ModelCall | None = None
@@ -168,6 +169,11 @@ class LiveSession:
         self._recorded = False
 
     @property
+    def call(self) -> ModelCall:
+        """Return the call, with the names that its setup has in the place of a path."""
+        return self._exchange().call
+
+    @property
     def idle(self) -> bool:
         """True between turns: nothing that anybody said waits for an answer."""
         return self._turn is None and not self._lock.locked()
@@ -178,6 +184,7 @@ class LiveSession:
         frame = read_client_frame(data)
         if frame.kind != "setup":
             raise BadRequest("The first frame of a session must be its setup")
+        self._names = names_in(frame)
         exchange = self._exchange()
         exchange.request = read_setup(exchange.call, frame)
         await self._reader.follow_references(exchange)
@@ -494,6 +501,7 @@ class LiveSession:
     def _exchange(self, before: Exchange | None = None) -> Exchange:
         """Return a new exchange, which goes on with the approvals of ``before``."""
         exchange = self._new_exchange()
+        exchange.call = replace(exchange.call, names=self._names)
         exchange.settled = len(self._conversation)
         exchange.body = b"{}"
         exchange.response.head(200, CIMultiDict(), streams=False)

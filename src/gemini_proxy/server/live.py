@@ -24,13 +24,14 @@ from gemini_proxy.errors import (
     UpstreamTimeout,
     origin_of,
 )
+from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.live.answers import close_reason, go_away
-from gemini_proxy.proxy.credentials import client_of
+from gemini_proxy.proxy.credentials import client_of, goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings, SessionTooLarge
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
-from gemini_proxy.proxy.upstream import upstream_headers
+from gemini_proxy.proxy.upstream import upstream_headers, vertex_url
 from gemini_proxy.sections import Upstream as UpstreamConfig
 from gemini_proxy.server.app_keys import (
     ADDRESS,
@@ -105,10 +106,15 @@ class LiveDoor:
         finally:
             self._relays.discard(relay)
 
-    async def connect(self, target: str, headers: Mapping[str, str], max_frame_bytes: int) -> Server:
+    def _base_url(self, call: ModelCall) -> str:
+        if call.host != "vertex":
+            return self._config.base_url
+        return vertex_url(call.location) if self._config.vertex == "google" else self._config.vertex
+
+    async def connect(self, call: ModelCall, headers: Mapping[str, str], max_frame_bytes: int) -> Server:
         """Open a session upstream. Raises UpstreamError with a sentence that names its status, UpstreamTimeout."""
         assert self._http is not None
-        url = URL(self._config.base_url.rstrip("/") + target, encoded=True)
+        url = URL(self._base_url(call) + call.upstream_target, encoded=True)
         try:
             async with asyncio.timeout(self._config.connect_timeout + self._config.read_timeout):
                 return await self._http.ws_connect(
@@ -164,7 +170,10 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
     first = _new_exchange(request)
     first.rules = await setup.reader.read_rules(first, request.headers)
     headers = upstream_headers(
-        request.headers, request[CREDENTIALS].gemini or "", setup.config.upstream.forward_headers
+        request.headers,
+        request[CREDENTIALS].gemini or "",
+        setup.config.upstream.forward_headers,
+        bearer=goes_as_bearer(request[CREDENTIALS], request[CALL]),
     )
     relay = _Relay(request, client, setup, first, {k: v for k, v in headers.items() if k not in _NOT_FORWARDED})
     with request.app[LIVE].opened(relay, setup.config.live.max_sessions):
@@ -266,9 +275,7 @@ class _Relay:
         setup = await self._session.start(frame.data)
         live = self._request.app[LIVE]
         try:
-            server = await live.connect(
-                self._request[CALL].upstream_target, self._headers, self._config.live.max_frame_bytes
-            )
+            server = await live.connect(self._session.call, self._headers, self._config.live.max_frame_bytes)
         except RefusedHandshake as refused:
             self._settle(False if refused.upstream_status in (401, 403) else None)
             raise

@@ -35,9 +35,11 @@ _CONTROL: Final = control_fields(
 )
 """Fields of a setup that steer the session and carry no text to the model."""
 _BLOB: Final = spellings("data", "mimeType")
+_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _MODEL: Final = re.compile(
-    r"models/[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-    r"|(?:projects/[a-z0-9:.-]{1,60}/locations/[a-z0-9-]{1,40}/)?publishers/google/models/[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+    # The location becomes part of a host's name: no other character may be in it.
+    r"(?:(?:projects/(?P<project>[a-z0-9][a-z0-9:.-]{0,59})/locations/(?P<location>[a-z0-9-]{1,40})/)?publishers/google/)?"
+    rf"models/(?P<model>{_NAME})"
 )
 _OPENING: Final = re.compile(rb'\s*\{\s*"setup"\s*:\s*\{')
 
@@ -48,7 +50,6 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     A handle of an earlier session stands for a conversation that no rule has read here.
     """
     setup = frame.message
-    model = _model(setup)
     request = request_of(call, {name: value for name, value in setup.items() if name not in _SESSION_FIELDS})
     session = {name: value for name, value in setup.items() if name in _SESSION_FIELDS}
     unchecked = list(request.unchecked)
@@ -68,17 +69,19 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
         stored=(*request.stored, *said.messages),
         settings={**request.settings, **session},
         unchecked=(*unchecked, *said.unchecked),
-        model=model,
         streams=True,
     )
 
 
-def _model(setup: JsonObject) -> str:
-    """Return the name of the model of a setup. Raises BadRequest if it names none, or something else."""
-    model = a_string(field(setup, "model"), "setup.model")
-    if not _MODEL.fullmatch(model):
+def names_in(frame: ClientFrame) -> Mapping[str, str]:
+    """Return the model that a setup names, and its project and location if it does. Raises BadRequest if it does not.
+
+    They are those that other calls have in their path.
+    """
+    match = _MODEL.fullmatch(a_string(field(frame.message, "model"), "setup.model"))
+    if match is None:
         raise BadRequest('"setup.model" must name a model, such as "models/gemini-live-2.5-flash"')
-    return model.rpartition("/")[2]
+    return {name: value for name, value in match.groupdict().items() if value is not None}
 
 
 def transcribes(frame: ClientFrame) -> bool:
