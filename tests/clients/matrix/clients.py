@@ -45,6 +45,14 @@ CLIENTS: Final = (
         folder="google_genai",
         operations=_with("chat"),
     ),
+    Client(
+        "google-genai (Vertex AI)",
+        "python",
+        "google_genai_vertex",
+        _GOOGLE_GENAI,
+        folder="google_genai",
+        operations=_with("chat"),
+    ),
     Client("@google/genai", "node", "genai", ("@google/genai@3.3.0",), operations=_with("chat")),
     Client(
         "gemini-cli",

@@ -58,7 +58,8 @@ async def setting(folder: Path) -> AsyncIterator[Setting]:
             own = folder / before
             own.mkdir()
             policy = None if before is Before.OPEN else POLICY
-            proxy = await stack.enter_async_context(proxy_before(upstream.url, own, policy=policy, **sections))
+            behind = {"upstream": {"vertex": upstream.url}, **sections}
+            proxy = await stack.enter_async_context(proxy_before(upstream.url, own, policy=policy, **behind))
             port = int(proxy.url.rpartition(":")[2])
             taps[before] = await stack.enter_async_context(Relay(port))
         yield Setting(upstream, taps)

@@ -1,5 +1,7 @@
 """google-genai, its blocking half."""
 
+from collections.abc import Callable, Mapping
+
 from google import genai
 from google.genai import types
 
@@ -18,18 +20,14 @@ def client(base_url: str) -> genai.Client:
     return genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=base_url))
 
 
-def unary(base_url: str, config: types.GenerateContentConfig | None = None) -> Ask:
-    opened = client(base_url)
-
+def unary(opened: genai.Client, config: types.GenerateContentConfig | None = None) -> Ask:
     def ask(prompt: str, say: Say) -> None:
         say(opened.models.generate_content(model=MODEL, contents=prompt, config=config).text or "")
 
     return ask
 
 
-def stream(base_url: str, config: types.GenerateContentConfig | None = None) -> Ask:
-    opened = client(base_url)
-
+def stream(opened: genai.Client, config: types.GenerateContentConfig | None = None) -> Ask:
     def ask(prompt: str, say: Say) -> None:
         for chunk in opened.models.generate_content_stream(model=MODEL, contents=prompt, config=config):
             say(chunk.text or "")
@@ -37,8 +35,7 @@ def stream(base_url: str, config: types.GenerateContentConfig | None = None) -> 
     return ask
 
 
-def chat(base_url: str) -> Ask:
-    opened = client(base_url)
+def chat(opened: genai.Client) -> Ask:
     kept = opened.chats.create(model=MODEL)
 
     def ask(prompt: str, say: Say) -> None:
@@ -50,14 +47,17 @@ def chat(base_url: str) -> Ask:
     return ask
 
 
+def operations(open_client: Callable[[str], genai.Client]) -> Mapping[str, Callable[[str], Ask]]:
+    """What a client does that ``open_client`` makes of a base URL."""
+    return {
+        "unary": lambda base_url: unary(open_client(base_url)),
+        "stream": lambda base_url: stream(open_client(base_url)),
+        "structured": lambda base_url: stream(open_client(base_url), STRUCTURED),
+        "tool": lambda base_url: unary(open_client(base_url), WITH_TOOLS),
+        "tool_stream": lambda base_url: stream(open_client(base_url), WITH_TOOLS),
+        "chat": lambda base_url: chat(open_client(base_url)),
+    }
+
+
 if __name__ == "__main__":
-    serve(
-        {
-            "unary": unary,
-            "stream": stream,
-            "structured": lambda base_url: stream(base_url, STRUCTURED),
-            "tool": lambda base_url: unary(base_url, WITH_TOOLS),
-            "tool_stream": lambda base_url: stream(base_url, WITH_TOOLS),
-            "chat": chat,
-        }
-    )
+    serve(operations(client))
