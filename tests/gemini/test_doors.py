@@ -1,5 +1,6 @@
 """The table of doors: no method of Google's SDK is unknown, and nothing but the table's paths goes upstream."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from gemini_proxy.gemini.wires import WIRES
 from tests.gemini.doors_table import DOCUMENT, written
 
 OPEN = dict.fromkeys(DOORS, Duty.PASS)
+NODE = Path(os.environ.get("TEST_NODE_MODULES", "/nonexistent"))
 SDK = Path(google.genai.__file__).parent
 STATED = re.compile(r"""path = '([^'?]*)[^']*'(?:\.format_map)?""")
 ASKED = re.compile(r"""request(?:_streamed)?\(\s*'(\w+)'|http_method\s*=\s*'(\w+)'""")
@@ -59,6 +61,45 @@ def sdk_paths() -> Iterator[tuple[str, str]]:
             yield method, re.sub(r"\{\w+\}", "x", path.replace("{api_version}", "v1"))
 
 
+ON_VERTEX = re.compile(
+    r"if self\._api_client\.vertexai:\n(?:(?!else:\n {6}request_dict).){0,500}?path = '([^'?]*)", re.DOTALL
+)
+VERTEX_NAMES = {
+    "model": ["publishers/google/models/m"],
+    "resourceName": ["publishers/google/models/m"],
+    "operationName": ["publishers/google/models/m/operations/o", "operations/o"],
+    "models_url": ["publishers/google/models", "models"],
+    "parent": [""],
+}
+VERTEX_NAMED = {"caches.py": ["cachedContents/c"], "tunings.py": ["tuningJobs/j"], "models.py": ["models/m"]}
+
+
+def vertex_paths() -> Iterator[tuple[str, str]]:
+    """The same of what it calls on Vertex AI, within a project's location."""
+    for file in sorted(SDK.glob("[a-z]*.py")):
+        source = file.read_text()
+        for stated in ON_VERTEX.finditer(source):
+            asked = ASKED.search(source, stated.end(), stated.end() + 2500)
+            if asked is None:
+                continue
+            name = re.search(r"\{(\w+)\}", stated[1])
+            values = (VERTEX_NAMES.get(name[1]) or VERTEX_NAMED.get(file.name, ["x"])) if name else [""]
+            if stated[1] == "{model}":
+                values = ["models/m"]
+            for value in values:
+                path = stated[1].replace(name[0], value) if name else stated[1]
+                yield (asked[1] or asked[2]).upper(), f"/v1beta1/projects/p/locations/us/{path.lstrip('/')}"
+
+
+def node_paths() -> Iterator[tuple[str, str]]:
+    """The same of @google/genai, each path in every form that it may have."""
+    source = (NODE / "@google" / "genai" / "dist" / "node" / "index.mjs").read_text()
+    for stated in re.finditer(r"formatMap\('([^'?]*)", source):
+        asked = re.search(r"httpMethod: '(\w+)'", source[stated.end() : stated.end() + 1500])
+        if asked is not None:
+            yield asked[1], stated[1]
+
+
 def filled(path: str, file: str) -> Iterator[str]:
     """The paths that ``path`` may become."""
     path = re.sub(r"\{+api_version\}+", "v1", path)
@@ -76,6 +117,30 @@ def test_every_method_of_the_sdk_has_a_door() -> None:
     paths = {(method, f"/{path.lstrip('/')}") for method, path in sdk_paths() if not OF_VERTEX.search(path)}
     unknown = [(method, path) for method, path in paths if not any(match.row.http == method for match in matches(path))]
     assert sorted(unknown) == [] and len(paths) > 70
+
+
+def test_every_method_of_the_sdk_on_vertex_has_a_door() -> None:
+    paths = set(vertex_paths())
+    unknown = [(method, path) for method, path in paths if not any(match.row.http == method for match in matches(path))]
+    assert sorted(unknown) == [] and len(paths) > 20
+
+
+@pytest.mark.skipif(not (NODE / "@google" / "genai").is_dir(), reason="TEST_NODE_MODULES names no @google/genai")
+def test_every_method_of_the_sdk_for_node_has_a_door() -> None:
+    kept = [name for names in NAMED.values() for name in names]
+    unknown, known = [], 0
+    for method, stated in set(node_paths()):
+        if stated.startswith(("batchPredictionJobs", "{parent}/tuningJobs")):
+            continue
+        forms = [form for file in (*NAMED, "") for form in filled(stated, file)]
+        forms += [form for name in kept for form in filled(stated.replace("{name}", name), "")]
+        place = "/v1beta1/projects/p/locations/us/"
+        forms += [place + stated.replace("{model}", "publishers/google/models/m")]
+        if any(match.row.http == method for form in forms for match in matches(f"/{form.lstrip('/')}")):
+            known += 1
+        else:
+            unknown.append((method, stated))
+    assert unknown == [] and known > 25
 
 
 def test_the_document_has_the_table() -> None:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode
 
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
-from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, ROWS, Duty, Host, Match, Method, Row, matches
+from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, Duty, Host, Match, Method, Row, matches
 
 DEFAULT_VERSION = "v1beta"
 """The version that clients mean that leave it out (litellm)."""
@@ -55,12 +55,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A call that the proxy serves. ``path`` is the upstream's, ``names`` what stands in the braces of its shape.
+    """A call that the proxy serves, by its ``row`` in the table of doors.
 
-    ``host`` is the API that serves it: the Gemini API, or Vertex AI in the call's ``location``.
+    ``path`` is the upstream's, ``names`` what stands in the braces of its shape. ``host`` is the API that serves it:
+    the Gemini API, or Vertex AI in the call's ``location``.
     """
 
-    method: Method
+    row: Row
     version: str
     path: str
     names: Mapping[str, str]
@@ -70,13 +71,12 @@ class ModelCall:
     duty: Duty = Duty.GUARD
 
     @property
-    def row(self) -> Row:
-        """The call's row in the table of doors."""
-        return ROWS[self.method]
+    def method(self) -> Method:
+        return self.row.method
 
     @property
     def http_method(self) -> str:
-        return ROWS[self.method].http
+        return self.row.http
 
     @property
     def model(self) -> str | None:
@@ -91,17 +91,17 @@ class ModelCall:
     @property
     def guarded(self) -> bool:
         """True if what goes through is checked, and recorded: not for a door that is passed or carries nothing."""
-        return self.duty is Duty.GUARD and not ROWS[self.method].bare
+        return self.duty is Duty.GUARD and not self.row.bare
 
     @property
     def generates(self) -> bool:
         """True if the response is what a model wrote, and is checked as well."""
-        return ROWS[self.method].generates and self.duty is Duty.GUARD
+        return self.row.generates and self.duty is Duty.GUARD
 
     @property
     def streams(self) -> bool:
         """True if the path alone says that the response is a stream."""
-        return ROWS[self.method].streams
+        return self.row.streams
 
     @property
     def upstream_target(self) -> str:
@@ -123,7 +123,7 @@ def read_call(http_method: str, target: str, duties: Mapping[str, Duty] = DEFAUL
     path, _, raw_query = target.partition("?")
     read = _plain_call if raw_query in _PLAIN_QUERIES else _call
     call = read(http_method, path, raw_query)
-    door = ROWS[call.method].door
+    door = call.row.door
     duty = duties[door]
     if duty is Duty.DENY:
         raise NotFound(_closed(door))
@@ -139,7 +139,7 @@ def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
     match = _match(http_method, within)
     version = match.names.get("v", _DEFAULT_VERSIONS[match.host])
     return ModelCall(
-        method=match.row.method,
+        row=match.row,
         version=version,
         path=match.upstream_path(version),
         names={name: value for name, value in match.names.items() if name != "v"},
