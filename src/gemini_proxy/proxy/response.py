@@ -73,13 +73,17 @@ class ClientResponse:
         """Show a waiting SSE client that the connection lives: begin the event that will come, then add a space to it.
 
         White space before an event's JSON is the one thing that every client ignores; comments break several. Nothing
-        is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON.
+        is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON. Before one
+        with a name a comment is sent.
         """
         if self._event_open:
             await self.http.write(b" ")
         elif following.startswith(b"data:") and not following[len(b"data:") :].lstrip().startswith(b"[DONE]"):
             await self.write(b"data: ")
             self._event_open = True
+        elif following.startswith(b"event:"):
+            # Clients of streams whose events have names read comments.
+            await self.write(b":\n")
 
     async def finish(self, last: bytes) -> web.StreamResponse:
         """Send the last bytes and return the response; aiohttp sends its end after the middlewares have returned."""

@@ -1,5 +1,6 @@
 """What an interaction says is the same whole or in events, and never read in two ways."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.errors import DecodeError
+from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.framing.sse import SseFraming
+from gemini_proxy.gemini.interactions.request import read_request
 from gemini_proxy.gemini.interactions.response import InteractionReader
 from gemini_proxy.gemini.refusal import Refusal, StreamState
 from tests.gemini.interactions.streams import (
@@ -307,3 +309,35 @@ def test_a_refusal_ends_the_stream_that_the_client_has_seen(left: int, feedback:
         assert last["interaction"]["status"] == "incomplete"
     else:
         assert last["error"] == {"code": "content_blocked", "message": refusal.text}
+
+
+WORDS = st.sampled_from(
+    "event_type step.start step.delta step.stop interaction.completed interaction.created error index step delta type "
+    "text model_output thought function_call google_search_call google_search_result code_execution_result "
+    "arguments arguments_delta thought_summary content summary result name id steps status interaction output_text "
+    "data mime_type image document usage metadata total_usage annotations error signature user_input call_id".split()
+)
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+ODD_FRAME = st.dictionaries(WORDS, ODD, max_size=5) | st.builds(
+    lambda kind, fields: {**fields, "event_type": kind, "index": 0},
+    st.sampled_from(["step.start", "step.delta", "step.stop", "interaction.completed", "error"]),
+    st.dictionaries(WORDS, ODD, max_size=4),
+)
+
+
+@settings(max_examples=80)
+@given(st.lists(ODD_FRAME, max_size=4))
+def test_odd_frames_are_read_or_refused(frames: list[dict[str, Any]]) -> None:
+    with contextlib.suppress(DecodeError):
+        said(*frames)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(WORDS | st.sampled_from(["input", "tools", "system_instruction"]), ODD, max_size=5))
+def test_odd_requests_are_read_or_refused(body: dict[str, Any]) -> None:
+    with contextlib.suppress(BadRequest):
+        read_request(orjson.dumps(body))

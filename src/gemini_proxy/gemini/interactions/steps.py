@@ -57,7 +57,8 @@ _NO_CALLS: Final = frozenset(("user_input", "model_output", "thought"))
 
 def is_content(item: JsonObject) -> bool:
     """Return whether an element of an input is a content, and not a step."""
-    return item.get("type") in _CONTENTS
+    kind = item.get("type")
+    return isinstance(kind, str) and kind in _CONTENTS
 
 
 def is_client_call(kind: str) -> bool:

@@ -56,9 +56,9 @@ class InteractionPlaces:
 
     def ends(self, run: Run, payload: Payload) -> bool:
         match payload.get("event_type"):
-            case "step.start" | "step.stop":
+            case "step.stop":
                 return run[1] == "whole" or run[2] == payload.get("index", 0)
-            case "step.delta":
+            case "step.start" | "step.delta":
                 return run[1] == "whole"
             case _:
                 return True
