@@ -280,7 +280,7 @@ class DoorDuties(Section):
     def unchecked(self) -> tuple[str, ...]:
         """A sentence for each door that is open and unguarded."""
         return tuple(
-            f'doors.{name} = "pass": {DOORS[name].about} go through unchecked'
+            f'doors.{name} = "pass": {DOORS[name].about}: unchecked'
             for name, duty in self.duties.items()
             if duty is Duty.PASS and not carries_nothing(name)
         )

@@ -201,9 +201,22 @@ def test_a_service_that_is_the_server_itself(tmp_path: Path, command: str, liste
     remote: Sections = {"guardrails": {"engine": "remote"}, "guardrails.remote": {"url": url, "api_key": "inv-x"}}
     push: Sections = {"explorer.push": {"url": url, "api_key": "inv-x"}}
     own: Sections = {"upstream": {"base_url": url}}
-    for sections in (own, remote, push):
+    vertex: Sections = {"upstream": {"vertex": url}}
+    for sections in (own, vertex, remote, push):
         result = invoke(configured(tmp_path, {**common, **sections}), command)
         assert result.exit_code == 78 and "is this server itself" in result.stderr
+
+
+def test_doors_take_the_duties_that_they_allow(tmp_path: Path) -> None:
+    """What is let through unchecked is said; what cannot be is a fault."""
+    result = invoke(configured(tmp_path, {"doors": {"batches": "pass", "models": "deny"}}), "check-config")
+    assert result.exit_code == 0
+    assert [line for line in result.output.splitlines() if line.startswith("doors.")] == [
+        'doors.batches = "pass": many requests at once, whose responses come later: unchecked'
+    ]
+    for door, duty in (("generate", "pass"), ("legacy", "guard"), ("models", "guard"), ("doors", "deny")):
+        result = invoke(configured(tmp_path, {"doors": {door: duty}}), "check-config")
+        assert result.exit_code == 78 and f"doors.{door}: " in result.stderr
 
 
 def test_a_service_that_is_another_on_this_machine(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ async def test_the_sdk_on_vertex(start_proxy: StartProxy, upstream: ScriptedUpst
     upstream.reply(unary({"tokensInfo": [{"role": "user", "tokens": ["d2hlcmU="], "tokenIds": ["1"]}]}))
     computed = await asyncio.to_thread(client.models.compute_tokens, model=MODEL, contents="where")
     assert counted.total_tokens == 3 and computed.tokens_info is not None
+    upstream.reply(unary({"predictions": [{"embeddings": {"values": [0.5]}}]}))
+    embedded = await asyncio.to_thread(client.models.embed_content, model="text-embedding-005", contents="where")
+    assert embedded.embeddings and embedded.embeddings[0].values == [0.5]
+    with pytest.raises(errors.ClientError, match="no Dublin"):
+        await asyncio.to_thread(client.models.embed_content, model="text-embedding-005", contents="Dublin")
     for ask in (client.models.generate_content, client.models.count_tokens, client.models.compute_tokens):
         with pytest.raises(errors.ClientError, match="no Dublin"):
             await asyncio.to_thread(ask, model=MODEL, contents="Dublin")
@@ -91,6 +96,17 @@ async def test_the_operators_key_is_for_the_gemini_api_alone(
     async with aiohttp.request("POST", f"{proxy.url}{MODELS}:generateContent", json=prompt("hi")) as response:
         assert (response.status, upstream.calls) == (400, [])
         assert "Missing LLM Provider API Key" in await response.text()
+
+
+async def test_a_judge_gets_no_token(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """A judge without a key of its own would ask the Gemini API with the client's, which this one is not for."""
+    judged = 'from invariant.detectors import decision\n\nraise "no" if:\n    (m: Message)\n    decision("Is it?", m)\n'
+    places = {"vertex": NOWHERE, "base_url": upstream.url}
+    proxy = await start_proxy(policy=judged, upstream=places, guardrails={"judge": {"model": "judge-1"}})
+    headers, url = {"authorization": f"Bearer {TOKEN}"}, f"{proxy.url}{MODELS}:generateContent"
+    async with aiohttp.request("POST", url, json=prompt("hi"), headers=headers) as response:
+        assert response.status == 400 and "guardrails.judge.api_key" in await response.text()
+    assert upstream.calls == []
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from pathlib import Path
 from gemini_proxy.gemini.doors import DOORS, ROWS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doors.md"
-_DOORS = re.compile(r"(?<=<!-- doors -->\n)\n.*?(?=\n<!-- end -->)", re.DOTALL)
-_METHODS = re.compile(r"(?<=<!-- methods -->\n)\n.*?(?=\n<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (doors|methods) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
 def doors() -> str:
@@ -31,7 +30,8 @@ def methods() -> str:
 
 def written(text: str) -> str:
     """Return the document with the tables as they are now."""
-    return _METHODS.sub(lambda _: methods(), _DOORS.sub(lambda _: doors(), text))
+    tables = {"doors": doors, "methods": methods}
+    return _TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]()}\n{found[3]}", text)
 
 
 if __name__ == "__main__":

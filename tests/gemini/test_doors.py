@@ -14,7 +14,7 @@ from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, ROWS, Duty, Row, matches
 from gemini_proxy.gemini.wires import WIRES
-from tests.gemini.doors_table import DOCUMENT, written
+from tests.gemini.doors_table import DOCUMENT, doors, methods, written
 
 OPEN = dict.fromkeys(DOORS, Duty.PASS)
 NODE = Path(os.environ.get("TEST_NODE_MODULES", "/nonexistent"))
@@ -147,6 +147,7 @@ def test_the_document_has_the_table() -> None:
     """``python -m tests.gemini.doors_table`` writes it."""
     text = DOCUMENT.read_text()
     assert written(text) == text
+    assert doors() in text and methods() in text
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.method)
