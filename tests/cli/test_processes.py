@@ -22,9 +22,10 @@ from tests.cli.test_serve import EVENTS, STREAM, UNARY, refused
 from tests.explorer.api import SECRETIVE, Api
 from tests.support.feed_server import listening
 from tests.support.proxy import prompt
-from tests.support.upstream import ScriptedUpstream, candidate, stream, unary
+from tests.support.upstream import Reply, ScriptedUpstream, candidate, stream, unary
 
 SOON = 60.0
+FINAL = {"x-goog-upload-status": "final"}
 TWO = {"listen": ["127.0.0.1:0"], "processes": 2}
 
 
@@ -296,3 +297,34 @@ async def test_what_is_wrong_with_the_configuration_is_said_once(tmp_path: Path)
     code, out, err = await run("--config", str(config), "serve")
     assert (code, out) == (78, "")
     assert err.count("broken.gr:3:") == 1 and "Traceback" not in err and "started again" not in err
+
+
+async def test_an_upload_goes_on_in_whichever_process_its_bytes_come_to(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    """The one that began it checks and sends it; once that has ended, the other says that there is no such upload."""
+    address = {"x-goog-upload-url": "https://example.com/upload/v1beta/files?upload_id=u"}
+    upstream.reply(Reply(headers=address, chunked=False), unary({"file": {"name": "files/f"}}, headers=FINAL))
+    config = write_config(tmp_path, server=TWO, upstream={"base_url": upstream.url})
+    start = {
+        "x-goog-upload-protocol": "resumable",
+        "x-goog-upload-command": "start",
+        "x-goog-upload-header-content-length": "300000",
+        "x-goog-upload-header-content-type": "text/plain",
+    }
+    async with serving(config) as server:
+        first, second = children(server)
+        urls = []
+        async with calling(server, first) as session:
+            for _ in range(2):
+                async with session.post(f"{server.url}/upload/v1beta/files", headers=start) as response:
+                    urls.append(response.headers["x-goog-upload-url"])
+        async with calling(server, second) as session:
+            for command, offset, said in (("upload", 0, "active"), ("upload, finalize", 150_000, "final")):
+                chunk = {"x-goog-upload-command": command, "x-goog-upload-offset": str(offset)}
+                async with session.post(urls[0], data=b"a" * 150_000, headers=chunk) as response:
+                    assert (response.status, response.headers["x-goog-upload-status"]) == (200, said)
+            assert upstream.calls[-1].body == b"a" * 300_000
+            os.kill(first, signal.SIGKILL)
+            async with session.post(urls[1], data=b"a", headers={"x-goog-upload-command": "upload"}) as response:
+                assert (response.status, response.headers["x-goog-upload-status"]) == (404, "cancelled")

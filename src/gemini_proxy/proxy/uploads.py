@@ -21,6 +21,8 @@ from gemini_proxy.sections import Files
 
 MOST_UPLOADS: Final = 1_000
 """Uploads under way in one process: each holds a descriptor."""
+_DIGITS: Final = 4
+"""Of the number of a process."""
 _LOOK: Final = 30.0
 """Seconds between two looks for uploads that nobody goes on with."""
 _WRITTEN: Final = 1_048_576
@@ -59,11 +61,15 @@ class Upload:
 
 
 class Uploads:
-    """The uploads of this process. ``settings`` are asked each time; ``processes`` share what may be spooled."""
+    """The uploads of this process. ``settings`` are asked each time; ``processes`` share what may be spooled.
 
-    def __init__(self, settings: Callable[[], Files], processes: int = 1) -> None:
+    ``number`` is that of this process among them, and stands before every token.
+    """
+
+    def __init__(self, settings: Callable[[], Files], processes: int = 1, number: int = 1) -> None:
         self._settings = settings
         self._processes = processes
+        self._number = number
         self._uploads: dict[str, Upload] = {}
 
     async def begin(
@@ -86,13 +92,30 @@ class Uploads:
             raise Unavailable("The server has as many uploads under way as it may; try again later")
         with _spooling():
             file = await asyncio.to_thread(_file, settings.folder)
-        upload = Upload(secrets.token_urlsafe(32), call, credentials, owner, client, headers, body, announced, file)
+        upload = Upload(
+            f"{self._number}-{secrets.token_urlsafe(32)}",
+            call,
+            credentials,
+            owner,
+            client,
+            headers,
+            body,
+            announced,
+            file,
+        )
         self._uploads[upload.token] = upload
         return upload
 
     def find(self, token: str) -> Upload | None:
         """Return the upload of that token, None if it has ended or is another process's."""
         return self._uploads.get(token)
+
+    def process_of(self, token: str) -> int | None:
+        """Return the number of the other process of this server that a token is of; None if it is of none."""
+        number, _, secret = token.partition("-")
+        if not secret or not number.isdecimal() or len(number) > _DIGITS:
+            return None
+        return int(number) if 1 <= int(number) <= self._processes and int(number) != self._number else None
 
     @contextlib.contextmanager
     def at_work(self, upload: Upload) -> Iterator[None]:

@@ -148,7 +148,7 @@ def create_app(
             await app[LIMITER].learn(budgets)
             tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
             tasks.keep(memory.give_back_regularly, "memory")
-            app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes)
+            app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes, group.number)
             stack.callback(uploads.close)
             tasks.keep(uploads.run, "uploads")
             app[UPSTREAM] = upstream = Upstream(config.upstream, config.upstream.base_url)

@@ -22,6 +22,7 @@ from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
+from gemini_proxy.server.siblings import Siblings
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.traces.alerts.notebook import Notebook
 
@@ -38,14 +39,15 @@ class State:
 class Group:
     """This process among those of the server: its number from 1 on, and how many there are.
 
-    ``metrics`` are what all of them count, ``share`` is the part of this one in their connections; both are None where
-    there is only this one.
+    ``metrics`` are what all of them count, ``share`` is the part of this one in their connections, ``siblings`` are the
+    others, to which it passes requests; all are None where there is only this one.
     """
 
     number: int = 1
     processes: int = 1
     metrics: SharedMetrics | None = None
     share: Share | None = None
+    siblings: Siblings | None = None
 
 
 @dataclass(frozen=True, slots=True)

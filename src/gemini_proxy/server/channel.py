@@ -25,6 +25,7 @@ class Start:
     """What a child is to do, the first message to it.
 
     ``sources`` are what it serves with, as another child packed them; None where it has to read ``config_file``.
+    In ``folder`` each has a socket by which the others reach it; None where there is none.
     ``pages`` are the descriptors of all processes' metrics, ``balance`` is that of their connections. ``alive_every``
     is how often it shows that its event loop turns, in seconds.
     """
@@ -39,6 +40,7 @@ class Start:
     pages: tuple[int, ...]
     balance: int
     alive_every: float | None
+    folder: Path | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.reload import Load as LoadAgain
 from gemini_proxy.server.reload import Reloader
 from gemini_proxy.server.shared_metrics import Page, SharedMetrics
+from gemini_proxy.server.siblings import Siblings
 from gemini_proxy.server.sources import Sources, compile_sources
 
 
@@ -25,7 +26,9 @@ def group_of(start: Start) -> Group:
     """Where a child stands among the processes of its server."""
     pages = [Page(descriptor) for descriptor in start.pages]
     metrics = SharedMetrics(pages, start.number)
-    return Group(start.number, start.processes, metrics, Share(Balance(start.balance), start.number))
+    share = Share(Balance(start.balance), start.number)
+    siblings = Siblings(start.folder, start.number) if start.folder is not None else None
+    return Group(start.number, start.processes, metrics, share, siblings)
 
 
 def listeners_of(start: Start) -> list[Listener]:

@@ -28,10 +28,11 @@ from gemini_proxy.server.app_keys import (
     OWNER,
     SETUPS,
     UPLOAD,
+    UPLOADS,
 )
 from gemini_proxy.server.exchanges import configured_key, operators_key, run_exchange
 from gemini_proxy.server.limits import Client
-from gemini_proxy.server.uploads import find_upload
+from gemini_proxy.server.uploads import pass_on
 from gemini_proxy.traces.datasets import UNNAMED
 
 _UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"})
@@ -55,7 +56,10 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     request[ADDRESS] = request.app[PEERS].client(request)
     if call.method is Method.UPLOAD_CHUNK:
         # Clients send no key with the bytes: the address of the upload is as secret as one.
-        request[UPLOAD] = upload = find_upload(request, call.names["id"])
+        upload = request.app[UPLOADS].find(call.names["id"])
+        if upload is None:
+            return await pass_on(request, call.names["id"])
+        request[UPLOAD] = upload
         request[CREDENTIALS], request[OWNER] = upload.credentials, upload.owner
         return await handler(request)
     request[CREDENTIALS] = credentials = read_credentials(

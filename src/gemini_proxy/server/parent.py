@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -152,6 +154,10 @@ class Parent:
         self._pages = [os.memfd_create(f"metrics-{number}") for number in range(plan.processes + 1)]
         self._page = Page(self._pages[0])
         self._connections, self._balance = Balance.create(plan.processes)
+        self._folder: Path | None = None
+        # Without a folder of theirs the processes do all but pass requests to each other.
+        with contextlib.suppress(OSError):
+            self._folder = Path(tempfile.mkdtemp(prefix="gemini-proxy-"))
 
     async def run(self, announce: Callable[[], None]) -> int:
         """Serve until SIGTERM or SIGINT, and return the exit code.
@@ -247,6 +253,7 @@ class Parent:
             pages=tuple(self._pages),
             balance=self._connections,
             alive_every=self._plan.watchdog / 2 if self._plan.watchdog else None,
+            folder=self._folder,
         )
         return _Child(process, channel, start)
 
@@ -314,3 +321,5 @@ class Parent:
             for child in self._children.values():
                 child.tell(signal.SIGKILL)
         await self._tasks.close(1.0 if self._children else 0.0)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

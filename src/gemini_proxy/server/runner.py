@@ -230,12 +230,16 @@ async def accepting(app: web.Application, listeners: Sequence[Listener], shutdow
     runner = Runner(app, shutdown_grace)
     share = app[GROUP].share
     acceptors: list[Acceptor] = []
+    siblings = app[GROUP].siblings
+    stack = contextlib.AsyncExitStack()
     try:
         await runner.setup()
         server = runner.server
         assert server is not None
         if share is not None:
             share.begin()
+        if siblings is not None:
+            await stack.enter_async_context(siblings.listening(server))
         acceptors += [Acceptor(listener, server, app[TASKS], share) for listener in listeners]
         for acceptor in acceptors:
             acceptor.start()
@@ -246,6 +250,7 @@ async def accepting(app: web.Application, listeners: Sequence[Listener], shutdow
             share.end()
         for acceptor in acceptors:
             await acceptor.stop()
+        await stack.aclose()
         await runner.cleanup()
 
 

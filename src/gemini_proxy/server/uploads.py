@@ -1,6 +1,7 @@
 """Takes uploads of files by the resumable protocol, and sends a file on once all of it has been checked."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator
@@ -39,6 +40,7 @@ from gemini_proxy.server.app_keys import (
     CALL,
     CONFIG,
     CREDENTIALS,
+    GROUP,
     KEY_TAKEN,
     OWNER,
     SETUPS,
@@ -47,6 +49,7 @@ from gemini_proxy.server.app_keys import (
     UPSTREAM,
 )
 from gemini_proxy.server.exchanges import configured_key, run_exchange
+from gemini_proxy.server.siblings import SiblingGone
 from gemini_proxy.traces.handles import Kind
 
 _MOST_START: Final = 65_536
@@ -60,17 +63,18 @@ _CANCELLED: Final = {STATUS: "cancelled"}
 _TARGET: Final = re.compile(r"https?://[^/]+(?:/[^?#]*)?(/upload/[^#\s]+)")
 
 
-def find_upload(request: web.Request, token: str) -> Upload:
-    """Return the upload that a chunk is for. Raises NotFound for one that is not of this process."""
-    upload = request.app[UPLOADS].find(token)
-    if upload is None:
-        error = NotFound(
-            "This upload is not known: it has ended, or it was begun on another machine or in another process of this "
-            "server. Send its chunks over the connection on which it was begun, or begin again"
-        )
-        error.headers = _CANCELLED
-        raise error
-    return upload
+async def pass_on(request: web.Request, token: str) -> web.StreamResponse:
+    """Have another process of this server go on with an upload. Raises NotFound where none has it."""
+    number, siblings = request.app[UPLOADS].process_of(token), request.app[GROUP].siblings
+    if number is not None and siblings is not None:
+        with contextlib.suppress(SiblingGone):
+            return await siblings.ask(request, number)
+    error = NotFound(
+        "This upload is not known here: it has ended, or it was begun on another machine. Send all of its bytes to the "
+        "machine on which it was begun, or begin again"
+    )
+    error.headers = _CANCELLED
+    raise error
 
 
 async def take_upload(request: web.Request) -> web.StreamResponse:
