@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import orjson
+from google.genai import types
 from google.genai._gaos.types.decisions import (
     ChoiceQuestionParam,
     CreateDecisionRequestParam,
@@ -20,6 +21,9 @@ from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.interactions.request import read_request as read_interaction
 from gemini_proxy.gemini.interactions.response import InteractionReader
+from gemini_proxy.gemini.live.client import read_input, read_setup
+from gemini_proxy.gemini.live.frames import read_client_frame, read_server_frame
+from gemini_proxy.gemini.live.server import TurnReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.openai.request import read_chat, read_embeddings
@@ -83,6 +87,26 @@ INTERACTION_CONTROL = {
     "* response_mime_type": "a format",
 }
 """The same of the Interactions API, as patterns."""
+
+LIVE_CONTROL = {
+    "* *role": "who speaks, the user or the model",
+    "* *videoMetadata.*Offset": "a time within the video",
+    "* *languageCode*": "a language",
+    "client setup.model": "a model's name",
+    "client *.modelName": "a model's name",
+    "client *.responseMimeType": "a format",
+    "client *.avatarName": "a name of Google's",
+    "server serverContent.interimInputTranscription.*": "named as not checked as a whole",
+    "server serverContent.inputTranscription.words.*": "the words again: named as not checked as a whole",
+    "server *.googleMapsWidgetContextToken": "a token that only Google reads",
+    "server *.jsonPath": "where a piece of an argument belongs",
+    "server goAway.timeLeft": "a time: what has a space in it is refused",
+    "server sessionResumptionUpdate.newHandle": "a token, the same",
+    "server setupComplete.*": "a token, the same",
+    "server toolCallCancellation.ids": "ids, the same",
+    "server voiceActivity.audioOffset": "a time, the same",
+}
+"""The same of frames of the Live API, as patterns, each behind the side that sends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +179,19 @@ def interaction_rows() -> list[Row]:
         for found, reader in ((requests, read), (responses, _read_interaction_response))
         for direction, fields in found.items()
         for field in fields
+    ]
+
+
+def live_rows() -> list[Row]:
+    """The table of the frames of the Live API, by the types of Google's SDK."""
+    sides: list[tuple[str, Any, _Read]] = [
+        ("client", types.LiveClientMessage, _read_live_client),
+        ("server", types.LiveServerMessage, _read_live_server),
+    ]
+    return [
+        Row(direction, field.planted.path, _classified(field.planted, field.place, read))
+        for direction, model, read in sides
+        for field in fields_of(model)
     ]
 
 
@@ -271,4 +308,19 @@ def _read_interaction_response(body: Mapping[str, Any]) -> tuple[Sequence[Messag
     return _merged(merger)
 
 
+def _read_live_client(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    frame = read_client_frame(orjson.dumps(body))
+    request = read_setup(_LIVE, frame) if frame.kind == "setup" else read_input(_LIVE, frame)
+    return request.messages, request.unchecked
+
+
+def _read_live_server(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    reader, merger, frame = TurnReader(transcribed=True), Merger(), read_server_frame(orjson.dumps(body))
+    merger.add(reader.read(frame))
+    messages, unchecked = _merged(merger)
+    heard: list[Message] = [{"role": "user", "content": frame.heard}] if frame.heard else []
+    return [*heard, *messages], [*unchecked, *(Unchecked(path, reason) for path, reason in reader.unread.items())]
+
+
+_LIVE = read_call("GET", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent")
 _ASKED = read_request(read_call("POST", "/v1beta/models/m:generateContent"), b"{}")

@@ -7,11 +7,13 @@ import pytest
 from tests.fields.table import (
     CONTROL,
     INTERACTION_CONTROL,
+    LIVE_CONTROL,
     OPENAI_CONTROL,
     Row,
     decision_rows,
     interaction_rows,
     listed_as,
+    live_rows,
     openai_rows,
     rows,
 )
@@ -59,6 +61,25 @@ def test_no_field_of_interactions_is_silent() -> None:
         ("StepStart", "step.content.text"),
     } <= paths
     assert len(paths) > 1000
+
+
+def test_no_field_of_live_frames_is_silent() -> None:
+    """The same of what Google's SDK sends in a live session and reads there."""
+    table = live_rows()
+    silent = [f"{row.direction} {row.path}" for row in table if row.found == "silent"]
+    listed = {name: [row for row in silent if fnmatchcase(row, name)] for name in LIVE_CONTROL}
+    assert set(silent) == {row for rows in listed.values() for row in rows}
+    assert all(listed.values())
+    seen = {(row.direction, row.path) for row in table if row.found == "seen"}
+    assert {
+        ("client", "setup.labels.*"),
+        ("client", "contextUpdate.systemInstruction.parts.text"),
+        ("client", "toolResponse.functionResponses.response.*"),
+        ("server", "serverContent.outputTranscription.words.word"),
+        ("server", "serverContent.inputTranscription.text"),
+        ("server", "toolCall.functionCalls.args.*"),
+    } <= seen
+    assert len(table) > 500
 
 
 def test_no_field_of_decisions_is_silent() -> None:

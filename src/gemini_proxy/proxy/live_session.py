@@ -371,10 +371,8 @@ class LiveSession:
 
     async def _pass(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
         """Let a frame pass in which the model says nothing. What the user was heard to say is checked first."""
-        if "interimInputTranscription" in read.message:
-            self._unchecked[Unchecked("serverContent.interimInputTranscription", "speech of the user, half heard")] = (
-                None
-            )
+        for path, reason in read.unread.items():
+            self._unchecked[Unchecked(f"serverContent.{path}", reason)] = None
         if not read.heard:
             return Leaving(down=[frame])
         turn = self._input_turn()

@@ -4,6 +4,7 @@ A frame that holds two messages, or one that is not known here, could make a gua
 is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -104,6 +105,18 @@ class ServerFrame:
         """What the user has said by voice, as far as this frame transcribes it."""
         transcription = self.message.get("inputTranscription") if self.kind == "serverContent" else None
         return transcription.get("text") or "" if isinstance(transcription, dict) else ""
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """What no rule reads of the transcriptions of what the user says, and why."""
+        if self.kind != "serverContent":
+            return {}
+        unread = {}
+        if "interimInputTranscription" in self.message:
+            unread["interimInputTranscription"] = "speech of the user, half heard"
+        if not self.message.get("inputTranscription", {}).keys() <= {"text", "finished"}:
+            unread["inputTranscription"] = "times and speakers of a transcription"
+        return unread
 
     @property
     def tokens(self) -> JsonObject:

@@ -1,5 +1,6 @@
 """Translates what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -7,12 +8,15 @@ from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.casing import spellings
 from gemini_proxy.gemini.fields import JsonObject, objects
 from gemini_proxy.gemini.live.frames import ServerFrame
+from gemini_proxy.gemini.parts import strings_in
 
 _CANDIDATE_FIELDS: Final = frozenset({"groundingMetadata", "urlContextMetadata"})
 _NOT_SAID: Final = frozenset(
     "modelTurn outputTranscription inputTranscription interimInputTranscription turnComplete interrupted".split()
 ) | frozenset("generationComplete waitingForInput turnCompleteReason interactionStatus".split())
 _TRANSCRIPTION: Final = frozenset(("text", "finished", "languageCode", "language_code"))
+_TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|[a-zA-Z_]+Offset|[a-z_]+_offset|words?")
+"""Times, and the names of fields."""
 _BLOB: Final = spellings("inlineData")
 
 
@@ -59,8 +63,7 @@ class TurnReader:
             yield self._model_turn(message["modelTurn"])
         if "outputTranscription" in message:
             yield self._speech(message["outputTranscription"])
-        if "interimInputTranscription" in message:
-            self.unread["interimInputTranscription"] = "speech of the user, half heard"
+        self.unread.update(frame.unread)
         if not message.keys() <= _NOT_SAID:
             fields = {name: value for name, value in message.items() if name not in _NOT_SAID}
             known = {name: value for name, value in fields.items() if name in _CANDIDATE_FIELDS}
@@ -80,11 +83,11 @@ class TurnReader:
     def _speech(self, transcription: Mapping[str, Any]) -> JsonObject:
         text = transcription.get("text") or ""
         parts: list[JsonObject] = [{"text": text}] if text else []
+        # The words again, and who said them.
         beside = {name: value for name, value in transcription.items() if name not in _TRANSCRIPTION}
-        if beside:
-            # The words again, and who said them.
-            self.unread["outputTranscription"] = "times and speakers of a transcription"
-        return self._candidate(self._index("speech"), parts)
+        again = [said for said in strings_in(beside) if not _TIME.fullmatch(said)]
+        candidate = self._candidate(self._index("speech"), parts)
+        return {**candidate, "serverContent.outputTranscription": again} if again else candidate
 
     def _candidate(self, index: int, parts: list[Any], content: Mapping[str, Any] | None = None) -> JsonObject:
         self._seen.add(index)
