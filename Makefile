@@ -7,6 +7,7 @@
 #   make fields                    every string field of requests and responses, and whether rules read it
 #   make coverage                  the tests one by one, with the lines that they reach: several times as long
 #   make bench-policies bench-lag  the policy engine beside the stock one; the loop under hostile policies
+#   make bench-live                what the proxy adds to a frame of a live session, and 500 sessions at once
 #   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
 #   make bench-fuzz                ten minutes of chance conversations against provenance and the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
@@ -30,7 +31,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients docs oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-live bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients docs oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -85,6 +86,9 @@ bench-policies: $(VENV)/.installed-dev .venv-oracle/.installed
 
 bench-lag: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.loop_lag $(ARGS)
+
+bench-live: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.live $(ARGS)
 
 bench-neighbours: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.neighbours $(ARGS)
