@@ -47,7 +47,7 @@ class Siblings:
             own.close()
             # The last one to end leaves nothing, even where nobody is left to clean up after it.
             with contextlib.suppress(OSError):
-                path.unlink()
+                path.unlink(missing_ok=True)
                 self._folder.rmdir()
 
     async def ask(self, request: web.Request, number: int) -> web.Response:
