@@ -6,6 +6,7 @@ This is the only module that reads files and the environment; everything else ta
 import difflib
 import glob
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from gemini_proxy.sections import (
     Logs,
     Refusals,
     Server,
+    Telemetry,
     Traces,
     Upstream,
     sendable,
@@ -108,6 +110,7 @@ class Config(BaseSettings):
     live: Live = Live()
     explorer: Explorer = Explorer()
     logs: Logs = Logs()
+    telemetry: Telemetry = Telemetry()
     alerts: tuple[Alert, ...] = ()
 
     @field_validator("alerts")
@@ -392,6 +395,8 @@ def check_secrets(config: Config) -> None:
         raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go to the upstream alone"))
     if push.url and not push.api_key:
         raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
+    if config.telemetry.enabled and importlib.util.find_spec("opentelemetry") is None:
+        raise ConfigError('telemetry.enabled: needs pip install "gemini-proxy[otel]"')
     for alert in config.alerts:
         if alert.url is None:
             raise ConfigError(f'alerts.{alert.name}.url: needed; also as the credential "alert-{alert.name}-url"')

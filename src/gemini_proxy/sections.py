@@ -511,6 +511,17 @@ class Access(Section):
         return 'access.mode = "open": everyone on this machine may use it; requests through a proxy are refused'
 
 
+class Telemetry(Section):
+    """OpenTelemetry by OTLP over HTTP, to ``endpoint`` or where the standard environment variables say.
+
+    ``content`` sends what was said as well.
+    """
+
+    enabled: bool = False
+    endpoint: ServiceUrl | None = None
+    content: bool = False
+
+
 class Logs(Section):
     """Log lines on standard error. ``auto`` is text where that is a terminal, and JSON elsewhere."""
 

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import Earlier
@@ -13,7 +13,7 @@ from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Reference, Unchecked
-from gemini_proxy.gemini.refusal import Refusal
+from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.upstream_fault import UpstreamFault
 from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
@@ -32,6 +32,23 @@ from gemini_proxy.traces.trace import Outcome
 _NO_RULES = GuardrailSet()
 _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
 """Endings of exchanges that the guardrails did not end."""
+
+
+class ExchangeSpans(Protocol):
+    """The spans of one exchange while it goes on."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by which the upstream continues the trace."""
+        ...
+
+    def checked(self, source: Phase, milliseconds: float, unchecked: str | None) -> None:
+        """Note a check that has ended now; ``unchecked`` says why it gave no verdict."""
+        ...
+
+    def end(self, exchange: "Exchange", status: int | None) -> None:
+        """End the spans. ``status`` is what the client got, None for a client that has left."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,7 @@ class Exchange:
 
     ``conversation`` is the client's own name for the conversation, "" where it gives none.
     ``earlier`` is what the request's references stand for, ``made`` what Gemini keeps of the exchange under a name.
+    ``spans`` are what OpenTelemetry is told of it, None where that is off.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
@@ -81,6 +99,7 @@ class Exchange:
     made: list[Made] = field(default_factory=list)
     request_check: "asyncio.Task[None] | None" = None
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False)
+    spans: ExchangeSpans | None = None
 
     upstream_status: int | None = None
     upstream_error: UpstreamFault | None = None

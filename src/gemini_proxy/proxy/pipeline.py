@@ -547,6 +547,8 @@ class Pipeline:
         except (EngineUnavailable, Unauthenticated) as error:
             raise self._no_verdict(exchange, phase, error) from None
         exchange.check_ms += verdict.milliseconds
+        if exchange.spans is not None and exchange.rules.deciding:
+            exchange.spans.checked(phase, verdict.milliseconds, verdict.unchecked)
         if verdict.unchecked is not None:
             exchange.pass_unchecked(verdict.unchecked)
         return verdict

@@ -35,6 +35,11 @@ class ClientResponse:
         assert self._http is not None
         return self._http
 
+    @property
+    def status(self) -> int | None:
+        """Return the status that the client gets; None before it is known."""
+        return None if self._http is None else self._http.status
+
     def head(self, status: int, headers: CIMultiDict[str], *, streams: bool) -> None:
         """Set what the head will be. Streams tell nginx and caches to pass them on as they come."""
         if streams:

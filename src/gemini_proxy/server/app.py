@@ -57,6 +57,7 @@ from gemini_proxy.server.app_keys import (
     STATE,
     STORAGE,
     TASKS,
+    TELEMETRY,
     UPLOADS,
     UPSTREAM,
     VERTEX,
@@ -74,6 +75,7 @@ from gemini_proxy.server.middlewares import auth_middleware, guardrail_middlewar
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
+from gemini_proxy.server.telemetry import Telemetry
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.alerts.notebook import Notebook, Totals
@@ -160,6 +162,9 @@ def create_app(
                 tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
                 stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
+            app[TELEMETRY] = telemetry = _telemetry(config, group)
+            if telemetry is not None:
+                stack.push_async_callback(telemetry.close)
             _settle_interpreter()
             yield
 
@@ -176,6 +181,12 @@ def _limits(app: web.Application) -> Limits:
 def _kept(app: web.Application) -> Kept:
     traces = app[SETUPS].current.config.traces
     return Kept(traces.retention_days, traces.max_size)
+
+
+def _telemetry(config: Config, group: Group) -> Telemetry | None:
+    if not config.telemetry.enabled:
+        return None
+    return Telemetry(config.telemetry, config.upstream.base_url, group.number)
 
 
 def _alert_rules(app: web.Application) -> Sequence[AlertRule]:

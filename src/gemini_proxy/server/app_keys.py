@@ -24,6 +24,7 @@ from gemini_proxy.server.reload import Reloads, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.siblings import Siblings
 from gemini_proxy.server.storage import Storage
+from gemini_proxy.server.telemetry import Telemetry
 from gemini_proxy.traces.alerts.notebook import Notebook
 
 
@@ -66,6 +67,8 @@ RELOADS = web.AppKey("RELOADS", Reloads)
 EXPLORER_SITE = web.AppKey("EXPLORER_SITE", ExplorerSite)
 STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
+TELEMETRY: web.AppKey[Telemetry | None] = web.AppKey("TELEMETRY")
+"""None where nothing is told to OpenTelemetry."""
 NOTEBOOK = web.AppKey("NOTEBOOK", Notebook)
 MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)

@@ -8,7 +8,7 @@ from aiohttp import web
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.exchange import Exchange, Refused
-from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS
+from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS, TELEMETRY
 from gemini_proxy.server.interactions import delete_refused
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
@@ -43,6 +43,9 @@ async def run_exchange(
                 request.app[TASKS].spawn(setup.keeper.remember(exchange), "remember")
 
     await read()
+    if (telemetry := request.app[TELEMETRY]) is not None:
+        spans = exchange.spans = telemetry.begin(exchange, request)
+        exchange.headers = {**exchange.headers, **spans.headers}
     try:
         try:
             await pipeline.start(exchange)
@@ -64,3 +67,5 @@ async def run_exchange(
     finally:
         if exchange.request_check is not None:
             exchange.request_check.cancel()
+        if exchange.spans is not None:
+            exchange.spans.end(exchange, exchange.response.status)
