@@ -136,7 +136,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
         (Path(__file__).parents[2] / "README.md").read_text().partition("### Changing rules")[2].partition("\n- Ex")[0]
     )
     whole, single = (
-        ("guardrails.", "doors.", "refusals.", "limits.", "live.", "logs."),
+        ("guardrails.", "doors.", "refusals.", "limits.", "live.", "logs.", "files."),
         ("traces.retention_days", "traces.max_size", "traces.required", "traces.durability", "alerts"),
     )
     fixed = (
