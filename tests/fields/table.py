@@ -17,6 +17,7 @@ from google.genai._gaos.types.decisions import (
 )
 
 from gemini_proxy.errors import BadRequest, DecodeError
+from gemini_proxy.gemini.batches import BatchReader
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.interactions.request import read_request as read_interaction
@@ -138,6 +139,27 @@ def rows(spell: Callable[[str], str] = str) -> list[Row]:
         for place in places
         for planting in planted(place, spell)
     ]
+
+
+def batch_rows() -> list[Row]:
+    """The table of responses within a batch: the fields of a response, one level deeper."""
+    return [
+        _controlled(Row("response", planting.path, _classified(_in_batch(planting), place, _read_batch_response)))
+        for place in response_places()
+        for planting in planted(place)
+    ]
+
+
+def _in_batch(planting: Planted) -> Planted:
+    inlined = {"inlinedResponses": [{"response": planting.body}]}
+    return replace(planting, body={"name": "batches/b", "metadata": {"output": {"inlinedResponses": inlined}}})
+
+
+def _read_batch_response(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
+    merger = Merger()
+    for payload in BatchReader().read(body):
+        merger.add(payload)
+    return _merged(merger)
 
 
 def openai_rows() -> list[Row]:

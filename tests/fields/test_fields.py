@@ -10,6 +10,7 @@ from tests.fields.table import (
     LIVE_CONTROL,
     OPENAI_CONTROL,
     Row,
+    batch_rows,
     decision_rows,
     interaction_rows,
     listed_as,
@@ -27,6 +28,11 @@ def table() -> list[Row]:
 def test_no_field_is_silent(table: list[Row]) -> None:
     """A rule reads it, the trace names it as not checked, the body is refused, or it is a control field."""
     assert [f"{row.direction}: {row.path}" for row in table if row.found == "silent"] == []
+
+
+def test_no_field_of_a_response_within_a_batch_is_silent() -> None:
+    """Each response of a batch is read as any other is."""
+    assert [row.path for row in batch_rows() if row.found == "silent"] == []
 
 
 def test_no_field_of_the_openai_path_is_silent() -> None:

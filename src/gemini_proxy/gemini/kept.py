@@ -14,7 +14,7 @@ from gemini_proxy.gemini.strict_json import read_object
 
 _CHANGES: Final = spellings("ttl", "expireTime")
 _CACHE_SECONDS: Final = 3_600.0
-_FILE_SECONDS: Final = 48 * 3_600.0
+_LASTS: Final = {"files": 48 * 3_600.0, "batches": 60 * 86_400.0}
 """How long Google keeps what it names no end of."""
 _NAME: Final = 512
 
@@ -40,7 +40,7 @@ def read_kept(body: bytes) -> Kept | None:
     if not isinstance(name, str) or not 0 < len(name) <= _NAME:
         return None
     uri = answer.get("uri")
-    lasts = _FILE_SECONDS if name.startswith("files/") else _CACHE_SECONDS
+    lasts = _LASTS.get(name.partition("/")[0], _CACHE_SECONDS)
     ends = _seconds(answer.get("expireTime", answer.get("expirationTime")))
     return Kept(name, uri if isinstance(uri, str) else "", time.time() + lasts if ends is None else ends)
 

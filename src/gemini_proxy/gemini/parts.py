@@ -66,14 +66,16 @@ _TEXT_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A name in a request for what Gemini keeps: of a ``cache``, a ``file`` or an ``interaction``.
+    """A name in a request for what Gemini keeps: of a ``cache``, a ``file``, a ``batch`` or so.
 
     The name is as Gemini gave it (``cachedContents/abc``), ``said`` what stands in the request, such as a file's URI.
+    ``of_requests`` says that it stands for the requests of a batch: one that is not known is refused.
     """
 
     kind: str
     name: str
     said: str
+    of_requests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,15 @@ names are read. What is declared as one and is the other is refused, for somebod
 import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.earlier import moved
+from gemini_proxy.gemini.batches import MAX_REQUESTS, with_requests
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked, is_text_type, strings_in
-from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.strict_json import read_object
 
 STATUS: Final = "x-goog-upload-status"
@@ -26,8 +23,6 @@ UPLOAD_URL: Final = "x-goog-upload-url"
 GRANULARITY: Final = 262_144
 """Bytes of which every chunk but the last is a multiple, as at Google."""
 SEEN_BY_DIGEST: Final = "a file seen only by digest"
-MAX_REQUESTS: Final = 10_000
-"""Requests in one file of a batch; more are refused, for all of them are read before the file leaves."""
 
 _PROTOCOL: Final = "x-goog-upload-protocol"
 _COMMAND: Final = "x-goog-upload-command"
@@ -41,7 +36,7 @@ _CONTROL: Final = frozenset({"mime_type", "mimeType", "size_bytes", "sizeBytes"}
 _MIME: Final = re.compile(r"[\w!#$&^.+-]{1,100}(?:/[\w!#$&^.+-]{1,100})?(?:\s*;[\x20-\x7e]{0,200})?", re.ASCII)
 _NO_TEXT: Final = re.compile(r"(?:image|audio|video|font)/.*")
 _LINES: Final = frozenset({"jsonl", "application/jsonl", "application/x-jsonl", "application/x-ndjson", "text/jsonl"})
-_GENERATE: Final = read_call("POST", "/v1beta/models/batch:generateContent")
+_FAULT: Final = "Line {} of the file is no request of a batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +137,7 @@ def read_file(announced: Announced, data: bytes | None) -> GeminiRequest:
     if data is None:
         return _request(named, [Unchecked("request.file", SEEN_BY_DIGEST)])
     if announced.is_batch:
-        return _with_requests(_request(named, []), _lines(data))
+        return with_requests(_request(named, []), _lines(data), _FAULT)
     unread = [Unchecked("request.file", SEEN_BY_DIGEST)] if _is_document(announced) else []
     return _request([*named, _user(data.decode("utf-8-sig"))], unread)
 
@@ -182,39 +177,8 @@ def _lines(data: bytes) -> Iterator[tuple[int, JsonObject]]:
             raise _of_line(number, error) from None
 
 
-def _with_requests(named: GeminiRequest, lines: Iterator[tuple[int, JsonObject]]) -> GeminiRequest:
-    """Return ``named`` with the requests of all lines behind each other."""
-    messages, stored = list(named.messages), list(named.stored)
-    unchecked, outbound, secrets = list(named.unchecked), list[str](), list[str]()
-    for number, line in lines:
-        try:
-            inner = an_object(field(line, "request"), "request")
-            if inner is None:
-                raise BadRequest('it has no "request"')
-            request = read_request(_GENERATE, orjson.dumps(inner))
-        except BadRequest as error:
-            raise _of_line(number, error) from None
-        beside = "\n".join(strings_in([value for name, value in line.items() if name != "request"]))
-        if beside:
-            messages.append(_user(beside, field="line"))
-            stored.append(messages[-1])
-        unchecked += [moved(one, len(messages)) for one in request.unchecked]
-        messages += request.messages
-        stored += request.stored
-        outbound += request.outbound
-        secrets += request.secrets
-    return replace(
-        named,
-        messages=tuple(messages),
-        stored=tuple(stored),
-        unchecked=tuple(unchecked),
-        outbound=tuple(outbound),
-        secrets=tuple(secrets),
-    )
-
-
 def _of_line(number: int, error: BadRequest) -> BadRequest:
-    return BadRequest(f"Line {number} of the file is no request of a batch: {error.message}")
+    return BadRequest(f"{_FAULT.format(number)}: {error.message}")
 
 
 def _same(header: str | None, said: Any, what: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from gemini_proxy.gemini.batches import BATCH
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.generate_wire import GENERATE
@@ -16,6 +17,7 @@ from gemini_proxy.gemini.wire import Wire
 
 WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
     {
+        "batch": BATCH,
         "decisions": DECISIONS,
         "predictions": PREDICTIONS,
         "generate": GENERATE,

@@ -143,6 +143,8 @@ def _not_kept() -> Iterator[None]:
 
 def _is_meant(reference: Reference, handle: Handle) -> bool:
     """Return whether what stands in the request is that handle: an address of a file may be of another server's."""
+    if reference.of_requests and not handle.details.get("batch"):
+        return False
     return handle.kind is not Kind.FILE or reference.said in (handle.name, handle.details.get("uri"))
 
 

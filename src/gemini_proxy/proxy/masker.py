@@ -116,7 +116,8 @@ class Masker:
         """
         if not body:
             raise CannotMask("a file goes as it is or not at all")
-        if masks.restorable is not None and exchange.call.generates and exchange.wire.places is None:
+        row = exchange.call.row
+        if masks.restorable is not None and (row.generates or row.keeps) and exchange.wire.places is None:
             raise CannotMask("this door cannot put it back into the response")
         if masks.restorable is not None and exchange.checked_request.settings.get("background"):
             raise CannotMask("the response comes later, where it cannot be put back")

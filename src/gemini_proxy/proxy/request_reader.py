@@ -108,6 +108,12 @@ class RequestReader:
         """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
         exchange.earlier = await self._keeper.bring_back(exchange)
         exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
+        for unread in exchange.request.unchecked:
+            if unread.reference is not None and unread.reference.of_requests:
+                raise BadRequest(
+                    f"No rule has checked the requests in {unread.reference.name}: upload the file through this "
+                    "proxy, with the type application/jsonl"
+                )
         refuse_unopened(exchange.request, self._guardrails)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Final
 
 from aiohttp import web
 
@@ -12,9 +13,13 @@ from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.upstream import Upstream, UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM, VERTEX
-from gemini_proxy.server.kept_calls import made_cache, relay_kept
+from gemini_proxy.server.batch_results import relay_results
+from gemini_proxy.server.kept_calls import made_by, relay_kept
 from gemini_proxy.server.live import serve_session
 from gemini_proxy.server.uploads import take_upload
+
+_MAKING: Final = frozenset({Method.CREATE_CACHED_CONTENT, Method.BATCH_GENERATE, Method.BATCH_EMBED_LATER})
+"""Methods whose response says the name of what was made."""
 
 
 async def relay(request: web.Request) -> web.StreamResponse:
@@ -25,6 +30,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
         row = request[CALL].row
         if row.transport == "upload":
             return await take_upload(request)
+        if row.method is Method.GET_BATCH:
+            return await relay_results(request)
         return await (relay_kept(request) if row.kept else _relay_bare(request))
     exchange, pipeline = request[EXCHANGE], request[PIPELINE]
     upstream = await _call(request, exchange)
@@ -39,8 +46,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
             body = await upstream.read(_most_bytes(request))
             if upstream.status >= 400:
                 exchange.upstream_error = fault_in(body)
-            elif exchange.call.method is Method.CREATE_CACHED_CONTENT:
-                exchange.made += made_cache(body)
+            elif exchange.call.method in _MAKING:
+                exchange.made += made_by(exchange.call, body)
             exchange.response.whole(upstream.status, upstream.headers, body)
     finally:
         upstream.close()

@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import Forbidden
+from gemini_proxy.gemini.batches import without_output
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
 from gemini_proxy.gemini.uploads import TextTest
@@ -18,7 +19,14 @@ from gemini_proxy.traces.handles import Handle, Holder, Kind
 
 _MOST_CHANGE: Final = 65_536
 """Bytes of a body that changes a cache."""
-_COLLECTIONS: Final = {Kind.CACHE: "cachedContents", Kind.FILE: "files", Kind.INTERACTION: "interactions"}
+_COLLECTIONS: Final = {
+    Kind.CACHE: "cachedContents",
+    Kind.FILE: "files",
+    Kind.INTERACTION: "interactions",
+    Kind.BATCH: "batches",
+}
+_PAGES: Final = {**_COLLECTIONS, Kind.BATCH: "operations"}
+"""The field of a listing that has the things themselves."""
 
 
 async def relay_kept(request: web.Request) -> web.StreamResponse:
@@ -28,7 +36,7 @@ async def relay_kept(request: web.Request) -> web.StreamResponse:
     holder = keeper.holder(request[CREDENTIALS], request[OWNER])
     name = call.names.get("id")
     handle = await keeper.admit(holder, kind, f"{_COLLECTIONS[kind]}/{name}") if name else None
-    body = await _change(request) if call.http_method == "PATCH" else None
+    body = await _change(request) if call.http_method == "PATCH" else b"{}" if call.http_method == "POST" else None
     headers = upstream_headers(request.headers, request[CREDENTIALS].gemini or "", config.upstream.forward_headers)
     upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, body)
     try:
@@ -44,10 +52,11 @@ async def relay_kept(request: web.Request) -> web.StreamResponse:
     return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
 
 
-def made_cache(answer: bytes) -> list[Made]:
-    """Return the cache that a call has made, by the upstream's answer; none where that names none."""
+def made_by(call: ModelCall, answer: bytes) -> list[Made]:
+    """Return the cache or the batch that a call has made, by the upstream's answer; none where that names none."""
     kept = read_kept(answer)
-    return [] if kept is None else [Made(Kind.CACHE, kept.name, kept.expires)]
+    kind = Kind.BATCH if call.row.wire == "batch" else Kind.CACHE
+    return [] if kept is None else [Made(kind, kept.name, kept.expires)]
 
 
 async def _change(request: web.Request) -> bytes:
@@ -57,7 +66,9 @@ async def _change(request: web.Request) -> bytes:
 
 async def _page(keeper: HandleKeeper, holder: Holder, kind: Kind, answer: bytes) -> bytes:
     """Return a page of a listing without what is another's."""
-    collection = _COLLECTIONS[kind]
+    collection = _PAGES[kind]
+    if kind is Kind.BATCH:
+        answer = without_output(answer)
     visible = await keeper.visible(holder, kind, names_in(answer, collection))
     return page_of(answer, collection, visible)
 

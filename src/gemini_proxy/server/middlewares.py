@@ -149,9 +149,11 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check.
 
-    An upload is an exchange once its file has come whole, and every turn of a live session is one.
+    An upload is an exchange once its file has come whole, a batch once something has come of it, and every turn of a
+    live session is one.
     """
-    if CALL not in request or request[CALL].row.bare or request[CALL].row.transport in ("upload", "websocket"):
+    row = request[CALL].row if CALL in request else None
+    if row is None or row.bare or row.transport in ("upload", "websocket") or row.method is Method.GET_BATCH:
         return await handler(request)
     client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
     exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)

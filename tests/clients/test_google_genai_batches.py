@@ -1,0 +1,233 @@
+"""Batches with the real google-genai SDK, before a Gemini that keeps them."""
+
+import asyncio
+import io
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from google import genai
+from google.genai import errors, types
+
+from gemini_proxy.traces.keys import Keys
+from gemini_proxy.traces.trace import Outcome
+from tests.clients.kept import Google
+from tests.clients.sdk import QUIET
+from tests.clients.test_google_genai_kept import client_of
+from tests.conftest import StartProxy
+from tests.support.proxy import MODEL, Proxy
+from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, unary
+
+pytestmark = [
+    pytest.mark.filterwarnings(QUIET),
+    pytest.mark.filterwarnings("ignore:batches.create_embeddings"),
+]
+
+POLICY = """
+raise "no Dublin" if:
+    (m: Message)
+    "Dublin" in m.content
+
+raise "out after Cork" if:
+    (asked: Message) -> (said: Message)
+    asked.role == "user"
+    "Cork" in asked.content
+    said.role == "assistant"
+    "send" in said.content
+"""
+
+
+@dataclass
+class Batches:
+    """A Google with batches, which are done once ``answers`` has what was said."""
+
+    google: Google = field(default_factory=Google)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: list[dict[str, Any]] | None = None
+
+    def __call__(self, call: Call) -> Reply:
+        path = urlsplit(call.target).path
+        if "batch" not in path.lower():
+            return self.google(call)
+        if path.endswith((":batchGenerateContent", ":asyncBatchEmbedContent")):
+            name = f"batches/b{len(self.kept)}"
+            metadata = {"model": f"models/{MODEL}", "displayName": "mine", "state": "BATCH_STATE_PENDING"}
+            self.kept[name] = {"name": name, "metadata": {"@type": "x", **metadata, "name": name}}
+            return unary(self.kept[name])
+        if path.endswith("/batches"):
+            return unary({"operations": [self._state(name) for name in self.kept]})
+        name = path.split("/", 2)[2].removesuffix(":cancel")
+        if name not in self.kept:
+            return unary({"error": {"code": 404, "message": "gone", "status": "NOT_FOUND"}}, status=404)
+        if call.method == "POST":
+            self.kept[name]["metadata"]["state"] = "BATCH_STATE_CANCELLED"
+            return unary({})
+        return unary(self.kept.pop(name) and {}) if call.method == "DELETE" else unary(self._state(name))
+
+    def _state(self, name: str) -> dict[str, Any]:
+        state = self.kept[name]
+        if self.answers is None:
+            return state
+        output = {"inlinedResponses": {"inlinedResponses": self.answers}}
+        metadata = {**state["metadata"], "state": "BATCH_STATE_SUCCEEDED", "output": output}
+        return {**state, "metadata": metadata, "done": True, "response": {"@type": "y", **output}}
+
+
+@pytest.fixture
+def batches(upstream: ScriptedUpstream) -> Batches:
+    world = Batches()
+    upstream.reply(world)
+    return world
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy, batches: Batches) -> Proxy:
+    return await start_proxy(policy=POLICY)
+
+
+def asks(*texts: str) -> list[types.InlinedRequest]:
+    return [types.InlinedRequest(contents=text, metadata={"key": str(at)}) for at, text in enumerate(texts)]
+
+
+def says(text: str) -> dict[str, Any]:
+    return {"response": candidate(text, "STOP"), "metadata": {"key": "0"}}
+
+
+def made(client: genai.Client, *texts: str) -> str:
+    name = client.batches.create(model=MODEL, src=asks(*texts)).name
+    assert name is not None
+    return name
+
+
+async def test_a_batch_from_its_begin_to_its_end(proxy: Proxy, batches: Batches) -> None:
+    """While nothing has come of it there is no exchange to record; its responses are one with its requests."""
+    client = client_of(proxy)
+
+    def begin() -> str:
+        name = made(client, "all of Cork", "and Kerry")
+        state = client.batches.get(name=name).state
+        assert state is not None and state.name == "JOB_STATE_PENDING"
+        return name
+
+    name = await asyncio.to_thread(begin)
+    begun = await proxy.trace()
+    assert (begun.metadata["method"], len(await proxy.store.recent(9))) == ("batchGenerateContent", 1)
+    assert [message["content"][0]["text"] for message in begun.messages] == [
+        "key\n0",
+        "all of Cork",
+        "key\n1",
+        "and Kerry",
+    ]
+    batches.answers = [says("It rains."), says("There as well.")]
+
+    def end() -> None:
+        job = client.batches.get(name=name)
+        assert job.dest is not None and job.dest.inlined_responses is not None
+        answers = [one.response.text for one in job.dest.inlined_responses if one.response]
+        assert answers == ["It rains.", "There as well."]
+        [listed] = client.batches.list()
+        assert (listed.name, listed.dest) == (name, None)
+        client.batches.cancel(name=name)
+        client.batches.delete(name=name)
+        with pytest.raises(errors.ClientError, match="404"):
+            client.batches.get(name=name)
+
+    await asyncio.to_thread(end)
+    ended = await proxy.trace()
+    assert (ended.outcome, ended.metadata["method"]) == (Outcome.COMPLETED, "getBatch")
+    assert ended.metadata["coverage"]["not_checked"] == []
+    said = [message["content"] for message in ended.messages if message.get("role") == "assistant"]
+    assert {"It rains.", "There as well."} <= set(said)
+    assert ended.messages[:4] == begun.messages
+
+
+async def test_one_request_that_is_refused_refuses_all(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    client = client_of(proxy)
+
+    def work() -> None:
+        for texts in (("fine", "all of Dublin"), ("Dublin",)):
+            with pytest.raises(errors.ClientError, match="no Dublin"):
+                made(client, *texts)
+        with pytest.raises(errors.ClientError, match="no Dublin"):
+            client.batches.create(model=MODEL, src=asks("x"), config=types.CreateBatchJobConfig(display_name="Dublin"))
+        embed = types.EmbeddingsBatchJobSource(inlined_requests=types.EmbedContentBatch(contents=["fine", "Dublin"]))
+        with pytest.raises(errors.ClientError, match="no Dublin"):
+            client.batches.create_embeddings(model="gemini-embedding-001", src=embed)
+        hook = types.CreateBatchJobConfig(webhook_config=types.WebhookConfig(uris=["https://a.example"]))
+        with pytest.raises(errors.ClientError, match="sends the answer elsewhere"):
+            client.batches.create(model=MODEL, src=asks("x"), config=hook)
+        with pytest.raises(errors.ClientError, match="No rule has checked the requests in files/unknown"):
+            client.batches.create(model=MODEL, src="files/unknown")
+
+    await asyncio.to_thread(work)
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("answer", ["It is Dublin.", "I send it on."])
+async def test_responses_are_checked_with_their_requests(proxy: Proxy, batches: Batches, answer: str) -> None:
+    """Also by a rule over what was asked and what came of it; the answer says so each time, and nothing leaves."""
+    client = client_of(proxy)
+    name = await asyncio.to_thread(made, client, "all of Cork")
+    batches.answers = [says("fine"), says(answer)]
+    for _ in range(2):
+        with pytest.raises(errors.ClientError, match="400"):
+            await asyncio.to_thread(client.batches.get, name=name)
+    refused = await proxy.trace()
+    assert refused.outcome is Outcome.REFUSED_RESPONSE
+    assert await asyncio.to_thread(lambda: [one.dest for one in client.batches.list()]) == [None]
+
+
+async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batches) -> None:
+    """Uploaded as such, it may be used; as any other text it was read as something else."""
+    client = client_of(proxy)
+    line = b'{"key": "a", "request": {"contents": [{"parts": [{"text": "all of Cork"}]}]}}\n'
+
+    def upload(mime_type: str) -> str:
+        file = client.files.upload(file=io.BytesIO(line), config=types.UploadFileConfig(mime_type=mime_type))
+        assert file.name is not None
+        return file.name
+
+    def work() -> None:
+        assert client.batches.create(model=MODEL, src=upload("jsonl")).name
+        with pytest.raises(errors.ClientError, match="application/jsonl"):
+            client.batches.create(model=MODEL, src=upload("text/plain"))
+
+    await asyncio.to_thread(work)
+    assert len(batches.kept) == 1
+
+
+async def test_nothing_is_masked_in_a_batch(start_proxy: StartProxy, batches: Batches) -> None:
+    """The values could not come back: it is refused."""
+    proxy = await start_proxy(mask_policy=POLICY)
+    client = client_of(proxy)
+    with pytest.raises(errors.ClientError, match="cannot be masked"):
+        await asyncio.to_thread(made, client, "all of Dublin")
+    name = await asyncio.to_thread(made, client, "fine")
+    batches.answers = [says("Dublin")]
+    with pytest.raises(errors.ClientError, match="cannot be masked"):
+        await asyncio.to_thread(client.batches.get, name=name)
+
+
+async def test_one_users_batches_are_not_anothers(start_proxy: StartProxy, batches: Batches) -> None:
+    shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
+    proxy = await start_proxy(policy=POLICY, **shared)
+    keys = Keys(proxy.store.database)
+    ann, bob = [client_of(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    batches.kept["batches/old"] = {"name": "batches/old", "metadata": {"state": "BATCH_STATE_PENDING"}}
+
+    def work() -> None:
+        name = made(ann, "Cork")
+        assert [one.name for one in ann.batches.list()] == [name]
+        assert list(bob.batches.list()) == []
+        for attempt in (
+            lambda: bob.batches.get(name=name),
+            lambda: bob.batches.cancel(name=name),
+            lambda: bob.batches.delete(name=name),
+            lambda: ann.batches.get(name="batches/old"),
+        ):
+            with pytest.raises(errors.ClientError, match="404"):
+                attempt()
+
+    await asyncio.to_thread(work)
+    assert batches.kept["batches/b1"]["metadata"]["state"] == "BATCH_STATE_PENDING"
