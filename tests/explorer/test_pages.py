@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import uuid
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -15,7 +16,7 @@ from gemini_proxy.explorer.pages.conversation import MESSAGES
 from gemini_proxy.explorer.pages.listing_pages import PAGE
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
-from gemini_proxy.traces.search import listing
+from gemini_proxy.traces.search import headlines, listing
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
 from tests.explorer.browsing import Browser, mine, record, rows, rule
@@ -98,9 +99,8 @@ async def test_traces_are_listed_newest_first_page_by_page(proxy: Proxy, browser
 
 async def test_a_row_says_what_happened(proxy: Proxy, browser: Browser) -> None:
     """Time, id, the last question, model, outcome, the first rule's words, and milliseconds."""
-    (one,) = await record(
-        proxy, mine(outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION,), duration_ms=1234.5, model="gemini-x")
-    )
+    told: dict[str, Any] = {"metadata": {"asked": "tell me"}, "model": "gemini-x", "duration_ms": 1234.5}
+    (one,) = await record(proxy, mine(None, outcome=Outcome.REFUSED_RESPONSE, annotations=(ANNOTATION,), **told))
     page = await browser.get("/explorer/datasets/demo")
     assert re.search(rf"{one.id[:8]}\s+tell me\s+gemini-x\s+refused response\s+no secrets\s+1,23\d", page.text)
     assert 'data-outcome="refused_response"' in page.body
@@ -136,7 +136,12 @@ async def test_filters_are_the_address(proxy: Proxy, browser: Browser) -> None:
 async def test_all_traffic_is_one_list(proxy: Proxy, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces of every dataset and of none, with what the upstream said; outcomes are counted, filters are links."""
     monkeypatch.setattr(listing, "BUDGET", 10.0)
-    quota = {"upstream_status": 429, "upstream_error": {"status": "RESOURCE_EXHAUSTED", "message": "No quota is left."}}
+    monkeypatch.setattr(headlines, "_READING", 10.0)
+    quota = {
+        "asked": "weather",
+        "upstream_status": 429,
+        "upstream_error": {"status": "RESOURCE_EXHAUSTED", "message": "No quota is left."},
+    }
     refused = mine("treasure", outcome=Outcome.REFUSED_REQUEST, annotations=(ANNOTATION,), created=4.0)
     failed = mine("weather", outcome=Outcome.UPSTREAM_ERROR, metadata=quota, dataset=None, created=3.0)
     done = mine("apples", dataset="other", created=2.0)

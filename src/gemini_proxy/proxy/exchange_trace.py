@@ -249,12 +249,16 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
     return metadata
 
 
-def _place(exchange: Exchange, messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Say where the exchange belongs, in the words that its trace keeps: its conversation, and what it asked."""
+def _place(exchange: Exchange, messages: Sequence[Mapping[str, Any]]) -> dict[str, str | int]:
+    """Say where the exchange belongs, in the words that its trace keeps: its conversation, and what it asked.
+
+    ``request_messages`` is how many of the messages are the request's.
+    """
     conversation = exchange.conversation
     if not conversation and exchange.call.generates:
         conversation = conversation_of(messages)
-    return {"conversation": conversation, "asked": question_of(messages)}
+    asked = len(exchange.request.stored) if exchange.request else 0
+    return {"conversation": conversation, "asked": question_of(messages), "request_messages": asked}
 
 
 def _say(exchange: Exchange) -> None:

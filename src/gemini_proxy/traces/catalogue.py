@@ -138,6 +138,24 @@ class Catalogue:
 
         return await self._database.write(work)
 
+    async def remove_annotation(self, owner: str, trace_id: str, annotation_id: str, source: str) -> bool:
+        """Remove an annotation of a user's trace whose source begins so; False if there is none."""
+
+        def work(connection: Connection) -> bool:
+            seq = _locked(connection, owner, trace_id)
+            if seq is None or annotation_id != _annotation_id(trace_id, int(annotation_id[24:], 16)):
+                return False
+            removed = connection.execute(
+                delete(annotations).where(
+                    annotations.c.trace == seq,
+                    annotations.c.seq == int(annotation_id[24:], 16),
+                    func.substr(annotations.c.source, 1, len(source)) == source,
+                )
+            )
+            return removed.rowcount > 0
+
+        return await self._database.write(work)
+
     async def replace_annotations(
         self, owner: str, trace_id: str, source: str, added: Iterable[Annotation]
     ) -> int | None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gemini_proxy.explorer.pages.templating import grouped, milliseconds
+from gemini_proxy.explorer.pages.trace_copies import parameters
+from gemini_proxy.traces.headline import KEY_LENGTH
 from gemini_proxy.traces.trace import Trace
 from gemini_proxy.traces.visible import as_json
 
@@ -12,6 +14,7 @@ _LISTED: Final = 20
 """Parts not checked, and other entries, that are shown one by one."""
 _LONGEST: Final = 2_000
 """Characters of one entry."""
+_ERRORS: Final = 400
 _TOKENS: Final = {
     "promptTokenCount": "prompt",
     "cachedContentTokenCount": "cached",
@@ -19,7 +22,10 @@ _TOKENS: Final = {
     "candidatesTokenCount": "response",
     "totalTokenCount": "total",
 }
-_TOLD: Final = frozenset("model usage model_version latencies_ms coverage refusal error via_gateway".split())
+_TOLD: Final = frozenset(
+    "model usage model_version latencies_ms coverage refusal error via_gateway conversation asked request_messages"
+    " upstream_status upstream_error".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``timing``, ``tokens`` and ``checks`` are a few words each; ``unchecked`` lists what no rule read, and why."""
+    """``timing``, ``tokens`` and ``checks`` are a few words each; ``unchecked`` lists what no rule read, and why.
+
+    ``warning`` says what was not checked of the whole exchange, "" where it was. ``upstream`` is what the upstream said
+    of its error, ``parameters`` are the request's.
+    """
 
     model: Fact
     timing: tuple[Fact, ...]
@@ -41,6 +51,11 @@ class Facts:
     unchecked_more: int
     refusal: Fact | None
     error: str
+    warning: str
+    upstream: Fact | None
+    conversation: str
+    key: str
+    parameters: tuple[Fact, ...]
     others: tuple[Fact, ...]
 
 
@@ -52,6 +67,7 @@ def facts(trace: Trace) -> Facts:
     unseen = coverage.get("not_checked")
     unseen = unseen if isinstance(unseen, list) else []
     count = coverage.get("not_checked_in_all")
+    asked = parameters(metadata)
     return Facts(
         _model(trace),
         tuple(_timing(trace)),
@@ -68,12 +84,34 @@ def facts(trace: Trace) -> Facts:
         max(0, (count if isinstance(count, int) else len(unseen)) - min(len(unseen), _LISTED)),
         Fact(_text(refusal.get("reason")), _text(refusal.get("text"))) if refusal else None,
         _text(metadata.get("error")),
+        _warning(coverage),
+        _upstream(metadata),
+        _text(metadata.get("conversation")),
+        (trace.tenant or "")[:KEY_LENGTH],
+        tuple(Fact(name, _text(value)) for name, value in asked.items()),
         tuple(
             Fact(_text(name), _text(value))
             for name, value in list(metadata.items())[:200]
-            if name not in _TOLD and value is not None
+            if name not in _TOLD and name not in asked and value is not None
         ),
     )
+
+
+def _warning(coverage: Mapping[str, Any]) -> str:
+    verdict = coverage.get("verdict")
+    if verdict == "off":
+        return "Nothing was checked: no guardrail held for this exchange."
+    if verdict == "unchecked":
+        return f"The checks gave no verdict and the exchange passed: {_text(coverage.get('unchecked')) or 'no reason'}"
+    return "The exchange ended before its last check." if verdict == "pending" else ""
+
+
+def _upstream(metadata: Mapping[str, Any]) -> Fact | None:
+    """Return the status of a response that was an error, with what it said."""
+    status, error = _number(metadata.get("upstream_status")), _mapping(metadata.get("upstream_error"))
+    if not error and (status is None or status < _ERRORS):
+        return None
+    return Fact("" if status is None else f"{status:.0f}", _text(error.get("message")), _text(error.get("status")))
 
 
 def _model(trace: Trace) -> Fact:

@@ -1,26 +1,33 @@
 """The pages of one trace: as a conversation, one of its texts, and as JSON."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.errors import NotFound
+from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
-from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
+from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.explorer.pages.trace_copies import MAX_COPIED, curl_command, policy_case
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.traces.annotation_ranges import AnnotationRanges
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
-from gemini_proxy.traces.rows import with_messages
+from gemini_proxy.traces.rows import load, with_messages
 from gemini_proxy.traces.search.listing import Listing
-from gemini_proxy.traces.trace import trace_json
+from gemini_proxy.traces.trace import Annotation, trace_json
 
+PERSON: Final = "person:"
+"""What the source of a note begins with, before the name of the user who wrote it."""
+LABEL: Final = "label"
+MAX_NOTE: Final = 2_000
+"""Characters of a note."""
 NO_TRACE: Final = "There is no such trace"
 _RAW: Final = {
     **BROWSER_HEADERS,
@@ -37,7 +44,8 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
     shown, dataset = stored.trace, await _dataset(visit, stored)
     neighbours = await Listing(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
-    conversation = await asyncio.to_thread(conversation_page, stored.messages, shown.annotations, first)
+    said = [one for one in shown.annotations if not one.source.startswith(PERSON)]
+    conversation = await asyncio.to_thread(conversation_page, stored.messages, said, first)
     return await visit.show(
         "trace.html",
         trace=shown,
@@ -46,7 +54,71 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
         facts=facts(shown),
         conversation=conversation,
         neighbours=neighbours,
+        remarks=[note for note in stored.annotations if note.annotation.source.startswith(PERSON)],
+        person=PERSON,
+        longest_note=MAX_NOTE,
+        copied=len(stored.messages) <= MAX_COPIED,
     )
+
+
+@page
+async def copy(visit: PageVisit) -> web.StreamResponse:
+    """Show a trace as a case for ``policy test``, or its request as a command."""
+    stored = await _stored(visit)
+    kind = visit.query("as")
+    if kind not in ("case", "curl"):
+        raise BadRequest("as must be case or curl")
+    if len(stored.messages) > MAX_COPIED:
+        raise NotFound("The trace is too long for this: its JSON has all of it")
+    messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
+    if kind == "case":
+        text: str | None = await asyncio.to_thread(policy_case, stored.trace, messages)
+        title, about = (
+            "Policy case",
+            (
+                "Save it beside a policy as NAME.cases.yaml and run gemini-proxy policy test: what a guardrail found"
+                " here must be found again. Change fires to what you want to hold."
+            ),
+        )
+    else:
+        text = await asyncio.to_thread(curl_command, _base_url(visit), stored.trace, messages)
+        title, about = (
+            "Request for the command line",
+            (
+                "Made from the trace, without a key: set GEMINI_API_KEY. Masked values are placeholders, and"
+                " signatures of thoughts are not kept."
+            ),
+        )
+    if text is None:
+        raise NotFound("Only calls of generateContent and streamGenerateContent can be written as a command")
+    return await visit.show("copy.html", trace=stored.trace, title=title, about=about, text=text)
+
+
+@page
+async def add_note(visit: PageVisit) -> web.StreamResponse:
+    """Add what a person says of a trace."""
+    trace_id, form = visit.id("id"), await visit.form()
+    text = form.get("note", "").strip()
+    if not 0 < len(text) <= MAX_NOTE:
+        raise BadRequest(f"A note must have 1 to {MAX_NOTE} characters")
+    kind = {LABEL: True} if form.get("kind") == LABEL else {}
+    note = Annotation(text, "", f"{PERSON}{visit.user}", extra=kind)
+    if await visit.app[CATALOGUE].annotate(visit.user, trace_id, note) is None:
+        raise NotFound(NO_TRACE)
+    return see(f"/explorer/traces/{trace_id}#remarks")
+
+
+@page
+async def remove_note(visit: PageVisit) -> web.StreamResponse:
+    """Remove what a person said of a trace."""
+    trace_id, note = visit.id("id"), visit.id("note")
+    if not await visit.app[CATALOGUE].remove_annotation(visit.user, trace_id, note, PERSON):
+        raise NotFound("There is no such note")
+    return see(f"/explorer/traces/{trace_id}#remarks")
+
+
+def _base_url(visit: PageVisit) -> str:
+    return f"{visit.request.scheme}://{visit.request.host}"
 
 
 @page

@@ -119,6 +119,20 @@
   // Measure everything first: otherwise the browser lays out the page again for each element.
   const foldAll = (within) => [...within.querySelectorAll(".fold")].filter(foldable).forEach(fold);
 
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    const words = button.textContent;
+    button.addEventListener("click", async () => {
+      const text = document.getElementById(button.dataset.copy).innerText;
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "The browser does not allow it";
+      }
+      setTimeout(() => { button.textContent = words; }, 2000);
+    });
+  }
+
   // Nothing can be opened on paper.
   let closed = [];
   addEventListener("beforeprint", () => {

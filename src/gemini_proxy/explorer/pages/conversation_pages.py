@@ -1,0 +1,132 @@
+"""The page of a conversation: what its exchanges said, once, with where each of them began."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import NotFound
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
+from gemini_proxy.explorer.pages.annotated_text import Note, notes
+from gemini_proxy.explorer.pages.conversation import BlockReader, Message
+from gemini_proxy.explorer.pages.site import PageVisit, page
+from gemini_proxy.traces.annotation_ranges import AnnotationRanges
+from gemini_proxy.traces.catalogue import StoredTrace
+from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.trace import Trace, TraceSummary
+
+EXCHANGES: Final = 50
+"""Exchanges of one page, the newest."""
+_MOST: Final = 8_000_000
+"""Bytes of messages that one page reads; exchanges beyond are named without what they said."""
+_MARKS: Final = 200
+"""Annotations of one exchange that are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One exchange: the messages that the one before it does not have, and what was noted of it.
+
+    ``missing`` says why there are no messages. ``repeated`` is how many both have in common at the beginning.
+    """
+
+    trace: Trace
+    messages: tuple[Message, ...]
+    repeated: int
+    missing: str = ""
+    notes: tuple[Note, ...] = ()
+
+
+@page
+async def conversation(visit: PageVisit) -> web.StreamResponse:
+    """Show a conversation, the oldest exchange first."""
+    name = visit.request.match_info["id"]
+    found, more = await _exchanges(visit, name)
+    if not found:
+        raise NotFound(
+            "You have no such conversation, or its exchanges are not indexed yet: try again in a few seconds"
+        )
+    stored = await _stored(visit, found)
+    return await visit.show(
+        "conversation.html", name=name, steps=await asyncio.to_thread(steps, stored), more=more, most=EXCHANGES
+    )
+
+
+async def _exchanges(visit: PageVisit, name: str) -> tuple[list[TraceSummary], bool]:
+    """Return the newest exchanges of a conversation, the oldest first, and whether there are older ones."""
+    datasets = await visit.app[DATASETS].all(visit.user)
+    listing = Listing(visit.app[READ_DATABASE])
+    found = [one async for one in listing.each(datasets, TraceQuery(conversation=name), EXCHANGES + 1)]
+    return found[:EXCHANGES][::-1], len(found) > EXCHANGES
+
+
+async def _stored(visit: PageVisit, found: Sequence[TraceSummary]) -> list[StoredTrace]:
+    """Return the traces; the messages of those that are too much for one page are left out."""
+    traces: list[StoredTrace] = []
+    left = _MOST
+    for summary in found:
+        stored = await visit.app[CATALOGUE].stored(visit.user, summary.id)
+        if stored is None:
+            continue
+        fits = len(stored.messages) <= left
+        left -= len(stored.messages) if fits else 0
+        traces.append(stored if fits else StoredTrace(stored.trace, b"", stored.annotations))
+    return traces
+
+
+def steps(stored: Sequence[StoredTrace]) -> list[Step]:
+    """Return the exchanges with what each of them added to those before it."""
+    reader_full = False
+    said: list[str] = []
+    made: list[Step] = []
+    for one in stored:
+        if not one.messages:
+            made.append(Step(one.trace, (), 0, "It is too long for this page."))
+            continue
+        messages = load(one.messages)
+        keys = [_key(message) for message in messages]
+        repeated = _common(said, keys)
+        said = keys
+        if reader_full:
+            made.append(Step(one.trace, (), repeated, "The page is full."))
+            continue
+        marks = AnnotationRanges(one.trace.annotations[:_MARKS])
+        reader = BlockReader(marks)
+        # Their notes stand above the messages: numbers of marks are those of one exchange, not of a page.
+        reader.known.update(mark.number for mark in marks.all)
+        shown: list[Message] = []
+        for index in range(repeated, len(messages)):
+            if reader.spent:
+                reader_full = True
+                break
+            shown.append(reader.message(index, messages[index]))
+        made.append(Step(one.trace, tuple(shown), repeated, notes=notes(marks.all)))
+    return made
+
+
+def _key(message: Any) -> str:
+    """Return what makes a message the same in the next request; clients leave out thoughts and which candidate it was.
+
+    "" for what is not compared at all.
+    """
+    if not isinstance(message, Mapping) or message.get("thought") or "role" not in message:
+        return ""
+    kept = {name: value for name, value in message.items() if name != "candidate"}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _common(before: Sequence[str], now: Sequence[str]) -> int:
+    """Return how many messages at the beginning of ``now`` are those of ``before``, in order."""
+    theirs = [key for key in before if key]
+    place = 0
+    for index, key in enumerate(now):
+        if not key:
+            continue
+        if place >= len(theirs) or theirs[place] != key:
+            return index
+        place += 1
+    return len(now)

@@ -1,0 +1,157 @@
+"""What a person takes out of a trace: a case for ``policy test``, and a request for the command line. No I/O."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+from gemini_proxy.traces.trace import Annotation, Trace
+
+MAX_COPIED: Final = 1_000_000
+"""Bytes of messages that are written as a case or a command; a longer trace is in the JSON alone."""
+_METHODS: Final = frozenset({"generateContent", "streamGenerateContent"})
+_PARAMETERS: Final = (
+    "generationConfig generation_config safetySettings safety_settings toolConfig tool_config cachedContent"
+    " cached_content labels serviceTier service_tier store"
+).split()
+"""Fields of a request that are neither messages nor tools, in both spellings."""
+_DATA_URL = re.compile(r"data:([^;,]{1,100});base64,(.*)", re.DOTALL)
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+def parameters(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the request as the trace keeps them."""
+    return {name: metadata[name] for name in _PARAMETERS if metadata.get(name) is not None}
+
+
+def policy_case(trace: Trace, messages: Messages) -> str:
+    """Write the trace as a case file: what its first guardrail found must be found again; or else nothing may be."""
+    fires = _fired(trace.annotations)
+    case = {"name": f"trace {trace.id[:8]}", "fires": fires or False, "messages": [dict(one) for one in messages]}
+    return yaml.safe_dump({"cases": [_plain(case)]}, allow_unicode=True, sort_keys=False, width=110)
+
+
+def _fired(annotations: Iterable[Annotation]) -> list[str]:
+    named = [one for one in annotations if one.guardrail.get("name")]
+    return list(dict.fromkeys(one.content for one in named if one.guardrail["name"] == named[0].guardrail["name"]))
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON as values that YAML can write: half a character cannot be encoded."""
+    return json.loads(json.dumps(value).encode(errors="replace"), object_pairs_hook=_encodable)
+
+
+def _encodable(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {_text(name): _text(value) if isinstance(value, str) else value for name, value in pairs}
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def curl_command(base_url: str, trace: Trace, messages: Messages) -> str | None:
+    """Write the trace's request as a command that sends it to this server, the key left to the caller's environment.
+
+    None for what is not a call of a model's two generating methods. Signatures of thoughts are not in a trace.
+    """
+    method, asked = trace.metadata.get("method"), _asked(trace, messages)
+    if method not in _METHODS or not trace.model or not asked:
+        return None
+    prefix = f"/api/v1/gateway/{trace.dataset}/gemini" if trace.dataset else ""
+    query = "?alt=sse" if method == "streamGenerateContent" else ""
+    url = f"{base_url}{prefix}/v1beta/models/{trace.model}:{method}{query}"
+    body = json.dumps({**request_body(asked), **parameters(trace.metadata)}, indent=1, ensure_ascii=False)
+    lines = (
+        f"curl {shlex.quote(url)}",
+        '-H "x-goog-api-key: $GEMINI_API_KEY"',
+        "-H 'content-type: application/json'",
+        f"-d {shlex.quote(_text(body))}",
+    )
+    return " \\\n  ".join(lines) + "\n"
+
+
+def _asked(trace: Trace, messages: Messages) -> Messages:
+    """Return the messages of the request; where the trace does not say how many, all up to the model's last turn."""
+    count = trace.metadata.get("request_messages")
+    if isinstance(count, int) and 0 <= count <= len(messages):
+        return messages[:count]
+    end = len(messages)
+    while end and messages[end - 1].get("role") == "assistant":
+        end -= 1
+    return messages[:end]
+
+
+def request_body(messages: Messages) -> dict[str, Any]:
+    """Return a request of the Gemini API that says what the messages say."""
+    contents: list[dict[str, Any]] = []
+    system: list[dict[str, Any]] = []
+    tools: list[Any] = []
+    for message in messages:
+        role = message.get("role")
+        if role is None:
+            tools += message.get("tools") or []
+        elif role == "system":
+            system += _parts(message)
+        elif not message.get("provider"):
+            side = str(message.get("turn") or {"assistant": "model"}.get(str(role), "user"))
+            side = "model" if side == "assistant" else side
+            parts = _parts(message)
+            if contents and contents[-1]["role"] == side:
+                contents[-1]["parts"] += parts
+            elif parts:
+                contents.append({"role": side, "parts": parts})
+    body: dict[str, Any] = {"contents": contents}
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    if tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in tools]}]
+    return body
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if message.get("role") == "tool":
+        content = message.get("content")
+        response = content if isinstance(content, Mapping) else {"result": content}
+        named = {"id": message["tool_call_id"]} if message.get("tool_call_id") else {}
+        return [{"functionResponse": {**named, "name": message.get("tool_name", ""), "response": dict(response)}}]
+    content, parts = message.get("content"), list[dict[str, Any]]()
+    mark = {"thought": True} if message.get("thought") else {}
+    if isinstance(content, str) and content:
+        parts.append({"text": content, **mark})
+    for chunk in content if isinstance(content, list) else ():
+        parts += _chunk(chunk)
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", {}) if isinstance(call, Mapping) else {}
+        named = {"id": call["id"]} if isinstance(call, Mapping) and call.get("id") else {}
+        parts.append({"functionCall": {**named, "name": function.get("name"), "args": function.get("arguments")}})
+    return parts
+
+
+def _chunk(chunk: Any) -> list[dict[str, Any]]:
+    if not isinstance(chunk, Mapping):
+        return []
+    if isinstance(text := chunk.get("text"), str):
+        return [{"text": text}]
+    image, file = chunk.get("image_url"), chunk.get("file")
+    if isinstance(image, Mapping) and isinstance(url := image.get("url"), str):
+        found = _DATA_URL.fullmatch(url)
+        return [{"inlineData": {"mimeType": found[1], "data": found[2]}} if found else {"fileData": {"fileUri": url}}]
+    if isinstance(file, Mapping):
+        mime = {"mimeType": file["mime_type"]} if file.get("mime_type") else {}
+        if file.get("data"):
+            return [{"inlineData": {**mime, "data": file["data"]}}]
+        return [{"fileData": {**mime, "fileUri": file.get("uri")}}]
+    return []
+
+
+def _declaration(tool: Any) -> Any:
+    """Return a declared tool in Gemini's own form."""
+    if not isinstance(tool, Mapping):
+        return tool
+    within = tool.get("function") if isinstance(tool.get("function"), Mapping) else tool
+    renamed = {"inputSchema": "parametersJsonSchema"}
+    return {renamed.get(str(name), str(name)): value for name, value in dict(within or {}).items() if name != "type"}
