@@ -70,6 +70,11 @@ async def test_videos(start_proxy: StartProxy, upstream: ScriptedUpstream) -> No
     upstream.reply(unary({"name": NAME}))
     source = types.GenerateVideosSource(prompt="waves")
     operation = await asyncio.to_thread(client.models.generate_videos, model="veo-3", source=source)
+    asked = len(upstream.calls)
+    with pytest.raises(errors.ClientError, match="no Dublin"):
+        source = types.GenerateVideosSource(prompt="Dublin")
+        await asyncio.to_thread(client.models.generate_videos, model="veo-3", source=source)
+    assert len(upstream.calls) == asked
     reasons = {"generateVideoResponse": {"raiMediaFilteredReasons": ["seen in Dublin"]}}
     upstream.reply(
         unary({"name": NAME}),

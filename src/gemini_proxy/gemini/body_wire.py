@@ -1,25 +1,59 @@
 """The wire of methods that take one JSON body and return one, in whose responses nothing is masked or put back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
-from gemini_proxy.gemini.generate_wire import GenerateReader
 from gemini_proxy.gemini.json_edit import Path
-from gemini_proxy.gemini.refusal import JSON_TYPE, Refusal, error_body, error_refusal
+from gemini_proxy.gemini.refusal import (
+    JSON_TYPE,
+    Feedback,
+    Refusal,
+    StreamState,
+    error_body,
+    error_refusal,
+    sse_refusal,
+)
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import Payload, ResponseReader
 
 
+def _as_it_is(payload: Payload) -> Iterable[Payload]:
+    return (payload,)
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """Tells what one body says, by ``tell``. It is refused by HTTP 400, unless its client was shown life before."""
+
+    tell: Callable[[Payload], Iterable[Payload]]
+    carried_call: bool = False
+    has_open_call: bool = False
+
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        return self.tell(payload)
+
+    def end(self) -> Iterable[Payload]:
+        return ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        return sse_refusal(refusal, state, feedback)
+
+
 @dataclass(frozen=True, slots=True)
 class BodyWire:
-    """``read`` reads a request's body, ``is_text`` says of a path in it whether the model reads that string as text."""
+    """``read`` reads a request's body, ``is_text`` says of a path in it whether the model reads that string as text.
+
+    ``tell`` says a response in Gemini's words, as ``ResponseReader.read`` does.
+    """
 
     read: Callable[[ModelCall, bytes], GeminiRequest]
     is_text: Callable[[Path], bool]
-    reader: Callable[[], ResponseReader] = GenerateReader
+    tell: Callable[[Payload], Iterable[Payload]] = _as_it_is
     places: None = None
     refuses_by_event: bool = False
 
@@ -42,7 +76,7 @@ class BodyWire:
         return WholeBodyFraming()
 
     def new_reader(self, call: ModelCall) -> ResponseReader:
-        return self.reader()
+        return BodyReader(self.tell)
 
     def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
         return error_body(status, message, code, details)

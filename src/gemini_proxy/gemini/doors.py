@@ -299,6 +299,7 @@ _ROWS: Final = (
         (*_verb(Method.PREDICT_LONG_RUNNING, "models"), *_on_vertex(Method.PREDICT_LONG_RUNNING)),
         wire="predictions",
         generates=True,
+        keeps=True,
     ),
     Row(
         Method.FETCH_PREDICT_OPERATION,

@@ -11,7 +11,6 @@ from gemini_proxy.gemini.body_wire import BodyWire
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case
 from gemini_proxy.gemini.fields import JsonObject, field, steers
-from gemini_proxy.gemini.generate_wire import GenerateReader
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import MessageList
 from gemini_proxy.gemini.parts import Unchecked
@@ -132,20 +131,16 @@ def _is_text(path: Path) -> bool:
     return names[-1] == "negative_prompt"
 
 
-class PredictionReader(GenerateReader):
-    """Tells the texts of a response, and names its pictures and videos."""
-
-    def read(self, payload: Payload) -> Iterable[Payload]:
-        said = {name: value for name, value in payload.items() if snake_case(name) not in _OWN and name != "error"}
-        parts = list(_parts(said))
-        texts = "\n".join(part["text"] for part in parts if "text" in part)
-        content = [*([{"text": texts}] if texts else ()), *(part for part in parts if "text" not in part)]
-        told: dict[str, Any] = {
-            "candidates": [{"content": {"role": "model", "parts": content}, "finishReason": "STOP"}]
-        }
-        if payload.get("error") is not None:
-            told["error"] = payload["error"]
-        return (told,)
+def _tell(payload: Payload) -> Iterable[Payload]:
+    """Return the texts of a response as one, and its pictures and videos."""
+    said = {name: value for name, value in payload.items() if snake_case(name) not in _OWN and name != "error"}
+    parts = list(_parts(said))
+    texts = "\n".join(part["text"] for part in parts if "text" in part)
+    content = [*([{"text": texts}] if texts else ()), *(part for part in parts if "text" not in part)]
+    told: dict[str, Any] = {"candidates": [{"content": {"role": "model", "parts": content}, "finishReason": "STOP"}]}
+    if payload.get("error") is not None:
+        told["error"] = payload["error"]
+    return (told,)
 
 
-PREDICTIONS: Final = BodyWire(_read, _is_text, PredictionReader)
+PREDICTIONS: Final = BodyWire(_read, _is_text, _tell)
