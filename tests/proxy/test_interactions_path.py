@@ -24,7 +24,7 @@ from tests.gemini.interactions.streams import (
     stop,
     text_step,
 )
-from tests.proxy.test_approvals import decide
+from tests.proxy.test_approvals import decide, waiting
 from tests.support.proxy import MODEL, Proxy
 from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream
 
@@ -93,6 +93,29 @@ async def test_a_stream_shows_life_while_a_person_is_asked(
         await decide(proxy, allow=True)
         received += await response.read()
     assert re.sub(rb"(?m)^:\n", b"", received) == sse(events)
+
+
+async def test_what_was_allowed_is_not_asked_again_when_it_is_gone_on_from(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Nor when it is read again with a response."""
+    proxy = await start_proxy(ask_policy=PAYMENTS, guardrails={"ask_timeout": 5})
+    upstream.reply(Reply([orjson.dumps(interaction([call_step("pay", {"to": "ACME"})]))]))
+
+    async def ask() -> int:
+        async with client.post(address(proxy), json=body()) as response:
+            return response.status
+
+    asking = asyncio.create_task(ask())
+    await decide(proxy, allow=True)
+    assert await asking == 200
+    upstream.reply(Reply([orjson.dumps({**interaction([text_step("paid")]), "id": "v1_b"})]))
+    step = {"type": "function_result", "call_id": "c1", "name": "pay", "result": "ok"}
+    async with client.post(address(proxy), json=body(input=[step], previous_interaction_id="v1_abc")) as response:
+        assert response.status == 200
+    async with client.get(f"{address(proxy)}/v1_b") as response:
+        assert response.status == 200
+    assert await waiting(proxy, 0) == []
 
 
 async def test_a_response_that_was_not_read_is_unread_when_it_is_gone_on_from(

@@ -216,11 +216,16 @@ def _texts_of(value: Any) -> Iterator[str]:
                 yield from _texts_of(inner)
 
 
-def is_history(contents: Sequence[int | None], violation: Violation) -> bool:
-    """Tell whether all that a violation points at is in a content of the request before the last one."""
+def is_history(contents: Sequence[int | None], violation: Violation, *, earlier: int = 0) -> bool:
+    """Tell whether all that a violation points at is in a content of the request before the last one.
+
+    The first ``earlier`` messages, which the request only refers to, are before it in any case.
+    """
     last = max((content for content in contents if content is not None), default=0)
     for address in violation.ranges:
         index = message_of(address)
+        if index is not None and index < earlier:
+            continue
         content = contents[index] if index is not None and index < len(contents) else None
         if content is None or content >= last:
             return False

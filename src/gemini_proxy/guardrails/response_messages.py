@@ -51,7 +51,6 @@ _TOOLS = (
     _Tool("url_context", frozenset({"url_context"}), "urls", (_URLS,), (_URLS, "urlContextMetadata")),
 )
 _REPEATED = {
-    "interaction.input": "user",
     "interaction.userInput": "user",
     "interaction.systemInstruction": "system",
     "interaction.tools": "system",

@@ -410,7 +410,9 @@ class Pipeline:
         for violation in violations:
             if violation.action != "ask" or self._desk.has_allowed(exchange, violation, messages):
                 continue
-            old = phase == "request" and is_history(await contents_of(exchange), violation)
+            old = phase == "request" and is_history(
+                await contents_of(exchange), violation, earlier=exchange.checked_request.earlier
+            )
             try:
                 approval = await self._desk.ask(exchange, violation, messages, show_life, is_history=old)
                 exchange.approvals.append(approval)

@@ -209,8 +209,7 @@ def test_what_was_asked_is_not_the_models_text() -> None:
     assert [(message["role"], message["content"]) for message in said({**echoed, "input": "d"})] == [
         ("assistant", "b"),
         ("system", "c\ninteraction.systemInstruction"),
-        ("user", [{"type": "text", "text": "d\ninteraction.input"}]),
-        ("user", [{"type": "text", "text": "a\ninteraction.userInput"}]),
+        ("user", [{"type": "text", "text": "d\na\ninteraction.userInput"}]),
     ]
 
 

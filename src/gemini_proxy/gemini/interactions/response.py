@@ -21,12 +21,14 @@ from gemini_proxy.gemini.interactions.steps import (
     call_part,
     content_parts,
     contents_parts,
+    input_parts,
     is_client_call,
     is_content,
     step_parts,
     step_type,
     texts_beside,
 )
+from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
 from gemini_proxy.gemini.response_fields import ANYTHING, ID, NUMBER, TEXT, TIME, TOKEN, WORD, is_id
 
@@ -68,7 +70,6 @@ _INTERACTION: Final = {
     "errors": ({"code": TEXT, "message": TEXT},),
     "responseModalities": (WORD,),
     "generationConfig": ANYTHING,
-    "input": ANYTHING,
     "systemInstruction": TEXT,
     "tools": ANYTHING,
 } | dict.fromkeys(
@@ -77,7 +78,8 @@ _INTERACTION: Final = {
 """The fields of an interaction beside its steps."""
 _FINISHED: Final = {"completed": "STOP", "requires_action": "STOP"}
 _OUTPUTS: Final = ("output_audio", "output_image", "output_video")
-_READ: Final = frozenset(("steps", "output_text", *_OUTPUTS))
+_READ: Final = frozenset(("input", "steps", "output_text", *_OUTPUTS))
+_MEDIA: Final = frozenset(("inlineData", "fileData"))
 _OF_STEPS: Final = frozenset(("event_type", "index", "event_id"))
 _LIFE: Final = frozenset(("interaction.created", "interaction.completed", "interaction.status_update"))
 
@@ -177,8 +179,8 @@ class InteractionReader:
         """Return the parts of a step within the model's turn: an echo of the user's input is not the model's text."""
         if kind != "user_input":
             return parts
-        self._echoes += [part["text"] for part in parts if "text" in part]
-        return [part for part in parts if "text" not in part]
+        self._echoes += [said for part in parts if _MEDIA.isdisjoint(part) for said in strings_in([*part.values()])]
+        return [part for part in parts if not _MEDIA.isdisjoint(part)]
 
     def _about_step(self, event: Payload, read: str, parts: list[Part]) -> dict[str, Any]:
         told: dict[str, Any] = {"candidates": [{"content": {"parts": parts}}]} if parts else {}
@@ -314,6 +316,7 @@ class InteractionReader:
             told["error"] = interaction["error"]
         waiting = [index for index, step in self._steps.items() if whole and step.fragments is not None]
         parts = [part for index in waiting for part in self._stop(index)]
+        parts += self._in_turn("user_input", input_parts(interaction.get("input")))
         parts += self._repeated(interaction.get("steps"))
         before = (part for step in self._steps.values() for part in step.parts)
         parts += _outputs(interaction, (*before, *parts))

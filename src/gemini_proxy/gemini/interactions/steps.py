@@ -109,6 +109,14 @@ def step_parts(step: JsonObject) -> list[Part]:
     return beside(kind or "step", step, {})
 
 
+def input_parts(given: Any) -> list[Part]:
+    """Return the parts of an input, whatever form it has and whoever's turns are in it. Raises BadRequest."""
+    if given is None or isinstance(given, str):
+        return [_text(given, False)] if given else []
+    items = objects(given, "input")
+    return [part for item in items for part in (content_parts(item) if is_content(item) else step_parts(item))]
+
+
 def step_type(step: JsonObject) -> str:
     """Return the type of a step, "" for one without. Raises BadRequest if it is no string."""
     return a_string(step.get("type"), "type")
