@@ -1,7 +1,9 @@
 """Caches and files with the real google-genai SDK, before a Gemini that keeps them."""
 
 import asyncio
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,23 @@ async def proxy(start_proxy: StartProxy, google: Google, tmp_path: Path) -> Prox
     return await start_proxy(policy=POLICY, files={"folder": str(tmp_path)})
 
 
+Connected = Callable[..., genai.Client]
+
+
 def client_of(proxy: Proxy, key: str = KEY, prefix: str = "") -> genai.Client:
     return genai.Client(api_key=key, http_options=types.HttpOptions(base_url=proxy.url + prefix))
 
 
-async def test_caches(proxy: Proxy, google: Google, upstream: ScriptedUpstream) -> None:
+@pytest.fixture
+def connected() -> Iterator[Connected]:
+    """Make clients that are closed after the test: a proxy that stops waits for idle connections."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(contextlib.closing(client_of(*arguments, **options)))
+
+
+async def test_caches(proxy: Proxy, google: Google, upstream: ScriptedUpstream, connected: Connected) -> None:
     """Made, shown, listed, changed and deleted; what they hold is checked again where they are used."""
-    client = client_of(proxy)
+    client = connected(proxy)
 
     def work() -> None:
         config = types.CreateCachedContentConfig(contents=["all of Cork"], display_name="c", ttl="60s")
@@ -57,6 +69,7 @@ async def test_caches(proxy: Proxy, google: Google, upstream: ScriptedUpstream) 
             client.caches.get(name=made.name)
 
     await asyncio.to_thread(work)
+    assert [one.model for one in await proxy.store.recent(2)] == [MODEL, MODEL]
     trace = await proxy.trace()
     assert (len(trace.messages), trace.metadata["coverage"]["not_checked"]) == (4, [])
 
@@ -70,17 +83,19 @@ async def test_caches(proxy: Proxy, google: Google, upstream: ScriptedUpstream) 
     ],
 )
 async def test_a_cache_that_is_refused_never_gets_to_google(
-    proxy: Proxy, upstream: ScriptedUpstream, config: types.CreateCachedContentConfig
+    proxy: Proxy, upstream: ScriptedUpstream, config: types.CreateCachedContentConfig, connected: Connected
 ) -> None:
-    client = client_of(proxy)
+    client = connected(proxy)
     with pytest.raises(errors.ClientError, match="no Dublin"):
         await asyncio.to_thread(client.caches.create, model=MODEL, config=config)
     assert upstream.calls == []
 
 
-async def test_files(proxy: Proxy, google: Google, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+async def test_files(
+    proxy: Proxy, google: Google, upstream: ScriptedUpstream, tmp_path: Path, connected: Connected
+) -> None:
     """Text is checked and known where it is used; a picture is known by its digest alone."""
-    client = client_of(proxy, prefix="/api/v1/gateway/gemini")
+    client = connected(proxy, prefix="/api/v1/gateway/gemini")
     (tmp_path / "notes.txt").write_text("all of Cork")
     seen: list[Any] = []
     # Of two chunks.
@@ -116,14 +131,14 @@ async def test_files(proxy: Proxy, google: Google, upstream: ScriptedUpstream, t
 
 
 async def test_what_is_masked_in_a_cache_is_known_as_it_was_sent(
-    start_proxy: StartProxy, google: Google, upstream: ScriptedUpstream
+    start_proxy: StartProxy, google: Google, upstream: ScriptedUpstream, connected: Connected
 ) -> None:
     """The cache holds the placeholder, and so does what is remembered of it: nothing is found in it again.
 
     It is there at once, even where traces are written after their answers.
     """
     proxy = await start_proxy(mask_policy=POLICY, traces={"durability": "deferred"})
-    client = client_of(proxy)
+    client = connected(proxy)
     config = types.CreateCachedContentConfig(contents=["all of Dublin"])
     made = await asyncio.to_thread(client.caches.create, model=MODEL, config=config)
     assert b"Dublin" not in upstream.calls[0].body
@@ -151,24 +166,30 @@ async def test_what_is_masked_in_a_cache_is_known_as_it_was_sent(
     ],
 )
 async def test_a_file_that_is_refused_never_gets_to_google(
-    proxy: Proxy, upstream: ScriptedUpstream, data: bytes, mime_type: str, names: dict[str, str], said: str
+    proxy: Proxy,
+    upstream: ScriptedUpstream,
+    data: bytes,
+    mime_type: str,
+    names: dict[str, str],
+    said: str,
+    connected: Connected,
 ) -> None:
     """At once, without the SDK sending it again."""
     config = types.UploadFileConfig(mime_type=mime_type, **names)  # type: ignore[arg-type]
-    client = client_of(proxy)
+    client = connected(proxy)
     with pytest.raises(errors.ClientError, match=said):
         await asyncio.to_thread(client.files.upload, file=io.BytesIO(data), config=config)
     assert upstream.calls == []
 
 
-async def test_one_users_things_are_not_anothers(start_proxy: StartProxy, google: Google) -> None:
+async def test_one_users_things_are_not_anothers(start_proxy: StartProxy, google: Google, connected: Connected) -> None:
     """Two users who share the operator's Gemini key see their own; what nobody is known to have made is nobody's."""
     from gemini_proxy.traces.keys import Keys
 
     shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
     proxy = await start_proxy(policy=POLICY, **shared)
     keys = Keys(proxy.store.database)
-    ann, bob = [client_of(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    ann, bob = [connected(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
     google.kept["cachedContents/old"] = {"name": "cachedContents/old"}
 
     def work() -> None:

@@ -27,6 +27,7 @@ _NO_SETTINGS = _CONTENTS | spellings(*_WRAPPERS.values())
 _SCHEMAS = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
 _CONTENT = spellings("role", "parts")
 _DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema")
+_MODEL = re.compile(r"(?:[\w./-]{1,256}/)?([A-Za-z0-9][A-Za-z0-9._-]{0,127})", re.ASCII)
 _CACHE = re.compile(r"(?:(?:projects/[^/]{1,60}/locations/[^/]{1,40}/)?cachedContents/)?([A-Za-z0-9_-]{1,128})")
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
@@ -78,6 +79,7 @@ def request_of(call: ModelCall, root: JsonObject) -> GeminiRequest:
         outbound=outbound,
         stored=messages if bare is root else tuple(_read(call, bare, outbound).messages),
         secrets=secrets,
+        model=_named_model(root),
     )
 
 
@@ -202,6 +204,13 @@ class _BodyReader:
 
     def _unchecked(self, address: str, reason: str) -> None:
         self.list.unchecked.append(Unchecked(address, reason))
+
+
+def _named_model(root: JsonObject) -> str | None:
+    """Return the model that a body names, without its collection; None where it names none."""
+    named = root.get("model")
+    match = _MODEL.fullmatch(named) if isinstance(named, str) else None
+    return match[1] if match else None
 
 
 def cache_reference(cached: Any) -> Reference | None:
