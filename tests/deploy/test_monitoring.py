@@ -59,7 +59,8 @@ async def labels(
 ) -> Mapping[str, set[str]]:
     """The metrics of a server that pushes its traces and has refused one of two requests, with their labels."""
     push = {"url": "http://127.0.0.1:9", "api_key": "inv-" + "0" * 32}
-    proxy = await start_proxy(policy=RULE, explorer={"push": push})
+    alert = {"name": "a", "on": ["budget_spent"], "url": "http://127.0.0.1:9"}
+    proxy = await start_proxy(policy=RULE, explorer={"push": push}, alerts=[alert])
     upstream.reply(unary({**candidate("fine", "STOP"), "usageMetadata": USAGE}))
     for text in ("hello", "hunter2"):
         async with client.post(proxy.method(), json=prompt(text)) as response:

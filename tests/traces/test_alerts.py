@@ -121,7 +121,7 @@ def test_a_chat_reads_no_markup_in_names() -> None:
     slack = replace(RULE, format="slack")
     body = orjson.loads(body_of(message(key="<!channel> & co"), slack, "https://p.example"))
     said = "gemini-proxy: 1 exchange was refused by &lt;!channel&gt; &amp; co."
-    assert body == {"text": f"{said}\n<https://p.example/explorer/traces|Open>"}
+    assert body == {"text": f"{said}\n<https://p.example/explorer/traffic?outcome=refused|Open>"}
 
 
 def test_keys_are_in_no_message_and_secrets_in_no_repr() -> None:

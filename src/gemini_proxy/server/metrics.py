@@ -43,6 +43,7 @@ from gemini_proxy.traces.alerts.worker import AlertWorker
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.jobs import Queued
 from gemini_proxy.traces.keys import digest
+from gemini_proxy.traces.push.answers import Failure
 from gemini_proxy.traces.push.worker import PushWorker
 
 log = logging.getLogger(__name__)
@@ -321,12 +322,12 @@ def _push(push: PushWorker) -> Iterator[Metric]:
 def _alerts(alerts: AlertWorker) -> Iterator[Metric]:
     sent = _counter("alerts_sent", "Messages of an alert that were taken.", "alert")
     given_up = _counter("alerts_given_up", "Messages of an alert that will not be sent.", "alert")
+    failures = _counter("alert_failures", "Attempts that are repeated.", "alert", "reason")
     for rule in alerts.rules:
         sent.add_metric([rule.name], alerts.sent[rule.name])
         given_up.add_metric([rule.name], alerts.given_up[rule.name])
-    failures = _counter("alert_failures", "Attempts that are repeated.", "alert", "reason")
-    for (name, failure), count in alerts.failures.items():
-        failures.add_metric([name, failure.value], count)
+        for failure in Failure:
+            failures.add_metric([rule.name, failure.value], alerts.failures[rule.name, failure])
     yield from (sent, given_up, failures)
 
 

@@ -88,6 +88,7 @@ class AuditLog:
         """Keep a change if the last one of the same action and subject says something else."""
 
         def work(connection: Connection) -> None:
+            _serialise(connection)
             same = (audit_log.c.action == change.action, audit_log.c.subject == change.subject)
             query = select(audit_log.c.details).where(*same).order_by(audit_log.c.seq.desc()).limit(1)
             last = connection.scalar(query)
@@ -159,8 +160,7 @@ class Verifier:
 
 def append(connection: Connection, change: Change) -> None:
     """Keep a change, in the transaction that makes it: as the last thing in it, for others wait for its end."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    _serialise(connection)
     last = _head(connection)
     details, by = _details(change), change.by or UNKNOWN
     entry = AuditEntry(
@@ -172,6 +172,12 @@ def append(connection: Connection, change: Change) -> None:
     head = {"seq": entry.seq, "digest": digest}
     if not connection.execute(update(audit_head).values(head)).rowcount:
         connection.execute(insert(audit_head).values(id=1, **head))
+
+
+def _serialise(connection: Connection) -> None:
+    """Let nobody else append until the transaction ends. SQLite has one writer at a time as it is."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def digest_of(entry: AuditEntry) -> str:

@@ -29,7 +29,9 @@ MAX_SEALED: Final = 10_000
 _DAY: Final = 86_400.0
 _LOOK: Final = 3_600.0
 """Seconds between two looks at whether a day has ended."""
+_SOON: Final = 60.0
 _REST: Final = 0.05
+"""Seconds between two readings: others read as well."""
 _STEP: Final = 100
 _STEP_BYTES: Final = 4_194_304
 """Traces, and bytes of their messages, that are read at once; one is always read."""
@@ -78,7 +80,8 @@ class Sealer:
                     await self.seal(now)
             except StoreError as error:
                 logger.warning("traces were not sealed: %s", error)
-            await self._clock.sleep(_LOOK)
+            # Shortly after a start no clock is believed yet.
+            await self._clock.sleep(_SOON if now is None else _LOOK)
 
     async def seal(self, now: float) -> int:
         """Seal all traces if one is from a day before that of ``now`` and not sealed; return how many were."""

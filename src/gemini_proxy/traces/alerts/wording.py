@@ -16,8 +16,8 @@ _LONGEST: Final = 200
 """Characters of a name in a text: those of datasets, guardrails and tools are others' words."""
 _PAGES: Final[Mapping[Kind, str]] = {
     "approval_waiting": "/explorer/approvals",
-    "refusals": "/explorer/traces",
-    "upstream_errors": "/explorer/traces",
+    "refusals": "/explorer/traffic?outcome=refused",
+    "upstream_errors": "/explorer/traffic?outcome=upstream_error",
     "unrecorded_traces": "/explorer/dashboard",
     "budget_spent": "/explorer/dashboard",
 }
@@ -72,7 +72,7 @@ def _link(message: AlertMessage, public_url: str | None) -> str | None:
         return None
     trace = message.example.get("trace")
     is_one = message.count == 1 and trace and message.kind in ("refusals", "upstream_errors")
-    return f"{public_url}{_PAGES[message.kind]}{f'/{trace}' if is_one else ''}"
+    return f"{public_url}/explorer/traces/{trace}" if is_one else f"{public_url}{_PAGES[message.kind]}"
 
 
 def _time(at: float) -> str:
