@@ -189,7 +189,9 @@ async def test_one_users_things_are_not_anothers(start_proxy: StartProxy, google
     shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
     proxy = await start_proxy(policy=POLICY, **shared)
     keys = Keys(proxy.store.database)
-    ann, bob = [connected(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    # Bob's is another server on the same database.
+    proxies = {"ann": proxy, "bob": await start_proxy(policy=POLICY, **shared)}
+    ann, bob = [connected(at, (await keys.add(name))[1]) for name, at in proxies.items()]
     google.kept["cachedContents/old"] = {"name": "cachedContents/old"}
 
     def work() -> None:

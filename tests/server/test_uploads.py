@@ -138,6 +138,15 @@ async def test_the_key_of_a_large_file_is_tried_first(
         assert [status for status, _, _ in answers] == statuses
 
 
+async def test_chunks_count_however_large(start_proxy: StartProxy, client: aiohttp.ClientSession) -> None:
+    """Also above what another body may have: a file may be larger."""
+    limits = {"unproven_bytes_per_minute": 2000}
+    proxy = await start_proxy(policy=POLICY, limits=limits, server={"max_request_bytes": 1024})
+    _, url, _ = await begin(client, proxy, 6000)
+    answers = [await send(client, url, b"a" * 3000, "upload") for _ in range(2)]
+    assert [status for status, _, _ in answers] == [200, 429]
+
+
 async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.ClientSession) -> None:
     assert (await begin(client, proxy, 4097))[0] == 413
     urls = [(await begin(client, proxy, 4096))[1] for _ in range(2)]

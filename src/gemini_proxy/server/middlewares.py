@@ -116,6 +116,8 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
 def _declared(request: web.Request) -> int:
     """The bytes of the body as declared; 0 for one that is refused unread, whatever length somebody claims."""
     size = request.content_length or 0
+    if CALL in request and request[CALL].row.transport == "upload":
+        return size if size <= request.app[SETUPS].current.config.files.max_bytes else 0
     return size if size <= request.app[CONFIG].server.max_request_bytes else 0
 
 
