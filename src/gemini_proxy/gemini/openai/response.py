@@ -193,7 +193,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self._slots: dict[int, _Call] = {}
-        self._waiting: list[_Call] = []
+        self._waiting: dict[_Call, None] = {}  # in the order in which they began
 
     @property
     def open(self) -> bool:
@@ -226,11 +226,14 @@ class _Calls:
                 raise DecodeError("The upstream sent a tool call with two values for one field")
         if not open_call.name and open_call.has_arguments:
             raise DecodeError("The upstream sent arguments of a tool call without its name")
-        return self._whole()
+        if open_call.whole and open_call in self._waiting:
+            del self._waiting[open_call]
+            return [open_call.part()]
+        return []
 
     def close(self) -> list[Payload]:
         """Return the calls that wait: those without arguments. Raises DecodeError for any other."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         return [call.part() for call in waiting]
 
     def _begin(self, slot: int, before: _Call | None) -> _Call:
@@ -238,13 +241,8 @@ class _Calls:
         if before is not None and not before.whole:
             raise DecodeError("The upstream sent a tool call before the one in its place was whole")
         begun = self._slots[slot] = _Call(joins=before is not None)
-        self._waiting.append(begun)
+        self._waiting[begun] = None
         return begun
-
-    def _whole(self) -> list[Payload]:
-        told = [call.part() for call in self._waiting if call.whole]
-        self._waiting = [call for call in self._waiting if not call.whole]
-        return told
 
 
 def _content(content: Any) -> Iterator[Payload]:
