@@ -1,7 +1,9 @@
 """Batches with the real google-genai SDK, before a Gemini that keeps them."""
 
 import asyncio
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +15,7 @@ from google.genai import errors, types
 from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.clients.kept import Google
-from tests.clients.sdk import QUIET
+from tests.clients.sdk import KEY, QUIET
 from tests.clients.test_google_genai_kept import client_of
 from tests.conftest import StartProxy
 from tests.support.proxy import MODEL, Proxy
@@ -74,6 +76,22 @@ class Batches:
         return {**state, "metadata": metadata, "done": True, "response": {"@type": "y", **output}}
 
 
+Connect = Callable[..., genai.Client]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Make SDK clients for proxies, closed after the test: an open connection holds up the server's end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(proxy: Proxy, key: str = KEY) -> genai.Client:
+            client = client_of(proxy, key)
+            stack.callback(client.close)
+            return client
+
+        yield make
+
+
 @pytest.fixture
 def batches(upstream: ScriptedUpstream) -> Batches:
     world = Batches()
@@ -100,9 +118,9 @@ def made(client: genai.Client, *texts: str) -> str:
     return name
 
 
-async def test_a_batch_from_its_begin_to_its_end(proxy: Proxy, batches: Batches) -> None:
+async def test_a_batch_from_its_begin_to_its_end(proxy: Proxy, batches: Batches, connect: Connect) -> None:
     """While nothing has come of it there is no exchange to record; its responses are one with its requests."""
-    client = client_of(proxy)
+    client = connect(proxy)
 
     def begin() -> str:
         name = made(client, "all of Cork", "and Kerry")
@@ -142,8 +160,10 @@ async def test_a_batch_from_its_begin_to_its_end(proxy: Proxy, batches: Batches)
     assert ended.messages[:4] == begun.messages
 
 
-async def test_one_request_that_is_refused_refuses_all(proxy: Proxy, upstream: ScriptedUpstream) -> None:
-    client = client_of(proxy)
+async def test_one_request_that_is_refused_refuses_all(
+    proxy: Proxy, upstream: ScriptedUpstream, connect: Connect
+) -> None:
+    client = connect(proxy)
 
     def work() -> None:
         for texts in (("fine", "all of Dublin"), ("Dublin",)):
@@ -165,9 +185,11 @@ async def test_one_request_that_is_refused_refuses_all(proxy: Proxy, upstream: S
 
 
 @pytest.mark.parametrize("answer", ["It is Dublin.", "I send it on."])
-async def test_responses_are_checked_with_their_requests(proxy: Proxy, batches: Batches, answer: str) -> None:
+async def test_responses_are_checked_with_their_requests(
+    proxy: Proxy, batches: Batches, answer: str, connect: Connect
+) -> None:
     """Also by a rule over what was asked and what came of it; the answer says so each time, and nothing leaves."""
-    client = client_of(proxy)
+    client = connect(proxy)
     name = await asyncio.to_thread(made, client, "all of Cork")
     batches.answers = [says("fine"), says(answer)]
     for _ in range(2):
@@ -178,9 +200,9 @@ async def test_responses_are_checked_with_their_requests(proxy: Proxy, batches: 
     assert await asyncio.to_thread(lambda: [one.dest for one in client.batches.list()]) == [None]
 
 
-async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batches) -> None:
+async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batches, connect: Connect) -> None:
     """Uploaded as such, it may be used; as any other text it was read as something else."""
-    client = client_of(proxy)
+    client = connect(proxy)
     line = b'{"key": "a", "request": {"contents": [{"parts": [{"text": "all of Cork"}]}]}}\n'
 
     def upload(mime_type: str) -> str:
@@ -197,10 +219,10 @@ async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batche
     assert len(batches.kept) == 1
 
 
-async def test_nothing_is_masked_in_a_batch(start_proxy: StartProxy, batches: Batches) -> None:
+async def test_nothing_is_masked_in_a_batch(start_proxy: StartProxy, batches: Batches, connect: Connect) -> None:
     """The values could not come back: it is refused."""
     proxy = await start_proxy(mask_policy=POLICY)
-    client = client_of(proxy)
+    client = connect(proxy)
     with pytest.raises(errors.ClientError, match="cannot be masked"):
         await asyncio.to_thread(made, client, "all of Dublin")
     name = await asyncio.to_thread(made, client, "fine")
@@ -209,11 +231,11 @@ async def test_nothing_is_masked_in_a_batch(start_proxy: StartProxy, batches: Ba
         await asyncio.to_thread(client.batches.get, name=name)
 
 
-async def test_one_users_batches_are_not_anothers(start_proxy: StartProxy, batches: Batches) -> None:
+async def test_one_users_batches_are_not_anothers(start_proxy: StartProxy, batches: Batches, connect: Connect) -> None:
     shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
     proxy = await start_proxy(policy=POLICY, **shared)
     keys = Keys(proxy.store.database)
-    ann, bob = [client_of(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    ann, bob = [connect(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
     batches.kept["batches/old"] = {"name": "batches/old", "metadata": {"state": "BATCH_STATE_PENDING"}}
 
     def work() -> None:

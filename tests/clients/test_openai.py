@@ -282,6 +282,22 @@ async def test_models_and_embeddings(start_proxy: StartProxy, upstream: Scripted
     assert (await proxy.trace()).messages[0]["content"][0]["text"] == "hi"
 
 
+async def test_the_openai_path_of_vertex(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """The same wire at another address: the token goes as it came, the model is the body's."""
+    proxy = await start_proxy(policy=POLICY, upstream={"vertex": upstream.url})
+    place = "v1/projects/my-project/locations/europe-west4/endpoints/openapi"
+    upstream.reply(completion({"content": "Cork"}), completion({"content": "Dublin"}))
+    async with AsyncOpenAI(base_url=f"{proxy.url}/{place}", api_key="ya29.token", max_retries=0) as client:
+        answer = await client.chat.completions.create(model=f"google/{MODEL}", messages=says("Where?"))
+        assert answer.choices[0].message.content == "Cork"
+        with pytest.raises(openai.BadRequestError, match="Dublin detected"):
+            await client.chat.completions.create(model=f"google/{MODEL}", messages=says("Where?"))
+    assert upstream.calls[0].target == f"/{place}/chat/completions"
+    assert upstream.calls[0].headers["authorization"] == "Bearer ya29.token"
+    trace = await proxy.trace()
+    assert (trace.model, trace.outcome) == (f"google/{MODEL}", Outcome.REFUSED_RESPONSE)
+
+
 async def test_errors_are_shown(start_proxy: StartProxy, upstream: ScriptedUpstream, connect: Connect) -> None:
     """The proxy's own in OpenAI's shape, the upstream's as they came."""
     proxy = await start_proxy(policy=POLICY)

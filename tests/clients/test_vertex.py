@@ -140,7 +140,7 @@ def test_vertex_can_be_shut_and_its_other_methods_are() -> None:
     path = "/v1/projects/p/locations/us/publishers/google/models/m:generateContent"
     with pytest.raises(NotFound, match='doors.vertex = "guard"'):
         read_call("POST", path, {**DEFAULT_DUTIES, "vertex": Duty.DENY})
-    for other in ("publishers/anthropic/models/m:rawPredict", "cachedContents", "endpoints/1/chat/completions"):
+    for other in ("publishers/anthropic/models/m:rawPredict", "cachedContents", "tuningJobs"):
         with pytest.raises(NotFound, match="keeps shut"):
             read_call("POST", f"/v1/projects/p/locations/us/{other}")
     assert read_call("POST", "/publishers/google/models/m:generateContent").version == "v1beta1"

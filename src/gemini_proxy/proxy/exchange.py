@@ -140,8 +140,8 @@ class Exchange:
 
     @property
     def model(self) -> str | None:
-        """Return the model's name, by the path or else by the body; None where neither has it."""
-        return self.call.model or (self.request.model if self.request else None)
+        """Return the model's name, by the body or else by the path; None where neither has it."""
+        return (self.request.model if self.request else None) or self.call.model
 
     @property
     def streams(self) -> bool:
