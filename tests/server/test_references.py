@@ -13,7 +13,7 @@ from gemini_proxy.traces.handles import Handle, Handles, Holder, Kind
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, unary
-from tests.traces.samples import trace
+from tests.traces.samples import execute, trace
 
 POLICY = """raise "no Dublin" if:
     (m: Message)
@@ -125,3 +125,20 @@ async def test_what_a_mask_rule_finds_in_a_cache_cannot_be_masked(
     assert b"Dublin" not in upstream.calls[0].body
     await remembered(proxy, "all about Dublin")
     assert (await ask(client, proxy, OF_CACHE))[0] == 400
+
+
+async def test_without_the_table_nobody_is_let_in_or_kept_out_by_chance(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """What a request refers to must be told; what is made meanwhile is not remembered, and unchecked later."""
+    await execute(proxy.database, "ALTER TABLE handles RENAME TO lost")
+    assert (await ask(client, proxy, OF_CACHE))[0] == 503
+    async with client.get(f"{proxy.url}/v1beta/cachedContents/c") as response:
+        assert response.status == 503
+    assert upstream.calls == []
+    upstream.reply(unary({"name": "cachedContents/c"}), unary(candidate("fine", "STOP")))
+    async with client.post(f"{proxy.url}/v1beta/cachedContents", json=prompt("hi")) as response:
+        assert (response.status, await response.json()) == (200, {"name": "cachedContents/c"})
+    await execute(proxy.database, "ALTER TABLE lost RENAME TO handles")
+    assert (await ask(client, proxy, OF_CACHE))[0] == 200
+    assert [one["reason"] for one in (await proxy.trace()).metadata["coverage"]["not_checked"]] == ["cached content"]
