@@ -10,6 +10,8 @@ GRACE: Final = 0.01
 # Seconds for looking up a text in the whole index, which is done in a few milliseconds, but where words are very
 # frequent and traces that answer are rare. Then it is looked for carefully, see ``Matches.between``.
 HASTE: Final = 0.045
+_SHARE: Final = 0.6
+_LEAST: Final = 0.004
 # Places of a dataset that are looked through first; then as many more as the time allows, judged by those before.
 FIRST_WINDOW: Final = 4_096
 MAX_GROWTH: Final = 16
@@ -45,7 +47,9 @@ class Pace:
         if self.carefully:
             self._places_a_second = places / took
         if self._rushes and self._looks == 1:
-            self.size, self.carefully, self.patience = sys.maxsize, False, HASTE
+            self.size, self.carefully = sys.maxsize, False
+            # One dataset of several has less time.
+            self.patience = min(HASTE, max(_LEAST, _SHARE * (self._ends - now)))
         else:
             self._go_on(min(self.size * MAX_GROWTH, self.size / took * 0.8 * (self._ends - now)))
 
