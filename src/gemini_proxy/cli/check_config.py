@@ -6,7 +6,7 @@ import click
 
 from gemini_proxy.cli.server_process import fail_for_database, loop_factory
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.guardrails.rules import HEADER_NAME, echo_warnings
+from gemini_proxy.guardrails.rules import HEADER_NAME, echo_warnings, nothing_checked
 from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.store import TraceStore
@@ -37,6 +37,8 @@ def check_config(settings: Settings) -> None:
     )
     for rule in rules.all:
         click.echo(f"{rule.action:5}  {rule.name}")
+    if nothing := nothing_checked(rules, config.guardrails.engine):
+        click.echo(nothing, err=True)
     click.echo(config.access.meaning)
     for sentence in config.doors.unchecked:
         click.echo(sentence)

@@ -100,6 +100,11 @@ def announce(config: "Config", listeners: "Sequence[Listener]") -> None:
     log.info("%s", config.access.meaning)
     for sentence in config.doors.unchecked:
         log.warning("%s", sentence)
+    guardrails = config.guardrails
+    if guardrails.engine == "off":
+        log.warning('Nothing is checked: guardrails.engine is "off"')
+    elif not (guardrails.policies or guardrails.ask_policies or guardrails.mask_policies or guardrails.log_policies):
+        log.warning("No policy file is configured: only rules of datasets and of clients check exchanges")
     addresses = [listener.address for listener in listeners]
     for address in addresses:
         click.echo(f"gemini-proxy listens on {address if address.path else f'http://{address}'}")

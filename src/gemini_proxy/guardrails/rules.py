@@ -214,3 +214,18 @@ def _is_refused(policy: Policy, said: str, parameters: Mapping[str, Any]) -> boo
         return bool(policy.check(Conversation.of([{"role": "assistant", "content": said}]), parameters))
     except EvaluationError:
         return False
+
+
+def nothing_checked(files: GuardrailSet, engine: str) -> str:
+    """Say why no exchange is checked before it goes on, "" if the rules of the policy files check some.
+
+    Datasets may have rules of their own, which are said to hold unless the engine is off.
+    """
+    if engine == "off":
+        return 'Nothing is checked: guardrails.engine is "off"'
+    if not files.deciding:
+        return (
+            "No policy file blocks, asks or masks (guardrails.policies): an exchange is checked only by rules of its"
+            " dataset or of its client, else by nothing"
+        )
+    return ""

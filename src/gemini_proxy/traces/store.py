@@ -26,7 +26,7 @@ from gemini_proxy.traces.partitions import (
     partitions,
 )
 from gemini_proxy.traces.queries import Query, read_summaries, read_traces, summaries, whole_traces
-from gemini_proxy.traces.rows import TraceRow, annotation_rows, dump_messages, encode
+from gemini_proxy.traces.rows import TraceRow, annotation_rows, decode_apart, dump_messages, encode
 from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, traces
 from gemini_proxy.traces.schema import jobs as jobs_table
 from gemini_proxy.traces.search.index import forget
@@ -203,6 +203,15 @@ class TraceStore:
         query = whole_traces().where(traces.c.seq.in_(numbers)).order_by(traces.c.seq.desc())
         found = await self._database.read(lambda connection: read_traces(connection, query))
         return [trace for _, trace in found]
+
+    async def outlined(self, numbers: Sequence[int]) -> list[Trace]:
+        """Return the traces with those numbers, the newest first, without messages and annotations."""
+        columns = [column for column in traces.c if column.name != "messages"]
+        query = whole_traces().with_only_columns(*columns, datasets.c.owner, datasets.c.name)
+        query = query.where(traces.c.seq.in_(numbers)).order_by(traces.c.seq.desc())
+        return await self._database.read(
+            lambda connection: [decode_apart(row, ()) for row in connection.execute(query).mappings()]
+        )
 
     async def datasets(self, name: str | None = None) -> list[Dataset]:
         """Return all users' datasets, or the one called NAME or OWNER/NAME. Raises AmbiguousDataset."""

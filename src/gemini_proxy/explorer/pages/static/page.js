@@ -46,6 +46,7 @@
     "?": () => help.showModal(),
     "g t": go("/explorer/traffic"),
     "g d": go("/explorer"),
+    "g r": go("/explorer/guardrails"),
     "g l": go("/explorer/live"),
     "g b": go("/explorer/dashboard"),
     "g a": go("/explorer/approvals"),
