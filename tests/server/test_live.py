@@ -291,7 +291,8 @@ async def test_what_cannot_be_read_is_blocked(live: LiveServer, start_proxy: Sta
         assert code == 1008 and "realtime audio" in reason
     async with session(proxy.url) as client:
         await client.send(asks("Speak"))
-        assert "inline audio/pcm" in texts(await client.turn())
+        [refused] = await client.turn()
+        assert "inline audio/pcm" in texts([refused])
     assert len(live.raw) == 3
     assert await outcomes(proxy, 3) == ["refused_request", "refused_request", "refused_response"]
 
@@ -391,6 +392,19 @@ async def test_upstreams_that_fail(live: LiveServer, start_proxy: StartProxy) ->
         assert await client.closed() == (1008, "The upstream refused the session with status 403.")
     trace = await proxy.eventually(lambda trace: "403" in trace.metadata.get("error", ""))
     assert trace.metadata["error"] == "The upstream refused the session with status 403."
+
+
+async def test_limits_of_a_client(live: LiveServer, start_proxy: StartProxy) -> None:
+    """A frame that rules read counts as a request; the session ends with the limit, and says so."""
+    live.script = lambda frame: [says("Cork", complete=True)]
+    proxy = await before(live, start_proxy, limits={"requests_per_minute": 4})
+    async with session(proxy.url) as client:
+        for _ in range(3):
+            await client.send(asks("Where?"))
+            assert await client.turn() == [says("Cork", complete=True)]
+        await client.send(asks("Where?"))
+        code, reason = await client.closed()
+        assert code == 1013 and "requests" in reason
 
 
 async def test_silence_ends_a_session(live: LiveServer, start_proxy: StartProxy) -> None:

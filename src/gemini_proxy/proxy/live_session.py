@@ -407,7 +407,9 @@ class LiveSession:
         try:
             leaving = await self._pipeline.feed(exchange, ticket)
             if turn.reader.unread and self._settings.blocks_unseen:
-                leaving = await self._pipeline.end(exchange)
+                # It is what is refused now.
+                leaving = leaving.removesuffix(ticket)
+                await self._pipeline.end(exchange)
             elif read.ends:
                 leaving += await self._pipeline.end(exchange)
         except Refused as refused:

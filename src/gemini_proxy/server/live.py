@@ -378,7 +378,9 @@ class _Relay:
             code = WSCloseCode.TRY_AGAIN_LATER
         elif isinstance(error, IdleSession):
             code = WSCloseCode.GOING_AWAY
-        elif isinstance(error, RefusedHandshake) and 400 <= error.upstream_status < 500:
+        elif isinstance(error, RefusedHandshake):
+            code = WSCloseCode.POLICY_VIOLATION if error.upstream_status < 500 else WSCloseCode.INTERNAL_ERROR
+        elif isinstance(error, ProxyError) and error.status < 500:
             code = WSCloseCode.POLICY_VIOLATION
         if isinstance(error, ProxyError):
             log.info("live session ended", extra={"reason": error.message, "trace_id": self._id})
