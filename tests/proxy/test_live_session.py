@@ -1,0 +1,227 @@
+"""Live sessions without sockets: whatever both sides send, in any order."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.guardrails.coverage import Coverage
+from gemini_proxy.guardrails.native import NativeEngine
+from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
+from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.approval import ApprovalDesk
+from gemini_proxy.proxy.credentials import Credentials
+from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
+from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings
+from gemini_proxy.proxy.masker import Masker
+from gemini_proxy.proxy.pipeline import Pipeline
+from gemini_proxy.proxy.request_reader import RequestReader
+from gemini_proxy.proxy.response import ClientResponse
+from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.sections import Guardrails, Refusals
+from tests.proxy.responses import done
+from tests.support.live import GEMINI_PATH, SETUP, Frame, asks, calls, says
+
+RULES = GuardrailSet(
+    (
+        guardrail(
+            "test policy",
+            'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
+            'raise "no calls" if:\n    (c: ToolCall)\n    c is tool:bad\n',
+            "block",
+        ),
+    )
+)
+ENGINE = NativeEngine(Workers(), 5.0)
+PROXY = "[Invariant]"
+
+
+@dataclass
+class Recorded:
+    """Keeps exchanges in the place of their traces."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def coverage(self, exchange: Exchange) -> Coverage:
+        return Coverage("final", (), 0, (), "passed")
+
+    async def record(self, exchange: Exchange, coverage: Coverage) -> None:
+        self.exchanges.append(exchange)
+
+    async def remember_refused(self, exchange: Exchange) -> None:
+        """Forget it."""
+
+    async def follow_references(self, exchange: Exchange) -> None:
+        """There are none."""
+
+
+def begun(mode: str) -> tuple[LiveSession, Recorded]:
+    """A session past its setup."""
+    kept = Recorded()
+    guardrails = Guardrails.model_validate({"stream_check": mode, "window_overlap": 8})
+    reader, recorder, masker = cast(RequestReader, kept), cast(ExchangeRecorder, kept), cast(Masker, kept)
+    desk = cast(ApprovalDesk, None)
+    steps = Pipeline(reader, desk, masker, ENGINE, guardrails, Refusals(), recorder, Tasks(), 1 << 24)
+    call = read_call("GET", GEMINI_PATH)
+
+    def new_exchange() -> Exchange:
+        exchange = Exchange(call, Credentials("AIzaTest", None), ClientResponse(make_mocked_request("GET", "/")))
+        exchange.rules = RULES
+        return exchange
+
+    session = LiveSession(
+        steps, reader, SessionSettings(PROXY, False, False, 1 << 20), new_exchange, lambda usage: None
+    )
+    setup = orjson.dumps(SETUP)
+    assert done(session.start(setup)) == setup
+    return session, kept
+
+
+Step = tuple[str, str]
+pieces = st.sampled_from(["Dub", "lin", "Dublin", "in Dub", " ", "Cork. ", "lorem ipsum "])
+steps = st.one_of(
+    st.tuples(st.sampled_from(["text", "text", "speech", "ask", "ask", "realtime", "heard"]), pieces),
+    st.tuples(st.just("call"), st.sampled_from(["good", "bad"])),
+    st.sampled_from([("end", ""), ("end", ""), ("interrupt", ""), ("sound", ""), ("handle", ""), ("usage", "")]),
+)
+
+
+def frame_of(step: Step, number: int) -> tuple[bool, Frame]:
+    """Whether the client sends it, and the frame."""
+    kind, text = step
+    made: dict[str, tuple[bool, Frame]] = {
+        "text": (False, says(text)),
+        "speech": (False, {"serverContent": {"outputTranscription": {"text": text}}}),
+        "heard": (False, {"serverContent": {"inputTranscription": {"text": text}}}),
+        "call": (False, calls(text, f"call-{number}")),
+        "end": (False, says(complete=True)),
+        "interrupt": (False, says(interrupted=True)),
+        "handle": (False, {"sessionResumptionUpdate": {"newHandle": "h"}}),
+        "usage": (False, {"usageMetadata": {"totalTokenCount": 1}}),
+        "ask": (True, asks(text)),
+        "realtime": (True, {"realtimeInput": {"text": text}}),
+        "sound": (True, {"realtimeInput": {"audio": {"mimeType": "audio/pcm", "data": "AA"}}}),
+    }
+    return made[kind]
+
+
+@dataclass
+class Held:
+    """What came of a session: each step with what left after it, and the exchanges."""
+
+    leaving: list[tuple[Step, Frame, Leaving]]
+    recorded: list[Exchange]
+
+    def down(self) -> list[Frame]:
+        """What the client has seen, without the proxy's own words."""
+        frames = [orjson.loads(frame.data) for _, _, leaving in self.leaving for frame in leaving.down]
+        return [frame for frame in frames if PROXY not in str(frame)]
+
+    @property
+    def refused(self) -> bool:
+        return any(PROXY in str(frame.data) for _, _, leaving in self.leaving for frame in (*leaving.up, *leaving.down))
+
+
+def held(mode: str, script: Sequence[Step]) -> Held:
+    session, kept = begun(mode)
+    found = []
+    for number, step in enumerate(script):
+        from_client, frame = frame_of(step, number)
+        sent = LiveFrame(orjson.dumps(frame), binary=True)
+        found.append((step, frame, done(session.from_client(sent) if from_client else session.from_server(sent))))
+    return Held(found, kept.exchanges)
+
+
+def spoken(frames: Sequence[Frame], kind: str) -> list[str]:
+    """What the model says in each of its turns, in one kind of text."""
+    turns = [""]
+    for frame in frames:
+        content = frame.get("serverContent", {})
+        parts = (
+            content.get("modelTurn", {}).get("parts", ())
+            if kind == "text"
+            else [content.get("outputTranscription", {})]
+        )
+        turns[-1] += "".join(part.get("text", "") for part in parts)
+        if content.get("turnComplete") or content.get("interrupted") or "toolCall" in frame:
+            turns.append("")
+    return turns
+
+
+@pytest.mark.parametrize("mode", ["final", "window", "hold"])
+@settings(max_examples=60)
+@given(script=st.lists(steps, max_size=14))
+def test_nothing_forbidden_passes(mode: str, script: list[Step]) -> None:
+    """Whatever is sent in whatever order.
+
+    A forbidden call never reaches the client and is answered; forbidden text reaches nobody whole, but for that of the
+    model with ``final``; a handle never leaves after a refusal of the model's; frames pass unchanged, in order.
+    """
+    came = held(mode, script)
+    for step, frame, leaving in came.leaving:
+        ups = [orjson.loads(up.data) for up in leaving.up]
+        if step == ("call", "bad"):
+            [answer] = ups
+            assert answer["toolResponse"]["functionResponses"][0]["id"] == frame["toolCall"]["functionCalls"][0]["id"]
+        elif step[0] in ("ask", "realtime", "sound"):
+            assert ups in ([], [frame]) and "Dublin" not in str(ups)
+            assert ups or PROXY in str(leaving.down[0].data)
+    down, sent = came.down(), [frame for step, frame, _ in came.leaving if step[0] not in ("ask", "realtime", "sound")]
+    assert '"bad"' not in orjson.dumps(down).decode()
+    rest = iter(sent)
+    assert all(frame in rest for frame in down)
+    if mode != "final":
+        assert not any("Dublin" in text for kind in ("text", "speech") for text in spoken(down, kind))
+    for before, after in itertools.pairwise(came.leaving):
+        if before[0][0] == after[0][0] == "ask" and before[0][1] + after[0][1] == "Dublin":
+            assert not (before[2].up and after[2].up)
+    if not came.refused:
+        ended = max((index for index, step in enumerate(script) if step[0] in ("end", "interrupt", "call")), default=-1)
+        assert down[: len(sent)] == sent if mode == "final" else True
+        until = [frame for step, frame, _ in came.leaving[: ended + 1] if step[0] not in ("ask", "realtime", "sound")]
+        assert down[: len(until)] == until
+
+
+@pytest.mark.parametrize("mode", ["final", "window", "hold"])
+def test_a_session_lives_on_after_refusals(mode: str) -> None:
+    """Each kind of refusal, one after the other, and each time the next turn is whole."""
+    refusals: list[list[Step]] = [
+        [("ask", "Dublin")],
+        [("ask", "x"), ("text", "Dub"), ("text", "lin"), ("end", "")],
+        [("ask", "x"), ("call", "bad"), ("end", "")],
+        [("heard", "Dublin"), ("text", "x"), ("end", "")],
+    ]
+    good: list[Step] = [("ask", "Where?"), ("text", "Cork. "), ("end", "")]
+    script = [step for refused in refusals for step in (*refused, *good)]
+    came = held(mode, script)
+    assert "".join(spoken(came.down(), "text")).count("Cork. ") == len(refusals)
+    outcomes = [str(exchange.outcome) for exchange in came.recorded]
+    assert [outcome for outcome in outcomes if outcome != "completed"] == [
+        "refused_request",
+        "refused_response",
+        "refused_response",
+        "refused_request",
+    ]
+    last: Any = came.recorded[-1].messages
+    assert "Dublin" not in str(last) and str(last).count("Cork. ") == len(refusals)
+
+
+def test_a_handle_does_not_leave_after_a_refusal_of_the_model() -> None:
+    script: list[Step] = [
+        ("handle", ""),
+        ("text", "Dublin"),
+        ("end", ""),
+        ("handle", ""),
+        ("text", "Cork. "),
+        ("end", ""),
+    ]
+    down = held("final", script).down()
+    assert [frame for frame in down if "sessionResumptionUpdate" in frame] == down[:1]
