@@ -34,6 +34,7 @@ def _with(*more: str, without: Sequence[str] = ()) -> frozenset[str]:
 
 
 _GOOGLE_GENAI: Final = ("google-genai==3.6.1", "aiohttp==3.14.5")
+_GOOGLE_ADK: Final = ("google-adk==2.13.0", "google-genai==2.34.0")
 
 CLIENTS: Final = (
     Client("google-genai (Python)", "python", "google_genai", _GOOGLE_GENAI, operations=_with("chat")),
@@ -53,6 +54,14 @@ CLIENTS: Final = (
         folder="google_genai",
         operations=_with("chat"),
     ),
+    Client(
+        "google-genai (Interactions)",
+        "python",
+        "google_genai_interactions",
+        _GOOGLE_GENAI,
+        folder="google_genai",
+        operations=_with("chat"),
+    ),
     Client("@google/genai", "node", "genai", ("@google/genai@3.3.0",), operations=_with("chat")),
     Client(
         "gemini-cli",
@@ -61,8 +70,14 @@ CLIENTS: Final = (
         ("@google/gemini-cli@0.61.0",),
         operations=frozenset({"stream", "tool_stream", "chat"}),
     ),
+    Client("google-adk", "python", "google_adk", _GOOGLE_ADK, operations=_with("chat")),
     Client(
-        "google-adk", "python", "google_adk", ("google-adk==2.13.0", "google-genai==2.34.0"), operations=_with("chat")
+        "google-adk (Interactions)",
+        "python",
+        "google_adk_interactions",
+        _GOOGLE_ADK,
+        folder="google_adk",
+        operations=_with("chat"),
     ),
     Client(
         "langchain-google-genai",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -54,8 +55,12 @@ _MODEL: Final = {
 
 def gemini(call: Call) -> Reply:
     """The reply to one call of a client."""
+    if call.method == "DELETE":
+        return unary({})
     if call.method == "GET":
         return unary(_MODEL)
+    if call.target.endswith("/interactions"):
+        return _interaction(call.json)
     if "/openai/chat/completions" in call.target:
         return _chat(call.json)
     if ":countTokens" in call.target:
@@ -103,6 +108,44 @@ def _completion(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
     choice = {"index": 0, name: said, "finish_reason": reason}
     kind = "chat.completion" if name == "message" else "chat.completion.chunk"
     return {"id": "r", "object": kind, "created": 1, "model": "m", "choices": [choice]}
+
+
+def _interaction(request: Mapping[str, Any]) -> Reply:
+    """The reply as steps; each interaction has an id of its own."""
+    given = request["input"]
+    last = given[-1] if isinstance(given, list) else {"content": [{"text": given}]}
+    texts = "".join(content.get("text", "") for content in last.get("content", ()))
+    parts: list[Any] = (
+        [{"functionResponse": {"name": "f"}}] if last.get("type") == "function_result" else [{"text": texts}]
+    )
+    config = {"responseMimeType": "application/json"} if "response_format" in request else {}
+    tools = [{"functionDeclarations": list(request.get("tools", ()))}]
+    events = list(_answer({"contents": [{"parts": parts}], "tools": tools, "generationConfig": config}))
+    told = [part for event in events for part in event["candidates"][0]["content"]["parts"]]
+    calls = [part["functionCall"] for part in told if "functionCall" in part]
+    whole = {"id": f"v1_{uuid.uuid4().hex}", "object": "interaction", "model": "m", "created": "", "updated": ""}
+    status = "requires_action" if calls else "completed"
+    if calls:
+        step = {"type": "function_call", "id": "c1", "name": calls[0]["name"]}
+        steps = [{**step, "arguments": calls[0]["args"]}]
+        head, deltas = (
+            {**step, "arguments": {}},
+            [{"type": "arguments_delta", "arguments": json.dumps(calls[0]["args"])}],
+        )
+    else:
+        deltas = [{"type": "text", "text": part["text"]} for part in told]
+        head = {"type": "model_output"}
+        steps = [{**head, "content": [{"type": "text", "text": "".join(part["text"] for part in told)}]}]
+    if not request.get("stream"):
+        return unary({**whole, "status": status, "steps": steps})
+    told_as: list[dict[str, Any]] = [
+        {"event_type": "interaction.created", "interaction": {**whole, "status": "in_progress"}},
+        {"event_type": "step.start", "index": 0, "step": head},
+        *({"event_type": "step.delta", "index": 0, "delta": delta} for delta in deltas),
+        {"event_type": "step.stop", "index": 0},
+        {"event_type": "interaction.completed", "interaction": {**whole, "status": status}},
+    ]
+    return stream(*sse(*told_as), b"event: done\ndata: [DONE]\n\n")
 
 
 def _answer(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,9 @@ _CONFIGURATIONS: Final[Mapping[Before, dict[str, Any]]] = {
     Before.HOLD: {"refusals": {"before_stream": "http_400"}, "guardrails": {"stream_check": "hold"}},
     Before.OPEN: {},
 }
-_GENERATES: Final = re.compile(rb"POST /\S+(?::(?:streamG|g)enerateContent|/chat/completions)\S* HTTP/1\.1\r\n")
+_GENERATES: Final = re.compile(
+    rb"POST /\S+(?::(?:streamG|g)enerateContent|/chat/completions|/interactions)\S* HTTP/1\.1\r\n"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Setting:
     def reached(self) -> int:
         """Requests for an answer that the model has had so far."""
         return sum(
-            "enerateContent" in call.target or "/chat/completions" in call.target for call in self.upstream.calls
+            "enerateContent" in call.target or call.target.endswith(("/chat/completions", "/interactions"))
+            for call in self.upstream.calls
         )
 
 

@@ -1,7 +1,7 @@
 """google-adk: an agent in memory, which reads where Gemini is from the environment."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from google.adk.agents import LlmAgent
@@ -10,7 +10,7 @@ from google.adk.runners import InMemoryRunner
 from google.genai import types
 from pydantic import BaseModel
 
-from tests.clients.matrix.drivers.driver import KEY, MODEL, TOOLS, Ask, Say, serve
+from tests.clients.matrix.drivers.driver import KEY, MODEL, TOOLS, Ask, Connect, Say, serve
 
 
 class City(BaseModel):
@@ -22,10 +22,10 @@ class City(BaseModel):
 class _Session:
     """One conversation with a new agent."""
 
-    def __init__(self, base_url: str, mode: StreamingMode, **agent: Any) -> None:
+    def __init__(self, base_url: str, mode: StreamingMode, model: Callable[[], Any], **agent: Any) -> None:
         os.environ.update(GOOGLE_GEMINI_BASE_URL=base_url, GOOGLE_API_KEY=KEY)
         self._mode = mode
-        self._runner = InMemoryRunner(LlmAgent(name="agent", model=MODEL, **agent), app_name="matrix")
+        self._runner = InMemoryRunner(LlmAgent(name="agent", model=model(), **agent), app_name="matrix")
         self._id: str | None = None
 
     async def ask(self, prompt: str, say: Say) -> None:
@@ -58,14 +58,17 @@ def stream(base_url: str, **agent: Any) -> Ask:
     return _Session(base_url, StreamingMode.SSE, **agent).ask
 
 
+def operations(model: Callable[[], Any]) -> Mapping[str, Connect]:
+    """What agents do, each with a new ``model``: it keeps the base URL that it is made with."""
+    return {
+        "unary": lambda base_url: unary(base_url, model=model),
+        "stream": lambda base_url: stream(base_url, model=model),
+        "structured": lambda base_url: stream(base_url, output_schema=City, model=model),
+        "tool": lambda base_url: unary(base_url, tools=list(TOOLS.values()), model=model),
+        "tool_stream": lambda base_url: stream(base_url, tools=list(TOOLS.values()), model=model),
+        "chat": lambda base_url: stream(base_url, model=model),
+    }
+
+
 if __name__ == "__main__":
-    serve(
-        {
-            "unary": unary,
-            "stream": stream,
-            "structured": lambda base_url: stream(base_url, output_schema=City),
-            "tool": lambda base_url: unary(base_url, tools=list(TOOLS.values())),
-            "tool_stream": lambda base_url: stream(base_url, tools=list(TOOLS.values())),
-            "chat": stream,
-        }
-    )
+    serve(operations(lambda: MODEL))
