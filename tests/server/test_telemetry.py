@@ -13,6 +13,7 @@ from gemini_proxy.config import Config, ConfigError, check_secrets
 from gemini_proxy.proxy.telemetry import plain
 from gemini_proxy.server.telemetry import Telemetry
 from tests.support.keys import GEMINI_KEYS
+from tests.support.live import asks, running_live, says, session
 from tests.support.otlp import OtlpReceiver, otlp_receiver
 from tests.support.proxy import prompt, proxy_before
 from tests.support.upstream import Reply, ScriptedUpstream, candidate, sse, stream, unary
@@ -135,6 +136,19 @@ async def test_content_is_told_masked_and_only_where_it_is_wanted(
     assert asked.startswith('[{"role":"user","parts":[{"type":"text","content":"Write to <')
     assert '"role":"assistant"' in attributes["gen_ai.output.messages"]
     assert b"ada@example.com" not in receiver.raw and GEMINI_KEYS[0].encode() not in receiver.raw
+
+
+async def test_a_turn_of_a_live_session_is_told(tmp_path: Path) -> None:
+    """It is no request of HTTP: its span has no other above it."""
+    async with otlp_receiver() as receiver, running_live() as live:
+        live.script = lambda frame: [says("Cork"), says(complete=True)]
+        async with proxy_before(live.url, tmp_path, policy=NO_CANARY, **telling(receiver)) as proxy:
+            async with session(proxy.url) as client:
+                await client.send(asks("Where?"))
+                await client.turn()
+    [turn] = [span for span in receiver.spans if span.kind == CLIENT]
+    assert (turn.parent_id, turn.attributes["gen_ai.operation.name"]) == ("", "generate_content")
+    assert turn.attributes["gemini_proxy.outcome"] == "completed"
 
 
 async def test_a_receiver_that_hangs_keeps_no_server_from_stopping() -> None:

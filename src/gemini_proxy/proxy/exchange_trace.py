@@ -39,7 +39,7 @@ class ExchangeRecorder:
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
     trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of
-    what alerts tell of.
+    what alerts tell of. ``tell`` is called with exchanges whose spans nobody has begun.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class ExchangeRecorder:
         deferred: bool = False,
         push: bool = False,
         notebook: Notebook | None = None,
+        tell: Callable[[Exchange], None] | None = None,
     ) -> None:
         self._recorder = recorder
         self._guardrails = guardrails
@@ -64,6 +65,7 @@ class ExchangeRecorder:
         self._deferred = deferred
         self._push = push
         self._notebook = notebook
+        self._telemetry = tell
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
@@ -108,11 +110,13 @@ class ExchangeRecorder:
         self._metrics.add(exchange)
         if self._notebook is not None and exchange.outcome is not Outcome.COMPLETED:
             self._tell(exchange, self._notebook)
+        if self._telemetry is not None and exchange.spans is None:
+            self._telemetry(exchange)
         _say(exchange)
 
     def _tell(self, exchange: Exchange, notebook: Notebook) -> None:
         """Note what alerts tell of: refusals by guardrail, and failures of the upstream by status."""
-        example = {"trace": exchange.id, "dataset": exchange.call.dataset, "model": exchange.call.model}
+        example = {"trace": exchange.id, "dataset": exchange.call.dataset, "model": exchange.model}
         if exchange.refusal is not None:
             for name in self._metrics.refusing(exchange):
                 notebook.note("refusals", name, example)

@@ -28,8 +28,9 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "batchEmbedContents": "embeddings",
     "createInteraction": "interactions.create",
     "getInteraction": "fetch_response",
-    "chatCompletions": "chat",
-    "embeddings": "embeddings",
+    "openaiChatCompletions": "chat",
+    "openaiEmbeddings": "embeddings",
+    "bidiGenerateContent": "generate_content",
 }
 _PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai"}
 # By their names in camelCase, which is what a generation's settings are brought to.
@@ -59,7 +60,7 @@ def span_name(exchange: Exchange) -> str:
 
 def model_of(exchange: Exchange) -> str | None:
     """Return the model that is asked, without what is no name of one."""
-    model = exchange.call.model
+    model = exchange.model
     return None if model is None else plain(model)
 
 

@@ -144,6 +144,9 @@ def create_app(
             if remote is not None:
                 await stack.enter_async_context(remote)
             storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app), lambda: _alert_rules(app))
+            app[TELEMETRY] = telemetry = _telemetry(config, group)
+            if telemetry is not None:
+                stack.push_async_callback(telemetry.close)
             _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
             tasks.keep(app[NOTEBOOK].run, "notices")
             budgets = SharedBudgets(storage.database)
@@ -162,9 +165,6 @@ def create_app(
                 tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
                 stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
             stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
-            app[TELEMETRY] = telemetry = _telemetry(config, group)
-            if telemetry is not None:
-                stack.push_async_callback(telemetry.close)
             _settle_interpreter()
             yield
 
@@ -282,7 +282,7 @@ class _Assembly:
     ) -> None:
         self._tasks = app[TASKS]
         self._metrics = app[EXCHANGE_METRICS]
-        self._notebook = app[NOTEBOOK]
+        self._notebook, self._telemetry = app[NOTEBOOK], app[TELEMETRY]
         self._storage = storage
         self._dataset_rules = dataset_rules
         self._checkers = checkers
@@ -305,6 +305,7 @@ class _Assembly:
             deferred=config.traces.durability == "deferred",
             push=storage.push is not None,
             notebook=self._notebook,
+            tell=None if self._telemetry is None else self._telemetry.tell,
         )
         key = config.upstream.api_key
         keeper = HandleKeeper(

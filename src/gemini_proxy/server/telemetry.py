@@ -80,10 +80,19 @@ class Telemetry:
         parts = urlsplit(upstream)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
-    def begin(self, exchange: Exchange, request: web.Request) -> "Spans":
-        """Begin the spans of an exchange: below those of its client, if that sends a ``traceparent``."""
+    def begin(self, exchange: Exchange, request: web.Request | None) -> "Spans":
+        """Begin the spans of an exchange: below those of its client, if that sends a ``traceparent``.
+
+        ``request`` is None for one that is no request of HTTP, such as a turn of a live session.
+        """
         common = common_attributes(exchange, self._host, self._port)
         return Spans(self.tracer, self._figures, exchange, request, common, content=self._content)
+
+    def tell(self, exchange: Exchange) -> None:
+        """Tell of an exchange that has ended and was not told of yet."""
+        if exchange.spans is None:
+            exchange.spans = self.begin(exchange, None)
+            exchange.spans.end(exchange, None)
 
     async def close(self) -> None:
         """Send what is left, for some seconds at most."""
@@ -109,7 +118,7 @@ class Spans:
         tracer: "Tracer",
         figures: "_Figures",
         exchange: Exchange,
-        request: web.Request,
+        request: web.Request | None,
         common: Mapping[str, Any],
         *,
         content: bool,
@@ -118,21 +127,28 @@ class Spans:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._tracer, self._figures, self._common, self._content = tracer, figures, common, content
-        propagator, begun = TraceContextTextMapPropagator(), int(exchange.created * 1e9)
+        begun = int(exchange.created * 1e9)
+        self.headers: dict[str, str] = {}
+        self._server: Span | None = None
+        if request is None:
+            self._call: Span = tracer.start_span(
+                span_name(exchange), kind=SpanKind.CLIENT, attributes=common, start_time=begun
+            )
+            return
+        propagator = TraceContextTextMapPropagator()
         given = {name: value for name in propagator.fields if (value := request.headers.get(name)) is not None}
         route = exchange.call.row.paths[0]
         asked = {"http.request.method": request.method, "http.route": route, "url.path": plain(request.path)}
-        self._server: Span = tracer.start_span(
+        self._server = tracer.start_span(
             f"{request.method} {route}", propagator.extract(given), SpanKind.SERVER, asked, start_time=begun
         )
-        self._call: Span = tracer.start_span(
+        self._call = tracer.start_span(
             span_name(exchange),
             set_span_in_context(self._server),
             SpanKind.CLIENT,
             common,
             start_time=begun,
         )
-        self.headers: dict[str, str] = {}
         propagator.inject(self.headers, set_span_in_context(self._call))
 
     def checked(self, source: Phase, milliseconds: float, unchecked: str | None) -> None:
@@ -169,14 +185,15 @@ class Spans:
         outcome, error = exchange.outcome or Outcome.FAILED, error_type(exchange)
         if outcome in _FAULTS:
             call.set_status(StatusCode.ERROR)
-        if status is not None:
-            server.set_attribute("http.response.status_code", status)
-            if status >= 500:
-                server.set_status(StatusCode.ERROR)
-        if error is not None:
-            server.set_attribute("error.type", error)
         call.end()
-        server.end()
+        if server is not None:
+            if status is not None:
+                server.set_attribute("http.response.status_code", status)
+                if status >= 500:
+                    server.set_status(StatusCode.ERROR)
+            if error is not None:
+                server.set_attribute("error.type", error)
+            server.end()
         self._figures.count(exchange, self._common, error)
 
 
