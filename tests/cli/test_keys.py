@@ -82,7 +82,15 @@ def test_the_list_shows_each_key(config: Path) -> None:
     [alice, bob] = records(config)
     assert run(config, "revoke", bob.id).exit_code == 0
     heading, first, second = run(config, "list").output.splitlines()
-    assert re.split(r"\s{2,}", heading.strip()) == ["id", "name", "role", "ends with", "created", "revoked"]
+    assert re.split(r"\s{2,}", heading.strip()) == [
+        "id",
+        "name",
+        "role",
+        "ends with",
+        "created",
+        "last used",
+        "revoked",
+    ]
     assert first.split()[:4] == [alice.id, "alice", "operator", key[-4:]] and len(first.split()) == 6
     assert second.split()[:2] == [bob.id, "bob"] and len(second.split()) == 8
 

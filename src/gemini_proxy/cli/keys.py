@@ -62,11 +62,13 @@ def list_(settings: Settings) -> None:
     """List all keys, the oldest first, revoked ones too."""
     records = _with_keys(settings, lambda keys: keys.all(), TraceStore.open_read_only)
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "name", "role", "ends with", "created", "revoked"):
+    for heading in ("id", "name", "role", "ends with", "created", "last used", "revoked"):
         table.add_column(heading, no_wrap=True)
     for record in records:
         revoked = "" if record.revoked is None else local_time(record.revoked)
-        table.add_row(record.id, line(record.owner), record.role, record.hint, local_time(record.created), revoked)
+        used = "" if record.used is None else local_time(record.used)
+        created = local_time(record.created)
+        table.add_row(record.id, line(record.owner), record.role, record.hint, created, used, revoked)
     console = terminal()
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(table)

@@ -9,7 +9,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
-from gemini_proxy.sections import Explorer, Guardrails, Server
+from gemini_proxy.sections import Explorer, Guardrails, Limits, Server
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.audit import AuditLog
@@ -27,6 +27,8 @@ SERVER = web.AppKey("SERVER", Server)
 EXPLORER = web.AppKey("EXPLORER", Explorer)
 GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
 """The settings of that section, as they are now."""
+LIMITS: web.AppKey[Callable[[], Limits]] = web.AppKey("LIMITS")
+"""What one client may do, as it is now."""
 FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")

@@ -15,7 +15,7 @@ from hashlib import sha256
 from aiohttp import web
 
 from gemini_proxy.config import Config, configuration_digest
-from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, READ_DATABASE
+from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, READ_DATABASE
 from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
@@ -225,6 +225,8 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database, storage.news)
     access = AccessControl(database, revisions, config.access.mode)
+    if access.mode == "keys":
+        app[TASKS].keep(access.keep_uses, "key uses")
     app[STORAGE] = storage
     app[AUTHENTICATION] = Authentication(access, spends=config.upstream.api_key is not None)
     app[NOTEBOOK] = _notebook(app, storage)
@@ -236,7 +238,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
         def guardrails() -> Guardrails:
             return setups.current.config.guardrails
 
-        app[READ_DATABASE] = storage.read_database
+        app[READ_DATABASE], app[LIMITS] = storage.read_database, lambda: _limits(app)
         set_up_explorer(
             app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails
         )

@@ -1,14 +1,21 @@
 """Who a key belongs to, and whether it may be used: as the database has it now, at the price of one small read."""
 
+import asyncio
 import hmac
+import logging
 import re
+import time
 from typing import Final, Literal
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.keys import Identity, Sessions, digest, valid_identities
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.keys import Identity, Keys, Sessions, digest, valid_identities
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
+log = logging.getLogger(__name__)
+
+USES_SECONDS: Final = 60.0
 DEVELOPER: Final = "developer"
 """The user whom every key stands for where access is open."""
 _OPEN: Final = Identity(DEVELOPER, "operator", "")
@@ -24,6 +31,7 @@ class AccessControl:
         self._sessions = Sessions(database)
         self._database = database
         self._identities = Snapshots(revisions, self._load)
+        self._uses: dict[str, float] = {}
 
     async def identity(self, key: str | None) -> Identity | None:
         """Return whom a key stands for. None if it is not valid.
@@ -36,7 +44,26 @@ class AccessControl:
         identities = await self._identities.now(None)
         found = digest(key or "")
         known = found if found in identities else _NOBODY
-        return identities.get(known) if hmac.compare_digest(known, found) else None
+        identity = identities.get(known) if hmac.compare_digest(known, found) else None
+        if identity is not None:
+            self._uses[identity.key] = time.time()
+        return identity
+
+    async def keep_uses(self) -> None:
+        """Write every minute which keys were used in it, until cancelled."""
+        while True:
+            await asyncio.sleep(USES_SECONDS)
+            await self.write_uses()
+
+    async def write_uses(self) -> None:
+        """Write when keys were used since the last time; what cannot be written is left out."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await Keys(self._database).note_uses(uses)
+        except StoreError as error:
+            log.warning("when keys were used is not kept: %s", error)
 
     async def _load(self, _: None) -> tuple[int, dict[str, Identity]]:
         return await self._database.read(revision.stamped(valid_identities))
@@ -45,4 +72,7 @@ class AccessControl:
         """Return who signed in with a browser's token. If access is open nobody has to."""
         if self.mode == "open":
             return _OPEN
-        return await self._sessions.identity(token) if token else None
+        identity = await self._sessions.identity(token) if token else None
+        if identity is not None:
+            self._uses[identity.key] = time.time()
+        return identity

@@ -3,10 +3,11 @@
 import hashlib
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.audit import UNKNOWN, Change, append
@@ -41,7 +42,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """``owner`` is the user it stands for, ``hint`` its last four characters; times in Unix seconds."""
+    """``owner`` is the user it stands for, ``hint`` its last four characters; times in Unix seconds.
+
+    ``used`` is when it was last used, to a minute.
+    """
 
     id: str
     owner: str
@@ -49,6 +53,7 @@ class KeyRecord:
     created: float
     revoked: float | None
     role: Role
+    used: float | None = None
 
 
 class Keys:
@@ -83,11 +88,21 @@ class Keys:
 
     async def all(self) -> list[KeyRecord]:
         """Every key, revoked ones too, the oldest first."""
-        shown = (keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked, keys.c.role)
+        shown = (keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked, keys.c.role, keys.c.used)
         query = select(*shown).order_by(keys.c.created)
         return await self._database.read(
             lambda connection: [KeyRecord(**row) for row in connection.execute(query).mappings()]
         )
+
+    async def note_uses(self, uses: Mapping[str, float]) -> None:
+        """Keep when keys were last used, by their ids, in Unix seconds."""
+
+        def work(connection: Connection) -> None:
+            for key_id, at in sorted(uses.items()):
+                later = or_(keys.c.used.is_(None), keys.c.used < at)
+                connection.execute(update(keys).where(keys.c.id == key_id, later).values(used=at))
+
+        await self._database.write(work)
 
     async def revoke(self, key_id: str, *, by: str = UNKNOWN) -> bool:
         """Make a key invalid, and what was signed in with it; False if there is no valid one of that id."""

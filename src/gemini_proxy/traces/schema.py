@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0015"
+HEAD = "0016"
 
 metadata = MetaData(
     naming_convention={
@@ -153,6 +153,8 @@ keys = Table(
     Column("revoked", Double),
     # The default is for processes that do not know roles, while machines are updated one by one.
     Column("role", Text, nullable=False, server_default="operator"),
+    # Written now and then, not with each request.
+    Column("used", Double),
 )
 
 # Browsers that have signed in: the SHA-256 of the cookie, and the key it was given for.

@@ -1,0 +1,70 @@
+"""The page of keys: those of the visitor's user, to make, look over and revoke."""
+
+from typing import Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.explorer.app_keys import ACCESS, DATABASE, LIMITS
+from gemini_proxy.explorer.pages.site import PageVisit, page, see
+from gemini_proxy.traces.keys import Keys, Role
+
+PATH: Final = "/explorer/keys"
+MAX_KEYS: Final = 100
+"""Valid keys of one user up to which its operators make further ones in the pages."""
+_MADE_HERE: Final[dict[str, Role]] = {"client": "client", "operator": "operator"}
+"""Roles of keys that an operator may make: an approver decides for all users, which the command line alone gives."""
+
+
+@page
+async def keys(visit: PageVisit) -> web.StreamResponse:
+    """Show the keys of the user to an operator."""
+    visit.require_operator()
+    return await _show(visit)
+
+
+@page
+async def add(visit: PageVisit) -> web.StreamResponse:
+    """Make a key for the visitor's user and show it, this once."""
+    _require_keys(visit)
+    role = _MADE_HERE.get((await visit.form()).get("role", ""))
+    if role is None:
+        raise BadRequest("A key that is made here has the role client or operator")
+    store = Keys(visit.app[DATABASE])
+    valid = [one for one in await store.all() if one.owner == visit.user and one.revoked is None]
+    if len(valid) >= MAX_KEYS:
+        raise BadRequest(f"{visit.user} has {MAX_KEYS} valid keys: revoke some first")
+    _, key = await store.add(visit.user, role, by=visit.identity.named)
+    return await _show(visit, key)
+
+
+@page
+async def revoke(visit: PageVisit) -> web.StreamResponse:
+    """Revoke a key of the visitor's user."""
+    _require_keys(visit)
+    store, key_id = Keys(visit.app[DATABASE]), visit.request.match_info["id"]
+    own = {one.id for one in await store.all() if one.owner == visit.user and one.role in _MADE_HERE}
+    if key_id not in own or not await store.revoke(key_id, by=visit.identity.named):
+        raise NotFound("You have no valid key with that id")
+    return see(PATH)
+
+
+def _require_keys(visit: PageVisit) -> None:
+    """Raise for a visitor who may not change keys. Where access is open that is everyone: any program comes here."""
+    visit.require_operator()
+    if visit.app[ACCESS].mode == "open":
+        raise BadRequest("Without access.mode = keys, keys are made and revoked on the command line only")
+
+
+async def _show(visit: PageVisit, made: str = "") -> web.StreamResponse:
+    found = [one for one in await Keys(visit.app[DATABASE]).all() if one.owner == visit.user]
+    limits = visit.app[LIMITS]()
+    return await visit.show(
+        "keys.html",
+        keys=sorted(found, key=lambda one: (one.revoked is not None, -one.created)),
+        made=made,
+        own=visit.identity.key,
+        made_here=list(_MADE_HERE),
+        open_access=visit.app[ACCESS].mode == "open",
+        limits=[(name.replace("_", " "), value) for name, value in limits.model_dump().items() if value],
+    )
