@@ -213,6 +213,19 @@ def test_what_was_asked_is_not_the_models_text() -> None:
     ]
 
 
+def test_a_call_of_the_provider_is_told_once() -> None:
+    """Whether its arguments come where it begins, later, or in both places."""
+    step = {"type": "google_search_call", "id": "s", "arguments": {"queries": ["q"]}}
+    bare = {"type": "google_search_call", "id": "s"}
+    later = delta(0, type="google_search_call", arguments={"queries": ["q"]})
+    whole = said(interaction([step]))
+    assert len(whole) == 1
+    for frames in ([start(0, step)], [start(0, bare), later], [start(0, step), later]):
+        assert said(*frames, stop(0), completed(steps=[step])) == whole
+    [found] = said(start(0, bare), stop(0))
+    assert found["tool_calls"][0]["function"] == {"name": "google_search", "arguments": {}}
+
+
 def test_a_call_waits_for_its_arguments() -> None:
     """Every frame of it is withheld, and it is told when it is whole; what follows text is not."""
     reader = InteractionReader()

@@ -113,11 +113,15 @@ class InteractionReader:
         """For each step that begins (True) or stops (False): the number of its frame, and its index."""
         self._frames = 0
         self._echoes: list[str] = []
+        self._open: set[int] = set()
+        """The steps that are calls for the client whose arguments are not all there."""
+        self._compared = False
+        """What an interaction repeats was compared with what came before, which is done once: it takes that long."""
 
     @property
     def has_open_call(self) -> bool:
         """True while a call for the client has begun whose arguments are not all there."""
-        return any(step.fragments is not None for step in self._steps.values())
+        return bool(self._open)
 
     def read(self, payload: Payload) -> Iterable[Payload]:
         """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
@@ -201,12 +205,13 @@ class InteractionReader:
 
     def _start(self, index: int, head: Payload) -> list[Part]:
         kind = step_type(head)
-        parts = self._stop(index) if index in self._steps and self._steps[index].fragments is not None else []
+        parts = self._stop(index) if index in self._open else []
         step = self._steps[index] = _Step(kind, head)
         self._marks.append((self._frames, index, True))
         if is_client_call(kind):
             self.carried_call = True
             step.fragments = []
+            self._open.add(index)
             fresh = call_fields(head)
         elif kind.endswith("_call") and not head.get("arguments"):
             fresh = call_fields(head)
@@ -231,6 +236,7 @@ class InteractionReader:
             parts = self._other_delta(step, step_type(delta), delta)
         if step.fragments is not None:
             self.carried_call = True
+            self._open.add(index)
         step.parts += parts
         return parts
 
@@ -257,19 +263,20 @@ class InteractionReader:
         if is_client_call(kind):
             return self._whole_call(step, kind, delta)
         if kind.endswith(("_call", "_result")):
+            if kind == step.kind and step.told and delta.get("arguments", delta) == step.head.get("arguments"):
+                return []
             step.told = True
-            return step_parts({**step.head, **delta})
+            named = {name: step.head[name] for name in ("id", "call_id", "name") if name in step.head}
+            return step_parts({**named, **delta})
         self.carried_call = True
         return beside(kind or "delta", delta, {})
 
     def _whole_call(self, step: _Step, kind: str, delta: Payload) -> list[Part]:
         """Take in a delta that has all the arguments of a call for the client."""
         head = {**step.head, **delta}
+        if delta.get("arguments") and (step.fragments or step.head.get("arguments")):
+            raise DecodeError("The upstream sent the arguments of a function call twice")
         step.fragments = step.fragments or []
-        if delta.get("arguments"):
-            given = self._arguments(step)
-            if given and given != delta["arguments"]:
-                raise DecodeError("The upstream sent the arguments of a function call twice")
         step.kind, step.head = kind, head
         return call_fields(delta)
 
@@ -284,6 +291,7 @@ class InteractionReader:
             head = step.head if is_client_call(step.kind) else {**step.head, "type": "function_call"}
             parts = [call_part(head, self._arguments(step))]
             step.fragments = None
+            self._open.discard(index)
         elif step.kind.endswith("_call") and not step.told:
             parts = [call_part(step.head, step.head.get("arguments"))]
         step.told = True
@@ -314,12 +322,15 @@ class InteractionReader:
                 told[into] = value
         if interaction.get("error") is not None:
             told["error"] = interaction["error"]
-        waiting = [index for index, step in self._steps.items() if whole and step.fragments is not None]
+        waiting = sorted(self._open) if whole else ()
         parts = [part for index in waiting for part in self._stop(index)]
         parts += self._in_turn("user_input", input_parts(interaction.get("input")))
         parts += self._repeated(interaction.get("steps"))
-        before = (part for step in self._steps.values() for part in step.parts)
-        parts += _outputs(interaction, (*before, *parts))
+        outputs = any(interaction.get(name) is not None for name in ("output_text", *_OUTPUTS))
+        if outputs:
+            before = () if self._compared else (part for step in self._steps.values() for part in step.parts)
+            parts += _outputs(interaction, [*before, *parts])
+        self._compared = self._compared or whole or outputs
         candidate: dict[str, Any] = {"content": {"parts": parts}} if parts else {}
         if whole and "error" not in told:
             candidate["finishReason"] = _finish(interaction.get("status"))
@@ -335,7 +346,7 @@ class InteractionReader:
             if not isinstance(step, Mapping):
                 raise DecodeError("The upstream sent a step that is not an object")
             parts = self._in_turn(step_type(step), step_parts(step))
-            known = self._steps.get(index)
+            known = None if self._compared else self._steps.get(index)
             if known is not None and known.fragments is None and _merged(known.parts) == _merged(parts):
                 continue
             if is_client_call(step_type(step)):
@@ -390,9 +401,8 @@ def _merged(parts: Sequence[Part]) -> list[dict[str, Any]]:
     return candidate.parts
 
 
-def _outputs(interaction: Payload, told: Iterable[Part]) -> Iterator[Part]:
+def _outputs(interaction: Payload, told: Sequence[Part]) -> Iterator[Part]:
     """Yield what the fields ``output_...`` say that no step said: most often they repeat the last step."""
-    told = list(told)
     if (text := interaction.get("output_text")) is not None:
         [part] = contents_parts(a_string(text, "output_text"), "output_text")
         said = "".join(part["text"] for part in told if "text" in part and "thought" not in part)
