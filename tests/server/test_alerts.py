@@ -64,7 +64,8 @@ async def test_what_happens_is_told_and_secrets_are_not(
         upstream.reply(unary(PAY))
         asking = asyncio.create_task(client.post(proxy.method(), json=prompt("Pay them")))
         waiting = (await webhook.until(3))[2]
-        assert (waiting["type"], waiting["url"]) == ("approval_waiting", "https://p.example/explorer/approvals")
+        assert waiting["type"] == "approval_waiting"
+        assert waiting["url"].startswith("https://p.example/explorer/approvals#")
         asking.cancel()
         while broken.calls < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -259,7 +259,8 @@ async def test_an_approval_is_told_while_it_waits_without_its_arguments(
     store: TraceStore, webhook: WebhookDouble
 ) -> None:
     rule = replace(RULE, on=frozenset[Kind]({"approval_waiting"}), url=webhook.url, threshold=9)
-    asked = {"asked": [{"tool": "pay", "arguments": {"to": "CANARY"}}, {"role": "user", "texts": ["CANARY"]}]}
+    calls = [{"tool": "pay", "arguments": {"to": "CANARY"}}] * 9
+    asked = {"asked": [*calls, {"role": "user", "texts": ["CANARY"]}]}
     request = ApprovalRequest("ada", "shop", "t1", "payments.gr", "a CANARY", "d" * 64, asked)
     approvals = Approvals(store.database, note_approval)
     approval = await approvals.open(request, 1e9)
@@ -268,7 +269,7 @@ async def test_an_approval_is_told_while_it_waits_without_its_arguments(
         await pass_time(clock, 3)
         [told] = webhook.taken
         assert told["text"].endswith("waits for approval to call pay (payments.gr), in dataset shop.")
-        assert told["url"] == "https://p.example/explorer/approvals"
+        assert told["url"] == f"https://p.example/explorer/approvals#{approval.id}"
         assert told["example"]["approval"] == approval.id
         assert b"CANARY" not in webhook.received[0][1]
         # One that was decided before its turn came is not told of.

@@ -15,6 +15,9 @@ from gemini_proxy.traces.schema import alert_messages, alert_notices, alert_stat
 
 KEPT: Final = 86_400.0
 """Seconds for which a message is tried."""
+_TOOLS: Final = 5
+_LONGEST_TOOL: Final = 100
+"""Tools that a message about an approval names, and characters of each: the model calls as many as it likes."""
 _GATHERING: Final = 0x67_70_02
 """The number of a lock, beside that of writers."""
 _STEP: Final = 500
@@ -100,12 +103,12 @@ def note_approval(connection: Connection, approval: Approval) -> None:
     """Take down, in the transaction that opens it, that an approval waits: which tools, and none of the arguments."""
     request = approval.request
     asked = request.shown.get("asked", ())
-    tools = [item["tool"] for item in asked if isinstance(item, Mapping) and "tool" in item]
+    named = [str(item["tool"])[:_LONGEST_TOOL] for item in asked if isinstance(item, Mapping) and "tool" in item]
     example = {
         "approval": approval.id,
         "dataset": request.dataset,
         "trace": request.trace,
-        "tools": tools,
+        "tools": list(dict.fromkeys(named))[:_TOOLS],
         "expires": approval.expires,
     }
     _note(connection, [Notice("approval_waiting", request.guardrail, 1, approval.created, example)])

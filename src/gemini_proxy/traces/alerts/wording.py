@@ -72,7 +72,10 @@ def _link(message: AlertMessage, public_url: str | None) -> str | None:
         return None
     trace = message.example.get("trace")
     is_one = message.count == 1 and trace and message.kind in ("refusals", "upstream_errors")
-    return f"{public_url}/explorer/traces/{trace}" if is_one else f"{public_url}{_PAGES[message.kind]}"
+    if is_one:
+        return f"{public_url}/explorer/traces/{trace}"
+    asked = message.example.get("approval") if message.count == 1 else None
+    return f"{public_url}{_PAGES[message.kind]}{f'#{asked}' if asked else ''}"
 
 
 def _time(at: float) -> str:
