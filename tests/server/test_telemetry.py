@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ async def test_refusals_and_failures_are_told_apart(
     assert result == {
         "gen_ai.guardrail.component.name": "gemini-proxy",
         "gen_ai.guardrail.policy.id": "test policy",
+        "gen_ai.guardrail.policy.version": sha256(NO_CANARY.encode()).hexdigest()[:16],
         "gen_ai.guardrail.result.type": "action",
         "gen_ai.guardrail.result.value": "block",
         "gen_ai.guardrail.source": "request",

@@ -142,6 +142,7 @@ def guardrail_results(exchange: Exchange) -> Iterator[Attributes]:
         found: dict[str, Value] = {
             "gen_ai.guardrail.component.name": COMPONENT,
             "gen_ai.guardrail.policy.id": plain(violation.guardrail.name),
+            "gen_ai.guardrail.policy.version": violation.guardrail.id,
             "gen_ai.guardrail.result.type": "action",
             "gen_ai.guardrail.result.value": violation.action,
             "gen_ai.guardrail.source": _source(violation.ranges, before),
