@@ -28,6 +28,7 @@ from tests.support.live import (
     session,
     texts,
 )
+from tests.support.otlp import otlp_receiver
 from tests.support.proxy import Proxy, proxy_before
 
 POLICY = """
@@ -155,7 +156,8 @@ async def test_tool_round_trip(live: LiveServer, start_proxy: StartProxy) -> Non
     live.script = lambda frame: (
         [says("It is 12.", complete=True)] if "toolResponse" in frame else [calls("weather", city="Cork")]
     )
-    proxy = await before(live, start_proxy)
+    noted = 'raise "weather was asked" if:\n    (c: ToolCall)\n    c is tool:weather\n'
+    proxy = await before(live, start_proxy, log_policy=noted)
     async with session(proxy.url) as client:
         await client.send(asks("How warm is it?"))
         assert await client.turn() == [calls("weather", city="Cork")]
@@ -166,6 +168,10 @@ async def test_tool_round_trip(live: LiveServer, start_proxy: StartProxy) -> Non
     assert [message["role"] for message in trace.messages] == ["user", "assistant", "tool", "assistant"]
     assert trace.messages[2]["content"] == {"celsius": 12}
     assert len({summary.id for summary in await proxy.store.recent(10)}) == 2
+    trace = await proxy.eventually(lambda trace: trace.annotations)
+    assert [(one.content, one.address) for one in trace.annotations] == [
+        ("weather was asked", "messages.1.tool_calls.0")
+    ]
 
 
 async def test_refused_call(live: LiveServer, start_proxy: StartProxy) -> None:
@@ -455,3 +461,25 @@ async def test_vertex(live: LiveServer, start_proxy: StartProxy) -> None:
     async with session(proxy.url, path, setup=None, headers=headers) as client:
         await client.send({"setup": {"model": model.replace("europe-west4", "evil.example/")}})
         assert (await client.closed())[0] == 1007
+
+
+async def test_turns_are_told_to_telemetry(live: LiveServer, tmp_path: Path) -> None:
+    """Each has spans of its own, that of a refused turn too."""
+    live.script = lambda frame: [
+        says("Cork"),
+        {**says(complete=True), "usageMetadata": {"promptTokenCount": 7, "responseTokenCount": 3}},
+    ]
+    async with otlp_receiver() as receiver:
+        told = {"enabled": True, "endpoint": receiver.url}
+        async with (
+            proxy_before(live.url, tmp_path, policy=POLICY, telemetry=told) as proxy,
+            session(proxy.url) as client,
+        ):
+            await client.send(asks("Is it Dublin?"), asks("Where?"))
+            await client.turn()
+            await client.turn()
+    turns = [span.attributes for span in receiver.spans if span.name == "generate_content gemini-live-2.5-flash"]
+    assert [turn["gemini_proxy.outcome"] for turn in turns] == ["refused_request", "completed"]
+    assert len({turn["gen_ai.conversation.id"] for turn in turns}) == 1
+    tokens = {point["gen_ai.token.type"]: value for point, value in receiver.points["gen_ai.client.token.usage"]}
+    assert tokens == {"input": (1, 7.0), "output": (1, 3.0)}

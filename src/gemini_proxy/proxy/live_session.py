@@ -16,6 +16,7 @@ from multidict import CIMultiDict
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
+from gemini_proxy.gemini.earlier import references_of
 from gemini_proxy.gemini.framing.frames import Frame
 from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
 from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
@@ -44,6 +45,8 @@ FRAMES_TYPE: Final = "application/x-live-frames"
 _TICKET: Final = 8
 """Bytes by which the hold-back knows a frame, in place of its own: it only orders them."""
 _HEARD: Final = "inputTranscription"
+_SWITCHED: Final = 101
+"""The HTTP status of every session."""
 _LARGE: Final = 262_144
 """Bytes of a frame that take some milliseconds to read."""
 
@@ -144,13 +147,18 @@ class LiveSession:
         settings: SessionSettings,
         new_exchange: Callable[[], Exchange],
         spend: Callable[[Mapping[str, Any]], None],
+        begin: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
-        """``new_exchange`` makes one with its call and rules; ``spend`` is told the counts of tokens of each turn."""
+        """``new_exchange`` makes one with its call and rules; ``spend`` is told the counts of tokens of each turn.
+
+        ``begin`` is told of each exchange, whose spans end with it.
+        """
         self._pipeline = pipeline
         self._reader = reader
         self._settings = settings
         self._new_exchange = new_exchange
         self._spend = spend
+        self._begin = begin
         self._lock = asyncio.Lock()
         self._names: Mapping[str, str] = {}
         self._transcribed = False
@@ -171,7 +179,8 @@ class LiveSession:
     @property
     def call(self) -> ModelCall:
         """Return the call, with the names that its setup has in the place of a path."""
-        return self._exchange().call
+        assert self._call is not None, "the setup comes first"
+        return self._call
 
     @property
     def idle(self) -> bool:
@@ -267,6 +276,7 @@ class LiveSession:
             if turn is not None:
                 turn.exchange.error = error
                 self._pipeline.give_up(turn.exchange, outcome)
+                _end_spans(turn.exchange)
         self._turn = self._next = None
 
     # What the client says.
@@ -302,6 +312,8 @@ class LiveSession:
 
     async def _with_earlier(self, said: GeminiRequest) -> GeminiRequest:
         """Return messages of the client with what they refer to before them. Raises as the reader does."""
+        if not said.outbound and not references_of(said):
+            return said
         exchange = self._exchange()
         exchange.request = said
         await self._reader.follow_references(exchange)
@@ -507,6 +519,7 @@ class LiveSession:
         exchange.response.head(200, CIMultiDict(), streams=False)
         if before is not None:
             exchange.approvals.extend(before.approvals)
+        self._begin(exchange)
         return exchange
 
     def _request(self, inputs: Sequence[_Said], said: GeminiRequest | None = None) -> GeminiRequest:
@@ -527,6 +540,7 @@ class LiveSession:
         self._recorded = True
         self._spend(exchange.merger.usage or {})
         await self._pipeline.record(exchange)
+        _end_spans(exchange)
 
     def _keep(self, size: int, held: int = 0) -> None:
         """Count what is kept of the session. Raises SessionTooLarge."""
@@ -546,6 +560,11 @@ class LiveSession:
 async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
     """Return what ``work`` returns: in a thread for so many bytes that the event loop would miss its turn."""
     return await asyncio.to_thread(work, *arguments) if len(data) > _LARGE else work(*arguments)
+
+
+def _end_spans(exchange: Exchange) -> None:
+    if exchange.spans is not None:
+        exchange.spans.end(exchange, _SWITCHED)
 
 
 def _pairs(request: GeminiRequest) -> list[_Said]:

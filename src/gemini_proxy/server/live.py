@@ -42,6 +42,7 @@ from gemini_proxy.server.app_keys import (
     SETUPS,
     STATE,
     TASKS,
+    TELEMETRY,
 )
 from gemini_proxy.server.exchanges import configured_key
 from gemini_proxy.server.limiter import Visit
@@ -226,7 +227,11 @@ class _Relay:
             exchange.rules, exchange.conversation = first.rules, first.id
             return exchange
 
-        self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend)
+        def begin(exchange: Exchange) -> None:
+            if (telemetry := request.app[TELEMETRY]) is not None:
+                exchange.spans = telemetry.begin(exchange, request)
+
+        self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend, begin)
 
     async def run(self) -> None:
         """Serve the session until either side ends it. Its last trace is written, or under way, when this returns."""
