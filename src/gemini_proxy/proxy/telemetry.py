@@ -24,7 +24,6 @@ _NAME: Final = 200
 _OPERATIONS: Final[Mapping[str, str]] = {
     "generateContent": "generate_content",
     "streamGenerateContent": "generate_content",
-    "bidiGenerateContent": "generate_content",
     "embedContent": "embeddings",
     "batchEmbedContents": "embeddings",
     "createInteraction": "interactions.create",
