@@ -339,7 +339,7 @@ async def test_slow_body_is_given_up(proxy: Proxy, upstream: ScriptedUpstream, s
 @pytest.mark.parametrize(
     ("line", "status", "word"),
     [
-        (b"POST /v1beta/models/m:predict", 404, "NOT_FOUND"),
+        (b"POST /v1beta/models/m:generateAnswer", 404, "NOT_FOUND"),
         (b"POST /v1beta/models/m:generateContents", 404, "NOT_FOUND"),
         (b"POST /v9/models/m:generateContent", 404, "NOT_FOUND"),
         (b"POST /v1beta/models/a/b:generateContent", 404, "NOT_FOUND"),
