@@ -41,9 +41,10 @@ async def test_what_happens_is_told_and_secrets_are_not(
             policy=NO_CANARY,
             ask_policy=PAYMENTS,
             guardrails={"ask_timeout": 30},
+            limits={"input_tokens_per_day": 5},
             explorer={"public_url": "https://p.example"},
             alerts=[
-                {"name": "all", "on": ["refusals", "upstream_errors", "approval_waiting"], **chosen},
+                {"name": "all", "on": ["refusals", "upstream_errors", "approval_waiting", "budget_spent"], **chosen},
                 {"name": "others", "on": ["refusals"], "guardrails": ["another.gr"], **chosen},
                 {"name": "broken", "on": ["refusals"], "url": broken.url},
             ],
@@ -67,17 +68,25 @@ async def test_what_happens_is_told_and_secrets_are_not(
         assert waiting["type"] == "approval_waiting"
         assert waiting["url"].startswith("https://p.example/explorer/approvals#")
         asking.cancel()
+        upstream.reply(unary({**candidate("hi", "STOP"), "usageMetadata": {"promptTokenCount": 7}}))
+        statuses = []
+        for _ in range(2):
+            async with client.post(proxy.method(), json=prompt("hi")) as response:
+                statuses.append(response.status)
+        assert statuses == [200, 429]
+        spent = (await webhook.until(4))[3]
+        assert (spent["type"], spent["key"], spent["count"]) == ("budget_spent", "input_tokens", 1)
         while broken.calls < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         async with client.get(f"{proxy.url}/readyz") as response:
             assert (response.status, orjson.loads(await response.read())["alerts"]) == (200, {"broken": "server_error"})
         shown = await metrics(client, proxy.url)
-        assert 'gemini_proxy_alerts_sent_total{alert="all"} 3.0' in shown
+        assert 'gemini_proxy_alerts_sent_total{alert="all"} 4.0' in shown
         assert 'gemini_proxy_alert_failures_total{alert="broken",reason="server_error"}' in shown
         said = b"".join(body for _, body in webhook.received)
         assert b"CANARY" not in said and b"AIza" not in said and b"ACME" not in said
         logged = "".join(str(vars(record)) for record in caplog.records if record.name.startswith("gemini_proxy"))
-        assert "xoxb" not in logged + shown and webhook.calls == 3
+        assert "xoxb" not in logged + shown and webhook.calls == 4
 
 
 async def test_without_alerts_nothing_is_noted(

@@ -41,10 +41,11 @@ def list_(settings: Settings, limit: int) -> None:
                 line(entry.subject),
                 f"{f', user {entry.owner}' if entry.owner else ''}  by ",
                 line(entry.by),
-            )
+            ),
+            soft_wrap=True,
         )
         if (said := _said(entry)) is not None:
-            console.print(Text.assemble("        ", line(said, "dim")))
+            console.print(Text.assemble("        ", line(said, "dim")), soft_wrap=True)
     if not entries:
         click.echo("nothing was changed yet", err=True)
 
