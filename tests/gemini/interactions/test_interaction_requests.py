@@ -114,6 +114,11 @@ def request_input() -> list[dict[str, Any]]:
             Reference("interaction", "interactions/v1_a", "v1_a"),
         ),
         (
+            {"previous_interaction_id": "interactions/v1_a"},
+            "request.previous_interaction_id",
+            Reference("interaction", "interactions/v1_a", "interactions/v1_a"),
+        ),
+        (
             {"cached_content": "cachedContents/c"},
             "request.cached_content",
             Reference("cache", "cachedContents/c", "cachedContents/c"),
@@ -195,6 +200,10 @@ def test_secrets_are_not_stored() -> None:
         b'{"input":{"type":"text","text":7}}',
         b'{"input":{"type":"function_call","arguments":"x"}}',
         b'{"tools":"x"}',
+        b'{"previous_interaction_id":7}',
+        b'{"previous_interaction_id":" v1_a"}',
+        b'{"previous_interaction_id":"v1%5Fa"}',
+        b'{"previous_interaction_id":"interactions/interactions/v1_a"}',
     ],
 )
 def test_what_can_be_read_two_ways_or_not_at_all(body: bytes) -> None:

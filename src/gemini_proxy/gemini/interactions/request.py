@@ -4,6 +4,7 @@ Names are snake_case there; both spellings of a name are read, as Google's parse
 unless it is one of the fields that only steer the call.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from gemini_proxy.gemini.strict_json import read_object
 _TEXTS = spellings("input", "systemInstruction")
 _STATE: Final = ("previousInteractionId", "cachedContent", "continuationToken", "environmentId")
 """Fields that name what is kept at Google."""
+_COLLECTION = "interactions/"
+_ID = re.compile(r"[A-Za-z0-9_.:=~+-]{1,512}")
 _KNOWN = _TEXTS | spellings("tools", *_STATE)
 _SECRET_FREE = _TEXTS | spellings("parameters", "labels", "generationConfig", "responseFormat", *_STATE)
 _USER = frozenset(("user_input", "function_result"))
@@ -70,8 +73,11 @@ def read_request(body: bytes) -> GeminiRequest:
 
 
 def interaction_reference(name: str) -> Reference:
-    """Return the reference to an interaction by its id."""
-    return Reference("interaction", f"interactions/{name}", name)
+    """Return the reference to an interaction by its id. Raises BadRequest for what Google may read as another one."""
+    interaction = name.removeprefix(_COLLECTION)
+    if not _ID.fullmatch(interaction):
+        raise BadRequest('"previous_interaction_id" is not the id of an interaction')
+    return Reference("interaction", f"{_COLLECTION}{interaction}", name)
 
 
 def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> GeminiRequest:
@@ -152,8 +158,8 @@ class _BodyReader:
 
     def _state(self, root: JsonObject) -> None:
         """Name what the request brings that is kept, or runs, at Google."""
-        before = field(root, "previousInteractionId")
-        earlier = interaction_reference(before) if isinstance(before, str) else None
+        before = a_string(field(root, "previousInteractionId"), "previous_interaction_id") or None
+        earlier = interaction_reference(before) if before else None
         named = {
             "previous_interaction_id": (before, "an earlier interaction", earlier),
             "cached_content": (cached := field(root, "cachedContent"), "cached content", cache_reference(cached)),
