@@ -62,3 +62,11 @@ def test_a_headline_is_made_of_any_metadata() -> None:
     strange: list[object] = [None, [], {"upstream_status": "x", "upstream_error": 3}, {"upstream_status": 10**9}]
     for odd in strange:
         assert headline_of(odd, "") == Headline()
+
+
+def test_a_message_of_very_many_texts_is_looked_at_in_part() -> None:
+    """A body of half a megabyte can hold sixty thousand: what stands behind the first few hundred changes nothing."""
+    some = [{"type": "text", "text": "x"}] * 256
+    first = conversation_of([{"role": "user", "content": some}])
+    assert conversation_of([{"role": "user", "content": [*some, {"type": "text", "text": "y"}]}]) == first
+    assert question_of([{"role": "user", "content": [{"type": "text", "text": ""}] * 300 + some}]) == ""

@@ -16,6 +16,8 @@ _LOOKED_INTO: Final = 2_000
 """Characters of a text that are looked into for its first words."""
 _DIGESTED: Final = 4_096
 """Characters from the beginning and the end of a text that tell it from another."""
+_MOST_TEXTS: Final = 256
+"""Texts of one message that are looked at: reading thousands would hold up the event loop."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -121,7 +123,7 @@ def _texts(message: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
-        for chunk in content:
+        for chunk in content[:_MOST_TEXTS]:
             if isinstance(chunk, Mapping) and isinstance(text := chunk.get("text"), str):
                 yield text
 
