@@ -184,6 +184,7 @@ def test_calls_that_can_be_read_in_two_ways_are_not_passed_on(calls: list[dict[s
         {"choices": {}},
         {"choices": [1]},
         {"choices": [{"index": "0"}]},
+        {"choices": [{"index": {}}]},
         {"choices": [{"index": -1}]},
         {"choices": [{"delta": "x"}]},
         {"choices": [{"delta": {"content": 1}}]},

@@ -44,7 +44,7 @@ class ChatReader:
 
     def __init__(self) -> None:
         self.carried_call = False
-        self._choices: dict[Any, _Calls] = {}
+        self._choices: dict[int, _Calls] = {}
 
     @property
     def has_open_call(self) -> bool:
@@ -81,11 +81,9 @@ class ChatReader:
 
     def _choice(self, choice: Payload) -> Payload:
         index = choice.get("index")
-        calls = self._choices.get(0 if index is None else index)
-        if calls is None:
-            if index is not None and type(index) is not int:
-                raise DecodeError("The upstream sent a choice whose index is not a number")
-            calls = self._choices[0 if index is None else index] = _Calls()
+        if index is not None and type(index) is not int:
+            raise DecodeError("The upstream sent a choice whose index is not a number")
+        calls = self._choices.setdefault(index or 0, _Calls())
         candidate: dict[str, Any] = {"index": index}
         candidate.update(_named("openai", choice, _CHOICE))
         parts: list[Payload] = []

@@ -85,7 +85,7 @@ class OpenAIPlaces:
         return path[-1] in _OPAQUE
 
     def is_json(self, path: Path) -> bool:
-        return path[-1] == "arguments" and path[-2] in ("function", "function_call")
+        return path[-2:] in (("function", "arguments"), ("function_call", "arguments"))
 
 
 class OpenAIWire:
