@@ -27,6 +27,7 @@ class Everything(logging.Handler):
         self.lines.append(f"{self.format(record)} {record.getMessage()} {record.__dict__!r}")
 
 
+CHAT = "/v1beta/openai/chat/completions"
 CANARIES = ("AIzaCANARY0123456789", "AQ.CANARY0123456789")
 """Of no key's full form, so that nothing takes them out afterwards: they must not get there."""
 INVARIANT_CANARY = "inv-CANARY0123456789"
@@ -45,6 +46,12 @@ def channels(canary: str) -> list[bytes]:
         post_bytes(f"{path}?key={canary}%3Binvariant-auth%3D{INVARIANT_CANARY}", body=good, key=None),
         post_bytes(path, b"authorization: Bearer " + pair, body=good, key=None),
         post_bytes(path, auth, b"cookie: k=" + key, b"x-other: " + key, b"referer: http://x/?key=" + key, body=good),
+        # in OpenAI's words, and as a batch
+        post_bytes(CHAT, b"authorization: Bearer " + pair, body=b'{"messages":[]}', key=None),
+        post_bytes(CHAT, b"authorization: Bearer " + key, body=b'{"messages":"' + key + b'"}', key=None),
+        post_bytes(CHAT, b"authorization: Bearer " + key, body=b'{"stream":"' + key + b'"}', key=None),
+        post_bytes(f"{CHAT}?alt={canary}", b"authorization: Bearer " + key, body=b"{}", key=None),
+        post_bytes(f"/v1beta/models/m:batchGenerateContent?key={canary}", body=b'{"batch":{}}', key=None),
         # refused for what they are
         post_bytes(f"{path}?key={canary}&key={canary}", body=good),
         post_bytes(f"{path}?access_token={canary}", body=good),
@@ -90,9 +97,9 @@ def channels(canary: str) -> list[bytes]:
 
 async def everything_answered(proxy: Proxy, canary: str) -> bytes:
     answers = [await exchange(proxy.url, data) for data in channels(canary)]
-    assert [answer.status for answer in answers[:6]] == [200] * 6
-    assert all(answer.status in (400, 404, 405, 415) for answer in answers[6:])
-    assert all(answer.error["message"] for answer in answers[6:])
+    assert [answer.status for answer in answers[:7]] == [200] * 7
+    assert all(answer.status in (400, 404, 405, 415) for answer in answers[7:])
+    assert all(answer.error["message"] for answer in answers[7:])
     return b"".join(answer.head + answer.body for answer in answers)
 
 
@@ -136,7 +143,7 @@ async def test_keys_are_nowhere(
     written = Everything(formatter(as_text=False))
     logging.getLogger().addHandler(written)
     answers += await everything_answered(proxy, canary)
-    assert len(await proxy.store.recent(100)) == 12
+    assert len(await proxy.store.recent(100)) == 14
     rows = stored_bytes(tmp_path)
     assert b"via_gateway" in rows and raw.lines and written.lines
     logs = "\n".join([*raw.lines, *written.lines, caplog.text, *capsys.readouterr()])
