@@ -214,6 +214,14 @@ def test_a_session_lives_on_after_refusals(mode: str) -> None:
     assert "Dublin" not in str(last) and str(last).count("Cork. ") == len(refusals)
 
 
+def test_a_turn_that_never_comes_keeps_no_other_back() -> None:
+    """A transcription may be refused once its turn is over: then nothing is left to be withheld."""
+    script: list[Step] = [("heard", "Dublin"), ("ask", "Where?"), ("text", "Cork. "), ("end", "")]
+    assert spoken(held("final", script).down(), "text") == ["Cork. ", ""]
+    withheld: list[Step] = [("heard", "Dublin"), ("text", "It "), ("ask", "Where?"), ("text", "is."), ("end", "")]
+    assert spoken(held("final", withheld).down(), "text") == [""]
+
+
 def test_a_handle_does_not_leave_after_a_refusal_of_the_model() -> None:
     script: list[Step] = [
         ("handle", ""),

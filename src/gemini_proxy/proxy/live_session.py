@@ -172,6 +172,7 @@ class LiveSession:
         self._next: _Turn | None = None
         self._listens = False
         self._muted = False
+        self._withheld = False
         self._interrupted = False
         self._tainted = False
         self._recorded = False
@@ -231,6 +232,8 @@ class LiveSession:
         async with self._lock:
             refused = await self._check_input(said, len(frame.data))
             if refused is None:
+                # A transcription that was refused may have been the last word of a turn that is over.
+                self._muted = self._muted and self._withheld
                 return Leaving(up=[frame], checked=True)
             completes = self._turn is None or self._turn.reader is None
             down = [self._frame(refusal_frame(refused.text, completes=completes and read.kind != "toolResponse"))]
@@ -436,6 +439,7 @@ class LiveSession:
 
     def _withhold(self, read: ServerFrame) -> Leaving:
         """Withhold the rest of a refused turn, to which the client has seen the end."""
+        self._withheld = self._withheld or read.says
         if read.heard:
             self._hear(self._input_turn(), read.heard)
         self._spend(read.tokens)
@@ -464,6 +468,7 @@ class LiveSession:
         self._conclude(turn, [*said, *self._tool_errors(calls, "response")])
         if read is not None:
             self._muted = not read.ends
+            self._withheld = read.says
             self._interrupted = read.interrupted and not read.turn_complete
         down = [*passed, self._frame(refusal_frame(refusal.text, completes=not calls))]
         return Leaving([self._frame(tool_errors(calls, refusal.text))] if calls else [], down)
