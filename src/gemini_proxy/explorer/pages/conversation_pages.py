@@ -12,6 +12,7 @@ from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.annotated_text import Note, notes
 from gemini_proxy.explorer.pages.conversation import BlockReader, Message
+from gemini_proxy.explorer.pages.markdown_text import MarkdownTexts
 from gemini_proxy.explorer.pages.site import PageVisit, page
 from gemini_proxy.traces.annotation_ranges import AnnotationRanges
 from gemini_proxy.traces.catalogue import StoredTrace
@@ -52,7 +53,12 @@ async def conversation(visit: PageVisit) -> web.StreamResponse:
         )
     stored = await _stored(visit, found)
     return await visit.show(
-        "conversation.html", name=name, steps=await asyncio.to_thread(steps, stored), more=more, most=EXCHANGES
+        "conversation.html",
+        markdown=MarkdownTexts(),
+        name=name,
+        steps=await asyncio.to_thread(steps, stored),
+        more=more,
+        most=EXCHANGES,
     )
 
 

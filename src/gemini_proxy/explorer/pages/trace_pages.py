@@ -10,6 +10,7 @@ from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
+from gemini_proxy.explorer.pages.markdown_text import MarkdownTexts
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_copies import MAX_COPIED, curl_command, policy_case
@@ -53,6 +54,7 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
         path=dataset_path(dataset),
         facts=facts(shown),
         conversation=conversation,
+        markdown=None if visit.query("view") == "checked" else MarkdownTexts(),
         neighbours=neighbours,
         remarks=[note for note in stored.annotations if note.annotation.source.startswith(PERSON)],
         person=PERSON,
