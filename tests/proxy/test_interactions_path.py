@@ -118,6 +118,23 @@ async def test_what_was_allowed_is_not_asked_again_when_it_is_gone_on_from(
     assert await waiting(proxy, 0) == []
 
 
+async def test_a_deletion_that_fails_is_asked_for_again(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """The interaction may be under way still."""
+    proxy = await start_proxy(policy=QUIET)
+    upstream.reply(
+        Reply([orjson.dumps(interaction([text_step("never said")]))]), Reply([b"{}"], status=409), Reply([b"{}"])
+    )
+    async with client.post(address(proxy), json=body()) as response:
+        assert response.status == 400
+    async with asyncio.timeout(10):
+        while len(upstream.calls) < 3:
+            upstream.called.clear()
+            await upstream.called.wait()
+    assert [call.method for call in upstream.calls] == ["POST", "DELETE", "DELETE"]
+
+
 async def test_a_response_that_was_not_read_is_unread_when_it_is_gone_on_from(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

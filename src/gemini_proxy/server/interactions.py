@@ -1,6 +1,8 @@
 """Deletes refused interactions at Google, where they could be read again, or gone on from."""
 
+import asyncio
 import logging
+from typing import Final
 
 from aiohttp import web
 
@@ -11,6 +13,9 @@ from gemini_proxy.server.app_keys import TASKS, UPSTREAM
 from gemini_proxy.traces.handles import Kind
 
 log = logging.getLogger(__name__)
+
+_PAUSES: Final = (0.0, 0.5, 5.0, 30.0)
+"""Seconds before each attempt to delete."""
 
 
 def delete_refused(request: web.Request, exchange: Exchange) -> None:
@@ -23,14 +28,27 @@ def delete_refused(request: web.Request, exchange: Exchange) -> None:
 
 
 async def _delete(upstream: Upstream, target: str, exchange: Exchange) -> None:
+    """Delete an interaction, again after a while where that fails: it may be under way still."""
+    reason = ""
+    try:
+        for pause in _PAUSES:
+            await asyncio.sleep(pause)
+            if not (reason := await _try(upstream, target, exchange)):
+                return
+    except asyncio.CancelledError:
+        _say(exchange, "the server has stopped")
+        raise
+    _say(exchange, reason)
+
+
+async def _try(upstream: Upstream, target: str, exchange: Exchange) -> str:
+    """Ask for a deletion once. Return what was in its way, "" if nothing was."""
     try:
         response = await upstream.open("DELETE", target, exchange.headers, None)
-        response.close()
     except UpstreamError as error:
-        _say(exchange, error.message)
-    else:
-        if response.status >= 400 and response.status != 404:
-            _say(exchange, f"status {response.status}")
+        return error.message
+    response.close()
+    return f"status {response.status}" if response.status >= 400 and response.status != 404 else ""
 
 
 def _say(exchange: Exchange, reason: str) -> None:
