@@ -12,7 +12,7 @@ from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.explorer.asking import PAY, PAYMENTS
 from tests.support.proxy import Proxy, prompt
-from tests.support.upstream import ScriptedUpstream, call_part, candidate, sse, stream, unary
+from tests.support.upstream import Reply, ScriptedUpstream, call_part, candidate, sse, stream, unary
 
 SECRET_PROMPT = """
 raise "asks about the merger" if:
@@ -107,6 +107,42 @@ async def test_a_stream_shows_life_while_it_waits(
         received += await response.read()
     said = [orjson.loads(line[5:]) for line in bytes(received).splitlines() if line.startswith(b"data:")]
     assert said == [candidate("I pay."), PAY]
+
+
+@pytest.mark.parametrize(("allow", "begun"), [(True, False), (False, True)])
+async def test_an_array_shows_life_while_it_waits(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, allow: bool, begun: bool
+) -> None:
+    """White space before the element that will come, or before the array; then the bytes, or a refusal within it."""
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    elements = [candidate("I pay."), PAY] if begun else [PAY]
+    upstream.reply(Reply([b"[" + b",\r\n".join(map(orjson.dumps, elements)) + b"]"]))
+    async with client.post(proxy.method("streamGenerateContent"), json=prompt("Pay them")) as response:
+        received = bytearray()
+        async with asyncio.timeout(20):
+            while not received.endswith(b" "):
+                received += await response.content.readany()
+        assert b"functionCall" not in received
+        await decide(proxy, allow=allow)
+        received += await response.read()
+    said = orjson.loads(received)
+    if allow:
+        assert said == elements
+    else:
+        assert said[:-1] == elements[:-1] and "denied" in str(said[-1]) and b"functionCall" not in received
+
+
+async def test_where_a_refusal_is_an_error_no_byte_shows_life(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """A space would be a 200."""
+    proxy = await start_proxy(
+        ask_policy=PAYMENTS, guardrails={"ask_timeout": 1.2}, refusals={"before_stream": "http_400"}
+    )
+    upstream.reply(Reply([orjson.dumps([PAY])]))
+    async with client.post(proxy.method("streamGenerateContent"), json=prompt("Pay them")) as response:
+        assert response.status == 400
+        assert b"nobody allowed it" in await response.read()
 
 
 async def test_a_prompt_waits_before_it_goes_upstream(

@@ -332,15 +332,21 @@ class Pipeline:
             exchange.response.note(HEADER, self._recorder.coverage(exchange).header)
 
     async def _show_life(self, exchange: Exchange) -> None:
-        """Show the client of an SSE stream that the connection lives, while a verdict takes long.
+        """Show the client of a stream that the connection lives, while a verdict takes long.
 
         Sending anything settles that a refusal is an event, so it must be one in any case.
         """
-        if exchange.stream is None or exchange.framing != SSE_TYPE:
+        sse = exchange.framing == SSE_TYPE
+        if exchange.stream is None or not (sse or self._is_array(exchange)):
             return
         if exchange.response.begun or self._refuses_by_event(exchange):
             self._note_coverage(exchange)
-            await exchange.response.keep_alive(exchange.stream.following)
+            await exchange.response.keep_alive(exchange.stream.following, sse=sse)
+
+    def _is_array(self, exchange: Exchange) -> bool:
+        """Tell whether the response is the array that the client asked for."""
+        asked = exchange.wire.stream_type(exchange.call).partition(";")[0]
+        return exchange.streams and asked == exchange.framing
 
     # Checks: what is asked of the engine, and what follows from its verdicts.
 

@@ -74,15 +74,17 @@ class ClientResponse:
             data = data.removeprefix(b"data:").removeprefix(b" ")
         await self.http.write(data)
 
-    async def keep_alive(self, following: bytes) -> None:
-        """Show a waiting SSE client that the connection lives: begin the event that will come, then add a space to it.
+    async def keep_alive(self, following: bytes, *, sse: bool) -> None:
+        """Show a waiting client that the connection lives, by a space before the JSON of the event that will come.
 
-        White space before an event's JSON is the one thing that every client ignores; comments break several. Nothing
-        is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON. Before one
-        with a name a comment is sent.
+        White space there is the one thing that every client ignores; comments in SSE break several. In an SSE stream
+        nothing is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON.
+        Before one with a name a comment is sent.
         """
         if self._event_open:
             await self.http.write(b" ")
+        elif not sse:
+            await self.write(b" ")
         elif following.startswith(b"data:") and not following[len(b"data:") :].lstrip().startswith(b"[DONE]"):
             await self.write(b"data: ")
             self._event_open = True
