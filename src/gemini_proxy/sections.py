@@ -228,7 +228,7 @@ class Guardrails(Section):
     timeout: Annotated[float, Field(gt=0)] = 5.0
     thoughts: Literal["check", "skip"] = "check"
     restore: Literal["all", "text", "off"] = "all"
-    history: Literal["mask", "refuse"] = "mask"
+    history: Literal["mask", "drop", "refuse"] = "mask"
     ask_timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     mask_key: SecretStr | None = None
     unseen_content: Literal["allow", "block"] = "allow"

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.gemini.json_edit import JsonString, Path, StringEdit, edited, json_strings
+from gemini_proxy.gemini.json_edit import (
+    JsonString,
+    Path,
+    StringEdit,
+    edited,
+    json_items,
+    json_strings,
+    without_items,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 VALUES = st.recursive(
@@ -99,3 +107,38 @@ def test_characters_are_counted_as_a_reader_counts_them(escaped: str) -> None:
     (string,) = json_strings(raw)
     assert edited(raw, [StringEdit(string, 2, 3, "3")]) == raw.replace(b"2", b"3")
     assert edited(raw, [StringEdit(string, 1, 2, "")]) == b'{"a":"12"}'
+
+
+LISTS = st.dictionaries(
+    TEXTS, st.lists(OBJECTS, min_size=1, max_size=4) | VALUES.filter(lambda one: one != []), max_size=4
+)
+
+
+@given(LISTS, st.booleans(), st.sampled_from([None, 2]), st.data())
+def test_items_are_cut_out_with_their_commas(
+    value: dict[str, Any], ascii_only: bool, indent: int | None, data: st.DataObject
+) -> None:
+    """What is left is the same JSON without them; what they are in keeps its other bytes."""
+    raw = written(value, ascii_only, indent)
+    lists: dict[Any, Any] = {
+        name: items for name, items in value.items() if isinstance(items, list) and _are_objects(items)
+    }
+    found = [item for item in json_items(raw) if item.path[0] in lists]
+    paths = [(name, index) for name, items in lists.items() for index in range(len(items))]
+    assert [item.path for item in found] == paths
+    assert all(json.loads(raw[item.start : item.end]) == lists[item.path[0]][item.path[1]] for item in found)
+    dropped = {
+        (name, index)
+        for name, items in lists.items()
+        for index in data.draw(st.sets(st.integers(0, len(items) - 1), max_size=len(items) - 1))
+    }
+    expected = {
+        name: [item for index, item in enumerate(inner) if (name, index) not in dropped] if name in lists else inner
+        for name, inner in value.items()
+    }
+    assert json.loads(without_items(raw, dropped)) == expected
+    assert without_items(raw, ()) == raw
+
+
+def _are_objects(items: list[Any]) -> bool:
+    return all(isinstance(item, dict) for item in items)

@@ -137,15 +137,74 @@ async def test_a_word_that_is_refused_of_the_model_may_be_said_by_the_user(
     assert sent == ["Is it Dublin?", "<REMOVED> it is", "Not Dublin?"]
 
 
-@pytest.mark.parametrize("parts", [[{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]])
-async def test_what_cannot_be_masked_is_refused_again(
-    start_proxy: StartProxy, client: aiohttp.ClientSession, parts: Sequence[dict[str, Any]]
+IMAGE = {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]}
+NO_IMAGE = 'raise "an image" if:\n    (i: Image)\n'
+
+
+async def send(client: aiohttp.ClientSession, proxy: Proxy, contents: Sequence[dict[str, Any]]) -> int:
+    async with client.post(proxy.method(), json={"contents": contents}) as response:
+        await response.read()
+        return response.status
+
+
+async def test_what_cannot_be_masked_goes_with_its_turn(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
-    proxy = await start_proxy(policy='raise "an image" if:\n    (i: Image)\n')
-    image = {"role": "user", "parts": parts}
-    for contents in ([image], [image, *chat(SORRY, NEXT)["contents"]]):
-        async with client.post(proxy.method(), json={"contents": contents}) as response:
-            assert response.status == 400
+    """An image that was refused before, and no other one; the rest is sent as it came."""
+    proxy = await start_proxy(policy=NO_IMAGE)
+    rest = chat(NEXT, ("model", "fine"), ("user", "bye"))["contents"]
+    assert await send(client, proxy, [IMAGE]) == 400
+    assert await send(client, proxy, [IMAGE, *chat(SORRY)["contents"], *rest]) == 200
+    assert upstream.calls[-1].json["contents"] == rest
+    trace = await proxy.trace()
+    assert "iVBOR" not in str(trace.messages)
+    (annotation,) = trace.annotations
+    assert (annotation.guardrail["action"], annotation.address) == ("mask", "")
+    other = {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgp="}}]}
+    assert await send(client, proxy, [other, *chat(SORRY)["contents"], *rest]) == 400
+    assert await send(client, proxy, [*rest, *chat(("model", "fine"))["contents"], IMAGE]) == 400
+
+
+async def test_a_call_that_is_found_again_goes_with_its_turn(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Its arguments can be removed, the call cannot: question, call, output and answer go together."""
+    proxy = await start_proxy(policy='raise "no deleting" if:\n    (c: ToolCall)\n    c is tool:delete\n')
+    call = {"role": "model", "parts": [{"functionCall": {"name": "delete", "args": {"path": "all"}}}]}
+    output = {"role": "user", "parts": [{"functionResponse": {"name": "delete", "response": {"done": True}}}]}
+    upstream.reply(unary({"candidates": [{"content": call, "finishReason": "STOP"}]}))
+    question, *rest = chat(("user", "Delete all"), NEXT)["contents"]
+    assert await send(client, proxy, [question]) == 400
+    upstream.reply(unary(candidate("fine", "STOP")))
+    assert await send(client, proxy, [question, call, output, *chat(SORRY)["contents"], *rest]) == 200
+    assert upstream.calls[-1].json["contents"] == rest
+
+
+async def test_a_turn_is_cut_out_in_place(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """With ``history = "drop"`` question and answer go, and every other byte of the body is the client's."""
+    proxy = await start_proxy(policy=NO_SECRET, guardrails={"history": "drop"})
+    assert await status(client, proxy, REFUSED) == 400
+    refused, sorry, following = (orjson.dumps(content).decode() for content in chat(REFUSED, SORRY, NEXT)["contents"])
+    json_type = {"content-type": "application/json"}
+    body = f' {{"labels": {{}}, "contents" : [ {refused},{sorry} ,\n\t{following} ] }}'
+    async with client.post(proxy.method(), data=body, headers=json_type) as response:
+        assert response.status == 200
+    assert upstream.calls[-1].body.decode() == f' {{"labels": {{}}, "contents" : [ {following} ] }}'
+
+
+async def test_what_a_dropped_turn_says_is_removed_in_the_turn_that_goes_on(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Without its question an output would answer nothing."""
+    proxy = await start_proxy(policy=NO_SECRET, guardrails={"history": "drop"})
+    assert await status(client, proxy, REFUSED) == 400
+    call = {"role": "model", "parts": [{"functionCall": {"name": "look", "args": {}}}]}
+    output = {"role": "user", "parts": [{"functionResponse": {"name": "look", "response": {"done": True}}}]}
+    assert await send(client, proxy, [*chat(REFUSED)["contents"], call, output]) == 200
+    sent = upstream.calls[-1].json["contents"]
+    assert (sent[0]["parts"][0]["text"], sent[1:]) == ("my password is <REMOVED>, keep it", [call, output])
 
 
 @pytest.mark.filterwarnings(QUIET)

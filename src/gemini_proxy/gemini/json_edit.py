@@ -5,7 +5,7 @@ around the object (``data:`` before lines, a bracket or a comma before an elemen
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import orjson
@@ -73,6 +73,55 @@ def json_strings(raw: bytes) -> Iterator[JsonString]:
             last = path[-1]
             assert isinstance(last, int)
             path[-1] = last + 1
+
+
+class JsonItem(NamedTuple):
+    """An object in a list that is a field of the outermost object: where it stands in the tree, and its bytes."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def json_items(raw: bytes) -> Iterator[JsonItem]:
+    """Yield the objects in the lists that are fields of the outermost object of ``raw``, in order."""
+    depth = 0
+    name = b""
+    index = start = 0
+    for token in _TOKEN.finditer(raw):
+        mark = token[2]
+        if mark is None:
+            if depth == 1 and token[1] is not None:
+                name = token[0]
+        elif mark in b"{[":
+            depth += 1
+            if depth == 2:
+                index = 0 if mark == b"[" else -1
+            elif depth == 3 and mark == b"{":
+                start = token.start()
+        elif mark in b"}]":
+            if depth == 3 and mark == b"}" and index >= 0:
+                yield JsonItem((orjson.loads(name), index), start, token.end())
+            depth -= 1
+        elif mark == b"," and depth == 2 and index >= 0:
+            index += 1
+
+
+def without_items(raw: bytes, dropped: Collection[Path]) -> bytes:
+    """Return ``raw`` without the items whose paths are dropped, and a comma for each. Of each list one has to stay."""
+    pieces: list[bytes] = []
+    at = 0
+    items = list(json_items(raw))
+    kept: str | int | None = None
+    for number, item in enumerate(items):
+        name = item.path[0]
+        if item.path not in dropped:
+            kept = name
+        else:
+            start, end = (items[number - 1].end, item.end) if kept == name else (item.start, items[number + 1].start)
+            pieces.append(raw[at:start])
+            at = end
+    return b"".join([*pieces, raw[at:]])
 
 
 def edited(raw: bytes, edits: Iterable[StringEdit]) -> bytes:

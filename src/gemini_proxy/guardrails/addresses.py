@@ -19,6 +19,12 @@ def message_of(address: str) -> int | None:
     return int(index[0]) if index and index[0].isdecimal() else None
 
 
+def renumbered(address: str, by: int) -> str:
+    """Return an address into a message that stands ``by`` places further on."""
+    index = message_of(address)
+    return address if index is None else address.replace(f".{index}", f".{index + by}", 1)
+
+
 def value_at(messages: Sequence[Mapping[str, Any]], address: str) -> Any:
     """Return what an address without offsets points at, None where there is nothing.
 

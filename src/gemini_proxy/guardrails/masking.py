@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal, Protocol
 
+import orjson
+
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
-from gemini_proxy.gemini.json_edit import JsonString, StringEdit, edited, json_strings
+from gemini_proxy.gemini.json_edit import JsonString, StringEdit, edited, json_items, json_strings, without_items
 from gemini_proxy.gemini.wire import Run, TextPlaces, Wire
-from gemini_proxy.guardrails.addresses import message_of, value_at, without_offsets
+from gemini_proxy.guardrails.addresses import message_of, renumbered, value_at, without_offsets
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import kind_of_value
 
@@ -151,17 +153,23 @@ def _replaced(text: str, replacements: Iterable[tuple[int, int, str]]) -> str:
 class RequestMasks:
     """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
 
-    ``contents`` says of each message which of the contents it is made of.
+    ``dropped`` are the contents that are cut out; ``contents`` says of each message which of the contents it is of.
     """
 
     placeholders: Mapping[str, str] = field(default_factory=dict)
     removed: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    dropped: frozenset[int] = frozenset()
     contents: Sequence[int | None] = ()
 
     @property
     def restorable(self) -> Masks | None:
         """Return the values that come back in the response; None where there are none."""
         return self._everywhere if self.placeholders else None
+
+    @property
+    def contents_left(self) -> Sequence[int | None]:
+        """Say of each message that is left which of the contents it is made of, by their numbers before."""
+        return [content for content in self.contents if content not in self.dropped]
 
     def of(self, content: int | None) -> Masks:
         """Return the masks of one of the contents, or of what is in none."""
@@ -232,15 +240,49 @@ def is_history(contents: Sequence[int | None], violation: Violation, *, earlier:
     return bool(violation.ranges)
 
 
+def evidence(messages: Sequence[Mapping[str, Any]], violation: Violation) -> list[str]:
+    """Return what a violation points at, by which it is known again: its texts, or all of it as JSON if it is none."""
+    try:
+        return masked_values(messages, [violation])
+    except CannotMask:
+        values = [value_at(messages, without_offsets(address)[0]) for address in violation.ranges]
+        return [orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode() for value in values]
+
+
+def turn_of(content: int, contents: Sequence[int | None], messages: Sequence[Mapping[str, Any]]) -> frozenset[int]:
+    """Return the contents that go where one of the history goes: a question and all that came of it.
+
+    ``contents`` says of each message which of the contents it is made of. Raises CannotMask where the content is in no
+    such turn, or in the one that goes on.
+    """
+    roles: dict[int, set[Any]] = {}
+    for number, message in zip(contents, messages, strict=False):
+        if number is not None:
+            roles.setdefault(number, set()).add(message.get("role"))
+    turns: list[set[int]] = []
+    for number in sorted(roles):
+        if "user" in roles[number] and "tool" not in roles[number]:
+            turns.append(set())
+        if turns and "system" not in roles[number]:
+            turns[-1].add(number)
+    found = next((turn for turn in turns[:-1] if content in turn), None)
+    if found is None:
+        raise CannotMask("the turn that it is in cannot be left out")
+    return frozenset(found)
+
+
 def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
-    """Return what ``moved`` does for a request, each of whose contents may have masks of its own."""
+    """Return what ``moved`` does for a request, each of whose contents may have masks of its own, or be cut out."""
 
-    def place(address: str) -> str:
+    def places(address: str) -> Iterator[str]:
         index = message_of(address)
-        content = masks.contents[index] if index is not None and index < len(masks.contents) else None
-        return _moved(address, masks.of(content), messages)
+        if index is None or index >= len(masks.contents):
+            yield _moved(address, masks.of(None), messages)
+        elif masks.contents[index] not in masks.dropped:
+            before = sum(content in masks.dropped for content in masks.contents[:index])
+            yield renumbered(_moved(address, masks.of(masks.contents[index]), messages), -before)
 
-    return replace(violation, ranges=tuple(map(place, violation.ranges)))
+    return replace(violation, ranges=tuple(place for address in violation.ranges for place in places(address)))
 
 
 def moved(violation: Violation, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> Violation:
@@ -258,14 +300,17 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) ->
 
 
 def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
-    """Return a request's body masked wherever the model reads text; all other bytes stay."""
+    """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay."""
     edits = [
         StringEdit(string, start, end, text)
         for string in json_strings(body)
         if wire.is_request_text(string.path)
         for start, end, text in masks.of(wire.content_of(string.path)).hidden(string.text, 0)
     ]
-    return edited(body, edits)
+    body = edited(body, edits)
+    if not masks.dropped:
+        return body
+    return without_items(body, {item.path for item in json_items(body) if wire.content_of(item.path) in masks.dropped})
 
 
 def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
@@ -20,10 +20,12 @@ from gemini_proxy.guardrails.masking import (
     Masks,
     Placeholders,
     RequestMasks,
+    evidence,
     is_history,
     mask_body,
     masked_values,
     texts_at,
+    turn_of,
 )
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
@@ -60,52 +62,67 @@ class Masker:
         """
         if rounds >= _MASK_ROUNDS:
             raise CannotMask("it is found again")
-        messages, contents = exchange.checked_request.messages, masks.contents
         healed = [violation for violation in violations if violation.healed]
-        removed = dict(masks.removed)
-        if healed and not contents:
-            contents = await contents_of(exchange)
+        if healed and not masks.contents:
+            masks = replace(masks, contents=await contents_of(exchange))
         for violation in healed:
-            for address in violation.ranges:
-                content = contents[message_of(address) or 0]
-                assert content is not None
-                removed[content] = removed.get(content, frozenset()) | set(texts_at(messages, address))
+            masks = self._without(exchange.checked_request.messages, masks, violation)
         others = [violation for violation in violations if not violation.healed]
-        placeholders = self._placeholders(exchange, messages, others) if others else {}
-        return RequestMasks({**masks.placeholders, **placeholders}, removed, contents)
+        placeholders = self._placeholders(exchange, exchange.checked_request.messages, others) if others else {}
+        return replace(masks, placeholders={**masks.placeholders, **placeholders})
 
-    async def healed(self, exchange: Exchange, violations: Sequence[Violation]) -> tuple[Violation, ...]:
-        """Return the violations, marked as healed where they lie in the history alone and were refused before."""
+    def _without(self, messages: Sequence[Message], masks: RequestMasks, violation: Violation) -> RequestMasks:
+        """Return ``masks`` without what a violation of the history points at, or without the turns that it is in.
+
+        What is no text goes with its turn, and so does what is still found where texts were removed. What is to go with
+        a turn that goes on is removed alone.
+        """
+        removed, dropped = dict(masks.removed), set(masks.dropped)
+        left = masks.contents_left
+        for address in violation.ranges:
+            content = left[message_of(address) or 0]
+            assert content is not None
+            with contextlib.suppress(CannotMask):
+                if self._guardrails.history == "drop" or content in masks.removed:
+                    dropped |= turn_of(content, left, messages)
+                    continue
+            try:
+                removed[content] = removed.get(content, frozenset()) | set(texts_at(messages, address))
+            except CannotMask:
+                dropped |= turn_of(content, left, messages)
+        return replace(masks, removed=removed, dropped=frozenset(dropped))
+
+    async def healed(
+        self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation]
+    ) -> tuple[Violation, ...]:
+        """Return the violations, marked as healed where they lie in the history alone and were refused before.
+
+        What is found there again, where ``masks`` have removed something, is of the same turn.
+        """
         blocking = [violation for violation in violations if violation.action == "block"]
         if not blocking or not exchange.heals:
             return tuple(violations)
-        digests: dict[int, list[str]] = {}
-        contents = await contents_of(exchange)
-        for violation in blocking:
-            texts = _texts_in_history(exchange.checked_request.messages, contents, violation)
-            digests[id(violation)] = [self._digest(exchange, text) for text in texts]
+        messages, contents, left = exchange.checked_request.messages, await contents_of(exchange), masks.contents_left
+        again = {id(one) for one in blocking if masks.removed and _lies_in(masks.removed, left, one)}
+        old = [violation for violation in blocking if is_history(contents, violation) and id(violation) not in again]
+        digests = await _off_loop(exchange.size, self._digests, exchange, messages, old)
         asked = {digest for some in digests.values() for digest in some}
         try:
             known = await self._refused.known(asked) if asked else frozenset[str]()
         except StoreError as error:
             log.warning("what was refused before cannot be read, so nothing heals: %s", error)
             return tuple(violations)
-        heals = {number for number, some in digests.items() if some and known.issuperset(some)}
+        heals = {number for number, some in digests.items() if some and known.issuperset(some)} | again
         return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
 
     async def remember_refused(self, exchange: Exchange) -> None:
         """Keep digests of what was refused, so that a chat whose history repeats it can go on."""
         if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
             return
-        digests: set[str] = set()
-        for violation in exchange.violations:
-            with contextlib.suppress(CannotMask):
-                if violation.action == "block":
-                    digests.update(
-                        self._digest(exchange, text) for text in masked_values(exchange.messages, [violation])
-                    )
+        blocking = [violation for violation in exchange.violations if violation.action == "block"]
+        digests = await _off_loop(exchange.size, self._digests, exchange, exchange.messages, blocking)
         try:
-            await self._refused.remember(digests)
+            await self._refused.remember({digest for some in digests.values() for digest in some})
         except StoreError as error:
             log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
 
@@ -156,9 +173,13 @@ class Masker:
         secret = key.get_secret_value().encode() if key else otherwise
         return Placeholders(secret, exchange.owner, exchange.call.dataset)
 
-    def _digest(self, exchange: Exchange, text: str) -> str:
+    def _digests(
+        self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
+    ) -> dict[int, list[str]]:
+        """Return digests of what each of the violations points at, by its identity."""
         # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
-        return self._names(exchange, b"gemini-proxy").digest(text)
+        names = self._names(exchange, b"gemini-proxy")
+        return {id(one): [names.digest(text) for text in evidence(messages, one)] for one in violations}
 
 
 def _call_says(exchange: Exchange, body: bytes, values: Sequence[str]) -> bool:
@@ -187,11 +208,9 @@ async def _off_loop(size: int, work: Callable[P, T], *arguments: P.args, **optio
     return work(*arguments, **options)
 
 
-def _texts_in_history(messages: Sequence[Message], contents: Sequence[int | None], violation: Violation) -> list[str]:
-    """Return the texts that a violation points at; none where some of it is no text, or not in the history."""
-    if not is_history(contents, violation):
-        return []
-    try:
-        return masked_values(messages, [violation])
-    except CannotMask:
-        return []
+def _lies_in(removed: Collection[int], contents: Sequence[int | None], violation: Violation) -> bool:
+    """Tell whether all that a violation points at is in contents from which something was removed."""
+    indexes = [message_of(address) for address in violation.ranges]
+    return bool(indexes) and all(
+        index is not None and index < len(contents) and contents[index] in removed for index in indexes
+    )

@@ -105,7 +105,7 @@ class Pipeline:
         if not isinstance(verdict, Verdict) and self._may_overlap(exchange, request):
             exchange.request_check = self._tasks.beside(deciding, "request check")
         else:
-            exchange.heals = self._guardrails.history == "mask"
+            exchange.heals = self._guardrails.history != "refuse"
             await deciding
 
     async def check_input(self, exchange: Exchange) -> None:
@@ -361,7 +361,7 @@ class Pipeline:
         body, original, noted = exchange.body, exchange.checked_request.messages, list[Violation]()
         masks, rounds = RequestMasks(), 0
         while violations:
-            violations = await self._masker.healed(exchange, violations)
+            violations = await self._masker.healed(exchange, masks, violations)
             self._refuse_blocking(exchange, "request", violations)
             if not rounds:
                 await self._ask(exchange, "request", violations, original)
