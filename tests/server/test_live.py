@@ -343,9 +343,23 @@ async def test_setups_that_are_refused(live: LiveServer, start_proxy: StartProxy
             assert await client.closed() == expected
     assert not live.raw
     assert await outcomes(proxy, 2) == ["refused_request"] * 2
-    async with aiohttp.ClientSession(headers={"x-goog-api-key": "AIzaTestKey"}) as http:
-        async with http.get(proxy.url + GEMINI_PATH) as response:
-            assert (response.status, (await response.json())["error"]["code"]) == (400, 400)
+    plain = {"x-goog-api-key": "AIzaTestKey"}
+    upgrade = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    constrained = f"{GEMINI_PATH}Constrained"
+    async with aiohttp.ClientSession() as http:
+        for path, headers, status in [
+            (GEMINI_PATH, plain, 400),
+            (GEMINI_PATH, {"x-goog-api-key": "auth_tokens/t-1", **upgrade}, 403),
+            (constrained, {**plain, **upgrade}, 404),
+            (constrained, {"authorization": "Token auth_tokens/t-1", **upgrade}, 404),
+        ]:
+            async with http.get(proxy.url + path, headers=headers) as response:
+                assert (response.status, (await response.json())["error"]["code"]) == (status, status)
 
 
 async def all_ended(proxy: Proxy) -> None:
@@ -423,6 +437,23 @@ async def test_limits_of_a_client(live: LiveServer, start_proxy: StartProxy) -> 
         await client.send(asks("Where?"))
         code, reason = await client.closed()
         assert code == 1013 and "requests" in reason
+
+
+async def test_a_side_that_does_not_read_is_waited_for(live: LiveServer, start_proxy: StartProxy) -> None:
+    """What the model says does not pile up in the proxy: its server has to wait, and nothing is lost."""
+    sound, count = {"inlineData": {"mimeType": "audio/pcm", "data": "A" * 200_000}}, 150
+    piece = says(modelTurn={"parts": [sound]})
+    proxy = await before(live, start_proxy)
+    async with session(proxy.url) as client:
+        await client.send(asks("Where?"))
+        await live.got(1)
+        pushing = asyncio.create_task(live.push(*[piece] * count, says(complete=True)))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(pushing), 0.5)
+        for _ in range(count):
+            await client.raw()
+        assert await client.receive() == says(complete=True)
+        await pushing
 
 
 async def test_silence_ends_a_session(live: LiveServer, start_proxy: StartProxy) -> None:

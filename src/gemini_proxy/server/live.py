@@ -16,6 +16,7 @@ from yarl import URL
 
 from gemini_proxy.errors import (
     BadRequest,
+    Forbidden,
     LimitExceeded,
     ProxyError,
     Unavailable,
@@ -166,6 +167,10 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
     )
     if not client.can_prepare(request).ok:
         raise BadRequest("This path takes the handshake of a WebSocket only.")
+    if (request[CREDENTIALS].gemini or "").startswith(_TOKEN):
+        raise Forbidden(
+            "Sessions with ephemeral tokens are not served: the setup that a token holds cannot be checked."
+        )
     if request.app[STATE].draining:
         raise Unavailable("The proxy is about to stop.")
     first = _new_exchange(request)
@@ -183,6 +188,7 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
     return client
 
 
+_TOKEN: Final = "auth_tokens/"
 _NOT_FORWARDED: Final = frozenset({"accept-encoding", "content-type"})
 
 
