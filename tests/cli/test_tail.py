@@ -95,11 +95,17 @@ async def test_one_line_an_exchange(store: TraceStore) -> None:
     async with feed_server(store) as server, tailing("--url", server.url, "--last", "5") as tail:
         await store.add([first := mine()])
         at = datetime.fromtimestamp(first.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        assert await tail.line() == f"{at}  demo  gemini-2.5-flash  completed  -  0 ms"
-        await store.add([trace(owner="another"), refused, mine(dataset=None, model=None)])
+        assert (
+            await tail.line()
+            == f"{at}  {first.id[:8]}  {'demo':16}  {'gemini-2.5-flash':22}  {'completed':16}       0 ms  -"
+        )
+        await store.add([trace(owner="another"), refused, last := mine(dataset=None, model=None)])
         visible = "[red]no markup[/red] ␛[31mno colour\ufffd1m␍␊\ufffdflip"
-        assert await tail.line() == f"{at}  demo  {'m' * 90}  refused_response  {visible}  42 ms"
-        assert await tail.line() == f"{at}  -  -  completed  -  0 ms"
+        assert (
+            await tail.line()
+            == f"{at}  {refused.id[:8]}  {'demo':16}  {'m' * 90}  refused_response      42 ms  {visible}"
+        )
+        assert await tail.line() == f"{at}  {last.id[:8]}  {'-':16}  {'-':22}  {'completed':16}       0 ms  -"
         assert await tail.end(signal.SIGINT) == (0, "", "")
 
 

@@ -81,7 +81,10 @@ def test_the_dashboard_has_a_plot_for_each_question() -> None:
         "refused": [2, 0],
         "other": [1, 0],
     }
-    assert [series.name for series in refused.series] == [*(f"rule {number}" for number in range(6)), "other rules"]
+    assert [series.name for series in refused.series] == [
+        *(f"rule {number}" for number in range(6)),
+        "other guardrails",
+    ]
     assert refused.series[-1].values == [14 + 13 + 12 + 1, 0]
     assert latency.series[0].values[0] is None and 90 < (latency.series[0].values[1] or 0) < 110
     assert 9 < (first.series[1].values[1] or 0) < 11

@@ -37,6 +37,7 @@ class FeedExchange:
     """An exchange as told; ``text`` is the JSON object it came in, ``created`` in Unix seconds."""
 
     text: str
+    id: str
     created: float
     dataset: str | None
     model: str | None
@@ -191,6 +192,7 @@ def _exchange(text: str) -> FeedExchange:
     try:
         return FeedExchange(
             text,
+            str(data["id"]),
             float(data["created"]),
             _text(data["dataset"]),
             _text(data["model"]),

@@ -103,8 +103,8 @@ def tail(
 ) -> None:
     """Print exchanges as they happen, one per line, until Ctrl-C.
 
-    Time, dataset, model, outcome, first rule and milliseconds. It survives a restart of the server, and says when it
-    missed something.
+    Time, the beginning of the trace's id, dataset, model, outcome, milliseconds and the first rule's message. It
+    survives a restart of the server, and says when it missed something.
     """
     key = _checked(key_file.read(_LONGEST_KEY) if key_file else key or _OPEN_KEY)
     query = {"dataset": dataset or "", "refused": "1" if refused else "0", "last": str(last)}
@@ -129,13 +129,19 @@ class _Lines:
     def print(self, exchange: FeedExchange) -> None:
         words = (
             line(local_time(exchange.created), "dim"),
-            line(exchange.dataset or "-"),
-            line(exchange.model or "-"),
-            line(exchange.outcome, _STYLES.get(exchange.outcome, "yellow")),
+            line(exchange.id[:8], "dim"),
+            _column(exchange.dataset or "-", 16),
+            _column(exchange.model or "-", 22),
+            _column(exchange.outcome, 16, _STYLES.get(exchange.outcome, "yellow")),
+            line(f"{f'{exchange.duration_ms:.0f}':>6} ms"),
             line(exchange.rule or "-"),
-            line(f"{exchange.duration_ms:.0f} ms"),
         )
         self._console.print(Text("  ").join(words), soft_wrap=True)
+
+
+def _column(value: str, width: int, style: str = "") -> Text:
+    """Return a value with as much space behind it as the column has left: a longer one is not cut."""
+    return line(f"{value:<{width}}", style)
 
 
 class _JsonLines:

@@ -26,12 +26,13 @@ from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.export import FORMATS
+from gemini_proxy.traces.headline import KEY_LENGTH
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json
-from gemini_proxy.traces.visible import VISIBLE
+from gemini_proxy.traces.visible import VISIBLE, as_json
 
 
 class _TracesSettings(Protocol):
@@ -316,8 +317,22 @@ def _facts(trace: Trace) -> Iterator[tuple[str, Text]]:
     yield "model", line(f"{trace.model or '-'}{' (stream)' if trace.stream else ''}")
     yield "outcome", Text(trace.outcome.value, "bold")
     yield "took", Text(f"{trace.duration_ms:.1f} ms")
+    if trace.tenant:
+        yield "key", Text(trace.tenant[:KEY_LENGTH])
     for name, value in trace.metadata.items():
-        yield f"{line(name).plain} ", line(value)
+        if name not in _SAID and value is not None:
+            yield f"{line(name).plain} ", _members(value)
+
+
+_SAID = frozenset({"model", "asked", "request_messages", "via_gateway"})
+"""Metadata that is shown elsewhere, or says nothing to a reader."""
+
+
+def _members(value: object) -> Text:
+    """Write an object of plain values by its members, anything else as one line of JSON."""
+    if isinstance(value, dict) and value and not any(isinstance(one, dict | list) for one in value.values()):
+        return line(", ".join(f"{name} {one if isinstance(one, str) else as_json(one)}" for name, one in value.items()))
+    return line(value)
 
 
 def _print_leaf(console: Console, name: str, text: str, marks: Sequence[AnnotationRange]) -> None:

@@ -66,7 +66,7 @@ def plots(buckets: Sequence[Bucket]) -> list[Plot]:
     figures = [bucket.figures for bucket in buckets]
     return [
         stacked("requests", "Requests", starts, seconds, _outcomes(figures)),
-        stacked("refusals", "Refusals by rule", starts, seconds, _refusals(figures)),
+        stacked("refusals", "Refusals by guardrail", starts, seconds, _refusals(figures)),
         lines("latency", "Latency", starts, seconds, _quantiles([figure.durations for figure in figures])),
         lines(
             "first",
@@ -103,7 +103,7 @@ def _refusals(figures: Sequence[Figures]) -> list[Series]:
         for index, rule in enumerate(shown, start=1)
     ]
     others = [sum(bucket.refusals.get(rule, 0) for rule in rest) for bucket in figures]
-    return [*series, Series("other rules", "plot-other", others)] if any(others) else series
+    return [*series, Series("other guardrails", "plot-other", others)] if any(others) else series
 
 
 def _quantiles(histograms: Sequence[DurationHistogram]) -> list[Series]:
