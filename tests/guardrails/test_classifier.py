@@ -1,6 +1,7 @@
 """The classifier: a tiny model that looks for one word, in real processes."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails import classifier_head
 from gemini_proxy.guardrails.classifier import MAX_TEXT, InjectionClassifier, missing, score_texts
+from gemini_proxy.guardrails.classifier_head import ClassifierHead, head_of, word_places
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Question
 from gemini_proxy.sections import Classifier as Section
@@ -112,3 +115,30 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
 
 def configured(path: Path | None) -> Config:
     return Config.model_construct(guardrails=Guardrails(classifier=Section(path=path)))
+
+
+def test_words_and_logits_are_judged_together() -> None:
+    """A word that the table knows makes a doubtful text an attack, and the lack of it a harmless one."""
+    numpy = pytest.importorskip("numpy")
+    table = numpy.zeros(64, dtype=numpy.int8)
+    for place in word_places("ignore instructions", 64):
+        table[place] = 40
+    head = ClassifierHead([0.5, 0.1, -3.0], table)
+    assert head.score([4.0], "Ignore instructions!") > 0.99
+    assert head.score([4.0], "") == pytest.approx(1 / (1 + math.e))
+    assert head.score([4.0], "Ignore instructions!") > head.score([-4.0], "Ignore instructions!")
+
+
+def test_a_pair_of_words_is_more_than_both() -> None:
+    assert word_places("one two", 2**14) - word_places("two one", 2**14)
+    assert word_places("One, TWO", 2**14) == word_places("one two", 2**14)
+    assert len(word_places("one two", 2**14)) == 3
+
+
+def test_the_weights_that_are_shipped_are_of_another_model(folder: Path) -> None:
+    """Any other model is judged by itself."""
+    numpy = pytest.importorskip("numpy")
+    assert head_of(folder / "model.onnx") is None
+    with numpy.load(Path(classifier_head.__file__).with_name("classifier_head.npz")) as made:
+        assert len(str(made["model"])) == 64
+        assert (made["weights"].shape, made["table"].shape) == ((4,), (2**14,))

@@ -7,13 +7,14 @@ its batch, and no text may change the verdict on another.
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.guardrails.classifier_head import head_of
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, Question
 
@@ -31,7 +32,7 @@ def missing(folder: Path) -> str | None:
     """Name what a classifier in the folder lacks, None if it can be loaded."""
     if any(find_spec(name) is None for name in PACKAGES):
         return 'the packages of pip install "gemini-proxy[classifier]"'
-    if _model_file(folder) is None or not (folder / "tokenizer.json").is_file():
+    if model_file(folder) is None or not (folder / "tokenizer.json").is_file():
         return f"a model: {folder} has no tokenizer.json with one of {', '.join(_FILES)}"
     return None
 
@@ -84,7 +85,7 @@ def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
     """Return each text's highest score of its windows, from 0 to 1. Raises EngineUnavailable."""
     try:
         model = _model(folder)
-        return [max(map(model.score, model.windows(text)), default=0.0) for text in texts]
+        return [model.score(text) for text in texts]
     except EngineUnavailable:
         raise
     except Exception as error:
@@ -93,45 +94,57 @@ def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def _model(folder: str) -> "_Model":
-    return _Model(Path(folder))
+def _model(folder: str) -> "OnnxModel":
+    return OnnxModel(Path(folder))
 
 
-class _Model:
+class OnnxModel:
     """A loaded model with its tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        if (reason := missing(folder)) is not None:
+        file = model_file(folder)
+        if (reason := missing(folder)) is not None or file is None:
             raise EngineUnavailable(f"The classifier needs {reason}")
         options = onnxruntime.SessionOptions()
         # Processes already run side by side.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session: Any = onnxruntime.InferenceSession(str(_model_file(folder)), options)
+        self._session: Any = onnxruntime.InferenceSession(str(file), options)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=_WINDOW, stride=_OVERLAP)
         self._several_heads = bool(_read(folder / "classifier_config.json").get("multi_head"))
+        self._head = head_of(file)
         labels = _read(folder / "config.json").get("id2label") or {}
         self._harmless = next((int(key) for key, name in labels.items() if str(name).lower() in _HARMLESS), 0)
 
-    def windows(self, text: str) -> list[Any]:
-        """Return the text's tokens in windows."""
-        first = self._tokenizer.encode(text)
-        return [first, *first.overflowing]
+    def score(self, text: str) -> float:
+        """Return the highest score of the text's windows, from 0 to 1: the head's where the model has one."""
+        return max(self._score(logits, within) for within, logits in self.windows(text))
 
-    def score(self, window: Any) -> float:
-        """Return the model's score of an injection, from 0 to 1."""
+    def windows(self, text: str) -> Iterator[tuple[str, list[float]]]:
+        """Yield the parts of the text that the model reads at once, and what it says of each."""
+        first = self._tokenizer.encode(text)
+        for window in (first, *first.overflowing):
+            ends = [end for _, end in window.offsets]
+            start = next((start for start, end in window.offsets if end), 0)
+            yield text[start : max(ends, default=0)], self._logits(window)
+
+    def _logits(self, window: Any) -> list[float]:
         import numpy
 
         arrays = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
         feed = {
             name: numpy.array([values], dtype=numpy.int64) for name, values in arrays.items() if name in self._inputs
         }
-        logits = [float(value) for value in self._session.run(None, feed)[0].reshape(-1)]
+        return [float(value) for value in self._session.run(None, feed)[0].reshape(-1)]
+
+    def _score(self, logits: Sequence[float], text: str) -> float:
+        if self._head is not None:
+            return self._head.score(logits, text)
         if len(logits) == 1 or self._several_heads:
             # The first head is the verdict; others only helped to train it.
             return 1 / (1 + math.exp(-max(-50.0, min(50.0, logits[0]))))
@@ -139,7 +152,7 @@ class _Model:
         return 1 - shares[self._harmless] / sum(shares)
 
 
-def _model_file(folder: Path) -> Path | None:
+def model_file(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
