@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.earlier import Earlier, after_earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked, file_media
@@ -86,10 +87,14 @@ def test_messages_of_several_references_come_once() -> None:
         ("http://localhost:8005/v1/files/a-b_c", "files/a-b_c"),
         ("https://example.com/a.txt", None),
         ("gs://bucket/files/abc", None),
-        (f"{FILE}/../x", None),
-        (f"{FILE}?x=files/abc", None),
+        (f"{FILE}/../x", ""),
+        (f"{FILE}?x=files/abc", ""),
+        (FILE.replace("files", "%66iles"), ""),
+        (FILE.replace("/v1beta", "//v1beta").replace("https", "HTTPS"), ""),
+        ("/v1beta/files/abc", ""),
+        (" files/abc", ""),
         ("https://youtu.be/files/abc#x", None),
-        ("files/" + "a" * 129, None),
+        ("files/" + "a" * 129, ""),
     ],
 )
 def test_names_of_files(uri: str, name: str | None) -> None:
@@ -97,7 +102,10 @@ def test_names_of_files(uri: str, name: str | None) -> None:
     assert reference == (None if name is None else Reference("file", name, uri))
 
 
-@pytest.mark.parametrize("cached", ["cachedContents/", "cachedContents/a/b", "cachedContents/a%2Fb", 7, ["c"], "a b"])
-def test_what_is_no_name_of_a_cache_stays_unchecked(cached: object) -> None:
-    request = read({"contents": [], "cachedContent": cached})
-    assert [(one.address, one.reference) for one in request.unchecked] == [("request.cachedContent", None)]
+@pytest.mark.parametrize(
+    "cached", ["cachedContents/", "cachedContents/a/b", "cachedContents/a%2Fb", 7, ["c"], " c", "/cachedContents/a"]
+)
+def test_what_may_be_read_as_a_name_of_a_cache_and_is_none_is_refused(cached: object) -> None:
+    """It could name another user's."""
+    with pytest.raises(BadRequest, match="name of a cache"):
+        read({"contents": [], "cachedContent": cached})

@@ -114,6 +114,36 @@ async def test_files_are_known_by_the_uri_that_google_gave(proxy: Proxy, client:
     assert [one["reason"] for one in unread] == ["a file seen only by digest"]
 
 
+@pytest.mark.parametrize("uri", [f"{URI}?key=x", URI.replace("/v1beta", "//v1beta"), "/files/abc", f" {URI}"])
+async def test_a_file_named_otherwise_than_google_did_is_refused(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, uri: str
+) -> None:
+    """It could be another user's, or one that was checked: that it is not known says nothing."""
+    status, said = await ask(client, proxy, {"contents": [{"parts": [{"fileData": {"fileUri": uri}}]}]})
+    assert (status, "as Google did" in said, upstream.calls) == (400, True, [])
+
+
+async def test_a_known_file_is_checked_whatever_spelling_of_its_address_is_taken(
+    proxy: Proxy, client: aiohttp.ClientSession
+) -> None:
+    await remembered(proxy, "all about Dublin", kind=Kind.FILE, name="files/abc", details={"uri": URI})
+    for uri in (URI.replace("https", "http"), URI.replace("v1beta", "v1"), f"{URI}?alt=media"):
+        body = {"contents": [{"parts": [{"fileData": {"fileUri": uri}}]}]}
+        assert (await ask(client, proxy, body))[0] == 400
+
+
+async def test_the_openai_path_names_a_cache_in_each_of_its_places(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    await remembered(proxy, "fine", holder=Holder(HOLDER.account, "someone"))
+    said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    google = {"cached_content": "cachedContents/c"}
+    for place in (google, {"google": google}, {"extra_body": {"google": google}}):
+        async with client.post(f"{proxy.url}/v1beta/openai/chat/completions", json=said | place) as response:
+            assert response.status == 404
+    assert upstream.calls == []
+
+
 async def test_what_a_mask_rule_finds_in_a_cache_cannot_be_masked(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -88,7 +88,7 @@ def _without_requests(beside: Iterable[tuple[str, JsonObject]]) -> GeminiRequest
 def _file(name: str) -> Reference:
     """Return the reference to a file of requests. Raises BadRequest for what names no file that Gemini keeps."""
     reference = file_media({"fileUri": name}).reference
-    if reference is None:
+    if reference is None or not reference.name:
         raise BadRequest('"batch.inputConfig.fileName" must name an uploaded file, such as "files/abc"')
     return replace(reference, of_requests=True)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.casing import spellings
@@ -39,7 +40,8 @@ _OUTPUT_CONTROL = spellings("willContinue", "scheduling")
 _FILE = re.compile(
     r"(?:https?://[^/?#]{1,253}/(?:v[a-z0-9]{1,15}/)?)?files/([A-Za-z0-9_-]{1,128})(?::download)?(?:\?alt=media)?"
 )
-"""A name that the Files API gave, or a URI of it. Any other URI is of something that Gemini does not keep."""
+"""A name that the Files API gave, or a URI of it."""
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)")
 
 _TEXT_TYPES = frozenset(
@@ -68,7 +70,8 @@ _TEXT_TYPES = frozenset(
 class Reference:
     """A name in a request for what Gemini keeps: of a ``cache``, a ``file``, a ``batch`` or so.
 
-    The name is as Gemini gave it (``cachedContents/abc``), ``said`` what stands in the request, such as a file's URI.
+    The name is as Gemini gave it (``cachedContents/abc``), "" where it cannot be told for certain, so that a request
+    with it is refused; ``said`` is what stands in the request, such as a file's URI.
     ``of_requests`` says that it stands for the requests of a batch: one that is not known is refused.
     """
 
@@ -130,9 +133,19 @@ def file_media(reference: JsonObject) -> Media:
     file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
     if name := text_beside(reference, _REFERENCE):
         file["name"] = name
-    named = _FILE.fullmatch(uri)
-    kept = Reference("file", f"files/{named[1]}", uri) if named else None
-    return Media({"type": "file", "file": file}, "a file behind a URI", kept)
+    return Media({"type": "file", "file": file}, "a file behind a URI", _file_reference(uri))
+
+
+def _file_reference(uri: str) -> Reference | None:
+    """Return the reference to a file that Gemini keeps; without its name where readers may differ over the URI.
+
+    Any other URI is of what Gemini does not keep.
+    """
+    if named := _FILE.fullmatch(uri):
+        return Reference("file", f"files/{named[1]}", uri)
+    folded = unquote(uri).strip().lower()
+    may_be_one = "generativelanguage" in folded or ("files/" in folded and not _SCHEME.match(folded))
+    return Reference("file", "", uri) if may_be_one else None
 
 
 def unknown_payload(part: JsonObject) -> JsonObject:

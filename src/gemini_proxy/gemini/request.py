@@ -10,6 +10,7 @@ from dataclasses import field as dataclass_field
 from functools import lru_cache
 from typing import Any, Final
 
+from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case, spellings
 from gemini_proxy.gemini.doors import Method
@@ -214,9 +215,16 @@ def _named_model(root: JsonObject) -> str | None:
 
 
 def cache_reference(cached: Any) -> Reference | None:
-    """Return the reference to a cache by its name, with or without what stands before its last step."""
+    """Return the reference to a cache by its name, with or without what stands before its last step.
+
+    Raises BadRequest for what is no name and may be read as one all the same.
+    """
+    if cached is None or cached == "":
+        return None
     named = _CACHE.fullmatch(cached) if isinstance(cached, str) else None
-    return Reference("cache", f"cachedContents/{named[1]}", cached) if named else None
+    if named is None:
+        raise BadRequest('"cachedContent" must be the name of a cache, such as "cachedContents/abc"')
+    return Reference("cache", f"cachedContents/{named[1]}", named[0])
 
 
 def add_settings(messages: MessageList, where: str, values: JsonObject, known: JsonObject) -> None:

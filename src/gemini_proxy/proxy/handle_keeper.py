@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.gemini.earlier import Earlier, references_of
@@ -15,6 +17,8 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import MOST_AT_ONCE, ForeignHandle, Handle, Handles, Holder, Kind, Recalled
 
 log = logging.getLogger(__name__)
+_AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googleapis\.com(?::443)?/", re.IGNORECASE)
+"""How an address of a file at Google begins, however it was spelled where it was given."""
 
 
 class HandleKeeper:
@@ -145,7 +149,9 @@ def _is_meant(reference: Reference, handle: Handle) -> bool:
     """Return whether what stands in the request is that handle: an address of a file may be of another server's."""
     if reference.of_requests and not handle.details.get("batch"):
         return False
-    return handle.kind is not Kind.FILE or reference.said in (handle.name, handle.details.get("uri"))
+    if handle.kind is not Kind.FILE or _AT_GOOGLE.match(reference.said):
+        return True
+    return reference.said in (handle.name, handle.details.get("uri"))
 
 
 def _known(

@@ -106,6 +106,9 @@ class RequestReader:
 
     async def follow_references(self, exchange: Exchange) -> None:
         """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
+        for unread in exchange.checked_request.unchecked:
+            if unread.reference is not None and not unread.reference.name:
+                raise BadRequest("A file is named in a way that can be read as another; give the URI as Google did")
         exchange.earlier = await self._keeper.bring_back(exchange)
         exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
         for unread in exchange.request.unchecked:

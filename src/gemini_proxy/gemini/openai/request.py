@@ -181,6 +181,7 @@ class _ChatReader:
         for where in ("extraBody", "extra_body"):
             self._references(root.get(where), f"request.{where}.google")
         self._references({"google": root.get("google")}, "request.google")
+        self._references({"google": root}, "request")
         self._mark(None)
 
     def _references(self, extra: Any, address: str) -> None:
