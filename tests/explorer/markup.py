@@ -71,6 +71,10 @@ def hostile(payload: str) -> Trace:
         },
         "refusal": {"reason": payload, "text": payload},
         "error": payload,
+        "conversation": payload,
+        "asked": payload,
+        "upstream_status": 429,
+        "upstream_error": {"status": payload, "message": payload},
     }
     return mine(
         id=str(uuid.uuid4()),

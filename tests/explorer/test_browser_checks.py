@@ -17,8 +17,16 @@ from tests.conftest import StartProxy
 from tests.explorer.browsing import Browser
 from tests.support.proxy import Proxy
 
-FORMS = ["/explorer", "/explorer/sign-in", "/explorer/sign-out", "/explorer/datasets/x/delete", "/explorer/nothing"]
+FORMS = [
+    "/explorer",
+    "/explorer/sign-in",
+    "/explorer/sign-out",
+    "/explorer/datasets/x/delete",
+    "/explorer/nothing",
+    "/explorer/keys",
+]
 PAGES = ["/explorer", "/explorer/live", "/explorer/dashboard", "/explorer/nothing", "/explorer/datasets/none"]
+PAGES += ["/explorer/traffic", "/explorer/guardrails", "/explorer/keys", "/explorer/conversations/none"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -244,8 +245,15 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
     for start in range(0, len(PAYLOADS), 20):
         await page.goto(f"{proxy.url}/explorer/datasets/hostile/tools?from={start}")
         assert await page.evaluate(HARM) == []
+    new = [
+        "/traffic?text=script",
+        f"/conversations/{quote(PAYLOADS[0], safe='')}",
+        f"/traces/{recorded[0].id}/copy?as=case",
+    ]
     everywhere = [
         "",
+        *new,
+        "/guardrails",
         "/datasets/hostile",
         "/datasets/hostile/rules",
         "/dashboard?dataset=hostile",
@@ -256,7 +264,7 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
         if "live" in path:
             await page.locator(f"#live tr:nth-child({len(PAYLOADS)})").wait_for()
         found = await text_of(page)
-        expected = {"": 1, "/dashboard?dataset=hostile": 5}.get(path, len(PAYLOADS))
+        expected = {"": 1, "/dashboard?dataset=hostile": 5, **dict.fromkeys(new, 1)}.get(path, len(PAYLOADS))
         assert sum(payload.translate(VISIBLE)[:40] in found for payload in PAYLOADS) >= expected, path
         assert await page.evaluate(HARM) == []
     await page.goto(f"{proxy.url}/explorer/datasets/hostile/rules/new")
@@ -290,10 +298,13 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
         dataset="readable",
         outcome=Outcome.REFUSED_RESPONSE,
         annotations=(ANNOTATION, logged, *ends),
-        metadata={"error": "x", "coverage": {"verdict": "long" * 50, "mode": "final"}},
+        metadata={"error": "x", "conversation": "readable", "coverage": {"verdict": "long" * 50, "mode": "final"}},
     )
     others = [mine(dataset="readable", outcome=outcome) for outcome in Outcome]
-    await proxy.app[TRACES].add([*others, one])
+    code = "# Title\n\n> quoted\n\n```python\ndef f():  # why\n    return 'x' * 2\n```\n\n[a](https://x.example/)"
+    rendered = mine(messages=[{"role": "assistant", "content": code}], metadata={"conversation": "readable"})
+    await proxy.app[TRACES].add([*others, one, rendered])
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
     context = await browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
     page = await context.new_page()
     watch.on(page)
@@ -306,6 +317,11 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
         "/dashboard",
         "/live",
         "/nothing",
+        "/traffic?text=secret",
+        "/guardrails",
+        "/keys",
+        "/conversations/readable",
+        f"/traces/{one.id}/copy?as=case",
     ]
     for path in paths:
         await page.goto(f"{proxy.url}/explorer{path}")

@@ -353,9 +353,9 @@ def _require_present_schema(connection: Connection) -> None:
         raise StoreError("the database holds no traces: it was not made by gemini-proxy")
     found = connection.scalar(text("SELECT version_num FROM alembic_version"))
     if found != HEAD:
-        raise StoreError(
-            f"the database has schema {found}, this version reads {HEAD}: start the server once to upgrade"
-        )
+        newer = isinstance(found, str) and found > HEAD
+        advice = "it was upgraded by a newer version: use that one" if newer else "start the server once to upgrade"
+        raise StoreError(f"the database has schema {found}, this version reads {HEAD}: {advice}")
 
 
 def _probe(connection: Connection, now: float) -> None:
