@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +70,17 @@ def test_nothing_waits(config: Path) -> None:
     result = run(config, "list")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing waits\n")
     assert "expired" in run(config, "list", "--all").stdout
+
+
+def test_it_is_allowed_in_its_conversation(config: Path) -> None:
+    """Where that is known; else it is said that it is for one exchange."""
+    known = on_store(config, lambda approvals: approvals.open(replace(ASKED, conversation="c1"), 60.0))
+    assert run(config, "allow", known.id, "--conversation").stderr == ""
+    assert state(config, known).for_conversation
+    unknown = opened(config)
+    assert "one exchange only" in run(config, "allow", unknown.id, "--conversation").stderr
+    assert not state(config, unknown).for_conversation
+    assert run(config, "allow", unknown.id, "--conversation", "--for", "5").exit_code == 2
 
 
 @pytest.mark.parametrize(("options", "lasting"), [((), False), (("--for", "60"), True)])

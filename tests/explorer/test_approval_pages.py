@@ -81,6 +81,18 @@ async def test_an_hour_is_an_hour(closed: Proxy, session: aiohttp.ClientSession)
     assert "allowed until" in (await ada.get(PATH)).text
 
 
+async def test_a_conversation_is_allowed_where_it_is_known(closed: Proxy, session: aiohttp.ClientSession) -> None:
+    ada, approvals = await signed_in(closed, session, "ada", "approver"), closed.app[APPROVALS]
+    await asked_for(approvals, "eve")
+    assert "in this conversation" not in (await ada.get(PATH)).text
+    approval = await asked_for(approvals, "bot", conversation="c1")
+    assert "in this conversation" in (await ada.get(PATH)).text
+    await ada.post(f"{PATH}/{approval.id}", decision="conversation")
+    found = await approvals.get(approval.id)
+    assert found is not None and (found.state, found.for_conversation, found.until) == ("allowed", True, 0.0)
+    assert "allowed in its conversation" in (await ada.get(PATH)).text
+
+
 async def test_what_is_too_late_or_is_no_decision_is_said(closed: Proxy, session: aiohttp.ClientSession) -> None:
     ada, approvals = await signed_in(closed, session, "ada", "approver"), closed.app[APPROVALS]
     approval, expired = await asked_for(approvals, "bot"), await asked_for(approvals, "eve", seconds=-1)

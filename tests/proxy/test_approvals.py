@@ -178,6 +178,40 @@ async def test_a_decision_holds_for_exactly_what_was_asked(
     assert (await asking)[0] == 400
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_an_allowance_may_hold_for_the_conversation(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, named: bool
+) -> None:
+    """As often as it asks for exactly this, whatever else was said; another conversation is asked again.
+
+    It is the one that the client names, or one that began with the same words.
+    """
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    answered = {"role": "model", "parts": [{"text": "Whom?"}]}
+
+    async def pay(first: str, *more: str, conversation: str) -> int:
+        contents = [*prompt(first)["contents"], answered, *(prompt(text)["contents"][0] for text in ("ACME", *more))]
+        headers = {"x-gemini-proxy-conversation": conversation} if named else {}
+        async with client.post(proxy.method(), json={"contents": contents}, headers=headers) as response:
+            await response.read()
+            return response.status
+
+    upstream.reply(unary(PAY))
+    asking = asyncio.create_task(pay("Pay", conversation="one"))
+    await decide(proxy, allow=True, for_conversation=True)
+    assert await asking == 200
+    for more in ((), ("and again",)):
+        assert await pay("Pay", *more, conversation="one") == 200
+    assert (await proxy.trace()).metadata["approvals"][0]["for_conversation"] is True
+    asking = asyncio.create_task(pay("Pay at once", conversation="other"))
+    await decide(proxy, allow=False)
+    assert await asking == 400
+    upstream.reply(unary(call_part("pay", "STOP", to="ACME", amount=13)))
+    asking = asyncio.create_task(pay("Pay", conversation="one"))
+    await decide(proxy, allow=False)
+    assert await asking == 400
+
+
 @pytest.mark.parametrize("points_at", ["m", "m.tool_calls"])
 @pytest.mark.parametrize(("tool", "amount"), [("refund", 12), ("pay", 13)])
 async def test_a_rule_that_points_at_a_message_asks_for_its_calls(

@@ -43,11 +43,14 @@ def list_(settings: Settings, every: bool, limit: int) -> None:
 @click.option(
     "--for", "seconds", type=click.IntRange(1), help="Allow exactly this for so many seconds, not for one exchange."
 )
+@click.option("--conversation", is_flag=True, help="Allow exactly this as often as the same conversation asks for it.")
 @click.option("--by", help="Who decides; by default the user of this shell.")
 @click.pass_obj
-def allow(settings: Settings, approval_id: str, seconds: int | None, by: str | None) -> None:
+def allow(settings: Settings, approval_id: str, seconds: int | None, conversation: bool, by: str | None) -> None:
     """Allow what ID asks for: the exchange that waits, or the next one that asks for exactly the same."""
-    _decide(settings, approval_id, allowed=True, by=by, seconds=seconds or 0)
+    if seconds and conversation:
+        raise click.UsageError("--for and --conversation exclude each other.")
+    _decide(settings, approval_id, allowed=True, by=by, seconds=seconds or 0, for_conversation=conversation)
 
 
 @approvals.command()
@@ -61,12 +64,21 @@ def deny(settings: Settings, approval_id: str, reason: str, by: str | None) -> N
 
 
 def _decide(
-    settings: Settings, approval_id: str, *, allowed: bool, by: str | None, reason: str = "", seconds: float = 0.0
+    settings: Settings,
+    approval_id: str,
+    *,
+    allowed: bool,
+    by: str | None,
+    reason: str = "",
+    seconds: float = 0.0,
+    for_conversation: bool = False,
 ) -> None:
     who = by or shell_user()
 
     async def work(approvals: Approvals) -> Approval:
-        decided = await approvals.decide(approval_id, allow=allowed, by=who, reason=reason, seconds=seconds)
+        decided = await approvals.decide(
+            approval_id, allow=allowed, by=who, reason=reason, seconds=seconds, for_conversation=for_conversation
+        )
         if decided is not None:
             return decided
         found = await approvals.get(approval_id)
@@ -76,6 +88,8 @@ def _decide(
 
     decided = _with_approvals(settings, work)
     click.echo(f"{decided.state} {decided.id}")
+    if for_conversation and not decided.for_conversation:
+        click.echo("for one exchange only: its conversation is not known", err=True)
 
 
 def _heading(approval: Approval) -> Text:

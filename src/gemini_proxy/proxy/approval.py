@@ -14,6 +14,7 @@ from gemini_proxy.guardrails.masking import CannotMask, texts_at
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.approvals import Approval, ApprovalRequest, Approvals
+from gemini_proxy.traces.headline import conversation_of
 
 _LOOK: Final = 0.5
 """Seconds between two looks at whether it has been decided: what a person needs is not noticed beside it."""
@@ -102,6 +103,7 @@ def _request(exchange: Exchange, violation: Violation, messages: Sequence[Messag
         violation.message,
         hashlib.sha256(orjson.dumps(exact, option=orjson.OPT_SORT_KEYS)).hexdigest(),
         {"asked": [_cut(item) for item in asked], **({"unshown": True} if unshown else {})},
+        exchange.conversation or (conversation_of(messages) if exchange.call.generates else ""),
     )
 
 

@@ -240,7 +240,7 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
     if exchange.refusal is not None:
         metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
     if exchange.approvals:
-        kept = ("id", "state", "guardrail", "decided_at", "decided_by", "reason")
+        kept = ("id", "state", "guardrail", "decided_at", "decided_by", "reason", "for_conversation")
         described = [approval.described for approval in exchange.approvals]
         metadata["approvals"] = [{name: one[name] for name in kept} for one in described]
     if exchange.error:

@@ -6,7 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, delete, func, insert, not_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from gemini_proxy.traces.audit import Change, append
 from gemini_proxy.traces.database import Database
@@ -25,7 +38,8 @@ _DELETED: Final = 20
 class ApprovalRequest:
     """What is asked for. ``subject`` is a digest of exactly that: a decision holds for it and nothing else.
 
-    ``shown`` is what a person is to see of it, ``trace`` the id of the exchange that waits.
+    ``shown`` is what a person is to see of it, ``trace`` the id of the exchange that waits, ``conversation`` that of
+    the conversation, empty where it is not known.
     """
 
     owner: str
@@ -35,11 +49,15 @@ class ApprovalRequest:
     message: str
     subject: str
     shown: Mapping[str, Any]
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """``until`` is how long an allowance holds for the same subject, 0 for one exchange. Times are Unix seconds."""
+    """``until`` is how long an allowance holds for the same subject, 0 for one exchange. Times are Unix seconds.
+
+    With ``for_conversation`` it holds as long as the conversation that asked for it goes on.
+    """
 
     id: str
     request: ApprovalRequest
@@ -50,6 +68,7 @@ class Approval:
     decided_by: str
     reason: str
     until: float
+    for_conversation: bool = False
 
     @property
     def described(self) -> dict[str, Any]:
@@ -68,6 +87,7 @@ class Approval:
             "decided_by": self.decided_by,
             "reason": self.reason,
             "until": self.until,
+            "for_conversation": self.for_conversation,
         }
 
 
@@ -128,9 +148,19 @@ class Approvals:
         return await self._database.write(lambda connection: _take(connection, approval, time.time()))
 
     async def decide(
-        self, approval_id: str, *, allow: bool, by: str, reason: str = "", seconds: float = 0.0
+        self,
+        approval_id: str,
+        *,
+        allow: bool,
+        by: str,
+        reason: str = "",
+        seconds: float = 0.0,
+        for_conversation: bool = False,
     ) -> Approval | None:
-        """Decide an approval that waits: ``allow`` it for one exchange, or for ``seconds``. None if none waits."""
+        """Decide an approval that waits: ``allow`` it for one exchange, for ``seconds``, or for the conversation.
+
+        None if none waits. Where the conversation is not known, it is for one exchange.
+        """
         now = time.time()
         decided = {
             "state": "allowed" if allow else "denied",
@@ -138,6 +168,7 @@ class Approvals:
             "decided_by": by,
             "reason": reason,
             "until": now + seconds if allow and seconds else 0.0,
+            "for_conversation": approvals.c.conversation != "" if allow and for_conversation else False,
         }
 
         def work(connection: Connection) -> Approval | None:
@@ -177,6 +208,8 @@ def _decision(approval: Approval) -> Change:
     request = approval.request
     asked = {name: getattr(request, name) for name in ("guardrail", "dataset", "trace", "subject")}
     decided = {"state": approval.state, "reason": approval.reason, "until": approval.until}
+    if approval.for_conversation:
+        decided["conversation"] = request.conversation
     subject = f"approval {approval.id}"
     return Change("approval.decided", subject, approval.decided_by, request.owner, asked, decided)
 
@@ -189,15 +222,19 @@ def waits(now: float) -> ColumnElement[bool]:
 def _of_subject(request: ApprovalRequest) -> "Select[Any]":
     return (
         select(approvals)
-        .where(approvals.c.subject == request.subject, approvals.c.used.is_(False))
+        .where(
+            approvals.c.subject == request.subject,
+            approvals.c.used.is_(False),
+            or_(not_(approvals.c.for_conversation), approvals.c.conversation == request.conversation),
+        )
         .order_by(approvals.c.created.desc())
         .limit(10)
     )
 
 
 def _take(connection: Connection, approval: Approval, now: float) -> bool:
-    if approval.until:
-        return approval.until > now
+    if approval.until or approval.for_conversation:
+        return not approval.until or approval.until > now
     mine = update(approvals).where(approvals.c.id == approval.id, approvals.c.used.is_(False)).values(used=True)
     return connection.execute(mine).rowcount > 0
 
@@ -222,6 +259,8 @@ def _add(connection: Connection, request: ApprovalRequest, now: float, expires: 
         "reason": "",
         "until": 0.0,
         "used": False,
+        "conversation": request.conversation,
+        "for_conversation": False,
     }
     connection.execute(insert(approvals).values(**values))
     return Approval(str(values["id"]), request, now, expires, "waiting", None, "", "", 0.0)
@@ -236,6 +275,7 @@ def _approval(row: RowMapping, now: float) -> Approval:
         row["message"],
         row["subject"],
         load(row["shown"]),
+        row["conversation"],
     )
     state: State = "expired" if row["state"] == "waiting" and row["expires"] <= now else row["state"]
     return Approval(
@@ -248,4 +288,5 @@ def _approval(row: RowMapping, now: float) -> Approval:
         row["decided_by"],
         row["reason"],
         row["until"],
+        row["for_conversation"],
     )

@@ -13,11 +13,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0016"
+HEAD = "0017"
 
 metadata = MetaData(
     naming_convention={
@@ -260,6 +261,8 @@ approvals = Table(
     Column("reason", Text, nullable=False),
     Column("until", Double, nullable=False),
     Column("used", Boolean, nullable=False),
+    Column("conversation", Text, nullable=False, server_default=""),
+    Column("for_conversation", Boolean, nullable=False, server_default=false()),
 )
 
 # Names under which Gemini keeps something, and what was read of it: see handles.py.

@@ -75,6 +75,7 @@ async def decide(app: web.Application, identity: Identity, approval_id: str, dec
         by=identity.named,
         reason=decision.reason or "",
         seconds=decision.seconds or 0,
+        for_conversation=decision.conversation,
     )
     if decided is not None:
         return decided

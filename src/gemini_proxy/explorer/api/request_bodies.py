@@ -253,19 +253,22 @@ class ToolRemoval(RequestBody):
 
 
 class ApprovalDecision(RequestBody):
-    """A decision. ``seconds`` is how long exactly the same is allowed again, absent for one exchange; what is denied is
-    refused with ``reason``, which the model can read."""
+    """A decision. ``seconds`` is how long exactly the same is allowed again, ``conversation`` whether it is in all
+    of the conversation that asks for it; without either for one exchange. What is denied is refused with ``reason``,
+    which the model can read."""
 
     messages_of_faults = {
         "decision": 'decision must be "allow" or "deny"',
         "reason": "reason must be a string",
         "reason:string_too_long": f"reason must not be longer than {MAX_REASON} characters",
         "seconds": f"seconds must be a number from 1 to {MAX_ALLOWED_SECONDS}",
+        "conversation": "conversation must be true or false",
     }
 
     decision: Literal["allow", "deny"]
     reason: Annotated[str, Field(max_length=MAX_REASON), _WITHOUT_NUL] | None = None
     seconds: Annotated[int, Field(ge=1, le=MAX_ALLOWED_SECONDS)] | None = None
+    conversation: bool = False
 
 
 class GuardrailReference(RequestBody):

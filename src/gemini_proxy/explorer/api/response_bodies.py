@@ -174,7 +174,8 @@ class ApprovalView(TypedDict):
 
     ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at, and ``unshown``
     if it points at something else as well. ``trace`` is the id of the exchange's trace, which is written when the
-    exchange ends; ``until`` is how long exactly the same is allowed, null for one exchange.
+    exchange ends; ``until`` is how long exactly the same is allowed, and ``for_conversation`` whether it is in all of
+    ``conversation``, which is null where it is not known; without either it is for one exchange.
     """
 
     id: str
@@ -191,6 +192,8 @@ class ApprovalView(TypedDict):
     decided_by: str
     reason: str
     until: str | None
+    conversation: str | None
+    for_conversation: bool
 
 
 class PushView(TypedDict):
@@ -292,6 +295,8 @@ def approval_view(approval: Approval) -> ApprovalView:
         "decided_by": approval.decided_by,
         "reason": approval.reason,
         "until": iso(approval.until) if approval.until else None,
+        "conversation": request.conversation or None,
+        "for_conversation": approval.for_conversation,
     }
 
 

@@ -22,6 +22,7 @@ _DECIDED_SHOWN: Final = 20
 _HOUR: Final = 3600
 _DECISIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "once": {"decision": "allow"},
+    "conversation": {"decision": "allow", "conversation": True},
     "hour": {"decision": "allow", "seconds": _HOUR},
     "deny": {"decision": "deny"},
 }
@@ -61,7 +62,7 @@ async def decide(visit: PageVisit) -> web.StreamResponse:
     form = await visit.form()
     decision = _DECISIONS.get(form.get("decision", ""))
     if decision is None:
-        raise BadRequest("A decision is to allow once, to allow for an hour, or to deny")
+        raise BadRequest("A decision is to allow once, for the conversation or for an hour, or to deny")
     read = ApprovalDecision.read({**decision, "reason": form.get("reason", "").strip()})
     await decide_approval(visit.app, visit.identity, visit.request.match_info["id"], read)
     return see(PATH)
