@@ -94,8 +94,9 @@ class ExchangeMetrics:
             self.first_byte.observe(seconds)
         if exchange.rules.deciding:
             self.check.observe(exchange.check_ms / 1000)
-        masked = {violation.guardrail.name for violation in exchange.violations if violation.action == "mask"}
-        self.masked.update(map(self._name, masked))
+        if exchange.violations:
+            masked = {violation.guardrail.name for violation in exchange.violations if violation.action == "mask"}
+            self.masked.update(map(self._name, masked))
         if exchange.refusal is not None:
             self.refusals.update(self.refusing(exchange))
         if usage := exchange.merger.usage:

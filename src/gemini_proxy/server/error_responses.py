@@ -36,8 +36,9 @@ def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever escapes into an answer in the shape of the door; once bytes were sent, into a broken body."""
-    state = request.app[STATE]
-    if state.in_flight >= request.app[CONFIG].server.max_exchanges:
+    app = request.app
+    state = app[STATE]
+    if state.in_flight >= app[CONFIG].server.max_exchanges:
         return error_response(Unavailable("The proxy is handling as many requests as it may."), _wire(request))
     state.in_flight += 1
     try:
@@ -56,7 +57,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         state.in_flight -= 1
         # An idle connection keeps its last request, and with it would keep all that was said.
         request.pop(EXCHANGE, None)
-        request.app[MEMORY].freed(request.app[MEMORY_BUDGET].release(request))
+        app[MEMORY].freed(app[MEMORY_BUDGET].release(request))
 
 
 def _answer(request: web.Request, error: ProxyError) -> web.Response:

@@ -131,15 +131,17 @@ class Limiter:
                 (self._unproven_requests, client.address, 1, limits.unproven_requests_per_minute),
                 (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
             ]
-        await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
         now = self._clock()
+        if any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]):
+            await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
+            now = self._clock()
         for budgets, name, cost, limit in charges:
             if budgets.take(name, cost, limit, now):
                 continue
             # It took too long to learn, or a minute has begun of which nothing is known yet.
             if not (budgets.lacks(name, limit, now) and budgets.take(name, cost, limit, now, known=False)):
                 raise self._exceeded(budgets.kind, name, budgets.retry_after(now), limit)
-        if any(budgets.wanted for budgets, *_ in charges):
+        if any([budgets.wanted for budgets, *_ in charges]):
             self._wake.set()
         return Visit(client, size)
 
@@ -191,8 +193,9 @@ class Limiter:
         """Note the tokens of an exchange, as its ``usageMetadata`` counts them."""
         subject, now = _subject(client, dataset), self._clock()
         for spending, soft, hard in self._token_limits():
-            count = sum(tokens(usage, name) for name in _TOKENS[spending.kind])
-            if count and (soft or hard):
+            if not (soft or hard):
+                continue
+            if count := sum(tokens(usage, name) for name in _TOKENS[spending.kind]):
                 spending.add(subject, count, now)
                 self._wake.set()
 
@@ -321,7 +324,6 @@ def key_name(key: str) -> str:
     return "key " + hmac.digest(b"gemini-proxy limits", key.encode(), "sha256").hex()
 
 
-@functools.lru_cache(maxsize=1024)
 @functools.lru_cache(maxsize=4096)
 def network(address: str) -> str:
     """Return what an address is counted as: itself, or the network of an IPv6 address."""

@@ -48,15 +48,17 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     """
     if "target" not in request.match_info:
         return await handler(request)
-    if request.app[CONFIG].access.mode == "open" and request.app[BROWSER_GUARD].is_from_foreign_page(request):
+    app = request.app
+    peers = app[PEERS]
+    if app[CONFIG].access.mode == "open" and app[BROWSER_GUARD].is_from_foreign_page(request):
         raise CrossSite("Pages of other sites may not use this server.")
-    request.app[PEERS].check(request)
-    call = read_call(request.method, request.raw_path, request.app[SETUPS].current.duties)
+    peers.check(request)
+    call = read_call(request.method, request.raw_path, app[SETUPS].current.duties)
     request[CALL] = call
-    request[ADDRESS] = request.app[PEERS].client(request)
+    request[ADDRESS] = peers.client(request)
     if call.method is Method.UPLOAD_CHUNK:
         # Clients send no key with the bytes: the address of the upload is as secret as one.
-        upload = request.app[UPLOADS].find(call.names["id"])
+        upload = app[UPLOADS].find(call.names["id"])
         if upload is None:
             return await pass_on(request, call.names["id"])
         request[UPLOAD] = upload
@@ -65,7 +67,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     request[CREDENTIALS] = credentials = read_credentials(
         request.headers, call.query.key, operators_key(request, call), call.dataset
     )
-    request[OWNER] = await request.app[AUTHENTICATION].owner(credentials)
+    request[OWNER] = await app[AUTHENTICATION].owner(credentials)
     return await handler(request)
 
 
@@ -76,17 +78,19 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
         return await (handler(request) if request.path in _UNLIMITED else _explore(request, handler))
     limiter, size = request.app[LIMITER], _declared(request)
     visit = await limiter.enter(charged_client(request), size)
-    accepted, stored, dataset = None, True, request[CALL].dataset or UNNAMED
+    call = request[CALL]
+    accepted, stored, dataset = None, True, call.dataset or UNNAMED
     try:
-        if not request[CALL].row.bare:
+        if not call.row.bare:
             await limiter.afford(visit.client, dataset)
         response = await handler(request)
         accepted = _key_accepted(request, response)
         return response
     finally:
         if EXCHANGE in request:
-            size, stored = request[EXCHANGE].size, request[EXCHANGE].recorded
-            limiter.spend(visit.client, dataset, request[EXCHANGE].merger.usage or {})
+            exchange = request[EXCHANGE]
+            size, stored = exchange.size, exchange.recorded
+            limiter.spend(visit.client, dataset, exchange.merger.usage or {})
         limiter.leave(visit, size, accepted=accepted, stored=stored)
 
 
@@ -123,23 +127,22 @@ def _declared(request: web.Request) -> int:
 
 def charged_client(request: web.Request) -> Client:
     """Return whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
-    given = request[CREDENTIALS]
-    invariant = given.invariant if request.app[CONFIG].access.mode == "keys" else None
-    call = request[CALL]
+    app, given, call = request.app, request[CREDENTIALS], request[CALL]
+    invariant = given.invariant if app[CONFIG].access.mode == "keys" else None
     project = call.names.get("project", "") if goes_as_token(given, call) else None
-    return request.app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS], project)
+    return app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS], project)
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
     """Whether the upstream took the client's key; None where its response does not say."""
     status = response.status
-    if EXCHANGE not in request and request[CALL].row.transport == "upload" and status < 400:
-        return True if KEY_TAKEN in request else None
     if EXCHANGE in request:
         exchange = request[EXCHANGE]
         if exchange.merger.error is not None:
             return None
         status = exchange.upstream_status or 0
+    elif request[CALL].row.transport == "upload" and status < 400:
+        return True if KEY_TAKEN in request else None
     if 200 <= status < 300:
         return True
     body = response.body if isinstance(response, web.Response) else None
@@ -154,11 +157,15 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     An upload is an exchange once its file has come whole, a batch once something has come of it, and every turn of a
     live session is one.
     """
-    row = request[CALL].row if CALL in request else None
-    if row is None or row.bare or row.transport in ("upload", "websocket") or row.method is Method.GET_BATCH:
+    if CALL not in request:
         return await handler(request)
-    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
-    exchange = Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
+    call = request[CALL]
+    row = call.row
+    if row.bare or row.transport in ("upload", "websocket") or row.method is Method.GET_BATCH:
+        return await handler(request)
+    credentials = request[CREDENTIALS]
+    client = client_of(credentials, configured_key(request), request[ADDRESS])
+    exchange = Exchange(call, credentials, ClientResponse(request), request[OWNER], client)
     setup = request.app[SETUPS].current
     return await run_exchange(
         request, exchange, setup, partial(setup.reader.read, exchange, request), partial(handler, request)
