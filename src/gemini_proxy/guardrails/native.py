@@ -279,8 +279,12 @@ def _joined(own: Verdict, foreign: Verdict | EngineUnavailable) -> Verdict:
 
 def _size(messages: Sequence[Mapping[str, Any]]) -> int:
     """Count the messages and the elements of the lists in them."""
-    lists = (value for message in messages[:QUICK_MESSAGES] for value in message.values() if isinstance(value, list))
-    return len(messages) + sum(map(len, lists))
+    size = len(messages)
+    for message in messages[:QUICK_MESSAGES]:
+        for value in message.values():
+            if type(value) is list:
+                size += len(value)
+    return size
 
 
 def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailable:

@@ -105,6 +105,8 @@ class GuardrailSet:
     """Whether one of them may mask."""
     overlaps: bool = field(init=False, repr=False, compare=False)
     """Whether a request may go upstream while it is checked: all that its check can do is refuse."""
+    compares_tools: bool = field(init=False, repr=False, compare=False)
+    """Whether a policy here asks whether a tool has changed."""
 
     def __post_init__(self) -> None:
         stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})
@@ -115,6 +117,8 @@ class GuardrailSet:
         actions = frozenset(action for guardrail in deciding for action in guardrail.actions)
         object.__setattr__(self, "masks", "mask" in actions)
         object.__setattr__(self, "overlaps", not actions & {"mask", "ask"})
+        compares_tools = any("tool_changed" in guardrail.policy.called for guardrail in self.all)
+        object.__setattr__(self, "compares_tools", compares_tools)
 
     @classmethod
     def of(cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS) -> "GuardrailSet":
@@ -144,11 +148,6 @@ class GuardrailSet:
         """Return a digest of the guardrails here that decide, the same on every machine."""
         named = sorted(f"{guardrail.id} {guardrail.action}" for guardrail in self.deciding)
         return hashlib.sha256("\n".join(named).encode()).hexdigest() if named else ""
-
-    @property
-    def compares_tools(self) -> bool:
-        """True if a policy here asks whether a tool has changed."""
-        return any("tool_changed" in guardrail.policy.called for guardrail in self.all)
 
 
 def stronger(action: Action, other: object) -> Action:

@@ -1,9 +1,8 @@
 """What a trace is about: how its last question begins, which tools it called, and its conversation. No I/O."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final
 
 LONGEST: Final = 160
@@ -92,7 +91,7 @@ def conversation_of(messages: Messages) -> str:
     That is everything up to the model's first turn, which every later request repeats. Thoughts do not count, because
     clients leave them out, nor do declared tools, which change; of several candidates only the first one does.
     """
-    digest = hashlib.blake2b(digest_size=12)
+    said: list[str] = []
     answered = False
     for message in messages:
         role = message.get("role")
@@ -104,9 +103,10 @@ def conversation_of(messages: Messages) -> str:
             break
         elif role is None:
             continue
-        for text in chain((str(role),), _texts(message), _calls(message)):
-            digest.update(f"{len(text)}\0{text[:_DIGESTED]}{text[_DIGESTED:][-_DIGESTED:]}\0".encode(errors="replace"))
-    return digest.hexdigest()
+        for text in (str(role), *_texts(message), *_calls(message)):
+            ends = text if len(text) <= 2 * _DIGESTED else f"{text[:_DIGESTED]}{text[-_DIGESTED:]}"
+            said.append(f"{len(text)}\0{ends}\0")
+    return hashlib.blake2b("".join(said).encode(errors="replace"), digest_size=12).hexdigest()
 
 
 def _first_words(message: Mapping[str, Any]) -> str:
@@ -118,19 +118,19 @@ def _first_words(message: Mapping[str, Any]) -> str:
     return " ".join(words)[:LONGEST]
 
 
-def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+def _texts(message: Mapping[str, Any]) -> Sequence[str]:
     content = message.get("content")
     if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for chunk in content[:_MOST_TEXTS]:
-            if isinstance(chunk, Mapping) and isinstance(text := chunk.get("text"), str):
-                yield text
+        return (content,)
+    if not isinstance(content, list):
+        return ()
+    texts = [chunk.get("text") for chunk in content[:_MOST_TEXTS] if isinstance(chunk, Mapping)]
+    return [text for text in texts if isinstance(text, str)]
 
 
-def _calls(message: Mapping[str, Any]) -> Iterator[str]:
+def _calls(message: Mapping[str, Any]) -> Sequence[str]:
     calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if isinstance(function, Mapping):
-            yield str(function.get("name"))
+    if not isinstance(calls, list):
+        return ()
+    functions = [call.get("function") for call in calls if isinstance(call, Mapping)]
+    return [str(function.get("name")) for function in functions if isinstance(function, Mapping)]

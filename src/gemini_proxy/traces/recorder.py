@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.rows import TraceRow, encode
@@ -258,19 +258,25 @@ def _answer(item: _Waiting, written: bool) -> None:
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
     """Return the text in messages, as a measure of what they cost to keep and to serialise."""
     total = 0
-    pending: list[Any] = []
-    for message in messages:
-        for value in message.values():
-            if type(value) is str:
-                total += len(value)
-            else:
-                pending.append(value)
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
+    pending: list[Any] = [*messages]
+    # The list grows while it is walked. Nearly everything is plain JSON, which its types tell without a call.
+    for item in pending:
+        kind = type(item)
+        if kind is str:
+            total += len(item)
+        elif kind is dict:
+            pending += item.values()
+        elif kind is list:
+            pending += item
+        elif kind in _NO_TEXT:
+            continue
+        elif isinstance(item, str):
             total += len(item)
         elif isinstance(item, Mapping):
-            pending.extend(item.values())
+            pending += item.values()
         elif isinstance(item, Sequence):
-            pending.extend(item)
+            pending += item
     return total
+
+
+_NO_TEXT: Final = frozenset((int, float, bool, type(None)))

@@ -291,16 +291,16 @@ def count_chars(value: Any, most: int) -> int:
     """
     if isinstance(value, str):
         return len(value)
-    total, stack = 0, [value]
-    while stack:
-        item = stack.pop()
+    total, walked = 0, [value]
+    # The list grows while it is walked.
+    for item in walked:
         if isinstance(item, str):
             total += len(item)
         elif isinstance(item, dict | list):
             total += len(item) * _ITEM_CHARS
             if total > most:
                 return total
-            stack.extend(item.values() if isinstance(item, dict) else item)
+            walked += item.values() if isinstance(item, dict) else item
     return total
 
 
