@@ -48,3 +48,24 @@ def test_an_entry_that_was_changed_is_named(config: Path) -> None:
     database.close()
     result = run(config, "verify")
     assert result.exit_code == 1 and "entry 2 was changed" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["DELETE FROM audit_log WHERE seq = 3", "DELETE FROM audit_head"], "entries 1 to 2 are beyond the end"),
+        (["UPDATE audit_head SET seq = 2, digest = (SELECT digest FROM audit_log WHERE seq = 2)"], "entry 3 is beyond"),
+        (["UPDATE audit_log SET seq = -1 WHERE seq = 1"], "entry -1 is out of order"),
+        (["INSERT INTO trace_seals VALUES (7, 1000000000, '')"], "the seal of traces 7 to 1000000000 is not in the log"),
+    ],
+    ids=["removed with the head", "written past the head", "before the first", "a seal that nobody made"],
+)
+def test_what_was_made_up_is_named(config: Path, changes: list[str], said: str) -> None:
+    """Also where the record of the log's end is gone, or a seal keeps traces from being sealed."""
+    database = sqlite3.connect(config.parent / "traces.db")
+    for change in ("DROP TRIGGER audit_log_is_kept_update", "DROP TRIGGER audit_log_is_kept_delete", *changes):
+        database.execute(change)
+    database.commit()
+    database.close()
+    result = run(config, "verify")
+    assert result.exit_code == 1 and said in result.output

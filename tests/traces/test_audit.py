@@ -225,3 +225,28 @@ async def test_a_trace_that_was_put_between_sealed_ones_is_found(store: TraceSto
     await store.database.write(lambda connection: number(connection, 20))
     checked = await check_seals(store.database)
     assert (checked.gone, checked.faults) == (1, ["trace number 20 was added after its seal"])
+
+
+@ONE_DATABASE
+async def test_a_trace_that_was_put_between_seals_is_found(store: TraceStore) -> None:
+    """Between the last trace of one seal and the first of the next, and a seal is as long as the log says."""
+    midnight = time.time() // DAY * DAY
+    await store.add([trace(created=midnight - 1) for _ in range(2)])
+    await sealed(store, midnight)
+
+    def number(connection: Connection, to: int) -> None:
+        last = select(traces.c.seq).order_by(traces.c.seq.desc()).limit(1)
+        connection.execute(update(traces).where(traces.c.seq == connection.scalar(last)).values(seq=to))
+
+    await store.add([trace(created=midnight)])
+    await store.database.write(lambda connection: number(connection, 50))
+    await sealed(store, midnight + DAY)
+    assert await check_seals(store.database) == Checked(unchanged=3)
+    await store.add([trace(created=midnight - 1)])
+    await store.database.write(lambda connection: number(connection, 20))
+    longer = update(trace_seals).where(trace_seals.c.first == 50).values(last=1000)
+    await store.database.write(lambda connection: connection.execute(longer))
+    assert (await check_seals(store.database)).faults == [
+        "trace number 20 was added after its seal",
+        "the seal of traces 50 to 1000 is not in the log",
+    ]

@@ -10,7 +10,7 @@ from rich.text import Text
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
 from gemini_proxy.cli.with_store import with_store
-from gemini_proxy.traces.audit import AuditEntry, AuditLog, Head, Verifier
+from gemini_proxy.traces.audit import BEFORE_ALL, AuditEntry, AuditLog, Head, Verifier
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.seals import Checked, check_seals
 from gemini_proxy.traces.store import TraceStore
@@ -85,12 +85,12 @@ def verify(settings: Settings, heads: Sequence[str], traces: bool) -> None:
 
     async def work(store: TraceStore) -> tuple[Verifier, Checked]:
         log, verifier = AuditLog(store.database), Verifier()
-        # The head first: what is appended meanwhile comes after it.
-        stated, after = await log.head(), 0
+        # The head before and after: what is appended meanwhile comes between the two.
+        stated, after = await log.head(), BEFORE_ALL
         while entries := await log.page(after):
             verifier.follow(entries)
             after = entries[-1].seq
-        verifier.end([stated, *kept])
+        verifier.end([stated, *kept], await log.head())
         return verifier, await check_seals(store.database) if traces else Checked()
 
     verifier, checked = with_store(settings.traces.database, work)

@@ -17,6 +17,8 @@ UNKNOWN: Final = "unknown"
 """Who acted where a caller did not say."""
 FIRST: Final = "0" * 64
 """What the first entry follows."""
+BEFORE_ALL: Final = -(2**62)
+"""Less than the number of any entry, those included that nobody here has written."""
 _LONGEST: Final = 20_000
 """Characters of a text that are kept; of a longer one its beginning and its digest are."""
 _LOCK: Final = 0x67_70_03
@@ -138,13 +140,18 @@ class Verifier:
             self.head = Head(entry.seq, entry.digest)
             self._passed[entry.seq] = entry.digest
 
-    def end(self, stated: Iterable[Head]) -> None:
-        """Compare the chain with heads that were stated: by the log itself, or kept by somebody since earlier."""
+    def end(self, stated: Iterable[Head], last: Head | None = None) -> None:
+        """Compare the chain with heads that were stated: by the log itself, or kept by somebody since earlier.
+
+        ``last`` is where the log says, after all entries were taken, that it ends.
+        """
         for head in stated:
             if head.seq > self.head.seq:
                 self.faults.append(f"{_numbers(self.head.seq + 1, head.seq)} missing at the end")
             elif self._passed.get(head.seq, FIRST if not head.seq else "") != head.digest:
                 self.faults.append(f"entry {head.seq} is not the one with the digest {head.digest}")
+        if last is not None and last.seq < self.head.seq:
+            self.faults.append(f"{_numbers(last.seq + 1, self.head.seq)} beyond the end that the log states")
 
     def _faults_of(self, entry: AuditEntry) -> Iterator[str]:
         expected = self.head.seq + 1

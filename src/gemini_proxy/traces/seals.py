@@ -7,14 +7,14 @@ import asyncio
 import hashlib
 import logging
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, func, insert, select
 
-from gemini_proxy.traces.audit import AuditEntry, AuditLog, Change, append
+from gemini_proxy.traces.audit import AuditLog, Change, append
 from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError
@@ -115,11 +115,17 @@ class Checked:
 
 async def check_seals(database: Database) -> Checked:
     """Compare the traces that are there with their seals, and these with the audit log. Raises StoreError."""
-    checked, log, after = Checked(), AuditLog(database), 0
+    checked, log, after, reached = Checked(), AuditLog(database), 0, 0
+    # Before the log: a seal is written in one transaction with its entry.
+    unstated = await database.read(_kept_seals)
     while entries := await log.of_action(SEALED, after):
         for entry in entries:
-            await _check_seal(database, entry, checked)
+            stated = load(entry.details)["after"]
+            await _check_seal(database, stated, reached, checked)
+            reached = stated["last"]
+            unstated.discard((stated["first"], reached))
         after = entries[-1].seq
+    checked.faults += [f"the seal of traces {first} to {last} is not in the log" for first, last in sorted(unstated)]
     return checked
 
 
@@ -140,8 +146,8 @@ def leaf_of(row: RowMapping) -> bytes:
     return digest.digest()[:16]
 
 
-async def _check_seal(database: Database, entry: AuditEntry, checked: Checked) -> None:
-    stated = load(entry.details)["after"]
+async def _check_seal(database: Database, stated: Mapping[str, Any], reached: int, checked: Checked) -> None:
+    """Check a seal, and the traces behind ``reached``, where the one before it ends."""
     first, last = stated["first"], stated["last"]
     blob = await database.read(
         lambda connection: connection.scalar(select(trace_seals.c.leaves).where(trace_seals.c.first == first))
@@ -152,7 +158,7 @@ async def _check_seal(database: Database, entry: AuditEntry, checked: Checked) -
         return
     sealed = dict(_LEAF.iter_unpack(blob))
     grown = await database.read(lambda connection: _grown(connection, first, last))
-    there, after = 0, first - 1
+    there, after = 0, min(reached, first - 1)
     while found := await read_leaves(database, after, last):
         there += sum(seq in sealed for seq in found)
         checked.faults += _faults(sealed, found, grown)
@@ -196,6 +202,10 @@ def _rows(connection: Connection, after: int, last: int) -> Sequence[RowMapping]
         traces.c.seq >= numbers[0], traces.c.seq <= numbers[-1]
     )
     return connection.execute(query.order_by(traces.c.seq)).mappings().all()
+
+
+def _kept_seals(connection: Connection) -> set[tuple[int, int]]:
+    return {(first, last) for first, last in connection.execute(select(trace_seals.c.first, trace_seals.c.last))}
 
 
 def _grown(connection: Connection, first: int, last: int) -> set[int]:
