@@ -89,6 +89,11 @@ def test_a_setup_names_a_model(model: Any) -> None:
         b'{"goAway": {"timeLeft": "some text to show"}}',
         b'{"toolCallCancellation": {"ids": ["%s"]}}' % (b"a" * 5000),
         b'{"usageMetadata": []}',
+        b'{"usageMetadata": {"note": "some text"}}',
+        b'{"serverContent": {}, "usageMetadata": {"some text": 1}}',
+        b'{"serverContent": {"outputTranscription": {"text": "x", "languageCode": "some text"}}}',
+        b'{"serverContent": {"inputTranscription": {"text": "x", "finished": "some text"}}}',
+        b'{"serverContent": {"modelTurn": {"role": "some text", "parts": []}}}',
     ],
 )
 def test_server_frames_in_which_something_might_go_unread_are_refused(frame: bytes) -> None:
@@ -219,6 +224,22 @@ def test_other_fields_of_a_turn_are_text() -> None:
     frame = {"serverContent": {"groundingMetadata": {"webSearchQueries": ["Dublin"]}, "newThing": {"say": "Cork"}}}
     merger.add(TurnReader(transcribed=False).read(read_server_frame(orjson.dumps(frame))))
     assert {"Dublin", "Cork"} <= {text for texts in merger.candidates[0].fields.said.values() for text in texts}
+
+
+def test_what_stands_beside_sound_and_speech_is_text() -> None:
+    """Sound has a type and its data, speech its times: any other word there is read."""
+    sound = {"mimeType": "audio/pcm;rate=24000", "data": "AA"}
+    reader, merger = TurnReader(transcribed=True), Merger()
+    for content in (
+        {"modelTurn": {"parts": [{"inlineData": sound}, {"inlineData": {**sound, "displayName": "to Dublin"}}]}},
+        {"modelTurn": {"parts": [{"inlineData": {**sound, "mimeType": "audio/pcm; to Cork"}}]}},
+        {"outputTranscription": {"words": [{"word": "Galway_Offset", "startOffset": "1.5s", "end_offset": "2s"}]}},
+    ):
+        merger.add(reader.read(read_server_frame(orjson.dumps({"serverContent": content}))))
+    [candidate] = merger.candidates
+    said = str([candidate.parts, candidate.fields.said])
+    assert all(text in said for text in ("to Dublin", "to Cork", "Galway_Offset"))
+    assert not any(text in said for text in ("24000", "1.5s", "end_offset", "AA"))
 
 
 @given(st.text(max_size=200))

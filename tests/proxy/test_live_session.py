@@ -28,7 +28,7 @@ from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
 from tests.proxy.responses import done
-from tests.support.live import GEMINI_PATH, SETUP, Frame, asks, calls, says
+from tests.support.live import GEMINI_PATH, SETUP, Frame, answers, asks, calls, says
 
 RULES = GuardrailSet(
     (
@@ -233,3 +233,20 @@ def test_a_handle_does_not_leave_after_a_refusal_of_the_model() -> None:
     ]
     down = held("final", script).down()
     assert [frame for frame in down if "sessionResumptionUpdate" in frame] == down[:1]
+
+
+PICTURE = {"clientContent": {"turns": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]}]}}
+
+
+@pytest.mark.parametrize("between", [PICTURE, answers("weather", celsius=12)])
+def test_refused_speech_of_the_user_with_other_input_behind_it(between: Frame) -> None:
+    """It alone leaves the conversation, whatever the client has sent since it began."""
+    session, kept = begun("final")
+    heard = [{"serverContent": {"inputTranscription": {"text": text}}} for text in ("Dub", "lin")]
+    for frame in (heard[0], between, heard[1], says("No.", complete=True), asks("Where?"), says("Cork", complete=True)):
+        sent = LiveFrame(orjson.dumps(frame), binary=True)
+        from_client = frame.keys() <= {"clientContent", "toolResponse"}
+        done(session.from_client(sent) if from_client else session.from_server(sent))
+    assert [str(exchange.outcome) for exchange in kept.exchanges] == ["refused_request", "completed"]
+    said = kept.exchanges[-1].messages
+    assert len(said) == 4 and "lin" not in str(said) and "Dub" not in str(said)

@@ -398,6 +398,7 @@ class LiveSession:
         except Refused as refused:
             # The model has heard it already: what it makes of it is withheld.
             turn.inputs.pop(turn.heard if turn.heard is not None else -1)
+            turn.heard = None
             return await self._refuse_turn(turn, refused.refusal, [], read)
         return Leaving(down=[frame])
 

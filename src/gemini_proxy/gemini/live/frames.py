@@ -46,6 +46,8 @@ _FLAGS: Final = frozenset({"turnComplete", "interrupted", "generationComplete", 
 _HEARD: Final = frozenset({"inputTranscription", "interimInputTranscription"})
 _MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
 """Fields of a ``serverContent`` in which the model says nothing."""
+_TRANSCRIPTION_MARKS: Final = spellings("finished", "languageCode")
+"""Fields of a transcription that are no text."""
 _LONGEST_TOKEN: Final = 4096
 _MAX_DEPTH: Final = 64
 
@@ -161,6 +163,7 @@ def read_server_frame(data: bytes) -> ServerFrame:
     usage = None
     for name in root.keys() & _USAGE:
         usage = _camel(_object(name, root.pop(name)))
+        _check_control("usageMetadata", usage)
     if not root and usage is not None:
         return ServerFrame("usageMetadata", {}, usage)
     if len(root) != 1 or not root.keys() <= _SERVER:
@@ -210,6 +213,10 @@ def _check_marks(content: JsonObject) -> None:
         text = _object(name, content[name]).get("text")
         if text is not None and type(text) is not str:
             raise DecodeError(f"The upstream sent {name} whose text is not a string")
+        for mark in content[name].keys() & _TRANSCRIPTION_MARKS:
+            _check_control(f"{name}.{mark}", content[name][mark])
+    if type(turn := content.get("modelTurn")) is dict:
+        _check_control("modelTurn.role", turn.get("role"))
     for name in ("turnCompleteReason", "interactionStatus"):
         _check_control(name, content.get(name, ""))
 

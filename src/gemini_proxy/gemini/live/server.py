@@ -15,9 +15,11 @@ _NOT_SAID: Final = frozenset(
     "modelTurn outputTranscription inputTranscription interimInputTranscription turnComplete interrupted".split()
 ) | frozenset("generationComplete waitingForInput turnCompleteReason interactionStatus".split())
 _TRANSCRIPTION: Final = frozenset(("text", "finished", "languageCode", "language_code"))
-_TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|[a-zA-Z_]+Offset|[a-z_]+_offset|words?")
+_TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|(?:start|end)(?:Offset|_offset)|words?")
 """Times, and the names of fields."""
 _BLOB: Final = spellings("inlineData")
+_BLOB_FIELDS: Final = spellings("data", "mimeType")
+_MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
 
 
 class TurnReader:
@@ -109,7 +111,14 @@ class TurnReader:
                 kind = mime.partition(";")[0]
                 known = ", of which rules read the transcription" if self._transcribed else ""
                 self.unread["modelTurn"] = f"inline {kind}{known}"
-                return {key: value for key, value in part.items() if key != name}
+                rest = {key: value for key, value in part.items() if key != name}
+                beside = {
+                    key: value
+                    for key, value in blob.items()
+                    if key not in _BLOB_FIELDS or (key != "data" and not _MIME.fullmatch(value))
+                }
+                # Under a name that no field of a part has: text as a whole, as what stands beside a candidate is.
+                return {**rest, "inlineData.fields": beside} if beside else rest
         return part
 
 
