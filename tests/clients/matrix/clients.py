@@ -62,6 +62,7 @@ CLIENTS: Final = (
         folder="google_genai",
         operations=_with("chat"),
     ),
+    Client("vertexai", "python", "vertexai", ("google-cloud-aiplatform==2.7.0",), operations=_with("chat")),
     Client("@google/genai", "node", "genai", ("@google/genai@3.3.0",), operations=_with("chat")),
     Client(
         "gemini-cli",
