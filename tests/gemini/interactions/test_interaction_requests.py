@@ -16,6 +16,9 @@ from gemini_proxy.gemini.parts import Reference
 from gemini_proxy.gemini.request import GeminiRequest
 from tests.gemini.interactions.streams import call_step, text_step
 
+TEXT_FILE = {"type": "document", "mime_type": "text/plain", "data": "YSBTRUNSRVQ="}
+"""Says "a SECRET"."""
+
 
 def read(**fields: Any) -> GeminiRequest:
     return read_request(orjson.dumps({"model": "gemini-3-flash", **fields}))
@@ -162,6 +165,11 @@ def test_a_token_is_of_the_interaction_that_is_named_with_it() -> None:
         {"input": [{"type": "thought", "summary": "SECRET"}]},
         {"input": [{"type": "function_result", "call_id": "c", "result": ["SECRET"]}]},
         {"input": [{"type": "code_execution_result", "call_id": "c", "result": "SECRET"}]},
+        {"input": [{"type": "function_result", "call_id": "c", "result": [{"a": 1}, TEXT_FILE]}]},
+        {"input": [{"type": "function_call", "name": "f", "arguments": {}, "call_id": "a SECRET"}]},
+        {"input": [{"type": "function_result", "call_id": "c", "result": "", "id": "a SECRET"}]},
+        {"input": [{"type": "code_execution_call", "id": "c", "name": "SECRET", "arguments": {}}]},
+        {"input": [{"type": "thought", "signature": "a SECRET"}]},
         {"input": [{"type": "unknown", "words": ["SECRET"]}]},
         {"input": [{"words": "SECRET"}]},
         {"some_new_field": {"words": "SECRET"}},

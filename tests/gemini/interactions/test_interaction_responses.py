@@ -203,6 +203,12 @@ def test_output_text_that_repeats_a_step_is_said_once() -> None:
     ]
 
 
+def test_output_text_that_joins_steps_is_said_as_well() -> None:
+    """Its readers see one text where the steps have two."""
+    steps = [text_step("Dub"), {"type": "thought", "summary": "so"}, text_step("lin")]
+    assert "Dublin" in said({**interaction(steps), "output_text": "Dublin"})[-1]["content"]
+
+
 def test_what_was_asked_is_not_the_models_text() -> None:
     """A response may repeat the request: its words keep their roles."""
     echoed = {**interaction([{"type": "user_input", "content": "a"}, text_step("b")]), "system_instruction": "c"}
@@ -264,6 +270,12 @@ def test_what_may_be_a_call_for_the_client_is_withheld(kind: str) -> None:
     [
         [start(0, call_step("f", {})), delta(0, type="arguments_delta", arguments='{"a":'), stop(0)],
         [start(0, call_step("f", {})), delta(0, type="arguments_delta", arguments="[1]"), stop(0)],
+        [start(0, call_step("f", {})), delta(0, type="arguments_delta", arguments='{"a":1,"a":2}'), stop(0)],
+        [
+            start(0, call_step("f", {})),
+            delta(0, type="arguments_delta", arguments='{"a":' * 65 + "1" + "}" * 65),
+            stop(0),
+        ],
         [start(0, call_step("f", {"a": 1})), delta(0, type="arguments_delta", arguments='{"a":2}'), stop(0)],
         [start(0, call_step("f", {})), delta(0, type="arguments_delta", arguments=7)],
         [start(0, call_step("f", {}))],

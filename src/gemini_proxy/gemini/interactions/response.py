@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.fields import a_string, an_object
@@ -31,6 +29,7 @@ from gemini_proxy.gemini.interactions.steps import (
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
 from gemini_proxy.gemini.response_fields import ANYTHING, ID, NUMBER, TEXT, TIME, TOKEN, WORD, is_id
+from gemini_proxy.gemini.strict_json import read_object
 
 Payload = Mapping[str, Any]
 
@@ -305,11 +304,11 @@ class InteractionReader:
         if not text.strip():
             return begun if isinstance(begun, Mapping) else {}
         try:
-            joined = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            raise DecodeError("The upstream sent a function call whose arguments are not JSON") from None
-        if not isinstance(joined, dict):
-            raise DecodeError("The upstream sent a function call whose arguments are not an object")
+            joined = read_object(text.encode())
+        except (BadRequest, UnicodeEncodeError):
+            raise DecodeError(
+                "The upstream sent a function call whose arguments are not an object, or can be read two ways"
+            ) from None
         if begun and begun != joined:
             raise DecodeError("The upstream sent the arguments of a function call twice")
         return joined
@@ -405,10 +404,10 @@ def _outputs(interaction: Payload, told: Sequence[Part]) -> Iterator[Part]:
     """Yield what the fields ``output_...`` say that no step said: most often they repeat the last step."""
     if (text := interaction.get("output_text")) is not None:
         [part] = contents_parts(a_string(text, "output_text"), "output_text")
-        said = "".join(part["text"] for part in told if "text" in part and "thought" not in part)
+        said = [part["text"] for part in _merged(told) if "text" in part and "thought" not in part]
         if not said:
             yield part
-        elif text not in said:
+        elif not any(text in run for run in said):
             yield {"interaction.outputText": text}
     for name in _OUTPUTS:
         if (content := an_object(interaction.get(name), name)) is not None:

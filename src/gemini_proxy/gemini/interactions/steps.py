@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, objects
-from gemini_proxy.gemini.response_fields import ANYTHING, NUMBER, TEXT, TIME, WORD, FieldTexts
+from gemini_proxy.gemini.response_fields import ANYTHING, ID, NUMBER, TEXT, TIME, TOKEN, WORD, FieldTexts
 
 Part = dict[str, Any]
 
@@ -47,12 +47,15 @@ _STEP_FIELDS: Final = {
     "searchType": WORD,
     "retrievalType": WORD,
     "isError": NUMBER,
+    "id": ID,
+    "callId": ID,
+    "signature": TOKEN,
     "serverName": TEXT,
     "error": {"code": NUMBER, "message": TEXT, "details": ANYTHING},
 }
 _READ_FROM_CONTENT: Final = frozenset(("type", "text", "data", "uri", "mime_type"))
-_IDS: Final = frozenset(("type", "id", "call_id", "name", "signature"))
 _NO_CALLS: Final = frozenset(("user_input", "model_output", "thought"))
+_CODE: Final = frozenset((_CODE_CALL, _CODE_RESULT))
 
 
 def is_content(item: JsonObject) -> bool:
@@ -150,6 +153,9 @@ def _result_parts(kind: str, step: JsonObject) -> list[Part]:
         parts = contents_parts(result, "result")
         result = "\n".join(part["text"] for part in parts if "text" in part)
         media = [part for part in parts if "text" not in part]
+    elif isinstance(result, list):
+        contents = [item for item in result if isinstance(item, Mapping) and is_content(item)]
+        media = [part for part in contents_parts(contents, "result") if "text" not in part]
     response = result if isinstance(result, str) else {"result": result}
     if kind == "function_result":
         return [{"functionResponse": {"id": call_id, "name": name, "response": response, "parts": media}}, *rest]
@@ -162,13 +168,11 @@ def _are_contents(items: Sequence[Any]) -> bool:
 
 
 def _rest(kind: str, step: JsonObject, read: str) -> list[Part]:
-    """Return what a step says beside the field ``read``, and beside the names and ids of a call or a result."""
-    known = {"type", "signature"} if kind in _NO_CALLS else _IDS
-    left = {
-        name: value
-        for name, value in step.items()
-        if name != read and not (name in known and (value is None or isinstance(value, str)))
-    }
+    """Return what a step says beside the field ``read``, and beside what its part has of a call or a result."""
+    known = {read, "type"}
+    if kind not in _NO_CALLS:
+        known |= {"id" if kind.endswith("_call") else "call_id"} | (set() if kind in _CODE else {"name"})
+    left = {name: value for name, value in step.items() if name not in known}
     return beside(kind, left, _STEP_FIELDS)
 
 
