@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
+from gemini_proxy.traces.approvals import Approvals
 from tests.clients.kept import Google
 from tests.clients.sdk import KEY, recorded
 from tests.conftest import StartProxy
+from tests.proxy.test_approvals import WAIT, waiting
 from tests.support.proxy import Proxy
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
@@ -32,7 +34,7 @@ async def ask(proxy: Proxy, prefix: str, key: str, text: str) -> dict[str, Any]:
         *("node", str(Path(__file__).with_name("node_genai.mjs")), proxy.url + prefix, key, text),
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 30 + WAIT)
     assert process.returncode == 0
     found: dict[str, Any] = orjson.loads(out)
     return found
@@ -50,6 +52,21 @@ async def test_allowed(start_proxy: StartProxy, upstream: ScriptedUpstream, pref
     assert "".join(text for _, text in found["history"]) == "Where?Cork it is"
     assert len(upstream.calls) == await recorded(proxy) == 3
     assert {call.headers["x-goog-api-key"] for call in upstream.calls} == {KEY}
+
+
+async def test_it_waits_for_a_decision(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """A person allows what all three say; the first of them has waited for it."""
+    proxy = await start_proxy(ask_policy=POLICY.replace("no Dublin", "asks about Dublin"))
+    upstream.reply(unary(candidate("Dublin", "STOP")), stream(*sse(candidate("In "), candidate("Dublin", "STOP"))))
+    asking = asyncio.create_task(ask(proxy, "", KEY, "Where?"))
+    [approval] = await waiting(proxy)
+    await asyncio.wait({asking}, timeout=WAIT)
+    assert not asking.done()
+    await Approvals(proxy.store.database).decide(approval.id, allow=True, by="ada", seconds=600.0)
+    found = await asking
+    assert found["text"] == "Dublin"
+    assert found["chunks"] == [["In ", None], ["Dublin", "STOP"]]
+    assert len(upstream.calls) == 3
 
 
 @BASES
@@ -87,7 +104,7 @@ async def test_caches_and_files(start_proxy: StartProxy, upstream: ScriptedUpstr
         *("node", str(Path(__file__).with_name("node_genai_kept.mjs")), proxy.url, KEY, text),
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 30 + WAIT)
     found = orjson.loads(out)
     assert all(said in str(found[made]) for made in ("cache", "file")), found
     assert bool(upstream.calls) is (said == "fine")

@@ -1,19 +1,25 @@
 """Guardrails that ask: the exchange waits until a person has decided."""
 
 import asyncio
+import os
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
+from google import genai
+from google.genai import types
 
 from gemini_proxy.traces.approvals import Approval, Approvals
 from gemini_proxy.traces.trace import Outcome
+from tests.clients.sdk import QUIET
 from tests.conftest import StartProxy
 from tests.explorer.asking import PAY, PAYMENTS
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Reply, ScriptedUpstream, call_part, candidate, sse, stream, unary
 
+WAIT = float(os.environ.get("TEST_APPROVAL_SECONDS", "0.7"))
+"""Seconds that a person takes."""
 SECRET_PROMPT = """
 raise "asks about the merger" if:
     (m: Message)
@@ -345,3 +351,31 @@ async def test_what_blocks_is_not_asked_for(
     upstream.reply(unary(PAY))
     assert (await ask(client, proxy.method()))[0] == 400
     assert await Approvals(proxy.store.database).latest(10) == []
+
+
+@pytest.mark.filterwarnings(QUIET)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_the_sdk_waits_for_the_decision(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, streams: bool
+) -> None:
+    """google-genai gets the call as it was, also in a stream in which white space came before it."""
+    proxy = await start_proxy(ask_policy=PAYMENTS)
+    upstream.reply(stream(*sse(candidate("I pay."), PAY)) if streams else unary(PAY))
+    models = genai.Client(api_key="AIzaTestKey", http_options=types.HttpOptions(base_url=proxy.url)).aio.models
+    question: Any = {"model": "gemini-2.5-flash", "contents": "Pay them"}
+
+    async def called() -> list[types.FunctionCall]:
+        if not streams:
+            return (await models.generate_content(**question)).function_calls or []
+        chunks = [chunk async for chunk in await models.generate_content_stream(**question)]
+        return [call for chunk in chunks for call in chunk.function_calls or []]
+
+    asking = asyncio.create_task(called())
+    await waiting(proxy)
+    # Past the first sign of life, which comes with the first look at whether it was decided.
+    await asyncio.wait({asking}, timeout=WAIT)
+    assert not asking.done()
+    await decide(proxy, allow=True)
+    [call] = await asking
+    assert (call.name, call.args) == ("pay", {"to": "ACME", "amount": 12})
+    assert len(upstream.calls) == 1
