@@ -55,6 +55,7 @@ def test_all_that_a_start_says_beside_type_and_size_is_text() -> None:
         ({}, b'{"file": {"mimeType": "text/plain", "mime_type": "text/plain"}}'),
         ({}, b'{"file": {"name": "a", "name": "b"}}'),
         ({}, b'{"file": "x"}'),
+        ({}, b'{"file": {}, "more": "x"}'),
         ({}, b"[]"),
     ],
 )
@@ -94,6 +95,9 @@ def test_text_is_what_decodes_whole_however_it_is_cut(data: bytes, size: int) ->
         ("image/png", False, True),
         ("application/octet-stream", False, True),
         ("text/plain; charset=utf-16", False, False),
+        ("text/plain; charset=utf-16", True, False),
+        ('text/plain; x=y; charset="utf-7"', True, False),
+        ("text/plain; charset=UTF-8; x=y", True, True),
         ("application/json", False, False),
         ("jsonl", False, False),
     ],

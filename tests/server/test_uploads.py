@@ -11,8 +11,8 @@ import pytest
 
 from gemini_proxy.server.app_keys import UPLOADS
 from tests.conftest import StartProxy
-from tests.support.proxy import Proxy
-from tests.support.upstream import Reply, ScriptedUpstream, unary
+from tests.support.proxy import Proxy, prompt
+from tests.support.upstream import Reply, ScriptedUpstream, candidate, unary
 
 POLICY = 'raise "no Dublin" if:\n    (m: Message)\n    "Dublin" in m.content\n'
 BEGUN = Reply(headers={"x-goog-upload-url": "http://169.254.169.254/upload/v1beta/files?upload_id=u"}, chunked=False)
@@ -147,6 +147,25 @@ async def test_chunks_count_however_large(start_proxy: StartProxy, client: aioht
     assert [status for status, _, _ in answers] == [200, 429]
 
 
+async def test_keys_that_are_made_up_take_no_room_from_others(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    upstream.reply(unary({"error": {"code": 400, "message": "API_KEY_INVALID"}}, status=400))
+    answers = [await begin(client, proxy, 1, **{"x-goog-api-key": f"AIzaMadeUp{number}"}) for number in range(18)]
+    assert [status for status, _, _ in answers] == [200] * 16 + [400] * 2
+    assert len(upstream.calls) == 2
+
+
+async def test_headers_of_uploads_begin_none_elsewhere(
+    proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    upstream.reply(unary(candidate("fine", "STOP"), headers={"x-goog-upload-url": "https://x/upload/y?upload_id=u"}))
+    given = {"x-goog-api-key": SECRET, "x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}
+    async with client.post(proxy.method(), json=prompt("hi"), headers=given) as response:
+        assert (response.status, "x-goog-upload-url" in response.headers) == (200, False)
+    assert not [name for name in upstream.calls[0].headers if name.startswith("x-goog-upload-")]
+
+
 async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.ClientSession) -> None:
     assert (await begin(client, proxy, 4097))[0] == 413
     urls = [(await begin(client, proxy, 4096))[1] for _ in range(2)]
@@ -202,7 +221,18 @@ async def test_a_stalled_chunk_and_a_forgotten_upload_end(
         ([Reply(chunked=False)], 502, "did not say where"),
         ([Reply(headers={"x-goog-upload-url": "ftp://x/upload/y"}, chunked=False)], 502, "did not say where"),
         ([Reply(headers={"x-goog-upload-url": "https://x/v1beta/files"}, chunked=False)], 502, "did not say where"),
-        ([BEGUN, unary({"error": {"code": 503, "message": "later"}}, status=503)], 503, "later"),
+        (
+            [
+                BEGUN,
+                unary(
+                    {"error": {"code": 503, "message": "later"}},
+                    status=503,
+                    headers={"x-guploader-uploadid": "u", "x-goog-upload-url": "https://x/upload/y?upload_id=u"},
+                ),
+            ],
+            503,
+            "later",
+        ),
     ],
 )
 async def test_what_the_upstream_says_of_a_file_is_told(
@@ -215,8 +245,12 @@ async def test_what_the_upstream_says_of_a_file_is_told(
 ) -> None:
     upstream.reply(*replies)
     _, url, _ = await begin(client, proxy, 3)
-    answer = await send(client, url, b"abc")
-    assert (answer[0], answer[1], said in answer[2]) == (status, "cancelled", True)
+    chunk = {"x-goog-upload-command": "upload, finalize", "x-goog-upload-offset": "0"}
+    async with client.post(url, data=b"abc", headers=chunk) as response:
+        state = response.headers["x-goog-upload-status"]
+        assert (response.status, state, said in await response.text()) == (status, "cancelled", True)
+        # With either of them the file could be sent once more, by whoever has no key, around the proxy.
+        assert not {"x-guploader-uploadid", "x-goog-upload-url"} & response.headers.keys()
 
 
 async def test_a_folder_that_cannot_be_used_is_named(

@@ -34,8 +34,12 @@ _HEADER_NAME: Final = "X-Goog-Upload-File-Name"
 _COMMANDS: Final = frozenset({"upload", "finalize", "upload, finalize", "query", "cancel"})
 _CONTROL: Final = frozenset({"mime_type", "mimeType", "size_bytes", "sizeBytes"})
 _MIME: Final = re.compile(r"[\w!#$&^.+-]{1,100}(?:/[\w!#$&^.+-]{1,100})?(?:\s*;[\x20-\x7e]{0,200})?", re.ASCII)
+_CHARSET: Final = re.compile(r";\s*charset\s*=\s*[\"']?(?!(?:utf-?8|us-ascii|ascii)[\"']?\s*(?:;|$))", re.IGNORECASE)
+"""A character set in which the bytes say something else than in UTF-8."""
 _NO_TEXT: Final = re.compile(r"(?:image|audio|video|font)/.*")
 _LINES: Final = frozenset({"jsonl", "application/jsonl", "application/x-jsonl", "application/x-ndjson", "text/jsonl"})
+_SHOWN: Final = 100
+"""Characters of a name that an error repeats."""
 _FAULT: Final = "Line {} of the file is no request of a batch"
 
 
@@ -76,7 +80,10 @@ def read_start(headers: Mapping[str, str], body: bytes) -> Announced:
         or headers.get(_COMMAND, "").strip().lower() != "start"
     ):
         raise BadRequest('Files are taken by the resumable protocol only: begin with "X-Goog-Upload-Command: start"')
-    file = an_object(field(read_object(body), "file"), "file") or {} if body.strip() else {}
+    root = read_object(body) if body.strip() else {}
+    if unknown := root.keys() - {"file"}:
+        raise BadRequest(f'An upload begins with "file" alone, not with {sorted(unknown)[0][:_SHOWN]!r}')
+    file = an_object(root.get("file"), "file") or {}
     mime_type = _same(headers.get(_TYPE), field(file, "mimeType"), "type")
     if not _MIME.fullmatch(mime_type):
         raise BadRequest("The type of the file must be declared, such as text/plain")
@@ -124,6 +131,8 @@ def require_as_declared(announced: Announced, *, is_text: bool) -> None:
     mime_type = announced.mime_type.partition(";")[0].strip().lower()
     if is_text and _NO_TEXT.fullmatch(mime_type) and not is_text_type(mime_type):
         raise BadRequest(f"The file is text and declared as {mime_type}; declare it as text/plain")
+    if is_text and _CHARSET.search(announced.mime_type):
+        raise BadRequest("The file is declared in another character set than UTF-8; send it in UTF-8")
     if not is_text and (is_text_type(mime_type) or announced.is_batch):
         raise BadRequest(f"The file is declared as {mime_type} and is not text in UTF-8; send it in UTF-8")
 
@@ -191,11 +200,6 @@ def _same(header: str | None, said: Any, what: str) -> str:
 
 def _text(value: Any) -> str:
     return "\n".join(strings_in(value)) if not isinstance(value, str) else a_string(value, "file")
-
-
-def upload_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of an upload that begins without those of its protocol, which are written anew."""
-    return {name: value for name, value in headers.items() if not name.startswith("x-goog-upload-")}
 
 
 def start_headers(announced: Announced) -> dict[str, str]:

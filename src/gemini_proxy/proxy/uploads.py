@@ -21,6 +21,8 @@ from gemini_proxy.sections import Files
 
 MOST_UPLOADS: Final = 1_000
 """Uploads under way in one process: each holds a descriptor."""
+MOST_OF_CLIENT: Final = 250
+"""Uploads under way of one client in one process, so that others have room."""
 _DIGITS: Final = 4
 """Of the number of a process."""
 _LOOK: Final = 30.0
@@ -43,7 +45,8 @@ class Examined:
 class Upload:
     """One upload: how it was begun, with which keys and headers, and the bytes that have come.
 
-    ``client`` and ``owner`` are as for an exchange. ``busy`` says that a request is adding to it.
+    ``client`` and ``owner`` are as for an exchange, ``address`` is where the client is.
+    ``busy`` says that a request is adding to it.
     """
 
     token: str
@@ -51,6 +54,7 @@ class Upload:
     credentials: Credentials
     owner: str
     client: str
+    address: str | None
     headers: CIMultiDict[str] = field(repr=False)
     body: bytes = field(repr=False)
     announced: Announced
@@ -78,6 +82,7 @@ class Uploads:
         credentials: Credentials,
         owner: str,
         client: str,
+        address: str | None,
         headers: CIMultiDict[str],
         body: bytes,
         announced: Announced,
@@ -88,6 +93,11 @@ class Uploads:
             raise PayloadTooLarge(f"The file is over the limit of {settings.max_bytes} bytes (files.max_bytes)")
         held = sum(upload.announced.size for upload in self._uploads.values())
         most = settings.max_spooled_bytes // self._processes
+        of_client = sum(upload.client == client for upload in self._uploads.values())
+        if of_client >= MOST_OF_CLIENT:
+            raise Unavailable(
+                f"You have {of_client} uploads under way, as many as one client may; end some of them first"
+            )
         if len(self._uploads) >= MOST_UPLOADS or (held and held + announced.size > most):
             raise Unavailable("The server has as many uploads under way as it may; try again later")
         with _spooling():
@@ -98,6 +108,7 @@ class Uploads:
             credentials,
             owner,
             client,
+            address,
             headers,
             body,
             announced,
@@ -105,6 +116,10 @@ class Uploads:
         )
         self._uploads[upload.token] = upload
         return upload
+
+    def of(self, address: str | None) -> int:
+        """Return how many uploads are under way from an address."""
+        return sum(upload.address == address for upload in self._uploads.values())
 
     def find(self, token: str) -> Upload | None:
         """Return the upload of that token, None if it has ended or is another process's."""

@@ -18,7 +18,11 @@ from gemini_proxy.sections import Upstream as UpstreamConfig
 _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()
 )
-_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | {"set-cookie", "alt-svc", "content-length", "content-encoding"}
+_UPLOADS_ADDRESS: Final = frozenset({"x-goog-upload-url", "x-goog-upload-control-url", "x-guploader-uploadid"})
+"""Who knows one of these needs no key to send Google a file around the proxy."""
+_NOT_FOR_CLIENTS: Final = (
+    _HOP_BY_HOP | _UPLOADS_ADDRESS | {"set-cookie", "alt-svc", "content-length", "content-encoding"}
+)
 _INFLATE_STEP: Final = 262_144
 """Bytes inflated before the loop gets its turn: well under a millisecond."""
 _INVARIANT: Final = re.compile("invariant", re.IGNORECASE)
@@ -40,21 +44,24 @@ class UpstreamResponse:
         self._connection: Connection | None = connection
         self._headers = connection.headers
         self.status = connection.status
-        self.content_type = self._header("content-type").partition(";")[0].strip().lower()
-        self._encoding = self._header("content-encoding").strip().lower()
+        self.content_type = self.header("content-type").partition(";")[0].strip().lower()
+        self._encoding = self.header("content-encoding").strip().lower()
         self._inflate: zlib._Decompress | None = None
         self._inflated: Iterator[bytes] = iter(())
         self.received = 0
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """The headers that go on to the client: not those of this connection, no cookies, no length or encoding."""
+        """The headers that go on to the client: not those of this connection, no cookies, no length or encoding.
+
+        Nor the address of an upload.
+        """
         hidden = _NOT_FOR_CLIENTS
-        if named := self._header("connection"):
+        if named := self.header("connection"):
             hidden |= {token.strip().lower() for token in named.split(",")}
         return CIMultiDict([(name, value) for name, value in self._headers if name.lower() not in hidden])
 
-    def _header(self, wanted: str) -> str:
+    def header(self, wanted: str) -> str:
         """Return the first header of that name in lower case, empty where there is none."""
         return next((value for name, value in self._headers if name.lower() == wanted), "")
 
@@ -231,7 +238,8 @@ def upstream_headers(
 ) -> Mapping[str, str]:
     """The headers for the upstream, by allow-list; the key goes in one header, whatever way it came.
 
-    That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API that gets it twice refuses it.
+    That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API that gets it twice refuses it. What begins
+    an upload is left out: the door of files writes it anew.
 
     Raises BadRequest for a header that would change what of the answer can be checked.
     """
@@ -243,6 +251,8 @@ def upstream_headers(
     for name, value in headers.items():
         folded = name.lower()
         if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra):
+            continue
+        if folded.startswith("x-goog-upload-"):
             continue
         if folded in outgoing or folded in _CARRIERS:
             continue

@@ -24,7 +24,6 @@ from gemini_proxy.gemini.uploads import (
     read_start,
     require_as_declared,
     start_headers,
-    upload_headers,
 )
 from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET
@@ -56,6 +55,8 @@ _MOST_START: Final = 65_536
 """Bytes of a body that begins an upload."""
 _LARGE: Final = 8_388_608
 """Bytes of a file for which the client's key is tried first: one chunk of Google's SDKs."""
+_FEW: Final = 16
+"""Uploads under way from one address, from which on a client's key is tried first: keys can be made up."""
 _SLOWEST: Final = 16_384
 """Bytes a second that a chunk comes with at least, beyond ``server.request_timeout``."""
 _CANCELLED: Final = {STATUS: "cancelled"}
@@ -98,12 +99,20 @@ async def _begin(request: web.Request) -> web.Response:
     body = await read_body(request, _MOST_START, server.request_timeout)
     client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
     announced = read_start(request.headers, body)
-    if announced.size > _LARGE and own_key(request[CREDENTIALS], configured_key(request)):
+    begun = request.app[UPLOADS].of(request[ADDRESS])
+    if (announced.size > _LARGE or begun >= _FEW) and own_key(request[CREDENTIALS], configured_key(request)):
         refused = await _try_key(request)
         if refused is not None:
             return refused
     upload = await request.app[UPLOADS].begin(
-        request[CALL], request[CREDENTIALS], request[OWNER], client, CIMultiDict(request.headers), body, announced
+        request[CALL],
+        request[CREDENTIALS],
+        request[OWNER],
+        client,
+        request[ADDRESS],
+        CIMultiDict(request.headers),
+        body,
+        announced,
     )
     headers = {
         STATUS: "active",
@@ -207,7 +216,7 @@ async def _finish(request: web.Request, upload: Upload) -> web.StreamResponse:
 
 async def _send(request: web.Request, exchange: Exchange, upload: Upload, examined: Examined) -> None:
     """Send a checked file upstream and take the answer; the names that stand beside it were checked as well."""
-    begun = {**upload_headers(exchange.headers), **start_headers(upload.announced)}
+    begun = {**exchange.headers, **start_headers(upload.announced)}
     upstream = await request.app[UPSTREAM].open("POST", upload.call.upstream_target, begun, upload.body)
     try:
         exchange.head_at = time.perf_counter()
@@ -244,7 +253,7 @@ async def _answer(request: web.Request, exchange: Exchange, upstream: UpstreamRe
 
 def _target(upstream: UpstreamResponse) -> str:
     """Return the path and query that a file's bytes go to, at the upstream's own host whatever the answer names."""
-    match = _TARGET.fullmatch(upstream.headers.get(UPLOAD_URL, ""))
+    match = _TARGET.fullmatch(upstream.header(UPLOAD_URL))
     if match is None:
         raise UpstreamError("The upstream did not say where the file's bytes are to go.")
     return match[1]

@@ -165,6 +165,7 @@ TWO_READINGS = {
     "a name joined to one in its slot": [call("del", "{}", index=0), call("ete", "", index=0)],
     "a name joined without index": [call("del", ""), call("ete", "{}")],
     "no name": [{"index": 0, "function": {"arguments": "{}"}}],
+    "a call of no function": [{"type": "custom", "id": "c", "custom": {"name": "rm", "input": "x"}}],
     "an index that is no number": [call("f", "{}", index="0")],
     "arguments that are no text": [{"function": {"name": "f", "arguments": {"a": 1}}}],
     "half a character": [{"function": {"name": "f", "arguments": '{"a":"\ud800"}'}}],

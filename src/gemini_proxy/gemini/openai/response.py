@@ -171,7 +171,12 @@ class _Call:
                 raise DecodeError("The upstream sent a tool call whose arguments go on after their end")
 
     def part(self) -> Payload:
-        """Return the call as a part. Raises DecodeError if its arguments cannot be read, or broke off."""
+        """Return the call as a part. Raises DecodeError for one without a name, and for arguments that cannot be read.
+
+        What a call of another kind than of a function is to do stands where no rule would look for it.
+        """
+        if not self.name:
+            raise DecodeError("The upstream sent a tool call without the name of a function")
         if self.joins and not self._text:
             raise DecodeError("The upstream sent two tool calls in one place, one of them without arguments")
         try:
