@@ -127,8 +127,9 @@ def test_fits_tells_outputs_apart() -> None:
     "text", [block.text for block in BLOCKS if block.language == "policy"], ids=lambda text: text.split("\n")[2]
 )
 def test_policies_load(text: str) -> None:
-    """Every policy shown loads without a warning, but for the one with the mistake that is shown to be found."""
-    assert load_policy(text.replace("serach", "search"), "shown", asks=True).warnings == ()
+    """Every policy shown loads without a warning, but for those with the mistakes that are shown to be found."""
+    meant = text.replace("serach", "search").replace('role == "model"', 'role == "assistant"')
+    assert load_policy(meant, "shown", asks=True).warnings == ()
 
 
 def test_every_command_of_the_group_is_shown() -> None:

@@ -71,16 +71,16 @@ def test_a_message_that_depends_on_what_was_found_is_not_warned_of(folder: Path)
     assert "warning" not in run("check", "d.gr").output
 
 
-def test_what_reads_differently_elsewhere_is_noted_and_no_fault(folder: Path) -> None:
-    """With place and caret; not even ``--strict`` counts it, only ``--portable`` does."""
+def test_what_reads_differently_elsewhere_is_said_to_those_who_ask(folder: Path) -> None:
+    """With place and caret, and as a fault, with ``--portable`` alone."""
     (folder / "n.gr").write_text('raise "x" if:\n    (m: Message)\n    not m.role == "assistant"\n')
-    result = run("check", "--strict", "n.gr")
-    assert result.exit_code == 0
+    plain = run("check", "--strict", "n.gr")
+    assert (plain.exit_code, plain.output) == (0, "n.gr: loads: 1 rule\n")
+    result = run("check", "--portable", "n.gr")
+    assert result.exit_code == 1
     note, source, caret, summary = result.output.splitlines()
     assert note.startswith("n.gr:3:5: note: reads differently in Invariant's engine: ")
     assert (source, caret, summary) == ('        not m.role == "assistant"', "        ^", "n.gr: loads: 1 rule")
-    portable = run("check", "--portable", "n.gr")
-    assert (portable.exit_code, portable.output) == (1, result.output)
 
 
 def test_a_policy_for_both_engines_passes_as_portable(folder: Path) -> None:
@@ -88,6 +88,27 @@ def test_a_policy_for_both_engines_passes_as_portable(folder: Path) -> None:
     (folder / "p.gr").write_text(rule("(m: Message)", "(t: str) in text(m)", 'any(find("\\bword", t))'))
     result = run("check", "--portable", "p.gr")
     assert (result.exit_code, ": note: " in result.output, ": warning: " in result.output) == (0, False, True)
+
+
+def test_check_speaks_json(folder: Path) -> None:
+    """One object a file, each on a line, with the exit code of the words; places and hints stand by themselves."""
+    (folder / "bad.gr").write_text('raise "x" if:\n    (m: Message)\n    m.contend == "y"\n')
+    (folder / "w.gr").write_text(rule("(m: Message)", 'not m.role == "model"', "len(m.content) > input.most"))
+    result = run("check", "--json", "bad.gr", "w.gr")
+    assert result.exit_code == 1
+    bad, warned = map(orjson.loads, result.output.splitlines())
+    assert bad == {
+        "file": "bad.gr", "loads": False, "rules": 0, "parameters": [], "asks": [], "waits": [], "warnings": [],
+        "notes": [], "errors": [{"line": 3, "column": 7, "message": 'Message has no field "contend"',
+        "hint": 'did you mean "content"?'}],
+    }  # fmt: skip
+    assert (warned["loads"], warned["rules"], warned["parameters"], warned["waits"]) == (True, 1, ["most"], [1])
+    [warning] = warned["warnings"]
+    assert (warning["line"], warning["column"], warning["hint"]) == (3, 19, 'write "assistant" for the model')
+    assert run("check", "--json", "w.gr").exit_code == 0
+    assert run("check", "--json", "--strict", "w.gr").exit_code == 1
+    portable = run("check", "--json", "--portable", "w.gr")
+    assert (portable.exit_code, orjson.loads(portable.output)["notes"][0]["line"]) == (1, 3)
 
 
 def test_a_fault_is_shown_without_control_characters(folder: Path) -> None:

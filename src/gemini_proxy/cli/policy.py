@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings
-from gemini_proxy.policy import Answer, Policy, PolicyError, Question, portability
+from gemini_proxy.policy import Answer, Policy, PolicyError, PolicyWarning, Question, portability
 from gemini_proxy.sections import Refusals
 from gemini_proxy.traces.backtest import Backtest, FlaggedTrace, Report, count, recorded
 from gemini_proxy.traces.excerpts import ShownViolation
@@ -58,29 +58,70 @@ policy.add_command(shipped.copy)
 @policy.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
 @click.option("--strict", is_flag=True, help="Count warnings as faults.")
-@click.option("--portable", is_flag=True, help="Count what reads differently in Invariant's engine as faults.")
-def check(files: tuple[Path, ...], strict: bool, portable: bool) -> None:
-    """Load policies and report what is wrong with them; exit code 1 if something is.
+@click.option("--portable", is_flag=True, help="Note what reads differently in Invariant's engine, as a fault.")
+@click.option("--json", "as_json_", is_flag=True, help="One JSON object a file, each on a line.")
+def check(files: tuple[Path, ...], strict: bool, portable: bool, as_json_: bool) -> None:
+    """Load policies and report what is wrong with them; exit code 1 if something is."""
+    checks = [_checked(file, portable) for file in files]
+    for checked in checks:
+        click.echo(as_json(checked.json) if as_json_ else "\n".join(checked.lines))
+    faults = (each.error or each.notes or (strict and each.warnings) for each in checks)
+    sys.exit(1 if any(faults) else 0)
 
-    What would mean something else in Invariant's engine is noted.
-    """
-    faults = 0
-    for file in files:
-        try:
-            loaded = compile_file(file)
-        except PolicyError as error:
-            click.echo(described_error(error))
-            faults += 1
-            continue
-        warnings = [*loaded.warnings, *echo_warnings(loaded, Refusals().prefix)]
-        for warning in warnings:
-            click.echo(described_warning(loaded, warning))
-        notes = portability(loaded.text, loaded.source)
-        for note in notes:
-            click.echo(described_note(loaded, note))
-        faults += bool((strict and warnings) or (portable and notes))
-        click.echo(_summary(file, loaded, len(warnings)))
-    sys.exit(1 if faults else 0)
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What a check found: either the policy with warnings and notes, or the error for which it does not load."""
+
+    file: Path
+    policy: Policy | None = None
+    error: PolicyError | None = None
+    warnings: tuple[PolicyWarning, ...] = ()
+    notes: tuple[PolicyWarning, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Return it in words."""
+        if self.policy is None:
+            return [described_error(self.error)] if self.error is not None else []
+        warnings = [described_warning(self.policy, warning) for warning in self.warnings]
+        notes = [described_note(self.policy, note) for note in self.notes]
+        return [*warnings, *notes, _summary(self.file, self.policy, len(warnings))]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Return it for programs. ``waits`` are the lines of the rules that need a whole response."""
+        loaded, error = self.policy, self.error
+        return {
+            "file": str(self.file),
+            "loads": loaded is not None,
+            "rules": len(loaded.rules) if loaded else 0,
+            "parameters": sorted(loaded.parameters) if loaded else [],
+            "asks": sorted(loaded.asks) if loaded else [],
+            "waits": _waiting(loaded) if loaded else [],
+            "errors": [] if error is None else [_placed(error.line, error.column, error.reason, error.suggestion)],
+            "warnings": [_placed(each.line, each.column, each.message, each.suggestion) for each in self.warnings],
+            "notes": [_placed(each.line, each.column, each.message, each.suggestion) for each in self.notes],
+        }
+
+
+def _checked(file: Path, portable: bool) -> CheckedFile:
+    try:
+        loaded = compile_file(file)
+    except PolicyError as error:
+        return CheckedFile(file, error=error)
+    warnings = (*loaded.warnings, *echo_warnings(loaded, Refusals().prefix))
+    notes = portability(loaded.text, loaded.source) if portable else ()
+    return CheckedFile(file, loaded, warnings=warnings, notes=notes)
+
+
+def _placed(line: int, column: int, message: str, hint: str | None) -> dict[str, Any]:
+    return {"line": line, "column": column, "message": message, "hint": hint}
+
+
+def _waiting(loaded: Policy) -> list[int]:
+    """Return the lines of the rules for which, with stream_check = "window", every response waits for its end."""
+    return [rule.line for rule in loaded.rules if rule.window == "whole"]
 
 
 def _summary(file: Path, loaded: Policy, warnings: int) -> str:
@@ -91,9 +132,8 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
         facts.append(f"reads {', '.join(f'input.{name}' for name in sorted(loaded.parameters))}")
     if loaded.asks:
         facts.append(f"asks {', '.join(sorted(loaded.asks))}")
-    # With stream_check = "window" one such rule makes every response wait for its end.
-    if waiting := [str(rule.line) for rule in loaded.rules if rule.window == "whole"]:
-        facts.append(f"needs the whole response for line {', '.join(waiting)}")
+    if waiting := _waiting(loaded):
+        facts.append(f"needs the whole response for line {', '.join(map(str, waiting))}")
     return f"{file}: loads: {', '.join(facts)}"
 
 

@@ -57,7 +57,9 @@ def described_note(policy: Policy, note: PolicyWarning) -> str:
 
 
 def _place(policy: Policy, warning: PolicyWarning) -> PolicyError:
-    return PolicyError(policy.source, warning.line, warning.column, warning.message, text=policy.text)
+    return PolicyError(
+        policy.source, warning.line, warning.column, warning.message, warning.suggestion, text=policy.text
+    )
 
 
 def _described(kind: str, error: PolicyError) -> str:

@@ -57,14 +57,20 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PolicyWarning:
-    """A note on a policy that loads but may not mean what its author thinks."""
+    """A note on a policy that loads but may not mean what its author thinks; ``suggestion`` is what may be meant."""
 
     line: int
     column: int
     message: str
+    suggestion: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """Return the message with the suggestion, as one sentence."""
+        return f"{self.message} ({self.suggestion})" if self.suggestion else self.message
 
     def __str__(self) -> str:
-        return f"{self.line}:{self.column}: {self.message}"
+        return f"{self.line}:{self.column}: {self.advice}"
 
 
 class EvaluationError(Exception):

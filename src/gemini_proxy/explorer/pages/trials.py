@@ -145,7 +145,7 @@ def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
         hint = f" ({error.suggestion})" if error.suggestion else ""
         return PolicyCheck(False, 0, error.line, error.column, f"{error.reason}{hint}", error.caret())
     missing = sorted(loaded.parameters - parameters.keys())
-    warnings = [f"line {warning.line}: {warning.message}" for warning in loaded.warnings]
+    warnings = [f"line {warning.line}: {warning.advice}" for warning in loaded.warnings]
     warnings += [f"input.{name} is not set: guardrails.parameters has no {name}" for name in missing]
     return PolicyCheck(True, len(loaded.rules), warnings=tuple(warnings))
 

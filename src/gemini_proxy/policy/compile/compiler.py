@@ -31,6 +31,7 @@ from gemini_proxy.policy.compile.code import (
     without_marks,
 )
 from gemini_proxy.policy.compile.cost import Cost, declarations
+from gemini_proxy.policy.compile.hints import FIELDS_ELSEWHERE, METHODS_ELSEWHERE, MODULES_ELSEWHERE
 from gemini_proxy.policy.compile.imports import (
     MODULES,
     PYTHON_MODULES,
@@ -41,6 +42,7 @@ from gemini_proxy.policy.compile.imports import (
     resolve,
 )
 from gemini_proxy.policy.compile.needs import needs_of
+from gemini_proxy.policy.compile.never_holds import warn_of_comparison, warn_of_uncalled
 from gemini_proxy.policy.compile.patterns import compile_pattern
 from gemini_proxy.policy.compile.schedule import Step, is_safe, schedule
 from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope, nearest
@@ -174,7 +176,8 @@ class _Compiler:
         if module in REFUSED_MODULES:
             self._context.fail(statement, f'"{statement.module}" is not available: {REFUSED_MODULES[module]}')
         if module not in MODULES:
-            hint = nearest(module, MODULES) or "invariant, invariant.detectors and invariant.parsers are available"
+            hint = MODULES_ELSEWHERE.get(module) or nearest(module, MODULES)
+            hint = hint or "invariant, invariant.detectors and invariant.parsers are available"
             self._context.fail(statement, f'"{statement.module}" cannot be imported', hint)
         if module in PYTHON_MODULES and statement.alias:
             self._bind_import(statement, statement.alias, Imported("module", module))
@@ -519,6 +522,7 @@ class _Compiler:
             return self._parameter(node)
         inner = self._compile(node.value, scope)
         name, code = node.name, inner.code
+        warn_of_uncalled(self._context, node, scope)
         if inner.kind == "function":
             if name not in ("name", "arguments"):
                 self._context.fail(
@@ -532,7 +536,9 @@ class _Compiler:
     def _event_field(self, node: syntax.Attribute, inner: CompiledExpression, scope: Scope) -> CompiledExpression:
         kind, name, code = str(inner.kind), node.name, inner.code
         if name not in FIELDS[kind]:
-            hint = nearest(name, FIELDS[kind]) or f"it has {', '.join(FIELDS[kind])}"
+            event = node.value.name if isinstance(node.value, syntax.Name) else "..."
+            hint = FIELDS_ELSEWHERE.get((kind, name), "").format(event) or nearest(name, FIELDS[kind])
+            hint = hint or f"it has {', '.join(FIELDS[kind])}"
             self._context.fail(node, f'{kind} has no field "{name}"', hint, fault="unknown")
         if name == "content":
             return CompiledExpression(lambda frame: code(frame).content)
@@ -626,6 +632,8 @@ class _Compiler:
 
     def _comparison(self, node: syntax.Comparison, scope: Scope) -> CompiledExpression:
         left = self._compile(node.first, scope)
+        self._require_known(node, scope)
+        warn_of_comparison(self._context, node, scope)
         if left.known is not None and node.rest[0][0] in ("in", "not in"):
             self._warn_of_labels(node, left.known.value, node.rest[0][1])
         if len(node.rest) == 1 and node.rest[0][0] == "in" and left.known is not None:
@@ -646,6 +654,15 @@ class _Compiler:
             return True
 
         return CompiledExpression(chain)
+
+    def _require_known(self, node: syntax.Comparison, scope: Scope) -> None:
+        """Complain of an unknown name on the right, which may be meant as a tool or as a text."""
+        kind = scope.kinds.get(node.first.name) if isinstance(node.first, syntax.Name) else None
+        for _, operand in node.rest:
+            if isinstance(operand, syntax.Name) and not self._context.knows(operand.name, scope.slots):
+                tool = f"write {node.first.name} is tool:{operand.name}" if isinstance(node.first, syntax.Name) else ""
+                hint = tool if kind in ("ToolCall", "ToolOutput") else f'a text is written in quotes: "{operand.name}"'
+                self._context.unknown(operand, operand.name, scope.slots, hint)
 
     def _warn_of_labels(self, node: syntax.Node, wanted: object, among: syntax.Expr) -> None:
         if isinstance(among, syntax.Call):
@@ -909,7 +926,8 @@ class _Compiler:
     def _method_call(self, node: syntax.Call, function: syntax.Attribute, scope: Scope) -> CompiledExpression:
         name = function.name
         if name not in ARITY:
-            self._context.fail(function, f'unknown method "{name}"', nearest(name, ARITY), fault="unknown")
+            hint = METHODS_ELSEWHERE.get(name) or nearest(name, ARITY)
+            self._context.fail(function, f'unknown method "{name}"', hint, fault="unknown")
         least, most = ARITY[name]
         if name != "format":
             self._check(node, name, least, most, frozenset())

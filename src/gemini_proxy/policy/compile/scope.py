@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from gemini_proxy.policy.compile.hints import NAMES_ELSEWHERE
 from gemini_proxy.policy.compile.imports import Imported
 from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.errors import Fault, PolicyError, PolicyWarning
@@ -85,8 +86,8 @@ class Context:
     def fail(self, node: syntax.Node, reason: str, suggestion: str | None = None, *, fault: Fault = "form") -> NoReturn:
         raise PolicyError(self.source, node.line, node.column, reason, suggestion, fault=fault, text=self.text)
 
-    def warn(self, node: syntax.Node, message: str) -> None:
-        warning = PolicyWarning(node.line, node.column, message)
+    def warn(self, node: syntax.Node, message: str, suggestion: str | None = None) -> None:
+        warning = PolicyWarning(node.line, node.column, message, suggestion)
         if warning not in self.warnings:
             self.warnings.append(warning)
 
@@ -113,13 +114,20 @@ class Context:
             near = nearest(label, labels) or f"it finds {', '.join(sorted(labels)[:8])}"
             self.warn(node, f"{imported.name} without options finds no {label}, so this is never true; {near}")
 
-    def unknown(self, node: syntax.Node, name: str, local: Iterable[str]) -> NoReturn:
-        """Complain about a name, with the nearest one that would do."""
+    def unknown(self, node: syntax.Node, name: str, local: Iterable[str], otherwise: str | None = None) -> NoReturn:
+        """Complain about a name, with the nearest one that would do, or else with what is said ``otherwise``."""
         if name in self.detectors.names or name in ("count", "forall"):
             module = "invariant" if name in ("count", "forall") else "invariant.detectors"
             self.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}", fault="unknown")
-        known = {*local, *self.constants, *self.predicates, *self.imported, *FUNCTIONS, "find", "match", "input"}
-        self.fail(node, f'unknown name "{name}"', nearest(name, {*known, *self.detectors.names}), fault="unknown")
+        hint = NAMES_ELSEWHERE.get(name) or nearest(name, {*self._known(local), *self.detectors.names}) or otherwise
+        self.fail(node, f'unknown name "{name}"', hint, fault="unknown")
+
+    def knows(self, name: str, local: Iterable[str]) -> bool:
+        """Return whether a name stands for something, or would if it was imported."""
+        return name in self._known(local) or name in self.detectors.names or name in ("count", "forall")
+
+    def _known(self, local: Iterable[str]) -> set[str]:
+        return {*local, *self.constants, *self.predicates, *self.imported, *FUNCTIONS, "find", "match", "input"}
 
     def regex(self, node: syntax.Node, pattern: str, mode: Mode) -> Regex:
         """Compile a pattern that is known at load, once a policy."""

@@ -23,6 +23,13 @@ _OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
 # A line that ends in one of these continues. Not "*" and ">", which end patterns.
 _WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
 _GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
+# What is written for a character that other languages have.
+_WORDS = {
+    "!": "negation is the word not",
+    "&": "write the word and",
+    "|": "write the word or",
+    ";": "a line needs no mark at its end",
+}
 _BLANK = re.compile(r"(?:[ \t\f\xa0\ufeff]|\\\n)+")
 _STRING = re.compile(
     r"([rRfF]{0,2})(\"\"\"(?:[^\"\\]|\\[\s\S]|\"(?!\"\"))*\"\"\"|'''(?:[^'\\]|\\[\s\S]|'(?!''))*'''"
@@ -177,8 +184,7 @@ class _Lexer:
             return token
         if text[at] in "\"'":
             raise LexError("this string is not closed on its line", self._line, self._column())
-        hint = "negation is the word not" if text[at] == "!" else None
-        raise LexError(f"unexpected character {text[at]!r}", self._line, self._column(), hint)
+        raise LexError(f"unexpected character {text[at]!r}", self._line, self._column(), _WORDS.get(text[at]))
 
     def _expects_tool(self) -> bool:
         previous = self._previous

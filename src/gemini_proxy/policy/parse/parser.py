@@ -22,6 +22,12 @@ _COMPARATORS: dict[str, syntax.Comparator] = {
 }  # fmt: skip
 _OPERATORS: dict[str, syntax.Operator] = {"+": "+", "-": "-", "*": "*", "/": "/", "//": "//", "%": "%"}
 _PRIORITIES = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2}
+_MEANT = {
+    "contains": 'write "..." in text',
+    "includes": 'write "..." in text',
+    "matches": "write any(find(pattern, text))",
+    "like": "write any(find(pattern, text))",
+}
 _NodeT = TypeVar("_NodeT", bound=syntax.Node)
 
 
@@ -89,7 +95,7 @@ class _PolicyParser:
 
     def _end_line(self) -> None:
         if self._token.kind not in ("newline", "end"):
-            self._fail(f"expected the end of the line, found {_describe(self._token)}")
+            self._fail(f"expected the end of the line, found {_describe(self._token)}", suggestion=self._meant())
         self._advance()
 
     def _import_module(self) -> syntax.Import:
@@ -660,7 +666,16 @@ class _PolicyParser:
         return self._advance() if self._at(text) else None
 
     def _expect(self, text: str, purpose: str) -> Token:
-        return self._take(text) or self._fail(f'expected "{text}" {purpose}, found {_describe(self._token)}')
+        found = self._take(text)
+        if found is None:
+            self._fail(f'expected "{text}" {purpose}, found {_describe(self._token)}', suggestion=self._meant(text))
+        return found
+
+    def _meant(self, expected: str = "") -> str | None:
+        """Return what an author may mean by the token, who writes what another language has."""
+        if self._token.text == "=" and self._token.kind == "op":
+            return "a definition is written :=" if expected == ":=" else "equality is written =="
+        return _MEANT.get(self._token.text) if self._token.kind == "name" else None
 
     def _fail(
         self,
