@@ -4,12 +4,14 @@ import asyncio
 import base64
 from typing import Any
 
+import aiohttp
 import pytest
 from google import genai
 from google.genai import errors, types
 from google.genai._gaos.types.decisions import NoulCriteriaParam, NoulQuestionParam
 from google.oauth2.credentials import Credentials
 
+from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy
@@ -84,6 +86,51 @@ async def test_videos(start_proxy: StartProxy, upstream: ScriptedUpstream) -> No
     assert upstream.calls[-1].target == f"{PLACE}/veo-3:fetchPredictOperation"
     with pytest.raises(errors.ClientError, match="no Dublin"):
         await asyncio.to_thread(client.operations.get, operation)
+
+
+@pytest.mark.parametrize("vertex", [True, False])
+async def test_videos_are_their_makers(vertex: bool, start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """To somebody else an operation does not exist, by none of its names; who began it is judged with the prompt."""
+    policy = (
+        POLICY
+        + 'raise "no rain after waves" if:\n    (m: Message) -> (n: Message)\n    "waves" in m\n    "rain" in n\n'
+    )
+    section = {"vertex": upstream.url, "api_key": "AIzaOperator"}
+    proxy = await start_proxy(policy=policy, access={"mode": "keys"}, upstream=section)
+    ann, bob = [(await Keys(proxy.store.database).add(name))[1] for name in ("ann", "bob")]
+    models = f"{proxy.url}{PLACE}/veo-3" if vertex else f"{proxy.url}/v1beta/models/veo-3"
+    name = NAME if vertex else "models/veo-3/operations/abc"
+
+    async def ask(key: str, verb: str, token: str = "1", name: str = name, **body: Any) -> tuple[int, str]:
+        headers = {"invariant-authorization": f"Bearer {key}"}
+        if vertex:
+            headers["authorization"] = f"Bearer ya29.{token}"
+        method, url = "POST", f"{models}:predictLongRunning"
+        if verb == "get" and vertex:
+            url, body = f"{models}:fetchPredictOperation", {"operationName": name}
+        elif verb == "get":
+            method, url = "GET", f"{proxy.url}/v1beta/{name}"
+        async with aiohttp.request(method, url, json=body or None, headers=headers) as response:
+            return response.status, await response.text()
+
+    upstream.reply(unary({"name": name}))
+    status, body = await ask(ann, "begin", instances=[{"prompt": "waves"}])
+    assert status == 200, body
+    assert (await ask(ann, "get", token="2"))[0] == 200
+    trace = await proxy.trace()
+    assert "waves" in str(trace.messages) and trace.metadata["coverage"]["not_checked"] == []
+    asked = len(upstream.calls)
+    for other in (name, "operations/abc", NAME.replace("/p/", "/4711/")) if vertex else (name, "operations/abc"):
+        status, body = await ask(bob, "get", name=other)
+        assert (status, len(upstream.calls)) == (404, asked), body
+    status, _ = await ask(bob, "get", name=name.replace("abc", "unknown"))
+    assert (status, len(upstream.calls)) == ((200, asked + 1) if vertex else (404, asked))
+    if vertex:
+        assert "what an operation was asked for" in str((await proxy.trace()).metadata["coverage"])
+        assert (await ask(ann, "get", name="abc"))[0] == 400
+    upstream.reply(unary({"name": name, "done": True, "response": {"raiMediaFilteredReasons": ["rain"]}}))
+    status, body = await ask(ann, "get")
+    assert status == 400 and "no rain after waves" in body
 
 
 async def test_decisions(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:

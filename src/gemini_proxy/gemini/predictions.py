@@ -4,16 +4,19 @@ The fields are those of google-genai 3.6 for Imagen, Veo and embeddings. A model
 takes and returns what it likes: every string is text that is not known for something else, its name included.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.body_wire import BodyWire
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case
-from gemini_proxy.gemini.fields import JsonObject, field, steers
+from gemini_proxy.gemini.doors import Method
+from gemini_proxy.gemini.fields import JsonObject, a_string, field, steers
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import MessageList
-from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.gemini.request import GeminiRequest, outbound_fields
 from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
@@ -37,6 +40,8 @@ _OUTBOUND: Final = frozenset("storage_uri output_gcs_uri output_storage_uri pubs
 """Fields of ``parameters`` that have Google write the response, or news of it, elsewhere."""
 _OWN: Final = frozenset("name done model deployed_model_id model_display_name model_version_id create_time".split())
 """Fields of a response that say which model or operation it is of."""
+_OPERATION: Final = re.compile(r"(?:[A-Za-z0-9._:-]{1,128}/){0,16}operations/([A-Za-z0-9_-][A-Za-z0-9._-]{0,127})")
+"""The name of an operation. What stands before its id has several spellings, such as a project's number."""
 
 
 def _read(call: ModelCall, body: bytes) -> GeminiRequest:
@@ -50,6 +55,8 @@ def _read(call: ModelCall, body: bytes) -> GeminiRequest:
         *(f"parameters.{name}" for name, value in named.items() if value and snake_case(name) in _OUTBOUND),
     )
     read = _messages(root, outbound)
+    if (asked := _operation_of(call, root)) is not None:
+        read.unchecked.append(Unchecked("request.operation", "what an operation was asked for", asked))
     messages = tuple(read.messages)
     return GeminiRequest(
         messages=messages,
@@ -61,6 +68,20 @@ def _read(call: ModelCall, body: bytes) -> GeminiRequest:
         stored=messages if bare is root else tuple(_messages(bare, outbound).messages),
         secrets=secrets,
     )
+
+
+def _operation_of(call: ModelCall, root: JsonObject) -> Reference | None:
+    """Return the operation that a call asks about, None if it asks about none. Raises BadRequest for no such name."""
+    if call.method is Method.GET_OPERATION:
+        name = f"operations/{call.names['id']}"
+    elif call.method is Method.FETCH_PREDICT_OPERATION:
+        name = a_string(field(root, "operationName"), "operationName")
+    else:
+        return None
+    match = _OPERATION.fullmatch(name)
+    if match is None:
+        raise BadRequest('"operationName" must be the name of an operation, as the call that began it returned it')
+    return Reference("operation", f"operations/{match[1]}", name)
 
 
 def _messages(root: JsonObject, outbound: Iterable[str]) -> MessageList:
@@ -140,6 +161,9 @@ def _tell(payload: Payload) -> Iterable[Payload]:
     told: dict[str, Any] = {"candidates": [{"content": {"role": "model", "parts": content}, "finishReason": "STOP"}]}
     if payload.get("error") is not None:
         told["error"] = payload["error"]
+    name = payload.get("name")
+    if isinstance(name, str) and (match := _OPERATION.fullmatch(name)):
+        told["responseId"] = match[1]
     return (told,)
 
 

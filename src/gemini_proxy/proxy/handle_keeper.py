@@ -17,6 +17,9 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import MOST_AT_ONCE, ForeignHandle, Handle, Handles, Holder, Kind, Recalled
 
 log = logging.getLogger(__name__)
+
+_VERTEX: Final = "vertex"
+"""The account of all that is kept on Vertex AI: tokens change every hour, and names there are told apart without it."""
 _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googleapis\.com(?::443)?/", re.IGNORECASE)
 """How an address of a file at Google begins, however it was spelled where it was given."""
 
@@ -34,6 +37,11 @@ class HandleKeeper:
         """Return whose the handles are that a user makes with these keys."""
         return Holder(account_of(credentials, self._configured), owner)
 
+    def _holder_of(self, exchange: Exchange) -> Holder:
+        if exchange.call.host == "vertex":
+            return Holder(_VERTEX, exchange.owner)
+        return self.holder(exchange.credentials, exchange.owner)
+
     async def bring_back(self, exchange: Exchange) -> Mapping[Reference, Earlier]:
         """Return what is known of the references in an exchange's request.
 
@@ -45,7 +53,7 @@ class HandleKeeper:
             return {}
         if len(references) > MOST_AT_ONCE:
             raise BadRequest(f"The request names more than {MOST_AT_ONCE} caches and files")
-        holder = self.holder(exchange.credentials, exchange.owner)
+        holder = self._holder_of(exchange)
         try:
             found = await self._handles.find_all(
                 holder,
@@ -63,9 +71,11 @@ class HandleKeeper:
                     raise ForeignHandle
             if len(known) < len(references) and (asked := exchange.call.names.get("id")):
                 await self.admit(holder, Kind.INTERACTION, f"{COLLECTION}{asked}")
+            if not holder.account and any(_is_operation(one) for one in references if one not in known):
+                raise ForeignHandle
             recalled = await self._handles.recall([*known.values()])
         except ForeignHandle:
-            raise NotFound("The request names a cache, file or interaction that does not exist") from None
+            raise NotFound("The request names a cache, file, operation or interaction that does not exist") from None
         except StoreError:
             raise _cannot_tell() from None
         return _known(known, recalled, exchange.call.names.get("id"))
@@ -108,7 +118,7 @@ class HandleKeeper:
 
     async def remember(self, exchange: Exchange) -> None:
         """Remember what an exchange made. What the database does not take is unchecked where it is used."""
-        holder = self.holder(exchange.credentials, exchange.owner)
+        holder = self._holder_of(exchange)
         passed = exchange.unchecked is None and exchange.refusal is None
         for made in exchange.made:
             handle = Handle(
@@ -154,6 +164,10 @@ def _is_meant(reference: Reference, handle: Handle) -> bool:
     return reference.said in (handle.name, handle.details.get("uri"))
 
 
+def _is_operation(reference: Reference) -> bool:
+    return reference.kind == Kind.OPERATION
+
+
 def _known(
     handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled], asked: str | None
 ) -> dict[Reference, Earlier]:
@@ -168,7 +182,8 @@ def _known(
     known: dict[Reference, Earlier] = {}
     for reference, handle in handles.items():
         earlier = placed.get(handle.trace)
-        if earlier is not None and asked is not None and handle.name == f"{COLLECTION}{asked}":
+        reads = asked is not None and handle.name == f"{COLLECTION}{asked}"
+        if earlier is not None and (reads or handle.kind is Kind.OPERATION):
             known[reference] = asked_before(handle, earlier)
         elif handle.unchecked:
             known[reference] = Earlier(earlier.messages if earlier else (), unread=handle.unchecked)

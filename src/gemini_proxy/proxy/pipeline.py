@@ -50,6 +50,7 @@ from gemini_proxy.proxy.masker import Masker, contents_of
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
+from gemini_proxy.proxy.video_operations import made_operations
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
@@ -252,7 +253,7 @@ class Pipeline:
     async def record(self, exchange: Exchange) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         await self._masker.remember_refused(exchange)
-        exchange.made += made_interactions(exchange)
+        exchange.made += made_interactions(exchange) + made_operations(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
         await self._recorder.record(exchange, coverage)
@@ -263,7 +264,7 @@ class Pipeline:
             return
         exchange.end(outcome)
         self._remember(exchange)
-        exchange.made += made_interactions(exchange)
+        exchange.made += made_interactions(exchange) + made_operations(exchange)
         self._recorder.record_later(exchange)
 
     # What the client gets in place of what it asked for.
