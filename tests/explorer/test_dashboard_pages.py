@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from html import unescape
 from typing import Any
 
 import pytest
@@ -42,6 +43,29 @@ async def test_the_dashboard_counts_what_happened(proxy: Proxy, browser: Browser
     assert page.body.count("<svg viewBox") == 5 and page.body.count("As a table") == 4
     assert re.search(r"Refused\s*1\s+50.0", page.text) and "secrets" in page.text
     assert re.search(r"<title>[^<]*: completed 1, refused 1</title>", page.body)
+
+
+async def test_a_point_leads_to_its_traces(proxy: Proxy, browser: Browser) -> None:
+    """Of the dataset shown, in that time, and only the refused ones from the plot of refusals."""
+    now = time.time()
+    refused: dict[str, Any] = {"outcome": Outcome.REFUSED_REQUEST, "annotations": (ANNOTATION,)}
+    traces = await record(proxy, mine(created=now), mine(created=now, **refused), mine(created=now, dataset=None))
+    await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    page = await browser.get("/explorer/dashboard?range=1h&dataset=demo")
+    plots = page.body.split('<section class="plot"')[1:3]
+    shown = []
+    for plot in plots:
+        table = plot.split("<table")[1]
+        (link,) = [unescape(link) for link in re.findall(r'href="(/explorer/traffic[^"]*)"', table)]
+        listed = (await browser.get(link)).body
+        shown.append([trace.id in listed for trace in traces])
+    assert shown == [[True, True, False], [False, True, False]]
+
+
+async def test_a_dashboard_is_asked_for_again_when_that_is_wished(browser: Browser) -> None:
+    for refresh, header in {"30": "30", "": None, "0": None, "1;url=//evil": None}.items():
+        page = await browser.get(f"/explorer/dashboard?refresh={refresh}")
+        assert page.headers.get("refresh") == header
 
 
 @pytest.mark.parametrize("name", ["none", "%00", "a" * 5000, "%f0%9f%98%80", "<b>"])

@@ -1,5 +1,8 @@
 """Plots, without a page."""
 
+from datetime import datetime, timedelta
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +71,20 @@ def test_labels_are_round_and_apart() -> None:
     assert [label.text for label in slow.y_labels] == ["0", "0.6 s", "1.2 s"]
     gaps = [after.at - before.at for before, after in zip(slow.x_labels, slow.x_labels[1:], strict=False)]
     assert len(slow.x_labels) > 4 and min(gaps) > 60
+
+
+@pytest.mark.parametrize("step", [10_800, 21_600])
+def test_seven_days_have_a_label_each(step: int) -> None:
+    """At their midnights, over a change of the clock as well."""
+    begun = datetime(2026, 3, 25, 13)
+    first = round(begun.timestamp()) // step * step
+    starts = range(first, first + 7 * 86_400, step)
+    plot = stacked("p", "P", starts, step, [Series("a", "s", [1] * len(starts))])
+    days = [begun + timedelta(days=number) for number in range(1, 8)]
+    assert [label.text for label in plot.x_labels] == [f"{day:%a %d}" for day in days]
+    scale = (plot.right - plot.left) / (starts[-1] + step - first)
+    midnights = [plot.left + (day.replace(hour=0).timestamp() - first) * scale for day in days]
+    assert [label.at for label in plot.x_labels] == pytest.approx(midnights, abs=0.01)
 
 
 def test_the_dashboard_has_a_plot_for_each_question() -> None:

@@ -1,14 +1,18 @@
 """The dashboard with requests, refusals and times over an hour, a day, a week or a month; and the live view's page."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name
 from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
+from gemini_proxy.explorer.pages.listing_pages import NO_DATASET, TRAFFIC
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
@@ -25,8 +29,8 @@ RANGES: Final = {
 _POINTS: Final = 62
 _RULES: Final = 6
 """Rules with their own colour in the plot of refusals; the others share one."""
-_UNNAMED: Final = "-"
-"""The name in the query for exchanges without a dataset."""
+REFRESHED: Final = {"": "off", "30": "every 30 s", "300": "every 5 min"}
+"""How often the browser asks again, in seconds."""
 
 
 @page
@@ -47,17 +51,36 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         buckets = await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS)
     else:
         buckets = await usage.of_owner(visit.user, now - seconds, now, _POINTS)
-    return await visit.show(
+    refresh = visit.query("refresh") if visit.query("refresh") in REFRESHED else ""
+    response = await visit.show(
         "dashboard.html",
         chosen=chosen,
+        refresh=refresh,
+        refreshed=REFRESHED,
+        asked_at=now,
+        traffic=partial(_traffic, name),
         ranges={key: words for key, (words, _) in RANGES.items()},
         datasets=await _names(visit),
-        unnamed=_UNNAMED,
+        unnamed=NO_DATASET,
         dataset=name,
-        path=dataset_path("" if name == _UNNAMED else name),
+        path=dataset_path("" if name == NO_DATASET else name),
         total=total(bucket.figures for bucket in buckets),
         plots=plots(buckets),
     )
+    if refresh:
+        response.headers["refresh"] = refresh
+    return response
+
+
+def _traffic(dataset: str, start: float, end: float, filters: Mapping[str, str]) -> str:
+    """Return the path of the list of traces between two times that fit the filters."""
+    times = {name: datetime.fromtimestamp(at).isoformat(timespec="minutes") for name, at in _times(start, end).items()}
+    return f"{TRAFFIC}?{urlencode({**({'dataset': dataset} if dataset else {}), **filters, **times})}"
+
+
+def _times(start: float, end: float) -> Mapping[str, float]:
+    # To the minute, as the list's form has them: the last one whole.
+    return {"since": start, "until": -(-end // 60) * 60}
 
 
 def plots(buckets: Sequence[Bucket]) -> list[Plot]:
@@ -66,7 +89,7 @@ def plots(buckets: Sequence[Bucket]) -> list[Plot]:
     figures = [bucket.figures for bucket in buckets]
     return [
         stacked("requests", "Requests", starts, seconds, _outcomes(figures)),
-        stacked("refusals", "Refusals by guardrail", starts, seconds, _refusals(figures)),
+        stacked("refusals", "Refusals by guardrail", starts, seconds, _refusals(figures), {"outcome": "refused"}),
         lines("latency", "Latency", starts, seconds, _quantiles([figure.durations for figure in figures])),
         lines(
             "first",
@@ -119,8 +142,8 @@ async def _names(visit: PageVisit) -> list[str]:
 
 async def _dataset(visit: PageVisit, name: str) -> Dataset:
     dataset = None
-    if name == _UNNAMED or is_dataset_name(name):
-        dataset = await visit.app[DATASETS].get(visit.user, "" if name == _UNNAMED else name)
+    if name == NO_DATASET or is_dataset_name(name):
+        dataset = await visit.app[DATASETS].get(visit.user, "" if name == NO_DATASET else name)
     if dataset is None:
         raise NotFound("You have no such dataset")
     return dataset

@@ -1,16 +1,19 @@
 """Draw plots over time as shapes on a canvas, for an SVG that a template writes. No I/O."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 WIDTH: Final = 560
 HEIGHT: Final = 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 8, 10, 24
-_FEWEST_LABELS: Final = 78
+# On a phone the letters take a third more of the canvas: "0.06 ms" must fit beside it.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 8, 10, 24
+_LABEL: Final = 62
 """Canvas units for one label of the time axis."""
+_CLOCK_STEPS: Final = (300, 600, 900, 1_800, 3_600, 7_200, 10_800, 14_400, 21_600, 43_200)
+_DAY_STEPS: Final = (1, 2, 4, 7, 14, 28)
 _STEPS: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 20)
 _DAY: Final = 86_400
 
@@ -43,11 +46,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of the canvas that belongs to one bucket, and its title."""
+    """The part of the canvas that belongs to one bucket, its title, and from when to when it is in Unix seconds."""
 
     x: float
     width: float
     title: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +66,21 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table with the same data."""
+    """One line of the table with the same data, from ``start`` to ``end`` in Unix seconds."""
 
     time: str
     values: tuple[str, ...]
+    start: int
+    end: int
+
+    @property
+    def empty(self) -> bool:
+        return all(value in ("", "0") for value in self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot; ``empty`` says that there is nothing to draw."""
+    """A plot; ``empty`` says that there is nothing to draw. ``filters`` are of the list of what it counts."""
 
     id: str
     title: str
@@ -81,6 +92,7 @@ class Plot:
     x_labels: tuple[Label, ...]
     rows: tuple[Row, ...]
     empty: bool
+    filters: Mapping[str, str] = field(default_factory=dict)
 
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
@@ -90,8 +102,15 @@ class Plot:
     height: float = HEIGHT
 
 
-def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
-    """Draw counts, stacked."""
+def stacked(
+    identity: str,
+    title: str,
+    starts: Sequence[int],
+    seconds: int,
+    series: Sequence[Series],
+    filters: Mapping[str, str] | None = None,
+) -> Plot:
+    """Draw counts, stacked. ``filters`` are those of the list of what is counted."""
     totals = [sum(layer.values[index] or 0 for layer in series) for index in range(len(starts))]
     ceiling = _ceiling(max(totals, default=0), whole=True)
     bars: list[Bar] = []
@@ -103,7 +122,8 @@ def stacked(identity: str, title: str, starts: Sequence[int], seconds: int, seri
             if height:
                 y -= height
                 bars.append(Bar(_round(x + width * 0.1), _round(y), _round(width * 0.8), _round(height), layer.style))
-    return _plot(identity, title, starts, seconds, series, ceiling, "", bars=tuple(bars), empty=not any(totals))
+    plot = _plot(identity, title, starts, seconds, series, ceiling, "", bars=tuple(bars), empty=not any(totals))
+    return replace(plot, filters=filters or {})
 
 
 def lines(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
@@ -128,10 +148,15 @@ def _plot(
     empty: bool,
 ) -> Plot:
     rows = tuple(
-        Row(_moment(start, "%Y-%m-%d %H:%M"), tuple(_said(column.values[index], unit) for column in series))
+        Row(
+            _moment(start, "%Y-%m-%d %H:%M"),
+            tuple(_said(column.values[index], unit) for column in series),
+            start,
+            start + seconds,
+        )
         for index, start in enumerate(starts)
     )
-    spans = tuple(_span(index, len(starts), _title(row, series)) for index, row in enumerate(rows))
+    spans = tuple(_span(index, len(starts), row, series) for index, row in enumerate(rows))
     y_labels = tuple(
         Label(_round(_y(share * ceiling, ceiling)), _scale(share * ceiling, ceiling, unit)) for share in (0, 0.5, 1)
     )
@@ -155,19 +180,35 @@ def _line(series: Series, count: int, ceiling: float) -> Curve:
 
 
 def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
+    """Label round times of this machine's clock, each where it is; over days the midnights, none of them left out."""
     if not starts:
         return ()
-    covered = seconds * len(starts)
-    form = "%H:%M" if covered <= 2 * _DAY else "%a %d" if covered <= 8 * _DAY else "%d %b"
-    step = max(1, math.ceil(len(starts) * _FEWEST_LABELS / (WIDTH - _LEFT - _RIGHT)))
-    labels: list[Label] = []
-    for index in range(0, len(starts), step):
-        x, width = _slot(index, len(starts))
-        text = _moment(starts[index], form)
-        inside = x + width / 2 < WIDTH - _RIGHT - _FEWEST_LABELS / 4
-        if inside and (not labels or labels[-1].text != text):
-            labels.append(Label(_round(x + width / 2), text))
-    return tuple(labels)
+    since, until = starts[0], starts[-1] + seconds
+    scale = (WIDTH - _LEFT - _RIGHT) / (until - since)
+    if until - since <= 2 * _DAY:
+        step = next((step for step in _CLOCK_STEPS if step * scale >= _LABEL), _CLOCK_STEPS[-1])
+        form, moments = "%H:%M", _clock_times(since, until, step)
+    else:
+        days = next((days for days in _DAY_STEPS if days * _DAY * scale >= _LABEL), _DAY_STEPS[-1])
+        form, moments = "%a %d" if until - since <= 8 * _DAY else "%d %b", _midnights(since, until, days)
+    places = ((_LEFT + (moment - since) * scale, _moment(moment, form)) for moment in moments)
+    return tuple(Label(_round(x), text) for x, text in places if x <= WIDTH - _RIGHT - _LABEL / 3)
+
+
+def _clock_times(since: int, until: int, step: int) -> Iterator[int]:
+    offset = round((datetime.fromtimestamp(since).astimezone().utcoffset() or timedelta()).total_seconds())
+    yield from range(since + -(since + offset) % step, until, step)
+
+
+def _midnights(since: int, until: int, days: int) -> Iterator[int]:
+    """Yield every ``days``-th midnight: days have 23 to 25 hours."""
+    begun = datetime.fromtimestamp(since)
+    day = begun.replace(hour=0, minute=0, second=0, microsecond=0)
+    if day < begun:
+        day += timedelta(days=1)
+    while day.timestamp() < until:
+        yield round(day.timestamp())
+        day += timedelta(days=days)
 
 
 def _title(row: Row, series: Sequence[Series]) -> str:
@@ -191,9 +232,9 @@ def _slot(index: int, count: int) -> tuple[float, float]:
     return _LEFT + index * width, width
 
 
-def _span(index: int, count: int, title: str) -> Span:
+def _span(index: int, count: int, row: Row, series: Sequence[Series]) -> Span:
     x, width = _slot(index, count)
-    return Span(_round(x), _round(width), title)
+    return Span(_round(x), _round(width), _title(row, series), row.start, row.end)
 
 
 def _plot_height() -> float:
