@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
@@ -108,6 +109,8 @@ def candidate_count(count: Any) -> int | None:
 
 
 def _is_structured(config: JsonObject) -> bool:
+    if not config:
+        return False
     if any(field(config, name) is not None for name in _SCHEMAS) or is_parsed(field(config, "responseMimeType")):
         return True
     formats = field(config, "responseFormat")
@@ -133,35 +136,34 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
         return ()
     reader = _BodyReader()
     reader.add(read_object(body))
-    return tuple(reader.contents)
+    made_of: list[int | None] = [None] * len(reader.list.messages)
+    for index, (start, end) in enumerate(pairwise(reader.ends)):
+        made_of[start:end] = [index] * (end - start)
+    return tuple(made_of)
 
 
 class _BodyReader:
     """Reads one or several request objects into one message list.
 
-    ``contents`` says of each message which of the contents it is made of.
+    ``ends`` are how many messages there were before the contents of the last request, and after each of them.
     """
 
     def __init__(self) -> None:
         self.list = MessageList()
-        self.contents: list[int | None] = []
+        self.ends = [0]
 
     def add(self, request: JsonObject) -> None:
         self._tools(request)
         self._system(request)
         self._prompting_settings(request)
-        self._mark(None)
-        for index, content in enumerate(objects(field(request, "contents"), "contents")):
+        messages = self.list.messages
+        self.ends = [len(messages)]
+        for content in objects(field(request, "contents"), "contents"):
             self._content(content)
-            self._mark(index)
+            self.ends.append(len(messages))
         for content in objects(field(request, "content"), "content"):
             self._content(content)
         self._references(request)
-        self._mark(None)
-
-    def _mark(self, content: int | None) -> None:
-        """Note what the messages are made of that have come since the last time."""
-        self.contents += [content] * (len(self.list.messages) - len(self.contents))
 
     def _content(self, content: JsonObject) -> None:
         role = a_string(content.get("role"), "role")

@@ -44,6 +44,8 @@ class UpstreamResponse:
         self._connection: Connection | None = connection
         self._headers = connection.headers
         self.status = connection.status
+        # Of headers that are repeated the first one counts.
+        self._first = dict(reversed([(name.lower(), value) for name, value in connection.headers]))
         self.content_type = self.header("content-type").partition(";")[0].strip().lower()
         self._encoding = self.header("content-encoding").strip().lower()
         self._inflate: zlib._Decompress | None = None
@@ -63,7 +65,7 @@ class UpstreamResponse:
 
     def header(self, wanted: str) -> str:
         """Return the first header of that name in lower case, empty where there is none."""
-        return next((value for name, value in self._headers if name.lower() == wanted), "")
+        return self._first.get(wanted, "")
 
     def close(self) -> None:
         """End the call: close the connection, unless the body was read to its end and it went back to the pool."""

@@ -42,6 +42,7 @@ class _Waiting:
     row: TraceRow | None
     size: int
     written: asyncio.Future[bool]
+    ends: float
     given_up: bool = False
     tried: bool = False
     settled: bool = False
@@ -70,6 +71,9 @@ class Recorder:
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._queue: deque[_Waiting] = deque()
+        # Those that ``commit`` waits for, the longest wait first, and the timer that ends waits: one for all.
+        self._unsettled: deque[_Waiting] = deque()
+        self._patience_ends: asyncio.TimerHandle | None = None
         self._writing: list[_Waiting] = []
         self._characters = 0
         self._wake = asyncio.Event()
@@ -95,12 +99,7 @@ class Recorder:
         item = self._enqueue(trace)
         if item is None:
             return False
-        patience = asyncio.get_running_loop().call_later(self._patience, self._give_up, item)
-        try:
-            return await item.written
-        finally:
-            if item.settled:
-                patience.cancel()
+        return await item.written
 
     async def run(self) -> None:
         """Write what is queued until ``close``; when it is cancelled before, all who wait are told False.
@@ -163,8 +162,12 @@ class Recorder:
         except RowRejected as error:
             self._count_lost(str(error))
             return None
-        item = _Waiting(trace, row, size, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        item = _Waiting(trace, row, size, loop.create_future(), loop.time() + self._patience)
         self._queue.append(item)
+        self._unsettled.append(item)
+        if self._patience_ends is None:
+            self._patience_ends = loop.call_at(item.ends, self._end_waits)
         self._characters += size
         self._idle.clear()
         self._wake.set()
@@ -213,13 +216,29 @@ class Recorder:
             item.settled = True
             self.late += item.given_up
             _answer(item, True)
+        self._drop_settled()
 
-    def _give_up(self, item: _Waiting) -> None:
-        """Patience has run out. The trace stays until its next attempt: late evidence is better than none."""
-        if not item.settled:
+    def _end_waits(self) -> None:
+        """Give up what has waited too long, and look again when the next one will have.
+
+        A trace that is given up stays until its next attempt: late evidence is better than none.
+        """
+        loop = asyncio.get_running_loop()
+        self._patience_ends = None
+        self._drop_settled()
+        while self._unsettled and self._unsettled[0].ends <= loop.time():
+            item = self._unsettled.popleft()
             item.given_up = True
             _answer(item, False)
             self._count_lost(self._failure or f"no answer from the database in {self._patience:g} s")
+            self._drop_settled()
+        if self._unsettled:
+            self._patience_ends = loop.call_at(self._unsettled[0].ends, self._end_waits)
+
+    def _drop_settled(self) -> None:
+        """Keep nothing of what has been written: only the waits that go on have an end."""
+        while self._unsettled and self._unsettled[0].settled:
+            self._unsettled.popleft()
 
     def _lose(self, batch: Sequence[_Waiting], reason: str) -> None:
         for item in batch:
@@ -227,6 +246,7 @@ class Recorder:
             if not item.given_up:
                 self._count_lost(reason)
             _answer(item, False)
+        self._drop_settled()
 
     def _abandon(self) -> None:
         self._closed = True
