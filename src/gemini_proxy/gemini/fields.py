@@ -16,7 +16,10 @@ JsonObject = Mapping[str, Any]
 
 
 def field(source: JsonObject, name: str) -> Any:
-    """Return the value of ``name`` (camelCase) in either spelling, None if absent. Raises BadRequest for both."""
+    """Return the value of ``name`` (camelCase) in either spelling, None if absent. Raises BadRequest for both.
+
+    A name of one word has one spelling, for which ``source.get`` does.
+    """
     value = source.get(name)
     other = snake_case(name)
     if other != name and other in source:

@@ -245,4 +245,4 @@ def _is_thought(role: str, part: JsonObject) -> bool:
 
 
 def content_parts(content: JsonObject) -> list[JsonObject]:
-    return objects(field(content, "parts"), "parts")
+    return objects(content.get("parts"), "parts")

@@ -22,11 +22,13 @@ from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
 
 _CONTENTS = spellings("contents", "content", "systemInstruction")
-_KNOWN = _CONTENTS | spellings("tools", "generationConfig", "cachedContent", "continuationToken")
+_REFERENCES = spellings("cachedContent", "continuationToken")
+_KNOWN = _CONTENTS | spellings("tools", "generationConfig") | _REFERENCES
 _WRAPPERS = {Method.COUNT_TOKENS: "generateContentRequest", Method.BATCH_EMBED: "requests"}
 """The field of a method's request that holds whole requests."""
 _NO_SETTINGS = _CONTENTS | spellings(*_WRAPPERS.values())
 _SCHEMAS = ("responseSchema", "responseJsonSchema", "_responseJsonSchema")
+_STRUCTURING = spellings(*_SCHEMAS, "responseMimeType", "responseFormat")
 _CONTENT = spellings("role", "parts")
 _DECLARED = spellings("name", "description", "parameters", "parametersJsonSchema")
 _MODEL = re.compile(r"(?:[\w./-]{1,256}/)?([A-Za-z0-9][A-Za-z0-9._-]{0,127})", re.ASCII)
@@ -109,7 +111,7 @@ def candidate_count(count: Any) -> int | None:
 
 
 def _is_structured(config: JsonObject) -> bool:
-    if not config:
+    if _STRUCTURING.isdisjoint(config):
         return False
     if any(field(config, name) is not None for name in _SCHEMAS) or is_parsed(field(config, "responseMimeType")):
         return True
@@ -158,10 +160,10 @@ class _BodyReader:
         self._prompting_settings(request)
         messages = self.list.messages
         self.ends = [len(messages)]
-        for content in objects(field(request, "contents"), "contents"):
+        for content in objects(request.get("contents"), "contents"):
             self._content(content)
             self.ends.append(len(messages))
-        for content in objects(field(request, "content"), "content"):
+        for content in objects(request.get("content"), "content"):
             self._content(content)
         self._references(request)
 
@@ -180,7 +182,7 @@ class _BodyReader:
         add_settings(self.list, "systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _tools(self, request: JsonObject) -> None:
-        tools = field(request, "tools")
+        tools = request.get("tools")
         if tools is None:
             return
         declared: list[Message] = []
@@ -200,6 +202,8 @@ class _BodyReader:
         add_settings(self.list, "request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _references(self, request: JsonObject) -> None:
+        if _REFERENCES.isdisjoint(request):
+            return
         if (cached := field(request, "cachedContent")) is not None:
             self.list.unchecked.append(Unchecked("request.cachedContent", "cached content", cache_reference(cached)))
         if field(request, "continuationToken") is not None:
@@ -248,17 +252,17 @@ def add_settings(messages: MessageList, where: str, values: JsonObject, known: J
 
 def declaration(function: JsonObject) -> Message:
     """Return the declaration of a function as rules read it, with a schema in JSON Schema's words."""
-    schema, second = field(function, "parametersJsonSchema"), field(function, "parameters")
+    schema, second = field(function, "parametersJsonSchema"), function.get("parameters")
     parameters = second if schema is None else schema
     # One of the two schemas is meant; where both are given, the other one is read as text.
     known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
     if steers(function.get("behavior")):
         known |= {"behavior"}
     beside = text_beside(function, known)
-    description = a_string(field(function, "description"), "description")
+    description = a_string(function.get("description"), "description")
     hints = function.get("annotations")
     return {
-        "name": a_string(field(function, "name"), "name"),
+        "name": a_string(function.get("name"), "name"),
         "description": f"{description}\n{beside}" if beside else description,
         "inputSchema": _lower_types({} if parameters is None else parameters),
         **({"annotations": hints} if isinstance(hints, dict) else {}),
