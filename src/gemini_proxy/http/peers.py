@@ -116,11 +116,11 @@ def peer_of(transport: asyncio.BaseTransport | None) -> str:
     """Return the address that a connection comes from, ``"unix"`` for a unix socket, "" if it is closed."""
     if transport is None:
         return ""
-    connection = transport.get_extra_info("socket")
-    if connection is not None and connection.family == socket.AF_UNIX:
-        return UNIX
     name = transport.get_extra_info("peername")
-    return str(name[0]).removeprefix(_MAPPED) if isinstance(name, tuple) else ""
+    if isinstance(name, tuple):
+        return str(name[0]).removeprefix(_MAPPED)
+    connection = transport.get_extra_info("socket")
+    return UNIX if connection is not None and connection.family == socket.AF_UNIX else ""
 
 
 def _address(text: str) -> _Address | None:

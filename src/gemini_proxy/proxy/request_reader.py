@@ -189,9 +189,10 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     where the server holds too much of other bodies.
     """
     encoding = _encoding(request)
-    if request.content_length is not None and request.content_length > limit:
+    declared = request.content_length or 0
+    if declared > limit:
         raise too_large(limit)
-    if encoding == "identity" and request.content.is_eof() and 0 < (request.content_length or 0) <= min(limit, SMALL):
+    if encoding == "identity" and request.content.is_eof() and 0 < declared <= min(limit, SMALL):
         # All of it is here already, as it is for most requests: nothing to wait for.
         return request.content.read_nowait(-1)
     try:
