@@ -211,7 +211,7 @@ async def test_one_watcher_too_many_is_told_to_come_later(server: FeedServer, se
             await stack.enter_async_context(listening(session, server.url))
         async with listening(session, server.url) as listener:
             assert listener.response.status == 503
-            assert await listener.response.json() == {"detail": "Too many are watching the feed."}
+            assert await listener.response.json() == {"detail": "Too many clients follow the feed; try again later"}
             assert listener.response.headers["retry-after"]
     async with asyncio.timeout(SOON):
         while True:

@@ -458,7 +458,7 @@ async def test_what_is_not_http_gets_a_fixed_text(proxy: Proxy, data: bytes) -> 
     connection = await RawConnection.open(proxy.url)
     await connection.send(data)
     answer = await connection.answer()
-    assert answer.error == {"code": 400, "message": "The HTTP request cannot be read.", "status": "INVALID_ARGUMENT"}
+    assert answer.error == {"code": 400, "message": "The HTTP request cannot be read", "status": "INVALID_ARGUMENT"}
     assert b"SECRET" not in answer.head
     assert answer.closing and await connection.ended()
     await connection.close()

@@ -277,7 +277,7 @@ async def test_answer_over_the_limit(
     async with client.post(proxy.stream, json=prompt("go")) as response:
         body = await response.read()
     assert body.count(b"data: ") <= 4
-    assert b"larger than the proxy may hold" in body
+    assert b"larger than upstream.max_answer_bytes allows" in body
 
 
 @pytest.mark.parametrize("mode", ["final", "hold"])

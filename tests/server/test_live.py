@@ -421,9 +421,9 @@ async def test_upstreams_that_fail(live: LiveServer, start_proxy: StartProxy) ->
     live.status = 403
     async with session(proxy.url, setup=None) as client:
         await client.send(SETUP)
-        assert await client.closed() == (1008, "The upstream refused the session with status 403.")
+        assert await client.closed() == (1008, "The upstream refused the session with status 403")
     trace = await proxy.eventually(lambda trace: "403" in trace.metadata.get("error", ""))
-    assert trace.metadata["error"] == "The upstream refused the session with status 403."
+    assert trace.metadata["error"] == "The upstream refused the session with status 403"
 
 
 async def test_limits_of_a_client(live: LiveServer, start_proxy: StartProxy) -> None:

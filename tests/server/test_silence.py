@@ -22,7 +22,7 @@ async def test_stream_that_falls_silent_breaks_off(
             await response.read()
     trace = await proxy.trace()
     assert trace.outcome is Outcome.UPSTREAM_CUT
-    assert trace.metadata["error"] == "The upstream fell silent."
+    assert trace.metadata["error"] == "The upstream fell silent"
 
 
 async def test_half_a_unary_answer_is_a_timeout(

@@ -72,14 +72,14 @@ def _page(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         page = None
     if not isinstance(page, dict):
-        raise DecodeError("The upstream's listing cannot be read.")
+        raise DecodeError("The upstream's listing cannot be read")
     return page
 
 
 def _items(page: Mapping[str, Any], collection: str) -> list[Mapping[str, Any]]:
     items = page.get(collection, [])
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise DecodeError("The upstream's listing cannot be read.")
+        raise DecodeError("The upstream's listing cannot be read")
     return items
 
 

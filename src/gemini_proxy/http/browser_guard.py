@@ -77,10 +77,7 @@ class BrowserGuard:
     def check(self, request: web.Request) -> None:
         """Raise WrongHost, or CrossSite for a request that would change something and is not from our own page."""
         if not self.is_own_host(request):
-            raise WrongHost(
-                "This server does not answer to that host name. Names beside this machine's own belong in "
-                "explorer.hosts."
-            )
+            raise WrongHost("This server does not answer to that host name: add it to explorer.hosts")
         if request.method not in SAFE and not is_same_origin(request):
             raise CrossSite("A page of another site sent this request")
 

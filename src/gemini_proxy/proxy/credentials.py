@@ -124,14 +124,14 @@ def _only(owner: str, keys: Iterable[str]) -> str:
     """The one key among ``keys``; the same key given twice is one."""
     different = set(filter(None, keys))
     if len(different) > 1:
-        raise BadRequest(f"The request brings two different {owner} API keys.")
+        raise BadRequest(f"The request has two different {owner} API keys")
     return next(iter(different), "")
 
 
 def _single(headers: CIMultiDictProxy[str] | CIMultiDict[str], name: str) -> str:
     values = headers.getall(name, ())
     if len(values) > 1:
-        raise BadRequest(f"The header {name} is given more than once.")
+        raise BadRequest(f"The header {name} is given more than once")
     return values[0].strip() if values else ""
 
 

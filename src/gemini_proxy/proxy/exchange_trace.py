@@ -77,7 +77,7 @@ class ExchangeRecorder:
             return
         written = await self._recorder.commit(self._trace(exchange, coverage))
         if self._required and not written:
-            raise Unavailable("The exchange could not be recorded, and this server answers only what it records.")
+            raise Unavailable("The exchange could not be recorded, and this server answers only what it records")
         self._learn(exchange)
 
     def record_later(self, exchange: Exchange) -> None:

@@ -233,7 +233,7 @@ class Pipeline:
                 exchange.stream.read(exchange.restoring.end())
             exchange.stream.close()
             if exchange.stream.empty:
-                raise UpstreamError("The upstream's answer has no content.")
+                raise UpstreamError("The upstream's response has no content")
             last = await self._remains(exchange)
         exchange.end(_outcome(exchange))
         return last

@@ -120,8 +120,8 @@ class RequestReader:
         refuse_unopened(exchange.request, self._guardrails)
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
-                f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the answer elsewhere, unchecked; '
-                'this server takes it only with guardrails.outbound_fields = "allow".'
+                f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the response elsewhere, unchecked; '
+                'this server takes it only with guardrails.outbound_fields = "allow"'
             )
 
     async def read_rules(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
@@ -142,18 +142,18 @@ class RequestReader:
         try:
             return await self._dataset_rules.of(exchange.owner, dataset, rules)
         except StoreError:
-            raise Unavailable("The rules of the dataset cannot be read now.") from None
+            raise Unavailable("The rules of the dataset cannot be read now") from None
 
     async def _with_header(self, exchange: Exchange, headers: Headers, stored: GuardrailSet) -> GuardrailSet:
         given = headers.getall(HEADER_NAME, ())
         if len(given) > 1:
-            raise BadRequest(f"The header {HEADER_NAME} is given more than once.")
+            raise BadRequest(f"The header {HEADER_NAME} is given more than once")
         if not given:
             return stored
         try:
             return await with_header(stored, given[0], self._header_mode, exchange.client)
         except UnicodeEncodeError:
-            raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate).") from None
+            raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate)") from None
 
     async def _read(self, exchange: Exchange) -> GeminiRequest:
         body = exchange.body
@@ -166,7 +166,7 @@ class RequestReader:
         try:
             return await self._workers.run_within(exchange.client, _READ_SECONDS, work, *arguments)
         except EngineUnavailable as error:
-            raise Unavailable(f"The body could not be read in time. {error.message}") from None
+            raise Unavailable(f"The body could not be read in time: {error.message}") from None
 
 
 def _conversation(request: web.Request) -> str:
@@ -175,9 +175,7 @@ def _conversation(request: web.Request) -> str:
     if not given:
         return ""
     if len(given) > 1 or not _CONVERSATION.fullmatch(given[0]):
-        raise BadRequest(
-            f"The header {CONVERSATION_HEADER} must be given once, with 1 to 128 visible ASCII characters."
-        )
+        raise BadRequest(f"The header {CONVERSATION_HEADER} must be given once, with 1 to 128 visible ASCII characters")
     return str(redact(given[0]))
 
 
@@ -209,21 +207,21 @@ def check_type(request: web.Request) -> None:
     """Raise UnsupportedMediaType for a body that is not JSON in UTF-8, BadRequest for a repeated type."""
     given = request.headers.getall("content-type", ())
     if len(given) > 1:
-        raise BadRequest("The header Content-Type is given more than once.")
+        raise BadRequest("The header Content-Type is given more than once")
     if not given or given[0] == "application/json":
         return
     mime, _, parameters = given[0].lower().partition(";")
     if mime.strip() != "application/json":
-        raise UnsupportedMediaType("The request body must be application/json.")
+        raise UnsupportedMediaType("The request body must be JSON: send the header Content-Type: application/json")
     if not _UTF8.fullmatch(parameters):
-        raise UnsupportedMediaType("The request body must be in UTF-8.")
+        raise UnsupportedMediaType("The request body must be in UTF-8")
 
 
 def _encoding(request: web.Request) -> str:
     given = request.headers.getall("content-encoding", ())
     encoding = ",".join(given).strip().lower() or "identity"
     if encoding not in ("identity", "gzip"):
-        raise UnsupportedMediaType("Content-Encoding may be gzip or identity.")
+        raise UnsupportedMediaType("Content-Encoding must be gzip or identity")
     return encoding
 
 
@@ -235,13 +233,13 @@ async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
     while not inflate.eof:
         data = inflate.unconsumed_tail or raw[start : start + _DEFLATED_STEP]
         if not data:
-            raise BadRequest("The gzip body is truncated.")
+            raise BadRequest("The gzip body is truncated")
         if not inflate.unconsumed_tail:
             start += len(data)
         try:
             piece = inflate.decompress(data, _INFLATE_STEP)
         except zlib.error:
-            raise BadRequest("The gzip body is corrupt.") from None
+            raise BadRequest("The gzip body is corrupt") from None
         pieces.append(piece)
         size += len(piece)
         if size > limit:
@@ -250,5 +248,5 @@ async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
             budget.reserve(request, len(piece))
         await asyncio.sleep(0)
     if inflate.unused_data or start < len(raw):
-        raise BadRequest("The gzip body goes on after its end.")
+        raise BadRequest("The gzip body goes on after its end")
     return await joined(pieces, size)

@@ -83,9 +83,9 @@ class UpstreamResponse:
             pieces.append(data)
             size += len(data)
             if size > limit:
-                raise DecodeError("The upstream's answer is larger than the proxy may hold.")
+                raise DecodeError("The upstream's response is larger than upstream.max_answer_bytes allows")
         if not size and self.status < 400:
-            raise UpstreamError("The upstream's answer has no content.")
+            raise UpstreamError("The upstream's response has no content")
         return b"".join(pieces)
 
     async def receive(self) -> bytes:
@@ -102,7 +102,7 @@ class UpstreamResponse:
             data = await self._receive()
             if not data:
                 if not self._inflate.eof:
-                    raise UpstreamCut("The upstream's compressed answer broke off.")
+                    raise UpstreamCut("The upstream's compressed response broke off")
                 return b""
             self._inflated = _inflate(self._inflate, data)
         await asyncio.sleep(0)
@@ -121,7 +121,7 @@ class UpstreamResponse:
 def _inflater(encoding: str) -> "zlib._Decompress":
     if encoding == "gzip":
         return zlib.decompressobj(wbits=31)
-    raise DecodeError("The upstream's answer is compressed in a way the proxy does not read.")
+    raise DecodeError("The upstream's response is compressed in a way that the proxy does not read")
 
 
 def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
@@ -130,12 +130,12 @@ def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
         try:
             piece = inflate.decompress(data, _INFLATE_STEP)
         except zlib.error:
-            raise DecodeError("The upstream's compressed answer cannot be read.") from None
+            raise DecodeError("The upstream's compressed response cannot be read") from None
         if piece:
             yield piece
         data = inflate.unconsumed_tail
     if inflate.unused_data:
-        raise DecodeError("The upstream's compressed answer goes on after its end.")
+        raise DecodeError("The upstream's compressed response goes on after its end")
 
 
 class Upstream:
@@ -167,7 +167,7 @@ class Upstream:
                 await connection.call(head, body or b"")
             status = connection.status
             if status < 200 or 300 <= status < 400 or status in _WITHOUT_BODY:
-                raise UpstreamError(f"The upstream answered with status {status}, which has no content.")
+                raise UpstreamError(f"The upstream answered with status {status}, which has no content")
             return UpstreamResponse(connection)
         except BaseException:
             connection.abandon()
@@ -180,7 +180,7 @@ class Upstream:
             lines.append(f"content-length: {len(body)}")
         head = "\r\n".join(lines)
         if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head or " " in target:
-            raise BadRequest("The request has a header or a path that HTTP cannot carry.")
+            raise BadRequest("The request has a header or a path that HTTP cannot carry")
         return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
 
     async def close(self) -> None:
@@ -246,7 +246,7 @@ def upstream_headers(
     Raises BadRequest for a header that would change what of the answer can be checked.
     """
     if "x-goog-fieldmask" in headers:
-        raise BadRequest("The header X-Goog-FieldMask hides parts of the answer and is not supported.")
+        raise BadRequest("The header X-Goog-FieldMask hides parts of the response; send the request without it")
     carrier = {"authorization": f"Bearer {gemini_key}"} if bearer else {"x-goog-api-key": gemini_key}
     outgoing = {**carrier, "accept-encoding": "identity"}
     named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}

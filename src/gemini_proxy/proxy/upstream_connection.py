@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         else:
             rest = self._patience + min(self._waiting_since - now, 0.0)
             if rest <= 0:
-                silent = "The upstream fell silent." if self._has_head else "The upstream did not answer in time."
+                silent = "The upstream fell silent" if self._has_head else "The upstream did not answer in time"
                 self._fail(UpstreamTimeout, silent)
                 rest = self._patience
         self._look_again = self._loop.call_later(min(rest, self._patience), self._look)
@@ -223,11 +223,11 @@ class Connection(asyncio.Protocol):
             self._look_again.cancel()
         if self._busy and not self._complete:
             if not self._has_head:
-                self._fail(UpstreamError, "The upstream closed the connection without an answer.")
+                self._fail(UpstreamError, "The upstream closed the connection without a response")
             elif self._until_close and exc is None:
                 self._complete = True
             else:
-                self._fail(UpstreamCut, "The upstream's answer broke off.")
+                self._fail(UpstreamCut, "The upstream's response broke off")
         self._wake()
         self._lost(self)
 
@@ -255,9 +255,9 @@ class Connection(asyncio.Protocol):
         except HttpParserError:
             self._keep = False
             if not self._has_head:
-                self._fail(UpstreamError, "The upstream's response cannot be read as HTTP.")
+                self._fail(UpstreamError, "The upstream's response cannot be read as HTTP")
             elif not self._complete:
-                self._fail(UpstreamCut, "The upstream's answer broke off.")
+                self._fail(UpstreamCut, "The upstream's response broke off")
         if self._held > _READ_AHEAD and self._reading and not self._complete:
             self._reading = False
             self._transport.pause_reading()
@@ -342,9 +342,9 @@ class Pool:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._connect()
         except TimeoutError:
-            raise UpstreamTimeout("The upstream did not answer in time.") from None
+            raise UpstreamTimeout("The upstream did not answer in time") from None
         except OSError as error:
-            raise UpstreamError(f"The upstream cannot be reached ({type(error).__name__}).") from None
+            raise UpstreamError(f"The upstream cannot be reached ({type(error).__name__})") from None
 
     async def close(self) -> None:
         for connection in self._connections:

@@ -39,7 +39,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     app = request.app
     state = app[STATE]
     if state.in_flight >= app[CONFIG].server.max_exchanges:
-        return error_response(Unavailable("The proxy is handling as many requests as it may."), _wire(request))
+        return error_response(
+            Unavailable("The proxy is handling as many requests as it may; try again later"), _wire(request)
+        )
     state.in_flight += 1
     try:
         return await handler(request)
@@ -52,7 +54,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         raise ConnectionError("the client is gone") from None
     except Exception as error:
         log.error("unexpected error", exc_info=error, extra={"status": 500, **_trace_id(request)})
-        return _answer(request, ProxyError("The proxy failed on this request."))
+        return _answer(request, ProxyError("The proxy failed on this request"))
     finally:
         state.in_flight -= 1
         # An idle connection keeps its last request, and with it would keep all that was said.
@@ -73,10 +75,10 @@ def _wire(request: web.Request) -> Wire:
 
 def _translated(error: web.HTTPException) -> ProxyError:
     if error.status == 405:
-        return MethodNotAllowed("This path does not take that HTTP method.")
+        return MethodNotAllowed("This path does not take that HTTP method")
     if error.status == 404:
-        return NotFound(f"This path is not served by the proxy; {SUPPORTED}.")
-    return ProxyError("The proxy failed on this request.")
+        return NotFound(f"This path is not served by the proxy; {SUPPORTED}")
+    return ProxyError("The proxy failed on this request")
 
 
 def _trace_id(request: web.Request) -> dict[str, str]:

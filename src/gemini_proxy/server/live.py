@@ -101,7 +101,7 @@ class LiveDoor:
     def opened(self, relay: "_Relay", most: int) -> Iterator[None]:
         """Count a session while it lasts. Raises Unavailable where there are ``most`` already."""
         if len(self._relays) >= most:
-            raise Unavailable("The proxy holds as many live sessions as live.max_sessions allows.")
+            raise Unavailable("The proxy has as many live sessions as live.max_sessions allows; try again later")
         self._relays.add(relay)
         try:
             yield
@@ -130,9 +130,9 @@ class LiveDoor:
         except aiohttp.WSServerHandshakeError as error:
             raise RefusedHandshake(error.status) from None
         except TimeoutError:
-            raise UpstreamTimeout("The upstream did not open the session in time.") from None
+            raise UpstreamTimeout("The upstream did not open the session in time") from None
         except (aiohttp.ClientError, OSError):
-            raise UpstreamError("The upstream could not be reached.") from None
+            raise UpstreamError("The upstream could not be reached") from None
 
     def drain(self, grace: float) -> None:
         """Tell every client that its session ends within ``grace`` seconds, and end those between turns."""
@@ -144,7 +144,7 @@ class RefusedHandshake(UpstreamError):
     """The upstream opened no session and answered with an HTTP status."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"The upstream refused the session with status {status}.")
+        super().__init__(f"The upstream refused the session with status {status}")
         self.upstream_status = status
 
 
@@ -166,13 +166,11 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
         decode_text=False,
     )
     if not client.can_prepare(request).ok:
-        raise BadRequest("This path takes the handshake of a WebSocket only.")
+        raise BadRequest("This path takes WebSocket handshakes only")
     if (request[CREDENTIALS].gemini or "").startswith(_TOKEN):
-        raise Forbidden(
-            "Sessions with ephemeral tokens are not served: the setup that a token holds cannot be checked."
-        )
+        raise Forbidden("Sessions with ephemeral tokens are not served: the setup that a token holds cannot be checked")
     if request.app[STATE].draining:
-        raise Unavailable("The proxy is about to stop.")
+        raise Unavailable("The proxy is about to stop")
     first = _new_exchange(request)
     first.rules = await setup.reader.read_rules(first, request.headers)
     headers = upstream_headers(
@@ -257,7 +255,7 @@ class _Relay:
         except Exception as failure:
             outcome = Outcome.FAILED
             log.error("live session failed: %s\n%s", type(failure).__name__, origin_of(failure))
-            await self._close(WSCloseCode.INTERNAL_ERROR, "The proxy failed on this session.")
+            await self._close(WSCloseCode.INTERNAL_ERROR, "The proxy failed on this session")
         finally:
             self._session.leave(outcome, error)
 
@@ -270,7 +268,7 @@ class _Relay:
 
     async def _end_if_drained(self) -> None:
         if self._draining and self._session.idle:
-            await self._close(WSCloseCode.GOING_AWAY, "The proxy is about to stop; open the session again.")
+            await self._close(WSCloseCode.GOING_AWAY, "The proxy is about to stop; open a new session")
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[Server]:
@@ -309,7 +307,7 @@ class _Relay:
             while not done:
                 left = self._last_frame + idle - clock()
                 if left <= 0:
-                    raise IdleSession("The session was closed: no frame has come for live.idle_timeout seconds.")
+                    raise IdleSession("The session was closed: no frame has come for live.idle_timeout seconds")
                 done, _ = await asyncio.wait({up, down}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -352,7 +350,7 @@ class _Relay:
         self._settle(False if refuses_key else None)
         await self._leave(server, await self._session.cut())
         if code not in _SENDABLE and not 3000 <= code <= 4999:
-            raise UpstreamCut("The upstream broke off the session.")
+            raise UpstreamCut("The upstream broke off the session")
         await self._close(code, self._reason)
 
     # What the client is charged.

@@ -51,7 +51,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     app = request.app
     peers = app[PEERS]
     if app[CONFIG].access.mode == "open" and app[BROWSER_GUARD].is_from_foreign_page(request):
-        raise CrossSite("Pages of other sites may not use this server.")
+        raise CrossSite("Pages of other sites may not use this server")
     peers.check(request)
     call = read_call(request.method, request.raw_path, app[SETUPS].current.duties)
     request[CALL] = call

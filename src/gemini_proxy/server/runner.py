@@ -73,9 +73,9 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
         log.info("unreadable HTTP request: %s", type(exc).__name__)
-        text, code = ("The HTTP request cannot be read.", "INVALID_ARGUMENT")
+        text, code = ("The HTTP request cannot be read", "INVALID_ARGUMENT")
         if status >= 500:
-            text, code = ("The proxy failed on this request.", "INTERNAL")
+            text, code = ("The proxy failed on this request", "INTERNAL")
         body = orjson.dumps(error_body(status, text, code))
         response = web.Response(status=status, body=body, headers={"content-type": JSON_TYPE})
         response.force_close()
@@ -132,12 +132,12 @@ def _checking(handler: _Handler, unfinished: Unfinished) -> _Handler:
 
 def _fault(request: web.BaseRequest) -> ProxyError | None:
     if request._version.major > 1:
-        return VersionNotSupported("This server speaks HTTP/1.1.")
+        return VersionNotSupported("This server speaks HTTP/1.1")
     if request._version.major < 1:
-        return BadRequest("The HTTP request cannot be read.")
+        return BadRequest("The HTTP request cannot be read")
     expected = request.headers.get("expect", "")
     if expected and expected.lower() != "100-continue":
-        return BadRequest("The header Expect takes 100-continue only.")
+        return BadRequest("The header Expect takes 100-continue only")
     return None
 
 

@@ -255,7 +255,7 @@ def _target(upstream: UpstreamResponse) -> str:
     """Return the path and query that a file's bytes go to, at the upstream's own host whatever the answer names."""
     match = _TARGET.fullmatch(upstream.header(UPLOAD_URL))
     if match is None:
-        raise UpstreamError("The upstream did not say where the file's bytes are to go.")
+        raise UpstreamError("The upstream did not say where the file's bytes are to go")
     return match[1]
 
 

@@ -45,7 +45,7 @@ class DatasetRules:
         try:
             seen, found = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
-            raise BadRequest(f"{error}.") from None
+            raise BadRequest(f"{error}") from None
         policies, tools = found
         return seen, replace(await _compiled(policy for policy in policies if policy.enabled), tools=tools)
 
@@ -75,5 +75,5 @@ async def _guardrail(policy: StoredPolicy) -> Guardrail:
     try:
         loaded = await compile_guardrail(policy.name, policy.content, policy.action)
     except PolicyError:
-        raise Unavailable(f"The dataset's policy {policy.name} does not load: its dataset cannot be used.") from None
+        raise Unavailable(f"The dataset's policy {policy.name} does not load: its dataset cannot be used") from None
     return Guardrail(policy.id, policy.name, policy.action, loaded.policy)

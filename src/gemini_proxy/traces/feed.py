@@ -178,7 +178,7 @@ class Feed:
         everybody = [*self._joining, *self._watchers]
         own = sum(watcher.interest.owner == interest.owner for watcher in everybody)
         if len(everybody) >= MAX_WATCHERS or own >= MAX_WATCHERS_OF_ONE:
-            raise Unavailable("Too many are watching the feed.")
+            raise Unavailable("Too many clients follow the feed; try again later")
 
     def _leave(self, watcher: _Watcher) -> None:
         for group in (self._joining, self._watchers):
@@ -291,4 +291,4 @@ class _Found:
 
 
 def _stopping() -> Unavailable:
-    return Unavailable("The server is stopping.")
+    return Unavailable("The server is stopping")
