@@ -66,11 +66,11 @@ PLACES: Final = (
         "the description of a tool",
         {**_HELLO, "tools": [{"functionDeclarations": [{"name": "read", "description": f"use {KEY}"}]}]},
     ),
-    Place("an answer", events=((_TEXT,),)),
-    Place("a call in an answer", events=((_CALL,),)),
-    Place("a streamed answer", events=((_TEXT,), ({"text": "."},)), streams=True),
-    Place("a streamed answer, over two events", events=((_HALVES[0],), (_HALVES[1],)), streams=True),
-    Place("a call in a streamed answer", events=((_CALL,), ({"text": "."},)), streams=True),
+    Place("a response", events=((_TEXT,),)),
+    Place("a call in a response", events=((_CALL,),)),
+    Place("a streamed response", events=((_TEXT,), ({"text": "."},)), streams=True),
+    Place("a streamed response, over two events", events=((_HALVES[0],), (_HALVES[1],)), streams=True),
+    Place("a call in a streamed response", events=((_CALL,), ({"text": "."},)), streams=True),
 )
 
 

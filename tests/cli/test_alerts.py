@@ -34,7 +34,7 @@ async def test_a_sample_is_posted_to_each(tmp_path: Path) -> None:
             f'[[alerts]]\nname = "b"\non = ["budget_spent"]\nurl = "{bad.url}"\n',
         )
         result = await asyncio.to_thread(run, file)
-        assert (result.exit_code, result.output.splitlines()) == (1, ["a: taken", "b: failed: unexpected_answer"])
+        assert (result.exit_code, result.output.splitlines()) == (1, ["a: accepted", "b: failed: unexpected_answer"])
         assert "webhook-signature" in good.received[0][0]
         assert (await asyncio.to_thread(run, file, "a")).exit_code == 0
         assert "there is no alert c" in (await asyncio.to_thread(run, file, "c")).output

@@ -21,7 +21,7 @@ def alerts() -> None:
 @click.argument("name", required=False)
 @click.pass_obj
 def test(settings: Settings, name: str | None) -> None:
-    """Post a sample to the webhook of the alert NAME, or to those of all. Exit code 1 if one does not take it."""
+    """Post a sample to the webhook of the alert NAME, or to those of all. Exit code 1 if one does not accept it."""
     config = settings.config
     chosen = [alert for alert in config.alerts if name in (None, alert.name)]
     if not chosen:
@@ -50,5 +50,5 @@ def _sample(rule: AlertRule) -> AlertMessage:
 
 def _told(answer: Answer) -> str:
     if isinstance(answer, Delivered):
-        return "taken"
+        return "accepted"
     return f"failed: {answer.reason}" if isinstance(answer, Failed) else f"rejected with HTTP {answer.status}"
