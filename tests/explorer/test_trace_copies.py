@@ -95,7 +95,12 @@ async def test_the_page_gives_a_case_and_a_command(proxy: Proxy, browser: Browse
         proxy, mine(messages=answered, annotations=(FOUND,), metadata=metadata, outcome=Outcome.UPSTREAM_ERROR)
     )
     page = await browser.get(f"/explorer/traces/{one.id}")
-    for words in ("Nothing was checked", "1 part of this exchange no rule has read", "an image", "No quota is left."):
+    for words in (
+        "Nothing was checked",
+        "1 part of this exchange that no rule has read",
+        "an image",
+        "No quota is left.",
+    ):
         assert words in page.text
     assert "The upstream answered 429 RESOURCE_EXHAUSTED" in page.text and "generationConfig" in page.text
     case = await browser.get(f"/explorer/traces/{one.id}/copy?as=case")

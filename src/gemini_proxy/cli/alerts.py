@@ -14,7 +14,7 @@ from gemini_proxy.traces.push.answers import Answer, Delivered, Failed
 
 @click.group()
 def alerts() -> None:
-    """Send a sample of what alerts tell."""
+    """Send a sample message of each alert."""
 
 
 @alerts.command()
@@ -27,7 +27,9 @@ def test(settings: Settings, name: str | None) -> None:
     if not chosen:
         raise click.ClickException(f"there is no alert {name}" if name else "the configuration has no [[alerts]]")
     if missing := [alert.name for alert in chosen if alert.url is None]:
-        raise click.ClickException(f"no url here for {', '.join(missing)}: it may be a credential of the service")
+        raise click.ClickException(
+            f"no url here for {', '.join(missing)}: set it, or run this where the service's credentials are"
+        )
     rules = list(map(alert_rule, chosen))
     answers = asyncio.run(_send(rules, config.explorer.public_url))
     for rule, answer in zip(rules, answers, strict=True):

@@ -22,7 +22,7 @@ def approvals() -> None:
 
 @approvals.command("list")
 @click.option("--all", "every", is_flag=True, help="Also those that were decided or have expired.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="List at most this many.")
 @click.pass_obj
 def list_(settings: Settings, every: bool, limit: int) -> None:
     """List the approvals that wait, the newest first: the rule's words, and exactly what is asked for."""
@@ -43,7 +43,7 @@ def list_(settings: Settings, every: bool, limit: int) -> None:
 @click.option(
     "--for", "seconds", type=click.IntRange(1), help="Allow exactly this for so many seconds, not for one exchange."
 )
-@click.option("--conversation", is_flag=True, help="Allow exactly this as often as the same conversation asks for it.")
+@click.option("--conversation", is_flag=True, help="Allow exactly this whenever the same conversation asks for it.")
 @click.option("--by", help="Who decides; by default the user of this shell.")
 @click.pass_obj
 def allow(settings: Settings, approval_id: str, seconds: int | None, conversation: bool, by: str | None) -> None:

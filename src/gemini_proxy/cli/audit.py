@@ -22,11 +22,11 @@ _SHOWN = 160
 
 @click.group()
 def audit() -> None:
-    """Show who changed rules, keys, approvals and settings, and verify that nothing of it was changed."""
+    """Show who changed rules, keys, approvals and settings, and verify that this record is unchanged."""
 
 
 @audit.command("list")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="List at most this many.")
 @click.pass_obj
 def list_(settings: Settings, limit: int) -> None:
     """List the last changes, the newest first."""
@@ -47,7 +47,7 @@ def list_(settings: Settings, limit: int) -> None:
         if (said := _said(entry)) is not None:
             console.print(Text.assemble("        ", line(said, "dim")), soft_wrap=True)
     if not entries:
-        click.echo("nothing was changed yet", err=True)
+        click.echo("nothing has been changed yet", err=True)
 
 
 @audit.command()
@@ -71,7 +71,7 @@ def export(settings: Settings) -> None:
     "heads",
     multiple=True,
     metavar="N:DIGEST",
-    help="What verify said earlier: entry N must be there and have that digest. May be given several times.",
+    help="A head that verify printed earlier: entry N must be there with that digest. May be given several times.",
 )
 @click.option("--traces/--no-traces", default=True, help="Whether sealed traces are compared as well: reads them all.")
 @click.pass_obj

@@ -52,13 +52,13 @@ class LazyGroup(click.Group):
 
 
 _COMMANDS = {
-    "alerts": LazyCommand("gemini_proxy.cli.alerts:alerts", "Send a sample of what alerts tell."),
+    "alerts": LazyCommand("gemini_proxy.cli.alerts:alerts", "Send a sample message of each alert."),
     "approvals": LazyCommand(
         "gemini_proxy.cli.approvals:approvals", "List what guardrails ask a person for, and allow or deny it."
     ),
     "audit": LazyCommand(
         "gemini_proxy.cli.audit:audit",
-        "Show who changed rules, keys, approvals and settings, and verify that nothing of it was changed.",
+        "Show who changed rules, keys, approvals and settings, and verify that this record is unchanged.",
     ),
     "backup": LazyCommand(
         "gemini_proxy.cli.traces:backup", "Copy the SQLite database into the new file FILE, while the server runs."

@@ -91,14 +91,14 @@ def steps(stored: Sequence[StoredTrace]) -> list[Step]:
     made: list[Step] = []
     for one in stored:
         if not one.messages:
-            made.append(Step(one.trace, (), 0, "It is too long for this page."))
+            made.append(Step(one.trace, (), 0, "This exchange is too long for this page."))
             continue
         messages = load(one.messages)
         keys = [_key(message) for message in messages]
         repeated = _common(said, keys)
         said = keys
         if reader_full:
-            made.append(Step(one.trace, (), repeated, "The page is full."))
+            made.append(Step(one.trace, (), repeated, "No more fits on this page."))
             continue
         marks = AnnotationRanges(one.trace.annotations[:_MARKS])
         reader = BlockReader(marks)

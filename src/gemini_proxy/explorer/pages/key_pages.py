@@ -29,7 +29,9 @@ async def add(visit: PageVisit) -> web.StreamResponse:
     _require_keys(visit)
     role = _MADE_HERE.get((await visit.form()).get("role", ""))
     if role is None:
-        raise BadRequest("A key that is made here has the role client or operator")
+        raise BadRequest(
+            "Keys made in the pages have the role client or operator; make others with gemini-proxy keys add"
+        )
     store = Keys(visit.app[DATABASE])
     valid = [one for one in await store.all() if one.owner == visit.user and one.revoked is None]
     if len(valid) >= MAX_KEYS:

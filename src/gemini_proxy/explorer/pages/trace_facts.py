@@ -100,7 +100,7 @@ def facts(trace: Trace) -> Facts:
 def _warning(coverage: Mapping[str, Any]) -> str:
     verdict = coverage.get("verdict")
     if verdict == "off":
-        return "Nothing was checked: no guardrail held for this exchange."
+        return "Nothing was checked: no guardrail applied to this exchange."
     if verdict == "unchecked":
         return f"The checks gave no verdict and the exchange passed: {_text(coverage.get('unchecked')) or 'no reason'}"
     return "The exchange ended before its last check." if verdict == "pending" else ""

@@ -69,9 +69,9 @@ async def copy(visit: PageVisit) -> web.StreamResponse:
     stored = await _stored(visit)
     kind = visit.query("as")
     if kind not in ("case", "curl"):
-        raise BadRequest("as must be case or curl")
+        raise BadRequest("The parameter as must be case or curl")
     if len(stored.messages) > MAX_COPIED:
-        raise NotFound("The trace is too long for this: its JSON has all of it")
+        raise NotFound("The trace is too long for this; its JSON has all of it")
     messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
     if kind == "case":
         text: str | None = await asyncio.to_thread(policy_case, stored.trace, messages)
