@@ -184,7 +184,7 @@ def _operation(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         operation = None
     if not isinstance(operation, dict):
-        raise DecodeError("The upstream's answer about a batch cannot be read")
+        raise DecodeError("The upstream's response about a batch cannot be read")
     return operation
 
 

@@ -79,7 +79,9 @@ def read_start(headers: Mapping[str, str], body: bytes) -> Announced:
         headers.get(_PROTOCOL, "").strip().lower() != "resumable"
         or headers.get(_COMMAND, "").strip().lower() != "start"
     ):
-        raise BadRequest('Files are taken by the resumable protocol only: begin with "X-Goog-Upload-Command: start"')
+        raise BadRequest(
+            'Files can only be uploaded by the resumable protocol: begin with "X-Goog-Upload-Command: start"'
+        )
     root = read_object(body) if body.strip() else {}
     if unknown := root.keys() - {"file"}:
         raise BadRequest(f'An upload begins with "file" alone, not with {sorted(unknown)[0][:_SHOWN]!r}')
@@ -194,7 +196,7 @@ def _same(header: str | None, said: Any, what: str) -> str:
     """Return what a header and the body say alike, or what only one of them says. Raises BadRequest."""
     values = {str(value).strip() for value in (header, said) if value is not None}
     if len(values) > 1:
-        raise BadRequest(f"The request gives two different values for the {what} of the file")
+        raise BadRequest(f"The request has two different values for the {what} of the file")
     return next(iter(values), "")
 
 

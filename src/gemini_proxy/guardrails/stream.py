@@ -175,7 +175,7 @@ class ResponseStream:
         """
         self._room -= len(data)
         if self._room < 0:
-            raise DecodeError("The upstream's response is larger than the proxy may hold")
+            raise DecodeError("The upstream's response is larger than upstream.max_answer_bytes allows")
         self._add(self._framing.feed(data))
 
     def feed(self, data: bytes) -> bytes:

@@ -143,7 +143,7 @@ def _no_such(name: str) -> NotFound:
 
 
 def _cannot_tell() -> Unavailable:
-    return Unavailable("What the request refers to cannot be looked up now")
+    return Unavailable("What the request names cannot be looked up now; try again later")
 
 
 @contextlib.contextmanager

@@ -51,9 +51,9 @@ def refuse_going_on(exchange: Exchange, handle: Handle, *, restores: bool) -> No
     if handle.refused:
         raise BadRequest("The earlier interaction was refused; send what may stay of the conversation as input")
     if restores and handle.details.get("masked"):
-        what = "be read again" if reads else "be gone on from"
+        what = "be read again" if reads else "be continued"
         raise BadRequest(
-            f"An interaction with masked values cannot {what}, for they are kept nowhere; "
+            f"An interaction with masked values cannot {what}, because the values are not kept; "
             "send the conversation as input"
         )
 

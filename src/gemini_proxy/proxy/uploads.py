@@ -136,7 +136,7 @@ class Uploads:
     def at_work(self, upload: Upload) -> Iterator[None]:
         """Let one request at a time go on with an upload. Raises Conflict for another."""
         if upload.busy:
-            raise Conflict("Another request goes on with this upload now")
+            raise Conflict("Another request is using this upload; try again when it has ended")
         upload.busy = True
         try:
             yield
@@ -146,7 +146,7 @@ class Uploads:
     async def take(self, upload: Upload, offset: int, pieces: AsyncIterator[bytes]) -> None:
         """Put the bytes at ``offset``, which may be before the last that came. Raises BadRequest and Unavailable."""
         if offset > upload.received:
-            raise BadRequest(f"The upload goes on at byte {upload.received}, not at {offset}")
+            raise BadRequest(f"The upload continues at byte {upload.received}, not at {offset}")
         with _spooling():
             await asyncio.to_thread(_cut, upload.file, offset)
         upload.received = offset
@@ -176,7 +176,7 @@ class Uploads:
         """Return all bytes of a file that is text. Raises PayloadTooLarge for one that is too large to be checked."""
         most = self._settings().max_text_bytes
         if upload.received > most:
-            raise PayloadTooLarge(f"Text of more than {most} bytes is not taken (files.max_text_bytes)")
+            raise PayloadTooLarge(f"The file is text and over the limit of {most} bytes (files.max_text_bytes)")
         with _spooling():
             return await asyncio.to_thread(_all, upload.file)
 

@@ -89,7 +89,7 @@ def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> Gemini
     if len(given) != len(query):
         raise BadRequest("A query parameter is given more than once")
     if body.strip() not in (b"", b"{}"):
-        raise BadRequest("A request for an interaction that there is takes no body")
+        raise BadRequest("A request about an existing interaction takes no body")
     unchecked = [Unchecked("request.id", "what an earlier interaction was asked", interaction_reference(name))]
     if given.get("last_event_id"):
         unchecked.append(Unchecked("request.last_event_id", "the events before"))
