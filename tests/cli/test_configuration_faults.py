@@ -212,7 +212,7 @@ def test_doors_take_the_duties_that_they_allow(tmp_path: Path) -> None:
     result = invoke(configured(tmp_path, {"doors": {"batches": "pass", "models": "deny"}}), "check-config")
     assert result.exit_code == 0
     assert [line for line in result.output.splitlines() if line.startswith("doors.")] == [
-        'doors.batches = "pass": many requests at once, whose responses come later: unchecked'
+        'doors.batches = "pass": batches of requests, whose responses are fetched later: unchecked'
     ]
     for door, duty in (("generate", "pass"), ("legacy", "guard"), ("models", "guard"), ("doors", "deny")):
         result = invoke(configured(tmp_path, {"doors": {door: duty}}), "check-config")
