@@ -209,10 +209,10 @@ def test_a_service_that_is_the_server_itself(tmp_path: Path, command: str, liste
 
 def test_doors_take_the_duties_that_they_allow(tmp_path: Path) -> None:
     """What is let through unchecked is said; what cannot be is a fault."""
-    result = invoke(configured(tmp_path, {"doors": {"batches": "pass", "models": "deny"}}), "check-config")
+    result = invoke(configured(tmp_path, {"doors": {"tuning": "pass", "models": "deny"}}), "check-config")
     assert result.exit_code == 0
     assert [line for line in result.output.splitlines() if line.startswith("doors.")] == [
-        'doors.batches = "pass": batches of requests, whose responses are fetched later: unchecked'
+        'doors.tuning = "pass": tuned models and tuning jobs: unchecked'
     ]
     for door, duty in (("generate", "pass"), ("legacy", "guard"), ("models", "guard"), ("doors", "deny")):
         result = invoke(configured(tmp_path, {"doors": {door: duty}}), "check-config")
@@ -465,11 +465,13 @@ def test_check_config_warns_of_refusals_that_would_refuse_the_chat(tmp_path: Pat
     (tmp_path / "wall.gr").write_text('raise "x" if:\n    (m: Message)\n    "Wall" in m.content\n')
     policies = ["wall.gr"]
     warning = "wall.gr:1:1: its refusal would refuse the rest of the chat\n"
+    nothing = "No policy file blocks, asks or masks"
     for guardrails, prefix, expected in (
         ({"policies": policies}, "[Wall]", warning),
         ({"policies": policies}, "[Invariant]", ""),
-        ({"log_policies": policies}, "[Wall]", ""),
+        ({"log_policies": policies}, "[Wall]", nothing),
     ):
         config = configured(tmp_path, {"guardrails": guardrails, "refusals": {"prefix": prefix}})
         result = invoke(config, "check-config")
-        assert (result.exit_code, result.stderr) == (0, expected)
+        assert (result.exit_code, result.stderr[: len(expected)]) == (0, expected)
+        assert ("refuse the rest" in result.stderr) == (expected == warning) and bool(result.stderr) == bool(expected)
