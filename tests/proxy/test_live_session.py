@@ -20,7 +20,7 @@ from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
-from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings
+from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings, SessionTooLarge
 from gemini_proxy.proxy.masker import Masker
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
@@ -63,7 +63,7 @@ class Recorded:
         """There are none."""
 
 
-def begun(mode: str) -> tuple[LiveSession, Recorded]:
+def begun(mode: str, max_bytes: int = 1 << 20) -> tuple[LiveSession, Recorded]:
     """A session past its setup."""
     kept = Recorded()
     guardrails = Guardrails.model_validate({"stream_check": mode, "window_overlap": 8})
@@ -78,7 +78,7 @@ def begun(mode: str) -> tuple[LiveSession, Recorded]:
         return exchange
 
     session = LiveSession(
-        steps, reader, SessionSettings(PROXY, False, False, 1 << 20), new_exchange, lambda usage: None
+        steps, reader, SessionSettings(PROXY, False, False, max_bytes), new_exchange, lambda usage: None
     )
     setup = orjson.dumps(SETUP)
     assert done(session.start(setup)) == setup
@@ -250,3 +250,13 @@ def test_refused_speech_of_the_user_with_other_input_behind_it(between: Frame) -
     assert [str(exchange.outcome) for exchange in kept.exchanges] == ["refused_request", "completed"]
     said = kept.exchanges[-1].messages
     assert len(said) == 4 and "lin" not in str(said) and "Dub" not in str(said)
+
+
+def test_a_session_of_many_short_texts_ends() -> None:
+    """Each of them costs a check of all before it, which their bytes do not show."""
+    session, _ = begun("final", max_bytes=20_000)
+    letter = LiveFrame(b'{"realtimeInput": {"text": "a"}}', binary=True)
+    for _ in range(9):
+        done(session.from_client(letter))
+    with pytest.raises(SessionTooLarge):
+        done(session.from_client(letter))

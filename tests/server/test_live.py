@@ -17,9 +17,11 @@ from tests.proxy.test_approvals import decide
 from tests.support.live import (
     GEMINI_PATH,
     SETUP,
+    SETUP_COMPLETE,
     Answer,
     Close,
     Frame,
+    LiveClient,
     LiveServer,
     answers,
     asks,
@@ -454,6 +456,27 @@ async def test_a_side_that_does_not_read_is_waited_for(live: LiveServer, start_p
             await client.raw()
         assert await client.receive() == says(complete=True)
         await pushing
+
+
+async def test_pings_are_answered_while_somebody_decides(live: LiveServer, start_proxy: StartProxy) -> None:
+    """A client that gets no pong within seconds takes the session for lost, as the WebSockets of Python's SDK do."""
+    live.script = lambda frame: [says("Cork", complete=True)]
+    proxy = await before(live, start_proxy, ask_policy=POLICY, policy=None)
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(proxy.url + GEMINI_PATH, headers={"x-goog-api-key": "AIzaTestKey"}, autoping=False) as socket,
+    ):
+        client = LiveClient(socket)
+        await client.send(SETUP)
+        assert await client.receive() == SETUP_COMPLETE
+        await client.send(asks("Is it Dublin?"), asks("Is it Cork?"))
+        await socket.ping(b"?")
+        message = await socket.receive(timeout=5)
+        assert (message.type, bytes(message.data)) == (aiohttp.WSMsgType.PONG, b"?")
+        assert live.frames == []
+        await decide(proxy, allow=True)
+        assert texts(await client.turn()) == "Cork"
+    assert live.frames[0] == asks("Is it Dublin?")
 
 
 async def test_silence_ends_a_session(live: LiveServer, start_proxy: StartProxy) -> None:

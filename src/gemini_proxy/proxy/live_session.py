@@ -47,6 +47,8 @@ _TICKET: Final = 8
 _HEARD: Final = "inputTranscription"
 _SWITCHED: Final = 101
 """The HTTP status of every session."""
+_LEAST: Final = 2_048
+"""Bytes that what a client says counts as at least: each check reads all of it again, however short the pieces are."""
 _LARGE: Final = 262_144
 """Bytes of a frame that take some milliseconds to read."""
 
@@ -227,7 +229,7 @@ class LiveSession:
                 if unchecked not in self._unchecked:
                     await self._note_stream(unchecked)
             return Leaving(up=[frame])
-        self._keep(len(frame.data))
+        self._keep(max(len(frame.data), _LEAST))
         said = await self._with_earlier(said)
         async with self._lock:
             refused = await self._check_input(said, len(frame.data))

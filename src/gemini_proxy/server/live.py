@@ -6,7 +6,8 @@ What may leave is decided by ``proxy.live_session``. Each side is read only as f
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -62,6 +63,8 @@ _CLOSING: Final = 2.0
 """Seconds for which the answer to a close frame is waited for."""
 _CHARGED: Final = 1_048_576
 """Bytes of streamed sound and pictures after which they are charged to the client."""
+MAX_AHEAD: Final = 1_048_576
+"""Bytes of frames that are read while one before them is decided on."""
 _SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 """Codes that a close frame may have, beside those from 3000 to 4999 (RFC 6455, section 7.4)."""
 
@@ -319,19 +322,25 @@ class _Relay:
                 task.cancel()
             await asyncio.wait({up, down})
 
+    def _read(self, side: Server | Client) -> contextlib.AbstractAsyncContextManager["_Inbox"]:
+        return _read_ahead(side, self._request.app[TASKS], self._note_frame)
+
+    def _note_frame(self) -> None:
+        self._last_frame = asyncio.get_running_loop().time()
+
     async def _move_up(self, server: Server) -> None:
-        while (frame := _frame(await self._client.receive())) is not None:
-            self._last_frame = asyncio.get_running_loop().time()
-            leaving = await self._session.from_client(frame)
-            await self._charge(len(frame.data), checked=leaving.checked)
-            await self._leave(server, leaving)
+        async with self._read(self._client) as inbox:
+            while (frame := _frame(await inbox.take())) is not None:
+                leaving = await self._session.from_client(frame)
+                await self._charge(len(frame.data), checked=leaving.checked)
+                await self._leave(server, leaving)
 
     async def _move_down(self, server: Server) -> None:
-        while (frame := _frame(message := await server.receive())) is not None:
-            self._last_frame = asyncio.get_running_loop().time()
-            if self._visit is not None:
-                self._settle(True)
-            await self._leave(server, await self._session.from_server(frame))
+        async with self._read(server) as inbox:
+            while (frame := _frame(message := await inbox.take())) is not None:
+                if self._visit is not None:
+                    self._settle(True)
+                await self._leave(server, await self._session.from_server(frame))
         self._reason = message.extra if isinstance(message.extra, str) else ""
 
     async def _leave(self, server: Server, leaving: Leaving) -> None:
@@ -398,6 +407,65 @@ class _Relay:
     async def _close(self, code: int, reason: str) -> None:
         with contextlib.suppress(ConnectionError):
             await self._client.close(code=code, message=close_reason(reason))
+
+
+class _Inbox:
+    """The messages of one side, read ahead while one of them is decided on, up to some bytes.
+
+    A WebSocket answers pings as it is read, and who gets no answer for some seconds takes the session for lost.
+    """
+
+    def __init__(self, side: Server | Client, noted: Callable[[], None]) -> None:
+        """``noted`` is told of every frame that comes."""
+        self._side = side
+        self._noted = noted
+        self._waiting: deque[Any] = deque()
+        self._size = 0
+        self._changed = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def fill(self) -> None:
+        """Read until the connection ends."""
+        try:
+            is_frame = True
+            while is_frame:
+                while self._size >= MAX_AHEAD:
+                    self._changed.clear()
+                    await self._changed.wait()
+                message = await self._side.receive()
+                is_frame = _frame(message) is not None
+                self._size += len(message.data) if is_frame else 0
+                self._waiting.append(message)
+                self._changed.set()
+                if is_frame:
+                    self._noted()
+        except Exception as failure:
+            self._failure = failure
+            self._changed.set()
+            raise
+
+    async def take(self) -> Any:
+        """Return the next message, and what reading failed with once there is none before it."""
+        while not self._waiting:
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+        message = self._waiting.popleft()
+        self._size -= len(message.data) if _frame(message) is not None else 0
+        self._changed.set()
+        return message
+
+
+@contextlib.asynccontextmanager
+async def _read_ahead(side: Server | Client, tasks: Tasks, noted: Callable[[], None]) -> AsyncIterator[_Inbox]:
+    inbox = _Inbox(side, noted)
+    filling = tasks.beside(inbox.fill(), "live frames ahead")
+    try:
+        yield inbox
+    finally:
+        filling.cancel()
+        await asyncio.wait({filling})
 
 
 def _frame(message: Any) -> LiveFrame | None:
