@@ -15,7 +15,7 @@ from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.support.proxy import Proxy
-from tests.support.upstream import ScriptedUpstream, unary
+from tests.support.upstream import Reply, ScriptedUpstream, unary
 
 pytestmark = pytest.mark.filterwarnings("ignore:The generate_images method is deprecated")
 
@@ -128,6 +128,16 @@ async def test_videos_are_their_makers(vertex: bool, start_proxy: StartProxy, up
     if vertex:
         assert "what an operation was asked for" in str((await proxy.trace()).metadata["coverage"])
         assert (await ask(ann, "get", name="abc"))[0] == 400
+    video = {"uri": "https://generativelanguage.googleapis.com/v1beta/files/f:download?alt=media"}
+    samples = {"generatedSamples": [{"video": video}]}
+    upstream.reply(unary({"name": name, "done": True, "response": {"generateVideoResponse": samples}}))
+    assert (await ask(ann, "get"))[0] == 200
+    if not vertex:
+        upstream.reply(Reply([b"\x00 a video"], content_type="video/mp4"))
+        for key, status in ((ann, 200), (bob, 404)):
+            headers = {"invariant-authorization": f"Bearer {key}"}
+            async with aiohttp.request("GET", f"{proxy.url}/v1beta/files/f:download?alt=media", headers=headers) as got:
+                assert got.status == status
     upstream.reply(unary({"name": name, "done": True, "response": {"raiMediaFilteredReasons": ["rain"]}}))
     status, body = await ask(ann, "get")
     assert status == 400 and "no rain after waves" in body
