@@ -320,7 +320,7 @@ def _push(push: PushWorker) -> Iterator[Metric]:
 
 
 def _alerts(alerts: AlertWorker) -> Iterator[Metric]:
-    sent = _counter("alerts_sent", "Messages of an alert that were taken.", "alert")
+    sent = _counter("alerts_sent", "Messages of an alert that were accepted.", "alert")
     given_up = _counter("alerts_given_up", "Messages of an alert that will not be sent.", "alert")
     failures = _counter("alert_failures", "Attempts that are repeated.", "alert", "reason")
     for rule in alerts.rules:
