@@ -26,7 +26,7 @@ from tests.gemini.interactions.streams import (
 )
 from tests.proxy.test_approvals import decide, waiting
 from tests.support.proxy import MODEL, Proxy
-from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream
+from tests.support.upstream import Abort, Hang, Reply, ScriptedUpstream, unary
 
 QUIET = 'raise "never" if:\n    (m: Message)\n    "never said" in m.content\n'
 PAYMENTS = 'raise "a payment" if:\n    (call: ToolCall)\n    call is tool:pay\n'
@@ -133,6 +133,19 @@ async def test_a_deletion_that_fails_is_asked_for_again(
             upstream.called.clear()
             await upstream.called.wait()
     assert [call.method for call in upstream.calls] == ["POST", "DELETE", "DELETE"]
+
+
+@pytest.mark.parametrize("name", ["v1_a==", "a:b+c", "." * 2, "a" * 257])
+async def test_nobody_goes_on_from_what_was_refused_whatever_its_id(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, name: str
+) -> None:
+    proxy = await start_proxy(policy=PAYMENTS)
+    refused = {**interaction([call_step("pay", {})]), "id": name}
+    upstream.reply(unary(refused), unary({}), unary(interaction([text_step("fine")])))
+    for fields in ({}, {"previous_interaction_id": name}):
+        async with client.post(address(proxy), json=body(**fields)) as response:
+            assert response.status == 400
+    assert [call.method for call in upstream.calls].count("POST") == 1
 
 
 async def test_a_response_that_was_not_read_is_unread_when_it_is_gone_on_from(

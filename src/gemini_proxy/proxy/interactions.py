@@ -1,11 +1,11 @@
 """What becomes of an interaction that Gemini stores: what is remembered of it, and who may go on from it."""
 
-import re
 from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.earlier import Earlier
+from gemini_proxy.gemini.interactions.request import INTERACTION_ID
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.proxy.exchange import Exchange, Made
 from gemini_proxy.sections import Guardrails
@@ -13,7 +13,6 @@ from gemini_proxy.traces.handles import Handle, Kind
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
 COLLECTION: Final = "interactions/"
-_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}")
 _KEPT_SECONDS: Final = 55 * 86_400.0
 """How long Google stores an interaction at most."""
 _GOES_ON: Final = frozenset(("IN_PROGRESS", "QUEUED"))
@@ -75,7 +74,7 @@ def made_interactions(exchange: Exchange) -> list[Made]:
     if call.row.wire != "interactions" or request is None or not exchange.call.generates:
         return []
     name = call.names.get("id") or exchange.merger.response_id or ""
-    if (exchange.upstream_status or 500) >= 400 or not _ID.fullmatch(name):
+    if (exchange.upstream_status or 500) >= 400 or not INTERACTION_ID.fullmatch(name):
         return []
     refused = exchange.outcome in REFUSED
     creates = call.method is Method.CREATE_INTERACTION

@@ -30,7 +30,8 @@ _TEXTS = spellings("input", "systemInstruction")
 _STATE: Final = ("previousInteractionId", "cachedContent", "continuationToken", "environmentId")
 """Fields that name what is kept at Google."""
 _COLLECTION = "interactions/"
-_ID = re.compile(r"[A-Za-z0-9_.:=~+-]{1,512}")
+INTERACTION_ID: Final = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9_.:=+-]{0,255}")
+"""What may be gone on from: nothing that a refused interaction could not be remembered by."""
 _KNOWN = _TEXTS | spellings("tools", *_STATE)
 _SECRET_FREE = _TEXTS | spellings("parameters", "labels", "generationConfig", "responseFormat", *_STATE)
 _USER = frozenset(("user_input", "function_result"))
@@ -75,7 +76,7 @@ def read_request(body: bytes) -> GeminiRequest:
 def interaction_reference(name: str) -> Reference:
     """Return the reference to an interaction by its id. Raises BadRequest for what Google may read as another one."""
     interaction = name.removeprefix(_COLLECTION)
-    if not _ID.fullmatch(interaction):
+    if not INTERACTION_ID.fullmatch(interaction):
         raise BadRequest('"previous_interaction_id" is not the id of an interaction')
     return Reference("interaction", f"{_COLLECTION}{interaction}", name)
 
