@@ -172,7 +172,9 @@ def _closed(door: str) -> str:
     opening = [duty for duty in DOORS[door].duties if duty is not Duty.DENY]
     if not opening:
         return f'This path is behind the door "{door}", which the proxy cannot guard and keeps shut'
-    return f'This path is behind the door "{door}", which is shut; the setting doors.{door} = "{opening[0]}" opens it'
+    unchecked = ", unchecked" if opening[0] is Duty.PASS else ""
+    setting = f'doors.{door} = "{opening[0]}"'
+    return f'This path is behind the door "{door}", which is shut; the setting {setting} opens it{unchecked}'
 
 
 def read_query(raw: str, passed: frozenset[str] = frozenset(), *, media: bool = False) -> Query:

@@ -207,11 +207,11 @@ class _Snapshot:
         for status, count in exchanges.upstream.items():
             answered.add_metric([status], count)
         yield answered
-        duration = _histogram("exchange_duration_seconds", "From the request to the end of its answer.", "stream")
+        duration = _histogram("exchange_duration_seconds", "From the request to the end of its response.", "stream")
         for stream, observed in exchanges.duration.items():
             duration.add_metric([str(stream).lower()], observed.buckets, observed.sum)
         yield duration
-        first = _histogram("time_to_first_byte_seconds", "From the request to the first byte of its answer.")
+        first = _histogram("time_to_first_byte_seconds", "From the request to the first byte of its response.")
         first.add_metric([], exchanges.first_byte.buckets, exchanges.first_byte.sum)
         yield first
         check = _histogram("guardrail_duration_seconds", "All checks of an exchange that has blocking rules.")
