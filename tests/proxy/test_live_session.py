@@ -42,6 +42,7 @@ RULES = GuardrailSet(
 )
 ENGINE = NativeEngine(Workers(), 5.0)
 PROXY = "[Invariant]"
+REFUSED_ANSWER = f"{PROXY} The response"
 
 
 @dataclass
@@ -121,9 +122,12 @@ class Held:
     recorded: list[Exchange]
 
     def down(self) -> list[Frame]:
-        """What the client has seen, without the proxy's own words."""
-        frames = [orjson.loads(frame.data) for _, _, leaving in self.leaving for frame in leaving.down]
-        return [frame for frame in frames if PROXY not in str(frame)]
+        """What the client has seen, without the proxy's own words, and without handles: they wait for a turn's end."""
+        return [frame for frame in self.seen() if PROXY not in str(frame) and "sessionResumptionUpdate" not in frame]
+
+    def seen(self) -> list[Frame]:
+        """What the client has seen."""
+        return [orjson.loads(frame.data) for _, _, leaving in self.leaving for frame in leaving.down]
 
     @property
     def refused(self) -> bool:
@@ -174,7 +178,10 @@ def test_nothing_forbidden_passes(mode: str, script: list[Step]) -> None:
         elif step[0] in ("ask", "realtime", "sound"):
             assert ups in ([], [frame]) and "Dublin" not in str(ups)
             assert ups or PROXY in str(leaving.down[0].data)
-    down, sent = came.down(), [frame for step, frame, _ in came.leaving if step[0] not in ("ask", "realtime", "sound")]
+    others = ("ask", "realtime", "sound", "handle")
+    down, sent = came.down(), [frame for step, frame, _ in came.leaving if step[0] not in others]
+    if refused_at := [index for index, frame in enumerate(came.seen()) if REFUSED_ANSWER in str(frame)]:
+        assert "sessionResumptionUpdate" not in str(came.seen()[refused_at[0] :])
     assert '"bad"' not in orjson.dumps(down).decode()
     rest = iter(sent)
     assert all(frame in rest for frame in down)
@@ -186,7 +193,7 @@ def test_nothing_forbidden_passes(mode: str, script: list[Step]) -> None:
     if not came.refused:
         ended = max((index for index, step in enumerate(script) if step[0] in ("end", "interrupt", "call")), default=-1)
         assert down[: len(sent)] == sent if mode == "final" else True
-        until = [frame for step, frame, _ in came.leaving[: ended + 1] if step[0] not in ("ask", "realtime", "sound")]
+        until = [frame for step, frame, _ in came.leaving[: ended + 1] if step[0] not in others]
         assert down[: len(until)] == until
 
 
@@ -223,16 +230,13 @@ def test_a_turn_that_never_comes_keeps_no_other_back() -> None:
 
 
 def test_a_handle_does_not_leave_after_a_refusal_of_the_model() -> None:
-    script: list[Step] = [
-        ("handle", ""),
-        ("text", "Dublin"),
-        ("end", ""),
-        ("handle", ""),
-        ("text", "Cork. "),
-        ("end", ""),
-    ]
-    down = held("final", script).down()
-    assert [frame for frame in down if "sessionResumptionUpdate" in frame] == down[:1]
+    """Nor does one that came in the middle of the refused turn; of a turn that passes it comes at the end."""
+    handle: Step = ("handle", "")
+    good: list[Step] = [handle, ("text", "Cork. "), handle, ("end", "")]
+    script = [*good, ("text", "Dub"), handle, ("text", "lin"), ("end", ""), *good]
+    seen = held("final", script).seen()
+    at = [index for index, frame in enumerate(seen) if "sessionResumptionUpdate" in frame]
+    assert at == [0, 3] and seen[2] == says(complete=True)
 
 
 PICTURE = {"clientContent": {"turns": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]}]}}

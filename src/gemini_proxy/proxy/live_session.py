@@ -45,8 +45,6 @@ FRAMES_TYPE: Final = "application/x-live-frames"
 _TICKET: Final = 8
 """Bytes by which the hold-back knows a frame, in place of its own: it only orders them."""
 _HEARD: Final = "inputTranscription"
-_SWITCHED: Final = 101
-"""The HTTP status of every session."""
 _LEAST: Final = 2_048
 """Bytes that what a client says counts as at least: each check reads all of it again, however short the pieces are."""
 _LARGE: Final = 262_144
@@ -124,13 +122,15 @@ class _Said(NamedTuple):
 class _Turn:
     """A turn under way: ``inputs`` are what the client has said for it, ``reader`` reads the model once it answers.
 
-    ``heard`` is the place among the inputs of what the user has said by voice.
+    ``heard`` is the place among the inputs of what the user has said by voice. ``handle`` goes on from the middle of
+    the turn: it leaves when that has passed.
     """
 
     exchange: Exchange
     inputs: list[_Said]
     heard: int | None = None
     reader: TurnReader | None = None
+    handle: LiveFrame | None = None
     tickets: _Tickets = field(default_factory=_Tickets)
 
 
@@ -270,6 +270,8 @@ class LiveSession:
                 return await self._refuse_turn(turn, refused.refusal, [], None)
             await self._record(turn.exchange, None)
             down = turn.tickets.take(last)
+            if turn.handle is not None:
+                down.append(turn.handle)
             self._conclude(turn, turn.exchange.response_messages)
             return Leaving(down=down)
 
@@ -412,6 +414,10 @@ class LiveSession:
             self._open(turn)
         assert turn.reader is not None
         exchange, tickets = turn.exchange, turn.tickets
+        if read.resumes:
+            self._spend(read.tokens)
+            turn.handle = frame
+            return Leaving()
         if read.heard:
             self._hear(turn, read.heard)
         payload = turn.reader.read(read)
@@ -438,7 +444,10 @@ class LiveSession:
             self._interrupted = read.interrupted and not read.turn_complete
         if leaving and exchange.response.first_byte_at is None:
             exchange.response.first_byte_at = time.perf_counter()
-        return Leaving(down=tickets.take(leaving))
+        down = tickets.take(leaving)
+        if read.ends and turn.handle is not None:
+            down.append(turn.handle)
+        return Leaving(down=down)
 
     def _withhold(self, read: ServerFrame) -> Leaving:
         """Withhold the rest of a refused turn, to which the client has seen the end."""
@@ -572,7 +581,7 @@ async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
 
 def _end_spans(exchange: Exchange) -> None:
     if exchange.spans is not None:
-        exchange.spans.end(exchange, _SWITCHED)
+        exchange.spans.end(exchange, None)
 
 
 def _pairs(request: GeminiRequest) -> list[_Said]:

@@ -236,7 +236,7 @@ class _Relay:
 
         def begin(exchange: Exchange) -> None:
             if (telemetry := request.app[TELEMETRY]) is not None:
-                exchange.spans = telemetry.begin(exchange, request)
+                exchange.spans = telemetry.begin(exchange, None)
 
         self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend, begin)
 
