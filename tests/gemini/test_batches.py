@@ -84,6 +84,8 @@ PENDING = {"name": "batches/a", "metadata": {"@type": "x", "state": "BATCH_STATE
         ({"name": "a", "metadata": {"inputConfig": {"fileName": "files/a"}}}, False),
         ({"name": "a", "metadata": {"inputConfig": {"requests": {}}}}, True),
         ({**PENDING, "response": {}}, True),
+        ({"name": "a", "metadata": {"displayName": "the owner's own"}}, False),
+        ({"name": "a", "metadata": {"state": "some text"}}, True),
         ({**PENDING, "error": {"message": "no"}}, True),
         ({"name": "a", "metadata": {"output": {}}}, True),
         ({"name": "a", "metadata": []}, True),
@@ -123,6 +125,18 @@ def test_responses_of_another_shape_are_not_passed_on(output: dict[str, Any]) ->
     with pytest.raises(DecodeError):
         for payload in BatchReader().read({"metadata": {"output": output}}):
             Merger().add(payload)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"modelVersion": "some text"}, {"usageMetadata": {"totalTokenCount": 1, "note": ["some text"]}}]
+)
+def test_what_counts_is_text_where_it_says_something(beside: dict[str, Any]) -> None:
+    answers = [{"response": {"candidates": [], **beside}}]
+    [told] = BatchReader().read({"response": {"inlinedResponses": {"inlinedResponses": answers}}})
+    assert "some text" in str(told)
+    plain = {"usageMetadata": {"totalTokenCount": 1, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 1}]}}
+    [told] = BatchReader().read({"response": {"inlinedResponses": [{"response": plain}]}})
+    assert "usageMetadata" not in str(told)
 
 
 def test_responses_do_not_run_into_each_other() -> None:

@@ -92,6 +92,7 @@ def test_what_comes_of_it() -> None:
     candidate = told(done)
     assert "not allowed here" in said(candidate.messages)
     assert [unchecked.reason for unchecked in candidate.unchecked] == ["a file behind a URI"]
+    assert "some text" in said(told({"modelDisplayName": "some text", "predictions": []}).messages)
     picture = told({"predictions": [{**IMAGE, "prompt": "a castle by the sea"}]})
     assert "a castle by the sea" in said(picture.messages)
     assert [unchecked.reason for unchecked in picture.unchecked] == ["inline image/png"]

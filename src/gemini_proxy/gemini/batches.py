@@ -154,7 +154,12 @@ def has_output(body: bytes) -> bool:
     metadata = operation.get("metadata", {})
     if not operation.keys() <= {"name", "metadata", "done"} or not isinstance(metadata, dict):
         return True
-    return not all(name in _STATE or _names_file(name, value) for name, value in metadata.items())
+    return not all(_is_state(name, value) or _names_file(name, value) for name, value in metadata.items())
+
+
+def _is_state(name: str, value: Any) -> bool:
+    """Return whether a field of a batch says how far it is, or has the name that its owner gave it."""
+    return _steers(name, value) or (name == "displayName" and isinstance(value, str))
 
 
 def _names_file(name: str, value: Any) -> bool:
@@ -242,9 +247,9 @@ def _beside_response(inlined: Mapping[str, Any]) -> dict[str, Any]:
     beside = {name: value for name, value in inlined.items() if name != "response" and value is not None}
     response = inlined.get("response")
     if isinstance(response, dict):
-        said = {name: value for name, value in response.items() if name not in ("candidates", *_COUNTS)}
+        said = {name: value for name, value in response.items() if name != "candidates" and not _counts(name, value)}
         candidates = [
-            {name: value for name, value in candidate.items() if name not in ("content", *_COUNTS)}
+            {name: value for name, value in candidate.items() if name != "content" and not _counts(name, value)}
             for candidate in _objects(response.get("candidates"))
         ]
         beside |= {"response": said, "candidates": candidates}
@@ -254,6 +259,19 @@ def _beside_response(inlined: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _COUNTS: Final = spellings("usageMetadata", "modelVersion", "responseId", "finishReason", "index", "safetyRatings")
+
+
+def _counts(name: str, value: Any) -> bool:
+    """Return whether a field of a response only counts, or names what it is of."""
+    return name in _COUNTS and _steers_within(value)
+
+
+def _steers_within(value: Any, depth: int = 8) -> bool:
+    """Return whether nothing in a value is text."""
+    if not isinstance(value, dict | list):
+        return steers(value)
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_steers_within(one, depth - 1) for one in inner)
 
 
 def _parts(response: Any) -> Iterator[Payload]:

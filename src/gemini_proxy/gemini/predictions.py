@@ -152,9 +152,13 @@ def _is_text(path: Path) -> bool:
     return names[-1] == "negative_prompt"
 
 
+def _is_own(name: str, value: Any) -> bool:
+    return snake_case(name) in _OWN and steers(value)
+
+
 def _tell(payload: Payload) -> Iterable[Payload]:
     """Return the texts of a response as one, and its pictures and videos."""
-    said = {name: value for name, value in payload.items() if snake_case(name) not in _OWN and name != "error"}
+    said = {name: value for name, value in payload.items() if not _is_own(name, value) and name != "error"}
     parts = list(_parts(said))
     texts = "\n".join(part["text"] for part in parts if "text" in part)
     content = [*([{"text": texts}] if texts else ()), *(part for part in parts if "text" not in part)]
