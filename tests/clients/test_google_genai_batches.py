@@ -175,7 +175,7 @@ async def test_one_request_that_is_refused_refuses_all(
         with pytest.raises(errors.ClientError, match="no Dublin"):
             client.batches.create_embeddings(model="gemini-embedding-001", src=embed)
         hook = types.CreateBatchJobConfig(webhook_config=types.WebhookConfig(uris=["https://a.example"]))
-        with pytest.raises(errors.ClientError, match="sends the answer elsewhere"):
+        with pytest.raises(errors.ClientError, match="sends the response elsewhere"):
             client.batches.create(model=MODEL, src=asks("x"), config=hook)
         with pytest.raises(errors.ClientError, match="No rule has checked the requests in files/unknown"):
             client.batches.create(model=MODEL, src="files/unknown")
