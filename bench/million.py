@@ -26,8 +26,9 @@ from bench.million_questions import Question, questions
 from bench.million_traces import DAYS, made_up
 from gemini_proxy.traces.rows import TraceRow, encode
 from gemini_proxy.traces.schema import progress
-from gemini_proxy.traces.search.indexer import NAME, Indexer
+from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
+from gemini_proxy.traces.usage import INDEXER
 
 BATCH: Final = 256
 # Milliseconds, for every question's median.
@@ -72,7 +73,7 @@ async def fill(store: TraceStore, count: int, until: float, days: float = DAYS) 
 async def index(store: TraceStore) -> Rate:
     """Take every trace into the search index and the figures, without the rests that a server makes."""
     indexer = Indexer(store.database, asyncio.Event())
-    done = select(progress.c.seq).where(progress.c.name == NAME)
+    done = select(progress.c.seq).where(progress.c.name == INDEXER)
     before = await store.database.read(lambda connection: connection.execute(done).scalar()) or 0
     began, worst = time.perf_counter(), 0.0
     while True:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.explorer.pages.dashboard import plots
+from gemini_proxy.explorer.pages.dashboard import breakdowns, plots
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.traces.figures import Bucket, DurationHistogram, Figures
 
@@ -90,9 +90,12 @@ def test_seven_days_have_a_label_each(step: int) -> None:
 def test_the_dashboard_has_a_plot_for_each_question() -> None:
     """Requests by how they ended, refusals by rule, and two times; many rules share one colour, pushed ones count."""
     refusals = {f"rule {number}": 20 - number for number in range(9)} | {"": 1}
-    one = Figures({"completed": 3, "refused_request": 2, "client_gone": 1, "pushed": 4}, refusals)
-    timed = Figures({"completed": 1}, {}, 0, 0, DurationHistogram.of([100.0]), DurationHistogram.of([10.0]))
-    requests, refused, latency, first = plots([Bucket(0, 300, one), Bucket(300, 300, timed)])
+    one = Figures(
+        {"completed": 3, "refused_request": 2, "client_gone": 1, "pushed": 4}, refusals, masked={"a": 2, "b": 1}
+    )
+    total, begun, checked, answered = (DurationHistogram.of([ms]) for ms in (100.0, 10.0, 1.0, 20.0))
+    timed = Figures({"completed": 1}, {}, 0, 0, total, begun, checks=checked, heads=answered, logged={"a": 1})
+    requests, refused, found, guard, latency, first = plots([Bucket(0, 300, one), Bucket(300, 300, timed)])
     assert {series.name: list(series.values) for series in requests.series} == {
         "completed": [7, 1],
         "refused": [2, 0],
@@ -103,6 +106,33 @@ def test_the_dashboard_has_a_plot_for_each_question() -> None:
         "other guardrails",
     ]
     assert refused.series[-1].values == [14 + 13 + 12 + 1, 0]
+    assert [list(series.values) for series in found.series] == [[0, 1], [3, 0], [0, 0]]
+    medians = {series.name: series.values[1] or 0 for series in guard.series}
+    assert 0.9 < medians["checks, median"] < 1.1 and 18 < medians["upstream, median"] < 22
     assert latency.series[0].values[0] is None and 90 < (latency.series[0].values[1] or 0) < 110
     assert 9 < (first.series[1].values[1] or 0) < 11
     assert plots([])[0].empty
+
+
+def test_the_most_frequent_names_have_rows_and_the_others_one() -> None:
+    """All of what was counted, each row with the filter of its traces; the dataset without a name among them."""
+    figures = Figures(
+        models={f"model {number}": 100 - number for number in range(20)} | {"": 5},
+        prompts={"model 0": 7, "model 19": 3},
+        refusals={"a": 1},
+        logged={"a": 2, "b": 9},
+    )
+    models, rules, datasets = breakdowns(
+        figures, {"": Figures({"completed": 2}), "shop": Figures({"refused_request": 3})}
+    )
+    assert [row.name for row in models.rows] == [*(f"model {number}" for number in range(12)), "others"]
+    assert sum(row.values[0] for row in models.rows) == sum(figures.models.values())
+    assert [(row.values[1], row.filters) for row in models.rows[:: len(models.rows) - 1]] == [
+        (7, {"model": "model 0"}),
+        (3, {}),
+    ]
+    assert [(row.name, row.values) for row in rules.rows] == [("b", (0, 0, 0, 9)), ("a", (1, 0, 0, 2))]
+    assert [(row.filters, row.values) for row in datasets.rows] == [
+        ({"dataset": "shop"}, (3, 3)),
+        ({"dataset": "-"}, (2, 0)),
+    ]

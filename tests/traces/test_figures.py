@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from gemini_proxy.traces.figures import (
     GROWTH,
     LAST_INTERVAL,
     Bucket,
+    Counts,
     DurationHistogram,
     Figures,
     as_json,
@@ -24,7 +27,8 @@ COUNTS = st.dictionaries(st.text(max_size=3), st.integers(1, 9), max_size=4)
 LAST_BOUND = FIRST_BOUND * GROWTH**LAST_INTERVAL
 MEASURABLE = st.floats(FIRST_BOUND * 1.001, LAST_BOUND * 0.99)
 HISTOGRAMS = st.lists(st.floats(0, 1e9), max_size=5).map(DurationHistogram.of)
-FIGURES = st.builds(Figures, COUNTS, COUNTS, st.integers(0, 99), st.integers(0, 99), HISTOGRAMS, HISTOGRAMS, COUNTS)
+VALUES: dict[object, st.SearchStrategy[Any]] = {Counts: COUNTS, int: st.integers(0, 99), DurationHistogram: HISTOGRAMS}
+FIGURES = st.builds(Figures, **{field.name: VALUES[field.type] for field in fields(Figures)})
 
 
 @given(FIGURES, FIGURES, FIGURES)
@@ -64,24 +68,44 @@ def test_a_duration_that_is_none_is_counted_all_the_same(value: float) -> None:
 
 def test_an_exchange_is_counted_with_its_tokens_times_and_rules() -> None:
     metadata = {
-        "usage": {"promptTokenCount": 7, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 15},
+        "usage": {"promptTokenCount": 7, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 15}
+        | {"cachedContentTokenCount": 4},
         "latencies_ms": {"upstream_head": 90.0, "first_byte": 100.0},
+        "coverage": {"milliseconds": 3.0},
     }
-    found = figures_of("refused_response", metadata, 400.0, ["a", "b"], "gemini")
+    found = figures_of(
+        "refused_response", metadata, 400.0, {"block": ["a", "b"], "ask": ["b", "c"], "log": ["d"]}, "gemini"
+    )
     assert found == Figures(
         {"refused_response": 1},
-        {"a": 1, "b": 1},
+        {"a": 1, "b": 1, "c": 1},
         7,
         8,
         DurationHistogram.of([400]),
         DurationHistogram.of([100]),
         {"gemini": 1},
+        logged={"d": 1},
+        asked={"b": 1, "c": 1},
+        prompts={"gemini": 7},
+        outputs={"gemini": 8},
+        cached={"gemini": 4},
+        checks=DurationHistogram.of([3]),
+        heads=DurationHistogram.of([90]),
     )
     assert (found.requests, found.refused) == (1, 1)
 
 
 def test_rules_count_only_where_they_refused() -> None:
-    assert figures_of("completed", {}, 1.0, ["a"]).refusals == {}
+    found = figures_of("completed", {}, 1.0, {"mask": ["a"], "ask": ["b"]})
+    assert (found.refusals, found.masked, found.asked) == ({}, {"a": 1}, {"b": 1})
+
+
+def test_figures_of_an_earlier_version_are_read() -> None:
+    """What it did not count is missing, and is counted from then on."""
+    kept = '{"outcomes":{"completed":2},"refusals":{},"tokens":[1,2],"durations":{},"first_bytes":{},"models":{"m":2}}'
+    old = from_json(json.loads(kept))
+    assert old == Figures({"completed": 2}, prompt_tokens=1, output_tokens=2, models={"m": 2})
+    assert (old + Figures(logged={"a": 1}, prompts={"m": 4})).prompts == {"m": 4}
 
 
 def test_a_pushed_trace_took_no_time_here() -> None:
@@ -90,11 +114,11 @@ def test_a_pushed_trace_took_no_time_here() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["usage", "latencies_ms"]),
+        st.sampled_from(["usage", "latencies_ms", "coverage"]),
         st.recursive(
             st.none() | st.integers() | st.floats() | st.text(),
             lambda inner: st.dictionaries(
-                st.sampled_from(["promptTokenCount", "candidatesTokenCount", "first_byte"]), inner
+                st.sampled_from(["promptTokenCount", "candidatesTokenCount", "first_byte", "milliseconds"]), inner
             ),
         ),
     )

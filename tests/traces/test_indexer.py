@@ -219,9 +219,28 @@ async def test_figures_count_outcomes_rules_models_and_tokens(store: TraceStore,
     figures = await _figures(store)
     assert figures.outcomes == {"completed": 1, "refused_request": 1}
     assert figures.refusals == {"secrets": 1}
+    assert figures.logged == {"tone": 1}
+    assert figures.prompts == {"gemini-2.5-flash": 3}
     assert figures.models == {"gemini-2.5-flash": 1, "other": 1}
     assert (figures.prompt_tokens, figures.output_tokens) == (3, 2)
     assert (figures.durations.count, figures.first_bytes.count) == (2, 1)
+
+
+@pytest.mark.parametrize("indexed", ["before", "meanwhile", "after"])
+async def test_what_logging_rules_find_is_counted_once(store: TraceStore, indexer: Indexer, indexed: str) -> None:
+    """Whether the indexer comes to the trace before the rule does, while it ends, or after it."""
+    await store.add([trace(created=NOON, log_rules=({"id": "tone", "name": "tone", "content": "", "action": "log"},))])
+    found = [_rule("tone", "log"), _rule("tone", "log")]
+    if indexed == "before":
+        await indexer.catch_up()
+    (job,) = await store.take_jobs(1)
+    if indexed == "meanwhile":
+        reads = _Interrupted(store.database, lambda: store.finish_job(job, found))
+        await Indexer(reads, asyncio.Event()).step()
+    await store.finish_job(job, found)
+    await indexer.catch_up()
+    figures = await _figures(store)
+    assert (figures.requests, figures.logged) == (1, {"tone": 1})
 
 
 async def test_names_that_a_client_makes_up_do_not_fill_the_figures(store: TraceStore, indexer: Indexer) -> None:

@@ -1,9 +1,8 @@
 """What exchanges add up to: counts, tokens and how long they took, in values that are merged in any order. No I/O."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any, Final, TypeVar
 
 from gemini_proxy.traces.headline import headline_of
@@ -15,6 +14,21 @@ GROWTH: Final = 1.2
 FIRST_BOUND: Final = 0.1
 LAST_INTERVAL: Final = 98
 _STEP: Final = math.log(GROWTH)
+
+_BOUNDED: Final = (
+    "refusals",
+    "models",
+    "statuses",
+    "tools",
+    "logged",
+    "masked",
+    "asked",
+    "prompts",
+    "outputs",
+    "cached",
+)
+_NAMED: Final = ("outcomes", *_BOUNDED)
+_TIMES: Final = ("durations", "first_bytes", "checks", "heads")
 
 K = TypeVar("K")
 Counts = Mapping[str, int]
@@ -43,7 +57,7 @@ class DurationHistogram:
         return sum(self.counts.values())
 
     def __add__(self, other: "DurationHistogram") -> "DurationHistogram":
-        return DurationHistogram(_sum(self.counts, other.counts))
+        return DurationHistogram(_sum((self.counts, other.counts)))
 
     def quantile(self, share: float) -> float | None:
         """Return the duration that ``share`` (0 to 1) of those counted do not exceed, nearest rank, or None.
@@ -62,10 +76,14 @@ class DurationHistogram:
 class Figures:
     """What a number of exchanges add up to.
 
-    ``refusals`` counts refused exchanges by the name of the rule: one that two rules refused counts for both. Where
-    there were too many names, "" stands for the rarer ones, as in ``models``
-    and ``tools``, which counts the exchanges that called a tool; ``statuses`` are those of the upstream's responses.
-    ``first_bytes`` has only the exchanges whose upstream sent something.
+    ``refusals`` counts refused exchanges by the name of the rule: one that two rules refused counts for both.
+    ``logged``, ``masked`` and ``asked`` count in the same way the exchanges in which a rule found something to log, to
+    mask, or to ask a person about. ``models`` and ``tools`` count exchanges, the latter those that called a tool,
+    ``statuses`` the upstream's responses; ``prompts``, ``outputs`` and ``cached`` tokens by model, the cached ones
+    being among the prompts'. Where there were too many names, "" stands for the rarer ones. ``first_bytes`` and
+    ``heads`` have only the exchanges whose upstream sent something, ``checks`` those that rules were run on.
+
+    What a version of this program did not count yet is missing in the figures of its time.
     """
 
     outcomes: Counts = field(default_factory=dict)
@@ -77,6 +95,14 @@ class Figures:
     models: Counts = field(default_factory=dict)
     statuses: Counts = field(default_factory=dict)
     tools: Counts = field(default_factory=dict)
+    logged: Counts = field(default_factory=dict)
+    masked: Counts = field(default_factory=dict)
+    asked: Counts = field(default_factory=dict)
+    prompts: Counts = field(default_factory=dict)
+    outputs: Counts = field(default_factory=dict)
+    cached: Counts = field(default_factory=dict)
+    checks: DurationHistogram = DurationHistogram()
+    heads: DurationHistogram = DurationHistogram()
 
     @property
     def requests(self) -> int:
@@ -87,17 +113,7 @@ class Figures:
         return sum(self.outcomes.get(outcome, 0) for outcome in REFUSED)
 
     def __add__(self, other: "Figures") -> "Figures":
-        return Figures(
-            _sum(self.outcomes, other.outcomes),
-            _sum(self.refusals, other.refusals),
-            self.prompt_tokens + other.prompt_tokens,
-            self.output_tokens + other.output_tokens,
-            self.durations + other.durations,
-            self.first_bytes + other.first_bytes,
-            _sum(self.models, other.models),
-            _sum(self.statuses, other.statuses),
-            _sum(self.tools, other.tools),
-        )
+        return total((self, other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,31 +129,58 @@ def figures_of(
     outcome: str,
     metadata: Mapping[str, Any],
     duration_ms: float,
-    refused_by: Iterable[str] = (),
+    findings: Mapping[str, Collection[str]] | None = None,
     model: str | None = None,
     tools: Iterable[str] = (),
 ) -> Figures:
-    """Return the figures of one exchange from its trace; values of the wrong type count for nothing."""
+    """Return the figures of one exchange from its trace; values of the wrong type count for nothing.
+
+    ``findings`` are the rules that found something in it, by what they do then.
+    """
+    found = findings or {}
     usage = _mapping(metadata.get("usage"))
     status = headline_of(metadata, "").status
-    first_byte = _mapping(metadata.get("latencies_ms")).get("first_byte")
+    latencies = _mapping(metadata.get("latencies_ms"))
+    prompt, output, cached = (
+        sum(_count(usage.get(name)) for name in names)
+        for names in (
+            ("promptTokenCount",),
+            ("candidatesTokenCount", "thoughtsTokenCount"),
+            ("cachedContentTokenCount",),
+        )
+    )
+    refused_by = (rule for action, rules in found.items() if action != "log" for rule in rules)
     return Figures(
-        {outcome: 1},
-        dict.fromkeys(refused_by, 1) if outcome in REFUSED else {},
-        _count(usage.get("promptTokenCount")),
-        _count(usage.get("candidatesTokenCount")) + _count(usage.get("thoughtsTokenCount")),
+        outcomes={outcome: 1},
+        refusals=dict.fromkeys(refused_by, 1) if outcome in REFUSED else {},
+        prompt_tokens=prompt,
+        output_tokens=output,
         # A pushed trace took no time here.
-        DurationHistogram() if outcome == Outcome.PUSHED else DurationHistogram.of([duration_ms]),
-        DurationHistogram.of([first_byte]) if isinstance(first_byte, int | float) else DurationHistogram(),
-        {} if model is None else {model: 1},
-        {} if status is None else {str(status): 1},
-        dict.fromkeys(tools, 1),
+        durations=DurationHistogram() if outcome == Outcome.PUSHED else DurationHistogram.of([duration_ms]),
+        first_bytes=_duration(latencies.get("first_byte")),
+        models=_of_model(model, 1),
+        statuses={} if status is None else {str(status): 1},
+        tools=dict.fromkeys(tools, 1),
+        logged=dict.fromkeys(found.get("log", ()), 1),
+        masked=dict.fromkeys(found.get("mask", ()), 1),
+        asked=dict.fromkeys(found.get("ask", ()), 1),
+        prompts=_of_model(model, prompt),
+        outputs=_of_model(model, output),
+        cached=_of_model(model, cached),
+        checks=_duration(_mapping(metadata.get("coverage")).get("milliseconds") or None),
+        heads=_duration(latencies.get("upstream_head")),
     )
 
 
 def total(figures: Iterable[Figures]) -> Figures:
     """Merge all figures."""
-    return reduce(Figures.__add__, figures, Figures())
+    parts = list(figures)
+    merged: dict[str, Any] = {name: _sum(getattr(part, name) for part in parts) for name in _NAMED}
+    for name in _TIMES:
+        merged[name] = DurationHistogram(_sum(getattr(part, name).counts for part in parts))
+    for name in ("prompt_tokens", "output_tokens"):
+        merged[name] = sum(getattr(part, name) for part in parts)
+    return Figures(**merged)
 
 
 def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -> list[Bucket]:
@@ -155,15 +198,9 @@ def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -
 
 def with_fewer_names(figures: Figures, most: int) -> Figures:
     """Keep at most ``most`` rules, models, statuses and tools, which others name; count the rest of each under ""."""
-    if max(map(len, (figures.refusals, figures.models, figures.statuses, figures.tools))) <= most:
-        return figures
-    return replace(
-        figures,
-        refusals=_most_used(figures.refusals, most),
-        models=_most_used(figures.models, most),
-        statuses=_most_used(figures.statuses, most),
-        tools=_most_used(figures.tools, most),
-    )
+    counts = {name: getattr(figures, name) for name in _BOUNDED}
+    fewer: dict[str, Any] = {name: _most_used(found, most) for name, found in counts.items() if len(found) > most}
+    return replace(figures, **fewer) if fewer else figures
 
 
 def _most_used(counts: Counts, most: int) -> Counts:
@@ -172,37 +209,27 @@ def _most_used(counts: Counts, most: int) -> Counts:
     named = sorted((name for name in counts if name), key=lambda name: counts[name], reverse=True)
     kept = {name: counts[name] for name in named[: most - 1]}
     rest = sum(counts.values()) - sum(kept.values())
-    return _sum(kept, {"": rest} if rest else {})
+    return {**kept, "": rest} if rest else kept
 
 
 def as_json(figures: Figures) -> dict[str, Any]:
     """Plain JSON for ``from_json``."""
+    histograms = {name: getattr(figures, name).counts for name in _TIMES}
     return {
-        "outcomes": dict(figures.outcomes),
-        "refusals": dict(figures.refusals),
         "tokens": [figures.prompt_tokens, figures.output_tokens],
-        "durations": {str(interval): count for interval, count in figures.durations.counts.items()},
-        "first_bytes": {str(interval): count for interval, count in figures.first_bytes.counts.items()},
-        "models": dict(figures.models),
-        "statuses": dict(figures.statuses),
-        "tools": dict(figures.tools),
+        **{name: dict(getattr(figures, name)) for name in _NAMED},
+        **{name: {str(interval): count for interval, count in counts.items()} for name, counts in histograms.items()},
     }
 
 
 def from_json(document: Mapping[str, Any]) -> Figures:
-    """Return what ``as_json`` was given."""
+    """Return what ``as_json`` was given, by this version or an earlier one."""
     prompt_tokens, output_tokens = document["tokens"]
-    return Figures(
-        document["outcomes"],
-        document["refusals"],
-        prompt_tokens,
-        output_tokens,
-        DurationHistogram({int(interval): count for interval, count in document["durations"].items()}),
-        DurationHistogram({int(interval): count for interval, count in document["first_bytes"].items()}),
-        document["models"],
-        document.get("statuses", {}),
-        document.get("tools", {}),
-    )
+    read: dict[str, Any] = {name: document.get(name, {}) for name in _NAMED}
+    for name in _TIMES:
+        counts = document.get(name, {})
+        read[name] = DurationHistogram({int(interval): count for interval, count in counts.items()})
+    return Figures(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **read)
 
 
 def _interval(milliseconds: float) -> int:
@@ -217,13 +244,20 @@ def _middle(interval: int) -> float:
     return FIRST_BOUND * GROWTH ** (interval - 0.5) if interval else FIRST_BOUND
 
 
-def _sum(first: Mapping[K, int], second: Mapping[K, int]) -> Mapping[K, int]:
-    if not first or not second:
-        return first or second
-    merged = dict(first)
-    for key, count in second.items():
-        merged[key] = merged.get(key, 0) + count
+def _sum(parts: Iterable[Mapping[K, int]]) -> Mapping[K, int]:
+    merged: dict[K, int] = {}
+    for part in parts:
+        for key, count in part.items():
+            merged[key] = merged.get(key, 0) + count
     return merged
+
+
+def _of_model(model: str | None, count: int) -> Counts:
+    return {} if model is None or not count else {model: count}
+
+
+def _duration(value: object) -> DurationHistogram:
+    return DurationHistogram.of([value]) if isinstance(value, int | float) else DurationHistogram()
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Select, delete, func, select, update
 
 from gemini_proxy.traces.database import serialise_writers
 from gemini_proxy.traces.inserts import insert_annotations
-from gemini_proxy.traces.rows import LOG_RULES, PUSH, load
+from gemini_proxy.traces.rows import LOG_RULES, PUSH, RULE, load
 from gemini_proxy.traces.schema import jobs, traces
+from gemini_proxy.traces.usage import add_logged, indexed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,14 @@ def finish(connection: Connection, job: Job, rows: Sequence[tuple[Any, ...]]) ->
 
     A push of the same trace has waited for this, and is due from now on.
     """
+    # First, so that everyone locks in one order.
+    counted = indexed(connection) if rows else 0
     trace = connection.scalar(delete(jobs).where(jobs.c.seq == job.seq).returning(jobs.c.trace))
     if trace is None:
         return False
     insert_annotations(connection, rows)
+    if rows and trace <= counted:
+        add_logged(connection, trace, {row[RULE] for row in rows})
     held = (jobs.c.trace == trace, jobs.c.kind == PUSH, jobs.c.attempts == 0)
     connection.execute(update(jobs).where(*held).values(due=jobs.c.created))
     return True

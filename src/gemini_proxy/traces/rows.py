@@ -85,6 +85,10 @@ def _job_rows(trace: Trace) -> tuple[tuple[Any, ...], ...]:
     return (*rules, (identity, PUSH, b"{}", created, due, 0))
 
 
+RULE: Final = 4
+"""Where the name of the rule stands in such a row."""
+
+
 def annotation_rows(trace_id: str, annotations: Iterable[Annotation], created: float) -> tuple[tuple[Any, ...], ...]:
     """Annotations as insert parameters. Raises RowRejected."""
     return tuple(

@@ -2,23 +2,25 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, resampled, with_fewer_names
+from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, resampled, total, with_fewer_names
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, usage
+from gemini_proxy.traces.schema import datasets, progress, traces, usage
 
 # Seconds. Each exchange is counted once in each width, lest a month be read in steps of five minutes.
 WIDTHS: Final = (300, 3_600, 21_600)
 # How long they are kept: two months of five minutes are as many rows as twelve years of six hours.
 _KEPT: Final = {300: 62 * 86_400, 3_600: 400 * 86_400}
+INDEXER: Final = "digest"
+"""The name that the indexer's progress has in the database."""
 # Of rules and of models in one row: clients choose them.
 MAX_NAMES: Final = 100
 
@@ -44,6 +46,7 @@ class _Sum:
 
 
 _Key = tuple[int, int, int]
+_Row = tuple[int, bytes, str]
 
 
 def add_figures(connection: Connection, counted: Sequence[CountedTrace]) -> None:
@@ -62,6 +65,26 @@ def add_figures(connection: Connection, counted: Sequence[CountedTrace]) -> None
             connection.execute(insert(usage).values(dataset=dataset, seconds=seconds, start=start, **values))
         else:
             connection.execute(update(usage).where(*place).values(**values))
+
+
+def indexed(connection: Connection) -> int:
+    """Return how far the indexer has come, and let no other process take it further until this transaction ends."""
+    query = select(progress.c.seq).where(progress.c.name == INDEXER).with_for_update()
+    found = connection.execute(query).scalar()
+    if found is None:
+        serialise_writers(connection)
+        found = connection.execute(query).scalar()
+    if found is None:
+        connection.execute(insert(progress).values(name=INDEXER, seq=0))
+        found = 0
+    return found
+
+
+def add_logged(connection: Connection, trace: int, rules: Collection[str]) -> None:
+    """Count what logging rules found in a trace that has been counted; ``indexed`` is called before they are stored."""
+    columns = (traces.c[key] for key in ("dataset", "position", "created"))
+    row = connection.execute(select(*columns).where(traces.c.seq == trace)).one()
+    add_figures(connection, [CountedTrace(row[0], row[1], row[2], Figures(logged=dict.fromkeys(rules, 1)))])
 
 
 def delete_old(connection: Connection, now: float) -> None:
@@ -87,6 +110,14 @@ MAX_ROWS: Final = 3_000
 MAX_POINTS: Final = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class OwnerUsage:
+    """The figures of a user's datasets: over time, and of each by its name over all of the time."""
+
+    buckets: list[Bucket]
+    datasets: Mapping[str, Figures]
+
+
 class DatasetUsage:
     """Reads figures; what the indexer has not come to yet is missing in them."""
 
@@ -100,38 +131,48 @@ class DatasetUsage:
         not after ``since``: up to a width earlier. Raises StoreError, and ValueError for more than MAX_POINTS points,
         for fewer than two, and for a time that does not fit into them or does not go forward.
         """
-        return await self._between(dataset.owner, [datasets.c.seq == dataset.seq], since, until, points)
+        found = await self._between(dataset.owner, [datasets.c.seq == dataset.seq], since, until, points)
+        return found.buckets
 
     async def of_owner(self, owner: str, since: float, until: float, points: int = 120) -> list[Bucket]:
         """Return the same for all of a user's datasets together."""
+        return (await self.by_dataset(owner, since, until, points)).buckets
+
+    async def by_dataset(self, owner: str, since: float, until: float, points: int = 120) -> OwnerUsage:
+        """Return the same for all of a user's datasets, together and apart."""
         return await self._between(owner, [], since, until, points)
 
     async def _between(
         self, owner: str, which: Sequence[ColumnElement[bool]], since: float, until: float, points: int
-    ) -> list[Bucket]:
+    ) -> OwnerUsage:
         first, last = math.floor(since), math.ceil(until)
         steps = _fitting(first, last, points)
 
-        def work(connection: Connection) -> tuple[int, list[tuple[int, bytes]]]:
+        def work(connection: Connection) -> tuple[int, list[_Row]]:
             owned = [datasets.c.name.is_not(None), datasets.c.owner == owner, *which]
             count = connection.execute(select(func.count()).select_from(datasets).where(*owned)).scalar_one()
             step = _affordable(steps, count, last - first)
             width = _width(step)
             query = (
-                select(usage.c.start, usage.c.figures)
+                select(usage.c.start, usage.c.figures, datasets.c.name)
                 .join(datasets, datasets.c.seq == usage.c.dataset)
                 .where(*owned, usage.c.seconds == width)
                 .where(usage.c.start >= first - first % step, usage.c.start < last)
             )
-            return step, [(row[0], row[1]) for row in connection.execute(query)]
+            return step, [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
         step, rows = await self._database.read(work, owner=owner)
         # Thousands of small documents: the loop has other things to do.
         return await asyncio.to_thread(_resampled, rows, first, last, step)
 
 
-def _resampled(rows: list[tuple[int, bytes]], since: int, until: int, step: int) -> list[Bucket]:
-    return resampled((Bucket(start, step, from_json(load(found))) for start, found in rows), since, until, step)
+def _resampled(rows: Sequence[_Row], since: int, until: int, step: int) -> OwnerUsage:
+    read = [(name, Bucket(start, step, from_json(load(found)))) for start, found, name in rows]
+    apart: dict[str, list[Figures]] = {}
+    for name, bucket in read:
+        apart.setdefault(name, []).append(bucket.figures)
+    buckets = resampled((bucket for _, bucket in read), since, until, step)
+    return OwnerUsage(buckets, {name: total(parts) for name, parts in apart.items()})
 
 
 def _fitting(since: int, until: int, points: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -16,9 +17,9 @@ from gemini_proxy.explorer.pages.listing_pages import NO_DATASET, TRAFFIC
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, DurationHistogram, Figures, total
+from gemini_proxy.traces.figures import Bucket, Counts, DurationHistogram, Figures, total
 from gemini_proxy.traces.trace import REFUSED, Outcome
-from gemini_proxy.traces.usage import DatasetUsage
+from gemini_proxy.traces.usage import DatasetUsage, OwnerUsage
 
 RANGES: Final = {
     "1h": ("1 hour", 3_600),
@@ -27,10 +28,30 @@ RANGES: Final = {
     "30d": ("30 days", 2_592_000),
 }
 _POINTS: Final = 62
+_SHOWN: Final = 12
+"""Names in a table; the others share a row."""
 _RULES: Final = 6
 """Rules with their own colour in the plot of refusals; the others share one."""
 REFRESHED: Final = {"": "off", "30": "every 30 s", "300": "every 5 min"}
 """How often the browser asks again, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakdownRow:
+    """What is counted under one name; ``filters`` are of the list of its traces, none where there is no such list."""
+
+    name: str
+    filters: Mapping[str, str]
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A table of the most frequent names, in columns of counts."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[BreakdownRow, ...]
 
 
 @page
@@ -48,9 +69,11 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
     name = visit.query("dataset")
     usage = DatasetUsage(visit.app[READ_DATABASE])
     if name:
-        buckets = await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS)
+        found = OwnerUsage(await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS), {})
     else:
-        buckets = await usage.of_owner(visit.user, now - seconds, now, _POINTS)
+        found = await usage.by_dataset(visit.user, now - seconds, now, _POINTS)
+    buckets = found.buckets
+    summed = total(bucket.figures for bucket in buckets)
     refresh = visit.query("refresh") if visit.query("refresh") in REFRESHED else ""
     response = await visit.show(
         "dashboard.html",
@@ -64,12 +87,45 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         unnamed=NO_DATASET,
         dataset=name,
         path=dataset_path("" if name == NO_DATASET else name),
-        total=total(bucket.figures for bucket in buckets),
+        total=summed,
+        since=buckets[0].start,
+        breakdowns=breakdowns(summed, found.datasets),
         plots=plots(buckets),
     )
     if refresh:
         response.headers["refresh"] = refresh
     return response
+
+
+def breakdowns(figures: Figures, datasets: Mapping[str, Figures]) -> list[Breakdown]:
+    """Return the tables below the plots. ``datasets`` are empty where one alone is shown."""
+    models = _rows("model", figures.models, [figures.models, figures.prompts, figures.outputs, figures.cached])
+    found = [figures.refusals, figures.asked, figures.masked, figures.logged]
+    requests = {name: one.requests for name, one in datasets.items()}
+    refused = {name: one.refused for name, one in datasets.items()}
+    # In the query the dataset without a name has one; "" are the others in a table.
+    named = [{name or NO_DATASET: count for name, count in counts.items()} for counts in (requests, refused)]
+    tables = [
+        Breakdown("Models", ("requests", "tokens in", "tokens out", "cached"), models),
+        Breakdown("Guardrails", ("refused", "asked", "masked", "logged"), _rows("rule", _sum(found), found)),
+        Breakdown("Upstream status", ("responses",), _rows("status", figures.statuses, [figures.statuses])),
+        Breakdown("Tools called", ("exchanges",), _rows("tool", figures.tools, [figures.tools])),
+        Breakdown("Datasets", ("requests", "refused"), _rows("dataset", named[0], named)),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _rows(filtered: str, order: Counts, columns: Sequence[Counts]) -> tuple[BreakdownRow, ...]:
+    """Return a row for each of the most frequent names, and one for all others."""
+    named = sorted((name for name in order if name), key=lambda name: (-order[name], name))
+    shown, others = named[:_SHOWN], [*named[_SHOWN:], ""]
+    rows = [BreakdownRow(name, {filtered: name}, tuple(column.get(name, 0) for column in columns)) for name in shown]
+    rest = tuple(sum(column.get(name, 0) for name in others) for column in columns)
+    return (*rows, BreakdownRow("others", {}, rest)) if any(rest) else tuple(rows)
+
+
+def _sum(counts: Sequence[Counts]) -> Counts:
+    return {name: sum(one.get(name, 0) for one in counts) for name in {name for one in counts for name in one}}
 
 
 def _traffic(dataset: str, start: float, end: float, filters: Mapping[str, str]) -> str:
@@ -84,12 +140,14 @@ def _times(start: float, end: float) -> Mapping[str, float]:
 
 
 def plots(buckets: Sequence[Bucket]) -> list[Plot]:
-    """Return the four plots of the dashboard."""
+    """Return the plots of the dashboard."""
     starts, seconds = [bucket.start for bucket in buckets], buckets[0].seconds if buckets else 1
     figures = [bucket.figures for bucket in buckets]
     return [
         stacked("requests", "Requests", starts, seconds, _outcomes(figures)),
         stacked("refusals", "Refusals by guardrail", starts, seconds, _refusals(figures), {"outcome": "refused"}),
+        stacked("findings", "Logged, masked, asked", starts, seconds, _findings(figures)),
+        lines("guard", "Checks beside the upstream", starts, seconds, _compared(figures)),
         lines("latency", "Latency", starts, seconds, _quantiles([figure.durations for figure in figures])),
         lines(
             "first",
@@ -127,6 +185,23 @@ def _refusals(figures: Sequence[Figures]) -> list[Series]:
     ]
     others = [sum(bucket.refusals.get(rule, 0) for rule in rest) for bucket in figures]
     return [*series, Series("other guardrails", "plot-other", others)] if any(others) else series
+
+
+def _findings(figures: Sequence[Figures]) -> list[Series]:
+    return [
+        Series("logged", "plot-other", [sum(figure.logged.values()) for figure in figures]),
+        Series("masked", "plot-1", [sum(figure.masked.values()) for figure in figures]),
+        Series("asked", "plot-2", [sum(figure.asked.values()) for figure in figures]),
+    ]
+
+
+def _compared(figures: Sequence[Figures]) -> list[Series]:
+    """Return how long checks took in an exchange, and how long its upstream took to begin its response."""
+    checks, heads = _quantiles([one.checks for one in figures]), _quantiles([one.heads for one in figures])
+    return [
+        *(replace(one, name=f"checks, {one.name}") for one in checks),
+        *(replace(one, name=f"upstream, {one.name}", style=f"plot-{number}") for number, one in enumerate(heads, 3)),
+    ]
 
 
 def _quantiles(histograms: Sequence[DurationHistogram]) -> list[Series]:

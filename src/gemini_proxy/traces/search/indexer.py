@@ -4,28 +4,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from gemini_proxy.traces.clock import is_set_within
-from gemini_proxy.traces.database import Database, serialise_writers
+from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
-from gemini_proxy.traces.figures import figures_of
+from gemini_proxy.traces.figures import Figures, figures_of
 from gemini_proxy.traces.headline import KEY_LENGTH, headline_of, tools_called
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, progress, traces
 from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
 from gemini_proxy.traces.search.query import Facets, words_of
 from gemini_proxy.traces.search.searchable_text import LARGE, MAX_READ, text_of
-from gemini_proxy.traces.trace import REFUSED
-from gemini_proxy.traces.usage import CountedTrace, add_figures, delete_old
+from gemini_proxy.traces.usage import INDEXER, CountedTrace, add_figures, delete_old, indexed
 
 logger = logging.getLogger(__name__)
 
-NAME: Final = "digest"
 # What one transaction takes, so that writers wait for it some ten milliseconds and no more.
 MAX_TRACES: Final = 128
 MAX_BYTES: Final = 1024 * 1024
@@ -59,10 +57,21 @@ class _Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class _Findings:
+    """The rules that annotated traces, by the trace and what they do, read from the annotations ``seen``."""
+
+    seen: frozenset[int] = frozenset()
+    rules: Mapping[int, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+    def of(self, trace: int) -> Mapping[str, Sequence[str]]:
+        return self.rules.get(trace, {})
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
     after: int
     taken: Sequence[_Taken]
-    refused_by: Mapping[int, Sequence[str]]
+    found: "_Findings"
 
 
 class Indexer:
@@ -171,7 +180,7 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
 
     A trace that the indexer has not come to yet is left to it.
     """
-    if _progress(connection) < seq:
+    if indexed(connection) < seq:
         return
     columns = (traces.c[key] for key in ("dataset", "tenant", "outcome", "model", "metadata"))
     row = connection.execute(select(*columns).where(traces.c.seq == seq)).one()
@@ -179,29 +188,17 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
     replace_entry(connection, Entry(seq, words_of(text_of(messages[:MAX_READ])), facets))
 
 
-def _progress(connection: Connection) -> int:
-    """Return how far the indexer has come, and let no other process take it further until this transaction ends."""
-    query = select(progress.c.seq).where(progress.c.name == NAME).with_for_update()
-    found = connection.execute(query).scalar()
-    if found is None:
-        serialise_writers(connection)
-        found = connection.execute(query).scalar()
-    if found is None:
-        connection.execute(insert(progress).values(name=NAME, seq=0))
-    return found or 0
-
-
 def _reached(connection: Connection) -> int:
-    return connection.execute(select(progress.c.seq).where(progress.c.name == NAME)).scalar() or 0
+    return connection.execute(select(progress.c.seq).where(progress.c.name == INDEXER)).scalar() or 0
 
 
 def _pass_over(connection: Connection, after: int) -> int | None:
     """Take the first trace after ``after`` for indexed: its number; None where the indexer is elsewhere by now."""
-    if _progress(connection) != after:
+    if indexed(connection) != after:
         return None
     first: int | None = connection.scalar(select(func.min(traces.c.seq)).where(traces.c.seq > after))
     if first is not None:
-        connection.execute(update(progress).where(progress.c.name == NAME).values(seq=first))
+        connection.execute(update(progress).where(progress.c.name == INDEXER).values(seq=first))
     return first
 
 
@@ -210,7 +207,7 @@ def _take(connection: Connection, most: int) -> _Batch:
     sizes = select(traces.c.seq, func.length(traces.c.messages)).where(traces.c.seq > after)
     numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(most)))
     if not numbers:
-        return _Batch(after, (), {})
+        return _Batch(after, (), _Findings())
     columns = (
         traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "tenant", "outcome", "model")
     )
@@ -218,8 +215,7 @@ def _take(connection: Connection, most: int) -> _Batch:
         *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
     ).where(traces.c.seq.in_(numbers))
     taken = [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
-    refused = [trace.seq for trace in taken if trace.outcome in REFUSED]
-    return _Batch(after, taken, _refusing_rules(connection, refused))
+    return _Batch(after, taken, _findings(connection, annotations.c.trace.in_(numbers)))
 
 
 def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:
@@ -234,15 +230,27 @@ def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:
     return numbers
 
 
-def _refusing_rules(connection: Connection, numbers: Sequence[int]) -> Mapping[int, Sequence[str]]:
-    if not numbers:
-        return {}
-    query = select(annotations.c.trace, annotations.c.rule, annotations.c.guardrail).distinct()
-    found: dict[int, list[str]] = {}
-    for trace, rule, guardrail in connection.execute(query.where(annotations.c.trace.in_(numbers))):
-        if load(guardrail).get("action") != "log":
-            found.setdefault(trace, []).append(rule)
-    return found
+def _findings(connection: Connection, which: ColumnElement[bool]) -> _Findings:
+    columns = (annotations.c[key] for key in ("seq", "trace", "rule", "guardrail"))
+    seen: set[int] = set()
+    rules: dict[int, dict[str, list[str]]] = {}
+    # Each holds the whole rule, and most are of a few rules.
+    actions: dict[bytes, str] = {}
+    for seq, trace, rule, guardrail in connection.execute(select(*columns).where(which)):
+        seen.add(seq)
+        if guardrail not in actions:
+            actions[guardrail] = str(load(guardrail).get("action"))
+        rules.setdefault(trace, {}).setdefault(actions[guardrail], []).append(rule)
+    return _Findings(frozenset(seen), rules)
+
+
+def _logged_since(connection: Connection, batch: _Batch) -> Mapping[int, Sequence[str]]:
+    """Return what logging rules have found since the batch was read: from now on they count it themselves."""
+    numbers = [trace.seq for trace in batch.taken]
+    present = connection.scalars(select(annotations.c.seq).where(annotations.c.trace.in_(numbers)))
+    new = set(present) - batch.found.seen
+    found = _findings(connection, annotations.c.seq.in_(new)) if new else _Findings()
+    return {trace: rules["log"] for trace, rules in found.rules.items() if "log" in rules}
 
 
 def _indexed(batch: _Batch) -> tuple[list[Entry], list[CountedTrace]]:
@@ -252,8 +260,8 @@ def _indexed(batch: _Batch) -> tuple[list[Entry], list[CountedTrace]]:
         metadata, tools = _metadata(trace.metadata), _tools(trace.messages)
         facets = _facets(trace.dataset, trace.outcome, trace.model, trace.tenant, metadata, tools)
         entries.append(Entry(trace.seq, words_of(text_of(trace.messages)), facets))
-        refused_by = batch.refused_by.get(trace.seq, ())
-        figures = figures_of(trace.outcome, metadata, trace.duration_ms, refused_by, trace.model, tools)
+        found = batch.found.of(trace.seq)
+        figures = figures_of(trace.outcome, metadata, trace.duration_ms, found, trace.model, tools)
         counted.append(CountedTrace(trace.dataset, trace.position, trace.created, figures))
     return entries, counted
 
@@ -294,7 +302,7 @@ def _facets(
 
 def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[CountedTrace]) -> None:
     """Add what a batch comes to, unless another process has, or something in it is not as it was read."""
-    if _progress(connection) != batch.after:
+    if indexed(connection) != batch.after:
         return
     numbers = [trace.seq for trace in batch.taken]
     present = select(traces.c.seq, traces.c.updated).where(traces.c.seq.in_(numbers))
@@ -303,5 +311,9 @@ def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], coun
     if {row[0]: row[1] for row in connection.execute(held)} != {trace.seq: trace.updated for trace in batch.taken}:
         return
     add_entries(connection, entries)
+    logged = _logged_since(connection, batch)
+    if logged:
+        more = (Figures(logged=dict.fromkeys(logged.get(trace.seq, ()), 1)) for trace in batch.taken)
+        counted = [replace(one, figures=one.figures + added) for one, added in zip(counted, more, strict=True)]
     add_figures(connection, counted)
-    connection.execute(update(progress).where(progress.c.name == NAME).values(seq=numbers[-1]))
+    connection.execute(update(progress).where(progress.c.name == INDEXER).values(seq=numbers[-1]))
