@@ -12,7 +12,7 @@ ANSWERED = {
     "text, common word",
     "text, two common words",
     "small dataset, first page",
-    "models and rules of a dataset",
+    "all datasets, models and rules",
     "one trace by its id",
     "datasets",
     "dashboard, 24 hours",
