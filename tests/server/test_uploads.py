@@ -87,10 +87,10 @@ async def test_bytes_go_to_the_upstream_alone_and_leave_nothing_here(
     [
         (11, {"data": b"too few"}, "Only 7 of the 11 bytes"),
         (3, {"data": b"too many"}, "larger than the 3 bytes"),
-        (5, {"data": b"abc", "offset": 2}, "goes on at byte 0"),
+        (5, {"data": b"abc", "offset": 2}, "continues at byte 0"),
         (3, {"data": b"abc", "command": "start"}, "X-Goog-Upload-Command"),
         (13, {"data": b"all of Dublin"}, "no Dublin"),
-        (2049, {"data": b"a" * 2049}, "more than 2048 bytes"),
+        (2049, {"data": b"a" * 2049}, "over the limit of 2048 bytes"),
         (3, {"data": b"\xff\xfe\x00"}, "not text in UTF-8"),
     ],
 )
