@@ -99,7 +99,7 @@ def test_messages_of_several_references_come_once() -> None:
 )
 def test_names_of_files(uri: str, name: str | None) -> None:
     reference = file_media({"fileUri": uri, "mimeType": "text/plain"}).reference
-    assert reference == (None if name is None else Reference("file", name, uri))
+    assert reference == (None if name is None else Reference("file", name, uri, mime_type="text/plain" if name else ""))
 
 
 @pytest.mark.parametrize(

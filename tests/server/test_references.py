@@ -132,6 +132,16 @@ async def test_a_known_file_is_checked_whatever_spelling_of_its_address_is_taken
         assert (await ask(client, proxy, body))[0] == 400
 
 
+async def test_a_file_that_is_read_as_another_type_is_unchecked(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    """A PDF may be all letters, which say nothing of what is in it."""
+    details = {"uri": URI, "mime_type": "text/plain; charset=utf-8"}
+    await remembered(proxy, "fine", kind=Kind.FILE, name="files/abc", details=details)
+    for kind, unread in (("text/plain", 0), ("text/html;x=y", 0), ("application/pdf", 1)):
+        body = {"contents": [{"parts": [{"fileData": {"fileUri": URI, "mimeType": kind}}]}]}
+        assert (await ask(client, proxy, body))[0] == 200
+        assert len((await proxy.trace()).metadata["coverage"]["not_checked"]) == unread
+
+
 async def test_the_openai_path_names_a_cache_in_each_of_its_places(
     proxy: Proxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -72,13 +72,15 @@ class Reference:
 
     The name is as Gemini gave it (``cachedContents/abc``), "" where it cannot be told for certain, so that a request
     with it is refused; ``said`` is what stands in the request, such as a file's URI.
-    ``of_requests`` says that it stands for the requests of a batch: one that is not known is refused.
+    ``of_requests`` says that it stands for the requests of a batch: one that is not known is refused. ``mime_type`` is
+    what a file is to be read as, in lower case without parameters, "" where the request leaves that to Gemini.
     """
 
     kind: str
     name: str
     said: str
     of_requests: bool = False
+    mime_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +135,17 @@ def file_media(reference: JsonObject) -> Media:
     file = {"uri": uri, "mime_type": a_string(field(reference, "mimeType"), "fileData.mimeType")}
     if name := text_beside(reference, _REFERENCE):
         file["name"] = name
-    return Media({"type": "file", "file": file}, "a file behind a URI", _file_reference(uri))
+    return Media({"type": "file", "file": file}, "a file behind a URI", _file_reference(uri, file["mime_type"]))
 
 
-def _file_reference(uri: str) -> Reference | None:
+def _file_reference(uri: str, mime_type: str) -> Reference | None:
     """Return the reference to a file that Gemini keeps; without its name where readers may differ over the URI.
 
     Any other URI is of what Gemini does not keep.
     """
     if named := _FILE.fullmatch(uri):
-        return Reference("file", f"files/{named[1]}", uri)
+        essence = mime_type.partition(";")[0].strip().lower()
+        return Reference("file", f"files/{named[1]}", uri, mime_type=essence)
     folded = unquote(uri).strip().lower()
     may_be_one = "generativelanguage" in folded or ("files/" in folded and not _SCHEME.match(folded))
     return Reference("file", "", uri) if may_be_one else None

@@ -9,7 +9,7 @@ from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.gemini.earlier import Earlier, references_of
-from gemini_proxy.gemini.parts import Reference, Unchecked
+from gemini_proxy.gemini.parts import Reference, Unchecked, is_text_type
 from gemini_proxy.proxy.credentials import Credentials, account_of
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.interactions import COLLECTION, asked_before, refuse_going_on
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _VERTEX: Final = "vertex"
 """The account of all that is kept on Vertex AI: tokens change every hour, and names there are told apart without it."""
+_ANOTHER_TYPE: Final = "a file that is read as another type than it was checked as"
 _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googleapis\.com(?::443)?/", re.IGNORECASE)
 """How an address of a file at Google begins, however it was spelled where it was given."""
 
@@ -168,6 +169,13 @@ def _is_operation(reference: Reference) -> bool:
     return reference.kind == Kind.OPERATION
 
 
+def _read_otherwise(reference: Reference, handle: Handle) -> str:
+    """Return why a check of a file says nothing of what it is read as, "" if it does: a PDF of letters says more."""
+    declared = str(handle.details.get("mime_type", "")).partition(";")[0].strip().lower()
+    wanted = reference.mime_type
+    return "" if not declared or wanted in ("", declared) or is_text_type(wanted) else _ANOTHER_TYPE
+
+
 def _known(
     handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled], asked: str | None
 ) -> dict[Reference, Earlier]:
@@ -185,8 +193,8 @@ def _known(
         reads = asked is not None and handle.name == f"{COLLECTION}{asked}"
         if earlier is not None and (reads or handle.kind is Kind.OPERATION):
             known[reference] = asked_before(handle, earlier)
-        elif handle.unchecked:
-            known[reference] = Earlier(earlier.messages if earlier else (), unread=handle.unchecked)
+        elif unread := handle.unchecked or _read_otherwise(reference, handle):
+            known[reference] = Earlier(earlier.messages if earlier else (), unread=unread)
         elif earlier is not None:
             known[reference] = earlier
     return known

@@ -280,6 +280,7 @@ def test_what_may_be_a_call_for_the_client_is_withheld(kind: str) -> None:
         [start(0, call_step("f", {})), delta(0, type="arguments_delta", arguments=7)],
         [start(0, call_step("f", {}))],
         [event("step.start", index=0)],
+        [{"index": 0, "step": call_step("f", {})}],
         [event("step.start", index="0", step={})],
         [event("step.delta", index=-1, delta={})],
         [event("step.delta", index=0, delta="text")],

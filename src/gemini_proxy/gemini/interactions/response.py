@@ -127,6 +127,8 @@ class InteractionReader:
         self._frames += 1
         self.carried_call = False
         try:
+            if "event_type" not in payload and not payload.keys().isdisjoint(("step", "delta")):
+                raise DecodeError("The upstream sent an event that does not say its type")
             told = self._event(payload) if "event_type" in payload else self._interaction(payload, whole=True)
         except BadRequest as error:
             raise DecodeError(f"The upstream's response cannot be read: {error.message}") from None
