@@ -40,6 +40,34 @@ async def test_policies_are_kept_listed_changed_and_removed(api: Api) -> None:
     assert await _names(api) == ["two"]
 
 
+async def test_versions_are_listed_and_restored(api: Api) -> None:
+    """The newest first, with who; a removed policy comes back with its id, and what does not load stays away."""
+    made = await api.dataset()
+    path = f"/dataset/{made['id']}/policy"
+    [one] = (await api.post(path, {"name": "one", "policy": SECRETIVE}))["extra_metadata"]["policies"]
+    own = f"{path}/{one['id']}"
+    await api.put(own, {"name": "uno", "action": "block", "extra_metadata": {"b": 2}})
+    await api.put(own, {"action": "block"})
+    await api.delete(own)
+    shown = [
+        (version["version"], version["name"], version["action"], version["removed"], version["extra_metadata"])
+        for version in await api.get(f"{own}/versions")
+    ]
+    assert shown == [
+        (3, "uno", "block", True, {"b": 2}),
+        (2, "uno", "block", False, {"b": 2}),
+        (1, "one", "log", False, {}),
+    ]
+    [first] = await api.get(f"{own}/versions?limit=1&before=2")
+    assert (first["version"], first["content"], bool(first["by"]), bool(first["time"])) == (1, SECRETIVE, True, True)
+    [back] = (await api.post(f"{own}/versions/1/restore", {}))["extra_metadata"]["policies"]
+    assert (back["id"], back["name"], back["action"]) == (one["id"], "one", "log")
+    assert [version["version"] for version in await api.get(f"{own}/versions?before=9")] == [4, 3, 2, 1]
+    for wrong in ("5", "0", "x", "9" * 12, "%C2%B2"):
+        assert await api.refused("POST", f"{own}/versions/{wrong}/restore") == (404, "There is no such version")
+    assert (await api.refused("GET", f"{path}/{UNKNOWN}/versions"))[0] == 404
+
+
 async def test_what_holds_of_the_files_is_listed(start_proxy: StartProxy, session: aiohttp.ClientSession) -> None:
     """Beside the policies, in fields of their own: an enabled policy takes the place of the files' of its action."""
     proxy = await start_proxy(policy=SECRETIVE, log_policy=SECRETIVE, guardrails={"header_policies": "off"})

@@ -90,6 +90,8 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("POST", f"{own}/policy", {"name": "p", "policy": SECRETIVE}),
         ("GET", f"{byuser}/policy", None),
         ("PUT", f"{own}/policy/{{policy_id}}", {"enabled": False}),
+        ("GET", f"{own}/policy/{{policy_id}}/versions", None),
+        ("POST", f"{own}/policy/{{policy_id}}/versions/{{version}}/restore", None),
         ("DELETE", f"{own}/policy/{{policy_id}}", None),
         ("POST", "/push/trace", {"messages": [SAMPLE], "annotations": [[]], "metadata": [None]}),
         ("GET", "/trace/{trace_id}", None),
@@ -107,6 +109,7 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("DELETE", byuser, None),
     ]
     parts = {"user": checker.user, "dataset": "there", "dataset_id": dataset, "trace_id": trace, "policy_id": ""}
+    parts["version"] = "1"
     parts["approval_id"] = (await asked_for(proxy.app[APPROVALS], OPEN_USER)).id
     for method, path, body in asked:
         operation = said["paths"][f"/api/v1{path}"][method.lower()]

@@ -19,6 +19,7 @@ from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
+from gemini_proxy.traces.policy_versions import PolicyVersions
 from gemini_proxy.traces.store import TraceStore
 
 SESSION_COOKIE: Final = "gemini_proxy_session"
@@ -39,6 +40,7 @@ TRACES = web.AppKey("TRACES", TraceStore)
 CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
 DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
+POLICY_VERSIONS = web.AppKey("POLICY_VERSIONS", PolicyVersions)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 APPROVALS = web.AppKey("APPROVALS", Approvals)
 AUDIT = web.AppKey("AUDIT", AuditLog)
@@ -76,6 +78,7 @@ def setup(
     app[CATALOGUE] = Catalogue(database)
     app[DATASETS] = Datasets(database)
     app[POLICIES] = Policies(database)
+    app[POLICY_VERSIONS] = PolicyVersions(database)
     app[PINNED_TOOLS] = PinnedTools(database)
     app[APPROVALS] = Approvals(database)
     app[AUDIT] = AuditLog(database)

@@ -50,6 +50,7 @@ from gemini_proxy.explorer.api.response_bodies import (
     LoadView,
     MessageView,
     PoliciesView,
+    PolicyVersionView,
     PushView,
     ReplacedView,
     SuccessView,
@@ -68,6 +69,7 @@ from gemini_proxy.explorer.pages import (
     key_pages,
     listing_pages,
     rule_pages,
+    rule_versions,
     sign_in,
     tool_pages,
     trace_pages,
@@ -82,6 +84,7 @@ _API: Final = "/api/v1"
 _BY_ID: Final = f"{_API}/dataset/byid/{{dataset_id}}"
 _BY_NAME: Final = f"{_API}/dataset/byuser/{{user}}/{{dataset}}"
 _OWN: Final = f"{_API}/dataset/{{dataset_id}}"
+_VERSIONS: Final = f"{_OWN}/policy/{{policy_id}}/versions"
 _METADATA: Final = f"{_API}/dataset/metadata/{{dataset}}"
 _APPROVAL: Final = f"{_API}/approvals/{{approval_id}}"
 _TRACE: Final = f"{_API}/trace/{{trace_id}}"
@@ -154,6 +157,17 @@ ENDPOINTS: Final = (
     Endpoint("POST", f"{_OWN}/policy", policy_api.add_policy, DatasetView, PolicyCreation),
     Endpoint("PUT", f"{_OWN}/policy/{{policy_id}}", policy_api.change_policy, DatasetView, PolicyChange),
     Endpoint("DELETE", f"{_OWN}/policy/{{policy_id}}", policy_api.remove_policy, DatasetView),
+    Endpoint(
+        "GET",
+        _VERSIONS,
+        policy_api.list_versions,
+        list[PolicyVersionView],
+        query=(
+            _number("limit", "How many to list.", policy_api.MAX_VERSIONS_LISTED),
+            _number("before", "Only versions before the one with this number."),
+        ),
+    ),
+    Endpoint("POST", f"{_VERSIONS}/{{version}}/restore", policy_api.restore_version, DatasetView),
     Endpoint(
         "GET",
         f"{_API}/approvals",
@@ -239,6 +253,7 @@ _GET: Final[dict[str, Handler]] = {
     f"{_DATASET}/rules/new": rule_pages.new,
     _RULE: rule_pages.edit,
     f"{_RULE}/delete": rule_pages.ask_delete,
+    f"{_RULE}/versions": rule_versions.versions,
 }
 _POST: Final[dict[str, Handler]] = {
     "/explorer": dataset_pages.create,
@@ -261,6 +276,7 @@ _POST: Final[dict[str, Handler]] = {
     _RULE: rule_pages.save,
     f"{_RULE}/switch": rule_pages.switch,
     f"{_RULE}/delete": rule_pages.delete,
+    f"{_RULE}/versions/{{version}}": rule_versions.restore,
 }
 
 

@@ -18,7 +18,7 @@ from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, pinned_tools, policies, traces
+from gemini_proxy.traces.schema import datasets, pinned_tools, policies, policy_versions, traces
 
 UNNAMED = ""
 """The name under which a user's exchanges are kept that named no dataset."""
@@ -154,7 +154,7 @@ class Datasets:
             found = dataset.seq
             rules = connection.scalars(select(policies.c.name).where(policies.c.dataset == found)).all()
             connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
-            for table in (policies, pinned_tools):
+            for table in (policies, policy_versions, pinned_tools):
                 connection.execute(delete(table).where(table.c.dataset == found))
             revision.advance(connection)
             append(connection, Change("dataset.deleted", dataset.described, by, owner, {"rules": list(rules)}))

@@ -14,6 +14,7 @@ from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone, TooMany
+from gemini_proxy.traces.policy_versions import PolicyVersion, keep
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, policies
 
@@ -62,27 +63,8 @@ class Policies:
         made = StoredPolicy(str(uuid.uuid4()), name, content, enabled, action, metadata or {}, time.time())
 
         def work(connection: Connection) -> StoredPolicy:
-            there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq, datasets.c.name.is_not(None))
-            # Locked, so that nobody deletes the dataset beside this, or adds to it.
-            if connection.execute(there.with_for_update()).first() is None:
-                raise DatasetGone("the dataset was deleted")
-            kept = select(func.count()).where(policies.c.dataset == dataset.seq)
-            if connection.scalars(kept).one() >= MAX_POLICIES:
-                raise TooMany(f"A dataset must not have more than {MAX_POLICIES} policies")
-            connection.execute(
-                insert(policies).values(
-                    id=made.id,
-                    dataset=dataset.seq,
-                    name=name,
-                    content=content,
-                    enabled=enabled,
-                    action=action,
-                    metadata=dump(made.metadata),
-                    updated=made.updated,
-                )
-            )
-            revision.advance(connection)
-            append(connection, _change("rule.added", dataset, by, None, made))
+            _require_room(connection, dataset)
+            _insert(connection, dataset, made, by)
             return made
 
         return await self._database.write(work)
@@ -111,17 +93,27 @@ class Policies:
 
         def work(connection: Connection) -> StoredPolicy | None:
             before = _of(connection, dataset, policy_id)
-            changed = connection.execute(
-                update(policies)
-                .where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
-                .values(**values, updated=time.time())
-            )
-            if not changed.rowcount:
-                return None
-            revision.advance(connection)
-            after = _of(connection, dataset, policy_id)
-            append(connection, _change("rule.changed", dataset, by, before, after))
-            return after
+            return None if before is None else _change_to(connection, dataset, before, values, by)
+
+        return await self._database.write(work)
+
+    async def restore(self, dataset: Dataset, version: PolicyVersion, *, by: str = UNKNOWN) -> StoredPolicy:
+        """Make a policy what it was, also one that was removed since; the policy as it is then.
+
+        Raises DatasetGone, and TooMany for one that was removed and for which there is no room any more.
+        """
+        values = {name: getattr(version, name) for name in ("name", "content", "enabled", "action")}
+
+        def work(connection: Connection) -> StoredPolicy:
+            # Before the policy, so that two who bring back a removed one do so in turn.
+            _lock(connection, dataset)
+            before = _of(connection, dataset, version.policy)
+            if before is not None:
+                return _change_to(connection, dataset, before, {**values, "metadata": dump(version.metadata)}, by)
+            _require_room(connection, dataset)
+            made = StoredPolicy(version.policy, **values, metadata=version.metadata, updated=time.time())
+            _insert(connection, dataset, made, by)
+            return made
 
         return await self._database.write(work)
 
@@ -133,16 +125,58 @@ class Policies:
             removed = connection.execute(
                 delete(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id)
             )
-            if removed.rowcount:
+            if removed.rowcount and before is not None:
                 revision.advance(connection)
+                keep(connection, dataset.seq, policy_id, _described(before), by, removed=True)
                 append(connection, _change("rule.removed", dataset, by, before, None))
             return removed.rowcount > 0
 
         return await self._database.write(work)
 
 
+def _lock(connection: Connection, dataset: Dataset) -> None:
+    """Let nobody delete the dataset beside this, or add to it. Raises DatasetGone."""
+    there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq, datasets.c.name.is_not(None))
+    if connection.execute(there.with_for_update(key_share=True)).first() is None:
+        raise DatasetGone("the dataset was deleted")
+
+
+def _require_room(connection: Connection, dataset: Dataset) -> None:
+    """Raises DatasetGone and TooMany."""
+    _lock(connection, dataset)
+    kept = select(func.count()).where(policies.c.dataset == dataset.seq)
+    if connection.scalars(kept).one() >= MAX_POLICIES:
+        raise TooMany(f"A dataset must not have more than {MAX_POLICIES} policies")
+
+
+def _insert(connection: Connection, dataset: Dataset, made: StoredPolicy, by: str) -> None:
+    described = _described(made)
+    values = {**described, "metadata": dump(made.metadata)}
+    connection.execute(insert(policies).values(id=made.id, dataset=dataset.seq, updated=made.updated, **values))
+    revision.advance(connection)
+    keep(connection, dataset.seq, made.id, described, by)
+    append(connection, _change("rule.added", dataset, by, None, made))
+
+
+def _change_to(
+    connection: Connection, dataset: Dataset, before: StoredPolicy, values: Mapping[str, Any], by: str
+) -> StoredPolicy:
+    """Change a policy that nobody else changes meanwhile. What changes nothing makes no version."""
+    connection.execute(update(policies).where(policies.c.id == before.id).values(**values, updated=time.time()))
+    revision.advance(connection)
+    after = _of(connection, dataset, before.id)
+    assert after is not None
+    if _described(after) != _described(before):
+        keep(connection, dataset.seq, after.id, _described(after), by)
+    append(connection, _change("rule.changed", dataset, by, before, after))
+    return after
+
+
 def _of(connection: Connection, dataset: Dataset, policy_id: str) -> StoredPolicy | None:
     """Return a policy that nobody else changes until the transaction ends."""
+    # A version refers to the dataset. Its row is locked first, as by those who delete it with its policies.
+    there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq)
+    connection.execute(there.with_for_update(read=True, key_share=True))
     query = select(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id).with_for_update()
     row = connection.execute(query).mappings().first()
     return None if row is None else _policy(row)
@@ -150,7 +184,7 @@ def _of(connection: Connection, dataset: Dataset, policy_id: str) -> StoredPolic
 
 def _change(action: str, dataset: Dataset, by: str, before: StoredPolicy | None, after: StoredPolicy | None) -> Change:
     """Return what the audit log keeps: of a change, what has changed."""
-    old, new = _described(before), _described(after)
+    old, new = (None if policy is None else _described(policy) for policy in (before, after))
     if old is not None and new is not None:
         changed = {name for name in new if old[name] != new[name]}
         old, new = ({name: side[name] for name in side if name in changed or name == "name"} for side in (old, new))
@@ -160,9 +194,7 @@ def _change(action: str, dataset: Dataset, by: str, before: StoredPolicy | None,
     return Change(action, subject, by, dataset.owner, old, new)
 
 
-def _described(policy: StoredPolicy | None) -> dict[str, Any] | None:
-    if policy is None:
-        return None
+def _described(policy: StoredPolicy) -> dict[str, Any]:
     return {name: getattr(policy, name) for name in ("name", "content", "enabled", "action", "metadata")}
 
 

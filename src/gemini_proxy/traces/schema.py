@@ -13,12 +13,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     false,
     text,
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0017"
+HEAD = "0018"
 
 metadata = MetaData(
     naming_convention={
@@ -126,6 +127,25 @@ policies = Table(
     Column("action", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
+)
+
+# What policies have been, and removed ones were: see policy_versions.py. A policy that is removed keeps its versions.
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("dataset", _Sequence, ForeignKey("datasets.seq", ondelete="CASCADE"), nullable=False, index=True),
+    Column("policy", String(36), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("removed", Boolean, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    UniqueConstraint("policy", "number"),
 )
 
 # A tool as a dataset's exchanges first declared it, ``text`` as JSON, and the last declaration since that was another.

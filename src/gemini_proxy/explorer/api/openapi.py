@@ -21,6 +21,7 @@ _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "dataset": {"schema": {"type": "string"}, "description": "The dataset's name."},
     "dataset_id": {"schema": {"type": "string", "format": "uuid"}},
     "policy_id": {"schema": {"type": "string", "format": "uuid"}},
+    "version": {"schema": {"type": "integer", "minimum": 1}},
     "approval_id": {"schema": {"type": "string"}},
     "trace_id": {"schema": {"type": "string", "format": "uuid"}},
 }

@@ -2,21 +2,35 @@
 
 from typing import Any, Final
 
+from aiohttp import web
+
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import NO_DATASET, dataset_by_id, dataset_by_name, dataset_with_policies
 from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.request_bodies import PolicyChange, PolicyCreation
-from gemini_proxy.explorer.api.response_bodies import DatasetView, FileRuleView, PoliciesView, policy_view
-from gemini_proxy.explorer.app_keys import COMPILING, FILE_RULES, GUARDRAILS, POLICIES
+from gemini_proxy.explorer.api.response_bodies import (
+    DatasetView,
+    FileRuleView,
+    PoliciesView,
+    PolicyVersionView,
+    policy_version_view,
+    policy_view,
+)
+from gemini_proxy.explorer.app_keys import COMPILING, FILE_RULES, GUARDRAILS, POLICIES, POLICY_VERSIONS
 from gemini_proxy.guardrails.rules import Guardrail, compile_guardrail, is_brief
 from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces.dataset_rules import files_in_force
+from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
+from gemini_proxy.traces.policy_versions import PolicyVersion
 from gemini_proxy.traces.rows import dump
 
 MAX_POLICY_METADATA_BYTES: Final = 16_384
 """Bytes of one policy's metadata as JSON: it is read with its dataset's policies."""
 _NO_POLICY: Final = "Policy not found"
+_NO_VERSION: Final = "There is no such version"
+MAX_VERSIONS_LISTED: Final = 20
+"""Versions in one response: each has the rule's whole text."""
 _NO_POLICY_TO_UPDATE: Final = "Policy to update not found"
 
 
@@ -96,6 +110,45 @@ async def remove_policy(call: ApiCall) -> DatasetView:
     if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY), by=call.identity.named):
         raise NotFound(_NO_POLICY)
     return await dataset_with_policies(call, dataset)
+
+
+async def list_versions(call: ApiCall) -> list[PolicyVersionView]:
+    """List what a policy has been, the newest first, also one that was removed: for a key with the role operator."""
+    call.require_operator()
+    dataset = await dataset_by_id(call)
+    policy_id, limit = call.id("policy_id", _NO_POLICY), call.number("limit", MAX_VERSIONS_LISTED, MAX_VERSIONS_LISTED)
+    before = call.number("before", 0, 10**9) or None
+    found = await call.app[POLICY_VERSIONS].of(dataset, policy_id, limit, before)
+    if not found and before is None and limit:
+        raise NotFound(_NO_POLICY)
+    return [policy_version_view(version) for version in found]
+
+
+async def restore_version(call: ApiCall) -> DatasetView:
+    """Make a version of a policy the current one, also of one that was removed. Show the dataset with its policies.
+
+    400 with line and reason for a version that does not load any more.
+    """
+    call.require_operator()
+    dataset = await dataset_by_id(call)
+    policy_id = call.id("policy_id", _NO_POLICY)
+    version = await version_of(call.app, dataset, policy_id, call.request.match_info["version"])
+    await _require_loads(call, version.name, version.content)
+    try:
+        await call.app[POLICIES].restore(dataset, version, by=call.identity.named)
+    except DatasetGone:
+        raise NotFound(NO_DATASET) from None
+    return await dataset_with_policies(call, dataset)
+
+
+async def version_of(app: web.Application, dataset: Dataset, policy_id: str, written: str) -> PolicyVersion:
+    """Return the version of a policy with the number that a path has. Raise NotFound."""
+    if written.isascii() and written.isdecimal() and len(written) <= 9:
+        number = int(written)
+        for version in await app[POLICY_VERSIONS].of(dataset, policy_id, 1, number + 1):
+            if version.number == number:
+                return version
+    raise NotFound(_NO_VERSION)
 
 
 async def compiled(call: ApiCall, name: str, content: str) -> Guardrail:

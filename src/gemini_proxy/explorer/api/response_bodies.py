@@ -12,6 +12,7 @@ from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.policies import StoredPolicy
+from gemini_proxy.traces.policy_versions import PolicyVersion
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.trace import Trace
 
@@ -69,6 +70,20 @@ class PolicyView(TypedDict):
     action: Literal["block", "ask", "mask", "log"]
     extra_metadata: dict[str, Any]
     last_updated_time: str
+
+
+class PolicyVersionView(TypedDict):
+    """A rule as ``by`` left it, or with ``removed`` as it was when they removed it."""
+
+    version: int
+    time: str
+    by: str
+    removed: bool
+    name: str
+    content: str
+    enabled: bool
+    action: Literal["block", "ask", "mask", "log"]
+    extra_metadata: dict[str, Any]
 
 
 class FileRuleView(TypedDict):
@@ -275,6 +290,20 @@ def policy_view(policy: StoredPolicy) -> PolicyView:
         "action": policy.action,
         "extra_metadata": dict(policy.metadata),
         "last_updated_time": datetime.fromtimestamp(policy.updated, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def policy_version_view(version: PolicyVersion) -> PolicyVersionView:
+    return {
+        "version": version.number,
+        "time": iso(version.at),
+        "by": version.by,
+        "removed": version.removed,
+        "name": version.name,
+        "content": version.content,
+        "enabled": version.enabled,
+        "action": version.action,
+        "extra_metadata": dict(version.metadata),
     }
 
 

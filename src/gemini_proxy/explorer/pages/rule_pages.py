@@ -9,7 +9,7 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import ApiCall, api
 from gemini_proxy.explorer.api.request_bodies import MAX_POLICY_NAME, PolicyTrial, WrittenPolicy, is_dataset_name
-from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, TRACES
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, POLICY_VERSIONS, TRACES
 from gemini_proxy.explorer.pages.site import Form, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
 from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
@@ -76,11 +76,13 @@ async def rules(visit: PageVisit) -> web.StreamResponse:
     policies = await visit.app[POLICIES].of(dataset)
     files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
     in_force = files_in_force(policies, files).actions
+    removed = await visit.app[POLICY_VERSIONS].removed(dataset) if visit.identity.role == "operator" else ()
     return await visit.show(
         "rules.html",
         dataset=dataset,
         path=dataset_path(dataset),
         rules=policies,
+        removed=removed,
         files=[(rule, rule.action in in_force) for rule in files.all],
         header=HEADER_NAME,
         header_mode=guardrails.header_policies,
