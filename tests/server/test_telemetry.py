@@ -53,7 +53,8 @@ async def test_an_exchange_is_a_trace_that_the_upstream_continues(
             **prompt("hello SECRETIVE"),
             "generationConfig": {"temperature": 0.5, "topK": 3, "maxOutputTokens": True},
         }
-        async with client.post(proxy.stream, json=body, headers={"traceparent": PARENT}) as response:
+        headers = {"traceparent": PARENT, "tracestate": "rojo=00f067aa0ba902b7,congo=t61"}
+        async with client.post(proxy.stream, json=body, headers=headers) as response:
             assert response.status == 200
             await response.read()
         trace = await proxy.trace()
@@ -61,6 +62,7 @@ async def test_an_exchange_is_a_trace_that_the_upstream_continues(
     assert (server.trace_id, server.parent_id) == (PARENT.split("-")[1], PARENT.split("-")[2])
     assert (call.trace_id, call.parent_id, call.kind, server.kind) == (server.trace_id, server.span_id, CLIENT, SERVER)
     assert upstream.calls[0].headers["traceparent"] == f"00-{call.trace_id}-{call.span_id}-01"
+    assert upstream.calls[0].headers["tracestate"] == headers["tracestate"]
     assert server.attributes["http.response.status_code"] == 200
     assert server.name == "POST /{v}/models/{model}:streamGenerateContent"
     expected = {
@@ -92,6 +94,28 @@ async def test_an_exchange_is_a_trace_that_the_upstream_continues(
     assert receiver.points["gemini_proxy.guardrail.check.duration"]
     for secret in (b"CANARY", b"SECRETIVE", b"AIzaTestKey"):
         assert secret not in receiver.raw
+
+
+@pytest.mark.parametrize("state", [f"vendor=AIza{'S' * 35}", "=SECRETIVE", "vendor=SECRETIVE=", "v=SECRETIVE," * 100])
+async def test_the_state_that_a_client_sends_with_its_trace(
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    state: str,
+) -> None:
+    """It is the client's own words: what holds a key or is out of form goes nowhere, the log included."""
+    async with (
+        otlp_receiver() as receiver,
+        proxy_before(upstream.url, tmp_path, policy=NO_CANARY, **telling(receiver)) as proxy,
+    ):
+        upstream.reply(unary(candidate("yes", "STOP")))
+        headers = {"traceparent": PARENT, "tracestate": state}
+        async with client.post(proxy.method(), json=prompt("hi"), headers=headers) as response:
+            assert response.status == 200
+    assert receiver.named("POST ").parent_id == PARENT.split("-")[2]
+    told = f"{receiver.raw!r}{caplog.text}"
+    assert "SECRETIVE" not in told and "SSSSS" not in told and "exceeded" not in told
 
 
 async def test_refusals_and_failures_are_told_apart(

@@ -3,6 +3,7 @@
 Those for guardrails are a draft of theirs. Names and values only: who sends them is ``server/telemetry.py``.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ COMPONENT: Final = "gemini-proxy"
 _MOST_CONTENT: Final = 262_144
 """Bytes of an exchange whose content is sent: writing it down takes the event loop a millisecond."""
 _NAME: Final = 200
+_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_MEMBER: Final = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[!-+\--<>-~]{1,256}"
+_STATE: Final = re.compile(rf"(?=.{{1,512}}\Z){_MEMBER}(?:,{_MEMBER}){{0,31}}")
+"""The form of trace headers by W3C's Trace Context, without spaces."""
 _OPERATIONS: Final[Mapping[str, str]] = {
     "generateContent": "generate_content",
     "streamGenerateContent": "generate_content",
@@ -158,6 +163,19 @@ def content_attributes(exchange: Exchange, messages: Sequence[Message]) -> dict[
     sides = {"gen_ai.input.messages": messages[:asked], "gen_ai.output.messages": messages[asked:]}
     written = {name: dump(list(map(_message, side))) for name, side in sides.items() if side}
     return {name: text.decode() for name, text in written.items() if len(text) <= _MOST_CONTENT}
+
+
+def client_trace(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with which a client tells of its trace, as far as they are in form and hold no key.
+
+    They are the client's words: the SDK would write others into the log, and send the state on.
+    """
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not _PARENT.fullmatch(parent):
+        return {}
+    if not _STATE.fullmatch(state) or redact(state) != state:
+        return {"traceparent": parent}
+    return {"traceparent": parent, "tracestate": state}
 
 
 def plain(text: str) -> str:

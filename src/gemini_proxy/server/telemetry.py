@@ -22,6 +22,7 @@ from gemini_proxy.guardrails.masking import hide_in_messages
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.telemetry import (
     COMPONENT,
+    client_trace,
     common_attributes,
     content_attributes,
     ending_attributes,
@@ -136,11 +137,14 @@ class Spans:
             )
             return
         propagator = TraceContextTextMapPropagator()
-        given = {name: value for name in propagator.fields if (value := request.headers.get(name)) is not None}
         route = exchange.call.row.paths[0]
         asked = {"http.request.method": request.method, "http.route": route, "url.path": plain(request.path)}
         self._server = tracer.start_span(
-            f"{request.method} {route}", propagator.extract(given), SpanKind.SERVER, asked, start_time=begun
+            f"{request.method} {route}",
+            propagator.extract(client_trace(request.headers)),
+            SpanKind.SERVER,
+            asked,
+            start_time=begun,
         )
         self._call = tracer.start_span(
             span_name(exchange),
