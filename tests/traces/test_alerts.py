@@ -122,6 +122,9 @@ def test_a_chat_reads_no_markup_in_names() -> None:
     body = orjson.loads(body_of(message(key="<!channel> & co"), slack, "https://p.example"))
     said = "gemini-proxy: 1 exchange was refused by &lt;!channel&gt; &amp; co."
     assert body == {"text": f"{said}\n<https://p.example/explorer/traffic?outcome=refused|Open>"}
+    # Mattermost and Discord know more.
+    for markup in ("@everyone", "[Open](https://evil.example)"):
+        assert markup not in orjson.loads(body_of(message(key=f"a {markup}"), slack, None))["text"]
 
 
 def test_keys_are_in_no_message_and_secrets_in_no_repr() -> None:

@@ -14,6 +14,8 @@ from gemini_proxy.traces.redact import redact
 
 _LONGEST: Final = 200
 """Characters of a name in a text: those of datasets, guardrails and tools are others' words."""
+_NOTHING: Final = "\u200b"
+"""A space without width: behind it chats see no mention of a person, and no link."""
 _PAGES: Final[Mapping[Kind, str]] = {
     "approval_waiting": "/explorer/approvals",
     "refusals": "/explorer/traffic?outcome=refused",
@@ -28,7 +30,7 @@ def body_of(message: AlertMessage, rule: AlertRule, public_url: str | None) -> b
     link = _link(message, public_url)
     text = _text(message)
     if rule.format == "slack":
-        said = _for_chat(text)
+        said = _for_chat(text.replace("@", f"@{_NOTHING}").replace("](", f"]{_NOTHING}("))
         return orjson.dumps({"text": f"{said}\n<{_for_chat(link)}|Open>" if link else said})
     return orjson.dumps(
         {
