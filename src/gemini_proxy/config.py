@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gemini_proxy.http.addresses import listen_address
@@ -30,6 +30,7 @@ from gemini_proxy.sections import (
     Limits,
     Live,
     Logs,
+    Price,
     Refusals,
     Server,
     Telemetry,
@@ -112,6 +113,7 @@ class Config(BaseSettings):
     logs: Logs = Logs()
     telemetry: Telemetry = Telemetry()
     alerts: tuple[Alert, ...] = ()
+    prices: Mapping[str, Price] = Field(default_factory=dict)
 
     @field_validator("alerts")
     @classmethod
@@ -236,6 +238,7 @@ IN_PLACE: Final = frozenset(
         *(f"logs.{name}" for name in Logs.model_fields),
         *(f"limits.{name}" for name in Limits.model_fields),
         "alerts",
+        "prices",
         *(f"live.{name}" for name in Live.model_fields),
         "traces.retention_days",
         "traces.max_size",
@@ -467,8 +470,8 @@ def _without_credentials(value: object) -> object:
 def _known_keys(config: type[BaseModel], path: Sequence[str]) -> set[str]:
     model: Any = config
     for step in path:
-        # A step into a list is a number: what the list holds is known already.
-        if not step.isdecimal():
+        # A step into a list or a table of tables is a number or any name: what they hold is known already.
+        if step in model.model_fields:
             kind = model.model_fields[step].annotation
-            model = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            model = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[-1:]}.get(get_origin(kind), (kind,))[0]
     return set(model.model_fields)

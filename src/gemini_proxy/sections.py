@@ -448,6 +448,14 @@ def alert_rule(alert: Alert) -> AlertRule:
 Limit = Annotated[int, Field(ge=0)]
 
 
+class Price(Section):
+    """US dollars for a million tokens of a model; ``cached`` is for those that a cache holds, None as for others."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+    cached: Annotated[float, Field(ge=0)] | None = None
+
+
 class Limits(Section):
     """What one client may do, 0 for no limit: a key that is known to be good, else an address.
 

@@ -65,6 +65,16 @@ def invoke(config: Path, *arguments: str) -> Result:
         ("guardrails", {"log_policies": ["gone.gr"]}, ["guardrails.log_policies: no file", "gone.gr"]),
         ("server", {"loop": "trio"}, ["server.loop", "'trio'", "'asyncio' or 'uvloop'"]),
         ("server", {"lisen": ["127.0.0.1:1"]}, ["server.lisen", "unknown key", 'did you mean "listen"']),
+        (
+            "prices",
+            {'"gemini-*".input': 1, '"gemini-*".outptu': 2},
+            ["prices.gemini-*.outptu", 'did you mean "output"'],
+        ),
+        (
+            "prices",
+            {'"gemini-*".input': -1, '"gemini-*".output': 2},
+            ["prices.gemini-*.input", "-1", "greater than or equal to 0"],
+        ),
         ("server", {"max_request_bytes": "much"}, ["server.max_request_bytes", "'much'", "integer"]),
         ("upstream", {"base_url": "http://example.com"}, ["upstream.base_url", "http://example.com", "https"]),
         ("upstream", {"read_timeout": -1}, ["upstream.read_timeout", "-1", "greater than 0"]),

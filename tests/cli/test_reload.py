@@ -137,7 +137,7 @@ def test_the_readme_says_what_changes_in_place() -> None:
     )
     whole, single = (
         ("guardrails.", "doors.", "refusals.", "limits.", "live.", "logs.", "files."),
-        ("traces.retention_days", "traces.max_size", "traces.required", "traces.durability", "alerts"),
+        ("traces.retention_days", "traces.max_size", "traces.required", "traces.durability", "alerts", "prices"),
     )
     fixed = (
         "guardrails.engine",

@@ -70,7 +70,7 @@ def test_labels_are_round_and_apart() -> None:
     slow = lines("p", "P", starts, 1800, [Series("a", "s", [*[None] * 47, 1130.0])])
     assert [label.text for label in slow.y_labels] == ["0", "0.6 s", "1.2 s"]
     gaps = [after.at - before.at for before, after in zip(slow.x_labels, slow.x_labels[1:], strict=False)]
-    assert len(slow.x_labels) > 4 and min(gaps) > 60
+    assert len(slow.x_labels) > 4 and min(gaps) > 57
 
 
 @pytest.mark.parametrize("step", [10_800, 21_600])

@@ -1,6 +1,6 @@
 """Typed keys for what the Explorer needs of the application it is part of, and ``setup``, which sets them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -9,7 +9,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.http.fair_lock import FairLock
-from gemini_proxy.sections import Explorer, Guardrails, Limits, Server
+from gemini_proxy.sections import Explorer, Guardrails, Limits, Price, Server
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.audit import AuditLog
@@ -30,6 +30,8 @@ GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
 """The settings of that section, as they are now."""
 LIMITS: web.AppKey[Callable[[], Limits]] = web.AppKey("LIMITS")
 """What one client may do, as it is now."""
+PRICES: web.AppKey[Callable[[], Mapping[str, Price]]] = web.AppKey("PRICES")
+"""What models cost, as it is now."""
 FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")

@@ -15,7 +15,7 @@ from hashlib import sha256
 from aiohttp import web
 
 from gemini_proxy.config import Config, configuration_digest
-from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, READ_DATABASE
+from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, PRICES, READ_DATABASE
 from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
@@ -239,6 +239,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
             return setups.current.config.guardrails
 
         app[READ_DATABASE], app[LIMITS] = storage.read_database, lambda: _limits(app)
+        app[PRICES] = lambda: setups.current.config.prices
         set_up_explorer(
             app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails
         )

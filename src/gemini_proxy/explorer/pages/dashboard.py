@@ -1,23 +1,26 @@
 """The dashboard with requests, refusals and times over an hour, a day, a week or a month; and the live view's page."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from gemini_proxy.errors import NotFound
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name
-from gemini_proxy.explorer.app_keys import DATASETS, READ_DATABASE
+from gemini_proxy.explorer.app_keys import DATASETS, PRICES, READ_DATABASE
+from gemini_proxy.explorer.pages.costs import costs_of, prices_of
 from gemini_proxy.explorer.pages.listing_pages import NO_DATASET, TRAFFIC
 from gemini_proxy.explorer.pages.plots import Plot, Series, lines, stacked
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
+from gemini_proxy.sections import Price
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, Counts, DurationHistogram, Figures, total
+from gemini_proxy.traces.figures import Bucket, Counts, DurationHistogram, Figures, resampled, total
 from gemini_proxy.traces.trace import REFUSED, Outcome
 from gemini_proxy.traces.usage import DatasetUsage, OwnerUsage
 
@@ -30,8 +33,9 @@ RANGES: Final = {
 _POINTS: Final = 62
 _SHOWN: Final = 12
 """Names in a table; the others share a row."""
-_RULES: Final = 6
-"""Rules with their own colour in the plot of refusals; the others share one."""
+_COLOURS: Final = 6
+"""Names with a colour of their own in a plot; the others share one."""
+_DAY: Final = 86_400
 REFRESHED: Final = {"": "off", "30": "every 30 s", "300": "every 5 min"}
 """How often the browser asks again, in seconds."""
 
@@ -42,7 +46,7 @@ class BreakdownRow:
 
     name: str
     filters: Mapping[str, str]
-    values: tuple[int, ...]
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,6 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         found = OwnerUsage(await usage.of_dataset(await _dataset(visit, name), now - seconds, now, _POINTS), {})
     else:
         found = await usage.by_dataset(visit.user, now - seconds, now, _POINTS)
-    buckets = found.buckets
-    summed = total(bucket.figures for bucket in buckets)
     refresh = visit.query("refresh") if visit.query("refresh") in REFRESHED else ""
     response = await visit.show(
         "dashboard.html",
@@ -87,26 +89,28 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         unnamed=NO_DATASET,
         dataset=name,
         path=dataset_path("" if name == NO_DATASET else name),
-        total=summed,
-        since=buckets[0].start,
-        breakdowns=breakdowns(summed, found.datasets),
-        plots=plots(buckets),
+        since=found.buckets[0].start,
+        # The sums of many names: not in the event loop.
+        **await asyncio.to_thread(plots_and_tables, found, visit.app[PRICES]()),
     )
     if refresh:
         response.headers["refresh"] = refresh
     return response
 
 
-def breakdowns(figures: Figures, datasets: Mapping[str, Figures]) -> list[Breakdown]:
+def breakdowns(
+    figures: Figures, datasets: Mapping[str, Figures], prices: Mapping[str, Price] | None = None
+) -> list[Breakdown]:
     """Return the tables below the plots. ``datasets`` are empty where one alone is shown."""
-    models = _rows("model", figures.models, [figures.models, figures.prompts, figures.outputs, figures.cached])
+    cost = [costs_of(figures, prices).models] if prices else []
+    models = _rows("model", figures.models, [figures.models, figures.prompts, figures.outputs, figures.cached, *cost])
     found = [figures.refusals, figures.asked, figures.masked, figures.logged]
     requests = {name: one.requests for name, one in datasets.items()}
     refused = {name: one.refused for name, one in datasets.items()}
     # In the query the dataset without a name has one; "" are the others in a table.
     named = [{name or NO_DATASET: count for name, count in counts.items()} for counts in (requests, refused)]
     tables = [
-        Breakdown("Models", ("requests", "tokens in", "tokens out", "cached"), models),
+        Breakdown("Models", ("requests", "tokens in", "tokens out", "cached", *(["cost"] * len(cost))), models),
         Breakdown("Guardrails", ("refused", "asked", "masked", "logged"), _rows("rule", _sum(found), found)),
         Breakdown("Upstream status", ("responses",), _rows("status", figures.statuses, [figures.statuses])),
         Breakdown("Tools called", ("exchanges",), _rows("tool", figures.tools, [figures.tools])),
@@ -115,7 +119,7 @@ def breakdowns(figures: Figures, datasets: Mapping[str, Figures]) -> list[Breakd
     return [table for table in tables if table.rows]
 
 
-def _rows(filtered: str, order: Counts, columns: Sequence[Counts]) -> tuple[BreakdownRow, ...]:
+def _rows(filtered: str, order: Counts, columns: Sequence[Mapping[str, float]]) -> tuple[BreakdownRow, ...]:
     """Return a row for each of the most frequent names, and one for all others."""
     named = sorted((name for name in order if name), key=lambda name: (-order[name], name))
     shown, others = named[:_SHOWN], [*named[_SHOWN:], ""]
@@ -137,6 +141,36 @@ def _traffic(dataset: str, start: float, end: float, filters: Mapping[str, str])
 def _times(start: float, end: float) -> Mapping[str, float]:
     # To the minute, as the list's form has them: the last one whole.
     return {"since": start, "until": -(-end // 60) * 60}
+
+
+def plots_and_tables(usage: OwnerUsage, listed: Mapping[str, Price]) -> dict[str, Any]:
+    """Return what the page shows of the figures, by the names that its template has for it."""
+    summed = total(bucket.figures for bucket in usage.buckets)
+    prices = prices_of({*summed.prompts, *summed.outputs}, listed)
+    return {
+        "total": summed,
+        "costs": costs_of(summed, prices) if listed else None,
+        "plots": [*plots(usage.buckets), *([_cost_plot(usage.buckets, prices)] if prices else [])],
+        "breakdowns": breakdowns(summed, usage.datasets, prices),
+    }
+
+
+def _cost_plot(buckets: Sequence[Bucket], prices: Mapping[str, Price]) -> Plot:
+    """Draw what models cost: over days by the day, which is one of UTC."""
+    since, until = buckets[0].start, buckets[-1].start + buckets[-1].seconds
+    daily = until - since > 2 * _DAY
+    shown = resampled(buckets, since, until, _DAY) if daily else buckets
+    costs = [costs_of(bucket.figures, prices).models for bucket in shown]
+    names = sorted(prices, key=lambda name: (-sum(one.get(name, 0) for one in costs), name))
+    series = [
+        Series(name, f"plot-{index}", [one.get(name, 0) for one in costs])
+        for index, name in enumerate(names[:_COLOURS], start=1)
+    ]
+    if others := names[_COLOURS:]:
+        rest = [sum(one.get(name, 0) for name in others) for one in costs]
+        series.append(Series("other models", "plot-other", rest))
+    title = "Cost by day (UTC)" if daily else "Cost"
+    return stacked("cost", title, [one.start for one in shown], shown[0].seconds, series, unit="$")
 
 
 def plots(buckets: Sequence[Bucket]) -> list[Plot]:
@@ -178,7 +212,7 @@ def _outcomes(figures: Sequence[Figures]) -> list[Series]:
 def _refusals(figures: Sequence[Figures]) -> list[Series]:
     counts = total(figures).refusals
     named = sorted((rule for rule in counts if rule), key=lambda rule: (-counts[rule], rule))
-    shown, rest = named[:_RULES], {*named[_RULES:], ""}
+    shown, rest = named[:_COLOURS], {*named[_COLOURS:], ""}
     series = [
         Series(rule, f"plot-{index}", [bucket.refusals.get(rule, 0) for bucket in figures])
         for index, rule in enumerate(shown, start=1)

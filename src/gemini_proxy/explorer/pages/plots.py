@@ -1,16 +1,18 @@
 """Draw plots over time as shapes on a canvas, for an SVG that a template writes. No I/O."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
+
+from gemini_proxy.explorer.pages.costs import money
 
 WIDTH: Final = 560
 HEIGHT: Final = 190
 # On a phone the letters take a third more of the canvas: "0.06 ms" must fit beside it.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 8, 10, 24
-_LABEL: Final = 62
+_LABEL: Final = 58
 """Canvas units for one label of the time axis."""
 _CLOCK_STEPS: Final = (300, 600, 900, 1_800, 3_600, 7_200, 10_800, 14_400, 21_600, 43_200)
 _DAY_STEPS: Final = (1, 2, 4, 7, 14, 28)
@@ -109,10 +111,11 @@ def stacked(
     seconds: int,
     series: Sequence[Series],
     filters: Mapping[str, str] | None = None,
+    unit: Literal["", "$"] = "",
 ) -> Plot:
-    """Draw counts, stacked. ``filters`` are those of the list of what is counted."""
+    """Draw counts, or dollars, stacked. ``filters`` are those of the list of what is counted."""
     totals = [sum(layer.values[index] or 0 for layer in series) for index in range(len(starts))]
-    ceiling = _ceiling(max(totals, default=0), whole=True)
+    ceiling = _ceiling(max(totals, default=0), whole=not unit)
     bars: list[Bar] = []
     for index in range(len(starts)):
         x, width = _slot(index, len(starts))
@@ -122,7 +125,7 @@ def stacked(
             if height:
                 y -= height
                 bars.append(Bar(_round(x + width * 0.1), _round(y), _round(width * 0.8), _round(height), layer.style))
-    plot = _plot(identity, title, starts, seconds, series, ceiling, "", bars=tuple(bars), empty=not any(totals))
+    plot = _plot(identity, title, starts, seconds, series, ceiling, unit, bars=tuple(bars), empty=not any(totals))
     return replace(plot, filters=filters or {})
 
 
@@ -185,7 +188,11 @@ def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
         return ()
     since, until = starts[0], starts[-1] + seconds
     scale = (WIDTH - _LEFT - _RIGHT) / (until - since)
-    if until - since <= 2 * _DAY:
+    if seconds >= _DAY:
+        # One bar is a day or more, of UTC: its day is that of its noon, wherever this machine is.
+        form, every = "%a %d" if until - since <= 8 * _DAY else "%d %b", math.ceil(_LABEL / (seconds * scale))
+        moments: Iterable[int] = (start + _DAY // 2 for start in starts[::every])
+    elif until - since <= 2 * _DAY:
         step = next((step for step in _CLOCK_STEPS if step * scale >= _LABEL), _CLOCK_STEPS[-1])
         form, moments = "%H:%M", _clock_times(since, until, step)
     else:
@@ -249,6 +256,8 @@ def _scale(value: float, ceiling: float, unit: str) -> str:
     """Write a value at the axis, in the unit that fits the largest one."""
     if unit == "ms" and value:
         return f"{value / 1000:g} s" if ceiling >= 1000 else f"{value:g} ms"
+    if unit == "$":
+        return f"${value:g}" if value else "0"
     factor, letter = (1_000_000, "M") if ceiling >= 1_000_000 else (1_000, "k") if ceiling >= 10_000 else (1, "")
     return f"{value / factor:g}{letter}" if value else "0"
 
@@ -256,6 +265,8 @@ def _scale(value: float, ceiling: float, unit: str) -> str:
 def _said(value: float | None, unit: str) -> str:
     if value is None:
         return ""
+    if unit == "$":
+        return money(value)
     return f"{value:,.1f} ms" if unit == "ms" else f"{value:,.0f}"
 
 

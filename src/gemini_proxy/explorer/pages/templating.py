@@ -12,6 +12,7 @@ import jinja2
 from aiohttp import web
 from markupsafe import Markup
 
+from gemini_proxy.explorer.pages.costs import money
 from gemini_proxy.explorer.pages.static_files import static_path
 from gemini_proxy.traces.visible import ONE_LINE, VISIBLE, counted
 
@@ -113,6 +114,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "zone": zone,
     "grouped": grouped,
     "milliseconds": milliseconds,
+    "money": money,
     "words": words,
     "line": one_line,
     "exact": Exact,
