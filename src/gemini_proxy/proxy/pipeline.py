@@ -558,6 +558,7 @@ class Pipeline:
             # What asks a model asks the Gemini API: a token for Vertex AI is nothing that it may have.
             gemini_key=given.gemini if exchange.call.host == "gemini" else None,
             reader=exchange.reader,
+            restored=exchange.masks.values if exchange.masks is not None and exchange.restoring is not None else {},
         )
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:

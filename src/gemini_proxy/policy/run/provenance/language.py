@@ -10,6 +10,7 @@ from gemini_proxy.policy.run.operators import items_of
 from gemini_proxy.policy.run.provenance.labels import Labels, acts_by_hint
 from gemini_proxy.policy.run.provenance.origins import Origins, OriginsCache, Traced
 from gemini_proxy.policy.run.provenance.private import PrivateData
+from gemini_proxy.policy.run.provenance.restored import Restored
 from gemini_proxy.policy.run.ranges import Mark
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.values import Address, MarkedRecord, Piece, cut, word_for
@@ -48,7 +49,8 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
 def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
     """Return the values of a call that contain something private, read before it and not said by the user.
 
-    ``tools`` are names of tools whose outputs are private, beside those that are labelled so.
+    ``tools`` are names of tools whose outputs are private, beside those that are labelled so. What was masked and is
+    put back into the call is private, whoever said it.
     """
     if not isinstance(call, Event) or call.kind != "ToolCall":
         raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")
@@ -57,7 +59,7 @@ def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
     if key not in run.scans:
         events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
         events.sort(key=lambda event: event.position)
-        run.scans[key] = PrivateData(events, Labels.of(run.parameters, (), names), run)
+        run.scans[key] = PrivateData(events, Labels.of(run.parameters, (), names), run, _restored(run))
     data: PrivateData = run.scans[key]
     records = [_record(run, found, call) for found in data.carried_by(call)]
     run.items(len(records))
@@ -100,13 +102,22 @@ def _labels(run: Run, trusted: tuple[Any, ...]) -> Labels:
     return found
 
 
+def _restored(run: Run) -> Restored:
+    """Return what is put back into the response that is checked, read once."""
+    key = ("restored",)
+    if key not in run.scans:
+        run.scans[key] = Restored.of(run.parameters)
+    found: Restored = run.scans[key]
+    return found
+
+
 def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
     """Return what traces the conversation's values if these tools are trusted as well, made once a check."""
     key = ("origins", trusted, fields)
     if key not in run.scans:
         events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
         events.sort(key=lambda event: event.position)
-        run.scans[key] = _kept().origins(events, _labels(run, trusted), run, fields=fields)
+        run.scans[key] = _kept().origins(events, _labels(run, trusted), run, fields=fields, restored=_restored(run))
     found: Origins = run.scans[key]
     return found
 

@@ -12,6 +12,7 @@ from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.fields import Field, fields_of
 from gemini_proxy.policy.run.provenance.folded import Folded, Spoken, decoded, fold
 from gemini_proxy.policy.run.provenance.labels import Labels
+from gemini_proxy.policy.run.provenance.restored import Restored
 from gemini_proxy.policy.run.provenance.shapes import (
     ADDRESSES,
     Shape,
@@ -47,6 +48,7 @@ _BARE: Final = 100
 _MOST_FIELDS: Final = 20
 # Names in one record that the user may have said.
 _MOST_NAMES: Final = 50
+_NOTHING_RESTORED: Final = Restored({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +202,17 @@ def first_of(position: int) -> int:
 
 
 class Origins:
-    """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``."""
+    """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``.
 
-    def __init__(self, index: ConversationIndex, events: Sequence[Event], meter: Meter, fields: bool) -> None:
+    A value of ``restored`` was said by whoever said its placeholder.
+    """
+
+    def __init__(
+        self, index: ConversationIndex, events: Sequence[Event], meter: Meter, fields: bool, restored: Restored
+    ) -> None:
         """Make an index. ``fields`` says whether a whole field of an output vouches for an address."""
         self._vouching = fields
+        self._restored = restored
         self._index = index
         self._events = events
         self._meter = meter
@@ -219,16 +227,17 @@ class Origins:
         """
         limit = first_of(call.position)
         tool = call.data["function"]["name"]
-        as_json = _written(arguments)
+        # What is restored differs from check to check, so nothing is known of the same arguments before.
+        as_json = b"" if self._restored else _written(arguments)
         if as_json and self._index.is_clear(call, name, as_json, self._vouching):
             return
         clear = True
         for path, key, value in leaves_of(arguments, name):
             if self._index.labels.is_free(tool, path):
                 continue
-            self._meter.charge(4 + (len(value) >> 3))
+            self._meter.charge(4 + (len(value) >> 3) + len(self._restored))
             # Most values are the user's own words. An id may be the day of a date that they said.
-            if self._index.said.says(value, limit, self._meter) and named_shape(key) != "id":
+            if self._index.said.says(self._restored.hide(value), limit, self._meter) and named_shape(key) != "id":
                 continue
             for traced in self._judge(path, key, value, limit):
                 clear = False
@@ -254,6 +263,7 @@ class Origins:
             yield Traced(path, value, shape, value, 0, found)
 
     def _address(self, value: str, shape: Shape, name: str, limit: int) -> Found | None:
+        value = self._restored.hide(value)
         if shape != "id" and self._index.said.says(value, limit, self._meter):
             return None
         forms = _forms(value)
@@ -321,6 +331,7 @@ class Origins:
         return is_in_date(self._index.sources[number].text, start, end)
 
     def _plain(self, value: str, shape: Shape, limit: int) -> Found | None:
+        value = self._restored.hide(value)
         if self._index.said.says(value, limit, self._meter):
             return None
         date = date_of(value)
@@ -336,7 +347,7 @@ class Origins:
         """Trace a long text by its fragments: sentences and lines."""
         total = known = 0
         first = None
-        for fragment in _fragments(value):
+        for fragment in _fragments(self._restored.hide(value)):
             form = fold(fragment)
             total += len(form)
             if len(form) < _FRAGMENT or self._index.said.says(fragment, limit, self._meter):
@@ -398,7 +409,15 @@ class OriginsCache:
         self._chars = chars
         self._indices: list[ConversationIndex] = []
 
-    def origins(self, events: Sequence[Event], labels: Labels, meter: Meter, *, fields: bool = True) -> Origins:
+    def origins(
+        self,
+        events: Sequence[Event],
+        labels: Labels,
+        meter: Meter,
+        *,
+        fields: bool = True,
+        restored: Restored = _NOTHING_RESTORED,
+    ) -> Origins:
         """Return what traces values by these messages, outputs and declarations. Raises BudgetExceeded."""
         events = [event for event in events if event.kind != "Message" or event.data.get("role") != "assistant"]
         meter.charge(1 + len(events))
@@ -415,7 +434,7 @@ class OriginsCache:
         self._indices.insert(0, index)
         while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:
             self._indices.pop()
-        return Origins(index, events, meter, fields)
+        return Origins(index, events, meter, fields, restored)
 
 
 # What of an event an index depends on: where it stands, whose output it is, and what it says.

@@ -12,7 +12,8 @@ from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.folded import decoded, fold, folded_words
 from gemini_proxy.policy.run.provenance.labels import Labels
 from gemini_proxy.policy.run.provenance.origins import Found, Traced, leaves_of, tool_of
-from gemini_proxy.policy.run.provenance.shapes import addresses_in, is_written, shape_of
+from gemini_proxy.policy.run.provenance.restored import Restored
+from gemini_proxy.policy.run.provenance.shapes import Shape, addresses_in, is_written, shape_of
 from gemini_proxy.policy.run.texts import texts_of
 
 _DETECTORS: Final = (SecretsDetector(), PiiDetector())
@@ -32,11 +33,14 @@ _IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
 class PrivateData:
     """What private outputs of a conversation say: values, and prose in runs of words. Linear in them.
 
-    Private are the outputs of tools that are labelled so, and secrets and personal data in the others.
+    Private are the outputs of tools that are labelled so, and secrets and personal data in the others; and what was
+    masked, which is ``restored`` in calls, whoever said it.
     """
 
-    def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter) -> None:
+    def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter, restored: Restored) -> None:
         self._meter = meter
+        self._events = events
+        self._restored = restored
         self._outputs: list[tuple[Event, str]] = []
         self._known: dict[str, int] = {}
         self._longest = 0
@@ -75,10 +79,31 @@ class PrivateData:
             # The destination of a call is not data in it: a link that was read, a participant of a private list.
             if _is_destination(value, name) and fold(value) in self._known:
                 continue
+            if (restored := self._restored_in(path, name, value, shape)) is not None:
+                yield restored
+                continue
             output = next((self._outputs[number] for number in self._numbers(value, call)), None)
             if output is not None:
                 event, text = output
                 yield Traced(path, value, shape, value, 0, Found("text", 1.0, tool_of(event), (text, 0, len(text))))
+
+    def _restored_in(self, path: str, name: str, value: str, shape: Shape) -> Traced | None:
+        """Return what was restored in an argument, unless it is the destination itself."""
+        self._meter.charge(len(self._restored))
+        found = self._restored.in_text(value)
+        if found is None or (_is_destination(value, name) and value == found[1]):
+            return None
+        at, restored, placeholder = found
+        return Traced(path, restored, shape, value, at, self._said_masked(placeholder))
+
+    def _said_masked(self, placeholder: str) -> Found:
+        """Return where what the placeholder stands for was read, or where it was said."""
+        for event in sorted(self._events, key=lambda event: event.kind != "ToolOutput"):
+            for text in texts_of(event):
+                self._meter.charge(1 + (len(text) >> 7))
+                if (at := text.find(placeholder)) >= 0:
+                    return Found("text", 1.0, tool_of(event), (text, at, at + len(placeholder)))
+        return Found("text", 1.0)
 
     def _numbers(self, value: str, call: Event) -> Iterator[int]:
         if not self._known:

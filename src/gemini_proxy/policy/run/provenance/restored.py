@@ -1,0 +1,56 @@
+"""Values that were masked in what the model read, and that a call has again because they were put back into it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gemini_proxy.policy.errors import EvaluationError
+
+RESTORED_PARAMETER: Final = "restored_values"
+"""The parameter of a policy that has them, each by its placeholder."""
+# Shorter values stand in words by chance, so they must be words themselves.
+_LEAST: Final = 4
+
+
+class Restored:
+    """The values that are put back into a response. In the rest of the conversation placeholders stand for them."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        # The longest first: one value may hold another.
+        self._values = sorted(((value, placeholder) for placeholder, value in values.items()), key=_by_length)
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> "Restored":
+        """Read the values among a policy's parameters. Raises EvaluationError for another form."""
+        values = parameters.get(RESTORED_PARAMETER) or {}
+        if not isinstance(values, Mapping) or not all(
+            isinstance(text, str) and text for pair in values.items() for text in pair
+        ):
+            raise EvaluationError(f"{RESTORED_PARAMETER} must map placeholders to values")
+        return cls(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def hide(self, text: str) -> str:
+        """Return ``text`` as the model said it: with placeholders, as the conversation has them."""
+        for value, placeholder in self._values:
+            text = text.replace(value, placeholder)
+        return text
+
+    def in_text(self, text: str) -> tuple[int, str, str] | None:
+        """Return where a value stands in ``text``, the value and its placeholder; None where none does.
+
+        The model knows a value only by its placeholder, so it can stand there in no other spelling.
+        """
+        for value, placeholder in self._values:
+            at = text.find(value)
+            while at >= 0:
+                around = text[max(0, at - 1) : at] + text[at + len(value) : at + len(value) + 1]
+                if len(value) >= _LEAST or not any(map(str.isalnum, around)):
+                    return at, value, placeholder
+                at = text.find(value, at + 1)
+        return None
+
+
+def _by_length(pair: tuple[str, str]) -> int:
+    return -len(pair[0])
