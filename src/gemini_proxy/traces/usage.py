@@ -112,7 +112,7 @@ MAX_POINTS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class OwnerUsage:
-    """The figures of a user's datasets: over time, and of each by its name over all of the time."""
+    """The figures of a user's datasets: over time, and by their names over all of the time, of which only outcomes."""
 
     buckets: list[Bucket]
     datasets: Mapping[str, Figures]
@@ -170,7 +170,7 @@ def _resampled(rows: Sequence[_Row], since: int, until: int, step: int) -> Owner
     read = [(name, Bucket(start, step, from_json(load(found)))) for start, found, name in rows]
     apart: dict[str, list[Figures]] = {}
     for name, bucket in read:
-        apart.setdefault(name, []).append(bucket.figures)
+        apart.setdefault(name, []).append(Figures(bucket.figures.outcomes))
     buckets = resampled((bucket for _, bucket in read), since, until, step)
     return OwnerUsage(buckets, {name: total(parts) for name, parts in apart.items()})
 
