@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import shutil
 import subprocess
 import uuid
@@ -21,6 +22,13 @@ from tests.support.upstream import ScriptedUpstream
 # Time tells of the machine, which may be busy with something else for as long as a deadline allows.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Leave thousands of tests and their modules out of every collection of garbage from here on."""
+    gc.collect()
+    gc.freeze()
+
 
 StartProxy = Callable[..., Awaitable[Proxy]]
 

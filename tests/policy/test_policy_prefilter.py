@@ -167,7 +167,7 @@ def outcome(policy: Policy, messages: list[Any], rules: Any) -> Any:
 
 
 @given(RULES_AND_MESSAGES)
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_check_finds_the_same_with_and_without_it(drawn: tuple[list[str], list[Any]]) -> None:
     """Whatever the rule and the messages: the same violations with the same ranges, or the same error."""
     lines, messages = drawn
@@ -179,7 +179,7 @@ def test_a_check_finds_the_same_with_and_without_it(drawn: tuple[list[str], list
 
 
 @given(RULES_AND_MESSAGES, st.integers(0, 5))
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_messages_that_were_seen_before_need_not_be_seen_again(drawn: tuple[list[str], list[Any]], first: int) -> None:
     """Wherever the messages are cut, the check finds the same."""
     lines, messages = drawn
@@ -192,7 +192,7 @@ def test_messages_that_were_seen_before_need_not_be_seen_again(drawn: tuple[list
 
 
 @given(st.lists(lines_about("Message"), min_size=1, max_size=2), st.lists(TEXTS, min_size=1, max_size=5), st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_session_judges_the_same_with_and_without_it(
     rules: list[list[str]], pieces: list[str], data: st.DataObject
 ) -> None:
@@ -211,7 +211,7 @@ def test_a_session_judges_the_same_with_and_without_it(
 
 
 @given(PATTERNS, TEXTS)
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_a_pattern_needs_is_wherever_it_matches(pattern: str, text: str) -> None:
     """In the JSON of the text, and in the text itself."""
     needs = needed_by_pattern(pattern)
