@@ -88,7 +88,7 @@ VALUES = st.text(st.characters(categories=("L", "N", "P", "Zs"), codec="utf-8"),
 NAMES = st.sampled_from(("recipient", "url", "id", "file_id", "password", "path", "body", "place", "start_time"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(VALUES, NAMES, st.text(max_size=20), st.text(max_size=20))
 def test_a_value_that_the_user_said_is_never_untrusted(value: str, name: str, before: str, after: str) -> None:
     """Whatever stands around it, and whatever tools say."""

@@ -241,7 +241,7 @@ def splits(draw: st.DrawFn) -> tuple[list[str], list[bool]]:
     return pieces, draw(st.lists(st.booleans(), min_size=len(pieces), max_size=len(pieces)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(splits(), st.sampled_from(PATTERNS))
 def test_a_split_text_is_refused_where_the_whole_is(given_: tuple[list[str], list[bool]], pattern: str) -> None:
     """Whatever the seams and what stands in them; and no match inside one piece is lost."""
@@ -256,7 +256,7 @@ def test_a_split_text_is_refused_where_the_whole_is(given_: tuple[list[str], lis
         assert len(check(policy, *turn)) >= len(alone)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(splits(), st.sampled_from(["xy", "zx", "foo", "o 1", "yzzx", "é"]))
 def test_ranges_of_a_literal_join_to_it(given_: tuple[list[str], list[bool]], needle: str) -> None:
     pieces, _ = given_
@@ -328,7 +328,7 @@ def parts_of(turn: Sequence[tuple[bool, str]]) -> list[Message]:
     return [thought(text) if its else assistant(text) for its, text in turn]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.lists(WORDS, min_size=1, max_size=8).map("".join)), min_size=1, max_size=7))
 def test_a_session_refuses_what_the_whole_is_refused_for(turn: list[tuple[bool, str]]) -> None:
     """A session is clear only if the whole has no match of at most its overlap; what it reports the whole has."""

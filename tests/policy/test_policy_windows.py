@@ -172,7 +172,7 @@ def test_texts_of_several_turns_are_apart() -> None:
     assert ranges(opened, "ret")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.lists(st.sampled_from(["foo", "fo", "o", "bar", " ", "\n", "é", "Foo", "x" * 30]), max_size=20))
 def test_early_violations_are_violations_of_the_whole(pieces: list[str]) -> None:
     """Whatever follows: what a session reports, checking the whole text reports, at the same place."""

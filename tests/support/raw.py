@@ -53,7 +53,7 @@ class RawConnection:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def answer(self, seconds: float = 5.0) -> RawAnswer:
+    async def answer(self, seconds: float = 15.0) -> RawAnswer:
         """The next answer, which has to have a length."""
         async with asyncio.timeout(seconds):
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -61,7 +61,7 @@ class RawConnection:
             body = await self._reader.readexactly(int(lengths[0].partition(b":")[2]))
         return RawAnswer(head, body)
 
-    async def ended(self, seconds: float = 5.0) -> bool:
+    async def ended(self, seconds: float = 15.0) -> bool:
         """True when the server closes the connection without another byte."""
         async with asyncio.timeout(seconds):
             return await self._reader.read() == b""
