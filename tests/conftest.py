@@ -20,7 +20,7 @@ from tests.support.proxy import Proxy, proxy_before
 from tests.support.upstream import ScriptedUpstream
 
 # Time tells of the machine, which may be busy with something else for as long as a deadline allows.
-hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any machine")
 
 
