@@ -21,7 +21,14 @@ from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, file_media, strings_in
 from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, error_body, error_refusal
-from gemini_proxy.gemini.request import GeminiRequest, add_settings, control_fields, outbound_fields, read_request
+from gemini_proxy.gemini.request import (
+    GeminiRequest,
+    add_settings,
+    control_fields,
+    outbound_fields,
+    read_request,
+    request_without_settings,
+)
 from gemini_proxy.gemini.strict_json import read_object
 from gemini_proxy.gemini.wire import Payload, ResponseReader
 
@@ -134,16 +141,7 @@ def _beside(text: str) -> Message:
 def results_request(name: str) -> GeminiRequest:
     """Return the request behind the responses of a batch: what its name stands for, nothing else."""
     reference = Reference("batch", name, name)
-    return GeminiRequest(
-        messages=(),
-        unchecked=(Unchecked("request", "the requests of the batch", reference),),
-        settings={},
-        candidate_count=None,
-        structured=False,
-        outbound=(),
-        stored=(),
-        secrets=(),
-    )
+    return request_without_settings(unchecked=[Unchecked("request", "the requests of the batch", reference)])
 
 
 def has_output(body: bytes) -> bool:

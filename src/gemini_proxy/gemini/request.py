@@ -62,6 +62,24 @@ class GeminiRequest:
     earlier: int = 0
 
 
+def request_without_settings(
+    messages: Iterable[Message] = (), unchecked: Iterable[Unchecked] = (), *, streams: bool = False
+) -> GeminiRequest:
+    """Return a request that is its ``messages`` and what is ``unchecked``, of which a trace keeps all."""
+    read = tuple(messages)
+    return GeminiRequest(
+        messages=read,
+        unchecked=tuple(unchecked),
+        settings={},
+        candidate_count=None,
+        structured=False,
+        outbound=(),
+        stored=read,
+        secrets=(),
+        streams=streams,
+    )
+
+
 def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
     """Read ``body`` as ``call`` means it. Raises BadRequest if it cannot be read, or can be read two ways."""
     return request_of(call, read_object(body))

@@ -6,7 +6,7 @@ names are read. What is declared as one and is the other is refused, for somebod
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from gemini_proxy.gemini.batches import MAX_REQUESTS, with_requests
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked, is_text_type, strings_in
-from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.request import GeminiRequest, request_without_settings
 from gemini_proxy.gemini.strict_json import read_object
 
 STATUS: Final = "x-goog-upload-status"
@@ -146,11 +146,11 @@ def read_file(announced: Announced, data: bytes | None) -> GeminiRequest:
     """
     named = [_user(text, field=name) for name, text in announced.names.items()]
     if data is None:
-        return _request(named, [Unchecked("request.file", SEEN_BY_DIGEST)])
+        return request_without_settings(named, [Unchecked("request.file", SEEN_BY_DIGEST)])
     if announced.is_batch:
-        return with_requests(_request(named, []), _lines(data), _FAULT)
+        return with_requests(request_without_settings(named), _lines(data), _FAULT)
     unread = [Unchecked("request.file", SEEN_BY_DIGEST)] if _is_document(announced) else []
-    return _request([*named, _user(data.decode("utf-8-sig"))], unread)
+    return request_without_settings([*named, _user(data.decode("utf-8-sig"))], unread)
 
 
 def _is_document(announced: Announced) -> bool:
@@ -160,20 +160,6 @@ def _is_document(announced: Announced) -> bool:
 
 def _user(text: str, **mark: str) -> Message:
     return {"role": "user", "content": [{"type": "text", "text": text, **mark}]}
-
-
-def _request(messages: Iterable[Message], unchecked: Iterable[Unchecked]) -> GeminiRequest:
-    read = tuple(messages)
-    return GeminiRequest(
-        messages=read,
-        unchecked=tuple(unchecked),
-        settings={},
-        candidate_count=None,
-        structured=False,
-        outbound=(),
-        stored=read,
-        secrets=(),
-    )
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, JsonObject]]:

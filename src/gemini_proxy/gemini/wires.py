@@ -12,7 +12,7 @@ from gemini_proxy.gemini.interactions.wire import INTERACTIONS
 from gemini_proxy.gemini.openai.wire import OPENAI
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.predictions import PREDICTIONS
-from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.request import GeminiRequest, request_without_settings
 from gemini_proxy.gemini.wire import Wire
 
 WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
@@ -44,14 +44,5 @@ def read_request(call: ModelCall, body: bytes) -> GeminiRequest:
 
 def passed_request(call: ModelCall) -> GeminiRequest:
     """Return what rules and traces see of a call that the configuration lets through unread: that it is unchecked."""
-    unchecked = Unchecked("request", f'what goes through the door "{call.row.door}", which is open')
-    return GeminiRequest(
-        messages=(),
-        unchecked=(unchecked,),
-        settings={},
-        candidate_count=None,
-        structured=False,
-        outbound=(),
-        stored=(),
-        secrets=(),
-    )
+    reason = f'what goes through the door "{call.row.door}", which is open'
+    return request_without_settings(unchecked=[Unchecked("request", reason)])

@@ -22,6 +22,7 @@ from gemini_proxy.gemini.request import (
     declaration,
     is_parsed,
     outbound_fields,
+    request_without_settings,
 )
 from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
@@ -94,17 +95,8 @@ def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> Gemini
     unchecked = [Unchecked("request.id", "what an earlier interaction was asked", interaction_reference(name))]
     if given.get("last_event_id"):
         unchecked.append(Unchecked("request.last_event_id", "the events before"))
-    return GeminiRequest(
-        messages=(),
-        unchecked=tuple(unchecked),
-        settings={},
-        candidate_count=None,
-        structured=False,
-        outbound=(),
-        stored=(),
-        secrets=(),
-        streams=given.get("stream", "").lower() in ("true", "1"),
-    )
+    streams = given.get("stream", "").lower() in ("true", "1")
+    return request_without_settings(unchecked=unchecked, streams=streams)
 
 
 def contents_of_messages(body: bytes) -> tuple[int | None, ...]:

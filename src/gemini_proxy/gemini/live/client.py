@@ -12,7 +12,13 @@ from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, o
 from gemini_proxy.gemini.live.frames import ClientFrame
 from gemini_proxy.gemini.messages import MessageList
 from gemini_proxy.gemini.parts import Unchecked
-from gemini_proxy.gemini.request import GeminiRequest, add_settings, control_fields, request_of
+from gemini_proxy.gemini.request import (
+    GeminiRequest,
+    add_settings,
+    control_fields,
+    request_of,
+    request_without_settings,
+)
 
 _SESSION_FIELDS: Final = spellings(
     *"sessionResumption contextWindowCompression realtimeInputConfig inputAudioTranscription".split(),
@@ -115,20 +121,8 @@ def read_input(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     media: list[Unchecked] = []
     root = _ROOTS[frame.kind](frame.message, media)
     # Sound comes fifty times a second.
-    request = request_of(call, root) if any(root.values()) else _NOTHING
+    request = request_of(call, root) if any(root.values()) else request_without_settings()
     return replace(request, unchecked=(*request.unchecked, *dict.fromkeys(media)))
-
-
-_NOTHING: Final = GeminiRequest(
-    messages=(),
-    unchecked=(),
-    settings={},
-    candidate_count=None,
-    structured=False,
-    outbound=(),
-    stored=(),
-    secrets=(),
-)
 
 
 def _turns(message: JsonObject, media: list[Unchecked]) -> JsonObject:
