@@ -1,19 +1,49 @@
 """Short ways to read requests in tests, and to look at everything in what was read."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import orjson
 
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.wire import Payload
+from gemini_proxy.guardrails.response_messages import candidate_messages
 
 
 def read(body: Mapping[str, Any] | bytes, verb: str = "generateContent") -> GeminiRequest:
     """``body`` as a request for ``verb``."""
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return read_request(read_call("POST", f"/v1beta/models/m:{verb}"), raw)
+
+
+ASKED = read({})
+
+
+class FrameReader(Protocol):
+    """What a response's reader is without its refusals."""
+
+    def read(self, payload: Payload) -> Iterable[Payload]: ...
+
+    def end(self) -> Iterable[Payload]: ...
+
+
+def merge(reader: FrameReader, frames: Iterable[Mapping[str, Any]]) -> Merger:
+    """Read frames to their end."""
+    merger = Merger()
+    for frame in frames:
+        for payload in reader.read(frame):
+            merger.add(payload)
+    for payload in reader.end():
+        merger.add(payload)
+    return merger
+
+
+def heard(merger: Merger) -> list[Message]:
+    """What rules see of a response."""
+    return [message for candidate in candidate_messages(ASKED, merger) for message in candidate.messages]
 
 
 def messages_of(*parts: Any, role: str = "user") -> list[Message]:

@@ -5,31 +5,22 @@ from typing import Any
 
 import orjson
 
-from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.interactions.response import InteractionReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
-from gemini_proxy.gemini.request import read_request
-from gemini_proxy.guardrails.response_messages import candidate_messages
+from tests.gemini.reading import heard, merge
 
-ASKED = read_request(read_call("POST", "/v1beta/models/m:generateContent"), b"{}")
 DONE = b"event: done\ndata: [DONE]\n\n"
 
 
 def merged(frames: Iterable[Mapping[str, Any]]) -> Merger:
     """Read frames to their end."""
-    reader, merger = InteractionReader(), Merger()
-    for frame in frames:
-        for payload in reader.read(frame):
-            merger.add(payload)
-    for payload in reader.end():
-        merger.add(payload)
-    return merger
+    return merge(InteractionReader(), frames)
 
 
 def said(*frames: Mapping[str, Any]) -> list[Message]:
     """Return what rules see of the frames."""
-    return [message for candidate in candidate_messages(ASKED, merged(frames)) for message in candidate.messages]
+    return heard(merged(frames))
 
 
 def event(event_type: str, **fields: Any) -> dict[str, Any]:

@@ -9,30 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.openai.response import ChatReader
-from gemini_proxy.gemini.request import read_request
-from gemini_proxy.guardrails.response_messages import candidate_messages
-
-ASKED = read_request(read_call("POST", "/v1beta/models/m:generateContent"), b"{}")
+from tests.gemini.reading import heard, merge
 
 
 def merged(frames: Iterable[Mapping[str, Any]]) -> Merger:
     """Read frames to their end."""
-    reader, merger = ChatReader(), Merger()
-    for frame in frames:
-        for payload in reader.read(frame):
-            merger.add(payload)
-    for payload in reader.end():
-        merger.add(payload)
-    return merger
+    return merge(ChatReader(), frames)
 
 
 def messages(*frames: Mapping[str, Any]) -> list[Message]:
     """Return what rules see of the frames."""
-    return [message for candidate in candidate_messages(ASKED, merged(frames)) for message in candidate.messages]
+    return heard(merged(frames))
 
 
 def chunk(delta: Mapping[str, Any], index: int = 0, **choice: Any) -> dict[str, Any]:
