@@ -1,9 +1,9 @@
-"""langchain-google-genai. The application keeps the history of a chat."""
+"""langchain-google-genai, and what every chat model of LangChain's does. The application keeps a chat's history."""
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_google_genai import ChatGoogleGenerativeAI
 from pydantic import BaseModel
 
 from tests.clients.matrix.drivers.driver import KEY, MODEL, TOOLS, Ask, Say, serve
@@ -15,22 +15,14 @@ class City(BaseModel):
     city: str
 
 
-def _model(base_url: str) -> Any:
-    return ChatGoogleGenerativeAI(model=MODEL, api_key=KEY, base_url=base_url)
-
-
-def unary(base_url: str) -> Ask:
-    model = _model(base_url)
-
+def _unary(model: Any) -> Ask:
     def ask(prompt: str, say: Say) -> None:
         say(model.invoke(prompt).text)
 
     return ask
 
 
-def stream(base_url: str) -> Ask:
-    model = _model(base_url)
-
+def _stream(model: Any) -> Ask:
     def ask(prompt: str, say: Say) -> None:
         for chunk in model.stream(prompt):
             say(chunk.text)
@@ -38,22 +30,22 @@ def stream(base_url: str) -> Ask:
     return ask
 
 
-def structured(base_url: str) -> Ask:
-    model = _model(base_url).with_structured_output(City, method="json_schema")
+def _structured(model: Any) -> Ask:
+    parsed = model.with_structured_output(City, method="json_schema")
 
     def ask(prompt: str, say: Say) -> None:
-        say(str(list(model.stream(prompt))[-1]))
+        say(str(list(parsed.stream(prompt))[-1]))
 
     return ask
 
 
-def tool(base_url: str, *, streamed: bool = False) -> Ask:
-    model = _model(base_url).bind_tools(list(TOOLS.values()))
+def _tool(model: Any, *, streamed: bool = False) -> Ask:
+    bound = model.bind_tools(list(TOOLS.values()))
 
     def ask(prompt: str, say: Say) -> None:
         messages: list[Any] = [HumanMessage(prompt)]
         while True:
-            answer = _whole(model.stream(messages)) if streamed else model.invoke(messages)
+            answer = _whole(bound.stream(messages)) if streamed else bound.invoke(messages)
             say(answer.text)
             if not answer.tool_calls:
                 return
@@ -71,13 +63,21 @@ def _whole(chunks: Any) -> Any:
     return whole
 
 
-if __name__ == "__main__":
+def serve_chats(new_model: Callable[[str], Any]) -> None:
+    """Serve every way to ask the model that ``new_model`` makes for a base URL."""
     serve(
         {
-            "unary": unary,
-            "stream": stream,
-            "structured": structured,
-            "tool": tool,
-            "tool_stream": lambda base_url: tool(base_url, streamed=True),
+            "unary": lambda base_url: _unary(new_model(base_url)),
+            "stream": lambda base_url: _stream(new_model(base_url)),
+            "structured": lambda base_url: _structured(new_model(base_url)),
+            "tool": lambda base_url: _tool(new_model(base_url)),
+            "tool_stream": lambda base_url: _tool(new_model(base_url), streamed=True),
         }
     )
+
+
+if __name__ == "__main__":
+    # Not installed where the driver of another model takes the rest from here.
+    from langchain_google_genai import ChatGoogleGenerativeAI
+
+    serve_chats(lambda base_url: ChatGoogleGenerativeAI(model=MODEL, api_key=KEY, base_url=base_url))
