@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import ProxyError, UpstreamCut, UpstreamError, UpstreamTimeout
-from gemini_proxy.proxy.upstream import Upstream
+from gemini_proxy.proxy.upstream import UpstreamClient
 from gemini_proxy.proxy.upstream_connection import Connection
 from gemini_proxy.sections import Upstream as Config
 from tests.conftest import StartProxy
@@ -39,11 +39,13 @@ class RawUpstream:
         self._serving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def started(self, read_timeout: float = 0.3, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
+    async def started(
+        self, read_timeout: float = 0.3, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[UpstreamClient]:
         """Yield a client of it."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1024, ssl=tls)
         url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        upstream = Upstream(Config(base_url=url, read_timeout=read_timeout), url)
+        upstream = UpstreamClient(Config(base_url=url, read_timeout=read_timeout), url)
         try:
             yield upstream
         finally:
@@ -79,7 +81,7 @@ class RawUpstream:
         return True
 
 
-async def asked(upstream: Upstream, body: bytes = b"{}") -> tuple[int, bytes]:
+async def asked(upstream: UpstreamClient, body: bytes = b"{}") -> tuple[int, bytes]:
     """The status and the body of a call's response."""
     answer = await upstream.open("POST", "/v1beta/models/m:generateContent", {"content-type": "application/json"}, body)
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from gemini_proxy.config import Config, ConfigError, check_secrets
 from gemini_proxy.proxy.telemetry import plain
-from gemini_proxy.server.telemetry import Telemetry
+from gemini_proxy.server.telemetry import ExchangeTelemetry
 from tests.support.keys import GEMINI_KEYS
 from tests.support.live import asks, running_live, says, session
 from tests.support.otlp import OtlpReceiver, otlp_receiver
@@ -181,7 +181,7 @@ async def test_a_receiver_that_hangs_keeps_no_server_from_stopping() -> None:
     async with otlp_receiver() as receiver:
         receiver.gate.clear()
         settings = Config.model_validate(telling(receiver)).telemetry
-        telemetry = Telemetry(settings, "https://gemini.example", 1, patience=0.1)
+        telemetry = ExchangeTelemetry(settings, "https://gemini.example", 1, patience=0.1)
         with telemetry.tracer.start_as_current_span("x"):
             pass
         async with asyncio.timeout(3):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.traces.alerts.notebook import MAX_NOTED, OTHER, Notebook
-from gemini_proxy.traces.alerts.outbox import KEPT, Outbox, note_approval
+from gemini_proxy.traces.alerts.outbox import KEPT, AlertOutbox, note_approval
 from gemini_proxy.traces.alerts.rules import AlertMessage, AlertRule, Gathered, Kind, Notice
 from gemini_proxy.traces.alerts.webhook import Webhooks
 from gemini_proxy.traces.alerts.wording import body_of, signature
@@ -142,7 +142,7 @@ async def working(
     """A worker at the speed of the test."""
     clock = JumpingClock(NOW)
     async with Webhooks("https://p.example", timeout=patience) as webhooks:
-        worker = AlertWorker(Outbox(store.database), webhooks, lambda: rules, clock=clock, jitter=lambda: 0.0)
+        worker = AlertWorker(AlertOutbox(store.database), webhooks, lambda: rules, clock=clock, jitter=lambda: 0.0)
         task = asyncio.create_task(worker.run())
         yield worker, clock
         task.cancel()
@@ -159,7 +159,7 @@ async def test_a_message_is_signed_and_sent_once_and_then_there_is_silence(
     store: TraceStore, webhook: WebhookDouble
 ) -> None:
     rule = replace(RULE, url=webhook.url, signing_secret=SECRET, threshold=2)
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     await outbox.note([refusals(trace="t1", dataset="shop"), refusals(key="other.gr")])
     async with working(store, rule) as (_, clock), working(store, rule) as (_, other):
         await asyncio.gather(pass_time(clock, 3), pass_time(other, 3))
@@ -185,7 +185,7 @@ async def test_a_webhook_that_fails_is_tried_after_growing_pauses(store: TraceSt
     """What happens meanwhile is told with it. A redirect leads nowhere."""
     webhook.script = [500, 302, 0, 429]
     rule = replace(RULE, url=webhook.url, silence=1.0)
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     await outbox.note([refusals()])
     async with working(store, rule, patience=0.1) as (worker, clock):
         await pass_time(clock, 1)
@@ -204,7 +204,7 @@ async def test_a_webhook_that_fails_is_tried_after_growing_pauses(store: TraceSt
 @ONE_DATABASE
 async def test_what_is_rejected_or_too_old_is_given_up(store: TraceStore, webhook: WebhookDouble) -> None:
     webhook.status = 400
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     await outbox.note([refusals()])
     async with working(store, replace(RULE, url=webhook.url)) as (worker, clock):
         await pass_time(clock, 3)
@@ -222,7 +222,7 @@ async def test_what_is_rejected_or_too_old_is_given_up(store: TraceStore, webhoo
 @ONE_DATABASE
 async def test_another_process_sends_what_a_killed_one_had_taken(store: TraceStore, webhook: WebhookDouble) -> None:
     rule = replace(RULE, url=webhook.url)
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     await outbox.note([refusals()])
     await outbox.gather([rule], NOW)
     assert len(await outbox.take(10, NOW, 120.0)) == 1
@@ -235,7 +235,7 @@ async def test_another_process_sends_what_a_killed_one_had_taken(store: TraceSto
 
 @ONE_DATABASE
 async def test_what_is_added_while_a_message_is_sent_is_told_after_it(store: TraceStore) -> None:
-    outbox, rule = Outbox(store.database), replace(RULE, silence=1.0)
+    outbox, rule = AlertOutbox(store.database), replace(RULE, silence=1.0)
     await outbox.note([refusals(2)])
     await outbox.gather([rule], NOW)
     [taken] = await outbox.take(10, NOW, 120.0)
@@ -248,7 +248,7 @@ async def test_what_is_added_while_a_message_is_sent_is_told_after_it(store: Tra
 
 @ONE_DATABASE
 async def test_alerts_that_are_gone_leave_nothing_behind(store: TraceStore) -> None:
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     await outbox.note([refusals()])
     await outbox.gather([RULE], NOW)
     await outbox.note([refusals(at=NOW + 1)])
@@ -287,7 +287,7 @@ async def test_an_approval_is_told_while_it_waits_without_its_arguments(
 async def test_a_notebook_keeps_what_the_database_does_not_take(store: TraceStore) -> None:
     totals = {"traces": 5}
     wanted = frozenset[Kind]({"refusals", "unrecorded_traces"})
-    outbox = Outbox(store.database)
+    outbox = AlertOutbox(store.database)
     notebook = Notebook(outbox, lambda: wanted, {"unrecorded_traces": lambda: totals})
     for number in range(MAX_NOTED + 7):
         notebook.note("refusals", f"rule {number}", {"trace": str(number)})

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gemini_proxy.traces.feed_events import (
     MAX_TEXT,
-    Chunk,
+    EventBatch,
     FeedPage,
     Interest,
     Outbox,
@@ -71,20 +71,20 @@ def test_a_page_holds_for_each_interest_its_own_exchanges_only() -> None:
             and interest.dataset in (None, one.dataset)
             and (one.outcome in REFUSED or not interest.refused)
         ]
-        chunk = page.chunk(interest)
-        assert chunk is not None
-        assert ([event.seq for event in events(chunk.data)], chunk.count, chunk.last) == (
+        batch = page.batch(interest)
+        assert batch is not None
+        assert ([event.seq for event in events(batch.data)], batch.count, batch.last) == (
             expected,
             len(expected),
             expected[-1],
         )
-    assert page.chunk(Interest("nobody")) is None
+    assert page.batch(Interest("nobody")) is None
 
 
 def test_watchers_with_one_interest_share_one_encoding() -> None:
     """Ten browsers on the same page cost what one does."""
     page = FeedPage([summary(1)])
-    assert page.chunk(Interest("ann")) is page.chunk(Interest("ann"))
+    assert page.batch(Interest("ann")) is page.batch(Interest("ann"))
 
 
 @given(st.lists(st.integers(0, 5) | st.none(), max_size=60), st.integers(1, 2_000))
@@ -97,7 +97,7 @@ def test_what_a_watcher_is_told_and_what_it_missed_add_up(steps: list[int | None
             continue
         data = b"".join([exchange_event(summary(at + n)) for n in range(1, step + 1)])
         at, put, newest = at + step, put + step, data or newest
-        outbox.put(Chunk(data, step, at) if data else None, at)
+        outbox.put(EventBatch(data, step, at) if data else None, at)
         assert outbox.waiting <= max(limit, len(newest))
     told = events(heard) if heard else []
     exchanges = [event.seq for event in told if event.kind == "exchange"]

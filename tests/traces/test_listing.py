@@ -12,7 +12,7 @@ from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import headlines, pace
 from gemini_proxy.traces.search import listing as listing_module
 from gemini_proxy.traces.search.indexer import Indexer
-from gemini_proxy.traces.search.listing import Choices, Count, Listing, Neighbours, TracePage, TraceQuery
+from gemini_proxy.traces.search.listing import Choices, Listing, Neighbours, TraceCount, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime
 from gemini_proxy.traces.store import TraceStore
@@ -335,11 +335,11 @@ async def test_time_that_runs_out_loses_no_trace(
 async def test_counts_end_at_the_most(listing: Listing, both: list[Dataset], demo: Dataset) -> None:
     queries = [TraceQuery(), TraceQuery(outcome=REFUSED), TraceQuery(model="none")]
     assert await listing.counts([demo], queries, most=20) == [
-        Count(20, exact=False),
-        Count(COUNT // 4, exact=True),
-        Count(0, exact=True),
+        TraceCount(20, exact=False),
+        TraceCount(COUNT // 4, exact=True),
+        TraceCount(0, exact=True),
     ]
-    assert (await listing.counts(both, queries))[0] == Count(2 * COUNT - 10, exact=True)
+    assert (await listing.counts(both, queries))[0] == TraceCount(2 * COUNT - 10, exact=True)
 
 
 async def test_what_the_index_alone_knows_finds_traces(store: TraceStore) -> None:

@@ -49,7 +49,7 @@ raise PolicyViolation("mail addresses are masked", v) if:
 
 
 @dataclass(frozen=True, slots=True)
-class _Exchange:
+class _Asked:
     """What the demo asks for. ``history`` are the contents behind it, ``dataset`` where it belongs."""
 
     title: str
@@ -75,11 +75,11 @@ _FOUND = (
     },
 )
 _EXCHANGES = (
-    _Exchange("an ordinary question, streamed", "Hello, who are you?"),
-    _Exchange("a mail address: the model gets a placeholder, you get it back", "Write to ann@example.com about lunch"),
-    _Exchange("a tool is called with what another one said", "Where is my parcel?", _FOUND, "shop"),
-    _Exchange("a response that gives a key away", "Which key does the build server use?"),
-    _Exchange("a response that calls a dangerous tool", "Please delete the old files"),
+    _Asked("an ordinary question, streamed", "Hello, who are you?"),
+    _Asked("a mail address: the model gets a placeholder, you get it back", "Write to ann@example.com about lunch"),
+    _Asked("a tool is called with what another one said", "Where is my parcel?", _FOUND, "shop"),
+    _Asked("a response that gives a key away", "Which key does the build server use?"),
+    _Asked("a response that calls a dangerous tool", "Please delete the old files"),
 )
 
 
@@ -150,7 +150,7 @@ async def _show(app: web.Application, address: str) -> str:
     return trace.id
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, exchange: _Exchange) -> None:
+async def _ask(session: aiohttp.ClientSession, address: str, exchange: _Asked) -> None:
     """Ask for a stream, and print what a client shows of it: the text as it comes, and calls of tools."""
     url = f"{address}{exchange.path}/v1beta/models/{MODEL}:streamGenerateContent?alt=sse"
     headers = {"invariant-authorization": "Bearer inv-demo"} if exchange.dataset else {}

@@ -20,7 +20,7 @@ _NAME: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptObject:
     """One thing that Gemini keeps: its name, its URI if it has one, and when it ends, in Unix seconds."""
 
     name: str
@@ -28,7 +28,7 @@ class Kept:
     expires: float
 
 
-def read_kept(body: bytes) -> Kept | None:
+def read_kept(body: bytes) -> KeptObject | None:
     """Read the answer to a call that made or changed something; None for one that names nothing."""
     try:
         answer = orjson.loads(body)
@@ -42,7 +42,7 @@ def read_kept(body: bytes) -> Kept | None:
     uri = answer.get("uri")
     lasts = _LASTS.get(name.partition("/")[0], _CACHE_SECONDS)
     ends = _seconds(answer.get("expireTime", answer.get("expirationTime")))
-    return Kept(name, uri if isinstance(uri, str) else "", time.time() + lasts if ends is None else ends)
+    return KeptObject(name, uri if isinstance(uri, str) else "", time.time() + lasts if ends is None else ends)
 
 
 def read_change(body: bytes) -> bytes:

@@ -106,7 +106,7 @@ def request_of(call: ModelCall, root: JsonObject) -> GeminiRequest:
 
 
 def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> MessageList:
-    reader = _BodyReader()
+    reader = _ContentsReader()
     wrapper = _WRAPPERS.get(call.method)
     if wrapper is None:
         reader.add(root)
@@ -154,7 +154,7 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
     """
     if call.method in _WRAPPERS:
         return ()
-    reader = _BodyReader()
+    reader = _ContentsReader()
     reader.add(read_object(body))
     made_of: list[int | None] = [None] * len(reader.list.messages)
     for index, (start, end) in enumerate(pairwise(reader.ends)):
@@ -162,7 +162,7 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
     return tuple(made_of)
 
 
-class _BodyReader:
+class _ContentsReader:
     """Reads one or several request objects into one message list.
 
     ``ends`` are how many messages there were before the contents of the last request, and after each of them.

@@ -384,7 +384,7 @@ class Hiding:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _HeldFrame:
     """A frame on its way, and in how many texts of it something may still be found."""
 
     raw: bytes
@@ -402,7 +402,7 @@ class _Text:
     text: str = ""
     new: list[str] = field(default_factory=list)
     scanned: int = 0
-    pieces: deque[tuple[_Waiting, JsonString]] = field(default_factory=deque)
+    pieces: deque[tuple[_HeldFrame, JsonString]] = field(default_factory=deque)
 
     def join(self) -> str:
         """Return all of it."""
@@ -432,7 +432,7 @@ class FrameEditor:
         self._places = places
         self._substitution = substitution
         self._texts_only = texts_only
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_HeldFrame] = deque()
         self._runs: dict[Run, _Text] = {}
         self.replaced: set[str] = set()
         """The texts that were replaced."""
@@ -458,7 +458,7 @@ class FrameEditor:
     def _take(self, frames: Iterable[Frame]) -> bytes:
         places = self._places
         for raw, payload in frames:
-            waiting = _Waiting(raw)
+            waiting = _HeldFrame(raw)
             self._waiting.append(waiting)
             if payload is None:
                 continue
@@ -468,7 +468,7 @@ class FrameEditor:
                 self._read(waiting, payload)
         return self._leave()
 
-    def _read(self, waiting: _Waiting, payload: Mapping[str, Any]) -> None:
+    def _read(self, waiting: _HeldFrame, payload: Mapping[str, Any]) -> None:
         places = self._places
         for string in json_strings(waiting.raw):
             run = places.run_of(string.path, payload)
@@ -480,7 +480,7 @@ class FrameEditor:
         for run in [run for run in self._runs if places.ends(run, payload)]:
             self._close(run)
 
-    def _append(self, run: Run, waiting: _Waiting, string: JsonString) -> None:
+    def _append(self, run: Run, waiting: _HeldFrame, string: JsonString) -> None:
         text = self._runs.setdefault(run, _Text())
         text.new.append(string.text)
         text.pieces.append((waiting, string))
@@ -517,7 +517,7 @@ class FrameEditor:
                 replacement = ""
             at += len(string.text)
 
-    def _replace(self, waiting: _Waiting, string: JsonString, start: int, end: int, text: str) -> None:
+    def _replace(self, waiting: _HeldFrame, string: JsonString, start: int, end: int, text: str) -> None:
         if text:
             self.replaced.add(text)
         if self._places.is_json(string.path):

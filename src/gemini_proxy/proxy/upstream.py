@@ -138,7 +138,7 @@ def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
         raise DecodeError("The upstream's compressed response goes on after its end")
 
 
-class Upstream:
+class UpstreamClient:
     """Calls one of Google's APIs, at ``base_url``; every call's connection is its own until it ends."""
 
     def __init__(self, config: UpstreamConfig, base_url: str, tls: ssl.SSLContext | None = None) -> None:
@@ -192,9 +192,9 @@ class VertexUpstreams:
 
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config
-        self._by_url: dict[str, Upstream] = {}
+        self._by_url: dict[str, UpstreamClient] = {}
 
-    def at(self, location: str | None) -> Upstream:
+    def at(self, location: str | None) -> UpstreamClient:
         """Return the upstream of a location as the table of doors matched it.
 
         Of the locations that were asked for least lately none is kept beyond some number: clients name them. Idle
@@ -202,7 +202,7 @@ class VertexUpstreams:
         """
         configured = self._config.vertex
         url = vertex_url(location) if configured == "google" else configured
-        upstream = self._by_url.pop(url, None) or Upstream(self._config, url, self._tls)
+        upstream = self._by_url.pop(url, None) or UpstreamClient(self._config, url, self._tls)
         self._by_url[url] = upstream
         if len(self._by_url) > _MOST_LOCATIONS:
             del self._by_url[next(iter(self._by_url))]

@@ -39,7 +39,7 @@ from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.uploads import Uploads
-from gemini_proxy.proxy.upstream import Upstream, VertexUpstreams
+from gemini_proxy.proxy.upstream import UpstreamClient, VertexUpstreams
 from gemini_proxy.sections import Guardrails, Limits, alert_rule
 from gemini_proxy.server import health
 from gemini_proxy.server.app_keys import (
@@ -75,11 +75,11 @@ from gemini_proxy.server.middlewares import auth_middleware, guardrail_middlewar
 from gemini_proxy.server.process import Memory
 from gemini_proxy.server.reload import Reloads, Setup, Setups
 from gemini_proxy.server.storage import Storage, open_storage
-from gemini_proxy.server.telemetry import Telemetry
+from gemini_proxy.server.telemetry import ExchangeTelemetry
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.alerts.notebook import Notebook, Totals
-from gemini_proxy.traces.alerts.outbox import Outbox, note_approval
+from gemini_proxy.traces.alerts.outbox import AlertOutbox, note_approval
 from gemini_proxy.traces.alerts.rules import AlertRule, Kind
 from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.audit import AuditLog, Change
@@ -156,7 +156,7 @@ def create_app(
             app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes, group.number)
             stack.callback(uploads.close)
             tasks.keep(uploads.run, "uploads")
-            app[UPSTREAM] = upstream = Upstream(config.upstream, config.upstream.base_url)
+            app[UPSTREAM] = upstream = UpstreamClient(config.upstream, config.upstream.base_url)
             stack.push_async_callback(upstream.close)
             app[VERTEX] = vertex = VertexUpstreams(config.upstream)
             stack.push_async_callback(vertex.close)
@@ -183,10 +183,10 @@ def _kept(app: web.Application) -> Kept:
     return Kept(traces.retention_days, traces.max_size)
 
 
-def _telemetry(config: Config, group: Group) -> Telemetry | None:
+def _telemetry(config: Config, group: Group) -> ExchangeTelemetry | None:
     if not config.telemetry.enabled:
         return None
-    return Telemetry(config.telemetry, config.upstream.base_url, group.number)
+    return ExchangeTelemetry(config.telemetry, config.upstream.base_url, group.number)
 
 
 def _alert_rules(app: web.Application) -> Sequence[AlertRule]:
@@ -204,7 +204,7 @@ def _notebook(app: web.Application, storage: Storage) -> Notebook:
     def wanted() -> frozenset[Kind]:
         return frozenset[Kind]().union(*(rule.on for rule in _alert_rules(app)))
 
-    return Notebook(Outbox(storage.database), wanted, totals)
+    return Notebook(AlertOutbox(storage.database), wanted, totals)
 
 
 @dataclass(frozen=True, slots=True)

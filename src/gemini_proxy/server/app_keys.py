@@ -16,7 +16,7 @@ from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.uploads import Upload, Uploads
-from gemini_proxy.proxy.upstream import Upstream, VertexUpstreams
+from gemini_proxy.proxy.upstream import UpstreamClient, VertexUpstreams
 from gemini_proxy.server.limiter import Limiter
 from gemini_proxy.server.listening import Share
 from gemini_proxy.server.process import Memory
@@ -24,7 +24,7 @@ from gemini_proxy.server.reload import Reloads, Setups
 from gemini_proxy.server.shared_metrics import SharedMetrics
 from gemini_proxy.server.siblings import Siblings
 from gemini_proxy.server.storage import Storage
-from gemini_proxy.server.telemetry import Telemetry
+from gemini_proxy.server.telemetry import ExchangeTelemetry
 from gemini_proxy.traces.alerts.notebook import Notebook
 
 
@@ -67,7 +67,7 @@ RELOADS = web.AppKey("RELOADS", Reloads)
 EXPLORER_SITE = web.AppKey("EXPLORER_SITE", ExplorerSite)
 STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
-TELEMETRY: web.AppKey[Telemetry | None] = web.AppKey("TELEMETRY")
+TELEMETRY: web.AppKey[ExchangeTelemetry | None] = web.AppKey("TELEMETRY")
 """None where nothing is told to OpenTelemetry."""
 NOTEBOOK = web.AppKey("NOTEBOOK", Notebook)
 MEMORY = web.AppKey("MEMORY", Memory)
@@ -76,7 +76,7 @@ EXCHANGE_METRICS = web.AppKey("EXCHANGE_METRICS", ExchangeMetrics)
 TASKS = web.AppKey("TASKS", Tasks)
 LIMITER = web.AppKey("LIMITER", Limiter)
 AUTHENTICATION = web.AppKey("AUTHENTICATION", Authentication)
-UPSTREAM = web.AppKey("UPSTREAM", Upstream)
+UPSTREAM = web.AppKey("UPSTREAM", UpstreamClient)
 VERTEX = web.AppKey("VERTEX", VertexUpstreams)
 
 UPLOADS = web.AppKey("UPLOADS", Uploads)

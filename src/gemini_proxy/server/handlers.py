@@ -11,7 +11,7 @@ from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.upstream import Upstream, UpstreamResponse, upstream_headers
+from gemini_proxy.proxy.upstream import UpstreamClient, UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM, VERTEX
 from gemini_proxy.server.batch_results import relay_results
 from gemini_proxy.server.kept_calls import made_by, relay_kept
@@ -97,7 +97,7 @@ async def _relay_bare(request: web.Request) -> web.StreamResponse:
         upstream.close()
 
 
-def _upstream(request: web.Request, call: ModelCall) -> Upstream:
+def _upstream(request: web.Request, call: ModelCall) -> UpstreamClient:
     return request.app[VERTEX].at(call.location) if call.host == "vertex" else request.app[UPSTREAM]
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.upstream import Upstream
+from gemini_proxy.proxy.upstream import UpstreamClient
 from gemini_proxy.server.app_keys import TASKS, UPSTREAM
 from gemini_proxy.traces.handles import Kind
 
@@ -27,7 +27,7 @@ def delete_refused(request: web.Request, exchange: Exchange) -> None:
             request.app[TASKS].spawn(work, "delete a refused interaction")
 
 
-async def _delete(upstream: Upstream, target: str, exchange: Exchange) -> None:
+async def _delete(upstream: UpstreamClient, target: str, exchange: Exchange) -> None:
     """Delete an interaction, again after a while where that fails: it may be under way still."""
     reason = ""
     try:
@@ -41,7 +41,7 @@ async def _delete(upstream: Upstream, target: str, exchange: Exchange) -> None:
     _say(exchange, reason)
 
 
-async def _try(upstream: Upstream, target: str, exchange: Exchange) -> str:
+async def _try(upstream: UpstreamClient, target: str, exchange: Exchange) -> str:
     """Ask for a deletion once. Return what was in its way, "" if nothing was."""
     try:
         response = await upstream.open("DELETE", target, exchange.headers, None)

@@ -36,7 +36,7 @@ _UNWIND: Final = 0.1
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class _Connection(web.RequestHandler):
+class _ClientConnection(web.RequestHandler):
     """aiohttp's own error pages repeat the bytes that were wrong, and those may be a key."""
 
     __slots__ = ("_unfinished",)
@@ -82,7 +82,7 @@ class _Connection(web.RequestHandler):
         return response
 
 
-class _Server(web.Server):
+class _ConnectionServer(web.Server):
     def __init__(self, handler: _Handler, unfinished: Unfinished, share: Share | None, **arguments: Any) -> None:
         super().__init__(handler, **arguments)
         self._unfinished = unfinished
@@ -99,15 +99,15 @@ class _Server(web.Server):
             self._share.add(-1)
 
     @property
-    def opened(self) -> list[_Connection]:
+    def opened(self) -> list[_ClientConnection]:
         """The connections that are open."""
-        return [connection for connection in self.connections if isinstance(connection, _Connection)]
+        return [connection for connection in self.connections if isinstance(connection, _ClientConnection)]
 
     def pre_shutdown(self) -> None:
         """Leave idle connections open, which aiohttp would close here."""
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, self._unfinished, loop=self._loop, **self._kwargs)
+        return _ClientConnection(self, self._unfinished, loop=self._loop, **self._kwargs)
 
 
 def _checking(handler: _Handler, unfinished: Unfinished) -> _Handler:
@@ -164,12 +164,12 @@ class Runner(web.AppRunner):
     async def shutdown(self) -> None:
         """Let the application know, and wait for its exchanges."""
         await super().shutdown()
-        assert isinstance(self.server, _Server)
+        assert isinstance(self.server, _ConnectionServer)
         await _drained(self.server, self._grace)
 
     async def _make_server(self) -> web.Server:
         stock = await super()._make_server()
-        return _Server(
+        return _ConnectionServer(
             _checking(stock.request_handler, self.app[UNFINISHED]),
             self.app[UNFINISHED],
             self.app[GROUP].share,
@@ -186,14 +186,14 @@ async def _say_close(request: web.Request, response: web.StreamResponse) -> None
         response.headers["Connection"] = "close"
 
 
-async def _drained(server: _Server, grace: float) -> None:
+async def _drained(server: _ConnectionServer, grace: float) -> None:
     """Wait until no connection is open, ``grace`` seconds at most. Idle ones are closed ``_LINGER`` seconds later.
 
     What a client sends on one before that is served: it may be on its way already.
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + grace
-    idle: dict[_Connection, tuple[int, float]] = {}
+    idle: dict[_ClientConnection, tuple[int, float]] = {}
     while (opened := server.opened) and (now := loop.time()) < ends:
         for connection in opened:
             if not connection.idle:

@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Traces
-from gemini_proxy.traces.alerts.outbox import Outbox
+from gemini_proxy.traces.alerts.outbox import AlertOutbox
 from gemini_proxy.traces.alerts.rules import AlertRule
 from gemini_proxy.traces.alerts.webhook import Webhooks
 from gemini_proxy.traces.alerts.worker import AlertWorker
@@ -113,7 +113,7 @@ async def open_storage(
     recorder = Recorder(store, written=written)
     push = await _push(config, store, pushes_wait, stack, kept, believed)
     webhooks = await stack.enter_async_context(Webhooks(config.explorer.public_url))
-    alerts = AlertWorker(Outbox(store.database), webhooks, alert_rules)
+    alerts = AlertWorker(AlertOutbox(store.database), webhooks, alert_rules)
     lease = Lease(store.database, _BACKGROUND)
     stack.push_async_callback(tasks.close, 0.0)
     tasks.keep(lease.run, "lease")

@@ -52,7 +52,7 @@ _CHECK_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.
 _FAULTS: Final = (Outcome.FAILED, Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_CUT)
 
 
-class Telemetry:
+class ExchangeTelemetry:
     """Begins the spans of exchanges. ``close()`` sends what is left."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Telemetry:
         reader = PeriodicExportingMetricReader(OTLPMetricExporter(_at(settings.endpoint, "metrics")))
         self._metrics = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         self.tracer = self._spans.get_tracer(_SCOPE, own["service.version"])
-        self._figures = _Figures(self._metrics.get_meter(_SCOPE, own["service.version"]))
+        self._figures = _GenAiMetrics(self._metrics.get_meter(_SCOPE, own["service.version"]))
         self._content, self._patience = settings.content, patience
         parts = urlsplit(upstream)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -117,7 +117,7 @@ class Spans:
     def __init__(
         self,
         tracer: "Tracer",
-        figures: "_Figures",
+        figures: "_GenAiMetrics",
         exchange: Exchange,
         request: web.Request | None,
         common: Mapping[str, Any],
@@ -201,7 +201,7 @@ class Spans:
         self._figures.count(exchange, self._common, error)
 
 
-class _Figures:
+class _GenAiMetrics:
     """The metrics of exchanges."""
 
     def __init__(self, meter: "Meter") -> None:

@@ -85,9 +85,9 @@ class _Watcher:
             self.joined.set_exception(error)
 
     def put(self, page: FeedPage, reached: int) -> None:
-        chunk = page.chunk(self.interest)
-        self.joined.result().put(chunk, reached)
-        if chunk is not None:
+        batch = page.batch(self.interest)
+        self.joined.result().put(batch, reached)
+        if batch is not None:
             self.ready.set()
 
 
@@ -259,9 +259,9 @@ class Feed:
         told = [missed_event(found.missed_last, missed, exact=not unseen)] if missed else []
         return b"".join([*told, *found.events()])
 
-    async def _find(self, interest: Interest, start: int, reached: int, limit: int) -> "_Found":
+    async def _find(self, interest: Interest, start: int, reached: int, limit: int) -> "_Stretch":
         """Return the newest ``limit`` events between two numbers."""
-        result = _Found(start)
+        result = _Stretch(start)
         at = start
         while at < reached:
             found = await self._source.since(at, PAGE)
@@ -272,7 +272,7 @@ class Feed:
         return result
 
 
-class _Found:
+class _Stretch:
     """The newest events of a stretch; how many were before them, and the number of the last of those."""
 
     def __init__(self, start: int) -> None:

@@ -80,7 +80,7 @@ def _short(text: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class EventBatch:
     """Events to be written together: how many, and the number of the last one."""
 
     data: bytes
@@ -94,19 +94,19 @@ class FeedPage:
     def __init__(self, summaries: Sequence[TraceSummary]) -> None:
         self._summaries = summaries
         self._events: dict[int, bytes] = {}
-        self._chunks: dict[Interest, Chunk | None] = {}
+        self._batches: dict[Interest, EventBatch | None] = {}
 
-    def chunk(self, interest: Interest) -> Chunk | None:
+    def batch(self, interest: Interest) -> EventBatch | None:
         """Return the events for that interest; None where there are none."""
-        if interest not in self._chunks:
-            self._chunks[interest] = self._assemble(interest)
-        return self._chunks[interest]
+        if interest not in self._batches:
+            self._batches[interest] = self._assemble(interest)
+        return self._batches[interest]
 
-    def _assemble(self, interest: Interest) -> Chunk | None:
+    def _assemble(self, interest: Interest) -> EventBatch | None:
         wanted = [summary for summary in self._summaries if interest.includes(summary)]
         if not wanted:
             return None
-        return Chunk(b"".join([self._event(summary) for summary in wanted]), len(wanted), wanted[-1].seq)
+        return EventBatch(b"".join([self._event(summary) for summary in wanted]), len(wanted), wanted[-1].seq)
 
     def _event(self, summary: TraceSummary) -> bytes:
         event = self._events.get(summary.seq)
@@ -118,13 +118,13 @@ class FeedPage:
 class Outbox:
     """What waits for one watcher. What does not fit is dropped, the oldest first, and counted exactly.
 
-    The newest chunk is always kept: it is the same bytes for all watchers.
+    The newest batch is always kept: it is the same bytes for all watchers.
     """
 
     def __init__(self, reached: int, limit: int = MAX_QUEUED) -> None:
         """``reached`` is the number of the newest trace that the watcher need not be told of."""
         self._limit = limit
-        self._chunks: deque[Chunk] = deque()
+        self._batches: deque[EventBatch] = deque()
         self._size = 0
         self._missed = 0
         self._missed_last = reached
@@ -135,15 +135,15 @@ class Outbox:
         """How much waits, in bytes."""
         return self._size
 
-    def put(self, chunk: Chunk | None, reached: int) -> None:
+    def put(self, batch: EventBatch | None, reached: int) -> None:
         """Add what was found up to the trace of number ``reached``."""
         self.reached = reached
-        if chunk is None:
+        if batch is None:
             return
-        self._chunks.append(chunk)
-        self._size += len(chunk.data)
-        while self._size > self._limit and len(self._chunks) > 1:
-            dropped = self._chunks.popleft()
+        self._batches.append(batch)
+        self._size += len(batch.data)
+        while self._size > self._limit and len(self._batches) > 1:
+            dropped = self._batches.popleft()
             self._size -= len(dropped.data)
             self._missed += dropped.count
             self._missed_last = dropped.last
@@ -151,7 +151,7 @@ class Outbox:
     def take(self) -> bytes:
         """Take everything that waits, after a word on what was dropped before it; empty if nothing does."""
         told = [missed_event(self._missed_last, self._missed, exact=True)] if self._missed else []
-        data = b"".join([*told, *(chunk.data for chunk in self._chunks)])
-        self._chunks.clear()
+        data = b"".join([*told, *(batch.data for batch in self._batches)])
+        self._batches.clear()
         self._size = self._missed = 0
         return data

@@ -22,7 +22,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Excerpt:
+class HitExcerpt:
     """The first hit of a search, with a little of the text around it."""
 
     before: str
@@ -40,7 +40,7 @@ class Headline:
     asked: str = ""
     status: int | None = None
     failure: str = ""
-    excerpt: Excerpt | None = None
+    excerpt: HitExcerpt | None = None
 
 
 def question_of(messages: Messages) -> str:

@@ -37,7 +37,7 @@ class TraceSink(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _QueuedTrace:
     trace: Trace
     row: TraceRow | None
     size: int
@@ -70,11 +70,11 @@ class Recorder:
         self._patience = patience
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_QueuedTrace] = deque()
         # Those that ``commit`` waits for, the longest wait first, and the timer that ends waits: one for all.
-        self._unsettled: deque[_Waiting] = deque()
+        self._unsettled: deque[_QueuedTrace] = deque()
         self._patience_ends: asyncio.TimerHandle | None = None
-        self._writing: list[_Waiting] = []
+        self._writing: list[_QueuedTrace] = []
         self._characters = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -152,7 +152,7 @@ class Recorder:
         except TimeoutError:
             self._abandon()
 
-    def _enqueue(self, trace: Trace) -> _Waiting | None:
+    def _enqueue(self, trace: Trace) -> _QueuedTrace | None:
         size = _characters(trace.messages)
         if self._closed or self._is_full(size):
             self._count_lost("the recorder is closed" if self._closed else "the queue is full")
@@ -163,7 +163,7 @@ class Recorder:
             self._count_lost(str(error))
             return None
         loop = asyncio.get_running_loop()
-        item = _Waiting(trace, row, size, loop.create_future(), loop.time() + self._patience)
+        item = _QueuedTrace(trace, row, size, loop.create_future(), loop.time() + self._patience)
         self._queue.append(item)
         self._unsettled.append(item)
         if self._patience_ends is None:
@@ -177,12 +177,12 @@ class Recorder:
         # One trace is always taken, however long it is.
         return len(self._queue) >= self._max_waiting or 0 < self._characters > MAX_WAITING_CHARACTERS - size
 
-    def _take_batch(self) -> list[_Waiting]:
+    def _take_batch(self) -> list[_QueuedTrace]:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
         self._characters -= sum(item.size for item in batch)
         return batch
 
-    async def _write(self, batch: list[_Waiting]) -> None:
+    async def _write(self, batch: list[_QueuedTrace]) -> None:
         """Write the batch at once; if one row is to blame, each by itself, so that its neighbours survive."""
         try:
             rows = await self._commit(batch)
@@ -201,7 +201,7 @@ class Recorder:
             if self._written is not None:
                 self._written(rows)
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> list[TraceRow]:
+    async def _commit(self, batch: Sequence[_QueuedTrace]) -> list[TraceRow]:
         rows = [await asyncio.to_thread(encode, item.trace) if item.row is None else item.row for item in batch]
         again = any(item.tried for item in batch)
         for item in batch:
@@ -209,7 +209,7 @@ class Recorder:
         await self._sink.write(rows, again=again)
         return rows
 
-    def _succeed(self, batch: Sequence[_Waiting]) -> None:
+    def _succeed(self, batch: Sequence[_QueuedTrace]) -> None:
         self._pause, self._failure = FIRST_PAUSE, ""
         self._log_recovery()
         for item in batch:
@@ -240,7 +240,7 @@ class Recorder:
         while self._unsettled and self._unsettled[0].settled:
             self._unsettled.popleft()
 
-    def _lose(self, batch: Sequence[_Waiting], reason: str) -> None:
+    def _lose(self, batch: Sequence[_QueuedTrace], reason: str) -> None:
         for item in batch:
             item.settled = True
             if not item.given_up:
@@ -269,7 +269,7 @@ class Recorder:
             self._lost_in_streak = 0
 
 
-def _answer(item: _Waiting, written: bool) -> None:
+def _answer(item: _QueuedTrace, written: bool) -> None:
     # Done already when its caller was cancelled or told before.
     if not item.written.done():
         item.written.set_result(written)

@@ -29,7 +29,7 @@ _MARKS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ConversationStep:
     """One exchange: the messages that the one before it does not have, and what was noted of it.
 
     ``missing`` says why there are no messages. ``repeated`` is how many both have in common at the beginning.
@@ -84,21 +84,21 @@ async def _stored(visit: PageVisit, found: Sequence[TraceSummary]) -> list[Store
     return traces
 
 
-def steps(stored: Sequence[StoredTrace]) -> list[Step]:
+def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
     """Return the exchanges with what each of them added to those before it."""
     reader_full = False
     said: list[str] = []
-    made: list[Step] = []
+    made: list[ConversationStep] = []
     for one in stored:
         if not one.messages:
-            made.append(Step(one.trace, (), 0, "This exchange is too long for this page."))
+            made.append(ConversationStep(one.trace, (), 0, "This exchange is too long for this page."))
             continue
         messages = load(one.messages)
         keys = [_key(message) for message in messages]
         repeated = _common(said, keys)
         said = keys
         if reader_full:
-            made.append(Step(one.trace, (), repeated, "No more fits on this page."))
+            made.append(ConversationStep(one.trace, (), repeated, "No more fits on this page."))
             continue
         marks = AnnotationRanges(one.trace.annotations[:_MARKS])
         reader = BlockReader(marks)
@@ -110,7 +110,7 @@ def steps(stored: Sequence[StoredTrace]) -> list[Step]:
                 reader_full = True
                 break
             shown.append(reader.message(index, messages[index]))
-        made.append(Step(one.trace, tuple(shown), repeated, notes=notes(marks.all)))
+        made.append(ConversationStep(one.trace, tuple(shown), repeated, notes=notes(marks.all)))
     return made
 
 

@@ -13,7 +13,7 @@ _PRICED: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class ModelCosts:
     """The cost in US dollars by model. ``unpriced`` are the models with tokens and without a price, "" for the rare."""
 
     models: Mapping[str, float]
@@ -35,11 +35,11 @@ def prices_of(models: Iterable[str], prices: Mapping[str, Price]) -> dict[str, P
     return found
 
 
-def costs_of(figures: Figures, prices: Mapping[str, Price]) -> Costs:
+def costs_of(figures: Figures, prices: Mapping[str, Price]) -> ModelCosts:
     """Return what the tokens of the figures cost. ``prices`` are by model, as ``prices_of`` returns them."""
     models = sorted({*figures.prompts, *figures.outputs})
     priced = {model: _cost(figures, model, prices[model]) for model in models if model in prices}
-    return Costs(priced, tuple(model for model in models if model not in prices))
+    return ModelCosts(priced, tuple(model for model in models if model not in prices))
 
 
 def money(value: float) -> str:

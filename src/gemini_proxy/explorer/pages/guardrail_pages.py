@@ -14,7 +14,7 @@ from gemini_proxy.guardrails.rules import HEADER_NAME, Guardrail, GuardrailSet, 
 from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.policies import StoredPolicy
-from gemini_proxy.traces.search.listing import Count, Listing, TraceQuery
+from gemini_proxy.traces.search.listing import Listing, TraceCount, TraceQuery
 from gemini_proxy.traces.trace import Trace
 
 PATH: Final = "/explorer/guardrails"
@@ -33,7 +33,7 @@ class FileGuardrail:
 
     guardrail: Guardrail
     replaced: tuple[Dataset, ...]
-    hits: Count | None
+    hits: TraceCount | None
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -47,11 +47,11 @@ class DatasetGuardrail:
     """A guardrail of a dataset."""
 
     policy: StoredPolicy
-    hits: Count | None
+    hits: TraceCount | None
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetView:
+class DatasetChecks:
     """What checks an exchange with a dataset: its own guardrails and, in ``files``, those of the policy files."""
 
     dataset: Dataset
@@ -106,12 +106,12 @@ async def _hits(
     datasets: Sequence[Dataset],
     files: GuardrailSet,
     policies: Mapping[int, Sequence[StoredPolicy]],
-) -> dict[Key, Count]:
+) -> dict[Key, TraceCount]:
     """Count the traces of the last day that each guardrail annotated, as far as there is time for it."""
     listing, since = Listing(visit.app[READ_DATABASE]), time.time() - _DAY
     names = [guardrail.name for guardrail in files.all][:_COUNTED]
     queries = [TraceQuery(rule=name, since=since) for name in names]
-    hits: dict[Key, Count] = dict(
+    hits: dict[Key, TraceCount] = dict(
         zip(((0, name) for name in names), await listing.counts(datasets, queries), strict=True)
     )
     for dataset in datasets:
@@ -141,7 +141,7 @@ def _file(
     guardrail: Guardrail,
     datasets: Sequence[Dataset],
     policies: Mapping[int, Sequence[StoredPolicy]],
-    hits: Mapping[Key, Count],
+    hits: Mapping[Key, TraceCount],
 ) -> FileGuardrail:
     replaced = tuple(
         dataset
@@ -152,7 +152,7 @@ def _file(
 
 
 def _view(
-    dataset: Dataset, policies: Sequence[StoredPolicy], files: GuardrailSet, hits: Mapping[Key, Count]
-) -> DatasetView:
+    dataset: Dataset, policies: Sequence[StoredPolicy], files: GuardrailSet, hits: Mapping[Key, TraceCount]
+) -> DatasetChecks:
     own = tuple(DatasetGuardrail(policy, hits.get((dataset.seq, policy.name))) for policy in policies)
-    return DatasetView(dataset, dataset_path(dataset), own, tuple(files_in_force(policies, files).all))
+    return DatasetChecks(dataset, dataset_path(dataset), own, tuple(files_in_force(policies, files).all))

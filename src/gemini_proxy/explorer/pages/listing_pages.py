@@ -16,7 +16,7 @@ from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
 from gemini_proxy.traces.export import FORMATS, Exporter
-from gemini_proxy.traces.search.listing import Count, Listing, TraceQuery
+from gemini_proxy.traces.search.listing import Listing, TraceCount, TraceQuery
 from gemini_proxy.traces.trace import Outcome, outcomes_named
 
 PAGE: Final = 50
@@ -100,7 +100,7 @@ async def _list(
     )
 
 
-def _shown_counts(path: str, filters: Filters, counts: Mapping[str, Count]) -> list[tuple[str, str, Count]]:
+def _shown_counts(path: str, filters: Filters, counts: Mapping[str, TraceCount]) -> list[tuple[str, str, TraceCount]]:
     """Return the groups of outcomes that have traces, and the one asked for: its name, its list, and how many."""
     rest = {name: value for name, value in filters.items() if name != "outcome"}
     asked = filters.get("outcome", "")

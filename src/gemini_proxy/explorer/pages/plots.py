@@ -67,7 +67,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlotRow:
     """One line of the table with the same data, from ``start`` to ``end`` in Unix seconds."""
 
     time: str
@@ -92,7 +92,7 @@ class Plot:
     spans: tuple[Span, ...]
     y_labels: tuple[Label, ...]
     x_labels: tuple[Label, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PlotRow, ...]
     empty: bool
     filters: Mapping[str, str] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ def _plot(
     empty: bool,
 ) -> Plot:
     rows = tuple(
-        Row(
+        PlotRow(
             _moment(start, "%Y-%m-%d %H:%M"),
             tuple(_said(column.values[index], unit) for column in series),
             start,
@@ -218,7 +218,7 @@ def _midnights(since: int, until: int, days: int) -> Iterator[int]:
         day += timedelta(days=days)
 
 
-def _title(row: Row, series: Sequence[Series]) -> str:
+def _title(row: PlotRow, series: Sequence[Series]) -> str:
     values = [
         f"{column.name} {value}" for column, value in zip(series, row.values, strict=True) if value not in ("0", "")
     ]
@@ -239,7 +239,7 @@ def _slot(index: int, count: int) -> tuple[float, float]:
     return _LEFT + index * width, width
 
 
-def _span(index: int, count: int, row: Row, series: Sequence[Series]) -> Span:
+def _span(index: int, count: int, row: PlotRow, series: Sequence[Series]) -> Span:
     x, width = _slot(index, count)
     return Span(_round(x), _round(width), _title(row, series), row.start, row.end)
 

@@ -104,15 +104,15 @@ def contents_of_messages(body: bytes) -> tuple[int | None, ...]:
     return tuple(_read(read_object(body), ()).contents)
 
 
-def _read(root: JsonObject, outbound: Sequence[str]) -> "_BodyReader":
-    reader = _BodyReader()
+def _read(root: JsonObject, outbound: Sequence[str]) -> "_InputReader":
+    reader = _InputReader()
     reader.add(root)
     reason = "where the response goes besides"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader
 
 
-class _BodyReader:
+class _InputReader:
     """Reads a request into one message list. ``contents`` says of each message which element of the input it is of."""
 
     def __init__(self) -> None:

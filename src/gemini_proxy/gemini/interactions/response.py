@@ -84,7 +84,7 @@ _LIFE: Final = frozenset(("interaction.created", "interaction.completed", "inter
 
 
 @dataclass(slots=True)
-class _Step:
+class _StreamedStep:
     """One step of a stream: its ``head`` as it began, and the ``parts`` that were told of it.
 
     ``fragments`` are the arguments of a call for the client so far, None for any other step; ``told`` says that the
@@ -107,7 +107,7 @@ class InteractionReader:
 
     def __init__(self) -> None:
         self.carried_call = False
-        self._steps: dict[int, _Step] = {}
+        self._steps: dict[int, _StreamedStep] = {}
         self._marks: list[tuple[int, int, bool]] = []
         """For each step that begins (True) or stops (False): the number of its frame, and its index."""
         self._frames = 0
@@ -207,7 +207,7 @@ class InteractionReader:
     def _start(self, index: int, head: Payload) -> list[Part]:
         kind = step_type(head)
         parts = self._stop(index) if index in self._open else []
-        step = self._steps[index] = _Step(kind, head)
+        step = self._steps[index] = _StreamedStep(kind, head)
         self._marks.append((self._frames, index, True))
         if is_client_call(kind):
             self.carried_call = True
@@ -226,7 +226,7 @@ class InteractionReader:
         step = self._steps.get(index)
         if step is None:
             # A stream that is taken up again goes on within a step.
-            step = self._steps[index] = _Step("", {})
+            step = self._steps[index] = _StreamedStep("", {})
             self._marks.append((self._frames, index, True))
         kind = delta.get("type")
         if kind == "text" and len(delta) == 2:
@@ -241,7 +241,7 @@ class InteractionReader:
         step.parts += parts
         return parts
 
-    def _fragment(self, step: _Step, delta: Payload) -> list[Part]:
+    def _fragment(self, step: _StreamedStep, delta: Payload) -> list[Part]:
         fragment = delta.get("arguments")
         if fragment is not None and not isinstance(fragment, str):
             raise DecodeError("The upstream sent a fragment of arguments that is not a string")
@@ -250,7 +250,7 @@ class InteractionReader:
         step.fragments.append(fragment or "")
         return beside("arguments_delta", {k: v for k, v in delta.items() if k not in ("type", "arguments")}, {})
 
-    def _other_delta(self, step: _Step, kind: str, delta: Payload) -> list[Part]:
+    def _other_delta(self, step: _StreamedStep, kind: str, delta: Payload) -> list[Part]:
         if kind == "thought_summary":
             rest = {name: value for name, value in delta.items() if name not in ("type", "content")}
             return contents_parts(delta.get("content"), "content", thought=True) + beside(kind, rest, {})
@@ -272,7 +272,7 @@ class InteractionReader:
         self.carried_call = True
         return beside(kind or "delta", delta, {})
 
-    def _whole_call(self, step: _Step, kind: str, delta: Payload) -> list[Part]:
+    def _whole_call(self, step: _StreamedStep, kind: str, delta: Payload) -> list[Part]:
         """Take in a delta that has all the arguments of a call for the client."""
         head = {**step.head, **delta}
         if delta.get("arguments") and (step.fragments or step.head.get("arguments")):
@@ -299,7 +299,7 @@ class InteractionReader:
         step.parts += parts
         return parts
 
-    def _arguments(self, step: _Step) -> Mapping[str, Any]:
+    def _arguments(self, step: _StreamedStep) -> Mapping[str, Any]:
         """Return the arguments of a call, from its fragments or from where it began. Raises DecodeError."""
         text = "".join(step.fragments or ())
         begun = step.head.get("arguments")

@@ -66,12 +66,12 @@ _NO_SECRETS: Final = spellings(
 
 def read_chat(body: bytes) -> GeminiRequest:
     """Read the body of ``chat/completions``. Raises BadRequest if it cannot be read, or can be read two ways."""
-    return _read(body, _ChatReader.add_chat)
+    return _read(body, _ChatRequestReader.add_chat)
 
 
 def read_embeddings(body: bytes) -> GeminiRequest:
     """Read the body of ``embeddings``. Raises as ``read_chat`` does."""
-    return _read(body, _ChatReader.add_embeddings)
+    return _read(body, _ChatRequestReader.add_embeddings)
 
 
 def messages_read(body: bytes) -> tuple[int | None, ...]:
@@ -79,7 +79,7 @@ def messages_read(body: bytes) -> tuple[int | None, ...]:
 
     Raises BadRequest as ``read_chat`` does.
     """
-    reader = _ChatReader()
+    reader = _ChatRequestReader()
     reader.add_chat(read_object(body))
     return tuple(reader.places)
 
@@ -92,7 +92,7 @@ def _streams(root: JsonObject) -> bool:
     return bool(stream)
 
 
-def _read(body: bytes, add: "Callable[[_ChatReader, JsonObject], None]") -> GeminiRequest:
+def _read(body: bytes, add: "Callable[[_ChatRequestReader, JsonObject], None]") -> GeminiRequest:
     root = read_object(body)
     bare, secrets = without_secrets(root, _NO_SECRETS)
     outbound = outbound_fields({name: value for name, value in root.items() if name not in _OWN_NAMES})
@@ -113,9 +113,9 @@ def _read(body: bytes, add: "Callable[[_ChatReader, JsonObject], None]") -> Gemi
 
 
 def _messages(
-    root: JsonObject, add: "Callable[[_ChatReader, JsonObject], None]", outbound: tuple[str, ...]
+    root: JsonObject, add: "Callable[[_ChatRequestReader, JsonObject], None]", outbound: tuple[str, ...]
 ) -> MessageList:
-    reader = _ChatReader()
+    reader = _ChatRequestReader()
     add(reader, root)
     reason = "where the response goes besides"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
@@ -127,7 +127,7 @@ def _is_structured(root: JsonObject) -> bool:
     return kind not in (None, "", "text")
 
 
-class _ChatReader:
+class _ChatRequestReader:
     """Reads one request into one message list.
 
     ``places`` says of each message which of the request's messages it is made of.

@@ -124,7 +124,7 @@ class ChatReader:
             yield from calls.add(call, place)
 
 
-class _Call:
+class _ToolCall:
     """A tool call, as far as it has come. ``joins`` says that another call came in the same slot before it."""
 
     __slots__ = ("_pieces", "_scanner", "_text", "beside", "call_id", "joins", "name", "whole")
@@ -195,8 +195,8 @@ class _Calls:
     """The tool calls of one choice. Each is told once, when it is whole."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, _Call] = {}
-        self._waiting: dict[_Call, None] = {}  # in the order in which they began
+        self._slots: dict[int, _ToolCall] = {}
+        self._waiting: dict[_ToolCall, None] = {}  # in the order in which they began
 
     @property
     def open(self) -> bool:
@@ -239,11 +239,11 @@ class _Calls:
         waiting, self._waiting = self._waiting, {}
         return [call.part() for call in waiting]
 
-    def _begin(self, slot: int, before: _Call | None) -> _Call:
+    def _begin(self, slot: int, before: _ToolCall | None) -> _ToolCall:
         # Some clients join what stands in one slot. They must not come to a call that nobody has judged.
         if before is not None and not before.whole:
             raise DecodeError("The upstream sent a tool call before the one in its place was whole")
-        begun = self._slots[slot] = _Call(joins=before is not None)
+        begun = self._slots[slot] = _ToolCall(joins=before is not None)
         self._waiting[begun] = None
         return begun
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gemini_proxy.traces.alerts.outbox import Outbox
+from gemini_proxy.traces.alerts.outbox import AlertOutbox
 from gemini_proxy.traces.alerts.rules import Kind, Notice
 from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.errors import StoreError
@@ -31,7 +31,7 @@ class Notebook:
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: AlertOutbox,
         wanted: Callable[[], frozenset[Kind]],
         totals: Mapping[Kind, Totals] | None = None,
         *,

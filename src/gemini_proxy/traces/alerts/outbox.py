@@ -24,7 +24,7 @@ _STEP: Final = 500
 """Notices that are gathered in one transaction: writers wait for it some ten milliseconds."""
 
 
-class Outbox:
+class AlertOutbox:
     """Notices and messages of a database. Every method raises StoreError."""
 
     def __init__(self, database: Database) -> None:

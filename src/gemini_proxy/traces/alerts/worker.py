@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, Protocol
 
-from gemini_proxy.traces.alerts.outbox import Outbox
+from gemini_proxy.traces.alerts.outbox import AlertOutbox
 from gemini_proxy.traces.alerts.rules import AlertMessage, AlertRule
 from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.errors import StoreError
@@ -47,7 +47,7 @@ class AlertWorker:
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: AlertOutbox,
         sender: Sender,
         rules: Callable[[], Sequence[AlertRule]],
         *,
@@ -65,7 +65,7 @@ class AlertWorker:
         self.last_errors: dict[str, Failure] = {}
 
     @property
-    def outbox(self) -> Outbox:
+    def outbox(self) -> AlertOutbox:
         """What waits, of all processes."""
         return self._outbox
 

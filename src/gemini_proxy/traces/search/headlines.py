@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, case, func, select
 
-from gemini_proxy.traces.headline import Excerpt, Headline, headline_of, question_of
+from gemini_proxy.traces.headline import Headline, HitExcerpt, headline_of, question_of
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import traces
 from gemini_proxy.traces.search.query import Term, parse
@@ -88,7 +88,7 @@ def _pattern(term: Term) -> str:
     return rf"(?<![^\W_]){words}" + (r"[^\W_]{0,40}" if term.prefix else r"(?![^\W_])")
 
 
-def excerpt_of(text: str, hit: re.Pattern[str]) -> Excerpt | None:
+def excerpt_of(text: str, hit: re.Pattern[str]) -> HitExcerpt | None:
     """Return the first hit in a text, with the text around it on one line."""
     found = hit.search(text)
     if found is None:
@@ -96,7 +96,7 @@ def excerpt_of(text: str, hit: re.Pattern[str]) -> Excerpt | None:
     start, end = found.span()
     before = text[max(0, start - _AROUND) : start]
     after = text[end : end + _AROUND]
-    return Excerpt(
+    return HitExcerpt(
         f"…{before}" if start > _AROUND else before,
         found[0][:_HIT],
         f"{after}…" if len(text) > end + _AROUND else after,

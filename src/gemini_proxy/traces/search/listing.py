@@ -127,7 +127,7 @@ class TracePage:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class TraceCount:
     """How many traces there are: exactly, or at least so many."""
 
     number: int
@@ -333,10 +333,10 @@ class Listing:
 
     async def counts(
         self, datasets: Sequence[Dataset], queries: Sequence[TraceQuery], most: int = MAX_COUNTED
-    ) -> list[Count]:
+    ) -> list[TraceCount]:
         """Count what answers each query, up to ``most`` and for as long as a page may take."""
         if not datasets:
-            return [Count(0, exact=True) for _ in queries]
+            return [TraceCount(0, exact=True) for _ in queries]
         return await self._database.read(
             lambda connection: _counts(connection, datasets, queries, most), owner=datasets[0].owner
         )
@@ -425,9 +425,9 @@ def _find(
 
 def _counts(
     connection: Connection, datasets: Sequence[Dataset], queries: Sequence[TraceQuery], most: int
-) -> list[Count]:
+) -> list[TraceCount]:
     ends = time.perf_counter() + BUDGET
-    counts: list[Count] = []
+    counts: list[TraceCount] = []
     for index, query in enumerate(queries):
         number, exact = 0, True
         share = (ends - time.perf_counter()) / (len(queries) - index)
@@ -440,7 +440,7 @@ def _counts(
                 break
             found, older = _find(connection, dataset, query, most - number, None, until)
             number, exact = number + len(found), exact and older is None
-        counts.append(Count(min(number, most), exact and number <= most))
+        counts.append(TraceCount(min(number, most), exact and number <= most))
     return counts
 
 
