@@ -15,6 +15,7 @@ from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange, Refused
@@ -131,8 +132,9 @@ def done(work: Coroutine[Any, Any, T]) -> T:
 def pipeline(settings: Guardrails, engine: Engine | None = None) -> Pipeline:
     """Return a pipeline whose exchanges are not recorded."""
     reader, desk, masker = cast(RequestReader, None), cast(ApprovalDesk, None), cast(Masker, None)
+    turns = cast(AllowedTurns, None)
     recorder, engine = cast(ExchangeRecorder, None), engine or NativeEngine(Workers(), 5.0)
-    return Pipeline(reader, desk, masker, engine, settings, Refusals(), recorder, Tasks(), 1 << 24)
+    return Pipeline(reader, desk, masker, turns, engine, settings, Refusals(), recorder, Tasks(), 1 << 24)
 
 
 def exchange_of(*policies: str, question: str = "hi") -> Exchange:

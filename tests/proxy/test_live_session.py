@@ -16,6 +16,7 @@ from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
 from gemini_proxy.guardrails.workers import Workers
+from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.exchange import Exchange
@@ -60,6 +61,9 @@ class Recorded:
     async def remember_refused(self, exchange: Exchange) -> None:
         """Forget it."""
 
+    async def remember(self, exchange: Exchange) -> None:
+        """Forget it."""
+
     async def follow_references(self, exchange: Exchange) -> None:
         """There are none."""
 
@@ -69,8 +73,8 @@ def begun(mode: str, max_bytes: int = 1 << 20) -> tuple[LiveSession, Recorded]:
     kept = Recorded()
     guardrails = Guardrails.model_validate({"stream_check": mode, "window_overlap": 8})
     reader, recorder, masker = cast(RequestReader, kept), cast(ExchangeRecorder, kept), cast(Masker, kept)
-    desk = cast(ApprovalDesk, None)
-    steps = Pipeline(reader, desk, masker, ENGINE, guardrails, Refusals(), recorder, Tasks(), 1 << 24)
+    desk, turns = cast(ApprovalDesk, None), cast(AllowedTurns, kept)
+    steps = Pipeline(reader, desk, masker, turns, ENGINE, guardrails, Refusals(), recorder, Tasks(), 1 << 24)
     call = read_call("GET", GEMINI_PATH)
 
     def new_exchange() -> Exchange:

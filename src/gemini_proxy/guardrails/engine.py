@@ -60,6 +60,7 @@ class Check:
     caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
     of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
     the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reader``.
+    ``allowed`` is how many messages at the beginning an earlier exchange was allowed with, under these guardrails.
     ``restored`` has what was masked in the request and is put back into the response that is checked, each value by its
     placeholder; no service is told.
     """
@@ -75,6 +76,7 @@ class Check:
     gemini_key: str | None = field(default=None, repr=False)
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False, compare=False)
     restored: Mapping[str, str] = field(default_factory=dict, repr=False)
+    allowed: int = 0
 
 
 class GuardSession(Protocol):

@@ -148,13 +148,14 @@ class NativeEngine:
         if _size(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
+        allowed = _allowed(check)
         rules = check.reader.rules(prefilter_of(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
         try:
             conversation = check.reader.conversation(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
-                violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules)
+                violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules, allowed)
                 return _verdict(check, violations, started)
         except Unanswered:
             raise
@@ -180,6 +181,7 @@ class NativeEngine:
                 ends,
                 lane.seconds,
                 answers,
+                _allowed(check),
             )
         except Unanswered:
             raise
@@ -290,6 +292,16 @@ def _size(messages: Sequence[Mapping[str, Any]]) -> int:
     return size
 
 
+def _allowed(check: Check) -> Sequence[int]:
+    """Return for each guardrail how many messages were allowed before.
+
+    None were for one that masks: clients send what was masked as it was before, and it is masked again.
+    """
+    if not check.allowed:
+        return ()
+    return [0 if guardrail.action == "mask" else check.allowed for guardrail in check.guardrails]
+
+
 def _unavailable(error: EvaluationError | ConversationError) -> EngineUnavailable:
     return EngineUnavailable(f"The check gave no verdict: {error}")
 
@@ -310,8 +322,9 @@ def _check_all(
     budget: Budget,
     answers: Mapping[Question, Answer],
     rules: Sequence[Sequence[CompiledRule]] | None = None,
+    allowed: Sequence[int] = (),
 ) -> list[list[PlainViolation]]:
-    """Check with each policy, or only with ``rules`` of each.
+    """Check with each policy, or only with ``rules`` of each; ``allowed`` says for each what was allowed before.
 
     Raises EvaluationError, and Unanswered with the questions of all policies.
     """
@@ -320,7 +333,9 @@ def _check_all(
     for number, policy in enumerate(policies):
         chosen = None if rules is None else rules[number]
         try:
-            violations = policy.check(conversation, parameters, budget, answers, chosen)
+            violations = policy.check(
+                conversation, parameters, budget, answers, chosen, allowed[number] if allowed else 0
+            )
         except Unanswered as missing:
             questions.update(dict.fromkeys(missing.questions))
         else:
@@ -342,6 +357,7 @@ def check_in_worker(
     ends: float,
     seconds: float,
     answers: Mapping[Question, Answer],
+    allowed: Sequence[int] = (),
 ) -> list[list[PlainViolation]]:
     """Check in a process of its own, which compiles each policy once.
 
@@ -350,4 +366,5 @@ def check_in_worker(
     """
     budget = Budget(deadline=min(ends, time.perf_counter() + seconds))
     policies = [load_policy(text, source, asks=True) for text, source in texts]
-    return _check_all(policies, Conversation.of(messages, answered_calls(messages)), parameters, budget, answers)
+    conversation = Conversation.of(messages, answered_calls(messages))
+    return _check_all(policies, conversation, parameters, budget, answers, allowed=allowed)

@@ -107,6 +107,8 @@ class GuardrailSet:
     """Whether a request may go upstream while it is checked: all that its check can do is refuse."""
     compares_tools: bool = field(init=False, repr=False, compare=False)
     """Whether a policy here asks whether a tool has changed."""
+    narrows: bool = field(init=False, repr=False, compare=False)
+    """Whether a rule here checks only what is new."""
 
     def __post_init__(self) -> None:
         stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})
@@ -119,6 +121,7 @@ class GuardrailSet:
         object.__setattr__(self, "overlaps", not actions & {"mask", "ask"})
         compares_tools = any("tool_changed" in guardrail.policy.called for guardrail in self.all)
         object.__setattr__(self, "compares_tools", compares_tools)
+        object.__setattr__(self, "narrows", any(guardrail.policy.narrows for guardrail in self.all))
 
     @classmethod
     def of(cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS) -> "GuardrailSet":

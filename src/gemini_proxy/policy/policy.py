@@ -66,6 +66,8 @@ class CompiledRule:
     def fire(self, frame: Frame) -> bool:
         """Record a violation; True once there are enough."""
         run: Run = frame[0]
+        if run.allowed and self.rule.only_new and self._was_allowed(run, frame):
+            return False
         marks = list(run.marks)
         run.charge(10 + len(marks))
         args = tuple(plain(code(frame), run) for code in self._args)
@@ -73,6 +75,14 @@ class CompiledRule:
         found: list[RuleViolation] = frame[self._size]
         found.append(RuleViolation(self.rule, args, kwargs, self._ranges(run, frame, marks)))
         return len(found) >= MAX_VIOLATIONS
+
+    def _was_allowed(self, run: Run, frame: Frame) -> bool:
+        """Return whether all that this binding is about was allowed before.
+
+        Such a rule asks for nothing but its events, so what comes after them changes nothing: see ``only_new``.
+        """
+        bound = [frame[slot] for slot in self._events if type(frame[slot]) is Event]
+        return bool(bound) and all(_message_of(event) < run.allowed for event in bound)
 
     def _ranges(self, run: Run, frame: Frame, marks: list[Any]) -> tuple[str, ...]:
         bound = [frame[slot] for slot in self._events if type(frame[slot]) is Event]
@@ -85,10 +95,10 @@ class Policy:
     """Rules compiled from one text. Immutable and safe to share between threads.
 
     ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls,
-    ``asks`` its detectors that are asked outside the engine.
+    ``asks`` its detectors that are asked outside the engine. ``narrows`` says that a rule here checks only what is new.
     """
 
-    __slots__ = ("_costs", "_rules", "asks", "called", "parameters", "rules", "source", "text", "warnings")
+    __slots__ = ("_costs", "_rules", "asks", "called", "narrows", "parameters", "rules", "source", "text", "warnings")
 
     def __init__(
         self,
@@ -107,6 +117,7 @@ class Policy:
         self.asks = asks
         self.warnings = warnings
         self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
+        self.narrows = any(rule.only_new for rule in self.rules)
         self._rules = rules
         self._costs = Costs(compiled.cost for compiled in rules)
 
@@ -117,14 +128,16 @@ class Policy:
         budget: Budget | None = None,
         answers: Mapping[Question, Answer] = _NO_ANSWERS,
         rules: Sequence[CompiledRule] | None = None,
+        allowed: int = 0,
     ) -> tuple[RuleViolation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
         Raises EvaluationError if there is no verdict: then nothing is known, neither that the conversation is clean nor
         that it is not. BudgetExceeded and Unanswered are EvaluationErrors; the latter means that ``answers`` lacks some
-        that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all.
+        that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all. ``allowed`` is how many
+        messages at the beginning were allowed before, in this order, up to the end of a turn.
         """
-        run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers)
+        run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers, allowed)
         violations: list[RuleViolation] = []
         for rule in self._rules if rules is None else rules:
             try:
@@ -148,3 +161,8 @@ class Policy:
         """Estimate the cost of a check in microseconds, rather too high, without looking at the messages."""
         counts, chars = conversation.counts, conversation.chars
         return int(self._costs.microseconds(counts, chars)) + 1
+
+
+def _message_of(event: Event) -> int:
+    """Return the index of the message that an event is in."""
+    return int(event.address.split(".", 2)[1])

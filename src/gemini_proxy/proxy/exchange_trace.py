@@ -142,7 +142,7 @@ class ExchangeRecorder:
         call = exchange.call
         invariant = exchange.credentials.invariant
         rules, parameters, masks = exchange.rules, self._guardrails.parameters, exchange.masks
-        messages, violations = exchange.messages, exchange.violations
+        messages, violations, allowed = exchange.messages, exchange.violations, exchange.allowed or exchange.settled
         if masks is not None:
             violations = [moved(violation, masks, messages) for violation in violations]
             messages = hide_in_messages(messages, masks)
@@ -161,7 +161,10 @@ class ExchangeRecorder:
             annotations=annotations_for(violations) if violations else (),
             metadata={**_metadata(exchange, coverage), **_place(exchange, messages)},
             duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
-            log_rules=tuple({**rule.described, "parameters": parameters} for rule in rules.annotating),
+            log_rules=tuple(
+                {**rule.described, "parameters": parameters, **({"allowed": allowed} if allowed else {})}
+                for rule in rules.annotating
+            ),
             push=self._push,
         )
         if masks is not None:
@@ -243,6 +246,8 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         kept = ("id", "state", "guardrail", "decided_at", "decided_by", "reason", "for_conversation")
         described = [approval.described for approval in exchange.approvals]
         metadata["approvals"] = [{name: one[name] for name in kept} for one in described]
+    if exchange.asked is not None:
+        metadata["allowed_before"] = exchange.allowed
     if exchange.error:
         metadata["error"] = exchange.error
     if exchange.earlier:

@@ -31,7 +31,7 @@ from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.refused_texts import RefusedTexts
+from gemini_proxy.traces.known_digests import KnownDigests
 from gemini_proxy.traces.trace import REFUSED
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _PROCESS_KEY = os.urandom(32)
 class Masker:
     """Decides what is masked, with one configuration. ``refused`` keeps what was refused."""
 
-    def __init__(self, guardrails: Guardrails, refused: RefusedTexts) -> None:
+    def __init__(self, guardrails: Guardrails, refused: KnownDigests) -> None:
         self._guardrails = guardrails
         self._refused = refused
 
@@ -105,7 +105,7 @@ class Masker:
         messages, contents, left = exchange.checked_request.messages, await contents_of(exchange), masks.contents_left
         again = {id(one) for one in blocking if masks.removed and _lies_in(masks.removed, left, one)}
         old = [violation for violation in blocking if is_history(contents, violation) and id(violation) not in again]
-        digests = await _off_loop(exchange.size, self._digests, exchange, messages, old)
+        digests = await off_loop(exchange.size, self._digests, exchange, messages, old)
         asked = {digest for some in digests.values() for digest in some}
         try:
             known = await self._refused.known(asked) if asked else frozenset[str]()
@@ -120,7 +120,7 @@ class Masker:
         if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
             return
         blocking = [violation for violation in exchange.violations if violation.action == "block"]
-        digests = await _off_loop(exchange.size, self._digests, exchange, exchange.messages, blocking)
+        digests = await off_loop(exchange.size, self._digests, exchange, exchange.messages, blocking)
         try:
             await self._refused.remember({digest for some in digests.values() for digest in some})
         except StoreError as error:
@@ -138,7 +138,7 @@ class Masker:
             raise CannotMask("this door cannot put it back into the response")
         if masks.restorable is not None and exchange.checked_request.settings.get("background"):
             raise CannotMask("the response comes later, where it cannot be put back")
-        return await _off_loop(len(body), mask_body, body, masks, exchange.wire)
+        return await off_loop(len(body), mask_body, body, masks, exchange.wire)
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
@@ -153,10 +153,10 @@ class Masker:
         editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
-        masked = await _off_loop(len(body), editor.edit, opened + body)
+        masked = await off_loop(len(body), editor.edit, opened + body)
         if not editor.replaced.issuperset(placeholders.values()):
             raise CannotMask("it is not in the text of the response alone")
-        if await _off_loop(len(body), _call_says, exchange, masked, tuple(placeholders)):
+        if await off_loop(len(body), _call_says, exchange, masked, tuple(placeholders)):
             raise CannotMask("the arguments of a call spell it another way")
         return masked.removeprefix(opened)
 
@@ -164,22 +164,24 @@ class Masker:
         self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
     ) -> dict[str, str]:
         """Return what the violations point at, each value with its placeholder. Raises CannotMask."""
-        names, known = self._names(exchange, _PROCESS_KEY), exchange.masks
+        names, known = names_of(self._guardrails, exchange, _PROCESS_KEY), exchange.masks
         values = [known.show(value) if known else value for value in masked_values(messages, violations)]
         return {value: names.of(value) for value in values}
-
-    def _names(self, exchange: Exchange, otherwise: bytes) -> Placeholders:
-        key = self._guardrails.mask_key
-        secret = key.get_secret_value().encode() if key else otherwise
-        return Placeholders(secret, exchange.owner, exchange.call.dataset)
 
     def _digests(
         self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]
     ) -> dict[int, list[str]]:
         """Return digests of what each of the violations points at, by its identity."""
         # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
-        names = self._names(exchange, b"gemini-proxy")
+        names = names_of(self._guardrails, exchange, b"gemini-proxy")
         return {id(one): [names.digest(text) for text in evidence(messages, one)] for one in violations}
+
+
+def names_of(guardrails: Guardrails, exchange: Exchange, otherwise: bytes) -> Placeholders:
+    """Return what names values of the exchange's owner and dataset, with ``otherwise`` where no key is configured."""
+    key = guardrails.mask_key
+    secret = key.get_secret_value().encode() if key else otherwise
+    return Placeholders(secret, exchange.owner, exchange.call.dataset)
 
 
 def _call_says(exchange: Exchange, body: bytes, values: Sequence[str]) -> bool:
@@ -197,11 +199,11 @@ async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
     """Return for each message of the request which of its contents it is made of; nothing for a file."""
     if not exchange.body:
         return ()
-    own = await _off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
+    own = await off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
     return (*[None] * exchange.checked_request.earlier, *own) if own else own
 
 
-async def _off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+async def off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """Return what ``work`` returns on ``size`` bytes: in a thread if it may take long."""
     if size > _LARGE:
         return await asyncio.to_thread(work, *arguments, **options)

@@ -43,6 +43,7 @@ from gemini_proxy.guardrails.masking import (
 from gemini_proxy.guardrails.response_messages import CandidateMessages, candidate_messages, for_rules, is_thought
 from gemini_proxy.guardrails.stream import ResponseStream, TextViolated
 from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
@@ -76,6 +77,7 @@ class Pipeline:
         reader: RequestReader,
         desk: ApprovalDesk,
         masker: Masker,
+        turns: AllowedTurns,
         engine: Engine,
         guardrails: Guardrails,
         refusals: Refusals,
@@ -86,6 +88,7 @@ class Pipeline:
         self._reader = reader
         self._desk = desk
         self._masker = masker
+        self._turns = turns
         self._engine = engine
         self._guardrails = guardrails
         self._refusals = refusals
@@ -106,6 +109,7 @@ class Pipeline:
         if not exchange.call.guarded:
             exchange.pass_unchecked(request.unchecked[0].reason)
         self._note_thoughts(exchange, request.messages)
+        await self._turns.find(exchange)
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
         if not isinstance(verdict, Verdict) and self._may_overlap(exchange, request):
@@ -263,6 +267,7 @@ class Pipeline:
     async def record(self, exchange: Exchange) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         await self._masker.remember_refused(exchange)
+        await self._turns.remember(exchange)
         exchange.made += made_interactions(exchange) + made_operations(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
@@ -387,6 +392,9 @@ class Pipeline:
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
             rounds += 1
             exchange.masks = masks.restorable
+            if not masks.dropped.isdisjoint(masks.contents[: exchange.allowed]):
+                # What is left no longer stands where it stood.
+                exchange.allowed = 0
             exchange.request = await self._reader.read_again(exchange)
             messages = exchange.request.messages
             violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
@@ -559,6 +567,7 @@ class Pipeline:
             gemini_key=given.gemini if exchange.call.host == "gemini" else None,
             reader=exchange.reader,
             restored=exchange.masks.values if exchange.masks is not None and exchange.restoring is not None else {},
+            allowed=exchange.allowed or exchange.settled,
         )
 
     async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:

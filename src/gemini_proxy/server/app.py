@@ -29,6 +29,7 @@ from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
 from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.http.peers import PEERS, Peers
+from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.authentication import Authentication
 from gemini_proxy.proxy.exchange_metrics import MAX_LEARNT, ExchangeMetrics
@@ -87,8 +88,9 @@ from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import Handles
-from gemini_proxy.traces.refused_texts import RefusedTexts
+from gemini_proxy.traces.known_digests import KnownDigests
 from gemini_proxy.traces.retention import Kept
+from gemini_proxy.traces.schema import allowed_turns, refused_texts
 from gemini_proxy.traces.snapshot import Revisions
 
 log = logging.getLogger(__name__)
@@ -318,7 +320,8 @@ class _Assembly:
         )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
         self._tasks.spawn(self._keep_settings(config, rules), "audit")
-        masker = Masker(guardrails, RefusedTexts(storage.database))
+        masker = Masker(guardrails, KnownDigests(storage.database, refused_texts))
+        turns = AllowedTurns(guardrails, KnownDigests(storage.database, allowed_turns))
         alerts = tuple(map(alert_rule, config.alerts))
         tells = any("approval_waiting" in rule.on for rule in alerts)
         desk = ApprovalDesk(Approvals(storage.database, note_approval if tells else None), guardrails.ask_timeout)
@@ -328,7 +331,7 @@ class _Assembly:
             rules,
             reader,
             keeper,
-            Pipeline(reader, desk, masker, engine, guardrails, config.refusals, recorder, self._tasks, most),
+            Pipeline(reader, desk, masker, turns, engine, guardrails, config.refusals, recorder, self._tasks, most),
             config.doors.duties,
             alerts,
         )

@@ -181,7 +181,7 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
         found: list[Annotation] = []
         for rule in rules:
             one = replace(guardrail(rule["name"], rule["content"], "log", asks=True), id=rule["id"])
-            judged = engine.check(Check((one,), messages, rule.get("parameters", {})))
+            judged = engine.check(Check((one,), messages, rule.get("parameters", {}), allowed=rule.get("allowed", 0)))
             verdict = judged if isinstance(judged, Verdict) else await judged
             if verdict.unchecked is not None and not verdict.violations:
                 # No client waits for this: rather once more than not at all.

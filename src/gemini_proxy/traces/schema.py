@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0018"
+HEAD = "0019"
 
 metadata = MetaData(
     naming_convention={
@@ -252,9 +252,18 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-# Texts that were refused, by keyed digests: see refused_texts.py.
+# Texts that were refused, by keyed digests: see known_digests.py.
 refused_texts = Table(
     "refused_texts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("at", Double, nullable=False),
+    Index(None, "at"),
+)
+
+# Conversations that passed, up to the end of a turn, in the same way.
+allowed_turns = Table(
+    "allowed_turns",
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("at", Double, nullable=False),

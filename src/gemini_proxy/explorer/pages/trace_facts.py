@@ -24,7 +24,7 @@ _TOKENS: Final = {
 }
 _TOLD: Final = frozenset(
     "model usage model_version latencies_ms coverage refusal error via_gateway conversation asked request_messages"
-    " upstream_status upstream_error".split()
+    " upstream_status upstream_error allowed_before".split()
 )
 
 
@@ -76,7 +76,7 @@ def facts(trace: Trace) -> Facts:
             for name, word in _TOKENS.items()
             if (number := _number(_mapping(metadata.get("usage")).get(name))) is not None
         ),
-        tuple(_checks(coverage)),
+        tuple(_checks(coverage, _number(metadata.get("allowed_before")))),
         tuple(
             Fact(_text(_mapping(entry).get("address")), _text(_mapping(entry).get("reason")))
             for entry in unseen[:_LISTED]
@@ -129,7 +129,7 @@ def _timing(trace: Trace) -> Iterator[Fact]:
         yield Fact("checks", milliseconds(value))
 
 
-def _checks(coverage: Mapping[str, Any]) -> Iterator[Fact]:
+def _checks(coverage: Mapping[str, Any], allowed: float | None) -> Iterator[Fact]:
     if not coverage:
         return
     rules = coverage.get("rules")
@@ -139,6 +139,8 @@ def _checks(coverage: Mapping[str, Any]) -> Iterator[Fact]:
     names = ", ".join(_text(name) for name in rules[:_LISTED])
     if (messages := _number(coverage.get("checked_messages"))) is not None:
         yield Fact("messages", grouped(messages))
+    if allowed is not None:
+        yield Fact("allowed before", grouped(allowed), 'messages that rules with scope="new" leave alone')
     yield Fact("rules", f"{len(rules)}", names + (", …" if len(rules) > _LISTED else ""))
     if isinstance(waiting := coverage.get("judged_only_at_the_end"), list):
         yield Fact("checked only at the end", ", ".join(_text(name) for name in waiting[:_LISTED]))

@@ -46,7 +46,7 @@ from gemini_proxy.policy.compile.never_holds import warn_of_comparison, warn_of_
 from gemini_proxy.policy.compile.patterns import compile_pattern
 from gemini_proxy.policy.compile.schedule import Step, is_safe, schedule
 from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope, nearest
-from gemini_proxy.policy.compile.window import window_of
+from gemini_proxy.policy.compile.window import reads_all_messages, window_of
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.detectors.outside import OutsideDetector, Question, whole_texts
@@ -261,8 +261,10 @@ class _Compiler:
         predicates = [predicate.node for predicate in self._context.predicates.values()]
         binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
         window = window_of(statement, self._context, binding)
-        message, action = self._constant_message(statement.error, scope), self._constant_action(statement.error, scope)
-        rule = Rule(statement.line, statement.text, window, message, action)
+        message, action = self._constant_message(statement.error, scope), self._named_text(statement, "action", scope)
+        may_mask = action == "mask" or (action is None and _given(statement, "action") is not None)
+        only_new = self._checks_only_new(statement, scope, binding, may_mask=may_mask)
+        rule = Rule(statement.line, statement.text, window, message, action, only_new)
         compiled = CompiledRule(
             rule,
             body,
@@ -285,11 +287,31 @@ class _Compiler:
         known = self._compile(first, scope).known if first is not None else None
         return known.value if known is not None and isinstance(known.value, str) else None
 
-    def _constant_action(self, error: syntax.Expr, scope: Scope) -> str | None:
-        """Return the text that a rule gives as ``action``; None where it gives none, or not always the same."""
-        action = dict(error.kwargs).get("action") if isinstance(error, syntax.Call) else None
-        known = self._compile(action, scope).known if action is not None else None
+    def _named_text(self, rule: syntax.Raise, name: str, scope: Scope) -> str | None:
+        """Return the text that a rule gives as ``name``; None where it gives none, or not always the same."""
+        given = _given(rule, name)
+        known = self._compile(given, scope).known if given is not None else None
         return known.value if known is not None and isinstance(known.value, str) else None
+
+    def _checks_only_new(self, rule: syntax.Raise, scope: Scope, binding: frozenset[str], *, may_mask: bool) -> bool:
+        """Return whether a rule is about new content alone. Warn where its ``scope`` has no effect.
+
+        It must ask for its own events and nothing else: what a count stops at, or a search through all messages, may
+        stand before what is new. What is masked is so in every request, since clients send their history as it was.
+        """
+        given = _given(rule, "scope")
+        if given is None:
+            return False
+        warn = self._context.warn
+        if self._named_text(rule, "scope", scope) != "new":
+            warn(given, "this scope has no effect", 'write scope="new" for a rule that checks only what is new')
+        elif reads_all_messages(rule, self._context, binding):
+            warn(given, "this scope has no effect: count, forall and Input look at the whole conversation")
+        elif may_mask:
+            warn(given, "this scope has no effect: what is masked is masked in every request")
+        else:
+            return True
+        return False
 
     def _error(self, error: syntax.Expr, scope: Scope) -> tuple[list[Code], Mapping[str, Code]]:
         """Compile the arguments of what a rule raises: those of PolicyViolation(...), or the one text."""
@@ -946,3 +968,8 @@ def _joined_raw(left: Known, right: Known) -> str | None:
         return None
     raws = [known.raw if known.raw is not None else str(known.value) for known in (left, right)]
     return "".join(raws)
+
+
+def _given(rule: syntax.Raise, name: str) -> syntax.Expr | None:
+    """Return what a rule gives its violation as ``name``, None if it gives nothing."""
+    return dict(rule.error.kwargs).get(name) if isinstance(rule.error, syntax.Call) else None

@@ -52,6 +52,16 @@ def window_of(rule: syntax.Raise, context: Context, binding_predicates: frozense
     return _ORDER[_Tests(rule, context, events[0].name).certainty()]
 
 
+def reads_all_messages(rule: syntax.Raise, context: Context, binding_predicates: frozenset[str]) -> bool:
+    """Tell whether a rule asks for more than the events of a binding: it counts, or looks through all messages."""
+    named = {node.name for node in syntax.walk(rule) if isinstance(node, syntax.Name)}
+    if binding_predicates and named & context.predicates.keys():
+        return True
+    if any(isinstance(line, syntax.Quantifier) for line in lines_within(rule.body)):
+        return True
+    return any(_kind(line, context) == "Input" for line in declarations(rule.body))
+
+
 def _kind(line: syntax.Declaration, context: Context) -> str:
     imported = context.imported.get(line.kind)
     return imported.name if imported is not None and imported.role == "kind" else line.kind

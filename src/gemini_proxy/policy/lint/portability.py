@@ -82,6 +82,7 @@ class _PortabilityNotes:
                 yield from _imported(statement)
             elif isinstance(statement, syntax.Raise):
                 yield from _binds_only(statement)
+                yield from _only_new(statement)
                 yield from _one_line(statement, self._brackets)
             if isinstance(statement, syntax.Raise | syntax.Predicate):
                 yield from self._block(statement.body)
@@ -293,6 +294,12 @@ def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Policy
 
 # How operands group, and what does not parse: two operands of and or or group as in Python, and so do more when all are
 # calls of functions. A line that begins with a bracket or a sign goes on with the line before.
+
+
+def _only_new(rule: syntax.Raise) -> Iterator[PolicyWarning]:
+    match dict(rule.error.kwargs).get("scope") if isinstance(rule.error, syntax.Call) else None:
+        case syntax.Constant(value="new") as scope:
+            yield _note(scope, "its rules have no scope, and check the whole conversation each time")
 
 
 def _note(node: syntax.Node, message: str) -> PolicyWarning:

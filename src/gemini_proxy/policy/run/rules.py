@@ -11,7 +11,7 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 class Rule:
     """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
     it found; ``action`` what it asks to be done, as in ``PolicyViolation("...", action="mask")``, None where it does
-    not say.
+    not say. With ``only_new`` what lies in content that was allowed before is no violation: ``scope="new"``.
 
     ``window`` says how the rule is judged while a response grows:
 
@@ -28,6 +28,7 @@ class Rule:
     window: RuleWindow = "whole"
     message: str | None = None
     action: str | None = None
+    only_new: bool = False
 
     @property
     def stays(self) -> bool:

@@ -28,6 +28,7 @@ class Run(Meter):
         "_events",
         "_index",
         "_positions",
+        "allowed",
         "answers",
         "conversation",
         "marks",
@@ -44,8 +45,11 @@ class Run(Meter):
         parameters: Mapping[str, Any],
         budget: Budget,
         answers: Mapping[Question, Answer] = _NO_ANSWERS,
+        allowed: int = 0,
     ) -> None:
+        """``allowed`` is how many messages at the beginning were allowed before, in this order."""
         super().__init__(budget)
+        self.allowed = allowed
         self.answers = answers
         self.unanswered: dict[Question, None] = {}
         """What detectors outside have to be asked before there is a verdict."""
