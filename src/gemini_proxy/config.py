@@ -38,6 +38,7 @@ from gemini_proxy.sections import (
     Upstream,
     sendable,
     valid_signing_secret,
+    valid_value_keys,
     valid_webhook_url,
 )
 from gemini_proxy.traces.redact import redact
@@ -49,6 +50,7 @@ _CREDENTIALS = {
     "judge-api-key": ("guardrails", "judge", "api_key"),
     "model-armor-token": ("guardrails", "model_armor", "token"),
     "mask-key": ("guardrails", "mask_key"),
+    "value-keys": ("guardrails", "value_keys"),
     "explorer-api-key": ("explorer", "push", "api_key"),
 }
 MAX_ALERTS: Final = 20
@@ -309,8 +311,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _with_credentials(config: Config) -> Config:
     for name, path in _CREDENTIALS.items():
         if (secret := _credential(name)) is not None:
+            check = valid_value_keys if name == "value-keys" else sendable
             try:
-                config = _replaced(config, path, sendable(SecretStr(secret)))
+                config = _replaced(config, path, check(SecretStr(secret)))
             except ValueError as error:
                 raise ConfigError(f"credential {name}: expected {error}") from None
     return config
@@ -396,6 +399,8 @@ def check_secrets(config: Config) -> None:
     judge = config.guardrails.judge
     if judge.url and not judge.api_key:
         raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go to the upstream alone"))
+    if config.guardrails.value_keys and not config.guardrails.mask_key:
+        raise ConfigError(_missing("mask-key", "for guardrails.value_keys: values are found by their placeholders"))
     if push.url and not push.api_key:
         raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
     if config.telemetry.enabled and importlib.util.find_spec("opentelemetry") is None:
@@ -442,7 +447,7 @@ def _kind(value: object) -> str:
 def _shown_value(path: Sequence[str], value: object) -> str:
     """A wrong value without what is secret in it."""
     key = path[-1]
-    if key.endswith(("api_key", "signing_secret")) or (path[0] == "alerts" and key == "url"):
+    if key.endswith(("api_key", "signing_secret", "value_keys")) or (path[0] == "alerts" and key == "url"):
         return "***"
     if key.endswith("database") and isinstance(value, str):
         # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.

@@ -24,6 +24,7 @@ from pydantic import (
 from gemini_proxy.gemini.doors import DOORS, Duty, carries_nothing
 from gemini_proxy.http.addresses import UNIX, is_loopback, listen_address
 from gemini_proxy.traces.alerts.rules import AlertRule, Format, Kind
+from gemini_proxy.traces.value_keys import ValueKeys, read_value_keys
 
 _POSTGRES = re.compile(r"postgresql\+asyncpg://.+")
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).+|postgresql\+asyncpg://.+")
@@ -42,6 +43,12 @@ def sendable(secret: SecretStr) -> SecretStr:
 
 
 Key = Annotated[SecretStr, AfterValidator(sendable)]
+
+
+def valid_value_keys(secret: SecretStr) -> SecretStr:
+    """Return keys that encrypt masked values as they are. Raises ValueError saying what was expected."""
+    read_value_keys(secret.get_secret_value())
+    return secret
 
 
 def service_url(value: str) -> str:
@@ -231,6 +238,8 @@ class Guardrails(Section):
     history: Literal["mask", "drop", "refuse"] = "mask"
     ask_timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     mask_key: SecretStr | None = None
+    value_keys: Annotated[SecretStr, AfterValidator(valid_value_keys)] | None = None
+    value_days: Annotated[int, Field(ge=1, le=3_650)] = 30
     unseen_content: Literal["allow", "block"] = "allow"
     outbound_fields: Literal["refuse", "allow"] = "refuse"
     agents: Literal["refuse", "allow"] = "refuse"
@@ -250,6 +259,22 @@ class Guardrails(Section):
         from gemini_proxy.policy import readable_parameters, readable_pins
 
         return readable_pins(readable_parameters(value))
+
+    @property
+    def kept_values(self) -> str:
+        """Say in one sentence whether masked values outlive their exchange."""
+        if self.restore == "off":
+            return 'guardrails.restore = "off": masked values are not kept, and placeholders stay what they are'
+        if self.value_keys is None:
+            return "guardrails.value_keys is not set: masked values are kept for their exchange alone"
+        return f"masked values are kept, encrypted, for {self.value_days} days"
+
+
+def value_keys(guardrails: Guardrails) -> ValueKeys | None:
+    """Return what encrypts masked values; None where they are not kept."""
+    if guardrails.value_keys is None or guardrails.restore == "off":
+        return None
+    return ValueKeys(read_value_keys(guardrails.value_keys.get_secret_value()))
 
 
 class Files(Section):

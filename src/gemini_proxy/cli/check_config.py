@@ -39,6 +39,8 @@ def check_config(settings: Settings) -> None:
         click.echo(f"{rule.action:5}  {rule.name}")
     if nothing := nothing_checked(rules, config.guardrails.engine):
         click.echo(nothing, err=True)
+    if rules.masking:
+        click.echo(config.guardrails.kept_values)
     click.echo(config.access.meaning)
     for sentence in config.doors.unchecked:
         click.echo(sentence)

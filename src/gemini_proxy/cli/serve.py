@@ -101,6 +101,8 @@ def announce(config: "Config", listeners: "Sequence[Listener]") -> None:
     for sentence in config.doors.unchecked:
         log.warning("%s", sentence)
     guardrails = config.guardrails
+    if guardrails.mask_policies:
+        log.info("%s", guardrails.kept_values)
     if guardrails.engine == "off":
         log.warning('Nothing is checked: guardrails.engine is "off"')
     elif not (guardrails.policies or guardrails.ask_policies or guardrails.mask_policies or guardrails.log_policies):

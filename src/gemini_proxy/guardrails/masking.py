@@ -60,10 +60,16 @@ _KINDS: Final[dict[str, str]] = {}
 
 
 class Masks:
-    """The values of one exchange that are masked, each with its placeholder, and texts that are removed for good."""
+    """The values of one exchange that are masked, each with its placeholder, and texts that are removed for good.
 
-    def __init__(self, placeholders: Mapping[str, str], removed: Collection[str] = ()) -> None:
+    ``unsent`` are those of the values that the client has not sent.
+    """
+
+    def __init__(
+        self, placeholders: Mapping[str, str], removed: Collection[str] = (), unsent: Collection[str] = ()
+    ) -> None:
         self.placeholders: Mapping[str, str] = dict(placeholders)
+        self.unsent = frozenset(unsent)
         self._hiding = {**dict.fromkeys(removed, REMOVED), **placeholders}
         # By its digits, a value and the kind that stands before them.
         self._values = {
@@ -140,6 +146,31 @@ def _spelled_kind(kind: str) -> re.Pattern[str]:
     return re.compile(rf"(?:\\?<|&lt;|\\u003c)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
+_KIND: Final = re.compile(r"[A-Z][A-Z0-9]*(?:\\?_[A-Z0-9]+)*\Z", re.IGNORECASE)
+_LONGEST_KIND: Final = 64
+
+
+def may_hold_placeholder(body: bytes) -> bool:
+    """Return whether a placeholder may stand in ``body``; False is certain."""
+    return _DIGITS_IN_BYTES.search(body) is not None
+
+
+_DIGITS_IN_BYTES: Final = re.compile(rb"_[0-9a-fA-F]{%d}" % _DIGITS)
+
+
+def placeholders_in(text: str) -> set[str]:
+    """Return what may be placeholders in a text, however a model spells them: each as it is written here.
+
+    Where words stand before one without a break, each of their ends may be its kind.
+    """
+    found: set[str] = set()
+    for match in _SPELLED_DIGITS.finditer(text):
+        kind = _KIND.search(text, max(0, match.start() - _LONGEST_KIND), match.start())
+        words = kind[0].replace("\\", "").upper().split("_") if kind else []
+        found.update(f"<{'_'.join(words[at:])}_{match[1].lower()}>" for at in range(len(words)))
+    return found
+
+
 def _core(spelled: str) -> str:
     """Return a placeholder, or the beginning of one, in capitals and without what may stand around and within it."""
     return _AROUND.sub("", spelled).upper()
@@ -158,10 +189,12 @@ def _replaced(text: str, replacements: Iterable[tuple[int, int, str]]) -> str:
 class RequestMasks:
     """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
 
+    ``earlier`` are values that were masked before, each by its placeholder, which stands in the request already.
     ``dropped`` are the contents that are cut out; ``contents`` says of each message which of the contents it is of.
     """
 
     placeholders: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, str] = field(default_factory=dict)
     removed: Mapping[int, frozenset[str]] = field(default_factory=dict)
     dropped: frozenset[int] = frozenset()
     contents: Sequence[int | None] = ()
@@ -169,6 +202,8 @@ class RequestMasks:
     @property
     def restorable(self) -> Masks | None:
         """Return the values that come back in the response; None where there are none."""
+        if self.earlier:
+            return Masks({**{value: placeholder for placeholder, value in self.earlier.items()}, **self.placeholders})
         return self._everywhere if self.placeholders else None
 
     @property

@@ -69,7 +69,8 @@ class Exchange:
     """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
 
     ``conversation`` is the client's own name for the conversation, "" where it gives none.
-    ``earlier`` is what the request's references stand for, ``made`` what Gemini keeps of the exchange under a name.
+    ``earlier`` is what the request's references stand for, and ``origins`` the ids of the traces of the exchanges that
+    made it; ``made`` is what Gemini keeps of the exchange under a name.
     ``spans`` are what OpenTelemetry is told of it, None where that is off.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
@@ -97,6 +98,7 @@ class Exchange:
     size: int = 0
     request: GeminiRequest | None = None
     earlier: Mapping[Reference, Earlier] = field(default_factory=dict, repr=False)
+    origins: tuple[str, ...] = ()
     made: list[Made] = field(default_factory=list)
     request_check: "asyncio.Task[None] | None" = None
     reader: ConversationReader = field(default_factory=ConversationReader, repr=False)

@@ -68,6 +68,7 @@ class ExchangeMetrics:
         self.upstream: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
+        self.masked_values: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.duration = {True: Histogram(_SECONDS), False: Histogram(_SECONDS)}
         self.first_byte = Histogram(_SECONDS)

@@ -19,10 +19,12 @@ from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.alerts.notebook import Notebook
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.headline import conversation_of, question_of
+from gemini_proxy.traces.masked_values import SAID, SENT, MaskedValues, ValueScope
 from gemini_proxy.traces.pinned_tools import ToolLearner
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.redact import REDACTED, redact
 from gemini_proxy.traces.trace import REFUSED, Outcome, Trace, annotations_for
+from gemini_proxy.traces.value_keys import SealedValue
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class ExchangeRecorder:
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
     trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of
-    what alerts tell of. ``tell`` is called with exchanges whose spans nobody has begun.
+    what alerts tell of. ``tell`` is called with exchanges whose spans nobody has begun. ``values`` keeps what was
+    masked, with the trace.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ExchangeRecorder:
         push: bool = False,
         notebook: Notebook | None = None,
         tell: Callable[[Exchange], None] | None = None,
+        values: MaskedValues | None = None,
     ) -> None:
         self._recorder = recorder
         self._guardrails = guardrails
@@ -66,6 +70,7 @@ class ExchangeRecorder:
         self._push = push
         self._notebook = notebook
         self._telemetry = tell
+        self._values = values
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
@@ -148,6 +153,7 @@ class ExchangeRecorder:
             messages = hide_in_messages(messages, masks)
         if rules.annotating:
             parameters = rules.tools.within(parameters, messages)
+        place = _place(exchange, messages)
         trace = Trace(
             id=exchange.id,
             created=exchange.created,
@@ -159,17 +165,30 @@ class ExchangeRecorder:
             stream=exchange.streams,
             messages=messages,
             annotations=annotations_for(violations) if violations else (),
-            metadata={**_metadata(exchange, coverage), **_place(exchange, messages)},
+            metadata={**_metadata(exchange, coverage), **place},
             duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
             log_rules=tuple(
                 {**rule.described, "parameters": parameters, **({"allowed": allowed} if allowed else {})}
                 for rule in rules.annotating
             ),
             push=self._push,
+            masked=self._kept(exchange, str(place["conversation"])),
         )
         if masks is not None:
             trace = _with_texts(trace, masks.hide)
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
+
+    def _kept(self, exchange: Exchange, conversation: str) -> tuple[SealedValue, ...]:
+        """Return what is kept of the masked values: of the conversation, and of what Gemini keeps of the exchange."""
+        masks = exchange.masks
+        if self._values is None or masks is None:
+            return ()
+        names = [conversation] if conversation and not exchange.made else [conversation, exchange.id]
+        texts = (
+            (placeholder, SAID if value in masks.unsent else SENT, value)
+            for value, placeholder in masks.placeholders.items()
+        )
+        return self._values.sealed(ValueScope(exchange.owner, exchange.call.dataset, names), texts)
 
 
 def _upstream_failure(exchange: Exchange) -> str | None:

@@ -28,11 +28,14 @@ _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googlea
 class HandleKeeper:
     """Looks up and remembers handles. ``configured`` is the operator's own Gemini key."""
 
-    def __init__(self, handles: Handles, configured: str | None, *, restores: bool = True) -> None:
-        """``restores`` says that masked values are put back into responses."""
+    def __init__(
+        self, handles: Handles, configured: str | None, *, restores: bool = True, keeps_values: bool = False
+    ) -> None:
+        """``restores`` says that masked values are put back into responses, ``keeps_values`` that they can be later."""
         self._handles = handles
         self._configured = configured
         self._restores = restores
+        self._keeps_values = keeps_values
 
     def holder(self, credentials: Credentials, owner: str) -> Holder:
         """Return whose the handles are that a user makes with these keys."""
@@ -67,7 +70,8 @@ class HandleKeeper:
             }
             for handle in known.values():
                 if handle.kind is Kind.INTERACTION:
-                    refuse_going_on(exchange, handle, restores=self._restores)
+                    lost = self._restores and not (self._keeps_values and handle.details.get("kept"))
+                    refuse_going_on(exchange, handle, lost=lost)
                 elif handle.refused:
                     raise ForeignHandle
             if len(known) < len(references) and (asked := exchange.call.names.get("id")):
@@ -75,6 +79,7 @@ class HandleKeeper:
             if not holder.account and any(_is_operation(one) for one in references if one not in known):
                 raise ForeignHandle
             recalled = await self._handles.recall([*known.values()])
+            exchange.origins = tuple(dict.fromkeys(handle.trace for handle in known.values() if handle.trace))
         except ForeignHandle:
             raise NotFound("The request names a cache, file, operation or interaction that does not exist") from None
         except StoreError:
@@ -133,7 +138,7 @@ class HandleKeeper:
                 unchecked=made.unchecked,
                 refused=made.refused,
                 digest=made.digest,
-                details=made.details,
+                details={**made.details, **({"kept": True} if self._keeps_values else {})},
             )
             with _not_kept():
                 await self._handles.remember(handle)

@@ -38,21 +38,21 @@ def refuse_unopened(request: GeminiRequest, guardrails: Guardrails) -> None:
             )
 
 
-def refuse_going_on(exchange: Exchange, handle: Handle, *, restores: bool) -> None:
+def refuse_going_on(exchange: Exchange, handle: Handle, *, lost: bool) -> None:
     """Raise what a request gets that goes on from an interaction, or asks for it, where it may not.
 
-    What was refused is not found, and nothing follows it. Values that were masked in the request are kept nowhere, so
-    that a response to it can be given to the client only at once.
+    What was refused is not found, and nothing follows it. ``lost`` says that values which were masked in the request
+    were kept nowhere, so that a response to it could be given to the client only at once.
     """
     reads = handle.name == f"{COLLECTION}{exchange.call.names.get('id')}"
     if handle.refused and reads:
         raise NotFound("There is no such interaction here")
     if handle.refused:
         raise BadRequest("The earlier interaction was refused; send what may stay of the conversation as input")
-    if restores and handle.details.get("masked"):
+    if lost and handle.details.get("masked"):
         what = "be read again" if reads else "be continued"
         raise BadRequest(
-            f"An interaction with masked values cannot {what}, because the values are not kept; "
+            f"An interaction with masked values cannot {what}, because the values were not kept; "
             "send the conversation as input"
         )
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
@@ -24,6 +24,8 @@ from gemini_proxy.guardrails.masking import (
     is_history,
     mask_body,
     masked_values,
+    may_hold_placeholder,
+    placeholders_in,
     texts_at,
     turn_of,
 )
@@ -31,7 +33,9 @@ from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.headline import conversation_of
 from gemini_proxy.traces.known_digests import KnownDigests
+from gemini_proxy.traces.masked_values import MaskedValues, ValueScope
 from gemini_proxy.traces.trace import REFUSED
 
 log = logging.getLogger(__name__)
@@ -47,11 +51,15 @@ _PROCESS_KEY = os.urandom(32)
 
 
 class Masker:
-    """Decides what is masked, with one configuration. ``refused`` keeps what was refused."""
+    """Decides what is masked, with one configuration. ``refused`` keeps what was refused, ``values`` what was masked.
 
-    def __init__(self, guardrails: Guardrails, refused: KnownDigests) -> None:
+    Without ``values`` only what an exchange masks itself comes back in it.
+    """
+
+    def __init__(self, guardrails: Guardrails, refused: KnownDigests, values: MaskedValues | None) -> None:
         self._guardrails = guardrails
         self._refused = refused
+        self._values = values
 
     async def add(
         self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation], *, rounds: int
@@ -126,6 +134,47 @@ class Masker:
         except StoreError as error:
             log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
 
+    def may_recall(self, exchange: Exchange) -> bool:
+        """Tell whether the request may hold placeholders of earlier exchanges, whose values are kept."""
+        if self._values is None or exchange.wire.places is None or not exchange.call.generates:
+            return False
+        return bool(exchange.origins) or bool(exchange.body and may_hold_placeholder(exchange.body))
+
+    async def recall(self, exchange: Exchange, masks: RequestMasks) -> RequestMasks:
+        """Return ``masks`` with the values of placeholders that the request holds, or what it refers to.
+
+        Only values that the client sent in an earlier exchange of the conversation, or in those that made what the
+        request refers to. Where the database does not answer there are none.
+        """
+        if not self.may_recall(exchange):
+            return masks
+        named = await off_loop(len(exchange.body), placeholders_in, exchange.body.decode(errors="replace"))
+        said = conversation_so_far(exchange)
+        values = {
+            **(await self.values_of(exchange, exchange.origins) if exchange.origins else {}),
+            **(await self.values_of(exchange, [said], named - set(masks.placeholders.values())) if said else {}),
+        }
+        return replace(masks, earlier=values)
+
+    async def values_of(
+        self, exchange: Exchange, conversations: Sequence[str], placeholders: Collection[str] | None = None
+    ) -> Mapping[str, str]:
+        """Return the values of placeholders, or all, that the exchange's user sent in any of the conversations.
+
+        The id of a trace is the conversation of what its exchange made. None where the database does not answer, and
+        where values are not kept.
+        """
+        if self._values is None:
+            return {}
+        try:
+            kept = await self._values.find(
+                ValueScope(exchange.owner, exchange.call.dataset, conversations), placeholders
+            )
+        except StoreError as error:
+            log.warning("masked values of earlier exchanges cannot be read, so they are not restored: %s", error)
+            return {}
+        return kept.sent
+
     async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
         """Return ``body``, the request's as it came, masked.
 
@@ -136,7 +185,8 @@ class Masker:
         row = exchange.call.row
         if masks.restorable is not None and (row.generates or row.keeps) and exchange.wire.places is None:
             raise CannotMask("this door cannot put it back into the response")
-        if masks.restorable is not None and exchange.checked_request.settings.get("background"):
+        later = exchange.checked_request.settings.get("background") and self._values is None
+        if masks.restorable is not None and later:
             raise CannotMask("the response comes later, where it cannot be put back")
         return await off_loop(len(body), mask_body, body, masks, exchange.wire)
 
@@ -149,7 +199,8 @@ class Masker:
         if places is None:
             raise CannotMask("this door cannot mask a response")
         placeholders = self._placeholders(exchange, exchange.messages, violations)
-        exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **placeholders})
+        sent = exchange.masks.placeholders if exchange.masks else {}
+        exchange.masks = Masks({**placeholders, **sent}, unsent=placeholders.keys() - sent.keys())
         editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
@@ -193,6 +244,14 @@ def _call_says(exchange: Exchange, body: bytes, values: Sequence[str]) -> bool:
     parts = (part for candidate in merger.candidates for part in candidate.parts)
     said = [text for part in parts if "functionCall" in part for text in strings_in(part["functionCall"])]
     return any(value in text for text in said for value in values)
+
+
+def conversation_so_far(exchange: Exchange) -> str:
+    """Return the conversation that the request goes on with, as traces name it; "" for one that begins with it."""
+    if exchange.conversation:
+        return exchange.conversation
+    stored = exchange.checked_request.stored
+    return conversation_of(stored) if any(message.get("role") == "assistant" for message in stored) else ""
 
 
 async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:

@@ -147,6 +147,8 @@ class Pipeline:
             return False
         if self._guardrails.request_check != "overlap" or not exchange.rules.overlaps:
             return False
+        if self._masker.may_recall(exchange):
+            return False
         return self._guardrails.history == "refuse" or not self._holds_refusal(request)
 
     def _holds_refusal(self, request: GeminiRequest) -> bool:
@@ -398,6 +400,8 @@ class Pipeline:
             exchange.request = await self._reader.read_again(exchange)
             messages = exchange.request.messages
             violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
+        masks = await self._masker.recall(exchange, masks)
+        exchange.masks = masks.restorable
         exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:

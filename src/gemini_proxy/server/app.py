@@ -41,7 +41,7 @@ from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.uploads import Uploads
 from gemini_proxy.proxy.upstream import UpstreamClient, VertexUpstreams
-from gemini_proxy.sections import Guardrails, Limits, alert_rule
+from gemini_proxy.sections import Guardrails, Limits, alert_rule, value_keys
 from gemini_proxy.server import health
 from gemini_proxy.server.app_keys import (
     ASKING,
@@ -89,6 +89,7 @@ from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.known_digests import KnownDigests
+from gemini_proxy.traces.masked_values import MaskedValues
 from gemini_proxy.traces.retention import Kept
 from gemini_proxy.traces.schema import allowed_turns, refused_texts
 from gemini_proxy.traces.snapshot import Revisions
@@ -145,7 +146,15 @@ def create_app(
             await stack.enter_async_context(asked_services)
             if remote is not None:
                 await stack.enter_async_context(remote)
-            storage = await open_storage(config, tasks, stack, checking, lambda: _kept(app), lambda: _alert_rules(app))
+            storage = await open_storage(
+                config,
+                tasks,
+                stack,
+                checking,
+                lambda: _kept(app),
+                lambda: _alert_rules(app),
+                lambda: _masked_values(app),
+            )
             app[TELEMETRY] = telemetry = _telemetry(config, group)
             if telemetry is not None:
                 stack.push_async_callback(telemetry.close)
@@ -183,6 +192,10 @@ def _limits(app: web.Application) -> Limits:
 def _kept(app: web.Application) -> Kept:
     traces = app[SETUPS].current.config.traces
     return Kept(traces.retention_days, traces.max_size)
+
+
+def _masked_values(app: web.Application) -> MaskedValues | None:
+    return app[SETUPS].current.masked_values if SETUPS in app else None
 
 
 def _telemetry(config: Config, group: Group) -> ExchangeTelemetry | None:
@@ -297,6 +310,10 @@ class _Assembly:
         """The setup for ``config`` with ``rules`` of its policy files."""
         self._metrics.know(rule.name for rule in rules.all if rule.action != "log")
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
+        keys = value_keys(guardrails)
+        values = None
+        if keys is not None:
+            values = MaskedValues(storage.database, keys, guardrails.value_days, self._metrics.masked_values)
         if checkers.remote is not None:
             self._send_ahead(checkers.remote, guardrails, rules)
         engine = FailOpenEngine(checkers.engine) if guardrails.unavailable == "allow" else checkers.engine
@@ -311,16 +328,18 @@ class _Assembly:
             push=storage.push is not None,
             notebook=self._notebook,
             tell=None if self._telemetry is None else self._telemetry.tell,
+            values=values,
         )
         key = config.upstream.api_key
         keeper = HandleKeeper(
             Handles(storage.database),
             key.get_secret_value() if key else None,
             restores=guardrails.restore != "off",
+            keeps_values=values is not None,
         )
         reader = RequestReader(config, rules, self._dataset_rules, checkers.bodies, keeper)
         self._tasks.spawn(self._keep_settings(config, rules), "audit")
-        masker = Masker(guardrails, KnownDigests(storage.database, refused_texts))
+        masker = Masker(guardrails, KnownDigests(storage.database, refused_texts), values)
         turns = AllowedTurns(guardrails, KnownDigests(storage.database, allowed_turns))
         alerts = tuple(map(alert_rule, config.alerts))
         tells = any("approval_waiting" in rule.on for rule in alerts)
@@ -334,6 +353,7 @@ class _Assembly:
             Pipeline(reader, desk, masker, turns, engine, guardrails, config.refusals, recorder, self._tasks, most),
             config.doors.duties,
             alerts,
+            values,
         )
 
     async def _keep_settings(self, config: Config, rules: GuardrailSet) -> None:

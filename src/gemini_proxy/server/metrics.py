@@ -225,6 +225,10 @@ class _Snapshot:
         for rule, count in exchanges.masked.items():
             masked.add_metric([rule], count)
         yield masked
+        values = _counter("masked_values", "Masked values looked up in the database.", "result")
+        for result in ("read", "unreadable", "unavailable"):
+            values.add_metric([result], exchanges.masked_values[result])
+        yield values
         tokens = _counter("tokens", "Tokens as the upstream counted them.", "type")
         for kind, count in exchanges.tokens.items():
             tokens.add_metric([kind], count)

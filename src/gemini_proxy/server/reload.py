@@ -16,6 +16,7 @@ from gemini_proxy.server.logs import change_logs
 from gemini_proxy.server.sources import Sources
 from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.alerts.rules import AlertRule
+from gemini_proxy.traces.masked_values import MaskedValues
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Setup:
     pipeline: Pipeline
     duties: Mapping[str, Duty]
     alerts: tuple[AlertRule, ...] = ()
+    masked_values: MaskedValues | None = None
 
 
 class Setups:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.leases import Lease
 from gemini_proxy.traces.log_jobs import Check as LogRulesCheck
 from gemini_proxy.traces.log_jobs import LogRuleWorker
+from gemini_proxy.traces.masked_values import MaskedValues, forget_old_values
 from gemini_proxy.traces.pinned_tools import PinnedTools, ToolLearner
 from gemini_proxy.traces.push.queue import PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
@@ -51,6 +52,10 @@ _DELETION_PERIOD = 10.0
 """Seconds between two looks for deleted datasets, whose traces nobody sees any more, and for old budgets."""
 _HANDLES_PERIOD = 60.0
 """Seconds between two looks for handles past their time, which is counted in hours."""
+_VALUES_PERIOD = 60.0
+"""Seconds between two looks for masked values past their time, and for such as an older key has encrypted."""
+_SEALING_PAUSE = 1.0
+"""Seconds between two transactions while there are some of the latter: others write as well."""
 _RECORDER_PAUSE = 1.0
 """Seconds at most until a recorder that failed runs again: well within the patience of those who wait for a trace."""
 
@@ -88,10 +93,12 @@ async def open_storage(
     engine: Engine,
     kept: Callable[[], Kept],
     alert_rules: Callable[[], Sequence[AlertRule]],
+    masked_values: Callable[[], MaskedValues | None],
 ) -> Storage:
     """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
 
-    ``kept`` is asked each time before traces are deleted, and ``alert_rules`` before alerts are gathered.
+    ``kept`` is asked each time before traces are deleted, ``alert_rules`` before alerts are gathered, and
+    ``masked_values`` before values get another key.
     """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
@@ -129,8 +136,14 @@ async def open_storage(
         tasks.keep(partial(lease.during, indexer.run), "digest")
         tasks.keep(feed.run, "feed")
     tasks.keep(partial(lease.during, Retention(store, kept, believed).run), "retention")
-    tasks.keep(partial(lease.during, partial(_forget_budgets, SharedBudgets(store.database), believed)), "old budgets")
-    tasks.keep(partial(lease.during, partial(_forget_handles, Handles(store.database), believed)), "old handles")
+    forgets: tuple[tuple[str, Callable[[float], Awaitable[object]], float], ...] = (
+        ("budgets", SharedBudgets(store.database).forget, _DELETION_PERIOD),
+        ("handles", Handles(store.database).forget_old, _HANDLES_PERIOD),
+        ("masked values", partial(forget_old_values, store.database), _VALUES_PERIOD),
+    )
+    for what, forget, period in forgets:
+        tasks.keep(partial(lease.during, partial(_forget_old, what, forget, believed, period)), f"old {what}")
+    tasks.keep(partial(lease.during, partial(_seal_again, masked_values)), "value keys")
     sealer = Sealer(store.database, believed.now, lambda: config.traces.daily_seals)
     tasks.keep(partial(lease.during, sealer.run), "seals")
     news = News()
@@ -192,28 +205,32 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
     return check
 
 
-async def _forget_budgets(budgets: SharedBudgets, believed: BelievedClock) -> None:
-    """Delete budgets whose minute or day is over: not by a clock that may be ahead, for those of today are kept."""
+async def _forget_old(
+    what: str, forget: Callable[[float], Awaitable[object]], believed: BelievedClock, period: float
+) -> None:
+    """Delete what is past its time, every so many seconds: not by a clock that may be ahead."""
     while True:
         now = believed.now()
         try:
             if now is not None:
-                await budgets.forget(now)
+                await forget(now)
         except StoreError as error:
-            log.warning("old budgets were not deleted: %s", error)
-        await asyncio.sleep(_DELETION_PERIOD)
+            log.warning("old %s were not deleted: %s", what, error)
+        await asyncio.sleep(period)
 
 
-async def _forget_handles(handles: Handles, believed: BelievedClock) -> None:
-    """Delete handles whose time is over, which at Google are gone as well."""
+async def _seal_again(values: Callable[[], MaskedValues | None]) -> None:
+    """Encrypt masked values with the first key that an older one has encrypted, a few at a time."""
     while True:
-        now = believed.now()
+        kept = values()
         try:
-            if now is not None:
-                await handles.forget_old(now)
+            sealed = 0 if kept is None else await kept.seal_again()
         except StoreError as error:
-            log.warning("old handles were not deleted: %s", error)
-        await asyncio.sleep(_HANDLES_PERIOD)
+            sealed = 0
+            log.warning("masked values keep their older key: %s", error)
+        if sealed:
+            log.info("encrypted %d masked values with the first key again", sealed)
+        await asyncio.sleep(_SEALING_PAUSE if sealed else _VALUES_PERIOD)
 
 
 async def _empty_deleted(store: TraceStore) -> None:

@@ -17,6 +17,7 @@ from gemini_proxy.traces import revision
 from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.errors import NameTaken, TooMany
+from gemini_proxy.traces.masked_values import forget_values_of
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, pinned_tools, policies, policy_versions, traces
 
@@ -141,7 +142,7 @@ class Datasets:
         return await self._database.write(work)
 
     async def delete(self, owner: str, dataset_id: str, *, by: str = UNKNOWN) -> bool:
-        """Delete a dataset with its policies, tools and traces: nobody finds it from now on. False if there is none.
+        """Delete a dataset with all that is kept of it: nobody finds it from now on. False if there is none.
 
         Its traces are removed later, in small steps (``TraceStore.empty_deleted``): there may be a million of them.
         """
@@ -156,6 +157,7 @@ class Datasets:
             connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
             for table in (policies, policy_versions, pinned_tools):
                 connection.execute(delete(table).where(table.c.dataset == found))
+            forget_values_of(connection, owner, dataset.name)
             revision.advance(connection)
             append(connection, Change("dataset.deleted", dataset.described, by, owner, {"rules": list(rules)}))
             return True

@@ -17,8 +17,10 @@ from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, 
 from gemini_proxy.traces.database import WRITERS_LOCK, serialise_writers
 from gemini_proxy.traces.datasets import deal, known_places, places, reservations
 from gemini_proxy.traces.errors import RowRejected
+from gemini_proxy.traces.masked_values import insert_sealed
 from gemini_proxy.traces.rows import ANNOTATION_KEYS, JOB_KEYS, TRACE_KEYS, TraceRow
 from gemini_proxy.traces.schema import annotations, jobs, traces
+from gemini_proxy.traces.value_keys import SealedValue
 
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
@@ -89,6 +91,7 @@ class _Statements:
     trace: str
     annotation: str
     job: str
+    masked: str
     number: str
 
 
@@ -111,6 +114,9 @@ def insert_rows(connection: Connection, rows: Sequence[TraceRow], *, again: bool
     queued = [job for row in rows for job in row.jobs]
     if queued:
         connection.exec_driver_sql(sql.job, queued)
+    masked = [tuple(value) for row in rows for value in row.masked]
+    if masked:
+        connection.exec_driver_sql(sql.masked, masked)
 
 
 def _missing(connection: Connection, rows: Sequence[TraceRow]) -> list[TraceRow]:
@@ -133,12 +139,16 @@ def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequ
         [place] = connection.execute(sql.number, (row.trace[0],)).fetchall()
         connection.executemany(sql.annotation, [place + annotation[1:] for annotation in row.annotations])
     _insert_together(connection, sql.job, [job for row in rows for job in row.jobs])
+    connection.executemany(sql.masked, [value for row in rows for value in row.masked])
     return True
 
 
 def fits_one_statement(rows: Sequence[TraceRow]) -> bool:
-    """Return whether ``insert_at_once`` is the faster way to write the rows."""
-    return sum(len(value) for row in rows for value in row.trace[-2:]) <= _MOST_BYTES_AT_ONCE
+    """Return whether ``insert_at_once`` can write the rows, and is the faster way."""
+    return (
+        not any(row.masked for row in rows)
+        and sum(len(value) for row in rows for value in row.trace[-2:]) <= _MOST_BYTES_AT_ONCE
+    )
 
 
 def insert_at_once(connection: Connection, rows: Sequence[TraceRow]) -> bool:
@@ -237,6 +247,7 @@ def _statements(dialect: Dialect) -> _Statements:
         _compile(insert(traces), TRACE_KEYS, dialect),
         _compile(insert(annotations), ("trace", "dataset", *ANNOTATION_KEYS[1:]), dialect),
         _compile(insert(jobs).values(trace=_TRACE_SEQ), JOB_KEYS, dialect),
+        _compile(insert_sealed(dialect.name), SealedValue._fields, dialect),
         str(_NUMBER.compile(dialect=dialect)),
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.redact import redact_json
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace
+from gemini_proxy.traces.value_keys import SealedValue
 
 LOG_RULES = "log_rules"
 PUSH = "push"
@@ -42,6 +43,7 @@ class TraceRow:
     """A trace serialised: parameters for the inserts, in the order of the key tuples above.
 
     ``trace`` lacks the second and third, which the database assigns: the dataset's number, and the place in it.
+    ``masked`` are the values behind its placeholders, which may be there already.
     """
 
     owner: str
@@ -50,6 +52,7 @@ class TraceRow:
     trace: tuple[Any, ...]
     annotations: tuple[tuple[Any, ...], ...]
     jobs: tuple[tuple[Any, ...], ...]
+    masked: tuple[SealedValue, ...] = ()
 
 
 def encode(trace: Trace) -> TraceRow:
@@ -73,6 +76,7 @@ def encode(trace: Trace) -> TraceRow:
         row,
         annotation_rows(identity, trace.annotations, created),
         _job_rows(trace),
+        trace.masked,
     )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0019"
+HEAD = "0020"
 
 metadata = MetaData(
     naming_convention={
@@ -268,6 +268,19 @@ allowed_turns = Table(
     Column("digest", String(64), primary_key=True),
     Column("at", Double, nullable=False),
     Index(None, "at"),
+)
+
+# Values behind placeholders, encrypted; ``holder`` and ``conversation`` are digests. See masked_values.py.
+masked_values = Table(
+    "masked_values",
+    metadata,
+    Column("holder", String(32), primary_key=True),
+    Column("conversation", String(32), primary_key=True),
+    Column("placeholder", Text, primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("key", String(8), nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
 )
 
 # What guardrails ask a person for; ``used`` once an allowance for one exchange has been taken. See approvals.py.

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal, Protocol
 
+from gemini_proxy.traces.value_keys import SealedValue
+
 GUARDRAILS_SOURCE = "guardrails-error"
 TRACED: Final = "traced"
 """The member of an annotation's ``extra`` that says of which violation it is an end, and which."""
@@ -75,7 +77,7 @@ class Trace:
     ``position`` is its place in its dataset, which the store assigns. ``log_rules`` are
     rules (``id``, ``name``, ``content``, ``action`` and perhaps ``parameters``) still to be run over the messages;
     they are queued in the transaction that writes the trace and empty in a trace read back; so is ``push``, that the
-    trace is to be sent to the configured Explorer.
+    trace is to be sent to the configured Explorer, and so are ``masked``, the values behind its placeholders.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Trace:
     duration_ms: float = 0.0
     log_rules: tuple[Mapping[str, Any], ...] = ()
     push: bool = False
+    masked: tuple[SealedValue, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

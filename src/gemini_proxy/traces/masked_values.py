@@ -1,0 +1,209 @@
+"""What stands behind placeholders once the exchange that masked it is over: encrypted, and for a bounded time.
+
+A value is of one owner, dataset and conversation, and found by these alone: a placeholder that somebody else writes, or
+that stands in another conversation, has no value here.
+"""
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import Connection, Delete, Insert, Update, bindparam, delete, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.schema import masked_values
+from gemini_proxy.traces.value_keys import SealedValue, ValueKeys, ValueUnreadable
+
+log = logging.getLogger(__name__)
+
+SENT: Final = "sent"
+"""The kind of a value that the client has sent, and may have back."""
+SAID: Final = "said"
+"""The kind of a value that was masked in what the model said: the client has never had it."""
+MOST_ASKED: Final = 1_000
+"""Placeholders that are looked up at once, as many as an exchange may mask; and conversations that they may be of."""
+_MOST_ROWS: Final = 4 * MOST_ASKED
+_DAY: Final = 86_400.0
+_DELETED: Final = 1_000
+_SEALED_AGAIN: Final = 200
+"""Rows that are deleted, and that are encrypted with the first key again, in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueScope:
+    """Whose values are meant: those that were masked for one owner and dataset in any of the conversations.
+
+    What has no conversation, such as a cache, has the id of its trace in the place of one.
+    """
+
+    owner: str
+    dataset: str | None
+    conversations: Sequence[str]
+
+    @property
+    def holder(self) -> str:
+        """Return a digest of owner and dataset."""
+        return _digest(f"{self.owner}\0{self.dataset or ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptValues:
+    """What was found. ``sent`` are values by their placeholders; ``spellings`` how the model spelled a placeholder.
+
+    Those are by the placeholder and which of its occurrences it is.
+    """
+
+    sent: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+class MaskedValues:
+    """The values in a database, encrypted with ``keys`` and kept for ``days``. Methods that wait raise StoreError.
+
+    ``counts`` is told of values that were ``read``, and that could not be: ``unreadable``, or ``unavailable``.
+    """
+
+    def __init__(self, database: Database, keys: ValueKeys, days: int, counts: Counter[str]) -> None:
+        self._database = database
+        self._keys = keys
+        self._days = days
+        self._counts = counts
+
+    def sealed(self, scope: ValueScope, texts: Iterable[tuple[str, str, str]]) -> tuple[SealedValue, ...]:
+        """Return rows that keep ``texts`` (placeholder, kind, text), for the transaction that writes their trace."""
+        expires = time.time() + self._days * _DAY
+        holder, conversations = scope.holder, [_digest(name) for name in dict.fromkeys(scope.conversations) if name]
+        return tuple(
+            self._keys.seal(text, SealedValue(holder, conversation, placeholder, kind, "", b"", expires))
+            for placeholder, kind, text in texts
+            for conversation in conversations
+        )
+
+    async def find(self, scope: ValueScope, placeholders: Collection[str] | None = None) -> KeptValues:
+        """Return what is kept of the placeholders, or of all: of MOST_ASKED at most. What is unreadable is left out."""
+        sent: dict[str, str] = {}
+        spellings: dict[tuple[str, str], str] = {}
+        for row in await self._rows(scope, placeholders):
+            if row.kind == SAID:
+                continue
+            try:
+                text = self._open(row)
+            except ValueUnreadable as error:
+                log.warning("a masked value is not restored: %s", error)
+                continue
+            if row.kind == SENT:
+                sent[row.placeholder] = text
+            else:
+                spellings[row.placeholder, row.kind] = text
+        return KeptValues(sent, spellings)
+
+    async def reveal(self, scope: ValueScope, placeholder: str) -> str | None:
+        """Return the value behind a placeholder, also one that the client has never had; None if it is not kept.
+
+        Raises ValueUnreadable where it is kept and cannot be read.
+        """
+        unreadable: ValueUnreadable | None = None
+        for row in await self._rows(scope, [placeholder]):
+            if row.kind in (SENT, SAID):
+                try:
+                    return self._open(row)
+                except ValueUnreadable as error:
+                    unreadable = error
+        if unreadable is not None:
+            raise unreadable
+        return None
+
+    async def seal_again(self) -> int:
+        """Encrypt with the first key a bounded number of values that an older one encrypted. Return how many."""
+        if not self._keys.older:
+            return 0
+        query = select(masked_values).where(masked_values.c.key.in_(self._keys.older)).limit(_SEALED_AGAIN)
+
+        def work(connection: Connection) -> int:
+            rows = [SealedValue(*row) for row in connection.execute(query)]
+            for row in rows:
+                connection.execute(_RESEAL, self._again(row))
+            return len(rows)
+
+        return await self._database.write(work)
+
+    def _again(self, row: SealedValue) -> dict[str, object]:
+        """Return the parameters that put the same text, encrypted with the first key, in the place of a row."""
+        try:
+            new = self._keys.seal(self._keys.open(row), row)
+        except ValueUnreadable:
+            # What nobody can read stays so. It counts as the first key's, so that it is not tried for ever.
+            new = row._replace(key=self._keys.first)
+        where = {f"of_{name}": getattr(row, name) for name in (*_KEY, "key")}
+        return {**where, "key": new.key, "sealed": new.sealed}
+
+    def _open(self, row: SealedValue) -> str:
+        try:
+            text = self._keys.open(row)
+        except ValueUnreadable:
+            self._counts["unreadable"] += 1
+            raise
+        self._counts["read"] += 1
+        return text
+
+    async def _rows(self, scope: ValueScope, placeholders: Collection[str] | None) -> list[SealedValue]:
+        conversations = [_digest(name) for name in scope.conversations if name][:MOST_ASKED]
+        if not conversations or (placeholders is not None and not placeholders):
+            return []
+        query = select(masked_values).where(
+            masked_values.c.holder == scope.holder,
+            masked_values.c.conversation.in_(conversations),
+            masked_values.c.expires > time.time(),
+        )
+        if placeholders is not None:
+            query = query.where(masked_values.c.placeholder.in_(sorted(placeholders)[:MOST_ASKED]))
+        query = query.limit(_MOST_ROWS)
+        try:
+            return await self._database.read(
+                lambda connection: [SealedValue(*row) for row in connection.execute(query)]
+            )
+        except StoreError:
+            self._counts["unavailable"] += 1
+            raise
+
+
+async def forget_old_values(database: Database, now: float) -> None:
+    """Delete a bounded number of values whose time is over."""
+    await database.write(lambda connection: connection.execute(_DELETE_OLD, {"before": now}))
+
+
+def insert_sealed(dialect: str) -> Insert:
+    """Return the statement that keeps a sealed value in the place of the one that was there."""
+    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(masked_values)
+    changed = {column.name: insert.excluded[column.name] for column in masked_values.c if column.name not in _KEY}
+    return insert.on_conflict_do_update(index_elements=_KEY, set_=changed)
+
+
+def forget_values_of(connection: Connection, owner: str, dataset: str) -> None:
+    """Delete all values of a dataset."""
+    holder = ValueScope(owner, dataset, ()).holder
+    connection.execute(delete(masked_values).where(masked_values.c.holder == holder))
+
+
+_KEY: Final = ("holder", "conversation", "placeholder", "kind")
+# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+_DELETE_OLD: Final[Delete] = delete(masked_values).where(
+    tuple_(*(masked_values.c[name] for name in _KEY)).in_(
+        select(*(masked_values.c[name] for name in _KEY))
+        .where(masked_values.c.expires < bindparam("before"))
+        .limit(_DELETED)
+    )
+)
+_RESEAL: Final[Update] = update(masked_values).where(
+    *(masked_values.c[name] == bindparam(f"of_{name}") for name in (*_KEY, "key"))
+)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
