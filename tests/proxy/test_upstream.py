@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.errors import ProxyError, UpstreamCut, UpstreamError, UpstreamTimeout
+from gemini_proxy.errors import DecodeError, ProxyError, UpstreamCut, UpstreamError, UpstreamTimeout
 from gemini_proxy.proxy.upstream import UpstreamClient
 from gemini_proxy.proxy.upstream_connection import Connection
 from gemini_proxy.sections import Upstream as Config
@@ -107,12 +107,18 @@ class Wire(asyncio.Transport):
         self.closed = True
 
 
-async def received(pieces: Sequence[bytes]) -> bytes:
-    """Return the body of a response that comes in ``pieces`` before the connection ends."""
+async def called() -> tuple[Connection, "asyncio.Task[None]"]:
+    """A connection over which a call has been made, and the wait for the head of its response."""
     connection = Connection(60.0, lambda kept: None, lambda lost: None)
     connection.connection_made(Wire())
     call = asyncio.ensure_future(connection.call(b"POST / HTTP/1.1\r\n\r\n", b""))
     await asyncio.sleep(0)
+    return connection, call
+
+
+async def received(pieces: Sequence[bytes]) -> bytes:
+    """Return the body of a response that comes in ``pieces`` before the connection ends."""
+    connection, call = await called()
     for piece in pieces:
         connection.data_received(piece)
     connection.connection_lost(None)
@@ -120,6 +126,40 @@ async def received(pieces: Sequence[bytes]) -> bytes:
     body = b""
     while data := await connection.receive():
         body += data
+    return body
+
+
+async def flowed(head: bytes, pieces: Sequence[bytes], takes: Sequence[bool]) -> bytes:
+    """Return the body as it is handed on, of which a sink takes the one piece and leaves the other.
+
+    The wait for the next piece begins before it comes, or, where nothing was left, after.
+    """
+    connection, call = await called()
+    connection.data_received(head)
+    await call
+    body = b""
+    decisions = itertools.cycle(takes)
+
+    def sink(data: bytes) -> bytes | None:
+        nonlocal body
+        if not next(decisions):
+            return data
+        body += data
+        return None
+
+    async def read() -> None:
+        nonlocal body
+        while (left := await connection.flow(sink)) is not None:
+            body += left
+
+    reading = asyncio.ensure_future(read())
+    for piece in pieces:
+        if next(decisions):
+            await asyncio.sleep(0)
+        connection.data_received(piece)
+    connection.connection_lost(None)
+    await reading
+    assert connection.received == len(body)
     return body
 
 
@@ -143,9 +183,14 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
 
 @given(response=responses(), data=st.data())
 def test_a_body_is_the_same_however_it_comes(response: tuple[bytes, bytes], data: st.DataObject) -> None:
+    """Read by who waits for it, or handed on as it comes."""
     body, wire = response
     pieces = cut(wire, data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
     assert asyncio.run(received([piece for piece in pieces if piece])) == body
+    head = wire.index(b"\r\n\r\n") + 4
+    pieces = cut(wire[head:], data.draw(st.lists(st.integers(0, len(wire) - head), max_size=8)))
+    takes = data.draw(st.lists(st.booleans(), min_size=1, max_size=8))
+    assert asyncio.run(flowed(wire[:head], [piece for piece in pieces if piece], takes)) == body
 
 
 @given(response=responses(), data=st.data())
@@ -156,6 +201,23 @@ def test_a_response_that_breaks_off_is_never_taken_for_whole(
     pieces = cut(wire[: data.draw(st.integers(0, len(wire) - 1))], data.draw(st.lists(st.integers(0, 60), max_size=3)))
     with pytest.raises(UpstreamError):
         asyncio.run(received([piece for piece in pieces if piece]))
+
+
+async def test_what_a_sink_raises_is_raised_where_the_body_is_waited_for() -> None:
+    connection, call = await called()
+    connection.data_received(CHUNKED)
+    await call
+
+    def sink(data: bytes) -> None:
+        raise DecodeError(data.decode())
+
+    reading = asyncio.ensure_future(connection.flow(sink))
+    await asyncio.sleep(0)
+    connection.data_received(b"2\r\nhi\r\n")
+    connection.data_received(b"5\r\nthere\r\n")
+    with pytest.raises(DecodeError, match="^hi$"):
+        await reading
+    assert await connection.receive() == b"there"
 
 
 READABLE: dict[str, Steps] = {

@@ -200,6 +200,19 @@ class Pipeline:
             reader=exchange.response_reader,
         )
 
+    def pass_on(self, exchange: Exchange, data: bytes) -> bytes | None:
+        """Send the client what may leave of ``data``, where there is nothing to wait for, and return None.
+
+        Else return the bytes that ``feed`` is to be called with: ``data``, or none if they wait for a verdict. Raises
+        as ``feed`` does.
+        """
+        response, stream = exchange.response, exchange.stream
+        if len(data) > _SLICE or exchange.request_check is not None or stream is None or not response.flows:
+            return data
+        if leaving := self._read(exchange, stream, data):
+            response.write_now(leaving)
+        return b"" if stream.wants_check else None
+
     async def feed(self, exchange: Exchange, data: bytes) -> bytes:
         """Return the bytes that may leave now that ``data`` came from upstream.
 
@@ -220,16 +233,22 @@ class Pipeline:
             if time.perf_counter() - began > _TURN:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
-        try:
-            leaving = stream.feed(restored(data[start:]))
-        except TextViolated as violated:
-            self._refuse_text(exchange, violated.verdicts)
-            return stream.postpone()
+        leaving = self._read(exchange, stream, data[start:])
         if not stream.wants_check:
             return leaving
         candidates = self._read_response(exchange, exchange.checked_request)
         violations = await self._check_response(exchange, candidates, until_now=True)
         return stream.postpone() if violations else stream.passed(candidates)
+
+    def _read(self, exchange: Exchange, stream: ResponseStream, data: bytes) -> bytes:
+        """Return what may leave now that ``data``, a slice or less, came. Raises as ``feed`` does."""
+        if exchange.restoring is not None:
+            data = exchange.restoring.feed(data)
+        try:
+            return stream.feed(data)
+        except TextViolated as violated:
+            self._refuse_text(exchange, violated.verdicts)
+            return stream.postpone()
 
     async def send(self, exchange: Exchange, leaving: bytes) -> None:
         """Send the client what may leave; before the first of it the head, with the coverage so far."""

@@ -1,5 +1,6 @@
 """The response to one client: its head is sent with its first byte; until then it can still become another one."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -20,6 +21,9 @@ class ClientResponse:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._http: web.StreamResponse | None = None
+        # Where what follows the head is written, and whether in chunks; None before the head.
+        self._transport: asyncio.Transport | None = None
+        self._chunked = False
         self._event_open = False
         self.breaks_off = False
         self.first_byte_at: float | None = None
@@ -64,11 +68,32 @@ class ClientResponse:
         if not self.begun:
             self.http.headers[name] = value
 
+    @property
+    def flows(self) -> bool:
+        """True while ``write_now`` may be called: the head has left, and the client has taken all that followed it."""
+        transport = self._transport
+        return (
+            transport is not None
+            and not self._event_open
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def write_now(self, data: bytes) -> None:
+        """Send ``data`` without waiting, while ``flows`` is true.
+
+        It is what aiohttp's ``write`` would send, which takes five coroutines even where it waits for nothing.
+        """
+        assert self._transport is not None
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
     async def write(self, data: bytes) -> None:
         """Send ``data``, after the head."""
         if not self.begun:
             self.first_byte_at = time.perf_counter()
             await self.http.prepare(self._request)
+            self._transport = self._request.transport
+            self._chunked = self.http.headers.get("transfer-encoding") == "chunked"
         if self._event_open:
             self._event_open = False
             data = data.removeprefix(b"data:").removeprefix(b" ")

@@ -12,7 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gemini_proxy.errors import BadRequest, DecodeError, UpstreamCut, UpstreamError
-from gemini_proxy.proxy.upstream_connection import Connection, Pool, Stale, tls_context
+from gemini_proxy.proxy.upstream_connection import Connection, Pool, Sink, Stale, tls_context
 from gemini_proxy.sections import Upstream as UpstreamConfig
 
 _HOP_BY_HOP: Final = frozenset(
@@ -50,7 +50,7 @@ class UpstreamResponse:
         self._encoding = self.header("content-encoding").strip().lower()
         self._inflate: zlib._Decompress | None = None
         self._inflated: Iterator[bytes] = iter(())
-        self.received = 0
+        self._received = 0
 
     @property
     def headers(self) -> CIMultiDict[str]:
@@ -66,6 +66,10 @@ class UpstreamResponse:
     def header(self, wanted: str) -> str:
         """Return the first header of that name in lower case, empty where there is none."""
         return self._first.get(wanted, "")
+
+    @property
+    def received(self) -> int:
+        return self._received if self._connection is None else self._connection.received
 
     def close(self) -> None:
         """End the call: close the connection, unless the body was read to its end and it went back to the pool."""
@@ -108,14 +112,32 @@ class UpstreamResponse:
         await asyncio.sleep(0)
         return piece
 
+    async def flow(self, sink: Sink) -> bytes | None:
+        """Hand the body to ``sink`` as it comes. Return the bytes that it leaves, and None at the body's end.
+
+        What had come before is returned, too, and so is a body that has to be inflated. Raises as ``receive`` does, and
+        what ``sink`` raises.
+        """
+        if self._encoding not in ("", "identity"):
+            return await self.receive() or None
+        if self._connection is None:
+            return None
+        left = await self._connection.flow(sink)
+        if left is None:
+            self._end()
+        return left
+
     async def _receive(self) -> bytes:
         if self._connection is None:
             return b""
         data = await self._connection.receive()
         if not data:
-            self._connection = None
-        self.received += len(data)
+            self._end()
         return data
+
+    def _end(self) -> None:
+        """Let go of the connection, which another call may be using by now."""
+        self._received, self._connection = self.received, None
 
 
 def _inflater(encoding: str) -> "zlib._Decompress":

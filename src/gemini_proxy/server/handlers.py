@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -39,7 +40,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
         exchange.upstream_status = upstream.status
         if exchange.call.generates and upstream.status < 400:
             pipeline.open(exchange, upstream)
-            while data := await upstream.receive():
+            while (data := await upstream.flow(partial(pipeline.pass_on, exchange))) is not None:
                 if leaving := await pipeline.feed(exchange, data):
                     await pipeline.send(exchange, leaving)
         else:
