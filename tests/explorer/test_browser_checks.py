@@ -14,7 +14,7 @@ from gemini_proxy.explorer.pages.sign_in import local_path
 from gemini_proxy.http.browser_guard import is_encrypted
 from gemini_proxy.traces.keys import Keys
 from tests.conftest import StartProxy
-from tests.explorer.browsing import Browser
+from tests.explorer.browsing import Browser, dataset
 from tests.support.proxy import Proxy
 
 FORMS = [
@@ -114,10 +114,25 @@ async def test_every_page_is_locked_down(browser: Browser, stranger: Browser) ->
             assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
-async def test_static_files_are_cached_by_their_content(browser: Browser) -> None:
+async def test_only_the_editors_script_may_add_a_style(proxy: Proxy, browser: Browser) -> None:
+    """By a nonce that no two responses share, and that stands on no other element."""
+    await dataset(proxy)
+    seen = set()
+    for _ in range(2):
+        page = await browser.get("/explorer/datasets/demo/rules/new")
+        [nonce] = re.findall(r' nonce="([\w-]{20,})"', page.body)
+        assert f"style-src 'self' 'nonce-{nonce}';" in page.headers["content-security-policy"]
+        assert page.headers["content-security-policy"].count("nonce") == 1
+        seen.add(nonce)
+    assert len(seen) == 2
+
+
+async def test_static_files_are_cached_by_their_content(proxy: Proxy, browser: Browser) -> None:
     """For ever under the address that pages use, and not under any other."""
-    links = re.findall(r'(?:href|src)="(/explorer/static/[^"]+)"', (await browser.get("/explorer")).body)
-    assert len(links) >= 4
+    await dataset(proxy)
+    page = await browser.get("/explorer/datasets/demo/rules/new")
+    links = re.findall(r'(?:href|src)="(/explorer/static/[^"]+)"', page.body)
+    assert len(links) >= 7
     for link in links:
         page = await browser.get(link)
         assert (page.status, page.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
@@ -125,7 +140,9 @@ async def test_static_files_are_cached_by_their_content(browser: Browser) -> Non
         assert (await browser.get(link.partition("?")[0] + "?v=old")).headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "..%2fpages_traces.py", "%2e%2e/keys.py", "style.css%00", "."])
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "..%2fpages_traces.py", "%2e%2e/keys.py", "style.css%00", ".", "vendor"]
+)
 async def test_only_static_files_are_served(browser: Browser, name: str) -> None:
     assert (await browser.get(f"/explorer/static/{name}")).status == 404
 

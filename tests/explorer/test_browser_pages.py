@@ -32,14 +32,19 @@ CHROMIUM = executable()
 
 HARM = """() => {
   const own = "script[src^='/explorer/static/']";
+  const nonce = document.querySelector("script[nonce]")?.nonce;
   const strange = `iframe, object, embed, base, math, template, style, meta[http-equiv], script:not(${own})`;
   const all = [...document.querySelectorAll("*")];
-  const names = all.flatMap((element) => element.getAttributeNames()).filter((name) => /^on|^style$/.test(name));
+  // The editor's script sets sizes, and adds its style sheet.
+  const editors = (element, name) => name === "style" && element.closest(".cm-editor");
+  const sheet = (element) => element.localName === "style" && nonce && element.nonce === nonce;
+  const names = all.flatMap((element) => element.getAttributeNames().filter((name) => !editors(element, name)))
+    .filter((name) => /^on|^style$/.test(name));
   const links = ["href", "src", "action"].flatMap((name) => all.map((element) => element.getAttribute(name)));
   const schemes = links.filter((link) => link !== null).map((link) => new URL(link, location).protocol);
   return [
     ...(window.hit === undefined ? [] : [`ran ${window.hit}`]),
-    ...[...document.querySelectorAll(strange)].map((element) => element.outerHTML),
+    ...[...document.querySelectorAll(strange)].filter((element) => !sheet(element)).map((element) => element.outerHTML),
     ...names,
     ...schemes.filter((scheme) => scheme !== "http:" && scheme !== "data:"),
   ];
@@ -102,6 +107,20 @@ async def say(proxy: Proxy, dataset: str, text: str) -> int:
         return answer.status
 
 
+async def write(page: Page, policy: str) -> None:
+    """Put a text in place of the one in the editor."""
+    await page.get_by_label("Policy").press("Control+a")
+    # Chromium gives what replaces a whole text its colours as an attribute, which it then reports as forbidden.
+    await page.keyboard.press("Delete")
+    await page.keyboard.insert_text(policy)
+
+
+async def written(page: Page) -> str:
+    """The text in the editor, as the form would send it."""
+    sent: Any = await page.evaluate("new FormData(document.querySelector('form.rule-form')).get('content')")
+    return str(sent)
+
+
 async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, watch: Watch) -> None:
     """A rule is written, checked as it is typed, tried, saved; it refuses the next request, which appears in the live
     view without a reload, and whose trace shows the very words."""
@@ -111,12 +130,16 @@ async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, w
     await page.get_by_role("link", name="Rules").click()
     await page.get_by_role("link", name="New rule").click()
     await page.get_by_label("Name").fill("no secrets")
-    await page.get_by_label("Policy").fill('raise "no secrets, please" if:\n    (m: Mesage)\n')
+    await write(page, 'raise "no secrets, please" if:\n    (m: Mesage)\n')
     await page.get_by_text('line 2, column 5: unknown type "Mesage"').wait_for()
+    await page.locator(".cm-lintRange-error").wait_for()
     await page.get_by_role("button", name="line 2, column 5").click()
-    await page.keyboard.type("(m: Message)\n    any(find('secret', m.content))\n#")
+    # The next line is indented as this one.
+    await page.keyboard.type("(m: Message)\nany(find('secret', m.content))\n#")
     await page.get_by_text("Loads: 1 rule.").wait_for()
-    assert await page.locator("#gutter").inner_text() == "1\n2\n3\n4\n5"
+    await page.locator(".cm-lintRange-error").wait_for(state="detached")
+    shown = "raise \"no secrets, please\" if:\n    (m: Message)\n    any(find('secret', m.content))\n    #m: Mesage)\n"
+    assert await written(page) == shown
     await page.get_by_role("button", name="Try").click()
     await page.get_by_role("heading", name="Would have refused 1 of 1").wait_for()
     assert await page.locator("#trial mark").all_inner_texts() == ["secret"]
@@ -136,6 +159,39 @@ async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, w
     await live.get_by_role("heading", name="refused request").wait_for()
     assert "secret" in await live.locator("mark.block").all_inner_texts()
     assert "no secrets, please" in await live.locator(".note.block").first.inner_text()
+
+
+async def test_the_editor_knows_the_language(proxy: Proxy, page: Page) -> None:
+    """It completes names, with the import that they need, and underlines what a warning is about; words have colours.
+    Tab indents, and leaves the editor after Escape."""
+    await ensured(proxy.app[DATASETS], DEVELOPER, "edited")
+    await page.goto(f"{proxy.url}/explorer/datasets/edited/rules/new")
+    await write(page, '# A rule\nraise "x" if:\n    (c: ToolCall) -> (m: Message)\n    m.role == "model"\n    ')
+    await page.keyboard.type("any(secr")
+    await page.get_by_role("option", name="secrets").click()
+    await page.keyboard.type("(c.f")
+    await page.get_by_role("option", name="function").click()
+    await page.keyboard.type("))")
+    await page.locator(".cm-lintRange-warning", has_text='"model"').wait_for()
+    await page.get_by_role("button", name="line 5, column 15").wait_for()
+    # Keys that are shortcuts elsewhere on the page.
+    await page.keyboard.type(" # j?")
+    await page.keyboard.press("Tab")
+    assert await written(page) == (
+        'from invariant.detectors import secrets\n# A rule\nraise "x" if:\n    (c: ToolCall) -> (m: Message)\n'
+        '    m.role == "model"\n        any(secrets(c.function)) # j?'
+    )
+    coloured = {
+        kind: await page.locator(f".policy-{kind}").all_inner_texts() for kind in ("keyword", "kind", "detector")
+    }
+    assert coloured == {
+        "keyword": ["from", "import", "raise", "if"],
+        "kind": ["ToolCall", "Message"],
+        "detector": ["secrets", "secrets"],
+    }
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.closest('.editor')") is None
 
 
 async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> None:
@@ -236,7 +292,7 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
         assert await page.evaluate(HARM) == []
         if PAYLOADS.index(payload) % 8 == 7:
             await page.goto(f"{proxy.url}/explorer/datasets/hostile/rules/{rule.id}")
-            assert await page.get_by_label("Policy").input_value() == payload
+            assert await written(page) == payload
             assert await page.get_by_label("Name").input_value() == payload
             await page.locator("#status.bad").wait_for()
             assert await page.evaluate(HARM) == []
@@ -268,16 +324,14 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
         assert sum(payload.translate(VISIBLE)[:40] in found for payload in PAYLOADS) >= expected, path
         assert await page.evaluate(HARM) == []
     await page.goto(f"{proxy.url}/explorer/datasets/hostile/rules/new")
-    before = await page.get_by_label("Policy").input_value()
-    await page.get_by_label("Policy").fill(
-        f'raise PolicyViolation("{PAYLOADS[0]}") if:\n    (m: Message)\n    m.content\n'
-    )
+    before = await written(page)
+    await write(page, f'raise PolicyViolation("{PAYLOADS[0]}") if:\n    (m: Message)\n    m.content\n')
     await page.get_by_role("button", name="Try").click()
     await page.locator("#trial li").first.wait_for()
     assert PAYLOADS[0] in await text_of(page)
     assert await page.evaluate(HARM) == []
     # Else the browser asks whether what was written is to be left behind.
-    await page.get_by_label("Policy").fill(before)
+    await write(page, before)
     for path in ("/nothing?<script>window.hit=1</script>", "/datasets/<script>window.hit=1</script>"):
         await page.goto(f"{proxy.url}/explorer{path}")
         assert await page.evaluate(HARM) == []

@@ -177,7 +177,12 @@ async def test_a_policy_is_checked_as_it_is_written(browser: Browser) -> None:
     _, found = await ask(
         browser, "check-policy", {"policy": 'raise "x" if:\n    (m: Message)\n    input.word in m.content\n'}
     )
-    assert found["ok"] and "input.word is not set" in found["warnings"][0]
+    assert found["ok"] and "input.word is not set" in found["warnings"][0]["message"]
+    _, found = await ask(
+        browser, "check-policy", {"policy": 'raise "x" if:\n    (m: Message)\n    m.role == "model"\n'}
+    )
+    [warning] = found["warnings"]
+    assert (warning["line"], warning["column"]) == (3, 15) and '"assistant"' in warning["suggestion"]
     assert (await ask(browser, "check-policy", {"policy": "x" * 10**6}))[1]["ok"] is False
     bodies: list[Any] = [{}, {"policy": 7}, {"policy": None}, [], "x"]
     for body in bodies:

@@ -244,7 +244,7 @@ _GET: Final[dict[str, Handler]] = {
     approval_pages.PATH: approval_pages.approvals,
     audit_page.PATH: audit_page.audit,
     "/explorer/sign-in": sign_in.sign_in_form,
-    "/explorer/static/{file}": static_file,
+    "/explorer/static/{file:.+}": static_file,
     _DATASET: listing_pages.traces,
     f"{_DATASET}/export": listing_pages.export_traces,
     f"{_DATASET}/delete": dataset_pages.ask_delete,

@@ -12,7 +12,7 @@ from gemini_proxy.http.addresses import is_loopback, listen_address
 SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
 _POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'{styles}; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 BROWSER_HEADERS: Final = {
@@ -25,11 +25,18 @@ BROWSER_HEADERS: Final = {
 """Headers of every response to a browser."""
 PAGE_HEADERS: Final = {
     **BROWSER_HEADERS,
-    "content-security-policy": _POLICY,
+    "content-security-policy": _POLICY.format(styles=""),
     "cache-control": "no-store",
     "x-frame-options": "DENY",
 }
 """Headers of every page."""
+
+
+def page_headers(nonce: str) -> dict[str, str]:
+    """Return the headers of a page whose scripts may add style sheets with ``nonce``, which no other response has."""
+    return {**PAGE_HEADERS, "content-security-policy": _POLICY.format(styles=f" 'nonce-{nonce}'")}
+
+
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?")
 
 

@@ -1,9 +1,12 @@
 """The pages of a dataset's rules: list, write, check, try and save them."""
 
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
+import orjson
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
@@ -12,7 +15,9 @@ from gemini_proxy.explorer.api.request_bodies import MAX_POLICY_NAME, PolicyTria
 from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, POLICY_VERSIONS, TRACES
 from gemini_proxy.explorer.pages.site import Form, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
+from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
+from gemini_proxy.policy.vocabulary import vocabulary
 from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import UNNAMED, Dataset, labels_of
 from gemini_proxy.traces.errors import DatasetGone
@@ -236,8 +241,16 @@ async def _editor(
     return await visit.show(
         "rule.html",
         400 if check is not None else 200,
+        nonce=secrets.token_urlsafe(16),
         dataset=dataset,
         path=dataset_path(dataset),
         rule=draft,
         check=check,
+        vocabulary=_vocabulary(),
     )
+
+
+@cache
+def _vocabulary() -> str:
+    """Return as JSON what an editor knows of the language. Raise PluginError."""
+    return orjson.dumps(vocabulary(installed_detectors()).json).decode()

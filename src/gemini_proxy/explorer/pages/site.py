@@ -26,7 +26,7 @@ from gemini_proxy.explorer.api.approval_api import visible_owner
 from gemini_proxy.explorer.api.endpoints import require_operator
 from gemini_proxy.explorer.api.request_bodies import is_dataset_name, read_uuid
 from gemini_proxy.explorer.app_keys import ACCESS, APPROVALS, DATASETS, SERVER, SESSION_COOKIE
-from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE
+from gemini_proxy.http.browser_guard import BROWSER_GUARD, PAGE_HEADERS, SAFE, page_headers
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.http.request_body import read_bytes
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
@@ -130,12 +130,15 @@ class PageVisit:
         """Return what a form sends. Raise BadRequest and its kinds."""
         return await read_form(self.request)
 
-    async def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
-        """Render a page in a thread, as a large one takes a while."""
+    async def show(self, template: str, status: int = 200, *, nonce: str | None = None, **values: Any) -> web.Response:
+        """Render a page in a thread, as a large one takes a while.
+
+        With a ``nonce``, which its template hands on, the page's scripts may add style sheets that carry it.
+        """
         waiting = await self.app[APPROVALS].waiting(visible_owner(self.identity))
-        context = {**_visitor(self.request), "waiting": waiting, **values}
+        context = {**_visitor(self.request), "waiting": waiting, "nonce": nonce, **values}
         body = await asyncio.to_thread(aiohttp_jinja2.render_string, template, self.request, context)
-        return page_response(body, status)
+        return page_response(body, status, nonce)
 
 
 Shows = Callable[[PageVisit], Awaitable[web.StreamResponse]]
@@ -191,8 +194,9 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
     return response
 
 
-def page_response(body: str, status: int = 200) -> web.Response:
-    return web.Response(text=body, status=status, content_type="text/html", headers=PAGE_HEADERS)
+def page_response(body: str, status: int = 200, nonce: str | None = None) -> web.Response:
+    headers = PAGE_HEADERS if nonce is None else page_headers(nonce)
+    return web.Response(text=body, status=status, content_type="text/html", headers=headers)
 
 
 def see(path: str) -> web.Response:

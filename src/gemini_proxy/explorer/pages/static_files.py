@@ -25,13 +25,15 @@ class StaticFile:
 
 
 def static_files() -> dict[str, StaticFile]:
-    """Return the files that came with this package, by name."""
+    """Return the files that came with this package, by name; those that others wrote begin with ``vendor/``."""
     loaded: dict[str, StaticFile] = {}
-    for entry in (files("gemini_proxy.explorer.pages") / "static").iterdir():
-        kind = _TYPES.get(entry.name.rpartition(".")[2])
-        if kind is not None:
-            content = entry.read_bytes()
-            loaded[entry.name] = StaticFile(content, kind, hashlib.sha256(content).hexdigest()[:16])
+    static = files("gemini_proxy.explorer.pages") / "static"
+    for folder, prefix in ((static, ""), (static / "vendor", "vendor/")):
+        for entry in folder.iterdir():
+            kind = _TYPES.get(entry.name.rpartition(".")[2])
+            if kind is not None:
+                content = entry.read_bytes()
+                loaded[prefix + entry.name] = StaticFile(content, kind, hashlib.sha256(content).hexdigest()[:16])
     return loaded
 
 

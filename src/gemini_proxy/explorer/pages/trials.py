@@ -15,7 +15,7 @@ from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import BRIEF_POLICY, ToolFacts
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.fair_lock import FairLock
-from gemini_proxy.policy import PolicyError, compile_policy
+from gemini_proxy.policy import PolicyError, PolicyWarning, compile_policy
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.backtest import FlaggedTrace
 from gemini_proxy.traces.trace import Trace
@@ -33,7 +33,10 @@ _SHOWN: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PolicyCheck:
-    """Whether a policy loads, and if not, where: ``line`` and ``column`` count from 1, ``caret`` shows the place."""
+    """Whether a policy loads, and if not, where: ``line`` and ``column`` count from 1, ``caret`` shows the place.
+
+    A warning without a place has the line 0.
+    """
 
     ok: bool
     rules: int = 0
@@ -41,7 +44,7 @@ class PolicyCheck:
     column: int = 0
     reason: str = ""
     caret: str = ""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[PolicyWarning, ...] = ()
 
     @property
     def json(self) -> dict[str, Any]:
@@ -145,9 +148,8 @@ def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
         hint = f" ({error.suggestion})" if error.suggestion else ""
         return PolicyCheck(False, 0, error.line, error.column, f"{error.reason}{hint}", error.caret())
     missing = sorted(loaded.parameters - parameters.keys())
-    warnings = [f"line {warning.line}: {warning.advice}" for warning in loaded.warnings]
-    warnings += [f"input.{name} is not set: guardrails.parameters has no {name}" for name in missing]
-    return PolicyCheck(True, len(loaded.rules), warnings=tuple(warnings))
+    unset = (PolicyWarning(0, 0, f"input.{name} is not set: guardrails.parameters has no {name}") for name in missing)
+    return PolicyCheck(True, len(loaded.rules), warnings=(*loaded.warnings, *unset))
 
 
 def _finding_json(finding: FlaggedTrace) -> dict[str, Any]:

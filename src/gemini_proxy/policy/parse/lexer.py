@@ -16,10 +16,10 @@ Kind = Literal["name", "number", "string", "op", "tool", "newline", "indent", "d
 
 _MAX_INDENT_LEVELS = 20
 
-_NUMBER = re.compile(r"(?:\d+(?:_\d+)*)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?", re.ASCII)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
-_OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
+NUMBER = re.compile(r"(?:\d+(?:_\d+)*)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?", re.ASCII)
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
+OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
 # A line that ends in one of these continues. Not "*" and ">", which end patterns.
 _WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
 _GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
@@ -172,13 +172,13 @@ class _Lexer:
             self._count_lines(at, match.end())
             self._at = match.end()
             return token
-        if self._expects_tool() and (match := _TOOL.match(text, at)):
+        if self._expects_tool() and (match := TOOL.match(text, at)):
             return self._take("tool", match.group(1), match.end())
-        if match := _NAME.match(text, at):
+        if match := NAME.match(text, at):
             return self._take("name", match.group(), match.end())
-        if match := _NUMBER.match(text, at):
+        if match := NUMBER.match(text, at):
             return self._take("number", match.group(), match.end())
-        if match := _OPERATOR.match(text, at):
+        if match := OPERATOR.match(text, at):
             token = self._take("op", match.group(), match.end())
             self._match_bracket(token)
             return token

@@ -15,8 +15,8 @@ from gemini_proxy.policy.parse.literals import StringLiteral, cook, read_string,
 # A tree this high is evaluated within a few hundred Python frames.
 MAX_DEPTH = 60
 
-_KEYWORDS = frozenset("and or not in is if else for raise from import as def None True False".split())
-_CONSTANTS: dict[str, object] = {"None": None, "True": True, "False": False}
+KEYWORDS = frozenset("and or not in is if else for raise from import as def None True False".split())
+CONSTANTS: dict[str, object] = {"None": None, "True": True, "False": False}
 _COMPARATORS: dict[str, syntax.Comparator] = {
     "==": "==", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in", "is": "is",
 }  # fmt: skip
@@ -520,9 +520,9 @@ class _PolicyParser:
             return syntax.Constant(token.line, token.column, self._number(token))
         if token.kind == "string":
             return self._string()
-        if token.kind == "name" and token.text in _CONSTANTS:
+        if token.kind == "name" and token.text in CONSTANTS:
             self._advance()
-            return syntax.Constant(token.line, token.column, _CONSTANTS[token.text])
+            return syntax.Constant(token.line, token.column, CONSTANTS[token.text])
         if token.kind == "name":
             name = self._identifier("an expression")
             return syntax.Name(name.line, name.column, name.text)
@@ -582,7 +582,7 @@ class _PolicyParser:
 
     def _key(self) -> syntax.Expr:
         """Parse a key. As in the stock language, a bare word before a colon is the key itself, not a variable."""
-        if self._token.kind == "name" and self._token.text not in _KEYWORDS and self._ahead().text == ":":
+        if self._token.kind == "name" and self._token.text not in KEYWORDS and self._ahead().text == ":":
             token = self._advance()
             return syntax.Constant(token.line, token.column, token.text)
         return self._expression()
@@ -693,7 +693,7 @@ class _PolicyParser:
 
     def _identifier(self, purpose: str) -> Token:
         token = self._token
-        if token.kind != "name" or token.text in _KEYWORDS:
+        if token.kind != "name" or token.text in KEYWORDS:
             self._fail(f"expected {purpose}, found {_describe(token)}")
         if token.text.startswith("__"):
             self._fail(f'names that begin with two underscores are not available: "{token.text}"')

@@ -55,7 +55,7 @@
   let first = "";
 
   function pressed(event) {
-    const typing = event.target.closest("input, textarea, select, dialog");
+    const typing = event.target.closest("input, textarea, select, dialog, [contenteditable]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const shortcut = shortcuts[first ? `${first} ${event.key}` : event.key];
     first = !first && event.key === "g" ? "g" : "";

@@ -1,32 +1,16 @@
-// The editor of a rule: line numbers, a check while typing, and a trial on recorded traces.
+// The form of a rule: an editor that says what is wrong as one types, and a trial on recorded traces.
 "use strict";
 
 (() => {
-  const CHECK_AFTER_MS = 300;
-  const INDENT = "    ";
-
   const form = document.querySelector("form.rule-form");
-  const [text, gutter, status, tryButton, last, trial] =
-    ["content", "gutter", "status", "try", "last", "trial"].map((id) => document.getElementById(id));
-
-  let waiting = 0;
-  let asked = 0;
-  let numbered = 0;
+  const [field, status, tryButton, last, trial] =
+    ["content", "status", "try", "last", "trial"].map((id) => document.getElementById(id));
 
   function element(name, className, ...content) {
     const made = document.createElement(name);
     if (className) made.className = className;
     made.append(...content);
     return made;
-  }
-
-  function number() {
-    const lines = text.value.split("\n").length;
-    if (lines !== numbered) {
-      numbered = lines;
-      gutter.textContent = Array.from({ length: lines }, (_, index) => index + 1).join("\n");
-    }
-    gutter.scrollTop = text.scrollTop;
   }
 
   async function ask(path, body) {
@@ -40,44 +24,49 @@
     return answer;
   }
 
-  function goTo(line, column) {
-    const before = text.value.split("\n").slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
-    text.focus();
-    text.setSelectionRange(before + column - 1, before + column);
+  function placed({ line, column }) {
+    const place = element("button", "link", `line ${line}, column ${column}`);
+    place.type = "button";
+    place.addEventListener("click", () => editor.goTo(line, column));
+    return place;
+  }
+
+  const advice = ({ message, suggestion }) => suggestion ? `${message} (${suggestion})` : message;
+
+  function warning(one) {
+    return element("p", "dim", ...(one.line ? [placed(one), ": "] : []), advice(one));
   }
 
   function showCheck(check) {
     status.classList.toggle("bad", !check.ok);
     status.classList.toggle("good", check.ok);
     if (!check.ok) {
-      const place = element("button", "link", `line ${check.line}, column ${check.column}`);
-      place.type = "button";
-      place.addEventListener("click", () => goTo(check.line, check.column));
-      status.replaceChildren(element("p", "", place, `: ${check.reason}`), element("pre", "", check.caret));
+      status.replaceChildren(element("p", "", placed(check), `: ${check.reason}`), element("pre", "", check.caret));
       return;
     }
     const rules = check.rules === 1 ? "1 rule" : `${check.rules} rules`;
-    status.replaceChildren(element("p", "", `Loads: ${rules}.`), ...check.warnings.map((one) => element("p", "dim", one)));
+    status.replaceChildren(element("p", "", `Loads: ${rules}.`), ...check.warnings.map(warning));
   }
 
   function showProblem(where, error) {
     where.replaceChildren(element("p", "wrong", `No response: ${error.message}`));
   }
 
-  async function check() {
+  // Of answers that come out of order the last question's counts.
+  let asked = 0;
+
+  async function check(policy) {
     const mine = ++asked;
     try {
-      const answer = await ask("/explorer/api/check-policy", { policy: text.value });
-      if (mine === asked) showCheck(answer);
+      const answer = await ask("/explorer/api/check-policy", { policy });
+      if (mine !== asked) return [];
+      showCheck(answer);
+      if (!answer.ok) return [{ ...answer, message: answer.reason, severity: "error" }];
+      return answer.warnings.filter((one) => one.line).map((one) => ({ ...one, message: advice(one), severity: "warning" }));
     } catch (error) {
       if (mine === asked) showProblem(status, error);
+      return [];
     }
-  }
-
-  function changed() {
-    number();
-    clearTimeout(waiting);
-    waiting = setTimeout(check, CHECK_AFTER_MS);
   }
 
   function excerpt(one) {
@@ -120,7 +109,7 @@
     trial.replaceChildren(element("p", "dim", "Trying …"));
     try {
       const dataset = form.dataset.dataset;
-      showTrial(await ask("/explorer/api/try-policy", { dataset, policy: text.value, last: Number(last.value) }));
+      showTrial(await ask("/explorer/api/try-policy", { dataset, policy: editor.text, last: Number(last.value) }));
     } catch (error) {
       showProblem(trial, error);
     } finally {
@@ -128,30 +117,18 @@
     }
   }
 
-  // Tab indents, as in any editor; after Escape it leaves the field, as everywhere else.
-  let leaving = false;
-
-  function typed(event) {
-    if (event.key === "Tab" && !leaving && !event.shiftKey) {
-      event.preventDefault();
-      document.execCommand("insertText", false, INDENT);
-    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      tryOut();
-    }
-    leaving = event.key === "Escape";
-  }
-
-  // A rule that came back with a fault is not saved yet.
-  let saved = status.classList.contains("bad") ? null : text.value;
-  text.addEventListener("input", changed);
-  text.addEventListener("scroll", () => { gutter.scrollTop = text.scrollTop; });
-  text.addEventListener("keydown", typed);
-  tryButton.addEventListener("click", tryOut);
-  form.addEventListener("submit", () => { saved = text.value; });
-  addEventListener("beforeunload", (event) => {
-    if (text.value !== saved) event.preventDefault();
+  const editor = editPolicy(field, {
+    vocabulary: JSON.parse(field.parentElement.dataset.vocabulary),
+    check,
+    submit: tryOut,
+    labelledBy: "policy",
+    describedBy: "status keys",
   });
-  number();
-  check();
+  // A rule that came back with a fault is not saved yet.
+  let saved = status.classList.contains("bad") ? null : editor.text;
+  tryButton.addEventListener("click", tryOut);
+  form.addEventListener("submit", () => { saved = editor.text; });
+  addEventListener("beforeunload", (event) => {
+    if (editor.text !== saved) event.preventDefault();
+  });
 })();

@@ -1,0 +1,137 @@
+"""The words of the language, for what highlights and completes them: the Explorer's editor and the grammar for editors.
+
+Names come from the tables that the compiler reads. What they mean is written here in one line each, as
+``docs/policies.md`` has it at length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from gemini_proxy.policy.compile.imports import MODULES, names_of, resolve
+from gemini_proxy.policy.compile.scope import VALUE_KINDS
+from gemini_proxy.policy.detectors import DetectorRegistry, positional
+from gemini_proxy.policy.detectors.pii import ENTITIES
+from gemini_proxy.policy.parse.lexer import NAME, NUMBER, OPERATOR, TOOL
+from gemini_proxy.policy.parse.parser import CONSTANTS, KEYWORDS
+from gemini_proxy.policy.run.builtins import FUNCTIONS
+from gemini_proxy.policy.run.events import FIELDS
+from gemini_proxy.policy.run.methods import ARITY
+
+_ABOUT: Final[Mapping[str, tuple[str, str]]] = {
+    "acts": ("(call)", "whether a call has an effect"),
+    "all": ("(list)", "whether all items are true"),
+    "any": ("(list)", "whether an item is true"),
+    "copyright": ("(x)", "copyright notices and licence texts"),
+    "count": ("(min=, max=):", "whether the block below holds for so many bindings"),
+    "decision": ("(question, x)", "whether a model answers the question about the text with yes"),
+    "empty": ("(x)", "whether there is nothing in it"),
+    "find": ("(pattern, x)", "every match in every text of x; marks where they stand"),
+    "forall": (":", "whether the conditions of the block below hold for each binding"),
+    "fuzzy_contains": ("(x, query)", "whether the query is in it but for a few letters"),
+    "html_code": ("(x)", "a record: alt_texts, links, comments"),
+    "image": ("(x, ...)", "the URLs of the images in the values"),
+    "images": ("(x)", "the addresses on other hosts that a client fetches to show the text"),
+    "injection_model": ("(x)", "whether a classifier takes the text for an injection"),
+    "is_similar": ("(x, target)", "whether it is worded like the target"),
+    "json_loads": ("(text)", "the value of a JSON text, None where it is none"),
+    "len": ("(x)", "how long it is; of None 0"),
+    "links": ("(x)", "every http and https link"),
+    "llm": ("(prompt)", "the text with which a model responds"),
+    "match": ("(pattern, x)", "whether the pattern matches from the beginning of the text"),
+    "max": ("(...)", "the largest number"),
+    "min": ("(...)", "the smallest number"),
+    "model_armor": ("(x)", "the filters of a Model Armor template that match"),
+    "moderated": ("(x)", "whether a model finds content that is to be moderated"),
+    "normalized": ("(x)", "the text as a reader sees it"),
+    "ocr": ("(x)", "the texts in the images of x"),
+    "pii": ("(x, entities=[...])", "personal data, as a list of kinds"),
+    "presidio": ("(x, entities=[...])", "personal data that Presidio finds, as a list of kinds"),
+    "print": ("(...)", "true; writes nothing"),
+    "private": ("(call)", "the values of a call in which something stands that a private output said"),
+    "prompt_injection": ("(x)", "whether a text tries to take over the assistant: a heuristic"),
+    "python_code": ("(x)", "a record: imports, builtins, function_calls, names, syntax_error"),
+    "secrets": ("(x)", "keys, tokens and passwords, as a list of kinds"),
+    "semgrep": ("(x, lang)", "the rules of semgrep that the code breaks"),
+    "server": ("(event)", "the server named in its metadata"),
+    "should_allow_rbac": ("(x, scope, user, user_roles, role_grants)", "whether a role of the user grants the scope"),
+    "sum": ("(list)", "the sum of numbers"),
+    "text": ("(x, ...)", "the texts of the values, as a list"),
+    "tool_call": ("(output)", "the call that an output answers"),
+    "tool_changed": ("(tool)", "a record where a tool is declared otherwise than it is pinned"),
+    "tuple": ("(list)", "the same as a tuple"),
+    "unicode": ("(x, categories=[...])", "characters that are not seen"),
+    "untrusted": ("(call)", "the values of a call that nobody who is trusted said"),
+}  # fmt: skip
+_QUANTIFIERS: Final = ("count", "forall")
+_PATTERN_FUNCTIONS: Final = ("find", "match")
+_NEVER_USED: Final = frozenset(("def",))
+"""Keywords that the parser knows only to say that they are not part of the language."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallableWord:
+    """A name that can be called. ``module`` is where it has to be imported from, "" where it needs no import."""
+
+    name: str
+    role: Literal["function", "quantifier", "detector"]
+    signature: str
+    about: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The words of the language by what they are. ``patterns`` are regular expressions of tokens."""
+
+    keywords: tuple[str, ...]
+    constants: tuple[str, ...]
+    kinds: Mapping[str, tuple[str, ...]]
+    types: tuple[str, ...]
+    callables: tuple[CallableWord, ...]
+    methods: tuple[str, ...]
+    entities: tuple[str, ...]
+    modules: Mapping[str, tuple[str, ...]]
+    patterns: Mapping[str, str]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def vocabulary(detectors: DetectorRegistry) -> Vocabulary:
+    """Return the words of a policy that may use ``detectors``."""
+    return Vocabulary(
+        keywords=tuple(sorted(KEYWORDS - CONSTANTS.keys() - _NEVER_USED)),
+        constants=tuple(CONSTANTS),
+        kinds=FIELDS,
+        types=tuple(VALUE_KINDS),
+        callables=(
+            *(_callable(name, "function") for name in (*_PATTERN_FUNCTIONS, *FUNCTIONS)),
+            *(_callable(name, "quantifier", "invariant") for name in _QUANTIFIERS),
+            *(_detector(name, detectors) for name in sorted(detectors.names)),
+        ),
+        methods=tuple(ARITY),
+        entities=tuple(sorted(ENTITIES)),
+        modules={module: tuple(sorted(names_of(module, detectors.names))) for module in sorted(MODULES)},
+        patterns={"name": NAME.pattern, "number": NUMBER.pattern, "operator": OPERATOR.pattern, "tool": TOOL.pattern},
+    )
+
+
+def _callable(name: str, role: Literal["function", "quantifier", "detector"], module: str = "") -> CallableWord:
+    return CallableWord(name, role, *_ABOUT[name], module)
+
+
+def _detector(name: str, detectors: DetectorRegistry) -> CallableWord:
+    """Return a detector's word. What a plug-in finds is not known here."""
+    module = next(
+        module
+        for module in ("invariant.detectors", "invariant.parsers", "invariant")
+        if resolve(module, name, detectors.names) is not None
+    )
+    if name in _ABOUT:
+        return _callable(name, "detector", module)
+    options = positional(detectors.detectors[name])
+    return CallableWord(
+        name, "detector", f"({', '.join(('x', *options))})", "a detector that is installed here", module
+    )
