@@ -13,15 +13,16 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, POLICIES, TRACES
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, POLICIES, SHADOWS, TRACES
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import Conversation
 from gemini_proxy.traces.access import DEVELOPER
 from gemini_proxy.traces.search.indexer import Indexer
+from gemini_proxy.traces.shadows import Comparisons, Difference, KeptViolation, Results
 from gemini_proxy.traces.trace import Annotation, Outcome, annotations_for
 from gemini_proxy.traces.visible import VISIBLE
-from tests.explorer.browsing import declare, mine, tool
+from tests.explorer.browsing import SECRETIVE, declare, mine, tool
 from tests.explorer.chromium import LOW_CONTRAST, Watch, chromium, executable, text_of
 from tests.explorer.markup import PAYLOADS, hostile
 from tests.support.proxy import Proxy, prompt, proxy_before
@@ -194,6 +195,27 @@ async def test_the_editor_knows_the_language(proxy: Proxy, page: Page) -> None:
     assert await page.evaluate("document.activeElement.closest('.editor')") is None
 
 
+async def test_from_a_shadow_to_the_rule_in_force(proxy: Proxy, page: Page) -> None:
+    """A rule is run in shadow, finds something in an exchange that goes on, and is promoted: then it refuses."""
+    assert await say(proxy, "shade", "hello") == 200
+    await page.goto(f"{proxy.url}/explorer/datasets/shade/rules/new")
+    await page.get_by_label("Name").fill("no answers")
+    await write(page, SECRETIVE)
+    await page.get_by_label("In shadow on").fill("100")
+    await page.get_by_role("button", name="Run in shadow").click()
+    await page.get_by_role("heading", name="Shadow of “no answers”").wait_for()
+    assert await say(proxy, "shade", "tell me the secret") == 200
+    differing = page.get_by_role("cell", name="a secret was asked for")
+    while not await differing.count():
+        await page.reload()
+    await page.locator("table a").first.click()
+    await page.get_by_role("heading", name="In shadow: no answers").wait_for()
+    await page.go_back()
+    await page.get_by_role("button", name="Promote").click()
+    await page.get_by_role("heading", name="Versions of “no answers”").wait_for()
+    assert await say(proxy, "shade", "tell me the secret") == 400
+
+
 async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> None:
     """Without a script: a rule that does not load is shown again with its line, all of it; one that does is saved."""
     await ensured(proxy.app[DATASETS], DEVELOPER, "plain")
@@ -359,6 +381,13 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
     rendered = mine(messages=[{"role": "assistant", "content": code}], metadata={"conversation": "readable"})
     await proxy.app[TRACES].add([*others, one, rendered])
     await Indexer(proxy.app[DATABASE], asyncio.Event()).catch_up()
+    made = await ensured(proxy.app[DATASETS], DEVELOPER, "readable")
+    kept = await proxy.app[POLICIES].add(made, "p", SECRETIVE)
+    shadow = await proxy.app[SHADOWS].start(made, "p", f"# {SECRETIVE}", "mask", 5, policy=kept.id)
+    assert shadow is not None
+    violation = KeptViolation("found", "mask", ("messages.0.content:0-4",))
+    found = Results(Comparisons(2, skipped=1, failed=1), [Difference(one.id, 1.0, "only_new", (), (violation,))])
+    await proxy.app[SHADOWS].add({shadow.seq: found})
     context = await browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
     page = await context.new_page()
     watch.on(page)
@@ -367,6 +396,8 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
         "/datasets/readable",
         f"/traces/{one.id}",
         "/datasets/readable/rules/new",
+        "/datasets/readable/rules",
+        f"/datasets/readable/rules/{shadow.policy}/shadow",
         "/datasets/readable/tools",
         "/dashboard",
         "/live",

@@ -92,6 +92,13 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("PUT", f"{own}/policy/{{policy_id}}", {"enabled": False}),
         ("GET", f"{own}/policy/{{policy_id}}/versions", None),
         ("POST", f"{own}/policy/{{policy_id}}/versions/{{version}}/restore", None),
+        ("POST", f"{own}/shadows", {"policy": SECRETIVE, "share": 5, "policy_id": "{policy_id}"}),
+        ("GET", f"{own}/shadows", None),
+        ("PUT", f"{own}/shadows/{{policy_id}}", {"share": 50}),
+        ("GET", f"{own}/shadows/{{policy_id}}/differences", None),
+        ("POST", f"{own}/shadows/{{policy_id}}/promote", {"id": "{id}"}),
+        ("POST", f"{own}/shadows", {"policy": SECRETIVE, "share": 5, "policy_id": "{policy_id}"}),
+        ("DELETE", f"{own}/shadows/{{policy_id}}", None),
         ("DELETE", f"{own}/policy/{{policy_id}}", None),
         ("POST", "/push/trace", {"messages": [SAMPLE], "annotations": [[]], "metadata": [None]}),
         ("GET", "/trace/{trace_id}", None),
@@ -108,11 +115,18 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("GET", "/audit", None),
         ("DELETE", byuser, None),
     ]
-    parts = {"user": checker.user, "dataset": "there", "dataset_id": dataset, "trace_id": trace, "policy_id": ""}
+    parts: dict[str, Any] = {
+        "user": checker.user,
+        "dataset": "there",
+        "dataset_id": dataset,
+        "trace_id": trace,
+        "policy_id": "",
+    }
     parts["version"] = "1"
     parts["approval_id"] = (await asked_for(proxy.app[APPROVALS], OPEN_USER)).id
     for method, path, body in asked:
         operation = said["paths"][f"/api/v1{path}"][method.lower()]
+        body = {**body, **{name: parts[name] for name in body if body[name] == f"{{{name}}}"}} if body else body
         if body is not None:
             check(said, operation["requestBody"]["content"]["application/json"]["schema"], body)
         status, response = await checker.call(method, path.format(**parts), body)
@@ -120,6 +134,8 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         check(said, operation["responses"]["200"]["content"]["application/json"]["schema"], response)
         if path == f"{own}/policy":
             parts["policy_id"] = response["extra_metadata"]["policies"][0]["id"]
+        if path == f"{own}/shadows" and method == "POST":
+            parts["id"] = response["id"]
     untried = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS} - {
         (method, f"/api/v1{path}") for method, path, _ in asked
     }

@@ -4,7 +4,7 @@ import pytest
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.guardrails.header_policy import with_header
-from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
+from gemini_proxy.guardrails.rules import GuardrailSet, Shadow, guardrail
 from gemini_proxy.guardrails.verdict import Violation
 
 POLICY = 'raise "x" if:\n    (m: Message)\n    "\\\\d" in m.content'
@@ -76,3 +76,16 @@ def test_a_refusal_tells_no_content() -> None:
         "ranges": [],
         "guardrail": {"id": FILE.id, "name": "file.gr", "action": "block"},
     }
+
+
+def test_a_shadow_takes_its_share_of_conversations() -> None:
+    """Always the same ones; a greater share takes them and more, and another shadow takes others."""
+    names = [f"conversation {number}" for number in range(1_000)]
+
+    def taken(share: int, policy: str = "p") -> set[str]:
+        shadow = Shadow(1, policy, "name", POLICY, "block", share)
+        return {name for name in names if shadow.takes(name)}
+
+    assert (taken(0), taken(100)) == (set(), set(names))
+    assert 200 < len(taken(25)) < 300 and taken(25) < taken(50)
+    assert taken(25) == taken(25) != taken(25, "q")

@@ -20,6 +20,7 @@ from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.policy_versions import PolicyVersions
+from gemini_proxy.traces.shadows import Shadows
 from gemini_proxy.traces.store import TraceStore
 
 SESSION_COOKIE: Final = "gemini_proxy_session"
@@ -43,6 +44,7 @@ CATALOGUE = web.AppKey("CATALOGUE", Catalogue)
 DATASETS = web.AppKey("DATASETS", Datasets)
 POLICIES = web.AppKey("POLICIES", Policies)
 POLICY_VERSIONS = web.AppKey("POLICY_VERSIONS", PolicyVersions)
+SHADOWS = web.AppKey("SHADOWS", Shadows)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 APPROVALS = web.AppKey("APPROVALS", Approvals)
 AUDIT = web.AppKey("AUDIT", AuditLog)
@@ -81,6 +83,7 @@ def setup(
     app[DATASETS] = Datasets(database)
     app[POLICIES] = Policies(database)
     app[POLICY_VERSIONS] = PolicyVersions(database)
+    app[SHADOWS] = Shadows(database)
     app[PINNED_TOOLS] = PinnedTools(database)
     app[APPROVALS] = Approvals(database)
     app[AUDIT] = AuditLog(database)

@@ -16,6 +16,7 @@ from gemini_proxy.explorer.api import (
     feed_stream,
     policy_api,
     push_api,
+    shadow_api,
     tool_api,
     trace_api,
     user_api,
@@ -36,6 +37,9 @@ from gemini_proxy.explorer.api.request_bodies import (
     PolicyChange,
     PolicyCreation,
     PolicyLoad,
+    ShadowPromotion,
+    ShadowShare,
+    ShadowStart,
     ToolAcceptance,
     ToolRemoval,
     TracePush,
@@ -53,6 +57,8 @@ from gemini_proxy.explorer.api.response_bodies import (
     PolicyVersionView,
     PushView,
     ReplacedView,
+    ShadowDifferenceView,
+    ShadowView,
     SuccessView,
     ToolsView,
     TraceOutlineView,
@@ -70,6 +76,7 @@ from gemini_proxy.explorer.pages import (
     listing_pages,
     rule_pages,
     rule_versions,
+    shadow_pages,
     sign_in,
     tool_pages,
     trace_pages,
@@ -79,12 +86,15 @@ from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static
 from gemini_proxy.explorer.pages.templating import set_up
 from gemini_proxy.traces.feed import MAX_REPLAYED
 from gemini_proxy.traces.rows import dump
+from gemini_proxy.traces.shadows import DIFFERENCE_KINDS
 
 _API: Final = "/api/v1"
 _BY_ID: Final = f"{_API}/dataset/byid/{{dataset_id}}"
 _BY_NAME: Final = f"{_API}/dataset/byuser/{{user}}/{{dataset}}"
 _OWN: Final = f"{_API}/dataset/{{dataset_id}}"
 _VERSIONS: Final = f"{_OWN}/policy/{{policy_id}}/versions"
+_SHADOWS: Final = f"{_OWN}/shadows"
+_SHADOW: Final = f"{_SHADOWS}/{{policy_id}}"
 _METADATA: Final = f"{_API}/dataset/metadata/{{dataset}}"
 _APPROVAL: Final = f"{_API}/approvals/{{approval_id}}"
 _TRACE: Final = f"{_API}/trace/{{trace_id}}"
@@ -168,6 +178,22 @@ ENDPOINTS: Final = (
         ),
     ),
     Endpoint("POST", f"{_VERSIONS}/{{version}}/restore", policy_api.restore_version, DatasetView),
+    Endpoint("GET", _SHADOWS, shadow_api.list_shadows, list[ShadowView]),
+    Endpoint("POST", _SHADOWS, shadow_api.start_shadow, ShadowView, ShadowStart),
+    Endpoint("PUT", _SHADOW, shadow_api.change_share, ShadowView, ShadowShare),
+    Endpoint("DELETE", _SHADOW, shadow_api.end_shadow, MessageView),
+    Endpoint("POST", f"{_SHADOW}/promote", shadow_api.promote_shadow, DatasetView, ShadowPromotion),
+    Endpoint(
+        "GET",
+        f"{_SHADOW}/differences",
+        shadow_api.list_differences,
+        list[ShadowDifferenceView],
+        query=(
+            _text("kind", "Only those of one kind.", enum=list(DIFFERENCE_KINDS)),
+            _number("limit", "How many to list.", shadow_api.MAX_DIFFERENCES_LISTED),
+            _number("before", "Only differences before the one with this number."),
+        ),
+    ),
     Endpoint(
         "GET",
         f"{_API}/approvals",
@@ -254,6 +280,8 @@ _GET: Final[dict[str, Handler]] = {
     _RULE: rule_pages.edit,
     f"{_RULE}/delete": rule_pages.ask_delete,
     f"{_RULE}/versions": rule_versions.versions,
+    f"{_RULE}/shadow": shadow_pages.shadow,
+    f"{_RULE}/shadow/edit": shadow_pages.edit,
 }
 _POST: Final[dict[str, Handler]] = {
     "/explorer": dataset_pages.create,
@@ -273,10 +301,15 @@ _POST: Final[dict[str, Handler]] = {
     f"{_DATASET}/tools/forget": tool_pages.forget,
     f"{_DATASET}/tools/labels": tool_pages.label,
     f"{_DATASET}/rules": rule_pages.add,
+    f"{_DATASET}/rules/shadow": shadow_pages.start_new,
     _RULE: rule_pages.save,
     f"{_RULE}/switch": rule_pages.switch,
     f"{_RULE}/delete": rule_pages.delete,
     f"{_RULE}/versions/{{version}}": rule_versions.restore,
+    f"{_RULE}/shadow": shadow_pages.start,
+    f"{_RULE}/shadow/share": shadow_pages.change_share,
+    f"{_RULE}/shadow/promote": shadow_pages.promote,
+    f"{_RULE}/shadow/end": shadow_pages.end,
 }
 
 

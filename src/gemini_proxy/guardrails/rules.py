@@ -64,6 +64,31 @@ class Guardrail:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A policy that runs beside the guardrail ``in_force`` that it may replace, and decides nothing.
+
+    ``in_force`` is None for one that would be new. It is compiled when it runs: one that does not load harms no
+    exchange. ``seq`` numbers the comparison, which begins again where either side changes.
+    """
+
+    seq: int
+    policy: str
+    name: str
+    content: str
+    action: Action
+    share: int
+    in_force: Guardrail | None = None
+
+    def takes(self, conversation: str) -> bool:
+        """Return whether a conversation is in the ``share`` percent that are compared.
+
+        Whoever grows the share keeps the conversations that are in it.
+        """
+        digest = hashlib.sha256(f"{self.policy} {conversation}".encode(errors="surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") * 100 < self.share << 64
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFacts:
     """Facts about a dataset's tools, by name: the ``labels`` that its owner set, and the ``pinned`` digests."""
 
@@ -97,6 +122,8 @@ class GuardrailSet:
     tools: ToolFacts = _NO_FACTS
     masking: tuple[Guardrail, ...] = ()
     asking: tuple[Guardrail, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
+    """Policies that are compared with those in force once the exchange is recorded."""
     deciding: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
     """Those that are checked before anything of a request or response leaves."""
     annotating: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
@@ -124,13 +151,15 @@ class GuardrailSet:
         object.__setattr__(self, "narrows", any(guardrail.policy.narrows for guardrail in self.all))
 
     @classmethod
-    def of(cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS) -> "GuardrailSet":
+    def of(
+        cls, guardrails: Iterable[Guardrail], tools: ToolFacts = _NO_FACTS, shadows: tuple[Shadow, ...] = ()
+    ) -> "GuardrailSet":
         """Sort guardrails by their action."""
         by_action: dict[Action, list[Guardrail]] = {"block": [], "ask": [], "mask": [], "log": []}
         for one in guardrails:
             by_action[one.action].append(one)
         block, ask, mask, log = (tuple(some) for some in by_action.values())
-        return cls(block, log, tools, mask, ask)
+        return cls(block, log, tools, mask, ask, shadows)
 
     @property
     def all(self) -> tuple[Guardrail, ...]:
@@ -144,7 +173,8 @@ class GuardrailSet:
 
     def without(self, actions: Collection[Action]) -> "GuardrailSet":
         """Return the set without the guardrails of ``actions``, in whose place others come."""
-        return GuardrailSet.of((guardrail for guardrail in self.all if guardrail.action not in actions), self.tools)
+        kept = (guardrail for guardrail in self.all if guardrail.action not in actions)
+        return GuardrailSet.of(kept, self.tools, self.shadows)
 
     @property
     def digest(self) -> str:

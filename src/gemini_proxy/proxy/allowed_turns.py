@@ -39,7 +39,7 @@ class AllowedTurns:
 
     async def find(self, exchange: Exchange) -> None:
         """Note how many messages of the request were allowed before."""
-        if not exchange.rules.narrows or self._guardrails.engine != "native":
+        if not self._applies(exchange):
             return
         exchange.asked = messages = exchange.checked_request.messages
         by_digest = await off_loop(exchange.size, self._ends, exchange, messages)
@@ -55,7 +55,9 @@ class AllowedTurns:
 
         What was refused before and is masked in a history was not allowed.
         """
-        if exchange.asked is None or exchange.outcome is not Outcome.COMPLETED or not exchange.response_messages:
+        if not self._applies(exchange) or exchange.asked is None:
+            return
+        if exchange.outcome is not Outcome.COMPLETED or not exchange.response_messages:
             return
         if any(violation.healed for violation in exchange.violations):
             return
@@ -64,6 +66,9 @@ class AllowedTurns:
             await self._known.remember(digests)
         except StoreError as error:
             log.warning("what was allowed cannot be kept, so it counts as new in the next request: %s", error)
+
+    def _applies(self, exchange: Exchange) -> bool:
+        return exchange.rules.narrows and self._guardrails.engine == "native"
 
     def _ends(self, exchange: Exchange, messages: Sequence[Message]) -> dict[str, int]:
         """Return the ends of the model's turns in a history, each by its digest."""

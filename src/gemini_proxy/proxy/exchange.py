@@ -76,10 +76,10 @@ class Exchange:
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
     and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
-    be masked. ``asked`` are the request's messages as they came, kept where a rule checks only what is new, and
-    ``allowed`` is how many of them passed before. ``checked_messages`` is how many messages a check has had a
-    verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, and ``frames``
-    cuts the response. Times are of ``time.perf_counter``.
+    be masked. ``asked`` are the request's messages as they came, kept where a rule checks only what is new or a policy
+    is in shadow, and ``allowed`` is how many of them passed before. ``checked_messages`` is how many messages a check
+    has had a verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, and
+    ``frames`` cuts the response. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall

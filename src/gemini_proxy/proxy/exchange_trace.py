@@ -14,6 +14,7 @@ from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.masking import hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
+from gemini_proxy.proxy.shadow_runner import ShadowRunner
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.alerts.notebook import Notebook
@@ -42,7 +43,7 @@ class ExchangeRecorder:
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
     trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of
     what alerts tell of. ``tell`` is called with exchanges whose spans nobody has begun. ``values`` keeps what was
-    masked, with the trace.
+    masked, with the trace. ``shadows`` compares.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ExchangeRecorder:
         notebook: Notebook | None = None,
         tell: Callable[[Exchange], None] | None = None,
         values: MaskedValues | None = None,
+        shadows: ShadowRunner,
     ) -> None:
         self._recorder = recorder
         self._guardrails = guardrails
@@ -71,16 +73,19 @@ class ExchangeRecorder:
         self._notebook = notebook
         self._telemetry = tell
         self._values = values
+        self._shadows = shadows
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         self._note(exchange)
+        trace = self._trace(exchange, coverage)
+        self._compare(exchange, trace)
         # What a handle stands for is read from the trace, perhaps by the next request.
         if self._deferred and not exchange.made:
-            self._write_later(self._trace(exchange, coverage))
+            self._write_later(trace)
             self._learn(exchange)
             return
-        written = await self._recorder.commit(self._trace(exchange, coverage))
+        written = await self._recorder.commit(trace)
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records")
         self._learn(exchange)
@@ -88,10 +93,17 @@ class ExchangeRecorder:
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
         self._note(exchange)
-        self._write_later(self._trace(exchange, self.coverage(exchange)))
+        trace = self._trace(exchange, self.coverage(exchange))
+        self._compare(exchange, trace)
+        self._write_later(trace)
 
     def _write_later(self, trace: Trace) -> None:
         self._tasks.spawn(self._recorder.commit(trace), "record")
+
+    def _compare(self, exchange: Exchange, trace: Trace) -> None:
+        """Have policies in shadow compared with those in force, once the exchange is over."""
+        if exchange.rules.shadows:
+            self._shadows.offer(exchange, trace.metadata["conversation"], self._guardrails, _hiding(exchange))
 
     def _learn(self, exchange: Exchange) -> None:
         """Let the tools be pinned that an exchange declared which was completed, and those compared of a refused one.
@@ -214,12 +226,17 @@ _MOST_WORK = 100_000
 
 def _without(secrets: Sequence[str], trace: Trace) -> Trace:
     """Return the trace without the request's secrets where a rule's words or an error repeat them."""
+    return _with_texts(trace, functools.cache(functools.partial(_bare, secrets)))
 
-    @functools.cache
-    def bare(text: str) -> str:
-        return REDACTED if len(text) * len(secrets) > _MOST_WORK else str(redact(text, secrets))
 
-    return _with_texts(trace, bare)
+def _bare(secrets: Sequence[str], text: str) -> str:
+    return REDACTED if len(text) * len(secrets) > _MOST_WORK else str(redact(text, secrets))
+
+
+def _hiding(exchange: Exchange) -> Callable[[str], str]:
+    """Return what takes out of a text what the exchange's trace does not show: masked values, and secrets."""
+    masks, secrets = exchange.masks, exchange.request.secrets if exchange.request else ()
+    return lambda text: _bare(secrets, text if masks is None else masks.hide(text))
 
 
 def _with_texts(trace: Trace, changed: Callable[[str], str]) -> Trace:
@@ -265,7 +282,7 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         kept = ("id", "state", "guardrail", "decided_at", "decided_by", "reason", "for_conversation")
         described = [approval.described for approval in exchange.approvals]
         metadata["approvals"] = [{name: one[name] for name in kept} for one in described]
-    if exchange.asked is not None:
+    if exchange.rules.narrows and exchange.asked is not None:
         metadata["allowed_before"] = exchange.allowed
     if exchange.error:
         metadata["error"] = exchange.error

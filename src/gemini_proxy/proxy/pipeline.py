@@ -110,6 +110,8 @@ class Pipeline:
             exchange.pass_unchecked(request.unchecked[0].reason)
         self._note_thoughts(exchange, request.messages)
         await self._turns.find(exchange)
+        if exchange.rules.shadows:
+            exchange.asked = request.messages
         verdict = self._judge(exchange, "request", request.messages)
         deciding = self._decide_request(exchange, verdict)
         if not isinstance(verdict, Verdict) and self._may_overlap(exchange, request):

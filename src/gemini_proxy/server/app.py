@@ -132,7 +132,7 @@ def create_app(
     app[EXCHANGE_METRICS] = ExchangeMetrics(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
     # Neither what policies cost that clients send nor what bodies do is taken from the checks of the operator's rules.
     checks, foreign, bodies = Workers(), foreign_workers(config.guardrails.timeout), Workers(1)
-    # What users ask for keeps no process from the exchanges, and ends none of theirs.
+    # What users ask for keeps no process from the exchanges, and ends none of theirs; nor do policies in shadow.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
     asked_services = AskedServices(config)
@@ -146,11 +146,13 @@ def create_app(
             await stack.enter_async_context(asked_services)
             if remote is not None:
                 await stack.enter_async_context(remote)
+            native = config.guardrails.engine == "native"
             storage = await open_storage(
                 config,
                 tasks,
                 stack,
                 checking,
+                NativeEngine(asked_for, config.guardrails.timeout) if native else checking,
                 lambda: _kept(app),
                 lambda: _alert_rules(app),
                 lambda: _masked_values(app),
@@ -329,6 +331,7 @@ class _Assembly:
             notebook=self._notebook,
             tell=None if self._telemetry is None else self._telemetry.tell,
             values=values,
+            shadows=storage.shadows,
         )
         key = config.upstream.api_key
         keeper = HandleKeeper(

@@ -19,6 +19,7 @@ from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, WrongHost
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
+from gemini_proxy.proxy.shadow_runner import SHADOW_RESULTS
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.server.app_keys import (
     ASKING,
@@ -257,6 +258,11 @@ class _Snapshot:
             self.storage.lease.held,
         )
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
+        says = "Exchanges that a policy in shadow was compared on, by what came of it."
+        compared = _counter("shadow_comparisons", says, "result")
+        for result in SHADOW_RESULTS:
+            compared.add_metric([result], self.storage.shadows.results[result])
+        yield compared
         skipped = self.storage.indexer.skipped
         yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
 

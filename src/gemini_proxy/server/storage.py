@@ -13,6 +13,7 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.engine import Check, Engine
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.proxy.shadow_runner import ShadowRunner
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Traces
 from gemini_proxy.traces.alerts.outbox import AlertOutbox
@@ -39,6 +40,7 @@ from gemini_proxy.traces.retention import DAY, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.seals import Sealer
 from gemini_proxy.traces.search.indexer import Indexer
+from gemini_proxy.traces.shadows import Shadows
 from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, annotations_for
@@ -75,6 +77,7 @@ class Storage:
     replica: ReadReplica | None
     tool_learner: ToolLearner
     alerts: AlertWorker
+    shadows: ShadowRunner
 
     @property
     def database(self) -> Database:
@@ -91,14 +94,15 @@ async def open_storage(
     tasks: Tasks,
     stack: contextlib.AsyncExitStack,
     engine: Engine,
+    shadow_engine: Engine,
     kept: Callable[[], Kept],
     alert_rules: Callable[[], Sequence[AlertRule]],
     masked_values: Callable[[], MaskedValues | None],
 ) -> Storage:
     """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
 
-    ``kept`` is asked each time before traces are deleted, ``alert_rules`` before alerts are gathered, and
-    ``masked_values`` before values get another key.
+    ``engine`` runs logging rules, ``shadow_engine`` policies in shadow. ``kept`` is asked each time before traces are
+    deleted, ``alert_rules`` before alerts are gathered, and ``masked_values`` before values get another key.
     """
     store = await TraceStore.open(config.traces.database)
     stack.push_async_callback(store.close)
@@ -154,7 +158,10 @@ async def open_storage(
         tasks.keep(ChangeListener(store.database, url, news).run, "listener")
     tool_learner = ToolLearner(PinnedTools(store.database))
     tasks.keep(tool_learner.run, "tool learner")
-    return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner, alerts)
+    shadows = ShadowRunner(Shadows(store.database), shadow_engine)
+    stack.push_async_callback(shadows.write)
+    tasks.keep(shadows.run, "shadows")
+    return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner, alerts, shadows)
 
 
 def listened_to(traces: Traces) -> str | None:

@@ -17,6 +17,7 @@ from gemini_proxy.traces.pinned_tools import pinned_digests
 from gemini_proxy.traces.policies import StoredPolicy, stored
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import datasets
+from gemini_proxy.traces.shadows import StoredShadow, running
 from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
 _KEPT: Final = 256
@@ -39,15 +40,18 @@ class DatasetRules:
         """
         own = await self._rules.now((owner, dataset))
         rest = files.without(own.actions)
-        return GuardrailSet.of((*own.all, *rest.all), own.tools)
+        return GuardrailSet.of((*own.all, *rest.all), own.tools, own.shadows)
 
     async def _load(self, key: tuple[str, str]) -> tuple[int, GuardrailSet]:
         try:
             seen, found = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
             raise BadRequest(f"{error}") from None
-        policies, tools = found
-        return seen, replace(await _compiled(policy for policy in policies if policy.enabled), tools=tools)
+        policies, tools, shadows = found
+        compiled = await _compiled(policy for policy in policies if policy.enabled)
+        by_id = {guardrail.id: guardrail for guardrail in compiled.all}
+        beside = tuple(shadow.beside(by_id.get(shadow.policy)) for shadow in shadows)
+        return seen, replace(compiled, tools=tools, shadows=beside)
 
 
 def files_in_force(policies: Iterable[StoredPolicy], files: GuardrailSet) -> GuardrailSet:
@@ -55,16 +59,19 @@ def files_in_force(policies: Iterable[StoredPolicy], files: GuardrailSet) -> Gua
     return files.without({policy.action for policy in policies if policy.enabled})
 
 
-def _stored(connection: Connection, owner: str, dataset: str) -> tuple[list[StoredPolicy], ToolFacts]:
+def _stored(
+    connection: Connection, owner: str, dataset: str
+) -> tuple[list[StoredPolicy], ToolFacts, list[StoredShadow]]:
     query = select(datasets.c.seq, datasets.c.metadata).where(datasets.c.owner == owner, datasets.c.name == dataset)
     found = connection.execute(query).first()
     if found is None:
         # The first trace makes it.
         if dataset != UNNAMED:
             require_room(connection, owner)
-        return [], ToolFacts()
+        return [], ToolFacts(), []
     seq, metadata = found
-    return stored(connection, seq), ToolFacts(labels_of(load(metadata)), pinned_digests(connection, seq))
+    facts = ToolFacts(labels_of(load(metadata)), pinned_digests(connection, seq))
+    return stored(connection, seq), facts, running(connection, seq)
 
 
 async def _compiled(policies: Iterable[StoredPolicy]) -> GuardrailSet:

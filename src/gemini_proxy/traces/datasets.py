@@ -16,10 +16,10 @@ from gemini_proxy.policy import readable_parameters
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database, serialise_writers
-from gemini_proxy.traces.errors import NameTaken, TooMany
+from gemini_proxy.traces.errors import DatasetGone, NameTaken, TooMany
 from gemini_proxy.traces.masked_values import forget_values_of
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, pinned_tools, policies, policy_versions, traces
+from gemini_proxy.traces.schema import datasets, pinned_tools, policies, policy_shadows, policy_versions, traces
 
 UNNAMED = ""
 """The name under which a user's exchanges are kept that named no dataset."""
@@ -155,7 +155,7 @@ class Datasets:
             found = dataset.seq
             rules = connection.scalars(select(policies.c.name).where(policies.c.dataset == found)).all()
             connection.execute(update(datasets).where(datasets.c.seq == found).values(name=None))
-            for table in (policies, policy_versions, pinned_tools):
+            for table in (policies, policy_versions, policy_shadows, pinned_tools):
                 connection.execute(delete(table).where(table.c.dataset == found))
             forget_values_of(connection, owner, dataset.name)
             revision.advance(connection)
@@ -191,6 +191,13 @@ def labels_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return metadata.get(LABELS) or {}
+
+
+def lock(connection: Connection, dataset: Dataset) -> None:
+    """Let nobody delete the dataset beside this, or add to it. Raises DatasetGone."""
+    there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq, datasets.c.name.is_not(None))
+    if connection.execute(there.with_for_update(key_share=True)).first() is None:
+        raise DatasetGone("the dataset was deleted")
 
 
 def require_room(connection: Connection, owner: str) -> None:

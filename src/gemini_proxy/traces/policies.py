@@ -12,11 +12,12 @@ from gemini_proxy.guardrails.rules import Action
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.errors import DatasetGone, TooMany
+from gemini_proxy.traces.datasets import Dataset, lock
+from gemini_proxy.traces.errors import TooMany
 from gemini_proxy.traces.policy_versions import PolicyVersion, keep
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, policies
+from gemini_proxy.traces.shadows import begin_again, end, promoted
 
 MAX_POLICIES: Final = 100
 """Policies of one dataset: every exchange is checked against all of them."""
@@ -106,12 +107,37 @@ class Policies:
 
         def work(connection: Connection) -> StoredPolicy:
             # Before the policy, so that two who bring back a removed one do so in turn.
-            _lock(connection, dataset)
+            lock(connection, dataset)
             before = _of(connection, dataset, version.policy)
             if before is not None:
                 return _change_to(connection, dataset, before, {**values, "metadata": dump(version.metadata)}, by)
             _require_room(connection, dataset)
             made = StoredPolicy(version.policy, **values, metadata=version.metadata, updated=time.time())
+            _insert(connection, dataset, made, by)
+            return made
+
+        return await self._database.write(work)
+
+    async def promote(self, dataset: Dataset, policy_id: str, seq: int, *, by: str = UNKNOWN) -> StoredPolicy | None:
+        """Make a policy what its shadow is, enabled, and end the shadow; the policy as it is then.
+
+        None if no shadow of it has the number ``seq`` any more. Raises DatasetGone, and TooMany where it is a new
+        policy for which there is no room.
+        """
+
+        def work(connection: Connection) -> StoredPolicy | None:
+            # Everyone locks in this order: dataset, policy, revision, shadow, and the audit log last.
+            lock(connection, dataset)
+            before = _of(connection, dataset, policy_id)
+            revision.advance(connection)
+            shadow = promoted(connection, dataset, policy_id, seq, by)
+            if shadow is None:
+                return None
+            values: dict[str, Any] = {name: getattr(shadow, name) for name in ("name", "content", "action")}
+            if before is not None:
+                return _change_to(connection, dataset, before, {**values, "enabled": True}, by)
+            _require_room(connection, dataset)
+            made = StoredPolicy(policy_id, **values, enabled=True, metadata={}, updated=time.time())
             _insert(connection, dataset, made, by)
             return made
 
@@ -127,6 +153,7 @@ class Policies:
             )
             if removed.rowcount and before is not None:
                 revision.advance(connection)
+                end(connection, dataset, policy_id, by)
                 keep(connection, dataset.seq, policy_id, _described(before), by, removed=True)
                 append(connection, _change("rule.removed", dataset, by, before, None))
             return removed.rowcount > 0
@@ -134,16 +161,9 @@ class Policies:
         return await self._database.write(work)
 
 
-def _lock(connection: Connection, dataset: Dataset) -> None:
-    """Let nobody delete the dataset beside this, or add to it. Raises DatasetGone."""
-    there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq, datasets.c.name.is_not(None))
-    if connection.execute(there.with_for_update(key_share=True)).first() is None:
-        raise DatasetGone("the dataset was deleted")
-
-
 def _require_room(connection: Connection, dataset: Dataset) -> None:
     """Raises DatasetGone and TooMany."""
-    _lock(connection, dataset)
+    lock(connection, dataset)
     kept = select(func.count()).where(policies.c.dataset == dataset.seq)
     if connection.scalars(kept).one() >= MAX_POLICIES:
         raise TooMany(f"A dataset must not have more than {MAX_POLICIES} policies")
@@ -168,6 +188,8 @@ def _change_to(
     assert after is not None
     if _described(after) != _described(before):
         keep(connection, dataset.seq, after.id, _described(after), by)
+    if (after.content, after.action, after.enabled) != (before.content, before.action, before.enabled):
+        begin_again(connection, after.id)
     append(connection, _change("rule.changed", dataset, by, before, after))
     return after
 

@@ -153,7 +153,7 @@ class Recorder:
             self._abandon()
 
     def _enqueue(self, trace: Trace) -> _QueuedTrace | None:
-        size = _characters(trace.messages)
+        size = text_length(trace.messages)
         if self._closed or self._is_full(size):
             self._count_lost("the recorder is closed" if self._closed else "the queue is full")
             return None
@@ -275,8 +275,8 @@ def _answer(item: _QueuedTrace, written: bool) -> None:
         item.written.set_result(written)
 
 
-def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Return the text in messages, as a measure of what they cost to keep and to serialise."""
+def text_length(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Return the characters of the text in messages, as a measure of what they cost to keep and to serialise."""
     total = 0
     pending: list[Any] = [*messages]
     # The list grows while it is walked. Nearly everything is plain JSON, which its types tell without a call.

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0020"
+HEAD = "0021"
 
 metadata = MetaData(
     naming_convention={
@@ -146,6 +146,48 @@ policy_versions = Table(
     Column("action", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     UniqueConstraint("policy", "number"),
+)
+
+# What a policy may become, compared with what it is; and how often which of both found something: see shadows.py. A
+# number is of one comparison: when a side of it changes, the row is made again.
+policy_shadows = Table(
+    "policy_shadows",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("dataset", _Sequence, ForeignKey("datasets.seq", ondelete="CASCADE"), nullable=False, index=True),
+    Column("policy", String(36), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("share", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("compared", BigInteger, nullable=False),
+    Column("both", BigInteger, nullable=False),
+    Column("only_old", BigInteger, nullable=False),
+    Column("only_new", BigInteger, nullable=False),
+    Column("action_differs", BigInteger, nullable=False),
+    Column("ranges_differ", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("milliseconds", Double, nullable=False),
+    Column("slowest", Double, nullable=False),
+    Column("failure", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Exchanges in which the two found something else; ``verdicts`` is what each found, as JSON.
+shadow_differences = Table(
+    "shadow_differences",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("shadow", _Sequence, ForeignKey("policy_shadows.seq", ondelete="CASCADE"), nullable=False),
+    Column("trace", String(36), nullable=False, index=True),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("verdicts", LargeBinary, nullable=False),
+    Index(None, "shadow", "kind", "seq"),
 )
 
 # A tool as a dataset's exchanges first declared it, ``text`` as JSON, and the last declaration since that was another.

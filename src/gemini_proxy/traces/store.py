@@ -31,6 +31,7 @@ from gemini_proxy.traces.schema import HEAD, annotations, datasets, probe, trace
 from gemini_proxy.traces.schema import jobs as jobs_table
 from gemini_proxy.traces.search.index import forget
 from gemini_proxy.traces.search.indexer import reindex
+from gemini_proxy.traces.shadows import forget_differences
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, TraceSummary
 
 # Short enough to type, long enough to be unique among millions.
@@ -266,13 +267,14 @@ class TraceStore:
     async def delete_before(
         self, created: float, *, step: int = 500, thorough: bool = True, together: float = 0.0
     ) -> int:
-        """Delete traces older than a Unix time with all that hangs on them; return how many.
+        """Delete traces older than a Unix time with all that hangs on them; return how many traces that was.
 
         A partition of which all traces are older is dropped. Other traces are deleted by ``step`` in each transaction,
         so that writers wait for one step at most: in PostgreSQL only those that are older by ``together`` seconds more,
         since the others will go with their partition. Traces come in the order of their time, unless the clock was set
         back: only a ``thorough`` look goes on behind younger ones.
         """
+        await self._database.write(partial(forget_differences, before=created))
         await self._partitions.tidy()
         total = await self._partitions.drop_before(created, thorough=thorough)
         alone = created - together if await self._database.read(partitions) else created

@@ -58,7 +58,7 @@ async def add_policy(call: ApiCall) -> DatasetView:
     dataset = await dataset_by_id(call)
     creation = await call.body(PolicyCreation)
     metadata = _checked_metadata(creation.extra_metadata or {})
-    await _require_loads(call, creation.name, creation.policy)
+    await require_loads(call, creation.name, creation.policy)
     enabled = creation.enabled is not False
     action = creation.action or "log"
     try:
@@ -87,7 +87,7 @@ async def change_policy(call: ApiCall) -> DatasetView:
         raise NotFound(_NO_POLICY_TO_UPDATE)
     metadata = None if change.extra_metadata is None else _checked_metadata(change.extra_metadata)
     if change.policy:
-        await _require_loads(call, change.name or before.name, change.policy)
+        await require_loads(call, change.name or before.name, change.policy)
     changed = await call.app[POLICIES].change(
         dataset,
         policy_id,
@@ -133,7 +133,7 @@ async def restore_version(call: ApiCall) -> DatasetView:
     dataset = await dataset_by_id(call)
     policy_id = call.id("policy_id", _NO_POLICY)
     version = await version_of(call.app, dataset, policy_id, call.request.match_info["version"])
-    await _require_loads(call, version.name, version.content)
+    await require_loads(call, version.name, version.content)
     try:
         await call.app[POLICIES].restore(dataset, version, by=call.identity.named)
     except DatasetGone:
@@ -165,7 +165,7 @@ def why(error: PolicyError) -> str:
     return f"line {error.line}, column {error.column}: {error.reason}{hint}"
 
 
-async def _require_loads(call: ApiCall, name: str, content: str) -> None:
+async def require_loads(call: ApiCall, name: str, content: str) -> None:
     """Raise BadRequest for a policy that does not load, with the line and the reason."""
     try:
         await compiled(call, name, content)

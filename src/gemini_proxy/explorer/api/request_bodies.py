@@ -235,6 +235,44 @@ class PolicyChange(RequestBody):
     extra_metadata: JsonObject | None = None
 
 
+_Share = Annotated[int, Field(ge=0, le=100)]
+_SHARE_FAULT: Final = "share must be a whole number from 0 to 100, in percent"
+
+
+class ShadowStart(RequestBody):
+    """A policy to run in shadow on ``share`` percent of the conversations: beside the rule ``policy_id``, whose name
+    and action it has unless others are given; or, without ``policy_id``, as a rule that would be new."""
+
+    messages_of_faults = {
+        **PolicyCreation.messages_of_faults,
+        "policy_id": "policy_id must be an id",
+        "share": _SHARE_FAULT,
+    }
+    may_be_empty = False
+
+    policy: PolicyText
+    share: _Share
+    policy_id: str | None = None
+    name: PolicyName | None = None
+    action: Literal["block", "ask", "mask", "log"] | None = None
+
+
+class ShadowShare(RequestBody):
+    """The share of the conversations that a shadow runs on, in percent."""
+
+    messages_of_faults = {"share": _SHARE_FAULT}
+
+    share: _Share
+
+
+class ShadowPromotion(RequestBody):
+    """The shadow that was looked at, by its ``id``: what has changed since is not promoted."""
+
+    messages_of_faults = {"id": "id must be the shadow's number"}
+
+    id: Annotated[int, Field(ge=0)]
+
+
 class ToolAcceptance(RequestBody):
     """The changed declaration to pin; ``digest`` is that of the declaration that was looked at."""
 

@@ -14,6 +14,7 @@ from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
 from gemini_proxy.traces.policies import StoredPolicy
 from gemini_proxy.traces.policy_versions import PolicyVersion
 from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.shadows import Difference, KeptViolation, StoredShadow
 from gemini_proxy.traces.trace import Trace
 
 POLICIES_KEY: Final = "policies"
@@ -84,6 +85,55 @@ class PolicyVersionView(TypedDict):
     enabled: bool
     action: Literal["block", "ask", "mask", "log"]
     extra_metadata: dict[str, Any]
+
+
+class ShadowView(TypedDict):
+    """A rule in shadow. ``id`` is of one comparison, which begins again where the rule in force changes.
+
+    Since ``time_since``, ``compared`` exchanges were. Of ``both``, where both versions found something,
+    ``action_differs`` and ``ranges_differ`` count those in which they would do something else, or elsewhere.
+    ``milliseconds`` is what a check by the shadow takes on average; ``failure`` is why the last of ``failed`` did.
+    """
+
+    id: int
+    policy_id: str
+    name: str
+    content: str
+    action: Literal["block", "ask", "mask", "log"]
+    share: int
+    by: str
+    time_started: str
+    time_since: str
+    compared: int
+    both: int
+    only_old: int
+    only_new: int
+    action_differs: int
+    ranges_differ: int
+    failed: int
+    skipped: int
+    milliseconds: float
+    slowest: float
+    failure: str
+
+
+class KeptViolationView(TypedDict):
+    """What one version of a rule found."""
+
+    message: str
+    action: Literal["block", "ask", "mask", "log"]
+    ranges: list[str]
+
+
+class ShadowDifferenceView(TypedDict):
+    """An exchange in which a shadow and the rule in force differ: what each found."""
+
+    id: int
+    trace_id: str
+    time: str
+    kind: Literal["only_old", "only_new", "action", "ranges"]
+    old: list[KeptViolationView]
+    new: list[KeptViolationView]
 
 
 class FileRuleView(TypedDict):
@@ -305,6 +355,47 @@ def policy_version_view(version: PolicyVersion) -> PolicyVersionView:
         "action": version.action,
         "extra_metadata": dict(version.metadata),
     }
+
+
+def shadow_view(shadow: StoredShadow) -> ShadowView:
+    found = shadow.found
+    return {
+        "id": shadow.seq,
+        "policy_id": shadow.policy,
+        "name": shadow.name,
+        "content": shadow.content,
+        "action": shadow.action,
+        "share": shadow.share,
+        "by": shadow.by,
+        "time_started": iso(shadow.started),
+        "time_since": iso(shadow.since),
+        "compared": found.compared,
+        "both": found.both,
+        "only_old": found.only_old,
+        "only_new": found.only_new,
+        "action_differs": found.action_differs,
+        "ranges_differ": found.ranges_differ,
+        "failed": found.failed,
+        "skipped": found.skipped,
+        "milliseconds": round(found.average, 3),
+        "slowest": round(found.slowest, 3),
+        "failure": found.failure,
+    }
+
+
+def shadow_difference_view(difference: Difference) -> ShadowDifferenceView:
+    return {
+        "id": difference.seq,
+        "trace_id": difference.trace,
+        "time": iso(difference.at),
+        "kind": difference.kind,
+        "old": [_violation_view(violation) for violation in difference.old],
+        "new": [_violation_view(violation) for violation in difference.new],
+    }
+
+
+def _violation_view(violation: KeptViolation) -> KeptViolationView:
+    return {"message": violation.message, "action": violation.action, "ranges": list(violation.ranges)}
 
 
 def approval_view(approval: Approval) -> ApprovalView:

@@ -12,7 +12,16 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.endpoints import ApiCall, api
 from gemini_proxy.explorer.api.request_bodies import MAX_POLICY_NAME, PolicyTrial, WrittenPolicy, is_dataset_name
-from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, FILE_RULES, GUARDRAILS, POLICIES, POLICY_VERSIONS, TRACES
+from gemini_proxy.explorer.app_keys import (
+    DATABASE,
+    DATASETS,
+    FILE_RULES,
+    GUARDRAILS,
+    POLICIES,
+    POLICY_VERSIONS,
+    SHADOWS,
+    TRACES,
+)
 from gemini_proxy.explorer.pages.site import Form, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
 from gemini_proxy.guardrails.plugins import installed_detectors
@@ -23,6 +32,7 @@ from gemini_proxy.traces.datasets import UNNAMED, Dataset, labels_of
 from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.policies import StoredPolicy
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.shadows import StoredShadow
 from gemini_proxy.traces.trace import Trace
 
 _PAGE: Final = 100
@@ -35,6 +45,8 @@ raise "no secrets in answers" if:
     any(secrets(m.content))
 """
 """The text of a new rule."""
+SHARE: Final = 10
+"""The share of the conversations, in percent, that a shadow is started on unless another is chosen."""
 
 
 _ACTIONS: Final[Mapping[str, Action]] = {"block": "block", "ask": "ask", "mask": "mask", "log": "log"}
@@ -64,6 +76,10 @@ class Draft:
             "enabled" in form,
         )
 
+    @classmethod
+    def of_shadow(cls, shadow: StoredShadow) -> "Draft":
+        return cls(shadow.policy, shadow.name, shadow.content, shadow.action)
+
     @property
     def wrong_name(self) -> str:
         """Return what is wrong with the name, "" if nothing is."""
@@ -81,13 +97,18 @@ async def rules(visit: PageVisit) -> web.StreamResponse:
     policies = await visit.app[POLICIES].of(dataset)
     files, guardrails = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
     in_force = files_in_force(policies, files).actions
-    removed = await visit.app[POLICY_VERSIONS].removed(dataset) if visit.identity.role == "operator" else ()
+    operates = visit.identity.role == "operator"
+    removed = await visit.app[POLICY_VERSIONS].removed(dataset) if operates else ()
+    shadows = {one.policy: one for one in await visit.app[SHADOWS].of(dataset)} if operates else {}
+    known = {policy.id for policy in policies}
     return await visit.show(
         "rules.html",
         dataset=dataset,
         path=dataset_path(dataset),
         rules=policies,
         removed=removed,
+        shadows=shadows,
+        only_shadows=[shadow for shadow in shadows.values() if shadow.policy not in known],
         files=[(rule, rule.action in in_force) for rule in files.all],
         header=HEADER_NAME,
         header_mode=guardrails.header_policies,
@@ -98,14 +119,14 @@ async def rules(visit: PageVisit) -> web.StreamResponse:
 @page
 async def new(visit: PageVisit) -> web.StreamResponse:
     """Show a form for a new rule."""
-    return await _editor(visit, await visit.dataset(), Draft())
+    return await editor(visit, await visit.dataset(), Draft())
 
 
 @page
 async def edit(visit: PageVisit) -> web.StreamResponse:
     """Show a form for a rule."""
     dataset = await visit.dataset()
-    return await _editor(visit, dataset, Draft.of(await _policy(visit, dataset)))
+    return await editor(visit, dataset, Draft.of(await _policy(visit, dataset)))
 
 
 @page
@@ -116,7 +137,7 @@ async def add(visit: PageVisit) -> web.StreamResponse:
     draft = Draft.from_form(await visit.form())
     check = await visit.app[TRIALS].check(visit.user, draft.content)
     if draft.wrong_name or not check.ok:
-        return await _editor(visit, dataset, draft, check)
+        return await editor(visit, dataset, draft, check)
     try:
         await visit.app[POLICIES].add(
             dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action, by=visit.identity.named
@@ -135,7 +156,7 @@ async def save(visit: PageVisit) -> web.StreamResponse:
     draft = Draft.from_form(await visit.form(), policy_id)
     check = await visit.app[TRIALS].check(visit.user, draft.content)
     if draft.wrong_name or not check.ok:
-        return await _editor(visit, dataset, draft, check)
+        return await editor(visit, dataset, draft, check)
     kept = await visit.app[POLICIES].change(
         dataset,
         policy_id,
@@ -235,9 +256,19 @@ async def _policy(visit: PageVisit, dataset: Dataset) -> StoredPolicy:
     raise NotFound("There is no such rule")
 
 
-async def _editor(
-    visit: PageVisit, dataset: Dataset, draft: Draft, check: PolicyCheck | None = None
+async def editor(
+    visit: PageVisit,
+    dataset: Dataset,
+    draft: Draft,
+    check: PolicyCheck | None = None,
+    *,
+    share: int = SHARE,
+    of_shadow: bool = False,
 ) -> web.StreamResponse:
+    """Show the form of a rule, with what is wrong if it was checked; with ``of_shadow`` that of a rule in shadow.
+
+    ``share`` is what it says of the conversations that the rule may run on in shadow.
+    """
     return await visit.show(
         "rule.html",
         400 if check is not None else 200,
@@ -247,6 +278,8 @@ async def _editor(
         rule=draft,
         check=check,
         vocabulary=_vocabulary(),
+        share=share,
+        of_shadow=of_shadow,
     )
 
 

@@ -83,9 +83,12 @@ def shown_version(version: PolicyVersion, before: PolicyVersion | None) -> Shown
     """Compare a version with the one before it, if that is known."""
     if before is None:
         return ShownVersion(version, (), ())
-    return ShownVersion(
-        version, tuple(_facts(before, version)), tuple(_cut(differing(before.content, version.content)))
-    )
+    return ShownVersion(version, tuple(_facts(before, version)), shown_difference(before.content, version.content))
+
+
+def shown_difference(old: str, new: str) -> tuple[DiffLine, ...]:
+    """Compare two texts, and leave out what is too long to be shown."""
+    return tuple(_cut(differing(old, new)))
 
 
 def differing(old: str, new: str) -> Iterator[DiffLine]:

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE, SHADOWS
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.markdown_text import MarkdownTexts
@@ -47,6 +47,7 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
     first = visit.number("from", 0) or 0
     said = [one for one in shown.annotations if not one.source.startswith(PERSON)]
     conversation = await asyncio.to_thread(conversation_page, stored.messages, said, first)
+    operates = visit.identity.role == "operator"
     return await visit.show(
         "trace.html",
         trace=shown,
@@ -56,6 +57,7 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
         conversation=conversation,
         markdown=None if visit.query("view") == "checked" else MarkdownTexts(),
         neighbours=neighbours,
+        shadowed=await visit.app[SHADOWS].of_trace(dataset, shown.id) if operates else (),
         remarks=[note for note in stored.annotations if note.annotation.source.startswith(PERSON)],
         person=PERSON,
         longest_note=MAX_NOTE,
