@@ -26,6 +26,7 @@ raise "asks about the merger" if:
     m.role == "user"
     "merger" in m.content
 """
+PAYING_PROMPT = SECRET_PROMPT.replace("merger", "Pay")
 
 
 async def waiting(proxy: Proxy, count: int = 1) -> list[Approval]:
@@ -354,12 +355,16 @@ async def test_what_blocks_is_not_asked_for(
 
 
 @pytest.mark.filterwarnings(QUIET)
-@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("streams", "policy"),
+    [(False, PAYMENTS), (True, PAYMENTS), (True, PAYING_PROMPT)],
+    ids=["unary", "stream", "prompt of a stream"],
+)
 async def test_the_sdk_waits_for_the_decision(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, streams: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, streams: bool, policy: str
 ) -> None:
     """google-genai gets the call as it was, also in a stream in which white space came before it."""
-    proxy = await start_proxy(ask_policy=PAYMENTS)
+    proxy = await start_proxy(ask_policy=policy)
     upstream.reply(stream(*sse(candidate("I pay."), PAY)) if streams else unary(PAY))
     models = genai.Client(api_key="AIzaTestKey", http_options=types.HttpOptions(base_url=proxy.url)).aio.models
     question: Any = {"model": "gemini-2.5-flash", "contents": "Pay them"}

@@ -215,6 +215,9 @@ class BatchReader:
     ) -> bytes:
         raise AssertionError("no answer about a batch is a stream")
 
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        raise AssertionError("no answer about a batch is a stream")
+
     def _apart(self, holder: Mapping[str, Any], parts: list[Payload]) -> dict[str, Any]:
         """Return what an object says beside the responses in it, whose parts are added to ``parts``."""
         beside = {name: value for name, value in camel_keys(holder).items() if not _steers(name, value)}

@@ -43,6 +43,9 @@ class BodyReader:
     ) -> bytes:
         return sse_refusal(refusal, state, feedback)
 
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        raise AssertionError("no response of this door is a stream")
+
 
 @dataclass(frozen=True, slots=True)
 class BodyWire:

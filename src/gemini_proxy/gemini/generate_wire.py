@@ -16,7 +16,9 @@ from gemini_proxy.gemini.refusal import (
     Refusal,
     StreamState,
     array_refusal,
+    error_array,
     error_body,
+    error_event,
     error_refusal,
     sse_refusal,
 )
@@ -49,6 +51,9 @@ class GenerateReader:
         if framing == SSE_TYPE:
             return sse_refusal(refusal, state, feedback)
         return array_refusal(refusal, state, opened=left > 0, elements=left)
+
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        return error_event(body) if framing == SSE_TYPE else error_array(body)
 
 
 class GeneratePlaces:

@@ -70,6 +70,16 @@ def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, element
     return start + separator + _ascii_json(_response(refusal, state, "none")) + b"\n]"
 
 
+def error_event(body: Mapping[str, Any]) -> bytes:
+    """Return the one event of a stream that is nothing but an error, as Google's own streams have it."""
+    return b"data: " + _ascii_json(body) + b"\r\n\r\n"
+
+
+def error_array(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON array that is nothing but an error, as Google answers who asks for one."""
+    return b"[" + _ascii_json(body) + b"\n]"
+
+
 def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[str, Any]:
     """Return the body of a refusal by HTTP 400: Google's error JSON, whose ``details`` are a list."""
     metadata = {"guardrail": refusal.guardrail, "phase": refusal.phase, "trace": refusal.trace_id}

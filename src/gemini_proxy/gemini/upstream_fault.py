@@ -27,6 +27,12 @@ class UpstreamFault:
 
 def fault_in(body: bytes) -> UpstreamFault | None:
     """Read the body of an error response, an object or a list of one. Return None for anything else."""
+    document = error_in(body)
+    return read_fault(document["error"]) if document is not None else None
+
+
+def error_in(body: bytes) -> Mapping[str, Any] | None:
+    """Return the JSON object of an error response, which has a member ``error``. Return None for anything else."""
     if len(body) > _MOST:
         return None
     try:
@@ -35,7 +41,7 @@ def fault_in(body: bytes) -> UpstreamFault | None:
         return None
     if isinstance(document, list) and document:
         document = document[0]
-    return read_fault(document.get("error")) if isinstance(document, Mapping) else None
+    return document if isinstance(document, Mapping) and "error" in document else None
 
 
 def read_fault(error: Any) -> UpstreamFault | None:

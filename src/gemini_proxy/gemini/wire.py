@@ -60,6 +60,13 @@ class ResponseReader(Protocol):
         """
         ...
 
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        """Return the frames of a stream that is nothing but an error, of which ``body`` is the JSON body.
+
+        They begin as every frame of the stream does, whatever the error is.
+        """
+        ...
+
 
 class TextPlaces(Protocol):
     """Says where the texts of a response are, so that values in them can be masked and put back in the frames."""

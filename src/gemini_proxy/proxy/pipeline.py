@@ -7,7 +7,7 @@ what may leave and when, and what the client gets instead, is decided here.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -27,6 +27,7 @@ from gemini_proxy.gemini.refusal import (
 )
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.gemini.upstream_fault import error_in
 from gemini_proxy.gemini.wire import SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.coverage import HEADER
@@ -169,10 +170,27 @@ class Pipeline:
             exchange.request_check = None
 
     def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
-        """Hold back a response whose head has come, and give its head to the client's."""
+        """Hold back a response whose head has come, and give its head to the client's, if that has none yet.
+
+        Raises UpstreamError for another stream than the one that has begun.
+        """
+        if exchange.response.begun:
+            if upstream.content_type != exchange.framing:
+                raise UpstreamError("The upstream's response is not the stream that was asked for")
+            self.open_stream(exchange, upstream.content_type)
+            return
         self.open_stream(exchange, upstream.content_type)
         sse = upstream.content_type == SSE_TYPE
         exchange.response.head(upstream.status, upstream.headers, streams=exchange.streams or sse)
+
+    async def answer(self, exchange: Exchange, upstream: UpstreamResponse, body: bytes) -> None:
+        """Respond with a body that nothing holds back. A stream that has begun ends with what it says of an error."""
+        if not exchange.response.begun:
+            exchange.response.whole(upstream.status, upstream.headers, body)
+            return
+        said = f"The upstream responded with HTTP {upstream.status}"
+        error = error_in(body) or exchange.wire.error_body(upstream.status, said, UpstreamError.code)
+        await exchange.response.write(self._error_events(exchange, error))
 
     def open_stream(self, exchange: Exchange, content_type: str) -> None:
         """Hold back a response of ``content_type``."""
@@ -356,6 +374,8 @@ class Pipeline:
         exchange.error = error.message
         begun = isinstance(error, UpstreamCut | UpstreamTimeout) and exchange.stream is not None
         exchange.end(Outcome.UPSTREAM_CUT if begun else Outcome.UPSTREAM_ERROR)
+        if exchange.response.begun and (exchange.stream is None or exchange.stream.empty):
+            return self._error_events(exchange, exchange.wire.error_body(error.status, error.message, error.code))
         if exchange.response.begun:
             self._flush(exchange)
             last = await self._remains(exchange)
@@ -370,17 +390,41 @@ class Pipeline:
         if not exchange.response.begun:
             exchange.response.note(HEADER, self._recorder.coverage(exchange).header)
 
+    def _error_events(self, exchange: Exchange, body: Mapping[str, object]) -> bytes:
+        """Return what a stream that has begun, and of which no event has left, says of an error."""
+        assert exchange.framing is not None
+        return exchange.wire.new_reader(exchange.call).error_events(body, exchange.framing)
+
     async def _show_life(self, exchange: Exchange) -> None:
-        """Show the client of a stream that the connection lives, while a verdict takes long.
+        """Show the client of a stream that the connection lives, while a verdict or a person takes long.
 
         Sending anything settles that a refusal is an event, so it must be one in any case.
         """
-        sse = exchange.framing == SSE_TYPE
-        if exchange.stream is None or not (sse or self._is_array(exchange)):
+        if not (exchange.response.begun or self._refuses_by_event(exchange)):
             return
-        if exchange.response.begun or self._refuses_by_event(exchange):
+        if exchange.stream is None:
+            await self._show_life_early(exchange)
+            return
+        sse = exchange.framing == SSE_TYPE
+        if sse or self._is_array(exchange):
             self._note_coverage(exchange)
             await exchange.response.keep_alive(exchange.stream.following, sse=sse)
+
+    async def _show_life_early(self, exchange: Exchange) -> None:
+        """Begin the stream that the client asked for before the upstream has been called.
+
+        Its head is the proxy's own, and whatever comes of the call, an error as well, comes as an event.
+        """
+        if not exchange.streams or exchange.call.row.transport != "json":
+            return
+        framing = exchange.wire.stream_type(exchange.call).partition(";")[0]
+        if not exchange.response.begun:
+            exchange.framing = framing
+            exchange.response.stream_head(SSE_TYPE if framing == SSE_TYPE else JSON_TYPE)
+            self._note_coverage(exchange)
+        # What will come first begins as every frame of this door does.
+        following = self._error_events(exchange, {})
+        await exchange.response.keep_alive(following, sse=framing == SSE_TYPE)
 
     def _is_array(self, exchange: Exchange) -> bool:
         """Tell whether the response is the array that the client asked for."""
@@ -454,8 +498,7 @@ class Pipeline:
         """Return when a person has allowed what the violations point at. Raises Refused."""
 
         async def show_life() -> None:
-            if phase == "response":
-                await self._show_life(exchange)
+            await self._show_life(exchange)
 
         for violation in violations:
             if violation.action != "ask" or self._desk.has_allowed(exchange, violation, messages):

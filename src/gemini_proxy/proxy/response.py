@@ -1,14 +1,18 @@
 """The response to one client: its head is sent with its first byte; until then it can still become another one."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
+from typing import Final
 
 import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
 from gemini_proxy.gemini.refusal import JSON_TYPE
+
+_JSON_BEGINS: Final = re.compile(rb"^(?:\xef\xbb\xbf)?data: ?|(?<=[\r\n])data: ?")
 
 
 class ClientResponse:
@@ -95,8 +99,11 @@ class ClientResponse:
             self._transport = self._request.transport
             self._chunked = self.http.headers.get("transfer-encoding") == "chunked"
         if self._event_open:
+            # What stands before the event's JSON, such as comments, has no place within it.
+            if (begins := _JSON_BEGINS.search(data)) is None:
+                return
             self._event_open = False
-            data = data.removeprefix(b"data:").removeprefix(b" ")
+            data = data[begins.end() :]
         await self.http.write(data)
 
     async def keep_alive(self, following: bytes, *, sse: bool) -> None:

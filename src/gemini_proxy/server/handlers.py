@@ -49,7 +49,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
                 exchange.upstream_error = fault_in(body)
             elif exchange.call.method in _MAKING:
                 exchange.made += made_by(exchange.call, body)
-            exchange.response.whole(upstream.status, upstream.headers, body)
+            await pipeline.answer(exchange, upstream, body)
     finally:
         upstream.close()
         request.app[MEMORY].freed(upstream.received)

@@ -7,7 +7,7 @@ HTTP 400, as in the rest of the API.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
@@ -42,6 +42,14 @@ def refusal_events(
         guardrails = {"errors": list(refusal.errors)}
         events.append(_event("error", error={"code": BLOCKED, "message": refusal.text}, guardrails=guardrails))
     return b"".join([*events, _DONE])
+
+
+def error_events(body: Mapping[str, Any]) -> bytes:
+    """Return the events of a stream that is nothing but the error of which ``body`` is the JSON body."""
+    error = body.get("error")
+    told = error if isinstance(error, Mapping) else {}
+    code = str(told.get("status") or told.get("code") or "error").lower()
+    return _event("error", error={"code": code, "message": str(told.get("message") or "")}) + _DONE
 
 
 def _event(event_type: str, **fields: Any) -> bytes:

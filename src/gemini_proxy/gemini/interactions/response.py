@@ -10,7 +10,7 @@ from typing import Any, Final
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.fields import a_string, an_object
-from gemini_proxy.gemini.interactions.refusal import refusal_events
+from gemini_proxy.gemini.interactions.refusal import error_events, refusal_events
 from gemini_proxy.gemini.interactions.steps import (
     Part,
     annotation_parts,
@@ -148,6 +148,10 @@ class InteractionReader:
     ) -> bytes:
         """Return the events that end a refused stream of which ``left`` frames have left."""
         return refusal_events(refusal, state, feedback, *self._steps_left(left))
+
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        """Return the events of a stream that is nothing but an error."""
+        return error_events(body)
 
     def _steps_left(self, frames: int) -> tuple[Sequence[int], int]:
         """Return which steps were open after the first ``frames`` frames, and the first index that was not used."""

@@ -53,6 +53,11 @@ def refusal_events(refusal: Refusal, state: StreamState) -> bytes:
     return b"".join(b"data: %s\n\n" % _ascii_json(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
 
 
+def error_events(body: Mapping[str, Any]) -> bytes:
+    """Return a stream that is nothing but an error: clients raise it when they read the event."""
+    return b"data: %s\n\ndata: [DONE]\n\n" % _ascii_json(body)
+
+
 def _choice(refusal: Refusal, index: int) -> dict[str, Any]:
     return {
         "index": index,

@@ -11,7 +11,7 @@ from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.json_edit import Path
-from gemini_proxy.gemini.openai.refusal import error_body, refusal_body, refusal_events
+from gemini_proxy.gemini.openai.refusal import error_body, error_events, refusal_body, refusal_events
 from gemini_proxy.gemini.openai.request import messages_read, read_chat, read_embeddings
 from gemini_proxy.gemini.openai.response import ChatReader
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
@@ -25,12 +25,15 @@ _OPAQUE: Final = frozenset({"id", "model", "object", "data", "thought_signature"
 
 
 class _Reader(ChatReader):
-    """Also ends a stream that is refused."""
+    """Also ends a stream that is refused, or fails."""
 
     def refusal_events(
         self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
     ) -> bytes:
         return refusal_events(refusal, state)
+
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        return error_events(body)
 
 
 class OpenAIPlaces:
