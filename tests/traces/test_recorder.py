@@ -82,6 +82,21 @@ async def test_traces_that_come_during_a_commit_share_the_next_one() -> None:
     assert [len(batch) for batch in sink.batches] == [1, 4, 2]
 
 
+async def test_in_a_crowd_traces_are_written_with_those_just_behind_them_and_a_lone_one_at_once() -> None:
+    sink = MemorySink()
+
+    async def commit_after(turns: int) -> bool:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await recorder.commit(trace())
+
+    async with running(Recorder(sink)) as recorder:
+        assert await asyncio.gather(*map(commit_after, (0, 2))) == [True] * 2
+        assert await asyncio.gather(*map(commit_after, (0, 0))) == [True] * 2
+        assert await asyncio.gather(*map(commit_after, (0, 2, 4, 6))) == [True] * 4
+    assert [len(batch) for batch in sink.batches] == [1, 1, 2, 4]
+
+
 async def test_a_bad_row_is_lost_alone(caplog: pytest.LogCaptureFixture) -> None:
     sink = MemorySink()
     written = [trace() for _ in range(4)]

@@ -23,6 +23,9 @@ LONGEST_PAUSE = 0.25
 # Traces with more text than this are serialised in a thread, a message at a time, so that the loop gets its turn.
 LARGE = 256 * 1024
 MANY = 1_000
+# Turns of the event loop without a trace after which no more are waited for, and seconds after which none are.
+QUIET_TURNS = 4
+LONGEST_GATHERING = 0.02
 
 
 class TraceSink(Protocol):
@@ -75,6 +78,7 @@ class Recorder:
         self._unsettled: deque[_QueuedTrace] = deque()
         self._patience_ends: asyncio.TimerHandle | None = None
         self._writing: list[_QueuedTrace] = []
+        self._crowded = False
         self._characters = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -115,6 +119,8 @@ class Recorder:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
+                if self._crowded:
+                    await self._gather()
                 await self._write_next()
         except asyncio.CancelledError:
             self._abandon()
@@ -123,9 +129,22 @@ class Recorder:
             self._put_back()
             raise
 
+    async def _gather(self) -> None:
+        """Wait for traces that are about to come: a transaction costs as much as several traces.
+
+        Only after a batch of several, so that an exchange that comes alone is not kept waiting.
+        """
+        loop = asyncio.get_running_loop()
+        ends, queued, quiet = loop.time() + LONGEST_GATHERING, 0, 0
+        while quiet < QUIET_TURNS and len(self._queue) < self._max_batch and loop.time() < ends:
+            quiet = quiet + 1 if len(self._queue) == queued else 0
+            queued = len(self._queue)
+            await asyncio.sleep(0)
+
     async def _write_next(self) -> None:
-        """Write a batch: whoever came while the one before was written."""
+        """Write a batch: whoever came while the one before was written, and in a crowd those just behind them."""
         self._writing = self._take_batch()
+        self._crowded = len(self._writing) > 1
         try:
             await self._write(self._writing)
         except StoreUnavailable as error:
