@@ -4,19 +4,22 @@ All responses of a batch are read as one candidate, one behind the other: a chec
 requests, would take the square of their number.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import dropwhile
 from typing import Any, Final
 
 import orjson
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import ModelCall, read_call
-from gemini_proxy.gemini.casing import camel_keys, spellings
+from gemini_proxy.gemini.casing import camel_case, camel_keys, spellings
 from gemini_proxy.gemini.earlier import moved
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
 from gemini_proxy.gemini.framing.frames import Framing
+from gemini_proxy.gemini.framing.json_lines import JsonLinesFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
+from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, file_media, strings_in
@@ -30,7 +33,7 @@ from gemini_proxy.gemini.request import (
     request_without_settings,
 )
 from gemini_proxy.gemini.strict_json import read_object
-from gemini_proxy.gemini.wire import Payload, ResponseReader
+from gemini_proxy.gemini.wire import Payload, ResponseReader, Run
 
 MAX_REQUESTS: Final = 10_000
 """Requests in one batch, inline or in a file; more are refused, for all of them are read before one leaves."""
@@ -39,6 +42,7 @@ FILE: Final = "request.batch.inputConfig.fileName"
 
 _GENERATE: Final = read_call("POST", "/v1beta/models/batch:generateContent")
 _CONTROL: Final = control_fields("model priority")
+_REQUESTS: Final = ("batch", "inputConfig", "requests", "requests")
 _SOURCES: Final = spellings("requests", "fileName")
 _STATE: Final = frozenset(
     "@type name model displayName state createTime endTime updateTime batchStats priority".split()
@@ -138,9 +142,9 @@ def _beside(text: str) -> Message:
     return {"role": "user", "content": [{"type": "text", "text": text, "field": "line"}]}
 
 
-def results_request(name: str) -> GeminiRequest:
-    """Return the request behind the responses of a batch: what its name stands for, nothing else."""
-    reference = Reference("batch", name, name)
+def results_request(name: str | None) -> GeminiRequest:
+    """Return the request behind the responses of a batch: what its name stands for, nothing else. It may be unknown."""
+    reference = Reference("batch", name, name) if name else None
     return request_without_settings(unchecked=[Unchecked("request", "the requests of the batch", reference)])
 
 
@@ -162,6 +166,19 @@ def _is_state(name: str, value: Any) -> bool:
 
 def _names_file(name: str, value: Any) -> bool:
     return name == "inputConfig" and isinstance(value, dict) and value.keys() <= {"fileName"}
+
+
+def results_file(body: bytes) -> str | None:
+    """Return the name of the file that an answer about a batch says its responses are in, None if it names none."""
+    operation = _operation(body)
+    metadata = operation.get("metadata")
+    holders = [operation.get("response"), metadata.get("output") if isinstance(metadata, dict) else None]
+    for holder in holders:
+        for name in spellings("responsesFile"):
+            named = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(named, str) and (reference := file_media({"fileUri": named}).reference) is not None:
+                return reference.name or None
+    return None
 
 
 def without_output(page: bytes) -> bytes:
@@ -231,9 +248,13 @@ class BatchReader:
                 raise DecodeError("The upstream sent responses of a batch that cannot be read")
             del beside["inlinedResponses"]
             for number, one in enumerate(inlined, start=1):
-                parts.append({"inlinedResponse": {"number": number, **_beside_response(one)}})
-                parts += _parts(one.get("response"))
+                parts += _inlined(number, one)
         return beside
+
+
+def _inlined(number: int, one: Mapping[str, Any]) -> list[Payload]:
+    """Return what one response says: what stands beside its parts, then these."""
+    return [{"inlinedResponse": {"number": number, **_beside_response(one)}}, *_parts(one.get("response"))]
 
 
 def _steers(name: str, value: Any) -> bool:
@@ -295,11 +316,70 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
     return value
 
 
-class BatchWire:
-    """Batches as they are begun, and as their responses are read. Nothing in them can be masked."""
+class ResultsReader:
+    """Reads the lines of a file of results, each the response to one request: all of them as one candidate."""
 
-    places = None
-    refuses_by_event = False
+    carried_call = False
+    has_open_call = False
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        self._number += 1
+        parts = _inlined(self._number, payload)
+        return ({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]},)
+
+    def end(self) -> Iterable[Payload]:
+        return ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        raise AssertionError("no file is a stream")
+
+
+class BatchPlaces:
+    """Where responses of a batch have their texts: those of one candidate run on from part to part."""
+
+    def texts(self, payload: Payload) -> Iterable[str]:
+        return ()
+
+    def run_of(self, path: Path, payload: Payload) -> Run | None:
+        if path[-1] != "text" or path[-3:-2] != ("parts",):
+            return None
+        part: Any = payload
+        for step in path[:-1]:
+            try:
+                part = part[step]
+            except (LookupError, TypeError):
+                # A repeated name hides from a parser what stands in the text. Rules read what the parser read.
+                return None
+        return (path[:-2], "text", isinstance(part, dict) and bool(part.get("thought")))
+
+    def ends(self, run: Run, payload: Payload) -> bool:
+        return True
+
+    def is_opaque(self, path: Path) -> bool:
+        return GENERATE.places.is_opaque(path)
+
+    def is_json(self, path: Path) -> bool:
+        return False
+
+
+def is_text_of_request(path: Path) -> bool:
+    """Return whether the string at ``path`` of a request in a batch, or beside it, is text that may be masked."""
+    return path[:1] != ("request",) or GENERATE.is_request_text(path[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWire:
+    """Batches as they are begun, and as their responses are read, which are in one body or a line each."""
+
+    framing: Callable[[], Framing]
+    reader: Callable[[], ResponseReader]
+    places: BatchPlaces = BatchPlaces()
+    refuses_by_event: bool = False
 
     def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:
         return read_batch(body)
@@ -311,16 +391,23 @@ class BatchWire:
         return None
 
     def is_request_text(self, path: Path) -> bool:
-        return False
+        """Return whether a string is the batch's name, or text of one of its requests."""
+        names = tuple(camel_case(step) if isinstance(step, str) else step for step in path)
+        if names == ("batch", "displayName"):
+            return True
+        if names[:4] != _REQUESTS:
+            return False
+        within = tuple(dropwhile(lambda step: isinstance(step, int), path[4:]))
+        return is_text_of_request(within)
 
     def stream_type(self, call: ModelCall) -> str:
         return JSON_TYPE
 
     def new_framing(self, content_type: str, *, streams: bool) -> Framing:
-        return WholeBodyFraming()
+        return self.framing()
 
     def new_reader(self, call: ModelCall) -> ResponseReader:
-        return BatchReader()
+        return self.reader()
 
     def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
         return error_body(status, message, code, details)
@@ -329,4 +416,5 @@ class BatchWire:
         return error_refusal(refusal, code)
 
 
-BATCH: Final = BatchWire()
+BATCH: Final = BatchWire(WholeBodyFraming, BatchReader)
+RESULTS: Final = BatchWire(JsonLinesFraming, ResultsReader)

@@ -203,8 +203,8 @@ class Row:
     WebSocket. ``bearer`` says that the Gemini key goes upstream as ``Authorization: Bearer``, and in no other header.
 
     ``keeps`` says that Gemini keeps something of the call under a name: its request is checked before it leaves, and
-    the name is remembered. ``kept`` is the kind of the things that a bare method shows, changes or deletes: to each
-    holder their own.
+    the name is remembered. ``kept`` is the kind of the things that a method shows, changes or deletes: to each holder
+    their own. One that is not bare shows what a model wrote, which is an exchange once there is some.
 
     In a path ``{v}`` is the version, which clients may leave out where it is a step of its own, and any other name in
     braces is one of ``names`` of the call.
@@ -395,7 +395,16 @@ _ROWS: Final = (
         Row(Method.LIST_FILES, "", "GET", ("/{v}/files",), query=_PAGES),
         Row(Method.GET_FILE, "", "GET", ("/{v}/files/{id}",)),
         Row(Method.DELETE_FILE, "", "DELETE", ("/{v}/files/{id}",)),
-        Row(Method.DOWNLOAD_FILE, "", "GET", ("/{v}/files/{id}:download",), media=True),
+    ),
+    Row(
+        Method.DOWNLOAD_FILE,
+        "files",
+        "GET",
+        ("/{v}/files/{id}:download",),
+        wire="batch_results",
+        generates=True,
+        media=True,
+        kept="file",
     ),
     Row(Method.REGISTER_FILES, "registered_files", "POST", ("/{v}/files:register",)),
     Row(Method.CREATE_FILE_SEARCH_STORE, "file_search", "POST", ("/{v}/fileSearchStores",)),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from gemini_proxy.gemini.batches import BATCH
+from gemini_proxy.gemini.batches import BATCH, RESULTS
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.generate_wire import GENERATE
@@ -18,6 +18,7 @@ from gemini_proxy.gemini.wire import Wire
 WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
     {
         "batch": BATCH,
+        "batch_results": RESULTS,
         "decisions": DECISIONS,
         "predictions": PREDICTIONS,
         "generate": GENERATE,

@@ -1,17 +1,23 @@
 """Relays what has come of a batch: checked like the response of any other call, once there is one."""
 
 import time
+from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.gemini.batches import has_output, results_request
+from gemini_proxy.gemini.batches import has_output, results_file, results_request
 from gemini_proxy.proxy.credentials import client_of
-from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.exchange import Exchange, Made
 from gemini_proxy.proxy.response import ClientResponse
-from gemini_proxy.proxy.upstream import upstream_headers
+from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import ADDRESS, CALL, CONFIG, CREDENTIALS, MEMORY, OWNER, SETUPS, UPSTREAM
 from gemini_proxy.server.exchanges import configured_key, run_exchange
-from gemini_proxy.traces.handles import Kind
+from gemini_proxy.server.reload import Setup
+from gemini_proxy.traces.handles import Handle, Kind
+
+_FILE_SECONDS: Final = 30 * 86_400.0
+"""How long a file of results is remembered: Google names no end of it."""
+_RESULTS: Final = "results of a batch, which are read where they are downloaded"
 
 
 async def relay_results(request: web.Request) -> web.StreamResponse:
@@ -28,18 +34,62 @@ async def relay_results(request: web.Request) -> web.StreamResponse:
         request.app[MEMORY].freed(upstream.received)
     if upstream.status >= 400 or not has_output(answer):
         return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
-    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
-    exchange = Exchange(call, request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
+    exchange = _exchange(request)
 
     async def read() -> None:
-        exchange.rules = await setup.reader.read_rules(exchange, request.headers)
-        exchange.request = results_request(name)
-        await setup.reader.follow_references(exchange)
+        await _read(request, exchange, setup, name)
 
     async def check() -> None:
         exchange.upstream_status = upstream.status
         exchange.head_at = time.perf_counter()
         setup.pipeline.open(exchange, upstream)
         await setup.pipeline.feed(exchange, answer)
+        if (file := results_file(answer)) is not None:
+            exchange.made.append(_made(file, name, exchange))
 
     return await run_exchange(request, exchange, setup, read, check)
+
+
+async def relay_result_file(
+    request: web.Request, upstream: UpstreamResponse, first: bytes, handle: Handle | None
+) -> web.StreamResponse:
+    """Relay a file in which the responses of a batch are, a line each: all of it is checked before any of it leaves.
+
+    ``first`` is the part of it that has been read. The handle says which batch it is of.
+    """
+    setup, exchange = request.app[SETUPS].current, _exchange(request)
+
+    async def read() -> None:
+        await _read(request, exchange, setup, handle.details.get("results_of") if handle else None)
+
+    async def check() -> None:
+        exchange.upstream_status = upstream.status
+        exchange.head_at = time.perf_counter()
+        setup.pipeline.open(exchange, upstream)
+        data = first
+        while data:
+            if leaving := await setup.pipeline.feed(exchange, data):
+                await setup.pipeline.send(exchange, leaving)
+            data = await upstream.receive()
+
+    try:
+        return await run_exchange(request, exchange, setup, read, check)
+    finally:
+        request.app[MEMORY].freed(upstream.received)
+
+
+def _exchange(request: web.Request) -> Exchange:
+    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
+    return Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
+
+
+async def _read(request: web.Request, exchange: Exchange, setup: Setup, batch: str | None) -> None:
+    """Read the rules that hold for the responses of a batch, and what it was asked."""
+    exchange.rules = await setup.reader.read_rules(exchange, request.headers)
+    exchange.request = results_request(batch)
+    await setup.reader.follow_references(exchange)
+
+
+def _made(file: str, batch: str, exchange: Exchange) -> Made:
+    """Return the file that responses are in, which is whose the batch is. It is read when it is downloaded."""
+    return Made(Kind.FILE, file, exchange.created + _FILE_SECONDS, unchecked=_RESULTS, details={"results_of": batch})

@@ -1,11 +1,9 @@
 """Relays calls that list, show, change and delete what Gemini keeps: to each holder what is theirs alone."""
 
-from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.errors import Forbidden
 from gemini_proxy.gemini.batches import without_output
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
@@ -15,10 +13,13 @@ from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.request_reader import check_type, read_body
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS, UPSTREAM
+from gemini_proxy.server.batch_results import relay_result_file
 from gemini_proxy.traces.handles import Handle, Holder, Kind
 
 _MOST_CHANGE: Final = 65_536
 """Bytes of a body that changes a cache."""
+_TOLD_BY: Final = 1_024
+"""Bytes by which a file of pictures or sound is told from text."""
 _COLLECTIONS: Final = {
     Kind.CACHE: "cachedContents",
     Kind.FILE: "files",
@@ -41,7 +42,7 @@ async def relay_kept(request: web.Request) -> web.StreamResponse:
     upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, body)
     try:
         if call.row.media and upstream.status < 400:
-            return await _download(request, upstream)
+            return await _download(request, upstream, handle)
         answer = await upstream.read(config.upstream.max_answer_bytes)
     finally:
         upstream.close()
@@ -81,21 +82,17 @@ async def _follow(keeper: HandleKeeper, call: ModelCall, handle: Handle, status:
         await keeper.lasts(handle, kept.expires)
 
 
-async def _download(request: web.Request, upstream: UpstreamResponse) -> web.StreamResponse:
-    """Relay the bytes of a file as they come. Raises Forbidden for text: a model may have written it, unchecked."""
-    pieces = _pieces(upstream)
-    first, test = await anext(pieces, b""), TextTest()
-    test.feed(first)
-    if test.is_text:
-        raise Forbidden("This file is text that no rule has checked; results of a batch are read from the batch itself")
+async def _download(request: web.Request, upstream: UpstreamResponse, handle: Handle | None) -> web.StreamResponse:
+    """Relay the bytes of a file as they come. Text is what a model wrote, and checked as the results of a batch."""
+    first, test = b"", TextTest()
+    while len(first) < _TOLD_BY and (piece := await upstream.receive()):
+        test.feed(piece)
+        first += piece
+    if test.is_text or (handle is not None and "results_of" in handle.details):
+        return await relay_result_file(request, upstream, first, handle)
     response = web.StreamResponse(status=upstream.status, headers=upstream.headers)
     await response.prepare(request)
     await response.write(first)
-    async for piece in pieces:
+    while piece := await upstream.receive():
         await response.write(piece)
     return response
-
-
-async def _pieces(upstream: UpstreamResponse) -> AsyncIterator[bytes]:
-    while piece := await upstream.receive():
-        yield piece

@@ -154,14 +154,14 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check.
 
-    An upload is an exchange once its file has come whole, a batch once something has come of it, and every turn of a
-    live session is one.
+    An upload is an exchange once its file has come whole, a batch once something has come of it, a file that is read if
+    it is text, and every turn of a live session is one.
     """
     if CALL not in request:
         return await handler(request)
     call = request[CALL]
     row = call.row
-    if row.bare or row.transport in ("upload", "websocket") or row.method is Method.GET_BATCH:
+    if row.bare or row.kept or row.transport in ("upload", "websocket"):
         return await handler(request)
     credentials = request[CREDENTIALS]
     client = client_of(credentials, configured_key(request), request[ADDRESS])
