@@ -55,6 +55,7 @@ class Google:
         if "finalize" not in call.headers["x-goog-upload-command"]:
             return Reply(headers={"x-goog-upload-status": "active"}, chunked=False)
         name = said.get("name", f"files/f{len(self.kept)}")
-        self.kept[name] = {"name": name, "uri": f"{HOST}/v1beta/{name}", "mimeType": said["mimeType"]}
+        shown = {"mimeType": said["mimeType"], "displayName": said.get("display_name", "")}
+        self.kept[name] = {"name": name, "uri": f"{HOST}/v1beta/{name}", **shown}
         self.bytes_of[name] = bytes(data)
         return unary({"file": self.kept[name]}, headers={"x-goog-upload-status": "final"})

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 from google import genai
 from google.genai import errors, types
@@ -47,6 +49,7 @@ class Batches:
     google: Google = field(default_factory=Google)
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: list[dict[str, Any]] | None = None
+    output: dict[str, Any] | None = None
 
     def __call__(self, call: Call) -> Reply:
         path = urlsplit(call.target).path
@@ -54,7 +57,8 @@ class Batches:
             return self.google(call)
         if path.endswith((":batchGenerateContent", ":asyncBatchEmbedContent")):
             name = f"batches/b{len(self.kept)}"
-            metadata = {"model": f"models/{MODEL}", "displayName": "mine", "state": "BATCH_STATE_PENDING"}
+            shown = call.json["batch"].get("displayName", "mine")
+            metadata = {"model": f"models/{MODEL}", "displayName": shown, "state": "BATCH_STATE_PENDING"}
             self.kept[name] = {"name": name, "metadata": {"@type": "x", **metadata, "name": name}}
             return unary(self.kept[name])
         if path.endswith("/batches"):
@@ -69,9 +73,9 @@ class Batches:
 
     def _state(self, name: str) -> dict[str, Any]:
         state = self.kept[name]
-        if self.answers is None:
+        if self.answers is None and self.output is None:
             return state
-        output = {"inlinedResponses": {"inlinedResponses": self.answers}}
+        output = self.output or {"inlinedResponses": {"inlinedResponses": self.answers}}
         metadata = {**state["metadata"], "state": "BATCH_STATE_SUCCEEDED", "output": output}
         return {**state, "metadata": metadata, "done": True, "response": {"@type": "y", **output}}
 
@@ -219,16 +223,66 @@ async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batche
     assert len(batches.kept) == 1
 
 
-async def test_nothing_is_masked_in_a_batch(start_proxy: StartProxy, batches: Batches, connect: Connect) -> None:
-    """The values could not come back: it is refused."""
+async def test_results_in_a_file_are_checked_where_they_are_read(
+    start_proxy: StartProxy, batches: Batches, connect: Connect
+) -> None:
+    """Behind the requests, all or nothing; the file is its owner's, who shares a key with another."""
+    shared = {"upstream": {"api_key": "AIzaShared"}, "access": {"mode": "keys"}}
+    proxy = await start_proxy(policy=POLICY, **shared)
+    keys = Keys(proxy.store.database)
+    ann, bob = [connect(proxy, (await keys.add(name))[1]) for name in ("ann", "bob")]
+    lines = [orjson.dumps({"key": str(at), **says(said)}) for at, said in enumerate(("It rains.", "And \u00fc."))]
+    results = b"\r\n".join(lines) + b"\n"
+    batches.google.bytes_of["files/results"] = results
+    batches.output = {"responsesFile": "files/results"}
+
+    def work() -> None:
+        name = made(ann, "all of Cork")
+        with pytest.raises(errors.ClientError, match="404"):
+            ann.files.download(file="files/results")
+        job = ann.batches.get(name=name)
+        assert job.dest is not None and job.dest.file_name == "files/results"
+        assert ann.files.download(file="files/results") == results
+        with pytest.raises(errors.ClientError, match="404"):
+            bob.files.download(file="files/results")
+        for line in (orjson.dumps(says("Dublin")), orjson.dumps(says("I send it on.")), b'{"response": "\xff"}'):
+            batches.google.bytes_of["files/results"] = results + line
+            with pytest.raises(errors.ClientError, match="did not pass"):
+                ann.files.download(file="files/results")
+
+    await asyncio.to_thread(work)
+    refused, _, _, completed = [await proxy.store.get(one.id) for one in await proxy.store.recent(4)]
+    assert refused is not None and refused.outcome is Outcome.REFUSED_RESPONSE
+    assert completed is not None and completed.metadata["method"] == "downloadFile"
+    assert completed.metadata["coverage"]["not_checked"] == []
+    assert [message["content"] for message in completed.messages if message.get("role") == "assistant"][1::2] == [
+        "It rains.",
+        "And \u00fc.",
+    ]
+
+
+async def test_a_batch_goes_masked(
+    start_proxy: StartProxy, batches: Batches, upstream: ScriptedUpstream, connect: Connect
+) -> None:
+    """Requests and names, here of two requests one; what a rule finds in the responses is masked there."""
     proxy = await start_proxy(mask_policy=POLICY)
     client = connect(proxy)
-    with pytest.raises(errors.ClientError, match="cannot be masked"):
-        await asyncio.to_thread(made, client, "all of Dublin")
-    name = await asyncio.to_thread(made, client, "fine")
-    batches.answers = [says("Dublin")]
-    with pytest.raises(errors.ClientError, match="cannot be masked"):
-        await asyncio.to_thread(client.batches.get, name=name)
+    config = types.CreateBatchJobConfig(display_name="of Dublin")
+    job = await asyncio.to_thread(client.batches.create, model=MODEL, src=asks("fine", "in Dublin"), config=config)
+    assert job.display_name == "of Dublin" and job.name is not None
+    embed = types.EmbeddingsBatchJobSource(inlined_requests=types.EmbedContentBatch(contents=["fine", "Dublin"]))
+    await asyncio.to_thread(client.batches.create_embeddings, model="gemini-embedding-001", src=embed)
+    assert not [call for call in upstream.calls if b"Dublin" in call.body]
+    [placeholder] = set(re.findall("<MASKED_[0-9a-f]{10}>", upstream.calls[0].body.decode()))
+    trace = await proxy.trace()
+    assert trace.metadata["coverage"]["masked_values"] == 1 and "Dublin" not in str(trace.messages)
+    batches.answers = [says(f"It is {placeholder}"), says("or Dublin.")]
+    job = await asyncio.to_thread(client.batches.get, name=job.name)
+    assert job.dest is not None and job.dest.inlined_responses is not None
+    said = [one.response.text for one in job.dest.inlined_responses if one.response]
+    assert said == [f"It is {placeholder}", f"or {placeholder}."]
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.COMPLETED and "Dublin" not in str(trace.messages)
 
 
 async def test_one_users_batches_are_not_anothers(start_proxy: StartProxy, batches: Batches, connect: Connect) -> None:

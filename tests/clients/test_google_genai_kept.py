@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,16 @@ async def test_files(
         assert client.models.generate_content(model=MODEL, contents=["see", picture]).text == "fine"
         assert picture.name is not None
         assert client.files.download(file=picture.name) == picture_of
-        with pytest.raises(errors.ClientError, match="no rule has checked"):
+        with pytest.raises(errors.ClientError, match="did not pass the guardrails"):
             client.files.download(file=made.name)
         client.files.delete(name=made.name)
 
     await asyncio.to_thread(work)
     assert google.bytes_of[seen[0]] == b"all of Cork"
     assert all(KEY not in call.target for call in upstream.calls)
-    pictured = (await proxy.trace()).metadata
-    assert [one["reason"] for one in pictured["coverage"]["not_checked"]] == ["a file seen only by digest"]
     traces = [await proxy.store.get(one.id) for one in await proxy.store.recent(10)]
+    pictured = next(one.metadata for one in traces if one and one.metadata["method"] == "generateContent")
+    assert [one["reason"] for one in pictured["coverage"]["not_checked"]] == ["a file seen only by digest"]
     uploaded = next(one for one in traces if one and one.metadata["method"] == "uploadFile" and len(one.messages) > 2)
     assert [message["content"][0]["text"][:11] for message in uploaded.messages] == [
         "notes",
@@ -148,9 +149,26 @@ async def test_what_is_masked_in_a_cache_is_known_as_it_was_sent(
     trace = await proxy.eventually(lambda trace: trace.metadata["method"] == "generateContent")
     assert (trace.metadata["coverage"]["not_checked"], len(trace.messages)) == ([], 3)
     assert "Dublin" not in str(trace.messages)
-    plain = types.UploadFileConfig(mime_type="text/plain")
-    with pytest.raises(errors.ClientError, match="cannot be masked"):
-        await asyncio.to_thread(client.files.upload, file=io.BytesIO(b"all of Dublin"), config=plain)
+
+
+async def test_what_is_masked_in_a_file_is_known_as_it_was_sent(
+    start_proxy: StartProxy, google: Google, upstream: ScriptedUpstream, connected: Connected, tmp_path: Path
+) -> None:
+    """Names and text; the SDK takes the size for what it is, and gets the name back that it gave."""
+    proxy = await start_proxy(mask_policy=POLICY)
+    client = connected(proxy)
+    text = "all of Dublin\r\nand Dublin"
+    (tmp_path / "Dublin.txt").write_bytes(text.encode())
+    config = types.UploadFileConfig(mime_type="text/plain", display_name="of Dublin")
+    made = await asyncio.to_thread(client.files.upload, file=tmp_path / "Dublin.txt", config=config)
+    assert made.display_name == "of Dublin" and made.name is not None
+    assert not [call for call in upstream.calls if b"Dublin" in call.raw_head + call.body]
+    [placeholder] = set(re.findall("<MASKED_[0-9a-f]{10}>", google.bytes_of[made.name].decode()))
+    assert google.bytes_of[made.name].decode() == text.replace("Dublin", placeholder)
+    use = [types.Part.from_uri(file_uri=made.uri or "", mime_type="text/plain"), "hi"]
+    assert (await asyncio.to_thread(client.models.generate_content, model=MODEL, contents=use)).text == "fine"
+    trace = await proxy.trace()
+    assert trace.metadata["coverage"]["not_checked"] == [] and "Dublin" not in str(trace.messages)
 
 
 @pytest.mark.parametrize(

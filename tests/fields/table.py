@@ -31,7 +31,7 @@ from gemini_proxy.gemini.openai.request import read_chat, read_embeddings
 from gemini_proxy.gemini.openai.response import ChatReader
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest, read_request
-from gemini_proxy.gemini.uploads import read_file, read_start
+from gemini_proxy.gemini.uploads import UploadedFile, read_file, read_start
 from gemini_proxy.guardrails.response_messages import candidate_messages
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.fields.canaries import CANARY, Planted, planted
@@ -303,7 +303,7 @@ _START = {
 
 def _read_upload(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
     """What is read of a file that is no text."""
-    request = read_file(read_start(_START, orjson.dumps(body)), None)
+    request = read_file(UploadedFile(read_start(_START, start := orjson.dumps(body)), start, None))
     return request.messages, request.unchecked
 
 

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini import uploads
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.request import read_request
-from gemini_proxy.gemini.uploads import Announced, TextTest, read_chunk, read_file, read_start, require_as_declared
+from gemini_proxy.gemini.request import GeminiRequest, read_request
+from gemini_proxy.gemini.uploads import (
+    Announced,
+    TextTest,
+    UploadedFile,
+    read_chunk,
+    read_start,
+    require_as_declared,
+)
 from gemini_proxy.guardrails.addresses import value_at
 
 START = {
@@ -21,6 +28,10 @@ START = {
     "x-goog-upload-header-content-type": "text/plain",
 }
 CALL = read_call("POST", "/v1beta/models/m:generateContent")
+
+
+def read_file(announced: Announced, data: bytes) -> GeminiRequest:
+    return uploads.read_file(UploadedFile(announced, b"", data))
 
 
 def announced(mime_type: str = "text/plain", **names: str) -> Announced:

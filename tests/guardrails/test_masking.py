@@ -1,5 +1,6 @@
 """Masking without a server: what goes upstream holds no value, and what comes back is what it was."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
+from gemini_proxy.gemini.uploads import Announced, UploadedFile
 from gemini_proxy.guardrails.masking import (
     CannotMask,
     FrameEditor,
@@ -22,7 +24,9 @@ from gemini_proxy.guardrails.masking import (
     RequestMasks,
     Restoring,
     mask_body,
+    mask_file,
     masked_values,
+    moved,
 )
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
@@ -291,6 +295,74 @@ def test_all_other_bytes_of_a_body_stay() -> None:
     assert mask_body(body, requested(EMAIL)) == body.replace(EMAIL.encode(), PLACEHOLDERS.of(EMAIL).encode())
     escaped = body.replace(b"@", b"\\u0040")
     assert mask_body(escaped, requested(EMAIL)) == mask_body(body, requested(EMAIL))
+
+
+def unmasked(data: bytes) -> bytes:
+    for value in VALUES:
+        data = data.replace(PLACEHOLDERS.of(value).encode(), value.encode())
+    return data
+
+
+def holds_a_value(*data: bytes) -> bool:
+    return any(value.encode() in some for value in VALUES for some in data)
+
+
+@given(st.sampled_from(["", "\ufeff"]), TEXTS, st.sampled_from(["\n", "\r\n", "\r"]), TEXTS)
+def test_a_file_of_text_goes_masked_and_else_as_it_is(mark: str, first: str, line_end: str, second: str) -> None:
+    """Byte for byte, announced by the size that it has then."""
+    data = f"{mark}{first}{line_end}{second}".encode()
+    start = orjson.dumps({"file": {"displayName": first, "size_bytes": len(data), "name": "files/a", "x": [second]}})
+    names = {"file.displayName": first, "file.name": "files/a", "file.x": second, "X-Goog-Upload-File-Name": second}
+    masked = mask_file(UploadedFile(Announced("text/plain", len(data), names), start, data), masks())
+    assert masked.data is not None
+    assert not holds_a_value(masked.data, masked.start, *(name.encode() for name in masked.announced.names.values()))
+    assert unmasked(masked.data) == data
+    said = orjson.loads(masked.start)["file"]
+    assert masked.announced.size == said["size_bytes"] == len(masked.data)
+    assert masked.announced.names.keys() >= {"X-Goog-Upload-File-Name", "file.name"} and said["name"] == "files/a"
+
+
+def system(text: str) -> dict[str, Any]:
+    return {"systemInstruction": {"parts": [{"text": text}]}}
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    """A file of requests: with values anywhere in them and beside them, and blank lines between."""
+    found = []
+    for text, other in draw(st.lists(st.tuples(TEXTS, TEXTS), max_size=3)):
+        request = {"contents": [{"role": "user", "parts": [{"text": text}]}], **system(other)}
+        line = {"key": draw(WORDS), "request": request, "metadata": {"of": other}}
+        found.append(json.dumps(line, ensure_ascii=draw(st.booleans())).encode())
+    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(found)
+
+
+@given(lines())
+def test_a_file_of_requests_goes_masked_line_by_line(data: bytes) -> None:
+    masked = mask_file(UploadedFile(Announced("jsonl", len(data), {}), b"", data), masks())
+    assert masked.data is not None and not holds_a_value(masked.data)
+    assert unmasked(masked.data) == data and masked.announced.size == len(masked.data)
+
+
+def test_a_document_is_not_changed() -> None:
+    """Other bytes of it say where its parts begin."""
+    with pytest.raises(CannotMask, match="document"):
+        mask_file(UploadedFile(Announced("application/pdf", 3, {}), b"", b"%PDF"), masks())
+    picture = UploadedFile(Announced("image/png", 3, {"X-Goog-Upload-File-Name": EMAIL}), b"", None)
+    assert mask_file(picture, masks()).announced == Announced(
+        "image/png", 3, {"X-Goog-Upload-File-Name": PLACEHOLDERS.of(EMAIL)}
+    )
+
+
+@given(TEXTS)
+def test_a_range_is_where_its_value_was(text: str) -> None:
+    """As if the text before each of its ends had been masked by itself."""
+    messages = [{"role": "user", "content": text}]
+    hidden = list(masks().hidden(text, 0))
+    ranges = [f"messages.0.content:{start}-{end}" for start, end, _ in hidden]
+    found = moved(violation(*ranges), masks(), messages).ranges
+    ends = [(len(masks().hide(text[:start])), len(masks().hide(text[:end]))) for start, end, _ in hidden]
+    assert found == tuple(f"messages.0.content:{start}-{end}" for start, end in ends)
 
 
 MESSAGES: list[dict[str, Any]] = [

@@ -18,7 +18,7 @@ from gemini_proxy.traces.trace import Outcome, Trace
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import DONE, completed, created, delta, interaction, sse, start, stop, text_step
 from tests.proxy.test_approvals import decide
-from tests.proxy.test_masking import EMAIL, PLACEHOLDER, TO_THE_MODEL
+from tests.proxy.test_masking import EMAIL, EVERYWHERE, PLACEHOLDER, TO_THE_MODEL
 from tests.server.test_uploads import BEGUN, KEPT, begin
 from tests.server.test_uploads import send as send_chunk
 from tests.support.live import asks, running_live, says, session, texts
@@ -40,8 +40,8 @@ Pieces = Callable[..., list[Step]]
 class Door:
     """One door in one form. ``body`` is a request that says a text, ``answer`` a response that says one.
 
-    ``repeats`` says that a response has text for rules, ``masks`` that values go masked, instead of being refused.
-    ``pieces`` are the steps of a stream whose text may leave before its end. ``remembered`` is what of it has an owner.
+    ``repeats`` says that a response has text for rules. ``pieces`` are the steps of a stream whose text may leave
+    before its end. ``remembered`` is what of it has an owner.
     """
 
     name: str
@@ -50,7 +50,6 @@ class Door:
     body: Body
     answer: Answer
     repeats: bool = True
-    masks: bool = True
     pieces: Pieces | None = None
     remembered: str = ""
     bearer: bool = False
@@ -212,7 +211,6 @@ DOORS = (
         batch,
         still({"name": "batches/b", "metadata": {"name": "batches/b", "state": "BATCH_STATE_PENDING"}}),
         repeats=False,
-        masks=False,
         remembered="batches",
     ),
     Door(
@@ -221,7 +219,6 @@ DOORS = (
         f"{MODELS}:predict",
         instances,
         lambda text: unary({"predictions": [{"prompt": text}]}),
-        masks=False,
     ),
     Door(
         "video",
@@ -230,7 +227,6 @@ DOORS = (
         instances,
         still({"name": "models/m/operations/o"}),
         repeats=False,
-        masks=False,
         remembered="operations",
     ),
     Door(
@@ -247,8 +243,54 @@ DOORS = (
 every_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: f"{door.name} {door.form}")
 
 
+@dataclass(frozen=True)
+class Read:
+    """What has come of a call to a door, as it is asked for later at ``path``. ``answer`` is what says a text then."""
+
+    name: str
+    form: str
+    begun: Door
+    path: str
+    answer: Answer
+
+
+def begun(name: str) -> Door:
+    return next(door for door in DOORS if door.name == name)
+
+
+def responses(text: str) -> Reply:
+    output = {"inlinedResponses": {"inlinedResponses": [{"response": candidate(text, "STOP")}]}}
+    return unary({"name": "batches/b", "done": True, "response": output})
+
+
+READS = (
+    Read("batches", "results", begun("batches"), "/v1beta/batches/b", responses),
+    Read(
+        "batches",
+        "results in a file",
+        begun("batches"),
+        "/v1beta/files/r:download?alt=media",
+        lambda text: Reply([orjson.dumps({"key": "k", "response": candidate(text, "STOP")}) + b"\n"]),
+    ),
+    Read(
+        "video",
+        "progress",
+        begun("video"),
+        "/v1beta/models/m/operations/o",
+        lambda text: unary({"name": "models/m/operations/o", "response": {"raiMediaFilteredReasons": [text]}}),
+    ),
+    Read(
+        "interactions",
+        "read again",
+        begun("interactions"),
+        "/v1/interactions/v1_abc",
+        lambda text: unary(interaction([text_step(text)])),
+    ),
+)
+"""What is asked for later, by a call that says nothing itself."""
+
 _ELSEWHERE = (
-    ("files", "uploaded", "request", "refused", "yes", "", "files"),
+    ("files", "uploaded", "request", "yes", "yes", "", "files"),
     ("live", "turns", "request, response", "refused", "yes", "yes", ""),
 )
 """Lines of the table whose doors have a test of their own, here or in test_live.py."""
@@ -264,13 +306,14 @@ def table() -> str:
                 f"`{door.name}`",
                 door.form,
                 "request, response" if door.repeats else "request",
-                "yes" if door.masks else "refused",
+                "yes",
                 "yes",
                 "yes" if door.pieces else "",
                 door.remembered,
             )
             for door in DOORS
         ),
+        *((f"`{read.name}`", read.form, "response", "yes", "yes", "", "") for read in READS),
         *((f"`{name}`", *rest) for name, *rest in _ELSEWHERE),
     ]
     return "\n".join(re.sub(" +", " ", f"| {' | '.join(line)} |") for line in lines)
@@ -365,9 +408,7 @@ async def test_a_door_does_what_every_door_does(
     ended(trace, Outcome.COMPLETED)
     assert [one["state"] for one in trace.metadata["approvals"]] == ["allowed"]
 
-    # Masked, or refused where a value could not come back.
-    reached = len(upstream.calls)
-
+    # Masked, and put back where the response repeats it.
     def repeats(call: Call) -> Reply:
         found = PLACEHOLDER.search(call.body.decode())
         return door.answer(found[0] if found else "none")
@@ -375,14 +416,10 @@ async def test_a_door_does_what_every_door_does(
     upstream.reply(repeats)
     status, body = await send(proxy, door, f"mail {EMAIL}")
     trace = await proxy.trace()
-    if door.masks:
-        assert status == 200 and (EMAIL in body or not door.repeats), body
-        assert EMAIL.encode() not in upstream.calls[-1].body and PLACEHOLDER.search(upstream.calls[-1].body.decode())
-        assert trace.metadata["coverage"]["masked_values"] == 1 and EMAIL not in str(trace.messages)
-        ended(trace, Outcome.COMPLETED)
-    else:
-        assert "mask" in body and len(upstream.calls) == reached, body
-        ended(trace, Outcome.REFUSED_REQUEST)
+    assert status == 200 and (EMAIL in body or not door.repeats), body
+    assert EMAIL.encode() not in upstream.calls[-1].body and PLACEHOLDER.search(upstream.calls[-1].body.decode())
+    assert trace.metadata["coverage"]["masked_values"] == 1 and EMAIL not in str(trace.messages)
+    ended(trace, Outcome.COMPLETED)
 
     # Refused after Gemini has answered.
     if door.repeats:
@@ -396,6 +433,43 @@ async def test_a_door_does_what_every_door_does(
 
     assert await counted(proxy) == expected
     nowhere(tmp_path, caplog.text, *said)
+
+
+@pytest.mark.parametrize("read", READS, ids=lambda read: f"{read.name} {read.form}")
+async def test_what_is_read_later_is_checked_like_any_response(
+    read: Read, start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy = await start_proxy(policy=POLICY, mask_policy=EVERYWHERE, ask_policy=ASK, guardrails={"ask_timeout": 10.0})
+    upstream.reply(read.begun.answer("begun"))
+    assert (await send(proxy, read.begun, "where"))[0] == 200
+
+    async def ask_for(text: str) -> tuple[int, str]:
+        upstream.reply(read.answer(text))
+        url, headers = proxy.url + read.path, read.begun.headers
+        async with aiohttp.request("GET", url, headers=headers) as response:
+            return response.status, await response.text()
+
+    [whole] = read.answer("Cork").steps
+    assert isinstance(whole, bytes) and await ask_for("Cork") == (200, whole.decode())
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.COMPLETED and "Cork" in str(trace.messages)
+
+    asking = asyncio.create_task(ask_for("of the merger"))
+    await decide(proxy, allow=True)
+    assert (await asking)[0] == 200
+
+    status, body = await ask_for(f"mail {EMAIL}")
+    assert status == 200 and EMAIL not in body and PLACEHOLDER.search(body)
+    trace = await proxy.trace()
+    assert trace.metadata["coverage"]["masked_values"] == 1 and EMAIL not in str(trace.messages)
+
+    status, refused = await ask_for("to Dublin")
+    assert status == 400 and "no Dublin" in refused
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.REFUSED_RESPONSE
+    points_at_dublin(trace)
+    assert await counted(proxy) == {"completed": 4, "refused_response": 1}
+    nowhere(tmp_path, caplog.text, refused, body)
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if door.pieces], ids=lambda door: f"{door.name} {door.form}")
@@ -426,7 +500,7 @@ async def test_windows_let_go_of_text_as_it_comes(
 async def test_files_do_what_every_door_does(
     start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bytes go as they are or not at all: what a rule masks is refused."""
+    """Bytes go as they are, masked or not at all."""
     proxy = await start_proxy(policy=POLICY, mask_policy=TO_THE_MODEL, ask_policy=ASK, guardrails={"ask_timeout": 10.0})
 
     async def upload(text: str) -> tuple[int, str]:
@@ -437,23 +511,26 @@ async def test_files_do_what_every_door_does(
             status, _, body = await send_chunk(client, url, text.encode())
             return status, body
 
-    said: list[str] = []
     status, body = await upload("Cork")
     assert (status, (await proxy.trace()).outcome) == (200, Outcome.COMPLETED)
-    for text, reason in (("to Dublin", "no Dublin"), (f"mail {EMAIL}", "mask")):
-        status, body = await upload(text)
-        assert status == 400 and reason in body
-        assert (await proxy.trace()).outcome is Outcome.REFUSED_REQUEST
-        said.append(body)
-        if reason == "no Dublin":
-            points_at_dublin(await proxy.trace())
+    status, body = await upload("to Dublin")
+    assert status == 400 and "no Dublin" in body
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.REFUSED_REQUEST
+    points_at_dublin(trace)
+    assert (await upload(f"mail {EMAIL}"))[0] == 200
+    trace = await proxy.trace()
+    assert trace.metadata["coverage"]["masked_values"] == 1 and EMAIL not in str(trace.messages)
+    start, chunk = upstream.calls[-2:]
+    assert PLACEHOLDER.fullmatch(chunk.body.decode().removeprefix("mail "))
+    assert start.headers["x-goog-upload-header-content-length"] == str(len(chunk.body))
     asking = asyncio.create_task(upload("of the merger"))
     await decide(proxy, allow=True)
     assert (await asking)[0] == 200
     trace = await proxy.trace()
     assert [one["state"] for one in trace.metadata["approvals"]] == ["allowed"]
-    assert await counted(proxy) == {"completed": 2, "refused_request": 2}
-    nowhere(tmp_path, caplog.text, *said)
+    assert await counted(proxy) == {"completed": 3, "refused_request": 1}
+    nowhere(tmp_path, caplog.text, body)
 
 
 async def test_live_sessions_do_what_every_door_does(

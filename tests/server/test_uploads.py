@@ -1,6 +1,7 @@
 """Uploads over plain HTTP: what hostile clients, broken connections and an odd upstream may do."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,39 @@ async def test_headers_of_uploads_begin_none_elsewhere(
     assert not [name for name in upstream.calls[0].headers if name.startswith("x-goog-upload-")]
 
 
+async def test_a_file_goes_masked_however_its_bytes_came(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """In pieces, some of them twice; the client is told how far it is in bytes of its own."""
+    proxy = await start_proxy(mask_policy=POLICY)
+    upstream.reply(BEGUN, KEPT)
+    data = "\ufeffin Dublin\r\nand Cork\r\né Dublin".encode()
+    _, url, _ = await begin(client, proxy, len(data), **{"x-goog-upload-file-name": "Dublin.txt"})
+    for start, end in ((0, 8), (4, 9), (9, 9), (9, 32)):
+        assert (await send(client, url, data[start:end], "upload", start))[:2] == (200, "active")
+    headers = {"x-goog-upload-command": "query"}
+    async with client.post(url, headers=headers) as response:
+        assert response.headers["x-goog-upload-size-received"] == "32"
+    assert (await send(client, url, data[30:], offset=30))[:2] == (200, "final")
+    start_call, chunk = upstream.calls
+    [placeholder] = set(re.findall(b"<MASKED_[0-9a-f]{10}>", chunk.body))
+    assert chunk.body == data.replace(b"Dublin", placeholder)
+    assert start_call.headers["x-goog-upload-header-content-length"] == str(len(chunk.body))
+    assert start_call.headers["x-goog-upload-file-name"] == f"{placeholder.decode()}.txt"
+    assert "Dublin" not in str((await proxy.trace()).messages)
+
+
 async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    """One client has a fourth of it, or one file: what others need to begin."""
+    other = {"x-goog-api-key": "AIzaAnother"}
     assert (await begin(client, proxy, 4097))[0] == 413
-    urls = [(await begin(client, proxy, 4096))[1] for _ in range(2)]
-    assert (await begin(client, proxy, 4096))[0] == 503
-    assert (await send(client, urls[0], b"", "cancel"))[:2] == (200, "cancelled")
-    assert (await begin(client, proxy, 4096))[0] == 200
+    _, url, _ = await begin(client, proxy, 4096)
+    status, _, text = await begin(client, proxy, 1)
+    assert (status, "one client may have 2048" in text) == (503, True)
+    assert (await begin(client, proxy, 4096, **other))[0] == 200
+    assert (await begin(client, proxy, 1, **{"x-goog-api-key": "AIzaThird"}))[0] == 503
+    assert (await send(client, url, b"", "cancel"))[:2] == (200, "cancelled")
+    assert [(await begin(client, proxy, 1024))[0] for _ in range(3)] == [200, 200, 503]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The wire of methods that take one JSON body and return one, in whose responses nothing is masked or put back."""
+"""The wire of methods that take one JSON body and return one, whose texts do not run on from one to the next."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from gemini_proxy.gemini.refusal import (
     sse_refusal,
 )
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.gemini.wire import Payload, ResponseReader
+from gemini_proxy.gemini.wire import Payload, ResponseReader, Run
 
 
 def _as_it_is(payload: Payload) -> Iterable[Payload]:
@@ -47,6 +47,32 @@ class BodyReader:
         raise AssertionError("no response of this door is a stream")
 
 
+def _nothing(path: Path) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPlaces:
+    """Where one body has its texts: every string is one by itself, but for those whose paths are opaque."""
+
+    opaque: Callable[[Path], bool] = _nothing
+
+    def texts(self, payload: Payload) -> Iterable[str]:
+        return ()
+
+    def run_of(self, path: Path, payload: Payload) -> Run | None:
+        return None if self.opaque(path) else (0, "text", path)
+
+    def ends(self, run: Run, payload: Payload) -> bool:
+        return True
+
+    def is_opaque(self, path: Path) -> bool:
+        return self.opaque(path)
+
+    def is_json(self, path: Path) -> bool:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class BodyWire:
     """``read`` reads a request's body, ``is_text`` says of a path in it whether the model reads that string as text.
@@ -57,7 +83,7 @@ class BodyWire:
     read: Callable[[ModelCall, bytes], GeminiRequest]
     is_text: Callable[[Path], bool]
     tell: Callable[[Payload], Iterable[Payload]] = _as_it_is
-    places: None = None
+    places: BodyPlaces = BodyPlaces()
     refuses_by_event: bool = False
 
     def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:

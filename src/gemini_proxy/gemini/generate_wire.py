@@ -30,6 +30,7 @@ _NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignatu
 """Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
 _BLOBS: Final = frozenset({"inlineData", "fileData"})
 _CONTENTS: Final = frozenset({"contents", "content", "systemInstruction"})
+_DESCRIBING: Final = frozenset({"functionDeclarations", "responseSchema", "responseJsonSchema"})
 _OPAQUE: Final = frozenset({"data", "thoughtSignature", "thought_signature"})
 
 
@@ -127,7 +128,10 @@ class GenerateWire:
         names = [camel_case(step) if isinstance(step, str) else step for step in path]
         at = next((index for index, step in enumerate(names) if step in _CONTENTS), None)
         if at is None:
-            return "functionDeclarations" in names and names[-1] == "description"
+            if names[-1:] == ["description"]:
+                return not _DESCRIBING.isdisjoint(names)
+            outer = all(step == "requests" or isinstance(step, int) for step in names[:-1])
+            return outer and names[-1:] in (["title"], ["displayName"])
         within = names[at + 1 :]
         if "parts" not in within:
             return False

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.body_wire import BodyWire
+from gemini_proxy.gemini.body_wire import BodyPlaces, BodyWire
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case
 from gemini_proxy.gemini.doors import Method
@@ -171,4 +171,8 @@ def _tell(payload: Payload) -> Iterable[Payload]:
     return (told,)
 
 
-PREDICTIONS: Final = BodyWire(_read, _is_text, _tell)
+def _is_media(path: Path) -> bool:
+    return isinstance(path[-1], str) and snake_case(path[-1]) in _BYTES
+
+
+PREDICTIONS: Final = BodyWire(_read, _is_text, _tell, BodyPlaces(_is_media))

@@ -6,9 +6,11 @@ names are read. What is declared as one and is the other is refused, for somebod
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import orjson
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.batches import MAX_REQUESTS, with_requests
@@ -32,7 +34,8 @@ _TYPE: Final = "x-goog-upload-header-content-type"
 _NAME: Final = "x-goog-upload-file-name"
 _HEADER_NAME: Final = "X-Goog-Upload-File-Name"
 _COMMANDS: Final = frozenset({"upload", "finalize", "upload, finalize", "query", "cancel"})
-_CONTROL: Final = frozenset({"mime_type", "mimeType", "size_bytes", "sizeBytes"})
+_SIZE: Final = frozenset({"size_bytes", "sizeBytes"})
+_CONTROL: Final = _SIZE | {"mime_type", "mimeType"}
 _MIME: Final = re.compile(r"[\w!#$&^.+-]{1,100}(?:/[\w!#$&^.+-]{1,100})?(?:\s*;[\x20-\x7e]{0,200})?", re.ASCII)
 _CHARSET: Final = re.compile(r";\s*charset\s*=\s*[\"']?(?!(?:utf-?8|us-ascii|ascii)[\"']?\s*(?:;|$))", re.IGNORECASE)
 """A character set in which the bytes say something else than in UTF-8."""
@@ -54,7 +57,58 @@ class Announced:
     @property
     def is_batch(self) -> bool:
         """True if it is declared to hold a request a line."""
-        return self.mime_type.partition(";")[0].strip().lower() in _LINES
+        return self._kind in _LINES
+
+    @property
+    def is_document(self) -> bool:
+        """True if more than its bytes' text may be read from it: a PDF may be all ASCII."""
+        return self._kind == "application/pdf"
+
+    @property
+    def _kind(self) -> str:
+        return self.mime_type.partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file whose bytes have all come: how it is announced, the ``start`` in JSON that says so, and its ``data``.
+
+    ``data`` is None for one that is no text.
+    """
+
+    announced: Announced
+    start: bytes
+    data: bytes | None
+
+    def changed(self, data: bytes | None, change: Callable[[str], str]) -> "UploadedFile":
+        """Return the file with other bytes, announced by their size and with ``change`` made to its names.
+
+        The name by which Gemini is to know the file stays.
+        """
+        size = self.announced.size if data is None else len(data)
+        start, names = self.start, dict(self.announced.names)
+        if start.strip():
+            root = read_object(start)
+            if isinstance(file := root.get("file"), Mapping):
+                file = {name: _changed_field(name, value, size, change) for name, value in file.items()}
+                start, names = orjson.dumps({**root, "file": file}), _names(file)
+        if _HEADER_NAME in self.announced.names:
+            names[_HEADER_NAME] = change(self.announced.names[_HEADER_NAME])
+        return UploadedFile(replace(self.announced, size=size, names=names), start, data)
+
+
+def _changed_field(name: str, value: Any, size: int, change: Callable[[str], str]) -> Any:
+    if name in _SIZE:
+        return str(size) if isinstance(value, str) else size
+    return value if name in _CONTROL or name == "name" else _changed(value, change)
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _changed(inner, change) for name, inner in value.items()}
+    return [_changed(inner, change) for inner in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +146,7 @@ def read_start(headers: Mapping[str, str], body: bytes) -> Announced:
     size = _same(headers.get(_LENGTH), field(file, "sizeBytes"), "size")
     if not size.isascii() or not size.isdigit() or len(size) > 15:
         raise BadRequest("The size of the file must be declared in X-Goog-Upload-Header-Content-Length")
-    names = {f"file.{name}": text for name, value in file.items() if name not in _CONTROL and (text := _text(value))}
+    names = _names(file)
     if headers.get(_NAME):
         names[_HEADER_NAME] = headers[_NAME]
     return Announced(mime_type, int(size), names)
@@ -139,23 +193,23 @@ def require_as_declared(announced: Announced, *, is_text: bool) -> None:
         raise BadRequest(f"The file is declared as {mime_type} and is not text in UTF-8; send it in UTF-8")
 
 
-def read_file(announced: Announced, data: bytes | None) -> GeminiRequest:
-    """Read a file as a request that brings it: its names, then its text. ``data`` is None for one that is no text.
+def _names(file: JsonObject) -> dict[str, str]:
+    return {f"file.{name}": text for name, value in file.items() if name not in _CONTROL and (text := _text(value))}
+
+
+def read_file(file: UploadedFile) -> GeminiRequest:
+    """Read a file as a request that brings it: its names, then its text.
 
     A file of a batch is read as the requests in it. Raises BadRequest for one whose lines are no requests.
     """
+    announced, data = file.announced, file.data
     named = [_user(text, field=name) for name, text in announced.names.items()]
     if data is None:
         return request_without_settings(named, [Unchecked("request.file", SEEN_BY_DIGEST)])
     if announced.is_batch:
         return with_requests(request_without_settings(named), _lines(data), _FAULT)
-    unread = [Unchecked("request.file", SEEN_BY_DIGEST)] if _is_document(announced) else []
+    unread = [Unchecked("request.file", SEEN_BY_DIGEST)] if announced.is_document else []
     return request_without_settings([*named, _user(data.decode("utf-8-sig"))], unread)
-
-
-def _is_document(announced: Announced) -> bool:
-    """Return whether more than its bytes' text may be read from a file: a PDF may be all ASCII."""
-    return announced.mime_type.partition(";")[0].strip().lower() == "application/pdf"
 
 
 def _user(text: str, **mark: str) -> Message:

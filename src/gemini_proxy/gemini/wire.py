@@ -98,13 +98,11 @@ class TextPlaces(Protocol):
 class Wire(Protocol):
     """One door's wire. It has no state: a response's is in the reader.
 
-    ``places`` is None for a wire in whose responses nothing can be masked or put back: then a request of which
-    something was masked is refused, and so is a response in which something is to be masked.
     ``refuses_by_event`` says what ``refusals.before_stream = "auto"`` means for a stream of which no byte has left.
     """
 
     @property
-    def places(self) -> TextPlaces | None: ...
+    def places(self) -> TextPlaces: ...
 
     @property
     def refuses_by_event(self) -> bool: ...

@@ -4,17 +4,20 @@ import hashlib
 import hmac
 import json
 import re
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal, Protocol
 
 import orjson
 
+from gemini_proxy.gemini.batches import is_text_of_request
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
-from gemini_proxy.gemini.json_edit import JsonString, StringEdit, edited, json_items, json_strings, without_items
+from gemini_proxy.gemini.json_edit import JsonString, Path, StringEdit, edited, json_items, json_strings, without_items
+from gemini_proxy.gemini.uploads import UploadedFile
 from gemini_proxy.gemini.wire import Run, TextPlaces, Wire
 from gemini_proxy.guardrails.addresses import message_of, renumbered, value_at, without_offsets
 from gemini_proxy.guardrails.verdict import Violation
@@ -313,44 +316,84 @@ def turn_of(content: int, contents: Sequence[int | None], messages: Sequence[Map
 
 def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
     """Return what ``moved`` does for a request, each of whose contents may have masks of its own, or be cut out."""
+    shifts: dict[str, _Shift] = {}
 
     def places(address: str) -> Iterator[str]:
         index = message_of(address)
         if index is None or index >= len(masks.contents):
-            yield _moved(address, masks.of(None), messages)
+            yield _moved(address, masks.of(None), messages, shifts)
         elif masks.contents[index] not in masks.dropped:
             before = sum(content in masks.dropped for content in masks.contents[:index])
-            yield renumbered(_moved(address, masks.of(masks.contents[index]), messages), -before)
+            yield renumbered(_moved(address, masks.of(masks.contents[index]), messages, shifts), -before)
 
     return replace(violation, ranges=tuple(place for address in violation.ranges for place in places(address)))
 
 
 def moved(violation: Violation, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> Violation:
     """Return a violation in ``messages`` as it stands once these are masked: its ranges are where values were."""
-    return replace(violation, ranges=tuple(_moved(address, masks, messages) for address in violation.ranges))
+    shifts: dict[str, _Shift] = {}
+    return replace(violation, ranges=tuple(_moved(address, masks, messages, shifts) for address in violation.ranges))
 
 
-def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> str:
+class _Shift:
+    """Where the characters of a text stand once it is masked. It is looked through once, however many are asked for."""
+
+    def __init__(self, text: str, masks: Masks) -> None:
+        self._ends, self._longer = [0], [0]
+        for start, end, placeholder in masks.hidden(text, 0):
+            self._ends.append(end)
+            self._longer.append(self._longer[-1] + len(placeholder) - (end - start))
+
+    def of(self, offset: int) -> int:
+        return offset + self._longer[bisect_right(self._ends, offset) - 1]
+
+
+def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]], shifts: dict[str, _Shift]) -> str:
     path, offsets = without_offsets(address)
     text = value_at(messages, path)
     if offsets is None or not isinstance(text, str):
         return address
-    start, end = (len(masks.hide(text[:offset])) for offset in offsets)
+    if path not in shifts:
+        shifts[path] = _Shift(text, masks)
+    start, end = map(shifts[path].of, offsets)
     return f"{path}:{start}-{end}"
 
 
 def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
     """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay."""
-    edits = [
-        StringEdit(string, start, end, text)
-        for string in json_strings(body)
-        if wire.is_request_text(string.path)
-        for start, end, text in masks.of(wire.content_of(string.path)).hidden(string.text, 0)
-    ]
-    body = edited(body, edits)
+    strings = (string for string in json_strings(body) if wire.is_request_text(string.path))
+    body = edited(body, _hiding(strings, lambda path: masks.of(wire.content_of(path))))
     if not masks.dropped:
         return body
     return without_items(body, {item.path for item in json_items(body) if wire.content_of(item.path) in masks.dropped})
+
+
+def mask_file(file: UploadedFile, masks: Masks) -> UploadedFile:
+    """Return an uploaded file masked: its names, and its text or that of the requests in it; all other bytes stay.
+
+    Raises CannotMask for a document, in which other bytes count those of its text.
+    """
+    data = file.data
+    if data is not None and file.announced.is_document:
+        raise CannotMask("a document cannot be changed")
+    if data is not None and file.announced.is_batch:
+        data = b"\n".join(_mask_line(line, masks) for line in data.split(b"\n"))
+    elif data is not None:
+        data = masks.hide(data.decode()).encode()
+    return file.changed(data, masks.hide)
+
+
+def _mask_line(line: bytes, masks: Masks) -> bytes:
+    strings = (string for string in json_strings(line) if is_text_of_request(string.path))
+    return edited(line, _hiding(strings, lambda path: masks))
+
+
+def _hiding(strings: Iterable[JsonString], masks_of: Callable[[Path], Masks]) -> list[StringEdit]:
+    return [
+        StringEdit(string, start, end, text)
+        for string in strings
+        for start, end, text in masks_of(string.path).hidden(string.text, 0)
+    ]
 
 
 def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.uploads import UploadedFile
 from gemini_proxy.gemini.upstream_fault import UpstreamFault
 from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
 from gemini_proxy.gemini.wires import wire_of
@@ -72,6 +73,7 @@ class Exchange:
     ``earlier`` is what the request's references stand for, and ``origins`` the ids of the traces of the exchanges that
     made it; ``made`` is what Gemini keeps of the exchange under a name.
     ``spans`` are what OpenTelemetry is told of it, None where that is off.
+    ``file`` is what an upload brings in the place of a body.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
@@ -96,6 +98,7 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     size: int = 0
+    file: UploadedFile | None = field(default=None, repr=False)
     request: GeminiRequest | None = None
     earlier: Mapping[Reference, Earlier] = field(default_factory=dict, repr=False)
     origins: tuple[str, ...] = ()

@@ -8,9 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.body_wire import BodyPlaces
+from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import strings_in
+from gemini_proxy.gemini.uploads import UploadedFile
 from gemini_proxy.gemini.wire import SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.masking import (
@@ -20,9 +24,11 @@ from gemini_proxy.guardrails.masking import (
     Masks,
     Placeholders,
     RequestMasks,
+    Restoring,
     evidence,
     is_history,
     mask_body,
+    mask_file,
     masked_values,
     may_hold_placeholder,
     placeholders_in,
@@ -136,7 +142,8 @@ class Masker:
 
     def may_recall(self, exchange: Exchange) -> bool:
         """Tell whether the request may hold placeholders of earlier exchanges, whose values are kept."""
-        if self._values is None or exchange.wire.places is None or not exchange.call.generates:
+        row = exchange.call.row
+        if self._values is None or not (exchange.call.generates or row.keeps):
             return False
         return bool(exchange.origins) or bool(exchange.body and may_hold_placeholder(exchange.body))
 
@@ -178,30 +185,39 @@ class Masker:
     async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
         """Return ``body``, the request's as it came, masked.
 
-        Raises CannotMask where no value could come back, and for a file, which is not changed.
+        Raises CannotMask where no value could come back, and for a call that only reads what Gemini keeps.
         """
         if not body:
-            raise CannotMask("a file goes as it is or not at all")
-        row = exchange.call.row
-        if masks.restorable is not None and (row.generates or row.keeps) and exchange.wire.places is None:
-            raise CannotMask("this door cannot put it back into the response")
+            raise CannotMask("it is in what Gemini keeps already")
         later = exchange.checked_request.settings.get("background") and self._values is None
         if masks.restorable is not None and later:
             raise CannotMask("the response comes later, where it cannot be put back")
         return await off_loop(len(body), mask_body, body, masks, exchange.wire)
+
+    async def mask_file(self, file: UploadedFile, masks: RequestMasks) -> UploadedFile:
+        """Return ``file``, as it came, masked. Raises CannotMask for one that cannot be changed."""
+        return await off_loop(len(file.data or b""), mask_file, file, masks.of(None))
+
+    def restore_names(self, masks: Masks, body: bytes) -> bytes:
+        """Return ``body``, which says what Gemini keeps, with values in the place of placeholders.
+
+        What is no JSON object is returned as it is.
+        """
+        editor = FrameEditor(WholeBodyFraming(), Restoring(masks), places=BodyPlaces())
+        try:
+            return editor.edit(body)
+        except DecodeError:
+            return body
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
 
         ``left`` is how many events have left before.
         """
-        places = exchange.wire.places
-        if places is None:
-            raise CannotMask("this door cannot mask a response")
         placeholders = self._placeholders(exchange, exchange.messages, violations)
         sent = exchange.masks.placeholders if exchange.masks else {}
         exchange.masks = Masks({**placeholders, **sent}, unsent=placeholders.keys() - sent.keys())
-        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=places)
+        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=exchange.wire.places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
         masked = await off_loop(len(body), editor.edit, opened + body)

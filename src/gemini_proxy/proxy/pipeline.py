@@ -198,10 +198,11 @@ class Pipeline:
         settings, request = self._guardrails, exchange.checked_request
         if exchange.masks is not None and settings.restore != "off":
             restoring = Restoring(exchange.masks)
-            places = exchange.wire.places
-            assert places is not None, "nothing is masked for a wire that cannot put it back"
             exchange.restoring = FrameEditor(
-                exchange.new_framing(), restoring, texts_only=settings.restore == "text", places=places
+                exchange.new_framing(),
+                restoring,
+                texts_only=settings.restore == "text",
+                places=exchange.wire.places,
             )
         # What may have to be masked must not have left before it is found.
         mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
@@ -269,6 +270,12 @@ class Pipeline:
         except TextViolated as violated:
             self._refuse_text(exchange, violated.verdicts)
             return stream.postpone()
+
+    def restored(self, exchange: Exchange, body: bytes) -> bytes:
+        """Return a response that no model wrote, such as the name of a cache, with the values that were masked."""
+        if exchange.masks is None or self._guardrails.restore == "off":
+            return body
+        return self._masker.restore_names(exchange.masks, body)
 
     async def send(self, exchange: Exchange, leaving: bytes) -> None:
         """Send the client what may leave; before the first of it the head, with the coverage so far."""
@@ -441,7 +448,8 @@ class Pipeline:
         violations = (await self._wait(exchange, "request", verdict)).violations
         exchange.checked_messages = exchange.message_count
         self._refuse_unread(exchange, "request", exchange.unchecked_content)
-        body, original, noted = exchange.body, exchange.checked_request.messages, list[Violation]()
+        body, file = exchange.body, exchange.file
+        original, noted = exchange.checked_request.messages, list[Violation]()
         masks, rounds = RequestMasks(), 0
         while violations:
             violations = await self._masker.healed(exchange, masks, violations)
@@ -454,7 +462,10 @@ class Pipeline:
                 break
             try:
                 masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
-                exchange.body = await self._masker.mask_request(exchange, body, masks)
+                if file is not None:
+                    exchange.file = await self._masker.mask_file(file, masks)
+                else:
+                    exchange.body = await self._masker.mask_request(exchange, body, masks)
             except CannotMask as error:
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
             rounds += 1

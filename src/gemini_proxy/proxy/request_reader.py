@@ -12,7 +12,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
 from gemini_proxy.gemini.earlier import after_earlier
 from gemini_proxy.gemini.request import GeminiRequest
-from gemini_proxy.gemini.uploads import Announced, read_file
+from gemini_proxy.gemini.uploads import UploadedFile, read_file
 from gemini_proxy.gemini.wires import passed_request, read_request
 from gemini_proxy.guardrails.header_policy import with_header
 from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
@@ -91,17 +91,12 @@ class RequestReader:
         exchange.request = await self._read(exchange)
         await self.follow_references(exchange)
 
-    async def read_file(self, exchange: Exchange, headers: Headers, announced: Announced, data: bytes | None) -> None:
-        """Read a file whose upload was begun with ``headers``. Raises as ``read`` does.
-
-        ``data`` is None for one that is no text.
-        """
+    async def read_file(self, exchange: Exchange, headers: Headers, file: UploadedFile) -> None:
+        """Read a file whose upload was begun with ``headers``. Raises as ``read`` does."""
         exchange.rules = await self.read_rules(exchange, headers)
         exchange.headers = upstream_headers(headers, exchange.credentials.gemini or "", self._forwarded)
-        if data is None or len(data) < _LARGE:
-            exchange.request = read_file(announced, data)
-        else:
-            exchange.request = await self._apart(exchange, read_file, announced, data)
+        exchange.file = file
+        exchange.request = await self._read(exchange)
         await self.follow_references(exchange)
 
     async def follow_references(self, exchange: Exchange) -> None:
@@ -132,7 +127,7 @@ class RequestReader:
         return rules
 
     async def read_again(self, exchange: Exchange) -> GeminiRequest:
-        """Return the request that the body, which has changed, holds now. Raises as ``read`` does."""
+        """Return the request that the body or file, which has changed, holds now. Raises as ``read`` does."""
         return after_earlier(await self._read(exchange), exchange.earlier)
 
     async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
@@ -156,7 +151,11 @@ class RequestReader:
             raise BadRequest(f"The header {HEADER_NAME} holds half a character (a lone surrogate)") from None
 
     async def _read(self, exchange: Exchange) -> GeminiRequest:
-        body = exchange.body
+        body, file = exchange.body, exchange.file
+        if file is not None:
+            if file.data is None or len(file.data) < _LARGE:
+                return read_file(file)
+            return await self._apart(exchange, read_file, file)
         if len(body) < _LARGE and body.count(b"{") + body.count(b"[") + body.count(b":") < _MANY:
             return read_request(exchange.call, body)
         return await self._apart(exchange, read_request, exchange.call, body)

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest, Conflict, PayloadTooLarge, Unavailable
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.uploads import Announced, TextTest
+from gemini_proxy.gemini.uploads import Announced, TextTest, UploadedFile
 from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.sections import Files
 
@@ -23,6 +23,8 @@ MOST_UPLOADS: Final = 1_000
 """Uploads under way in one process: each holds a descriptor."""
 MOST_OF_CLIENT: Final = 250
 """Uploads under way of one client in one process, so that others have room."""
+SHARE_OF_CLIENT: Final = 4
+"""One client may announce a fourth of what may be spooled, so that others have room; one file it may in any case."""
 _DIGITS: Final = 4
 """Of the number of a process."""
 _LOOK: Final = 30.0
@@ -88,17 +90,22 @@ class Uploads:
         announced: Announced,
     ) -> Upload:
         """Begin an upload. Raises PayloadTooLarge for a file over the limit, Unavailable where there is no room."""
-        settings = self._settings()
-        if announced.size > settings.max_bytes:
+        settings, size = self._settings(), announced.size
+        if size > settings.max_bytes:
             raise PayloadTooLarge(f"The file is over the limit of {settings.max_bytes} bytes (files.max_bytes)")
         held = sum(upload.announced.size for upload in self._uploads.values())
         most = settings.max_spooled_bytes // self._processes
-        of_client = sum(upload.client == client for upload in self._uploads.values())
-        if of_client >= MOST_OF_CLIENT:
+        own = [upload.announced.size for upload in self._uploads.values() if upload.client == client]
+        if len(own) >= MOST_OF_CLIENT:
             raise Unavailable(
-                f"You have {of_client} uploads under way, as many as one client may; end some of them first"
+                f"You have {len(own)} uploads under way, as many as one client may; end some of them first"
             )
-        if len(self._uploads) >= MOST_UPLOADS or (held and held + announced.size > most):
+        if own and sum(own) + size > most // SHARE_OF_CLIENT:
+            raise Unavailable(
+                f"With this file your uploads under way would have {sum(own) + size} bytes, and one client may have "
+                f"{most // SHARE_OF_CLIENT}; end some of them first"
+            )
+        if len(self._uploads) >= MOST_UPLOADS or (held and held + size > most):
             raise Unavailable("The server has as many uploads under way as it may; try again later")
         with _spooling():
             file = await asyncio.to_thread(_file, settings.folder)
@@ -180,6 +187,13 @@ class Uploads:
         with _spooling():
             return await asyncio.to_thread(_all, upload.file)
 
+    async def replace(self, upload: Upload, file: UploadedFile) -> Examined:
+        """Let a file, which has been masked, go upstream in the place of the one that came. Return what it is."""
+        upload.announced, upload.body = file.announced, file.start
+        if file.data is not None:
+            await self.take(upload, 0, _whole(file.data))
+        return await self.examine(upload)
+
     async def pieces(self, upload: Upload) -> AsyncIterator[tuple[int, bytes, bool]]:
         """Yield the bytes as chunks for the upstream: where each begins, and whether it is the last."""
         with _spooling():
@@ -229,6 +243,10 @@ def _spooling() -> Iterator[None]:
 
 def _file(folder: Path | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _cut(file: IO[bytes], offset: int) -> None:

@@ -49,6 +49,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
                 exchange.upstream_error = fault_in(body)
             elif exchange.call.method in _MAKING:
                 exchange.made += made_by(exchange.call, body)
+                body = pipeline.restored(exchange, body)
             await pipeline.answer(exchange, upstream, body)
     finally:
         upstream.close()

@@ -19,6 +19,7 @@ from gemini_proxy.gemini.uploads import (
     STATUS,
     UPLOAD_URL,
     Chunk,
+    UploadedFile,
     chunk_headers,
     read_chunk,
     read_start,
@@ -42,6 +43,7 @@ from gemini_proxy.server.app_keys import (
     GROUP,
     KEY_TAKEN,
     OWNER,
+    PIPELINE,
     SETUPS,
     UPLOAD,
     UPLOADS,
@@ -203,11 +205,14 @@ async def _finish(request: web.Request, upload: Upload) -> web.StreamResponse:
         data = await uploads.text(upload)
     exchange = Exchange(upload.call, upload.credentials, ClientResponse(request), upload.owner, upload.client)
     exchange.size = request.content_length or 0
+    file = UploadedFile(upload.announced, upload.body, data)
 
     async def send() -> None:
-        await _send(request, exchange, upload, examined)
+        assert exchange.file is not None
+        kept = examined if exchange.file is file else await uploads.replace(upload, exchange.file)
+        await _send(request, exchange, upload, kept)
 
-    read = partial(setup.reader.read_file, exchange, upload.headers, upload.announced, data)
+    read = partial(setup.reader.read_file, exchange, upload.headers, file)
     response = await run_exchange(request, exchange, setup, read, send)
     if not response.prepared:
         response.headers.setdefault(STATUS, "cancelled")
@@ -247,7 +252,7 @@ async def _answer(request: web.Request, exchange: Exchange, upstream: UpstreamRe
     body = await upstream.read(request.app[CONFIG].upstream.max_answer_bytes)
     if upstream.status >= 400:
         exchange.upstream_error = fault_in(body)
-    exchange.response.whole(upstream.status, upstream.headers, body)
+    exchange.response.whole(upstream.status, upstream.headers, request[PIPELINE].restored(exchange, body))
     return body
 
 
