@@ -338,6 +338,9 @@ class ResultsReader:
     ) -> bytes:
         raise AssertionError("no file is a stream")
 
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        raise AssertionError("no file is a stream")
+
 
 class BatchPlaces:
     """Where responses of a batch have their texts: those of one candidate run on from part to part."""
