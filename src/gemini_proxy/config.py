@@ -157,10 +157,12 @@ def child_environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy as read: its path as the configuration's user knows it, and its text."""
+    """A policy as read: its path as the configuration's user knows it, its text, and when the file was changed last (a
+    Unix time)."""
 
     path: str
     text: str
+    modified: float
 
 
 def load_config(file: Path | None = None) -> Config:
@@ -288,8 +290,16 @@ def read_policies(patterns: Sequence[str], folder: Path, key: str = "guardrails.
         if not paths:
             raise ConfigError(f'{key}: no file matches "{pattern}" in {folder}')
         for path in paths:
-            found[path] = PolicyFile(os.path.relpath(path, folder), _read_text(Path(path)))
+            found[path] = _read_policy(Path(path), os.path.relpath(path, folder))
     return tuple(found.values())
+
+
+def _read_policy(path: Path, name: str) -> PolicyFile:
+    text = _read_text(path)
+    try:
+        return PolicyFile(name, text, path.stat().st_mtime)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _read_text(path: Path) -> str:

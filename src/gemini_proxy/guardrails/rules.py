@@ -41,7 +41,8 @@ class Guardrail:
 
     ``block`` refuses, ``ask`` has a person decide, ``mask`` hides it from the model, ``log`` only annotates the trace.
     A rule of the policy may ask for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail
-    came with the request: its cost is borne by its sender alone.
+    came with the request: its cost is borne by its sender alone. ``modified`` is when its file was changed last (a Unix
+    time), None for one that has no file.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Guardrail:
     action: Action
     policy: Policy = field(repr=False)
     foreign: bool = False
+    modified: float | None = field(default=None, compare=False)
     actions: frozenset[Action] = field(init=False, repr=False, compare=False)
     """Every action that a violation of it may have."""
 
@@ -61,6 +63,11 @@ class Guardrail:
     def described(self) -> dict[str, str]:
         """The guardrail as annotations and refusals name it."""
         return {"id": self.id, "name": self.name, "content": self.policy.text, "action": self.action}
+
+    @property
+    def loaded(self) -> str:
+        """Return the guardrail as the audit log keeps that it was loaded: its action, and the SHA-256 of its text."""
+        return f"{self.action} {hashlib.sha256(self.policy.text.encode(errors='surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

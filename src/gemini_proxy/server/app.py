@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 
 from aiohttp import web
 
@@ -83,7 +81,7 @@ from gemini_proxy.traces.alerts.notebook import Notebook, Totals
 from gemini_proxy.traces.alerts.outbox import AlertOutbox, note_approval
 from gemini_proxy.traces.alerts.rules import AlertRule, Kind
 from gemini_proxy.traces.approvals import Approvals
-from gemini_proxy.traces.audit import AuditLog, Change
+from gemini_proxy.traces.audit import SETTINGS_LOADED, AuditLog, Change, this_server
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.errors import StoreError
@@ -363,9 +361,9 @@ class _Assembly:
         """Have the audit log tell of settings and policies that hold from now on, if they are others than before."""
         after = {
             "configuration": configuration_digest(config),
-            "policies": {rule.name: f"{rule.action} {_digest(rule.policy.text)}" for rule in rules.all},
+            "policies": {rule.name: rule.loaded for rule in rules.all},
         }
-        change = Change("settings.loaded", f"server {socket.gethostname()}", "gemini-proxy", after=after)
+        change = Change(SETTINGS_LOADED, this_server(), "gemini-proxy", after=after)
         try:
             await AuditLog(self._storage.database).append_new(change)
         except StoreError as error:
@@ -381,10 +379,6 @@ class _Assembly:
             self._ahead = self._tasks.spawn(remote.run(texts), "policies sent ahead")
         elif rules.logging:
             log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _settle_interpreter() -> None:

@@ -1,7 +1,7 @@
 """What a server is made of: a configuration and the policies that it names, read and compiled, or all that is wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemini_proxy.config import Config, ConfigError, PolicyFile, check_secrets, load_config, read_policies
@@ -103,7 +103,7 @@ def _compiled(files: Sequence[PolicyFile], action: Action, faults: list[Exceptio
     try:
         for file in files:
             try:
-                compiled.append(guardrail(file.path, file.text, action, asks=True))
+                compiled.append(replace(guardrail(file.path, file.text, action, asks=True), modified=file.modified))
             except PolicyError as error:
                 faults.append(error)
     except PluginError as error:

@@ -1,6 +1,7 @@
 """The audit log: who changed what judges exchanges, in an append-only table whose entries are chained by digests."""
 
 import hashlib
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from gemini_proxy.traces.redact import redact
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import audit_head, audit_log
 
+SETTINGS_LOADED: Final = "settings.loaded"
+"""The action of a server that has begun, or has loaded its settings again; ``after`` has its ``policies``."""
 UNKNOWN: Final = "unknown"
 """Who acted where a caller did not say."""
 FIRST: Final = "0" * 64
@@ -108,6 +111,11 @@ class AuditLog:
             query = query.where(audit_log.c.owner == owner)
         return await self._read(query)
 
+    async def newest(self, action: str, subject: str, limit: int) -> list[AuditEntry]:
+        """Return entries of one action and subject, the newest first."""
+        wanted = (audit_log.c.action == action, audit_log.c.subject == subject)
+        return await self._read(select(audit_log).where(*wanted).order_by(audit_log.c.seq.desc()).limit(limit))
+
     async def page(self, after: int) -> list[AuditEntry]:
         """Return the next entries after a number, in their order; none if there are no more."""
         return await self._read(select(audit_log).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(_PAGE))
@@ -179,6 +187,11 @@ def append(connection: Connection, change: Change) -> None:
     head = {"seq": entry.seq, "digest": digest}
     if not connection.execute(update(audit_head).values(head)).rowcount:
         connection.execute(insert(audit_head).values(id=1, **head))
+
+
+def this_server() -> str:
+    """Name this machine's server as the subject of an entry."""
+    return f"server {socket.gethostname()}"
 
 
 def _serialise(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """What policies have been: a version for each time that one was saved, switched or removed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,6 +59,17 @@ class PolicyVersions:
             query = query.where(c.number < before)
         query = query.order_by(c.number.desc()).limit(limit)
         return await self._database.read(lambda connection: list(map(_version, connection.execute(query).mappings())))
+
+    async def last_by(self, datasets: Collection[int]) -> dict[str, str]:
+        """Return who changed each policy of the datasets with these numbers last, by the policy's id."""
+        c = policy_versions.c
+        last = select(func.max(c.number)).where(c.policy == policies.c.id).correlate(policies).scalar_subquery()
+        query = (
+            select(c.policy, c.by)
+            .join(policies, (c.policy == policies.c.id) & (c.number == last))
+            .where(policies.c.dataset.in_(datasets))
+        )
+        return await self._database.read(lambda connection: {row.policy: row.by for row in connection.execute(query)})
 
     async def removed(self, dataset: Dataset) -> list[RemovedPolicy]:
         """Return the policies that were removed and whose versions are kept, the last one first."""

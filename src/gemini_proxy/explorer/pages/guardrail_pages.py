@@ -8,12 +8,23 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gemini_proxy.explorer.app_keys import DATASETS, FILE_RULES, GUARDRAILS, POLICIES, READ_DATABASE, TRACES
+from gemini_proxy.explorer.app_keys import (
+    AUDIT,
+    DATASETS,
+    FILE_RULES,
+    GUARDRAILS,
+    POLICIES,
+    POLICY_VERSIONS,
+    READ_DATABASE,
+    TRACES,
+)
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page
 from gemini_proxy.guardrails.rules import HEADER_NAME, Guardrail, GuardrailSet, nothing_checked
+from gemini_proxy.traces.audit import SETTINGS_LOADED, AuditLog, this_server
 from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.policies import StoredPolicy
+from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.search.listing import Listing, TraceCount, TraceQuery
 from gemini_proxy.traces.trace import Trace
 
@@ -23,17 +34,21 @@ _DATASETS: Final = 100
 """Datasets that are shown, those with the newest traces."""
 _COUNTED: Final = 60
 """Guardrails whose findings are counted, those of the files first."""
+_LOADS: Final = 100
+"""Changes of the settings that are looked through for the one that loaded a file as it is."""
 _TIMED, _SLOWEST = 100, 5
 """Newest exchanges among which the slowest checks are looked for, and how many of them are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileGuardrail:
-    """A guardrail of the policy files. ``replaced`` are the datasets in which it does not hold."""
+    """A guardrail of the policy files. ``replaced`` are the datasets in which it does not hold, ``since`` is when this
+    server loaded it as it is (a Unix time), None if that is not known."""
 
     guardrail: Guardrail
     replaced: tuple[Dataset, ...]
     hits: TraceCount | None
+    since: float | None
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -44,10 +59,11 @@ class FileGuardrail:
 
 @dataclass(frozen=True, slots=True)
 class DatasetGuardrail:
-    """A guardrail of a dataset."""
+    """A guardrail of a dataset. ``by`` is who changed it last, "" if the visitor may not know."""
 
     policy: StoredPolicy
     hits: TraceCount | None
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +98,13 @@ async def guardrails(visit: PageVisit) -> web.StreamResponse:
     datasets = (await visit.app[DATASETS].all(visit.user))[:_DATASETS]
     policies = {dataset.seq: await visit.app[POLICIES].of(dataset) for dataset in datasets}
     hits, slowest = await asyncio.gather(_hits(visit, datasets, files, policies), _slowest(visit, datasets))
-    views = [_view(dataset, policies[dataset.seq], files, hits) for dataset in datasets]
+    operates = visit.identity.role == "operator"
+    by = await visit.app[POLICY_VERSIONS].last_by(policies) if operates else {}
+    since = await _loaded_since(visit.app[AUDIT], files) if operates else {}
+    views = [_view(dataset, policies[dataset.seq], files, hits, by) for dataset in datasets]
     return await visit.show(
         "guardrails.html",
-        files=[_file(guardrail, datasets, policies, hits) for guardrail in files.all],
+        files=[_file(guardrail, datasets, policies, hits, since.get(guardrail.name)) for guardrail in files.all],
         views=views,
         more=max(0, len(await visit.app[DATASETS].all(visit.user)) - len(datasets)),
         nothing=nothing_checked(files, settings.engine),
@@ -131,6 +150,17 @@ async def _slowest(visit: PageVisit, datasets: Sequence[Dataset]) -> list[SlowCh
     return sorted(timed, key=lambda one: one.took, reverse=True)[:_SLOWEST]
 
 
+async def _loaded_since(audit: AuditLog, files: GuardrailSet) -> dict[str, float]:
+    """Return when this server loaded each guardrail of the files as it is now, by its name."""
+    since: dict[str, float] = {}
+    waiting = {guardrail.name: guardrail.loaded for guardrail in files.all}
+    for entry in await audit.newest(SETTINGS_LOADED, this_server(), _LOADS):
+        loaded = load(entry.details)["after"]["policies"]
+        waiting = {name: how for name, how in waiting.items() if loaded.get(name) == how}
+        since.update(dict.fromkeys(waiting, entry.at))
+    return since
+
+
 def _took(metadata: Mapping[str, Any]) -> float | None:
     coverage = metadata.get("coverage")
     took = coverage.get("milliseconds") if isinstance(coverage, Mapping) else None
@@ -142,17 +172,24 @@ def _file(
     datasets: Sequence[Dataset],
     policies: Mapping[int, Sequence[StoredPolicy]],
     hits: Mapping[Key, TraceCount],
+    since: float | None,
 ) -> FileGuardrail:
     replaced = tuple(
         dataset
         for dataset in datasets
         if any(policy.enabled and policy.action == guardrail.action for policy in policies[dataset.seq])
     )
-    return FileGuardrail(guardrail, replaced, hits.get((0, guardrail.name)))
+    return FileGuardrail(guardrail, replaced, hits.get((0, guardrail.name)), since)
 
 
 def _view(
-    dataset: Dataset, policies: Sequence[StoredPolicy], files: GuardrailSet, hits: Mapping[Key, TraceCount]
+    dataset: Dataset,
+    policies: Sequence[StoredPolicy],
+    files: GuardrailSet,
+    hits: Mapping[Key, TraceCount],
+    by: Mapping[str, str],
 ) -> DatasetChecks:
-    own = tuple(DatasetGuardrail(policy, hits.get((dataset.seq, policy.name))) for policy in policies)
+    own = tuple(
+        DatasetGuardrail(policy, hits.get((dataset.seq, policy.name)), by.get(policy.id, "")) for policy in policies
+    )
     return DatasetChecks(dataset, dataset_path(dataset), own, tuple(files_in_force(policies, files).all))
