@@ -4,8 +4,9 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -13,11 +14,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, POLICIES, SHADOWS, TRACES
+from gemini_proxy.explorer.app_keys import DATABASE, DATASETS, MASKED_VALUES, POLICIES, SHADOWS, TRACES
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import Conversation
 from gemini_proxy.traces.access import DEVELOPER
+from gemini_proxy.traces.masked_values import SENT, scope_of
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.shadows import Comparisons, Difference, KeptViolation, Results
 from gemini_proxy.traces.trace import Annotation, Outcome, annotations_for
@@ -25,6 +27,7 @@ from gemini_proxy.traces.visible import VISIBLE
 from tests.explorer.browsing import SECRETIVE, declare, mine, tool
 from tests.explorer.chromium import LOW_CONTRAST, Watch, chromium, executable, text_of
 from tests.explorer.markup import PAYLOADS, hostile
+from tests.proxy.test_kept_values import KEPT
 from tests.support.proxy import Proxy, prompt, proxy_before
 from tests.support.upstream import ScriptedUpstream, candidate, unary
 from tests.traces.samples import ANNOTATION, ensured
@@ -76,7 +79,7 @@ async def proxy() -> AsyncIterator[Proxy]:
     await upstream.start()
     upstream.reply(unary(candidate("It is a secret.", "STOP")))
     with tempfile.TemporaryDirectory() as folder:
-        async with proxy_before(upstream.url, Path(folder)) as running:
+        async with proxy_before(upstream.url, Path(folder), guardrails=KEPT) as running:
             yield running
     await upstream.stop()
 
@@ -238,6 +241,33 @@ async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> N
     await bare.get_by_role("button", name="Delete the rule").click()
     assert "No rules yet" in await bare.inner_text("main")
     await context.close()
+
+
+async def test_a_masked_value_is_shown_when_it_is_asked_for(proxy: Proxy, browser: Browser, watch: Watch) -> None:
+    """Without a script, on a phone as on a desk, in both schemes; what it holds is text, and it is gone afterwards."""
+    placeholder, lost, value = "<MASKED_0123456789>", "<EMAIL_ADDRESS_9876543210>", f"<b>{'a' * 120}</b>\n&\u202e"
+    values = proxy.app[MASKED_VALUES]()
+    assert values is not None
+    one = mine(f"It is {placeholder}, not {lost}")
+    one = replace(one, masked=values.sealed(scope_of(one), [(placeholder, SENT, value)]))
+    await proxy.app[TRACES].add([one])
+    sizes: list[tuple[Literal["light", "dark"], int]] = [("light", 1280), ("dark", 390)]
+    for scheme, width in sizes:
+        context = await browser.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 844}, java_script_enabled=scheme == "light"
+        )
+        opened = await context.new_page()
+        watch.on(opened)
+        await opened.goto(f"{proxy.url}/explorer/traces/{one.id}")
+        shown = opened.locator("#values li")
+        assert "not kept" in await shown.nth(1).inner_text() and "aaa" not in await text_of(opened)
+        await opened.get_by_role("button", name=f"Show the value of {placeholder}").click()
+        assert await shown.first.locator("output").inner_text() == value.translate(VISIBLE)
+        assert await opened.evaluate(LOW_CONTRAST) == []
+        assert await opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await opened.goto(f"{proxy.url}/explorer/traces/{one.id}")
+        assert "aaa" not in await text_of(opened)
+        await context.close()
 
 
 async def test_exactly_the_annotated_characters_are_highlighted(proxy: Proxy, page: Page) -> None:

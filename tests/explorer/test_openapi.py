@@ -104,6 +104,7 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("GET", "/trace/{trace_id}", None),
         ("GET", "/trace/{trace_id}/messages", None),
         ("POST", "/trace/{trace_id}/messages", {"messages": SAMPLE, "annotations": [note]}),
+        ("POST", "/trace/{trace_id}/value", {"placeholder": "<EMAIL_ADDRESS_0123456789>"}),
         ("GET", "/trace/{trace_id}/annotations", None),
         ("POST", "/trace/{trace_id}/annotate", note),
         ("POST", "/trace/{trace_id}/annotations/update", {"source": "me", "annotations": [note]}),
@@ -159,6 +160,7 @@ WRONG = [
     ("ApprovalDecision", {"decision": "maybe"}),
     ("ApprovalDecision", {"decision": "allow", "seconds": 0}),
     ("ApprovalDecision", {"decision": "deny", "reason": "x" * 1001}),
+    ("PlaceholderChoice", {"placeholder": "<EMAIL_ADDRESS>"}),
     ("AnnotationReplacement", {"source": "me"}),
     ("BatchCheck", {"messages": [], "policies": ["x"] * 101}),
 ]

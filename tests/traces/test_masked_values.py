@@ -4,21 +4,25 @@ import base64
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gemini_proxy.traces.audit import AuditLog
 from gemini_proxy.traces.database import connect
 from gemini_proxy.traces.datasets import Datasets
-from gemini_proxy.traces.masked_values import SAID, SENT, MaskedValues, ValueScope, forget_old_values
+from gemini_proxy.traces.masked_values import SAID, SENT, MaskedValues, Revealed, ValueScope, forget_old_values
+from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.store import TraceStore
-from gemini_proxy.traces.value_keys import KEY_BYTES, SealedValue, ValueKeys, ValueUnreadable, read_value_keys
+from gemini_proxy.traces.value_keys import KEY_BYTES, SealedValue, ValueKeys, read_value_keys
 from tests.traces.samples import execute, query, trace
 
 OLD, NEW = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
 EMAIL, OTHER = "ada.lovelace@example.com", "charles.babbage@example.org"
 PLACEHOLDER, HIDDEN, FOREIGN = "<EMAIL_ADDRESS_0123456789>", "<EMAIL_ADDRESS_9876543210>", "<EMAIL_ADDRESS_aaaaaaaaaa>"
 SCOPE = ValueScope("ann", "demo", ["conversation"])
+SHOWN = trace(owner="ann", metadata={"conversation": "conversation"})
 
 
 def values(store: TraceStore, *keys: bytes, days: int = 30, counts: Counter[str] | None = None) -> MaskedValues:
@@ -49,9 +53,22 @@ async def test_a_value_is_found_by_its_owner_dataset_and_conversation_alone(stor
         ValueScope("ann", "demo", []),
     ):
         assert not (await found.find(scope, asked)).sent
-        assert await found.reveal(scope, PLACEHOLDER) is None
-    assert await found.reveal(SCOPE, PLACEHOLDER) == EMAIL
-    assert await found.reveal(SCOPE, HIDDEN) == OTHER
+
+
+async def test_a_value_is_revealed_by_its_trace_and_the_audit_log_tells(store: TraceStore) -> None:
+    """Also one that the client has never had; a trace of another conversation reveals nothing."""
+    found = await kept(store)
+    assert await found.kept(SHOWN, [PLACEHOLDER, HIDDEN, FOREIGN]) == {PLACEHOLDER, HIDDEN}
+    assert await found.reveal(SHOWN, PLACEHOLDER, "eve") == Revealed(PLACEHOLDER, "read", EMAIL)
+    assert await found.reveal(SHOWN, HIDDEN, "eve") == Revealed(HIDDEN, "read", OTHER)
+    for other in (trace(owner="ann"), replace(SHOWN, owner="bob"), replace(SHOWN, dataset=None)):
+        assert await found.reveal(other, PLACEHOLDER, "eve") == Revealed(PLACEHOLDER, "not_kept")
+    entries = await AuditLog(store.database).of_action("value.read")
+    assert [(entry.by, entry.subject, entry.owner) for entry in entries] == [("eve", f"trace {SHOWN.id}", "ann")] * 2
+    assert [load(entry.details)["after"] for entry in entries] == [
+        {"placeholder": PLACEHOLDER},
+        {"placeholder": HIDDEN},
+    ]
 
 
 async def test_a_value_that_is_masked_again_stays_longer_and_is_one(store: TraceStore, database_url: str) -> None:
@@ -73,7 +90,7 @@ async def test_values_go_with_their_time_and_with_their_dataset(store: TraceStor
     assert demo is not None
     await Datasets(store.database).delete("ann", demo.id)
     assert len(await query(database_url, "SELECT 1 FROM masked_values")) == 3
-    assert await found.reveal(SCOPE, PLACEHOLDER) is None
+    assert not (await found.find(SCOPE)).sent
     await forget_old_values(store.database, time.time() + 31 * 86_400)
     assert await query(database_url, "SELECT 1 FROM masked_values") == []
 
@@ -82,13 +99,13 @@ async def test_a_value_past_its_time_is_not_found_before_it_is_deleted(store: Tr
     found = await kept(store)
     await execute(database_url, "UPDATE masked_values SET expires = 1")
     assert not (await found.find(SCOPE)).sent
-    assert await found.reveal(SCOPE, PLACEHOLDER) is None
+    assert (await found.reveal(SHOWN, PLACEHOLDER, "eve")).state == "not_kept"
 
 
 async def test_a_new_key_reads_what_the_older_one_wrote_and_takes_it_over(store: TraceStore, database_url: str) -> None:
     await kept(store, OLD)
     both = values(store, NEW, OLD)
-    assert await both.reveal(SCOPE, PLACEHOLDER) == EMAIL
+    assert (await both.reveal(SHOWN, PLACEHOLDER, "eve")).value == EMAIL
     assert (await both.seal_again(), await both.seal_again()) == (3, 0)
     assert {key for (key,) in await query(database_url, "SELECT key FROM masked_values")} == {ValueKeys([NEW]).first}
     alone = values(store, NEW)
@@ -103,16 +120,15 @@ async def test_what_cannot_be_read_is_nothing_and_counted(store: TraceStore, dat
     counts: Counter[str] = Counter()
     lost = values(store, NEW, counts=counts)
     assert not (await lost.find(SCOPE)).sent
-    with pytest.raises(ValueUnreadable, match="not configured"):
-        await lost.reveal(SCOPE, PLACEHOLDER)
+    assert await lost.reveal(SHOWN, PLACEHOLDER, "eve") == Revealed(PLACEHOLDER, "unreadable")
     assert counts == {"unreadable": 3}
     found = values(store, NEW, OLD, counts=counts)
     hidden = f"SELECT sealed FROM masked_values WHERE placeholder = '{HIDDEN}'"
     for change in (f"sealed = ({hidden})", f"placeholder = '{FOREIGN}'"):
         await execute(database_url, f"UPDATE masked_values SET {change} WHERE kind = 'sent'")
         assert not (await found.find(SCOPE)).sent
-        with pytest.raises(ValueUnreadable, match="not what was written"):
-            await found.reveal(SCOPE, PLACEHOLDER if "sealed" in change else FOREIGN)
+        asked = PLACEHOLDER if "sealed" in change else FOREIGN
+        assert (await found.reveal(SHOWN, asked, "eve")).state == "unreadable"
     # A value that the client never had does not become one that it sent.
     await execute(database_url, "DELETE FROM masked_values WHERE kind = 'sent'", "UPDATE masked_values SET kind='sent'")
     assert not (await found.find(SCOPE)).sent

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
@@ -18,15 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import excerpt_line, line, local_time, terminal
-from gemini_proxy.cli.with_store import with_store
-from gemini_proxy.sections import SMALLEST_DATABASE
+from gemini_proxy.cli.with_store import shell_user, with_store
+from gemini_proxy.sections import SMALLEST_DATABASE, value_keys
 from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges, leaves, segments
 from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.export import FORMATS
 from gemini_proxy.traces.headline import KEY_LENGTH
+from gemini_proxy.traces.masked_values import MaskedValues, Revealed
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
@@ -158,6 +161,38 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
         click.echo(dump(trace_json(trace)))
     else:
         print_trace(trace)
+
+
+@traces.command()
+@click.argument("trace_id", metavar="ID")
+@click.argument("placeholder")
+@click.option("--by", help="Who reads it; by default the user of this shell.")
+@click.pass_obj
+def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) -> None:
+    """Print the value behind a PLACEHOLDER of a trace. The audit log tells of it.
+
+    It needs guardrails.value_keys, which systemd gives to the service alone: set CREDENTIALS_DIRECTORY to the folder.
+    """
+    guardrails = settings.config.guardrails
+    keys = value_keys(guardrails)
+    if keys is None:
+        raise click.ClickException(f"no value can be read: {guardrails.kept_values}")
+
+    async def read(store: TraceStore) -> Revealed:
+        trace = await store.get(trace_id)
+        if trace is None:
+            raise click.ClickException(f"no trace begins with {trace_id}")
+        values = MaskedValues(store.database, keys, guardrails.value_days, Counter())
+        return await values.reveal(trace, placeholder, by or shell_user())
+
+    try:
+        found = with_store(settings.traces.database, read, opened=TraceStore.open)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if found.state != "read":
+        why = "kept under a key that is not configured, or was changed" if found.state == "unreadable" else "not kept"
+        raise click.ClickException(f"the value of {line(placeholder).plain} is {why}")
+    click.echo(found.value)
 
 
 @traces.command()

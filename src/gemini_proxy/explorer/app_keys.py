@@ -17,6 +17,7 @@ from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
+from gemini_proxy.traces.masked_values import MaskedValues
 from gemini_proxy.traces.pinned_tools import PinnedTools
 from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.policy_versions import PolicyVersions
@@ -47,6 +48,8 @@ POLICY_VERSIONS = web.AppKey("POLICY_VERSIONS", PolicyVersions)
 SHADOWS = web.AppKey("SHADOWS", Shadows)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 APPROVALS = web.AppKey("APPROVALS", Approvals)
+MASKED_VALUES: web.AppKey[Callable[[], MaskedValues | None]] = web.AppKey("MASKED_VALUES")
+"""What is kept of masked values, None where they are not kept."""
 AUDIT = web.AppKey("AUDIT", AuditLog)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for calls of the API. It never lets pass what it cannot check."""

@@ -174,6 +174,21 @@ def placeholders_in(text: str) -> set[str]:
     return found
 
 
+def placeholders_of_trace(document: bytes) -> list[str]:
+    """Return what stands in the JSON of a trace as placeholders do, each once, in order."""
+    return list(dict.fromkeys(match[0] for match in _PLACEHOLDER.finditer(document.decode())))
+
+
+def is_placeholder(text: str) -> bool:
+    """Tell whether a text looks as a placeholder does."""
+    return _PLACEHOLDER.fullmatch(text) is not None
+
+
+PLACEHOLDER: Final = rf"<[A-Z][A-Z0-9_]{{0,{_LONGEST_KIND - 1}}}_[0-9a-f]{{{_DIGITS}}}>"
+"""The form of a placeholder, as a regular expression."""
+_PLACEHOLDER: Final = re.compile(PLACEHOLDER)
+
+
 def _core(spelled: str) -> str:
     """Return a placeholder, or the beginning of one, in capitals and without what may stand around and within it."""
     return _AROUND.sub("", spelled).upper()

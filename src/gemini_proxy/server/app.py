@@ -13,7 +13,7 @@ from functools import partial
 from aiohttp import web
 
 from gemini_proxy.config import Config, configuration_digest
-from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, PRICES, READ_DATABASE
+from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, MASKED_VALUES, PRICES, READ_DATABASE
 from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
@@ -254,6 +254,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
             return setups.current.config.guardrails
 
         app[READ_DATABASE], app[LIMITS] = storage.read_database, lambda: _limits(app)
+        app[MASKED_VALUES] = lambda: setups.current.masked_values
         app[PRICES] = lambda: setups.current.config.prices
         set_up_explorer(
             app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails

@@ -10,14 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import Connection, Delete, Insert, Update, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gemini_proxy.traces.audit import AuditLog, Change
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.schema import masked_values
+from gemini_proxy.traces.trace import Trace
 from gemini_proxy.traces.value_keys import SealedValue, ValueKeys, ValueUnreadable
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ SENT: Final = "sent"
 """The kind of a value that the client has sent, and may have back."""
 SAID: Final = "said"
 """The kind of a value that was masked in what the model said: the client has never had it."""
+READ: Final = "value.read"
+"""The action in the audit log of somebody who has seen a value."""
 MOST_ASKED: Final = 1_000
 """Placeholders that are looked up at once, as many as an exchange may mask; and conversations that they may be of."""
 _MOST_ROWS: Final = 4 * MOST_ASKED
@@ -61,6 +65,18 @@ class KeptValues:
 
     sent: Mapping[str, str] = field(default_factory=dict)
     spellings: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+State = Literal["read", "not_kept", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What stands behind a placeholder. ``value`` is "" where it could not be read."""
+
+    placeholder: str
+    state: State
+    value: str = field(default="", repr=False)
 
 
 class MaskedValues:
@@ -103,21 +119,28 @@ class MaskedValues:
                 spellings[row.placeholder, row.kind] = text
         return KeptValues(sent, spellings)
 
-    async def reveal(self, scope: ValueScope, placeholder: str) -> str | None:
-        """Return the value behind a placeholder, also one that the client has never had; None if it is not kept.
+    async def kept(self, trace: Trace, placeholders: Collection[str]) -> frozenset[str]:
+        """Return those of a trace's placeholders whose values are kept."""
+        return frozenset(row.placeholder for row in await self._rows(scope_of(trace), placeholders) if _is_value(row))
 
-        Raises ValueUnreadable where it is kept and cannot be read.
+    async def reveal(self, trace: Trace, placeholder: str, by: str) -> Revealed:
+        """Return the value behind a placeholder of a trace, also one that the client has never had.
+
+        ``by`` is who reads it: nobody gets a value of which the audit log does not tell.
         """
-        unreadable: ValueUnreadable | None = None
-        for row in await self._rows(scope, [placeholder]):
-            if row.kind in (SENT, SAID):
-                try:
-                    return self._open(row)
-                except ValueUnreadable as error:
-                    unreadable = error
-        if unreadable is not None:
-            raise unreadable
-        return None
+        state: State = "not_kept"
+        for row in await self._rows(scope_of(trace), [placeholder]):
+            if not _is_value(row):
+                continue
+            try:
+                value = self._open(row)
+            except ValueUnreadable:
+                state = "unreadable"
+                continue
+            change = Change(READ, f"trace {trace.id}", by, trace.owner, after={"placeholder": placeholder})
+            await AuditLog(self._database).append(change)
+            return Revealed(placeholder, "read", value)
+        return Revealed(placeholder, state)
 
     async def seal_again(self) -> int:
         """Encrypt with the first key a bounded number of values that an older one encrypted. Return how many."""
@@ -171,6 +194,15 @@ class MaskedValues:
         except StoreError:
             self._counts["unavailable"] += 1
             raise
+
+
+def scope_of(trace: Trace) -> ValueScope:
+    """Return where the values behind the placeholders of a trace are kept."""
+    return ValueScope(trace.owner, trace.dataset, [str(trace.metadata.get("conversation") or ""), trace.id])
+
+
+def _is_value(row: SealedValue) -> bool:
+    return row.kind in (SENT, SAID)
 
 
 async def forget_old_values(database: Database, now: float) -> None:

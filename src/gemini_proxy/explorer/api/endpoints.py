@@ -121,10 +121,10 @@ class ApiCall:
         return most if len(text) > _DIGITS else min(int(text), most)
 
 
-def require_operator(identity: Identity) -> None:
-    """Raise Forbidden for a key that may not change rules, labels and pinned tools."""
+def require_operator(identity: Identity, does: str = "changes this") -> None:
+    """Raise Forbidden for a key that may not do what an operator ``does``: change what calls are checked with."""
     if identity.role != "operator":
-        raise Forbidden(f"This key has the role {identity.role}: only a key with the role operator changes this")
+        raise Forbidden(f"This key has the role {identity.role}: only a key with the role operator {does}")
 
 
 CallHandler = Callable[[ApiCall], Awaitable[object]]

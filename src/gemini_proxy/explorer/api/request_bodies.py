@@ -24,6 +24,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gemini_proxy.errors import BadRequest, NotFound
+from gemini_proxy.guardrails.masking import PLACEHOLDER
 from gemini_proxy.traces.annotation_bounds import MAX_ANNOTATIONS
 from gemini_proxy.traces.trace import Annotation
 
@@ -307,6 +308,14 @@ class ApprovalDecision(RequestBody):
     reason: Annotated[str, Field(max_length=MAX_REASON), _WITHOUT_NUL] | None = None
     seconds: Annotated[int, Field(ge=1, le=MAX_ALLOWED_SECONDS)] | None = None
     conversation: bool = False
+
+
+class PlaceholderChoice(RequestBody):
+    """The placeholder of which the value is wanted."""
+
+    messages_of_faults = {"placeholder": "placeholder must be one such as <EMAIL_ADDRESS_7f3a9c0b12>"}
+
+    placeholder: Annotated[str, Field(pattern=f"^{PLACEHOLDER}$")]
 
 
 class GuardrailReference(RequestBody):

@@ -261,6 +261,17 @@ class ApprovalView(TypedDict):
     for_conversation: bool
 
 
+class MaskedValueView(TypedDict):
+    """The value behind a placeholder, null unless it could be ``read``.
+
+    It is ``not_kept`` if this server has none, or not any more, and ``unreadable`` if its key is not there.
+    """
+
+    placeholder: str
+    state: Literal["read", "not_kept", "unreadable"]
+    value: str | None
+
+
 class PushView(TypedDict):
     """The ids of the pushed traces, in their order."""
 

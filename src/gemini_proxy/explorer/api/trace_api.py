@@ -8,17 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from aiohttp import web
+
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.dataset_api import dataset_by_id, dataset_by_name
-from gemini_proxy.explorer.api.endpoints import ApiCall, document_response
+from gemini_proxy.explorer.api.endpoints import ApiCall, document_response, require_operator
 from gemini_proxy.explorer.api.request_bodies import (
     AnnotationCreation,
     AnnotationReplacement,
     MessageAppend,
+    PlaceholderChoice,
     read_annotations,
 )
 from gemini_proxy.explorer.api.response_bodies import (
     AnnotationView,
+    MaskedValueView,
     ReplacedView,
     SuccessView,
     TraceOutlineView,
@@ -26,13 +30,16 @@ from gemini_proxy.explorer.api.response_bodies import (
     trace_head_view,
     trace_outline_view,
 )
-from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, TRACES
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, MASKED_VALUES, TRACES
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
+from gemini_proxy.traces.keys import Identity
+from gemini_proxy.traces.masked_values import Revealed
 from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.trace import Annotation, Trace
 
 NO_TRACE: Final = "Trace not found"
+SEES_VALUES: Final = "sees masked values"
 MAX_TRACES_LISTED: Final = 1_000
 MAX_MESSAGES: Final = 100_000
 """Messages of one trace: whoever looks at it reads them all."""
@@ -70,6 +77,27 @@ async def show_messages(call: ApiCall) -> object:
     if messages is None:
         raise NotFound(NO_TRACE)
     return document_response(messages)
+
+
+async def reveal_value(call: ApiCall) -> MaskedValueView:
+    """Show the value behind a placeholder of a trace, to a key with the role operator. The audit log tells of it."""
+    require_operator(call.identity, SEES_VALUES)
+    trace_id, placeholder = call.id("trace_id", NO_TRACE), (await call.body(PlaceholderChoice)).placeholder
+    stored = await call.app[CATALOGUE].stored(call.user, trace_id)
+    if stored is None:
+        raise NotFound(NO_TRACE)
+    found = await reveal(call.app, stored.trace, placeholder, call.identity)
+    value = found.value if found.state == "read" else None
+    return {"placeholder": found.placeholder, "state": found.state, "value": value}
+
+
+async def reveal(app: web.Application, trace: Trace, placeholder: str, identity: Identity) -> Revealed:
+    """Return the value behind a placeholder of a trace. Raise Forbidden for everyone but an operator."""
+    require_operator(identity, SEES_VALUES)
+    values = app[MASKED_VALUES]()
+    if values is None:
+        return Revealed(placeholder, "not_kept")
+    return await values.reveal(trace, placeholder, identity.named)
 
 
 async def append_messages(call: ApiCall) -> SuccessView:

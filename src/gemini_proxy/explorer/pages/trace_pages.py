@@ -7,7 +7,8 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound
-from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, READ_DATABASE, SHADOWS
+from gemini_proxy.explorer.api.trace_api import reveal
+from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, MASKED_VALUES, READ_DATABASE, SHADOWS
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.markdown_text import MarkdownTexts
@@ -15,11 +16,13 @@ from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.stored import StoredMessages
 from gemini_proxy.explorer.pages.trace_copies import MAX_COPIED, curl_command, policy_case
 from gemini_proxy.explorer.pages.trace_facts import facts
+from gemini_proxy.guardrails.masking import is_placeholder, placeholders_of_trace
 from gemini_proxy.http.browser_guard import BROWSER_HEADERS
 from gemini_proxy.http.large_responses import bytes_response
 from gemini_proxy.traces.annotation_ranges import AnnotationRanges
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import UNNAMED, Dataset
+from gemini_proxy.traces.masked_values import Revealed
 from gemini_proxy.traces.rows import load, with_messages
 from gemini_proxy.traces.search.listing import Listing
 from gemini_proxy.traces.trace import Annotation, trace_json
@@ -27,6 +30,8 @@ from gemini_proxy.traces.trace import Annotation, trace_json
 PERSON: Final = "person:"
 """What the source of a note begins with, before the name of the user who wrote it."""
 LABEL: Final = "label"
+MASKED_SHOWN: Final = 100
+"""Placeholders of a trace that are listed."""
 MAX_NOTE: Final = 2_000
 """Characters of a note."""
 NO_TRACE: Final = "There is no such trace"
@@ -41,7 +46,22 @@ _RAW: Final = {
 @page
 async def trace(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as a conversation."""
-    stored = await _stored(visit)
+    return await _show(visit, await _stored(visit))
+
+
+@page
+async def reveal_value(visit: PageVisit) -> web.StreamResponse:
+    """Show one trace with the value behind one of its placeholders, to a key with the role operator.
+
+    It is shown in the response to the form alone: no address leads to it, so no browser fetches it by itself.
+    """
+    stored, placeholder = await _stored(visit), (await visit.form()).get("placeholder", "")
+    if not is_placeholder(placeholder):
+        raise BadRequest("A placeholder is one such as <EMAIL_ADDRESS_7f3a9c0b12>")
+    return await _show(visit, stored, await reveal(visit.app, stored.trace, placeholder, visit.identity))
+
+
+async def _show(visit: PageVisit, stored: StoredTrace, revealed: Revealed | None = None) -> web.Response:
     shown, dataset = stored.trace, await _dataset(visit, stored)
     neighbours = await Listing(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
@@ -62,7 +82,19 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
         person=PERSON,
         longest_note=MAX_NOTE,
         copied=len(stored.messages) <= MAX_COPIED,
+        masked=await _masked(visit, stored),
+        revealed=revealed,
     )
+
+
+async def _masked(visit: PageVisit, stored: StoredTrace) -> list[tuple[str, bool]]:
+    """Return the placeholders in a trace for who may see their values, each with whether its value is kept."""
+    if visit.identity.role != "operator":
+        return []
+    found = (await asyncio.to_thread(placeholders_of_trace, stored.messages))[:MASKED_SHOWN]
+    values = visit.app[MASKED_VALUES]()
+    kept = await values.kept(stored.trace, found) if values is not None and found else frozenset[str]()
+    return [(placeholder, placeholder in kept) for placeholder in found]
 
 
 @page
