@@ -16,6 +16,7 @@
 #                                  under pinned-tools.gr, in .venv-agentdojo; SUITES names others, ARGS=--direct checks without the proxy
 #   make bench-peers               LiteLLM's proxy beside this one, in .venv-peers: what each costs, and where a key passes it
 #   make clients                   real clients before the proxy, as a table; installs them in .venv-clients (two gigabytes)
+#   make grammar                   the TextMate grammar in editors/, from the words of the compiler
 #   make vendor                    the third-party scripts of the pages, from npm's packages; needs Node
 #   make docs pictures             the documentation as a site, in build/site; its pictures, from the running demo
 #   make oracle                    the stock policy engine in .venv-oracle, for the differential tests
@@ -32,7 +33,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-live bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients vendor docs pictures oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-live bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients grammar vendor docs pictures oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -60,6 +61,9 @@ fields: $(VENV)/.installed-dev
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+grammar: $(VENV)/.installed
+	$(BIN)/python editors/make.py
 
 # The packages go into a temporary folder. Versions are in vendor/package.json; a new one also needs its package-lock.json:
 # npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
