@@ -192,3 +192,22 @@ def test_values_come_back_wherever_a_placeholder_is_cut(cut: int) -> None:
     assert "".join(one["content"]["text"] for one in deltas[1:3]) == expected
     assert orjson.loads("".join(one["arguments"] for one in deltas[3:])) == {"a": value, "b": 1}
     assert found[-1]["interaction"]["steps"][0]["content"][0]["text"] == expected
+
+
+async def test_a_chain_is_one_conversation(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """By the name that its first request gave, or else by how it began; what is read again is in it too."""
+    proxy = await start_proxy()
+    found: list[Any] = []
+    for first, headers in (("v1_a", {"x-gemini-proxy-conversation": "mine"}), ("v1_c", {})):
+        chain = [(first, body(), headers), (f"{first}b", body(input="and?", previous_interaction_id=first), {})]
+        for name, sent, more in chain:
+            upstream.reply(Reply([orjson.dumps({**interaction([text_step(name)]), "id": name})]))
+            async with client.post(address(proxy), json=sent, headers=more) as response:
+                assert response.status == 200
+            found.append((await proxy.trace()).metadata["conversation"])
+        async with client.get(f"{address(proxy)}/{first}b") as response:
+            assert response.status == 200
+        found.append((await proxy.trace()).metadata["conversation"])
+    assert found[:3] == ["mine"] * 3 and found[3] and found[3:] == [found[3]] * 3

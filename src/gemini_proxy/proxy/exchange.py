@@ -69,7 +69,8 @@ class Made:
 class Exchange:
     """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
 
-    ``conversation`` is the client's own name for the conversation, "" where it gives none.
+    ``conversation`` is the client's own name for the conversation, or that of the interaction which the request goes on
+    with; "" where neither is known.
     ``earlier`` is what the request's references stand for, and ``origins`` the ids of the traces of the exchanges that
     made it; ``made`` is what Gemini keeps of the exchange under a name.
     ``spans`` are what OpenTelemetry is told of it, None where that is off.

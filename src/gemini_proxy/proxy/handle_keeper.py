@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -47,7 +47,7 @@ class HandleKeeper:
         return self.holder(exchange.credentials, exchange.owner)
 
     async def bring_back(self, exchange: Exchange) -> Mapping[Reference, Earlier]:
-        """Return what is known of the references in an exchange's request.
+        """Return what is known of the references in an exchange's request, which joins an interaction's conversation.
 
         Raises NotFound for one that is another user's or was refused, Unavailable where that cannot be told, BadRequest
         for a request with more references than are looked up.
@@ -80,6 +80,7 @@ class HandleKeeper:
                 raise ForeignHandle
             recalled = await self._handles.recall([*known.values()])
             exchange.origins = tuple(dict.fromkeys(handle.trace for handle in known.values() if handle.trace))
+            exchange.conversation = exchange.conversation or _conversation(known.values(), recalled)
         except ForeignHandle:
             raise NotFound("The request names a cache, file, operation or interaction that does not exist") from None
         except StoreError:
@@ -142,6 +143,12 @@ class HandleKeeper:
             )
             with _not_kept():
                 await self._handles.remember(handle)
+
+
+def _conversation(handles: Iterable[Handle], recalled: Mapping[str, Recalled]) -> str:
+    """Return the conversation of the interaction that a request goes on with, "" if it goes on with none."""
+    traces = [handle.trace for handle in handles if handle.kind is Kind.INTERACTION]
+    return next((recalled[trace].conversation for trace in traces if trace in recalled), "")
 
 
 def _no_such(name: str) -> NotFound:

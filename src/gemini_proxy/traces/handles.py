@@ -80,10 +80,14 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The messages of a handle, and what no rule could read of them: addresses and reasons."""
+    """The messages of a handle, and what no rule could read of them: addresses and reasons.
+
+    ``conversation`` is the one that the exchange which made it belongs to, "" if that is not known.
+    """
 
     messages: tuple[dict[str, Any], ...]
     unread: tuple[tuple[str, str], ...]
+    conversation: str = ""
 
 
 class ForeignHandle(Exception):
@@ -194,7 +198,11 @@ def _recall(connection: Connection, owner: str, ids: Sequence[str]) -> dict[str,
             left -= size
     query = whole_traces().where(traces.c.id.in_(kept), datasets.c.owner == owner)
     found = connection.execute(query).mappings() if kept else ()
-    return {row["id"]: Recalled(tuple(load(row["messages"])), _unread(load(row["metadata"]))) for row in found}
+    return {row["id"]: _recalled(load(row["messages"]), load(row["metadata"])) for row in found}
+
+
+def _recalled(messages: Sequence[dict[str, Any]], metadata: Mapping[str, Any]) -> Recalled:
+    return Recalled(tuple(messages), _unread(metadata), metadata.get("conversation") or "")
 
 
 def _unread(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
