@@ -226,8 +226,8 @@ def test_in_window_text_that_violates_is_named_by_its_candidate_and_leaves_nothi
     assert windowed.feed(events[0] + events[1]) == b""
     with pytest.raises(TextViolated) as violated:
         windowed.feed(events[2] + events[3])
-    ((index, verdict),) = violated.value.verdicts
-    assert (index, [violation.ranges for violation in verdict.violations]) == (1, [("messages.1.content:8-17",)])
+    ((index, violation),) = violated.value.violations
+    assert (index, violation.ranges) == (1, ("messages.1.content:8-17",))
     assert windowed.stream.take() == b""
 
 

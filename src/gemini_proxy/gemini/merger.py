@@ -73,12 +73,15 @@ class Merger:
         before = fields.size
         self.carried_call = False
         for key, value in payload.items():
-            if value is not None:
+            if value is None:
+                continue
+            if key == "candidates":
+                self._add_candidates(value)
+            elif fields.last.get(key) != value:
                 read = _READERS.get(key)
                 if read is not None:
                     read(self, value)
-                if key != "candidates" and fields.last.get(key) != value:
-                    fields.add(key, value)
+                fields.add(key, value)
         if self._deltas is not None and fields.size != before:
             self._deltas.append(Delta(_RESPONSE, None))
 
@@ -130,7 +133,6 @@ class Merger:
 
 
 _READERS: dict[str, Callable[[Merger, Any], None]] = {
-    "candidates": Merger._add_candidates,
     "usageMetadata": Merger._set_usage,
     "usage_metadata": Merger._set_usage,
     "modelVersion": Merger._set_model_version,
@@ -143,7 +145,7 @@ _READERS: dict[str, Callable[[Merger, Any], None]] = {
     "continuationToken": Merger._see_token,
     "continuation_token": Merger._see_token,
 }
-"""Fields that are more than their text."""
+"""Fields that are more than their text, beside the candidates."""
 
 
 def _blocks(feedback: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from gemini_proxy.gemini.call_links import CallPlace, answered_calls
 from gemini_proxy.guardrails.rules import Guardrail
-from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.policy import CompiledRule, Conversation, FoundNeeds, OpenTurn, Place, Prefilter
 
 
@@ -108,8 +108,8 @@ class GuardSession(Protocol):
         """Begin the run of text at ``place`` in an open turn."""
         ...
 
-    def check(self, turn: OpenTurn, text: str) -> Verdict:
-        """Judge ``text``, which goes on from the turn's run. Addresses are those of the whole text."""
+    def check(self, turn: OpenTurn, text: str) -> Sequence[Violation]:
+        """Return violations of ``text``, which goes on from the turn's run. Their addresses are in the whole text."""
         ...
 
     def settle(self) -> None:

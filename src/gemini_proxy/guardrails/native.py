@@ -227,17 +227,15 @@ class NativeSession:
     def begin(self, turn: OpenTurn, place: Place) -> None:
         self._session.begin(turn, place)
 
-    def check(self, turn: OpenTurn, text: str) -> Verdict:
-        started = time.perf_counter()
+    def check(self, turn: OpenTurn, text: str) -> Sequence[Violation]:
         by_policy = self._session.check(turn, text, self._budget)
-        violations: tuple[Violation, ...] = ()
-        if any(by_policy):
-            violations = tuple(
-                Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
-                for guardrail, certain in zip(self._guardrails, by_policy, strict=True)
-                for violation in certain
-            )
-        return Verdict(violations, (time.perf_counter() - started) * 1000)
+        if not any(by_policy):
+            return ()
+        return [
+            Violation(violation.args, violation.kwargs, violation.ranges, guardrail, stays=True)
+            for guardrail, certain in zip(self._guardrails, by_policy, strict=True)
+            for violation in certain
+        ]
 
     def settle(self) -> None:
         self._session.settle()

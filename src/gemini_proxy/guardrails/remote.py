@@ -20,7 +20,7 @@ from gemini_proxy.gemini.call_links import with_ids
 from gemini_proxy.guardrails.engine import Check, GuardSession
 from gemini_proxy.guardrails.remote_responses import ServiceResponse, read_loaded, read_verdict
 from gemini_proxy.guardrails.service_client import bounded, encoded, in_pieces, service_headers, service_session
-from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.policy import OpenTurn, Place
 
 log = logging.getLogger(__name__)
@@ -155,8 +155,8 @@ class _EndOnly:
     def begin(self, turn: OpenTurn, place: Place) -> None:
         """Do nothing: nothing is judged before the end."""
 
-    def check(self, turn: OpenTurn, text: str) -> Verdict:
-        return Verdict()
+    def check(self, turn: OpenTurn, text: str) -> Sequence[Violation]:
+        return ()
 
     def settle(self) -> None:
         """Do nothing: nothing is judged before the end."""

@@ -14,18 +14,18 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.wire import ResponseReader
 from gemini_proxy.guardrails.engine import GuardSession
 from gemini_proxy.guardrails.response_messages import CandidateMessages, for_rules
-from gemini_proxy.guardrails.verdict import Verdict
+from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import OpenTurn, Place
 
 StreamCheck = Literal["final", "window", "hold"]
 
 
 class TextViolated(Exception):
-    """New text has violations that no more text can undo. ``verdicts`` has them by candidate."""
+    """New text has ``violations`` that no more text can undo, each with the index of its candidate."""
 
-    def __init__(self, verdicts: Sequence[tuple[int, Verdict]]) -> None:
+    def __init__(self, violations: Sequence[tuple[int, Violation]]) -> None:
         super().__init__("text of the response has violations")
-        self.verdicts = verdicts
+        self.violations = violations
 
 
 @dataclass(slots=True)
@@ -276,7 +276,7 @@ class ResponseStream:
         """Follow the text of an event that has been merged."""
         part = self._reader.carried_call
         self._part_waits = self._part_waits or part
-        ends: dict[tuple[int, bool], _End] = {}
+        ends: list[_End] = []
         for number, text, thought, fresh in self._deltas:
             if text is None:
                 part = self._part_waits = True
@@ -287,27 +287,25 @@ class ResponseStream:
             if text and not (thought and self._thoughts == "skip"):
                 candidate.all += len(text)
                 candidate.text += 0 if thought else len(text)
-                ends[number, thought] = _End(candidate, thought, candidate.all if thought else candidate.text)
+                ends.append(_End(candidate, thought, candidate.all if thought else candidate.text))
             piece = candidate.piece
             if piece is None or fresh or piece.thought is not thought:
                 piece = candidate.piece = _NewText(number, candidate, thought, fresh, [])
                 self._pieces.append(piece)
             piece.texts.append(text)
         self._deltas.clear()
-        return _PendingEvent(raw, part, self._ending, tuple(ends.values()))
+        return _PendingEvent(raw, part, self._ending, ends)
 
     def _judge_texts(self, session: GuardSession) -> None:
         """Judge the text that has come since the last time; what has passed may leave. Raises TextViolated."""
-        verdicts = []
+        violations: list[tuple[int, Violation]] = []
         for number, candidate, thought, fresh, texts in self._take_pieces():
             _begin(session, candidate, thought, fresh)
             text = "".join(texts)
             if text and not (thought and self._thoughts == "skip"):
-                verdict = session.check(candidate.turn, text)
-                if verdict.violations:
-                    verdicts.append((number, verdict))
-        if verdicts:
-            raise TextViolated(verdicts)
+                violations += [(number, violation) for violation in session.check(candidate.turn, text)]
+        if violations:
+            raise TextViolated(violations)
         if session.clear:
             self._let_leave()
 

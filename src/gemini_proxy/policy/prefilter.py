@@ -76,10 +76,9 @@ class Prefilter:
             seen = self.see(messages)
         if seen is None:
             return self._policies
-        return self._may_fire_on(seen)
+        return self._may_fire_on(*seen)
 
-    def _may_fire_on(self, seen: FoundNeeds) -> tuple[tuple[CompiledRule, ...], ...]:
-        kinds, found = seen
+    def _may_fire_on(self, kinds: int, found: tuple[int, ...]) -> tuple[tuple[CompiledRule, ...], ...]:
         known = self._results.get((kinds, found))
         if known is None:
             known = tuple(
@@ -91,17 +90,21 @@ class Prefilter:
 
     def rules_on(self, piece: str, readings: Sequence[str]) -> tuple[tuple[CompiledRule, ...], ...]:
         """Return the rules that may fire on a response of one text, which readers join to longer ones."""
-        seen = self.see(({"role": "assistant", "content": piece},), readings)
-        return self._policies if seen is None else self._may_fire_on(seen)
+        try:
+            texts = [orjson.dumps(({"role": "assistant", "content": piece},)), *map(str.encode, readings)]
+        except (TypeError, ValueError):
+            return self._policies
+        found = self._found(texts)
+        return self._policies if found is None else self._may_fire_on(_KINDS["Message"], found)
 
-    def see(self, messages: Sequence[Mapping[str, Any]], joined: Sequence[str] = ()) -> "FoundNeeds | None":
-        """Look for the needs in messages, and in texts ``joined`` of them. Return None if one may be overlooked."""
+    def see(self, messages: Sequence[Mapping[str, Any]]) -> "FoundNeeds | None":
+        """Look for the needs in messages. Return None if one may be overlooked."""
         seen = _seen(messages)
         if seen is None:
             return None
         kinds, linked, called = seen
         try:
-            texts = [orjson.dumps(messages), *(text.encode() for text in joined)]
+            texts = [orjson.dumps(messages)]
             if linked:
                 texts.extend(text.encode() for text in joined_texts(messages))
         except (TypeError, ValueError):

@@ -130,7 +130,12 @@ class Session:
     @property
     def clear(self) -> bool:
         """True where all text so far has passed, as far as can be told."""
-        return not self.stuck and not any(turn.text is not None and turn.text.open for turn in self._turns)
+        if self.stuck:
+            return False
+        for turn in self._turns:
+            if turn.text is not None and turn.text.open:
+                return False
+        return True
 
     def turn(self, messages: Sequence[tuple[int, Mapping[str, Any]]] = ()) -> OpenTurn:
         """Open a candidate's turn. ``messages`` are those of it that were checked, each with its index."""

@@ -268,7 +268,7 @@ class Pipeline:
         try:
             return stream.feed(data)
         except TextViolated as violated:
-            self._refuse_text(exchange, violated.verdicts)
+            self._refuse_text(exchange, violated.violations)
             return stream.postpone()
 
     def restored(self, exchange: Exchange, body: bytes) -> bytes:
@@ -552,16 +552,16 @@ class Pipeline:
                 exchange.stream.read(exchange.restoring.flush())
             exchange.stream.settle()
 
-    def _refuse_text(self, exchange: Exchange, verdicts: Sequence[tuple[int, Verdict]]) -> None:
-        """Raise Refused where text that has come is to be refused. ``verdicts`` are by candidate."""
+    def _refuse_text(self, exchange: Exchange, violations: Sequence[tuple[int, Violation]]) -> None:
+        """Raise Refused where text that has come is to be refused. Each violation has its candidate's index."""
         first = len(exchange.checked_request.messages)
         offsets, offset = {}, 0
         for candidate in self._read_response(exchange, exchange.checked_request):
             offsets[candidate.index] = offset
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
-        placed = [_placed(verdict, first, offsets[index]) for index, verdict in verdicts]
-        self._refuse_blocking(exchange, "response", [one for verdict in placed for one in verdict.violations])
+        placed = [violation.moved(first, offsets[index]) for index, violation in violations]
+        self._refuse_blocking(exchange, "response", placed)
 
     async def _check_response(
         self, exchange: Exchange, candidates: Sequence[CandidateMessages], *, until_now: bool = False

@@ -37,7 +37,7 @@ _CARRIERS: Final = frozenset({"authorization", "x-goog-api-key"})
 
 
 class UpstreamResponse:
-    """An upstream response whose head has come. ``received`` counts the bytes of its body that have come."""
+    """An upstream response whose head has come. ``received`` counts the bytes of its body that have been read."""
 
     def __init__(self, connection: Connection) -> None:
         # None once the body has been read: the connection then serves another call.

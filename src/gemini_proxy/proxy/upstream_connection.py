@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
     """A connection that carries one call at a time: ``call()``, then ``receive()`` until it returns ``b""``.
 
     ``flow()`` may be called in place of ``receive()``, and ends with None. After that the connection belongs to the
-    pool again; ``abandon()`` ends a call before. ``received`` counts the bytes of the body that have come.
+    pool again; ``abandon()`` ends a call before. ``received`` counts the bytes of the body that have been read.
     """
 
     def __init__(self, patience: float, release: Callable[["Connection"], None], lost: Callable[["Connection"], None]):
@@ -183,6 +183,7 @@ class Connection(asyncio.Protocol):
     def _take(self) -> bytes:
         pieces = self._pieces
         self._pieces = []
+        self.received += self._held
         self._held = 0
         if not self._reading:
             self._reading = True
@@ -336,7 +337,6 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
         self._held += len(body)
-        self.received += len(body)
 
     def on_message_complete(self) -> None:
         if not self._has_head:
