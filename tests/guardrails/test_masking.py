@@ -290,6 +290,17 @@ def test_values_are_masked_in_what_the_model_reads_alone() -> None:
     assert masked["generationConfig"] == {"stopSequences": [shown]}
 
 
+def test_a_single_object_is_masked_as_a_list_of_it() -> None:
+    call = {"functionResponse": {"name": EMAIL, "response": {"name": EMAIL}}}
+    bodies = [
+        orjson.dumps({"contents": contents, "systemInstruction": {"parts": {"text": EMAIL}}}).decode()
+        for contents in ({"parts": {"text": EMAIL}}, [{"parts": call}], [{"parts": [call]}])
+    ]
+    masked = [mask_body(body.encode(), requested(EMAIL)).decode() for body in bodies]
+    assert [body.count(EMAIL) for body in masked] == [0, 1, 1]
+    assert [body.replace(PLACEHOLDERS.of(EMAIL), EMAIL) for body in masked] == bodies
+
+
 def test_all_other_bytes_of_a_body_stay() -> None:
     body = b'{ "contents":[ {"parts" : [{"text":"\\u00e9 ' + EMAIL.encode() + b' \\/ \xc3\xa9"}]} ] , "x":1.50 }'
     assert mask_body(body, requested(EMAIL)) == body.replace(EMAIL.encode(), PLACEHOLDERS.of(EMAIL).encode())

@@ -136,8 +136,10 @@ class GenerateWire:
         if "parts" not in within:
             return False
         # The part's own fields and those of the call or output in it; what is deeper is the client's, but for media.
-        own = within[within.index("parts") + 2 :]
-        return own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS)
+        own = within[within.index("parts") + 1 :]
+        if own and isinstance(own[0], int):
+            own = own[1:]
+        return bool(own) and (own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS))
 
     def stream_type(self, call: ModelCall) -> str:
         return SSE_TYPE if call.query.alt == "sse" else _ARRAY_TYPE
