@@ -337,11 +337,15 @@ def _read_live_client(body: Mapping[str, Any]) -> tuple[Sequence[Message], Seque
 
 
 def _read_live_server(body: Mapping[str, Any]) -> tuple[Sequence[Message], Sequence[Unchecked]]:
-    reader, merger, frame = TurnReader(transcribed=True), Merger(), read_server_frame(orjson.dumps(body))
-    merger.add(reader.read(frame))
+    reader, merger, frame = TurnReader(), Merger(), read_server_frame(orjson.dumps(body))
+    for said in reader.read(frame.payload):
+        merger.add(said)
     messages, unchecked = _merged(merger)
     heard: list[Message] = [{"role": "user", "content": frame.heard}] if frame.heard else []
-    return [*heard, *messages], [*unchecked, *(Unchecked(path, reason) for path, reason in reader.unread.items())]
+    return [*heard, *messages], [
+        *unchecked,
+        *(Unchecked(path, reason) for path, reason in frame.unread(transcribed=True).items()),
+    ]
 
 
 _LIVE = read_call("GET", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent")

@@ -11,13 +11,22 @@ from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.live.answers import close_reason, refusal_frame, tool_errors
 from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
-from gemini_proxy.gemini.live.frames import FunctionName, read_client_frame, read_server_frame
+from gemini_proxy.gemini.live.frames import FunctionName, ServerFrame, read_client_frame, read_server_frame
 from gemini_proxy.gemini.live.server import TurnReader
 from gemini_proxy.gemini.merger import Merger
 
 CALL = read_call("GET", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent")
 MODEL = "models/gemini-live-2.5-flash"
 AUDIO = {"mimeType": "audio/pcm;rate=24000", "data": "AAAA"}
+
+
+def add(merger: Merger, reader: TurnReader, raw: bytes) -> ServerFrame:
+    """Add what a frame of the server says, and return the frame."""
+    frame = read_server_frame(raw)
+    assert ServerFrame.of(frame.payload) == frame
+    for said in reader.read(frame.payload):
+        merger.add(said)
+    return frame
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_a_setup_names_a_model(model: Any) -> None:
 )
 def test_server_frames_in_which_something_might_go_unread_are_refused(frame: bytes) -> None:
     with pytest.raises(DecodeError):
-        TurnReader(transcribed=False).read(read_server_frame(frame))
+        add(Merger(), TurnReader(), frame)
 
 
 json_values = st.recursive(
@@ -130,7 +139,7 @@ def test_whatever_comes_is_read_or_refused(value: Any) -> None:
     except BadRequest:
         pass
     try:
-        Merger().add(TurnReader(transcribed=True).read(read_server_frame(raw)))
+        add(Merger(), TurnReader(), raw)
     except DecodeError:
         pass
 
@@ -202,40 +211,40 @@ def test_a_place_for_transcriptions_that_is_hard_to_find_is_refused(raw: bytes) 
 @given(st.lists(st.tuples(st.sampled_from(["text", "speech", "thought", "sound"]), st.text(max_size=3)), max_size=12))
 def test_what_is_written_and_what_is_spoken_are_each_one_text(pieces: list[tuple[str, str]]) -> None:
     """However they come: neither stands between two pieces of the other."""
-    reader, merger = TurnReader(transcribed=True), Merger()
+    reader, merger = TurnReader(), Merger()
     for kind, text in pieces:
         part = {"text": {"text": text}, "thought": {"text": text, "thought": True}, "sound": {"inlineData": AUDIO}}
         content = (
             {"outputTranscription": {"text": text}} if kind == "speech" else {"modelTurn": {"parts": [part[kind]]}}
         )
-        merger.add(reader.read(read_server_frame(orjson.dumps({"serverContent": content}))))
-    merger.add(reader.read(read_server_frame(b'{"serverContent": {"turnComplete": true}}')))
+        frame = add(merger, reader, orjson.dumps({"serverContent": content}))
+        assert ("modelTurn" in frame.unread(transcribed=True)) is (kind == "sound")
+    add(merger, reader, b'{"serverContent": {"turnComplete": true}}')
     assert merger.finished()
     texts = {
         "".join(part["text"] for part in candidate.parts if not part.get("thought")) for candidate in merger.candidates
     }
     expected = {"".join(text for kind, text in pieces if kind == wanted) for wanted in ("text", "speech")}
     assert texts - {""} == expected - {""}
-    assert ("modelTurn" in reader.unread) == any(kind == "sound" for kind, _ in pieces)
 
 
 def test_other_fields_of_a_turn_are_text() -> None:
     merger = Merger()
     frame = {"serverContent": {"groundingMetadata": {"webSearchQueries": ["Dublin"]}, "newThing": {"say": "Cork"}}}
-    merger.add(TurnReader(transcribed=False).read(read_server_frame(orjson.dumps(frame))))
+    add(merger, TurnReader(), orjson.dumps(frame))
     assert {"Dublin", "Cork"} <= {text for texts in merger.candidates[0].fields.said.values() for text in texts}
 
 
 def test_what_stands_beside_sound_and_speech_is_text() -> None:
     """Sound has a type and its data, speech its times: any other word there is read."""
     sound = {"mimeType": "audio/pcm;rate=24000", "data": "AA"}
-    reader, merger = TurnReader(transcribed=True), Merger()
+    reader, merger = TurnReader(), Merger()
     for content in (
         {"modelTurn": {"parts": [{"inlineData": sound}, {"inlineData": {**sound, "displayName": "to Dublin"}}]}},
         {"modelTurn": {"parts": [{"inlineData": {**sound, "mimeType": "audio/pcm; to Cork"}}]}},
         {"outputTranscription": {"words": [{"word": "Galway_Offset", "startOffset": "1.5s", "end_offset": "2s"}]}},
     ):
-        merger.add(reader.read(read_server_frame(orjson.dumps({"serverContent": content}))))
+        add(merger, reader, orjson.dumps({"serverContent": content}))
     [candidate] = merger.candidates
     said = str([candidate.parts, candidate.fields.said])
     assert all(text in said for text in ("to Dublin", "to Cork", "Galway_Offset"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
@@ -28,6 +29,7 @@ from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails, Refusals
+from gemini_proxy.traces.known_digests import KnownDigests
 from tests.proxy.responses import done
 from tests.support.live import GEMINI_PATH, SETUP, Frame, answers, asks, calls, says
 
@@ -58,8 +60,9 @@ class Recorded:
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         self.exchanges.append(exchange)
 
-    async def remember_refused(self, exchange: Exchange) -> None:
-        """Forget it."""
+    async def read_again(self, exchange: Exchange) -> GeminiRequest:
+        """Nothing was masked."""
+        return exchange.checked_request
 
     async def remember(self, exchange: Exchange) -> None:
         """Forget it."""
@@ -68,18 +71,19 @@ class Recorded:
         """There are none."""
 
 
-def begun(mode: str, max_bytes: int = 1 << 20) -> tuple[LiveSession, Recorded]:
+def begun(mode: str, max_bytes: int = 1 << 20, rules: GuardrailSet = RULES) -> tuple[LiveSession, Recorded]:
     """A session past its setup."""
     kept = Recorded()
-    guardrails = Guardrails.model_validate({"stream_check": mode, "window_overlap": 8})
-    reader, recorder, masker = cast(RequestReader, kept), cast(ExchangeRecorder, kept), cast(Masker, kept)
+    guardrails = Guardrails.model_validate({"stream_check": mode, "window_overlap": 8, "history": "refuse"})
+    reader, recorder = cast(RequestReader, kept), cast(ExchangeRecorder, kept)
+    masker = Masker(guardrails, cast(KnownDigests, None), None)
     desk, turns = cast(ApprovalDesk, None), cast(AllowedTurns, kept)
     steps = Pipeline(reader, desk, masker, turns, ENGINE, guardrails, Refusals(), recorder, Tasks(), 1 << 24)
     call = read_call("GET", GEMINI_PATH)
 
     def new_exchange() -> Exchange:
         exchange = Exchange(call, Credentials("AIzaTest", None), ClientResponse(make_mocked_request("GET", "/")))
-        exchange.rules = RULES
+        exchange.rules = rules
         return exchange
 
     session = LiveSession(
@@ -268,3 +272,87 @@ def test_a_session_of_many_short_texts_ends() -> None:
         done(session.from_client(letter))
     with pytest.raises(SessionTooLarge):
         done(session.from_client(letter))
+
+
+# Masking ------------------------------------------------------------------------------------------------------------
+
+SECRETS = ("ada.lovelace@example.com", "the blue door", 'a "quoted" \\ name\u00e9')
+FOUND = 'find("ada.lovelace@example.com|the blue door|a .quoted. .{1,3} name.", x)'
+MASKED = GuardrailSet(
+    masking=(
+        guardrail(
+            "mask policy",
+            f'raise "a secret" if:\n    (x: Message)\n    x.role != "assistant"\n    {FOUND}\n'
+            f'raise "a secret of a tool" if:\n    (x: ToolOutput)\n    {FOUND}\n',
+            "mask",
+        ),
+    )
+)
+PIECES = [*SECRETS, *SECRETS, " ", "<", "<MASKED_0123456789>", "E", "_", "&lt;", "\n", "Cork"]
+WORDS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
+SAYS: dict[str, Any] = {
+    "ask": asks,
+    "realtime": lambda text: {"realtimeInput": {"text": text}},
+    "output": lambda text: answers("weather", deep=[{"said": text}]),
+    "context": lambda text: {"contextUpdate": {"systemInstruction": {"parts": {"text": text}}}},
+}
+ANSWERS: dict[str, Any] = {
+    "text": says,
+    "thought": lambda text: says(modelTurn={"parts": [{"text": text, "thought": True}]}),
+    "speech": lambda text: says(outputTranscription={"text": text}),
+}
+
+
+def up_of(session: LiveSession, frame: Frame) -> bytes:
+    """A frame of the client as it goes up."""
+    [up] = done(session.from_client(LiveFrame(orjson.dumps(frame), binary=True))).up
+    return up.data
+
+
+def down_of(session: LiveSession, *frames: Frame) -> list[bytes]:
+    """What leaves of frames of the server, which have no refusal."""
+    leaving = [done(session.from_server(LiveFrame(orjson.dumps(frame), binary=True))) for frame in frames]
+    assert not any(one.up for one in leaving)
+    return [frame.data for one in leaving for frame in one.down]
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for inner in (value.values() if isinstance(value, dict) else value) for text in strings(inner)]
+    return [value] if isinstance(value, str) and value not in ("user", "model", "weather", "call-1") else []
+
+
+@settings(max_examples=50)
+@given(
+    mode=st.sampled_from(["final", "window", "hold"]),
+    turns=st.lists(
+        st.tuples(
+            st.sampled_from([*SAYS]),
+            WORDS,
+            st.sampled_from([*ANSWERS, "call"]),
+            st.lists(st.integers(0, 80), max_size=5).map(sorted),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_what_is_masked_comes_back_wherever_it_is_split(mode: str, turns: list[Any]) -> None:
+    """Nothing of a value goes up, the client reads what it said, and all other frames are the bytes that came."""
+    session, kept = begun(mode, rules=MASKED)
+    for kind, text, answer, cuts in turns:
+        frame = SAYS[kind](text)
+        up = up_of(session, frame)
+        assert (up == orjson.dumps(frame)) is not any(secret in text for secret in SECRETS)
+        [masked] = strings(orjson.loads(up))
+        assert not any(secret in masked for secret in SECRETS)
+        if answer == "call":
+            [left] = down_of(session, calls("tell", said=[masked, {"again": masked}]))
+            assert orjson.loads(left) == calls("tell", said=[text, {"again": text}])
+            continue
+        pieces = [masked[start:end] for start, end in itertools.pairwise([0, *cuts, len(masked)])]
+        came = [*map(ANSWERS[answer], pieces), says(complete=True)]
+        down = down_of(session, *came)
+        assert "".join(said for raw in down for said in strings(orjson.loads(raw))) == text
+        assert len(down) == len(came) and (masked != text or down == [orjson.dumps(one) for one in came])
+    said = [exchange.checked_request.messages for exchange in kept.exchanges]
+    assert not any(secret in orjson.dumps(said).decode() for secret in SECRETS[:2])

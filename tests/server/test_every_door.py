@@ -291,7 +291,7 @@ READS = (
 
 _ELSEWHERE = (
     ("files", "uploaded", "request", "yes", "yes", "", "files"),
-    ("live", "turns", "request, response", "refused", "yes", "yes", ""),
+    ("live", "turns", "request, response", "yes", "yes", "yes", ""),
 )
 """Lines of the table whose doors have a test of their own, here or in test_live.py."""
 
@@ -536,10 +536,20 @@ async def test_files_do_what_every_door_does(
 async def test_live_sessions_do_what_every_door_does(
     start_proxy: StartProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each turn is an exchange. Where something may have to be masked, there is no session."""
-    async with running_live(script=lambda frame: [says("Cork"), says(complete=True)]) as server:
-        upstream = {"base_url": server.url}
-        proxy = await start_proxy(policy=POLICY, ask_policy=ASK, upstream=upstream, guardrails={"ask_timeout": 10.0})
+    """Each turn is an exchange."""
+
+    def repeats(frame: dict[str, Any]) -> list[Any]:
+        found = PLACEHOLDER.search(str(frame))
+        return [says(f"to {found[0]}" if found else "Cork"), says(complete=True)]
+
+    async with running_live(script=repeats) as server:
+        proxy = await start_proxy(
+            policy=POLICY,
+            mask_policy=TO_THE_MODEL,
+            ask_policy=ASK,
+            upstream={"base_url": server.url},
+            guardrails={"ask_timeout": 10.0},
+        )
         async with session(proxy.url, headers={"x-goog-api-key": CANARY}) as client:
             await client.send(asks("where"))
             assert texts(await client.turn()) == "Cork"
@@ -553,5 +563,10 @@ async def test_live_sessions_do_what_every_door_does(
             assert texts(await client.turn()) == "Cork"
             trace = await proxy.eventually(lambda trace: "approvals" in trace.metadata)
             assert [one["state"] for one in trace.metadata["approvals"]] == ["allowed"]
-        assert await counted(proxy) == {"completed": 2, "refused_request": 1}
+            await client.send(asks(f"mail {EMAIL}"))
+            assert texts(await client.turn()) == f"to {EMAIL}"
+            assert EMAIL.encode() not in b"".join(server.raw) and PLACEHOLDER.search(server.raw[-1].decode())
+            trace = await proxy.eventually(lambda trace: trace.metadata["coverage"].get("masked_values"))
+            assert trace.outcome is Outcome.COMPLETED and EMAIL not in str(trace.messages)
+        assert await counted(proxy) == {"completed": 3, "refused_request": 1}
         nowhere(tmp_path, caplog.text)

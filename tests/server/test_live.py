@@ -14,6 +14,7 @@ import pytest
 from gemini_proxy.server.live import LIVE
 from tests.conftest import StartProxy
 from tests.proxy.test_approvals import decide
+from tests.proxy.test_masking import EMAIL, OTHER, PLACEHOLDER, TO_THE_MODEL
 from tests.support.live import (
     GEMINI_PATH,
     SETUP,
@@ -332,19 +333,17 @@ async def test_asking(live: LiveServer, start_proxy: StartProxy, mode: str) -> N
 
 async def test_setups_that_are_refused(live: LiveServer, start_proxy: StartProxy) -> None:
     proxy = await before(live, start_proxy)
-    masking = await before(live, start_proxy, policy=None, mask_policy=POLICY)
     dublin = {"setup": {**SETUP["setup"], "systemInstruction": {"parts": [{"text": "You are in Dublin"}]}}}
-    for url, setup, expected in [
-        (proxy.url, dublin, (1008, REFUSED_INPUT + "no Dublin")),
-        (masking.url, SETUP, (1008, REFUSED_INPUT + "a guardrail masks, and nothing can be masked in a live session")),
-        (proxy.url, asks("hi"), (1007, "The first frame of a session must be its setup")),
-        (proxy.url, {"setup": {}}, (1007, '"setup.model" must name a model, such as "models/gemini-live-2.5-flash"')),
+    for setup, expected in [
+        (dublin, (1008, REFUSED_INPUT + "no Dublin")),
+        (asks("hi"), (1007, "The first frame of a session must be its setup")),
+        ({"setup": {}}, (1007, '"setup.model" must name a model, such as "models/gemini-live-2.5-flash"')),
     ]:
-        async with session(url, setup=None) as client:
+        async with session(proxy.url, setup=None) as client:
             await client.send(setup)
             assert await client.closed() == expected
     assert not live.raw
-    assert await outcomes(proxy, 2) == ["refused_request"] * 2
+    assert await outcomes(proxy, 1) == ["refused_request"]
     plain = {"x-goog-api-key": "AIzaTestKey"}
     upgrade = {
         "connection": "upgrade",
@@ -362,6 +361,89 @@ async def test_setups_that_are_refused(live: LiveServer, start_proxy: StartProxy
         ]:
             async with http.get(proxy.url + path, headers=headers) as response:
                 assert (response.status, (await response.json())["error"]["code"]) == (status, status)
+
+
+# Masking ------------------------------------------------------------------------------------------------------------
+
+
+MASKS = (
+    TO_THE_MODEL
+    + """
+raise "personal data from a tool" if:
+    (o: ToolOutput)
+    any(pii(o, entities=["EMAIL_ADDRESS"]))
+"""
+)
+
+
+def echoes(frame: Frame) -> list[Answer]:
+    """A model that repeats the placeholder that it was sent, one letter a frame, and calls with it."""
+    found = PLACEHOLDER.search(str(frame))
+    if found is None:
+        return [says("Cork", complete=True)]
+    if "speak" in str(frame):
+        said = [says(outputTranscription={"text": piece}) for piece in found[0]]
+        return [*said, says(modelTurn={"parts": [SOUND_PART]}), says(complete=True)]
+    return [*map(says, f"To {found[0]}."), calls("send", to=found[0], deep=[{"note": f"cc {found[0].lower()}"}])]
+
+
+SOUND_PART = {"inlineData": {"mimeType": "audio/pcm", "data": "AAAA"}}
+
+
+@pytest.mark.parametrize("mode", ["final", "window", "hold"])
+async def test_a_value_goes_up_masked_and_comes_back(live: LiveServer, start_proxy: StartProxy, mode: str) -> None:
+    """From each frame of the client, as long as the session lasts; all other bytes of a frame stay."""
+    live.script = echoes
+    proxy = await before(live, start_proxy, mask_policy=MASKS, guardrails={"stream_check": mode})
+    told = {"systemInstruction": {"parts": [{"text": f"Ada is {EMAIL}"}]}}
+    async with session(proxy.url, setup={"setup": {**SETUP["setup"], **told}}) as client:
+        sent = b'{ "clientContent":{"turns" :[ {"parts":[{"text":"Mail ' + EMAIL.encode() + b' \\u00e9"}]} ]} }'
+        await client.send(sent)
+        *said, call = await client.turn()
+        assert texts(said) == f"To {EMAIL}." and call == calls("send", to=EMAIL, deep=[{"note": f"cc {EMAIL}"}])
+        await client.send(answers("send", sent=[{"to": EMAIL, "cc": OTHER}]))
+        await client.turn()
+        await client.send({"realtimeInput": {"text": f"speak to {OTHER}"}})
+        *said, sound, _ = await client.turn()
+        assert "".join(frame["serverContent"]["outputTranscription"]["text"] for frame in said) == OTHER
+        assert sound == says(modelTurn={"parts": [SOUND_PART]})
+        await client.send(asks(f"{OTHER} again"))
+        await client.turn()
+    up = b"".join(live.raw)
+    assert EMAIL.encode() not in up and OTHER.encode() not in up
+    assert live.raw[1] == sent.replace(EMAIL.encode(), PLACEHOLDER.findall(live.raw[1].decode())[0].encode())
+    found = [await proxy.store.get(summary.id) for summary in reversed(await proxy.store.recent(9))]
+    traces = [trace for trace in found if trace is not None]
+    assert [str(trace.outcome) for trace in traces] == ["completed"] * 4
+    assert EMAIL not in str(traces) and OTHER not in str(traces)
+    assert [trace.metadata["coverage"]["masked_values"] for trace in traces] == [1, 2, 2, 2]
+    assert {trace.metadata["coverage"]["mode"] for trace in traces} == {"window" if mode == "final" else mode}
+    masked = [[one.address.partition(":")[0] for one in trace.annotations] for trace in traces]
+    assert masked[0] == ["messages.0.content", "messages.1.content.0.text"]
+    async with aiohttp.request("GET", f"{proxy.url}/metrics") as response:
+        assert 'gemini_proxy_guardrail_masks_total{rule="test mask policy"} 4' in await response.text()
+
+
+async def test_what_the_model_has_already_cannot_be_masked(live: LiveServer, start_proxy: StartProxy) -> None:
+    """The other half of a value, what was said by voice, and what is no text, such as the name of a field."""
+    proxy = await before(live, start_proxy, mask_policy=MASKS)
+    named = answers("send", **{EMAIL: "done"})
+    half = f"{REFUSED_INPUT}personal data; cannot be masked: the model has some of it already"
+    async with session(proxy.url) as client:
+        await client.send({"realtimeInput": {"text": EMAIL[:8]}}, {"realtimeInput": {"text": EMAIL[8:]}})
+        assert texts([await client.receive()]) == half
+        await client.send(named)
+        assert "cannot be masked" in texts([await client.receive()])
+        await client.send({"realtimeInput": {"audio": SOUND_PART["inlineData"]}})
+        await live.got(3)
+        await live.push({"serverContent": {"inputTranscription": {"text": f"I am {EMAIL}"}}}, says("Hello"))
+        assert texts([await client.receive()]) == half
+    reason = "personal data from a tool; cannot be masked: it is found again"
+    assert live.frames[1] == answers("send", error=REFUSED_INPUT + reason)
+    assert EMAIL.encode() not in b"".join(live.raw)
+    kept = [await proxy.store.get(one.id) for one in await proxy.store.recent(9)]
+    # Names of fields stay in the trace of what was refused.
+    assert [EMAIL in str(trace and trace.messages) for trace in reversed(kept)] == [False, True, False]
 
 
 async def all_ended(proxy: Proxy) -> None:

@@ -358,6 +358,7 @@ _ROWS: Final = (
             "/ws/google.ai.generativelanguage.{v}.GenerativeService.BidiGenerateContent",
             "/ws/google.cloud.aiplatform.{v}.LlmBidiService/BidiGenerateContent",
         ),
+        wire="live",
         generates=True,
         streams=True,
         transport="websocket",

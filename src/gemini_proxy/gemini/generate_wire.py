@@ -11,7 +11,6 @@ from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.refusal import (
-    JSON_TYPE,
     Feedback,
     Refusal,
     StreamState,
@@ -23,9 +22,8 @@ from gemini_proxy.gemini.refusal import (
     sse_refusal,
 )
 from gemini_proxy.gemini.request import GeminiRequest, contents_of_messages, read_request
-from gemini_proxy.gemini.wire import SSE_TYPE, Payload, ResponseReader, Run
+from gemini_proxy.gemini.wire import ARRAY_TYPE, SSE_TYPE, Payload, ResponseReader, Run
 
-_ARRAY_TYPE: Final = JSON_TYPE.partition(";")[0]
 _NAMES: Final = frozenset("id name toolType mimeType data fileUri thoughtSignature language outcome".split())
 """Strings of parts, and of what is directly in them, that are no text: the API reads them itself."""
 _BLOBS: Final = frozenset({"inlineData", "fileData"})
@@ -142,7 +140,7 @@ class GenerateWire:
         return bool(own) and (own[-1] not in _NAMES or (len(own) > 2 and own[-2] not in _BLOBS))
 
     def stream_type(self, call: ModelCall) -> str:
-        return SSE_TYPE if call.query.alt == "sse" else _ARRAY_TYPE
+        return SSE_TYPE if call.query.alt == "sse" else ARRAY_TYPE
 
     def new_framing(self, content_type: str, *, streams: bool) -> Framing:
         """Return a framing by what the response says it is.

@@ -14,6 +14,8 @@ from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
 from gemini_proxy.gemini.request import GeminiRequest
 
 SSE_TYPE = "text/event-stream"
+ARRAY_TYPE = "application/json"
+"""The content type of a stream in a JSON array, and of whole bodies."""
 Payload = Mapping[str, Any]
 Run = tuple[object, ...]
 """What tells the texts of a response apart that a client joins. The first item is the candidate's index, the second

@@ -9,6 +9,7 @@ from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.interactions.wire import INTERACTIONS
+from gemini_proxy.gemini.live.wire import LIVE
 from gemini_proxy.gemini.openai.wire import OPENAI
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.predictions import PREDICTIONS
@@ -23,6 +24,7 @@ WIRES: Final[Mapping[str, Wire]] = MappingProxyType(
         "predictions": PREDICTIONS,
         "generate": GENERATE,
         "interactions": INTERACTIONS,
+        "live": LIVE,
         "openai": OPENAI,
     }
 )

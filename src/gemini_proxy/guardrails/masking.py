@@ -28,7 +28,7 @@ Restore = Literal["text", "all", "off"]
 _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
 _MOST_VALUES: Final = 1_000
-"""Values of one request that are masked; more are refused."""
+"""Values of one request, or of a live session, that are masked; more are refused."""
 REMOVED: Final = "<REMOVED>"
 """What stands in a history in the place of a text that was refused before."""
 
@@ -228,6 +228,13 @@ class RequestMasks:
     def contents_left(self) -> Sequence[int | None]:
         """Say of each message that is left which of the contents it is made of, by their numbers before."""
         return [content for content in self.contents if content not in self.dropped]
+
+    def with_values(self, placeholders: Mapping[str, str]) -> "RequestMasks":
+        """Return these masks with more values, each with its placeholder. Raises CannotMask for too many."""
+        together = {**self.placeholders, **placeholders}
+        if len(together) > _MOST_VALUES:
+            raise CannotMask(f"more than {_MOST_VALUES} values would be masked")
+        return replace(self, placeholders=together)
 
     def of(self, content: int | None) -> Masks:
         """Return the masks of one of the contents, or of what is in none."""
@@ -529,6 +536,10 @@ class FrameEditor:
         self._runs: dict[Run, _Text] = {}
         self.replaced: set[str] = set()
         """The texts that were replaced."""
+
+    def replace_by(self, substitution: Substitution) -> None:
+        """Make the replacements of another substitution in what is not settled yet."""
+        self._substitution = substitution
 
     def feed(self, data: bytes) -> bytes:
         """Take in bytes and return those that may leave. Raises DecodeError for what cannot be read."""

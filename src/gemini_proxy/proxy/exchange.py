@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,8 +81,9 @@ class Exchange:
     and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
     be masked. ``asked`` are the request's messages as they came, kept where a rule checks only what is new or a policy
     is in shadow, and ``allowed`` is how many of them passed before. ``checked_messages`` is how many messages a check
-    has had a verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, and
-    ``frames`` cuts the response. Times are of ``time.perf_counter``.
+    has had a verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, ``sent``
+    how many the model has, in which nothing can be masked any more, and ``frames`` makes what cuts the response. Times
+    are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -130,7 +131,8 @@ class Exchange:
     check_ms: float = 0.0
     checked_messages: int = 0
     settled: int = 0
-    frames: Framing | None = None
+    sent: int = 0
+    frames: Callable[[], Framing] | None = None
     error: str = ""
     recorded: bool = False
     _unchecked: str | None = None
@@ -160,7 +162,7 @@ class Exchange:
     def new_framing(self) -> Framing:
         """Return a framing of the response, by what it says it is."""
         if self.frames is not None:
-            return self.frames
+            return self.frames()
         return self.wire.new_framing(self.framing or SSE_TYPE, streams=self.streams)
 
     def pass_unchecked(self, reason: str) -> None:

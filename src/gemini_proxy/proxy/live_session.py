@@ -5,8 +5,8 @@ waits for the client again. Its trace is written before its last frame leaves.
 """
 
 import asyncio
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,7 +17,6 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
 from gemini_proxy.gemini.earlier import references_of
-from gemini_proxy.gemini.framing.frames import Frame
 from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
 from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
 from gemini_proxy.gemini.live.frames import (
@@ -28,11 +27,13 @@ from gemini_proxy.gemini.live.frames import (
     read_client_frame,
     read_server_frame,
 )
-from gemini_proxy.gemini.live.server import TurnReader
+from gemini_proxy.gemini.live.wire import FRAME_END, FRAMES_TYPE, FrameSequence
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.guardrails.masking import Masks, evidence, hide_in_messages
+from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
@@ -40,13 +41,11 @@ from gemini_proxy.traces.trace import Outcome
 
 T = TypeVar("T")
 
-FRAMES_TYPE: Final = "application/x-live-frames"
-"""The content type by which an exchange knows that its response comes in frames of a live session."""
-_TICKET: Final = 8
-"""Bytes by which the hold-back knows a frame, in place of its own: it only orders them."""
 _HEARD: Final = "inputTranscription"
 _LEAST: Final = 2_048
 """Bytes that what a client says counts as at least: each check reads all of it again, however short the pieces are."""
+_NO_FRAME: Final = b"{}"
+"""The body of an exchange between frames."""
 _LARGE: Final = 262_144
 """Bytes of a frame that take some milliseconds to read."""
 
@@ -82,32 +81,43 @@ class SessionSettings:
     max_bytes: int
 
 
-class _Tickets:
-    """A framing of tickets: the hold-back takes eight bytes for each frame, and the frames wait here."""
+class _ServerFrames:
+    """Reads frames of a server; the last one is read once, whoever asks for it."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count()
-        self._payloads: dict[bytes, Mapping[str, Any]] = {}
-        self._frames: dict[bytes, LiveFrame] = {}
-        self.held = 0
-        """The bytes of the frames that wait."""
+        self._last: tuple[bytes, ServerFrame] | None = None
 
-    def add(self, frame: LiveFrame, payload: Mapping[str, Any]) -> bytes:
-        ticket = next(self._numbers).to_bytes(_TICKET, "big")
-        self._frames[ticket], self._payloads[ticket] = frame, payload
-        self.held += len(frame.data)
-        return ticket
+    def read(self, data: bytes) -> ServerFrame:
+        """Return a frame as it is read. Raises DecodeError for one that cannot be."""
+        if self._last is None or self._last[0] != data:
+            self._last = data, read_server_frame(data)
+        return self._last[1]
 
-    def feed(self, data: bytes) -> list[Frame]:
-        return [Frame(data, self._payloads.pop(data))]
+    def new_framing(self) -> FrameSequence:
+        return FrameSequence(self.read)
 
-    def end(self) -> list[Frame]:
-        return []
 
-    def take(self, data: bytes) -> list[LiveFrame]:
-        """Return the frames that leave, by their tickets."""
-        frames = [self._frames.pop(data[at : at + _TICKET]) for at in range(0, len(data), _TICKET)]
-        self.held -= sum(len(frame.data) for frame in frames)
+class _Held:
+    """Knows of the frames that the hold-back has, in their order, what a body of them does not say."""
+
+    def __init__(self) -> None:
+        self._frames: deque[LiveFrame] = deque()
+        self.size = 0
+        """The bytes of the frames."""
+
+    def add(self, frame: LiveFrame) -> bytes:
+        """Return a frame as the hold-back takes it."""
+        self._frames.append(frame)
+        self.size += len(frame.data)
+        return frame.data + FRAME_END
+
+    def take(self, leaving: bytes) -> list[LiveFrame]:
+        """Return the frames that leave, as they came but for what was put into their texts."""
+        frames = []
+        for data in leaving.split(FRAME_END)[:-1]:
+            frame = self._frames.popleft()
+            self.size -= len(frame.data)
+            frames.append(frame if data == frame.data else replace(frame, data=data))
         return frames
 
 
@@ -120,7 +130,7 @@ class _Said(NamedTuple):
 
 @dataclass(slots=True)
 class _Turn:
-    """A turn under way: ``inputs`` are what the client has said for it, ``reader`` reads the model once it answers.
+    """A turn under way: ``inputs`` are what the client has said for it.
 
     ``heard`` is the place among the inputs of what the user has said by voice. ``handle`` goes on from the middle of
     the turn: it leaves when that has passed.
@@ -129,9 +139,13 @@ class _Turn:
     exchange: Exchange
     inputs: list[_Said]
     heard: int | None = None
-    reader: TurnReader | None = None
     handle: LiveFrame | None = None
-    tickets: _Tickets = field(default_factory=_Tickets)
+    held: _Held = field(default_factory=_Held)
+
+    @property
+    def begun(self) -> bool:
+        """True once the model has begun to answer."""
+        return self.exchange.stream is not None
 
 
 class LiveSession:
@@ -169,6 +183,9 @@ class LiveSession:
         self._conversation: list[_Said] = []
         self._unchecked: dict[Unchecked, None] = {}
         self._secrets: dict[str, None] = {}
+        self._masks: Masks | None = None
+        self._noted: list[Violation] = []
+        self._frames = _ServerFrames()
         self._kept = 0
         self._turn: _Turn | None = None
         self._next: _Turn | None = None
@@ -205,22 +222,26 @@ class LiveSession:
             data = with_transcriptions(data, frame)
         self._transcribed = self._settings.adds_transcription or transcribes(frame)
         self._keep(len(data))
-        exchange.size = len(data)
+        exchange.size, exchange.body = len(data), data
         try:
-            await self._pipeline.check_input(exchange)
+            await self._pipeline.check_input(exchange, self._reader.read_again)
         except Refused:
             await self._record(exchange, Outcome.REFUSED_REQUEST)
             raise
+        request = exchange.request
         self._base, self._call = replace(request, unchecked=()), exchange.call
         self._conversation = _pairs(request)
         self._unchecked.update(dict.fromkeys(request.unchecked))
         self._secrets.update(dict.fromkeys(request.secrets))
-        return data
+        self._masks = exchange.masks
+        self._noted = [violation for violation in exchange.violations if violation.action != "log"]
+        return exchange.body
 
     async def from_client(self, frame: LiveFrame) -> Leaving:
-        """Decide on a frame of the client. Raises BadRequest for one that cannot be read; the session then ends.
+        """Decide on a frame of the client, which goes up masked where a rule masks something in it.
 
-        Raises Refused for a stream of sound or pictures where what no rule can read is refused: none of it goes up.
+        Raises BadRequest for one that cannot be read; the session then ends. Raises Refused for a stream of sound or
+        pictures where what no rule can read is refused: none of it goes up.
         """
         read, said = await _apart(frame.data, self._read_input, frame.data)
         self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
@@ -232,20 +253,21 @@ class LiveSession:
         self._keep(max(len(frame.data), _LEAST))
         said = await self._with_earlier(said)
         async with self._lock:
-            refused = await self._check_input(said, len(frame.data))
-            if refused is None:
-                # A transcription that was refused may have been the last word of a turn that is over.
-                self._muted = self._muted and self._withheld
-                return Leaving(up=[frame], checked=True)
-            completes = self._turn is None or self._turn.reader is None
-            down = [self._frame(refusal_frame(refused.text, completes=completes and read.kind != "toolResponse"))]
-            if read.kind != "toolResponse":
-                return Leaving(down=down, checked=True)
-            return Leaving(up=[self._answer_tools(read, refused)], down=down, checked=True)
+            turn = self._input_turn()
+            exchange, noted = turn.exchange, list(turn.exchange.violations)
+            try:
+                passed = await self._check_input(turn, said, frame.data)
+            except Refused as refused:
+                await self._record(exchange, Outcome.REFUSED_REQUEST)
+                self._replace(turn, noted)
+                return self._refuse_input(read, exchange, refused.refusal)
+            # A transcription that was refused may have been the last word of a turn that is over.
+            self._muted = self._muted and self._withheld
+            return Leaving(up=[frame if passed == frame.data else replace(frame, data=passed)], checked=True)
 
     async def from_server(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
-        read = await _apart(frame.data, read_server_frame, frame.data)
+        read = await _apart(frame.data, self._frames.read, frame.data)
         async with self._lock:
             if read.resumes and self._tainted:
                 return Leaving()
@@ -262,14 +284,14 @@ class LiveSession:
         """Return what may still leave now that the server has closed, after a check. Its trace is written."""
         async with self._lock:
             turn = self._turn
-            if turn is None or turn.reader is None:
+            if turn is None or not turn.begun:
                 return Leaving()
             try:
                 last = await self._pipeline.end(turn.exchange)
             except Refused as refused:
                 return await self._refuse_turn(turn, refused.refusal, [], None)
             await self._record(turn.exchange, None)
-            down = turn.tickets.take(last)
+            down = turn.held.take(last)
             if turn.handle is not None:
                 down.append(turn.handle)
             self._conclude(turn, turn.exchange.response_messages)
@@ -295,27 +317,42 @@ class LiveSession:
             raise BadRequest("A session has one setup, its first frame")
         return frame, read_input(self._call, frame)
 
-    async def _check_input(self, said: GeminiRequest, size: int) -> Refusal | None:
-        """Check messages of the client as the end of the conversation. Return the refusal, None if they may go up.
+    async def _check_input(self, turn: _Turn, said: GeminiRequest, data: bytes) -> bytes:
+        """Check messages of the client as the end of the conversation. Return their frame as it may go up.
 
-        While the model speaks they belong to its next turn.
+        Raises Refused.
         """
-        turn = self._input_turn()
         exchange = turn.exchange
-        exchange.size += size
-        before = len(self._conversation) + len(turn.inputs)
-        said = replace(said, unchecked=tuple(moved_behind(one, before) for one in said.unchecked))
-        exchange.request = self._request([*turn.inputs, *_pairs(said)], said)
-        try:
-            await self._pipeline.check_input(exchange)
-        except Refused as refused:
-            await self._record(exchange, Outcome.REFUSED_REQUEST)
-            self._replace(turn)
-            return refused.refusal
-        turn.inputs.extend(_pairs(said))
-        self._unchecked.update(dict.fromkeys(said.unchecked))
+        exchange.size += len(data)
+        exchange.body = data
+        exchange.sent = len(self._conversation) + len(turn.inputs)
+
+        def request(said: GeminiRequest) -> GeminiRequest:
+            said = replace(said, unchecked=tuple(moved_behind(one, exchange.sent) for one in said.unchecked))
+            return self._request([*turn.inputs, *_pairs(said)], said)
+
+        async def read_again(exchange: Exchange) -> GeminiRequest:
+            _, masked = await _apart(exchange.body, self._read_input, exchange.body)
+            return request(await self._with_earlier(masked))
+
+        exchange.request = request(said)
+        await self._pipeline.check_input(exchange, read_again)
+        turn.inputs.extend(_pairs(exchange.request)[exchange.sent :])
+        self._unchecked.update(dict.fromkeys(exchange.request.unchecked))
         self._secrets.update(dict.fromkeys(said.secrets))
-        return None
+        self._mask(exchange.masks)
+        passed, exchange.body = exchange.body, _NO_FRAME
+        return passed
+
+    def _mask(self, masks: Masks | None) -> None:
+        """Hide these values from here on, and put them back, also into what the model is about to say."""
+        if masks is not None and (self._masks is None or masks.placeholders != self._masks.placeholders):
+            self._masks = masks
+            for turn in (self._turn, self._next):
+                if turn is not None:
+                    turn.exchange.masks = masks
+                    if turn.begun:
+                        self._pipeline.restore(turn.exchange, masks)
 
     async def _with_earlier(self, said: GeminiRequest) -> GeminiRequest:
         """Return messages of the client with what they refer to before them. Raises as the reader does."""
@@ -327,33 +364,39 @@ class LiveSession:
         return exchange.request
 
     def _input_turn(self) -> _Turn:
-        """Return the turn to which what the client says now belongs."""
+        """Return the turn to which what the client says now belongs: while the model speaks, the next one."""
         if self._turn is None:
             self._turn = self._new_turn()
-        elif self._turn.reader is not None:
+        elif self._turn.begun:
             if self._next is None:
                 self._next = self._new_turn()
             return self._next
         return self._turn
 
-    def _replace(self, turn: _Turn) -> None:
-        """Go on with a new exchange for what the turn had before its last input was refused."""
+    def _replace(self, turn: _Turn, noted: Sequence[Violation]) -> None:
+        """Go on with a new exchange for what the turn had, with what was noted, before its last input was refused."""
         turn.exchange = self._exchange(turn.exchange)
+        turn.exchange.violations.extend(noted)
         turn.exchange.request = self._request(turn.inputs)
         if not turn.inputs:
             self._turn, self._next = (None if one is turn else one for one in (self._turn, self._next))
 
-    def _answer_tools(self, frame: ClientFrame, refused: Refusal) -> LiveFrame:
-        """Return errors in place of the refused outputs of functions, and keep them as what the model was told."""
-        functions = answered_functions(frame)
-        turn = self._input_turn()
-        turn.inputs.extend(_Said(message, message) for message in self._tool_errors(functions, "request"))
-        turn.exchange.request = self._request(turn.inputs)
-        return self._frame(tool_errors(functions, refused.text))
+    def _refuse_input(self, read: ClientFrame, exchange: Exchange, refusal: Refusal) -> Leaving:
+        """Return what tells the client that its frame was refused. Errors go up in place of outputs of functions."""
+        answers_calls = read.kind == "toolResponse"
+        completes = not answers_calls and (self._turn is None or not self._turn.begun)
+        leaving = Leaving(down=[self._frame(refusal_frame(refusal.text, completes=completes))], checked=True)
+        if answers_calls:
+            functions = answered_functions(read)
+            turn = self._input_turn()
+            turn.inputs.extend(_Said(message, message) for message in self._tool_errors(functions, "request"))
+            turn.exchange.request = self._request(turn.inputs)
+            leaving.up.append(self._frame(tool_errors(functions, _for_the_model(exchange, refusal))))
+        return leaving
 
     def _tool_errors(self, functions: Sequence[FunctionName], phase: Any) -> list[Message]:
         """Return outputs that say no more than that they are errors: why would be found again by the rule it quotes."""
-        error = {"error": self._neutral(phase)}
+        error = {"error": _neutral(phase, self._settings.prefix)}
         return [
             {
                 "role": "tool",
@@ -369,8 +412,9 @@ class LiveSession:
         if self._settings.blocks_unseen:
             exchange = self._exchange()
             exchange.request = replace(self._request([]), unchecked=(unchecked,))
+            exchange.sent = len(exchange.request.messages)
             try:
-                await self._pipeline.check_input(exchange)
+                await self._pipeline.check_input(exchange, _unchanged)
             except Refused:
                 await self._record(exchange, Outcome.REFUSED_REQUEST)
                 raise
@@ -381,7 +425,7 @@ class LiveSession:
     def _belongs_to_turn(self, read: ServerFrame) -> bool:
         """Tell whether a frame is part of a turn: the model says something in it, or it may not overtake what waits."""
         turn = self._turn
-        if read.says or (turn is not None and turn.reader is not None):
+        if read.says or (turn is not None and turn.begun):
             return True
         if read.kind != "serverContent":
             return False
@@ -390,15 +434,16 @@ class LiveSession:
 
     async def _pass(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
         """Let a frame pass in which the model says nothing. What the user was heard to say is checked first."""
-        for path, reason in read.unread.items():
+        for path, reason in read.unread(transcribed=self._transcribed).items():
             self._unchecked[Unchecked(f"serverContent.{path}", reason)] = None
         if not read.heard:
             return Leaving(down=[frame])
         turn = self._input_turn()
         self._hear(turn, read.heard)
         self._keep(len(frame.data))
+        turn.exchange.sent = len(turn.exchange.checked_request.messages)
         try:
-            await self._pipeline.check_input(turn.exchange)
+            await self._pipeline.check_input(turn.exchange, _unchanged)
         except Refused as refused:
             # The model has heard it already: what it makes of it is withheld.
             turn.inputs.pop(turn.heard if turn.heard is not None else -1)
@@ -410,41 +455,40 @@ class LiveSession:
         turn = self._turn
         if turn is None:
             turn = self._turn = self._new_turn()
-        if turn.reader is None:
+        if not turn.begun:
             self._open(turn)
-        assert turn.reader is not None
-        exchange, tickets = turn.exchange, turn.tickets
+        exchange, held = turn.exchange, turn.held
         if read.resumes:
             self._spend(read.tokens)
             turn.handle = frame
             return Leaving()
         if read.heard:
             self._hear(turn, read.heard)
-        payload = turn.reader.read(read)
-        for path, reason in turn.reader.unread.items():
+        unread = read.unread(transcribed=self._transcribed)
+        for path, reason in unread.items():
             exchange.merger.fields.declare(path, reason)
-        if not turn.reader.left_out:
+        if not read.sound:
             self._keep(len(frame.data))
-        ticket = tickets.add(frame, payload)
-        self._keep(0, tickets.held)
+        data = held.add(frame)
+        self._keep(0, held.size)
         leaving = b""
         try:
-            leaving = await self._pipeline.feed(exchange, ticket)
-            if turn.reader.unread and self._settings.blocks_unseen:
+            leaving = await self._pipeline.feed(exchange, data)
+            if unread and self._settings.blocks_unseen:
                 # It is what is refused now.
-                leaving = leaving.removesuffix(ticket)
+                leaving = leaving.removesuffix(data)
                 await self._pipeline.end(exchange)
             elif read.ends:
                 leaving += await self._pipeline.end(exchange)
         except Refused as refused:
-            return await self._refuse_turn(turn, refused.refusal, tickets.take(leaving), read)
+            return await self._refuse_turn(turn, refused.refusal, held.take(leaving), read)
         if read.ends:
             await self._record(exchange, None)
             self._conclude(turn, exchange.response_messages)
             self._interrupted = read.interrupted and not read.turn_complete
         if leaving and exchange.response.first_byte_at is None:
             exchange.response.first_byte_at = time.perf_counter()
-        down = tickets.take(leaving)
+        down = held.take(leaving)
         if read.ends and turn.handle is not None:
             down.append(turn.handle)
         return Leaving(down=down)
@@ -459,7 +503,7 @@ class LiveSession:
             self._muted = False
             self._interrupted = read.interrupted and not read.turn_complete
         if read.calls:
-            return Leaving(up=[self._frame(tool_errors(read.calls, self._neutral("response")))])
+            return Leaving(up=[self._frame(tool_errors(read.calls, _neutral("response", self._settings.prefix)))])
         return Leaving()
 
     async def _refuse_turn(
@@ -471,34 +515,34 @@ class LiveSession:
         """
         exchange = turn.exchange
         if exchange.stream is not None:
-            passed += turn.tickets.take(exchange.stream.take())
+            passed += turn.held.take(exchange.stream.take())
         refused_request = refusal.phase == "request"
         await self._record(exchange, Outcome.REFUSED_REQUEST if refused_request else Outcome.REFUSED_RESPONSE)
         self._tainted = True
         calls = read.calls if read is not None else ()
-        said: list[Message] = [{"role": "assistant", "content": self._neutral(refusal.phase)}]
+        said: list[Message] = [{"role": "assistant", "content": _neutral(refusal.phase, refusal.prefix)}]
         self._conclude(turn, [*said, *self._tool_errors(calls, "response")])
         if read is not None:
             self._muted = not read.ends
             self._withheld = read.says
             self._interrupted = read.interrupted and not read.turn_complete
         down = [*passed, self._frame(refusal_frame(refusal.text, completes=not calls))]
-        return Leaving([self._frame(tool_errors(calls, refusal.text))] if calls else [], down)
+        return Leaving([self._frame(tool_errors(calls, _for_the_model(exchange, refusal)))] if calls else [], down)
 
     def _open(self, turn: _Turn) -> None:
         """Begin to hold back what the model says. What the client says from now on follows it."""
         if self._listens and turn.heard is None:
             self._hear(turn, "")
-        turn.reader = TurnReader(transcribed=self._transcribed)
-        turn.exchange.frames = turn.tickets
+        turn.exchange.frames = self._frames.new_framing
         turn.exchange.head_at = time.perf_counter()
         turn.exchange.unchecked_content[:] = turn.exchange.checked_request.unchecked
-        self._pipeline.open_stream(turn.exchange, FRAMES_TYPE)
+        # Sound passes and is not kept; what is kept is counted by the session.
+        self._pipeline.open_stream(turn.exchange, FRAMES_TYPE, bounded=False)
 
     def _hear(self, turn: _Turn, text: str) -> None:
         """Add to what the user has said by voice, in one message of the turn."""
         if turn.heard is None:
-            if turn.reader is not None:
+            if turn.begun:
                 turn = self._input_turn()
             if turn.heard is None:
                 turn.heard = len(turn.inputs)
@@ -511,6 +555,9 @@ class LiveSession:
         self._conversation += [
             said for index, said in enumerate(turn.inputs) if index != turn.heard or _heard_text(said)
         ]
+        if (masks := turn.exchange.masks) is not None:
+            # As the model has said it.
+            response = hide_in_messages(response, masks)
         self._conversation += [_Said(message, message) for message in response]
         self._turn, self._next = self._next, None
         if self._turn is not None:
@@ -525,6 +572,8 @@ class LiveSession:
     def _new_turn(self) -> _Turn:
         turn = _Turn(self._exchange(), [])
         turn.exchange.request = self._request([])
+        turn.exchange.violations.extend(self._noted)
+        self._noted = []
         return turn
 
     def _exchange(self, before: Exchange | None = None) -> Exchange:
@@ -532,7 +581,8 @@ class LiveSession:
         exchange = self._new_exchange()
         exchange.call = replace(exchange.call, names=self._names)
         exchange.settled = len(self._conversation)
-        exchange.body = b"{}"
+        exchange.masks = self._masks
+        exchange.body = _NO_FRAME
         exchange.response.head(200, CIMultiDict(), streams=False)
         if before is not None:
             exchange.approvals.extend(before.approvals)
@@ -565,10 +615,6 @@ class LiveSession:
         if self._kept + held > self._settings.max_bytes:
             raise SessionTooLarge("The session is larger than live.max_session_bytes allows; open another one")
 
-    def _neutral(self, phase: Any) -> str:
-        """Return a refusal that does not say why: what it quotes would be found again in the conversation."""
-        return Refusal(phase, (), prefix=self._settings.prefix).text
-
     def _frame(self, data: bytes) -> LiveFrame:
         # As the servers of Google send theirs.
         return LiveFrame(data, binary=True)
@@ -577,6 +623,26 @@ class LiveSession:
 async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
     """Return what ``work`` returns: in a thread for so many bytes that the event loop would miss its turn."""
     return await asyncio.to_thread(work, *arguments) if len(data) > _LARGE else work(*arguments)
+
+
+def _neutral(phase: Any, prefix: str) -> str:
+    """Return a refusal that does not say why: what it quotes would be found again in the conversation."""
+    return Refusal(phase, (), prefix=prefix).text
+
+
+def _for_the_model(exchange: Exchange, refusal: Refusal) -> str:
+    """Return a refusal as the model reads it, without the reason where that repeats what the model may not read."""
+    masks, messages = exchange.masks, exchange.checked_request.messages
+    quoted = masks is not None and masks.hide(refusal.text) != refusal.text
+    if refusal.phase == "request":
+        found = [text for violation in exchange.violations for text in evidence(messages, violation)]
+        quoted = quoted or any(text in refusal.text for text in found)
+    return _neutral(refusal.phase, refusal.prefix) if quoted else refusal.text
+
+
+async def _unchanged(exchange: Exchange) -> GeminiRequest:
+    """Return the request as it is: of what has gone up nothing is masked."""
+    return exchange.checked_request
 
 
 def _end_spans(exchange: Exchange) -> None:

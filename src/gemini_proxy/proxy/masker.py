@@ -15,7 +15,7 @@ from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.uploads import UploadedFile
-from gemini_proxy.gemini.wire import SSE_TYPE
+from gemini_proxy.gemini.wire import ARRAY_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.masking import (
     CannotMask,
@@ -76,6 +76,8 @@ class Masker:
         """
         if rounds >= _MASK_ROUNDS:
             raise CannotMask("it is found again")
+        if any((message_of(address) or 0) < exchange.sent for one in violations for address in one.ranges):
+            raise CannotMask("the model has some of it already")
         healed = [violation for violation in violations if violation.healed]
         if healed and not masks.contents:
             masks = replace(masks, contents=await contents_of(exchange))
@@ -83,7 +85,7 @@ class Masker:
             masks = self._without(exchange.checked_request.messages, masks, violation)
         others = [violation for violation in violations if not violation.healed]
         placeholders = self._placeholders(exchange, exchange.checked_request.messages, others) if others else {}
-        return replace(masks, placeholders={**masks.placeholders, **placeholders})
+        return masks.with_values(placeholders)
 
     def _without(self, messages: Sequence[Message], masks: RequestMasks, violation: Violation) -> RequestMasks:
         """Return ``masks`` without what a violation of the history points at, or without the turns that it is in.
@@ -209,6 +211,13 @@ class Masker:
         except DecodeError:
             return body
 
+    def hide_refused(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
+        """Have the trace of a refused request hide what the violations point at, as far as that is text."""
+        for violation in violations:
+            with contextlib.suppress(CannotMask):
+                hidden = self._placeholders(exchange, exchange.checked_request.messages, [violation])
+                exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **hidden})
+
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
 
@@ -219,7 +228,7 @@ class Masker:
         exchange.masks = Masks({**placeholders, **sent}, unsent=placeholders.keys() - sent.keys())
         editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=exchange.wire.places)
         # The rest of an array is read as one from its beginning.
-        opened = b"[{}" if left and exchange.framing != SSE_TYPE else b""
+        opened = b"[{}" if left and exchange.framing == ARRAY_TYPE else b""
         masked = await off_loop(len(body), editor.edit, opened + body)
         if not editor.replaced.issuperset(placeholders.values()):
             raise CannotMask("it is not in the text of the response alone")

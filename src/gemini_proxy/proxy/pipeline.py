@@ -6,8 +6,9 @@ what may leave and when, and what the client gets instead, is decided here.
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -28,13 +29,14 @@ from gemini_proxy.gemini.refusal import (
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.gemini.upstream_fault import error_in
-from gemini_proxy.gemini.wire import SSE_TYPE
+from gemini_proxy.gemini.wire import ARRAY_TYPE, SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
 from gemini_proxy.guardrails.coverage import HEADER
 from gemini_proxy.guardrails.engine import Check, Engine, GuardSession
 from gemini_proxy.guardrails.masking import (
     CannotMask,
     FrameEditor,
+    Masks,
     RequestMasks,
     Restoring,
     is_history,
@@ -58,6 +60,9 @@ from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.trace import Outcome
+
+ReadAgain = Callable[[Exchange], Awaitable[GeminiRequest]]
+"""Reads the request of an exchange again, whose body was masked."""
 
 _PATIENCE = 1.0
 """Seconds a client waits for a verdict without a sign of life."""
@@ -114,32 +119,25 @@ class Pipeline:
         if exchange.rules.shadows:
             exchange.asked = request.messages
         verdict = self._judge(exchange, "request", request.messages)
-        deciding = self._decide_request(exchange, verdict)
+        deciding = self._decide_request(exchange, verdict, self._reader.read_again)
         if not isinstance(verdict, Verdict) and self._may_overlap(exchange, request):
             exchange.request_check = self._tasks.beside(deciding, "request check")
         else:
             exchange.heals = self._guardrails.history != "refuse"
             await deciding
 
-    async def check_input(self, exchange: Exchange) -> None:
+    async def check_input(self, exchange: Exchange, read_again: ReadAgain) -> None:
         """Check what the client of a live session has said since the last exchange, before any of it leaves.
 
-        Raises Refused. Nothing is masked: a session in which something may have to be is refused.
+        ``exchange.body`` is the frame that it said last, which is masked where something in it is to be; ``read_again``
+        returns the whole request with that frame read again. Raises Refused.
         """
         request = exchange.checked_request
         exchange.unchecked_content[:] = request.unchecked
         self._note_thoughts(exchange, request.messages)
-        if exchange.rules.masks:
-            said = ["a guardrail masks, and nothing can be masked in a live session"]
-            raise self._refused(exchange, "request", said, reason="GUARDRAIL_UNAVAILABLE")
-        verdict = await self._wait(exchange, "request", self._judge(exchange, "request", request.messages))
-        exchange.checked_messages = exchange.message_count
-        self._refuse_unread(exchange, "request", request.unchecked)
-        violations = [violation for violation in verdict.violations if not self._is_settled(exchange, violation)]
-        exchange.violations.clear()
-        self._refuse_blocking(exchange, "request", violations)
-        await self._ask(exchange, "request", violations, request.messages)
-        exchange.violations[:] = violations
+        # What only annotates is found again by each check.
+        exchange.violations[:] = [violation for violation in exchange.violations if violation.action != "log"]
+        await self._decide_request(exchange, self._judge(exchange, "request", request.messages), read_again)
 
     def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
         """Tell whether the upstream may be called before the verdict.
@@ -192,18 +190,12 @@ class Pipeline:
         error = error_in(body) or exchange.wire.error_body(upstream.status, said, UpstreamError.code)
         await exchange.response.write(self._error_events(exchange, error))
 
-    def open_stream(self, exchange: Exchange, content_type: str) -> None:
-        """Hold back a response of ``content_type``."""
+    def open_stream(self, exchange: Exchange, content_type: str, *, bounded: bool = True) -> None:
+        """Hold back a response of ``content_type``. It may have any size where it is not ``bounded``."""
         exchange.framing = content_type
         settings, request = self._guardrails, exchange.checked_request
-        if exchange.masks is not None and settings.restore != "off":
-            restoring = Restoring(exchange.masks)
-            exchange.restoring = FrameEditor(
-                exchange.new_framing(),
-                restoring,
-                texts_only=settings.restore == "text",
-                places=exchange.wire.places,
-            )
+        if exchange.masks is not None:
+            self.restore(exchange, exchange.masks)
         # What may have to be masked must not have left before it is found.
         mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
         session = self._open_session(exchange) if mode == "window" else None
@@ -214,12 +206,25 @@ class Pipeline:
             exchange.merger,
             mode,
             request.candidate_count,
-            self._max_response_bytes,
+            self._max_response_bytes if bounded else sys.maxsize,
             session=session,
             first_message=len(request.messages),
             skips_thoughts=settings.thoughts == "skip",
             reader=exchange.response_reader,
         )
+
+    def restore(self, exchange: Exchange, masks: Masks) -> None:
+        """Put masked values back into a response from here on, where that is configured."""
+        exchange.masks = masks
+        restore, places = self._guardrails.restore, exchange.wire.places
+        if restore == "off":
+            return
+        if exchange.restoring is None:
+            exchange.restoring = FrameEditor(
+                exchange.new_framing(), Restoring(masks), texts_only=restore == "text", places=places
+            )
+        else:
+            exchange.restoring.replace_by(Restoring(masks))
 
     def pass_on(self, exchange: Exchange, data: bytes) -> bytes | None:
         """Send the client what may leave of ``data``, where there is nothing to wait for, and return None.
@@ -436,49 +441,60 @@ class Pipeline:
     def _is_array(self, exchange: Exchange) -> bool:
         """Tell whether the response is the array that the client asked for."""
         asked = exchange.wire.stream_type(exchange.call).partition(";")[0]
-        return exchange.streams and asked == exchange.framing
+        return exchange.streams and asked == exchange.framing == ARRAY_TYPE
 
     # Checks: what is asked of the engine, and what follows from its verdicts.
 
-    async def _decide_request(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> None:
+    async def _decide_request(
+        self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict], read_again: ReadAgain
+    ) -> None:
         """Apply the verdict on a request: refuse it, or mask what is to be masked and check it again.
 
-        What is found again is masked as well, a few times; what cannot be masked is refused.
+        What was masked before, in a live session, is masked wherever it is said. What is found again is masked as well,
+        a few times; what cannot be masked is refused.
         """
-        violations = (await self._wait(exchange, "request", verdict)).violations
+        violations = await self._unsettled(exchange, verdict)
         exchange.checked_messages = exchange.message_count
         self._refuse_unread(exchange, "request", exchange.unchecked_content)
         body, file = exchange.body, exchange.file
         original, noted = exchange.checked_request.messages, list[Violation]()
-        masks, rounds = RequestMasks(), 0
-        while violations:
+        masks, rounds = RequestMasks(exchange.masks.placeholders if exchange.masks is not None else {}), 0
+        while violations or (masks.placeholders and not rounds):
             violations = await self._masker.healed(exchange, masks, violations)
             self._refuse_blocking(exchange, "request", violations)
             if not rounds:
                 await self._ask(exchange, "request", violations, original)
                 noted += violations
             wanted = [violation for violation in violations if violation.action == "mask"]
-            if not wanted:
+            if not wanted and (rounds or not masks.placeholders):
                 break
             try:
-                masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
+                if wanted:
+                    masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
                 if file is not None:
                     exchange.file = await self._masker.mask_file(file, masks)
                 else:
                     exchange.body = await self._masker.mask_request(exchange, body, masks)
             except CannotMask as error:
+                self._masker.hide_refused(exchange, wanted)
                 raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
+            if not wanted and exchange.body == body:
+                break
             rounds += 1
             exchange.masks = masks.restorable
             if not masks.dropped.isdisjoint(masks.contents[: exchange.allowed]):
                 # What is left no longer stands where it stood.
                 exchange.allowed = 0
-            exchange.request = await self._reader.read_again(exchange)
-            messages = exchange.request.messages
-            violations = (await self._wait(exchange, "request", self._judge(exchange, "request", messages))).violations
+            exchange.request = await read_again(exchange)
+            violations = await self._unsettled(exchange, self._judge(exchange, "request", exchange.request.messages))
         masks = await self._masker.recall(exchange, masks)
         exchange.masks = masks.restorable
         exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
+
+    async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:
+        """Return the violations of a request about which something is to be done."""
+        violations = (await self._wait(exchange, "request", verdict)).violations
+        return [violation for violation in violations if not self._is_settled(exchange, "request", violation)]
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:
         """Return what judges the response's text as it comes; None where no rule is in force."""
@@ -585,7 +601,7 @@ class Pipeline:
             violation
             for verdict in verdicts
             for violation in verdict.violations
-            if not self._is_settled(exchange, violation)
+            if not self._is_settled(exchange, "response", violation)
         ]
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
@@ -596,17 +612,17 @@ class Pipeline:
             exchange.violations.extend(violation for violation in violations if violation.action == "log")
         return violations
 
-    def _is_settled(self, exchange: Exchange, violation: Violation) -> bool:
-        """Tell whether a violation of a response needs nothing more to be done about it.
+    def _is_settled(self, exchange: Exchange, phase: Phase, violation: Violation) -> bool:
+        """Tell whether a violation needs nothing more to be done about it.
 
-        A person has allowed it in this exchange, or all that it points at is what the client has sent, and was masked;
-        or it is in what passed earlier in a live session.
+        A person has allowed it in this exchange, or it is in what passed earlier in a live session; or it is in a
+        response, and all that it points at is what the client has sent, and was masked.
         """
         if exchange.settled and violation.action != "block" and _ends_before(violation, exchange.settled):
             return True
         if violation.action == "ask":
             return self._desk.has_allowed(exchange, violation, exchange.messages)
-        if violation.action != "mask" or exchange.masks is None:
+        if violation.action != "mask" or phase == "request" or exchange.masks is None:
             return False
         try:
             return exchange.masks.placeholders.keys() >= set(masked_values(exchange.messages, [violation]))

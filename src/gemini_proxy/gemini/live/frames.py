@@ -6,7 +6,7 @@ is refused.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.casing import camel_case, spellings
@@ -48,6 +48,7 @@ _MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
 """Fields of a ``serverContent`` in which the model says nothing."""
 _TRANSCRIPTION_MARKS: Final = spellings("finished", "languageCode")
 """Fields of a transcription that are no text."""
+_BLOB: Final = spellings("inlineData")
 _LONGEST_TOKEN: Final = 4096
 _MAX_DEPTH: Final = 64
 
@@ -79,6 +80,21 @@ class ServerFrame:
     message: JsonObject
     usage: JsonObject | None = None
 
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> "ServerFrame":
+        """Return the frame whose ``payload`` this is."""
+        usage = payload.get("usageMetadata")
+        kind = next((name for name in payload if name != "usageMetadata"), "usageMetadata")
+        return cls(cast("ServerKind", kind), payload[kind] if kind != "usageMetadata" else {}, usage)
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        """The frame as one JSON object, its own fields in camelCase."""
+        payload: dict[str, Any] = {} if self.kind == "usageMetadata" else {self.kind: self.message}
+        if self.usage is not None:
+            payload["usageMetadata"] = self.usage
+        return payload
+
     @property
     def says(self) -> bool:
         """True if the model says something in it, or calls a function."""
@@ -109,11 +125,25 @@ class ServerFrame:
         return transcription.get("text") or "" if isinstance(transcription, dict) else ""
 
     @property
-    def unread(self) -> Mapping[str, str]:
-        """What no rule reads of the transcriptions of what the user says, and why."""
+    def sound(self) -> str:
+        """The type of the sound or the moving pictures in it, "" where there are none."""
+        content = self.message.get("modelTurn") if self.kind == "serverContent" else None
+        parts = content.get("parts") if isinstance(content, Mapping) else None
+        for part in parts if isinstance(parts, list) else [parts]:
+            if (found := sound_in(part)) is not None:
+                return found.mime.partition(";")[0]
+        return ""
+
+    def unread(self, *, transcribed: bool) -> Mapping[str, str]:
+        """Return what no rule reads of it, by its path, and why.
+
+        ``transcribed`` says that the server was asked for the text of what the model says by voice.
+        """
         if self.kind != "serverContent":
             return {}
         unread = {}
+        if sound := self.sound:
+            unread["modelTurn"] = f"inline {sound}{', of which rules read the transcription' if transcribed else ''}"
         if "interimInputTranscription" in self.message:
             unread["interimInputTranscription"] = "speech of the user, half heard"
         if not self.message.get("inputTranscription", {}).keys() <= {"text", "finished"}:
@@ -131,6 +161,24 @@ class ServerFrame:
     def calls(self) -> tuple[FunctionName, ...]:
         """The functions that it calls."""
         return _functions(self.message.get("functionCalls")) if self.kind == "toolCall" else ()
+
+
+class Sound(NamedTuple):
+    """Sound or moving pictures: the field of a part that holds it, and its type."""
+
+    field: str
+    mime: str
+
+
+def sound_in(part: Any) -> Sound | None:
+    """Return the sound or the moving pictures that a part of the model's turn holds."""
+    if isinstance(part, Mapping):
+        for name in part.keys() & _BLOB:
+            blob = part[name]
+            mime = (blob.get("mimeType") or blob.get("mime_type") or "") if isinstance(blob, Mapping) else ""
+            if isinstance(mime, str) and mime.startswith(("audio/", "video/")):
+                return Sound(name, mime)
+    return None
 
 
 def read_client_frame(data: bytes) -> ClientFrame:

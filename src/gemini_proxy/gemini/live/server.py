@@ -1,14 +1,17 @@
 """Translates what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.casing import spellings
 from gemini_proxy.gemini.fields import JsonObject, objects
-from gemini_proxy.gemini.live.frames import ServerFrame
+from gemini_proxy.gemini.live.answers import refusal_frame
+from gemini_proxy.gemini.live.frames import ServerFrame, sound_in
 from gemini_proxy.gemini.parts import strings_in
+from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
+from gemini_proxy.gemini.wire import Payload
 
 _CANDIDATE_FIELDS: Final = frozenset({"groundingMetadata", "urlContextMetadata"})
 _NOT_SAID: Final = frozenset(
@@ -17,7 +20,6 @@ _NOT_SAID: Final = frozenset(
 _TRANSCRIPTION: Final = frozenset(("text", "finished", "languageCode", "language_code"))
 _TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|(?:start|end)(?:Offset|_offset)|words?")
 """Times, and the names of fields."""
-_BLOB: Final = spellings("inlineData")
 _BLOB_FIELDS: Final = spellings("data", "mimeType")
 _MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
 
@@ -27,32 +29,41 @@ class TurnReader:
 
     What it writes and the transcription of what it says by voice are texts of their own: where a turn has both, they
     are two candidates, so that neither cuts the other in pieces. Sound and moving pictures are left out, since they are
-    far larger than all text and no rule reads them; ``unread`` names what was.
+    far larger than all text and no rule reads them; the frame says that they are ``unread``.
     """
 
-    def __init__(self, *, transcribed: bool) -> None:
-        """``transcribed`` says that the server was asked for the text of speech."""
-        self._transcribed = transcribed
+    carried_call = False
+    has_open_call = False
+
+    def __init__(self) -> None:
         self._indexes: dict[str, int] = {}
         self._seen = {0}
-        self.unread: dict[str, str] = {}
-        """Paths in the response, each with what stands there that no rule can read."""
-        self.left_out = False
-        """The last frame held sound or moving pictures."""
 
-    def read(self, frame: ServerFrame) -> JsonObject:
-        """Return the payload of a frame. Raises DecodeError for a shape in which text might go unread."""
-        payload: dict[str, Any] = {}
-        self.left_out = False
+    def read(self, payload: Payload) -> Iterable[Payload]:
+        """Return what a frame says. Raises DecodeError for a shape in which text might go unread."""
+        frame = ServerFrame.of(payload)
+        said: dict[str, Any] = {}
         if frame.usage is not None:
-            payload["usageMetadata"] = frame.tokens
+            said["usageMetadata"] = frame.tokens
         candidates = list(self._candidates(frame))
         if frame.ends:
             reason = _finish_reason(frame)
             candidates += [{"index": index, "finishReason": reason} for index in sorted(self._seen)]
         if candidates:
-            payload["candidates"] = candidates
-        return payload
+            said["candidates"] = candidates
+        return (said,)
+
+    def end(self) -> Iterable[Payload]:
+        return ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        return refusal_frame(refusal.text, completes=True)
+
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        """Return nothing: a session that fails is closed, with the reason."""
+        return b""
 
     def _candidates(self, frame: ServerFrame) -> Iterator[JsonObject]:
         message = frame.message
@@ -65,7 +76,6 @@ class TurnReader:
             yield self._model_turn(message["modelTurn"])
         if "outputTranscription" in message:
             yield self._speech(message["outputTranscription"])
-        self.unread.update(frame.unread)
         if not message.keys() <= _NOT_SAID:
             fields = {name: value for name, value in message.items() if name not in _NOT_SAID}
             known = {name: value for name, value in fields.items() if name in _CANDIDATE_FIELDS}
@@ -77,7 +87,7 @@ class TurnReader:
         if not isinstance(content, Mapping):
             raise DecodeError("The upstream sent a modelTurn that is not an object")
         parts = content.get("parts") or []
-        parts = [self._without_sound(part) for part in (parts if isinstance(parts, list) else [parts])]
+        parts = [_without_sound(part) for part in (parts if isinstance(parts, list) else [parts])]
         writes = any(isinstance(part, Mapping) and part.get("text") and not part.get("thought") for part in parts)
         index = self._index("text") if writes else self._indexes.get("text", 0)
         return self._candidate(index, [part for part in parts if part], content)
@@ -100,26 +110,19 @@ class TurnReader:
         """Return the candidate of a kind of text: the first kind that comes is in the same as calls and thoughts."""
         return self._indexes.setdefault(kind, len(self._indexes))
 
-    def _without_sound(self, part: Any) -> Any:
-        if not isinstance(part, Mapping):
-            return part
-        for name in part.keys() & _BLOB:
-            blob = part[name]
-            mime = (blob.get("mimeType") or blob.get("mime_type") or "") if isinstance(blob, Mapping) else ""
-            if isinstance(mime, str) and mime.startswith(("audio/", "video/")):
-                self.left_out = True
-                kind = mime.partition(";")[0]
-                known = ", of which rules read the transcription" if self._transcribed else ""
-                self.unread["modelTurn"] = f"inline {kind}{known}"
-                rest = {key: value for key, value in part.items() if key != name}
-                beside = {
-                    key: value
-                    for key, value in blob.items()
-                    if key not in _BLOB_FIELDS or (key != "data" and not _MIME.fullmatch(value))
-                }
-                # Under a name that no field of a part has: text as a whole, as what stands beside a candidate is.
-                return {**rest, "inlineData.fields": beside} if beside else rest
+
+def _without_sound(part: Any) -> Any:
+    sound = sound_in(part)
+    if sound is None:
         return part
+    rest = {key: value for key, value in part.items() if key != sound.field}
+    beside = {
+        key: value
+        for key, value in part[sound.field].items()
+        if key not in _BLOB_FIELDS or (key != "data" and not _MIME.fullmatch(value))
+    }
+    # Under a name that no field of a part has: text as a whole, as what stands beside a candidate is.
+    return {**rest, "inlineData.fields": beside} if beside else rest
 
 
 def _finish_reason(frame: ServerFrame) -> str:

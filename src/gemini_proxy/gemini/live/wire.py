@@ -1,0 +1,156 @@
+"""The wire of the Live API: frames of a WebSocket, of which those of the model make up the response of a turn."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from gemini_proxy.errors import DecodeError
+from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.framing.frames import Frame, Framing
+from gemini_proxy.gemini.generate_wire import GENERATE
+from gemini_proxy.gemini.json_edit import Path
+from gemini_proxy.gemini.live.client import read_input, read_setup
+from gemini_proxy.gemini.live.frames import ServerFrame, read_client_frame, read_server_frame, sound_in
+from gemini_proxy.gemini.live.server import TurnReader
+from gemini_proxy.gemini.refusal import Refusal, error_body, error_refusal
+from gemini_proxy.gemini.request import GeminiRequest
+from gemini_proxy.gemini.wire import Payload, ResponseReader, Run
+
+FRAMES_TYPE: Final = "application/x-live-frames"
+"""The content type by which an exchange knows that its response comes in frames of a live session."""
+FRAME_END: Final = b"\x1e"
+"""What stands behind each frame where several of them are one body: no JSON text holds this byte."""
+_SPEECH: Final = (0, "speech")
+_HEARD: Final = frozenset(("inputTranscription", "interimInputTranscription"))
+_OPAQUE: Final = frozenset(("data", "thoughtSignature"))
+
+
+class FrameSequence:
+    """Cuts frames that stand one behind the other, each with ``FRAME_END`` behind it."""
+
+    def __init__(self, read: Callable[[bytes], ServerFrame] = read_server_frame) -> None:
+        self._read = read
+        self._begun: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[Frame]:
+        *frames, rest = data.split(FRAME_END)
+        if frames and self._begun:
+            frames[0] = b"".join((*self._begun, frames[0]))
+            self._begun.clear()
+        if rest:
+            self._begun.append(rest)
+        return [Frame(frame + FRAME_END, self._read(frame).payload) for frame in frames]
+
+    def end(self) -> list[Frame]:
+        if self._begun:
+            raise DecodeError("The upstream sent a part of a frame")
+        return []
+
+
+class LivePlaces:
+    """Where the frames of a server have their texts: in parts of the model's turn, and in what it says by voice."""
+
+    def texts(self, payload: Payload) -> Iterator[str]:
+        content = payload.get("serverContent") or {}
+        for said in (*_parts(content), content.get("outputTranscription")):
+            if isinstance(said, Mapping) and isinstance(text := said.get("text"), str):
+                yield text
+
+    def run_of(self, path: Path, payload: Payload) -> Run | None:
+        match _camel(path):
+            case ("serverContent", "outputTranscription", "text"):
+                return _SPEECH
+            case ("serverContent", "modelTurn", "parts", *place, "text") if len(place) < 2:
+                part = _parts(payload["serverContent"])[place[0] if place and isinstance(place[0], int) else 0]
+                return (0, "text", isinstance(part, Mapping) and bool(part.get("thought")))
+        return None
+
+    def ends(self, run: Run, payload: Payload) -> bool:
+        """Return whether a text ends: by its own mark or the turn's, or because the model goes on with something else.
+
+        Sound comes between the pieces of a text, and the transcription of it may come when all has been generated.
+        """
+        content = payload.get("serverContent")
+        if content is None:
+            return "toolCall" in payload
+        if content.get("turnComplete") or content.get("interrupted"):
+            return True
+        if run == _SPEECH:
+            return bool((content.get("outputTranscription") or {}).get("finished"))
+        parts = [part for part in _parts(content) if isinstance(part, Mapping) and sound_in(part) is None]
+        return bool(content.get("generationComplete")) or (bool(parts) and "text" not in parts[-1])
+
+    def is_opaque(self, path: Path) -> bool:
+        """Return whether a string is none of the model's: media, ids and marks, and what the user was heard to say."""
+        names = _camel(path)
+        if names[0] == "toolCall":
+            return names[-1] == "id" and "args" not in names
+        return names[0] != "serverContent" or names[1] in _HEARD or names[-1] in _OPAQUE
+
+    def is_json(self, path: Path) -> bool:
+        return False
+
+
+class LiveWire:
+    """Frames of a client as requests, of which each adds to a conversation, and those of a server as responses."""
+
+    places = LivePlaces()
+    refuses_by_event = True
+
+    def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:
+        frame = read_client_frame(body)
+        return read_setup(call, frame) if frame.kind == "setup" else read_input(call, frame)
+
+    def contents_of_messages(self, call: ModelCall, body: bytes) -> tuple[int | None, ...]:
+        """Return nothing: what was said before has gone up, and cannot be changed any more."""
+        return ()
+
+    def content_of(self, path: Path) -> int | None:
+        return None
+
+    def is_request_text(self, path: Path) -> bool:
+        within = _in_a_request(path)
+        return bool(within) and GENERATE.is_request_text(within)
+
+    def stream_type(self, call: ModelCall) -> str:
+        return FRAMES_TYPE
+
+    def new_framing(self, content_type: str, *, streams: bool) -> Framing:
+        return FrameSequence()
+
+    def new_reader(self, call: ModelCall) -> ResponseReader:
+        return TurnReader()
+
+    def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
+        return error_body(status, message, code, details)
+
+    def refusal_body(self, refusal: Refusal, code: str) -> Payload:
+        return error_refusal(refusal, code)
+
+
+LIVE: Final = LiveWire()
+
+
+def _in_a_request(path: Path) -> Path:
+    """Return where a request of ``generateContent`` has what a client's frame has at ``path``; () where it has none."""
+    match _camel(path):
+        case ("setup" | "contextUpdate", *within):
+            return tuple(within)
+        case ("clientContent", "turns", *within):
+            return ("contents", *within)
+        case ("realtimeInput", "text"):
+            return ("contents", "parts", "text")
+        case ("toolResponse", "functionResponses", int(), *within) | ("toolResponse", "functionResponses", *within):
+            return ("contents", "parts", "functionResponse", *within)
+    return ()
+
+
+def _camel(path: Path) -> Path:
+    """Return a path whose first names, which are those of messages and their fields, are in camelCase."""
+    return tuple([camel_case(step) if isinstance(step, str) else step for step in path])
+
+
+def _parts(content: Mapping[str, Any]) -> Sequence[Any]:
+    turn = content.get("modelTurn")
+    parts = turn.get("parts") if isinstance(turn, Mapping) else None
+    return parts if isinstance(parts, list) else [parts]
