@@ -97,7 +97,7 @@ class _ServerFrames:
         return FrameSequence(self.read)
 
 
-class _Held:
+class _HeldFrames:
     """Knows of the frames that the hold-back has, in their order, what a body of them does not say."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class _Held:
         return frames
 
 
-class _Said(NamedTuple):
+class _KeptMessage(NamedTuple):
     """A message as rules read it, and as traces keep it."""
 
     message: Message
@@ -129,7 +129,7 @@ class _Said(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Turn:
+class _LiveTurn:
     """A turn under way: ``inputs`` are what the client has said for it.
 
     ``heard`` is the place among the inputs of what the user has said by voice. ``handle`` goes on from the middle of
@@ -137,10 +137,10 @@ class _Turn:
     """
 
     exchange: Exchange
-    inputs: list[_Said]
+    inputs: list[_KeptMessage]
     heard: int | None = None
     handle: LiveFrame | None = None
-    held: _Held = field(default_factory=_Held)
+    held: _HeldFrames = field(default_factory=_HeldFrames)
 
     @property
     def begun(self) -> bool:
@@ -180,15 +180,15 @@ class LiveSession:
         self._transcribed = False
         self._base: GeminiRequest | None = None
         self._call: ModelCall | None = None
-        self._conversation: list[_Said] = []
+        self._conversation: list[_KeptMessage] = []
         self._unchecked: dict[Unchecked, None] = {}
         self._secrets: dict[str, None] = {}
         self._masks: Masks | None = None
         self._noted: list[Violation] = []
         self._frames = _ServerFrames()
         self._kept = 0
-        self._turn: _Turn | None = None
-        self._next: _Turn | None = None
+        self._turn: _LiveTurn | None = None
+        self._next: _LiveTurn | None = None
         self._listens = False
         self._muted = False
         self._withheld = False
@@ -317,7 +317,7 @@ class LiveSession:
             raise BadRequest("A session has one setup, its first frame")
         return frame, read_input(self._call, frame)
 
-    async def _check_input(self, turn: _Turn, said: GeminiRequest, data: bytes) -> bytes:
+    async def _check_input(self, turn: _LiveTurn, said: GeminiRequest, data: bytes) -> bytes:
         """Check messages of the client as the end of the conversation. Return their frame as it may go up.
 
         Raises Refused.
@@ -363,7 +363,7 @@ class LiveSession:
         await self._reader.follow_references(exchange)
         return exchange.request
 
-    def _input_turn(self) -> _Turn:
+    def _input_turn(self) -> _LiveTurn:
         """Return the turn to which what the client says now belongs: while the model speaks, the next one."""
         if self._turn is None:
             self._turn = self._new_turn()
@@ -373,7 +373,7 @@ class LiveSession:
             return self._next
         return self._turn
 
-    def _replace(self, turn: _Turn, noted: Sequence[Violation]) -> None:
+    def _replace(self, turn: _LiveTurn, noted: Sequence[Violation]) -> None:
         """Go on with a new exchange for what the turn had, with what was noted, before its last input was refused."""
         turn.exchange = self._exchange(turn.exchange)
         turn.exchange.violations.extend(noted)
@@ -389,7 +389,7 @@ class LiveSession:
         if answers_calls:
             functions = answered_functions(read)
             turn = self._input_turn()
-            turn.inputs.extend(_Said(message, message) for message in self._tool_errors(functions, "request"))
+            turn.inputs.extend(_KeptMessage(message, message) for message in self._tool_errors(functions, "request"))
             turn.exchange.request = self._request(turn.inputs)
             leaving.up.append(self._frame(tool_errors(functions, _for_the_model(exchange, refusal))))
         return leaving
@@ -507,7 +507,7 @@ class LiveSession:
         return Leaving()
 
     async def _refuse_turn(
-        self, turn: _Turn, refusal: Refusal, passed: list[LiveFrame], read: ServerFrame | None
+        self, turn: _LiveTurn, refusal: Refusal, passed: list[LiveFrame], read: ServerFrame | None
     ) -> Leaving:
         """Return what passed of a turn and its refusal; the rest of the turn will be withheld.
 
@@ -529,7 +529,7 @@ class LiveSession:
         down = [*passed, self._frame(refusal_frame(refusal.text, completes=not calls))]
         return Leaving([self._frame(tool_errors(calls, _for_the_model(exchange, refusal)))] if calls else [], down)
 
-    def _open(self, turn: _Turn) -> None:
+    def _open(self, turn: _LiveTurn) -> None:
         """Begin to hold back what the model says. What the client says from now on follows it."""
         if self._listens and turn.heard is None:
             self._hear(turn, "")
@@ -539,7 +539,7 @@ class LiveSession:
         # Sound passes and is not kept; what is kept is counted by the session.
         self._pipeline.open_stream(turn.exchange, FRAMES_TYPE, bounded=False)
 
-    def _hear(self, turn: _Turn, text: str) -> None:
+    def _hear(self, turn: _LiveTurn, text: str) -> None:
         """Add to what the user has said by voice, in one message of the turn."""
         if turn.heard is None:
             if turn.begun:
@@ -550,7 +550,7 @@ class LiveSession:
         turn.inputs[turn.heard] = _heard(_heard_text(turn.inputs[turn.heard]) + text)
         turn.exchange.request = self._request(turn.inputs)
 
-    def _conclude(self, turn: _Turn, response: Sequence[Message]) -> None:
+    def _conclude(self, turn: _LiveTurn, response: Sequence[Message]) -> None:
         """Make a turn part of the conversation that has passed."""
         self._conversation += [
             said for index, said in enumerate(turn.inputs) if index != turn.heard or _heard_text(said)
@@ -558,7 +558,7 @@ class LiveSession:
         if (masks := turn.exchange.masks) is not None:
             # As the model has said it.
             response = hide_in_messages(response, masks)
-        self._conversation += [_Said(message, message) for message in response]
+        self._conversation += [_KeptMessage(message, message) for message in response]
         self._turn, self._next = self._next, None
         if self._turn is not None:
             following = self._turn.exchange
@@ -569,8 +569,8 @@ class LiveSession:
 
     # What they share.
 
-    def _new_turn(self) -> _Turn:
-        turn = _Turn(self._exchange(), [])
+    def _new_turn(self) -> _LiveTurn:
+        turn = _LiveTurn(self._exchange(), [])
         turn.exchange.request = self._request([])
         turn.exchange.violations.extend(self._noted)
         self._noted = []
@@ -589,7 +589,7 @@ class LiveSession:
         self._begin(exchange)
         return exchange
 
-    def _request(self, inputs: Sequence[_Said], said: GeminiRequest | None = None) -> GeminiRequest:
+    def _request(self, inputs: Sequence[_KeptMessage], said: GeminiRequest | None = None) -> GeminiRequest:
         """Return the conversation with ``inputs`` at its end, of which ``said`` is the newest."""
         assert self._base is not None, "the setup comes first"
         conversation = (*self._conversation, *inputs)
@@ -650,14 +650,14 @@ def _end_spans(exchange: Exchange) -> None:
         exchange.spans.end(exchange, None)
 
 
-def _pairs(request: GeminiRequest) -> list[_Said]:
-    return [_Said(message, stored) for message, stored in zip(request.messages, request.stored, strict=True)]
+def _pairs(request: GeminiRequest) -> list[_KeptMessage]:
+    return [_KeptMessage(message, stored) for message, stored in zip(request.messages, request.stored, strict=True)]
 
 
-def _heard(text: str) -> _Said:
+def _heard(text: str) -> _KeptMessage:
     message: Message = {"role": "user", "content": [{"type": "text", "text": text, "field": _HEARD}]}
-    return _Said(message, message)
+    return _KeptMessage(message, message)
 
 
-def _heard_text(said: _Said) -> str:
+def _heard_text(said: _KeptMessage) -> str:
     return "".join(chunk["text"] for chunk in said.message["content"])
