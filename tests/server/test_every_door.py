@@ -5,7 +5,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from gemini_proxy.traces.trace import Outcome, Trace
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import DONE, completed, created, delta, interaction, sse, start, stop, text_step
 from tests.proxy.test_approvals import decide
-from tests.proxy.test_masking import EMAIL, EVERYWHERE, PLACEHOLDER, TO_THE_MODEL
+from tests.proxy.test_kept_values import KEPT as KEPT_VALUES
+from tests.proxy.test_masking import EMAIL, EVERYWHERE, OTHER, PLACEHOLDER, TO_THE_MODEL, placeholder_in
 from tests.server.test_uploads import BEGUN, KEPT, begin
 from tests.server.test_uploads import send as send_chunk
 from tests.support.live import asks, running_live, says, session, texts
@@ -245,13 +246,17 @@ every_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: f"{door.nam
 
 @dataclass(frozen=True)
 class Read:
-    """What has come of a call to a door, as it is asked for later at ``path``. ``answer`` is what says a text then."""
+    """What has come of a call to a door, as it is asked for later at ``path``. ``answer`` is what says a text then.
+
+    ``named`` is where it is named before, and the response that names it.
+    """
 
     name: str
     form: str
     begun: Door
     path: str
     answer: Answer
+    named: tuple[str, Reply] | None = None
 
 
 def begun(name: str) -> Door:
@@ -271,6 +276,7 @@ READS = (
         begun("batches"),
         "/v1beta/files/r:download?alt=media",
         lambda text: Reply([orjson.dumps({"key": "k", "response": candidate(text, "STOP")}) + b"\n"]),
+        ("/v1beta/batches/b", unary({"name": "batches/b", "done": True, "response": {"responsesFile": "files/r"}})),
     ),
     Read(
         "video",
@@ -358,10 +364,10 @@ async def counted(proxy: Proxy) -> dict[str, int]:
     return found
 
 
-def nowhere(folder: Path, *said: str) -> None:
-    """The key is in nothing that was said or stored."""
+def nowhere(folder: Path, *said: str, values: Sequence[str] = ()) -> None:
+    """The key is in nothing that was said or stored, and no value that was masked is stored."""
     stored = b"".join(file.read_bytes() for file in sorted(folder.glob("traces.db*")))
-    assert stored and CANARY.encode() not in stored
+    assert stored and not [text for text in (CANARY, *values) if text.encode() in stored]
     assert not [text for text in said if CANARY in text]
 
 
@@ -439,15 +445,22 @@ async def test_a_door_does_what_every_door_does(
 async def test_what_is_read_later_is_checked_like_any_response(
     read: Read, start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proxy = await start_proxy(policy=POLICY, mask_policy=EVERYWHERE, ask_policy=ASK, guardrails={"ask_timeout": 10.0})
+    guardrails = {"ask_timeout": 10.0, **KEPT_VALUES}
+    proxy = await start_proxy(policy=POLICY, mask_policy=EVERYWHERE, ask_policy=ASK, guardrails=guardrails)
     upstream.reply(read.begun.answer("begun"))
-    assert (await send(proxy, read.begun, "where"))[0] == 200
+    assert (await send(proxy, read.begun, f"of {OTHER}"))[0] == 200
+    sent = placeholder_in(upstream.calls[0].body)
+
+    async def get(path: str, reply: Reply) -> tuple[int, str]:
+        upstream.reply(reply)
+        async with aiohttp.request("GET", proxy.url + path, headers=read.begun.headers) as response:
+            return response.status, await response.text()
 
     async def ask_for(text: str) -> tuple[int, str]:
-        upstream.reply(read.answer(text))
-        url, headers = proxy.url + read.path, read.begun.headers
-        async with aiohttp.request("GET", url, headers=headers) as response:
-            return response.status, await response.text()
+        return await get(read.path, read.answer(text))
+
+    if read.named is not None:
+        assert (await get(*read.named))[0] == 200
 
     [whole] = read.answer("Cork").steps
     assert isinstance(whole, bytes) and await ask_for("Cork") == (200, whole.decode())
@@ -458,18 +471,20 @@ async def test_what_is_read_later_is_checked_like_any_response(
     await decide(proxy, allow=True)
     assert (await asking)[0] == 200
 
-    status, body = await ask_for(f"mail {EMAIL}")
-    assert status == 200 and EMAIL not in body and PLACEHOLDER.search(body)
+    # What the client has sent comes back, and what the model made up does not get there.
+    status, body = await ask_for(f"{sent} and {EMAIL}")
+    assert status == 200 and OTHER in body and EMAIL not in body and PLACEHOLDER.search(body), body
     trace = await proxy.trace()
-    assert trace.metadata["coverage"]["masked_values"] == 1 and EMAIL not in str(trace.messages)
+    assert trace.metadata["coverage"]["masked_values"] == 2
+    assert sent in str(trace.messages) and not {EMAIL, OTHER} & set(re.findall(r"[\w.]+@[\w.]+", str(trace.messages)))
 
     status, refused = await ask_for("to Dublin")
     assert status == 400 and "no Dublin" in refused
     trace = await proxy.trace()
     assert trace.outcome is Outcome.REFUSED_RESPONSE
     points_at_dublin(trace)
-    assert await counted(proxy) == {"completed": 4, "refused_response": 1}
-    nowhere(tmp_path, caplog.text, refused, body)
+    assert await counted(proxy) == {"completed": 4 + (read.named is not None), "refused_response": 1}
+    nowhere(tmp_path, caplog.text, refused, body, values=(EMAIL, OTHER))
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if door.pieces], ids=lambda door: f"{door.name} {door.form}")

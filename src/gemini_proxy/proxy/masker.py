@@ -221,12 +221,13 @@ class Masker:
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
         """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
 
-        ``left`` is how many events have left before.
+        What the client has sent itself stays. ``left`` is how many events have left before.
         """
-        placeholders = self._placeholders(exchange, exchange.messages, violations)
         sent = exchange.masks.placeholders if exchange.masks else {}
-        exchange.masks = Masks({**placeholders, **sent}, unsent=placeholders.keys() - sent.keys())
-        editor = FrameEditor(exchange.new_framing(), Hiding(exchange.masks), places=exchange.wire.places)
+        found = self._placeholders(exchange, exchange.messages, violations)
+        placeholders = {value: placeholder for value, placeholder in found.items() if value not in sent}
+        exchange.masks = Masks({**placeholders, **sent}, unsent=placeholders)
+        editor = FrameEditor(exchange.new_framing(), Hiding(Masks(placeholders)), places=exchange.wire.places)
         # The rest of an array is read as one from its beginning.
         opened = b"[{}" if left and exchange.framing == ARRAY_TYPE else b""
         masked = await off_loop(len(body), editor.edit, opened + body)
