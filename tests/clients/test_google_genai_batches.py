@@ -20,6 +20,7 @@ from tests.clients.kept import Google
 from tests.clients.sdk import KEY, QUIET
 from tests.clients.test_google_genai_kept import client_of
 from tests.conftest import StartProxy
+from tests.proxy.test_kept_values import KEPT
 from tests.support.proxy import MODEL, Proxy
 from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, unary
 
@@ -204,10 +205,10 @@ async def test_responses_are_checked_with_their_requests(
     assert await asyncio.to_thread(lambda: [one.dest for one in client.batches.list()]) == [None]
 
 
-async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batches, connect: Connect) -> None:
-    """Uploaded as such, it may be used; as any other text it was read as something else."""
-    client = connect(proxy)
-    line = b'{"key": "a", "request": {"contents": [{"parts": [{"text": "all of Cork"}]}]}}\n'
+async def test_a_file_of_requests_that_was_checked(start_proxy: StartProxy, batches: Batches, connect: Connect) -> None:
+    """Uploaded as such, it may be used; as any other text it was read as something else. Masked values come back."""
+    client = connect(await start_proxy(mask_policy=POLICY, guardrails=KEPT))
+    line = b'{"key": "a", "request": {"contents": [{"parts": [{"text": "all of Dublin"}]}]}}\n'
 
     def upload(mime_type: str) -> str:
         file = client.files.upload(file=io.BytesIO(line), config=types.UploadFileConfig(mime_type=mime_type))
@@ -215,7 +216,14 @@ async def test_a_file_of_requests_that_was_checked(proxy: Proxy, batches: Batche
         return file.name
 
     def work() -> None:
-        assert client.batches.create(model=MODEL, src=upload("jsonl")).name
+        file = upload("jsonl")
+        name = client.batches.create(model=MODEL, src=file).name
+        [placeholder] = set(re.findall("<MASKED_[0-9a-f]{10}>", batches.google.bytes_of[file].decode()))
+        assert batches.google.bytes_of[file] == line.replace(b"Dublin", placeholder.encode())
+        batches.answers = [says(f"to {placeholder}")]
+        job = client.batches.get(name=name or "")
+        assert job.dest is not None and job.dest.inlined_responses is not None
+        assert [one.response.text for one in job.dest.inlined_responses if one.response] == ["to Dublin"]
         with pytest.raises(errors.ClientError, match="application/jsonl"):
             client.batches.create(model=MODEL, src=upload("text/plain"))
 
@@ -275,7 +283,8 @@ async def test_a_batch_goes_masked(
     assert not [call for call in upstream.calls if b"Dublin" in call.body]
     [placeholder] = set(re.findall("<MASKED_[0-9a-f]{10}>", upstream.calls[0].body.decode()))
     trace = await proxy.trace()
-    assert trace.metadata["coverage"]["masked_values"] == 1 and "Dublin" not in str(trace.messages)
+    coverage = trace.metadata["coverage"]
+    assert (coverage["masked_values"], coverage["values_kept"]) == (1, False) and "Dublin" not in str(trace.messages)
     batches.answers = [says(f"It is {placeholder}"), says("or Dublin.")]
     job = await asyncio.to_thread(client.batches.get, name=job.name)
     assert job.dest is not None and job.dest.inlined_responses is not None

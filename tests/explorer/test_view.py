@@ -360,6 +360,8 @@ def test_facts_of_an_exchange() -> None:
             "not_checked": [{"address": "messages.0.content.1", "reason": "inline image/png"}] * 20,
             "not_checked_in_all": 25,
             "milliseconds": 2.25,
+            "masked_values": 3,
+            "values_kept": False,
         },
         "refusal": {"reason": "R", "text": "[Invariant] no"},
         "temperature": 0.5,
@@ -372,8 +374,8 @@ def test_facts_of_an_exchange() -> None:
         ("2.2 ms", "checks"),
     ]
     assert [(fact.name, fact.value) for fact in told.tokens] == [("prompt", "1,200"), ("total", "1,234")]
-    assert [fact.value for fact in told.checks] == ["refused", "final", "1", "2"]
-    assert told.checks[-1].detail == "a, b"
+    assert [fact.value for fact in told.checks] == ["refused", "final", "1", "2", "3"]
+    assert [fact.detail for fact in told.checks[-2:]] == ["a, b", "placeholders stay in later responses"]
     assert (len(told.unchecked), told.unchecked_more) == (20, 5)
     assert told.refusal is not None and told.refusal.value == "[Invariant] no"
     assert [(fact.name, fact.value) for fact in told.others] == [("temperature", "0.5")]

@@ -18,7 +18,7 @@ class Coverage:
     ``verdict`` is ``passed``, ``refused``, ``unchecked`` or ``off``; it is ``pending`` in a header that is sent before
     the end, and for an exchange that ended without its final check. ``unchecked`` says why a check gave no verdict,
     None if all did; ``waiting`` names the guardrails for which ``window`` had to become ``hold``. ``masked`` counts the
-    values that were masked.
+    values that were masked, and ``values_kept`` says that they come back in later responses as well.
     """
 
     mode: str
@@ -30,6 +30,7 @@ class Coverage:
     milliseconds: float = 0.0
     waiting: tuple[str, ...] = ()
     masked: int = 0
+    values_kept: bool = False
 
     @property
     def header(self) -> str:
@@ -52,7 +53,7 @@ class Coverage:
         if len(self.unchecked_content) > _LISTED:
             described["not_checked_in_all"] = len(self.unchecked_content)
         if self.masked:
-            described["masked_values"] = self.masked
+            described |= {"masked_values": self.masked, "values_kept": self.values_kept}
         if self.waiting:
             described["judged_only_at_the_end"] = list(self.waiting)
         if self.unchecked is not None:

@@ -153,6 +153,7 @@ class ExchangeRecorder:
             milliseconds=exchange.check_ms,
             waiting=exchange.waiting,
             masked=len(exchange.masks.placeholders) if exchange.masks is not None else 0,
+            values_kept=self._values is not None,
         )
 
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:

@@ -142,6 +142,10 @@ def _checks(coverage: Mapping[str, Any], allowed: float | None) -> Iterator[Fact
     if allowed is not None:
         yield Fact("allowed before", grouped(allowed), 'messages that rules with scope="new" leave alone')
     yield Fact("rules", f"{len(rules)}", names + (", …" if len(rules) > _LISTED else ""))
+    if (masked := _number(coverage.get("masked_values"))) is not None:
+        kept = coverage.get("values_kept") is True
+        told = "they come back in later responses" if kept else "placeholders stay in later responses"
+        yield Fact("masked values", grouped(masked), told)
     if isinstance(waiting := coverage.get("judged_only_at_the_end"), list):
         yield Fact("checked only at the end", ", ".join(_text(name) for name in waiting[:_LISTED]))
 
