@@ -1,10 +1,11 @@
 """The keys of a request: whose Gemini quota is used, whose rules and traces these are, who asks a service. No I/O."""
 
+import functools
 import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -63,7 +64,12 @@ def client_of(credentials: Credentials, configured: str | None, address: str | N
     A digest that is good for the life of this process; ``configured`` as for ``own_key``.
     """
     key = credentials.invariant or own_key(credentials, configured)
-    said = f"key {key}" if key else f"address {address}"
+    return _client_digest(f"key {key}" if key else f"address {address}")
+
+
+# Few clients send most requests.
+@functools.lru_cache(maxsize=256)
+def _client_digest(said: str) -> str:
     return hashlib.blake2b(said.encode(), key=_SALT, digest_size=16).hexdigest()
 
 
@@ -90,16 +96,37 @@ def read_credentials(
     malformed pair of keys, two different keys for one purpose (the upstream might take the other one), or a key that is
     missing.
     """
-    sources = [(_split(value), bearer) for value, bearer in _gemini_sources(headers, query_key)]
+    given = [tuple(headers.getall(name, ())) for name in _CARRIERS]
+    return _read_credentials(*given, query_key, configured, dataset)
+
+
+_CARRIERS = ("x-goog-api-key", "authorization", INVARIANT_HEADER, GUARDRAILS_HEADER)
+"""Headers that carry keys."""
+
+
+# Few clients send most requests, each with the same headers.
+@functools.lru_cache(maxsize=256)
+def _read_credentials(
+    keys: tuple[str, ...],
+    authorizations: tuple[str, ...],
+    invariants: tuple[str, ...],
+    for_guardrails: tuple[str, ...],
+    query_key: str | None,
+    configured: str | None,
+    dataset: str | None,
+) -> Credentials:
+    """Read the values of each of ``_CARRIERS`` as ``read_credentials`` does."""
+    named = _single("x-goog-api-key", keys), _single("authorization", authorizations)
+    sources = [(_split(value), bearer) for value, bearer in _gemini_sources(*named, query_key)]
     pairs = [pair for pair, _ in sources]
     gemini = _only("Gemini", [given for given, _ in pairs]) or configured
-    header = _bearer(_single(headers, INVARIANT_HEADER))
+    header = _bearer(_single(INVARIANT_HEADER, invariants))
     invariant = _only("Invariant", [header, *(paired for _, paired in pairs)])
     if dataset is not None and not invariant:
         raise BadRequest("Missing invariant api key" if gemini else "Missing LLM Provider API Key")
     if not gemini:
         raise BadRequest("Missing LLM Provider API Key")
-    guardrails = _bearer(_single(headers, GUARDRAILS_HEADER))
+    guardrails = _bearer(_single(GUARDRAILS_HEADER, for_guardrails))
     for key in filter(None, (gemini, invariant, guardrails)):
         if not _KEY.fullmatch(key):
             raise BadRequest(_FORMAT)
@@ -107,11 +134,8 @@ def read_credentials(
     return Credentials(gemini, invariant or None, guardrails or None, bearer=bool(carried) and all(carried))
 
 
-def _gemini_sources(
-    headers: CIMultiDictProxy[str] | CIMultiDict[str], query_key: str | None
-) -> Iterator[tuple[str, bool]]:
+def _gemini_sources(key: str, authorization: str, query_key: str | None) -> Iterator[tuple[str, bool]]:
     """Yield what may be a Gemini key, and whether it came as ``Authorization: Bearer``."""
-    key, authorization = _single(headers, "x-goog-api-key"), _single(headers, "authorization")
     if key:
         yield key, False
     if authorization and (not (key or query_key) or _BEARER.match(authorization)):
@@ -128,8 +152,8 @@ def _only(owner: str, keys: Iterable[str]) -> str:
     return next(iter(different), "")
 
 
-def _single(headers: CIMultiDictProxy[str] | CIMultiDict[str], name: str) -> str:
-    values = headers.getall(name, ())
+def _single(name: str, values: Sequence[str]) -> str:
+    """Return the value of a header, "" if it is not given. Raises BadRequest for several."""
     if len(values) > 1:
         raise BadRequest(f"The header {name} is given more than once")
     return values[0].strip() if values else ""

@@ -4,8 +4,8 @@ import asyncio
 import re
 import ssl
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -256,7 +256,7 @@ def vertex_url(location: str | None) -> str:
 def upstream_headers(
     headers: CIMultiDictProxy[str] | CIMultiDict[str],
     gemini_key: str,
-    extra: Sequence[str] = (),
+    extra: tuple[str, ...] = (),
     *,
     bearer: bool = False,
 ) -> Mapping[str, str]:
@@ -274,12 +274,17 @@ def upstream_headers(
     named = {token.strip().lower() for value in headers.getall("connection", ()) for token in value.split(",")}
     for name, value in headers.items():
         folded = name.lower()
-        if not (folded in FORWARDED or folded.startswith("x-goog-") or folded in extra):
+        if not _is_forwarded(folded, extra) or folded in outgoing or folded in named:
             continue
-        if folded.startswith("x-goog-upload-"):
-            continue
-        if folded in outgoing or folded in _CARRIERS:
-            continue
-        if not (folded in named or _INVARIANT.search(folded) or _INVARIANT.search(value)):
+        if not _INVARIANT.search(value):
             outgoing[folded] = value
     return outgoing
+
+
+# Most requests have the same headers.
+@lru_cache(maxsize=256)
+def _is_forwarded(name: str, extra: tuple[str, ...]) -> bool:
+    """Return whether a header of that name in lower case goes upstream, which those with keys do in another way."""
+    if name in _CARRIERS or name.startswith("x-goog-upload-") or _INVARIANT.search(name):
+        return False
+    return name in FORWARDED or name.startswith("x-goog-") or name in extra
