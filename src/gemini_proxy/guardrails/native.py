@@ -145,13 +145,15 @@ class NativeEngine:
         Raises Unanswered, at once or when awaited, if guardrails need other answers than ``answers``.
         """
         started = time.perf_counter()
-        if _size(check.messages) > QUICK_MESSAGES:
+        if len(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
         allowed = _allowed(check)
         rules = check.reader.rules(prefilter_of(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
+        if _size(check.messages) > QUICK_MESSAGES:
+            return self._check_elsewhere(check, lane, started, answers)
         try:
             conversation = check.reader.conversation(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:

@@ -8,7 +8,7 @@ might overlook something.
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from time import thread_time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import orjson
 import re2
@@ -20,6 +20,8 @@ from gemini_proxy.policy.run.values import count_chars
 
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
 _MOST_CHARS: Final = 100_000
+# Calls of a message, or tools: a thousand take a millisecond.
+_MOST_LISTED: Final = 1_000
 _PIECE: Final = 4096
 # Seconds for a piece, many times what it takes. A search that has lost its automaton takes longer.
 _SLOW: Final = 0.002
@@ -222,7 +224,7 @@ _CONTENTS: Final = frozenset((list, dict, int, float, type(None)))
 
 def _are_calls(calls: object) -> bool:
     """Return whether these are calls with arguments as data: JSON in JSON is written otherwise."""
-    return type(calls) is list and all(
+    return _is_short_list(calls) and all(
         type(call) is dict
         and type(function := call.get("function")) is dict
         and type(function.get("name")) is str
@@ -232,4 +234,8 @@ def _are_calls(calls: object) -> bool:
 
 
 def _are_tools(tools: object) -> bool:
-    return type(tools) is list and all(type(tool) is dict and type(tool.get("name")) is str for tool in tools)
+    return _is_short_list(tools) and all(type(tool) is dict and type(tool.get("name")) is str for tool in tools)
+
+
+def _is_short_list(items: object) -> TypeGuard[list[Any]]:
+    return type(items) is list and len(items) <= _MOST_LISTED
