@@ -137,7 +137,7 @@ class ResponseStream:
         self._merger = merger
         self._reader: ResponseReader = reader or GenerateReader()
         self._candidate_count = candidate_count
-        self._room = max_bytes
+        self._max_bytes = self._room = max_bytes
         self._ready: list[bytes] = []
         self._pending: deque[_PendingEvent] = deque()
         # Bytes after the last event. They may be the end of the body (an array's bracket), so they wait for the next.
@@ -151,6 +151,11 @@ class ResponseStream:
         self._thoughts = "skip" if skips_thoughts else "check"
         self._candidates: dict[int, _CandidateText] = {}
         self._pieces: list[_NewText] = []
+
+    @property
+    def size(self) -> int:
+        """The bytes that have come so far."""
+        return self._max_bytes - self._room
 
     @property
     def wants_check(self) -> bool:

@@ -85,7 +85,7 @@ class ExchangeRecorder:
             self._write_later(trace)
             self._learn(exchange)
             return
-        written = await self._recorder.commit(trace)
+        written = await self._recorder.commit(trace, _bytes_read(exchange))
         if self._required and not written:
             raise Unavailable("The exchange could not be recorded, and this server answers only what it records")
         self._learn(exchange)
@@ -202,6 +202,13 @@ class ExchangeRecorder:
             for value, placeholder in masks.placeholders.items()
         )
         return self._values.sealed(ValueScope(exchange.owner, exchange.call.dataset, names), texts)
+
+
+def _bytes_read(exchange: Exchange) -> int | None:
+    """Return how many bytes the messages were read from. None if some came otherwise: earlier, or in frames."""
+    if exchange.earlier or exchange.call.row.transport != "json":
+        return None
+    return exchange.size + (exchange.stream.size if exchange.stream is not None else 0)
 
 
 def _upstream_failure(exchange: Exchange) -> str | None:

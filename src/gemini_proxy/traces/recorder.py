@@ -95,12 +95,13 @@ class Recorder:
         """How many traces are queued, those being written not counted."""
         return len(self._queue)
 
-    async def commit(self, trace: Trace) -> bool:
+    async def commit(self, trace: Trace, size: int | None = None) -> bool:
         """Write a trace durably; return whether that was done, False after ``patience`` seconds at the latest.
 
+        ``size`` is how many bytes its messages were read from; their text is measured where that is not known.
         Cancelling the caller withdraws nothing: the trace is queued before the first await.
         """
-        item = self._enqueue(trace)
+        item = self._enqueue(trace, text_length(trace.messages) if size is None else size)
         if item is None:
             return False
         return await item.written
@@ -171,8 +172,7 @@ class Recorder:
         except TimeoutError:
             self._abandon()
 
-    def _enqueue(self, trace: Trace) -> _QueuedTrace | None:
-        size = text_length(trace.messages)
+    def _enqueue(self, trace: Trace, size: int) -> _QueuedTrace | None:
         if self._closed or self._is_full(size):
             self._count_lost("the recorder is closed" if self._closed else "the queue is full")
             return None
