@@ -51,7 +51,7 @@ def _are_objects(items: list[Any]) -> bool:
 
 def an_object(value: Any, where: str) -> JsonObject | None:
     """Return the object of a single field, None if absent. Raises BadRequest for anything else."""
-    if value is None or isinstance(value, Mapping):
+    if value is None or type(value) is dict or isinstance(value, Mapping):
         return value
     raise BadRequest(f'"{where}" must be an object')
 

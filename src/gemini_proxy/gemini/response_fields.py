@@ -178,7 +178,7 @@ class FieldTexts:
         shape = self._shape.get(name)
         if shape is None:
             self._unknown(name, name, key, value)
-        else:
+        elif not _is_control(shape, value):
             self._read(name, name, shape, value)
         if self._too_deep:
             # To compare it would take more of Python's stack than there is.
@@ -229,8 +229,7 @@ class FieldTexts:
             self._misread(field, path, value)
             return
         for key, inner in value.items():
-            known = shape.get(key)
-            if known is NUMBER and type(inner) is int:
+            if _is_control(shape.get(key), inner):
                 continue
             name = camel_case(key)
             known = shape.get(name)
@@ -276,6 +275,13 @@ class FieldTexts:
             value = list(value.values())
         hold_any = [self._read_anything(field, path, inner, depth - 1) for inner in value]
         return any(hold_any) or bool(value)
+
+
+def _is_control(shape: Any, value: Any) -> bool:
+    """Return whether a value is plainly what its field controls, as most are: then no text is in it."""
+    if type(value) is str:
+        return type(shape) is re.Pattern and shape.fullmatch(value) is not None
+    return shape is NUMBER and type(value) is int
 
 
 class TokenTexts:

@@ -88,7 +88,9 @@ class Budgets:
     def lacks(self, client: str, limit: float, now: float) -> bool:
         """Whether a lease must be had before it is known if anything is left for the client; it is wanted then."""
         use = self._use(client, now)
-        if not limit or use.used >= limit or use.used < self._granted(use, limit, now) or now < use.empty_until:
+        if not limit or use.used < use.leased <= limit or use.used >= limit:
+            return False
+        if use.used < self._granted(use, limit, now) or now < use.empty_until:
             return False
         self._wanted[client] = limit
         return True

@@ -124,8 +124,8 @@ def _texts(message: Mapping[str, Any]) -> Sequence[str]:
         return (content,)
     if not isinstance(content, list):
         return ()
-    texts = [chunk.get("text") for chunk in content[:_MOST_TEXTS] if isinstance(chunk, Mapping)]
-    return [text for text in texts if isinstance(text, str)]
+    chunks = content[:_MOST_TEXTS]
+    return [chunk["text"] for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("text"), str)]
 
 
 def _calls(message: Mapping[str, Any]) -> Sequence[str]:
