@@ -11,12 +11,16 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
+from gemini_proxy.cli.main import main
 from gemini_proxy.cli.traces import traces
+from gemini_proxy.traces.datasets import Datasets
+from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, trace_json
-from tests.traces.samples import ANNOTATION, trace, url
+from tests.traces.samples import ANNOTATION, ensured, trace, url
 
+RULE = 'raise "a town" if:\n    (m: Message)\n    "Dublin" in m.content\n'
 HOSTILE = "[red]not markup[/red] :smile: \x1b[31mnot colour\x9b1m \u202eflip\r"
 
 
@@ -49,6 +53,42 @@ def write(database: Path, batch: Iterable[Trace]) -> None:
 def run(database: Path, *arguments: str) -> Result:
     runner = CliRunner(env={"COLUMNS": "160"})
     return runner.invoke(traces, arguments, obj=Settings(Section(url(database))))
+
+
+def test_the_rules_in_force_are_tried_on_one_trace(database: Path, tmp_path: Path) -> None:
+    """Those of the files and of the dataset, with what each finds and where."""
+    said = [{"role": "assistant", "content": "Dublin is a secret"}]
+    one, other = trace(messages=said, owner="ann"), trace(messages=said, owner="bob", dataset=None)
+    write(database, [one, other])
+
+    async def add_rule() -> None:
+        store = await TraceStore.open(url(database))
+        made = await ensured(Datasets(store.database), "ann", "demo")
+        await Policies(store.database).add(
+            made, "own", RULE.replace("Dublin", "secret").replace("a town", "a secret"), action="block"
+        )
+        await store.close()
+
+    asyncio.run(add_rule())
+    policy = tmp_path / "towns.gr"
+    policy.write_text(RULE)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[traces]\ndatabase = "{url(database)}"\n[guardrails]\nlog_policies = ["{policy}"]\n')
+
+    def tried(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["--config", str(config), "traces", "try", *arguments])
+
+    result = tried(one.id)
+    assert result.exit_code == 1
+    for words in ("block  own", "a secret  line 1", "log    ", "towns.gr", "messages.0.content:0-6"):
+        assert words in result.output
+    result = tried(other.id, "--json")
+    [told] = map(orjson.loads, result.output.splitlines())
+    assert (told["action"], told["failure"], told["violations"][0]["message"]) == ("log", None, "a town")
+    policy.write_text(RULE.replace("Dublin", "Cork"))
+    result = tried(other.id)
+    assert result.exit_code == 0 and "nothing" in result.output
+    assert tried("0" * 8).exit_code == 1
 
 
 def test_list_shows_the_newest_first_with_rule_and_time(database: Path) -> None:

@@ -219,6 +219,27 @@ async def test_from_a_shadow_to_the_rule_in_force(proxy: Proxy, page: Page) -> N
     assert await say(proxy, "shade", "tell me the secret") == 400
 
 
+async def test_from_a_trace_to_the_same_once_more(proxy: Proxy, page: Page, watch: Watch) -> None:
+    """The rules in force are tried on it, and its request is sent again with keys that are typed in."""
+    made = await ensured(proxy.app[DATASETS], DEVELOPER, "again")
+    assert await say(proxy, "again", "what is it?") == 200
+    first = await proxy.trace()
+    await proxy.app[POLICIES].add(made, "no secrets", SECRETIVE, action="log")
+    await page.goto(f"{proxy.url}/explorer/traces/{first.id}")
+    await page.get_by_role("link", name="Try rules").click()
+    await page.get_by_role("heading", name="1 finding").wait_for()
+    assert await page.locator("#m1 mark").all_inner_texts() == ["secret"]
+    await page.go_back()
+    await page.get_by_role("link", name="Send again").click()
+    await page.get_by_label("Gemini key").fill("AIzaTyped")
+    await page.get_by_label("Key of this server").fill("inv-test")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_role("heading", name="completed").wait_for()
+    second = await proxy.trace()
+    assert page.url == f"{proxy.url}/explorer/traces/{second.id}" and second.id != first.id
+    assert watch.seen == []
+
+
 async def test_what_was_written_is_not_lost(proxy: Proxy, browser: Browser) -> None:
     """Without a script: a rule that does not load is shown again with its line, all of it; one that does is saved."""
     await ensured(proxy.app[DATASETS], DEVELOPER, "plain")
@@ -357,6 +378,7 @@ async def test_what_was_said_never_runs(proxy: Proxy, page: Page, watch: Watch) 
         "/traffic?text=script",
         f"/conversations/{quote(PAYLOADS[0], safe='')}",
         f"/traces/{recorded[0].id}/copy?as=case",
+        f"/traces/{recorded[0].id}/try",
     ]
     everywhere = [
         "",
@@ -437,6 +459,8 @@ async def test_every_text_can_be_read(proxy: Proxy, browser: Browser, watch: Wat
         "/keys",
         "/conversations/readable",
         f"/traces/{one.id}/copy?as=case",
+        f"/traces/{one.id}/try",
+        f"/traces/{one.id}/replay",
     ]
     for path in paths:
         await page.goto(f"{proxy.url}/explorer{path}")

@@ -30,7 +30,7 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import line, local_time, sight_lines, terminal
+from gemini_proxy.cli.terminal import line, local_time, print_finding, sight_lines, terminal
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
@@ -351,11 +351,5 @@ def _print_all(console: Console, findings: Sequence[FlaggedTrace], shown: int, w
 def _print(console: Console, finding: FlaggedTrace) -> None:
     facts = [finding.trace_id, local_time(finding.created), finding.dataset or "-", f"was {finding.outcome}"]
     console.print(line("  ".join(facts), "cyan"), soft_wrap=True)
-    if finding.failure is not None:
-        console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
-    for violation in finding.violations:
-        for text in sight_lines(violation):
-            console.print(Text.assemble("  ", text), soft_wrap=True)
-    if finding.more:
-        console.print(Text(f"  and {finding.more} more violations", "dim"))
+    print_finding(console, finding)
     console.print()

@@ -5,6 +5,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.text import Text
 
+from gemini_proxy.traces.backtest import FlaggedTrace
 from gemini_proxy.traces.excerpts import Excerpt, ShownViolation
 from gemini_proxy.traces.visible import ONE_LINE, as_json
 
@@ -36,6 +37,17 @@ def sight_lines(sight: ShownViolation) -> list[Text]:
     if sight.more:
         lines.append(Text(f"    and {sight.more} more ranges", "dim"))
     return lines
+
+
+def print_finding(console: Console, finding: FlaggedTrace) -> None:
+    """Print what was found in a trace, and why there is no verdict on some of it."""
+    if finding.failure is not None:
+        console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
+    for violation in finding.violations:
+        for text in sight_lines(violation):
+            console.print(Text.assemble("  ", text), soft_wrap=True)
+    if finding.more:
+        console.print(Text(f"  and {finding.more} more violations", "dim"))
 
 
 def excerpt_line(excerpt: Excerpt) -> Text:

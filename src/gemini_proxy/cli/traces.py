@@ -20,11 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import excerpt_line, line, local_time, terminal
+from gemini_proxy.cli.terminal import excerpt_line, line, local_time, print_finding, terminal
 from gemini_proxy.cli.with_store import shell_user, with_store
+from gemini_proxy.errors import ProxyError
+from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet
+from gemini_proxy.policy import Unanswered
 from gemini_proxy.sections import SMALLEST_DATABASE, value_keys
 from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges, leaves, segments
+from gemini_proxy.traces.backtest import Backtest, FlaggedTrace
 from gemini_proxy.traces.backup import back_up
+from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
 from gemini_proxy.traces.export import FORMATS
@@ -33,6 +38,7 @@ from gemini_proxy.traces.masked_values import MaskedValues, Revealed
 from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json
 from gemini_proxy.traces.visible import VISIBLE, as_json
@@ -161,6 +167,61 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
         click.echo(dump(trace_json(trace)))
     else:
         print_trace(trace)
+
+
+@traces.command("try")
+@click.argument("trace_id", metavar="ID")
+@click.option("--json", "as_json_", is_flag=True, help="One JSON object per guardrail.")
+@click.pass_obj
+def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
+    """Try the rules in force now on one trace: those of the policy files and of its dataset.
+
+    Nothing is sent, changed or recorded. The exit code is 1 where something is found or a rule gives no verdict.
+    """
+    trace, rules = with_store(settings.traces.database, lambda store: _with_rules(store, trace_id, settings.rules))
+    guardrails = settings.config.guardrails
+    parameters = rules.tools.within(guardrails.parameters, trace.messages)
+    clean = True
+    for rule in rules.all:
+        try:
+            finding = Backtest(rule.policy, parameters, guardrails.thoughts, guardrails.timeout).run(trace)
+        except Unanswered:
+            finding = FlaggedTrace.undecided(trace, "it asks a detector outside, which is not asked here")
+        clean = clean and finding is None
+        if as_json_:
+            found = {} if finding is None else finding.json()
+            told = {name: found.get(name) for name in ("violations", "more_violations", "failure")}
+            click.echo(as_json({"guardrail": rule.name, "action": rule.action, **told}))
+        else:
+            _print_tried(rule, finding)
+    if not rules.all and not as_json_:
+        click.echo("no guardrail is in force for exchanges like this")
+    sys.exit(0 if clean else 1)
+
+
+async def _with_rules(store: TraceStore, trace_id: str, files: GuardrailSet) -> tuple[Trace, GuardrailSet]:
+    """Return a trace, and the rules that its user's exchanges with its dataset go by now."""
+    try:
+        trace = await store.get(trace_id)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if trace is None:
+        raise click.ClickException(f"no trace begins with {trace_id}")
+    if trace.dataset is None:
+        return trace, files
+    stored = DatasetRules(store.database, Revisions(store.database))
+    try:
+        return trace, await stored.of(trace.owner, trace.dataset, files)
+    except ProxyError as error:
+        raise click.ClickException(error.message) from None
+
+
+def _print_tried(rule: Guardrail, finding: FlaggedTrace | None) -> None:
+    console = terminal()
+    nothing = "" if finding is not None else "  nothing"
+    console.print(Text.assemble((f"{rule.action:5}  ", "bold"), line(rule.name), (nothing, "dim")), soft_wrap=True)
+    if finding is not None:
+        print_finding(console, finding)
 
 
 @traces.command()

@@ -15,6 +15,7 @@ from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.audit import AuditLog
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.masked_values import MaskedValues
@@ -36,6 +37,8 @@ PRICES: web.AppKey[Callable[[], Mapping[str, Price]]] = web.AppKey("PRICES")
 """What models cost, as it is now."""
 FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
+DATASET_RULES = web.AppKey("DATASET_RULES", DatasetRules)
+"""The rules of datasets, compiled as exchanges use them."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")
 """For lists, searches and figures: the replica if there is one, which may lag some seconds behind DATABASE."""

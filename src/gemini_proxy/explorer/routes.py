@@ -82,6 +82,7 @@ from gemini_proxy.explorer.pages import (
     sign_in,
     tool_pages,
     trace_pages,
+    trace_reruns,
 )
 from gemini_proxy.explorer.pages.site import error_page, missing
 from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static_files
@@ -265,6 +266,8 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer/traces/{id}/json": trace_pages.trace_raw,
     "/explorer/traces/{id}/text": trace_pages.trace_text,
     "/explorer/traces/{id}/copy": trace_pages.copy,
+    "/explorer/traces/{id}/try": trace_reruns.try_rules,
+    "/explorer/traces/{id}/replay": trace_reruns.ask_replay,
     "/explorer/conversations/{id}": conversation_pages.conversation,
     guardrail_pages.PATH: guardrail_pages.guardrails,
     key_pages.PATH: key_pages.keys,
@@ -295,6 +298,7 @@ _POST: Final[dict[str, Handler]] = {
     f"{key_pages.PATH}/{{id}}/revoke": key_pages.revoke,
     "/explorer/api/check-policy": rule_pages.check_policy,
     "/explorer/api/try-policy": rule_pages.try_policy,
+    "/explorer/traces/{id}/replay": trace_reruns.replay,
     "/explorer/traces/{id}/notes": trace_pages.add_note,
     "/explorer/traces/{id}/value": trace_pages.reveal_value,
     "/explorer/traces/{id}/notes/{note}/remove": trace_pages.remove_note,

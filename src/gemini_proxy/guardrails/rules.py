@@ -195,6 +195,11 @@ def stronger(action: Action, other: object) -> Action:
     return cast("Action", other) if _STRENGTHS.get(other, -1) > _STRENGTHS[action] else action
 
 
+def strongest(actions: Iterable[Action]) -> Action | None:
+    """Return the strongest of some actions; None where there are none."""
+    return max(actions, key=_STRENGTHS.__getitem__, default=None)
+
+
 def guardrail(name: str, text: str, action: Action, *, foreign: bool = False, asks: bool = False) -> Guardrail:
     """Compile ``text`` into a guardrail whose id is that of its content; ``asks`` as in ``load_policy``.
 

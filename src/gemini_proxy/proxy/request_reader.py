@@ -27,12 +27,11 @@ from gemini_proxy.proxy.upstream import upstream_headers
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
+from gemini_proxy.traces.headline import CONVERSATION_HEADER
 from gemini_proxy.traces.redact import redact
 
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
 
-CONVERSATION_HEADER = "x-gemini-proxy-conversation"
-"""Names the conversation that an exchange belongs to."""
 _CONVERSATION = re.compile(r"[\x21-\x7e]{1,128}")
 _LARGE = 524_288
 """Bytes of body whose reading takes more than the five milliseconds that the loop may lose."""

@@ -13,7 +13,16 @@ from functools import partial
 from aiohttp import web
 
 from gemini_proxy.config import Config, configuration_digest
-from gemini_proxy.explorer.app_keys import CHECKING, COMPILING, FEED, LIMITS, MASKED_VALUES, PRICES, READ_DATABASE
+from gemini_proxy.explorer.app_keys import (
+    CHECKING,
+    COMPILING,
+    DATASET_RULES,
+    FEED,
+    LIMITS,
+    MASKED_VALUES,
+    PRICES,
+    READ_DATABASE,
+)
 from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
@@ -245,7 +254,8 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
     app[STORAGE] = storage
     app[AUTHENTICATION] = Authentication(access, spends=config.upstream.api_key is not None)
     app[NOTEBOOK] = _notebook(app, storage)
-    assembly = _Assembly(app, storage, DatasetRules(database, revisions), checkers)
+    dataset_rules = DatasetRules(database, revisions)
+    assembly = _Assembly(app, storage, dataset_rules, checkers)
     app[SETUPS] = setups = Setups(assembly.build, config, rules)
     if config.explorer.enabled:
         engine = NativeEngine(checkers.asked_for, config.guardrails.timeout)
@@ -255,6 +265,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
 
         app[READ_DATABASE], app[LIMITS] = storage.read_database, lambda: _limits(app)
         app[MASKED_VALUES] = lambda: setups.current.masked_values
+        app[DATASET_RULES] = dataset_rules
         app[PRICES] = lambda: setups.current.config.prices
         set_up_explorer(
             app, config, storage.store, access, engine, storage.feed, lambda: setups.current.rules, guardrails

@@ -168,12 +168,16 @@ def candidates(messages: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def _moved(violation: RuleViolation, places: Sequence[int]) -> RuleViolation:
-    """Return the violation with its addresses counted through the whole trace."""
+    return replace(violation, ranges=at_places(violation.ranges, places))
+
+
+def at_places(addresses: Sequence[str], places: Sequence[int]) -> tuple[str, ...]:
+    """Return addresses into the messages at ``places`` of a trace, counted through the whole trace."""
 
     def move(found: re.Match[str]) -> str:
         return f"messages.{places[int(found[1])]}"
 
-    return replace(violation, ranges=tuple(_INDEX.sub(move, address, count=1) for address in violation.ranges))
+    return tuple(_INDEX.sub(move, address, count=1) for address in addresses)
 
 
 async def count(store: TraceStore, dataset: str | None, last: int | None) -> int:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+CONVERSATION_HEADER: Final = "x-gemini-proxy-conversation"
+"""Names the conversation that an exchange belongs to."""
 LONGEST: Final = 160
 """Characters of the last question that a trace keeps apart, and of an upstream's message in a line."""
 KEY_LENGTH: Final = 12

@@ -4,7 +4,9 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import yaml
 
@@ -53,23 +55,56 @@ def _text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def curl_command(base_url: str, trace: Trace, messages: Messages) -> str | None:
-    """Write the trace's request as a command that sends it to this server, the key left to the caller's environment.
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """The request of a trace, as it may be sent to this server again: ``path`` with its query, and the JSON ``body``.
 
-    None for what is not a call of a model's two generating methods. Signatures of thoughts are not in a trace.
+    Signatures of thoughts are not in it, for a trace does not hold them.
     """
+
+    path: str
+    body: str
+
+
+def recorded_request(trace: Trace, messages: Messages) -> RecordedRequest | None:
+    """Return the trace's request. None for what is not a call of a model's two generating methods."""
     method, asked = trace.metadata.get("method"), _asked(trace, messages)
     if method not in _METHODS or not trace.model or not asked:
         return None
-    prefix = f"/api/v1/gateway/{trace.dataset}/gemini" if trace.dataset else ""
+    prefix = f"/api/v1/gateway/{quote(trace.dataset, safe='')}/gemini" if trace.dataset else ""
     query = "?alt=sse" if method == "streamGenerateContent" else ""
-    url = f"{base_url}{prefix}/v1beta/models/{trace.model}:{method}{query}"
     body = json.dumps({**request_body(asked), **parameters(trace.metadata)}, indent=1, ensure_ascii=False)
+    return RecordedRequest(f"{prefix}/v1beta/models/{quote(trace.model)}:{method}{query}", _text(body))
+
+
+def why_not_repeated(trace: Trace) -> str:
+    """Say why the trace does not hold its request as it was sent, "" if it does."""
+    metadata = trace.metadata
+    coverage = metadata.get("coverage")
+    if metadata.get("method") not in _METHODS or not trace.model:
+        return "Only calls of generateContent and streamGenerateContent can be sent again."
+    if metadata.get("vertex"):
+        return "It went to Vertex AI, which takes tokens and not keys."
+    if isinstance(coverage, Mapping) and coverage.get("masked_values"):
+        return "Values in it were masked: the trace has placeholders in their place, and not what was sent."
+    if metadata.get("earlier"):
+        return "It goes on from something that Gemini keeps, such as a cached content, and is not whole without it."
+    return ""
+
+
+def curl_command(base_url: str, trace: Trace, messages: Messages) -> str | None:
+    """Write the trace's request as a command that sends it to this server, the key left to the caller's environment.
+
+    None for what is not a call of a model's two generating methods.
+    """
+    request = recorded_request(trace, messages)
+    if request is None:
+        return None
     lines = (
-        f"curl {shlex.quote(url)}",
+        f"curl {shlex.quote(base_url + request.path)}",
         '-H "x-goog-api-key: $GEMINI_API_KEY"',
         "-H 'content-type: application/json'",
-        f"-d {shlex.quote(_text(body))}",
+        f"-d {shlex.quote(request.body)}",
     )
     return " \\\n  ".join(lines) + "\n"
 

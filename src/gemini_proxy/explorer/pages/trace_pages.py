@@ -46,7 +46,7 @@ _RAW: Final = {
 @page
 async def trace(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as a conversation."""
-    return await _show(visit, await _stored(visit))
+    return await _show(visit, await stored_trace(visit))
 
 
 @page
@@ -55,14 +55,14 @@ async def reveal_value(visit: PageVisit) -> web.StreamResponse:
 
     It is shown in the response to the form alone: no address leads to it, so no browser fetches it by itself.
     """
-    stored, placeholder = await _stored(visit), (await visit.form()).get("placeholder", "")
+    stored, placeholder = await stored_trace(visit), (await visit.form()).get("placeholder", "")
     if not is_placeholder(placeholder):
         raise BadRequest("A placeholder is one such as <EMAIL_ADDRESS_7f3a9c0b12>")
     return await _show(visit, stored, await reveal(visit.app, stored.trace, placeholder, visit.identity))
 
 
 async def _show(visit: PageVisit, stored: StoredTrace, revealed: Revealed | None = None) -> web.Response:
-    shown, dataset = stored.trace, await _dataset(visit, stored)
+    shown, dataset = stored.trace, await dataset_of(visit, stored)
     neighbours = await Listing(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
     said = [one for one in shown.annotations if not one.source.startswith(PERSON)]
@@ -100,7 +100,7 @@ async def _masked(visit: PageVisit, stored: StoredTrace) -> list[tuple[str, bool
 @page
 async def copy(visit: PageVisit) -> web.StreamResponse:
     """Show a trace as a case for ``policy test``, or its request as a command."""
-    stored = await _stored(visit)
+    stored = await stored_trace(visit)
     kind = visit.query("as")
     if kind not in ("case", "curl"):
         raise BadRequest("The parameter as must be case or curl")
@@ -160,8 +160,8 @@ def _base_url(visit: PageVisit) -> str:
 @page
 async def trace_text(visit: PageVisit) -> web.StreamResponse:
     """Show one text of a trace, a part at a time."""
-    stored = await _stored(visit)
-    trace, dataset = stored.trace, await _dataset(visit, stored)
+    stored = await stored_trace(visit)
+    trace, dataset = stored.trace, await dataset_of(visit, stored)
     address, start = visit.query("at"), visit.number("from", 0) or 0
     text = await asyncio.to_thread(_text, stored, address)
     if text is None or start > len(text):
@@ -182,13 +182,13 @@ async def trace_text(visit: PageVisit) -> web.StreamResponse:
 @page
 async def trace_raw(visit: PageVisit) -> web.StreamResponse:
     """Show one trace as JSON."""
-    found = await _stored(visit)
+    found = await stored_trace(visit)
     shown = trace_json(found.trace)
     del shown["messages"]
     return bytes_response(await asyncio.to_thread(with_messages, shown, found.messages), _RAW)
 
 
-async def _stored(visit: PageVisit) -> StoredTrace:
+async def stored_trace(visit: PageVisit) -> StoredTrace:
     """Return the trace. Raise NotFound for another user's trace as for none."""
     stored = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
     if stored is None:
@@ -196,7 +196,8 @@ async def _stored(visit: PageVisit) -> StoredTrace:
     return stored
 
 
-async def _dataset(visit: PageVisit, stored: StoredTrace) -> Dataset:
+async def dataset_of(visit: PageVisit, stored: StoredTrace) -> Dataset:
+    """Return the dataset that the trace is in. Raise NotFound."""
     dataset = await visit.app[DATASETS].get(visit.user, stored.trace.dataset or UNNAMED)
     if dataset is None:
         raise NotFound(NO_TRACE)

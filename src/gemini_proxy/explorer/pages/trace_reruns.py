@@ -1,0 +1,230 @@
+"""A trace once more: the rules in force now on what it holds, and its request sent again."""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+
+from gemini_proxy.errors import BadRequest, EngineUnavailable, NotFound, Unavailable
+from gemini_proxy.explorer.app_keys import CHECKING, DATABASE, DATASET_RULES, ENGINE, FILE_RULES, GUARDRAILS, TRACES
+from gemini_proxy.explorer.pages.conversation import conversation_page
+from gemini_proxy.explorer.pages.site import PageVisit, keys_needed, page, see
+from gemini_proxy.explorer.pages.trace_copies import (
+    MAX_COPIED,
+    RecordedRequest,
+    recorded_request,
+    why_not_repeated,
+)
+from gemini_proxy.explorer.pages.trace_pages import dataset_of, stored_trace
+from gemini_proxy.guardrails.engine import Check, ConversationReader
+from gemini_proxy.guardrails.response_messages import for_rules
+from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet, strongest
+from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.traces.backtest import at_places, candidates
+from gemini_proxy.traces.catalogue import StoredTrace
+from gemini_proxy.traces.datasets import Dataset
+from gemini_proxy.traces.headline import CONVERSATION_HEADER
+from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.trace import Trace, annotations_for
+
+MAX_KEY: Final = 512
+"""Characters of a key that is typed in."""
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
+_TRIAL_SECONDS: Final = 20.0
+"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
+_SECONDS: Final = 300.0
+"""Seconds for which a request that is sent again is waited for: a model may think for minutes, a person decide."""
+_PIECE: Final = 65_536
+_LOOKED_AT, _AT_ONCE = 50, 5
+"""Newest traces of the dataset among which that of a request sent again is looked for; each may hold megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedGuardrail:
+    """What a guardrail finds in one trace. ``failure`` says why there is no verdict on some of it, "" if there is."""
+
+    guardrail: Guardrail
+    violations: tuple[Violation, ...]
+    failure: str
+
+
+@page
+async def try_rules(visit: PageVisit) -> web.StreamResponse:
+    """Show what the rules in force now find in a trace."""
+    stored = await stored_trace(visit)
+    if len(stored.messages) > MAX_COPIED:
+        raise NotFound("The trace is too long to try rules on it here; policy backtest does")
+    messages = _messages(stored)
+    tried = await _tried(visit, await _rules_in_force(visit, stored.trace), messages)
+    violations = [violation for one in tried for violation in one.violations]
+    first = visit.number("from", 0) or 0
+    shown = await asyncio.to_thread(conversation_page, stored.messages, annotations_for(violations), first)
+    coverage = stored.trace.metadata.get("coverage")
+    return await visit.show(
+        "try.html",
+        trace=stored.trace,
+        tried=tried,
+        strongest=strongest(violation.action for violation in violations),
+        masked=isinstance(coverage, Mapping) and bool(coverage.get("masked_values")),
+        conversation=shown,
+    )
+
+
+async def _rules_in_force(visit: PageVisit, trace: Trace) -> GuardrailSet:
+    """Return the rules that an exchange of the trace's user with its dataset goes by now, but for a header's."""
+    files = visit.app[FILE_RULES]()
+    return files if trace.dataset is None else await visit.app[DATASET_RULES].of(visit.user, trace.dataset, files)
+
+
+async def _tried(visit: PageVisit, rules: GuardrailSet, messages: Sequence[Mapping[str, Any]]) -> list[TriedGuardrail]:
+    """Try each guardrail on each candidate's conversation: what is quick at once, the rest in a process of its own."""
+    settings, until = visit.app[GUARDRAILS](), time.perf_counter() + _TRIAL_SECONDS
+    parameters = rules.tools.within(settings.parameters, messages)
+    conversations = [
+        (places, for_rules([dict(messages[place]) for place in places], settings.thoughts), ConversationReader())
+        for places in candidates(messages)
+    ]
+    tried: list[TriedGuardrail] = []
+    for guardrail in rules.all:
+        found: dict[tuple[str, tuple[str, ...]], Violation] = {}
+        failure = ""
+        for places, visible, reader in conversations:
+            try:
+                verdict = await _verdict(visit, Check((guardrail,), visible, parameters, reader=reader), until)
+            except EngineUnavailable as error:
+                failure = error.message
+                continue
+            for violation in verdict.violations:
+                placed = replace(violation, ranges=at_places(violation.ranges, places))
+                # What is found in the request is found beside every candidate.
+                found.setdefault((placed.message, placed.ranges), placed)
+        tried.append(TriedGuardrail(guardrail, tuple(found.values()), failure))
+    return tried
+
+
+async def _verdict(visit: PageVisit, check: Check, until: float) -> Verdict:
+    """Return the verdict. Raise EngineUnavailable, also when the time of the trial is over."""
+    # Many quick checks in a row would block the loop.
+    await asyncio.sleep(0)
+    if (left := until - time.perf_counter()) <= 0:
+        raise EngineUnavailable("There was no time left for it")
+    judged = visit.app[ENGINE].check(check)
+    if isinstance(judged, Verdict):
+        return judged
+    try:
+        async with asyncio.timeout(left), visit.app[CHECKING].hold(visit.user):
+            return await judged
+    except TimeoutError:
+        raise EngineUnavailable("The trial timed out") from None
+    finally:
+        if asyncio.iscoroutine(judged):
+            judged.close()
+
+
+@page
+async def ask_replay(visit: PageVisit) -> web.StreamResponse:
+    """Ask for the key with which a request is sent again, or say why it cannot be."""
+    return await _ask(visit, await stored_trace(visit))
+
+
+@page
+async def replay(visit: PageVisit) -> web.StreamResponse:
+    """Send a trace's request to this server again, with the key that was typed in, and show what became of it."""
+    visit.require_operator()
+    stored, form = await stored_trace(visit), await visit.form()
+    request, why_not = _request(stored)
+    if request is None:
+        raise BadRequest(why_not)
+    keys = [form.get("key", "").strip(), *([form.get("own_key", "").strip()] if _needs_own_key(visit, stored) else ())]
+    if not all(_KEY.fullmatch(key) for key in keys):
+        return await _ask(visit, stored, "A key has visible characters only, and is not empty.")
+    # It names the new trace: the response itself does not say which one that is.
+    conversation = f"replay-{stored.trace.id[:8]}-{uuid.uuid4().hex[:12]}"
+    headers = {"x-goog-api-key": keys[0], "content-type": "application/json", CONVERSATION_HEADER: conversation}
+    if len(keys) > 1:
+        headers["invariant-authorization"] = f"Bearer {keys[1]}"
+    said = await _send(visit.request, request, headers)
+    found = await _newest_of(visit, await dataset_of(visit, stored), conversation)
+    return await _ask(visit, stored, said) if found is None else see(f"/explorer/traces/{found.id}")
+
+
+async def _newest_of(visit: PageVisit, dataset: Dataset, conversation: str) -> Trace | None:
+    """Return the trace of a conversation that ended just now: the index by which others are found comes later."""
+    listed = await Listing(visit.app[DATABASE]).page(dataset, TraceQuery(), _LOOKED_AT)
+    positions = [summary.position for summary in listed.traces]
+    for start in range(0, len(positions), _AT_ONCE):
+        for trace in await visit.app[TRACES].at(dataset, positions[start : start + _AT_ONCE]):
+            if trace.metadata.get("conversation") == conversation:
+                return trace
+    return None
+
+
+async def _ask(visit: PageVisit, stored: StoredTrace, wrong: str = "") -> web.StreamResponse:
+    _, why_not = _request(stored)
+    return await visit.show(
+        "replay.html",
+        400 if wrong else 200,
+        trace=stored.trace,
+        why_not=why_not,
+        wrong=wrong,
+        needs_own_key=_needs_own_key(visit, stored),
+        longest=MAX_KEY,
+    )
+
+
+def _needs_own_key(visit: PageVisit, stored: StoredTrace) -> bool:
+    """Tell whether the call needs a key of this server, so that it becomes the visitor's trace in the same dataset."""
+    return keys_needed(visit.request) or stored.trace.dataset is not None
+
+
+def _request(stored: StoredTrace) -> tuple[RecordedRequest | None, str]:
+    """Return the request, or why there is none that can be sent again."""
+    if why_not := why_not_repeated(stored.trace):
+        return None, why_not
+    if len(stored.messages) > MAX_COPIED:
+        return None, "It is too long to be written again from the trace."
+    request = recorded_request(stored.trace, _messages(stored))
+    return request, "" if request is not None else "The trace does not hold what was asked."
+
+
+def _messages(stored: StoredTrace) -> Sequence[Mapping[str, Any]]:
+    return [one for one in load(stored.messages) if isinstance(one, Mapping)]
+
+
+async def _send(visit: web.Request, request: RecordedRequest, headers: Mapping[str, str]) -> str:
+    """Send a request to the server that this visit came to, at the very address. Return what is known if no trace is.
+
+    Raise Unavailable if it is not answered.
+    """
+    address = visit.transport.get_extra_info("sockname") if visit.transport else None
+    if isinstance(address, tuple):
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        connector: aiohttp.BaseConnector = aiohttp.TCPConnector()
+        url = f"http://{host}:{address[1]}"
+    elif address:
+        connector, url = aiohttp.UnixConnector(str(address)), "http://localhost"
+    else:
+        raise Unavailable("The request cannot be sent: the connection is gone")
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
+            session.post(
+                url + request.path, data=request.body.encode(), headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            # The trace is there before the last byte is.
+            async for _ in response.content.iter_chunked(_PIECE):
+                pass
+    except TimeoutError:
+        raise Unavailable(f"The request was not answered within {_SECONDS:g} seconds") from None
+    except aiohttp.ClientError:
+        raise Unavailable("This server did not answer the request") from None
+    return f"The server answered {response.status}, and the request became no trace that you can see."
