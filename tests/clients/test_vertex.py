@@ -15,8 +15,10 @@ from gemini_proxy.gemini.doors import DEFAULT_DUTIES, Duty
 from gemini_proxy.proxy.upstream import vertex_url
 from gemini_proxy.sections import Limits
 from gemini_proxy.server.limiter import Limiter, Visit
+from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
+from tests.proxy.test_masking import EMAIL, TO_THE_MODEL
 from tests.support.proxy import MODEL, Proxy, prompt
 from tests.support.upstream import ScriptedUpstream, candidate, sse, stream, unary
 
@@ -33,14 +35,58 @@ async def start(start_proxy: StartProxy, upstream: ScriptedUpstream, **upstream_
     return await start_proxy(policy=POLICY, upstream=section)
 
 
-def sdk(proxy: Proxy, location: str = "europe-west4") -> genai.Client:
+def sdk(proxy: Proxy, location: str = "europe-west4", invariant: str = "") -> genai.Client:
+    headers = {"invariant-authorization": f"Bearer {invariant}"} if invariant else None
     return genai.Client(
         vertexai=True,
         project="my-project",
         location=location,
         credentials=Credentials(token=TOKEN, quota_project_id="payer"),  # type: ignore[no-untyped-call]
-        http_options=types.HttpOptions(base_url=proxy.url),
+        http_options=types.HttpOptions(base_url=proxy.url, headers=headers),
     )
+
+
+async def test_caches_on_vertex(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """Checked where they are made and used, masked, and their owner's alone; the project has another name there."""
+    keys = {"access": {"mode": "keys"}, "upstream": {"vertex": upstream.url, "base_url": NOWHERE}}
+    proxy = await start_proxy(policy=POLICY, mask_policy=TO_THE_MODEL, **keys)
+    stored = Keys(proxy.store.database)
+    ann, bob = [sdk(proxy, invariant=(await stored.add(name))[1]) for name in ("ann", "bob")]
+    kept = {"name": "projects/123/locations/europe-west4/cachedContents/77", "expireTime": "2100-01-01T00:00:00Z"}
+
+    def work() -> None:
+        config = types.CreateCachedContentConfig(contents=[f"of Cork, {EMAIL}"], display_name="c")
+        with pytest.raises(errors.ClientError, match="no Dublin"):
+            ann.caches.create(model=MODEL, config=types.CreateCachedContentConfig(contents=["Dublin"]))
+        assert upstream.calls == []
+        upstream.reply(unary(kept))
+        made = ann.caches.create(model=MODEL, config=config)
+        call = upstream.calls[-1]
+        assert (call.target, call.headers["authorization"]) == (f"{PLACE}/cachedContents", f"Bearer {TOKEN}")
+        assert EMAIL.encode() not in call.body
+        assert made.name == kept["name"] and ann.caches.get(name=made.name).name == made.name
+        assert upstream.calls[-1].target == f"/v1beta1/{made.name}"
+        upstream.reply(unary({"cachedContents": [kept]}))
+        assert ([one.name for one in ann.caches.list()], list(bob.caches.list())) == ([made.name], [])
+        upstream.reply(unary(candidate("fine", "STOP")))
+        use = types.GenerateContentConfig(cached_content=made.name)
+        assert ann.models.generate_content(model=MODEL, contents="hi", config=use).text == "fine"
+        reached = len(upstream.calls)
+        for attempt in (
+            lambda: bob.caches.get(name=kept["name"]),
+            lambda: bob.caches.delete(name=kept["name"]),
+            lambda: bob.models.generate_content(model=MODEL, contents="hi", config=use),
+        ):
+            with pytest.raises(errors.ClientError, match="404"):
+                attempt()
+        assert len(upstream.calls) == reached
+        upstream.reply(unary({}))
+        ann.caches.delete(name=made.name)
+
+    await asyncio.to_thread(work)
+    used = await proxy.trace()
+    assert used.metadata["earlier"] == [{"kind": "cache", "name": "cachedContents/77", "messages": 2}]
+    assert used.metadata["coverage"]["not_checked"] == [] and EMAIL not in str(used.messages)
 
 
 async def test_the_sdk_on_vertex(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
@@ -140,7 +186,7 @@ def test_vertex_can_be_shut_and_its_other_methods_are() -> None:
     path = "/v1/projects/p/locations/us/publishers/google/models/m:generateContent"
     with pytest.raises(NotFound, match='doors.vertex = "guard"'):
         read_call("POST", path, {**DEFAULT_DUTIES, "vertex": Duty.DENY})
-    for other in ("publishers/anthropic/models/m:rawPredict", "cachedContents", "tuningJobs"):
+    for other in ("publishers/anthropic/models/m:rawPredict", "batchPredictionJobs", "tuningJobs"):
         with pytest.raises(NotFound, match="keeps shut"):
             read_call("POST", f"/v1/projects/p/locations/us/{other}")
     assert read_call("POST", "/publishers/google/models/m:generateContent").version == "v1beta1"

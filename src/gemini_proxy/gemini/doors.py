@@ -252,12 +252,16 @@ def _models(path: str) -> tuple[str, ...]:
     return f"/{{v}}/models{path}", f"{_PLACE}/publishers/google/models{path}", f"/{{v}}/publishers/google/models{path}"
 
 
+def _caches(path: str) -> tuple[str, ...]:
+    return f"/{{v}}/cachedContents{path}", f"{_PLACE}/cachedContents{path}"
+
+
 def _kept(kind: str, door: str, *rows: Row) -> Iterator[Row]:
     """Yield rows of what Gemini keeps of a kind, behind one door."""
     return (replace(row, door=door, bare=True, kept=kind) for row in rows)
 
 
-_VERTEX_KINDS: Final = ("cachedContents", "batchPredictionJobs", "tuningJobs", "reasoningEngines", "ragCorpora")
+_VERTEX_KINDS: Final = ("batchPredictionJobs", "tuningJobs", "reasoningEngines", "ragCorpora")
 _RAW: Final = ("rawPredict", "streamRawPredict", "serverStreamingPredict")
 
 _ROWS: Final = (
@@ -379,14 +383,14 @@ _ROWS: Final = (
     ),
     Row(Method.CREATE_AUTH_TOKEN, "auth_tokens", "POST", ("/{v}/auth_tokens", "/{v}/interactions/{id}/auth_tokens")),
     Row(Method.DELETE_AUTH_TOKEN, "auth_tokens", "DELETE", ("/{v}/interactions/{id}/auth_tokens/{token}",)),
-    Row(Method.CREATE_CACHED_CONTENT, "caches", "POST", ("/{v}/cachedContents",), keeps=True),
+    Row(Method.CREATE_CACHED_CONTENT, "caches", "POST", _caches(""), keeps=True),
     *_kept(
         "cache",
         "caches",
-        Row(Method.LIST_CACHED_CONTENTS, "", "GET", ("/{v}/cachedContents",), query=_PAGES),
-        Row(Method.GET_CACHED_CONTENT, "", "GET", ("/{v}/cachedContents/{id}",)),
-        Row(Method.UPDATE_CACHED_CONTENT, "", "PATCH", ("/{v}/cachedContents/{id}",), query=_MASK),
-        Row(Method.DELETE_CACHED_CONTENT, "", "DELETE", ("/{v}/cachedContents/{id}",)),
+        Row(Method.LIST_CACHED_CONTENTS, "", "GET", _caches(""), query=_PAGES),
+        Row(Method.GET_CACHED_CONTENT, "", "GET", _caches("/{id}")),
+        Row(Method.UPDATE_CACHED_CONTENT, "", "PATCH", _caches("/{id}"), query=_MASK),
+        Row(Method.DELETE_CACHED_CONTENT, "", "DELETE", _caches("/{id}")),
     ),
     Row(Method.UPLOAD_FILE, "files", "POST", ("/upload/{v}/files",), transport="upload", keeps=True),
     Row(Method.UPLOAD_CHUNK, "files", "POST", ("/upload/{v}/files/{id}",), transport="upload", keeps=True),

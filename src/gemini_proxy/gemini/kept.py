@@ -1,5 +1,6 @@
 """What answers say of things that Gemini keeps under a name: caches and files. No I/O."""
 
+import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ _CACHE_SECONDS: Final = 3_600.0
 _LASTS: Final = {"files": 48 * 3_600.0, "batches": 60 * 86_400.0}
 """How long Google keeps what it names no end of."""
 _NAME: Final = 512
+_PLACE: Final = re.compile(r"projects/[^/]{1,60}/locations/[^/]{1,40}/")
+"""What stands before a name on Vertex AI. Of a project there are two, and Google answers with the other one."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptObject:
-    """One thing that Gemini keeps: its name, its URI if it has one, and when it ends, in Unix seconds."""
+    """One thing that Gemini keeps: its name without its place, its URI if it has one, and its end, in Unix seconds."""
 
     name: str
     uri: str
@@ -39,7 +42,7 @@ def read_kept(body: bytes) -> KeptObject | None:
     name = answer.get("name") if isinstance(answer, dict) else None
     if not isinstance(name, str) or not 0 < len(name) <= _NAME:
         return None
-    uri = answer.get("uri")
+    name, uri = _placeless(name), answer.get("uri")
     lasts = _LASTS.get(name.partition("/")[0], _CACHE_SECONDS)
     ends = _seconds(answer.get("expireTime", answer.get("expirationTime")))
     return KeptObject(name, uri if isinstance(uri, str) else "", time.time() + lasts if ends is None else ends)
@@ -54,16 +57,21 @@ def read_change(body: bytes) -> bytes:
 
 
 def names_in(body: bytes, collection: str) -> list[str]:
-    """Return the names that a page of a listing has. Raises DecodeError for one that cannot be read."""
-    return [name for item in _items(_page(body), collection) if isinstance(name := item.get("name"), str)]
+    """Return the names that a page of a listing has, without places. Raises DecodeError if it cannot be read."""
+    return [_placeless(name) for item in _items(_page(body), collection) if isinstance(name := item.get("name"), str)]
 
 
 def page_of(body: bytes, collection: str, names: Collection[str]) -> bytes:
     """Return a page with those of its things alone whose names are given. Raises DecodeError."""
     page = _page(body)
     items = _items(page, collection)
-    left = [item for item in items if item.get("name") in names]
+    left = [item for item in items if isinstance(name := item.get("name"), str) and _placeless(name) in names]
     return body if len(left) == len(items) else orjson.dumps({**page, collection: left})
+
+
+def _placeless(name: str) -> str:
+    place = _PLACE.match(name)
+    return name[place.end() :] if place else name
 
 
 def _page(body: bytes) -> dict[str, Any]:

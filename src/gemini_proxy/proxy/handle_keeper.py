@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
+from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import Earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked, is_text_type
 from gemini_proxy.proxy.credentials import Credentials, account_of
@@ -37,14 +38,12 @@ class HandleKeeper:
         self._restores = restores
         self._keeps_values = keeps_values
 
-    def holder(self, credentials: Credentials, owner: str) -> Holder:
-        """Return whose the handles are that a user makes with these keys."""
-        return Holder(account_of(credentials, self._configured), owner)
+    def holder(self, call: ModelCall, credentials: Credentials, owner: str) -> Holder:
+        """Return whose the handles are that a user makes by such a call with these keys."""
+        return Holder(_VERTEX if call.host == "vertex" else account_of(credentials, self._configured), owner)
 
     def _holder_of(self, exchange: Exchange) -> Holder:
-        if exchange.call.host == "vertex":
-            return Holder(_VERTEX, exchange.owner)
-        return self.holder(exchange.credentials, exchange.owner)
+        return self.holder(exchange.call, exchange.credentials, exchange.owner)
 
     async def bring_back(self, exchange: Exchange) -> Mapping[Reference, Earlier]:
         """Return what is known of the references in an exchange's request, which joins an interaction's conversation.

@@ -24,7 +24,7 @@ async def relay_results(request: web.Request) -> web.StreamResponse:
     """Relay how far a batch is; with what it has brought forth, it is an exchange of its requests and responses."""
     call, config, setup = request[CALL], request.app[CONFIG], request.app[SETUPS].current
     name = f"batches/{call.names['id']}"
-    await setup.keeper.admit(setup.keeper.holder(request[CREDENTIALS], request[OWNER]), Kind.BATCH, name)
+    await setup.keeper.admit(setup.keeper.holder(call, request[CREDENTIALS], request[OWNER]), Kind.BATCH, name)
     headers = upstream_headers(request.headers, request[CREDENTIALS].gemini or "", config.upstream.forward_headers)
     upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, None)
     try:

@@ -8,7 +8,8 @@ from aiohttp import web
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.exchange import Exchange, Refused
-from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS, TELEMETRY
+from gemini_proxy.proxy.upstream import UpstreamClient
+from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS, TELEMETRY, UPSTREAM, VERTEX
 from gemini_proxy.server.interactions import delete_refused
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
@@ -23,6 +24,11 @@ def configured_key(request: web.Request) -> str | None:
     """Return the operator's own Gemini key."""
     key = request.app[CONFIG].upstream.api_key
     return key.get_secret_value() if key else None
+
+
+def upstream_of(request: web.Request, call: ModelCall) -> UpstreamClient:
+    """Return what a call goes to: the Gemini API, or Vertex AI at the location of its path."""
+    return request.app[VERTEX].at(call.location) if call.host == "vertex" else request.app[UPSTREAM]
 
 
 async def run_exchange(

@@ -7,14 +7,14 @@ from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.upstream import UpstreamClient, UpstreamResponse, upstream_headers
-from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS, UPSTREAM, VERTEX
+from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS
 from gemini_proxy.server.batch_results import relay_results
+from gemini_proxy.server.exchanges import upstream_of
 from gemini_proxy.server.kept_calls import made_by, relay_kept
 from gemini_proxy.server.live import serve_session
 from gemini_proxy.server.uploads import take_upload
@@ -60,7 +60,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 async def _call(request: web.Request, exchange: Exchange) -> UpstreamResponse:
     """Call the upstream; a request check under way beside it ends the call as soon as it refuses."""
     body = exchange.body if exchange.body or exchange.call.http_method == "POST" else None
-    opening = _upstream(request, exchange.call).open(
+    opening = upstream_of(request, exchange.call).open(
         exchange.call.http_method, exchange.call.upstream_target, exchange.headers, body
     )
     if exchange.request_check is None:
@@ -91,16 +91,12 @@ async def _relay_bare(request: web.Request) -> web.StreamResponse:
     call, extra = request[CALL], request.app[CONFIG].upstream.forward_headers
     given = request[CREDENTIALS]
     headers = upstream_headers(request.headers, given.gemini or "", extra, bearer=goes_as_bearer(given, call))
-    upstream = await _upstream(request, call).open(call.http_method, call.upstream_target, headers, None)
+    upstream = await upstream_of(request, call).open(call.http_method, call.upstream_target, headers, None)
     try:
         body = await upstream.read(_most_bytes(request))
         return web.Response(status=upstream.status, headers=upstream.headers, body=body)
     finally:
         upstream.close()
-
-
-def _upstream(request: web.Request, call: ModelCall) -> UpstreamClient:
-    return request.app[VERTEX].at(call.location) if call.host == "vertex" else request.app[UPSTREAM]
 
 
 def _most_bytes(request: web.Request) -> int:

@@ -8,12 +8,14 @@ from gemini_proxy.gemini.batches import without_output
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
 from gemini_proxy.gemini.uploads import TextTest
+from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Made
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.request_reader import check_type, read_body
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
-from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS, UPSTREAM
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS
 from gemini_proxy.server.batch_results import relay_result_file
+from gemini_proxy.server.exchanges import upstream_of
 from gemini_proxy.traces.handles import Handle, Holder, Kind
 
 _MOST_CHANGE: Final = 65_536
@@ -34,12 +36,13 @@ async def relay_kept(request: web.Request) -> web.StreamResponse:
     """Relay a call about one thing that Gemini keeps, or a page of them. Raises NotFound for what is another's."""
     call, config, keeper = request[CALL], request.app[CONFIG], request.app[SETUPS].current.keeper
     kind = Kind(call.row.kept)
-    holder = keeper.holder(request[CREDENTIALS], request[OWNER])
+    holder = keeper.holder(call, request[CREDENTIALS], request[OWNER])
     name = call.names.get("id")
     handle = await keeper.admit(holder, kind, f"{_COLLECTIONS[kind]}/{name}") if name else None
     body = await _change(request) if call.http_method == "PATCH" else b"{}" if call.http_method == "POST" else None
-    headers = upstream_headers(request.headers, request[CREDENTIALS].gemini or "", config.upstream.forward_headers)
-    upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, body)
+    given, extra = request[CREDENTIALS], config.upstream.forward_headers
+    headers = upstream_headers(request.headers, given.gemini or "", extra, bearer=goes_as_bearer(given, call))
+    upstream = await upstream_of(request, call).open(call.http_method, call.upstream_target, headers, body)
     try:
         if call.row.media and upstream.status < 400:
             return await _download(request, upstream, handle)
