@@ -183,12 +183,17 @@ def total(figures: Iterable[Figures]) -> Figures:
     return Figures(**merged)
 
 
-def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -> list[Bucket]:
-    """Buckets merged into those of ``seconds`` each that cover ``since`` to ``until``, the empty ones included.
+def starts(since: int, until: int, seconds: int) -> range:
+    """Return where buckets of ``seconds`` each begin that cover ``since`` to ``until``.
 
-    The first one starts at the last multiple of ``seconds`` that is not after ``since``.
+    The first one is the last multiple of ``seconds`` that is not after ``since``.
     """
-    merged: dict[int, list[Figures]] = {start: [] for start in range(since - since % seconds, until, seconds)}
+    return range(since - since % seconds, until, seconds)
+
+
+def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -> list[Bucket]:
+    """Buckets merged into those of ``seconds`` each that cover ``since`` to ``until``, the empty ones included."""
+    merged: dict[int, list[Figures]] = {start: [] for start in starts(since, until, seconds)}
     for bucket in buckets:
         into = merged.get(bucket.start - bucket.start % seconds)
         if into is not None:
@@ -222,13 +227,22 @@ def as_json(figures: Figures) -> dict[str, Any]:
     }
 
 
-def from_json(document: Mapping[str, Any]) -> Figures:
-    """Return what ``as_json`` was given, by this version or an earlier one."""
-    prompt_tokens, output_tokens = document["tokens"]
-    read: dict[str, Any] = {name: document.get(name, {}) for name in _NAMED}
+def from_json(documents: Iterable[Mapping[str, Any]]) -> Figures:
+    """Return the sum of what ``as_json`` was given each time, by this version or an earlier one."""
+    # Thousands of documents: they are added up as they are, and become figures once.
+    sums: dict[str, dict[str, int]] = {name: {} for name in (*_NAMED, *_TIMES)}
+    prompt_tokens = output_tokens = 0
+    for document in documents:
+        prompt, output = document["tokens"]
+        prompt_tokens += prompt
+        output_tokens += output
+        for name, merged in sums.items():
+            if (counts := document.get(name)) is not None:
+                for key in counts:
+                    merged[key] = merged.get(key, 0) + counts[key]
+    read: dict[str, Any] = {name: sums[name] for name in _NAMED}
     for name in _TIMES:
-        counts = document.get(name, {})
-        read[name] = DurationHistogram({int(interval): count for interval, count in counts.items()})
+        read[name] = DurationHistogram({int(interval): count for interval, count in sums[name].items()})
     return Figures(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **read)
 
 

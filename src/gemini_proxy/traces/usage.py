@@ -2,16 +2,17 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, resampled, total, with_fewer_names
+from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, starts, with_fewer_names
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, progress, traces, usage
 
@@ -55,7 +56,7 @@ def add_figures(connection: Connection, counted: Sequence[CountedTrace]) -> None
         place = (usage.c.dataset == dataset, usage.c.seconds == seconds, usage.c.start == start)
         row = connection.execute(select(usage.c.first, usage.c.last, usage.c.figures).where(*place)).first()
         if row is not None:
-            one_sum += _Sum(row[0], row[1], from_json(load(row[2])))
+            one_sum += _Sum(row[0], row[1], from_json([load(row[2])]))
         values = {
             "first": one_sum.first,
             "last": one_sum.last,
@@ -167,12 +168,16 @@ class DatasetUsage:
 
 
 def _resampled(rows: Sequence[_Row], since: int, until: int, step: int) -> OwnerUsage:
-    read = [(name, Bucket(start, step, from_json(load(found)))) for start, found, name in rows]
-    apart: dict[str, list[Figures]] = {}
-    for name, bucket in read:
-        apart.setdefault(name, []).append(Figures(bucket.figures.outcomes))
-    buckets = resampled((bucket for _, bucket in read), since, until, step)
-    return OwnerUsage(buckets, {name: total(parts) for name, parts in apart.items()})
+    buckets: dict[int, list[Mapping[str, Any]]] = {start: [] for start in starts(since, until, step)}
+    apart: dict[str, Counter[str]] = {}
+    for start, kept, name in rows:
+        document = load(kept)
+        buckets[start - start % step].append(document)
+        apart.setdefault(name, Counter()).update(document["outcomes"])
+    return OwnerUsage(
+        [Bucket(start, step, from_json(documents)) for start, documents in buckets.items()],
+        {name: Figures(outcomes) for name, outcomes in apart.items()},
+    )
 
 
 def _fitting(since: int, until: int, points: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import from_json, total
+from gemini_proxy.traces.figures import from_json
 from gemini_proxy.traces.headline import Headline
 from gemini_proxy.traces.partitions import WIDTH
 from gemini_proxy.traces.queries import read_summaries, summaries
@@ -359,7 +359,7 @@ class Listing:
             return figures, rules
 
         found, rules = await self._database.read(work, owner=datasets[0].owner)
-        figures = await asyncio.to_thread(lambda: total(from_json(load(one)) for one in found[-_MOST_FIGURES:]))
+        figures = await asyncio.to_thread(lambda: from_json(load(one) for one in found[-_MOST_FIGURES:]))
         return Choices(
             _most_named(figures.models),
             tuple(sorted(rules)[:MAX_CHOICES]),
