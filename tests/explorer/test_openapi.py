@@ -103,6 +103,7 @@ async def test_responses_are_as_the_document_says(proxy: Proxy, checker: Api, se
         ("POST", "/push/trace", {"messages": [SAMPLE], "annotations": [[]], "metadata": [None]}),
         ("GET", "/trace/{trace_id}", None),
         ("GET", "/trace/{trace_id}/messages", None),
+        ("GET", "/trace/{trace_id}/try", None),
         ("POST", "/trace/{trace_id}/messages", {"messages": SAMPLE, "annotations": [note]}),
         ("POST", "/trace/{trace_id}/value", {"placeholder": "<EMAIL_ADDRESS_0123456789>"}),
         ("GET", "/trace/{trace_id}/annotations", None),

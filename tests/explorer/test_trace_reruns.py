@@ -45,6 +45,14 @@ async def test_the_rules_in_force_now_are_tried_on_a_trace(
     assert "no secrets" not in page.text and "log is the strongest action" in " ".join(page.text.split())
     assert "Values were masked" in (await browser.get(f"/explorer/traces/{masked.id}/try")).text
     assert (await browser.get(f"/explorer/traces/{one.id}")).text.count("once") == 2
+    async with client.get(f"{proxy.url}/api/v1/trace/{one.id}/try") as response:
+        told = await response.json()
+    assert [(each["guardrail"], each["action"], each["failure"]) for each in told] == [
+        ("test policy", "block", None),
+        ("no secrets", "ask", None),
+        ("test log policy", "log", None),
+    ]
+    assert [each["violations"][0]["ranges"] for each in told][2] == ["messages.1.content:0-4"]
     (stranger,) = await record(proxy, mine(owner="somebody"))
     assert (await browser.get(f"/explorer/traces/{stranger.id}/try")).status == 404
 

@@ -65,6 +65,7 @@ from gemini_proxy.explorer.api.response_bodies import (
     ToolsView,
     TraceOutlineView,
     TraceView,
+    TriedGuardrailView,
 )
 from gemini_proxy.explorer.app_keys import ACCESS
 from gemini_proxy.explorer.pages import (
@@ -222,6 +223,7 @@ ENDPOINTS: Final = (
     Endpoint("POST", f"{_API}/push/trace", push_api.push_traces, PushView, TracePush),
     Endpoint("GET", _TRACE, trace_api.show_trace, TraceView),
     Endpoint("GET", f"{_TRACE}/messages", trace_api.show_messages, list[JsonObject]),
+    Endpoint("GET", f"{_TRACE}/try", trace_api.try_rules, list[TriedGuardrailView]),
     Endpoint("POST", f"{_TRACE}/messages", trace_api.append_messages, SuccessView, MessageAppend),
     Endpoint("POST", f"{_TRACE}/value", trace_api.reveal_value, MaskedValueView, PlaceholderChoice),
     Endpoint("GET", f"{_TRACE}/annotations", trace_api.show_annotations, list[AnnotationView]),

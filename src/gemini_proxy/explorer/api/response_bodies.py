@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from gemini_proxy.explorer.rules_in_force import TriedGuardrail
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
 from gemini_proxy.traces.datasets import Dataset
@@ -294,6 +295,15 @@ class ViolationView(TypedDict):
     ranges: list[str]
 
 
+class TriedGuardrailView(TypedDict):
+    """What a guardrail finds in a trace. ``failure`` says why there is no verdict on some of it, null if there is."""
+
+    guardrail: str
+    action: str
+    violations: list[ViolationView]
+    failure: str | None
+
+
 class CheckView(TypedDict):
     """The violations of one policy."""
 
@@ -492,3 +502,16 @@ def annotation_views(trace_id: str, owner: str, annotations: Iterable[StoredAnno
 def iso(seconds: float) -> str:
     """Return a Unix time as ISO 8601, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def tried_guardrail_view(tried: TriedGuardrail) -> TriedGuardrailView:
+    violations: list[ViolationView] = [
+        {"args": list(one.args), "kwargs": dict(one.kwargs), "ranges": list(one.ranges)} for one in tried.violations
+    ]
+    guardrail = tried.guardrail
+    return {
+        "guardrail": guardrail.name,
+        "action": guardrail.action,
+        "violations": violations,
+        "failure": tried.failure or None,
+    }

@@ -26,16 +26,19 @@ from gemini_proxy.explorer.api.response_bodies import (
     ReplacedView,
     SuccessView,
     TraceOutlineView,
+    TriedGuardrailView,
     annotation_views,
     trace_head_view,
     trace_outline_view,
+    tried_guardrail_view,
 )
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, MASKED_VALUES, TRACES
+from gemini_proxy.explorer.rules_in_force import MAX_TRIED_BYTES, rules_in_force, try_on
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.keys import Identity
 from gemini_proxy.traces.masked_values import Revealed
-from gemini_proxy.traces.rows import with_messages
+from gemini_proxy.traces.rows import load, with_messages
 from gemini_proxy.traces.trace import Annotation, Trace
 
 NO_TRACE: Final = "Trace not found"
@@ -77,6 +80,18 @@ async def show_messages(call: ApiCall) -> object:
     if messages is None:
         raise NotFound(NO_TRACE)
     return document_response(messages)
+
+
+async def try_rules(call: ApiCall) -> list[TriedGuardrailView]:
+    """Try the rules in force now on a trace: those of the policy files and of its dataset."""
+    stored = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
+    if stored is None:
+        raise NotFound(NO_TRACE)
+    if len(stored.messages) > MAX_TRIED_BYTES:
+        raise BadRequest("The trace is too long to try rules on it here")
+    messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
+    tried = await try_on(call.app, call.user, await rules_in_force(call.app, stored.trace), messages)
+    return [tried_guardrail_view(one) for one in tried]
 
 
 async def reveal_value(call: ApiCall) -> MaskedValueView:

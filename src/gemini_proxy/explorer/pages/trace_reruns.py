@@ -2,17 +2,15 @@
 
 import asyncio
 import re
-import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, EngineUnavailable, NotFound, Unavailable
-from gemini_proxy.explorer.app_keys import CHECKING, DATABASE, DATASET_RULES, ENGINE, FILE_RULES, GUARDRAILS, TRACES
+from gemini_proxy.errors import BadRequest, NotFound, Unavailable
+from gemini_proxy.explorer.app_keys import DATABASE, TRACES
 from gemini_proxy.explorer.pages.conversation import conversation_page
 from gemini_proxy.explorer.pages.site import PageVisit, keys_needed, page, see
 from gemini_proxy.explorer.pages.trace_copies import (
@@ -22,11 +20,8 @@ from gemini_proxy.explorer.pages.trace_copies import (
     why_not_repeated,
 )
 from gemini_proxy.explorer.pages.trace_pages import dataset_of, stored_trace
-from gemini_proxy.guardrails.engine import Check, ConversationReader
-from gemini_proxy.guardrails.response_messages import for_rules
-from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet, strongest
-from gemini_proxy.guardrails.verdict import Verdict, Violation
-from gemini_proxy.traces.backtest import at_places, candidates
+from gemini_proxy.explorer.rules_in_force import MAX_TRIED_BYTES, rules_in_force, try_on
+from gemini_proxy.guardrails.rules import strongest
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.headline import CONVERSATION_HEADER
@@ -37,8 +32,6 @@ from gemini_proxy.traces.trace import Trace, annotations_for
 MAX_KEY: Final = 512
 """Characters of a key that is typed in."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
-_TRIAL_SECONDS: Final = 20.0
-"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
 _SECONDS: Final = 300.0
 """Seconds for which a request that is sent again is waited for: a model may think for minutes, a person decide."""
 _PIECE: Final = 65_536
@@ -46,23 +39,14 @@ _LOOKED_AT, _AT_ONCE = 50, 5
 """Newest traces of the dataset among which that of a request sent again is looked for; each may hold megabytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class TriedGuardrail:
-    """What a guardrail finds in one trace. ``failure`` says why there is no verdict on some of it, "" if there is."""
-
-    guardrail: Guardrail
-    violations: tuple[Violation, ...]
-    failure: str
-
-
 @page
 async def try_rules(visit: PageVisit) -> web.StreamResponse:
     """Show what the rules in force now find in a trace."""
     stored = await stored_trace(visit)
-    if len(stored.messages) > MAX_COPIED:
+    if len(stored.messages) > MAX_TRIED_BYTES:
         raise NotFound("The trace is too long to try rules on it here; policy backtest does")
     messages = _messages(stored)
-    tried = await _tried(visit, await _rules_in_force(visit, stored.trace), messages)
+    tried = await try_on(visit.app, visit.user, await rules_in_force(visit.app, stored.trace), messages)
     violations = [violation for one in tried for violation in one.violations]
     first = visit.number("from", 0) or 0
     shown = await asyncio.to_thread(conversation_page, stored.messages, annotations_for(violations), first)
@@ -75,57 +59,6 @@ async def try_rules(visit: PageVisit) -> web.StreamResponse:
         masked=isinstance(coverage, Mapping) and bool(coverage.get("masked_values")),
         conversation=shown,
     )
-
-
-async def _rules_in_force(visit: PageVisit, trace: Trace) -> GuardrailSet:
-    """Return the rules that an exchange of the trace's user with its dataset goes by now, but for a header's."""
-    files = visit.app[FILE_RULES]()
-    return files if trace.dataset is None else await visit.app[DATASET_RULES].of(visit.user, trace.dataset, files)
-
-
-async def _tried(visit: PageVisit, rules: GuardrailSet, messages: Sequence[Mapping[str, Any]]) -> list[TriedGuardrail]:
-    """Try each guardrail on each candidate's conversation: what is quick at once, the rest in a process of its own."""
-    settings, until = visit.app[GUARDRAILS](), time.perf_counter() + _TRIAL_SECONDS
-    parameters = rules.tools.within(settings.parameters, messages)
-    conversations = [
-        (places, for_rules([dict(messages[place]) for place in places], settings.thoughts), ConversationReader())
-        for places in candidates(messages)
-    ]
-    tried: list[TriedGuardrail] = []
-    for guardrail in rules.all:
-        found: dict[tuple[str, tuple[str, ...]], Violation] = {}
-        failure = ""
-        for places, visible, reader in conversations:
-            try:
-                verdict = await _verdict(visit, Check((guardrail,), visible, parameters, reader=reader), until)
-            except EngineUnavailable as error:
-                failure = error.message
-                continue
-            for violation in verdict.violations:
-                placed = replace(violation, ranges=at_places(violation.ranges, places))
-                # What is found in the request is found beside every candidate.
-                found.setdefault((placed.message, placed.ranges), placed)
-        tried.append(TriedGuardrail(guardrail, tuple(found.values()), failure))
-    return tried
-
-
-async def _verdict(visit: PageVisit, check: Check, until: float) -> Verdict:
-    """Return the verdict. Raise EngineUnavailable, also when the time of the trial is over."""
-    # Many quick checks in a row would block the loop.
-    await asyncio.sleep(0)
-    if (left := until - time.perf_counter()) <= 0:
-        raise EngineUnavailable("There was no time left for it")
-    judged = visit.app[ENGINE].check(check)
-    if isinstance(judged, Verdict):
-        return judged
-    try:
-        async with asyncio.timeout(left), visit.app[CHECKING].hold(visit.user):
-            return await judged
-    except TimeoutError:
-        raise EngineUnavailable("The trial timed out") from None
-    finally:
-        if asyncio.iscoroutine(judged):
-            judged.close()
 
 
 @page

@@ -1,0 +1,85 @@
+"""The rules in force now, tried on what a trace holds. Nothing is sent, changed or recorded."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from aiohttp import web
+
+from gemini_proxy.errors import EngineUnavailable
+from gemini_proxy.explorer.app_keys import CHECKING, DATASET_RULES, ENGINE, FILE_RULES, GUARDRAILS
+from gemini_proxy.guardrails.engine import Check, ConversationReader
+from gemini_proxy.guardrails.response_messages import for_rules
+from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet
+from gemini_proxy.guardrails.verdict import Verdict, Violation
+from gemini_proxy.traces.backtest import at_places, candidates
+from gemini_proxy.traces.trace import Trace
+
+MAX_TRIED_BYTES: Final = 1_000_000
+"""Bytes of messages of a trace that rules are tried on; a backtest takes longer ones."""
+_SECONDS: Final = 20.0
+"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedGuardrail:
+    """What a guardrail finds in one trace. ``failure`` says why there is no verdict on some of it, "" if there is."""
+
+    guardrail: Guardrail
+    violations: tuple[Violation, ...]
+    failure: str
+
+
+async def rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
+    """Return the rules that an exchange of the trace's user with its dataset goes by now, but for a header's."""
+    files = app[FILE_RULES]()
+    return files if trace.dataset is None else await app[DATASET_RULES].of(trace.owner, trace.dataset, files)
+
+
+async def try_on(
+    app: web.Application, user: str, rules: GuardrailSet, messages: Sequence[Mapping[str, Any]]
+) -> list[TriedGuardrail]:
+    """Try each guardrail on each candidate's conversation: what is quick at once, the rest in a process of its own."""
+    settings, until = app[GUARDRAILS](), time.perf_counter() + _SECONDS
+    parameters = rules.tools.within(settings.parameters, messages)
+    conversations = [
+        (places, for_rules([dict(messages[place]) for place in places], settings.thoughts), ConversationReader())
+        for places in candidates(messages)
+    ]
+    tried: list[TriedGuardrail] = []
+    for guardrail in rules.all:
+        found: dict[tuple[str, tuple[str, ...]], Violation] = {}
+        failure = ""
+        for places, visible, reader in conversations:
+            try:
+                verdict = await _verdict(app, user, Check((guardrail,), visible, parameters, reader=reader), until)
+            except EngineUnavailable as error:
+                failure = error.message
+                continue
+            for violation in verdict.violations:
+                placed = replace(violation, ranges=at_places(violation.ranges, places))
+                # What is found in the request is found beside every candidate.
+                found.setdefault((placed.message, placed.ranges), placed)
+        tried.append(TriedGuardrail(guardrail, tuple(found.values()), failure))
+    return tried
+
+
+async def _verdict(app: web.Application, user: str, check: Check, until: float) -> Verdict:
+    """Return the verdict. Raise EngineUnavailable, also when the time of the trial is over."""
+    # Many quick checks in a row would block the loop.
+    await asyncio.sleep(0)
+    if (left := until - time.perf_counter()) <= 0:
+        raise EngineUnavailable("There was no time left for it")
+    judged = app[ENGINE].check(check)
+    if isinstance(judged, Verdict):
+        return judged
+    try:
+        async with asyncio.timeout(left), app[CHECKING].hold(user):
+            return await judged
+    except TimeoutError:
+        raise EngineUnavailable("The trial timed out") from None
+    finally:
+        if asyncio.iscoroutine(judged):
+            judged.close()
