@@ -99,10 +99,12 @@ def test_an_uneven_block_is_not_the_outer_one() -> None:
         '"okapi" in m.content\n    or "zebra" in m.content',
         '"okapi" in m.content # one\n\n    # two\n    or ("zebra" in m.content)',
         'm.role == "user" and\n        "zebra" in\n  m.content',
+        '"zebra" \\\nin m.content',
+        'any(find("zebra", m.content \\\n))',
     ],
 )
 def test_an_expression_goes_on_where_it_needs_an_operand(condition: str) -> None:
-    """``and`` and ``or`` at either end join lines."""
+    """``and`` and ``or`` at either end join lines, and so does a backslash, whatever the next one's indentation."""
     text = f'raise "x" if:\n    (m: Message)\n    {condition}\n'
     assert fires(text, *HIT) and not fires(text, *MISS)
 

@@ -21,7 +21,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TOOL = re.compile(r"tool[ \t]*:[ \t]*([A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_])?)")
 OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
 # A line that ends in one of these continues. Not "*" and ">", which end patterns.
-_WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
+WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
 _GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
 # What is written for a character that other languages have.
 _WORDS = {
@@ -153,13 +153,15 @@ class _Lexer:
         if blank := _BLANK.match(text, at):
             self._count_lines(at, blank.end())
             self._at = blank.end()
+            # Whatever its indentation, if it has any.
+            self._continues = self._at == self._line_start
             return None
         return self._word(at)
 
     def _goes_on(self, at: int) -> bool:
         """Return whether the line that begins here continues the one before."""
         previous = self._previous
-        if previous is not None and previous.kind in ("op", "name") and previous.text in _WANTS_MORE:
+        if previous is not None and previous.kind in ("op", "name") and previous.text in WANTS_MORE:
             return True
         return previous is not None and not self._opens_block and _GOES_ON.match(self._text, at) is not None
 
