@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gemini_proxy.cli import main
 from gemini_proxy.guardrails.header_policy import MAX_HEADER_POLICY
 from gemini_proxy.guardrails.plugins import load_policy
-from gemini_proxy.policy import OUTSIDE, Budget
+from gemini_proxy.policy import OUTSIDE, Budget, format_policy
 from gemini_proxy.policy.compile.compiler import MAX_CHARS
 from gemini_proxy.policy.compile.imports import UNAVAILABLE
 from gemini_proxy.policy.detectors.builtin import BUILTIN
@@ -82,7 +82,7 @@ def fits(expected: str, printed: str) -> bool:
     pattern = "".join(
         r"(?:.*\n)*" if line == "..." else f"{re.escape(line).replace(re.escape('...'), '.*')} *\n" for line in wanted
     )
-    return re.fullmatch(pattern, printed.rstrip() + "\n") is not None
+    return re.fullmatch(pattern, f"{printed.rstrip()}\n" if printed.strip() else "") is not None
 
 
 def shown(console: str) -> Iterator[tuple[list[str], str]]:
@@ -121,6 +121,7 @@ def test_fits_tells_outputs_apart() -> None:
     assert not fits("a\n", "b\n")
     assert not fits("a\n", "a\nb\n")
     assert not fits("a ... c\n", "a\nc\n")
+    assert fits("", "") and not fits("", "a\n")
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,15 @@ def test_policies_load(text: str) -> None:
     assert load_policy(meant, "shown", asks=True).warnings == ()
 
 
+@pytest.mark.parametrize(
+    "text", [block.text for block in BLOCKS if block.language == "policy"], ids=lambda text: text.split("\n")[2]
+)
+def test_policies_are_in_the_standard_form(text: str) -> None:
+    assert format_policy(text, "shown") == text
+
+
 def test_every_command_of_the_group_is_shown() -> None:
-    """check, test, backtest, list and copy."""
+    """check, fmt, test, backtest, list and copy."""
     group = main.get_command(click.Context(main), "policy")
     assert isinstance(group, click.Group)
     for name in group.commands:

@@ -2,8 +2,41 @@ from pathlib import Path
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from gemini_proxy.cli import main
 from tests.cli.policy_runs import CASES, HOSTILE, rule, run
+
+# fmt
+
+
+def test_fmt_writes_the_standard_form(folder: Path) -> None:
+    """In place, naming what it changed; a second time there is nothing to change."""
+    rough, fine = 'raise "x" if :\r\n  (m:Message) # every\r\n', 'raise "x" if:\n    (m: Message)  # every\n'
+    (folder / "rough.gr").write_bytes(rough.encode())
+    leak = (folder / "leak.gr").read_bytes()
+    checked = run("fmt", "--check", "leak.gr", "rough.gr")
+    assert (checked.exit_code, checked.output) == (1, "rough.gr: would change\n")
+    shown = run("fmt", "--diff", "leak.gr", "rough.gr")
+    assert shown.exit_code == 0 and '\n+raise "x" if:\n' in shown.output and shown.output.startswith("--- rough.gr\n")
+    assert run("fmt", "--check", "--diff", "rough.gr").exit_code == 1
+    assert (folder / "rough.gr").read_bytes() == rough.encode()
+    done = run("fmt", "leak.gr", "rough.gr")
+    assert (done.exit_code, done.output) == (0, "rough.gr: formatted\n")
+    assert ((folder / "rough.gr").read_bytes(), (folder / "leak.gr").read_bytes()) == (fine.encode(), leak)
+    assert (run("fmt", "--check", "rough.gr").exit_code, run("fmt", "rough.gr").output) == (0, "")
+    piped = CliRunner().invoke(main, ["policy", "fmt", "-"], input=rough)
+    assert (piped.exit_code, piped.output) == (0, fine)
+
+
+def test_fmt_leaves_what_does_not_parse(folder: Path) -> None:
+    """The fault is shown, the other files are formatted, and the exit code is 2."""
+    (folder / "bad.gr").write_text("raise  1 if\n")
+    (folder / "rough.gr").write_text("X:=1")
+    result = run("fmt", "bad.gr", "rough.gr")
+    assert result.exit_code == 2 and "bad.gr:1:12: error:" in result.output and "rough.gr: formatted" in result.output
+    assert (folder / "bad.gr").read_text() == "raise  1 if\n"
+
 
 # check
 

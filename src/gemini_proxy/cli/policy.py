@@ -6,6 +6,7 @@ for wrong usage, or an input that cannot be used, so that there is no result.
 
 import asyncio
 import contextlib
+import difflib
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ from rich.text import Text
 from gemini_proxy.cli import shipped
 from gemini_proxy.cli.policy_cases import Case, Result, read_cases, run_case
 from gemini_proxy.cli.policy_files import (
+    STANDARD_INPUT,
     Unusable,
     compile_file,
     described_error,
     described_note,
     described_warning,
+    read_text,
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
@@ -35,20 +38,21 @@ from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
 from gemini_proxy.guardrails.rules import echo_warnings
-from gemini_proxy.policy import Answer, Policy, PolicyError, PolicyWarning, Question, portability
+from gemini_proxy.policy import Answer, Policy, PolicyError, PolicyWarning, Question, format_policy, portability
 from gemini_proxy.sections import Refusals
 from gemini_proxy.traces.backtest import Backtest, FlaggedTrace, Report, count, recorded
 from gemini_proxy.traces.excerpts import ShownViolation
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
-from gemini_proxy.traces.visible import as_json, counted
+from gemini_proxy.traces.visible import ONE_LINE, VISIBLE, as_json, counted
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.group()
 def policy() -> None:
-    """Check, test and backtest policies, and copy ready ones."""
+    """Check, format, test and backtest policies, and copy ready ones."""
 
 
 policy.add_command(shipped.list_)
@@ -135,6 +139,44 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
     if waiting := _waiting(loaded):
         facts.append(f"needs the whole response for line {', '.join(map(str, waiting))}")
     return f"{file}: loads: {', '.join(facts)}"
+
+
+@policy.command("fmt")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE_OR_INPUT)
+@click.option("--check", "check_", is_flag=True, help="Change nothing; name the files that would change, exit code 1.")
+@click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
+def format_(files: tuple[Path, ...], check_: bool, diff: bool) -> None:
+    """Write policies in the standard form, which keeps what they mean and their comments.
+
+    "-" is standard input, which goes to standard output. Exit code 2 if a policy does not parse: its file stays as it
+    is.
+    """
+    changed = failed = False
+    for name in files:
+        file = STANDARD_INPUT if name == STANDARD_INPUT else name
+        before = read_text(file)
+        try:
+            after = format_policy(before, str(file))
+        except PolicyError as error:
+            click.echo(described_error(error), err=True)
+            failed = True
+            continue
+        changed = changed or after != before
+        if diff:
+            click.echo(_difference(file, before, after), nl=False)
+        elif check_ and after != before:
+            click.echo(f"{file}: would change".translate(ONE_LINE))
+        elif file is STANDARD_INPUT and not check_:
+            click.echo(after, nl=False)
+        elif after != before:
+            file.write_bytes(after.encode())
+            click.echo(f"{file}: formatted".translate(ONE_LINE))
+    sys.exit(2 if failed else 1 if check_ and changed else 0)
+
+
+def _difference(file: Path, before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.split("\n"), after.split("\n"), f"{file}", f"{file}, formatted", lineterm="")
+    return "".join(f"{text.translate(VISIBLE)}\n" for text in lines)
 
 
 @policy.command("test")

@@ -1,6 +1,8 @@
 """Read policy files for commands, and write a fault in one."""
 
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,10 +17,14 @@ class Unusable(click.ClickException):
     exit_code = 2
 
 
+STANDARD_INPUT: Final = Path("-")
+
+
 def read_text(file: Path) -> str:
-    """Read a file that an argument names. Raise Unusable."""
+    """Read a file that an argument names, or ``STANDARD_INPUT``. Raise Unusable."""
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        content = sys.stdin.buffer.read() if file is STANDARD_INPUT else file.read_bytes()
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise Unusable(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -31,6 +31,7 @@ from gemini_proxy.policy.errors import (
     PolicyError,
     PolicyWarning,
 )
+from gemini_proxy.policy.lint.formatter import format_policy
 from gemini_proxy.policy.lint.portability import portability
 from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy
 from gemini_proxy.policy.prefilter import FoundNeeds, Prefilter, prefilter_of
@@ -80,6 +81,7 @@ __all__ = [
     "FoundNeeds",
     "Unanswered",
     "compile_policy",
+    "format_policy",
     "tool_declaration",
     "tool_digest",
     "joined_labels",
