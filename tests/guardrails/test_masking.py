@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -21,12 +22,15 @@ from gemini_proxy.guardrails.masking import (
     Hiding,
     Masks,
     Placeholders,
+    Repetition,
     RequestMasks,
     Restoring,
+    Spellings,
     mask_body,
     mask_file,
     masked_values,
     moved,
+    other_spellings,
 )
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
@@ -76,17 +80,17 @@ def test_what_is_masked_comes_back_as_it_was(text: str) -> None:
     assert masks().show(hidden) == text
 
 
-@pytest.mark.parametrize(
-    "spell",
-    [
-        str.lower,
-        lambda text: text.strip("<>"),
-        lambda text: text.replace("_", "\\_"),
-        lambda text: text.replace("<", "\\<").replace(">", "\\>"),
-        lambda text: text.replace("<", "&lt;").replace(">", "&gt;"),
-        lambda text: text.strip(">"),
-    ],
+SPELLS: tuple[Callable[[str], str], ...] = (
+    str.lower,
+    lambda text: text.strip("<>"),
+    lambda text: text.replace("_", "\\_"),
+    lambda text: text.replace("<", "\\<").replace(">", "\\>"),
+    lambda text: text.replace("<", "&lt;").replace(">", "&gt;"),
+    lambda text: text.strip(">"),
 )
+
+
+@pytest.mark.parametrize("spell", SPELLS)
 def test_a_placeholder_is_known_as_models_spell_it(spell: Any) -> None:
     spelled = spell(PLACEHOLDERS.of(EMAIL))
     assert masks().show(f"Write to {spelled}, please") == f"Write to {EMAIL}, please"
@@ -259,6 +263,32 @@ def test_odd_frames_pass_as_they_are(odd: dict[str, Any]) -> None:
 def test_a_repeated_name_is_for_the_merger_to_refuse() -> None:
     body = b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]}}],"candidates":[]}\r\n\r\n'
     assert through(FrameEditor(SseFraming(), Restoring(masks())), body, []) == body
+
+
+SPELLED = st.builds(
+    lambda spell, value: spell(PLACEHOLDERS.of(value)), st.sampled_from((str, *SPELLS)), st.sampled_from(VALUES)
+)
+WRITTEN = st.lists(
+    st.one_of(SPELLED, st.sampled_from([" ", "<", "\\", "_", "é", "\n", '"', "so ", "&lt;"])), max_size=8
+)
+
+
+@given(WRITTEN.map("".join), st.lists(st.integers(0, 300), max_size=4), st.booleans())
+def test_a_model_finds_what_it_wrote_however_it_spelled(written: str, cuts: list[int], in_pieces: bool) -> None:
+    """The client sends a turn again with values in it, joined or in the pieces of a stream."""
+    ends = sorted({cut % (len(written) + 1) for cut in cuts})
+    pieces = [written[start:end] for start, end in zip([0, *ends], [*ends, len(written)], strict=True)]
+    body, framing = framed([event([{"text": piece}]) for piece in pieces], "sse")
+    repetitions: list[Repetition] = []
+    restored = through(FrameEditor(framing, Restoring(masks()), repetitions=repetitions), body, [])
+    said = [payload["candidates"][0]["content"]["parts"][0] for _, payload in SseFraming().feed(restored) if payload]
+    parts = said if in_pieces else [{"text": "".join(part["text"] for part in said)}]
+    history = {"contents": [{"role": "user", "parts": [{"text": EMAIL}]}, {"role": "model", "parts": parts}]}
+    known = {("turn", occurrence): spelled for occurrence, spelled in other_spellings(repetitions, masks()).items()}
+    request = replace(requested(*VALUES), spellings=Spellings({1: "turn"}, known))
+    sent = orjson.loads(mask_body(orjson.dumps(history), request))["contents"]
+    assert "".join(part["text"] for part in sent[1]["parts"]) == written
+    assert sent[0]["parts"][0]["text"] == PLACEHOLDERS.of(EMAIL)
 
 
 # Requests -------------------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """Values of earlier exchanges: what comes back in a later one, to whom, and what never does."""
 
 import base64
+import re
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import interaction, text_step
 from tests.proxy.test_history import chat
-from tests.proxy.test_masking import EMAIL, EVERYWHERE, OTHER, TO_THE_MODEL, echoes, placeholder_in, said
+from tests.proxy.test_masking import EMAIL, EVERYWHERE, OTHER, TO_THE_MODEL, echoes, in_pieces, placeholder_in, said
 from tests.support.proxy import MODEL, Proxy, prompt
-from tests.support.upstream import Reply, ScriptedUpstream, candidate, sse, unary
+from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, sse, unary
 from tests.traces.samples import execute, query
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
@@ -148,3 +150,66 @@ async def test_interactions_go_on_and_are_read_again(
         assert f"to {EMAIL}" in await answered("POST", address, reply, **asked)
         before = name
     assert EMAIL not in await answered("POST", address, interaction([to]), model=MODEL, input="And now?")
+
+
+def joined(parts: list[dict[str, Any]], thought: bool) -> str:
+    return "".join(part["text"] for part in parts if "text" in part and bool(part.get("thought")) is thought)
+
+
+@pytest.mark.parametrize("form", ["unary", "joined", "pieces"])
+async def test_the_model_finds_in_the_history_what_it_wrote(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, form: str
+) -> None:
+    """Byte for byte, whatever it made of placeholders: the client sends its values, in a stream's pieces or joined."""
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT)
+    shown = ""
+
+    def wrote(placeholder: str) -> list[dict[str, Any]]:
+        nonlocal shown
+        shown = placeholder
+        bare, escaped = placeholder.strip("<>").lower(), placeholder.replace("_", "\\_").replace("<", "&lt;")
+        called = {"functionCall": {"name": "send", "args": {"to": bare, "cc": [placeholder, escaped]}}}
+        thought = {"text": f"I see {escaped}", "thought": True}
+        return [thought, {"text": f"{bare} or {placeholder}, "}, {"text": f"{bare}!"}, called]
+
+    def answer(call: Call) -> Reply:
+        parts = wrote(placeholder_in(call.body))
+        if form == "unary":
+            return unary({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]})
+        pieces = [{**part, "text": piece} for part in parts[:3] for piece in in_pieces(part["text"], 5)] + parts[3:]
+        contents = [{"candidates": [{"content": {"role": "model", "parts": [piece]}}]} for piece in pieces]
+        return Reply(sse(*contents, candidate("", "STOP")), content_type="text/event-stream")
+
+    upstream.reply(answer)
+    url = proxy.method() if form == "unary" else proxy.stream
+    async with client.post(url, json=prompt(f"Write to {EMAIL}")) as response:
+        body = await response.read()
+    assert response.status == 200, body
+    assert b"address" not in body.lower()
+    payloads = [orjson.loads(line[5:]) for line in body.splitlines() if line.startswith(b"data:")]
+    said_parts = [
+        part
+        for payload in payloads or [orjson.loads(body)]
+        for part in payload["candidates"][0]["content"]["parts"]
+        if part != {"text": ""}
+    ]
+    if form == "joined":
+        thoughts, texts = joined(said_parts, True), joined(said_parts, False)
+        said_parts = [{"text": thoughts, "thought": True}, {"text": texts}, said_parts[-1]]
+    history = [
+        {"role": "user", "parts": [{"text": f"Write to {EMAIL}"}]},
+        {"role": "model", "parts": said_parts},
+        {"role": "user", "parts": [{"functionResponse": {"name": "send", "response": {"to": EMAIL}}}]},
+    ]
+    upstream.reply(unary(candidate("done", "STOP")))
+    async with client.post(proxy.method(), json={"contents": history}) as response:
+        assert response.status == 200, await response.text()
+    sent = upstream.calls[-1].json["contents"]
+    written = wrote(shown)
+    for thought in (True, False):
+        assert joined(sent[1]["parts"], thought) == joined(written, thought)
+    assert sent[1]["parts"][-1] == written[-1]
+    assert sent[2]["parts"][0]["functionResponse"]["response"] == {"to": shown}
+    assert EMAIL.encode() not in upstream.calls[-1].body
+    # The trace has one spelling, so that a placeholder is found by it.
+    assert set(re.findall(r"(?i)email.{1,3}address[^,! \"']*", str((await proxy.trace()).messages))) == {shown[1:]}

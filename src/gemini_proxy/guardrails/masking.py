@@ -5,11 +5,11 @@ import hmac
 import json
 import re
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
 
@@ -29,6 +29,8 @@ _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
 _MOST_VALUES: Final = 1_000
 """Values of one request, or of a live session, that are masked; more are refused."""
+_MOST_REPETITIONS: Final = 10_000
+"""Placeholders in one response whose spelling is looked at."""
 REMOVED: Final = "<REMOVED>"
 """What stands in a history in the place of a text that was refused before."""
 
@@ -203,16 +205,99 @@ def _replaced(text: str, replacements: Iterable[tuple[int, int, str]]) -> str:
     return "".join([*pieces, text[at:]]) if pieces else text
 
 
+class Repetition(NamedTuple):
+    """A placeholder in a response, in the order of its text: in which frame and where in it, and how it is spelled."""
+
+    frame: int
+    start: int
+    offset: int
+    thought: bool
+    value: str
+    spelled: str
+
+
+Occurrence = tuple[str, bool, int]
+"""Which placeholder of a turn of the model is meant: what it is, if it is in a thought, and how many came before."""
+
+
+def other_spellings(repetitions: Iterable[Repetition], masks: Masks) -> dict[Occurrence, str]:
+    """Return the placeholders of a response that the model spelled in another way than it was given."""
+    found: dict[Occurrence, str] = {}
+    counts = Counter[tuple[str, bool]]()
+    for one in sorted(repetitions):
+        placeholder = masks.placeholders[one.value]
+        if one.spelled != placeholder:
+            found[placeholder, one.thought, counts[placeholder, one.thought]] = one.spelled
+        counts[placeholder, one.thought] += 1
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spellings:
+    """How a model spelled placeholders in its earlier turns: there it is to find what it wrote.
+
+    ``turns`` says which turn a content is of, by the digest of the conversation up to its end.
+    """
+
+    turns: Mapping[int, str]
+    known: Mapping[tuple[str, Occurrence], str]
+
+    def applied(self, edits: Iterable[StringEdit], wire: Wire, body: bytes) -> Iterator[StringEdit]:
+        """Yield edits that hide values in ``body``, in turns of the model with placeholders as it spelled them."""
+        document = orjson.loads(body)
+        counts = Counter[tuple[str, str, bool]]()
+        for edit in edits:
+            content = wire.content_of(edit.string.path)
+            turn = None if content is None else self.turns.get(content)
+            if turn is None:
+                yield edit
+                continue
+            thought = is_thought_text(edit.string.path, document)
+            key = (turn, edit.text, thought)
+            spelled = self.known.get((turn, (edit.text, thought, counts[key])), edit.text)
+            counts[key] += 1
+            yield edit._replace(text=spelled)
+
+
+_THOUGHTS: Final = frozenset(("reasoning_content", "reasoning", "thought_summary", "summary"))
+
+
+def is_thought_text(path: Path, document: Any) -> bool:
+    """Tell whether the string at ``path`` of a request or a frame is of a thought, on any wire."""
+    if not _THOUGHTS.isdisjoint(path):
+        return True
+    for step in path[:-1]:
+        try:
+            document = document[step]
+        except (LookupError, TypeError):
+            return False
+        if isinstance(document, Mapping) and (document.get("thought") is True or document.get("type") in _THOUGHTS):
+            return True
+    return False
+
+
+def _is_repeated_in_history(path: Path, payload: Mapping[str, Any]) -> bool:
+    """Tell whether clients send the string at ``path`` of a frame again: of candidates the first one alone."""
+    if path[0] not in ("candidates", "choices"):
+        return path[-1] != "output_text"
+    try:
+        return not payload[path[0]][path[1]].get("index") and path[2] in ("content", "delta", "message")
+    except (LookupError, TypeError, AttributeError):
+        return False
+
+
 @dataclass(frozen=True)
 class RequestMasks:
     """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
 
-    ``earlier`` are values that were masked before, each by its placeholder, which stands in the request already.
+    ``earlier`` are values that were masked before, each by its placeholder, which stands in the request already, and
+    ``spellings`` what the model has made of placeholders.
     ``dropped`` are the contents that are cut out; ``contents`` says of each message which of the contents it is of.
     """
 
     placeholders: Mapping[str, str] = field(default_factory=dict)
     earlier: Mapping[str, str] = field(default_factory=dict)
+    spellings: Spellings | None = None
     removed: Mapping[int, frozenset[str]] = field(default_factory=dict)
     dropped: frozenset[int] = frozenset()
     contents: Sequence[int | None] = ()
@@ -384,7 +469,8 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]], sh
 def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
     """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay."""
     strings = (string for string in json_strings(body) if wire.is_request_text(string.path))
-    body = edited(body, _hiding(strings, lambda path: masks.of(wire.content_of(path))))
+    edits: Iterable[StringEdit] = _hiding(strings, lambda path: masks.of(wire.content_of(path)))
+    body = edited(body, edits if masks.spellings is None else masks.spellings.applied(edits, wire, body))
     if not masks.dropped:
         return body
     return without_items(body, {item.path for item in json_items(body) if wire.content_of(item.path) in masks.dropped})
@@ -488,6 +574,7 @@ class _HeldFrame:
     """A frame on its way, and in how many texts of it something may still be found."""
 
     raw: bytes
+    number: int = 0
     edits: list[StringEdit] = field(default_factory=list)
     open: int = 0
 
@@ -503,6 +590,8 @@ class _Text:
     new: list[str] = field(default_factory=list)
     scanned: int = 0
     pieces: deque[tuple[_HeldFrame, JsonString]] = field(default_factory=deque)
+    noted: bool = False
+    thought: bool = False
 
     def join(self) -> str:
         """Return all of it."""
@@ -517,7 +606,7 @@ class FrameEditor:
 
     A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
     which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places``
-    say where the frames have their texts.
+    say where the frames have their texts. ``repetitions`` is told what was replaced of what clients will send again.
     """
 
     def __init__(
@@ -527,9 +616,12 @@ class FrameEditor:
         *,
         texts_only: bool = False,
         places: TextPlaces = GENERATE.places,
+        repetitions: list[Repetition] | None = None,
     ) -> None:
         self._framing = framing
         self._places = places
+        self._repetitions = repetitions
+        self._frames = 0
         self._substitution = substitution
         self._texts_only = texts_only
         self._waiting: deque[_HeldFrame] = deque()
@@ -562,7 +654,8 @@ class FrameEditor:
     def _take(self, frames: Iterable[Frame]) -> bytes:
         places = self._places
         for raw, payload in frames:
-            waiting = _HeldFrame(raw)
+            waiting = _HeldFrame(raw, self._frames)
+            self._frames += 1
             self._waiting.append(waiting)
             if payload is None:
                 continue
@@ -577,15 +670,23 @@ class FrameEditor:
         for string in json_strings(waiting.raw):
             run = places.run_of(string.path, payload)
             if run is not None and not (self._texts_only and run[1] == "argument"):
-                self._append(run, waiting, string)
+                self._append(run, waiting, string, payload)
             elif not self._texts_only and not places.is_opaque(string.path):
                 for start, end, text in self._substitution.find(string.text, 0):
                     self._replace(waiting, string, start, end, text)
+                    if self._repetitions is not None and _is_repeated_in_history(string.path, payload):
+                        thought = is_thought_text(string.path, payload)
+                        self._note(waiting, string, start, thought, text, string.text[start:end])
         for run in [run for run in self._runs if places.ends(run, payload)]:
             self._close(run)
 
-    def _append(self, run: Run, waiting: _HeldFrame, string: JsonString) -> None:
-        text = self._runs.setdefault(run, _Text())
+    def _append(self, run: Run, waiting: _HeldFrame, string: JsonString, payload: Mapping[str, Any]) -> None:
+        text = self._runs.get(run)
+        if text is None:
+            text = self._runs[run] = _Text()
+            if self._repetitions is not None:
+                text.noted = _is_repeated_in_history(string.path, payload)
+                text.thought = is_thought_text(string.path, payload)
         text.new.append(string.text)
         text.pieces.append((waiting, string))
         waiting.open += 1
@@ -601,7 +702,9 @@ class FrameEditor:
         for start, end, replacement in self._substitution.find(text.text, text.scanned):
             if end > safe:
                 break
-            self._spread(text, start, end, replacement)
+            waiting, string, offset = self._spread(text, start, end, replacement)
+            if text.noted:
+                self._note(waiting, string, offset, text.thought, replacement, text.text[start:end])
             text.scanned = end
         cut = 0
         while text.pieces and cut + len(text.pieces[0][1].text) <= safe:
@@ -611,15 +714,26 @@ class FrameEditor:
         text.text = text.text[cut:]
         text.scanned = max(0, text.scanned - cut)
 
-    def _spread(self, text: _Text, start: int, end: int, replacement: str) -> None:
-        """Replace characters of a run: the first piece gets the replacement, the others lose their part."""
+    def _spread(self, text: _Text, start: int, end: int, replacement: str) -> tuple[_HeldFrame, JsonString, int]:
+        """Replace characters of a run: the first piece gets the replacement, the others lose their part.
+
+        Return the first piece, and where in it the replacement stands.
+        """
         at = 0
+        places: list[tuple[_HeldFrame, JsonString, int]] = []
         for waiting, string in text.pieces:
             first, last = max(start - at, 0), min(end - at, len(string.text))
             if first < last:
-                self._replace(waiting, string, first, last, replacement)
-                replacement = ""
+                self._replace(waiting, string, first, last, "" if places else replacement)
+                places.append((waiting, string, first))
             at += len(string.text)
+        return places[0]
+
+    def _note(
+        self, waiting: _HeldFrame, string: JsonString, offset: int, thought: bool, value: str, spelled: str
+    ) -> None:
+        if self._repetitions is not None and len(self._repetitions) < _MOST_REPETITIONS:
+            self._repetitions.append(Repetition(waiting.number, string.start, offset, thought, value, spelled))
 
     def _replace(self, waiting: _HeldFrame, string: JsonString, start: int, end: int, text: str) -> None:
         if text:

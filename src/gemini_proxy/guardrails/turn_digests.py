@@ -21,7 +21,7 @@ def turn_ends(messages: Messages) -> Iterator[tuple[int, str]]:
     chain = hashlib.blake2b(digest_size=32)
     turn: list[Mapping[str, Any]] = []
     for number, message in enumerate(messages):
-        if _is_of_model(message):
+        if is_of_model(message):
             turn.append(message)
             continue
         if turn:
@@ -54,7 +54,8 @@ def answered(request: Messages, response: Messages) -> list[str]:
     return list(digests)
 
 
-def _is_of_model(message: Mapping[str, Any]) -> bool:
+def is_of_model(message: Mapping[str, Any]) -> bool:
+    """Tell whether a message is of a turn of the model."""
     return message.get("turn", message.get("role")) == "assistant" or bool(message.get("provider"))
 
 

@@ -20,7 +20,7 @@ from gemini_proxy.gemini.upstream_fault import UpstreamFault
 from gemini_proxy.gemini.wire import SSE_TYPE, ResponseReader, Wire
 from gemini_proxy.gemini.wires import wire_of
 from gemini_proxy.guardrails.engine import ConversationReader
-from gemini_proxy.guardrails.masking import FrameEditor, Masks
+from gemini_proxy.guardrails.masking import FrameEditor, Masks, Repetition
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.stream import ResponseStream
 from gemini_proxy.guardrails.verdict import Violation
@@ -79,11 +79,12 @@ class Exchange:
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
     and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
-    be masked. ``asked`` are the request's messages as they came, kept where a rule checks only what is new or a policy
-    is in shadow, and ``allowed`` is how many of them passed before. ``checked_messages`` is how many messages a check
-    has had a verdict on. Of a turn of a live session ``settled`` is how many messages passed in earlier turns, ``sent``
-    how many the model has, in which nothing can be masked any more, and ``frames`` makes what cuts the response. Times
-    are of ``time.perf_counter``.
+    be masked. ``repetitions`` are the placeholders that came back, noted where masked values are kept, and ``spelled``
+    what is kept of their spellings: placeholder, kind and text. ``asked`` are the request's messages as they came, kept
+    there, and where a rule checks only what is new or a policy is in shadow; ``allowed`` is how many of them passed
+    before. ``checked_messages`` is how many messages a check has had a verdict on. Of a turn of a live session
+    ``settled`` is how many messages passed in earlier turns, ``sent`` how many the model has, in which nothing can be
+    masked any more, and ``frames`` makes what cuts the response. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -116,6 +117,8 @@ class Exchange:
     merger: Merger = field(default_factory=Merger)
     response_reader: ResponseReader | None = None
     restoring: FrameEditor | None = None
+    repetitions: list[Repetition] | None = None
+    spelled: tuple[tuple[str, str, str], ...] = ()
     stream: ResponseStream | None = None
     waiting: tuple[str, ...] = ()
     response_messages: tuple[Message, ...] = ()

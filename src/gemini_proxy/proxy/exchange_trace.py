@@ -197,11 +197,13 @@ class ExchangeRecorder:
         if self._values is None or masks is None:
             return ()
         names = [conversation] if conversation and not exchange.made else [conversation, exchange.id]
-        texts = (
+        values = (
             (placeholder, SAID if value in masks.unsent else SENT, value)
             for value, placeholder in masks.placeholders.items()
         )
-        return self._values.sealed(ValueScope(exchange.owner, exchange.call.dataset, names), texts)
+        return self._values.sealed(
+            ValueScope(exchange.owner, exchange.call.dataset, names), (*values, *exchange.spelled)
+        )
 
 
 def _bytes_read(exchange: Exchange) -> int | None:

@@ -22,27 +22,31 @@ from gemini_proxy.guardrails.masking import (
     FrameEditor,
     Hiding,
     Masks,
+    Occurrence,
     Placeholders,
     RequestMasks,
     Restoring,
+    Spellings,
     evidence,
     is_history,
     mask_body,
     mask_file,
     masked_values,
     may_hold_placeholder,
+    other_spellings,
     placeholders_in,
     texts_at,
     turn_of,
 )
+from gemini_proxy.guardrails.turn_digests import answered, is_of_model, turn_ends
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.headline import conversation_of
 from gemini_proxy.traces.known_digests import KnownDigests
-from gemini_proxy.traces.masked_values import MaskedValues, ValueScope
-from gemini_proxy.traces.trace import REFUSED
+from gemini_proxy.traces.masked_values import KeptValues, MaskedValues, ValueScope
+from gemini_proxy.traces.trace import REFUSED, Outcome
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -50,6 +54,10 @@ T = TypeVar("T")
 
 _LARGE = 65_536
 """Bytes whose strings take more than the five milliseconds that the loop may lose."""
+_TURN_DIGITS = 24
+"""Digits of a keyed digest that tell turns of one conversation apart."""
+_MOST_SPELLINGS = 256
+"""Spellings of one response that are remembered."""
 _MASK_ROUNDS = 3
 """Times that a request is masked and checked again: what is hidden may have hidden something else."""
 _PROCESS_KEY = os.urandom(32)
@@ -149,21 +157,73 @@ class Masker:
             return False
         return bool(exchange.origins) or bool(exchange.body and may_hold_placeholder(exchange.body))
 
-    async def recall(self, exchange: Exchange, masks: RequestMasks) -> RequestMasks:
+    async def recall(self, exchange: Exchange, masks: RequestMasks, asked: Sequence[Message]) -> RequestMasks:
         """Return ``masks`` with the values of placeholders that the request holds, or what it refers to.
 
         Only values that the client sent in an earlier exchange of the conversation, or in those that made what the
-        request refers to. Where the database does not answer there are none.
+        request refers to. Where the database does not answer there are none. ``asked`` are the messages before masking.
         """
         if not self.may_recall(exchange):
             return masks
         named = await off_loop(len(exchange.body), placeholders_in, exchange.body.decode(errors="replace"))
         said = conversation_so_far(exchange)
+        kept = await self._find(exchange, [said], named) if said else KeptValues()
+        own = set(masks.placeholders.values())
         values = {
             **(await self.values_of(exchange, exchange.origins) if exchange.origins else {}),
-            **(await self.values_of(exchange, [said], named - set(masks.placeholders.values())) if said else {}),
+            **{placeholder: value for placeholder, value in kept.sent.items() if placeholder not in own},
         }
-        return replace(masks, earlier=values)
+        again = kept.spellings and exchange.call.row.transport == "json"
+        spellings = await self._spellings(exchange, masks, asked, kept.spellings) if again else None
+        masks = replace(masks, earlier=values, spellings=spellings)
+        if masks.restorable is not None and exchange.call.generates and exchange.call.row.transport == "json":
+            exchange.asked, exchange.repetitions = tuple(asked), []
+        return masks
+
+    async def _spellings(
+        self,
+        exchange: Exchange,
+        masks: RequestMasks,
+        asked: Sequence[Message],
+        kept: Mapping[tuple[str, str], str],
+    ) -> Spellings | None:
+        """Return how the model spelled placeholders in the turns of the history that are as they were."""
+        contents = masks.contents or await contents_of(exchange)
+        names = names_of(self._guardrails, exchange, _PROCESS_KEY)
+        by_turn: dict[str, list[tuple[Occurrence, str]]] = {}
+        for (placeholder, kind), spelled in kept.items():
+            turn, occurrence = _occurrence(placeholder, kind)
+            by_turn.setdefault(turn, []).append((occurrence, spelled))
+        known: dict[tuple[str, Occurrence], str] = {}
+        turns: dict[int, str] = {}
+        start = 0
+        for end, digest in await off_loop(exchange.size, lambda: list(turn_ends(asked))):
+            of_turn = by_turn.get(names.digest(digest)[:_TURN_DIGITS], ())
+            if of_turn:
+                known |= {(digest, occurrence): spelled for occurrence, spelled in of_turn}
+                pairs = zip(contents[start:end], asked[start:end], strict=False)
+                turns |= {content: digest for content, one in pairs if content is not None and is_of_model(one)}
+            start = end
+        return Spellings(turns, known) if turns else None
+
+    async def note_spellings(self, exchange: Exchange) -> None:
+        """Note for the trace how the model spelled placeholders, if in another way than it was given.
+
+        Nothing of a response that the client did not get as it was restored.
+        """
+        masks, asked = exchange.masks, exchange.asked
+        if not exchange.repetitions or masks is None or masks.unsent or asked is None:
+            return
+        others = list(other_spellings(exchange.repetitions, masks).items())[:_MOST_SPELLINGS]
+        if not others or exchange.outcome is not Outcome.COMPLETED:
+            return
+        names = names_of(self._guardrails, exchange, _PROCESS_KEY)
+        turns = await off_loop(exchange.size, answered, asked, exchange.response_messages)
+        exchange.spelled = tuple(
+            (occurrence[0], _kind(names.digest(turn), occurrence), spelled)
+            for turn in turns
+            for occurrence, spelled in others
+        )
 
     async def values_of(
         self, exchange: Exchange, conversations: Sequence[str], placeholders: Collection[str] | None = None
@@ -173,16 +233,19 @@ class Masker:
         The id of a trace is the conversation of what its exchange made. None where the database does not answer, and
         where values are not kept.
         """
+        return (await self._find(exchange, conversations, placeholders)).sent
+
+    async def _find(
+        self, exchange: Exchange, conversations: Sequence[str], placeholders: Collection[str] | None
+    ) -> KeptValues:
         if self._values is None:
-            return {}
+            return KeptValues()
         try:
-            kept = await self._values.find(
-                ValueScope(exchange.owner, exchange.call.dataset, conversations), placeholders
-            )
+            scope = ValueScope(exchange.owner, exchange.call.dataset, conversations)
+            return await self._values.find(scope, placeholders)
         except StoreError as error:
             log.warning("masked values of earlier exchanges cannot be read, so they are not restored: %s", error)
-            return {}
-        return kept.sent
+            return KeptValues()
 
     async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
         """Return ``body``, the request's as it came, masked.
@@ -270,6 +333,18 @@ def _call_says(exchange: Exchange, body: bytes, values: Sequence[str]) -> bool:
     parts = (part for candidate in merger.candidates for part in candidate.parts)
     said = [text for part in parts if "functionCall" in part for text in strings_in(part["functionCall"])]
     return any(value in text for text in said for value in values)
+
+
+def _kind(turn: str, occurrence: Occurrence) -> str:
+    """Return the kind under which the spelling of an occurrence is kept. ``turn`` is a keyed digest."""
+    _, thought, number = occurrence
+    return f"{turn[:_TURN_DIGITS]} {'t' if thought else 's'}{number}"
+
+
+def _occurrence(placeholder: str, kind: str) -> tuple[str, Occurrence]:
+    """Return what ``_kind`` made a kind of: the beginning of the turn's digest, and the occurrence."""
+    turn, _, rest = kind.partition(" ")
+    return turn, (placeholder, rest[:1] == "t", int(rest[1:]))
 
 
 def conversation_so_far(exchange: Exchange) -> str:

@@ -221,7 +221,11 @@ class Pipeline:
             return
         if exchange.restoring is None:
             exchange.restoring = FrameEditor(
-                exchange.new_framing(), Restoring(masks), texts_only=restore == "text", places=places
+                exchange.new_framing(),
+                Restoring(masks),
+                texts_only=restore == "text",
+                places=places,
+                repetitions=exchange.repetitions,
             )
         else:
             exchange.restoring.replace_by(Restoring(masks))
@@ -321,6 +325,7 @@ class Pipeline:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         await self._masker.remember_refused(exchange)
         await self._turns.remember(exchange)
+        await self._masker.note_spellings(exchange)
         exchange.made += made_interactions(exchange) + made_operations(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
@@ -487,8 +492,10 @@ class Pipeline:
                 exchange.allowed = 0
             exchange.request = await read_again(exchange)
             violations = await self._unsettled(exchange, self._judge(exchange, "request", exchange.request.messages))
-        masks = await self._masker.recall(exchange, masks)
+        masks = await self._masker.recall(exchange, masks, original)
         exchange.masks = masks.restorable
+        if masks.spellings is not None:
+            exchange.body = await self._masker.mask_request(exchange, body, masks)
         exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
 
     async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:

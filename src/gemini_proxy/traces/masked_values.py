@@ -186,7 +186,8 @@ class MaskedValues:
         )
         if placeholders is not None:
             query = query.where(masked_values.c.placeholder.in_(sorted(placeholders)[:MOST_ASKED]))
-        query = query.limit(_MOST_ROWS)
+        # What was masked last is what is asked for most.
+        query = query.order_by(masked_values.c.expires.desc()).limit(_MOST_ROWS)
         try:
             return await self._database.read(
                 lambda connection: [SealedValue(*row) for row in connection.execute(query)]
