@@ -147,7 +147,7 @@ def test_a_response_is_known_in_each_form_that_clients_keep() -> None:
     response = [ran, thought, model("a"), CALL, field]
     candidates = [*({**message, "candidate": 0} for message in response), {**model("b"), "candidate": 1}]
     digests = answered(request, candidates)
-    for kept in (response, response[:4], [ran, *response[2:4]], response[2:4], [model("b")]):
+    for kept in (response, response[:4], response[1:4], [ran, *response[2:4]], response[2:4], [model("b")]):
         assert last_digest([*request, *kept]) in digests
     for other in ([*response[2:4], model("a")], [CALL, model("a")], [thought], [model("ab")]):
         assert last_digest([*request, *other]) not in digests

@@ -44,14 +44,18 @@ def answered(request: Messages, response: Messages) -> list[str]:
     for number in numbers:
         whole = [message for message in response if message.get("candidate") == number]
         parts = [message for message in whole if "field" not in message]
-        said = [message for message in parts if not message.get("thought")]
-        kept += [whole, parts, said, [message for message in said if not message.get("provider")]]
+        own = [message for message in parts if not message.get("provider")]
+        kept += [whole, parts, own, _without_thoughts(parts), _without_thoughts(own)]
     digests: dict[str, None] = {}
     for candidate in kept:
         if candidate:
             *_, (_, digest) = turn_ends((*request, *candidate))
             digests[digest] = None
     return list(digests)
+
+
+def _without_thoughts(messages: Messages) -> list[Mapping[str, Any]]:
+    return [message for message in messages if not message.get("thought")]
 
 
 def is_of_model(message: Mapping[str, Any]) -> bool:
