@@ -177,7 +177,7 @@ class Recorder:
             self._count_lost("the recorder is closed" if self._closed else "the queue is full")
             return None
         try:
-            row = encode(trace) if size <= LARGE and len(trace.messages) <= MANY else None
+            row = encode(trace, short=True) if size <= LARGE and len(trace.messages) <= MANY else None
         except RowRejected as error:
             self._count_lost(str(error))
             return None

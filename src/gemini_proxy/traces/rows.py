@@ -55,8 +55,11 @@ class TraceRow:
     masked: tuple[SealedValue, ...] = ()
 
 
-def encode(trace: Trace) -> TraceRow:
-    """Serialise a trace; keys are redacted in its metadata. Raises RowRejected when it cannot be written as JSON."""
+def encode(trace: Trace, *, short: bool = False) -> TraceRow:
+    """Serialise a trace; keys are redacted in its metadata. Raises RowRejected when it cannot be written as JSON.
+
+    With ``short`` its messages are serialised in one call, which keeps the interpreter to itself.
+    """
     identity, created = trace.id, trace.created
     row = (
         identity,
@@ -67,7 +70,7 @@ def encode(trace: Trace) -> TraceRow:
         trace.stream,
         trace.duration_ms,
         redact_json(dump(trace.metadata)),
-        dump_messages(trace.messages),
+        dump(trace.messages) if short else dump_messages(trace.messages),
     )
     return TraceRow(
         trace.owner,
