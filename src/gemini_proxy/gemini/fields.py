@@ -6,7 +6,7 @@ takes a single element in place of a list, flattens nested lists and skips nulls
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.casing import snake_case
@@ -31,7 +31,7 @@ def field(source: JsonObject, name: str) -> Any:
 
 def objects(value: Any, where: str) -> list[JsonObject]:
     """Return the objects of a repeated field. Raises BadRequest for anything but an object or a list of them."""
-    if type(value) is list and _are_objects(value):
+    if type(value) is list and _ONLY_OBJECTS.issuperset(map(type, value)):
         return value
     if value is None:
         return []
@@ -42,11 +42,7 @@ def objects(value: Any, where: str) -> list[JsonObject]:
     return [inner for item in value for inner in objects(item, where)]
 
 
-def _are_objects(items: list[Any]) -> bool:
-    for item in items:
-        if type(item) is not dict:
-            return False
-    return True
+_ONLY_OBJECTS: Final = frozenset({dict})
 
 
 def an_object(value: Any, where: str) -> JsonObject | None:

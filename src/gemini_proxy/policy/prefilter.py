@@ -181,11 +181,11 @@ def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] 
     None where messages are long, of a form that rules cannot read, or of one in which a rule reads what their JSON does
     not have.
     """
+    if not _ONLY_OBJECTS.issuperset(map(type, messages)):
+        return None
     kinds, linked, last, chars = 0, False, "", 0
     called: list[str] = []
     for message in messages:
-        if type(message) is not dict:
-            return None
         role = message.get("role")
         if type(role) is not str:
             if role is not None or not _are_tools(message.get("tools")):
@@ -199,9 +199,9 @@ def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] 
             return None
         else:
             chars += count_chars(content, _MOST_CHARS)
+            if chars > _MOST_CHARS:
+                return None
             linked = linked or (type(content) is list and len(content) > 1)
-        if chars > _MOST_CHARS:
-            return None
         if role == "tool":
             kinds |= 4
             continue
@@ -210,15 +210,15 @@ def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] 
         if role == "user" or role == "assistant":
             linked = linked or role == last or "turn" in message
             last = role
-        calls = message.get("tool_calls")
-        if calls:
+        if "tool_calls" in message and (calls := message["tool_calls"]):
             if not _are_calls(calls):
                 return None
             kinds |= 2
             called.extend([call["function"]["name"] for call in calls])
-    return kinds, linked, called
+    return None if chars > _MOST_CHARS else (kinds, linked, called)
 
 
+_ONLY_OBJECTS: Final = frozenset({dict})
 _CONTENTS: Final = frozenset((list, dict, int, float, type(None)))
 
 

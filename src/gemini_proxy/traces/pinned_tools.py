@@ -219,6 +219,8 @@ def _declarations(
     """Yield the declarations of tools by name; of a repeated name the first one, as rules take it."""
     seen: set[str] = set()
     for message, bare in zip(messages, stored, strict=False):
+        if "tools" not in message:
+            continue
         for tool, kept in zip(message.get("tools") or (), bare.get("tools") or (), strict=False):
             name = tool["name"]
             if name in seen or not 0 < len(name) <= MAX_NAME or not name.isprintable():
