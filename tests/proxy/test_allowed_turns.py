@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.guardrails.turn_digests import answered, turn_ends
+from gemini_proxy.policy import Conversation, compile_policy
 from tests.clients.sdk import QUIET
 from tests.conftest import StartProxy
 from tests.proxy.test_history import NEXT, SORRY, Turn, status
@@ -137,6 +138,52 @@ def test_a_digest_tells_what_was_said_and_not_how_it_was_cut(
     else:
         changed.insert(place, {"tools": [{"name": "f"}]})
     assert last_digest(whole) not in [digest for _, digest in turn_ends(changed)]
+
+
+POLICY = compile_policy(TOWN.replace("Dublin", "a"))
+EXCHANGES = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 9), TEXTS, st.lists(TEXTS, min_size=1, max_size=2)),
+    min_size=2,
+    max_size=5,
+)
+
+
+@given(EXCHANGES)
+def test_what_was_not_here_before_is_always_found(exchanges: list[tuple[int, int, str, list[str]]]) -> None:
+    """Each exchange goes on from an earlier one, or from what a client makes of it: less, more, or something else."""
+    known: set[str] = set()
+    allowed: list[list[dict[str, Any]]] = [[]]
+    for number, change, asked, answer in exchanges:
+        history = list(allowed[number % len(allowed)])
+        place = change % (len(history) + 1)
+        if change > 4:
+            history[place : place + change % 2 + 1] = [model(asked)] if change % 3 else []
+        request = [*history, user(asked)]
+        ends = {digest: count for count, digest in turn_ends(request) if count < len(request)}
+        here = max((ends[digest] for digest in known & ends.keys()), default=0)
+        before = [count for count in ends.values() if any(_same(request[:count], one) for one in allowed)]
+        assert here == max(before, default=0)
+        conversation = Conversation.of(request)
+        every, counted = POLICY.check(conversation), POLICY.check(conversation, allowed=here)
+        new = [one for one in every if one.message == "checked" or int(one.ranges[0].split(".")[1]) >= here]
+        assert list(counted) == new
+        known.update(answered(request, [model(text) for text in answer]))
+        allowed.append([*request, *map(model, answer)])
+
+
+def _same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
+    """Whether two conversations say the same, however turns of the model are cut."""
+
+    def said(messages: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+        turns: list[tuple[str, str]] = []
+        for message in messages:
+            role, content = message["role"], message["content"]
+            text = content if role == "assistant" else content[0]["text"]
+            goes_on = bool(turns) and turns[-1][0] == role == "assistant"
+            turns = [*turns[:-1], (role, turns[-1][1] + text)] if goes_on else [*turns, (role, text)]
+        return turns
+
+    return said(one) == said(other)
 
 
 def test_a_response_is_known_in_each_form_that_clients_keep() -> None:

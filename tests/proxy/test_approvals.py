@@ -144,7 +144,7 @@ async def test_where_a_refusal_is_an_error_no_byte_shows_life(
 ) -> None:
     """A space would be a 200."""
     proxy = await start_proxy(
-        ask_policy=PAYMENTS, guardrails={"ask_timeout": 1.2}, refusals={"before_stream": "http_400"}
+        ask_policy=PAYMENTS, guardrails={"ask_timeout": 0.7}, refusals={"before_stream": "http_400"}
     )
     upstream.reply(Reply([orjson.dumps([PAY])]))
     async with client.post(proxy.method("streamGenerateContent"), json=prompt("Pay them")) as response:
