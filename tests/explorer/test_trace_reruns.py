@@ -135,3 +135,9 @@ async def test_it_becomes_the_visitors_trace(
     assert answer.status == 400 and "no trace that you can see" in answer.text
     answer = await browser.post(here, key="AIzaTyped", own_key="inv-wrong")
     assert answer.status == 400 and "answered 401" in answer.text
+    calls = len(upstream.calls)
+    _, key = await Keys(proxy.app[DATABASE]).add(DEVELOPER, "client")
+    await browser.post("/explorer/sign-in", key=key)
+    assert here not in (await browser.get(f"/explorer/traces/{one.id}")).links()
+    assert (await browser.post(here, key="AIzaTyped", own_key=key)).status == 403
+    assert len(upstream.calls) == calls
