@@ -242,12 +242,16 @@ def test_what_stands_beside_sound_and_speech_is_text() -> None:
     for content in (
         {"modelTurn": {"parts": [{"inlineData": sound}, {"inlineData": {**sound, "displayName": "to Dublin"}}]}},
         {"modelTurn": {"parts": [{"inlineData": {**sound, "mimeType": "audio/pcm; to Cork"}}]}},
+        {"modelTurn": {"parts": [{"inlineData": {**sound, "data": {"say": "to Limerick"}, "mime_type": 1}}]}},
+        {"modelTurn": {"parts": [{"inlineData": sound, "text": "to Sligo"}]}},
         {"outputTranscription": {"words": [{"word": "Galway_Offset", "startOffset": "1.5s", "end_offset": "2s"}]}},
     ):
-        add(merger, reader, orjson.dumps({"serverContent": content}))
-    [candidate] = merger.candidates
-    said = str([candidate.parts, candidate.fields.said])
-    assert all(text in said for text in ("to Dublin", "to Cork", "Galway_Offset"))
+        assert not add(merger, reader, orjson.dumps({"serverContent": content})).only_sound
+    assert read_server_frame(
+        orjson.dumps({"serverContent": {"modelTurn": {"parts": [{"inlineData": sound}]}}})
+    ).only_sound
+    said = str([[candidate.parts, candidate.fields.said] for candidate in merger.candidates])
+    assert all(text in said for text in ("to Dublin", "to Cork", "to Limerick", "to Sligo", "Galway_Offset"))
     assert not any(text in said for text in ("24000", "1.5s", "end_offset", "AA"))
 
 

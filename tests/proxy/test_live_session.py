@@ -87,7 +87,11 @@ def begun(mode: str, max_bytes: int = 1 << 20, rules: GuardrailSet = RULES) -> t
         return exchange
 
     session = LiveSession(
-        steps, reader, SessionSettings(PROXY, False, False, max_bytes), new_exchange, lambda usage: None
+        steps,
+        reader,
+        SessionSettings(PROXY, mode != "final", False, False, max_bytes),
+        new_exchange,
+        lambda usage: None,
     )
     setup = orjson.dumps(SETUP)
     assert done(session.start(setup)) == setup

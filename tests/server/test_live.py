@@ -404,9 +404,11 @@ async def test_a_value_goes_up_masked_and_comes_back(live: LiveServer, start_pro
         await client.send(answers("send", sent=[{"to": EMAIL, "cc": OTHER}]))
         await client.turn()
         await client.send({"realtimeInput": {"text": f"speak to {OTHER}"}})
-        *said, sound, _ = await client.turn()
+        *said, _ = await client.turn()
+        sound = says(modelTurn={"parts": [SOUND_PART]})
+        # Where only what masks has it work as "window", sound overtakes the text that waits.
+        assert said.pop(0 if mode == "final" else -1) == sound
         assert "".join(frame["serverContent"]["outputTranscription"]["text"] for frame in said) == OTHER
-        assert sound == says(modelTurn={"parts": [SOUND_PART]})
         await client.send(asks(f"{OTHER} again"))
         await client.turn()
     up = b"".join(live.raw)

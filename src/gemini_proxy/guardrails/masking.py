@@ -134,8 +134,7 @@ class Masks:
 
     def may_show(self, raw: bytes) -> bool:
         """Return whether a placeholder may stand in ``raw``; False is certain."""
-        folded = raw.lower()
-        return any(digits.encode() in folded for digits in self._values)
+        return any(found[1].decode().lower() in self._values for found in _SHOWN_IN_BYTES.finditer(raw))
 
 
 # How models spell a placeholder: in another case, without brackets, with escapes of Markdown, JSON or HTML.
@@ -160,6 +159,8 @@ def may_hold_placeholder(body: bytes) -> bool:
     return _DIGITS_IN_BYTES.search(body) is not None
 
 
+# Behind an underscore, or the escape of one.
+_SHOWN_IN_BYTES: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
 _DIGITS_IN_BYTES: Final = re.compile(rb"_[0-9a-fA-F]{%d}" % _DIGITS)
 
 

@@ -73,9 +73,13 @@ class SessionTooLarge(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How a session is held. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time."""
+    """How a session is held. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time.
+
+    ``sound_waits`` says that sound of the model is held back as its text is.
+    """
 
     prefix: str
+    sound_waits: bool
     blocks_unseen: bool
     adds_transcription: bool
     max_bytes: int
@@ -467,6 +471,10 @@ class LiveSession:
         unread = read.unread(transcribed=self._transcribed)
         for path, reason in unread.items():
             exchange.merger.fields.declare(path, reason)
+        if read.only_sound and not (self._settings.sound_waits or self._settings.blocks_unseen):
+            assert exchange.stream is not None, "the turn has begun"
+            exchange.stream.overtake()
+            return self._leave(exchange, [frame])
         if not read.sound:
             self._keep(len(frame.data))
         data = held.add(frame)
@@ -486,11 +494,15 @@ class LiveSession:
             await self._record(exchange, None)
             self._conclude(turn, exchange.response_messages)
             self._interrupted = read.interrupted and not read.turn_complete
-        if leaving and exchange.response.first_byte_at is None:
-            exchange.response.first_byte_at = time.perf_counter()
         down = held.take(leaving)
         if read.ends and turn.handle is not None:
             down.append(turn.handle)
+        return self._leave(exchange, down)
+
+    def _leave(self, exchange: Exchange, down: list[LiveFrame]) -> Leaving:
+        """Return frames of the model that leave, the first of which is when its response begins."""
+        if down and exchange.response.first_byte_at is None:
+            exchange.response.first_byte_at = time.perf_counter()
         return Leaving(down=down)
 
     def _withhold(self, read: ServerFrame) -> Leaving:

@@ -224,6 +224,7 @@ class _Relay:
         live, guardrails = setup.config.live, setup.config.guardrails
         settings = SessionSettings(
             prefix=setup.config.refusals.prefix,
+            sound_waits=guardrails.stream_check != "final",
             blocks_unseen=guardrails.unseen_content == "block",
             adds_transcription=live.transcription == "add",
             max_bytes=live.max_session_bytes,

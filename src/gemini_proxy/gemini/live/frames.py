@@ -4,6 +4,7 @@ A frame that holds two messages, or one that is not known here, could make a gua
 is refused.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -49,6 +50,8 @@ _MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
 _TRANSCRIPTION_MARKS: Final = spellings("finished", "languageCode")
 """Fields of a transcription that are no text."""
 _BLOB: Final = spellings("inlineData")
+_BLOB_FIELDS: Final = spellings("data", "mimeType")
+_MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
 _LONGEST_TOKEN: Final = 4096
 _MAX_DEPTH: Final = 64
 
@@ -134,6 +137,18 @@ class ServerFrame:
                 return found.mime.partition(";")[0]
         return ""
 
+    @property
+    def only_sound(self) -> bool:
+        """True if there is nothing but sound or moving pictures in it, so that no rule has anything to read."""
+        if self.kind != "serverContent" or self.usage is not None or self.message.keys() != {"modelTurn"}:
+            return False
+        turn = self.message["modelTurn"]
+        parts = turn.get("parts") if isinstance(turn, Mapping) and turn.keys() <= {"parts", "role"} else None
+        if not isinstance(parts, list):
+            return False
+        found = [(part, sound_in(part)) for part in parts]
+        return all(sound is not None and not sound.beside and len(part) == 1 for part, sound in found)
+
     def unread(self, *, transcribed: bool) -> Mapping[str, str]:
         """Return what no rule reads of it, by its path, and why.
 
@@ -164,10 +179,11 @@ class ServerFrame:
 
 
 class Sound(NamedTuple):
-    """Sound or moving pictures: the field of a part that holds it, and its type."""
+    """Sound or moving pictures: the field of a part that holds it, its type, and what stands ``beside`` it there."""
 
     field: str
     mime: str
+    beside: Mapping[str, Any]
 
 
 def sound_in(part: Any) -> Sound | None:
@@ -177,8 +193,15 @@ def sound_in(part: Any) -> Sound | None:
             blob = part[name]
             mime = (blob.get("mimeType") or blob.get("mime_type") or "") if isinstance(blob, Mapping) else ""
             if isinstance(mime, str) and mime.startswith(("audio/", "video/")):
-                return Sound(name, mime)
+                return Sound(name, mime, {key: value for key, value in blob.items() if not _is_blob(key, value)})
     return None
+
+
+def _is_blob(name: str, value: Any) -> bool:
+    """Return whether a field of sound is its data or its type: any other text in it is for rules."""
+    if not isinstance(value, str) or name not in _BLOB_FIELDS:
+        return False
+    return name == "data" or _MIME.fullmatch(value) is not None
 
 
 def read_client_frame(data: bytes) -> ClientFrame:

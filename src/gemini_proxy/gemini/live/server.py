@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.casing import spellings
 from gemini_proxy.gemini.fields import JsonObject, objects
 from gemini_proxy.gemini.live.answers import refusal_frame
 from gemini_proxy.gemini.live.frames import ServerFrame, sound_in
@@ -20,8 +19,6 @@ _NOT_SAID: Final = frozenset(
 _TRANSCRIPTION: Final = frozenset(("text", "finished", "languageCode", "language_code"))
 _TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|(?:start|end)(?:Offset|_offset)|words?")
 """Times, and the names of fields."""
-_BLOB_FIELDS: Final = spellings("data", "mimeType")
-_MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
 
 
 class TurnReader:
@@ -116,13 +113,8 @@ def _without_sound(part: Any) -> Any:
     if sound is None:
         return part
     rest = {key: value for key, value in part.items() if key != sound.field}
-    beside = {
-        key: value
-        for key, value in part[sound.field].items()
-        if key not in _BLOB_FIELDS or (key != "data" and not _MIME.fullmatch(value))
-    }
     # Under a name that no field of a part has: text as a whole, as what stands beside a candidate is.
-    return {**rest, "inlineData.fields": beside} if beside else rest
+    return {**rest, "inlineData.fields": sound.beside} if sound.beside else rest
 
 
 def _finish_reason(frame: ServerFrame) -> str:
