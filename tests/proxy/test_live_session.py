@@ -92,6 +92,7 @@ def begun(mode: str, max_bytes: int = 1 << 20, rules: GuardrailSet = RULES) -> t
         SessionSettings(PROXY, mode != "final", False, False, max_bytes),
         new_exchange,
         lambda usage: None,
+        kept.remember,
     )
     setup = orjson.dumps(SETUP)
     assert done(session.start(setup)) == setup

@@ -297,7 +297,7 @@ READS = (
 
 _ELSEWHERE = (
     ("files", "uploaded", "request", "yes", "yes", "", "files"),
-    ("live", "turns", "request, response", "yes", "yes", "yes", ""),
+    ("live", "turns", "request, response", "yes", "yes", "yes", "sessions"),
 )
 """Lines of the table whose doors have a test of their own, here or in test_live.py."""
 

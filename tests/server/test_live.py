@@ -14,6 +14,7 @@ import pytest
 from gemini_proxy.server.live import LIVE
 from tests.conftest import StartProxy
 from tests.proxy.test_approvals import decide
+from tests.proxy.test_kept_values import KEPT
 from tests.proxy.test_masking import EMAIL, OTHER, PLACEHOLDER, TO_THE_MODEL
 from tests.support.live import (
     GEMINI_PATH,
@@ -446,6 +447,50 @@ async def test_what_the_model_has_already_cannot_be_masked(live: LiveServer, sta
     kept = [await proxy.store.get(one.id) for one in await proxy.store.recent(9)]
     # Names of fields stay in the trace of what was refused.
     assert [EMAIL in str(trace and trace.messages) for trace in reversed(kept)] == [False, True, False]
+
+
+FOLLOWS = """
+raise "Galway after Cork" if:
+    (a: Message) -> (b: Message)
+    "Cork" in a.content
+    "Galway" in b.content
+"""
+
+
+async def test_a_session_goes_on_from_an_earlier_one(live: LiveServer, start_proxy: StartProxy) -> None:
+    """By its handle: rules read what was said there, and what was masked there comes back."""
+    update = {"sessionResumptionUpdate": {"newHandle": "handle-1", "resumable": True}}
+    live.script = lambda frame: [says("Cork", complete=True), update]
+    strict = {"unseen_content": "block", **KEPT}
+    proxy = await before(live, start_proxy, policy=FOLLOWS, mask_policy=MASKS, guardrails=strict)
+    async with session(proxy.url) as client:
+        await client.send(asks(f"Mail {EMAIL}"))
+        await client.turn()
+        assert await client.receive() == update
+    placeholder = PLACEHOLDER.findall(live.raw[1].decode())[0]
+    resumed = {"setup": {**SETUP["setup"], "sessionResumption": {"handle": "handle-1"}}}
+    live.script = lambda frame: [says(f"To {placeholder}"), says(complete=True)]
+    async with session(proxy.url, setup=resumed) as client:
+        await client.send(asks("Galway"))
+        assert texts(await client.turn()) == REFUSED_INPUT + "Galway after Cork"
+        await client.send(asks("Whom?"))
+        assert texts(await client.turn()) == f"To {EMAIL}"
+    assert live.raw[2] == orjson.dumps(resumed)
+    found = [await proxy.store.get(summary.id) for summary in await proxy.store.recent(9)]
+    assert EMAIL not in str(found)
+    traces = [trace for trace in found if trace is not None]
+    assert len({trace.metadata["conversation"] for trace in traces}) == 1
+    assert [message["role"] for message in traces[0].messages] == ["user", "assistant"] * 2
+    other = {"x-goog-api-key": "AIzaAnotherKey"}
+    shared = await start_proxy(policy=FOLLOWS, upstream={"base_url": live.url, "api_key": "AIzaOperatorsKey"})
+    for url, headers, said in [
+        (proxy.url, other, "the session that this one continues"),
+        (shared.url, {}, "session that does not exist"),
+    ]:
+        async with session(url, setup=None, headers=headers) as client:
+            await client.send(resumed)
+            code, reason = await client.closed()
+            assert code == 1008 and said in reason
 
 
 async def all_ended(proxy: Proxy) -> None:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _VERTEX: Final = "vertex"
 """The account of all that is kept on Vertex AI: tokens change every hour, and names there are told apart without it."""
 _ANOTHER_TYPE: Final = "a file that is read as another type than it was checked as"
+_OWNED: Final = (Kind.OPERATION, Kind.SESSION)
+"""Kinds of handles that users who share the operator's key have only if they are known to be theirs."""
 _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googleapis\.com(?::443)?/", re.IGNORECASE)
 """How an address of a file at Google begins, however it was spelled where it was given."""
 
@@ -75,13 +77,16 @@ class HandleKeeper:
                     raise ForeignHandle
             if len(known) < len(references) and (asked := exchange.call.names.get("id")):
                 await self.admit(holder, Kind.INTERACTION, f"{COLLECTION}{asked}")
-            if not holder.account and any(_is_operation(one) for one in references if one not in known):
+            if not holder.account and any(one.kind in _OWNED for one in references if one not in known):
                 raise ForeignHandle
             recalled = await self._handles.recall([*known.values()])
-            exchange.origins = tuple(dict.fromkeys(handle.trace for handle in known.values() if handle.trace))
-            exchange.conversation = exchange.conversation or _conversation(known.values(), recalled)
+            joined = _conversation(known.values(), recalled)
+            exchange.origins = _origins(known.values(), joined)
+            exchange.conversation = exchange.conversation or joined
         except ForeignHandle:
-            raise NotFound("The request names a cache, file, operation or interaction that does not exist") from None
+            raise NotFound(
+                "The request names a cache, file, operation, interaction or session that does not exist"
+            ) from None
         except StoreError:
             raise _cannot_tell() from None
         return _known(known, recalled, exchange.call.names.get("id"))
@@ -144,9 +149,18 @@ class HandleKeeper:
                 await self._handles.remember(handle)
 
 
+def _origins(handles: Iterable[Handle], joined: str) -> tuple[str, ...]:
+    """Return in what the values are kept that were masked in what the handles stand for.
+
+    A live session gives handles also between its turns, whose traces do not know of them: they are its conversation's.
+    """
+    of_session = [joined for handle in handles if handle.kind is Kind.SESSION and joined]
+    return tuple(dict.fromkeys([*(handle.trace for handle in handles if handle.trace), *of_session]))
+
+
 def _conversation(handles: Iterable[Handle], recalled: Mapping[str, Recalled]) -> str:
-    """Return the conversation of the interaction that a request goes on with, "" if it goes on with none."""
-    traces = [handle.trace for handle in handles if handle.kind is Kind.INTERACTION]
+    """Return the conversation of the interaction or session that a request goes on with, "" if it goes on with none."""
+    traces = [handle.trace for handle in handles if handle.kind in (Kind.INTERACTION, Kind.SESSION)]
     return next((recalled[trace].conversation for trace in traces if trace in recalled), "")
 
 
@@ -174,10 +188,6 @@ def _is_meant(reference: Reference, handle: Handle) -> bool:
     if handle.kind is not Kind.FILE or _AT_GOOGLE.match(reference.said):
         return True
     return reference.said in (handle.name, handle.details.get("uri"))
-
-
-def _is_operation(reference: Reference) -> bool:
-    return reference.kind == Kind.OPERATION
 
 
 def _read_otherwise(reference: Reference, handle: Handle) -> str:

@@ -7,10 +7,11 @@ waits for the client again. Its trace is written before its last frame leaves.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
+import orjson
 from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
@@ -18,7 +19,14 @@ from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
 from gemini_proxy.gemini.earlier import references_of
 from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
-from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
+from gemini_proxy.gemini.live.client import (
+    names_in,
+    read_input,
+    read_setup,
+    session_name,
+    transcribes,
+    with_transcriptions,
+)
 from gemini_proxy.gemini.live.frames import (
     ClientFrame,
     FunctionName,
@@ -34,9 +42,10 @@ from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.masking import Masks, evidence, hide_in_messages
 from gemini_proxy.guardrails.verdict import Violation
-from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.exchange import Exchange, Made, Refused
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
+from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import Outcome
 
 T = TypeVar("T")
@@ -44,6 +53,8 @@ T = TypeVar("T")
 _HEARD: Final = "inputTranscription"
 _LEAST: Final = 2_048
 """Bytes that what a client says counts as at least: each check reads all of it again, however short the pieces are."""
+_RESUMABLE: Final = 100_000.0
+"""Seconds after a turn for which Google knows its handles: a day on Vertex AI, and the session's own time."""
 _NO_FRAME: Final = b"{}"
 """The body of an exchange between frames."""
 _LARGE: Final = 262_144
@@ -125,6 +136,13 @@ class _HeldFrames:
         return frames
 
 
+class _SessionHandle(NamedTuple):
+    """A handle with which another session can go on, and the frame that it came in."""
+
+    text: str
+    frame: LiveFrame
+
+
 class _KeptMessage(NamedTuple):
     """A message as rules read it, and as traces keep it."""
 
@@ -143,7 +161,7 @@ class _LiveTurn:
     exchange: Exchange
     inputs: list[_KeptMessage]
     heard: int | None = None
-    handle: LiveFrame | None = None
+    handle: "_SessionHandle | None" = None
     held: _HeldFrames = field(default_factory=_HeldFrames)
 
     @property
@@ -167,11 +185,13 @@ class LiveSession:
         settings: SessionSettings,
         new_exchange: Callable[[], Exchange],
         spend: Callable[[Mapping[str, Any]], None],
+        remember: Callable[[Exchange], Awaitable[None]],
         begin: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
         """``new_exchange`` makes one with its call and rules; ``spend`` is told the counts of tokens of each turn.
 
-        ``begin`` is told of each exchange, whose spans end with it.
+        ``remember`` keeps what an exchange made, which is handles that another session can go on with. ``begin`` is
+        told of each exchange, whose spans end with it.
         """
         self._pipeline = pipeline
         self._reader = reader
@@ -179,6 +199,7 @@ class LiveSession:
         self._new_exchange = new_exchange
         self._spend = spend
         self._begin = begin
+        self._remember = remember
         self._lock = asyncio.Lock()
         self._names: Mapping[str, str] = {}
         self._transcribed = False
@@ -187,6 +208,8 @@ class LiveSession:
         self._conversation: list[_KeptMessage] = []
         self._unchecked: dict[Unchecked, None] = {}
         self._secrets: dict[str, None] = {}
+        self._name = ""
+        self._last: Exchange | None = None
         self._masks: Masks | None = None
         self._noted: list[Violation] = []
         self._frames = _ServerFrames()
@@ -220,8 +243,13 @@ class LiveSession:
         self._names = names_in(frame)
         exchange = self._exchange()
         exchange.request = read_setup(exchange.call, frame)
+        own, exchange.conversation = exchange.conversation, ""
         await self._reader.follow_references(exchange)
-        request = exchange.request
+        self._name = exchange.conversation = exchange.conversation or own
+        exchange.sent = exchange.request.earlier
+        if exchange.sent:
+            earlier = await asyncio.to_thread(orjson.dumps, exchange.request.messages[: exchange.sent])
+            self._keep(len(earlier))
         if self._settings.adds_transcription:
             data = with_transcriptions(data, frame)
         self._transcribed = self._settings.adds_transcription or transcribes(frame)
@@ -239,6 +267,7 @@ class LiveSession:
         self._secrets.update(dict.fromkeys(request.secrets))
         self._masks = exchange.masks
         self._noted = [violation for violation in exchange.violations if violation.action != "log"]
+        self._last = exchange
         return exchange.body
 
     async def from_client(self, frame: LiveFrame) -> Leaving:
@@ -273,7 +302,7 @@ class LiveSession:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
         read = await _apart(frame.data, self._frames.read, frame.data)
         async with self._lock:
-            if read.resumes and self._tainted:
+            if read.handle and self._tainted:
                 return Leaving()
             if read.kind == "goAway":
                 return Leaving(down=[frame])
@@ -294,12 +323,7 @@ class LiveSession:
                 last = await self._pipeline.end(turn.exchange)
             except Refused as refused:
                 return await self._refuse_turn(turn, refused.refusal, [], None)
-            await self._record(turn.exchange, None)
-            down = turn.held.take(last)
-            if turn.handle is not None:
-                down.append(turn.handle)
-            self._conclude(turn, turn.exchange.response_messages)
-            return Leaving(down=down)
+            return Leaving(down=await self._complete(turn, last))
 
     def leave(self, outcome: Outcome, error: str = "") -> None:
         """Record what is under way when the session ends before its turn does, and a session without any turn."""
@@ -440,6 +464,8 @@ class LiveSession:
         """Let a frame pass in which the model says nothing. What the user was heard to say is checked first."""
         for path, reason in read.unread(transcribed=self._transcribed).items():
             self._unchecked[Unchecked(f"serverContent.{path}", reason)] = None
+        if read.handle:
+            await self._remember_handle(read.handle)
         if not read.heard:
             return Leaving(down=[frame])
         turn = self._input_turn()
@@ -462,9 +488,9 @@ class LiveSession:
         if not turn.begun:
             self._open(turn)
         exchange, held = turn.exchange, turn.held
-        if read.resumes:
+        if read.handle:
             self._spend(read.tokens)
-            turn.handle = frame
+            turn.handle = _SessionHandle(read.handle, frame)
             return Leaving()
         if read.heard:
             self._hear(turn, read.heard)
@@ -490,14 +516,29 @@ class LiveSession:
                 leaving += await self._pipeline.end(exchange)
         except Refused as refused:
             return await self._refuse_turn(turn, refused.refusal, held.take(leaving), read)
-        if read.ends:
-            await self._record(exchange, None)
-            self._conclude(turn, exchange.response_messages)
-            self._interrupted = read.interrupted and not read.turn_complete
-        down = held.take(leaving)
-        if read.ends and turn.handle is not None:
-            down.append(turn.handle)
+        if not read.ends:
+            return self._leave(exchange, held.take(leaving))
+        down = await self._complete(turn, leaving)
+        self._interrupted = read.interrupted and not read.turn_complete
         return self._leave(exchange, down)
+
+    async def _complete(self, turn: _LiveTurn, leaving: bytes) -> list[LiveFrame]:
+        """Return the last frames of a turn that has passed, once its trace is written."""
+        exchange = turn.exchange
+        down = turn.held.take(leaving)
+        if turn.handle is not None:
+            exchange.made.append(_made(turn.handle.text, exchange, goes_on=self._next is not None))
+            down.append(turn.handle.frame)
+        await self._record(exchange, None)
+        self._conclude(turn, exchange.response_messages)
+        self._last = exchange
+        return down
+
+    async def _remember_handle(self, handle: str) -> None:
+        """Remember a handle that comes between turns, as one of the last turn."""
+        assert self._last is not None, "the setup comes first"
+        self._last.made[:] = [_made(handle, self._last, goes_on=self._turn is not None)]
+        await self._remember(self._last)
 
     def _leave(self, exchange: Exchange, down: list[LiveFrame]) -> Leaving:
         """Return frames of the model that leave, the first of which is when its response begins."""
@@ -592,6 +633,7 @@ class LiveSession:
         """Return a new exchange, which goes on with the approvals of ``before``."""
         exchange = self._new_exchange()
         exchange.call = replace(exchange.call, names=self._names)
+        exchange.conversation = self._name or exchange.conversation
         exchange.settled = len(self._conversation)
         exchange.masks = self._masks
         exchange.body = _NO_FRAME
@@ -619,6 +661,8 @@ class LiveSession:
         self._recorded = True
         self._spend(exchange.merger.usage or {})
         await self._pipeline.record(exchange)
+        if exchange.made:
+            await self._remember(exchange)
         _end_spans(exchange)
 
     def _keep(self, size: int, held: int = 0) -> None:
@@ -655,6 +699,15 @@ def _for_the_model(exchange: Exchange, refusal: Refusal) -> str:
 async def _unchanged(exchange: Exchange) -> GeminiRequest:
     """Return the request as it is: of what has gone up nothing is masked."""
     return exchange.checked_request
+
+
+def _made(handle: str, exchange: Exchange, *, goes_on: bool) -> Made:
+    """Return what is remembered of a handle: that it stands for what the trace of an exchange has.
+
+    ``goes_on`` says that the client has said more since, which is in no trace yet.
+    """
+    unchecked = "what was said last in the session that this one continues" if goes_on else ""
+    return Made(Kind.SESSION, session_name(handle), exchange.created + _RESUMABLE, unchecked)
 
 
 def _end_spans(exchange: Exchange) -> None:

@@ -239,7 +239,8 @@ class _Relay:
             if (telemetry := request.app[TELEMETRY]) is not None:
                 exchange.spans = telemetry.begin(exchange, None)
 
-        self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend, begin)
+        remember = setup.keeper.remember
+        self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend, remember, begin)
 
     async def run(self) -> None:
         """Serve the session until either side ends it. Its last trace is written, or under way, when this returns."""

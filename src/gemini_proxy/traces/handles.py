@@ -1,4 +1,4 @@
-"""What Gemini keeps under a name (a cache, a file, an interaction), remembered: whose it is and what was read of it.
+"""What Gemini keeps under a name (a cache, a file, a live session), remembered: whose it is and what was read of it.
 
 A request that names such a handle brings what it stands for into the model's context. What that was is in the trace of
 the exchange that made it: ``Handles.recall`` reads it again, as the trace keeps it, which is without secrets and with
@@ -40,6 +40,7 @@ class Kind(StrEnum):
     INTERACTION = "interaction"
     BATCH = "batch"
     OPERATION = "operation"
+    SESSION = "session"
 
 
 @dataclass(frozen=True, slots=True)

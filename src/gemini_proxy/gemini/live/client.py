@@ -1,5 +1,6 @@
 """Reads what a client of the Live API says as rules read it: the setup, turns, realtime input, outputs of functions."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from gemini_proxy.gemini.casing import spellings
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects
 from gemini_proxy.gemini.live.frames import ClientFrame
 from gemini_proxy.gemini.messages import MessageList
-from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.parts import Reference, Unchecked
 from gemini_proxy.gemini.request import (
     GeminiRequest,
     add_settings,
@@ -53,7 +54,7 @@ _OPENING: Final = re.compile(rb'\s*\{\s*"setup"\s*:\s*\{')
 def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     """Read the setup of a session as the beginning of its conversation. Raises BadRequest.
 
-    A handle of an earlier session stands for a conversation that no rule has read here.
+    A handle of an earlier session stands for the conversation so far.
     """
     setup = frame.message
     request = request_of(call, {name: value for name, value in setup.items() if name not in _SESSION_FIELDS})
@@ -61,8 +62,8 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     unchecked = list(request.unchecked)
     resumption = an_object(field(setup, "sessionResumption"), "sessionResumption")
     if resumption is not None:
-        if a_string(field(resumption, "handle"), "sessionResumption.handle"):
-            unchecked.append(Unchecked("request.sessionResumption.handle", "the session that this one continues"))
+        if handle := a_string(field(resumption, "handle"), "sessionResumption.handle"):
+            unchecked.append(_continued(handle))
         rest = {name: value for name, value in resumption.items() if name != "handle"}
         session = {name: rest if value is resumption else value for name, value in session.items()}
     said = MessageList()
@@ -77,6 +78,17 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
         unchecked=(*unchecked, *said.unchecked),
         streams=True,
     )
+
+
+def session_name(handle: str) -> str:
+    """Return the name by which a handle is remembered: whoever reads it cannot go on with the session."""
+    return hashlib.sha256(handle.encode()).hexdigest()
+
+
+def _continued(handle: str) -> Unchecked:
+    address = "sessionResumption.handle"
+    reference = Reference("session", session_name(handle), address)
+    return Unchecked(f"request.{address}", "the session that this one continues", reference)
 
 
 def names_in(frame: ClientFrame) -> Mapping[str, str]:

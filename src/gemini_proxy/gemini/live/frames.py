@@ -117,9 +117,10 @@ class ServerFrame:
         return self.kind == "toolCall" or self.turn_complete or self.interrupted
 
     @property
-    def resumes(self) -> bool:
-        """True if it gives a handle with which another session can go on from here."""
-        return self.kind == "sessionResumptionUpdate" and bool(self.message.get("newHandle"))
+    def handle(self) -> str:
+        """The handle that it gives, with which another session can go on from here; "" where it gives none."""
+        handle = self.message.get("newHandle") if self.kind == "sessionResumptionUpdate" else None
+        return str(handle) if handle else ""
 
     @property
     def heard(self) -> str:
