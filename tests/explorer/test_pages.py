@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import orjson
 import pytest
 
@@ -14,14 +16,18 @@ from gemini_proxy.explorer.app_keys import DATABASE, TRACES
 from gemini_proxy.explorer.pages.annotated_text import SHOWN
 from gemini_proxy.explorer.pages.conversation import MESSAGES
 from gemini_proxy.explorer.pages.listing_pages import PAGE
+from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
+from gemini_proxy.traces.leases import TERM, take
 from gemini_proxy.traces.search import headlines, listing
 from gemini_proxy.traces.search.indexer import Indexer
+from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
+from tests.conftest import StartProxy
 from tests.explorer.browsing import Browser, mine, record, rows, rule
 from tests.support.proxy import Proxy
-from tests.traces.samples import ANNOTATION, GUARDRAIL, execute, trace
+from tests.traces.samples import ANNOTATION, GUARDRAIL, execute, trace, url
 
 
 async def test_the_way_in(browser: Browser) -> None:
@@ -165,6 +171,29 @@ async def test_all_traffic_is_one_list(proxy: Proxy, browser: Browser, monkeypat
         assert rows(await browser.get(f"/explorer/traffic?{query}")) == [one.id[:8] for one in found], query
     assert '<mark class="hit">apples</mark>' in (await browser.get("/explorer/traffic?text=appl*")).body
     assert [(await browser.get(f"/explorer/traffic?{one}")).status for one in ("dataset=no", "status=x")] == [404, 400]
+
+
+async def test_a_list_says_what_is_not_found_yet(
+    start_proxy: StartProxy, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Traces of an older version are not found by newer filters before they are indexed again."""
+    address = url(tmp_path / "old.db")
+    store = await TraceStore.open(address)
+
+    async def hold() -> None:
+        # Another process does what one does for all, and does not come to it.
+        assert await store.database.write(lambda connection: take(connection, "background", "another", TERM))
+
+    await hold()
+    proxy = await start_proxy(traces={"database": address})
+    browser = Browser(session, proxy.url)
+    await record(proxy, mine(created=1_700_000_000.0), mine(created=1_700_000_060.0))
+    await hold()
+    await execute(address, "INSERT INTO progress (name, seq) VALUES ('index again', 2)")
+    page = await browser.get("/explorer/traffic?tool=send")
+    assert f"Exchanges before {clock(1_700_000_060.0)} are from an older version" in " ".join(page.text.split())
+    assert "older version" not in (await browser.get("/explorer/traffic?outcome=completed")).text
+    await store.close()
 
 
 async def test_what_is_filtered_is_exported(proxy: Proxy, browser: Browser) -> None:

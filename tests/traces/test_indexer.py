@@ -6,17 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Connection, select, text, update
 
 from gemini_proxy.traces.database import Database, connect
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.figures import Bucket, Figures, total
+from gemini_proxy.traces.headline import KEY_LENGTH, conversation_of
+from gemini_proxy.traces.migrations.upgrade import scripts
 from gemini_proxy.traces.rows import dump_messages
 from gemini_proxy.traces.schema import annotations, traces, usage
-from gemini_proxy.traces.search.index import forget
-from gemini_proxy.traces.search.indexer import MAX_REST, MAX_TRACES, Indexer, reindex, rest_after
+from gemini_proxy.traces.search.index import Entry, forget, replace_entries
+from gemini_proxy.traces.search.indexer import MAX_AGAIN, MAX_REST, MAX_TRACES, Indexer, reindex, rest_after
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.search.query import Facets
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace
 from gemini_proxy.traces.usage import MAX_NAMES, STEPS, WIDTHS, DatasetUsage, delete_old
@@ -181,6 +185,52 @@ async def test_messages_added_before_the_digest_came_are_found_once(store: Trace
     await indexer.catch_up()
     assert await _found(store, "after") == 1
     assert await _found(store, "beside") == 1
+
+
+def _as_before(connection: Connection) -> None:
+    """Leave the index, and the database, as a version without those filters did."""
+    for seq, dataset, outcome in connection.execute(select(traces.c.seq, traces.c.dataset, traces.c.outcome)).all():
+        replace_entries(connection, [Entry(seq, ("words", "said"), Facets(dataset, outcome))])
+    config = scripts()
+    config.attributes["connection"] = connection
+    command.downgrade(config, "0021")
+    command.upgrade(config, "head")
+
+
+async def test_traces_of_an_older_version_are_indexed_again(store: TraceStore, indexer: Indexer) -> None:
+    """The newest first, after what is new, in steps of any process; until then it is said since when all are found."""
+    call: dict[str, Any] = {"role": "assistant", "tool_calls": [{"function": {"name": "send", "arguments": {}}}]}
+    asked: dict[str, Any] = {"role": "user", "content": "words"}
+    more: dict[str, Any] = {"messages": [asked, call], "metadata": {"upstream_status": 429}, "tenant": "k" * 20}
+    older = [trace(created=NOON + number, **more) for number in range(MAX_AGAIN + 2)]
+    await store.add([*older, trace("pushed", outcome=Outcome.PUSHED, created=NOON + MAX_AGAIN + 2)])
+    await indexer.catch_up()
+    await store.database.write(_as_before)
+    listing, dataset = Listing(store.database), await _dataset(store)
+    every = len(older)
+    conversation = conversation_of([asked, call])
+    queries = [
+        TraceQuery(tool="send"), TraceQuery(status=429), TraceQuery(key="k" * KEY_LENGTH),
+        TraceQuery(conversation=conversation),
+    ]  # fmt: skip
+
+    async def found() -> list[int]:
+        return [len((await listing.page(dataset, query, 500)).traces) for query in queries]
+
+    assert await found() == [0] * 4
+    assert await listing.filled_since("") is not None
+    again = Indexer(store.database, asyncio.Event())
+    await store.add([trace("new", created=NOON + 1_000)])
+    assert await again.step() and await _found(store, "new") == 1 and await found() == [0] * 4
+    assert await again.step() and await found() == [MAX_AGAIN - 1] * 4
+    assert await listing.filled_since("") == NOON + 3
+    # What is deleted meanwhile is nobody's.
+    await store.delete_before(NOON + 1)
+    assert await Indexer(store.database, asyncio.Event()).catch_up() == 2
+    assert (await found(), await listing.filled_since("")) == ([every - 1] * 4, None)
+    # The one that was pushed has nothing that its entry lacks.
+    assert await _found(store, "words") == every
+    assert await _indexed(store) == every + 1
 
 
 async def test_what_is_forgotten_is_not_found(store: TraceStore, indexer: Indexer) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0021"
+HEAD = "0022"
 
 metadata = MetaData(
     naming_convention={

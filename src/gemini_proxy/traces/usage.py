@@ -22,6 +22,8 @@ WIDTHS: Final = (300, 3_600, 21_600)
 _KEPT: Final = {300: 62 * 86_400, 3_600: 400 * 86_400}
 INDEXER: Final = "digest"
 """The name that the indexer's progress has in the database."""
+AGAIN: Final = "index again"
+"""The name of the mark below which traces are still as an older version has indexed them; gone once there are none."""
 # Of rules and of models in one row: clients choose them.
 MAX_NAMES: Final = 100
 

@@ -36,6 +36,8 @@ _PLAIN: Final = frozenset({"text", "outcome", "rule", "model"})
 """Filters that a list shows at once; the others are folded."""
 _INDEXED: Final = frozenset({"text", "status", "tool", "key", "conversation"})
 """Filters by what the indexer has come to, a few seconds after an exchange."""
+_FILLED_LATER: Final = frozenset({"status", "tool", "key", "conversation"})
+"""Those by what older versions did not index: their traces are indexed again, which takes a while."""
 _COUNTED: Final = ("completed", "refused", "errors", "unchecked", "client_gone", "pushed")
 """Outcomes, and groups of them, whose numbers a list shows."""
 
@@ -78,6 +80,7 @@ async def _list(
     listed, choices, counts = await asyncio.gather(
         listing.over(datasets, query, PAGE, before), listing.choices(datasets), listing.counts(datasets, queries)
     )
+    passes_over = bool(filters.keys() & _FILLED_LATER)
     older = f"{path}?{urlencode({**filters, 'before': listed.older})}" if listed.older is not None else None
     return await visit.show(
         "traces.html",
@@ -87,6 +90,7 @@ async def _list(
         traces=listed.traces,
         filters=filters,
         more_filters=bool(filters.keys() - _PLAIN),
+        filled_since=await listing.filled_since(visit.user) if passes_over else None,
         follows=bool(filters.keys() & _INDEXED),
         outcomes=[outcome.value for outcome in Outcome],
         counts=_shown_counts(path, filters, dict(zip(names, counts, strict=True))),

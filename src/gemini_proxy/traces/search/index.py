@@ -187,13 +187,10 @@ def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:
         connection.execute(_INSERT[name], [row(entry) for entry in entries])
 
 
-def replace_entry(connection: Connection, entry: Entry) -> None:
-    """Put a trace into the index in the place of what it has of it."""
-    if connection.dialect.name == "sqlite":
-        connection.execute(delete(_FTS5).where(_FTS5.c.rowid == entry.trace))
-    else:
-        connection.execute(delete(_VECTORS).where(_VECTORS.c.trace == entry.trace))
-    add_entries(connection, [entry])
+def replace_entries(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Put traces into the index in the place of what it has of them."""
+    forget(connection, [entry.trace for entry in entries])
+    add_entries(connection, entries)
 
 
 def forget(connection: Connection, numbers: Sequence[int]) -> None:

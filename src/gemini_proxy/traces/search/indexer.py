@@ -1,4 +1,8 @@
-"""What follows the traces as they are written: the search index, and the figures that they add up to."""
+"""What follows the traces as they are written: the search index, and the figures that they add up to.
+
+Traces that an older version has indexed are indexed again when there is nothing new, the newest first, so that the
+filters of today find them. A migration sets the mark from which that goes down.
+"""
 
 import asyncio
 import logging
@@ -8,25 +12,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.figures import Figures, figures_of
-from gemini_proxy.traces.headline import KEY_LENGTH, headline_of, tools_called
+from gemini_proxy.traces.headline import KEY_LENGTH, conversation_of, headline_of, tools_called
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, progress, traces
-from gemini_proxy.traces.search.index import Entry, add_entries, replace_entry
+from gemini_proxy.traces.search.index import Entry, add_entries, replace_entries
 from gemini_proxy.traces.search.query import Facets, words_of
 from gemini_proxy.traces.search.searchable_text import LARGE, MAX_READ, text_of
-from gemini_proxy.traces.usage import INDEXER, CountedTrace, add_figures, delete_old, indexed
+from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.usage import AGAIN, INDEXER, CountedTrace, add_figures, delete_old, indexed
 
 logger = logging.getLogger(__name__)
 
 # What one transaction takes, so that writers wait for it some ten milliseconds and no more.
 MAX_TRACES: Final = 128
 MAX_BYTES: Final = 1024 * 1024
+# Of traces that are indexed again: what the index has of them is removed first, which takes as long as adding them.
+MAX_AGAIN: Final = 64
 # Metadata that a client made this large is not looked into for tokens and latencies.
 _MAX_METADATA: Final = 256 * 1024
 # For each second of work, seconds of rest: a twentieth of one processor at most goes into what nobody waits for.
@@ -77,7 +84,7 @@ class _Batch:
 class Indexer:
     """Adds traces to the search index and to the figures, each once, however many processes share the database.
 
-    ``skipped`` counts those that could not be read, and are in neither.
+    ``skipped`` counts those that could not be read, and are in neither. Those of an older version are indexed again.
     """
 
     def __init__(
@@ -91,6 +98,8 @@ class Indexer:
         self._wake = wake
         self._believed = believed
         self._most = MAX_TRACES
+        self._most_again = MAX_AGAIN
+        self._all_again = False
         self._pruned = 0.0
         self.skipped = 0
 
@@ -129,7 +138,7 @@ class Indexer:
         """
         after = await self._database.read(_reached) if self._most == 1 else 0
         try:
-            more = await self._take_in()
+            more = await self._take_in() or await self._index_again()
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -153,6 +162,26 @@ class Indexer:
             # Where the reason was a trace deleted meanwhile, nothing is written here.
             logger.error("trace %d cannot be searched: %s", batch.taken[0].seq, error)
             await self._database.write(lambda connection: _write(connection, batch, (), counted))
+        return True
+
+    async def _index_again(self) -> bool:
+        """Index some traces of an older version again; False where none is left. As ``step`` in all else."""
+        batch = None if self._all_again else await self._database.read(partial(_take_again, most=self._most_again))
+        if batch is None:
+            self._all_again = True
+            return False
+        try:
+            entries = await asyncio.to_thread(_entries_again, batch)
+            await self._database.write(lambda connection: _write_again(connection, batch, entries))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if self._most_again == 1:
+                logger.error("trace %d keeps its old index: %s", batch.taken[0].seq, type(error).__name__)
+                await self._database.write(lambda connection: _write_again(connection, batch, ()))
+            self._most_again = max(1, self._most_again // 2)
+        else:
+            self._most_again = min(MAX_AGAIN, 2 * self._most_again)
         return True
 
     async def _leave_out(self, after: int, error: Exception) -> None:
@@ -185,7 +214,7 @@ def reindex(connection: Connection, seq: int, messages: bytes) -> None:
     columns = (traces.c[key] for key in ("dataset", "tenant", "outcome", "model", "metadata"))
     row = connection.execute(select(*columns).where(traces.c.seq == seq)).one()
     facets = _facets(row.dataset, row.outcome, row.model, row.tenant, _metadata(row.metadata), _tools(messages))
-    replace_entry(connection, Entry(seq, words_of(text_of(messages[:MAX_READ])), facets))
+    replace_entries(connection, [Entry(seq, words_of(text_of(messages[:MAX_READ])), facets)])
 
 
 def _reached(connection: Connection) -> int:
@@ -208,14 +237,28 @@ def _take(connection: Connection, most: int) -> _Batch:
     numbers = _fitting((row[0], row[1]) for row in connection.execute(sizes.order_by(traces.c.seq).limit(most)))
     if not numbers:
         return _Batch(after, (), _Findings())
+    return _Batch(after, _read(connection, numbers), _findings(connection, annotations.c.trace.in_(numbers)))
+
+
+def _take_again(connection: Connection, most: int) -> _Batch | None:
+    """Read the newest traces that are still as an older version has indexed them; None where there is no mark."""
+    mark = connection.scalar(select(progress.c.seq).where(progress.c.name == AGAIN))
+    if mark is None:
+        return None
+    sizes = select(traces.c.seq, func.length(traces.c.messages)).where(traces.c.seq < mark)
+    newest = sizes.order_by(traces.c.seq.desc()).limit(most)
+    numbers = _fitting((row[0], row[1]) for row in connection.execute(newest))
+    return _Batch(mark, _read(connection, numbers) if numbers else (), _Findings())
+
+
+def _read(connection: Connection, numbers: Sequence[int]) -> list[_Taken]:
     columns = (
         traces.c[key] for key in ("seq", "dataset", "position", "created", "updated", "tenant", "outcome", "model")
     )
     query = select(
         *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
     ).where(traces.c.seq.in_(numbers))
-    taken = [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
-    return _Batch(after, taken, _findings(connection, annotations.c.trace.in_(numbers)))
+    return [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
 
 
 def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:
@@ -266,6 +309,21 @@ def _indexed(batch: _Batch) -> tuple[list[Entry], list[CountedTrace]]:
     return entries, counted
 
 
+def _entries_again(batch: _Batch) -> list[Entry]:
+    """Return the entries that have what an older version's lack."""
+    entries = []
+    for trace in batch.taken:
+        messages = _messages(trace.messages)
+        metadata = dict(_metadata(trace.metadata))
+        # One without a turn of the model may be a count of tokens, which is an exchange of no conversation.
+        if trace.outcome != Outcome.PUSHED.value and any(message.get("role") == "assistant" for message in messages):
+            metadata.setdefault("conversation", conversation_of(messages))
+        facets = _facets(trace.dataset, trace.outcome, trace.model, trace.tenant, metadata, tools_called(messages))
+        if facets.selective:
+            entries.append(Entry(trace.seq, words_of(text_of(trace.messages)), facets))
+    return entries
+
+
 def _metadata(document: bytes) -> Mapping[str, Any]:
     try:
         metadata: Any = load(document) if len(document) <= _MAX_METADATA else {}
@@ -276,13 +334,16 @@ def _metadata(document: bytes) -> Mapping[str, Any]:
 
 def _tools(messages: bytes) -> Sequence[str]:
     """Return the tools that a trace called; of one whose messages are very long, none."""
-    if len(messages) > LARGE or b'"tool_calls"' not in messages:
-        return ()
+    return tools_called(_messages(messages)) if b'"tool_calls"' in messages else ()
+
+
+def _messages(document: bytes) -> Sequence[Mapping[str, Any]]:
+    """Return a trace's messages; of one with very long ones, none."""
     try:
-        found = load(messages)
+        found = load(document) if len(document) <= LARGE else ()
     except RecursionError:
-        return ()
-    return tools_called([message for message in found if isinstance(message, Mapping)])
+        found = ()
+    return [message for message in found if isinstance(message, Mapping)]
 
 
 def _facets(
@@ -302,13 +363,7 @@ def _facets(
 
 def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], counted: Sequence[CountedTrace]) -> None:
     """Add what a batch comes to, unless another process has, or something in it is not as it was read."""
-    if indexed(connection) != batch.after:
-        return
-    numbers = [trace.seq for trace in batch.taken]
-    present = select(traces.c.seq, traces.c.updated).where(traces.c.seq.in_(numbers))
-    # None of them is deleted until this transaction ends.
-    held = present.with_for_update(read=True, key_share=True)
-    if {row[0]: row[1] for row in connection.execute(held)} != {trace.seq: trace.updated for trace in batch.taken}:
+    if indexed(connection) != batch.after or not _are_as_read(connection, batch.taken):
         return
     add_entries(connection, entries)
     logged = _logged_since(connection, batch)
@@ -316,4 +371,28 @@ def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], coun
         more = (Figures(logged=dict.fromkeys(logged.get(trace.seq, ()), 1)) for trace in batch.taken)
         counted = [replace(one, figures=one.figures + added) for one, added in zip(counted, more, strict=True)]
     add_figures(connection, counted)
-    connection.execute(update(progress).where(progress.c.name == INDEXER).values(seq=numbers[-1]))
+    connection.execute(update(progress).where(progress.c.name == INDEXER).values(seq=batch.taken[-1].seq))
+
+
+def _write_again(connection: Connection, batch: _Batch, entries: Sequence[Entry]) -> None:
+    """Replace what the index has of a batch, and move the mark below it; remove the mark where there is nothing left.
+
+    Nothing is written where another process was faster, or a trace is not as it was read.
+    """
+    # Who indexes moves either mark: what is below this one is not indexed for the first time meanwhile.
+    indexed(connection)
+    marked = progress.c.name == AGAIN
+    if connection.scalar(select(progress.c.seq).where(marked).with_for_update()) != batch.after:
+        return
+    if not batch.taken:
+        connection.execute(delete(progress).where(marked))
+    elif _are_as_read(connection, batch.taken):
+        replace_entries(connection, entries)
+        connection.execute(update(progress).where(marked).values(seq=batch.taken[0].seq))
+
+
+def _are_as_read(connection: Connection, taken: Sequence[_Taken]) -> bool:
+    """Return whether traces are still there and have not changed; none is deleted until the transaction ends."""
+    present = select(traces.c.seq, traces.c.updated).where(traces.c.seq.in_([trace.seq for trace in taken]))
+    held = present.with_for_update(read=True, key_share=True)
+    return {row[0]: row[1] for row in connection.execute(held)} == {trace.seq: trace.updated for trace in taken}

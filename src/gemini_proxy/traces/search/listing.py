@@ -27,14 +27,14 @@ from gemini_proxy.traces.headline import Headline
 from gemini_proxy.traces.partitions import WIDTH
 from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import MAX_RULE, load
-from gemini_proxy.traces.schema import MESSAGE, annotations, traces, usage
+from gemini_proxy.traces.schema import MESSAGE, annotations, progress, traces, usage
 from gemini_proxy.traces.search.headlines import read_headlines
 from gemini_proxy.traces.search.index import Matches, matches
 from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import Facets, Terms, parse
 from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.trace import Outcome, TraceSummary
-from gemini_proxy.traces.usage import WIDTHS
+from gemini_proxy.traces.usage import AGAIN, WIDTHS
 
 # Of a menu: models and rules are named by clients, who may name many.
 MAX_CHOICES: Final = 200
@@ -366,6 +366,22 @@ class Listing:
             _most_named(figures.statuses),
             _most_named(figures.tools),
         )
+
+    async def filled_since(self, owner: str) -> float | None:
+        """Return when the oldest trace began that filters find by all it has; None where they find every one.
+
+        Older ones are still as an older version has indexed them: filters by status, tool, key and conversation pass
+        them over.
+        """
+        mark = select(progress.c.seq).where(progress.c.name == AGAIN).scalar_subquery()
+        oldest = select(traces.c.created).where(traces.c.seq >= mark).order_by(traces.c.seq).limit(1)
+
+        def work(connection: Connection) -> float | None:
+            if connection.scalar(select(mark)) is None:
+                return None
+            return connection.scalar(oldest) or time.time()
+
+        return await self._database.read(work, owner=owner)
 
     async def neighbours(self, dataset: Dataset, position: int) -> Neighbours:
         """Return the traces on either side of a position."""
