@@ -16,6 +16,7 @@ from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.uploads import Announced, UploadedFile
+from gemini_proxy.guardrails import masking
 from gemini_proxy.guardrails.masking import (
     CannotMask,
     FrameEditor,
@@ -385,6 +386,30 @@ def test_a_file_of_requests_goes_masked_line_by_line(data: bytes) -> None:
     assert unmasked(masked.data) == data and masked.announced.size == len(masked.data)
 
 
+def test_what_is_in_too_many_places_is_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_MOST_PLACES", 3)
+    line = orjson.dumps({"request": system(EMAIL)})
+    for mime_type, piece in (("text/plain", EMAIL.encode()), ("jsonl", line)):
+        for times in (3, 4):
+            file = UploadedFile(Announced(mime_type, 0, {}), b"", b"\n".join([piece] * times))
+            if times == 3:
+                assert mask_file(file, masks()).data is not None
+                continue
+            with pytest.raises(CannotMask, match="more than 3 places"):
+                mask_file(file, masks())
+
+
+def test_many_values_are_looked_for_at_once() -> None:
+    """The same is found as where each is looked for by itself."""
+    many = masks(*(f"user{number}@example.com" for number in range(20)))
+    placeholder = many.placeholders["user7@example.com"]
+    for spelled in (placeholder, placeholder.lower(), placeholder.strip("<>").upper()):
+        assert many.may_show(f"to {spelled}".encode())
+    assert (
+        not many.may_show(b"to <EMAIL_ADDRESS_0123456789>") and many.show(f"to {placeholder}") == "to user7@example.com"
+    )
+
+
 def test_a_document_is_not_changed() -> None:
     """Other bytes of it say where its parts begin."""
     with pytest.raises(CannotMask, match="document"):
@@ -401,9 +426,9 @@ def test_a_range_is_where_its_value_was(text: str) -> None:
     messages = [{"role": "user", "content": text}]
     hidden = list(masks().hidden(text, 0))
     ranges = [f"messages.0.content:{start}-{end}" for start, end, _ in hidden]
-    found = moved(violation(*ranges), masks(), messages).ranges
+    [found] = moved([violation(*ranges)], masks(), messages)
     ends = [(len(masks().hide(text[:start])), len(masks().hide(text[:end]))) for start, end, _ in hidden]
-    assert found == tuple(f"messages.0.content:{start}-{end}" for start, end in ends)
+    assert found.ranges == tuple(f"messages.0.content:{start}-{end}" for start, end in ends)
 
 
 MESSAGES: list[dict[str, Any]] = [

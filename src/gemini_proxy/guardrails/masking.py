@@ -9,7 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import orjson
 
@@ -23,10 +26,13 @@ from gemini_proxy.guardrails.addresses import message_of, renumbered, value_at, 
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.policy import kind_of_value
 
+T = TypeVar("T")
 Restore = Literal["text", "all", "off"]
 
 _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
+_MOST_PLACES: Final = 100_000
+"""Places in one body or file at which values are masked; more are refused."""
 _MOST_VALUES: Final = 1_000
 """Values of one request, or of a live session, that are masked; more are refused."""
 _MOST_REPETITIONS: Final = 10_000
@@ -121,13 +127,8 @@ class Masks:
 
     def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
-        found: list[tuple[int, int, str]] = []
-        for value in self._hiding:
-            at = text.find(value, start)
-            while at >= 0:
-                found.append((at, -len(value), value))
-                at = text.find(value, at + len(value))
-        for at, size, value in sorted(found):
+        # Merged as they are found: a text may have more of them than there is memory.
+        for at, size, value in merge(*(_places(value, text, start) for value in self._hiding)):
             if at >= start:
                 start = at - size
                 yield at, start, self._hiding[value]
@@ -135,6 +136,14 @@ class Masks:
     def may_show(self, raw: bytes) -> bool:
         """Return whether a placeholder may stand in ``raw``; False is certain."""
         return any(found[1].decode().lower() in self._values for found in _SHOWN_IN_BYTES.finditer(raw))
+
+
+def _places(value: str, text: str, start: int) -> Iterator[tuple[int, int, str]]:
+    """Yield where a value stands in a text from ``start`` on, with its length as a negative number."""
+    at = text.find(value, start)
+    while at >= 0:
+        yield at, -len(value), value
+        at = text.find(value, at + 1)
 
 
 # How models spell a placeholder: in another case, without brackets, with escapes of Markdown, JSON or HTML.
@@ -422,7 +431,9 @@ def turn_of(content: int, contents: Sequence[int | None], messages: Sequence[Map
     return frozenset(found)
 
 
-def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequence[Mapping[str, Any]]) -> Violation:
+def moved_in_request(
+    violations: Iterable[Violation], masks: RequestMasks, messages: Sequence[Mapping[str, Any]]
+) -> list[Violation]:
     """Return what ``moved`` does for a request, each of whose contents may have masks of its own, or be cut out."""
     shifts: dict[str, _Shift] = {}
 
@@ -434,13 +445,19 @@ def moved_in_request(violation: Violation, masks: RequestMasks, messages: Sequen
             before = sum(content in masks.dropped for content in masks.contents[:index])
             yield renumbered(_moved(address, masks.of(masks.contents[index]), messages, shifts), -before)
 
-    return replace(violation, ranges=tuple(place for address in violation.ranges for place in places(address)))
+    return [
+        replace(violation, ranges=tuple(place for address in violation.ranges for place in places(address)))
+        for violation in violations
+    ]
 
 
-def moved(violation: Violation, masks: Masks, messages: Sequence[Mapping[str, Any]]) -> Violation:
-    """Return a violation in ``messages`` as it stands once these are masked: its ranges are where values were."""
+def moved(violations: Iterable[Violation], masks: Masks, messages: Sequence[Mapping[str, Any]]) -> list[Violation]:
+    """Return violations in ``messages`` as they stand once these are masked: their ranges are where values were."""
     shifts: dict[str, _Shift] = {}
-    return replace(violation, ranges=tuple(_moved(address, masks, messages, shifts) for address in violation.ranges))
+    return [
+        replace(violation, ranges=tuple(_moved(address, masks, messages, shifts) for address in violation.ranges))
+        for violation in violations
+    ]
 
 
 class _Shift:
@@ -468,9 +485,12 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]], sh
 
 
 def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
-    """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay."""
+    """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay.
+
+    Raises CannotMask for what is in too many places.
+    """
     strings = (string for string in json_strings(body) if wire.is_request_text(string.path))
-    edits: Iterable[StringEdit] = _hiding(strings, lambda path: masks.of(wire.content_of(path)))
+    edits: Iterable[StringEdit] = _bounded(_hiding(strings, lambda path: masks.of(wire.content_of(path))))
     body = edited(body, edits if masks.spellings is None else masks.spellings.applied(edits, wire, body))
     if not masks.dropped:
         return body
@@ -480,29 +500,43 @@ def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
 def mask_file(file: UploadedFile, masks: Masks) -> UploadedFile:
     """Return an uploaded file masked: its names, and its text or that of the requests in it; all other bytes stay.
 
-    Raises CannotMask for a document, in which other bytes count those of its text.
+    Raises CannotMask for a document, in which other bytes count those of its text, and for what is in too many places.
     """
     data = file.data
     if data is not None and file.announced.is_document:
         raise CannotMask("a document cannot be changed")
     if data is not None and file.announced.is_batch:
-        data = b"\n".join(_mask_line(line, masks) for line in data.split(b"\n"))
+        data = _mask_lines(data, masks)
     elif data is not None:
-        data = masks.hide(data.decode()).encode()
+        text = data.decode()
+        data = _replaced(text, _bounded(masks.hidden(text, 0))).encode()
     return file.changed(data, masks.hide)
 
 
-def _mask_line(line: bytes, masks: Masks) -> bytes:
-    strings = (string for string in json_strings(line) if is_text_of_request(string.path))
-    return edited(line, _hiding(strings, lambda path: masks))
+def _mask_lines(data: bytes, masks: Masks) -> bytes:
+    lines = data.split(b"\n")
+    edits = _bounded((number, edit) for number, line in enumerate(lines) for edit in _line_edits(line, masks))
+    for number, group in groupby(edits, key=itemgetter(0)):
+        lines[number] = edited(lines[number], [edit for _, edit in group])
+    return b"\n".join(lines)
 
 
-def _hiding(strings: Iterable[JsonString], masks_of: Callable[[Path], Masks]) -> list[StringEdit]:
-    return [
-        StringEdit(string, start, end, text)
-        for string in strings
-        for start, end, text in masks_of(string.path).hidden(string.text, 0)
-    ]
+def _line_edits(line: bytes, masks: Masks) -> Iterator[StringEdit]:
+    return _hiding((string for string in json_strings(line) if is_text_of_request(string.path)), lambda path: masks)
+
+
+def _hiding(strings: Iterable[JsonString], masks_of: Callable[[Path], Masks]) -> Iterator[StringEdit]:
+    for string in strings:
+        for start, end, text in masks_of(string.path).hidden(string.text, 0):
+            yield StringEdit(string, start, end, text)
+
+
+def _bounded(found: Iterable[T]) -> Iterator[T]:
+    """Yield what is found. Raises CannotMask for what is in too many places."""
+    for number, one in enumerate(found):
+        if number == _MOST_PLACES:
+            raise CannotMask(f"it is in more than {_MOST_PLACES} places")
+        yield one
 
 
 def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.masking import hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
+from gemini_proxy.proxy.masker import masked_bytes, off_loop
 from gemini_proxy.proxy.shadow_runner import ShadowRunner
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.sections import Guardrails
@@ -78,7 +79,7 @@ class ExchangeRecorder:
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
         """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
         self._note(exchange)
-        trace = self._trace(exchange, coverage)
+        trace = await off_loop(masked_bytes(exchange), self._trace, exchange, coverage)
         self._compare(exchange, trace)
         # What a handle stands for is read from the trace, perhaps by the next request.
         if self._deferred and not exchange.made:
@@ -93,9 +94,12 @@ class ExchangeRecorder:
     def record_later(self, exchange: Exchange) -> None:
         """Record an exchange whose client has left; shutdown waits for it."""
         self._note(exchange)
-        trace = self._trace(exchange, self.coverage(exchange))
+        self._tasks.spawn(self._record_left(exchange, self.coverage(exchange)), "record")
+
+    async def _record_left(self, exchange: Exchange, coverage: Coverage) -> None:
+        trace = await off_loop(masked_bytes(exchange), self._trace, exchange, coverage)
         self._compare(exchange, trace)
-        self._write_later(trace)
+        await self._recorder.commit(trace)
 
     def _write_later(self, trace: Trace) -> None:
         self._tasks.spawn(self._recorder.commit(trace), "record")
@@ -162,7 +166,7 @@ class ExchangeRecorder:
         rules, parameters, masks = exchange.rules, self._guardrails.parameters, exchange.masks
         messages, violations, allowed = exchange.messages, exchange.violations, exchange.allowed or exchange.settled
         if masks is not None:
-            violations = [moved(violation, masks, messages) for violation in violations]
+            violations = moved(violations, masks, messages)
             messages = hide_in_messages(messages, masks)
         if rules.annotating:
             parameters = rules.tools.within(parameters, messages)

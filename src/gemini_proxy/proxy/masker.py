@@ -52,12 +52,16 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_AT_ONCE = 16
+"""Values that are looked for in a text in the time that it takes to read it as JSON."""
 _LARGE = 65_536
 """Bytes whose strings take more than the five milliseconds that the loop may lose."""
 _TURN_DIGITS = 24
 """Digits of a keyed digest that tell turns of one conversation apart."""
 _MOST_SPELLINGS = 256
 """Spellings of one response that are remembered."""
+_NAMED = 4_096
+"""Bytes of strings that take as long as it takes to name one value: detectors say of what kind it is."""
 _MASK_ROUNDS = 3
 """Times that a request is masked and checked again: what is hidden may have hidden something else."""
 _PROCESS_KEY = os.urandom(32)
@@ -92,8 +96,10 @@ class Masker:
         for violation in healed:
             masks = self._without(exchange.checked_request.messages, masks, violation)
         others = [violation for violation in violations if not violation.healed]
-        placeholders = self._placeholders(exchange, exchange.checked_request.messages, others) if others else {}
-        return masks.with_values(placeholders)
+        if not others:
+            return masks
+        messages, places = exchange.checked_request.messages, sum(len(violation.ranges) for violation in others)
+        return masks.with_values(await off_loop(places * _NAMED, self._placeholders, exchange, messages, others))
 
     def _without(self, messages: Sequence[Message], masks: RequestMasks, violation: Violation) -> RequestMasks:
         """Return ``masks`` without what a violation of the history points at, or without the turns that it is in.
@@ -361,6 +367,14 @@ async def contents_of(exchange: Exchange) -> tuple[int | None, ...]:
         return ()
     own = await off_loop(len(exchange.body), exchange.wire.contents_of_messages, exchange.call, exchange.body)
     return (*[None] * exchange.checked_request.earlier, *own) if own else own
+
+
+def masked_bytes(exchange: Exchange) -> int:
+    """Return the bytes that take as long as it takes to look for the masked values of an exchange in all of it."""
+    if exchange.masks is None:
+        return 0
+    size = max(exchange.size, len(exchange.file.data or b"") if exchange.file is not None else 0)
+    return size * max(1, len(exchange.masks.placeholders) // _AT_ONCE)
 
 
 async def off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

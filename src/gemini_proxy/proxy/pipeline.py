@@ -51,7 +51,7 @@ from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.interactions import made_interactions
-from gemini_proxy.proxy.masker import Masker, contents_of
+from gemini_proxy.proxy.masker import Masker, contents_of, masked_bytes, off_loop
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
@@ -496,7 +496,9 @@ class Pipeline:
         exchange.masks = masks.restorable
         if masks.spellings is not None:
             exchange.body = await self._masker.mask_request(exchange, body, masks)
-        exchange.violations.extend(moved_in_request(violation, masks, original) for violation in noted)
+        if noted:
+            size = masked_bytes(exchange)
+            exchange.violations.extend(await off_loop(size, moved_in_request, noted, masks, original))
 
     async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:
         """Return the violations of a request about which something is to be done."""
