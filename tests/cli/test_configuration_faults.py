@@ -1,5 +1,6 @@
 """What is wrong with a configuration, in words and by exit code, from ``serve`` and ``check-config`` alike."""
 
+import base64
 import contextlib
 import os
 import signal
@@ -269,6 +270,25 @@ def test_a_services_key_is_needed_to_serve_and_for_nothing_else(
     (tmp_path / credential).write_text("inv-x\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert invoke(config, "check-config").exit_code == 0
+
+
+def test_keys_of_masked_values_are_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need the key of placeholders; one a line, and what follows from them is said. A wrong one is not shown."""
+    (tmp_path / "mask.gr").write_text('raise "x" if:\n    (m: Message)\n    "x" in m.content\n')
+    config = write_config(tmp_path, guardrails={"mask_policies": ["mask.gr"]})
+    assert "guardrails.value_keys is not set: masked values are kept for their" in invoke(config, "check-config").stdout
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    (tmp_path / "value-keys").write_text("\n".join([*keys, ""]))
+    result = invoke(config, "check-config")
+    assert result.exit_code == 78 and "guardrails.mask_key: needed" in result.stderr
+    (tmp_path / "mask-key").write_text("placeholders")
+    result = invoke(config, "check-config")
+    assert (result.exit_code, "encrypted, for 30 days" in result.stdout) == (0, True)
+    assert not any(key in result.output for key in keys)
+    (tmp_path / "value-keys").write_text(CANARY)
+    result = invoke(config, "check-config")
+    assert result.exit_code == 78 and "openssl rand -base64 32" in result.stderr and CANARY not in result.output
 
 
 def test_a_remote_engine_needs_a_url(tmp_path: Path) -> None:

@@ -30,8 +30,10 @@ from gemini_proxy.guardrails.masking import (
     mask_body,
     mask_file,
     masked_values,
+    may_hold_placeholder,
     moved,
     other_spellings,
+    placeholder_digits,
 )
 from gemini_proxy.guardrails.rules import guardrail
 from gemini_proxy.guardrails.verdict import Violation
@@ -95,6 +97,20 @@ SPELLS: tuple[Callable[[str], str], ...] = (
 def test_a_placeholder_is_known_as_models_spell_it(spell: Any) -> None:
     spelled = spell(PLACEHOLDERS.of(EMAIL))
     assert masks().show(f"Write to {spelled}, please") == f"Write to {EMAIL}, please"
+
+
+@pytest.mark.parametrize("spell", SPELLS)
+def test_placeholders_are_found_in_json_as_models_spell_them(spell: Callable[[str], str]) -> None:
+    """Whatever writes the JSON: some escape brackets and all that is not ASCII. In slices, too."""
+    placeholders = [PLACEHOLDERS.of(value) for value in (EMAIL, CARD)]
+    first, second = map(spell, placeholders)
+    text = f"\n{first}\u00e9{'x' * 65_500}{second}, please"
+    digits = [placeholder[-11:-1] for placeholder in placeholders]
+    for written in (orjson.dumps(text), json.dumps(text).encode(), json.dumps(text).replace("_", "\\u005f").encode()):
+        assert may_hold_placeholder(written)
+        assert placeholder_digits(written, 10) == digits
+    assert placeholder_digits(written, 1) == digits[:1]
+    assert not may_hold_placeholder(b"EMAIL_ADDRESS_012345678") and not placeholder_digits(b"_ADDRESS_", 10)
 
 
 def test_a_placeholder_of_another_value_is_left_alone() -> None:

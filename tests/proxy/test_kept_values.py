@@ -1,13 +1,16 @@
 """Values of earlier exchanges: what comes back in a later one, to whom, and what never does."""
 
 import base64
+import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
+from gemini_proxy.server.app_keys import SETUPS
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import interaction, text_step
@@ -44,10 +47,21 @@ async def count(proxy: Proxy, client: aiohttp.ClientSession, result: str) -> flo
         return float((await response.text()).partition(line)[2].partition("\n")[0])
 
 
+def database_files(folder: Path) -> list[str]:
+    """What SQLite has written so far, if it is the database."""
+    return [file.read_bytes().decode(errors="replace") for file in folder.glob("traces.db*")]
+
+
 async def test_a_placeholder_of_the_conversation_comes_back_in_another_process(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, database_url: str
+    start_proxy: StartProxy,
+    upstream: ScriptedUpstream,
+    client: aiohttp.ClientSession,
+    database_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By the client's name of the conversation, or by how it began; unary and as a stream, and masked again after."""
+    """By the client's name of the conversation, or by how it began; unary and as a stream. Nothing else holds it."""
+    caplog.set_level(logging.DEBUG)
     first = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT, traces={"database": database_url})
     placeholder = await remembered(client, first, upstream)
     again = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT, traces={"database": database_url})
@@ -69,6 +83,10 @@ async def test_a_placeholder_of_the_conversation_comes_back_in_another_process(
     assert await ask(client, again, chat(*began), {}) == f"to {EMAIL}"
     began[1] = ("model", "Never noted.")
     assert await ask(client, again, chat(*began), {}) == f"to {placeholder}"
+    async with client.get(f"{again.url}/metrics") as response:
+        places = [await response.text(), caplog.text, str(vars(again.app[SETUPS].current.masked_values))]
+    places += database_files(tmp_path)
+    assert not any(canary in place for canary in (EMAIL, KEYS[0]) for place in places)
 
 
 def sse_reply(*texts: str) -> Reply:

@@ -135,7 +135,7 @@ class Masks:
 
     def may_show(self, raw: bytes) -> bool:
         """Return whether a placeholder may stand in ``raw``; False is certain."""
-        return any(found[1].decode().lower() in self._values for found in _SHOWN_IN_BYTES.finditer(raw))
+        return any(found[1].decode().lower() in self._values for found in _DIGITS_IN_JSON.finditer(raw))
 
 
 def _places(value: str, text: str, start: int) -> Iterator[tuple[int, int, str]]:
@@ -159,31 +159,27 @@ def _spelled_kind(kind: str) -> re.Pattern[str]:
     return re.compile(rf"(?:\\?<|&lt;|\\u003c)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
-_KIND: Final = re.compile(r"[A-Z][A-Z0-9]*(?:\\?_[A-Z0-9]+)*\Z", re.IGNORECASE)
-_LONGEST_KIND: Final = 64
+# Behind an underscore, or the escape of one.
+_DIGITS_IN_JSON: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
+_SLICE: Final = 65_536
+"""Bytes of a body that are looked through before another thread gets its turn: a millisecond at most."""
 
 
 def may_hold_placeholder(body: bytes) -> bool:
-    """Return whether a placeholder may stand in ``body``; False is certain."""
-    return _DIGITS_IN_BYTES.search(body) is not None
+    """Return whether a placeholder may stand in a request's body; False is certain. True for one that is large."""
+    return len(body) > _SLICE or _DIGITS_IN_JSON.search(body) is not None
 
 
-# Behind an underscore, or the escape of one.
-_SHOWN_IN_BYTES: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
-_DIGITS_IN_BYTES: Final = re.compile(rb"_[0-9a-fA-F]{%d}" % _DIGITS)
-
-
-def placeholders_in(text: str) -> set[str]:
-    """Return what may be placeholders in a text, however a model spells them: each as it is written here.
-
-    Where words stand before one without a break, each of their ends may be its kind.
-    """
-    found: set[str] = set()
-    for match in _SPELLED_DIGITS.finditer(text):
-        kind = _KIND.search(text, max(0, match.start() - _LONGEST_KIND), match.start())
-        words = kind[0].replace("\\", "").upper().split("_") if kind else []
-        found.update(f"<{'_'.join(words[at:])}_{match[1].lower()}>" for at in range(len(words)))
-    return found
+def placeholder_digits(body: bytes, most: int) -> list[str]:
+    """Return what may be the digits of placeholders in JSON text, however a model spells these: the first ones."""
+    found: dict[str, None] = {}
+    for start in range(0, len(body), _SLICE):
+        # Those that begin at the end of a slice end in the next one.
+        for match in _DIGITS_IN_JSON.finditer(body, start, start + _SLICE + _DIGITS + 1):
+            found[match[1].decode().lower()] = None
+            if len(found) == most:
+                return list(found)
+    return list(found)
 
 
 def placeholders_of_trace(document: bytes) -> list[str]:
@@ -196,7 +192,7 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text) is not None
 
 
-PLACEHOLDER: Final = rf"<[A-Z][A-Z0-9_]{{0,{_LONGEST_KIND - 1}}}_[0-9a-f]{{{_DIGITS}}}>"
+PLACEHOLDER: Final = rf"<[A-Z][A-Z0-9_]{{0,63}}_[0-9a-f]{{{_DIGITS}}}>"
 """The form of a placeholder, as a regular expression."""
 _PLACEHOLDER: Final = re.compile(PLACEHOLDER)
 

@@ -34,7 +34,7 @@ from gemini_proxy.guardrails.masking import (
     masked_values,
     may_hold_placeholder,
     other_spellings,
-    placeholders_in,
+    placeholder_digits,
     texts_at,
     turn_of,
 )
@@ -45,7 +45,7 @@ from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.headline import conversation_of
 from gemini_proxy.traces.known_digests import KnownDigests
-from gemini_proxy.traces.masked_values import KeptValues, MaskedValues, ValueScope
+from gemini_proxy.traces.masked_values import MOST_ASKED, KeptValues, MaskedValues, ValueScope
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
 log = logging.getLogger(__name__)
@@ -171,8 +171,8 @@ class Masker:
         """
         if not self.may_recall(exchange):
             return masks
-        named = await off_loop(len(exchange.body), placeholders_in, exchange.body.decode(errors="replace"))
-        said = conversation_so_far(exchange)
+        named = await off_loop(len(exchange.body), placeholder_digits, exchange.body, MOST_ASKED)
+        said = conversation_so_far(exchange) if named else ""
         kept = await self._find(exchange, [said], named) if said else KeptValues()
         own = set(masks.placeholders.values())
         values = {
@@ -232,23 +232,23 @@ class Masker:
         )
 
     async def values_of(
-        self, exchange: Exchange, conversations: Sequence[str], placeholders: Collection[str] | None = None
+        self, exchange: Exchange, conversations: Sequence[str], digits: Collection[str] | None = None
     ) -> Mapping[str, str]:
-        """Return the values of placeholders, or all, that the exchange's user sent in any of the conversations.
+        """Return the values of placeholders with these digits, or all, that the user sent in any of the conversations.
 
         The id of a trace is the conversation of what its exchange made. None where the database does not answer, and
         where values are not kept.
         """
-        return (await self._find(exchange, conversations, placeholders)).sent
+        return (await self._find(exchange, conversations, digits)).sent
 
     async def _find(
-        self, exchange: Exchange, conversations: Sequence[str], placeholders: Collection[str] | None
+        self, exchange: Exchange, conversations: Sequence[str], digits: Collection[str] | None
     ) -> KeptValues:
         if self._values is None:
             return KeptValues()
         try:
             scope = ValueScope(exchange.owner, exchange.call.dataset, conversations)
-            return await self._values.find(scope, placeholders)
+            return await self._values.find(scope, digits)
         except StoreError as error:
             log.warning("masked values of earlier exchanges cannot be read, so they are not restored: %s", error)
             return KeptValues()

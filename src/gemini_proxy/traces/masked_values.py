@@ -12,7 +12,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from sqlalchemy import Connection, Delete, Insert, Update, bindparam, delete, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Update,
+    bindparam,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gemini_proxy.traces.audit import AuditLog, Change
@@ -101,11 +113,15 @@ class MaskedValues:
             for conversation in conversations
         )
 
-    async def find(self, scope: ValueScope, placeholders: Collection[str] | None = None) -> KeptValues:
-        """Return what is kept of the placeholders, or of all: of MOST_ASKED at most. What is unreadable is left out."""
+    async def find(self, scope: ValueScope, digits: Collection[str] | None = None) -> KeptValues:
+        """Return what is kept of at most MOST_ASKED placeholders by their digits, or of all.
+
+        What is unreadable is left out.
+        """
         sent: dict[str, str] = {}
         spellings: dict[tuple[str, str], str] = {}
-        for row in await self._rows(scope, placeholders):
+        asked = () if digits is None else (_DIGITS_OF.in_(sorted(digits)[:MOST_ASKED]),)
+        for row in await self._rows(scope, *asked) if digits is None or digits else ():
             if row.kind == SAID:
                 continue
             try:
@@ -121,7 +137,8 @@ class MaskedValues:
 
     async def kept(self, trace: Trace, placeholders: Collection[str]) -> frozenset[str]:
         """Return those of a trace's placeholders whose values are kept."""
-        return frozenset(row.placeholder for row in await self._rows(scope_of(trace), placeholders) if _is_value(row))
+        asked = masked_values.c.placeholder.in_(sorted(placeholders)[:MOST_ASKED])
+        return frozenset(row.placeholder for row in await self._rows(scope_of(trace), asked) if _is_value(row))
 
     async def reveal(self, trace: Trace, placeholder: str, by: str) -> Revealed:
         """Return the value behind a placeholder of a trace, also one that the client has never had.
@@ -129,7 +146,7 @@ class MaskedValues:
         ``by`` is who reads it: nobody gets a value of which the audit log does not tell.
         """
         state: State = "not_kept"
-        for row in await self._rows(scope_of(trace), [placeholder]):
+        for row in await self._rows(scope_of(trace), masked_values.c.placeholder == placeholder):
             if not _is_value(row):
                 continue
             try:
@@ -175,17 +192,16 @@ class MaskedValues:
         self._counts["read"] += 1
         return text
 
-    async def _rows(self, scope: ValueScope, placeholders: Collection[str] | None) -> list[SealedValue]:
+    async def _rows(self, scope: ValueScope, *wanted: ColumnElement[bool]) -> list[SealedValue]:
         conversations = [_digest(name) for name in scope.conversations if name][:MOST_ASKED]
-        if not conversations or (placeholders is not None and not placeholders):
+        if not conversations:
             return []
         query = select(masked_values).where(
             masked_values.c.holder == scope.holder,
             masked_values.c.conversation.in_(conversations),
             masked_values.c.expires > time.time(),
+            *wanted,
         )
-        if placeholders is not None:
-            query = query.where(masked_values.c.placeholder.in_(sorted(placeholders)[:MOST_ASKED]))
         # What was masked last is what is asked for most.
         query = query.order_by(masked_values.c.expires.desc()).limit(_MOST_ROWS)
         try:
@@ -224,6 +240,8 @@ def forget_values_of(connection: Connection, owner: str, dataset: str) -> None:
     connection.execute(delete(masked_values).where(masked_values.c.holder == holder))
 
 
+# Before the bracket that ends a placeholder: how a model spells the rest does not matter.
+_DIGITS_OF: Final = func.substr(masked_values.c.placeholder, func.length(masked_values.c.placeholder) - 10, 10)
 _KEY: Final = ("holder", "conversation", "placeholder", "kind")
 # Statements are made once: each that is made leaves cycles of objects to the garbage collector.
 _DELETE_OLD: Final[Delete] = delete(masked_values).where(
