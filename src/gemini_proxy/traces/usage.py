@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from gemini_proxy.traces.database import Database, serialise_writers
 from gemini_proxy.traces.datasets import Dataset
-from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, starts, with_fewer_names
+from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, starts, total, with_fewer_names
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, progress, traces, usage
 
@@ -44,9 +44,6 @@ class _Sum:
     last: int
     figures: Figures
 
-    def __add__(self, other: "_Sum") -> "_Sum":
-        return _Sum(min(self.first, other.first), max(self.last, other.last), self.figures + other.figures)
-
 
 _Key = tuple[int, int, int]
 _Row = tuple[int, bytes, str]
@@ -58,7 +55,7 @@ def add_figures(connection: Connection, counted: Sequence[CountedTrace]) -> None
         place = (usage.c.dataset == dataset, usage.c.seconds == seconds, usage.c.start == start)
         row = connection.execute(select(usage.c.first, usage.c.last, usage.c.figures).where(*place)).first()
         if row is not None:
-            one_sum += _Sum(row[0], row[1], from_json([load(row[2])]))
+            one_sum = _sum_of([one_sum, _Sum(row[0], row[1], from_json([load(row[2])]))])
         values = {
             "first": one_sum.first,
             "last": one_sum.last,
@@ -97,13 +94,22 @@ def delete_old(connection: Connection, now: float) -> None:
 
 
 def _added_up(counted: Iterable[CountedTrace]) -> dict[_Key, _Sum]:
+    """Return the sums in every width. Each width is a multiple of the one before it, whose sums it adds up."""
     sums: dict[_Key, _Sum] = {}
-    for one in counted:
-        one_sum = _Sum(one.position, one.position, one.figures)
-        for seconds in WIDTHS:
-            key = (one.dataset, seconds, int(one.created // seconds) * seconds)
-            sums[key] = sums[key] + one_sum if key in sums else one_sum
+    parts = [(one.dataset, one.created, _Sum(one.position, one.position, one.figures)) for one in counted]
+    for seconds in WIDTHS:
+        together: dict[_Key, list[_Sum]] = {}
+        for dataset, created, part in parts:
+            together.setdefault((dataset, seconds, int(created // seconds) * seconds), []).append(part)
+        wider = {key: _sum_of(some) for key, some in together.items()}
+        parts = [(dataset, start, one_sum) for (dataset, _, start), one_sum in wider.items()]
+        sums |= wider
     return sums
+
+
+def _sum_of(parts: Sequence[_Sum]) -> _Sum:
+    firsts, lasts = [part.first for part in parts], [part.last for part in parts]
+    return _Sum(min(firsts), max(lasts), total(part.figures for part in parts))
 
 
 # Seconds. The steps that figures are shown in: multiples of a width, and of which a clock or a calendar speaks.

@@ -258,7 +258,7 @@ def _read(connection: Connection, numbers: Sequence[int]) -> list[_Taken]:
     query = select(
         *columns, traces.c.duration_ms, traces.c.metadata, func.substr(traces.c.messages, 1, MAX_READ).label("messages")
     ).where(traces.c.seq.in_(numbers))
-    return [_Taken(**row) for row in connection.execute(query.order_by(traces.c.seq)).mappings()]
+    return [_Taken(*row) for row in connection.execute(query.order_by(traces.c.seq))]
 
 
 def _fitting(sizes: Iterable[tuple[int, int]]) -> list[int]:

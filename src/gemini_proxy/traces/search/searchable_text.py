@@ -69,7 +69,7 @@ def _leaves(messages: Any) -> Iterator[str]:
             yield value
         elif isinstance(value, list):
             stack.extend((item, framed) for item in reversed(value))
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             stack.extend(
                 (item, framed and _is_frame(name, item))
                 for name, item in reversed(list(value.items()))
@@ -80,7 +80,7 @@ def _leaves(messages: Any) -> Iterator[str]:
 def _is_frame(name: str, value: Any) -> bool:
     """Return whether what is below a key belongs to the format: content other than a list of chunks is a tool's."""
     if name == "content":
-        return isinstance(value, list) and all(isinstance(item, Mapping) and _is_chunk(item) for item in value)
+        return isinstance(value, list) and all(isinstance(item, dict) and _is_chunk(item) for item in value)
     return name in ("tool_calls", "function")
 
 
