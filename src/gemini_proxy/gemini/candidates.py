@@ -78,6 +78,20 @@ class Candidate:
     a list, gets what each event adds, in order.
     """
 
+    __slots__ = (
+        "_calls",
+        "_carried_call",
+        "_parts",
+        "_run",
+        "_slots",
+        "deltas",
+        "fields",
+        "finish_reason",
+        "finished",
+        "index",
+        "tokens",
+    )
+
     def __init__(self, index: int) -> None:
         self.index = index
         self.finish_reason: str | None = None

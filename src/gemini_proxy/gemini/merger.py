@@ -24,6 +24,18 @@ class Merger:
     call, or a piece of one, in any candidate: what the client would run.
     """
 
+    __slots__ = (
+        "_candidates",
+        "_deltas",
+        "carried_call",
+        "error",
+        "fields",
+        "model_version",
+        "prompt_feedback",
+        "response_id",
+        "usage",
+    )
+
     def __init__(self) -> None:
         self.prompt_feedback: dict[str, Any] | None = None
         self.model_version: str | None = None

@@ -17,6 +17,8 @@ class ConversationReader:
     If the messages of a later check do not begin with the very same objects, they are the first from there on.
     """
 
+    __slots__ = ("_answered", "_conversation", "_messages", "_seen")
+
     def __init__(self) -> None:
         self._messages: Sequence[Mapping[str, Any]] = ()
         self._answered: Mapping[int, CallPlace] = {}

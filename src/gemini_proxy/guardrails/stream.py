@@ -1,6 +1,5 @@
 """Holds back a response until verdicts let it go: bytes from upstream go in, those that may leave come out. No I/O."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -107,6 +106,30 @@ class ResponseStream:
     as well, but what they begin does not wait for another thought: then a response would wait to its end.
     """
 
+    __slots__ = (
+        "_candidate_count",
+        "_candidates",
+        "_deltas",
+        "_ending",
+        "_first_message",
+        "_framing",
+        "_max_bytes",
+        "_merger",
+        "_part_waits",
+        "_pending",
+        "_pieces",
+        "_postponed",
+        "_reader",
+        "_ready",
+        "_room",
+        "_separators",
+        "_session",
+        "_thoughts",
+        "empty",
+        "events_left",
+        "mode",
+    )
+
     def __init__(
         self,
         framing: Framing,
@@ -139,7 +162,7 @@ class ResponseStream:
         self._candidate_count = candidate_count
         self._max_bytes = self._room = max_bytes
         self._ready: list[bytes] = []
-        self._pending: deque[_PendingEvent] = deque()
+        self._pending: list[_PendingEvent] = []
         # Bytes after the last event. They may be the end of the body (an array's bracket), so they wait for the next.
         self._separators: list[bytes] = []
         self._ending = mode == "hold"
@@ -348,9 +371,14 @@ class ResponseStream:
         """Let the events leave that nothing holds back any more: all text so far has passed."""
         assert self._session is not None
         overlap = self._session.overlap
-        while self._pending and self._pending[0].may_leave(overlap):
-            self._ready.append(self._pending.popleft().raw)
-            self.events_left += 1
+        leaving = 0
+        for event in self._pending:
+            if not event.may_leave(overlap):
+                break
+            self._ready.append(event.raw)
+            leaving += 1
+        del self._pending[:leaving]
+        self.events_left += leaving
 
 
 def _begin(session: GuardSession, candidate: _CandidateText, thought: bool, fresh: bool) -> None:

@@ -22,6 +22,8 @@ class ClientResponse:
     sent, of ``time.perf_counter``.
     """
 
+    __slots__ = ("_chunked", "_event_open", "_http", "_request", "_transport", "breaks_off", "first_byte_at")
+
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._http: web.StreamResponse | None = None

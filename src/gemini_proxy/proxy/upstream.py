@@ -39,13 +39,13 @@ _CARRIERS: Final = frozenset({"authorization", "x-goog-api-key"})
 class UpstreamResponse:
     """An upstream response whose head has come. ``received`` counts the bytes of its body that have been read."""
 
+    __slots__ = ("_connection", "_encoding", "_headers", "_inflate", "_inflated", "_received", "content_type", "status")
+
     def __init__(self, connection: Connection) -> None:
         # None once the body has been read: the connection then serves another call.
         self._connection: Connection | None = connection
-        self._headers = connection.headers
+        self._headers, connection.headers = connection.headers, []
         self.status = connection.status
-        # Of headers that are repeated the first one counts.
-        self._first = dict(reversed([(name.lower(), value) for name, value in connection.headers]))
         self.content_type = self.header("content-type").partition(";")[0].strip().lower()
         self._encoding = self.header("content-encoding").strip().lower()
         self._inflate: zlib._Decompress | None = None
@@ -65,7 +65,7 @@ class UpstreamResponse:
 
     def header(self, wanted: str) -> str:
         """Return the first header of that name in lower case, empty where there is none."""
-        return self._first.get(wanted, "")
+        return next((value for name, value in self._headers if name.lower() == wanted), "")
 
     @property
     def received(self) -> int:
@@ -116,8 +116,9 @@ class UpstreamResponse:
         """Hand the body to ``sink`` as it comes. Return the bytes that it leaves, and None at the body's end.
 
         What had come before is returned, too, and so is a body that has to be inflated. Raises as ``receive`` does, and
-        what ``sink`` raises.
+        what ``sink`` raises. Headers are not kept meanwhile: a stream may be open for long.
         """
+        self._headers = []
         if self._encoding not in ("", "identity"):
             return await self.receive() or None
         if self._connection is None:

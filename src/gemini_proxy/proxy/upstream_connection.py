@@ -48,6 +48,38 @@ class Connection(asyncio.Protocol):
     pool again; ``abandon()`` ends a call before. ``received`` counts the bytes of the body that have been read.
     """
 
+    __slots__ = (
+        "_busy",
+        "_calls",
+        "_complete",
+        "_fault",
+        "_has_head",
+        "_head_bytes",
+        "_heard",
+        "_held",
+        "_idle_since",
+        "_interim",
+        "_keep",
+        "_look_again",
+        "_loop",
+        "_lost",
+        "_open",
+        "_parser",
+        "_patience",
+        "_pieces",
+        "_reading",
+        "_release",
+        "_sink",
+        "_transport",
+        "_until_close",
+        "_waiter",
+        "_waiting_since",
+        "_writable",
+        "headers",
+        "received",
+        "status",
+    )
+
     def __init__(self, patience: float, release: Callable[["Connection"], None], lost: Callable[["Connection"], None]):
         self.status = 0
         self.headers: Headers = []

@@ -29,6 +29,8 @@ class SseFraming:
     Raises DecodeError for a line that is neither a known field nor a comment nor JSON, and for invalid JSON.
     """
 
+    __slots__ = ("_held", "_limit", "_line_begun", "_lines", "_marked", "_object", "_reader")
+
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._limit = max_frame_bytes
         self._reader = FrameReader()
