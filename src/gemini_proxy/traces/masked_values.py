@@ -4,6 +4,7 @@ A value is of one owner, dataset and conversation, and found by these alone: a p
 that stands in another conversation, has no value here.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -45,6 +46,8 @@ READ: Final = "value.read"
 MOST_ASKED: Final = 1_000
 """Placeholders that are looked up at once, as many as an exchange may mask; and conversations that they may be of."""
 _MOST_ROWS: Final = 4 * MOST_ASKED
+_MANY: Final = 500
+"""Values that are decrypted in about a millisecond; more are in a thread."""
 _DAY: Final = 86_400.0
 _DELETED: Final = 1_000
 _SEALED_AGAIN: Final = 200
@@ -118,21 +121,28 @@ class MaskedValues:
 
         What is unreadable is left out.
         """
+        if digits is not None and not digits:
+            return KeptValues()
+        asked = () if digits is None else (_DIGITS_OF.in_(sorted(digits)[:MOST_ASKED]),)
+        rows = await self._rows(scope, *asked, masked_values.c.kind != SAID)
+        return await asyncio.to_thread(self._read, rows) if len(rows) > _MANY else self._read(rows)
+
+    def _read(self, rows: Iterable[SealedValue]) -> KeptValues:
         sent: dict[str, str] = {}
         spellings: dict[tuple[str, str], str] = {}
-        asked = () if digits is None else (_DIGITS_OF.in_(sorted(digits)[:MOST_ASKED]),)
-        for row in await self._rows(scope, *asked) if digits is None or digits else ():
-            if row.kind == SAID:
-                continue
+        unreadable = Counter[str]()
+        for row in rows:
             try:
                 text = self._open(row)
             except ValueUnreadable as error:
-                log.warning("a masked value is not restored: %s", error)
+                unreadable[str(error)] += 1
                 continue
             if row.kind == SENT:
                 sent[row.placeholder] = text
             else:
                 spellings[row.placeholder, row.kind] = text
+        for why, count in unreadable.items():
+            log.warning("%d masked values are not restored: %s", count, why)
         return KeptValues(sent, spellings)
 
     async def kept(self, trace: Trace, placeholders: Collection[str]) -> frozenset[str]:
