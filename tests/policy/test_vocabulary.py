@@ -14,7 +14,9 @@ EVERY = BUILTIN.with_detectors(*OUTSIDE)
 def test_every_name_that_can_be_called_is_known() -> None:
     """With what it means; of a detector that was installed only what it takes is known."""
     callables = {word.name: word for word in vocabulary(EVERY.with_detectors(PLUGIN)).callables}
-    assert callables.keys() == EVERY.names | FUNCTIONS.keys() | {"find", "match", "count", "forall", "shouting"}
+    assert callables.keys() == EVERY.names | FUNCTIONS.keys() | {
+        *("find", "match", "count", "forall", "PolicyViolation", "shouting"),
+    }
     assert callables["shouting"].signature == "(x, loudness)"
     assert [name for name, word in callables.items() if "installed here" in word.about] == ["shouting"]
 

@@ -6,9 +6,9 @@ Names come from the tables that the compiler reads. What they mean is written he
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from gemini_proxy.policy.compile.imports import MODULES, names_of, resolve
+from gemini_proxy.policy.compile.imports import MODULES, Role, names_of, resolve
 from gemini_proxy.policy.compile.scope import VALUE_KINDS
 from gemini_proxy.policy.detectors import DetectorRegistry, positional
 from gemini_proxy.policy.detectors.pii import ENTITIES
@@ -19,6 +19,7 @@ from gemini_proxy.policy.run.events import FIELDS
 from gemini_proxy.policy.run.methods import ARITY
 
 _ABOUT: Final[Mapping[str, tuple[str, str]]] = {
+    "PolicyViolation": ('("message", key=value, scope="new")', "what a rule raises: a message, and more facts"),
     "acts": ("(call)", "whether a call has an effect"),
     "all": ("(list)", "whether all items are true"),
     "any": ("(list)", "whether an item is true"),
@@ -63,6 +64,7 @@ _ABOUT: Final[Mapping[str, tuple[str, str]]] = {
     "unicode": ("(x, categories=[...])", "characters that are not seen"),
     "untrusted": ("(call)", "the values of a call that nobody who is trusted said"),
 }  # fmt: skip
+_VIOLATION: Final = "PolicyViolation"
 _QUANTIFIERS: Final = ("count", "forall")
 _PATTERN_FUNCTIONS: Final = ("find", "match")
 _NEVER_USED: Final = frozenset(("def",))
@@ -71,10 +73,10 @@ _NEVER_USED: Final = frozenset(("def",))
 
 @dataclass(frozen=True, slots=True)
 class CallableWord:
-    """A name that can be called. ``module`` is where it has to be imported from, "" where it needs no import."""
+    """A name that can be called or raised. ``module`` is where it is imported from, "" where it needs no import."""
 
     name: str
-    role: Literal["function", "quantifier", "detector"]
+    role: Role
     signature: str
     about: str
     module: str
@@ -109,6 +111,7 @@ def vocabulary(detectors: DetectorRegistry) -> Vocabulary:
         callables=(
             *(_callable(name, "function") for name in (*_PATTERN_FUNCTIONS, *FUNCTIONS)),
             *(_callable(name, "quantifier", "invariant") for name in _QUANTIFIERS),
+            _callable(_VIOLATION, "violation"),
             *(_detector(name, detectors) for name in sorted(detectors.names)),
         ),
         methods=tuple(ARITY),
@@ -118,7 +121,7 @@ def vocabulary(detectors: DetectorRegistry) -> Vocabulary:
     )
 
 
-def _callable(name: str, role: Literal["function", "quantifier", "detector"], module: str = "") -> CallableWord:
+def _callable(name: str, role: Role, module: str = "") -> CallableWord:
     return CallableWord(name, role, *_ABOUT[name], module)
 
 
