@@ -273,8 +273,11 @@ async def test_a_batch_goes_masked(
     start_proxy: StartProxy, batches: Batches, upstream: ScriptedUpstream, connect: Connect
 ) -> None:
     """Requests and names, here of two requests one; what a rule finds in the responses is masked there."""
-    proxy = await start_proxy(mask_policy=POLICY)
+    proxy = await start_proxy(policy=POLICY.replace("Dublin", "Galway"), mask_policy=POLICY)
     client = connect(proxy)
+    with pytest.raises(errors.ClientError, match="no Galway"):
+        await asyncio.to_thread(made, client, "in Dublin", "in Galway")
+    assert upstream.calls == []
     config = types.CreateBatchJobConfig(display_name="of Dublin")
     job = await asyncio.to_thread(client.batches.create, model=MODEL, src=asks("fine", "in Dublin"), config=config)
     assert job.display_name == "of Dublin" and job.name is not None

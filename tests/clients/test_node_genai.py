@@ -95,11 +95,11 @@ async def test_refused_request(start_proxy: StartProxy, upstream: ScriptedUpstre
     assert await recorded(proxy) == 3
 
 
-@pytest.mark.parametrize(("text", "said"), [("all of Cork", "fine"), ("all of Dublin", "no Dublin")])
+@pytest.mark.parametrize(("text", "said"), [("Cork, masked Kerry", "fine"), ("all of Dublin", "no Dublin")])
 async def test_caches_and_files(start_proxy: StartProxy, upstream: ScriptedUpstream, text: str, said: str) -> None:
-    """Made, used and deleted; what is refused is an error at once, and never gets to Google."""
+    """Made, used and deleted; what is refused is an error at once. Neither that nor what is masked gets to Google."""
     upstream.reply(Google())
-    proxy = await start_proxy(policy=POLICY)
+    proxy = await start_proxy(policy=POLICY, mask_policy=POLICY.replace("Dublin", "Kerry"))
     process = await asyncio.create_subprocess_exec(
         *("node", str(Path(__file__).with_name("node_genai_kept.mjs")), proxy.url, KEY, text),
         stdout=asyncio.subprocess.PIPE,
@@ -108,3 +108,4 @@ async def test_caches_and_files(start_proxy: StartProxy, upstream: ScriptedUpstr
     found = orjson.loads(out)
     assert all(said in str(found[made]) for made in ("cache", "file")), found
     assert bool(upstream.calls) is (said == "fine")
+    assert not [call for call in upstream.calls if b"Kerry" in call.body]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.gemini.calls import ModelCall, read_call
+from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.predictions import PREDICTIONS
@@ -64,6 +65,13 @@ def test_a_prompt_with_all_that_goes_with_it() -> None:
     assert settings == {"role": "system", "content": "no people", "field": "parameters.negativePrompt"}
     assert {unchecked.reason for unchecked in request.unchecked} == {"inline image/png", "a file behind a URI"}
     assert request.outbound == ()
+
+
+def test_what_the_model_reads_is_what_can_be_masked() -> None:
+    """Texts of instances and parameters, also of somebody's own model; nothing that steers the call, no picture."""
+    texts: list[Path] = [("instances", 0, "prompt"), ("parameters", "negativePrompt"), ("instances", 0, "their", 1)]
+    others: list[Path] = [("instances", 0, "image", "bytesBase64Encoded"), ("parameters", "storageUri"), ("name",)]
+    assert all(map(PREDICTIONS.is_request_text, texts)) and not any(map(PREDICTIONS.is_request_text, others))
 
 
 def test_what_is_written_elsewhere_is_outbound() -> None:

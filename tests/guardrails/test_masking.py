@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemini_proxy.gemini.batches import RESULTS
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
+from gemini_proxy.gemini.framing.json_lines import JsonLinesFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.uploads import Announced, UploadedFile
@@ -434,6 +436,24 @@ def test_a_document_is_not_changed() -> None:
     assert mask_file(picture, masks()).announced == Announced(
         "image/png", 3, {"X-Goog-Upload-File-Name": PLACEHOLDERS.of(EMAIL)}
     )
+
+
+@given(st.integers(0, 40))
+def test_results_of_a_batch_are_restored_in_each_response_by_itself(cut: int) -> None:
+    """A text runs on over the parts of one candidate, whatever stands between, and not into another response."""
+    placeholder = f"to {PLACEHOLDERS.of(EMAIL)}."
+    first, second = {"text": placeholder[:cut]}, {"text": placeholder[cut:]}
+    call = {"functionCall": {"name": "f", "args": {"to": PLACEHOLDERS.of(EMAIL)}}}
+    whole = {"key": PLACEHOLDERS.of(EMAIL), "response": {"candidates": [{"content": {"parts": [first, call, second]}}]}}
+    halves = [{"response": {"candidates": [{"content": {"parts": [part]}}]}} for part in (first, second)]
+    body = b"\n".join(map(orjson.dumps, (whole, *halves)))
+    editor = FrameEditor(JsonLinesFraming(), Restoring(masks()), places=RESULTS.places)
+    read, *others = map(orjson.loads, editor.edit(body).splitlines())
+    parts = read["response"]["candidates"][0]["content"]["parts"]
+    assert (parts[0]["text"] + parts[2]["text"], parts[1]["functionCall"]["args"]["to"]) == (f"to {EMAIL}.", EMAIL)
+    assert read["key"] == EMAIL
+    if 4 < cut < 28:
+        assert others == halves
 
 
 @given(TEXTS)

@@ -147,9 +147,7 @@ _KNOWN: Final = frozenset(
 
 def _is_text(path: Path) -> bool:
     names = [snake_case(step) for step in path if isinstance(step, str)]
-    if names[0] == "instances":
-        return names[-1] not in _BYTES | _URIS | _CONTROL
-    return names[-1] == "negative_prompt"
+    return names[0] in ("instances", "parameters") and names[-1] not in _BYTES | _URIS | _CONTROL | _OUTBOUND
 
 
 def _is_own(name: str, value: Any) -> bool:
