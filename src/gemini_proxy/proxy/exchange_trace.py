@@ -157,7 +157,7 @@ class ExchangeRecorder:
             milliseconds=exchange.check_ms,
             waiting=exchange.waiting,
             masked=len(exchange.masks.placeholders) if exchange.masks is not None else 0,
-            values_kept=self._values is not None,
+            values_kept=self._values is not None and exchange.is_of_user,
         )
 
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
@@ -198,7 +198,7 @@ class ExchangeRecorder:
     def _kept(self, exchange: Exchange, conversation: str) -> tuple[SealedValue, ...]:
         """Return what is kept of the masked values: of the conversation, and of what Gemini keeps of the exchange."""
         masks = exchange.masks
-        if self._values is None or masks is None:
+        if self._values is None or masks is None or not exchange.is_of_user:
             return ()
         names = [conversation] if conversation and not exchange.made else [conversation, exchange.id]
         values = (

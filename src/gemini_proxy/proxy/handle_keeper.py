@@ -143,7 +143,7 @@ class HandleKeeper:
                 unchecked=made.unchecked,
                 refused=made.refused,
                 digest=made.digest,
-                details={**made.details, **({"kept": True} if self._keeps_values else {})},
+                details={**made.details, **({"kept": True} if self._keeps_values and exchange.is_of_user else {})},
             )
             with _not_kept():
                 await self._handles.remember(handle)

@@ -156,10 +156,13 @@ class Masker:
         except StoreError as error:
             log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
 
+    def _keeps_values(self, exchange: Exchange) -> bool:
+        return self._values is not None and exchange.is_of_user
+
     def may_recall(self, exchange: Exchange) -> bool:
         """Tell whether the request may hold placeholders of earlier exchanges, whose values are kept."""
         row = exchange.call.row
-        if self._values is None or not (exchange.call.generates or row.keeps):
+        if not self._keeps_values(exchange) or not (exchange.call.generates or row.keeps):
             return False
         return bool(exchange.origins) or bool(exchange.body and may_hold_placeholder(exchange.body))
 
@@ -244,7 +247,7 @@ class Masker:
     async def _find(
         self, exchange: Exchange, conversations: Sequence[str], digits: Collection[str] | None
     ) -> KeptValues:
-        if self._values is None:
+        if self._values is None or not exchange.is_of_user:
             return KeptValues()
         try:
             scope = ValueScope(exchange.owner, exchange.call.dataset, conversations)
@@ -260,7 +263,7 @@ class Masker:
         """
         if not body:
             raise CannotMask("it is in what Gemini keeps already")
-        later = exchange.checked_request.settings.get("background") and self._values is None
+        later = exchange.checked_request.settings.get("background") and not self._keeps_values(exchange)
         if masks.restorable is not None and later:
             raise CannotMask("the response comes later, where it cannot be put back")
         return await off_loop(len(body), mask_body, body, masks, exchange.wire)
