@@ -170,19 +170,20 @@ async def test_the_editor_knows_the_language(proxy: Proxy, page: Page) -> None:
     Tab indents, and leaves the editor after Escape."""
     await ensured(proxy.app[DATASETS], DEVELOPER, "edited")
     await page.goto(f"{proxy.url}/explorer/datasets/edited/rules/new")
-    await write(page, '# A rule\nraise "x" if:\n    (c: ToolCall) -> (m: Message)\n    m.role == "model"\n    ')
-    await page.keyboard.type("any(secr")
+    await write(page, "")
+    # A line that is typed ends with Enter: nothing is completed that is there already.
+    await page.keyboard.type('# A rule\nraise "x" if:\n(c: ToolCall) -> (m: Message)\nm.role == "model"\nany(secr')
     await page.get_by_role("option", name="secrets").click()
     await page.keyboard.type("(c.f")
     await page.get_by_role("option", name="function").click()
     await page.keyboard.type("))")
     await page.locator(".cm-lintRange-warning", has_text='"model"').wait_for()
-    await page.get_by_role("button", name="line 5, column 15").wait_for()
+    await page.get_by_role("button", name="line 6, column 15").wait_for()
     # Keys that are shortcuts elsewhere on the page.
     await page.keyboard.type(" # j?")
     await page.keyboard.press("Tab")
     assert await written(page) == (
-        'from invariant.detectors import secrets\n# A rule\nraise "x" if:\n    (c: ToolCall) -> (m: Message)\n'
+        'from invariant.detectors import secrets\n\n# A rule\nraise "x" if:\n    (c: ToolCall) -> (m: Message)\n'
         '    m.role == "model"\n        any(secrets(c.function)) # j?'
     )
     coloured = {

@@ -98,55 +98,68 @@
     return new Map([...defined, ...declared]);
   }
 
+  // After the last import; without one, after the comment that heads the file.
+  function importsPlace(text) {
+    const imported = [...text.matchAll(/^(?:from|import)\b.*$\n?/gm)].at(-1);
+    if (imported) return { at: imported.index + imported[0].length, after: "" };
+    return { at: /^(?:(?:#.*)?\n)*\n/.exec(text)?.[0].length ?? 0, after: "\n" };
+  }
+
+  // Completes a name, and imports it where that is missing.
+  function insertImported(view, { word: { name, module } }, from, to) {
+    const text = view.state.doc.toString();
+    const changes = [{ from, to, insert: name }];
+    if (module && !new RegExp(`^from\\s.*\\bimport\\b[^\\n]*\\b${name}\\b`, "m").test(text)) {
+      const { at, after } = importsPlace(text);
+      changes.push({ from: at, insert: `from ${module} import ${name}\n${after}` });
+    }
+    const change = view.state.changes(changes);
+    view.dispatch({ changes: change, selection: { anchor: change.mapPos(to, 1) }, userEvent: "input.complete" });
+  }
+
   function completions({ keywords, constants, kinds, types, callables, methods, entities, modules }) {
-    const plain = (type) => (label) => ({ label, type });
-    const options = (words, type) => words.map(plain(type));
-    const everywhere = [...options(keywords, "keyword"), ...options(constants, "constant")];
+    const options = (words, type) => words.map((label) => ({ label, type }));
+    const events = options(Object.keys(kinds), "type");
+    const everywhere = [
+      ...callables.map((word) => ({
+        label: word.name,
+        detail: word.signature,
+        info: word.module ? `${word.about} (from ${word.module})` : word.about,
+        type: "function",
+        word,
+        apply: insertImported,
+      })),
+      ...options(keywords, "keyword"),
+      ...options(constants, "constant"),
+    ];
 
-    function imports(view, completion, from, to) {
-      const { name, module } = completion.word;
-      const text = view.state.doc.toString();
-      const known = new RegExp(`^\\s*from\\s+\\S+\\s+import\\b.*\\b${name}\\b`, "m").test(text);
-      const changes = [{ from, to, insert: name }];
-      if (module && !known) changes.push({ from: 0, insert: `from ${module} import ${name}\n` });
-      const added = changes.length > 1 ? changes[1].insert.length : 0;
-      view.dispatch({ changes, selection: { anchor: added + from + name.length }, userEvent: "input.complete" });
-    }
-
-    const called = callables.map((word) => ({
-      label: word.name,
-      detail: word.signature,
-      info: word.module ? `${word.about} (from ${word.module})` : word.about,
-      type: word.role === "detector" ? "class" : "function",
-      word,
-      apply: imports,
-    }));
-
-    function after(text, before) {
+    // What may stand where a line ends so, if it is a place that only some names fit.
+    function fitting(before, names) {
       let match;
-      if (/^\s*from\s+[\w.]*$/.test(before)) return [/[\w.]*/, options(Object.keys(modules), "namespace")];
-      if ((match = /^\s*from\s+([\w.]+)\s+import\b.*?\w*$/.exec(before))) return [/\w*/, options(modules[match[1]] ?? [], "variable")];
-      if (/\(\s*\w+\s*:\s*\w*$/.test(before)) return [/\w*/, [...options(Object.keys(kinds), "type"), ...options(types, "type")]];
-      if (/<\w*$/.test(before)) return [/\w*/, options(entities, "enum")];
-      if (/\bfunction\.\w*$/.test(before)) return [/\w*/, options(["name", "arguments"], "property")];
-      if ((match = /([A-Za-z_]\w*)\.\w*$/.exec(before)) && match[1] !== "input") {
-        const fields = kinds[named(text).get(match[1])] ?? [];
-        return [/\w*/, [...options(fields, "property"), ...(fields.length ? [] : options(methods, "method"))]];
+      if (/^\s*from\s+[\w.]*$/.test(before)) return options(Object.keys(modules), "namespace");
+      if ((match = /^\s*from\s+([\w.]+)\s+import\b.*[\s,]\w*$/.exec(before))) return options(modules[match[1]] ?? [], "variable");
+      if (/\(\s*\w+\s*:\s*\w*$/.test(before)) return [...events, ...options(types, "type")];
+      if (/(?:\bis(?:\s+not)?|[:,[(])\s*<\w*$/.test(before)) return options(entities, "enum");
+      if (/\bfunction\.\w*$/.test(before)) return options(["name", "arguments"], "property");
+      if ((match = /\b([A-Za-z_]\w*)\.\w*$/.exec(before)) && kinds[names.get(match[1])]) {
+        return options(kinds[names.get(match[1])], "property");
       }
-      if (/\.\w*$/.test(before)) return [/\w*/, options(methods, "method")];
-      const own = [...named(text).keys()].map(plain("variable"));
-      return [/\w*/, [...own, ...called, ...everywhere]];
+      // Parameters have the names that the configuration gives them.
+      if (/\binput\.\w*$/.test(before)) return [];
+      return /(?:\b[A-Za-z_]\w*|[)\]"'])\.\w*$/.test(before) ? options(methods, "method") : null;
     }
 
-    return (context) => {
-      if (["string", "comment"].includes(syntaxTree(context.state).resolveInner(context.pos, -1).name)) return null;
-      const line = context.state.doc.lineAt(context.pos);
-      const before = line.text.slice(0, context.pos - line.from);
-      const [valid, found] = after(context.state.doc.toString(), before);
-      const word = context.matchBefore(/[A-Za-z_][\w]*/);
-      const from = valid.source.includes(".") ? context.matchBefore(/[\w.]*/)?.from ?? context.pos : word?.from ?? context.pos;
-      if (!context.explicit && from === context.pos && !/[.<:]\s*$|import\s$/.test(before)) return null;
-      return { from, options: found, validFor: new RegExp(`^${valid.source}$`) };
+    return ({ state, pos, explicit }) => {
+      if (["string", "comment"].includes(syntaxTree(state).resolveInner(pos, -1).name)) return null;
+      const line = state.doc.lineAt(pos);
+      const before = line.text.slice(0, pos - line.from);
+      const names = named(state.doc.toString());
+      const some = fitting(before, names);
+      const typed = /^\s*from\s+[\w.]*$/.test(before) ? /[\w.]*$/.exec(before)[0] : /(?:[A-Za-z_]\w*)?$/.exec(before)[0];
+      const found = some ?? [...options([...names.keys()], "variable"), ...everywhere];
+      // Unasked, only where something is begun, and not what is there already: the next Enter is to end the line.
+      const begun = typed ? !found.some(({ label }) => label === typed) : some !== null;
+      return explicit || begun ? { from: pos - typed.length, options: found } : null;
     };
   }
 
