@@ -1,6 +1,7 @@
 """What the repository says about itself is so."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -246,6 +247,16 @@ def test_nothing_depends_on_the_machine_it_was_written_on() -> None:
     files = repository_files()
     assert EXAMPLE in files
     assert [str(file.relative_to(ROOT)) for file in files if foreign.search(file.read_bytes())] == []
+
+
+def test_scripts_of_others_are_named_with_their_licences() -> None:
+    """What the pages load of npm's packages: each in the version of the lock file, and none is missing."""
+    lock = json.loads((ROOT / "vendor/package-lock.json").read_text())["packages"]
+    versions = {path.removeprefix("node_modules/"): package["version"] for path, package in lock.items() if path}
+    text = (ROOT / "src/gemini_proxy/explorer/pages/static/vendor/codemirror.LICENSE").read_text()
+    named = dict(re.findall(r"^((?:@[a-z]+/)?[a-z0-9-]+) (\d+\.\d+\.\d+)$", text, re.MULTILINE))
+    assert named.items() <= versions.items() and lock[""]["dependencies"].items() <= named.items()
+    assert text.count("Permission is hereby granted, free of charge") >= 1
 
 
 def test_every_document_is_a_page_of_the_site() -> None:

@@ -1,10 +1,12 @@
-// An editor of policies in place of a text field: colours, line numbers, completion, and faults underlined as one types.
+// An editor of policies in place of a text field: colours, line numbers, completion, faults underlined as one types.
 "use strict";
 
 (() => {
-  const { autocompletion, completionKeymap, defaultKeymap, drawSelection, EditorView, highlightSpecialChars, HighlightStyle,
-    history, historyKeymap, bracketMatching, indentService, indentUnit, indentWithTab, keymap, lineNumbers, linter, lintGutter, lintKeymap,
-    StreamLanguage, syntaxHighlighting, syntaxTree, tags } = CodeMirror;
+  const {
+    autocompletion, bracketMatching, completionKeymap, defaultKeymap, drawSelection, EditorView, highlightSpecialChars,
+    HighlightStyle, history, historyKeymap, indentService, indentUnit, indentWithTab, keymap, lineNumbers, linter,
+    lintGutter, lintKeymap, StreamLanguage, syntaxHighlighting, syntaxTree, tags,
+  } = CodeMirror;
   // Browsers show a nonce to scripts of the page only, and only through this property.
   const { nonce } = document.currentScript;
   const CHECK_AFTER_MS = 300;
@@ -28,7 +30,8 @@
 
   function language({ keywords, constants, kinds, types, callables, patterns }) {
     const starting = (pattern) => new RegExp(`^(?:${pattern})`);
-    const [name, number, operator, tool] = ["name", "number", "operator", "tool"].map((kind) => starting(patterns[kind]));
+    const [name, number, operator, tool] =
+      ["name", "number", "operator", "tool"].map((kind) => starting(patterns[kind]));
     const words = new Map([
       ...keywords.map((word) => [word, "keyword"]),
       ...constants.map((word) => [word, "atom"]),
@@ -93,9 +96,9 @@
 
   // What an author has named, with the kind of an event where it is declared.
   function named(text) {
-    const declared = [...text.matchAll(/\(\s*([A-Za-z_]\w*)\s*:\s*([A-Za-z_]\w*)/g)].map(([, name, kind]) => [name, kind]);
-    const defined = [...text.matchAll(/^\s*([A-Za-z_]\w*)\s*(?:\([^)]*\)\s*)?:=/gm)].map(([, name]) => [name, ""]);
-    return new Map([...defined, ...declared]);
+    const declared = text.matchAll(/\(\s*([A-Za-z_]\w*)\s*:\s*([A-Za-z_]\w*)/g);
+    const defined = text.matchAll(/^\s*([A-Za-z_]\w*)\s*(?:\([^)]*\)\s*)?:=/gm);
+    return new Map([...[...defined].map(([, name]) => [name, ""]), ...[...declared].map(([, name, kind]) => [name, kind])]);
   }
 
   // After the last import; without one, after the comment that heads the file.
@@ -137,7 +140,9 @@
     function fitting(before, names) {
       let match;
       if (/^\s*from\s+[\w.]*$/.test(before)) return options(Object.keys(modules), "namespace");
-      if ((match = /^\s*from\s+([\w.]+)\s+import\b.*[\s,]\w*$/.exec(before))) return options(modules[match[1]] ?? [], "variable");
+      if ((match = /^\s*from\s+([\w.]+)\s+import\b.*[\s,]\w*$/.exec(before))) {
+        return options(modules[match[1]] ?? [], "variable");
+      }
       if (/\(\s*\w+\s*:\s*\w*$/.test(before)) return [...events, ...options(types, "type")];
       if (/(?:\bis(?:\s+not)?|[:,[(])\s*<\w*$/.test(before)) return options(entities, "enum");
       if (/\bfunction\.\w*$/.test(before)) return options(["name", "arguments"], "property");
@@ -155,7 +160,8 @@
       const before = line.text.slice(0, pos - line.from);
       const names = named(state.doc.toString());
       const some = fitting(before, names);
-      const typed = /^\s*from\s+[\w.]*$/.test(before) ? /[\w.]*$/.exec(before)[0] : /(?:[A-Za-z_]\w*)?$/.exec(before)[0];
+      // A module is one name, with its dots.
+      const [typed] = (/^\s*from\s+[\w.]*$/.test(before) ? /[\w.]*$/ : /(?:[A-Za-z_]\w*)?$/).exec(before);
       const found = some ?? [...options([...names.keys()], "variable"), ...everywhere];
       // Unasked, only where something is begun, and not what is there already: the next Enter is to end the line.
       const begun = typed ? !found.some(({ label }) => label === typed) : some !== null;
@@ -187,7 +193,9 @@
       parent: field.parentElement,
       extensions: [
         EditorView.cspNonce.of(nonce),
-        EditorView.contentAttributes.of({ "aria-labelledby": labelledBy, "aria-describedby": describedBy, autocapitalize: "off" }),
+        EditorView.contentAttributes.of({
+          "aria-labelledby": labelledBy, "aria-describedby": describedBy, autocapitalize: "off",
+        }),
         lineNumbers(), lintGutter(), history(), drawSelection(), highlightSpecialChars(), bracketMatching(),
         indentUnit.of(" ".repeat(INDENT)), indentService.of(indentation),
         language(vocabulary), syntaxHighlighting(colours),
