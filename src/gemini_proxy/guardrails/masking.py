@@ -127,8 +127,9 @@ class Masks:
 
     def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
+        here = [value for value in self._hiding if value in text]
         # Merged as they are found: a text may have more of them than there is memory.
-        for at, size, value in merge(*(_places(value, text, start) for value in self._hiding)):
+        for at, size, value in merge(*(_places(value, text, start) for value in here)) if here else ():
             if at >= start:
                 start = at - size
                 yield at, start, self._hiding[value]
@@ -485,8 +486,8 @@ def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
 
     Raises CannotMask for what is in too many places.
     """
-    strings = (string for string in json_strings(body) if wire.is_request_text(string.path))
-    edits: Iterable[StringEdit] = _bounded(_hiding(strings, lambda path: masks.of(wire.content_of(path))))
+    hiding = _hiding(json_strings(body), lambda path: masks.of(wire.content_of(path)))
+    edits: Iterable[StringEdit] = _bounded(edit for edit in hiding if wire.is_request_text(edit.string.path))
     body = edited(body, edits if masks.spellings is None else masks.spellings.applied(edits, wire, body))
     if not masks.dropped:
         return body
