@@ -153,6 +153,28 @@ async def test_what_cannot_be_read_stays_a_placeholder(
     assert not any(key in caplog.text for key in KEYS)
 
 
+async def test_a_conversation_writes_a_value_once(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Until a tenth of its time is over, or another key encrypts."""
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT)
+    history = [("user", f"Write to {EMAIL}"), ("model", "Noted."), ("user", "And now?")]
+
+    async def written() -> object:
+        await ask(client, proxy, chat(*history))
+        [row] = await query(proxy.database, "SELECT key, sealed, expires FROM masked_values")
+        return row
+
+    await remembered(client, proxy, upstream)
+    upstream.reply(unary(candidate("Noted.", "STOP")))
+    first = await written()
+    assert await written() == first
+    await execute(proxy.database, "UPDATE masked_values SET expires = expires - 4 * 86400")
+    assert await written() != first
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails={**KEPT, "value_keys": f"{KEYS[1]} {KEYS[0]}"})
+    assert await written() != first
+
+
 async def test_a_value_of_an_earlier_exchange_is_private_in_a_call(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -80,11 +80,12 @@ class Exchange:
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
     and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
     be masked. ``repetitions`` are the placeholders that came back, noted where masked values are kept, and ``spelled``
-    what is kept of their spellings: placeholder, kind and text. ``asked`` are the request's messages as they came, kept
-    there, and where a rule checks only what is new or a policy is in shadow; ``allowed`` is how many of them passed
-    before. ``checked_messages`` is how many messages a check has had a verdict on. Of a turn of a live session
-    ``settled`` is how many messages passed in earlier turns, ``sent`` how many the model has, in which nothing can be
-    masked any more, and ``frames`` makes what cuts the response. Times are of ``time.perf_counter``.
+    what is kept of their spellings: placeholder, kind and text; ``lasting`` are placeholders whose values need not be
+    written again, by conversation. ``asked`` are the request's messages as they came, kept there, and where a rule
+    checks only what is new or a policy is in shadow; ``allowed`` is how many of them passed before.
+    ``checked_messages`` is how many messages a check has had a verdict on. Of a turn of a live session ``settled`` is
+    how many messages passed in earlier turns, ``sent`` how many the model has, in which nothing can be masked any more,
+    and ``frames`` makes what cuts the response. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -119,6 +120,7 @@ class Exchange:
     restoring: FrameEditor | None = None
     repetitions: list[Repetition] | None = None
     spelled: tuple[tuple[str, str, str], ...] = ()
+    lasting: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stream: ResponseStream | None = None
     waiting: tuple[str, ...] = ()
     response_messages: tuple[Message, ...] = ()

@@ -200,14 +200,18 @@ class ExchangeRecorder:
         masks = exchange.masks
         if self._values is None or masks is None or not exchange.is_of_user:
             return ()
-        names = [conversation] if conversation and not exchange.made else [conversation, exchange.id]
-        values = (
+        values = [
             (placeholder, SAID if value in masks.unsent else SENT, value)
             for value, placeholder in masks.placeholders.items()
-        )
-        return self._values.sealed(
-            ValueScope(exchange.owner, exchange.call.dataset, names), (*values, *exchange.spelled)
-        )
+        ]
+        owner, dataset = exchange.owner, exchange.call.dataset
+        # What the conversation has already is not written with each of its exchanges.
+        lasting = exchange.lasting.get(conversation, ())
+        new = [one for one in values if one[0] not in lasting]
+        rows = self._values.sealed(ValueScope(owner, dataset, [conversation]), (*new, *exchange.spelled))
+        if exchange.made or not conversation:
+            rows += self._values.sealed(ValueScope(owner, dataset, [exchange.id]), values)
+        return rows
 
 
 def _bytes_read(exchange: Exchange) -> int | None:

@@ -177,6 +177,7 @@ class Masker:
         named = await off_loop(len(exchange.body), placeholder_digits, exchange.body, MOST_ASKED)
         said = conversation_so_far(exchange) if named else ""
         kept = await self._find(exchange, [said], named) if said else KeptValues()
+        exchange.lasting = {said: kept.lasting}
         own = set(masks.placeholders.values())
         values = {
             **(await self.values_of(exchange, exchange.origins) if exchange.origins else {}),

@@ -48,6 +48,8 @@ MOST_ASKED: Final = 1_000
 _MOST_ROWS: Final = 4 * MOST_ASKED
 _MANY: Final = 500
 """Values that are decrypted in about a millisecond; more are in a thread."""
+_LASTING: Final = 0.9
+"""The part of its time that a value has before it, up to which it is written again where it is masked again."""
 _DAY: Final = 86_400.0
 _DELETED: Final = 1_000
 _SEALED_AGAIN: Final = 200
@@ -75,11 +77,13 @@ class ValueScope:
 class KeptValues:
     """What was found. ``sent`` are values by their placeholders; ``spellings`` how the model spelled a placeholder.
 
-    Those are by the placeholder and which of its occurrences it is.
+    Those are by the placeholder and which of its occurrences it is. ``lasting`` are placeholders whose values were
+    written of late, and need not be written again.
     """
 
     sent: Mapping[str, str] = field(default_factory=dict)
     spellings: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    lasting: frozenset[str] = frozenset()
 
 
 State = Literal["read", "not_kept", "unreadable"]
@@ -131,19 +135,23 @@ class MaskedValues:
         sent: dict[str, str] = {}
         spellings: dict[tuple[str, str], str] = {}
         unreadable = Counter[str]()
+        lasting: set[str] = set()
+        lasts = time.time() + self._days * _DAY * _LASTING
         for row in rows:
             try:
                 text = self._open(row)
             except ValueUnreadable as error:
                 unreadable[str(error)] += 1
                 continue
-            if row.kind == SENT:
-                sent[row.placeholder] = text
-            else:
+            if row.kind != SENT:
                 spellings[row.placeholder, row.kind] = text
+                continue
+            sent[row.placeholder] = text
+            if row.expires > lasts and row.key == self._keys.first:
+                lasting.add(row.placeholder)
         for why, count in unreadable.items():
             log.warning("%d masked values are not restored: %s", count, why)
-        return KeptValues(sent, spellings)
+        return KeptValues(sent, spellings, frozenset(lasting))
 
     async def kept(self, trace: Trace, placeholders: Collection[str]) -> frozenset[str]:
         """Return those of a trace's placeholders whose values are kept."""
