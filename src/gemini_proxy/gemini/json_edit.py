@@ -15,9 +15,9 @@ Path = tuple[str | int, ...]
 
 # Possessive: no backtracking, whatever the text holds. A line of an event stream begins with "data:".
 _TOKEN: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)"|([\[\]{},:])|(?:\A|[\r\n])data:', re.DOTALL)
-# One character: a pair of escaped surrogates, an escape, a UTF-8 sequence or an ASCII byte.
-_CHARACTER: Final = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\xc0-\xff][\x80-\xbf]*|.",
+# A character that is no ASCII byte: a pair of escaped surrogates, an escape, a UTF-8 sequence.
+_LONG_CHARACTER: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\xc0-\xff][\x80-\xbf]*",
     re.DOTALL,
 )
 
@@ -135,14 +135,24 @@ def edited(raw: bytes, edits: Iterable[StringEdit]) -> bytes:
 
 
 def _in_bytes(raw: bytes, edits: Iterable[StringEdit]) -> Iterator[tuple[int, int, str]]:
-    offsets: dict[int, list[int]] = {}
-    for string, start, end, text in edits:
-        if string.start not in offsets:
-            offsets[string.start] = _offsets(raw, string)
-        within = offsets[string.start]
-        yield within[start], within[end], text
+    by_string: dict[int, list[StringEdit]] = {}
+    for edit in edits:
+        by_string.setdefault(edit.string.start, []).append(edit)
+    for group in by_string.values():
+        wanted = sorted({offset for edit in group for offset in (edit.start, edit.end)})
+        within = dict(zip(wanted, _offsets(raw, group[0].string, wanted), strict=True))
+        for _, start, end, text in group:
+            yield within[start], within[end], text
 
 
-def _offsets(raw: bytes, string: JsonString) -> list[int]:
-    """Return where each character of ``string`` begins in ``raw``, and where the last one ends."""
-    return [match.start() for match in _CHARACTER.finditer(raw, string.start, string.end)] + [string.end]
+def _offsets(raw: bytes, string: JsonString, wanted: Iterable[int]) -> Iterator[int]:
+    """Yield where the ``wanted`` characters of ``string``, in order, begin in ``raw``."""
+    characters, at = 0, string.start
+    others = _LONG_CHARACTER.finditer(raw, string.start, string.end)
+    other = next(others, None)
+    for character in wanted:
+        while other is not None and characters + other.start() - at < character:
+            characters += other.start() - at + 1
+            at = other.end()
+            other = next(others, None)
+        yield at + character - characters

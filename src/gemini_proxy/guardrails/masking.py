@@ -658,6 +658,8 @@ class FrameEditor:
         self._texts_only = texts_only
         self._waiting: deque[_HeldFrame] = deque()
         self._runs: dict[Run, _Text] = {}
+        self.unread = 0
+        """Bytes that have come and are in no frame yet."""
         self.replaced: set[str] = set()
         """The texts that were replaced."""
 
@@ -667,6 +669,7 @@ class FrameEditor:
 
     def feed(self, data: bytes) -> bytes:
         """Take in bytes and return those that may leave. Raises DecodeError for what cannot be read."""
+        self.unread += len(data)
         return self._take(self._framing.feed(data))
 
     def end(self) -> bytes:
@@ -686,6 +689,7 @@ class FrameEditor:
     def _take(self, frames: Iterable[Frame]) -> bytes:
         places = self._places
         for raw, payload in frames:
+            self.unread -= len(raw)
             waiting = _HeldFrame(raw, self._frames)
             self._frames += 1
             self._waiting.append(waiting)

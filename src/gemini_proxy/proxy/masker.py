@@ -378,6 +378,7 @@ def masked_bytes(exchange: Exchange) -> int:
     if exchange.masks is None:
         return 0
     size = max(exchange.size, len(exchange.file.data or b"") if exchange.file is not None else 0)
+    size += exchange.stream.size if exchange.stream is not None else 0
     return size * max(1, len(exchange.masks.placeholders) // _AT_ONCE)
 
 

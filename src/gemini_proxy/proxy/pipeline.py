@@ -301,7 +301,8 @@ class Pipeline:
         last = b""
         if exchange.stream is not None:
             if exchange.restoring is not None:
-                exchange.stream.read(exchange.restoring.end())
+                restoring = exchange.restoring
+                exchange.stream.read(await off_loop(restoring.unread, restoring.end))
             exchange.stream.close()
             if exchange.stream.empty:
                 raise UpstreamError("The upstream's response has no content")
