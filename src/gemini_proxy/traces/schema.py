@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, so that a reader can tell a foreign schema without loading Alembic.
-HEAD = "0022"
+HEAD = "0023"
 
 metadata = MetaData(
     naming_convention={
@@ -425,6 +425,7 @@ audit_log = Table(
     Column("previous", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
     Index(None, "action", "seq"),
+    Index(None, "owner", "seq"),
 )
 
 # One row: the last entry's number and digest, so that one that is missing at the end is missed.
