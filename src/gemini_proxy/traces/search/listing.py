@@ -13,6 +13,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     TextClause,
+    bindparam,
     exists,
     func,
     literal_column,
@@ -415,7 +416,7 @@ def _page_over(
         numbers, older = _find(connection, dataset, query, limit, position, share)
         found += numbers
         if older is not None:
-            floor = max(floor, connection.scalar(select(_number(dataset.seq, older - 1))) or 0)
+            floor = max(floor, _number(connection, dataset.seq, older - 1))
     complete = sorted((number for number in found if number > floor), reverse=True)
     shown = _shown(connection, complete[:limit])
     headlines = read_headlines(connection, shown, query.text)
@@ -462,13 +463,13 @@ def _counts(
 
 def position_of(connection: Connection, dataset: int, number: int) -> int:
     """Return the first position of a dataset whose trace has at least that number, or the one after its last."""
-    oldest, newest = connection.scalar(_end(dataset, newest=False)), connection.scalar(_end(dataset, newest=True))
+    oldest, newest = _ends(connection, dataset)
     if oldest is None or newest is None:
         return 0
     low, high = oldest, newest + 1
     while low < high:
         middle = (low + high) // 2
-        if (connection.scalar(select(_number(dataset, middle))) or 0) < number:
+        if _number(connection, dataset, middle) < number:
             low = middle + 1
         else:
             high = middle
@@ -507,7 +508,7 @@ def _search(
 
 
 def _window(connection: Connection, dataset: int, bottom: int, top: int) -> Window:
-    after, to = connection.execute(select(_number(dataset, bottom), _number(dataset, top))).one()
+    after, to = connection.execute(_WINDOW, {"dataset": dataset, "bottom": bottom, "top": top}).one()
     return Window(bottom, top, after or 0, to or 0)
 
 
@@ -523,10 +524,20 @@ def _in_partition(connection: Connection, dataset: int, window: Window) -> Windo
     return Window(bottom, window.top, first - 1, window.to)
 
 
-def _number(dataset: int, position: int) -> ScalarSelect[int]:
-    """Return the number of the last trace up to a position."""
-    newest_first = select(traces.c.seq).where(traces.c.dataset == dataset, traces.c.position <= position)
-    return newest_first.order_by(traces.c.position.desc()).limit(1).scalar_subquery()
+# Statements are made once: a list of many datasets needs each of them for every one.
+def _up_to(position: str) -> ScalarSelect[int]:
+    last = select(traces.c.seq).where(traces.c.dataset == bindparam("dataset"))
+    last = last.where(traces.c.position <= bindparam(position)).order_by(traces.c.position.desc())
+    return last.limit(1).scalar_subquery()
+
+
+_NUMBER: Final = select(_up_to("position"))
+_WINDOW: Final = select(_up_to("bottom"), _up_to("top"))
+
+
+def _number(connection: Connection, dataset: int, position: int) -> int:
+    """Return the number of the last trace up to a position, 0 if there is none."""
+    return connection.scalar(_NUMBER, {"dataset": dataset, "position": position}) or 0
 
 
 def _figures(connection: Connection, dataset: Dataset) -> list[bytes]:
@@ -543,7 +554,7 @@ def stretches(
     Positions and times do not quite go together: a trace is written when its exchange ends, and dated when it began.
     The figures know both for the traces that the indexer has come to; what is newer is a piece of its own.
     """
-    oldest, newest = connection.scalar(_end(dataset, newest=False)), connection.scalar(_end(dataset, newest=True))
+    oldest, newest = _ends(connection, dataset)
     if oldest is None or newest is None:
         return []
     lowest, highest = oldest - 1, newest if before is None else min(newest, before - 1)
@@ -566,6 +577,13 @@ def _clipped(found: list[Stretch], lowest: int, highest: int) -> list[Stretch]:
     return [(bottom, top) for bottom, top in clipped if bottom < top]
 
 
-def _end(dataset: int, *, newest: bool) -> Select[int]:
-    order = traces.c.position.desc() if newest else traces.c.position
-    return select(traces.c.position).where(traces.c.dataset == dataset).order_by(order).limit(1)
+_OLDEST, _NEWEST = (
+    select(traces.c.position).where(traces.c.dataset == bindparam("dataset")).order_by(order).limit(1)
+    for order in (traces.c.position, traces.c.position.desc())
+)
+
+
+def _ends(connection: Connection, dataset: int) -> tuple[int | None, int | None]:
+    """Return the positions of a dataset's oldest and newest trace."""
+    place = {"dataset": dataset}
+    return connection.scalar(_OLDEST, place), connection.scalar(_NEWEST, place)
