@@ -34,6 +34,8 @@ _DATASETS: Final = 100
 """Datasets that are shown, those with the newest traces."""
 _COUNTED: Final = 60
 """Guardrails whose findings are counted, those of the files first."""
+_COUNTING: Final = 0.2
+"""Seconds after which those of no more datasets are counted: each may take a tenth of a second."""
 _LOADS: Final = 100
 """Changes of the settings that are looked through for the one that loaded a file as it is."""
 _TIMED, _SLOWEST = 100, 5
@@ -133,7 +135,10 @@ async def _hits(
     hits: dict[Key, TraceCount] = dict(
         zip(((0, name) for name in names), await listing.counts(datasets, queries), strict=True)
     )
+    ends = time.monotonic() + _COUNTING
     for dataset in datasets:
+        if time.monotonic() > ends:
+            break
         own = [policy.name for policy in policies[dataset.seq]][: max(0, _COUNTED - len(hits))]
         if own:
             queries = [TraceQuery(rule=name, since=since) for name in own]
