@@ -6,12 +6,18 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from bench.million_traces import CONVERSATION, LOGGED, MODELS, OWNER, PHRASE, RARE_WORD
+from bench.million_traces import CONVERSATION, LABEL, LOGGED, MODELS, OWNER, PHRASE, RARE_WORD, RULES
+from gemini_proxy.explorer.pages.conversation_pages import EXCHANGES
+from gemini_proxy.explorer.pages.dashboard import plots_and_tables
+from gemini_proxy.traces.audit import AuditLog
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset, Datasets
+from gemini_proxy.traces.headline import KEY_LENGTH
 from gemini_proxy.traces.schema import usage as kept
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
+from gemini_proxy.traces.shadows import Shadows
+from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import REFUSED, Outcome
 from gemini_proxy.traces.usage import DatasetUsage
 
@@ -52,7 +58,13 @@ def _filters(now: float) -> dict[str, TraceQuery]:
         "status 1 % + outcome that it never has": TraceQuery(status=429, outcome=REFUSED),
         "tool, common": TraceQuery(tool="look_up"),
         "tool, common + rule 0.002 %": TraceQuery(tool="look_up", rule="canary"),
-        "key, none": TraceQuery(key="0" * 12),
+        "key, common": TraceQuery(key="a" * KEY_LENGTH),
+        "key, 0.1 %": TraceQuery(key="c" * KEY_LENGTH),
+        "key, none": TraceQuery(key="0" * KEY_LENGTH),
+        "key 0.1 % + outcome 0.01 %": TraceQuery(key="c" * KEY_LENGTH, outcome=Outcome.FAILED),
+        "label or note, 0.1 %": TraceQuery(rule=LABEL),
+        "label 0.1 % + status 1 %": TraceQuery(rule=LABEL, status=429),
+        "conversation + outcome that it never has": TraceQuery(conversation=CONVERSATION, outcome=Outcome.FAILED),
         "conversation, of two": TraceQuery(conversation=CONVERSATION),
         "a day of last week": TraceQuery(since=now - 8 * DAY, until=now - 7 * DAY),
         "a day four weeks ago": first_day,
@@ -95,6 +107,7 @@ async def questions(database: Database) -> list[Question]:
         DatasetUsage(database),
         Catalogue(database),
     )
+    store, shadows, audit = TraceStore(database), Shadows(database), AuditLog(database)
     largest, smallest = await _dataset(datasets, "support-agent"), await _dataset(datasets, "billing")
     newest = (await listing.page(largest, TraceQuery(), 1)).traces[0]
     everything = await datasets.all(OWNER)
@@ -112,8 +125,30 @@ async def questions(database: Database) -> list[Question]:
         found = await catalogue.stored(OWNER, newest.id)
         return 0 if found is None else 1
 
+    async def trace_page() -> int:
+        """Ask for a trace as its page does: with its neighbours, and with what shadows found in it."""
+        found = await catalogue.stored(OWNER, newest.id)
+        beside = await listing.neighbours(largest, newest.position)
+        return (found is not None) + (beside.older is not None) + len(await shadows.of_trace(largest, newest.id))
+
+    async def conversation_page() -> int:
+        """Ask for the exchanges of a conversation, whole, as its page does."""
+        listed = [one async for one in listing.each(everything, TraceQuery(conversation=CONVERSATION), EXCHANGES + 1)]
+        return len([await catalogue.stored(OWNER, one.id) for one in listed])
+
+    async def guardrails_page() -> int:
+        """Count the findings of a day by guardrail, and look for slow checks among the newest exchanges."""
+        named = [TraceQuery(rule=name, since=now - DAY) for name in (*RULES, LOGGED)]
+        hits = await listing.counts(everything, named)
+        listed = await listing.over(everything, TraceQuery(), 2 * PAGE)
+        return len(await store.outlined([one.seq for one in listed.traces])) + sum(one.number for one in hits)
+
     async def overview() -> int:
-        return len(await datasets.all(OWNER))
+        return len(await datasets.all(OWNER)) + len(await datasets.extents(OWNER))
+
+    async def audit_page() -> int:
+        """Ask for the newest entries, of all users and of one."""
+        return len(await audit.latest(PAGE)) + len(await audit.latest(PAGE, owner=OWNER))
 
     async def menus() -> int:
         choices = await listing.choices(everything)
@@ -125,16 +160,26 @@ async def questions(database: Database) -> list[Question]:
 
         return ask
 
-    async def counts() -> int:
-        wanted = (Outcome.COMPLETED, REFUSED, Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.PUSHED)
-        found = await listing.counts(everything, [TraceQuery(), *(TraceQuery(outcome=one) for one in wanted)])
-        return sum(one.number for one in found)
+    def counts(query: TraceQuery) -> Callable[[], Awaitable[int]]:
+        """Count by outcome what answers a query, as lists do."""
+        wanted = (None, Outcome.COMPLETED, REFUSED, Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.PUSHED)
+
+        async def ask() -> int:
+            found = await listing.counts(everything, [replace(query, outcome=one) for one in wanted])
+            return sum(one.number for one in found)
+
+        return ask
 
     def plots(days: int) -> Callable[[], Awaitable[int]]:
         async def ask() -> int:
-            return len(await usage.of_owner(OWNER, now - days * DAY, now, 150))
+            found = await usage.by_dataset(OWNER, now - days * DAY, now, 150)
+            plots_and_tables(found, {})
+            return len(found.buckets)
 
         return ask
+
+    async def plots_of_one() -> int:
+        return len(await usage.of_dataset(largest, now - 30 * DAY, now, 150))
 
     deep = newest.position - DEEP * PAGE
     return [
@@ -146,12 +191,27 @@ async def questions(database: Database) -> list[Question]:
         Question("small dataset, rule 10 %", pages(smallest, TraceQuery(rule=LOGGED))),
         *(Question(f"all datasets, {title}", across(query)) for title, query in _filters(now).items()),
         Question(f"all datasets, page {DEEP:,}", across(TraceQuery(), newest.seq - DEEP * PAGE)),
-        Question("all datasets, counts by outcome", counts),
+        *(
+            Question(f"all datasets, counts by outcome of {title}", counts(query))
+            for title, query in {
+                "everything": TraceQuery(),
+                "a common word": TraceQuery(text="error"),
+                "a common key": TraceQuery(key="a" * KEY_LENGTH),
+                "a rule of 10 %": TraceQuery(rule=LOGGED),
+                "a status of 1 %": TraceQuery(status=429),
+            }.items()
+        ),
         Question("all datasets, models and rules", menus),
         Question("one trace by its id", one),
+        Question("one trace, its page", trace_page),
+        Question("a conversation, its page", conversation_page),
+        Question("guardrails", guardrails_page),
+        Question("audit log", audit_page),
         Question("datasets", overview),
         Question("dashboard, 24 hours", plots(1)),
+        Question("dashboard, 7 days", plots(7)),
         Question("dashboard, 30 days", plots(30)),
+        Question("dashboard of one dataset, 30 days", plots_of_one),
     ]
 
 

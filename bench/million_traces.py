@@ -12,7 +12,17 @@ Name = TypeVar("Name")
 
 OWNER: Final = "developer"
 DAYS: Final = 30
-DATASETS: Final = {"support-agent": 80, "coding-agent": 12, "research": 7, "billing": 1}
+DATASETS: Final = {
+    "support-agent": 78,
+    "coding-agent": 12,
+    "research": 7,
+    "billing": 1,
+    **{f"team-{number}": 0.1 for number in range(20)},
+}
+KEYS: Final = {"a" * 64: 900, "b" * 64: 99, "c" * 64: 1}
+"""The keyed hashes of the keys that exchanges come with."""
+LABEL: Final = "false alarm"
+LABEL_ONE_IN: Final = 1_000
 MODELS: Final = {
     "gemini-2.5-flash": 7_000,
     "gemini-2.5-pro": 2_000,
@@ -75,7 +85,8 @@ def _trace(chance: random.Random, words: tuple[str, ...], weights: list[float], 
         stream=number % 3 > 0,
         duration_ms=duration,
         messages=_messages(said, number),
-        annotations=_annotations(chance, outcome),
+        tenant=_one(chance, KEYS),
+        annotations=(*_annotations(chance, outcome), *((_LABELLED,) if number % LABEL_ONE_IN == 13 else ())),
         metadata={**_metadata(model, duration, len(said), outcome), "conversation": f"c{number // 2}"},
     )
 
@@ -103,6 +114,9 @@ def _annotations(chance: random.Random, outcome: Outcome) -> tuple[Annotation, .
     if chance.random() < 0.1:
         found.append(_annotation(LOGGED, "log"))
     return tuple(found)
+
+
+_LABELLED: Final = Annotation(LABEL, "", f"person:{OWNER}", extra={"label": True})
 
 
 def _annotation(rule: str, action: str) -> Annotation:

@@ -14,6 +14,9 @@ ANSWERED = {
     "small dataset, first page",
     "all datasets, models and rules",
     "one trace by its id",
+    "one trace, its page",
+    "guardrails",
+    "key, common",
     "datasets",
     "dashboard, 24 hours",
     "dashboard, 30 days",
@@ -29,7 +32,7 @@ async def test_the_questions_of_the_bench_have_answers(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_took_too_long() -> None:
-    times = [Times("quick", 1, 1.0, 2.0), Times("slow", 1, GOAL + 1.0, GOAL + 2.0)]
+    times = [Times("quick", 1, 1.0, 2.0, 1.0), Times("slow", 1, GOAL + 1.0, GOAL + 2.0, 1.0)]
     assert report(times, [Rate("written", 1.0, 2.0)]).endswith(f"Over {GOAL} ms: slow")
 
 
