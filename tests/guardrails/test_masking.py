@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.gemini.batches import RESULTS
+from gemini_proxy.gemini.batches import BATCH, RESULTS
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.json_lines import JsonLinesFraming
@@ -387,18 +387,30 @@ def system(text: str) -> dict[str, Any]:
 
 
 @st.composite
-def lines(draw: st.DrawFn) -> bytes:
-    """A file of requests: with values anywhere in them and beside them, and blank lines between."""
+def requests(draw: st.DrawFn) -> list[bytes]:
+    """Requests of a batch, with values anywhere in them and beside them."""
     found = []
     for text, other in draw(st.lists(st.tuples(TEXTS, TEXTS), max_size=3)):
         request = {"contents": [{"role": "user", "parts": [{"text": text}]}], **system(other)}
         line = {"key": draw(WORDS), "request": request, "metadata": {"of": other}}
         found.append(json.dumps(line, ensure_ascii=draw(st.booleans())).encode())
-    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(found)
+    return found
 
 
-@given(lines())
-def test_a_file_of_requests_goes_masked_line_by_line(data: bytes) -> None:
+@given(requests(), TEXTS, st.booleans())
+def test_requests_of_a_batch_go_masked(found: list[bytes], name: str, camel: bool) -> None:
+    """And its name, with all other bytes as they were, in either spelling."""
+    names = ("displayName", "inputConfig") if camel else ("display_name", "input_config")
+    shown, config = (orjson.dumps(each) for each in names)
+    inline = b" , ".join(found)
+    body = b'{"batch": {%s: %s,\n %s: {"requests": {"requests": [%s]}}}}' % (shown, orjson.dumps(name), config, inline)
+    masked = mask_body(body, requested(*VALUES), BATCH)
+    assert not holds_a_value(masked) and unmasked(masked) == body
+
+
+@given(requests(), st.sampled_from([b"", b"\xef\xbb\xbf"]), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
+def test_a_file_of_requests_goes_masked_line_by_line(found: list[bytes], mark: bytes, line_end: bytes) -> None:
+    data = mark + line_end.join(found)
     masked = mask_file(UploadedFile(Announced("jsonl", len(data), {}), b"", data), masks())
     assert masked.data is not None and not holds_a_value(masked.data)
     assert unmasked(masked.data) == data and masked.announced.size == len(masked.data)
