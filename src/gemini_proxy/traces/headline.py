@@ -105,10 +105,16 @@ def conversation_of(messages: Messages) -> str:
             break
         elif role is None:
             continue
-        for text in (str(role), *_texts(message), *_calls(message)):
-            ends = text if len(text) <= 2 * _DIGESTED else f"{text[:_DIGESTED]}{text[-_DIGESTED:]}"
-            said.append(f"{len(text)}\0{ends}\0")
-    return hashlib.blake2b("".join(said).encode(errors="replace"), digest_size=12).hexdigest()
+        said += (str(role), *_texts(message), *_calls(message))
+    digested = "".join([f"{len(text)}\0{ends}\0" for text, ends in zip(said, _ends(said), strict=True)])
+    return hashlib.blake2b(digested.encode(errors="replace"), digest_size=12).hexdigest()
+
+
+def _ends(texts: Sequence[str]) -> Sequence[str]:
+    """Return what is digested of each text: all of it, or the beginning and the end of a long one."""
+    if max(map(len, texts), default=0) <= 2 * _DIGESTED:
+        return texts
+    return [text if len(text) <= 2 * _DIGESTED else f"{text[:_DIGESTED]}{text[-_DIGESTED:]}" for text in texts]
 
 
 def _first_words(message: Mapping[str, Any]) -> str:
