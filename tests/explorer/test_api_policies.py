@@ -189,3 +189,38 @@ async def test_a_dataset_has_a_hundred_policies_at_most(api: Api) -> None:
 
 async def _names(api: Api) -> list[str]:
     return [policy["name"] for policy in (await api.get(f"{api.at('dataset')}/policy"))["policies"]]
+
+
+async def test_a_rule_in_shadow_by_api(checker: Api) -> None:
+    """It has the name and action of its rule, is promoted as it was looked at, and faults are said in words."""
+    own = f"/dataset/{(await checker.dataset())['id']}"
+    whole = await checker.post(f"{own}/policy", {"name": "one", "policy": SECRETIVE, "action": "block"})
+    [rule] = whole["extra_metadata"]["policies"]
+    for wrong, said in (
+        (
+            {"policy": SECRETIVE, "policy_id": rule["id"], "share": 101},
+            "share must be a whole number from 0 to 100, in percent",
+        ),
+        (
+            {"policy": "raise", "policy_id": rule["id"], "share": 1},
+            "Invalid Policy string: line 1, column 6: expected a message or PolicyViolation",
+        ),
+        ({"policy": SECRETIVE, "share": 1}, "Name must be provided and non-empty"),
+    ):
+        status, detail = await checker.refused("POST", f"{own}/shadows", wrong)
+        assert (status, detail[:40]) == (400, said[:40])
+    unknown = {"policy": SECRETIVE, "policy_id": UNKNOWN, "name": "x", "share": 1}
+    assert await checker.refused("POST", f"{own}/shadows", unknown) == (404, "Policy not found")
+    shadow = await checker.post(f"{own}/shadows", {"policy": f"# 2\n{SECRETIVE}", "policy_id": rule["id"], "share": 5})
+    assert (shadow["name"], shadow["action"], shadow["share"], shadow["policy_id"]) == ("one", "block", 5, rule["id"])
+    there = f"{own}/shadows/{rule['id']}"
+    assert (await checker.put(there, {"share": 50}))["share"] == 50
+    assert await checker.get(f"{there}/differences?kind=action&limit=5") == []
+    await checker.put(f"{own}/policy/{rule['id']}", {"enabled": False})
+    promote = f"{there}/promote"
+    assert (await checker.refused("POST", promote, {"id": shadow["id"]}))[0] == 409
+    [again] = await checker.get(f"{own}/shadows")
+    [promoted] = (await checker.post(promote, {"id": again["id"]}))["extra_metadata"]["policies"]
+    assert (promoted["content"], promoted["enabled"]) == (f"# 2\n{SECRETIVE}", True)
+    for method, path, body in (("POST", promote, {"id": 1}), ("PUT", there, {"share": 1}), ("DELETE", there, None)):
+        assert await checker.refused(method, path, body) == (404, "The rule has no shadow")
