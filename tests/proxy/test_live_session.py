@@ -174,7 +174,7 @@ def spoken(frames: Sequence[Frame], kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["final", "window", "hold"])
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(script=st.lists(steps, max_size=14))
 def test_nothing_forbidden_passes(mode: str, script: list[Step]) -> None:
     """Whatever is sent in whatever order.
@@ -361,3 +361,25 @@ def test_what_is_masked_comes_back_wherever_it_is_split(mode: str, turns: list[A
         assert len(down) == len(came) and (masked != text or down == [orjson.dumps(one) for one in came])
     said = [exchange.checked_request.messages for exchange in kept.exchanges]
     assert not any(secret in orjson.dumps(said).decode() for secret in SECRETS[:2])
+
+
+def test_what_waits_for_the_end_of_a_placeholder_leaves_with_its_turn() -> None:
+    """Where the model breaks off, is interrupted or has generated all; and no turn goes on with the end of another."""
+    session, _ = begun("window", rules=MASKED)
+    masked = strings(orjson.loads(up_of(session, asks(SECRETS[0]))))[0]
+    half, rest = says(masked[:9]), says(masked[9:])
+    for last in (says(generationComplete=True), says(interrupted=True), calls("tell")):
+        assert down_of(session, half) == []
+        assert down_of(session, last, says(complete=True))[:2] == [orjson.dumps(half), orjson.dumps(last)]
+        up_of(session, asks("And now?"))
+    assert down_of(session, rest, says(complete=True)) == [orjson.dumps(rest), orjson.dumps(says(complete=True))]
+
+
+def test_what_is_masked_while_the_model_speaks_comes_back_at_once() -> None:
+    session, kept = begun("final", rules=MASKED)
+    up_of(session, asks("Count"))
+    down = down_of(session, says("One, "))
+    masked = strings(orjson.loads(up_of(session, {"realtimeInput": {"text": SECRETS[1]}})))[0]
+    down += down_of(session, says(f"two, {masked[:5]}"), says(masked[5:]), says(complete=True))
+    assert "".join(said for raw in down for said in strings(orjson.loads(raw))) == f"One, two, {SECRETS[1]}"
+    assert [exchange.masks is not None for exchange in kept.exchanges] == [True]

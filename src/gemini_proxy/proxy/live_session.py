@@ -201,19 +201,22 @@ class LiveSession:
         self._begin = begin
         self._remember = remember
         self._lock = asyncio.Lock()
-        self._names: Mapping[str, str] = {}
-        self._transcribed = False
-        self._base: GeminiRequest | None = None
+        self._frames = _ServerFrames()
+        # What the setup says: the call with its names, and what was noted of the setup for the first turn.
         self._call: ModelCall | None = None
+        self._names: Mapping[str, str] = {}
+        self._base: GeminiRequest | None = None
+        self._transcribed = False
+        self._noted: list[Violation] = []
+        # The conversation: its name, what has passed of it as the model knows it, and how many bytes are kept.
+        self._name = ""
         self._conversation: list[_KeptMessage] = []
         self._unchecked: dict[Unchecked, None] = {}
         self._secrets: dict[str, None] = {}
-        self._name = ""
-        self._last: Exchange | None = None
         self._masks: Masks | None = None
-        self._noted: list[Violation] = []
-        self._frames = _ServerFrames()
+        self._last: Exchange | None = None
         self._kept = 0
+        # The turn under way, and the one for which the client speaks meanwhile.
         self._turn: _LiveTurn | None = None
         self._next: _LiveTurn | None = None
         self._listens = False
@@ -235,21 +238,15 @@ class LiveSession:
         return self._turn is None and not self._lock.locked()
 
     async def start(self, data: bytes) -> bytes:
-        """Return the setup as it goes up, once it has been checked. Raises Refused, whose trace is written, and
-        BadRequest."""
+        """Return the setup as it goes up, once it has been checked.
+
+        Raises BadRequest and NotFound, and Refused, whose trace is written.
+        """
         frame = read_client_frame(data)
         if frame.kind != "setup":
             raise BadRequest("The first frame of a session must be its setup")
         self._names = names_in(frame)
-        exchange = self._exchange()
-        exchange.request = read_setup(exchange.call, frame)
-        own, exchange.conversation = exchange.conversation, ""
-        await self._reader.follow_references(exchange)
-        self._name = exchange.conversation = exchange.conversation or own
-        exchange.sent = exchange.request.earlier
-        if exchange.sent:
-            earlier = await asyncio.to_thread(orjson.dumps, exchange.request.messages[: exchange.sent])
-            self._keep(len(earlier))
+        exchange = await self._continued(frame)
         if self._settings.adds_transcription:
             data = with_transcriptions(data, frame)
         self._transcribed = self._settings.adds_transcription or transcribes(frame)
@@ -260,7 +257,7 @@ class LiveSession:
         except Refused:
             await self._record(exchange, Outcome.REFUSED_REQUEST)
             raise
-        request = exchange.request
+        request = exchange.checked_request
         self._base, self._call = replace(request, unchecked=()), exchange.call
         self._conversation = _pairs(request)
         self._unchecked.update(dict.fromkeys(request.unchecked))
@@ -269,6 +266,19 @@ class LiveSession:
         self._noted = [violation for violation in exchange.violations if violation.action != "log"]
         self._last = exchange
         return exchange.body
+
+    async def _continued(self, frame: ClientFrame) -> Exchange:
+        """Return an exchange of the setup, in the conversation that it continues. Raises BadRequest and NotFound."""
+        exchange = self._exchange()
+        exchange.request = read_setup(exchange.call, frame)
+        own, exchange.conversation = exchange.conversation, ""
+        await self._reader.follow_references(exchange)
+        self._name = exchange.conversation = exchange.conversation or own
+        exchange.sent = exchange.request.earlier
+        if exchange.sent:
+            earlier = await asyncio.to_thread(orjson.dumps, exchange.request.messages[: exchange.sent])
+            self._keep(len(earlier))
+        return exchange
 
     async def from_client(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the client, which goes up masked where a rule masks something in it.

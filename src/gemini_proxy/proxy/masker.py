@@ -285,8 +285,10 @@ class Masker:
             return body
 
     def hide_refused(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
-        """Have the trace of a refused request hide what the violations point at, as far as that is text."""
+        """Have the trace of a refused request hide what was to be masked, as far as that is text."""
         for violation in violations:
+            if violation.healed:
+                continue
             with contextlib.suppress(CannotMask):
                 hidden = self._placeholders(exchange, exchange.checked_request.messages, [violation])
                 exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **hidden})

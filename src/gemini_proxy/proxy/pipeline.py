@@ -467,11 +467,13 @@ class Pipeline:
         masks, rounds = RequestMasks(exchange.masks.placeholders if exchange.masks is not None else {}), 0
         while violations or (masks.placeholders and not rounds):
             violations = await self._masker.healed(exchange, masks, violations)
+            wanted = [violation for violation in violations if violation.action == "mask"]
+            if any(violation.action == "block" for violation in violations):
+                self._masker.hide_refused(exchange, wanted)
             self._refuse_blocking(exchange, "request", violations)
             if not rounds:
                 await self._ask(exchange, "request", violations, original)
                 noted += violations
-            wanted = [violation for violation in violations if violation.action == "mask"]
             if not wanted and (rounds or not masks.placeholders):
                 break
             try:
