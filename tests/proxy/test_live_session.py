@@ -370,7 +370,8 @@ def test_what_waits_for_the_end_of_a_placeholder_leaves_with_its_turn() -> None:
     half, rest = says(masked[:9]), says(masked[9:])
     for last in (says(generationComplete=True), says(interrupted=True), calls("tell")):
         assert down_of(session, half) == []
-        assert down_of(session, last, says(complete=True))[:2] == [orjson.dumps(half), orjson.dumps(last)]
+        assert down_of(session, last) == [orjson.dumps(half), orjson.dumps(last)]
+        down_of(session, says(complete=True))
         up_of(session, asks("And now?"))
     assert down_of(session, rest, says(complete=True)) == [orjson.dumps(rest), orjson.dumps(says(complete=True))]
 
@@ -383,3 +384,17 @@ def test_what_is_masked_while_the_model_speaks_comes_back_at_once() -> None:
     down += down_of(session, says(f"two, {masked[:5]}"), says(masked[5:]), says(complete=True))
     assert "".join(said for raw in down for said in strings(orjson.loads(raw))) == f"One, two, {SECRETS[1]}"
     assert [exchange.masks is not None for exchange in kept.exchanges] == [True]
+
+
+def test_no_refusal_tells_the_model_what_it_may_not_read() -> None:
+    """A message that repeats what the rule found reaches the client alone."""
+    quotes = (
+        'raise PolicyViolation("no mail to " + c.function.arguments.to) if:\n    (c: ToolCall)\n    c is tool:mail\n'
+    )
+    rules = GuardrailSet(masking=MASKED.masking, blocking=(guardrail("test policy", quotes, "block"),))
+    session, _ = begun("final", rules=rules)
+    masked = strings(orjson.loads(up_of(session, asks(SECRETS[0]))))[0]
+    call = LiveFrame(orjson.dumps(calls("mail", to=masked)), binary=True)
+    leaving = done(session.from_server(call))
+    assert [SECRETS[0] in str(frame.data) for frame in (*leaving.down, *leaving.up)] == [True, False]
+    assert orjson.loads(leaving.up[0].data) == answers("mail", error=f"{REFUSED_ANSWER} did not pass the guardrails")
