@@ -1,5 +1,6 @@
 """The resumable protocol, and files as rules read them."""
 
+import codecs
 from typing import Any
 
 import orjson
@@ -81,17 +82,26 @@ def test_other_commands_are_refused(command: str) -> None:
         read_chunk({"x-goog-upload-command": command})
 
 
-@given(st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode)), st.integers(1, 7))
-def test_text_is_what_decodes_whole_however_it_is_cut(data: bytes, size: int) -> None:
+MARKED = [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, b""]
+
+
+@given(
+    st.sampled_from(MARKED), st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode)), st.integers(1, 7)
+)
+def test_text_is_what_decodes_whole_however_it_is_cut(mark: bytes, data: bytes, size: int) -> None:
+    """In UTF-8, or in what the mark at its start says."""
+    data = mark + data
     test = TextTest()
     for start in range(0, len(data), size):
         test.feed(data[start : start + size])
     test.feed(b"", final=True)
+    starts = {4: "utf-32", 2: "utf-16"}
+    encoding = next((starts[len(one)] for one in (*MARKED[2:4], *MARKED[:2]) if data.startswith(one)), "utf-8")
     try:
-        is_text = "\0" not in data.decode()
+        is_text = "\0" not in data.decode(encoding)
     except UnicodeDecodeError:
         is_text = False
-    assert test.is_text is is_text
+    assert test.encoding == (encoding if is_text else "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,7 @@ def test_text_is_what_decodes_whole_however_it_is_cut(data: bytes, size: int) ->
 )
 def test_what_is_declared_as_one_and_is_the_other_is_refused(mime_type: str, is_text: bool, taken: bool) -> None:
     try:
-        require_as_declared(announced(mime_type), is_text=is_text)
+        require_as_declared(announced(mime_type), "utf-8" if is_text else "")
     except BadRequest:
         assert not taken
     else:

@@ -93,6 +93,7 @@ async def test_bytes_go_to_the_upstream_alone_and_leave_nothing_here(
         (13, {"data": b"all of Dublin"}, "no Dublin"),
         (2049, {"data": b"a" * 2049}, "over the limit of 2048 bytes"),
         (3, {"data": b"\xff\xfe\x00"}, "not text in UTF-8"),
+        (4, {"data": b"\xff\xfea\x00"}, "text in UTF-16; send it in UTF-8"),
     ],
 )
 async def test_an_error_ends_the_upload_and_says_so(

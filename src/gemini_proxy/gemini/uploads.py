@@ -39,6 +39,14 @@ _CONTROL: Final = _SIZE | {"mime_type", "mimeType"}
 _MIME: Final = re.compile(r"[\w!#$&^.+-]{1,100}(?:/[\w!#$&^.+-]{1,100})?(?:\s*;[\x20-\x7e]{0,200})?", re.ASCII)
 _CHARSET: Final = re.compile(r";\s*charset\s*=\s*[\"']?(?!(?:utf-?8|us-ascii|ascii)[\"']?\s*(?:;|$))", re.IGNORECASE)
 """A character set in which the bytes say something else than in UTF-8."""
+_MARKS: Final = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Marks at the start of a text, the longer ones first: one of them begins with a shorter one."""
+_LONGEST_MARK: Final = 4
 _NO_TEXT: Final = re.compile(r"(?:image|audio|video|font)/.*")
 _LINES: Final = frozenset({"jsonl", "application/jsonl", "application/x-jsonl", "application/x-ndjson", "text/jsonl"})
 _SHOWN: Final = 100
@@ -164,27 +172,40 @@ def read_chunk(headers: Mapping[str, str]) -> Chunk:
 
 
 class TextTest:
-    """Tells from the bytes of a file, as they come, whether it is text."""
+    """Tells from the bytes of a file, as they come, whether it is text: in UTF-8, or in what a mark at its start says.
+
+    ``encoding`` is "" for what is no text, such as what has a null character.
+    """
 
     def __init__(self) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("strict")
-        self.is_text = True
+        self.encoding = "utf-8"
+        self._start = b""
+        self._decode: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes, *, final: bool = False) -> None:
         """Take the next bytes, with ``final`` the last."""
-        if not self.is_text:
+        if not self.encoding:
             return
+        if self._decode is None:
+            data, self._start = self._start + data, self._start + data
+            if len(data) < _LONGEST_MARK and not final:
+                return
+            self.encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+            self._decode = codecs.getincrementaldecoder(self.encoding)("strict")
         try:
             text = self._decode.decode(data, final)
         except UnicodeDecodeError:
-            self.is_text = False
+            self.encoding = ""
         else:
-            self.is_text = "\0" not in text
+            self.encoding = "" if "\0" in text else self.encoding
 
 
-def require_as_declared(announced: Announced, *, is_text: bool) -> None:
-    """Raise BadRequest if a file is not of the kind that it is declared as."""
+def require_as_declared(announced: Announced, encoding: str) -> None:
+    """Raise BadRequest if a file is not of the kind that it is declared as. ``encoding`` is as in ``TextTest``."""
     mime_type = announced.mime_type.partition(";")[0].strip().lower()
+    is_text = encoding == "utf-8"
+    if encoding and not is_text:
+        raise BadRequest(f"The file is text in {encoding.upper()}; send it in UTF-8")
     if is_text and _NO_TEXT.fullmatch(mime_type) and not is_text_type(mime_type):
         raise BadRequest(f"The file is text and declared as {mime_type}; declare it as text/plain")
     if is_text and _CHARSET.search(announced.mime_type):

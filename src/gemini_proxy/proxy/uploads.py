@@ -37,10 +37,10 @@ _READ: Final = 8_388_608
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What the bytes of a file are."""
+    """What the bytes of a file are. ``encoding`` is as in ``TextTest``."""
 
     digest: str
-    is_text: bool
+    encoding: str
 
 
 @dataclass(slots=True, eq=False)
@@ -266,4 +266,4 @@ def _examine(file: IO[bytes]) -> Examined:
         digest.update(data)
         test.feed(data)
     test.feed(b"", final=True)
-    return Examined(digest.hexdigest(), test.is_text)
+    return Examined(digest.hexdigest(), test.encoding)

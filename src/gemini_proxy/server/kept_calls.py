@@ -91,7 +91,7 @@ async def _download(request: web.Request, upstream: UpstreamResponse, handle: Ha
     while len(first) < _TOLD_BY and (piece := await upstream.receive()):
         test.feed(piece)
         first += piece
-    if test.is_text or (handle is not None and "results_of" in handle.details):
+    if test.encoding or (handle is not None and "results_of" in handle.details):
         return await relay_result_file(request, upstream, first, handle)
     response = web.StreamResponse(status=upstream.status, headers=upstream.headers)
     await response.prepare(request)

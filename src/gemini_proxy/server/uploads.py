@@ -198,9 +198,9 @@ async def _finish(request: web.Request, upload: Upload) -> web.StreamResponse:
     """Check a file that has come whole, send it on, and remember what Google calls it."""
     uploads, setup = request.app[UPLOADS], request.app[SETUPS].current
     examined = await uploads.examine(upload)
-    require_as_declared(upload.announced, is_text=examined.is_text)
+    require_as_declared(upload.announced, examined.encoding)
     data = None
-    if examined.is_text:
+    if examined.encoding:
         request.app[MEMORY_BUDGET].reserve(request, upload.received)
         data = await uploads.text(upload)
     exchange = Exchange(upload.call, upload.credentials, ClientResponse(request), upload.owner, upload.client)
