@@ -12,7 +12,15 @@ import pytest
 from gemini_proxy.traces.audit import AuditLog
 from gemini_proxy.traces.database import connect
 from gemini_proxy.traces.datasets import Datasets
-from gemini_proxy.traces.masked_values import SAID, SENT, MaskedValues, Revealed, ValueScope, forget_old_values
+from gemini_proxy.traces.masked_values import (
+    MAX_VALUE,
+    SAID,
+    SENT,
+    MaskedValues,
+    Revealed,
+    ValueScope,
+    forget_old_values,
+)
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.value_keys import KEY_BYTES, SealedValue, ValueKeys, read_value_keys
@@ -37,8 +45,14 @@ async def kept(store: TraceStore, *keys: bytes, scope: ValueScope = SCOPE, **fie
     return found
 
 
-async def test_a_value_is_found_by_its_owner_dataset_and_conversation_alone(store: TraceStore) -> None:
+async def test_a_value_is_found_by_its_owner_dataset_and_conversation_alone(
+    store: TraceStore, database_url: str
+) -> None:
+    """And by nobody who reads the tables."""
     found = await kept(store)
+    rows = [await query(database_url, f"SELECT * FROM {table}") for table in ("masked_values", "traces")]
+    assert [len(some) for some in rows] == [3, 1]
+    assert not any(canary in str(rows) for canary in (EMAIL, OTHER, "email_address_0123456789"))
     asked = {PLACEHOLDER[-11:-1], HIDDEN[-11:-1], FOREIGN[-11:-1]}
     read = await found.find(SCOPE, asked)
     assert read.sent == {PLACEHOLDER: EMAIL}
@@ -72,7 +86,11 @@ async def test_a_value_is_revealed_by_its_trace_and_the_audit_log_tells(store: T
 
 
 async def test_a_value_that_is_masked_again_stays_longer_and_is_one(store: TraceStore, database_url: str) -> None:
-    await kept(store)
+    """One past its time is not found, deleted or not."""
+    found = await kept(store)
+    await execute(database_url, "UPDATE masked_values SET expires = 1")
+    assert not (await found.find(SCOPE)).sent
+    assert (await found.reveal(SHOWN, PLACEHOLDER, "eve")).state == "not_kept"
     await execute(database_url, f"UPDATE masked_values SET expires = {time.time() + 5}")
     found = await kept(store)
     rows = await query(database_url, "SELECT kind, expires FROM masked_values")
@@ -95,11 +113,10 @@ async def test_values_go_with_their_time_and_with_their_dataset(store: TraceStor
     assert await query(database_url, "SELECT 1 FROM masked_values") == []
 
 
-async def test_a_value_past_its_time_is_not_found_before_it_is_deleted(store: TraceStore, database_url: str) -> None:
-    found = await kept(store)
-    await execute(database_url, "UPDATE masked_values SET expires = 1")
-    assert not (await found.find(SCOPE)).sent
-    assert (await found.reveal(SHOWN, PLACEHOLDER, "eve")).state == "not_kept"
+async def test_a_very_long_value_is_not_kept(tmp_path: Any) -> None:
+    found = MaskedValues(connect(f"sqlite:///{tmp_path / 'never opened'}"), ValueKeys([OLD]), 30, Counter())
+    texts = [(PLACEHOLDER, SENT, "a" * MAX_VALUE), (FOREIGN, SENT, "a" * (MAX_VALUE + 1))]
+    assert [row.placeholder for row in found.sealed(SCOPE, texts)] == [PLACEHOLDER]
 
 
 async def test_a_new_key_reads_what_the_older_one_wrote_and_takes_it_over(store: TraceStore, database_url: str) -> None:
@@ -153,15 +170,6 @@ def test_keys_stand_in_lines_and_show_nowhere() -> None:
     row = made.seal(EMAIL, SealedValue("h", "c", PLACEHOLDER, SENT, "", b"", 0.0))
     for shown in (repr(made), repr(row), made.first, *made.older):
         assert not any(text in shown for text in (*encoded, NEW.hex(), OLD.hex(), EMAIL))
-
-
-async def test_no_row_holds_a_value(store: TraceStore, database_url: str) -> None:
-    await kept(store)
-    tables = {"masked_values": 3, "traces": 1}
-    for table, count in tables.items():
-        rows = await query(database_url, f"SELECT * FROM {table}")
-        assert len(rows) == count
-        assert not any(canary in str(rows) for canary in (EMAIL, OTHER, "email_address_0123456789"))
 
 
 async def test_no_byte_of_a_database_file_holds_a_value(tmp_path: Any) -> None:

@@ -43,6 +43,8 @@ SAID: Final = "said"
 """The kind of a value that was masked in what the model said: the client has never had it."""
 READ: Final = "value.read"
 """The action in the audit log of somebody who has seen a value."""
+MAX_VALUE: Final = 262_144
+"""Characters of a value that is kept: a rule that says no place masks whole texts."""
 MOST_ASKED: Final = 1_000
 """Placeholders that are looked up at once, as many as an exchange may mask; and conversations that they may be of."""
 _MOST_ROWS: Final = 4 * MOST_ASKED
@@ -111,12 +113,16 @@ class MaskedValues:
         self._counts = counts
 
     def sealed(self, scope: ValueScope, texts: Iterable[tuple[str, str, str]]) -> tuple[SealedValue, ...]:
-        """Return rows that keep ``texts`` (placeholder, kind, text), for the transaction that writes their trace."""
+        """Return rows that keep ``texts`` (placeholder, kind, text), for the transaction that writes their trace.
+
+        A text of more than MAX_VALUE is not kept.
+        """
         expires = time.time() + self._days * _DAY
         holder, conversations = scope.holder, [_digest(name) for name in dict.fromkeys(scope.conversations) if name]
         return tuple(
             self._keys.seal(text, SealedValue(holder, conversation, placeholder, kind, "", b"", expires))
             for placeholder, kind, text in texts
+            if len(text) <= MAX_VALUE
             for conversation in conversations
         )
 
