@@ -93,8 +93,8 @@ class ClientResponse:
         assert self._transport is not None
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
-    async def write(self, data: bytes) -> None:
-        """Send ``data``, after the head."""
+    async def write(self, data: bytes, *, ends: bool = False) -> None:
+        """Send ``data``, after the head. With ``ends`` the end of the body goes with it."""
         if not self.begun:
             self.first_byte_at = time.perf_counter()
             await self.http.prepare(self._request)
@@ -106,7 +106,7 @@ class ClientResponse:
                 return
             self._event_open = False
             data = data[begins.end() :]
-        await self.http.write(data)
+        await (self.http.write_eof(data) if ends else self.http.write(data))
 
     async def keep_alive(self, following: bytes, *, sse: bool) -> None:
         """Show a waiting client that the connection lives, by a space before the JSON of the event that will come.
@@ -127,13 +127,16 @@ class ClientResponse:
             await self.write(b":\n")
 
     async def finish(self, last: bytes) -> web.StreamResponse:
-        """Send the last bytes and return the response; aiohttp sends its end after the middlewares have returned."""
+        """Send the last bytes, and the end of the body with them. Return the response.
+
+        Where there are none, aiohttp sends the end after the middlewares have returned.
+        """
         response = self.http
         if isinstance(response, web.Response):
             if last:
                 response.body = last
         elif last:
-            await self.write(last)
+            await self.write(last, ends=not self.breaks_off)
         if self.breaks_off:
             break_off(self._request)
         return response
