@@ -231,6 +231,14 @@ def test_in_window_text_that_violates_is_named_by_its_candidate_and_leaves_nothi
     assert windowed.stream.take() == b""
 
 
+def test_in_window_an_event_that_only_the_end_completes_waits_for_the_final_check() -> None:
+    windowed = Windowed(overlap=0)
+    unfinished = sse(candidate("forbidden"))[0].rstrip()
+    assert windowed.feed(unfinished) == b""
+    windowed.stream.close()
+    assert (windowed.stream.take(), windowed.stream.release()) == (b"", unfinished)
+
+
 def test_in_window_nothing_leaves_once_a_check_was_postponed() -> None:
     """However much text follows: the final check decides."""
     windowed = Windowed()

@@ -244,6 +244,9 @@ class ResponseStream:
 
     def close(self) -> None:
         """Take in the end of the body. What is withheld now waits for ``release``. Raises DecodeError as ``read``."""
+        if self._session is not None:
+            # Nothing more leaves before the final check, which reads all text: it need not be judged as it comes.
+            self._session, self._ending = None, True
         self._add(self._framing.end())
         self.settle()
 

@@ -8,6 +8,7 @@ are rare, and each is judged with the whole conversation. So is the end, whateve
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from gemini_proxy.policy.errors import EvaluationError
@@ -118,7 +119,7 @@ class Session:
             tuple(rule for rule in policy.compiled if rule.rule.window in _JUDGED) for policy in policies
         )
         self._prefilter = prefilter_of(tuple(policies), _JUDGED) if filtered else None
-        self._begun = self._needed([_piece(text) for text in said_last(messages)])
+        self._messages = messages
         self._turns: list[OpenTurn] = []
         self.waiting: tuple[Rule, ...] = tuple(
             rule for policy in policies for rule in policy.rules if rule.window == "whole"
@@ -126,6 +127,11 @@ class Session:
         """Rules that can be judged only at the end."""
         self.reads_text = any(self._rules)
         """Some rule is judged as text comes."""
+
+    @cached_property
+    def _begun(self) -> list[tuple[bool, Joined]]:
+        """What the messages end with that the response may go on from. A response that comes whole never asks."""
+        return self._needed([_piece(text) for text in said_last(self._messages)])
 
     @property
     def clear(self) -> bool:
