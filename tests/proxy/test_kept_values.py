@@ -9,9 +9,12 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from google import genai
+from google.genai import types
 
 from gemini_proxy.server.app_keys import SETUPS
 from gemini_proxy.traces.trace import Outcome
+from tests.clients.sdk import QUIET
 from tests.conftest import StartProxy
 from tests.gemini.interactions.streams import interaction, text_step
 from tests.proxy.test_history import chat
@@ -283,6 +286,28 @@ async def test_the_model_finds_in_the_history_what_it_wrote(
     assert EMAIL.encode() not in upstream.calls[-1].body
     # The trace has one spelling, so that a placeholder is found by it.
     assert set(re.findall(r"(?i)email.{1,3}address[^,! \"']*", str((await proxy.trace()).messages))) == {shown[1:]}
+
+
+@pytest.mark.filterwarnings(QUIET)
+async def test_so_it_does_in_the_sdks_chat(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    """google-genai keeps a stream in its pieces, each a content: from the first turn on."""
+    proxy = await start_proxy(mask_policy=TO_THE_MODEL, guardrails=KEPT)
+    sdk = genai.Client(api_key="AIzaTestKey", http_options=types.HttpOptions(base_url=proxy.url)).aio
+    session = sdk.chats.create(model=MODEL)
+    written: list[str] = []
+
+    def answer(call: Call) -> Reply:
+        bare = placeholder_in(call.body).strip("<>").lower()
+        written.append(f"I wrote to {bare}, and to {bare.upper()}, {len(written)}.")
+        return sse_reply(*in_pieces(written[-1], 4))
+
+    upstream.reply(answer)
+    for text in (f"Write to {EMAIL}", "And again?", "Once more"):
+        said = "".join([chunk.text or "" async for chunk in await session.send_message_stream(text)])
+        assert said.startswith(f"I wrote to {EMAIL}, and to {EMAIL}, ")
+    contents = upstream.calls[-1].json["contents"]
+    parts = [part for content in contents if content["role"] == "model" for part in content["parts"]]
+    assert joined(parts, False) == "".join(written[:2])
 
 
 async def test_so_it_does_on_the_openai_path(

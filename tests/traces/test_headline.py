@@ -32,9 +32,11 @@ def test_the_last_question_is_cut_to_a_line() -> None:
 
 
 def test_every_later_request_has_the_conversation_of_the_first() -> None:
-    """Without thoughts, other candidates and tools, which clients leave out or change."""
+    """Without thoughts, other candidates and tools, which clients leave out or change; in pieces or as one text."""
     first = conversation_of([{"tools": []}, SYSTEM, USER, THOUGHT, ANSWER, {**ANSWER, "content": "b", "candidate": 1}])
     assert first == conversation_of([SYSTEM, USER, ANSWER, USER]) == conversation_of([SYSTEM, USER, ANSWER])
+    pieces = [{**ANSWER, "content": piece} for piece in (ANSWER["content"][:2], "", ANSWER["content"][2:])]
+    assert first == conversation_of([SYSTEM, USER, *pieces, USER])
     others: list[list[Message]] = [[USER, ANSWER], [SYSTEM, USER], [SYSTEM, USER, {**ANSWER, "content": "there"}]]
     for other in others:
         assert conversation_of(other) != first

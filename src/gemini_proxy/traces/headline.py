@@ -90,10 +90,12 @@ def tools_called(messages: Messages) -> list[str]:
 def conversation_of(messages: Messages) -> str:
     """Return an id that the exchanges of one conversation share: a digest of how it began.
 
-    That is everything up to the model's first turn, which every later request repeats. Thoughts do not count, because
-    clients leave them out, nor do declared tools, which change; of several candidates only the first one does.
+    That is everything up to the model's first turn, which every later request repeats: as one text, or in the pieces in
+    which it came. Thoughts do not count, because clients leave them out, nor do declared tools, which change; of
+    several candidates only the first one does.
     """
     said: list[str] = []
+    pieces: list[str] = []
     answered = False
     for message in messages:
         role = message.get("role")
@@ -101,11 +103,19 @@ def conversation_of(messages: Messages) -> str:
             if message.get("thought") or message.get("candidate"):
                 continue
             answered = True
+            if isinstance(text := message.get("content"), str) and not message.get("tool_calls"):
+                pieces.append(text)
+                continue
         elif answered:
             break
         elif role is None:
             continue
+        if pieces:
+            said += ("assistant", "".join(pieces))
+            pieces.clear()
         said += (str(role), *_texts(message), *_calls(message))
+    if pieces:
+        said += ("assistant", "".join(pieces))
     digested = "".join([f"{len(text)}\0{ends}\0" for text, ends in zip(said, _ends(said), strict=True)])
     return hashlib.blake2b(digested.encode(errors="replace"), digest_size=12).hexdigest()
 
