@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import ParamSpec, TypeVar
 
 from gemini_proxy.errors import DecodeError
@@ -185,7 +186,7 @@ class Masker:
         }
         again = kept.spellings and exchange.call.row.transport == "json"
         spellings = await self._spellings(exchange, masks, asked, kept.spellings) if again else None
-        masks = replace(masks, earlier=values, spellings=spellings)
+        masks = replace(masks, earlier=dict(islice(values.items(), MOST_ASKED)), spellings=spellings)
         if masks.restorable is not None and exchange.call.generates and exchange.call.row.transport == "json":
             exchange.asked, exchange.repetitions = tuple(asked), []
         return masks
