@@ -97,7 +97,7 @@ class SessionSettings:
 
 
 class _ServerFrames:
-    """Reads frames of a server; the last one is read once, whoever asks for it."""
+    """Reads frames of a server; one that is decided on is read once, whoever asks for it."""
 
     def __init__(self) -> None:
         self._last: tuple[bytes, ServerFrame] | None = None
@@ -108,6 +108,10 @@ class _ServerFrames:
             self._last = data, read_server_frame(data)
         return self._last[1]
 
+    def forget(self) -> None:
+        """Keep none: a frame may be large, and the next one far away."""
+        self._last = None
+
     def new_framing(self) -> FrameSequence:
         return FrameSequence(self.read)
 
@@ -116,23 +120,23 @@ class _HeldFrames:
     """Knows of the frames that the hold-back has, in their order, what a body of them does not say."""
 
     def __init__(self) -> None:
-        self._frames: deque[LiveFrame] = deque()
+        self._frames: deque[tuple[bool, int]] = deque()
         self.size = 0
         """The bytes of the frames."""
 
     def add(self, frame: LiveFrame) -> bytes:
         """Return a frame as the hold-back takes it."""
-        self._frames.append(frame)
+        self._frames.append((frame.binary, len(frame.data)))
         self.size += len(frame.data)
         return frame.data + FRAME_END
 
     def take(self, leaving: bytes) -> list[LiveFrame]:
-        """Return the frames that leave, as they came but for what was put into their texts."""
+        """Return the frames that leave."""
         frames = []
         for data in leaving.split(FRAME_END)[:-1]:
-            frame = self._frames.popleft()
-            self.size -= len(frame.data)
-            frames.append(frame if data == frame.data else replace(frame, data=data))
+            binary, size = self._frames.popleft()
+            self.size -= size
+            frames.append(LiveFrame(data, binary))
         return frames
 
 
@@ -312,16 +316,9 @@ class LiveSession:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
         read = await _apart(frame.data, self._frames.read, frame.data)
         async with self._lock:
-            if read.handle and self._tainted:
-                return Leaving()
-            if read.kind == "goAway":
-                return Leaving(down=[frame])
-            if self._muted:
-                return self._withhold(read)
-            if not self._belongs_to_turn(read):
-                self._spend(read.tokens)
-                return await self._pass(read, frame)
-            return await self._answer(read, frame)
+            leaving = await self._decide(read, frame)
+            self._frames.forget()
+            return leaving
 
     async def cut(self) -> Leaving:
         """Return what may still leave now that the server has closed, after a check. Its trace is written."""
@@ -460,6 +457,18 @@ class LiveSession:
 
     # What the model says.
 
+    async def _decide(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
+        if read.handle and self._tainted:
+            return Leaving()
+        if read.kind == "goAway":
+            return Leaving(down=[frame])
+        if self._muted:
+            return self._withhold(read)
+        if not self._belongs_to_turn(read):
+            self._spend(read.tokens)
+            return await self._pass(read, frame)
+        return await self._answer(read, frame)
+
     def _belongs_to_turn(self, read: ServerFrame) -> bool:
         """Tell whether a frame is part of a turn: the model says something in it, or it may not overtake what waits."""
         turn = self._turn
@@ -507,12 +516,12 @@ class LiveSession:
         unread = read.unread(transcribed=self._transcribed)
         for path, reason in unread.items():
             exchange.merger.fields.declare(path, reason)
-        if read.only_sound and not (self._settings.sound_waits or self._settings.blocks_unseen):
+        if "modelTurn" not in unread:
+            self._keep(len(frame.data))
+        elif not (self._settings.sound_waits or self._settings.blocks_unseen) and read.only_sound:
             assert exchange.stream is not None, "the turn has begun"
             exchange.stream.overtake()
             return self._leave(exchange, [frame])
-        if not read.sound:
-            self._keep(len(frame.data))
         data = held.add(frame)
         self._keep(0, held.size)
         leaving = b""

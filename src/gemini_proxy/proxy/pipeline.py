@@ -253,8 +253,9 @@ class Pipeline:
         if exchange.request_check is not None:
             await self.admit(exchange)
         restored = exchange.restoring.feed if exchange.restoring is not None else bytes
+        # A frame of a live session has been read already, and is only passed on.
         start, began = 0, time.perf_counter()
-        while len(data) - start > _SLICE:
+        while len(data) - start > _SLICE and exchange.frames is None:
             # Framings read whole events with less work than those that are cut.
             last = data.rfind(_EVENT_END, start, start + _SLICE)
             end = start + _SLICE if last < 0 else last + len(_EVENT_END)

@@ -72,8 +72,7 @@ class FunctionName:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFrame:
+class ServerFrame(NamedTuple):
     """A message of the server, its own fields in camelCase, and the ``usage`` that stands beside it.
 
     A frame of usage alone has the kind ``usageMetadata`` and an empty message.
@@ -87,8 +86,10 @@ class ServerFrame:
     def of(cls, payload: Mapping[str, Any]) -> "ServerFrame":
         """Return the frame whose ``payload`` this is."""
         usage = payload.get("usageMetadata")
-        kind = next((name for name in payload if name != "usageMetadata"), "usageMetadata")
-        return cls(cast("ServerKind", kind), payload[kind] if kind != "usageMetadata" else {}, usage)
+        for kind, message in payload.items():
+            if kind != "usageMetadata":
+                return cls(cast("ServerKind", kind), message, usage)
+        return cls("usageMetadata", {}, usage)
 
     @property
     def payload(self) -> Mapping[str, Any]:
@@ -131,9 +132,9 @@ class ServerFrame:
     @property
     def sound(self) -> str:
         """The type of the sound or the moving pictures in it, "" where there are none."""
-        content = self.message.get("modelTurn") if self.kind == "serverContent" else None
-        parts = content.get("parts") if isinstance(content, Mapping) else None
-        for part in parts if isinstance(parts, list) else [parts]:
+        turn = self.message.get("modelTurn")
+        parts = turn.get("parts") if type(turn) is dict else None
+        for part in parts if type(parts) is list else (parts,):
             if (found := sound_in(part)) is not None:
                 return found.mime.partition(";")[0]
         return ""
@@ -144,8 +145,8 @@ class ServerFrame:
         if self.kind != "serverContent" or self.usage is not None or self.message.keys() != {"modelTurn"}:
             return False
         turn = self.message["modelTurn"]
-        parts = turn.get("parts") if isinstance(turn, Mapping) and turn.keys() <= {"parts", "role"} else None
-        if not isinstance(parts, list):
+        parts = turn.get("parts") if type(turn) is dict and turn.keys() <= {"parts", "role"} else None
+        if type(parts) is not list:
             return False
         found = [(part, sound_in(part)) for part in parts]
         return all(sound is not None and not sound.beside and len(part) == 1 for part, sound in found)
@@ -189,18 +190,18 @@ class Sound(NamedTuple):
 
 def sound_in(part: Any) -> Sound | None:
     """Return the sound or the moving pictures that a part of the model's turn holds."""
-    if isinstance(part, Mapping):
+    if type(part) is dict and not _BLOB.isdisjoint(part):
         for name in part.keys() & _BLOB:
             blob = part[name]
-            mime = (blob.get("mimeType") or blob.get("mime_type") or "") if isinstance(blob, Mapping) else ""
-            if isinstance(mime, str) and mime.startswith(("audio/", "video/")):
+            mime = (blob.get("mimeType") or blob.get("mime_type")) if type(blob) is dict else None
+            if type(mime) is str and mime.startswith(("audio/", "video/")):
                 return Sound(name, mime, {key: value for key, value in blob.items() if not _is_blob(key, value)})
     return None
 
 
 def _is_blob(name: str, value: Any) -> bool:
     """Return whether a field of sound is its data or its type: any other text in it is for rules."""
-    if not isinstance(value, str) or name not in _BLOB_FIELDS:
+    if type(value) is not str or name not in _BLOB_FIELDS:
         return False
     return name == "data" or _MIME.fullmatch(value) is not None
 

@@ -33,10 +33,13 @@ class FrameSequence:
         self._begun: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Frame]:
-        *frames, rest = data.split(FRAME_END)
-        if frames and self._begun:
-            frames[0] = b"".join((*self._begun, frames[0]))
+        if self._begun:
+            data = b"".join((*self._begun, data))
             self._begun.clear()
+        if data and data.find(FRAME_END) == len(data) - 1:
+            # One frame, as nearly always.
+            return [Frame(data, self._read(data[:-1]).payload)]
+        *frames, rest = data.split(FRAME_END)
         if rest:
             self._begun.append(rest)
         return [Frame(frame + FRAME_END, self._read(frame).payload) for frame in frames]
