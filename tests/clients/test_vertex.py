@@ -82,6 +82,9 @@ async def test_caches_on_vertex(start_proxy: StartProxy, upstream: ScriptedUpstr
         assert len(upstream.calls) == reached
         upstream.reply(unary({}))
         ann.caches.delete(name=made.name)
+        # Open connections would hold up the server's end.
+        ann.close()
+        bob.close()
 
     await asyncio.to_thread(work)
     used = await proxy.trace()
