@@ -391,7 +391,7 @@ def echoes(frame: Frame) -> list[Answer]:
 SOUND_PART = {"inlineData": {"mimeType": "audio/pcm", "data": "AAAA"}}
 
 
-@pytest.mark.parametrize("mode", ["final", "window", "hold"])
+@pytest.mark.parametrize("mode", ["final", "hold"])
 async def test_a_value_goes_up_masked_and_comes_back(live: LiveServer, start_proxy: StartProxy, mode: str) -> None:
     """From each frame of the client, as long as the session lasts; all other bytes of a frame stay."""
     live.script = echoes
