@@ -159,8 +159,8 @@ class Connection(asyncio.Protocol):
     async def flow(self, sink: Sink) -> bytes | None:
         """Hand the body to ``sink`` as it comes from the socket. Return what that leaves, and None at the body's end.
 
-        What had come before is returned, too. No task wakes for what ``sink`` takes in, which would be a third of what
-        an event of a stream costs. Raises as ``receive`` does, and what ``sink`` raises.
+        What had come before is returned, too. No task wakes for what ``sink`` takes in, which would be much of what an
+        event of a stream costs. Raises as ``receive`` does, and what ``sink`` raises.
         """
         while not self._readable and self._fault is None:
             self._sink = sink
