@@ -1,7 +1,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,9 +50,14 @@ def write(database: Path, batch: Iterable[Trace]) -> None:
     asyncio.run(run())
 
 
-def run(database: Path, *arguments: str) -> Result:
+def alone(arguments: Sequence[str], settings: Settings, *, color: bool = False) -> Result:
+    """Run the group without its program, whose names of ``--help`` it has to keep for the tests of others."""
     runner = CliRunner(env={"COLUMNS": "160"})
-    return runner.invoke(traces, arguments, obj=Settings(Section(url(database))))
+    return runner.invoke(traces, arguments, obj=settings, color=color, help_option_names=["-h", "--help"])
+
+
+def run(database: Path, *arguments: str) -> Result:
+    return alone(arguments, Settings(Section(url(database))))
 
 
 def test_the_rules_in_force_are_tried_on_one_trace(database: Path, tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_show_highlights_exactly_the_annotated_characters(database: Path, monkey
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     write(database, [written := trace(annotations=(ANNOTATION,))])
-    result = CliRunner().invoke(traces, ["show", written.id], obj=Settings(Section(url(database))), color=True)
+    result = alone(["show", written.id], Settings(Section(url(database))), color=True)
     assert "the \x1b[1;37;41msecret\x1b[0m é" in result.output
 
 
@@ -239,7 +244,7 @@ def test_prune_says_what_it_would_delete_and_then_deletes_it(database: Path) -> 
 def test_prune_without_an_age_is_refused(database: Path) -> None:
     write(database, [trace()])
     settings = Settings(Section(url(database), retention_days=0))
-    result = CliRunner().invoke(traces, ["prune", "--dry-run"], obj=settings)
+    result = alone(["prune", "--dry-run"], settings)
     assert result.exit_code == 2 and "--older-than" in result.output
 
 

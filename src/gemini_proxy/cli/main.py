@@ -80,7 +80,9 @@ _COMMANDS = {
         "Write a configuration with every setting at its default into DIR, as config.toml.",
     ),
     "keys": LazyCommand("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
-    "policy": LazyCommand("gemini_proxy.cli.policy:policy", "Check, test and backtest policies, and copy ready ones."),
+    "policy": LazyCommand(
+        "gemini_proxy.cli.policy:policy", "Check, format, test and backtest policies, and copy ready ones."
+    ),
     "serve": LazyCommand(
         "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
     ),
