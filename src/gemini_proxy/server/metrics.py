@@ -178,7 +178,7 @@ class _Snapshot:
     questions: Mapping[tuple[str, str], int]
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily(f"{_PREFIX}build_info", "The version that runs.", labels=["version", "python"])
+        build = GaugeMetricFamily(f"{_PREFIX}build_info", "The running version.", labels=["version", "python"])
         build.add_metric([version("gemini-proxy"), platform.python_version()], 1)
         yield build
         yield from self._exchanges()
@@ -200,7 +200,7 @@ class _Snapshot:
 
     def _exchanges(self) -> Iterator[Metric]:
         exchanges = self.exchanges
-        ended = _counter("exchanges", "Exchanges by how they ended.", "method", "outcome")
+        ended = _counter("exchanges", "Exchanges by outcome.", "method", "outcome")
         for (method, outcome), count in exchanges.exchanges.items():
             ended.add_metric([method.value, outcome.value], count)
         yield ended
@@ -234,37 +234,37 @@ class _Snapshot:
         for kind, count in exchanges.tokens.items():
             tokens.add_metric([kind], count)
         yield tokens
-        yield _gauge("in_flight_requests", "Requests under way, this one included.", self.in_flight)
-        yield _gauge("live_sessions", "Live sessions that are open.", self.live_sessions)
+        yield _gauge("in_flight_requests", "Requests in progress, including this one.", self.in_flight)
+        yield _gauge("live_sessions", "Open live sessions.", self.live_sessions)
 
     def _traces(self) -> Iterator[Metric]:
         recorder, log_rules = self.storage.recorder, self.storage.log_rules
         yield _count("traces_dropped", "Traces that were not written in time.", recorder.dropped)
         yield _count(
             "traces_lost_with_file",
-            "Traces that were in a database file which was deleted or replaced, and are not in the one there now.",
+            "Traces of a deleted or replaced database file that are not in the current file.",
             self.storage.database.lost,
         )
         yield _gauge("traces_waiting", "Traces that wait to be written.", recorder.waiting)
         replica = self.storage.replica
         yield _count(
             "replica_fallbacks",
-            "Reads answered by traces.database because traces.read_database was away.",
+            "Reads from traces.database because traces.read_database was unavailable.",
             0 if replica is None else replica.fallbacks,
         )
         yield _gauge(
             "background_lease_held",
-            "1 where this server indexes, pushes and deletes traces for all that share the database.",
+            "1 if this server indexes, pushes and deletes traces for all servers on the database.",
             self.storage.lease.held,
         )
         yield _count("log_rules_given_up", "Traces whose logging rules could not be run.", log_rules.abandoned)
-        says = "Exchanges that a policy in shadow was compared on, by what came of it."
+        says = "Exchanges compared with a policy in shadow, by result."
         compared = _counter("shadow_comparisons", says, "result")
         for result in SHADOW_RESULTS:
             compared.add_metric([result], self.storage.shadows.results[result])
         yield compared
         skipped = self.storage.indexer.skipped
-        yield _count("digest_skipped", "Traces that are in neither search nor figures: they cannot be read.", skipped)
+        yield _count("digest_skipped", "Traces that are missing in search and figures because they cannot be read.", skipped)
 
 
 def _process(usage: Usage, group: Group) -> Iterator[Metric]:
@@ -272,8 +272,8 @@ def _process(usage: Usage, group: Group) -> Iterator[Metric]:
     labels = {"process": str(group.number)} if group.processes > 1 else {}
     figures = (
         ("process_open_fds", "Open file descriptors.", usage.descriptors),
-        ("process_max_fds", "The most of them that there can be.", usage.descriptor_limit),
-        ("process_resident_memory_bytes", "Memory of this process, without those for checks.", usage.resident_bytes),
+        ("process_max_fds", "Limit of open file descriptors.", usage.descriptor_limit),
+        ("process_resident_memory_bytes", "Memory of this process, without the processes for checks.", usage.resident_bytes),
     )
     for name, says, value in figures:
         if value is not None:
@@ -290,7 +290,7 @@ def _limited(limited: Mapping[str, int]) -> Metric:
 
 
 def _questions(counts: Mapping[tuple[str, str], int]) -> Metric:
-    says = "Questions of detectors that are asked, by what came of them."
+    says = "Questions that detectors asked, by result."
     asked = _counter("questions", says, "detector", "result")
     for (detector, result), count in counts.items():
         asked.add_metric([detector, result], count)
@@ -298,12 +298,12 @@ def _questions(counts: Mapping[tuple[str, str], int]) -> Metric:
 
 
 def _reloads(reloads: Reloads) -> Iterator[Metric]:
-    counted = _counter("reloads", "Reloads of configuration and policies by how they ended.", "result")
+    counted = _counter("reloads", "Reloads of configuration and policies, by result.", "result")
     counted.add_metric(["succeeded"], reloads.succeeded)
     counted.add_metric(["failed"], reloads.failed)
     yield counted
     yield _gauge(
-        "last_reload_failed", "1 where the last reload failed: what held before it holds.", reloads.last_failed
+        "last_reload_failed", "1 if the last reload failed and the earlier settings stay in force.", reloads.last_failed
     )
 
 
@@ -318,7 +318,7 @@ def _tasks(tasks: Tasks) -> Iterator[Metric]:
 
 
 def _push(push: PushWorker) -> Iterator[Metric]:
-    yield _count("push_delivered", "Traces that the configured Explorer has taken.", push.delivered)
+    yield _count("push_delivered", "Traces that the configured Explorer has accepted.", push.delivered)
     failures = _counter("push_failures", "Attempts that are repeated.", "reason")
     for failure, count in push.failures.items():
         failures.add_metric([failure.value], count)
@@ -343,7 +343,7 @@ def _alerts(alerts: AlertWorker) -> Iterator[Metric]:
 
 def _queue(queued: Queued) -> Iterator[Metric]:
     yield _gauge("push_queue_traces", "Traces that wait to be pushed, in all processes.", queued.waiting)
-    yield _gauge("push_oldest_seconds", "For how long the oldest of them has waited.", oldest_seconds(queued))
+    yield _gauge("push_oldest_seconds", "How long the oldest trace has waited to be pushed.", oldest_seconds(queued))
 
 
 def oldest_seconds(queued: Queued) -> float:

@@ -63,7 +63,7 @@ def process_families(serving: int, restarts: int) -> Families:
     name = "gemini_proxy_processes"
     processes = Family(name, "Processes that serve.", "gauge", {(name, ()): serving})
     name = "gemini_proxy_process_restarts"
-    says = "Processes started in the place of one that had ended."
+    says = "Processes started to replace an ended one."
     started = Family(name, says, "counter", {(f"{name}_total", ()): restarts})
     return {family.name: family for family in (processes, started)}
 
