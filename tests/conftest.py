@@ -17,6 +17,7 @@ import pytest
 from gemini_proxy.traces.store import TraceStore
 from tests.support.postgres import TEMPLATE, PostgresServer, find_programs, running_server
 from tests.support.proxy import Proxy, proxy_before
+from tests.support.sqlite import make_database
 from tests.support.upstream import ScriptedUpstream
 
 # Time tells of the machine, which may be busy with something else for as long as a deadline allows.
@@ -99,7 +100,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty trace database, the test run once for each kind: ``start_proxy(traces={"database": database_url})``."""
     if request.param == "postgres":
         return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'traces.db'}"
+    return make_database(tmp_path / "traces.db")
 
 
 @pytest.fixture(scope="session")

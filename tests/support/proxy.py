@@ -19,6 +19,7 @@ from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.server.runner import running
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
+from tests.support.sqlite import make_database
 
 MODEL = "gemini-2.5-flash"
 
@@ -70,7 +71,7 @@ async def proxy_before(
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[Proxy]:
     """Run the proxy before the upstream at ``base_url``; ``sections`` are those of the configuration."""
-    database = str(sections.get("traces", {}).get("database", f"sqlite:///{folder / 'traces.db'}"))
+    database = str(sections.get("traces", {}).get("database") or make_database(folder / "traces.db"))
     values = {**sections, "upstream": {"base_url": base_url, **sections.get("upstream", {})}}
     values["traces"] = {**sections.get("traces", {}), "database": database}
     app = create_app(
