@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemini_proxy.cli import main
+from tests.support.sqlite import make_database
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -127,6 +128,13 @@ def test_a_healthcheck_imports_no_server_and_no_store(folder: Path) -> None:
     imported = imported_by("--config", "a.toml", "healthcheck", "--timeout", "0.01")
     assert "pydantic" in imported
     assert imported & {"aiohttp", "alembic", "jinja2", "re2", "rich", "sqlalchemy"} == set()
+
+
+def test_a_database_of_the_present_schema_is_opened_without_alembic(folder: Path) -> None:
+    """Importing it is a tenth of a start."""
+    make_database(folder / "a.db")
+    imported = imported_by("--config", "a.toml", "keys", "add", "me")
+    assert "sqlalchemy" in imported and "alembic" not in imported
 
 
 def test_help_says_of_commands_what_they_say_themselves() -> None:

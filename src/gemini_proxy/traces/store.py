@@ -79,12 +79,9 @@ class TraceStore:
     @classmethod
     async def open(cls, url: str) -> Self:
         """Open the database at ``url`` for reading and writing, created or brought to the newest schema as needed."""
-        # Alembic is a third of the start-up time of commands that only read.
-        from gemini_proxy.traces.migrations.upgrade import upgrade
-
         database = connect(url)
         try:
-            while await database.migrate(upgrade):
+            while await database.migrate(_upgrade):
                 pass
         except BaseException:
             await database.close()
@@ -350,13 +347,32 @@ class TraceStore:
         return await self._database.write(lambda connection: jobs.finish(connection, job, rows))
 
 
-def _require_present_schema(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> bool:
+    """Run the migrations that are missing, as ``upgrade`` does."""
+    if _schema_of(connection) == HEAD:
+        return False
+    # Importing Alembic is a tenth of a server's start; only a database of an older schema needs it.
+    from gemini_proxy.traces.migrations.upgrade import upgrade
+
+    return upgrade(connection)
+
+
+def _schema_of(connection: Connection) -> str | None:
+    """Return the revision of the database's schema; None if it has none."""
     if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _require_present_schema(connection: Connection) -> None:
+    found = _schema_of(connection)
+    if found is None:
         raise StoreError("the database holds no traces: it was not made by gemini-proxy")
-    found = connection.scalar(text("SELECT version_num FROM alembic_version"))
     if found != HEAD:
-        newer = isinstance(found, str) and found > HEAD
-        advice = "it was upgraded by a newer version: use that one" if newer else "start the server once to upgrade"
+        advice = (
+            "it was upgraded by a newer version: use that one" if found > HEAD else "start the server once to upgrade"
+        )
         raise StoreError(f"the database has schema {found}, this version reads {HEAD}: {advice}")
 
 
