@@ -6,12 +6,15 @@ import socket
 import sys
 from functools import partial
 
+from gemini_proxy.cli.main import collect_seldom
+
 
 def main(descriptor: int) -> None:
     """Serve as the parent says at the other end of the socket ``descriptor``."""
     # All processes of a terminal get these; only the parent acts on them.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    collect_seldom()
 
     from gemini_proxy.cli.server_process import prepare, run_server
     from gemini_proxy.cli.settings import Settings
