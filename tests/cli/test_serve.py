@@ -106,24 +106,6 @@ async def healthcheck(config: Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-async def test_sigterm_lets_a_stream_finish(
-    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
-) -> None:
-    """After SIGTERM nobody new comes in, the stream under way goes on to its end, and the exit code is 0."""
-    config = write_config(tmp_path, server={**ANYWHERE, "loop": loop}, upstream={"base_url": upstream.url})
-    stopping = asyncio.Event()
-    upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]))
-    async with serving(config) as server:
-        async with client.post(server.url + STREAM, json=prompt("hi")) as response:
-            assert await response.content.readany() == EVENTS[0]
-            server.process.terminate()
-            await refused(server.url)
-            stopping.set()
-            assert await response.read() == b"".join(EVENTS[1:])
-        assert await asyncio.wait_for(server.process.wait(), 15) == 0
-    assert await outcomes(tmp_path) == [Outcome.COMPLETED]
-
-
 async def test_a_stream_that_outlasts_the_grace_is_broken(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
@@ -144,10 +126,13 @@ async def test_a_stream_that_outlasts_the_grace_is_broken(
     assert await outcomes(tmp_path) == [Outcome.FAILED]
 
 
-async def test_an_idle_connection_is_served_for_a_while(
+async def test_sigterm_lets_what_is_under_way_finish(
     tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession, loop: str
 ) -> None:
-    """What comes over it after SIGTERM is answered, and told that it was the last; the other idle one is closed."""
+    """After SIGTERM nobody new comes in, and the stream under way goes on to its end, also after a second SIGTERM.
+
+    What comes over an idle connection is answered, and told that it was the last; the other idle one is closed.
+    """
     config = write_config(tmp_path, server={**ANYWHERE, "loop": loop}, upstream={"base_url": upstream.url})
     stopping = asyncio.Event()
     upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]), unary(candidate("Cork", "STOP")))
@@ -164,10 +149,12 @@ async def test_an_idle_connection_is_served_for_a_while(
                 assert (response.status, response.headers["connection"]) == (200, "close")
             async with asyncio.timeout(15):
                 assert await silent.read() == b""
+            server.process.terminate()
             stopping.set()
             assert await under_way.read() == b"".join(EVENTS[1:])
         assert await asyncio.wait_for(server.process.wait(), 15) == 0
         writer.close()
+    assert await outcomes(tmp_path) == [Outcome.COMPLETED] * 2
 
 
 async def test_a_socket_that_was_passed_outlives_the_process(
@@ -198,24 +185,6 @@ async def test_a_socket_that_no_setting_names(tmp_path: Path) -> None:
         assert (process.returncode, out) == (78, b"")
         port = passed.getsockname()[1]
     assert f"server.listen: 127.0.0.1:1: the socket 127.0.0.1:{port} that was passed" in err.decode()
-
-
-async def test_a_second_sigterm_changes_nothing(
-    tmp_path: Path, upstream: ScriptedUpstream, client: aiohttp.ClientSession
-) -> None:
-    """Impatience does not break a stream under way."""
-    config = write_config(tmp_path, server=ANYWHERE, upstream={"base_url": upstream.url})
-    stopping = asyncio.Event()
-    upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]))
-    async with serving(config) as server:
-        async with client.post(server.url + STREAM, json=prompt("hi")) as response:
-            assert await response.content.readany() == EVENTS[0]
-            server.process.terminate()
-            await refused(server.url)
-            server.process.terminate()
-            stopping.set()
-            assert await response.read() == b"".join(EVENTS[1:])
-        assert await asyncio.wait_for(server.process.wait(), 15) == 0
 
 
 async def test_the_service_manager_is_told(tmp_path: Path) -> None:
