@@ -264,7 +264,9 @@ class _Snapshot:
             compared.add_metric([result], self.storage.shadows.results[result])
         yield compared
         skipped = self.storage.indexer.skipped
-        yield _count("digest_skipped", "Traces that are missing in search and figures because they cannot be read.", skipped)
+        yield _count(
+            "digest_skipped", "Traces that are missing in search and figures because they cannot be read.", skipped
+        )
 
 
 def _process(usage: Usage, group: Group) -> Iterator[Metric]:
@@ -273,7 +275,11 @@ def _process(usage: Usage, group: Group) -> Iterator[Metric]:
     figures = (
         ("process_open_fds", "Open file descriptors.", usage.descriptors),
         ("process_max_fds", "Limit of open file descriptors.", usage.descriptor_limit),
-        ("process_resident_memory_bytes", "Memory of this process, without the processes for checks.", usage.resident_bytes),
+        (
+            "process_resident_memory_bytes",
+            "Memory of this process, without the processes for checks.",
+            usage.resident_bytes,
+        ),
     )
     for name, says, value in figures:
         if value is not None:
