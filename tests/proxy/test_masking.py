@@ -409,3 +409,19 @@ async def test_what_blocks_goes_before_what_masks(
     async with client.post(proxy.method(), json=prompt(f"swordfish to {EMAIL}")) as response:
         assert response.status == 400
     assert not upstream.calls
+
+
+@pytest.mark.parametrize("form", ["unary", "sse"])
+async def test_a_trace_of_a_refused_response_hides_what_was_to_be_masked(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, form: str
+) -> None:
+    block = 'raise "no" if:\n    (m: Message)\n    "swordfish" in m.content\n'
+    proxy = await start_proxy(policy=block, mask_policy=EVERYWHERE)
+    text = f"{'lorem ipsum ' * 40}ask {OTHER} about swordfish."
+    upstream.reply(unary(candidate(text, "STOP")) if form == "unary" else streamed(in_pieces(text, 7), form))
+    async with client.post(address(proxy, form), json=prompt("Who knows?")) as response:
+        assert OTHER.encode() not in await response.read()
+    trace = await proxy.trace()
+    assert trace.outcome is Outcome.REFUSED_RESPONSE
+    assert OTHER not in str(trace)
+    assert "swordfish" in str(trace.messages)

@@ -287,11 +287,25 @@ class Masker:
 
     def hide_refused(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
         """Have the trace of a refused request hide what was to be masked, as far as that is text."""
+        self._hide(exchange, exchange.checked_request.messages, violations)
+
+    def hide_refused_response(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
+        """Have the trace of a refused response hide what was to be masked, as far as that is text.
+
+        What the client has not sent itself it gets in no later exchange either.
+        """
+        sent = exchange.masks.placeholders if exchange.masks else {}
+        self._hide(exchange, exchange.messages, violations)
+        if exchange.masks is not None:
+            placeholders = exchange.masks.placeholders
+            exchange.masks = Masks(placeholders, unsent=[value for value in placeholders if value not in sent])
+
+    def _hide(self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]) -> None:
         for violation in violations:
             if violation.healed:
                 continue
             with contextlib.suppress(CannotMask):
-                hidden = self._placeholders(exchange, exchange.checked_request.messages, [violation])
+                hidden = self._placeholders(exchange, messages, [violation])
                 exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **hidden})
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:

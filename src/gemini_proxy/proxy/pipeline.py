@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -520,17 +520,27 @@ class Pipeline:
         """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
         assert exchange.stream is not None
         violations = await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
-        await self._ask(exchange, "response", violations, exchange.messages)
-        left, body = exchange.stream.events_left, exchange.stream.release()
-        wanted = [violation for violation in violations if violation.action == "mask"]
-        if not wanted:
-            return body
-        try:
-            masked = await self._masker.mask_response(exchange, wanted, body, left)
-        except CannotMask as error:
-            raise self._violated(exchange, "response", wanted, f"cannot be masked: {error}") from None
+        with self._hiding_if_refused(exchange, violations):
+            await self._ask(exchange, "response", violations, exchange.messages)
+            left, body = exchange.stream.events_left, exchange.stream.release()
+            wanted = [violation for violation in violations if violation.action == "mask"]
+            if not wanted:
+                return body
+            try:
+                masked = await self._masker.mask_response(exchange, wanted, body, left)
+            except CannotMask as error:
+                raise self._violated(exchange, "response", wanted, f"cannot be masked: {error}") from None
         exchange.violations.extend(wanted)
         return masked
+
+    @contextlib.contextmanager
+    def _hiding_if_refused(self, exchange: Exchange, violations: Sequence[Violation]) -> Iterator[None]:
+        """Have the trace hide what was to be masked of a response, if what is done within refuses it."""
+        try:
+            yield
+        except Refused:
+            self._masker.hide_refused_response(exchange, [one for one in violations if one.action == "mask"])
+            raise
 
     async def _ask(
         self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], messages: Sequence[Message]
@@ -590,7 +600,8 @@ class Pipeline:
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
         placed = [violation.moved(first, offsets[index]) for index, violation in violations]
-        self._refuse_blocking(exchange, "response", placed)
+        with self._hiding_if_refused(exchange, placed):
+            self._refuse_blocking(exchange, "response", placed)
 
     async def _check_response(
         self, exchange: Exchange, candidates: Sequence[CandidateMessages], *, until_now: bool = False
@@ -618,8 +629,9 @@ class Pipeline:
         ]
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
-        self._refuse_blocking(exchange, "response", [one for verdict in verdicts for one in verdict.violations])
-        self._refuse_unread(exchange, "response", unseen)
+        with self._hiding_if_refused(exchange, violations):
+            self._refuse_blocking(exchange, "response", [one for verdict in verdicts for one in verdict.violations])
+            self._refuse_unread(exchange, "response", unseen)
         exchange.unchecked_content.extend(one for one in unseen if one not in exchange.unchecked_content)
         if not until_now:
             exchange.violations.extend(violation for violation in violations if violation.action == "log")
