@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.batches import BATCH, RESULTS
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
@@ -189,6 +190,15 @@ def test_frames_without_a_placeholder_leave_as_they_came(stream: Any) -> None:
     events, _ = stream
     body, framing = framed(events, "sse")
     assert through(FrameEditor(framing, Restoring(masks("nothing of it"))), body, []) == body
+
+
+def test_long_values_make_no_response_longer_than_it_may_be() -> None:
+    value = "lorem ipsum " * 1_000
+    body, _ = framed([event([{"text": PLACEHOLDERS.of(value) * 10}])], "sse")
+    restoring, room = Restoring(masks(value)), 10 * len(value)
+    assert FrameEditor(SseFraming(), restoring, most_added=room).edit(body).count(value.encode()) == 10
+    with pytest.raises(DecodeError, match="max_answer_bytes"):
+        FrameEditor(SseFraming(), restoring, most_added=room // 2).edit(body)
 
 
 def test_what_is_held_back_is_what_could_become_a_placeholder() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+import sys
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import orjson
 
+from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.batches import is_text_of_request
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
@@ -91,6 +93,11 @@ class Masks:
         self._beginnings = {core[:size] for core in cores for size in range(len(core) + 1)}
         self._first = {core[0] for core in cores}.union(r"<\&")
         self._longest = max(map(len, cores), default=0) + _SPELLING_ROOM
+
+    @cached_property
+    def longest_value(self) -> int:
+        """Return how many characters the longest of the values has."""
+        return max(map(len, self.placeholders), default=0)
 
     @property
     def values(self) -> Mapping[str, str]:
@@ -639,6 +646,8 @@ class FrameEditor:
     A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
     which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places``
     say where the frames have their texts. ``repetitions`` is told what was replaced of what clients will send again.
+    Replacements that make the body longer by more than ``most_added`` characters are a DecodeError: a value may have
+    many times the length of its placeholder.
     """
 
     def __init__(
@@ -649,8 +658,10 @@ class FrameEditor:
         texts_only: bool = False,
         places: TextPlaces = GENERATE.places,
         repetitions: list[Repetition] | None = None,
+        most_added: int = sys.maxsize,
     ) -> None:
         self._framing = framing
+        self._room = most_added
         self._places = places
         self._repetitions = repetitions
         self._frames = 0
@@ -772,6 +783,9 @@ class FrameEditor:
             self._repetitions.append(Repetition(waiting.number, string.start, offset, thought, value, spelled))
 
     def _replace(self, waiting: _HeldFrame, string: JsonString, start: int, end: int, text: str) -> None:
+        self._room -= max(0, len(text) - (end - start))
+        if self._room < 0:
+            raise DecodeError("The response with its masked values is larger than upstream.max_answer_bytes allows")
         if text:
             self.replaced.add(text)
         if self._places.is_json(string.path):

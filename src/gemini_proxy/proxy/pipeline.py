@@ -72,6 +72,8 @@ _SLICE = 4096
 of three bytes."""
 _TURN = 0.001
 """Seconds of reading a response after which the loop gets its turn."""
+_LONG_VALUE = 4096
+"""Characters of a masked value that may stand in a slice a hundred times: beyond, it is put back beside the loop."""
 _EVENT_END = b"\r\n\r\n"
 
 
@@ -226,6 +228,7 @@ class Pipeline:
                 texts_only=restore == "text",
                 places=places,
                 repetitions=exchange.repetitions,
+                most_added=self._max_response_bytes,
             )
         else:
             exchange.restoring.replace_by(Restoring(masks))
@@ -239,6 +242,10 @@ class Pipeline:
         response, stream = exchange.response, exchange.stream
         if len(data) > _SLICE or exchange.request_check is not None or stream is None or not response.flows:
             return data
+        if exchange.restoring is not None:
+            if _restores_at_length(exchange):
+                return data
+            data = exchange.restoring.feed(data)
         if leaving := self._read(exchange, stream, data):
             response.write_now(leaving)
         return b"" if stream.wants_check else None
@@ -252,19 +259,18 @@ class Pipeline:
         assert stream is not None
         if exchange.request_check is not None:
             await self.admit(exchange)
-        restored = exchange.restoring.feed if exchange.restoring is not None else bytes
         # A frame of a live session has been read already, and is only passed on.
         start, began = 0, time.perf_counter()
         while len(data) - start > _SLICE and exchange.frames is None:
             # Framings read whole events with less work than those that are cut.
             last = data.rfind(_EVENT_END, start, start + _SLICE)
             end = start + _SLICE if last < 0 else last + len(_EVENT_END)
-            stream.read(restored(data[start:end]))
+            stream.read(await _restored(exchange, data[start:end]))
             start = end
             if time.perf_counter() - began > _TURN:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
-        leaving = self._read(exchange, stream, data[start:])
+        leaving = self._read(exchange, stream, await _restored(exchange, data[start:]))
         if not stream.wants_check:
             return leaving
         candidates = self._read_response(exchange, exchange.checked_request)
@@ -272,9 +278,7 @@ class Pipeline:
         return stream.postpone() if violations else stream.passed(candidates)
 
     def _read(self, exchange: Exchange, stream: ResponseStream, data: bytes) -> bytes:
-        """Return what may leave now that ``data``, a slice or less, came. Raises as ``feed`` does."""
-        if exchange.restoring is not None:
-            data = exchange.restoring.feed(data)
+        """Return what may leave now that ``data`` came, with its masked values. Raises as ``feed`` does."""
         try:
             return stream.feed(data)
         except TextViolated as violated:
@@ -303,7 +307,8 @@ class Pipeline:
         if exchange.stream is not None:
             if exchange.restoring is not None:
                 restoring = exchange.restoring
-                exchange.stream.read(await off_loop(restoring.unread, restoring.end))
+                size = sys.maxsize if _restores_at_length(exchange) else restoring.unread
+                exchange.stream.read(await off_loop(size, restoring.end))
             exchange.stream.close()
             if exchange.stream.empty:
                 raise UpstreamError("The upstream's response has no content")
@@ -757,6 +762,20 @@ class Pipeline:
             trace_id=exchange.id,
         )
         return Refused(exchange.refusal)
+
+
+def _restores_at_length(exchange: Exchange) -> bool:
+    """Tell whether a few placeholders become so much text that it takes long to put it in their place."""
+    return exchange.masks is not None and exchange.masks.longest_value > _LONG_VALUE
+
+
+async def _restored(exchange: Exchange, data: bytes) -> bytes:
+    """Return bytes of a response, a slice or less, with masked values in the place of placeholders."""
+    if exchange.restoring is None:
+        return data
+    if _restores_at_length(exchange):
+        return await asyncio.to_thread(exchange.restoring.feed, data)
+    return exchange.restoring.feed(data)
 
 
 async def _verdict(judged: Awaitable[Verdict]) -> Verdict:
