@@ -203,6 +203,11 @@ async def test_room_is_bounded_and_comes_back(proxy: Proxy, client: aiohttp.Clie
     assert [(await begin(client, proxy, 1024))[0] for _ in range(3)] == [200, 200, 503]
 
 
+async def test_uploads_that_begin_at_once_have_no_more_room(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+    begun = await asyncio.gather(*(begin(client, proxy, 1024) for _ in range(8)))
+    assert sorted(status for status, _, _ in begun) == [200] * 2 + [503] * 6
+
+
 @pytest.mark.parametrize(
     ("query", "headers"),
     [("?uploadType=multipart", {}), ("?upload_protocol=raw", {}), ("", {"x-goog-upload-protocol": "raw"})],

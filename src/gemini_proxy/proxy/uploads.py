@@ -77,6 +77,7 @@ class Uploads:
         self._processes = processes
         self._number = number
         self._uploads: dict[str, Upload] = {}
+        self._beginning = asyncio.Lock()
 
     async def begin(
         self,
@@ -90,7 +91,30 @@ class Uploads:
         announced: Announced,
     ) -> Upload:
         """Begin an upload. Raises PayloadTooLarge for a file over the limit, Unavailable where there is no room."""
-        settings, size = self._settings(), announced.size
+        folder = self._settings().folder
+        # One at a time: the room that one found must not be found by the next while the file is being made.
+        async with self._beginning:
+            self._require_room(client, announced.size)
+            with _spooling():
+                file = await asyncio.to_thread(_file, folder)
+            upload = Upload(
+                f"{self._number}-{secrets.token_urlsafe(32)}",
+                call,
+                credentials,
+                owner,
+                client,
+                address,
+                headers,
+                body,
+                announced,
+                file,
+            )
+            self._uploads[upload.token] = upload
+        return upload
+
+    def _require_room(self, client: str, size: int) -> None:
+        """Raise PayloadTooLarge for a file over the limit, Unavailable where there is no room for it."""
+        settings = self._settings()
         if size > settings.max_bytes:
             raise PayloadTooLarge(f"The file is over the limit of {settings.max_bytes} bytes (files.max_bytes)")
         held = sum(upload.announced.size for upload in self._uploads.values())
@@ -107,22 +131,6 @@ class Uploads:
             )
         if len(self._uploads) >= MOST_UPLOADS or (held and held + size > most):
             raise Unavailable("The server has as many uploads under way as it may; try again later")
-        with _spooling():
-            file = await asyncio.to_thread(_file, settings.folder)
-        upload = Upload(
-            f"{self._number}-{secrets.token_urlsafe(32)}",
-            call,
-            credentials,
-            owner,
-            client,
-            address,
-            headers,
-            body,
-            announced,
-            file,
-        )
-        self._uploads[upload.token] = upload
-        return upload
 
     def of(self, address: str | None) -> int:
         """Return how many uploads are under way from an address."""
