@@ -748,6 +748,8 @@ class FrameEditor:
         """Make the replacements that end before ``safe``, and let go of the pieces that do."""
         for start, end, replacement in self._substitution.find(text.text, text.scanned):
             if end > safe:
+                # What closes it may begin another one, so it is not settled: none of it may leave.
+                safe = min(safe, start)
                 break
             waiting, string, offset = self._spread(text, start, end, replacement)
             if text.noted:
