@@ -121,7 +121,7 @@ class Config(BaseSettings):
     @classmethod
     def _names(cls, value: tuple[Alert, ...]) -> tuple[Alert, ...]:
         if len({alert.name for alert in value}) < len(value) or len(value) > MAX_ALERTS:
-            raise ValueError(f"at most {MAX_ALERTS} alerts, each with a name of its own")
+            raise ValueError(f"at most {MAX_ALERTS} alerts, each with a unique name")
         return value
 
 
@@ -408,9 +408,9 @@ def check_secrets(config: Config) -> None:
         raise ConfigError(_missing("guardrails-api-key", "for the clients' keys are this server's own"))
     judge = config.guardrails.judge
     if judge.url and not judge.api_key:
-        raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go to the upstream alone"))
+        raise ConfigError(_missing("judge-api-key", "for guardrails.judge.url: clients' keys go only to the upstream"))
     if config.guardrails.value_keys and not config.guardrails.mask_key:
-        raise ConfigError(_missing("mask-key", "for guardrails.value_keys: values are found by their placeholders"))
+        raise ConfigError(_missing("mask-key", "for guardrails.value_keys: values are looked up by their placeholders"))
     if push.url and not push.api_key:
         raise ConfigError(_missing("explorer-api-key", "for explorer.push.url"))
     if config.telemetry.enabled and importlib.util.find_spec("opentelemetry") is None:

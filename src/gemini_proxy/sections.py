@@ -264,9 +264,9 @@ class Guardrails(Section):
     def kept_values(self) -> str:
         """Say in one sentence whether masked values outlive their exchange."""
         if self.restore == "off":
-            return 'guardrails.restore = "off": masked values are not kept, and placeholders stay what they are'
+            return 'guardrails.restore = "off": masked values are not kept, and placeholders are not replaced'
         if self.value_keys is None:
-            return "guardrails.value_keys is not set: masked values are kept for their exchange alone"
+            return "guardrails.value_keys is not set: masked values are kept only for their exchange"
         return f"masked values are kept, encrypted, for {self.value_days} days"
 
 
@@ -368,7 +368,9 @@ class Traces(Section):
     @classmethod
     def _durability(cls, value: str, info: ValidationInfo) -> str:
         if value == "deferred" and info.data.get("required"):
-            raise ValueError('"commit", for traces.required is true: what left already cannot be taken back')
+            raise ValueError(
+                '"commit", because traces.required is true and a response that has left cannot be withdrawn'
+            )
         return value
 
     @field_validator("notify_database", "read_database")

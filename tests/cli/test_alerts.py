@@ -42,7 +42,7 @@ async def test_a_sample_is_posted_to_each(tmp_path: Path) -> None:
 
 def test_without_alerts_there_is_nothing_to_send(tmp_path: Path) -> None:
     assert "the configuration has no [[alerts]]" in run(configured(tmp_path, "")).output
-    assert "no url here for a" in run(configured(tmp_path, ALERT)).output
+    assert "no URL here for a" in run(configured(tmp_path, ALERT)).output
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_without_alerts_there_is_nothing_to_send(tmp_path: Path) -> None:
         ("threshold = 0", "alerts.0.threshold: 0: expected greater than"),
         ('chanel = "x"', "alerts.0.chanel: unknown key (known are"),
         (f'{ALERT}[[alerts]]\nname = "b"\non = ["refuse"]', "alerts.2.on.0: 'refuse': expected 'approval_waiting'"),
-        (ALERT, "alerts: a list: expected at most 20 alerts, each with a name of its own"),
+        (ALERT, "alerts: a list: expected at most 20 alerts, each with a unique name"),
     ],
 )
 def test_faults_are_named_and_secrets_are_not(tmp_path: Path, text: str, expected: str) -> None:

@@ -45,7 +45,7 @@ async def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
     await (await TraceStore.open(url(tmp_path / "traces.db"))).close()
     (tmp_path / "copy.db").write_text("precious")
     result = run(url(tmp_path / "traces.db"), tmp_path / "copy.db")
-    assert result.exit_code == 1 and "overwrites nothing" in result.output
+    assert result.exit_code == 1 and "does not overwrite files" in result.output
     assert (tmp_path / "copy.db").read_text() == "precious"
 
 

@@ -276,7 +276,10 @@ def test_keys_of_masked_values_are_credentials(tmp_path: Path, monkeypatch: pyte
     """They need the key of placeholders; one a line, and what follows from them is said. A wrong one is not shown."""
     (tmp_path / "mask.gr").write_text('raise "x" if:\n    (m: Message)\n    "x" in m.content\n')
     config = write_config(tmp_path, guardrails={"mask_policies": ["mask.gr"]})
-    assert "guardrails.value_keys is not set: masked values are kept for their" in invoke(config, "check-config").stdout
+    assert (
+        "guardrails.value_keys is not set: masked values are kept only for their"
+        in invoke(config, "check-config").stdout
+    )
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
     (tmp_path / "value-keys").write_text("\n".join([*keys, ""]))

@@ -140,12 +140,12 @@ BAD_KEY = b'{"detail": "You must provide a valid API key."}'
         (answer("503 Busy", b'{"detail": "Too many"}'), "answered 503 (Too many)"),
         (None, "the connection was lost (ServerDisconnectedError)"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "the connection was lost"),
-        (HEAD + b"id: 1\nevent: exchange\ndata: {}\n\n", "what the server sends is not the feed (KeyError)"),
-        (HEAD + b"id: 1\nevent: exchange\ndata: [\n\n", "what the server sends is not the feed (not JSON)"),
-        (HEAD + b"id: 1\nevent: missed\ndata: []\n\n", "what the server sends is not the feed (not an object)"),
-        (HEAD + b"id: 1\nevent: missed\ndata: {}\n\n", "what the server sends is not the feed (no count)"),
-        (HEAD + b"data: \xff\xfe\n\n", "what the server sends is not the feed (UnicodeDecodeError)"),
-        (HEAD + b"data: " + b"x" * 1_000_000 + b"\n\n", "what the server sends is not the feed"),
+        (HEAD + b"id: 1\nevent: exchange\ndata: {}\n\n", "the server sent something other than the feed (KeyError)"),
+        (HEAD + b"id: 1\nevent: exchange\ndata: [\n\n", "the server sent something other than the feed (not JSON)"),
+        (HEAD + b"id: 1\nevent: missed\ndata: []\n\n", "the server sent something other than the feed (not an object)"),
+        (HEAD + b"id: 1\nevent: missed\ndata: {}\n\n", "the server sent something other than the feed (no count)"),
+        (HEAD + b"data: \xff\xfe\n\n", "the server sent something other than the feed (UnicodeDecodeError)"),
+        (HEAD + b"data: " + b"x" * 1_000_000 + b"\n\n", "the server sent something other than the feed"),
     ],
 )
 async def test_what_cannot_be_followed_is_said_at_once(refusal: bytes | None, words: str) -> None:

@@ -155,7 +155,7 @@ def test_what_cannot_be_revoked_is_said(config: Path) -> None:
     [record] = records(config)
     assert "no valid key with the id or name nobody" in run(config, "revoke", "nobody").stderr
     assert run(config, "revoke", "alice").exit_code == 0
-    for given, words in ((record.id, "is revoked already"), ("alice", "no valid key")):
+    for given, words in ((record.id, "is already revoked"), ("alice", "no valid key")):
         result = run(config, "revoke", given)
         assert (result.exit_code, result.stdout) == (1, "")
         assert words in result.stderr

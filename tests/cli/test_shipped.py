@@ -45,8 +45,8 @@ def test_policies_are_copied_with_their_cases(folder: Path) -> None:
     [
         ([], "name policies, or use --all"),
         (["pii", "--all"], "name policies, or use --all"),
-        (["nowhere"], 'no ready policy is called "nowhere": canary,'),
-        (["../policies/pii"], "no ready policy is called"),
+        (["nowhere"], 'there is no ready-made policy "nowhere": canary,'),
+        (["../policies/pii"], "there is no ready-made policy"),
     ],
 )
 def test_wrong_names_copy_nothing(folder: Path, words: list[str], reason: str) -> None:
@@ -62,7 +62,7 @@ def test_nothing_is_overwritten(folder: Path) -> None:
     (folder / "policies" / "pii.cases.yaml").write_text("mine")
     for words, existing in ((["init"], "config.toml"), (["policy", "copy", "--all"], "policies/pii.cases.yaml")):
         result = run(*words)
-        assert (result.exit_code, result.output) == (1, f"Error: already there, and not overwritten: {existing}\n")
+        assert (result.exit_code, result.output) == (1, f"Error: already exists, not overwritten: {existing}\n")
     assert {str(file.relative_to(folder)) for file in folder.rglob("*")} == {
         "config.toml", "policies", "policies/pii.cases.yaml"
     }  # fmt: skip

@@ -213,7 +213,7 @@ def test_what_cannot_be_meant_is_a_usage_error(tmp_path: Path) -> None:
         ("--key-file", str(empty)): "the key is not one line of ASCII",
         ("--key-file", str(tmp_path / "none")): "No such file",
         ("--last", "1001"): "1001 is not in the range",
-        (): "on any port: name it with --url",
+        (): "on any free port: give its address with --url",
     }.items():
         runner = CliRunner(env={"INVARIANT_API_KEY": "", "COLUMNS": "200"})
         result = runner.invoke(main, ["--config", str(config), "tail", *arguments])

@@ -28,7 +28,8 @@ def test(settings: Settings, name: str | None) -> None:
         raise click.ClickException(f"there is no alert {name}" if name else "the configuration has no [[alerts]]")
     if missing := [alert.name for alert in chosen if alert.url is None]:
         raise click.ClickException(
-            f"no url here for {', '.join(missing)}: set it, or run this where the service's credentials are"
+            f"no URL here for {', '.join(missing)}: set it, or run this command where the service's credentials are "
+            "available"
         )
     rules = list(map(alert_rule, chosen))
     answers = asyncio.run(_send(rules, config.explorer.public_url))

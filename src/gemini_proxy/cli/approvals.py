@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 @click.group()
 def approvals() -> None:
-    """List what guardrails ask a person for, and allow or deny it."""
+    """List, allow and deny what guardrails ask a person to approve."""
 
 
 @approvals.command("list")
-@click.option("--all", "every", is_flag=True, help="Also those that were decided or have expired.")
+@click.option("--all", "every", is_flag=True, help="Include approvals that were decided or have expired.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="List at most this many.")
 @click.pass_obj
 def list_(settings: Settings, every: bool, limit: int) -> None:
@@ -35,28 +35,31 @@ def list_(settings: Settings, every: bool, limit: int) -> None:
         for asked in approval.request.shown.get("asked", ()):
             console.print(Text.assemble("    ", line(asked)))
     if not found:
-        click.echo("nothing waits" if not every else "nothing was asked for", err=True)
+        click.echo("nothing waits" if not every else "there are no approvals", err=True)
 
 
 @approvals.command()
 @click.argument("approval_id", metavar="ID")
 @click.option(
-    "--for", "seconds", type=click.IntRange(1), help="Allow exactly this for so many seconds, not for one exchange."
+    "--for",
+    "seconds",
+    type=click.IntRange(1),
+    help="Allow exactly this for this many seconds instead of for one exchange.",
 )
 @click.option("--conversation", is_flag=True, help="Allow exactly this whenever the same conversation asks for it.")
-@click.option("--by", help="Who decides; by default the user of this shell.")
+@click.option("--by", help="The name of the person who decides. Default: the user of this shell.")
 @click.pass_obj
 def allow(settings: Settings, approval_id: str, seconds: int | None, conversation: bool, by: str | None) -> None:
     """Allow what ID asks for: the exchange that waits, or the next one that asks for exactly the same."""
     if seconds and conversation:
-        raise click.UsageError("--for and --conversation exclude each other.")
+        raise click.UsageError("--for and --conversation cannot be combined")
     _decide(settings, approval_id, allowed=True, by=by, seconds=seconds or 0, for_conversation=conversation)
 
 
 @approvals.command()
 @click.argument("approval_id", metavar="ID")
-@click.option("--reason", default="", help="What the refusal says, to the client and so to the model.")
-@click.option("--by", help="Who decides; by default the user of this shell.")
+@click.option("--reason", default="", help="The reason that the refusal gives to the client, and so to the model.")
+@click.option("--by", help="The name of the person who decides. Default: the user of this shell.")
 @click.pass_obj
 def deny(settings: Settings, approval_id: str, reason: str, by: str | None) -> None:
     """Deny what ID asks for: the exchange is refused."""
@@ -84,12 +87,12 @@ def _decide(
         found = await approvals.get(approval_id)
         if found is None:
             raise click.ClickException(f"there is no approval {line(approval_id).plain}")
-        raise click.ClickException(f"the approval {found.id} does not wait any more: it is {found.state}")
+        raise click.ClickException(f"the approval {found.id} is no longer pending: it is {found.state}")
 
     decided = _with_approvals(settings, work)
     click.echo(f"{decided.state} {decided.id}")
     if for_conversation and not decided.for_conversation:
-        click.echo("for one exchange only: its conversation is not known", err=True)
+        click.echo("for one exchange only, because its conversation is not known", err=True)
 
 
 def _heading(approval: Approval) -> Text:

@@ -22,7 +22,7 @@ _SHOWN = 160
 
 @click.group()
 def audit() -> None:
-    """Show who changed rules, keys, approvals and settings, and verify that this record is unchanged."""
+    """Show who changed rules, keys, approvals and settings, and verify that the log is unaltered."""
 
 
 @audit.command("list")
@@ -47,7 +47,7 @@ def list_(settings: Settings, limit: int) -> None:
         if (said := _said(entry)) is not None:
             console.print(Text.assemble("        ", line(said, "dim")), soft_wrap=True)
     if not entries:
-        click.echo("nothing has been changed yet", err=True)
+        click.echo("no changes are recorded yet", err=True)
 
 
 @audit.command()
@@ -71,9 +71,9 @@ def export(settings: Settings) -> None:
     "heads",
     multiple=True,
     metavar="N:DIGEST",
-    help="A head that verify printed earlier: entry N must be there with that digest. May be given several times.",
+    help="A head that verify printed earlier: entry N must exist with that digest. May be given several times.",
 )
-@click.option("--traces/--no-traces", default=True, help="Whether sealed traces are compared as well: reads them all.")
+@click.option("--traces/--no-traces", default=True, help="Compare sealed traces as well, which reads all of them.")
 @click.pass_obj
 def verify(settings: Settings, heads: Sequence[str], traces: bool) -> None:
     """Verify that no entry was changed, removed or put elsewhere, and that traces are as they were sealed.
@@ -99,7 +99,7 @@ def verify(settings: Settings, heads: Sequence[str], traces: bool) -> None:
         click.echo(fault, err=True)
     if traces:
         click.echo(
-            f"sealed traces: {checked.unchanged} as they were, {checked.grown} grown by the API since, "
+            f"sealed traces: {checked.unchanged} unchanged, {checked.grown} extended by the API since, "
             f"{checked.gone} not there any more"
         )
     click.echo(f"head {verifier.head}")

@@ -15,7 +15,7 @@ from gemini_proxy.traces.store import TraceStore
 @click.command("check-config")
 @click.pass_obj
 def check_config(settings: Settings) -> None:
-    """Load the configuration and every policy, open the database, and report what is wrong with them.
+    """Load the configuration and every policy, open the database, and report every problem found.
 
     The database is opened as by "serve", but nothing is created or upgraded in it.
     """

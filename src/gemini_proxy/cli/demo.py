@@ -77,15 +77,15 @@ _FOUND = (
 _EXCHANGES = (
     _Asked("an ordinary question, streamed", "Hello, who are you?"),
     _Asked("a mail address: the model gets a placeholder, you get it back", "Write to ann@example.com about lunch"),
-    _Asked("a tool is called with what another one said", "Where is my parcel?", _FOUND, "shop"),
-    _Asked("a response that gives a key away", "Which key does the build server use?"),
+    _Asked("a tool call with data from another tool's output", "Where is my parcel?", _FOUND, "shop"),
+    _Asked("a response that contains a key", "Which key does the build server use?"),
     _Asked("a response that calls a dangerous tool", "Please delete the old files"),
 )
 
 
 @click.command()
 @click.option("--port", default=8005, show_default=True, help="The port on 127.0.0.1; 0 takes any free one.")
-@click.option("--exit", "leave", is_flag=True, help="Show the exchanges and stop.")
+@click.option("--exit", "leave", is_flag=True, help="Show the exchanges and exit.")
 @click.option(
     "--database",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -94,7 +94,7 @@ _EXCHANGES = (
     help="The SQLite file that keeps the traces.",
 )
 def demo(port: int, leave: bool, database: Path) -> None:
-    """Show the proxy at work in front of a built-in sample model, then keep serving for your own client."""
+    """Run the proxy in front of a built-in sample model, then keep serving for your own client."""
     configure_logs(Logs(level="warning"))
     try:
         asyncio.run(_demo(port, leave, database))
@@ -182,7 +182,7 @@ Serving until Ctrl-C. Try it with your own client, for example
     curl '{address}/v1beta/models/{MODEL}:generateContent' -H 'content-type: application/json' \\
         -d '{{"contents": [{{"parts": [{{"text": "Tell me the key"}}]}}]}}'
     GOOGLE_GEMINI_BASE_URL={address} GEMINI_API_KEY=any gemini -m {MODEL} -p 'hello'
-In a browser: the response that was refused, all that was said, and what is said now:
+In a browser: the refused response, all exchanges, and exchanges as they happen:
     {address}/explorer/traces/{refused}
     {address}/explorer
     {address}/explorer/live

@@ -184,7 +184,7 @@ def _translated() -> Iterator[None]:
         raise _Lost(f"the connection was lost ({type(error).__name__})") from None
     except (ValueError, LineTooLong) as error:
         # ValueError for what is not UTF-8.
-        raise FeedRefused(f"what the server sends is not the feed ({type(error).__name__})") from None
+        raise FeedRefused(f"the server sent something other than the feed ({type(error).__name__})") from None
 
 
 def _exchange(text: str) -> FeedExchange:
@@ -201,14 +201,14 @@ def _exchange(text: str) -> FeedExchange:
             float(data["duration_ms"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise FeedRefused(f"what the server sends is not the feed ({type(error).__name__})") from None
+        raise FeedRefused(f"the server sent something other than the feed ({type(error).__name__})") from None
 
 
 def _missed(text: str) -> Missed:
     data = _read(text)
     count = data.get("count")
     if not isinstance(count, int):
-        raise FeedRefused("what the server sends is not the feed (no count)")
+        raise FeedRefused("the server sent something other than the feed (no count)")
     return Missed(count, data.get("exact") is True)
 
 
@@ -216,9 +216,9 @@ def _read(text: str) -> Mapping[str, Any]:
     try:
         data = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise FeedRefused("what the server sends is not the feed (not JSON)") from None
+        raise FeedRefused("the server sent something other than the feed (not JSON)") from None
     if not isinstance(data, Mapping):
-        raise FeedRefused("what the server sends is not the feed (not an object)")
+        raise FeedRefused("the server sent something other than the feed (not an object)")
     return data
 
 

@@ -23,7 +23,7 @@ _TABLE_WIDTH = 120
 
 @click.group()
 def keys() -> None:
-    """Add, list and revoke the keys of those who may use the server."""
+    """Add, list and revoke keys of the server's users."""
 
 
 @keys.command()
@@ -47,7 +47,8 @@ def add(settings: Settings, name: str, another: bool, role: Role) -> None:
         valid = _of(name, await keys.all())
         if valid and not another:
             raise click.ClickException(
-                f"{name} has a valid key already ({_named(valid)}); --another adds one, keys revoke ends one"
+                f"{name} already has a valid key ({_named(valid)}); use --another to add one, or keys revoke to revoke "
+                "one"
             )
         return await keys.add(name, role, by=shell_user())
 
@@ -76,7 +77,7 @@ def list_(settings: Settings) -> None:
 
 @keys.command()
 @click.argument("key", metavar="ID|NAME")
-@click.option("--all", "every", is_flag=True, help="Every valid key of NAME, if there are several.")
+@click.option("--all", "every", is_flag=True, help="Revoke every valid key of NAME.")
 @click.pass_obj
 def revoke(settings: Settings, key: str, every: bool) -> None:
     """Make a key invalid from the next request on. Name it by its id, or by its user if that has only one."""
@@ -93,7 +94,7 @@ def _wanted(key: str, records: Sequence[KeyRecord], every: bool) -> Sequence[Key
     """Return the valid keys that ID|NAME means. An id wins over a name that looks like one."""
     by_id = [record for record in records if record.id == key]
     if by_id and by_id[0].revoked is not None:
-        raise click.ClickException(f"the key {key} of {by_id[0].owner} is revoked already")
+        raise click.ClickException(f"the key {key} of {by_id[0].owner} is already revoked")
     chosen = by_id or _of(key, records)
     if not chosen:
         raise click.ClickException(f"there is no valid key with the id or name {line(key).plain}")
@@ -114,7 +115,7 @@ def _named(records: Sequence[KeyRecord]) -> str:
 
 
 def _advice(record: KeyRecord, *, open_access: bool) -> str:
-    lines = [f"The key of {record.owner} (id {record.id}). It is not shown again: keep it where secrets are kept."]
+    lines = [f"The key of {record.owner} (id {record.id}). It is not shown again: store it with your other secrets."]
     if record.role == "approver":
         lines.append("It decides approvals and makes no model calls: sign in with it at /explorer/approvals.")
     else:
@@ -122,11 +123,11 @@ def _advice(record: KeyRecord, *, open_access: bool) -> str:
             "Gemini clients send it as the header",
             "    invariant-authorization: Bearer KEY",
             "or behind their Gemini key: GEMINI_KEY;invariant-auth=KEY",
-            "or in its place, where the server has one of its own (upstream.api_key): GEMINI_API_KEY=KEY",
+            "or instead of it, if the server has its own Gemini key (upstream.api_key): GEMINI_API_KEY=KEY",
             "Invariant's SDK and gemini-proxy tail read it from $INVARIANT_API_KEY; the Explorer's pages ask for it.",
         ]
     if open_access:
-        lines.append('access.mode is "open": keys identify users only if it is "keys".')
+        lines.append('access.mode is "open": keys identify users only when it is "keys".')
     return "\n".join(lines)
 
 

@@ -55,22 +55,22 @@ class LazyGroup(click.Group):
 _COMMANDS = {
     "alerts": LazyCommand("gemini_proxy.cli.alerts:alerts", "Send a sample message of each alert."),
     "approvals": LazyCommand(
-        "gemini_proxy.cli.approvals:approvals", "List what guardrails ask a person for, and allow or deny it."
+        "gemini_proxy.cli.approvals:approvals", "List, allow and deny what guardrails ask a person to approve."
     ),
     "audit": LazyCommand(
         "gemini_proxy.cli.audit:audit",
-        "Show who changed rules, keys, approvals and settings, and verify that this record is unchanged.",
+        "Show who changed rules, keys, approvals and settings, and verify that the log is unaltered.",
     ),
     "backup": LazyCommand(
         "gemini_proxy.cli.traces:backup", "Copy the SQLite database into the new file FILE, while the server runs."
     ),
     "check-config": LazyCommand(
         "gemini_proxy.cli.check_config:check_config",
-        "Load the configuration and every policy, open the database, and report what is wrong with them.",
+        "Load the configuration and every policy, open the database, and report every problem found.",
     ),
     "demo": LazyCommand(
         "gemini_proxy.cli.demo:demo",
-        "Show the proxy at work in front of a built-in sample model, then keep serving for your own client.",
+        "Run the proxy in front of a built-in sample model, then keep serving for your own client.",
     ),
     "healthcheck": LazyCommand(
         "gemini_proxy.cli.healthcheck:healthcheck",
@@ -80,15 +80,15 @@ _COMMANDS = {
         "gemini_proxy.cli.shipped:init",
         "Write a configuration with every setting at its default into DIR, as config.toml.",
     ),
-    "keys": LazyCommand("gemini_proxy.cli.keys:keys", "Add, list and revoke the keys of those who may use the server."),
+    "keys": LazyCommand("gemini_proxy.cli.keys:keys", "Add, list and revoke keys of the server's users."),
     "policy": LazyCommand(
-        "gemini_proxy.cli.policy:policy", "Check, format, test and backtest policies, and copy ready ones."
+        "gemini_proxy.cli.policy:policy", "Check, format, test and backtest policies, and copy ready-made ones."
     ),
     "serve": LazyCommand(
-        "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP loads configuration and policies again."
+        "gemini_proxy.cli.serve:serve", "Serve until SIGTERM. SIGHUP reloads the configuration and policies."
     ),
     "tail": LazyCommand("gemini_proxy.cli.tail:tail", "Print exchanges as they happen, one per line, until Ctrl-C."),
-    "traces": LazyCommand("gemini_proxy.cli.traces:traces", "Look at recorded exchanges."),
+    "traces": LazyCommand("gemini_proxy.cli.traces:traces", "List, show, export and delete recorded exchanges."),
 }
 
 

@@ -61,9 +61,9 @@ policy.add_command(shipped.copy)
 
 @policy.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
-@click.option("--strict", is_flag=True, help="Count warnings as faults.")
-@click.option("--portable", is_flag=True, help="Note what reads differently in Invariant's engine, as a fault.")
-@click.option("--json", "as_json_", is_flag=True, help="One JSON object a file, each on a line.")
+@click.option("--strict", is_flag=True, help="Treat warnings as faults.")
+@click.option("--portable", is_flag=True, help="Also report what Invariant's engine reads differently, as a fault.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object per file, one per line.")
 def check(files: tuple[Path, ...], strict: bool, portable: bool, as_json_: bool) -> None:
     """Load policies and report what is wrong with them; exit code 1 if something is."""
     checks = [_checked(file, portable) for file in files]
@@ -183,7 +183,7 @@ def _difference(file: Path, before: str, after: str) -> str:
 @click.argument("file", metavar="FILE", type=_FILE)
 @click.argument("cases_file", metavar="CASES", type=_FILE)
 @click.option("--only", multiple=True, help="Only cases with this number or id, or with this in their name.")
-@click.option("--json", "as_json_", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def test(settings: Settings, file: Path, cases_file: Path, only: tuple[str, ...], as_json_: bool) -> None:
     """Run the conversations of CASES (YAML or JSON) through the policy; exit code 1 if a case fails.
@@ -238,9 +238,11 @@ def _chosen(case: Case, only: tuple[str, ...]) -> bool:
 @click.argument("file", metavar="FILE", type=_FILE)
 @click.option("--dataset", help="Only traces of this dataset.")
 @click.option("--last", type=click.IntRange(1), help="Only this many of the newest traces. Default: all.")
-@click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="A parameter; VALUE is JSON or a text.")
+@click.option(
+    "--parameter", "given", multiple=True, metavar="NAME=VALUE", help="A policy parameter; VALUE is JSON or plain text."
+)
 @click.option("--show", type=click.IntRange(0), default=50, show_default=True, help="How many exchanges to show.")
-@click.option("--json", "as_json_", is_flag=True, help="One JSON object with everything.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object with everything.")
 @click.pass_obj
 def backtest(
     settings: Settings,

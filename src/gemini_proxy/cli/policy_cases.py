@@ -99,7 +99,7 @@ def _check_keys(item: Mapping[str, Any], where: str) -> None:
             hint = f'did you mean "{close[0]}"?' if close else f"one of {', '.join(_KEYS)}, or a message with a role"
             raise CasesError(f'{where}: unknown key "{key}" ({hint})')
     if len(item) > 1 and set(item) not in ({"assistant", "call"}, {"output", "of"}):
-        raise CasesError(f"{where}: {' and '.join(item)} do not go together; write one message each")
+        raise CasesError(f"{where}: {' and '.join(item)} cannot be combined; write a separate message for each")
 
 
 def _spoken(item: Mapping[str, Any], where: str) -> Message:
@@ -229,7 +229,7 @@ def read_cases(file: Path) -> tuple[Case, ...]:
     except RecursionError:
         raise Unusable(f"{file}: nested too deeply") from None
     if not cases:
-        raise Unusable(f"{file}: there is no case in it")
+        raise Unusable(f"{file}: it has no cases")
     return cases
 
 

@@ -35,7 +35,7 @@ CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child_process")
 )
 @click.pass_obj
 def serve(settings: Settings, first_key_file: Path | None) -> None:
-    """Serve until SIGTERM. SIGHUP loads configuration and policies again."""
+    """Serve until SIGTERM. SIGHUP reloads the configuration and policies."""
     from gemini_proxy.server.hangups import Hangups
     from gemini_proxy.server.process import usable_processors
 
@@ -90,7 +90,9 @@ def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listen
         with listening(addresses, passed_listeners(manager.descriptors)) as listeners:
             yield listeners
     except NotAsked as passed:
-        fail(f"server.listen: {', '.join(config.server.listen)}: the socket {passed} that was passed is none of these")
+        fail(
+            f"server.listen: {', '.join(config.server.listen)}: the socket {passed} that was passed is not one of these"
+        )
     except OSError as error:
         fail(f"server.listen: {', '.join(config.server.listen)}: {error.strerror or error}")
 

@@ -26,7 +26,7 @@ def list_() -> None:
 
 @click.command()
 @click.argument("names", metavar="NAME...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All ready policies.")
+@click.option("--all", "every", is_flag=True, help="Copy all ready-made policies.")
 @click.option("--to", "folder", type=_FOLDER, default="policies", show_default=True, help="The folder to copy to.")
 def copy(names: tuple[str, ...], every: bool, folder: Path) -> None:
     """Copy ready policies and their cases into a folder, to be edited. Nothing is overwritten."""
@@ -35,7 +35,7 @@ def copy(names: tuple[str, ...], every: bool, folder: Path) -> None:
         raise click.UsageError("name policies, or use --all")
     for name in names:
         if name not in known:
-            raise click.BadParameter(f'no ready policy is called "{name}": {", ".join(known)}', param_hint="NAME")
+            raise click.BadParameter(f'there is no ready-made policy "{name}": {", ".join(known)}', param_hint="NAME")
     chosen = known if every else names
     sources = [source for name in dict.fromkeys(chosen) for source in (_policy(name), _cases(name))]
     for written in _copied([(source, folder / source.name) for source in sources]):
@@ -80,7 +80,7 @@ def _copied(pairs: Iterable[tuple[Traversable, Path]], mode: int = 0o666) -> lis
     """Copy each source to its target; create folders as needed. Raise ClickException before anything is overwritten."""
     pairs = list(pairs)
     if existing := [str(target) for _, target in pairs if os.path.lexists(target)]:
-        raise click.ClickException(f"already there, and not overwritten: {', '.join(existing)}")
+        raise click.ClickException(f"already exists, not overwritten: {', '.join(existing)}")
     for source, target in pairs:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def _at(address: ListenAddress) -> _Target:
     if address.path:
         return _Target("http://localhost", address.path)
     if not address.port:
-        raise click.UsageError("the configuration lets the server listen on any port: name it with --url")
+        raise click.UsageError("the configured server listens on any free port: give its address with --url")
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return _Target(f"http://{ListenAddress(everywhere.get(address.host, address.host), address.port)}")
 
@@ -75,13 +75,13 @@ def _at(address: ListenAddress) -> _Target:
 )
 @click.option("--dataset", help="Only exchanges of this dataset.")
 @click.option("--refused", is_flag=True, help="Only exchanges that were refused.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--last",
     type=click.IntRange(0, MAX_REPLAYED),
     default=0,
     show_default=True,
-    help="Begin with this many of the last exchanges.",
+    help="Start with this many of the most recent exchanges.",
 )
 @click.option(
     "--key-file",

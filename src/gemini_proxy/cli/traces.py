@@ -79,7 +79,7 @@ class TracesConfig(Protocol):
 
 @click.group()
 def traces() -> None:
-    """Look at recorded exchanges."""
+    """List, show, export and delete recorded exchanges."""
 
 
 class _Time(click.ParamType[float]):
@@ -103,14 +103,25 @@ _FILTERS = (
     click.option("--dataset", help="Only traces of this dataset."),
     click.option("--outcome", type=click.Choice(_OUTCOMES), help="Only exchanges with this outcome."),
     click.option("--model", help="Only exchanges with this model."),
-    click.option("--rule", metavar="NAME", help="Only those that this guardrail, or a rule with this message, found."),
-    click.option("--status", type=click.IntRange(100, 999), help="Only those to which the upstream gave this status."),
-    click.option("--tool", metavar="NAME", help="Only those that call this tool."),
-    click.option("--key", help="Only those with this key, named as a trace shows it."),
-    click.option("--conversation", metavar="ID", help="Only those of this conversation."),
-    click.option("--since", type=_Time(), metavar="TIME", help="Begun at this time or later, or within 90m, 12h, 7d."),
-    click.option("--until", type=_Time(), metavar="TIME", help="Begun before this time."),
-    click.option("--text", metavar="WORDS", help="Only those with these words, as the pages search for them."),
+    click.option(
+        "--rule", metavar="NAME", help="Only exchanges in which this guardrail, or a rule with this message, fired."
+    ),
+    click.option(
+        "--status", type=click.IntRange(100, 999), help="Only exchanges whose upstream response had this status."
+    ),
+    click.option("--tool", metavar="NAME", help="Only exchanges that call this tool."),
+    click.option("--key", help="Only exchanges with this key, written as a trace shows it."),
+    click.option("--conversation", metavar="ID", help="Only exchanges of this conversation."),
+    click.option(
+        "--since",
+        type=_Time(),
+        metavar="TIME",
+        help="Only exchanges begun at this time or later, or within the last 90m, 12h or 7d.",
+    ),
+    click.option("--until", type=_Time(), metavar="TIME", help="Only exchanges begun before this time."),
+    click.option(
+        "--text", metavar="WORDS", help="Only exchanges that contain these words, searched for as in the pages."
+    ),
 )
 
 
@@ -137,8 +148,8 @@ async def _found(store: TraceStore, dataset: str | None, query: TraceQuery, limi
 
 @traces.command("list")
 @_filtered
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many traces.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many traces to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
 def list_(config: TracesConfig, dataset: str | None, query: TraceQuery, limit: int, as_json: bool) -> None:
     """List traces, the newest first."""
@@ -152,7 +163,7 @@ def list_(config: TracesConfig, dataset: str | None, query: TraceQuery, limit: i
 
 @traces.command()
 @click.argument("trace_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="The whole trace as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole trace as one JSON object.")
 @click.pass_obj
 def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
     """Show one trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
@@ -171,7 +182,7 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
 
 @traces.command("try")
 @click.argument("trace_id", metavar="ID")
-@click.option("--json", "as_json_", is_flag=True, help="One JSON object per guardrail.")
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object per guardrail.")
 @click.pass_obj
 def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
     """Try the rules in force now on one trace: those of the policy files and of its dataset.
@@ -186,7 +197,7 @@ def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
         try:
             finding = Backtest(rule.policy, parameters, guardrails.thoughts, guardrails.timeout).run(trace)
         except Unanswered:
-            finding = FlaggedTrace.undecided(trace, "it asks a detector outside, which is not asked here")
+            finding = FlaggedTrace.undecided(trace, "it needs a detector service, which this command does not call")
         clean = clean and finding is None
         if as_json_:
             found = {} if finding is None else finding.json()
@@ -195,7 +206,7 @@ def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
         else:
             _print_tried(rule, finding)
     if not rules.all and not as_json_:
-        click.echo("no guardrail is in force for exchanges like this")
+        click.echo("no guardrail applies to exchanges like this")
     sys.exit(0 if clean else 1)
 
 
@@ -227,7 +238,7 @@ def _print_tried(rule: Guardrail, finding: FlaggedTrace | None) -> None:
 @traces.command()
 @click.argument("trace_id", metavar="ID")
 @click.argument("placeholder")
-@click.option("--by", help="Who reads it; by default the user of this shell.")
+@click.option("--by", help="The name of the reader, for the audit log. Default: the user of this shell.")
 @click.pass_obj
 def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) -> None:
     """Print the value behind a PLACEHOLDER of a trace. The audit log tells of it.
@@ -251,7 +262,7 @@ def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) 
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if found.state != "read":
-        why = "kept under a key that is not configured, or was changed" if found.state == "unreadable" else "not kept"
+        why = "encrypted with a key that is not configured, or altered" if found.state == "unreadable" else "not kept"
         raise click.ClickException(f"the value of {line(placeholder).plain} is {why}")
     click.echo(found.value)
 
@@ -259,7 +270,9 @@ def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) 
 @traces.command()
 @_filtered
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
+)
 @click.pass_obj
 def export(config: TracesConfig, dataset: str | None, query: TraceQuery, form: str, output: Path | None) -> None:
     """Write traces, one a line: whole as JSON, or what a list shows of them as CSV.
@@ -290,8 +303,12 @@ async def _each(store: TraceStore, dataset: str | None, query: TraceQuery) -> As
 
 
 @traces.command()
-@click.option("--older-than", type=click.IntRange(1), metavar="DAYS", help="Instead of traces.retention_days.")
-@click.option("--max-size", type=_Size(), metavar="SIZE", help='Instead of traces.max_size, such as "20 GB".')
+@click.option(
+    "--older-than", type=click.IntRange(1), metavar="DAYS", help="Use this age instead of traces.retention_days."
+)
+@click.option(
+    "--max-size", type=_Size(), metavar="SIZE", help='Use this size instead of traces.max_size, such as "20 GB".'
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, without deleting it.")
 @click.pass_obj
 def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
@@ -303,7 +320,7 @@ def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dr
     days = older_than or (0 if alone else config.traces.retention_days)
     size = max_size or (0 if alone else config.traces.max_size)
     if not days and not size:
-        raise click.UsageError("traces.retention_days keeps traces for ever; use --older-than DAYS or --max-size SIZE")
+        raise click.UsageError("traces.retention_days keeps traces forever; use --older-than DAYS or --max-size SIZE")
     if days:
         _prune_by_age(config.traces.database, days, dry_run)
     if size:
@@ -475,4 +492,4 @@ def backup(config: TracesConfig, file: Path) -> None:
         back_up(config.traces.database, file)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{file} holds the traces, keys and policies of this moment")
+    click.echo(f"{file} holds the traces, keys and policies as of now")
