@@ -99,7 +99,7 @@ async def test_what_is_decided_or_over_stays_as_it_is(closed: Proxy, approver: A
     await approver.post(f"/approvals/{decided.id}", {"decision": "deny"})
     for approval, state in ((decided, "denied"), (expired, "expired")):
         refused = await approver.refused("POST", f"/approvals/{approval.id}", ALLOW)
-        assert refused == (409, f"The approval does not wait any more: it is {state}")
+        assert refused == (409, f"The approval is no longer pending: it is {state}")
     assert await approver.refused("POST", f"/approvals/{UNKNOWN}", ALLOW) == (404, "Approval not found")
 
 

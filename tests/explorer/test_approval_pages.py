@@ -46,13 +46,13 @@ async def test_a_call_is_allowed_in_the_page(
     asking = await start_proxy(ask_policy=PAYMENTS, access={"mode": "keys"}, traces={"database": database_url})
     client = await caller(asking, session, "bot", "client")
     ada = await signed_in(asking, session, "ada", "approver")
-    assert "Nothing waits" in (await ada.get(PATH)).text
+    assert "No approvals are waiting" in (await ada.get(PATH)).text
     async with waiting_call(asking, client.key) as (approval, call):
         page = await ada.get(PATH)
         assert waits(page) == [approval.id]
         for said in ("a payment", "test ask policy", "user bot", "Call of pay", '"to": "ACME"', '"amount": 12'):
             assert said in page.text
-        assert '<span class="count" title="So many wait">1</span>' in (await ada.get("/explorer")).body
+        assert '<span class="count" title="Approvals that wait">1</span>' in (await ada.get("/explorer")).body
         done = await ada.post(f"{PATH}/{approval.id}", decision="once")
         assert (done.status, done.location) == (303, PATH)
         assert (await call)[0] == 200
@@ -180,7 +180,7 @@ async def test_it_is_said_that_something_is_not_shown(proxy: Proxy, browser: Bro
     """The whole conversation if the rule points at nothing, or what is neither a call nor a text."""
     approvals = proxy.app[APPROVALS]
     first = await asked_for(approvals, "developer", [])
-    assert "the whole conversation is asked for" in (await browser.get(PATH)).text
+    assert "the approval is for the whole conversation" in (await browser.get(PATH)).text
     await approvals.decide(first.id, allow=False, by="ada")
     fields: dict[str, Any] = {"dataset": None, "trace": UNKNOWN, "guardrail": "g", "message": "m", "subject": "s"}
     await approvals.open(ApprovalRequest(owner="developer", shown={"asked": [], "unshown": True}, **fields), 60)

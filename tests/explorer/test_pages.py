@@ -191,7 +191,7 @@ async def test_a_list_says_what_is_not_found_yet(
     await hold()
     await execute(address, "INSERT INTO progress (name, seq) VALUES ('index again', 2)")
     page = await browser.get("/explorer/traffic?tool=send")
-    assert f"Exchanges before {clock(1_700_000_060.0)} are from an older version" in " ".join(page.text.split())
+    assert f"Exchanges before {clock(1_700_000_060.0)} were recorded by an older version" in " ".join(page.text.split())
     assert "older version" not in (await browser.get("/explorer/traffic?outcome=completed")).text
     await store.close()
 

@@ -52,7 +52,7 @@ async def test_an_approver_calls_no_model(
     api = await caller(closed, session, "alice", "approver")
     status, said = await call_model(closed, api.key)
     assert (status, said["error"]["status"]) == (403, "PERMISSION_DENIED")
-    assert said["error"]["message"] == "This key decides approvals and makes no calls"
+    assert said["error"]["message"] == "A key with the role approver cannot make calls"
     for headers in ({"x-goog-api-key": f"AIzaTest;invariant-auth={api.key}"}, {"x-goog-api-key": api.key}):
         assert (await call_model(closed, api.key, **headers))[0] in (400, 403)
     listed = {"x-goog-api-key": f"AIzaTest;invariant-auth={api.key}"}

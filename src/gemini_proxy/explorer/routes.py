@@ -121,13 +121,13 @@ def _text(name: str, description: str, **schema: Any) -> QueryParameter:
     return QueryParameter(name, description, {"type": "string", **schema})
 
 
-_OFFSET: Final = _number("offset", "How many to leave out first.")
+_OFFSET: Final = _number("offset", "How many traces to skip.")
 _TRACES: Final = (
-    _text("indices", "Only the traces at these places in the dataset: at most 1,000 numbers, separated by commas."),
+    _text("indices", "Only the traces at these positions in the dataset: at most 1,000 numbers, separated by commas."),
     _number("limit", "How many to list.", trace_api.MAX_TRACES_LISTED),
     _OFFSET,
 )
-_OWNER: Final = "The owner; 404 for another user than the caller."
+_OWNER: Final = "The owner. Any user other than the caller is not found (404)."
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/openapi.json", show_openapi, JsonObject),
@@ -140,7 +140,7 @@ ENDPOINTS: Final = (
         list[DatasetView],
         query=(
             _text("kind", "Which kind.", enum=list(dataset_api.DATASET_KINDS), default="any"),
-            _text("q", "A text that the names contain."),
+            _text("q", "Text that the names contain."),
             _number("limit", "How many to list.", dataset_api.MAX_DATASETS_LISTED),
         ),
     ),
@@ -193,7 +193,7 @@ ENDPOINTS: Final = (
         shadow_api.list_differences,
         list[ShadowDifferenceView],
         query=(
-            _text("kind", "Only those of one kind.", enum=list(DIFFERENCE_KINDS)),
+            _text("kind", "Only differences of this kind.", enum=list(DIFFERENCE_KINDS)),
             _number("limit", "How many to list.", shadow_api.MAX_DIFFERENCES_LISTED),
             _number("before", "Only differences before the one with this number."),
         ),
@@ -204,7 +204,7 @@ ENDPOINTS: Final = (
         approval_api.list_approvals,
         list[ApprovalView],
         query=(
-            _text("state", "Which of them.", enum=list(approval_api.STATES), default="any"),
+            _text("state", "Only approvals in this state.", enum=list(approval_api.STATES), default="any"),
             _number("limit", "How many to list.", approval_api.MAX_APPROVALS_LISTED),
         ),
     ),
@@ -245,7 +245,7 @@ ENDPOINTS: Final = (
             _number("after", "Begin after the event with this id."),
             QueryParameter(
                 "last",
-                "Begin with so many of the last exchanges.",
+                "Start with this many of the most recent exchanges.",
                 {"type": "integer", "minimum": 0, "maximum": MAX_REPLAYED, "default": 0},
             ),
         ),

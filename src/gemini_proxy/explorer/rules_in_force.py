@@ -71,7 +71,7 @@ async def _verdict(app: web.Application, user: str, check: Check, until: float) 
     # Many quick checks in a row would block the loop.
     await asyncio.sleep(0)
     if (left := until - time.perf_counter()) <= 0:
-        raise EngineUnavailable("There was no time left for it")
+        raise EngineUnavailable("No time was left to try it")
     judged = app[ENGINE].check(check)
     if isinstance(judged, Verdict):
         return judged

@@ -82,4 +82,4 @@ async def decide(app: web.Application, identity: Identity, approval_id: str, dec
     found = await app[APPROVALS].get(approval_id)
     if found is None:
         raise NotFound(_MISSING)
-    raise Conflict(f"The approval does not wait any more: it is {found.state}")
+    raise Conflict(f"The approval is no longer pending: it is {found.state}")

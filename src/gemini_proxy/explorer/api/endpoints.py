@@ -1,6 +1,6 @@
-"""What all routes of the API have in common: who calls, what responses look like, and which errors there are.
+"""Give all routes of the API the same authentication, response form and errors.
 
-A response is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. A request at fault
+A response is JSON; an error is ``{"detail": ...}`` with the status that Invariant's clients know. An invalid request
 gets one of 400, 401, 403, 404, 405, 409, 413, 415 and 421; 429 says that a limit of ``[limits]`` is reached, and 503
 that the database or a check is not available.
 """

@@ -17,7 +17,7 @@ _JSON: Final = "application/json"
 _PART: Final = re.compile(r"\{([a-z_]+)\}")
 _REF: Final = "#/components/schemas/{model}"
 _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "user": {"schema": {"type": "string"}, "description": "The user whose the dataset is: the caller."},
+    "user": {"schema": {"type": "string"}, "description": "The user who owns the dataset: always the caller."},
     "dataset": {"schema": {"type": "string"}, "description": "The dataset's name."},
     "dataset_id": {"schema": {"type": "string", "format": "uuid"}},
     "policy_id": {"schema": {"type": "string", "format": "uuid"}},
@@ -26,7 +26,7 @@ _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "trace_id": {"schema": {"type": "string", "format": "uuid"}},
 }
 _DESCRIPTION: Final = """\
-The Explorer's API, in the shape that Invariant's clients speak. Another user's data is not found (404). A request at \
+The Explorer's API, in the form that Invariant's clients use. Another user's data is not found (404). A request at \
 fault gets one of 400, 401, 403, 404, 405, 409, 413, 415 and 421; 429 says that a limit is reached, and 503 that the \
 database or a check is not available."""
 
@@ -51,7 +51,12 @@ def openapi_document(endpoints: Iterable[Endpoint], *, open_access: bool) -> dic
             },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An Invariant key, such as inv-..."},
-                "session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE, "description": "Of the pages."},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": SESSION_COOKIE,
+                    "description": "The session cookie of the pages.",
+                },
             },
         },
     }

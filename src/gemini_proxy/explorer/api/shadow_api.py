@@ -23,7 +23,7 @@ from gemini_proxy.traces.shadows import DIFFERENCE_KINDS, StoredShadow
 MAX_DIFFERENCES_LISTED: Final = 100
 """Differences in one response: each has what both versions found."""
 NO_SHADOW: Final = "The rule has no shadow"
-CHANGED: Final = "The shadow, or the rule in force, has changed meanwhile: look again"
+CHANGED: Final = "The shadow or the rule in force has changed since you loaded it: load it again"
 _NO_POLICY: Final = "Policy not found"
 
 

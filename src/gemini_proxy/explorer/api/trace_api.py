@@ -88,7 +88,7 @@ async def try_rules(call: ApiCall) -> list[TriedGuardrailView]:
     if stored is None:
         raise NotFound(NO_TRACE)
     if len(stored.messages) > MAX_TRIED_BYTES:
-        raise BadRequest("The trace is too long to try rules on it here")
+        raise BadRequest("The trace is too long to try rules on here")
     messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
     tried = await try_on(call.app, call.user, await rules_in_force(call.app, stored.trace), messages)
     return [tried_guardrail_view(one) for one in tried]
@@ -174,7 +174,7 @@ async def _traces(call: ApiCall, dataset: Dataset) -> list[TraceOutlineView]:
         outlines = await call.app[CATALOGUE].outlines(dataset, limit, offset, indices)
     except TooMuchAtOnce:
         raise BadRequest(
-            "The metadata of these traces is too much for one response: ask for fewer with limit"
+            "The metadata of these traces is too large for one response: ask for fewer traces with limit"
         ) from None
     return [trace_outline_view(outline) for outline in outlines]
 

@@ -62,7 +62,7 @@ async def decide(visit: PageVisit) -> web.StreamResponse:
     form = await visit.form()
     decision = _DECISIONS.get(form.get("decision", ""))
     if decision is None:
-        raise BadRequest("A decision is to allow once, for the conversation or for an hour, or to deny")
+        raise BadRequest("The decision must be to allow once, for the conversation or for an hour, or to deny")
     read = ApprovalDecision.read({**decision, "reason": form.get("reason", "").strip()})
     await decide_approval(visit.app, visit.identity, visit.request.match_info["id"], read)
     return see(PATH)

@@ -38,7 +38,7 @@ async def create(visit: PageVisit) -> web.StreamResponse:
     try:
         dataset = await visit.app[DATASETS].create(visit.user, name)
     except NameTaken:
-        return await _datasets(visit, name, f"The dataset {name} exists already")
+        return await _datasets(visit, name, f"The dataset {name} already exists")
     return see(dataset_path(dataset))
 
 

@@ -84,11 +84,11 @@ def why_not_repeated(trace: Trace) -> str:
     if metadata.get("method") not in _METHODS or not trace.model:
         return "Only calls of generateContent and streamGenerateContent can be sent again."
     if metadata.get("vertex"):
-        return "It went to Vertex AI, which takes tokens and not keys."
+        return "It went to Vertex AI, which takes access tokens instead of keys."
     if isinstance(coverage, Mapping) and coverage.get("masked_values"):
-        return "Values in it were masked: the trace has placeholders in their place, and not what was sent."
+        return "Values in it were masked: the trace has placeholders instead of what was sent."
     if metadata.get("earlier"):
-        return "It goes on from something that Gemini keeps, such as a cached content, and is not whole without it."
+        return "It refers to something that Gemini keeps, such as cached content, and is incomplete without it."
     return ""
 
 

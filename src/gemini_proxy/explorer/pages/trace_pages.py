@@ -105,15 +105,15 @@ async def copy(visit: PageVisit) -> web.StreamResponse:
     if kind not in ("case", "curl"):
         raise BadRequest("The parameter as must be case or curl")
     if len(stored.messages) > MAX_COPIED:
-        raise NotFound("The trace is too long for this; its JSON has all of it")
+        raise NotFound("The trace is too long for this page; its JSON is complete")
     messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
     if kind == "case":
         text: str | None = await asyncio.to_thread(policy_case, stored.trace, messages)
         title, about = (
             "Policy case",
             (
-                "Save it beside a policy as NAME.cases.yaml and run gemini-proxy policy test: what a guardrail found"
-                " here must be found again. Change fires to what you want to hold."
+                "Save this beside a policy as NAME.cases.yaml and run gemini-proxy policy test: it expects the "
+                "violations found here. Change fires to expect others."
             ),
         )
     else:
@@ -121,8 +121,8 @@ async def copy(visit: PageVisit) -> web.StreamResponse:
         title, about = (
             "Request for the command line",
             (
-                "Made from the trace, without a key: set GEMINI_API_KEY. Masked values are placeholders, and"
-                " signatures of thoughts are not kept."
+                "Made from the trace, without a key: set GEMINI_API_KEY. Masked values appear as placeholders, and "
+                "thought signatures are not kept."
             ),
         )
     if text is None:

@@ -44,7 +44,7 @@ async def try_rules(visit: PageVisit) -> web.StreamResponse:
     """Show what the rules in force now find in a trace."""
     stored = await stored_trace(visit)
     if len(stored.messages) > MAX_TRIED_BYTES:
-        raise NotFound("The trace is too long to try rules on it here; policy backtest does")
+        raise NotFound("The trace is too long to try rules on here; policy backtest does")
     messages = _messages(stored)
     tried = await try_on(visit.app, visit.user, await rules_in_force(visit.app, stored.trace), messages)
     violations = [violation for one in tried for violation in one.violations]
@@ -77,7 +77,7 @@ async def replay(visit: PageVisit) -> web.StreamResponse:
         raise BadRequest(why_not)
     keys = [form.get("key", "").strip(), *([form.get("own_key", "").strip()] if _needs_own_key(visit, stored) else ())]
     if not all(_KEY.fullmatch(key) for key in keys):
-        return await _ask(visit, stored, "A key has visible characters only, and is not empty.")
+        return await _ask(visit, stored, "A key must have visible characters only and must not be empty.")
     # It names the new trace: the response itself does not say which one that is.
     conversation = f"replay-{stored.trace.id[:8]}-{uuid.uuid4().hex[:12]}"
     headers = {"x-goog-api-key": keys[0], "content-type": "application/json", CONVERSATION_HEADER: conversation}
@@ -122,7 +122,7 @@ def _request(stored: StoredTrace) -> tuple[RecordedRequest | None, str]:
     if why_not := why_not_repeated(stored.trace):
         return None, why_not
     if len(stored.messages) > MAX_COPIED:
-        return None, "It is too long to be written again from the trace."
+        return None, "It is too long to be rebuilt from the trace."
     request = recorded_request(stored.trace, _messages(stored))
     return request, "" if request is not None else "The trace does not hold what was asked."
 
@@ -160,4 +160,4 @@ async def _send(visit: web.Request, request: RecordedRequest, headers: Mapping[s
         raise Unavailable(f"The request was not answered within {_SECONDS:g} seconds") from None
     except aiohttp.ClientError:
         raise Unavailable("This server did not answer the request") from None
-    return f"The server answered {response.status}, and the request became no trace that you can see."
+    return f"The server answered {response.status} and recorded no trace that you can see."
