@@ -196,7 +196,7 @@ async def test_without_a_service_there_is_no_verdict() -> None:
 
 async def test_only_the_operators_policies_may_ask() -> None:
     """Neither a request header's nor one that is stored in the Explorer: they would spend somebody's money."""
-    with pytest.raises(BadRequest, match="only the policy files of a server can have one asked"):
+    with pytest.raises(BadRequest, match="only the policy files of a server can ask one"):
         await with_header(GuardrailSet(), ONE.replace("\n", "\\n"), "add")
     with pytest.raises(PolicyError, match="only the policy files"):
         await compile_guardrail("stored", ONE, "block")

@@ -489,7 +489,7 @@ async def test_a_policy_that_did_not_load_is_sent_again(
         assert not await remote.preload(["SECRET POLICY"])
         service.reply(Reply([b"{}"]))
         assert await remote.preload(["SECRET POLICY"])
-    assert "a policy was not loaded ahead" in caplog.text
+    assert "a policy was not preloaded" in caplog.text
     assert "SECRET" not in caplog.text and KEY not in caplog.text
 
 

@@ -77,9 +77,9 @@ async def test_it_gets_the_code_and_none_of_our_secrets(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("said", "status", "says"),
     [
-        (SAID, 2, "could not look through"),
-        ({**SAID, "paths": {"scanned": []}}, 0, "could not look through"),
-        ({**SAID, "errors": [{"level": "error"}]}, 0, "could not look through"),
+        (SAID, 2, "could not scan"),
+        ({**SAID, "paths": {"scanned": []}}, 0, "could not scan"),
+        ({**SAID, "errors": [{"level": "error"}]}, 0, "could not scan"),
         ({**SAID, "results": [{}]}, 0, "no answer from semgrep"),
     ],
 )

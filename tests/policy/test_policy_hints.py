@@ -65,7 +65,7 @@ def test_what_may_hold_is_not_warned_of(lines: tuple[str, str]) -> None:
         ((M, '(m.role = "user")'), "equality is written =="),
         ((M, 'm.role == "user" && True'), "write the word and"),
         ((M, 'm.role == "user" || True'), "write the word or"),
-        ((M, 'm.role == "user";'), "a line needs no mark at its end"),
+        ((M, 'm.role == "user";'), "a line needs no character at its end"),
         ((M, "m.role == user"), 'a text is written in quotes: "user"'),
         ((M, "m.content == null"), "write None"),
         ((M, 'm.content.contains("x")'), 'write "..." in text'),

@@ -48,7 +48,7 @@ def test_fields_are_checked_at_load() -> None:
 
 def test_missing_detectors_say_what_brings_them() -> None:
     """Never a rule that silently does not fire."""
-    with pytest.raises(PolicyError, match="semgrep program, which only the policy files of a server can have run"):
+    with pytest.raises(PolicyError, match="semgrep program, which only the policy files of a server can run"):
         compile_policy("from invariant.detectors import semgrep\n")
 
 

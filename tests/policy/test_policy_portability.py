@@ -66,13 +66,13 @@ def detectors(names: str, *lines: str) -> str:
 
 # A policy, and for each note: line, column, a part of its message.
 NOTED: dict[str, tuple[str, list[tuple[int, int, str]]]] = {
-    "and in or": (rule('m.role == "a" and m.role == "b" or empty(m.content)'), [(3, 7, "groups these otherwise")]),
+    "and in or": (rule('m.role == "a" and m.role == "b" or empty(m.content)'), [(3, 7, "groups these differently")]),
     "or in and, one in brackets": (rule("empty(m) or (len(m) > 1) and empty(m)"), [(3, 5, "each operand in brackets")]),
-    "three with comparisons": (rule('m.role == "a" or m.role == "b" or m.role == "c"'), [(3, 7, "otherwise")]),
-    "three, two in brackets": (rule('empty(m) or (m.role == "b") or m.role == "c"'), [(3, 5, "otherwise")]),
-    "brackets around all": (rule("(empty(m) and empty(m) or empty(m))"), [(3, 6, "otherwise")]),
-    "brackets around a part": (rule('any([(m.role) == "b" and empty(m) or empty(m)])'), [(3, 13, "otherwise")]),
-    "three calls, not in the middle": (rule("empty(m) or not empty(m) or empty(m)"), [(3, 5, "otherwise")]),
+    "three with comparisons": (rule('m.role == "a" or m.role == "b" or m.role == "c"'), [(3, 7, "differently")]),
+    "three, two in brackets": (rule('empty(m) or (m.role == "b") or m.role == "c"'), [(3, 5, "differently")]),
+    "brackets around all": (rule("(empty(m) and empty(m) or empty(m))"), [(3, 6, "differently")]),
+    "brackets around a part": (rule('any([(m.role) == "b" and empty(m) or empty(m)])'), [(3, 13, "differently")]),
+    "three calls, not in the middle": (rule("empty(m) or not empty(m) or empty(m)"), [(3, 5, "differently")]),
     "not a comparison": (rule('not m.role == "user"'), [(3, 5, "write not (...)")]),
     "not, a pattern": (call("not c is tool:f"), [(3, 5, "write not (...)")]),
     "not in brackets in part": (rule('not (m.role) == "user"'), [(3, 5, "write not (...)")]),

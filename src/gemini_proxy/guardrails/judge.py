@@ -118,9 +118,9 @@ def _text(answer: Mapping[str, Any]) -> str:
         texts = [part["text"] for part in candidate["content"]["parts"] if "text" in part and not part.get("thought")]
         text = "".join(texts)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise EngineUnavailable("The judge's answer cannot be read") from None
+        raise EngineUnavailable("The judge's response cannot be read") from None
     if reason != "STOP":
-        raise EngineUnavailable("The judge did not finish its answer")
+        raise EngineUnavailable("The judge did not finish its response")
     return text
 
 
@@ -130,5 +130,5 @@ def _decision(text: str) -> bool:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         decision = None
     if not isinstance(decision, bool):
-        raise EngineUnavailable("The judge's answer is not a decision")
+        raise EngineUnavailable("The judge's response is not a decision")
     return decision

@@ -431,7 +431,7 @@ def turn_of(content: int, contents: Sequence[int | None], messages: Sequence[Map
             turns[-1].add(number)
     found = next((turn for turn in turns[:-1] if content in turn), None)
     if found is None:
-        raise CannotMask("the turn that it is in cannot be left out")
+        raise CannotMask("its turn cannot be left out of the request")
     return frozenset(found)
 
 

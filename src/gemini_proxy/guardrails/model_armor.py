@@ -66,7 +66,7 @@ class ModelArmorAnswerer:
             answer = await self._client.get(self._metadata, {"metadata-flavor": "Google"})
             token, lasts = answer.get("access_token"), answer.get("expires_in")
             if not isinstance(token, str) or not isinstance(lasts, int | float):
-                raise EngineUnavailable("This machine has no token for Model Armor: set guardrails.model_armor.token")
+                raise EngineUnavailable("There is no token for Model Armor: set guardrails.model_armor.token")
             self._fetched = token, self._clock() + lasts - _EARLY
         return self._fetched[0]
 
@@ -75,7 +75,7 @@ def _matched(answer: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the filters that match. Raises EngineUnavailable if none does and not all have run."""
     result = answer.get("sanitizationResult")
     if not isinstance(result, dict):
-        raise EngineUnavailable("The response of Model Armor has no result")
+        raise EngineUnavailable("Model Armor's response has no result")
     filters = result.get("filterResults")
     named = filters.items() if isinstance(filters, dict) else ()
     matched = tuple(name for name, found in named if "MATCH_FOUND" in _states(found))

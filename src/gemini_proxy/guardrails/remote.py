@@ -102,7 +102,7 @@ class RemoteEngine:
         try:
             read_loaded(await self._call("policy/load", {"policy": text}, self._key, None))
         except (EngineUnavailable, Unauthenticated) as error:
-            log.warning("a policy was not loaded ahead: %s", error.message)
+            log.warning("a policy was not preloaded: %s", error.message)
             return False
         self._loaded[known] = now
         self._loaded.move_to_end(known)

@@ -269,7 +269,7 @@ def nothing_checked(files: GuardrailSet, engine: str) -> str:
         return 'Nothing is checked: guardrails.engine is "off"'
     if not files.deciding:
         return (
-            "No policy file blocks, asks or masks (guardrails.policies): an exchange is checked only by rules of its"
-            " dataset or of its client, else by nothing"
+            "No policy file blocks, asks or masks (guardrails.policies): "
+            "only rules of a dataset or a client check an exchange"
         )
     return ""

@@ -88,7 +88,7 @@ def _read(printed: bytes, status: int, code: bytes) -> tuple[LabelledSpan, ...]:
     try:
         said = json.loads(printed)
         if status != 0 or not said["paths"]["scanned"] or any(error["level"] == "error" for error in said["errors"]):
-            raise EngineUnavailable("semgrep(...) could not look through a text")
+            raise EngineUnavailable("semgrep(...) could not scan a text")
         return tuple(sorted(_found(said["results"], code), key=lambda found: (found.start, found.end)))
     except (ValueError, KeyError, TypeError):
         raise EngineUnavailable(f"semgrep(...) got no answer from {NAME}") from None

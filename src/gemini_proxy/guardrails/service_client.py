@@ -45,7 +45,7 @@ async def bounded(content: aiohttp.StreamReader, most: int, who: str) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > most:
-            raise EngineUnavailable(f"The response of {who} is larger than the proxy may hold")
+            raise EngineUnavailable(f"The response of {who} is larger than the proxy's limit")
     return b"".join(pieces)
 
 

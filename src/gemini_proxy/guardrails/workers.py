@@ -74,7 +74,7 @@ class Workers:
             async with asyncio.timeout_at(ends):
                 give_back = await self._lock.acquire(client)
         except TimeoutError:
-            raise EngineUnavailable("No process was free for the check in time") from None
+            raise EngineUnavailable("No worker process was free for the check in time") from None
         except Unavailable as error:
             raise EngineUnavailable(error.message) from None
         work = loop.create_task(self._work(ends, give_back, partial(function, *args, **kwargs)))
@@ -101,10 +101,10 @@ class Workers:
             async with asyncio.timeout_at(ends):
                 pool = await process.ready()
         except TimeoutError:
-            raise EngineUnavailable("No process for the check started in time") from None
+            raise EngineUnavailable("No worker process for the check started in time") from None
         except BrokenExecutor:
             process.end()
-            raise EngineUnavailable("No process for the check could be started") from None
+            raise EngineUnavailable("No worker process for the check could be started") from None
         if self._longest is not None:
             ends = min(ends, asyncio.get_running_loop().time() + self._longest)
         limit = asyncio.timeout_at(ends)
@@ -113,7 +113,7 @@ class Workers:
                 return await asyncio.wrap_future(pool.submit(call))
         except BrokenExecutor:
             process.end()
-            raise EngineUnavailable("A process that runs checks died") from None
+            raise EngineUnavailable("A worker process that runs checks died") from None
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -86,7 +86,7 @@ class BrowserGuard:
         if not self.is_own_host(request):
             raise WrongHost("This server does not answer to that host name: add it to explorer.hosts")
         if request.method not in SAFE and not is_same_origin(request):
-            raise CrossSite("A page of another site sent this request")
+            raise CrossSite("This request comes from a page of another site, which may not use this server")
 
 
 BROWSER_GUARD = web.AppKey("BROWSER_GUARD", BrowserGuard)

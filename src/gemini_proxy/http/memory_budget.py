@@ -30,7 +30,9 @@ class MemoryBudget:
         """Count ``size`` more bytes for a request. Raise Unavailable if other requests leave no room for them."""
         own = request.get(_RESERVED, 0)
         if self._used > own and self._used + size > self._limit:
-            raise Unavailable("The server holds as many bytes of large requests as server.max_held_bytes allows")
+            raise Unavailable(
+                "The server holds as many bytes of large requests as server.max_held_bytes allows; try again later"
+            )
         self._used += size
         request[_RESERVED] = own + size
 

@@ -392,7 +392,9 @@ class _Compiler:
             slot = scope.bind(line.name, kind if kind in FIELDS else None)
             return Step(needs, slot, safe, build=each_item(source, kind, slot))
         if kind not in FIELDS:
-            self._context.fail(line, f"({line.name}: {kind}) needs a list to go over", f"({line.name}: {kind}) in ...")
+            self._context.fail(
+                line, f"({line.name}: {kind}) needs a list to iterate over", f"({line.name}: {kind}) in ..."
+            )
         slot = scope.bind(line.name, kind)
         return Step(frozenset(), slot, True, build=each_event(kind, slot), binds_event=True)
 
@@ -534,7 +536,9 @@ class _Compiler:
             self._context.fail(node, "input must be followed by the name of a parameter", "input.name")
         imported = self._context.imported.get(node.name)
         if imported is not None and imported.role == "module":
-            self._context.fail(node, f'"{node.name}" is a module', f"call what it has, as in {node.name}.loads(...)")
+            self._context.fail(
+                node, f'"{node.name}" is a module', f"call one of its functions, as in {node.name}.loads(...)"
+            )
         if node.name in self._context.predicates or imported is not None:
             self._context.fail(node, f'"{node.name}" must be called', f"{node.name}(...)")
         self._context.unknown(node, node.name, scope.slots)

@@ -18,7 +18,7 @@ class Imported:
     name: str
 
 
-_ASKED = "only the policy files of a server can have one asked"
+_ASKED = "only the policy files of a server can ask one"
 
 # Names of the stock language that need a model, a network or a program, and what they need.
 UNAVAILABLE: Mapping[str, str] = {
@@ -29,8 +29,8 @@ UNAVAILABLE: Mapping[str, str] = {
     "injection_model": f"a classifier of injections; {_ASKED}",
     "decision": f"a language model; {_ASKED}",
     "presidio": f"Presidio and a language model; {_ASKED}",
-    "semgrep": "the semgrep program, which only the policy files of a server can have run",
-    "ocr": "the tesseract program, which only the policy files of a server can have run",
+    "semgrep": "the semgrep program, which only the policy files of a server can run",
+    "ocr": "the tesseract program, which only the policy files of a server can run",
     "ipython_code": "IPython; python_code reads cells without magics",
     "is_dangerous_code": "the semgrep program; semgrep(code, lang) runs it",
 }

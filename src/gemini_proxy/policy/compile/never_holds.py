@@ -48,7 +48,7 @@ def warn_of_uncalled(context: Context, node: syntax.Attribute, scope: Scope) -> 
     if name not in _UNMISTAKABLE and not ((name in ARITY or name in METHODS_ELSEWHERE) and _is_text(node.value, scope)):
         return
     hint = METHODS_ELSEWHERE.get(name) or f"write .{name}({'...' if ARITY[name][0] else ''})"
-    context.warn(node, f"{name} is a method that is not called, so nothing is ever found here", hint)
+    context.warn(node, f"{name} is a method that is not called, so this never finds anything", hint)
 
 
 def _role_of(node: syntax.Expr, scope: Scope) -> str | None:
@@ -91,7 +91,7 @@ def _warn_of_event(context: Context, event: syntax.Name, kind: str, other: synta
         return
     named = kind in ("ToolCall", "ToolOutput")
     hint = f"write {event.name} is tool:{other.value}" if named else "read a field first, as in .content"
-    context.warn(event, f"a {kind} is no text, so this never holds", hint)
+    context.warn(event, f"a {kind} is not a text, so this never holds", hint)
 
 
 def _is_text(node: syntax.Expr, scope: Scope) -> bool:

@@ -96,8 +96,8 @@ class Context:
         if entity in getattr(self.detectors.detectors.get(detector), "not_found", ()):
             self.warn(
                 node,
-                f"{entity} is never found here, so nothing is checked for it: {detector} finds what has a form. "
-                f'In a policy file of a server {detector}(x, model="presidio") finds more',
+                f"{entity} is never found here: {detector} finds only values of a known format. "
+                f'In a policy file of a server, {detector}(x, model="presidio") finds more',
             )
 
     def warn_of_label(self, node: syntax.Node, call: syntax.Call, label: str) -> None:

@@ -42,7 +42,7 @@ class Unanswered(EvaluationError):
 
     def __init__(self, questions: tuple[Question, ...]) -> None:
         names = ", ".join(sorted({question.detector for question in questions}))
-        super().__init__(f"{names} has to be asked, which is not configured here")
+        super().__init__(f"{names} needs a service that is not configured here")
         self.questions = questions
 
     def __reduce__(self) -> tuple[type["Unanswered"], tuple[tuple[Question, ...]]]:

@@ -42,7 +42,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METHODS = frozenset(
     ("strip", "lower", "upper", "split", "splitlines", "join", "format", "keys", "values", "items", "get")
 )
-_EACH = "it groups these otherwise; put each operand in brackets"
+_EACH = "it groups these differently; put each operand in brackets"
 _LONGEST_TRIED = 1000
 
 
@@ -108,7 +108,7 @@ class _PortabilityNotes:
                     yield _note(node, "a text outside a list is not a TextChunk; use (t: str) in text(x)")
                 case syntax.Declaration(source=syntax.Sequence(items=items) as written):
                     if not all(isinstance(item, syntax.Constant) for item in items):
-                        yield _note(written, "it takes the items before events are known; write tuple([...])")
+                        yield _note(written, "it evaluates the items before events are known; write tuple([...])")
 
     # Lines
 
@@ -192,7 +192,7 @@ class _PortabilityNotes:
     def _named(self, node: syntax.Call, name: str) -> Iterator[PolicyWarning]:
         options = {key: value for key, value in node.kwargs}
         if name in ("untrusted", "private", "acts") and name not in self._predicates:
-            yield _note(node, f"it has no {name}(...), and does not know who said a value")
+            yield _note(node, f"it has no {name}(...), and does not track where a value came from")
         if name == "tool_changed" and name not in self._predicates:
             yield _note(node, "it has no tool_changed(...), and keeps no declarations of tools")
         if name == "normalized" and name not in self._predicates:
@@ -423,7 +423,7 @@ def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
         case syntax.ToolPattern(name=name) if not _WORD.fullmatch(name):
             yield _note(node, f'it does not read this name; write x.function.name == "{name}"')
         case syntax.TextPattern(value=syntax.Name()):
-            yield _note(node, "it takes no constants in patterns; write the text itself")
+            yield _note(node, "it does not accept constants in patterns; write the text itself")
         case syntax.TextPattern(value=syntax.Constant(raw=raw)) if raw and _has_alternatives(raw):
             yield _note(node, 'only the last alternative has to reach the end of the text; write "(a|b)"')
         case syntax.Wildcard():
@@ -433,7 +433,8 @@ def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
         case syntax.LiteralPattern(value=value):
             if value is None or isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
                 yield _note(
-                    node, "it takes no such value in patterns; compare x.function.arguments.get(...) on its own line"
+                    node,
+                    "it does not accept this value in patterns; compare x.function.arguments.get(...) on its own line",
                 )
         case syntax.EntityPattern(entity=entity):
             yield _note(node, f"<{entity}> needs presidio and a model, or is not known; use find with a pattern")
@@ -483,14 +484,14 @@ def _binds_only(statement: syntax.Raise) -> Iterator[PolicyWarning]:
 
 def _unasked(line: syntax.Declaration, message: str) -> PolicyWarning:
     return _note(
-        line, f'{message}; ask something of {line.name}, or raise PolicyViolation("...", {line.name}={line.name})'
+        line, f'{message}; add a condition on {line.name}, or raise PolicyViolation("...", {line.name}={line.name})'
     )
 
 
 def _counts_only(node: syntax.Quantifier) -> Iterator[PolicyWarning]:
     """Note a count of all events of a kind: there it is always one."""
     if node.name == "count" and all(isinstance(line, syntax.Declaration) for line in node.body):
-        yield _note(node, "without a condition this counts one, whatever there is; ask something of what is counted")
+        yield _note(node, "without a condition this always counts one; add a condition on what is counted")
 
 
 # String literals, as texts and where they are taken as patterns

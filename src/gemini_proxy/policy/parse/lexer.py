@@ -28,7 +28,7 @@ _WORDS = {
     "!": "negation is the word not",
     "&": "write the word and",
     "|": "write the word or",
-    ";": "a line needs no mark at its end",
+    ";": "a line needs no character at its end",
 }
 _BLANK = re.compile(r"(?:[ \t\f\xa0\ufeff]|\\\n)+")
 _STRING = re.compile(

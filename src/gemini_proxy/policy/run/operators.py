@@ -226,7 +226,7 @@ def _power(left: int | float, right: int | float) -> int | float:
         raise BudgetExceeded("a number has more than 4096 bits")
     result = left**right
     if isinstance(result, complex):
-        raise EvaluationError("the root of a negative number is not a real number")
+        raise EvaluationError("a negative number has no real root")
     return _bounded(result)
 
 
