@@ -268,7 +268,7 @@ async def test_the_service_manager_sees_one_service(
             async with calling(server, other) as session:
                 os.kill(stuck, signal.SIGSTOP)
                 await Scraper(server).until(session, replaced)
-                assert "its event loop stands still" in server.stderr.read_text()
+                assert "its event loop is blocked" in server.stderr.read_text()
                 stopping = asyncio.Event()
                 upstream.reply(stream(EVENTS[0], stopping, *EVENTS[1:]))
                 async with session.post(server.url + STREAM, json=prompt("hi")) as response:

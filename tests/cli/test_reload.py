@@ -233,7 +233,11 @@ async def test_what_cannot_be_loaded_changes_nothing(
             assert (await ask(client, server, "Galway?"))[0] == 200
             assert '"last_reload":"failed"' in await text(client, server.url + "/readyz")
             *_, line = logged(server, "reload failed")
-            assert line.startswith("reload failed, what held before holds: ") and words in line and "\n" not in line
+            assert (
+                line.startswith("reload failed, the previous configuration stays in force: ")
+                and words in line
+                and "\n" not in line
+            )
         await hang_up(client, server)
         assert (await ask(client, server, "Cork?"))[0] == 200
         assert (await ask(client, server, "Galway?"))[1].endswith("no Galway")
@@ -285,7 +289,7 @@ async def test_keys_that_need_a_restart_are_named(
         # Named again, for they still wait.
         await hang_up(client, server, count=2)
         names = "server.listen, server.max_exchanges, upstream.base_url, upstream.api_key, guardrails.timeout"
-        assert logged(server, "restart") == [f"changed, but only a restart makes them hold: {names}"] * 2
+        assert logged(server, "restart") == [f"changed settings that take effect only after a restart: {names}"] * 2
         assert "CANARY" not in server.stderr.read_text()
 
 

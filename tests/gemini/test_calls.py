@@ -165,7 +165,7 @@ def test_hostile_and_unknown_paths_are_refused(target: str, http_method: str) ->
 @pytest.mark.parametrize("start", ["/v1beta/v1", "/v1beta/v1beta", "/gemini/v1/v1beta1"])
 def test_a_version_given_twice_is_told(start: str) -> None:
     """A base URL with a version meets SDKs that add theirs."""
-    with pytest.raises(NotFound, match="base URL that ends before the version"):
+    with pytest.raises(NotFound, match="base URL without the version"):
         post(f"{start}/models/m:generateContent")
 
 

@@ -261,7 +261,7 @@ def test_fields_that_send_the_answer_elsewhere_are_named_and_read(body: dict[str
     """Wherever they stand; what is done about them is not the reader's to say."""
     request = read(spelled({"contents": [], **body}, spell))
     (address,) = request.outbound
-    assert Unchecked(f"request.{address}", "where the response goes besides") in request.unchecked
+    assert Unchecked(f"request.{address}", "another destination of the response") in request.unchecked
     assert "theirs" in said(request.messages)
 
 

@@ -53,11 +53,11 @@ async def test_where_they_are_allowed_rules_read_them_and_the_trace_says_so(
         assert "unseen=1" in response.headers["x-gemini-proxy-guardrails"]
     trace = await allowed.trace()
     assert trace.metadata["coverage"]["not_checked"] == [
-        {"address": f"request.{address}", "reason": "where the response goes besides"}
+        {"address": f"request.{address}", "reason": "another destination of the response"}
     ]
     strict = await start_proxy(guardrails={"outbound_fields": "allow", "unseen_content": "block"})
     policy = 'raise "to strangers" if:\n    (m: Message)\n    "theirs" in m.content\n'
     ruled = await start_proxy(policy=policy, guardrails={"outbound_fields": "allow"})
-    for proxy, reason in ((strict, "where the response goes besides"), (ruled, "to strangers")):
+    for proxy, reason in ((strict, "another destination of the response"), (ruled, "to strangers")):
         async with client.post(proxy.method(), json={**prompt("hi"), **extra}) as response:
             assert response.status == 400 and reason in await response.text()

@@ -120,7 +120,7 @@ async def test_a_file_named_otherwise_than_google_did_is_refused(
 ) -> None:
     """It could be another user's, or one that was checked: that it is not known says nothing."""
     status, said = await ask(client, proxy, {"contents": [{"parts": [{"fileData": {"fileUri": uri}}]}]})
-    assert (status, "as Google did" in said, upstream.calls) == (400, True, [])
+    assert (status, "as Google returned it" in said, upstream.calls) == (400, True, [])
 
 
 async def test_a_known_file_is_checked_whatever_spelling_of_its_address_is_taken(

@@ -141,7 +141,7 @@ async def test_another_database_is_not_believed(
     other = postgres_server.url("template1")
     async with listening(store.database, other) as news:
         async with asyncio.timeout(PATIENCE):
-            while "not heard: it is another one" not in caplog.text:
+            while "do not arrive: this is another database" not in caplog.text:
                 assert not news.complete
                 await asyncio.sleep(0)
 

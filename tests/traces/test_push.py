@@ -169,7 +169,7 @@ async def test_a_trace_that_the_service_refuses_for_good_is_given_up_and_holds_u
     assert explorer.received == {good.id: 1}
     assert (running.worker.given_up[GivenUp.REJECTED], await waiting(store)) == (1, 0)
     [line] = caplog.records
-    assert line.getMessage() == "a trace was not taken by the Explorer"
+    assert line.getMessage() == "the Explorer rejected a trace"
     assert {"trace_id": bad.id, "reason": f"HTTP {status}"}.items() <= vars(line).items()
 
 

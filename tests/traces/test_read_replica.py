@@ -79,7 +79,9 @@ async def test_reads_come_from_the_replica_and_from_the_primary_while_it_is_away
     await store.add([trace()])
     assert [await replica.read(count) for _ in range(3)] == [2, 2, 2]
     assert (replica.fallbacks, replica.away) == (3, True)
-    assert [message for message in caplog.messages if "traces.read_database is away" in message] == caplog.messages[-1:]
+    assert [
+        message for message in caplog.messages if "traces.read_database is unavailable" in message
+    ] == caplog.messages[-1:]
 
     await asyncio.to_thread(replica_server.start)
     await caught_up(database_url, replica_server)

@@ -83,7 +83,7 @@ def _without_requests(beside: Iterable[tuple[str, JsonObject]]) -> GeminiRequest
         settings.update(values)
         outbound += outbound_fields(values)
     read = tuple(messages.messages)
-    unchecked = [Unchecked(f"request.{address}", "where the response goes besides") for address in outbound]
+    unchecked = [Unchecked(f"request.{address}", "another destination of the response") for address in outbound]
     return GeminiRequest(
         messages=read,
         unchecked=(*messages.unchecked, *unchecked),

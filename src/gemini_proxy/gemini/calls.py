@@ -18,10 +18,8 @@ DEFAULT_VERSION = "v1beta"
 """The version that clients mean that leave it out (litellm)."""
 _DEFAULT_VERSIONS: Final[Mapping[Host, str]] = {"gemini": DEFAULT_VERSION, "vertex": "v1beta1"}
 
-SUPPORTED = (
-    "supported are generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
-    "and what docs/doors.md lists besides"
-)
+SUPPORTED = "it serves generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
+"and the other paths listed in docs/doors.md"
 
 _PREFIX = re.compile(r"(?:/api/v1/gateway)?(?:/(?P<dataset>[A-Za-z0-9_-]{1,128}))?/gemini(?=/)")
 _SLASHES = re.compile("/{2,}")
@@ -163,8 +161,8 @@ def _match(http_method: str, path: str) -> Match:
     if found:
         raise MethodNotAllowed(f"This path takes {' and '.join(match.row.http for match in found)} only")
     if _TWO_VERSIONS.match(path):
-        raise NotFound("The path has its version twice; give the client a base URL that ends before the version")
-    raise NotFound(f"This path is not served by the proxy; {SUPPORTED}")
+        raise NotFound("The path contains the version twice; give the client a base URL without the version")
+    raise NotFound(f"The proxy does not serve this path; {SUPPORTED}")
 
 
 def _closed(door: str) -> str:
@@ -198,7 +196,7 @@ def read_query(raw: str, passed: frozenset[str] = frozenset(), *, media: bool = 
     alt, int_enums = _alt(values.get("alt"), values.get("$alt"), media)
     taken = tuple(pair for pair in pairs if pair[0] in passed)
     if "invariant" in "".join(value for _, value in taken).lower():
-        raise BadRequest("The query parameters of a listing are not the place for an Invariant key")
+        raise BadRequest("A listing does not take an Invariant key as a query parameter; send it in a header")
     return Query(alt, int_enums, taken, values.get("key") or None)
 
 

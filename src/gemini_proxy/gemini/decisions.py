@@ -29,7 +29,7 @@ def _read(call: ModelCall, body: bytes) -> GeminiRequest:
     bare, secrets = without_secrets(root, _CLIENTS_NAMES)
     outbound = outbound_fields(root)
     read = _messages(root)
-    reason = "where the response goes besides"
+    reason = "another destination of the response"
     read.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     messages, model = tuple(read.messages), root.get("model")
     return GeminiRequest(

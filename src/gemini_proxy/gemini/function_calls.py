@@ -272,7 +272,7 @@ def _get(container: _Container, step: Step) -> Any:
         return container.get(step)
     if isinstance(container, list) and isinstance(step, int):
         return container[step] if step < len(container) else None
-    raise DecodeError("The upstream sent a streamed argument with a path that does not fit the others")
+    raise DecodeError("The upstream sent a streamed argument whose path conflicts with the others")
 
 
 def _put(container: _Container, step: Step, value: Any) -> None:
@@ -281,6 +281,6 @@ def _put(container: _Container, step: Step, value: Any) -> None:
     elif isinstance(container, list) and isinstance(step, int):
         missing = step + 1 - len(container)
         if missing > MAX_INDEX_GAP:
-            raise DecodeError("The upstream sent a streamed argument with an index far behind the others")
+            raise DecodeError("The upstream sent a streamed argument whose index is far beyond the others")
         container.extend([None] * missing)
         container[step] = value

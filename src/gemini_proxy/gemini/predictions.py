@@ -95,7 +95,7 @@ def _messages(root: JsonObject, outbound: Iterable[str]) -> MessageList:
                 _add_setting(read, f"parameters.{inner}", {inner: setting})
         else:
             _add_setting(read, f"request.{name}", {name: value})
-    reason = "where the response goes besides"
+    reason = "another destination of the response"
     read.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return read
 

@@ -114,7 +114,7 @@ def _read(call: ModelCall, root: JsonObject, outbound: Iterable[str]) -> Message
         reader.add({name: value for name, value in root.items() if name not in spellings(wrapper)})
         for request in objects(field(root, wrapper), wrapper):
             reader.add(request)
-    reason = "where the response goes besides"
+    reason = "another destination of the response"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader.list
 

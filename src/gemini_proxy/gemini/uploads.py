@@ -51,7 +51,7 @@ _NO_TEXT: Final = re.compile(r"(?:image|audio|video|font)/.*")
 _LINES: Final = frozenset({"jsonl", "application/jsonl", "application/x-jsonl", "application/x-ndjson", "text/jsonl"})
 _SHOWN: Final = 100
 """Characters of a name that an error repeats."""
-_FAULT: Final = "Line {} of the file is no request of a batch"
+_FAULT: Final = "Line {} of the file is not a request of a batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +207,11 @@ def require_as_declared(announced: Announced, encoding: str) -> None:
     if encoding and not is_text:
         raise BadRequest(f"The file is text in {encoding.upper()}; send it in UTF-8")
     if is_text and _NO_TEXT.fullmatch(mime_type) and not is_text_type(mime_type):
-        raise BadRequest(f"The file is text and declared as {mime_type}; declare it as text/plain")
+        raise BadRequest(f"The file is text but declared as {mime_type}; declare it as text/plain")
     if is_text and _CHARSET.search(announced.mime_type):
-        raise BadRequest("The file is declared in another character set than UTF-8; send it in UTF-8")
+        raise BadRequest("The file is declared in a character set other than UTF-8; send it in UTF-8")
     if not is_text and (is_text_type(mime_type) or announced.is_batch):
-        raise BadRequest(f"The file is declared as {mime_type} and is not text in UTF-8; send it in UTF-8")
+        raise BadRequest(f"The file is declared as {mime_type} but is not text in UTF-8; send it in UTF-8")
 
 
 def _names(file: JsonObject) -> dict[str, str]:

@@ -46,7 +46,7 @@ class AllowedTurns:
         try:
             known = await self._known.known(by_digest) if by_digest else frozenset[str]()
         except StoreError as error:
-            log.warning("what was allowed before cannot be read, so all counts as new: %s", error)
+            log.warning("earlier allowed turns cannot be read, so all turns count as new: %s", error)
             return
         exchange.allowed = max((by_digest[digest] for digest in known), default=0)
 
@@ -65,7 +65,7 @@ class AllowedTurns:
         try:
             await self._known.remember(digests)
         except StoreError as error:
-            log.warning("what was allowed cannot be kept, so it counts as new in the next request: %s", error)
+            log.warning("allowed turns cannot be stored, so they count as new in the next request: %s", error)
 
     def _applies(self, exchange: Exchange) -> bool:
         return exchange.rules.narrows and self._guardrails.engine == "native"

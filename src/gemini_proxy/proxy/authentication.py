@@ -30,7 +30,7 @@ class Authentication:
             return ""
         identity = await self.identity(credentials.invariant)
         if identity.role == "approver":
-            raise Forbidden("This key decides approvals and makes no calls")
+            raise Forbidden("A key with the role approver cannot make calls")
         return identity.owner
 
     async def identity(self, key: str) -> Identity:
@@ -38,7 +38,7 @@ class Authentication:
         try:
             identity = await self._access.identity(key)
         except StoreError:
-            raise Unavailable("The keys cannot be read now") from None
+            raise Unavailable("The keys cannot be read now; try again later") from None
         if identity is None:
             raise Unauthenticated("You must provide a valid API key: the Invariant key is not known to this server")
         return identity

@@ -88,7 +88,10 @@ class ExchangeRecorder:
             return
         written = await self._recorder.commit(trace, _bytes_read(exchange))
         if self._required and not written:
-            raise Unavailable("The exchange could not be recorded, and this server answers only what it records")
+            raise Unavailable(
+                "The exchange could not be recorded, and this server requires a trace of each exchange "
+                "(traces.required)"
+            )
         self._learn(exchange)
 
     def record_later(self, exchange: Exchange) -> None:

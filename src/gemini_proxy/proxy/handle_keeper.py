@@ -178,7 +178,7 @@ def _not_kept() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        log.warning("what Gemini keeps is not remembered, and unchecked where it is used: %s", error)
+        log.warning("handles of what Gemini keeps cannot be stored, so requests that use them are unchecked: %s", error)
 
 
 def _is_meant(reference: Reference, handle: Handle) -> bool:

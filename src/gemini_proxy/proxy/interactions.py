@@ -33,8 +33,8 @@ def refuse_unopened(request: GeminiRequest, guardrails: Guardrails) -> None:
         if setting is not None and getattr(guardrails, setting) == "refuse":
             name = unchecked.address.removeprefix("request.")
             raise BadRequest(
-                f'The field "{name}" has Gemini run what the proxy cannot see; '
-                f'this server takes it only with guardrails.{setting} = "allow"'
+                f'The field "{name}" makes Gemini run something that the proxy cannot see; '
+                f'this server accepts it only with guardrails.{setting} = "allow"'
             )
 
 
@@ -48,7 +48,7 @@ def refuse_going_on(exchange: Exchange, handle: Handle, *, lost: bool) -> None:
     if handle.refused and reads:
         raise NotFound("There is no such interaction here")
     if handle.refused:
-        raise BadRequest("The earlier interaction was refused; send what may stay of the conversation as input")
+        raise BadRequest("The earlier interaction was refused; send the rest of the conversation as input")
     if lost and handle.details.get("masked"):
         what = "be read again" if reads else "be continued"
         raise BadRequest(

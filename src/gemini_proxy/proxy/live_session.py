@@ -349,7 +349,7 @@ class LiveSession:
         """Read a frame that is no setup. Raises BadRequest."""
         frame = read_client_frame(data)
         if self._call is None or frame.kind == "setup":
-            raise BadRequest("A session has one setup, its first frame")
+            raise BadRequest("A session has only one setup, its first frame")
         return frame, read_input(self._call, frame)
 
     async def _check_input(self, turn: _LiveTurn, said: GeminiRequest, data: bytes) -> bytes:

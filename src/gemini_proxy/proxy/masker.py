@@ -141,7 +141,7 @@ class Masker:
         try:
             known = await self._refused.known(asked) if asked else frozenset[str]()
         except StoreError as error:
-            log.warning("what was refused before cannot be read, so nothing heals: %s", error)
+            log.warning("refused texts cannot be read, so they stay in later requests: %s", error)
             return tuple(violations)
         heals = {number for number, some in digests.items() if some and known.issuperset(some)} | again
         return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
@@ -155,7 +155,7 @@ class Masker:
         try:
             await self._refused.remember({digest for some in digests.values() for digest in some})
         except StoreError as error:
-            log.warning("what was refused cannot be kept, so a chat may not go on after it: %s", error)
+            log.warning("refused texts cannot be stored, so a chat may be refused again because of them: %s", error)
 
     def _keeps_values(self, exchange: Exchange) -> bool:
         return self._values is not None and exchange.is_of_user

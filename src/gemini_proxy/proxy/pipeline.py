@@ -568,7 +568,7 @@ class Pipeline:
                 exchange.approvals.append(answer.approval)
                 raise self._not_allowed(exchange, phase, violation, answer.approval) from None
             except StoreError:
-                said = [violation.message, "nobody can be asked now"]
+                said = [violation.message, "approvals cannot be requested now"]
                 exchange.violations.append(violation)
                 raise self._refused(exchange, phase, said, [violation], "GUARDRAIL_UNAVAILABLE") from None
             if phase == "response":

@@ -102,7 +102,7 @@ class RequestReader:
         """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
         for unread in exchange.checked_request.unchecked:
             if unread.reference is not None and not unread.reference.name:
-                raise BadRequest("A file is named in a way that can be read as another; give the URI as Google did")
+                raise BadRequest("The URI of a file is ambiguous; send it exactly as Google returned it")
         exchange.earlier = await self._keeper.bring_back(exchange)
         exchange.request = after_earlier(exchange.checked_request, exchange.earlier)
         for unread in exchange.request.unchecked:
@@ -115,7 +115,7 @@ class RequestReader:
         if exchange.request.outbound and self._outbound == "refuse":
             raise BadRequest(
                 f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the response elsewhere, unchecked; '
-                'this server takes it only with guardrails.outbound_fields = "allow"'
+                'this server accepts it only with guardrails.outbound_fields = "allow"'
             )
 
     async def read_rules(self, exchange: Exchange, headers: Headers) -> GuardrailSet:

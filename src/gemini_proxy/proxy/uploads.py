@@ -122,12 +122,13 @@ class Uploads:
         own = [upload.announced.size for upload in self._uploads.values() if upload.client == client]
         if len(own) >= MOST_OF_CLIENT:
             raise Unavailable(
-                f"You have {len(own)} uploads under way, as many as one client may; end some of them first"
+                f"You have {len(own)} uploads in progress, the most that one client may have; finish or cancel some "
+                "first"
             )
         if own and sum(own) + size > most // SHARE_OF_CLIENT:
             raise Unavailable(
-                f"With this file your uploads under way would have {sum(own) + size} bytes, and one client may have "
-                f"{most // SHARE_OF_CLIENT}; end some of them first"
+                f"With this file your uploads in progress would have {sum(own) + size} bytes, but one client may have "
+                f"{most // SHARE_OF_CLIENT}; finish or cancel some first"
             )
         if len(self._uploads) >= MOST_UPLOADS or (held and held + size > most):
             raise Unavailable("The server has as many uploads under way as it may; try again later")
@@ -151,7 +152,7 @@ class Uploads:
     def at_work(self, upload: Upload) -> Iterator[None]:
         """Let one request at a time go on with an upload. Raises Conflict for another."""
         if upload.busy:
-            raise Conflict("Another request is using this upload; try again when it has ended")
+            raise Conflict("Another request is using this upload; try again when it is done")
         upload.busy = True
         try:
             yield
@@ -183,7 +184,7 @@ class Uploads:
     async def examine(self, upload: Upload) -> Examined:
         """Return what the bytes are, once all are there. Raises BadRequest if some are missing."""
         if upload.received != upload.announced.size:
-            raise BadRequest(f"Only {upload.received} of the {upload.announced.size} bytes of the file have come")
+            raise BadRequest(f"Only {upload.received} of the {upload.announced.size} bytes of the file have arrived")
         with _spooling():
             return await asyncio.to_thread(_examine, upload.file)
 

@@ -379,7 +379,7 @@ class _Assembly:
         try:
             await AuditLog(self._storage.database).append_new(change)
         except StoreError as error:
-            log.warning("the audit log does not tell of these settings: %s", error)
+            log.warning("the audit log does not record these changed settings: %s", error)
 
     def _send_ahead(self, remote: RemoteEngine, guardrails: Guardrails, rules: GuardrailSet) -> None:
         """Let the service load the files' policies before they are needed; that needs a key of the server's own."""
@@ -388,7 +388,7 @@ class _Assembly:
             self._ahead = None
         if guardrails.remote.api_key is not None:
             texts = [rule.policy.text for rule in rules.all]
-            self._ahead = self._tasks.spawn(remote.run(texts), "policies sent ahead")
+            self._ahead = self._tasks.spawn(remote.run(texts), "policies preloaded")
         elif rules.logging:
             log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
 

@@ -40,7 +40,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     state = app[STATE]
     if state.in_flight >= app[CONFIG].server.max_exchanges:
         return error_response(
-            Unavailable("The proxy is handling as many requests as it may; try again later"), _wire(request)
+            Unavailable("The proxy is handling as many requests as server.max_exchanges allows; try again later"),
+            _wire(request),
         )
     state.in_flight += 1
     try:
@@ -65,7 +66,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 def _answer(request: web.Request, error: ProxyError) -> web.Response:
     if request.writer.output_size > 0:
         break_off(request)
-        raise ConnectionError("the answer broke off")
+        raise ConnectionError("the response broke off")
     return error_response(error, _wire(request))
 
 
@@ -77,7 +78,7 @@ def _translated(error: web.HTTPException) -> ProxyError:
     if error.status == 405:
         return MethodNotAllowed("This path does not take that HTTP method")
     if error.status == 404:
-        return NotFound(f"This path is not served by the proxy; {SUPPORTED}")
+        return NotFound(f"The proxy does not serve this path; {SUPPORTED}")
     return ProxyError("The proxy failed on this request")
 
 

@@ -242,7 +242,7 @@ class Limiter:
                     self._spent[ask.kind].failed(ask)
             if not self._told_away:
                 self._told_away = True
-                log.warning("limits are counted in this process alone until the database answers: %s", error)
+                log.warning("limits are counted in this process alone until the database responds: %s", error)
             return
         self._told_away = False
         self._looked = now

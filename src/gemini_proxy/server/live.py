@@ -171,9 +171,11 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
     if not client.can_prepare(request).ok:
         raise BadRequest("This path takes WebSocket handshakes only")
     if (request[CREDENTIALS].gemini or "").startswith(_TOKEN):
-        raise Forbidden("Sessions with ephemeral tokens are not served: the setup that a token holds cannot be checked")
+        raise Forbidden(
+            "The proxy does not serve sessions with ephemeral tokens: it cannot check the setup that a token holds"
+        )
     if request.app[STATE].draining:
-        raise Unavailable("The proxy is about to stop")
+        raise Unavailable("The proxy is shutting down")
     first = _new_exchange(request)
     first.rules = await setup.reader.read_rules(first, request.headers)
     headers = upstream_headers(
@@ -273,7 +275,7 @@ class _Relay:
 
     async def _end_if_drained(self) -> None:
         if self._draining and self._session.idle:
-            await self._close(WSCloseCode.GOING_AWAY, "The proxy is about to stop; open a new session")
+            await self._close(WSCloseCode.GOING_AWAY, "The proxy is shutting down; open a new session")
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[Server]:

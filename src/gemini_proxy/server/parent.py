@@ -265,7 +265,7 @@ class Parent:
             if self._plan.watchdog is None:
                 return
             await child.silent_for(self._plan.watchdog)
-            why = "its event loop stands still"
+            why = "its event loop is blocked"
         if not self._stopping.is_set():
             log.error("process %d is killed: %s", number, why)
             child.tell(signal.SIGKILL)
@@ -303,7 +303,7 @@ class Parent:
         for child in self._ready:
             if (loaded := await child.load()) is not None:
                 return loaded.sources
-        log.error("reload failed, what held before holds: no process has loaded it")
+        log.error("reload failed, the previous configuration stays in force: no process has loaded it")
         return None
 
     async def _end(self) -> None:

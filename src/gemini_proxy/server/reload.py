@@ -103,12 +103,12 @@ class Reloader:
             },
         )
         if waiting:
-            log.warning("changed, but only a restart makes them hold: %s", ", ".join(waiting))
+            log.warning("changed settings that take effect only after a restart: %s", ", ".join(waiting))
 
     def _failed(self, why: str) -> None:
         self._reloads.failed += 1
         self._reloads.last_failed = True
-        log.error("reload failed, what held before holds: %s", why)
+        log.error("reload failed, the previous configuration stays in force: %s", why)
 
     async def follow(self, hangups: Hangups, notifier: Notifier, status: str) -> None:
         """Reload at each SIGHUP and tell the service manager, until cancelled. ``status`` is what it knows of us."""

@@ -71,7 +71,7 @@ class _ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun")
+            raise ConnectionError("the response has begun")
         log.info("unreadable HTTP request: %s", type(exc).__name__)
         text, code = ("The HTTP request cannot be read", "INVALID_ARGUMENT")
         if status >= 500:

@@ -61,7 +61,7 @@ def counted(families: Families) -> Families:
 def process_families(serving: int, restarts: int) -> Families:
     """What there is to say of the processes themselves: by their parent, or by the only one."""
     name = "gemini_proxy_processes"
-    processes = Family(name, "Processes that serve.", "gauge", {(name, ()): serving})
+    processes = Family(name, "Processes that serve requests.", "gauge", {(name, ()): serving})
     name = "gemini_proxy_process_restarts"
     says = "Processes started to replace an ended one."
     started = Family(name, says, "counter", {(f"{name}_total", ()): restarts})

@@ -234,9 +234,9 @@ async def _seal_again(values: Callable[[], MaskedValues | None]) -> None:
             sealed = 0 if kept is None else await kept.seal_again()
         except StoreError as error:
             sealed = 0
-            log.warning("masked values keep their older key: %s", error)
+            log.warning("masked values were not re-encrypted with the first key: %s", error)
         if sealed:
-            log.info("encrypted %d masked values with the first key again", sealed)
+            log.info("re-encrypted %d masked values with the first key", sealed)
         await asyncio.sleep(_SEALING_PAUSE if sealed else _VALUES_PERIOD)
 
 
@@ -246,5 +246,5 @@ async def _empty_deleted(store: TraceStore) -> None:
             if deleted := await store.empty_deleted():
                 log.info("removed %d traces of deleted datasets", deleted)
         except StoreError as error:
-            log.warning("deleted datasets were not emptied: %s", error)
+            log.warning("traces of deleted datasets were not removed: %s", error)
         await asyncio.sleep(_DELETION_PERIOD)

@@ -208,7 +208,7 @@ class _GenAiMetrics:
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             "s",
-            "From the request to the end of its response.",
+            "Time from the request to the end of its response.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._tokens = meter.create_histogram(
@@ -220,13 +220,13 @@ class _GenAiMetrics:
         self._first = meter.create_histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             "s",
-            "From the request to the first byte of a stream.",
+            "Time from the request to the first byte of a stream.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self.checks = meter.create_histogram(
             "gemini_proxy.guardrail.check.duration",
             "s",
-            "Checks, those without a verdict apart.",
+            "Duration of checks, with those without a verdict counted apart.",
             explicit_bucket_boundaries_advisory=_CHECK_SECONDS,
         )
         self._violations = meter.create_counter(

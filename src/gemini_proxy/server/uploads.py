@@ -73,8 +73,8 @@ async def pass_on(request: web.Request, token: str) -> web.StreamResponse:
         with contextlib.suppress(SiblingGone):
             return await siblings.ask(request, number)
     error = NotFound(
-        "This upload is not known here: it has ended, or it was begun on another machine. Send all of its bytes to the "
-        "machine on which it was begun, or begin again"
+        "This upload is not known here: it has ended, or it began on another machine. Send all of its bytes to the "
+        "machine on which it began, or start again"
     )
     error.headers = _CANCELLED
     raise error

@@ -63,7 +63,7 @@ class AccessControl:
         try:
             await Keys(self._database).note_uses(uses)
         except StoreError as error:
-            log.warning("when keys were used is not kept: %s", error)
+            log.warning("the last use of keys was not written: %s", error)
 
     async def _load(self, _: None) -> tuple[int, dict[str, Identity]]:
         return await self._database.read(revision.stamped(valid_identities))

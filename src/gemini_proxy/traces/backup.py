@@ -22,7 +22,7 @@ def back_up(url: str, target: Path) -> None:
         # Nobody else's business, like the database; and of two that would make it, one is refused.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        raise StoreError(f"{target} is there already; a backup overwrites nothing") from None
+        raise StoreError(f"{target} already exists; a backup does not overwrite files") from None
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error.strerror}") from None
     try:
@@ -46,7 +46,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _file(url: URL) -> Path:
     if url.get_backend_name() != "sqlite":
-        raise StoreError("only a SQLite database is backed up by this; for PostgreSQL use pg_dump")
+        raise StoreError("this command backs up SQLite databases only; for PostgreSQL use pg_dump")
     path = Path(url.database or "")
     if not path.is_file():
         raise StoreError(f"there is no trace database at {path}")

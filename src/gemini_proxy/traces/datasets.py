@@ -78,7 +78,7 @@ class Datasets:
         def work(connection: Connection) -> Dataset:
             serialise_writers(connection)
             if _find(connection, owner, name) is not None:
-                raise NameTaken(f"there is a dataset {name} already")
+                raise NameTaken(f"a dataset {name} already exists")
             require_room(connection, owner)
             _require_space(connection, owner, described)
             _insert(connection, owner, name, described, now)

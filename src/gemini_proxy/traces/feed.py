@@ -234,7 +234,7 @@ class Feed:
 
     def _report(self, error: StoreError) -> None:
         if not self._failing:
-            logger.warning("the feed stands still: %s", error)
+            logger.warning("the feed has stopped: %s", error)
         self._failing = True
 
     async def _first(self, interest: Interest, reached: int, after: int | None, last: int) -> bytes:

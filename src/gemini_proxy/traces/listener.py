@@ -74,7 +74,7 @@ class ChangeListener:
             async with asyncio.timeout(HEARD_WITHIN):
                 await heard.wait()
         except TimeoutError:
-            raise StoreError("what the database tells is not heard: it is another one, or behind a pooler") from None
+            raise StoreError("notifications do not arrive: this is another database, or one behind a pooler") from None
         await self._follow(connection, lost)
 
     async def _follow(self, connection: Any, lost: asyncio.Event) -> None:
@@ -84,7 +84,7 @@ class ChangeListener:
             try:
                 number = await connection.fetchval(revision.CURRENT, timeout=HEARD_WITHIN)
             except TimeoutError:
-                raise StoreError("no answer in time") from None
+                raise StoreError("no response in time") from None
             if number != seen:
                 seen = number
                 self._news.changed()
@@ -97,4 +97,4 @@ class ChangeListener:
     def _say_once(self, how: str) -> None:
         if how != self._said:
             self._said = how
-            log.info("changes of keys and rules are listened for: %s", how)
+            log.info("listening for changes of keys and rules: %s", how)

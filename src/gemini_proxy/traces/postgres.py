@@ -139,7 +139,7 @@ class PostgresDatabase:
                 async with asyncio.timeout(self._limits.transaction):
                     return await transaction
             except TimeoutError:
-                raise StoreUnavailable("no answer from the database in time") from None
+                raise StoreUnavailable("no response from the database in time") from None
 
 
 async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:

@@ -79,10 +79,10 @@ class ReadReplica:
     def _leave(self, error: StoreError) -> None:
         self._again = self._monotonic() + PAUSE
         if not self.away:
-            logger.warning("traces.read_database is away, traces.database is read instead: %s", error)
+            logger.warning("traces.read_database is unavailable, reading traces.database instead: %s", error)
         self.away = True
 
     def _return(self) -> None:
         if self.away:
-            logger.warning("traces.read_database is read again")
+            logger.warning("reading traces.read_database again")
         self.away = False

@@ -249,7 +249,7 @@ class Recorder:
             item = self._unsettled.popleft()
             item.given_up = True
             _answer(item, False)
-            self._count_lost(self._failure or f"no answer from the database in {self._patience:g} s")
+            self._count_lost(self._failure or f"no response from the database in {self._patience:g} s")
             self._drop_settled()
         if self._unsettled:
             self._patience_ends = loop.call_at(self._unsettled[0].ends, self._end_waits)

@@ -186,7 +186,7 @@ class TraceStore:
     async def get(self, id_or_prefix: str) -> Trace | None:
         """Return the trace of an id, or of the first six characters or more of one. Raises AmbiguousTraceId."""
         if len(id_or_prefix) < MIN_PREFIX:
-            raise ValueError(f"a trace is named by {MIN_PREFIX} characters of its id or more")
+            raise ValueError(f"give at least {MIN_PREFIX} characters of a trace's id")
         return await self._database.read(lambda connection: _find(connection, id_or_prefix))
 
     async def at(self, dataset: Dataset, positions: Sequence[int]) -> list[Trace]:
@@ -391,7 +391,7 @@ def _change(connection: Connection, owner: str, trace_id: str, change: Callable[
     after = change(before)
     messages = dump_messages(after.messages)
     if len(messages) > MAX_GROWN:
-        raise RowRejected(f"a trace does not grow beyond {MAX_GROWN} bytes")
+        raise RowRejected(f"a trace must not grow beyond {MAX_GROWN} bytes")
     connection.execute(update(traces).where(traces.c.seq == seq).values(messages=messages, updated=now))
     reindex(connection, seq, messages)
     _move(connection, seq, before.annotations, after.annotations)
@@ -430,7 +430,7 @@ def _named(connection: Connection, name: str) -> Dataset | None:
     owner, slash, own_name = name.rpartition("/")
     found = find_datasets(connection, own_name, owner if slash else None)
     if len(found) > 1:
-        raise AmbiguousDataset(f"several users have a dataset {name}: say {found[0].owner}/{name}")
+        raise AmbiguousDataset(f"several users have a dataset {name}: write {found[0].owner}/{name}")
     return found[0] if found else None
 
 

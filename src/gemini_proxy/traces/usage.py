@@ -194,7 +194,7 @@ def _fitting(since: int, until: int, points: int) -> tuple[int, ...]:
         raise ValueError(f"between 2 and {MAX_POINTS} points")
     fitting = tuple(step for step in STEPS if -(-(until - (since - since % step)) // step) <= points)
     if until <= since or not fitting:
-        raise ValueError("the time goes backwards, or is too long for so few points")
+        raise ValueError("the time range is reversed, or too long for so few points")
     return fitting
 
 

@@ -69,11 +69,11 @@ class ValueKeys:
 
         cipher, nonce = self._ciphers.get(row.key), row.sealed[:_NONCE_BYTES]
         if cipher is None:
-            raise ValueUnreadable("the key that it was encrypted with is not configured")
+            raise ValueUnreadable("the key that encrypted it is not configured")
         try:
             return cipher.decrypt(nonce, row.sealed[_NONCE_BYTES:], row.place).decode(errors="surrogatepass")
         except (InvalidTag, ValueError):
-            raise ValueUnreadable("it is not what was written") from None
+            raise ValueUnreadable("it was altered after it was written") from None
 
 
 def read_value_keys(text: str) -> tuple[bytes, ...]:

@@ -121,7 +121,7 @@ class SseFraming:
             elif source[start] == _BRACE:
                 self._object = ObjectScanner()
             elif self._line_begun:
-                raise DecodeError("The upstream's event stream has something other than JSON within a line")
+                raise DecodeError("The upstream's event stream has a line that is not JSON throughout")
         if self._object is not None:
             return self._bare_object(source, start, self._object)
         return self._event(source, start, line_ends)

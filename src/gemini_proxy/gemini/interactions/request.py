@@ -107,7 +107,7 @@ def contents_of_messages(body: bytes) -> tuple[int | None, ...]:
 def _read(root: JsonObject, outbound: Sequence[str]) -> "_InputReader":
     reader = _InputReader()
     reader.add(root)
-    reason = "where the response goes besides"
+    reason = "another destination of the response"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader
 

@@ -46,7 +46,7 @@ class FrameSequence:
 
     def end(self) -> list[Frame]:
         if self._begun:
-            raise DecodeError("The upstream sent a part of a frame")
+            raise DecodeError("The upstream sent an incomplete frame")
         return []
 
 

@@ -117,7 +117,7 @@ def _messages(
 ) -> MessageList:
     reader = _ChatRequestReader()
     add(reader, root)
-    reason = "where the response goes besides"
+    reason = "another destination of the response"
     reader.list.unchecked.extend(Unchecked(f"request.{address}", reason) for address in outbound)
     return reader.list
 

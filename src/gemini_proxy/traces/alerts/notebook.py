@@ -68,7 +68,7 @@ class Notebook:
         try:
             await self._outbox.note(list(noted.values()))
         except StoreError as error:
-            logger.warning("what alerts tell of was not written: %s", error)
+            logger.warning("events of alerts were not written: %s", error)
             for (kind, key), notice in noted.items():
                 self.note(kind, key, notice.example, notice.count)
 

@@ -175,7 +175,7 @@ class PushWorker:
             try:
                 await self.bound()
             except StoreError as error:
-                logger.warning("the push queue was not looked at: %s", error)
+                logger.warning("the push queue could not be read: %s", error)
             await self._clock.sleep(TRIM)
 
     async def _lane(self) -> None:
@@ -258,11 +258,11 @@ class PushWorker:
             await self._queue.postpone(job, due)
         except StoreError as error:
             fields = {"trace_id": job.trace_id}
-            logger.warning("a trace is pushed again when its lease is over: %s", error, extra=fields)
+            logger.warning("a trace will be pushed again when its lease ends: %s", error, extra=fields)
 
     async def _reject(self, job: PushJob, reason: str) -> None:
         fields = {"trace_id": job.trace_id, "reason": reason}
-        logger.error("a trace was not taken by the Explorer", extra=fields)
+        logger.error("the Explorer rejected a trace", extra=fields)
         removed = await self._remove(job)
         self.given_up[GivenUp.REJECTED] += removed
 

@@ -246,4 +246,4 @@ def _copy() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("the first schema cannot hold what the second one does")
+    raise NotImplementedError("the first schema cannot hold the data of the second one")

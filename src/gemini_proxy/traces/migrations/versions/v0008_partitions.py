@@ -80,5 +80,5 @@ def _partition_search() -> None:
 
 def downgrade() -> None:
     raise NotImplementedError(
-        "the schema before has no partitions: restore the backup that was made before the upgrade"
+        "the previous schema has no partitions: restore the backup that was made before the upgrade"
     )
