@@ -127,7 +127,7 @@ class Config(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """What systemd said at start: where to send notifications, the watchdog's period in seconds, sockets by name."""
+    """Settings from systemd: the notification socket, the watchdog's period in seconds, sockets by name."""
 
     notify_socket: str | None
     watchdog_seconds: float | None
@@ -186,7 +186,7 @@ def load_config(file: Path | None = None) -> Config:
 
 
 def _sources(file: Path | None) -> Callable[[Sequence[str]], str]:
-    """What says where a key's value comes from: the variable that sets it or what it is in, or else the file."""
+    """Name the source of a key's value: the variable that sets it or its parent, or else the file."""
     variables = {name.upper(): name for name, value in os.environ.items() if value}
 
     def source(path: Sequence[str]) -> str:
@@ -208,7 +208,7 @@ def _not_json(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _wants_json(path: Sequence[str]) -> bool:
-    """Whether the key is a list or a table."""
+    """Return whether the key is a list or a table."""
     kind: Any = Config
     for step in path:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel) and step in kind.model_fields):

@@ -1,4 +1,4 @@
-"""What a Gemini API key looks like: for everything that has to find one, in policies and in what is stored."""
+"""Define the form of a Gemini API key, for detectors and for redaction of stored data."""
 
 from typing import Final
 

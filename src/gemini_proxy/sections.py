@@ -220,7 +220,7 @@ class Semgrep(Section):
 
 
 class Guardrails(Section):
-    """What is checked, when, and what happens where a check is impossible. ``timeout`` in seconds a check."""
+    """What is checked, when, and what happens if a check is impossible. ``timeout``: seconds a check."""
 
     engine: Literal["native", "remote", "off"] = "native"
     policies: tuple[str, ...] = ()
@@ -294,11 +294,11 @@ BeforeStream = Literal["auto", "event", "http_400"]
 
 
 class DoorDuties(Section):
-    """What is done about each door of the API; its fields are those of the table of doors, with their defaults."""
+    """The treatment of each door of the API; the fields are those of the table of doors, with their defaults."""
 
     @property
     def duties(self) -> Mapping[str, Duty]:
-        """What is done, by door."""
+        """Return the treatment by door."""
         return {name: Duty(getattr(self, name)) for name in DOORS}
 
     @property
@@ -322,7 +322,7 @@ else:
 
 
 class Refusals(Section):
-    """How a refusal looks; the defaults are those that every client surfaces.
+    """The form of a refusal; every client shows the default form.
 
     ``before_stream`` is for a stream of which no byte has left: ``auto`` refuses with an event, and by status where the
     client asked for structured output.
@@ -335,7 +335,7 @@ class Refusals(Section):
 
 
 class Traces(Section):
-    """Where exchanges are recorded. With ``required`` an exchange that cannot be recorded is not answered.
+    """The recording of exchanges. With ``required``, an exchange that cannot be recorded is refused.
 
     With ``deferred`` an answer does not wait for its trace, which is written right after it.
     ``notify_database`` leads to the same database without a pooler, ``read_database`` to a replica of it.
@@ -437,7 +437,7 @@ def valid_signing_secret(secret: SecretStr) -> SecretStr:
 
 
 class Alert(Section):
-    """What is told to a webhook. Times are in seconds.
+    """The events that are sent to a webhook. Times are in seconds.
 
     A message is sent when ``threshold`` of what it is ``on`` have come within ``window``, and at most one in
     ``silence`` for the same guardrail, status or limit. ``url`` and ``signing_secret`` may come as the credentials
@@ -457,7 +457,7 @@ class Alert(Section):
 
 def alert_rule(alert: Alert) -> AlertRule:
     """Return the rule of an alert. Its URL must be known by then."""
-    assert alert.url is not None, "check_secrets sees to it"
+    assert alert.url is not None, "check_secrets guarantees it"
     secret = alert.signing_secret
     return AlertRule(
         name=alert.name,
@@ -484,7 +484,7 @@ class Price(Section):
 
 
 class Limits(Section):
-    """What one client may do, 0 for no limit: a key that is known to be good, else an address.
+    """The limits of one client, 0 for none. A client is a key that is known to be valid, else an address.
 
     ``unproven`` are requests with Gemini keys that the upstream has not accepted yet, all those of an address together.
     Tokens are of a client and a dataset; one that has spent a ``soft`` limit is told of in the log and goes on.
@@ -517,7 +517,7 @@ class Live(Section):
 
 
 class Access(Section):
-    """Who may use the proxy.
+    """Settings for access to the proxy.
 
     ``open`` is for this machine only: the server will not start on another address. ``keys`` knows the keys that
     ``gemini-proxy keys add`` made. ``trusted_proxies`` are those whose ``X-Forwarded-For`` is believed, and through
@@ -537,7 +537,7 @@ class Access(Section):
 
     @property
     def meaning(self) -> str:
-        """What the mode means for who may use the server, in one sentence."""
+        """Return one sentence that says who may use the server in this mode."""
         if self.mode == "keys":
             return 'access.mode = "keys": strangers need a key of "gemini-proxy keys add"'
         if self.trusted_proxies:

@@ -50,7 +50,7 @@ raise PolicyViolation("mail addresses are masked", v) if:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the demo asks for. ``history`` are the contents behind it, ``dataset`` where it belongs."""
+    """A request of the demo: ``history`` is the conversation before it, ``dataset`` the one it goes to."""
 
     title: str
     prompt: str

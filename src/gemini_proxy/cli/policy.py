@@ -52,7 +52,7 @@ _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_t
 
 @click.group()
 def policy() -> None:
-    """Check, format, test and backtest policies, and copy ready ones."""
+    """Check, format, test and backtest policies, and copy ready-made ones."""
 
 
 policy.add_command(shipped.list_)
@@ -75,7 +75,7 @@ def check(files: tuple[Path, ...], strict: bool, portable: bool, as_json_: bool)
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """What a check found: either the policy with warnings and notes, or the error for which it does not load."""
+    """The result of a check: the policy with warnings and notes, or the error that keeps it from loading."""
 
     file: Path
     policy: Policy | None = None
@@ -146,7 +146,7 @@ def _summary(file: Path, loaded: Policy, warnings: int) -> str:
 @click.option("--check", "check_", is_flag=True, help="Change nothing; name the files that would change, exit code 1.")
 @click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
 def format_(files: tuple[Path, ...], check_: bool, diff: bool) -> None:
-    """Write policies in the standard form, which keeps what they mean and their comments.
+    """Write policies in the standard form, which preserves their meaning and comments.
 
     "-" is standard input, which goes to standard output. Exit code 2 if a policy does not parse: its file stays as it
     is.

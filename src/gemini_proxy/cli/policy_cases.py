@@ -160,7 +160,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What fired on a case. ``failure`` says why there was no verdict; such a case is never ok."""
+    """The rules that fired on a case. ``failure`` says why there was no verdict; such a case is never ok."""
 
     case: Case
     violations: tuple[RuleViolation, ...] = ()

@@ -1,4 +1,4 @@
-"""What a process that serves does, whether it is the only one or one of several; and the first key of a new server."""
+"""Run a process that serves, alone or as one of several, and create the first key of a new server."""
 
 import asyncio
 import logging

@@ -19,7 +19,7 @@ EX_CONFIG = 78
 
 
 class Settings:
-    """What ``--config`` names. Reading it ends the program with exit code 78 if it cannot be used.
+    """The file that ``--config`` names. Reading an invalid one ends the program with exit code 78.
 
     ``given`` says that the file was named on the command line. ``file`` is None if there is none.
     """

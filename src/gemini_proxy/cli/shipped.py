@@ -1,4 +1,4 @@
-"""What comes with the program: ``policy list`` and ``policy copy`` for the ready policies, and ``init``.
+"""Copy what comes with the program: ``policy list`` and ``policy copy`` for ready-made policies, and ``init``.
 
 In the repository these files are at its root, where ``shipped`` links to them; a wheel holds them itself.
 """

@@ -34,7 +34,7 @@ def _not_as_argument(context: click.Context, parameter: click.Parameter, value: 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a server is: the URL for requests, and the unix socket that they go through."""
+    """The address of a server: the URL for requests, and the unix socket that they go through."""
 
     url: str
     socket: str = ""

@@ -40,7 +40,7 @@ def sight_lines(sight: ShownViolation) -> list[Text]:
 
 
 def print_finding(console: Console, finding: FlaggedTrace) -> None:
-    """Print what was found in a trace, and why there is no verdict on some of it."""
+    """Print the violations in a trace, and the reasons for any missing verdict."""
     if finding.failure is not None:
         console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
     for violation in finding.violations:

@@ -185,7 +185,7 @@ def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object per guardrail.")
 @click.pass_obj
 def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
-    """Try the rules in force now on one trace: those of the policy files and of its dataset.
+    """Run the rules in force on one trace: those of the policy files and of its dataset.
 
     Nothing is sent, changed or recorded. The exit code is 1 where something is found or a rule gives no verdict.
     """
@@ -211,7 +211,7 @@ def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
 
 
 async def _with_rules(store: TraceStore, trace_id: str, files: GuardrailSet) -> tuple[Trace, GuardrailSet]:
-    """Return a trace, and the rules that its user's exchanges with its dataset go by now."""
+    """Return a trace, and the rules that now apply to its user's exchanges in its dataset."""
     try:
         trace = await store.get(trace_id)
     except ValueError as error:
@@ -241,7 +241,7 @@ def _print_tried(rule: Guardrail, finding: FlaggedTrace | None) -> None:
 @click.option("--by", help="The name of the reader, for the audit log. Default: the user of this shell.")
 @click.pass_obj
 def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) -> None:
-    """Print the value behind a PLACEHOLDER of a trace. The audit log tells of it.
+    """Print the value behind a PLACEHOLDER of a trace. The audit log records this.
 
     It needs guardrails.value_keys, which systemd gives to the service alone: set CREDENTIALS_DIRECTORY to the folder.
     """

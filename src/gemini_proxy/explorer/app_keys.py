@@ -32,13 +32,13 @@ EXPLORER = web.AppKey("EXPLORER", Explorer)
 GUARDRAILS: web.AppKey[Callable[[], Guardrails]] = web.AppKey("GUARDRAILS")
 """The settings of that section, as they are now."""
 LIMITS: web.AppKey[Callable[[], Limits]] = web.AppKey("LIMITS")
-"""What one client may do, as it is now."""
+"""The current limits of one client."""
 PRICES: web.AppKey[Callable[[], Mapping[str, Price]]] = web.AppKey("PRICES")
-"""What models cost, as it is now."""
+"""The current prices of models."""
 FILE_RULES: web.AppKey[Callable[[], GuardrailSet]] = web.AppKey("FILE_RULES")
 """The rules of the policy files, as they are now."""
 DATASET_RULES = web.AppKey("DATASET_RULES", DatasetRules)
-"""The rules of datasets, compiled as exchanges use them."""
+"""The rules of datasets, compiled for use by exchanges."""
 DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 READ_DATABASE: web.AppKey[Database] = web.AppKey("READ_DATABASE")
 """For lists, searches and figures: the replica if there is one, which may lag some seconds behind DATABASE."""
@@ -52,7 +52,7 @@ SHADOWS = web.AppKey("SHADOWS", Shadows)
 PINNED_TOOLS = web.AppKey("PINNED_TOOLS", PinnedTools)
 APPROVALS = web.AppKey("APPROVALS", Approvals)
 MASKED_VALUES: web.AppKey[Callable[[], MaskedValues | None]] = web.AppKey("MASKED_VALUES")
-"""What is kept of masked values, None where they are not kept."""
+"""The store of masked values; None if they are not kept."""
 AUDIT = web.AppKey("AUDIT", AuditLog)
 ENGINE: web.AppKey[Engine] = web.AppKey("ENGINE")
 """Checks for calls of the API. It never lets pass what it cannot check."""

@@ -1,4 +1,4 @@
-"""The rules in force now, tried on what a trace holds. Nothing is sent, changed or recorded."""
+"""Run the rules in force on a trace. Nothing is sent, changed or recorded."""
 
 import asyncio
 import time
@@ -20,12 +20,12 @@ from gemini_proxy.traces.trace import Trace
 MAX_TRIED_BYTES: Final = 1_000_000
 """Bytes of messages of a trace that rules are tried on; a backtest takes longer ones."""
 _SECONDS: Final = 20.0
-"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
+"""Seconds of one trial: a person waits for it, and it occupies a process that other users' checks may need."""
 
 
 @dataclass(frozen=True, slots=True)
 class TriedGuardrail:
-    """What a guardrail finds in one trace. ``failure`` says why there is no verdict on some of it, "" if there is."""
+    """A guardrail's violations in one trace. ``failure`` is why part of it has no verdict, "" if all has one."""
 
     guardrail: Guardrail
     violations: tuple[Violation, ...]
@@ -33,7 +33,7 @@ class TriedGuardrail:
 
 
 async def rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
-    """Return the rules that an exchange of the trace's user with its dataset goes by now, but for a header's."""
+    """Return the rules that now apply to an exchange of the trace's user in its dataset, without a header's."""
     files = app[FILE_RULES]()
     return files if trace.dataset is None else await app[DATASET_RULES].of(trace.owner, trace.dataset, files)
 
@@ -67,7 +67,7 @@ async def try_on(
 
 
 async def _verdict(app: web.Application, user: str, check: Check, until: float) -> Verdict:
-    """Return the verdict. Raise EngineUnavailable, also when the time of the trial is over."""
+    """Return the verdict. Raise EngineUnavailable, also when the trial times out."""
     # Many quick checks in a row would block the loop.
     await asyncio.sleep(0)
     if (left := until - time.perf_counter()) <= 0:

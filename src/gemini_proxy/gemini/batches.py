@@ -149,7 +149,7 @@ def results_request(name: str | None) -> GeminiRequest:
 
 
 def has_output(body: bytes) -> bool:
-    """Return whether the answer about a batch says more than how far it is. Raises DecodeError if it is no object."""
+    """Return whether a response about a batch has more than its progress. Raises DecodeError if it is not an object."""
     if len(body) > _SMALL:
         return True
     operation = _operation(body)
@@ -253,7 +253,7 @@ class BatchReader:
 
 
 def _inlined(number: int, one: Mapping[str, Any]) -> list[Payload]:
-    """Return what one response says: what stands beside its parts, then these."""
+    """Return the content of one response: fields beside its parts, then the parts."""
     return [{"inlinedResponse": {"number": number, **_beside_response(one)}}, *_parts(one.get("response"))]
 
 
@@ -317,7 +317,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 class ResultsReader:
-    """Reads the lines of a file of results, each the response to one request: all of them as one candidate."""
+    """Reads the lines of a results file, each the response to one request, as one candidate."""
 
     carried_call = False
     has_open_call = False
@@ -343,7 +343,7 @@ class ResultsReader:
 
 
 class BatchPlaces:
-    """Where responses of a batch have their texts: those of one candidate run on from part to part."""
+    """The texts of a batch's responses: a candidate's text continues from part to part."""
 
     def texts(self, payload: Payload) -> Iterable[str]:
         return ()

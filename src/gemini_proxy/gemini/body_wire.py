@@ -53,7 +53,7 @@ def _nothing(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BodyPlaces:
-    """Where one body has its texts: every string is one by itself, but for those whose paths are opaque."""
+    """The texts of one body: every string is a separate text, except at opaque paths."""
 
     opaque: Callable[[Path], bool] = _nothing
 

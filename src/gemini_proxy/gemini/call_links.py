@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _Key = tuple[str | None, str | None]
-"""What an output can name a call by: an id as the client gave it, a name, or both."""
+"""The reference of an output to a call: the client's id, a name, or both."""
 
 
 CallPlace = tuple[int, int]
-"""Where a call stands: the index of its message, and its index among that message's calls."""
+"""The position of a call: the index of its message, and its index among that message's calls."""
 
 
 def answered_calls(messages: Sequence[Mapping[str, Any]]) -> dict[int, CallPlace]:

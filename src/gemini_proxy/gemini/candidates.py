@@ -58,7 +58,7 @@ _Slot = TextRun | StreamedCall | dict[str, Any]
 
 
 class Delta(NamedTuple):
-    """What one event added to a candidate: ``text``, or None for any part that is not plain text.
+    """The delta of one event to a candidate: ``text``, or None for any part that is not plain text.
 
     ``fresh`` says that the text begins a run: another kind of part, or of text, stands before it.
     """

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 
 class Duty(StrEnum):
-    """What the proxy does about a door: check what goes through it, let it through unread, or keep it shut."""
+    """The proxy's treatment of a door: check its traffic, pass it unread, or keep it shut."""
 
     GUARD = "guard"
     PASS = "pass"  # noqa: S105
@@ -21,7 +21,7 @@ class Duty(StrEnum):
 
 
 class Method(StrEnum):
-    """What a call does. The values are Google's verbs, or like them where the path has none."""
+    """The method of a call. The values are Google's verbs, or similar words for a path without one."""
 
     GENERATE = "generateContent"
     STREAM = "streamGenerateContent"
@@ -140,7 +140,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What ``doors.{name}`` in the configuration may be, and is by default."""
+    """The values of ``doors.{name}`` in the configuration, and its default."""
 
     name: str
     about: str
@@ -616,7 +616,7 @@ _ALPHABETS: Final[Mapping[str, str]] = {
     "id": "[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}",
     "file_path": "[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,15}",
 }
-"""What the names in paths are made of. ``%``, ``..`` and ``@`` are in none of them."""
+"""The form of names in paths, which excludes ``%``, ``..`` and ``@``."""
 
 _STEP: Final = re.compile(r"(/?)\{([a-z_]+)\}")
 _FIRST: Final = re.compile(rf"(?:/(?:{_VERSION})(?=/))?/([A-Za-z0-9_$.-]+)")

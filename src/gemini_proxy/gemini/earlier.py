@@ -10,7 +10,7 @@ from gemini_proxy.gemini.request import GeminiRequest
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What is known of a reference: the messages that it stands for, and what no rule can read of them.
+    """The content of a reference: its messages, and the parts of them that no rule can read.
 
     Addresses count from the first of these messages. ``unread`` says why the reference itself still stands for
     something that is not in them, "" where all of it is.

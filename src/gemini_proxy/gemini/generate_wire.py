@@ -56,7 +56,7 @@ class GenerateReader:
 
 
 class GeneratePlaces:
-    """Where a ``GenerateContentResponse`` has its texts: parts, and streamed arguments of calls."""
+    """The texts of a ``GenerateContentResponse``: parts, and streamed arguments of calls."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
         for candidate in _objects(payload.get("candidates")):

@@ -15,7 +15,7 @@ Path = tuple[str | int, ...]
 
 # Possessive: no backtracking, whatever the text holds. A line of an event stream begins with "data:".
 _TOKEN: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)"|([\[\]{},:])|(?:\A|[\r\n])data:', re.DOTALL)
-# A character that is no ASCII byte: a pair of escaped surrogates, an escape, a UTF-8 sequence.
+# A non-ASCII character: a pair of escaped surrogates, an escape, a UTF-8 sequence.
 _LONG_CHARACTER: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\xc0-\xff][\x80-\xbf]*",
     re.DOTALL,

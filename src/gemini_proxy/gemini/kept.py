@@ -1,4 +1,4 @@
-"""What answers say of things that Gemini keeps under a name: caches and files. No I/O."""
+"""Read from responses what Gemini keeps under a name: caches and files. No I/O."""
 
 import re
 import time
@@ -16,15 +16,15 @@ from gemini_proxy.gemini.strict_json import read_object
 _CHANGES: Final = spellings("ttl", "expireTime")
 _CACHE_SECONDS: Final = 3_600.0
 _LASTS: Final = {"files": 48 * 3_600.0, "batches": 60 * 86_400.0}
-"""How long Google keeps what it names no end of."""
+"""Seconds for which Google keeps an object without a stated end."""
 _NAME: Final = 512
 _PLACE: Final = re.compile(r"projects/[^/]{1,60}/locations/[^/]{1,40}/")
-"""What stands before a name on Vertex AI. Of a project there are two, and Google answers with the other one."""
+"""The prefix of a name on Vertex AI. A project has two, and Google may respond with the other one."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptObject:
-    """One thing that Gemini keeps: its name without its place, its URI if it has one, and its end, in Unix seconds."""
+    """An object that Gemini keeps: its name without a prefix, its URI if it has one, and its end, in Unix seconds."""
 
     name: str
     uri: str

@@ -41,7 +41,7 @@ CODE_TOOL = "code_execution"
 _CALL = spellings("id", "name", "args")
 _CALL_CONTROL = spellings("willContinue")
 _TEXT_MARKS = spellings("text", "thought", "thoughtSignature")
-"""What a part may hold that does not end a run of text."""
+"""The fields of a part that do not end a run of text."""
 _SERVER_CALL = spellings("id", "toolType", "name", "args")
 _SERVER_OUTPUT = spellings("id", "toolType", "name", "response")
 

@@ -29,7 +29,7 @@ _KINDS = (
 _SIGNATURE = spellings("thoughtSignature")
 _PART_CONTROL = spellings("videoMetadata", "mediaResolution") | _SIGNATURE
 _MEDIA_CONTROL = spellings("startOffset", "endOffset", "fps", "contentLayers", "level", "numTokens")
-"""What ``videoMetadata`` and ``mediaResolution`` hold."""
+"""The fields of ``videoMetadata`` and ``mediaResolution``."""
 _KNOWN = spellings(*_KINDS, "thought")
 
 _BLOB = spellings("mimeType", "data")

@@ -22,7 +22,7 @@ GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What was refused and why.
+    """A refusal and its reasons.
 
     ``messages`` are those of the rules; ``errors`` has one JSON object a violation (args, kwargs, ranges, guardrail).
     ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` if there was no verdict, or
@@ -39,7 +39,7 @@ class Refusal:
 
     @property
     def text(self) -> str:
-        """One line for people: the prefix, what did not pass, and each message once."""
+        """Return the refusal as one line: the prefix, the refused phase, and each message once."""
         why = "; ".join(dict.fromkeys(message for message in self.messages if message))
         sentence = f"{self.prefix} The {self.phase} did not pass the guardrails".lstrip()
         return f"{sentence}: {why}" if why else sentence
@@ -47,7 +47,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What the client has seen of a stream: candidate indexes, and the response's own identifiers if known."""
+    """The part of a stream that the client has: candidate indexes, and the response's identifiers if known."""
 
     indexes: tuple[int, ...] = (0,)
     usage: Mapping[str, Any] | None = None
@@ -71,12 +71,12 @@ def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, element
 
 
 def error_event(body: Mapping[str, Any]) -> bytes:
-    """Return the one event of a stream that is nothing but an error, as Google's own streams have it."""
+    """Return the only event of a stream that consists of an error, in the form of Google's own streams."""
     return b"data: " + _ascii_json(body) + b"\r\n\r\n"
 
 
 def error_array(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON array that is nothing but an error, as Google answers who asks for one."""
+    """Return a JSON array that consists of an error, as Google returns it for array streams."""
     return b"[" + _ascii_json(body) + b"\n]"
 
 

@@ -318,7 +318,7 @@ class TokenTexts:
 
 
 def _elements(source: Any, name: str) -> Iterator[Any]:
-    """Yield what a repeated field of an object holds, one value or a list; nothing if there is no object."""
+    """Yield the values of a repeated field, one or a list; nothing if there is no object."""
     if type(source) is dict:
         for key, value in source.items():
             if camel_case(key) == name:

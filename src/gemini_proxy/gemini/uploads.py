@@ -81,7 +81,7 @@ class Announced:
 class UploadedFile:
     """A file whose bytes have all come: how it is announced, the ``start`` in JSON that says so, and its ``data``.
 
-    ``data`` is None for one that is no text.
+    ``data`` is None for one that is not text.
     """
 
     announced: Announced
@@ -121,7 +121,7 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a request of an upload under way asks for: to take bytes, to end the upload, or to say how far it is."""
+    """The command of a request to an upload: take bytes, finish, or report the offset."""
 
     command: str
     offset: int
@@ -174,7 +174,7 @@ def read_chunk(headers: Mapping[str, str]) -> Chunk:
 class TextTest:
     """Tells from the bytes of a file, as they come, whether it is text: in UTF-8, or in what a mark at its start says.
 
-    ``encoding`` is "" for what is no text, such as what has a null character.
+    ``encoding`` is "" for bytes that are not text, such as any with a null character.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a guarded door has to say about its wire, so that one pipeline, merger and hold-back serve them all.
+"""Describe a guarded door's wire, so that one pipeline, merger and hold-back serve all doors.
 
 A door's frames stay bytes: what is allowed leaves as it came. Beside them the door says in Gemini's words
 (``generateContent``) what is in them, and this is what rules, masks and traces are about.
@@ -18,8 +18,10 @@ ARRAY_TYPE = "application/json"
 """The content type of a stream in a JSON array, and of whole bodies."""
 Payload = Mapping[str, Any]
 Run = tuple[object, ...]
-"""What tells the texts of a response apart that a client joins. The first item is the candidate's index, the second
-``"argument"`` for what a call is to be given."""
+"""The key of a text in a response; a client joins texts with the same key.
+
+The first item is the candidate's index, the second ``"argument"`` for an argument of a call.
+"""
 
 
 class ResponseReader(Protocol):
@@ -89,7 +91,7 @@ class TextPlaces(Protocol):
         ...
 
     def is_opaque(self, path: Path) -> bool:
-        """Return whether the string at ``path`` is no text (media, signatures), in which nothing is replaced."""
+        """Return whether the string at ``path`` is opaque (media, signatures), so that nothing in it is replaced."""
         ...
 
     def is_json(self, path: Path) -> bool:

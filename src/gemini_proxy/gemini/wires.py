@@ -36,7 +36,7 @@ def wire_of(call: ModelCall) -> Wire:
 
 
 def wire_of_path(path: str) -> Wire:
-    """Return the wire in whose words a client of ``path`` reads errors, where that is no call."""
+    """Return the wire for errors to a client of ``path``, if the path is not a call."""
     return OPENAI if "/openai/" in path else GENERATE
 
 

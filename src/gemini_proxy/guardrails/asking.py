@@ -30,7 +30,7 @@ LONGEST_REMEMBERED: Final = 4_000
 
 
 _PLACE: Final = 80
-"""What a label with its place takes beside the label, in characters."""
+"""Characters that a label's range takes beside the label."""
 
 
 class Answerer(Protocol):

@@ -1,4 +1,4 @@
-"""What ``guardrails.unavailable = "allow"`` means: an exchange goes on where a check gives no verdict."""
+"""Let an exchange go on without a verdict, for ``guardrails.unavailable = "allow"``."""
 
 from collections.abc import Awaitable
 

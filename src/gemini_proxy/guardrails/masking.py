@@ -34,17 +34,17 @@ Restore = Literal["text", "all", "off"]
 _DIGITS: Final = 10
 """Hexadecimal digits that tell values of one kind apart: two of a thousand values share them once in two million."""
 _MOST_PLACES: Final = 100_000
-"""Places in one body or file at which values are masked; more are refused."""
+"""The most ranges that are masked in one body or file; more are refused."""
 _MOST_VALUES: Final = 1_000
-"""Values of one request, or of a live session, that are masked; more are refused."""
+"""The most values that are masked in one request or live session; more are refused."""
 _MOST_REPETITIONS: Final = 10_000
-"""Placeholders in one response whose spelling is looked at."""
+"""The most placeholders in one response whose spelling is compared."""
 REMOVED: Final = "<REMOVED>"
-"""What stands in a history in the place of a text that was refused before."""
+"""The replacement in a history for a text that was refused earlier."""
 
 
 class CannotMask(Exception):
-    """What was found cannot be replaced. The text says why."""
+    """A match cannot be replaced. The text says why."""
 
 
 class Placeholders:
@@ -73,7 +73,7 @@ _KINDS: Final[dict[str, str]] = {}
 
 
 class Masks:
-    """The values of one exchange that are masked, each with its placeholder, and texts that are removed for good.
+    """The masked values of one exchange with their placeholders, and texts that are removed for good.
 
     ``unsent`` are those of the values that the client has not sent.
     """
@@ -167,7 +167,7 @@ def _spelled_kind(kind: str) -> re.Pattern[str]:
     return re.compile(rf"(?:\\?<|&lt;|\\u003c)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
-# Behind an underscore, or the escape of one.
+# After an underscore or an escaped one.
 _DIGITS_IN_JSON: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
 _SLICE: Final = 65_536
 """Bytes of a body that are looked through before another thread gets its turn: a millisecond at most."""
@@ -179,7 +179,7 @@ def may_hold_placeholder(body: bytes) -> bool:
 
 
 def placeholder_digits(body: bytes, most: int) -> list[str]:
-    """Return what may be the digits of placeholders in JSON text, however a model spells these: the first ones."""
+    """Return up to ``most`` possible digits of placeholders in JSON text, in any spelling of a model."""
     found: dict[str, None] = {}
     for start in range(0, len(body), _SLICE):
         # Those that begin at the end of a slice end in the next one.
@@ -191,12 +191,12 @@ def placeholder_digits(body: bytes, most: int) -> list[str]:
 
 
 def placeholders_of_trace(document: bytes) -> list[str]:
-    """Return what stands in the JSON of a trace as placeholders do, each once, in order."""
+    """Return the texts in a trace's JSON that look like placeholders, each once, in order."""
     return list(dict.fromkeys(match[0] for match in _PLACEHOLDER.finditer(document.decode())))
 
 
 def is_placeholder(text: str) -> bool:
-    """Tell whether a text looks as a placeholder does."""
+    """Return whether a text has the form of a placeholder."""
     return _PLACEHOLDER.fullmatch(text) is not None
 
 
@@ -235,7 +235,7 @@ Occurrence = tuple[str, bool, int]
 
 
 def other_spellings(repetitions: Iterable[Repetition], masks: Masks) -> dict[Occurrence, str]:
-    """Return the placeholders of a response that the model spelled in another way than it was given."""
+    """Return the placeholders of a response that the model spelled differently from the request."""
     found: dict[Occurrence, str] = {}
     counts = Counter[tuple[str, bool]]()
     for one in sorted(repetitions):
@@ -248,7 +248,7 @@ def other_spellings(repetitions: Iterable[Repetition], masks: Masks) -> dict[Occ
 
 @dataclass(frozen=True, slots=True)
 class Spellings:
-    """How a model spelled placeholders in its earlier turns: there it is to find what it wrote.
+    """The spellings of placeholders in a model's earlier turns, where it must find its own text again.
 
     ``turns`` says which turn a content is of, by the digest of the conversation up to its end.
     """
@@ -277,7 +277,7 @@ _THOUGHTS: Final = frozenset(("reasoning_content", "reasoning", "thought_summary
 
 
 def is_thought_text(path: Path, document: Any) -> bool:
-    """Tell whether the string at ``path`` of a request or a frame is of a thought, on any wire."""
+    """Return whether the string at ``path`` of a request or a frame belongs to a thought, on any wire."""
     if not _THOUGHTS.isdisjoint(path):
         return True
     for step in path[:-1]:
@@ -291,7 +291,7 @@ def is_thought_text(path: Path, document: Any) -> bool:
 
 
 def _is_repeated_in_history(path: Path, payload: Mapping[str, Any]) -> bool:
-    """Tell whether clients send the string at ``path`` of a frame again: of candidates the first one alone."""
+    """Return whether clients send the string at ``path`` of a frame back: of candidates, only the first."""
     if path[0] not in ("candidates", "choices"):
         return path[-1] != "output_text"
     try:
@@ -302,7 +302,7 @@ def _is_repeated_in_history(path: Path, payload: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class RequestMasks:
-    """What is masked in a request: values in all of it, and texts that were refused before in the contents they are in.
+    """The masks of a request: values anywhere in it, and texts that were refused earlier, in their contents.
 
     ``earlier`` are values that were masked before, each by its placeholder, which stands in the request already, and
     ``spellings`` what the model has made of placeholders.
@@ -374,7 +374,7 @@ def texts_at(messages: Sequence[Mapping[str, Any]], address: str) -> list[str]:
 
 
 def _texts_of(value: Any) -> Iterator[str]:
-    """Yield the texts of a message or a part of one. Raises CannotMask for what is no text."""
+    """Yield the texts of a message or a part of one. Raises CannotMask for content that is not text."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Sequence):
@@ -465,7 +465,7 @@ def moved(violations: Iterable[Violation], masks: Masks, messages: Sequence[Mapp
 
 
 class _Shift:
-    """Where the characters of a text stand once it is masked. It is looked through once, however many are asked for."""
+    """Maps positions in a text to positions in its masked form. It scans the text once for any number of lookups."""
 
     def __init__(self, text: str, masks: Masks) -> None:
         self._ends, self._longer = [0], [0]
@@ -536,7 +536,7 @@ def _hiding(strings: Iterable[JsonString], masks_of: Callable[[Path], Masks]) ->
 
 
 def _bounded(found: Iterable[T]) -> Iterator[T]:
-    """Yield what is found. Raises CannotMask for what is in too many places."""
+    """Yield the matches. Raises CannotMask for a value in too many places."""
     for number, one in enumerate(found):
         if number == _MOST_PLACES:
             raise CannotMask(f"it is in more than {_MOST_PLACES} places")
@@ -557,7 +557,7 @@ def _hidden(value: Any, masks: Masks) -> Any:
 
 
 class Substitution(Protocol):
-    """What is replaced in the texts of a response.
+    """The replacements in the texts of a response.
 
     ``find`` yields where each replacement begins and ends from ``start`` on, and what it is; ``unfinished`` returns
     from where on more text may still change what is found. ``whole`` says that only the end of a text settles it.
@@ -670,12 +670,12 @@ class FrameEditor:
         self._waiting: deque[_HeldFrame] = deque()
         self._runs: dict[Run, _Text] = {}
         self.unread = 0
-        """Bytes that have come and are in no frame yet."""
+        """Bytes that have arrived and belong to no frame yet."""
         self.replaced: set[str] = set()
         """The texts that were replaced."""
 
     def replace_by(self, substitution: Substitution) -> None:
-        """Make the replacements of another substitution in what is not settled yet."""
+        """Apply another substitution to the text that is not final yet."""
         self._substitution = substitution
 
     def feed(self, data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from gemini_proxy.guardrails.service_client import ServiceClient
 from gemini_proxy.policy import Answer, Question
 
 METADATA: Final = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
-"""Where a machine at Google gets the token of its service account."""
+"""The URL from which a machine at Google gets its service account's token."""
 _EARLY: Final = 60.0
 """Seconds before it expires that a token is replaced."""
 _LOCATION: Final = re.compile(r"/locations/([^/]+)/")
@@ -36,7 +36,7 @@ class ModelArmorAnswerer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         location = _LOCATION.search(template)
-        assert location is not None, "the configuration sees to it"
+        assert location is not None, "the configuration guarantees it"
         self._client = client
         self._url = f"{url or f'https://modelarmor.{location[1]}.rep.googleapis.com'}/v1/{template}"
         self._given = token
@@ -45,7 +45,7 @@ class ModelArmorAnswerer:
         self._fetched: tuple[str, float] | None = None
 
     def payer(self, key: str | None) -> str:
-        """Return "": the operator pays, whoever asks."""
+        """Return "": the operator pays for every caller."""
         return ""
 
     async def answer(self, question: Question, key: str | None) -> Answer:

@@ -1,4 +1,4 @@
-"""Reads the responses of a guardrails service, strictly: one of another shape is no verdict. No I/O."""
+"""Reads the responses of a guardrails service strictly: any other form gives no verdict. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -37,7 +37,7 @@ _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One policy in force, and what is done about what it finds.
+    """A policy in force and the action on its violations.
 
     ``block`` refuses, ``ask`` has a person decide, ``mask`` hides it from the model, ``log`` only annotates the trace.
     A rule of the policy may ask for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail
@@ -122,7 +122,7 @@ _NO_FACTS = ToolFacts()
 
 @dataclass(frozen=True, slots=True)
 class GuardrailSet:
-    """What holds for one exchange: guardrails by their action, and what they may know of the tools of its dataset."""
+    """The guardrails of one exchange, by action, and the data on its dataset's tools that they may use."""
 
     blocking: tuple[Guardrail, ...] = ()
     logging: tuple[Guardrail, ...] = ()
@@ -130,19 +130,19 @@ class GuardrailSet:
     masking: tuple[Guardrail, ...] = ()
     asking: tuple[Guardrail, ...] = ()
     shadows: tuple[Shadow, ...] = ()
-    """Policies that are compared with those in force once the exchange is recorded."""
+    """Policies to compare with those in force once the exchange is recorded."""
     deciding: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
-    """Those that are checked before anything of a request or response leaves."""
+    """Guardrails that are checked before any part of a request or response leaves."""
     annotating: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
-    """Those that are checked once the exchange is recorded: nothing in them does more than annotate."""
+    """Guardrails that are checked once the exchange is recorded: they only annotate."""
     masks: bool = field(init=False, repr=False, compare=False)
-    """Whether one of them may mask."""
+    """True if a guardrail may mask."""
     overlaps: bool = field(init=False, repr=False, compare=False)
-    """Whether a request may go upstream while it is checked: all that its check can do is refuse."""
+    """True if a request may go upstream during its check, because the check can only refuse it."""
     compares_tools: bool = field(init=False, repr=False, compare=False)
-    """Whether a policy here asks whether a tool has changed."""
+    """True if a policy checks tools for changes."""
     narrows: bool = field(init=False, repr=False, compare=False)
-    """Whether a rule here checks only what is new."""
+    """True if a rule checks only new content."""
 
     def __post_init__(self) -> None:
         stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})

@@ -20,7 +20,7 @@ StreamCheck = Literal["final", "window", "hold"]
 
 
 class TextViolated(Exception):
-    """New text has ``violations`` that no more text can undo, each with the index of its candidate."""
+    """New text has ``violations`` that further text cannot undo, each with the index of its candidate."""
 
     def __init__(self, violations: Sequence[tuple[int, Violation]]) -> None:
         super().__init__("text of the response has violations")
@@ -55,7 +55,7 @@ class _NewText(NamedTuple):
 
 
 class _End(NamedTuple):
-    """Where an event's text ends in its candidate, counted as ``all`` for a thought, else as ``text``."""
+    """The end of an event's text in its candidate, counted as ``all`` for a thought, else as ``text``."""
 
     candidate: _CandidateText
     thought: bool
@@ -155,7 +155,7 @@ class ResponseStream:
         self.empty = True
         """No event has come yet: nothing, blank lines, comments or an array without elements."""
         self.events_left = 0
-        """How many events have left: what a refusal inside a JSON array has to know."""
+        """The number of events that have left, which a refusal inside a JSON array depends on."""
         self._framing = framing
         self._merger = merger
         self._reader: ResponseReader = reader or GenerateReader()
@@ -177,7 +177,7 @@ class ResponseStream:
 
     @property
     def size(self) -> int:
-        """The bytes that have come so far."""
+        """The bytes received so far."""
         return self._max_bytes - self._room
 
     @property

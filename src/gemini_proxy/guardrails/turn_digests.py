@@ -1,4 +1,4 @@
-"""Digests of a conversation up to the end of each turn of the model, by which a history is known again. No I/O."""
+"""Compute digests of a conversation up to the end of each model turn, to recognize a history. No I/O."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,12 +59,12 @@ def _without_thoughts(messages: Messages) -> list[Mapping[str, Any]]:
 
 
 def is_of_model(message: Mapping[str, Any]) -> bool:
-    """Tell whether a message is of a turn of the model."""
+    """Return whether a message belongs to a model turn."""
     return message.get("turn", message.get("role")) == "assistant" or bool(message.get("provider"))
 
 
 def _said(turn: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Return what a turn says: texts joined as far as they go on, calls one by one."""
+    """Return the content of a turn: consecutive texts joined, calls one by one."""
     said: list[Any] = []
     for message in turn:
         message = {name: value for name, value in message.items() if name != "candidate"}
@@ -82,7 +82,7 @@ def _said(turn: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def _line(value: Any) -> bytes:
-    # What JSON cannot hold, such as half a character, is told apart all the same.
+    # Text that JSON cannot hold, such as half a character, still gets a digest of its own.
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
     except TypeError:

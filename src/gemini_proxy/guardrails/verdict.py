@@ -12,7 +12,7 @@ _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
+    """A rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
 
     ``stays`` says that more of the response cannot undo the violation; ``healed`` that it is in the history and was
     refused before, so that it is masked now.
@@ -47,7 +47,7 @@ class Violation:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What a refusal tells the client. Objects in args and kwargs are left out: they could hold refused content."""
+        """Return the details for the client, without objects in args and kwargs, which could hold refused content."""
         return {
             "args": [value for value in self.args if _scalar(value)],
             "kwargs": {name: value for name, value in self.kwargs.items() if _scalar(value)},

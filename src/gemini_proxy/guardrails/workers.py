@@ -135,7 +135,7 @@ class Workers:
 
 
 class _Process:
-    """One process, for one piece of work at a time. It starts in a thread."""
+    """A worker process that does one piece of work at a time. It starts in a thread."""
 
     def __init__(self, nice: int) -> None:
         self._start = asyncio.get_running_loop().run_in_executor(None, _started, nice)

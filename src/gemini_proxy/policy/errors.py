@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Fault = Literal["form", "unknown", "excess"]
-"""What is wrong with a policy: ``unknown`` names something that does not exist, ``excess`` exceeds a limit."""
+"""A fault in a policy: ``unknown`` names something that does not exist, ``excess`` exceeds a limit."""
 
 
 class PolicyError(Exception):

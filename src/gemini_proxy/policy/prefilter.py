@@ -33,7 +33,7 @@ _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 
 
 class FoundNeeds(NamedTuple):
-    """What was seen in messages: the sum of ``_KINDS`` of their events, and the numbers of what was found."""
+    """The result of a scan of messages: the sum of ``_KINDS`` of their events, and the numbers of found needs."""
 
     kinds: int
     found: tuple[int, ...]

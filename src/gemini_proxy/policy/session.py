@@ -35,7 +35,7 @@ _OFFSETS = re.compile(r":(\d+)-(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run of text stands: in ``message``, from 0, at ``path``. ``before`` is the part that was judged."""
+    """The position of a run of text: in ``message``, from 0, at ``path``. ``before`` is the part already checked."""
 
     message: int
     path: str = "content"
@@ -86,7 +86,7 @@ class OpenTurn:
 
     @property
     def place(self) -> Place | None:
-        """Where the run stands that the turn is in; None before the first."""
+        """Return the position of the turn's current run; None before the first."""
         return None if self.text is None else self.text.place
 
 

@@ -1,4 +1,4 @@
-"""Knows the part of a conversation that passed before, for rules that check only what is new."""
+"""Find the part of a conversation that was allowed before, for rules that check only new content."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ from gemini_proxy.traces.trace import Outcome
 log = logging.getLogger(__name__)
 
 _VERSION: Final = version("gemini-proxy")
-"""Detectors of another version may find more."""
+"""Part of each digest, because detectors of another version may find more."""
 _MOST_TURNS: Final = 64
-"""Turns of the model, the newest, after which a history may be known: who goes back further begins anew."""
+"""The newest model turns that a history is recognized by; a client that goes back further starts over."""
 
 
 class AllowedTurns:
-    """Finds and remembers how far conversations passed. ``known`` keeps the digests.
+    """Finds and remembers which turns of conversations were allowed. ``known`` keeps the digests.
 
     Nothing is read or written where no rule checks only what is new. Content counts as allowed where it stands as it
     stood: after the same messages, from the beginning on, up to the end of a turn of the model. What the client says
@@ -38,7 +38,7 @@ class AllowedTurns:
         self._known = known
 
     async def find(self, exchange: Exchange) -> None:
-        """Note how many messages of the request were allowed before."""
+        """Set how many messages of the request were allowed before."""
         if not self._applies(exchange):
             return
         exchange.asked = messages = exchange.checked_request.messages
@@ -51,7 +51,7 @@ class AllowedTurns:
         exchange.allowed = max((by_digest[digest] for digest in known), default=0)
 
     async def remember(self, exchange: Exchange) -> None:
-        """Keep digests of what was allowed now, so that a history that repeats it is known.
+        """Store digests of the turns allowed now, so that a history that repeats them is recognized.
 
         What was refused before and is masked in a history was not allowed.
         """
@@ -80,14 +80,14 @@ class AllowedTurns:
         return list(map(self._keyed(exchange), answered(messages, exchange.response_messages)))
 
     def _keyed(self, exchange: Exchange) -> Callable[[str], str]:
-        """Return what makes a digest one that holds for the exchange's owner, dataset and rules alone."""
+        """Return the part that ties a digest to the exchange's owner, dataset and rules."""
         # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
         names = names_of(self._guardrails, exchange, b"gemini-proxy")
         rules = self._rules(exchange.rules)
         return lambda digest: names.digest(f"{rules}\0{digest}")
 
     def _rules(self, rules: GuardrailSet) -> str:
-        """Return all that tells what the rules which check only what is new have seen."""
+        """Return all inputs of the rules that check only new content."""
         narrow = [guardrail for guardrail in rules.all if guardrail.policy.narrows]
         read = frozenset(name for guardrail in narrow for name in guardrail.policy.parameters)
         compares = any("tool_changed" in guardrail.policy.called for guardrail in narrow)

@@ -1,4 +1,4 @@
-"""Who may use the proxy, and as whom: what the keys of a request are worth here."""
+"""Authenticate a request by its keys, and find its user."""
 
 from gemini_proxy.errors import Forbidden, Unauthenticated, Unavailable
 from gemini_proxy.proxy.credentials import Credentials
@@ -19,7 +19,7 @@ class Authentication:
 
         Raises Unauthenticated for a key that is not valid; and, where keys are asked for, for a request without one if
         the operator's Gemini key could be spent: the proxy is nobody's open relay. Raises Forbidden for a key that
-        decides approvals: whoever asks for something must not be able to allow it. Raises Unavailable where the keys
+        decides approvals: the party that asks must not be able to allow it. Raises Unavailable where the keys
         cannot be read.
         """
         if credentials.invariant is None:

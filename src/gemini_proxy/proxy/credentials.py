@@ -145,7 +145,7 @@ def _gemini_sources(key: str, authorization: str, query_key: str | None) -> Iter
 
 
 def _only(owner: str, keys: Iterable[str]) -> str:
-    """The one key among ``keys``; the same key given twice is one."""
+    """Return the only key among ``keys``; the same key given twice counts once."""
     different = set(filter(None, keys))
     if len(different) > 1:
         raise BadRequest(f"The request has two different {owner} API keys")

@@ -54,7 +54,7 @@ class ExchangeSpans(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What an exchange had Gemini keep: a handle without what the exchange itself knows. See ``Handle``."""
+    """An object that Gemini keeps from an exchange: a handle without the exchange's own data. See ``Handle``."""
 
     kind: Kind
     name: str
@@ -145,7 +145,7 @@ class Exchange:
 
     @property
     def is_of_user(self) -> bool:
-        """Return whether it is some user's: strangers who bring no key of this server are told apart by nothing."""
+        """Return whether it belongs to a known user: callers without a key of this server cannot be told apart."""
         return bool(self.owner)
 
     @property

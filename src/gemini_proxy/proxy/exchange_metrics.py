@@ -1,4 +1,4 @@
-"""What the exchanges of this process add up to: plain numbers, counted on the event loop, which reads them as well."""
+"""Count this process's exchanges in plain numbers, written and read on the event loop."""
 
 import time
 from bisect import bisect_left
@@ -26,11 +26,11 @@ _TOKENS: Final = {
     "toolUsePromptTokenCount": "tool_use",
 }
 _MOST_TOKENS: Final = 1_000_000_000
-"""What one exchange may add: the number is the upstream's word, and a sum is spoilt for good."""
+"""The most that one exchange may add: the upstream reports the number, and a wrong sum cannot be corrected."""
 
 
 class Histogram:
-    """How many observations were at most so large, and their sum."""
+    """Counts observations up to each bound, and sums them."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -130,5 +130,5 @@ def tokens(usage: Mapping[str, object], name: str) -> int:
 
 
 def _is_name(name: str) -> bool:
-    """Whether it is not rather a text, or a key."""
+    """Return whether it looks like a name, not like a text or a key."""
     return 0 < len(name) <= _LONGEST_NAME and name.isprintable() and redact(name) == name

@@ -77,7 +77,7 @@ class ExchangeRecorder:
         self._shadows = shadows
 
     async def record(self, exchange: Exchange, coverage: Coverage) -> None:
-        """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
+        """Return once the trace is durable or dropped. Raises Unavailable if a required trace was not written."""
         self._note(exchange)
         trace = await off_loop(masked_bytes(exchange), self._trace, exchange, coverage)
         self._compare(exchange, trace)
@@ -108,7 +108,7 @@ class ExchangeRecorder:
         self._tasks.spawn(self._recorder.commit(trace), "record")
 
     def _compare(self, exchange: Exchange, trace: Trace) -> None:
-        """Have policies in shadow compared with those in force, once the exchange is over."""
+        """Schedule the comparison of policies in shadow with those in force, after the exchange."""
         if exchange.rules.shadows:
             self._shadows.offer(exchange, trace.metadata["conversation"], self._guardrails, _hiding(exchange))
 
@@ -148,7 +148,7 @@ class ExchangeRecorder:
             notebook.note("upstream_errors", failure, example)
 
     def coverage(self, exchange: Exchange) -> Coverage:
-        """What of the exchange was checked so far."""
+        """Return the coverage of the exchange so far."""
         guardrails = self._guardrails
         return Coverage(
             mode=_mode(exchange, guardrails),
@@ -199,7 +199,7 @@ class ExchangeRecorder:
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
 
     def _kept(self, exchange: Exchange, conversation: str) -> tuple[SealedValue, ...]:
-        """Return what is kept of the masked values: of the conversation, and of what Gemini keeps of the exchange."""
+        """Return the masked values to store, of the conversation and of objects that Gemini keeps from the exchange."""
         masks = exchange.masks
         if self._values is None or masks is None or not exchange.is_of_user:
             return ()
@@ -208,7 +208,7 @@ class ExchangeRecorder:
             for value, placeholder in masks.placeholders.items()
         ]
         owner, dataset = exchange.owner, exchange.call.dataset
-        # What the conversation has already is not written with each of its exchanges.
+        # Values that the conversation already has are not written again.
         lasting = exchange.lasting.get(conversation, ())
         new = [one for one in values if one[0] not in lasting]
         rows = self._values.sealed(ValueScope(owner, dataset, [conversation]), (*new, *exchange.spelled))
@@ -239,7 +239,7 @@ def _upstream_failure(exchange: Exchange) -> str | None:
 
 
 _FAILED_FOR_ALL = (401, 403, 429)
-"""What says that a key or a quota is at its end, and nothing of the one request."""
+"""Statuses that tell of an exhausted key or quota rather than of the request."""
 
 _MOST_WORK = 100_000
 """Characters of a text, for each secret that is looked for in it, which take some 0.1 ms; beyond, it goes whole."""
@@ -255,7 +255,7 @@ def _bare(secrets: Sequence[str], text: str) -> str:
 
 
 def _hiding(exchange: Exchange) -> Callable[[str], str]:
-    """Return what takes out of a text what the exchange's trace does not show: masked values, and secrets."""
+    """Return a function that removes from a text what the exchange's trace must not show: masked values and secrets."""
     masks, secrets = exchange.masks, exchange.request.secrets if exchange.request else ()
     return lambda text: _bare(secrets, text if masks is None else masks.hide(text))
 
@@ -328,7 +328,7 @@ def _place(exchange: Exchange, messages: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _say(exchange: Exchange) -> None:
-    """One log line for what is out of the ordinary; the trace has the rest."""
+    """Log an exchange that did not complete, in one line; the trace has the rest."""
     if exchange.outcome is not Outcome.COMPLETED:
         log.info("exchange not completed", extra=_said(exchange))
 
@@ -350,12 +350,12 @@ def _said(exchange: Exchange) -> dict[str, str | int]:
 # Few keys send most requests, and a hash costs as much as the rest of a trace's values.
 @functools.lru_cache(maxsize=256)
 def tenant(invariant_key: str) -> str:
-    """Who a key belongs to, without the key: one value per key, the same on every machine."""
+    """Return a digest that identifies a key without showing it: the same on every machine."""
     return hmac.digest(b"gemini-proxy tenant", invariant_key.encode(), "sha256").hex()
 
 
 def _mode(exchange: Exchange, guardrails: Guardrails) -> str:
-    """How the answer is checked; ``window`` may have had to be another."""
+    """Return how the response is checked; it can differ from a configured ``window``."""
     if not exchange.call.generates:
         return "request"
     return exchange.stream.mode if exchange.stream is not None else guardrails.stream_check

@@ -23,9 +23,9 @@ _VERTEX: Final = "vertex"
 """The account of all that is kept on Vertex AI: tokens change every hour, and names there are told apart without it."""
 _ANOTHER_TYPE: Final = "a file that is read as another type than it was checked as"
 _OWNED: Final = (Kind.OPERATION, Kind.SESSION)
-"""Kinds of handles that users who share the operator's key have only if they are known to be theirs."""
+"""Kinds of handles that users who share the operator's key may use only if the handle is known to be theirs."""
 _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googleapis\.com(?::443)?/", re.IGNORECASE)
-"""How an address of a file at Google begins, however it was spelled where it was given."""
+"""The start of a Google file's URI, in any of its spellings."""
 
 
 class HandleKeeper:
@@ -34,7 +34,7 @@ class HandleKeeper:
     def __init__(
         self, handles: Handles, configured: str | None, *, restores: bool = True, keeps_values: bool = False
     ) -> None:
-        """``restores`` says that masked values are put back into responses, ``keeps_values`` that they can be later."""
+        """``restores``: masked values are put back into responses; ``keeps_values``: into later ones as well."""
         self._handles = handles
         self._configured = configured
         self._restores = restores
@@ -159,7 +159,7 @@ def _origins(handles: Iterable[Handle], joined: str) -> tuple[str, ...]:
 
 
 def _conversation(handles: Iterable[Handle], recalled: Mapping[str, Recalled]) -> str:
-    """Return the conversation of the interaction or session that a request goes on with, "" if it goes on with none."""
+    """Return the conversation of the interaction or session that a request continues, "" if there is none."""
     traces = [handle.trace for handle in handles if handle.kind in (Kind.INTERACTION, Kind.SESSION)]
     return next((recalled[trace].conversation for trace in traces if trace in recalled), "")
 

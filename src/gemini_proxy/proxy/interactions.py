@@ -1,4 +1,4 @@
-"""What becomes of an interaction that Gemini stores: what is remembered of it, and who may go on from it."""
+"""Remember interactions that Gemini stores, and decide which clients may continue them."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from gemini_proxy.traces.trace import REFUSED, Outcome
 
 COLLECTION: Final = "interactions/"
 _KEPT_SECONDS: Final = 55 * 86_400.0
-"""How long Google stores an interaction at most."""
+"""The longest time for which Google stores an interaction."""
 _GOES_ON: Final = frozenset(("IN_PROGRESS", "QUEUED"))
 _READ: Final = (Outcome.COMPLETED, Outcome.UNCHECKED)
 _UNREAD: Final = "the response of an earlier interaction, which was not read whole"
@@ -68,7 +68,7 @@ def made_interactions(exchange: Exchange) -> list[Made]:
     """Return the interaction that Gemini stores of an exchange, none where it stores none that is known.
 
     A refused one is remembered as such, and one whose response was not read to its end as not read. One that was asked
-    for is remembered anew with the response that came, if it was known before.
+    for is remembered again with the response that came, if it was known before.
     """
     call, request = exchange.call, exchange.request
     if call.row.wire != "interactions" or request is None or not exchange.call.generates:

@@ -1,4 +1,4 @@
-"""One live session: takes the frames of both sides through the guardrails, a turn of the model at a time.
+"""Take the frames of a live session, from both sides, through the guardrails, one model turn at a time.
 
 A turn is an exchange like any other: its request is the conversation so far, its response what the model says until it
 waits for the client again. Its trace is written before its last frame leaves.
@@ -63,7 +63,7 @@ _LARGE: Final = 262_144
 
 @dataclass(frozen=True, slots=True)
 class LiveFrame:
-    """One message of a WebSocket as it came, or as the proxy writes one."""
+    """A WebSocket message, as received or as the proxy writes it."""
 
     data: bytes
     binary: bool
@@ -84,7 +84,7 @@ class SessionTooLarge(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How a session is held. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time.
+    """Settings of a session. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time.
 
     ``sound_waits`` says that sound of the model is held back as its text is.
     """
@@ -97,7 +97,7 @@ class SessionSettings:
 
 
 class _ServerFrames:
-    """Reads frames of a server; one that is decided on is read once, whoever asks for it."""
+    """Reads a server's frames; a frame under decision is read only once."""
 
     def __init__(self) -> None:
         self._last: tuple[bytes, ServerFrame] | None = None
@@ -117,7 +117,7 @@ class _ServerFrames:
 
 
 class _HeldFrames:
-    """Knows of the frames that the hold-back has, in their order, what a body of them does not say."""
+    """Keeps what the hold-back's byte stream loses about its frames, in their order."""
 
     def __init__(self) -> None:
         self._frames: deque[tuple[bool, int]] = deque()
@@ -125,7 +125,7 @@ class _HeldFrames:
         """The bytes of the frames."""
 
     def add(self, frame: LiveFrame) -> bytes:
-        """Return a frame as the hold-back takes it."""
+        """Return a frame in the hold-back's form."""
         self._frames.append((frame.binary, len(frame.data)))
         self.size += len(frame.data)
         return frame.data + FRAME_END
@@ -141,7 +141,7 @@ class _HeldFrames:
 
 
 class _SessionHandle(NamedTuple):
-    """A handle with which another session can go on, and the frame that it came in."""
+    """A handle that lets another session continue, and its frame."""
 
     text: str
     frame: LiveFrame
@@ -242,7 +242,7 @@ class LiveSession:
         return self._turn is None and not self._lock.locked()
 
     async def start(self, data: bytes) -> bytes:
-        """Return the setup as it goes up, once it has been checked.
+        """Return the checked setup in the form that goes upstream.
 
         Raises BadRequest and NotFound, and Refused, whose trace is written.
         """
@@ -285,7 +285,7 @@ class LiveSession:
         return exchange
 
     async def from_client(self, frame: LiveFrame) -> Leaving:
-        """Decide on a frame of the client, which goes up masked where a rule masks something in it.
+        """Decide on a frame of the client; it goes upstream masked if a rule masks something in it.
 
         Raises BadRequest for one that cannot be read; the session then ends. Raises Refused for a stream of sound or
         pictures where what no rule can read is refused: none of it goes up.
@@ -346,7 +346,7 @@ class LiveSession:
     # What the client says.
 
     def _read_input(self, data: bytes) -> tuple[ClientFrame, GeminiRequest]:
-        """Read a frame that is no setup. Raises BadRequest."""
+        """Read a frame other than a setup. Raises BadRequest."""
         frame = read_client_frame(data)
         if self._call is None or frame.kind == "setup":
             raise BadRequest("A session has only one setup, its first frame")
@@ -380,7 +380,7 @@ class LiveSession:
         return passed
 
     def _mask(self, masks: Masks | None) -> None:
-        """Hide these values from here on, and put them back, also into what the model is about to say."""
+        """Mask these values from now on, and restore them, also in the model's next turn."""
         if masks is not None and (self._masks is None or masks.placeholders != self._masks.placeholders):
             self._masks = masks
             for turn in (self._turn, self._next):
@@ -542,7 +542,7 @@ class LiveSession:
         return self._leave(exchange, down)
 
     async def _complete(self, turn: _LiveTurn, leaving: bytes) -> list[LiveFrame]:
-        """Return the last frames of a turn that has passed, once its trace is written."""
+        """Return the last frames of an allowed turn, once its trace is written."""
         exchange = turn.exchange
         down = turn.held.take(leaving)
         if turn.handle is not None:
@@ -554,7 +554,7 @@ class LiveSession:
         return down
 
     async def _remember_handle(self, handle: str) -> None:
-        """Remember a handle that comes between turns, as one of the last turn."""
+        """Remember a handle that arrives between turns as part of the last turn."""
         assert self._last is not None, "the setup comes first"
         self._last.made[:] = [_made(handle, self._last, goes_on=self._turn is not None)]
         await self._remember(self._last)

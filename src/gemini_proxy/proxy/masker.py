@@ -277,7 +277,7 @@ class Masker:
     def restore_names(self, masks: Masks, body: bytes) -> bytes:
         """Return ``body``, which says what Gemini keeps, with values in the place of placeholders.
 
-        What is no JSON object is returned as it is.
+        Anything but a JSON object is returned as it is.
         """
         editor = FrameEditor(WholeBodyFraming(), Restoring(masks), places=BodyPlaces())
         try:

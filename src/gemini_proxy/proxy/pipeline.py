@@ -1,4 +1,4 @@
-"""One exchange, from its first check to its trace: start, open, feed, end; then refuse or fail, and record.
+"""Run an exchange from its first check to its trace: start, open, feed, end; then refuse or fail, and record.
 
 The guardrail middleware calls the steps, the handler between them moves bytes and knows of no rules. What is checked,
 what may leave and when, and what the client gets instead, is decided here.
@@ -329,7 +329,7 @@ class Pipeline:
         return self._refuse(exchange)
 
     async def record(self, exchange: Exchange) -> None:
-        """Return when the trace is durable, or given up. Raises Unavailable where a trace is required and is not."""
+        """Return once the trace is durable or dropped. Raises Unavailable if a required trace was not written."""
         await self._masker.remember_refused(exchange)
         await self._turns.remember(exchange)
         await self._masker.note_spellings(exchange)
@@ -339,7 +339,7 @@ class Pipeline:
         await self._recorder.record(exchange, coverage)
 
     def give_up(self, exchange: Exchange, outcome: Outcome) -> None:
-        """Record an exchange that nobody waits for any more, unless its trace was written before."""
+        """Record an exchange whose client has left, unless its trace is already written."""
         if exchange.recorded:
             return
         exchange.end(outcome)
@@ -347,7 +347,7 @@ class Pipeline:
         exchange.made += made_interactions(exchange) + made_operations(exchange)
         self._recorder.record_later(exchange)
 
-    # What the client gets in place of what it asked for.
+    # Responses that replace what the client asked for.
 
     def _refuse(self, exchange: Exchange) -> bytes:
         """Turn the response into a refusal: in band where the client expects a stream, else by HTTP 400.

@@ -40,9 +40,9 @@ _SHOWN = 100
 _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 _READ_SECONDS = 10.0
-"""How long a large body may take to be read, its wait for a process included: several times what the largest takes."""
+"""Seconds for reading a large body, including the wait for a process: several times what the largest takes."""
 _UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
-"""The only parameter of the content type, once: whoever reads a second one reads another text."""
+"""The only allowed parameter of the content type, given once: a second one could change how the text is read."""
 _INFLATE_STEP = 262_144
 """Bytes inflated before the loop gets its turn: well under a millisecond."""
 _DEFLATED_STEP = 65_536
@@ -130,7 +130,7 @@ class RequestReader:
         return after_earlier(await self._read(exchange), exchange.earlier)
 
     async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
-        """Those given; for a dataset, by default the path's, its own in the place of those of the same action."""
+        """Return ``rules`` with a dataset's own, by default the path's, in place of those of the same action."""
         if dataset is None and (dataset := exchange.call.dataset) is None:
             return rules
         try:

@@ -153,7 +153,7 @@ class ShadowRunner:
                 self._keep(sample, shadow, old, new)
 
     async def _verdict(self, check: Check, guardrail: Guardrail) -> Verdict:
-        """Raises EngineUnavailable and Unauthenticated where there is no verdict."""
+        """Return the verdict. Raises EngineUnavailable and Unauthenticated if there is none."""
         judged = self._engine.check(replace(check, guardrails=(guardrail,)))
         verdict = judged if isinstance(judged, Verdict) else await judged
         if verdict.unchecked is not None and not verdict.violations:

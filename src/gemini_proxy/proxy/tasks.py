@@ -1,4 +1,4 @@
-"""The one place that starts background tasks, and owns them until they end."""
+"""Start all background tasks, and own them until they end."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class Tasks:
 
     @property
     def restarts(self) -> Mapping[str, int]:
-        """How often each task that is kept was started again, by its name."""
+        """Return the number of restarts of each permanent task, by name."""
         return self._restarts
 
     @property

@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of an exchange, by the names of its conventions for generative AI.
+"""Report an exchange to OpenTelemetry, under the names of its conventions for generative AI.
 
 Those for guardrails are a draft of theirs. Names and values only: who sends them is ``server/telemetry.py``.
 """
@@ -64,7 +64,7 @@ def span_name(exchange: Exchange) -> str:
 
 
 def model_of(exchange: Exchange) -> str | None:
-    """Return the model that is asked, without what is no name of one."""
+    """Return the requested model as a plain name; None if none is given."""
     model = exchange.model
     return None if model is None else plain(model)
 

@@ -24,7 +24,7 @@ MOST_UPLOADS: Final = 1_000
 MOST_OF_CLIENT: Final = 250
 """Uploads under way of one client in one process, so that others have room."""
 SHARE_OF_CLIENT: Final = 4
-"""One client may announce a fourth of what may be spooled, so that others have room; one file it may in any case."""
+"""One client may use a fourth of the spool, so that others have room; a single file is always allowed."""
 _DIGITS: Final = 4
 """Of the number of a process."""
 _LOOK: Final = 30.0
@@ -37,7 +37,7 @@ _READ: Final = 8_388_608
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What the bytes of a file are. ``encoding`` is as in ``TextTest``."""
+    """The result of a look at a file's bytes. ``encoding`` is as in ``TextTest``."""
 
     digest: str
     encoding: str
@@ -45,7 +45,7 @@ class Examined:
 
 @dataclass(slots=True, eq=False)
 class Upload:
-    """One upload: how it was begun, with which keys and headers, and the bytes that have come.
+    """An upload: its first request, with keys and headers, and the bytes received so far.
 
     ``client`` and ``owner`` are as for an exchange, ``address`` is where the client is.
     ``busy`` says that a request is adding to it.

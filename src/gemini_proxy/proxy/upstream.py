@@ -19,7 +19,7 @@ _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()
 )
 _UPLOADS_ADDRESS: Final = frozenset({"x-goog-upload-url", "x-goog-upload-control-url", "x-guploader-uploadid"})
-"""Who knows one of these needs no key to send Google a file around the proxy."""
+"""Headers that are each enough to send Google a file without a key, bypassing the proxy."""
 _NOT_FOR_CLIENTS: Final = (
     _HOP_BY_HOP | _UPLOADS_ADDRESS | {"set-cookie", "alt-svc", "content-length", "content-encoding"}
 )
@@ -233,7 +233,7 @@ class VertexUpstreams:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """One for all locations, for clients name them; made when the first one is asked for."""
+        """Return the TLS context for all locations, made on first use."""
         return tls_context()
 
     async def close(self) -> None:
@@ -264,7 +264,7 @@ def upstream_headers(
     """The headers for the upstream, by allow-list; the key goes in one header, whatever way it came.
 
     That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API that gets it twice refuses it. What begins
-    an upload is left out: the door of files writes it anew.
+    an upload is left out: the door of files writes its own.
 
     Raises BadRequest for a header that would change what of the answer can be checked.
     """

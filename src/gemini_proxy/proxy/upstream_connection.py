@@ -20,7 +20,7 @@ _WRITE_STEP: Final = 262_144
 _MAX_HEAD: Final = 65_536
 """Bytes of header names and values in a response, interim responses and trailers included."""
 _MAX_INTERIM: Final = 32
-"""Interim responses (1xx) before the final one: nobody sends more, and an endless row of them is no response."""
+"""The most interim responses (1xx) before the final one; no server needs more, and they must not go on forever."""
 _KEPT: Final = 60.0
 """Seconds an idle connection is kept."""
 _RESOLVED: Final = 60.0
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another call can be made over it, as far as this side knows."""
+        """Return whether the connection can carry another call, as far as this side knows."""
         return self._open and not self._busy and not self._transport.is_closing()
 
     @property

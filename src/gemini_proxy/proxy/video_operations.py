@@ -1,4 +1,4 @@
-"""What becomes of an operation, such as a video under way: it and its files are remembered with who began it."""
+"""Remember operations, such as the making of a video, and their files, with the user who began them."""
 
 from typing import Final
 
@@ -9,11 +9,11 @@ from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
 _KEPT_SECONDS: Final = 30 * 86_400.0
-"""How long an operation is remembered: Google says no end, and keeps its videos for days."""
+"""Seconds for which an operation is remembered: Google states no end, and keeps videos for days."""
 
 
 _FILE_SECONDS: Final = 48 * 3_600.0
-"""How long Google keeps a file of a video."""
+"""Seconds for which Google keeps a video's file."""
 _MOST_FILES: Final = 64
 _READ: Final = (Outcome.COMPLETED, Outcome.UNCHECKED)
 _ASKING: Final = frozenset({Method.GET_OPERATION, Method.FETCH_PREDICT_OPERATION})

@@ -218,7 +218,7 @@ def _alert_rules(app: web.Application) -> Sequence[AlertRule]:
 
 
 def _notebook(app: web.Application, storage: Storage) -> Notebook:
-    """What this process counts for alerts."""
+    """This process's counts for alerts."""
     recorder, limiter = storage.recorder, app[LIMITER]
     totals: dict[Kind, Totals] = {
         "unrecorded_traces": lambda: {"traces": recorder.dropped},
@@ -233,7 +233,7 @@ def _notebook(app: web.Application, storage: Storage) -> Notebook:
 
 @dataclass(frozen=True, slots=True)
 class _Checkers:
-    """What checks, made once: for exchanges, and for what users of the Explorer ask for (``asked_for``).
+    """The engines, made once: for exchanges, and for users' requests in the Explorer (``asked_for``).
 
     ``bodies`` are the processes that read large bodies.
     """
@@ -300,7 +300,7 @@ def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
     if guardrails.engine != "remote":
         return None
     url, key = guardrails.remote.url, guardrails.remote.api_key
-    assert url is not None, "load_config sees to it"
+    assert url is not None, "load_config guarantees it"
     return RemoteEngine(url, key.get_secret_value() if key else None, guardrails.timeout)
 
 

@@ -30,7 +30,7 @@ from gemini_proxy.traces.alerts.notebook import Notebook
 
 @dataclass(slots=True)
 class State:
-    """What the server is doing: exchanges in flight, and whether it has begun to stop."""
+    """The server's state: exchanges in flight, and whether shutdown has begun."""
 
     in_flight: int = 0
     draining: bool = False

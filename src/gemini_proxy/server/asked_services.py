@@ -1,4 +1,4 @@
-"""What answers for detectors that are asked, as the configuration has it; and what it lacks for a policy."""
+"""Create the services behind detectors from the configuration, and name those that a policy lacks."""
 
 import asyncio
 import contextlib

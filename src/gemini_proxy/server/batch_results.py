@@ -16,7 +16,7 @@ from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.handles import Handle, Kind
 
 _FILE_SECONDS: Final = 30 * 86_400.0
-"""How long a file of results is remembered: Google names no end of it."""
+"""Seconds for which a results file is remembered: Google states no end."""
 _RESULTS: Final = "results of a batch, which are read where they are downloaded"
 
 

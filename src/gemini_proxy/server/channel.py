@@ -1,4 +1,4 @@
-"""What the processes of one server say to each other: the parent, which started them, and each of its children."""
+"""Carry messages between a server's parent process and its children."""
 
 import asyncio
 import pickle
@@ -22,7 +22,7 @@ class Inherited:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a child is to do, the first message to it.
+    """A child's instructions, the first message to it.
 
     ``sources`` are what it serves with, as another child packed them; None where it has to read ``config_file``.
     In ``folder`` each has a socket by which the others reach it; None where there is none.
@@ -72,7 +72,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What can hold now; None where it cannot."""
+    """A child's response to a load: the sources, None if they cannot be used."""
 
     turn: int
     sources: bytes | None
@@ -80,13 +80,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was to hold does."""
+    """A child's report that the loaded settings are in force."""
 
     turn: int
 
 
 class Channel:
-    """One end of a socket that carries messages. The other end is this program as well: they come pickled."""
+    """An end of a socket for pickled messages; the other end is this program as well."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

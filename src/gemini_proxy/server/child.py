@@ -1,4 +1,4 @@
-"""One of several processes that serve together: it tells its parent how it does, and does as it is told."""
+"""Run one of several serving processes: report to the parent, and follow its instructions."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from gemini_proxy.server.sources import Sources, compile_sources
 
 
 def group_of(start: Start) -> Group:
-    """Where a child stands among the processes of its server."""
+    """Return a child's position among the processes of its server."""
     pages = [Page(descriptor) for descriptor in start.pages]
     metrics = SharedMetrics(pages, start.number)
     share = Share(Balance(start.balance), start.number)
@@ -91,7 +91,7 @@ class _Following:
             stop.set()
 
     async def _load(self) -> bytes | None:
-        """What can hold: without the changes that need a restart, which a process that starts later must not have."""
+        """Return settings for now: without changes that need a restart, which a later process must not have."""
         self._loaded = await self._reloader.load()
         if self._loaded is None:
             return None

@@ -35,7 +35,7 @@ def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever escapes into an answer in the shape of the door; once bytes were sent, into a broken body."""
+    """Turn any escaped exception into a response in the door's form; once bytes were sent, break off the body."""
     app = request.app
     state = app[STATE]
     if state.in_flight >= app[CONFIG].server.max_exchanges:

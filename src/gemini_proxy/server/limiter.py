@@ -47,7 +47,7 @@ _GATHER: Final = 0.01
 _AFTER_FAILURE: Final = 1.0
 """Seconds between two when the database is away."""
 _NETWORK: Final = 64
-"""Bits of an IPv6 address that tell clients apart: whoever has one address has all that share them."""
+"""Bits of an IPv6 address that identify a client: one client has all addresses that share them."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Limiter:
         return visit
 
     async def charge(self, client: Client, size: int) -> Visit:
-        """Charge a request of ``size`` bytes that is no exchange. Raises LimitExceeded.
+        """Charge a request of ``size`` bytes that is not an exchange. Raises LimitExceeded.
 
         Where it has to be known first what other processes have granted, this waits for the background to learn it.
         """
@@ -306,7 +306,7 @@ _KEYS: Final = {
 KINDS: Iterable[str] = tuple(_KEYS)
 """The limits, as metrics name them."""
 TOKEN_KINDS: Final = ("input_tokens", "output_tokens")
-"""Those that have a soft limit beside the hard one."""
+"""Kinds with a soft limit beside the hard one."""
 _TOKENS: Final = {
     "input_tokens": ("promptTokenCount", "toolUsePromptTokenCount"),
     "output_tokens": ("candidatesTokenCount", "thoughtsTokenCount"),

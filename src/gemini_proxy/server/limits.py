@@ -32,11 +32,11 @@ IDLE: Final = 2.0
 
 
 class Sharing:
-    """Whether this process shares its budgets now, and with how many."""
+    """Tells whether this process shares its budgets now, and with how many others."""
 
     def __init__(self) -> None:
         self.on = False
-        """Whether it does; if not, it holds clients to the whole limits by itself."""
+        """True if it does; else it applies the whole limits by itself."""
         self._processes = 1
         self._free_from = math.inf
 
@@ -70,7 +70,7 @@ class _Use:
 
 
 class Budgets:
-    """What each client has used of one limit in the window that runs.
+    """Each client's use of one limit in the current window.
 
     ``kind`` names the limit, ``period`` is the length of its windows in seconds. The last request of a budget may take
     more than is left of it, so that a limit on bytes refuses no body for its size alone.
@@ -86,7 +86,7 @@ class Budgets:
         self._leased: set[str] = set()
 
     def lacks(self, client: str, limit: float, now: float) -> bool:
-        """Whether a lease must be had before it is known if anything is left for the client; it is wanted then."""
+        """Return whether only a lease can tell if anything is left for the client; request one then."""
         use = self._use(client, now)
         if not limit or use.used < use.leased <= limit or use.used >= limit:
             return False
@@ -125,7 +125,7 @@ class Budgets:
 
     @property
     def wanted(self) -> bool:
-        """Whether leases are wanted now."""
+        """Return whether leases are wanted now."""
         return bool(self._wanted)
 
     def asks(self, most: int, now: float) -> Iterator[Ask]:
@@ -195,7 +195,7 @@ class _Spent:
 
 
 class Spending:
-    """What each client has spent of one kind today, as far as this process knows: others' is learned with each ask."""
+    """Each client's spending of one kind today, as known here: each lease request brings that of other processes."""
 
     def __init__(self, kind: str, sharing: Sharing | None = None) -> None:
         self.kind = kind
@@ -205,7 +205,7 @@ class Spending:
         self._wanted: dict[str, None] = {}
 
     def lacks(self, client: str, now: float) -> bool:
-        """Whether nothing is known yet of what the client has spent; it is asked for then."""
+        """Return whether the client's spending is unknown yet; request it then."""
         if not self._sharing.on or self._of(client, now).asked > -math.inf:
             return False
         self._wanted[client] = None
@@ -229,7 +229,7 @@ class Spending:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is something to be written or asked now."""
+        """Return whether there is something to write or request now."""
         return bool(self._wanted)
 
     def asks(self, most: int, now: float) -> Iterator[Ask]:

@@ -31,7 +31,7 @@ _COURTESY: Final = 0.002
 """Seconds for which a process that has more leaves a connection to the others."""
 _ENDLESS: Final = 0xFFFFFFFF
 _PAUSE: Final = 1.0
-"""Seconds until the next attempt where there is no descriptor left for a connection."""
+"""Seconds until the next attempt if no descriptor is left for a connection."""
 _CONNECTING: Final = "connection"
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_HERE: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
@@ -52,7 +52,7 @@ class Listener:
 
     @property
     def address(self) -> ListenAddress:
-        """Where it really listens: port 0 has become a real one."""
+        """Return the actual address: port 0 is replaced by the real port."""
         return _address(self.socket)
 
     @property
@@ -121,7 +121,7 @@ def _open(addresses: Sequence[ListenAddress], passed: Sequence[Listener]) -> lis
 
 
 def listening_status(listeners: Sequence[Listener]) -> str:
-    """Where a server listens, for its service manager."""
+    """Return the addresses that a server listens on, for its service manager."""
     return f"listening on {', '.join(listener.shown for listener in listeners)}"
 
 
@@ -207,7 +207,7 @@ def _remove_stale(path: str) -> None:
 
 
 class Balance:
-    """How many connections each process of a server has, in memory that they share."""
+    """The number of connections of each process of a server, in shared memory."""
 
     def __init__(self, descriptor: int) -> None:
         """``descriptor`` is that of a file in memory with four bytes for each process."""
@@ -229,7 +229,7 @@ class Balance:
         self._counts[process - 1] = _ENDLESS
 
     def is_ahead(self, process: int) -> bool:
-        """Whether another one that accepts has fewer by more than ``_FEW``."""
+        """Return whether another accepting process has fewer by more than ``_FEW``."""
         return self._counts[process - 1] > min(self._counts) + _FEW
 
 
@@ -244,7 +244,7 @@ class Share:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether it is for others to accept."""
+        """Return whether other processes should accept."""
         return self._balance.is_ahead(self._process)
 
     def begin(self) -> None:
@@ -294,7 +294,7 @@ class Acceptor:
             self._accept(self._at_once)
 
     def _take_after_others(self) -> None:
-        """What they have not taken by now some of them may not come for."""
+        """Accept what other processes have left, since some of them may not come for it."""
         self.start()
         self._accept(_FEW)
 

@@ -97,7 +97,7 @@ class LiveDoor:
 
     @property
     def sessions(self) -> int:
-        """How many there are now."""
+        """Return the current number of sessions."""
         return len(self._relays)
 
     @contextlib.contextmanager

@@ -39,7 +39,7 @@ class StormFilter(logging.Filter):
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """The one that ``configure_logs`` looks after."""
+    """The handler that ``configure_logs`` manages."""
 
 
 def configure_logs(logs: Logs) -> None:

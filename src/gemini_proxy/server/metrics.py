@@ -58,11 +58,11 @@ _MERGES: Final[Mapping[str, Merge]] = {
     # Each process notices the same loss.
     f"{_PREFIX}traces_lost_with_file": max,
 }
-"""What is not the sum of what the processes of a server have."""
+"""How to merge metrics that are not sums over a server's processes."""
 
 
 class Metrics:
-    """``/metrics``: for this machine where access is open, and for whoever has a key where it is not.
+    """``/metrics``: for this machine if access is open, else for callers with a key.
 
     Volumes and the names of rules are nobody's business who may not use the server.
     """
@@ -107,7 +107,7 @@ class Metrics:
 
 
 def own_families(app: web.Application) -> Families:
-    """What this process has counted, without what all know who share the database."""
+    """Return this process's own counts, without figures that all processes on the database share."""
     return _families(_snapshot(app).collect())
 
 
@@ -153,7 +153,7 @@ def _metric(family: Family) -> Metric:
 
 
 async def queue_figures(push: PushWorker | None) -> Queued | None:
-    """How the push queue stands; None without one, and where the database does not say."""
+    """Return the state of the push queue; None without one, or if the database cannot be read."""
     if push is None:
         return None
     try:

@@ -36,7 +36,7 @@ from gemini_proxy.server.uploads import pass_on
 from gemini_proxy.traces.datasets import UNNAMED
 
 _UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gateway/health"})
-"""What watches a server asks it whatever else it is asked."""
+"""Paths for monitoring, to which no limits apply."""
 
 
 @web.middleware
@@ -134,7 +134,7 @@ def charged_client(request: web.Request) -> Client:
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
-    """Whether the upstream took the client's key; None where its response does not say."""
+    """Return whether the upstream accepted the client's key; None if its response does not tell."""
     status = response.status
     if EXCHANGE in request:
         exchange = request[EXCHANGE]

@@ -41,7 +41,7 @@ _FAILED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: so many processes, whose configuration is in a file. Times are in seconds.
+    """The processes to run: their number and the file of their configuration. Times are in seconds.
 
     ``command`` is what starts a child; the descriptor of its channel is added. ``watchdog`` is for how long a child's
     event loop may stand still; None for ever.
@@ -75,7 +75,7 @@ class _Child:
 
     @property
     def serves(self) -> bool:
-        """Whether it has said so and still lives."""
+        """Return whether it has reported that it serves."""
         return self._ready.is_set()
 
     async def follow(self, ready: Callable[[Ready], None]) -> int:
@@ -117,7 +117,7 @@ class _Child:
             return answer.result() if answer.done() and not answer.cancelled() else None
 
     async def serves_within(self, seconds: float | None) -> bool:
-        """Whether it says so in that time; None for however long it takes."""
+        """Return whether it reports that it serves within ``seconds``; None waits for ever."""
         return await is_set_within(self._ready, seconds)
 
     async def silent_for(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What this process has of the machine: descriptors and memory."""
+"""Read this process's use of the machine: descriptors, memory, processors."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def raise_descriptor_limit() -> None:
 
 
 def usable_processors() -> int:
-    """How many processors this process may use: as many as it is bound to, and no more than its container's quota."""
+    """Return how many processors this process may use: those it is bound to, up to its container's quota."""
     bound = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -56,7 +56,7 @@ class Usage:
 
 
 def usage() -> Usage:
-    """What this process uses now."""
+    """Return what this process uses now."""
     return Usage(
         descriptors=_known(lambda: len(os.listdir("/proc/self/fd")) - 1),
         descriptor_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],

@@ -1,4 +1,4 @@
-"""What holds for exchanges, and how a reload replaces all of it at once if all of it can be used."""
+"""Keep the settings in force for exchanges, and replace all at once on a reload if all can be used."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ Load = Callable[[], tuple[Sources, GuardrailSet]]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One configuration at work. An exchange keeps to its end the one with which it began."""
+    """A configuration in force. An exchange keeps until its end the one that it began with."""
 
     config: Config
     rules: GuardrailSet
@@ -54,7 +54,7 @@ class Setups:
 
 @dataclass(slots=True, eq=False)
 class Reloads:
-    """What this process has counted."""
+    """Return the counts of this process."""
 
     succeeded: int = 0
     failed: int = 0
@@ -70,14 +70,14 @@ class Reloader:
         self._load = load
 
     async def reload(self) -> bool:
-        """Whether what was loaded holds now. What is wrong with it is logged in one line, and nothing changes."""
+        """Put the loaded settings into force and return True. On a fault, log one line and change nothing."""
         loaded = await self.load()
         if loaded is not None:
             self.hold(*loaded)
         return loaded is not None
 
     async def load(self) -> tuple[Sources, GuardrailSet] | None:
-        """What could hold. None where it cannot, which is logged in one line and counted."""
+        """Return new settings. None if they have a fault, which is logged in one line and counted."""
         try:
             return await asyncio.to_thread(self._load)
         except ConfigError as error:

@@ -55,12 +55,12 @@ class _ClientConnection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a request."""
+        """Return whether it waits for a request."""
         return not self._request_in_progress and not self._messages
 
     @property
     def requests(self) -> int:
-        """How many have come so far."""
+        """Return the number of requests so far."""
         return self._request_count
 
     def handle_error(
@@ -255,7 +255,7 @@ async def accepting(app: web.Application, listeners: Sequence[Listener], shutdow
 
 
 Oversight = Callable[[web.Application, Sequence[Listener], asyncio.Event], contextlib.AbstractAsyncContextManager[None]]
-"""Who started the server and follows how it does, from when it accepts until it stops. May set the event: to stop."""
+"""The server's supervisor, informed from when it accepts until it stops. It may set the event to stop it."""
 
 
 async def serve(

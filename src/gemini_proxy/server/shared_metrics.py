@@ -1,4 +1,4 @@
-"""Metrics of several processes as one: each writes its own where all can read them, and whoever is asked adds them up.
+"""Combine metrics of several processes: each writes its own where all can read them, and any process can sum them.
 
 What a process shows it has written before, and what it has written outlives it: its successor goes on from there. So no
 counter ever falls, whichever process is asked and whatever became of the others.
@@ -59,7 +59,7 @@ def counted(families: Families) -> Families:
 
 
 def process_families(serving: int, restarts: int) -> Families:
-    """What there is to say of the processes themselves: by their parent, or by the only one."""
+    """Return metrics of the processes themselves, from their parent or from the only process."""
     name = "gemini_proxy_processes"
     processes = Family(name, "Processes that serve requests.", "gauge", {(name, ()): serving})
     name = "gemini_proxy_process_restarts"
@@ -73,7 +73,7 @@ def _sum(one: float, other: float) -> float:
 
 
 class Page:
-    """Where one process writes its families and the others read them.
+    """The file to which one process writes its families for the others to read.
 
     There are two versions, of which the older one is written: a process that is killed while it writes leaves the
     newer one.
@@ -94,7 +94,7 @@ class Page:
         os.pwrite(self._descriptor, head + check + content, self._count % 2 * _HALF)
 
     def read(self) -> Families:
-        """What was written last; nothing where nothing was."""
+        """Return what was written last; nothing if nothing was."""
         _, content = self._newest()
         found = (_loaded(dumped) for dumped in orjson.loads(content or b"[]"))
         return {family.name: family for family in found}

@@ -31,7 +31,7 @@ class Siblings:
 
     @contextlib.asynccontextmanager
     async def listening(self, server: web.Server) -> AsyncIterator[None]:
-        """Serve what the others pass on; where that cannot be, they say that there is no such upload."""
+        """Serve what other processes pass on; if this fails, they respond that the upload is unknown."""
         path = self._folder / str(self._number)
         try:
             # That of a process that this one has taken the place of.

@@ -1,4 +1,4 @@
-"""What a server is made of: a configuration and the policies that it names, read and compiled, or all that is wrong."""
+"""Load a server's sources: the configuration and its policies, read and compiled, or all faults in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

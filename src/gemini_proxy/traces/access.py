@@ -1,4 +1,4 @@
-"""Who a key belongs to, and whether it may be used: as the database has it now, at the price of one small read."""
+"""Find the user of a key, and check that it is valid, by one small read of the database."""
 
 import asyncio
 import hmac

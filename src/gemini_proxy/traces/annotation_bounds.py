@@ -1,4 +1,4 @@
-"""How much may hang on one trace, over however many calls: whoever looks at the trace reads all of it."""
+"""Bound the annotations of one trace, over any number of calls: to view the trace is to read them all."""
 
 from collections.abc import Sequence
 from typing import Any, Final

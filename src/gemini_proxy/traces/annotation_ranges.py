@@ -1,4 +1,4 @@
-"""Where the annotations of a trace stand in its messages. No I/O.
+"""Map the annotations of a trace to ranges in its messages. No I/O.
 
 An address is a dotted path from ``messages`` on, and perhaps a range within the text it leads to, in characters:
 ``messages.2.content:10-25``; ``:L3`` is the fourth line. Without a range it is the text, or everything below the path.
@@ -32,7 +32,7 @@ class AnnotationRange:
 
     @property
     def logged(self) -> bool:
-        """Whether the rule only annotates; any other blocks."""
+        """Return whether the rule only annotates; otherwise it blocks."""
         return self.annotation.guardrail.get("action") == "log"
 
     @property
@@ -47,7 +47,7 @@ class AnnotationRange:
 
     @property
     def violation(self) -> tuple[str, ...]:
-        """What the ends of one violation have in common, and no others of the trace."""
+        """Return what identifies the violation within the trace; all its ends share it."""
         guardrail = self.annotation.guardrail
         return (*(str(guardrail.get(name)) for name in ("id", "action")), str(self._traced.get("violation")))
 

@@ -1,4 +1,4 @@
-"""What guardrails ask a person for, and what was decided: kept in the database, so that it outlives a process."""
+"""Keep approvals that guardrails ask for, and their decisions, in the database, so that they outlive a process."""
 
 import secrets
 import time
@@ -36,10 +36,10 @@ _DELETED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """What is asked for. ``subject`` is a digest of exactly that: a decision holds for it and nothing else.
+    """A request for approval. ``subject`` is a digest of exactly what a decision applies to.
 
-    ``shown`` is what a person is to see of it, ``trace`` the id of the exchange that waits, ``conversation`` that of
-    the conversation, empty where it is not known.
+    ``shown`` is the part for a person to see, ``trace`` the id of the exchange that waits, ``conversation`` that of
+    the conversation, empty if unknown.
     """
 
     owner: str

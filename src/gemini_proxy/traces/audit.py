@@ -17,9 +17,9 @@ from gemini_proxy.traces.schema import audit_head, audit_log
 SETTINGS_LOADED: Final = "settings.loaded"
 """The action of a server that has begun, or has loaded its settings again; ``after`` has its ``policies``."""
 UNKNOWN: Final = "unknown"
-"""Who acted where a caller did not say."""
+"""The actor if a caller names none."""
 FIRST: Final = "0" * 64
-"""What the first entry follows."""
+"""The digest before the first entry."""
 BEFORE_ALL: Final = -(2**62)
 """Less than the number of any entry, those included that nobody here has written."""
 _LONGEST: Final = 20_000
@@ -70,7 +70,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the chain ends: how many entries there are, and the digest of the last one."""
+    """The end of the chain: the number of entries, and the digest of the last one."""
 
     seq: int = 0
     digest: str = FIRST

@@ -68,7 +68,7 @@ class FlaggedTrace:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """One policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check.
+    """A policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check.
 
     ``answers`` are those that its detectors outside the engine have been given.
     """
@@ -135,7 +135,7 @@ class Report:
 
     @property
     def undecided(self) -> list[FlaggedTrace]:
-        """Those without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
+        """Traces without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
         return [finding for finding in self._newest() if not finding.refused]
 
     def _newest(self) -> list[FlaggedTrace]:

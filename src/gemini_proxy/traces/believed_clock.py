@@ -30,7 +30,7 @@ _ROW: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class ClockMark:
-    """What both clocks said at the last look, in seconds, and how many seconds they had agreed for by then.
+    """The readings of both clocks at the last look, in seconds, and how many seconds they had agreed for.
 
     ``boot`` names the run of the machine that ``monotonic`` counts from.
     """

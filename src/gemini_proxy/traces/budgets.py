@@ -1,4 +1,4 @@
-"""What clients have used of the limits that all processes on a database share, and the leases taken of what is left.
+"""Keep clients' use of limits that all processes on a database share, and the leases on the rest.
 
 A row is of one limit, one client and one minute or day. It names the client by a digest, never by a key or an address.
 """
@@ -18,7 +18,7 @@ from gemini_proxy.traces.schema import budgets
 MOST_ASKS: Final = 500
 """Budgets that one transaction asks for."""
 SMALLEST: Final = 200
-"""A lease is no less than this part of a limit, unless less is left: so a budget is used up in a few dozen leases."""
+"""A lease is at least this part of a limit, unless less is left, so a few dozen leases use up a budget."""
 _PROCESS: Final = "process"
 """The kind of the rows by which processes know of each other."""
 _DELETED: Final = 5_000
@@ -29,7 +29,7 @@ _GRACE: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one process asks of a client's budget ``kind`` that runs until ``ends`` (Unix seconds).
+    """One process's request on a client's budget ``kind`` that runs until ``ends`` (Unix seconds).
 
     ``settle`` is added to what is taken, whatever is left: use that had no lease, or, negative, a lease given back.
     Then a lease is taken of what is left of ``limit``; 0 for none.

@@ -1,4 +1,4 @@
-"""What a dataset's owner asks of traces through the API: a listing without messages, and annotations one by one."""
+"""Serve the API's requests on traces: listings without messages, and single annotations."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -69,7 +69,7 @@ class Database(Protocol):
 
     @property
     def lost(self) -> int:
-        """How many traces went with a database file that was deleted or replaced."""
+        """Return the number of traces lost with a database file that was deleted or replaced."""
         ...
 
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:

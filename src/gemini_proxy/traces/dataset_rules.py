@@ -32,7 +32,7 @@ class DatasetRules:
         self._rules = Snapshots(revisions, self._load, _KEPT)
 
     async def of(self, owner: str, dataset: str, files: GuardrailSet) -> GuardrailSet:
-        """What holds for a request to the dataset that comes now, where ``files`` are the rules of the policy files.
+        """Return the rules for a request to the dataset now; ``files`` are the rules of the policy files.
 
         Raises StoreError; BadRequest for a dataset that is not there and cannot be made, as the owner has too many; and
         Unavailable for a policy that does not load any more, such as one whose detector was uninstalled: rather no

@@ -26,7 +26,7 @@ UNNAMED = ""
 MAX_DATASETS: Final = 10_000
 """Datasets of one user: where they are listed all of them are read."""
 MAX_ALL_METADATA_BYTES: Final = 33_554_432
-"""What may be said of all of a user's datasets together, as JSON: it is read with them."""
+"""Bytes of metadata of all of a user's datasets together, as JSON: it is read with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def known_places(
 def reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[str, str], tuple[int, float]]]:
     """Datasets by owner and name, each with how many places it is to give and the newest of their times.
 
-    In one order whoever asks, so that two transactions cannot wait for each other.
+    Always in the same order, so that two transactions cannot wait for each other.
     """
     times: dict[tuple[str, str], list[float]] = {}
     for owner, name, at in wanted:

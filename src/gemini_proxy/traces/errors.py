@@ -1,4 +1,4 @@
-"""What the trace store raises.
+"""Define the errors of the trace store.
 
     StoreError              the database cannot be used now, or at all
     ├── StoreUnavailable    the database takes nothing now, whatever it is; later it may
@@ -43,8 +43,8 @@ class DatasetGone(StoreError):
 
 
 class TooMany(StoreError):
-    """There may be no more of what was to be made; the message says so to whoever asked for it."""
+    """A limit on the number of objects is reached; the message is for the caller."""
 
 
 class TooMuchAtOnce(StoreError):
-    """What was asked for is more than is read at a time."""
+    """The request is for more than may be read at a time."""

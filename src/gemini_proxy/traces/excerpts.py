@@ -1,4 +1,4 @@
-"""What the addresses of a violation point at, cut to what fits a line."""
+"""Return the texts at a violation's addresses, cut to fit a line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

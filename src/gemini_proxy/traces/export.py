@@ -15,7 +15,7 @@ _COLUMNS: Final = (
     "id created dataset model outcome status guardrail message asked upstream_message duration_ms conversation".split()
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins so for a formula, whoever wrote it."""
+"""First characters that make a spreadsheet read a cell as a formula."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The feed: whoever watches is told of exchanges as they are recorded, in this process or in another."""
+"""Feed watchers with exchanges as they are recorded, in this process or another."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ MAX_WATCHERS_OF_ONE: Final = 25
 MAX_REPLAYED: Final = 1_000
 """Events that who comes back is told of; more is a listing's business."""
 MAX_LOOKED_THROUGH: Final = 10_000
-"""Traces, whosever they are, that are looked through for those: some hundred milliseconds of the database."""
+"""The most traces, of all users, to search for those: some hundred milliseconds of the database."""
 
 # Seconds. Other processes that write to the database cannot wake this one.
 PERIOD: Final = 0.5
@@ -44,7 +44,7 @@ _REPLAYS_AT_ONCE: Final = 2
 
 
 class FeedSource(Protocol):
-    """Where the traces are read."""
+    """A source of traces."""
 
     async def since(self, seq: int, limit: int) -> list[TraceSummary]:
         """Return the traces after a number, oldest first; they become visible in that order. Raises StoreError."""
@@ -92,7 +92,7 @@ class _Watcher:
 
 
 class Feed:
-    """One look at the database at a time, for all watchers of this process; none where nobody watches.
+    """Looks at the database once for all watchers of this process, and not at all without watchers.
 
     The owner runs ``run()`` and, before the server waits for its connections to end, calls ``close()``.
     """
@@ -115,7 +115,7 @@ class Feed:
 
     @property
     def watchers(self) -> int:
-        """How many watch now."""
+        """The current number of watchers."""
         return len(self._joining) + len(self._watchers)
 
     def committed(self) -> None:
@@ -147,7 +147,7 @@ class Feed:
     async def watch(
         self, interest: Interest, *, after: int | None = None, last: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """Chunks of Server-Sent Events, for as long as they are asked for; to be closed by who asks.
+        """Chunks of Server-Sent Events, for as long as the caller reads them; the caller must close it.
 
         The first chunk comes at once and means that no later exchange will be left out. It holds what followed the
         event of id ``after``, at most ``MAX_REPLAYED`` events and a word on those left out, or else the ``last``

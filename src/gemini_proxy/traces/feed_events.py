@@ -14,11 +14,11 @@ from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.trace import REFUSED, TraceSummary
 
 RETRY_MS: Final = 1000
-"""What a browser waits before it connects again: a restart takes about as long."""
+"""A browser's wait before it reconnects: about as long as a restart takes."""
 MAX_TEXT: Final = 300
 """A line's worth. Rules of a request's header and pushed annotations are anybody's text, of any length. Characters."""
 MAX_QUEUED: Final = 262_144
-"""What a watcher that does not read makes the server hold: about a thousand events. Bytes."""
+"""Bytes that the server holds for a watcher that does not read: about a thousand events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class FeedPage:
 
 
 class Outbox:
-    """What waits for one watcher. What does not fit is dropped, the oldest first, and counted exactly.
+    """The events that wait for one watcher. Events that do not fit are dropped, the oldest first, and counted exactly.
 
     The newest batch is always kept: it is the same bytes for all watchers.
     """
@@ -132,7 +132,7 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """How much waits, in bytes."""
+        """Return the size of the waiting events, in bytes."""
         return self._size
 
     def put(self, batch: EventBatch | None, reached: int) -> None:

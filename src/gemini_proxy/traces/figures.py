@@ -1,4 +1,4 @@
-"""What exchanges add up to: counts, tokens and how long they took, in values that are merged in any order. No I/O."""
+"""Sum exchanges up: counts, tokens and durations, in values that can be merged in any order. No I/O."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -74,7 +74,7 @@ class DurationHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a number of exchanges add up to.
+    """The sums over a number of exchanges.
 
     ``refusals`` counts refused exchanges by the name of the rule: one that two rules refused counts for both.
     ``logged``, ``masked`` and ``asked`` count in the same way the exchanges in which a rule found something to log, to

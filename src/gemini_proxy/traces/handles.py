@@ -1,4 +1,4 @@
-"""What Gemini keeps under a name (a cache, a file, a live session), remembered: whose it is and what was read of it.
+"""Remember objects that Gemini keeps under a name (a cache, a file, a live session): their owners and contents.
 
 A request that names such a handle brings what it stands for into the model's context. What that was is in the trace of
 the exchange that made it: ``Handles.recall`` reads it again, as the trace keeps it, which is without secrets and with
@@ -33,7 +33,7 @@ _GRACE: Final = 86_400.0
 
 
 class Kind(StrEnum):
-    """What a name is of; names of two kinds may be the same."""
+    """The kind of a named object; objects of two kinds may have the same name."""
 
     CACHE = "cache"
     FILE = "file"
@@ -45,7 +45,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Whose a handle is: the user ``owner`` who made it, by the Gemini key that ``account`` is a digest of.
+    """The owner of a handle: the user ``owner`` who made it, with the Gemini key whose digest is ``account``.
 
     ``account`` is "" for the operator's key, which several users share. Names are told apart by account: two projects
     at Google may have the same one.
@@ -57,7 +57,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """One name and what is known of it. Times are Unix seconds.
+    """A name and its object. Times are Unix seconds.
 
     ``trace`` is the id of the trace that has the messages it stands for, "" where none has them. ``guardrails`` is the
     digest of the guardrails that it passed, "" where it passed none; ``unchecked`` says why no rule has read it, "" if

@@ -1,4 +1,4 @@
-"""What a trace is about: how its last question begins, which tools it called, and its conversation. No I/O."""
+"""Summarize a trace: the start of its last question, the tools it called, and its conversation. No I/O."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

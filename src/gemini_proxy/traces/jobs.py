@@ -37,7 +37,7 @@ class PushJob:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """How many jobs wait, and since when the oldest of them does, in Unix seconds; None where none waits."""
+    """The number of waiting jobs, and since when the oldest waits, in Unix seconds; None if no job waits."""
 
     waiting: int
     oldest: float | None

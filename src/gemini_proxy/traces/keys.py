@@ -19,7 +19,7 @@ MAX_SESSIONS: Final = 100
 
 
 Role = Literal["client", "approver", "operator"]
-"""What a key may do, beside seeing what is its user's.
+"""The permissions of a key, beside reading its user's data.
 
 A ``client`` makes model calls. An ``operator`` does, and changes the rules of its user's datasets. An ``approver``
 decides approvals, of every user, and makes no model calls.
@@ -28,7 +28,7 @@ decides approvals, of every user, and makes no model calls.
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls: the user that a key stands for, the key's role, and its id."""
+    """The caller: the key's user, role and id."""
 
     owner: str
     role: Role
@@ -105,7 +105,7 @@ class Keys:
         await self._database.write(work)
 
     async def revoke(self, key_id: str, *, by: str = UNKNOWN) -> bool:
-        """Make a key invalid, and what was signed in with it; False if there is no valid one of that id."""
+        """Revoke a key and its sessions. Return False if no valid key has that id."""
 
         def work(connection: Connection) -> bool:
             valid = (keys.c.id == key_id, keys.c.revoked.is_(None))

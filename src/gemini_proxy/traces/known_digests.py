@@ -1,4 +1,4 @@
-"""What was refused or allowed before, by keyed digests: a chat's history is known again without being kept."""
+"""Remember refused and allowed texts by keyed digests, to recognize a chat's history without storing it."""
 
 import time
 from collections.abc import Collection

@@ -41,7 +41,7 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether this process may work now."""
+        """Return whether this process may work now."""
         return asyncio.get_running_loop().time() < self._until
 
     async def run(self) -> None:
@@ -102,7 +102,7 @@ def take(connection: Connection, name: str, holder: str, term: float) -> bool:
     """Take a lease for ``term`` seconds, or renew one's own; False while another holds it.
 
     One that would run for longer than a term was given by a clock that has been set back since, or before the machine
-    was started anew: it counts as over.
+    was restarted: it counts as over.
     """
     now = _now(connection)
     others = (leases.c.name == name, leases.c.holder != holder, leases.c.until > now, leases.c.until <= now + term)

@@ -1,4 +1,4 @@
-"""What stands behind placeholders once the exchange that masked it is over: encrypted, and for a bounded time.
+"""Keep the values of placeholders after the exchange that masked them: encrypted, and for a bounded time.
 
 A value is of one owner, dataset and conversation, and found by these alone: a placeholder that somebody else writes, or
 that stands in another conversation, has no value here.
@@ -60,7 +60,7 @@ _SEALED_AGAIN: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ValueScope:
-    """Whose values are meant: those that were masked for one owner and dataset in any of the conversations.
+    """The scope of a lookup: values masked for one owner and dataset in any of the conversations.
 
     What has no conversation, such as a cache, has the id of its trace in the place of one.
     """
@@ -77,7 +77,7 @@ class ValueScope:
 
 @dataclass(frozen=True, slots=True)
 class KeptValues:
-    """What was found. ``sent`` are values by their placeholders; ``spellings`` how the model spelled a placeholder.
+    """The values found. ``sent`` are values by their placeholders; ``spellings`` how the model spelled a placeholder.
 
     Those are by the placeholder and which of its occurrences it is. ``lasting`` are placeholders whose values were
     written of late, and need not be written again.
@@ -93,7 +93,7 @@ State = Literal["read", "not_kept", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class Revealed:
-    """What stands behind a placeholder. ``value`` is "" where it could not be read."""
+    """The value of a placeholder. ``value`` is "" if it could not be read."""
 
     placeholder: str
     state: State

@@ -117,7 +117,7 @@ def open_partition(connection: Connection, number: int) -> None:
     first, end = number * WIDTH, (number + 1) * WIDTH
     watched = f"WHEN (NEW.seq < {first + _WATCHED})"
     for statement in (
-        # Attached, not made as a partition: that would lock out whoever reads traces.
+        # Attached, not created as a partition, which would lock out readers of traces.
         f"CREATE TABLE traces_{number} (LIKE traces INCLUDING DEFAULTS)",
         f"ALTER TABLE traces_{number} ADD CONSTRAINT uq_traces_{number}_id UNIQUE (id)",
         f"CREATE TRIGGER repeated BEFORE INSERT ON traces_{number} FOR EACH ROW {watched}"

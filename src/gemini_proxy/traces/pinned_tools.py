@@ -70,7 +70,7 @@ class DeclaredTools:
 
 
 class PinnedTools:
-    """What is pinned in a database. Every change holds for the requests that come after it, in every process on it.
+    """The pinned tools of a database. A change applies to all later requests, in every process on it.
 
     Every method raises StoreError.
     """
@@ -246,7 +246,7 @@ def _learn(connection: Connection, seen: DeclaredTools) -> None:
     columns = pinned_tools.c.name, pinned_tools.c.digest, pinned_tools.c.changed_digest
     kept = connection.execute(select(*columns).where(pinned_tools.c.dataset == dataset))
     known = {name: digests for name, *digests in kept}
-    # In one order whoever learns, so that two transactions cannot wait for each other.
+    # Always in the same order, so that two transactions cannot wait for each other.
     for name, declared in sorted(seen.tools.items()):
         if name in known and declared.digest not in known[name]:
             _keep_change(connection, dataset, name, declared)

@@ -101,7 +101,7 @@ class Policies:
     async def restore(self, dataset: Dataset, version: PolicyVersion, *, by: str = UNKNOWN) -> StoredPolicy:
         """Make a policy what it was, also one that was removed since; the policy as it is then.
 
-        Raises DatasetGone, and TooMany for one that was removed and for which there is no room any more.
+        Raises DatasetGone, and TooMany if there is no room left to restore a removed one.
         """
         values = {name: getattr(version, name) for name in ("name", "content", "enabled", "action")}
 

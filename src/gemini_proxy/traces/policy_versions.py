@@ -1,4 +1,4 @@
-"""What policies have been: a version for each time that one was saved, switched or removed."""
+"""Keep the history of policies: a version for each time that one was saved, switched or removed."""
 
 import time
 from collections.abc import Collection, Mapping

@@ -20,7 +20,7 @@ from gemini_proxy.traces.rows import TraceRow
 
 T = TypeVar("T")
 
-# Connections that stand idle are made anew, lest a firewall between has forgotten them.
+# Idle connections are replaced, because a firewall in between may have dropped them.
 _RECYCLE_SECONDS: Final = 300
 
 # Connections for reading, of which one user has so many at once: what others ask for does not wait for a single one.
@@ -41,7 +41,7 @@ LISTENER: Final = "gemini-proxy listener"
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """How long, in seconds, this waits before it is a StoreError: to connect, for a lock, for a transaction to end.
+    """Seconds of waiting before a StoreError: to connect, for a lock, for a transaction to end.
 
     A recorder says after 5 that a trace was not written; its transaction may go on, for late evidence is better than
     none. ``orphan`` is the server's patience with a transaction whose proxy has fallen silent: without it, a machine
@@ -145,7 +145,7 @@ class PostgresDatabase:
 async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
     """Run and commit ``work``; once more on a new connection where the server had closed this one, as in a restart.
 
-    To find out beforehand would cost every transaction a round trip. Only a commit is not tried again: it may have
+    To find out first would cost every transaction a round trip. Only a commit is not tried again: it may have
     happened.
     """
     async with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""What reads traces: the rows of a trace with its dataset's owner and name, and of a listing."""
+"""Build the queries that read traces: a trace with its dataset's owner and name, and a listing."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -29,7 +29,7 @@ LONGEST_GATHERING = 0.02
 
 
 class TraceSink(Protocol):
-    """Where the recorder writes."""
+    """The store that the recorder writes to."""
 
     async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         """Commit the rows in one transaction; with ``again`` without those that an earlier attempt has committed.
@@ -92,7 +92,7 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """How many traces are queued, those being written not counted."""
+        """Return the number of queued traces, without those being written."""
         return len(self._queue)
 
     async def commit(self, trace: Trace, size: int | None = None) -> bool:

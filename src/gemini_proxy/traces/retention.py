@@ -18,7 +18,7 @@ DAY: Final = 86_400.0
 _LOOK: Final = 60.0
 # And between two for traces past their time: their age is counted in days.
 _PERIOD: Final = 3_600.0
-# Of which so many go by until all traces are looked through, lest old ones stay behind younger ones: a clock that was
+# Periods between two full searches, because old traces can stay behind younger ones: a clock that was
 # ahead and has been set back since leaves such.
 _THOROUGH: Final = 24
 # A partition is of a day, or of more if traces are kept for so long that there would be more partitions than this: each
@@ -28,14 +28,14 @@ _PARTITIONS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept: traces that are at most ``days`` old, in at most ``size`` bytes; 0 is no limit."""
+    """The traces to keep: at most ``days`` old, in at most ``size`` bytes; 0 is no limit."""
 
     days: int
     size: int = 0
 
     @property
     def partition_seconds(self) -> float:
-        """How long a partition is added to. Traces outlive their time by that, for they go together."""
+        """Return the seconds for which a partition grows. Its traces go together, and outlive their time by this."""
         return DAY * max(1.0, (self.days or _PARTITIONS**2) / _PARTITIONS)
 
 

@@ -1,4 +1,4 @@
-"""One number that grows with every change of keys, policies and datasets, for those who keep them in memory."""
+"""Keep a number that grows with every change of keys, policies and datasets, for caches of them."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 CURRENT: Final = "SELECT number FROM revision"
 """As text: it is asked for with every request to a dataset."""
 CHANNEL: Final = "gemini_proxy"
-"""Where PostgreSQL tells those who listen that the number has grown. The same in every version."""
+"""The PostgreSQL channel that announces that the number has grown. The same in every version."""
 CHANGED: Final = "changed"
 
 

@@ -93,7 +93,7 @@ def _job_rows(trace: Trace) -> tuple[tuple[Any, ...], ...]:
 
 
 RULE: Final = 4
-"""Where the name of the rule stands in such a row."""
+"""The index of the rule's name in such a row."""
 
 
 def annotation_rows(trace_id: str, annotations: Iterable[Annotation], created: float) -> tuple[tuple[Any, ...], ...]:

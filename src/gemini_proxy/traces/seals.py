@@ -105,7 +105,7 @@ class Sealer:
 
 @dataclass(slots=True)
 class Checked:
-    """What was found of sealed traces: so many as they were, grown by the API since, and not there any more."""
+    """The numbers of sealed traces that are unchanged, extended by the API since, and deleted."""
 
     unchanged: int = 0
     grown: int = 0

@@ -29,7 +29,7 @@ _COUNTS: Final = ("compared", "both", "only_old", "only_new", "action_differs", 
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """How many exchanges were compared, and in how many of them which of the two found something.
+    """The number of compared exchanges, and in how many of them which of the two fired.
 
     In ``action_differs`` and ``ranges_differ`` of those in which ``both`` did, they would have done something else, or
     the same in other places. Of ``failed`` exchanges a check gave no verdict, and ``skipped`` ones came too fast.
@@ -118,7 +118,7 @@ class TraceDifference:
 
 @dataclass(slots=True)
 class Results:
-    """What comparisons of one shadow have come to since the last write."""
+    """The sums of one shadow's comparisons since the last write."""
 
     found: Comparisons = field(default_factory=Comparisons)
     differences: list[Difference] = field(default_factory=list)
@@ -156,7 +156,7 @@ class Shadows:
 
         def work(connection: Connection) -> StoredShadow | None:
             lock(connection, dataset)
-            # Before the shadow and the audit log, as whoever changes policies does: else two could block each other.
+            # Before the shadow and the audit log, like every change of policies: else two could block each other.
             revision.advance(connection)
             if policy is not None:
                 if not _is_there(connection, dataset, policy):

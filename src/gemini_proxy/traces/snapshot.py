@@ -1,4 +1,4 @@
-"""What is kept in memory of the database, and how old it may be: not older than the question, or than a second.
+"""Cache parts of the database, no older than the request for them, or than a second.
 
 Questions outlast a database that is away for a moment, as for a restart: exchanges depend on their answers.
 """
@@ -28,7 +28,7 @@ _LONGEST_PAUSE: Final = 0.5
 
 
 class News:
-    """What someone who listens to the database has heard of its changes, and until when that is all there was."""
+    """The changes of the database that a listener has heard of, and the time up to which they are complete."""
 
     def __init__(self) -> None:
         self.changes = 0
@@ -36,7 +36,7 @@ class News:
 
     @property
     def complete(self) -> bool:
-        """Whether every change counts that was committed HEARD_WITHIN seconds ago, or earlier."""
+        """Return whether every change counts that was committed at least HEARD_WITHIN seconds ago."""
         return time.monotonic() < self._complete_until
 
     def changed(self) -> None:
@@ -146,7 +146,7 @@ class Revisions:
 
 
 class Snapshots(Generic[K, T]):
-    """What ``load`` reads for a key, with the revision it belongs to; read again when the revision has changed.
+    """Caches what ``load`` reads for a key, with its revision; reads again once the revision has changed.
 
     The ``most`` that were asked for last are kept.
     """

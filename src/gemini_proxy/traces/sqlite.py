@@ -368,7 +368,7 @@ def _run_at_connect(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a database file that is no longer at its path leaves to the one that takes its place.
+    """The state that a database file no longer at its path leaves to its replacement.
 
     ``traces``: how many there are in the file; ``last`` number that one was given, and the ``revision``."""
 
@@ -386,7 +386,7 @@ def left_in(connection: Connection) -> Left:
 
 def follow(connection: Connection, left: Left) -> int:
     """Let a SQLite database go on where another one was: its numbers are not given again, and who keeps keys or rules
-    in memory reads them anew. How many traces of the other one are not here.
+    in memory reads them again. How many traces of the other one are not here.
     """
     here = left_in(connection)
     last = max(here.last, left.last)

@@ -48,7 +48,7 @@ JOB_LEASE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """How many bytes of the database are in use, and about how many traces have to go for that to be a given size."""
+    """The bytes that the database uses, and about how many traces must be deleted to reach a given size."""
 
     size: int
     traces: int
@@ -56,7 +56,7 @@ class Excess:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """How many traces are past a time, and when the oldest of them began, in Unix seconds; None where none is."""
+    """The number of traces past a time, and when the oldest began, in Unix seconds; None if there are none."""
 
     count: int
     oldest: float | None
@@ -73,7 +73,7 @@ class TraceStore:
 
     @property
     def database(self) -> Database:
-        """Where the traces are, for what else is kept there."""
+        """Return the database of the traces, for other stores in it."""
         return self._database
 
     @classmethod
@@ -502,7 +502,7 @@ def _delete_oldest(connection: Connection, count: int, size: int) -> int:
 
 def _delete(connection: Connection, numbers: Sequence[int]) -> int:
     if numbers:
-        # The traces first: whoever is annotating one is waited for, and whoever begins to finds none.
+        # The traces first: this waits for annotations under way, and later ones find no trace.
         connection.execute(delete(traces).where(traces.c.seq.in_(numbers)))
         for table in (annotations, jobs_table):
             connection.execute(delete(table).where(table.c.trace.in_(numbers)))

@@ -11,11 +11,11 @@ GUARDRAILS_SOURCE = "guardrails-error"
 TRACED: Final = "traced"
 """The member of an annotation's ``extra`` that says of which violation it is an end, and which."""
 End = Literal["call", "source"]
-"""Where a value goes, or where it came from."""
+"""The destination or the origin of a value."""
 
 
 class Outcome(StrEnum):
-    """How an exchange ended; each has exactly one."""
+    """The outcome of an exchange; each has exactly one."""
 
     COMPLETED = "completed"
     REFUSED_REQUEST = "refused_request"
@@ -70,7 +70,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One exchange as recorded.
+    """The record of one exchange.
 
     ``id`` is a UUID in text, ``created`` in Unix seconds, as is ``updated``, when messages were last added to it.
     ``owner`` is the user whose trace it is, "" for nobody's; ``tenant`` the keyed hash of the key it came with.

@@ -16,7 +16,7 @@ from gemini_proxy.traces.figures import Bucket, Figures, as_json, from_json, sta
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, progress, traces, usage
 
-# Seconds. Each exchange is counted once in each width, lest a month be read in steps of five minutes.
+# Seconds. Each exchange is counted once in each width, so that a month is not read in steps of five minutes.
 WIDTHS: Final = (300, 3_600, 21_600)
 # How long they are kept: two months of five minutes are as many rows as twelve years of six hours.
 _KEPT: Final = {300: 62 * 86_400, 3_600: 400 * 86_400}

@@ -11,7 +11,7 @@ KEY_BYTES: Final = 32
 MAX_KEYS: Final = 8
 """Keys at a time: one, and while keys are changed the one before it."""
 _NONCE_BYTES: Final = 12
-"""What AES-GCM takes (NIST SP 800-38D, 8.2.2): random ones do for 2**32 values a key."""
+"""The length of AES-GCM's nonce (NIST SP 800-38D, 8.2.2): random ones are safe for 2**32 values a key."""
 _ID_DIGITS: Final = 8
 
 

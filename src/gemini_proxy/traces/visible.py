@@ -1,4 +1,4 @@
-"""What a model, a user or a file said, as text that can be shown: no control character, nothing without an encoding."""
+"""Make text of a model, a user or a file safe to show: no control characters, nothing without an encoding."""
 
 import json
 from typing import Any

@@ -38,5 +38,5 @@ async def list_entries(call: ApiCall) -> list[AuditEntryView]:
 
 
 def visible_owner(access: AccessControl, identity: Identity) -> str | None:
-    """Return the user of whom entries are shown, None for all and the server's: where everyone is the operator."""
+    """Return the user whose entries are shown; None for everyone's and the server's, if everyone is the operator."""
     return None if access.mode == "open" else identity.owner

@@ -142,7 +142,7 @@ class QueryParameter:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What serves a method of a path, and what the OpenAPI document says about it beside the handler's docstring.
+    """A handler for a method and path, and what the OpenAPI document adds to the handler's docstring.
 
     ``response`` is the type of the JSON that the handler returns, and ``body`` that of the JSON that it reads.
     """

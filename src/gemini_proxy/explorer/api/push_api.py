@@ -87,7 +87,7 @@ def _traces(push: TracePush, owner: str, uploader: str, now: float) -> list[Trac
 
 @dataclass(frozen=True, slots=True)
 class _Pushed:
-    """What a push says of one trace."""
+    """The data that a push has for one trace."""
 
     messages: Sequence[Mapping[str, Any]]
     metadata: Mapping[str, Any]

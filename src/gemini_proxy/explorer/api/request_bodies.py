@@ -67,7 +67,7 @@ _TYPES: Final = {
     "model_type": "a dictionary",
     "string_pattern_mismatch": "an id",
 }
-"""What a value must be, by pydantic's name for what is wrong with it."""
+"""Descriptions of valid values, by pydantic's name for the error."""
 
 
 def dataset_name(name: str) -> str:
@@ -98,10 +98,10 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     messages_of_faults: ClassVar[Mapping[str, str]] = {}
-    """What a client is told if a member is wrong, by its dotted path; by ``path:kind`` for one of pydantic's error
+    """Messages for an invalid member, by its dotted path; by ``path:kind`` for one of pydantic's error
     types. A member that is null although it must not be is ``missing``."""
     path_prefix: ClassVar[str] = ""
-    """What precedes a path in the messages that are not listed."""
+    """The prefix of a path in messages that are not listed."""
     may_be_empty: ClassVar[bool] = True
 
     @classmethod
@@ -192,7 +192,7 @@ class DatasetCreation(RequestBody):
 
 
 class MetadataChange(RequestBody):
-    """What a dataset's metadata is merged with, or replaced by. A member that is null changes nothing."""
+    """Metadata to merge into a dataset's, or to replace it. A member that is null changes nothing."""
 
     messages_of_faults = {"metadata": "metadata must be a dictionary"}
 
@@ -219,7 +219,7 @@ class PolicyCreation(RequestBody):
 
 
 class PolicyChange(RequestBody):
-    """What changes of a dataset's rule; what is absent stays."""
+    """Changes to a dataset's rule; an absent member stays as it is."""
 
     messages_of_faults = {
         **PolicyCreation.messages_of_faults,
@@ -259,7 +259,7 @@ class ShadowStart(RequestBody):
 
 
 class ShadowShare(RequestBody):
-    """The share of the conversations that a shadow runs on, in percent."""
+    """The share of conversations that a shadow runs on, in percent."""
 
     messages_of_faults = {"share": _SHARE_FAULT}
 
@@ -311,7 +311,7 @@ class ApprovalDecision(RequestBody):
 
 
 class PlaceholderChoice(RequestBody):
-    """The placeholder of which the value is wanted."""
+    """The placeholder whose value is requested."""
 
     messages_of_faults = {"placeholder": "placeholder must be one such as <EMAIL_ADDRESS_7f3a9c0b12>"}
 
@@ -335,7 +335,7 @@ def _guardrail_reference(guardrail: dict[str, Any]) -> dict[str, Any]:
 
 
 class AnnotationMetadata(RequestBody):
-    """Where an annotation comes from; other members are kept as they are."""
+    """The origin of an annotation; other members are kept as they are."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -384,7 +384,7 @@ def read_annotations(annotations: Iterable[dict[str, Any]]) -> tuple[Annotation,
 
 
 class AnnotationReplacement(RequestBody):
-    """What takes the place of all annotations of ``source``; they are from ``source``, whatever they say themselves."""
+    """Annotations that replace all those of ``source``; they get this source, whatever source they name."""
 
     messages_of_faults = {
         "source": "Source must be a string",
@@ -408,7 +408,7 @@ class MessageAppend(RequestBody):
 
 
 class ProxyRecord(RequestBody):
-    """How an exchange went, as the proxy describes it that pushes its trace. Times in Unix seconds."""
+    """The record of an exchange, as written by the proxy that pushes its trace. Times in Unix seconds."""
 
     messages_of_faults = {"outcome": f"metadata.{RECORD}.outcome must be an outcome"}
     path_prefix = f"metadata.{RECORD}."
@@ -422,7 +422,7 @@ class ProxyRecord(RequestBody):
 
 
 class TraceMetadata(RequestBody):
-    """What is said of a pushed trace; other members are kept as they are."""
+    """Metadata of a pushed trace; other members are kept as they are."""
 
     messages_of_faults = {"hierarchy_path": "metadata.hierarchy_path must be a list of strings"}
     path_prefix = "metadata."

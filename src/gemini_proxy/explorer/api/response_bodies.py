@@ -24,13 +24,13 @@ _USERS: Final = uuid.UUID("f3b0c5f8-2f43-5d0c-9a27-55c1f4b1f0e6")
 
 
 class ErrorView(TypedDict):
-    """What is wrong with a request, or why it cannot be served now."""
+    """The error in a request, or the reason why it cannot be served now."""
 
     detail: str
 
 
 class MessageView(TypedDict):
-    """What was done."""
+    """A confirmation."""
 
     message: str
 
@@ -119,7 +119,7 @@ class ShadowView(TypedDict):
 
 
 class KeptViolationView(TypedDict):
-    """What one version of a rule found."""
+    """The violations that one version of a rule found."""
 
     message: str
     action: Literal["block", "ask", "mask", "log"]
@@ -127,7 +127,7 @@ class KeptViolationView(TypedDict):
 
 
 class ShadowDifferenceView(TypedDict):
-    """An exchange in which a shadow and the rule in force differ: what each found."""
+    """An exchange in which a shadow and the rule in force differ, with the violations of each."""
 
     id: int
     trace_id: str
@@ -155,7 +155,7 @@ class PoliciesView(TypedDict):
 
 
 class DeclarationView(TypedDict):
-    """How a tool was declared; ``declaration`` is null if it was too long to be kept."""
+    """A tool's declaration; ``declaration`` is null if it was too long to be kept."""
 
     digest: str
     declaration: Any
@@ -229,14 +229,14 @@ class SuccessView(TypedDict):
 
 
 class ReplacedView(TypedDict):
-    """How many annotations were deleted and inserted."""
+    """The numbers of deleted and inserted annotations."""
 
     deleted: int
     inserted: int
 
 
 class ApprovalView(TypedDict):
-    """What a guardrail asks a person for. Times are ISO 8601.
+    """An approval that a guardrail asks a person for. Times are ISO 8601.
 
     ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at, and ``unshown``
     if it points at something else as well. ``trace`` is the id of the exchange's trace, which is written when the
@@ -288,7 +288,7 @@ class LoadView(TypedDict):
 
 
 class ViolationView(TypedDict):
-    """What a policy found: the arguments of ``raise``, and the ranges of the messages that it points at."""
+    """A violation: the arguments of ``raise``, and the ranges in messages that it points at."""
 
     args: list[Any]
     kwargs: dict[str, Any]
@@ -296,7 +296,7 @@ class ViolationView(TypedDict):
 
 
 class TriedGuardrailView(TypedDict):
-    """What a guardrail finds in a trace. ``failure`` says why there is no verdict on some of it, null if there is."""
+    """A guardrail's violations in a trace. ``failure`` is why part of it has no verdict, null if all has one."""
 
     guardrail: str
     action: str
@@ -311,7 +311,7 @@ class CheckView(TypedDict):
 
 
 class BatchEntryView(TypedDict):
-    """The violations of one policy of several, or why there is no verdict."""
+    """The violations of one of several policies, or the reason for a missing verdict."""
 
     errors: list[ViolationView]
     error_message: NotRequired[str]

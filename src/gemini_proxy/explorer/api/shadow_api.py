@@ -21,14 +21,14 @@ from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.shadows import DIFFERENCE_KINDS, StoredShadow
 
 MAX_DIFFERENCES_LISTED: Final = 100
-"""Differences in one response: each has what both versions found."""
+"""Differences in one response; each has the violations of both versions."""
 NO_SHADOW: Final = "The rule has no shadow"
 CHANGED: Final = "The shadow or the rule in force has changed since you loaded it: load it again"
 _NO_POLICY: Final = "Policy not found"
 
 
 async def list_shadows(call: ApiCall) -> list[ShadowView]:
-    """List a dataset's rules in shadow, the oldest first, with how often they and those in force found something."""
+    """List a dataset's rules in shadow, the oldest first, with how often they and the rules in force fired."""
     call.require_operator()
     return [shadow_view(shadow) for shadow in await call.app[SHADOWS].of(await dataset_by_id(call))]
 
@@ -70,7 +70,7 @@ async def change_share(call: ApiCall) -> ShadowView:
 
 
 async def list_differences(call: ApiCall) -> list[ShadowDifferenceView]:
-    """List exchanges in which a shadow and the rule in force found something else, the newest first."""
+    """List exchanges in which a shadow and the rule in force differ, the newest first."""
     call.require_operator()
     shadow = await _running(call, await dataset_by_id(call), call.id("policy_id", NO_SHADOW))
     kind = next((kind for kind in DIFFERENCE_KINDS if kind == call.request.query.get("kind")), None)
@@ -100,7 +100,7 @@ async def promote_shadow(call: ApiCall) -> DatasetView:
 
 
 async def end_shadow(call: ApiCall) -> MessageView:
-    """End a shadow. What it came to stays in the audit log."""
+    """End a shadow. Its figures stay in the audit log."""
     call.require_operator()
     dataset, policy = await dataset_by_id(call), call.id("policy_id", NO_SHADOW)
     try:

@@ -45,7 +45,7 @@ NO_TRACE: Final = "Trace not found"
 SEES_VALUES: Final = "sees masked values"
 MAX_TRACES_LISTED: Final = 1_000
 MAX_MESSAGES: Final = 100_000
-"""Messages of one trace: whoever looks at it reads them all."""
+"""Messages of one trace; to view the trace is to read them all."""
 _INDEX: Final = re.compile(r"\s*([0-9]{1,10})\s*")
 _LARGEST: Final = 2**31 - 1
 """The largest position that the database can hold."""
@@ -83,7 +83,7 @@ async def show_messages(call: ApiCall) -> object:
 
 
 async def try_rules(call: ApiCall) -> list[TriedGuardrailView]:
-    """Try the rules in force now on a trace: those of the policy files and of its dataset."""
+    """Run the rules in force on a trace: those of the policy files and of its dataset."""
     stored = await call.app[CATALOGUE].stored(call.user, call.id("trace_id", NO_TRACE))
     if stored is None:
         raise NotFound(NO_TRACE)
@@ -95,7 +95,7 @@ async def try_rules(call: ApiCall) -> list[TriedGuardrailView]:
 
 
 async def reveal_value(call: ApiCall) -> MaskedValueView:
-    """Show the value behind a placeholder of a trace, to a key with the role operator. The audit log tells of it."""
+    """Show the value behind a placeholder of a trace, to a key with the role operator. The audit log records this."""
     require_operator(call.identity, SEES_VALUES)
     trace_id, placeholder = call.id("trace_id", NO_TRACE), (await call.body(PlaceholderChoice)).placeholder
     stored = await call.app[CATALOGUE].stored(call.user, trace_id)
@@ -107,7 +107,7 @@ async def reveal_value(call: ApiCall) -> MaskedValueView:
 
 
 async def reveal(app: web.Application, trace: Trace, placeholder: str, identity: Identity) -> Revealed:
-    """Return the value behind a placeholder of a trace. Raise Forbidden for everyone but an operator."""
+    """Return the value behind a placeholder of a trace. Raise Forbidden unless the caller is an operator."""
     require_operator(identity, SEES_VALUES)
     values = app[MASKED_VALUES]()
     if values is None:

@@ -8,7 +8,7 @@ from gemini_proxy.traces.annotation_ranges import AnnotationRange, Segment, segm
 from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 
 Kind = Literal["block", "ask", "mask", "log", "remark"]
-"""What a rule did; "remark" if a person or a program annotated, not a rule."""
+"""The action of a rule; "remark" if a person or a program made the annotation."""
 _KINDS: Final[Sequence[Kind]] = ("block", "ask", "mask", "log", "remark")
 """The heaviest first: a range has the colour of the heaviest."""
 Style = Kind | Literal[""]
@@ -40,7 +40,7 @@ class StyledRun:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What one rule said about one range or several alike: the numbers of its marks, and their addresses."""
+    """A rule's message about one or several similar ranges, with the numbers and addresses of its marks."""
 
     numbers: tuple[int, ...]
     kind: Kind

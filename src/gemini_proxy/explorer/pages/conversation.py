@@ -331,7 +331,7 @@ class TracedEnd:
 
 @dataclass(frozen=True, slots=True)
 class LinkedNote:
-    """What one rule said about the trace, with links.
+    """A rule's message about the trace, with links.
 
     ``ranges`` are the numbers of its marks, each with the message that the page with it begins at; -1 for none.
     """
@@ -419,7 +419,7 @@ def _ends(
 
 
 def _excerpt(messages: StoredMessages, mark: AnnotationRange) -> str:
-    """Return what is annotated, with a little of the text around it; "" if there is no text."""
+    """Return the annotated text with a little of its context; "" if there is no text."""
     text = messages.text_at(mark.path)
     if text is None or (span := mark.span(text)) is None:
         return ""

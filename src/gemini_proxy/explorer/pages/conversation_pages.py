@@ -30,7 +30,7 @@ _MARKS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ConversationStep:
-    """One exchange: the messages that the one before it does not have, and what was noted of it.
+    """One exchange: the messages that are new in it, and its annotations.
 
     ``missing`` says why there are no messages. ``repeated`` is how many both have in common at the beginning.
     """

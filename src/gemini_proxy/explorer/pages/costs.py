@@ -1,4 +1,4 @@
-"""What tokens cost by the operator's price list. No I/O."""
+"""Compute the cost of tokens by the operator's price list. No I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

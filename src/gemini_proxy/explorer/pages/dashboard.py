@@ -37,12 +37,12 @@ _COLOURS: Final = 6
 """Names with a colour of their own in a plot; the others share one."""
 _DAY: Final = 86_400
 REFRESHED: Final = {"": "off", "30": "every 30 s", "300": "every 5 min"}
-"""How often the browser asks again, in seconds."""
+"""Seconds between two refreshes in the browser."""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakdownRow:
-    """What is counted under one name; ``filters`` are of the list of its traces, none where there is no such list."""
+    """The counts under one name; ``filters`` select its traces in the list, empty if no list has them."""
 
     name: str
     filters: Mapping[str, str]

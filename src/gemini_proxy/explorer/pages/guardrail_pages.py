@@ -61,7 +61,7 @@ class FileGuardrail:
 
 @dataclass(frozen=True, slots=True)
 class DatasetGuardrail:
-    """A guardrail of a dataset. ``by`` is who changed it last, "" if the visitor may not know."""
+    """A guardrail of a dataset. ``by`` is the last user who changed it, "" if the visitor may not know."""
 
     policy: StoredPolicy
     hits: TraceCount | None
@@ -70,7 +70,7 @@ class DatasetGuardrail:
 
 @dataclass(frozen=True, slots=True)
 class DatasetChecks:
-    """What checks an exchange with a dataset: its own guardrails and, in ``files``, those of the policy files."""
+    """The guardrails of a dataset's exchanges: its own and, in ``files``, those of the policy files."""
 
     dataset: Dataset
     path: str
@@ -156,7 +156,7 @@ async def _slowest(visit: PageVisit, datasets: Sequence[Dataset]) -> list[SlowCh
 
 
 async def _loaded_since(audit: AuditLog, files: GuardrailSet) -> dict[str, float]:
-    """Return when this server loaded each guardrail of the files as it is now, by its name."""
+    """Return the times at which this server loaded the current guardrails of the files, by their names."""
     since: dict[str, float] = {}
     waiting = {guardrail.name: guardrail.loaded for guardrail in files.all}
     for entry in await audit.newest(SETTINGS_LOADED, this_server(), _LOADS):

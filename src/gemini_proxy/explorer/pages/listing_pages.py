@@ -37,7 +37,7 @@ _PLAIN: Final = frozenset({"text", "outcome", "rule", "model"})
 _INDEXED: Final = frozenset({"text", "status", "tool", "key", "conversation"})
 """Filters by what the indexer has come to, a few seconds after an exchange."""
 _FILLED_LATER: Final = frozenset({"status", "tool", "key", "conversation"})
-"""Those by what older versions did not index: their traces are indexed again, which takes a while."""
+"""Filters that older versions did not index; indexing their traces again takes a while."""
 _COUNTED: Final = ("completed", "refused", "errors", "unchecked", "client_gone", "pushed")
 """Outcomes, and groups of them, whose numbers a list shows."""
 

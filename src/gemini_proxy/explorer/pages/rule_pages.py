@@ -285,5 +285,5 @@ async def editor(
 
 @cache
 def _vocabulary() -> str:
-    """Return as JSON what an editor knows of the language. Raise PluginError."""
+    """Return the language's vocabulary for the editor, as JSON. Raise PluginError."""
     return orjson.dumps(vocabulary(installed_detectors()).json).decode()

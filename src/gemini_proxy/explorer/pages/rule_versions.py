@@ -87,7 +87,7 @@ def shown_version(version: PolicyVersion, before: PolicyVersion | None) -> Shown
 
 
 def shown_difference(old: str, new: str) -> tuple[DiffLine, ...]:
-    """Compare two texts, and leave out what is too long to be shown."""
+    """Compare two texts, leaving out what is too long to show."""
     return tuple(_cut(differing(old, new)))
 
 

@@ -1,4 +1,4 @@
-"""The page of a rule in shadow: where it and the rule in force differ, and the buttons that promote or end it."""
+"""Serve the page of a rule in shadow: its differences from the rule in force, and buttons to promote or end it."""
 
 import re
 from typing import Final
@@ -23,7 +23,7 @@ _GONE: Final = "The dataset has been deleted"
 
 @page
 async def shadow(visit: PageVisit) -> web.StreamResponse:
-    """Show a shadow: its text beside the rule in force, how often they differ, and in which exchanges."""
+    """Show a shadow: its text beside the rule in force, and how often and in which exchanges they differ."""
     visit.require_operator()
     dataset = await visit.dataset()
     shown = await _shadow(visit, dataset)
@@ -56,13 +56,13 @@ async def edit(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def start_new(visit: PageVisit) -> web.StreamResponse:
-    """Run a rule in shadow that would be new."""
+    """Run a new rule in shadow."""
     return await _start(visit, None)
 
 
 @page
 async def start(visit: PageVisit) -> web.StreamResponse:
-    """Run another version of a rule in shadow, in place of the one that does."""
+    """Run another version of a rule in shadow, in place of the current one."""
     return await _start(visit, visit.id("id"))
 
 
@@ -79,7 +79,7 @@ async def change_share(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def promote(visit: PageVisit) -> web.StreamResponse:
-    """Make a shadow the rule in force, if it still loads and is the one that was looked at."""
+    """Make a shadow the rule in force, if it still loads and is unchanged since it was shown."""
     visit.require_operator()
     dataset = await visit.dataset()
     shown, seen = await _shadow(visit, dataset), (await visit.form()).get("shadow", "")

@@ -1,4 +1,4 @@
-"""What all pages have in common: who visits, how pages and forms are read and written, and how errors look."""
+"""Give all pages the same identification of visitors, reading of forms, and form of errors."""
 
 import asyncio
 import logging
@@ -65,7 +65,7 @@ def _fields(body: bytes) -> Form:
 log = logging.getLogger(__name__)
 
 VISITOR = web.RequestKey("VISITOR", Identity)
-"""Who visits, once that is known."""
+"""The visitor, once known."""
 _WORDS: Final = {
     400: "Bad request",
     401: "Sign in",

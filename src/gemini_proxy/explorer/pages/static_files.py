@@ -25,7 +25,7 @@ class StaticFile:
 
 
 def static_files() -> dict[str, StaticFile]:
-    """Return the files that came with this package, by name; those that others wrote begin with ``vendor/``."""
+    """Return the static files of this package, by name; third-party files begin with ``vendor/``."""
     loaded: dict[str, StaticFile] = {}
     static = files("gemini_proxy.explorer.pages") / "static"
     for folder, prefix in ((static, ""), (static / "vendor", "vendor/")):

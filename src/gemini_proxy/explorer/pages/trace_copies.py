@@ -67,7 +67,7 @@ class RecordedRequest:
 
 
 def recorded_request(trace: Trace, messages: Messages) -> RecordedRequest | None:
-    """Return the trace's request. None for what is not a call of a model's two generating methods."""
+    """Return the trace's request; None unless it calls one of a model's two generating methods."""
     method, asked = trace.metadata.get("method"), _asked(trace, messages)
     if method not in _METHODS or not trace.model or not asked:
         return None
@@ -78,7 +78,7 @@ def recorded_request(trace: Trace, messages: Messages) -> RecordedRequest | None
 
 
 def why_not_repeated(trace: Trace) -> str:
-    """Say why the trace does not hold its request as it was sent, "" if it does."""
+    """Return why the trace does not hold its request as it was sent, "" if it does."""
     metadata = trace.metadata
     coverage = metadata.get("coverage")
     if metadata.get("method") not in _METHODS or not trace.model:

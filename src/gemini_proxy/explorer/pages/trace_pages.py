@@ -88,7 +88,7 @@ async def _show(visit: PageVisit, stored: StoredTrace, revealed: Revealed | None
 
 
 async def _masked(visit: PageVisit, stored: StoredTrace) -> list[tuple[str, bool]]:
-    """Return the placeholders in a trace for who may see their values, each with whether its value is kept."""
+    """Return a trace's placeholders for a visitor who may see their values, each with whether its value is kept."""
     if visit.identity.role != "operator":
         return []
     found = (await asyncio.to_thread(placeholders_of_trace, stored.messages))[:MASKED_SHOWN]

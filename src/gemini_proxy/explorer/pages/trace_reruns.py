@@ -1,4 +1,4 @@
-"""A trace once more: the rules in force now on what it holds, and its request sent again."""
+"""Run the rules in force on a trace, and send its request again."""
 
 import asyncio
 import re
@@ -30,10 +30,10 @@ from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.trace import Trace, annotations_for
 
 MAX_KEY: Final = 512
-"""Characters of a key that is typed in."""
+"""The longest key that a form accepts, in characters."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
 _SECONDS: Final = 300.0
-"""Seconds for which a request that is sent again is waited for: a model may think for minutes, a person decide."""
+"""Seconds to wait for the response to a request sent again: a model may think for minutes, a person decide."""
 _PIECE: Final = 65_536
 _LOOKED_AT, _AT_ONCE = 50, 5
 """Newest traces of the dataset among which that of a request sent again is looked for; each may hold megabytes."""
@@ -41,7 +41,7 @@ _LOOKED_AT, _AT_ONCE = 50, 5
 
 @page
 async def try_rules(visit: PageVisit) -> web.StreamResponse:
-    """Show what the rules in force now find in a trace."""
+    """Show the violations that the rules in force find in a trace."""
     stored = await stored_trace(visit)
     if len(stored.messages) > MAX_TRIED_BYTES:
         raise NotFound("The trace is too long to try rules on here; policy backtest does")
@@ -63,13 +63,13 @@ async def try_rules(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def ask_replay(visit: PageVisit) -> web.StreamResponse:
-    """Ask for the key with which a request is sent again, or say why it cannot be."""
+    """Ask for the key to send a request again with, or say why it cannot be sent."""
     return await _ask(visit, await stored_trace(visit))
 
 
 @page
 async def replay(visit: PageVisit) -> web.StreamResponse:
-    """Send a trace's request to this server again, with the key that was typed in, and show what became of it."""
+    """Send a trace's request to this server again, with the submitted key, and show the new trace."""
     visit.require_operator()
     stored, form = await stored_trace(visit), await visit.form()
     request, why_not = _request(stored)
@@ -113,12 +113,12 @@ async def _ask(visit: PageVisit, stored: StoredTrace, wrong: str = "") -> web.St
 
 
 def _needs_own_key(visit: PageVisit, stored: StoredTrace) -> bool:
-    """Tell whether the call needs a key of this server, so that it becomes the visitor's trace in the same dataset."""
+    """Return whether the call needs a key of this server, to become the visitor's trace in the same dataset."""
     return keys_needed(visit.request) or stored.trace.dataset is not None
 
 
 def _request(stored: StoredTrace) -> tuple[RecordedRequest | None, str]:
-    """Return the request, or why there is none that can be sent again."""
+    """Return the request, or the reason why it cannot be sent again."""
     if why_not := why_not_repeated(stored.trace):
         return None, why_not
     if len(stored.messages) > MAX_COPIED:

@@ -25,7 +25,7 @@ MAX_TRIED: Final = 500
 BATCH: Final = 10
 """Traces that go to the other process at a time: each may hold megabytes."""
 _TRIAL_SECONDS: Final = 20.0
-"""Seconds of one trial: somebody waits for it, and it occupies a process that other users' checks may need."""
+"""Seconds of one trial: a person waits for it, and it occupies a process that other users' checks may need."""
 _GRACE: Final = 2.0
 _SHOWN: Final = 100
 """Findings that are returned; the rest is counted."""

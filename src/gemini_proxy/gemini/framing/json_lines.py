@@ -17,11 +17,11 @@ class JsonLinesFraming:
         self._begun = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames of the lines that ``data`` ends. Raises DecodeError for a line that is no JSON object."""
+        """Return the frames of the lines that ``data`` ends. Raises DecodeError if one is not a JSON object."""
         return self._reader.read(self._frames(data), len(data))
 
     def end(self) -> list[Frame]:
-        """Return the frame of a last line without line feed. Raises DecodeError if it is no JSON object."""
+        """Return the frame of a last line without line feed. Raises DecodeError if it is not a JSON object."""
         return self._reader.read([self._line()] if self._held else [])
 
     def _frames(self, data: bytes) -> Iterator[Frame]:

@@ -32,7 +32,7 @@ _STATE: Final = ("previousInteractionId", "cachedContent", "continuationToken", 
 """Fields that name what is kept at Google."""
 _COLLECTION = "interactions/"
 INTERACTION_ID: Final = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9_.:=+-]{0,255}")
-"""What may be gone on from: nothing that a refused interaction could not be remembered by."""
+"""The form of an id that may be continued: a refused interaction can be remembered by any such id."""
 _KNOWN = _TEXTS | spellings("tools", *_STATE)
 _SECRET_FREE = _TEXTS | spellings("parameters", "labels", "generationConfig", "responseFormat", *_STATE)
 _USER = frozenset(("user_input", "function_result"))

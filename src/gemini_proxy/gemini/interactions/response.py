@@ -85,7 +85,7 @@ _LIFE: Final = frozenset(("interaction.created", "interaction.completed", "inter
 
 @dataclass(slots=True)
 class _StreamedStep:
-    """One step of a stream: its ``head`` as it began, and the ``parts`` that were told of it.
+    """A step of a stream: its initial ``head``, and the ``parts`` received for it.
 
     ``fragments`` are the arguments of a call for the client so far, None for any other step; ``told`` says that the
     call of a provider was told.
@@ -150,7 +150,7 @@ class InteractionReader:
         return refusal_events(refusal, state, feedback, *self._steps_left(left))
 
     def error_events(self, body: Payload, framing: str) -> bytes:
-        """Return the events of a stream that is nothing but an error."""
+        """Return the events of a stream that consists of an error."""
         return error_events(body)
 
     def _steps_left(self, frames: int) -> tuple[Sequence[int], int]:

@@ -99,7 +99,7 @@ def annotation_parts(annotations: Any) -> list[Part]:
 
 
 def step_parts(step: JsonObject) -> list[Part]:
-    """Return the parts of one step, whoever's turn it is. Raises BadRequest for what cannot be read."""
+    """Return the parts of one step of either side. Raises BadRequest if it cannot be read."""
     kind = step_type(step)
     if kind in ("user_input", "model_output"):
         return [*contents_parts(step.get("content"), "content"), *_rest(kind, step, "content")]
@@ -113,7 +113,7 @@ def step_parts(step: JsonObject) -> list[Part]:
 
 
 def input_parts(given: Any) -> list[Part]:
-    """Return the parts of an input, whatever form it has and whoever's turns are in it. Raises BadRequest."""
+    """Return the parts of an input in any form, with turns of either side. Raises BadRequest."""
     if given is None or isinstance(given, str):
         return [_text(given, False)] if given else []
     items = objects(given, "input")
@@ -121,7 +121,7 @@ def input_parts(given: Any) -> list[Part]:
 
 
 def step_type(step: JsonObject) -> str:
-    """Return the type of a step, "" for one without. Raises BadRequest if it is no string."""
+    """Return the type of a step, "" for one without. Raises BadRequest if it is not a string."""
     return a_string(step.get("type"), "type")
 
 

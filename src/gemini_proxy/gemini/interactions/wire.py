@@ -24,7 +24,7 @@ _CLIENTS_OWN: Final = frozenset(("arguments", "result"))
 
 
 class InteractionPlaces:
-    """Where events and interactions have their texts: in contents, and in fragments of a call's arguments."""
+    """The texts of events and interactions: in contents, and in fragments of a call's arguments."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
         delta = payload.get("delta")

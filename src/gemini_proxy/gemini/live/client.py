@@ -81,7 +81,7 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
 
 
 def session_name(handle: str) -> str:
-    """Return the name by which a handle is remembered: whoever reads it cannot go on with the session."""
+    """Return the name under which a handle is stored; a reader of it cannot continue the session."""
     return hashlib.sha256(handle.encode()).hexdigest()
 
 

@@ -125,7 +125,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def heard(self) -> str:
-        """What the user has said by voice, as far as this frame transcribes it."""
+        """Return the user's speech, as far as this frame transcribes it."""
         transcription = self.message.get("inputTranscription") if self.kind == "serverContent" else None
         return transcription.get("text") or "" if isinstance(transcription, dict) else ""
 

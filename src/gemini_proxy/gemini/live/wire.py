@@ -19,7 +19,7 @@ from gemini_proxy.gemini.wire import Payload, ResponseReader, Run
 FRAMES_TYPE: Final = "application/x-live-frames"
 """The content type by which an exchange knows that its response comes in frames of a live session."""
 FRAME_END: Final = b"\x1e"
-"""What stands behind each frame where several of them are one body: no JSON text holds this byte."""
+"""The separator after each frame in a body of several: no JSON text holds this byte."""
 _SPEECH: Final = (0, "speech")
 _HEARD: Final = frozenset(("inputTranscription", "interimInputTranscription"))
 _OPAQUE: Final = frozenset(("data", "thoughtSignature"))
@@ -51,7 +51,7 @@ class FrameSequence:
 
 
 class LivePlaces:
-    """Where the frames of a server have their texts: in parts of the model's turn, and in what it says by voice."""
+    """The texts of a server's frames: in parts of the model's turn, and in transcriptions of its speech."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
         content = payload.get("serverContent") or {}

@@ -54,7 +54,7 @@ def refusal_events(refusal: Refusal, state: StreamState) -> bytes:
 
 
 def error_events(body: Mapping[str, Any]) -> bytes:
-    """Return a stream that is nothing but an error: clients raise it when they read the event."""
+    """Return a stream that consists of an error: clients raise it when they read the event."""
     return b"data: %s\n\ndata: [DONE]\n\n" % _ascii_json(body)
 
 

@@ -37,7 +37,7 @@ class _Reader(ChatReader):
 
 
 class OpenAIPlaces:
-    """Where a chunk or a whole completion has its texts: contents, thoughts and arguments, which are JSON text."""
+    """The texts of a chunk or a whole completion: contents, thoughts and arguments, which are JSON text."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
         for choice in _objects(payload.get("choices")):

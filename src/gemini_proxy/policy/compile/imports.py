@@ -12,7 +12,7 @@ Role = Literal["function", "detector", "quantifier", "kind", "violation", "modul
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an imported name stands for: its role, and its own name if the policy renames it."""
+    """The target of an imported name: its role, and its own name if the policy renames it."""
 
     role: Role
     name: str

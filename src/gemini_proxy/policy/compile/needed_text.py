@@ -47,7 +47,7 @@ class _UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """One character of a match: ``source`` is its part of the pattern, ``size`` the number of characters that fit.
+    """A character of a match: ``source`` is its part of the pattern, ``size`` the number of characters that fit.
 
     ``numbers`` are those of them that occur in numbers.
     """

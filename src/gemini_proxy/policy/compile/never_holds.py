@@ -43,7 +43,7 @@ def warn_of_comparison(context: Context, node: syntax.Comparison, scope: Scope) 
 
 
 def warn_of_uncalled(context: Context, node: syntax.Attribute, scope: Scope) -> None:
-    """Warn where a text's method is read and not called: there is no such value."""
+    """Warn if a text's method is read and not called, since a text has no such value."""
     name = node.name
     if name not in _UNMISTAKABLE and not ((name in ARITY or name in METHODS_ELSEWHERE) and _is_text(node.value, scope)):
         return

@@ -1,4 +1,4 @@
-"""What is known while a policy is compiled: names, slots, constants, predicates, warnings, and how to fail."""
+"""Keep the state of a compilation: names, slots, constants, predicates, warnings, and how to fail."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

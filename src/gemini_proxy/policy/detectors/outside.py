@@ -23,7 +23,7 @@ class LabelledSpan:
 
 
 Answer = bool | str | tuple[str | LabelledSpan, ...]
-"""What was answered: whether it is so, a text, or labels, which may know where they stand."""
+"""The result of a detector: a truth value, a text, or labels, which may have ranges."""
 MAX_QUESTIONS: Final = 1_000
 """Questions of one check, answered ones not counted."""
 

@@ -469,7 +469,7 @@ def _imported(statement: syntax.Import) -> Iterator[PolicyWarning]:
 
 
 def _binds_only(statement: syntax.Raise) -> Iterator[PolicyWarning]:
-    """Notes on variables that nothing asks for: there the rule fires as well where there is no such value."""
+    """Yield notes on variables without a condition: there the rule also fires if no such value exists."""
     declared = [line for line in statement.body if isinstance(line, syntax.Declaration)]
     raised = syntax.names_in(statement.error)
     if declared and all(isinstance(line, syntax.Declaration | syntax.Assignment) for line in statement.body):

@@ -1,1 +1,1 @@
-"""What compiled code works with during a check: values, events, functions, methods and places."""
+"""Run compiled code in a check: its values, events, functions, methods and ranges."""

@@ -1,4 +1,4 @@
-"""What one check may spend: steps, time and the size of the values it builds."""
+"""Limit what one check spends: steps, time and the size of the values it builds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Budget:
 
 
 class Meter:
-    """What is left of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded.
+    """The rest of a budget. Charge before doing the work: ``charge`` raises BudgetExceeded.
 
     ``sliced`` says that texts are pieces of longer ones. What a detector would reject at a closer look may be cut, so
     it must report that as well.

@@ -139,7 +139,7 @@ _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 
 class _Characters(dict[str, str]):
-    """What each character becomes; kept for those that came, which are as many as Unicode has at most."""
+    """Replacements by character, cached on first use; Unicode bounds their number."""
 
     def __missing__(self, char: str) -> str:
         if unicodedata.category(char) in _LEFT_OUT or char in _BLANK:
@@ -273,7 +273,7 @@ def _decoded(text: str, meter: Meter) -> Iterator[Edit]:
 
 
 def _decode(found: str) -> str:
-    """Read what one of the encodings says; empty where that is no text."""
+    """Decode text in one of the encodings; return "" if the result is not text."""
     if _ONLY_CODES.fullmatch(found) and not found.isdigit():
         return _of_codes(found)
     return (_of_hex(found) if _ONLY_HEX.fullmatch(found) else "") or _of_base64(found)
@@ -421,7 +421,7 @@ def _joined(text: str, meter: Meter) -> Iterator[Edit]:
 
 _PASSES: Final = (_escapes, _decoded, _unmarked, _closed, _joined)
 _SIGNS: Final = (_TO_ESCAPE, _TO_DECODE, _TO_UNMARK, _TO_CLOSE, _TO_JOIN)
-"""What stands in a text where the pass of the same number may have something to do."""
+"""Patterns of the texts that the pass of the same number may change."""
 
 
 _ANY: Final = Patterns(_SIGNS)

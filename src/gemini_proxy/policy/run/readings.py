@@ -17,7 +17,7 @@ _SIDES = frozenset(("user", "assistant", "tool"))
 
 
 class Turn(NamedTuple):
-    """What one side says, and the messages of it that say nothing in a text part, counted from 0."""
+    """The text of one side, and its messages without a text part, counted from 0."""
 
     said: list["Said"]
     silent: list[int]

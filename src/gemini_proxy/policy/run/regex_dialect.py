@@ -209,7 +209,7 @@ class _Translator:
 
 @dataclass(frozen=True, slots=True)
 class Lookahead:
-    """What must stand, or with ``negative`` must not, where the pattern begins."""
+    """The text that must be, or with ``negative`` must not be, where the pattern begins."""
 
     pattern: str
     negative: bool

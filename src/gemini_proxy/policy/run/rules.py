@@ -11,7 +11,7 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 class Rule:
     """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
     it found; ``action`` what it asks to be done, as in ``PolicyViolation("...", action="mask")``, None where it does
-    not say. With ``only_new`` what lies in content that was allowed before is no violation: ``scope="new"``.
+    not say. With ``only_new`` a match in content that was allowed before is not a violation: ``scope="new"``.
 
     ``window`` says how the rule is judged while a response grows:
 
@@ -54,7 +54,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What must be in a conversation for a rule to fire: events of all ``kinds``, and of each clause one need.
+    """The conditions on a conversation for a rule to fire: events of all ``kinds``, and of each clause one need.
 
     They are necessary, not sufficient. If nothing is known of a rule, it needs nothing.
     """

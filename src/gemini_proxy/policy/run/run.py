@@ -52,14 +52,14 @@ class Run(Meter):
         self.allowed = allowed
         self.answers = answers
         self.unanswered: dict[Question, None] = {}
-        """What detectors outside have to be asked before there is a verdict."""
+        """The questions for detector services that a verdict depends on."""
         self.conversation = conversation
         self.parameters = parameters
         self.marks: list[Mark] = []
         self.scans: dict[tuple[Any, ...], Any] = {}
-        """What searches have found in readings, and what methods have made of them."""
+        """Results of searches in readings, and of methods on them."""
         self.negated = False
-        """Whether what is evaluated now is true in a rule where it is false."""
+        """True while evaluating what a rule negates."""
         self.regexes: dict[tuple[str, Mode], Regex] = {}
         self._events: dict[str, list[Event]] = {}
         self._positions: dict[str, list[int]] = {}

@@ -19,7 +19,7 @@ Scan = Callable[[str], Parsed]
 
 
 class Scanned:
-    """What one scan found in a reading, by where it ends."""
+    """The matches of one scan of a reading, by their ends."""
 
     __slots__ = ("ends", "reading", "starts")
 

@@ -296,7 +296,7 @@ def count_chars(value: Any, most: int) -> int:
     for item in walked:
         if isinstance(item, str):
             total += len(item)
-        elif isinstance(item, (dict, list)):  # not a union, which is made anew for each item
+        elif isinstance(item, (dict, list)):  # not a union, which is created again for each item
             total += len(item) * _ITEM_CHARS
             if total > most:
                 return total

@@ -1,4 +1,4 @@
-"""What one process has to say of itself to alerts: counted in memory, and taken down in the database each second."""
+"""Count one process's events for alerts in memory, and write them to the database each second."""
 
 import logging
 import time

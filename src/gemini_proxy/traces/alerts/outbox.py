@@ -132,7 +132,7 @@ def _has_work(connection: Connection, now: float) -> bool:
 
 
 class _States:
-    """What was gathered so far, read when it is asked for, and written by ``settle``."""
+    """The events gathered so far, read on demand and written by ``settle``."""
 
     def __init__(self, connection: Connection, rules: Mapping[str, AlertRule], now: float) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What is to be told to whom, and when: values, no I/O."""
+"""Decide which alerts to send where, and when: values, no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ BUCKETS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """One entry of ``[[alerts]]``: what is told to ``url``, times in seconds.
+    """One entry of ``[[alerts]]``: the events to send to ``url``. Times are in seconds.
 
     A message is due when ``threshold`` notices with the same key came within ``window``; of one key there is at most
     one message in ``silence``. ``guardrails`` bounds those that are told of, none means all.
@@ -55,7 +55,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What one alert has gathered of one kind and key.
+    """The events that one alert has gathered of one kind and key.
 
     ``buckets`` count the notices of the window by when they came; ``total`` is all since the last message, the first
     at ``since``. ``crossed`` says that they reached the threshold, so that a message is due after ``silent_until``.

@@ -1,4 +1,4 @@
-"""How a message reads: its JSON, its text for a chat, and its signature. No I/O."""
+"""Write an alert's message: its JSON, its text for a chat, and its signature. No I/O."""
 
 import base64
 import hashlib

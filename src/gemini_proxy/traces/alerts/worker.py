@@ -30,7 +30,7 @@ _ROUND: Final = 60.0
 
 
 class Sender(Protocol):
-    """Where messages go."""
+    """A receiver of messages."""
 
     async def send(self, message: AlertMessage, rule: AlertRule) -> Answer:
         """Send a message once; within some seconds, and without raising."""
@@ -66,12 +66,12 @@ class AlertWorker:
 
     @property
     def outbox(self) -> AlertOutbox:
-        """What waits, of all processes."""
+        """Return the messages that wait, of all processes."""
         return self._outbox
 
     @property
     def rules(self) -> Sequence[AlertRule]:
-        """The rules that hold now."""
+        """Return the rules in force."""
         return self._rules()
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""What an Explorer's answer to a push means: delivered, refused for good, or to be tried again. No I/O."""
+"""Classify an Explorer's response to a push: delivered, refused for good, or to retry. No I/O."""
 
 from dataclasses import dataclass
 from datetime import UTC

@@ -56,7 +56,7 @@ class ExplorerService:
 
 
 async def _beginning(content: aiohttp.StreamReader) -> bytes:
-    """Return the body as far as it is looked at; what is cut off is no JSON any more."""
+    """Return the start of the body that is read; a cut body is not valid JSON."""
     pieces: list[bytes] = []
     size = 0
     async for piece in content.iter_any():

@@ -32,7 +32,7 @@ def pause(failures: int, jitter: float, asked: float | None = None) -> float:
 
 
 class Backoff:
-    """What is known of a service: whether it answers, and how long to leave it alone.
+    """The state of a service: whether it responds, and how long to leave it alone.
 
     While ``probing`` one attempt at a time is enough to find out; so it is at the beginning, lest a process that
     restarts again and again brings a crowd each time.
@@ -93,7 +93,7 @@ class GivenUp(StrEnum):
 
 
 class Service(Protocol):
-    """Where traces are sent."""
+    """A receiver of traces."""
 
     async def send(self, document: bytes) -> Answer:
         """Send the body of one push; within a minute, and without raising."""
@@ -147,7 +147,7 @@ class PushWorker:
 
     @property
     def queue(self) -> PushQueue:
-        """What is waiting, in all processes."""
+        """Return the traces that wait, of all processes."""
         return self._queue
 
     async def run(self) -> None:

@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What else it is found by than what was said."""
+        """Return the terms that the trace is found by beside its text."""
         return (*self.facets.tokens, *blocks_of(self.trace))
 
 

@@ -1,4 +1,4 @@
-"""What follows the traces as they are written: the search index, and the figures that they add up to.
+"""Update what depends on written traces: the search index and the figures.
 
 Traces that an older version has indexed are indexed again when there is nothing new, the newest first, so that the
 filters of today find them. A migration sets the mark from which that goes down.
@@ -90,7 +90,7 @@ class Indexer:
     def __init__(
         self, database: Database, wake: asyncio.Event, *, believed: Callable[[], float | None] = time.time
     ) -> None:
-        """``wake`` is set by whoever writes traces.
+        """``wake`` is set by the writers of traces.
 
         ``believed`` returns the Unix time by which old figures are removed, or None while no clock is to be believed.
         """
@@ -133,7 +133,7 @@ class Indexer:
         """Take in some traces; False where there was none. Raises StoreUnavailable.
 
         Large texts are read outside of the transaction and of the event loop. When another process was faster, or a
-        trace has changed since it was read, nothing is written and the next step begins anew. After a failure fewer are
+        trace has changed since it was read, nothing is written and the next step starts over. After a failure fewer are
         taken, down to one, and where that fails it is left out: not to be met again and again.
         """
         after = await self._database.read(_reached) if self._most == 1 else 0

@@ -77,7 +77,7 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
-    """What traces must be, all of it; None asks for nothing.
+    """The conditions that traces must meet, all of them; None is no condition.
 
     ``outcome`` may be several, of which a trace has one. ``rule`` is the name of a guardrail that annotated the trace,
     or the message of one of its rules. ``since`` and ``until`` are Unix seconds, the second one excluded. ``text`` is
@@ -129,7 +129,7 @@ class TracePage:
 
 @dataclass(frozen=True, slots=True)
 class TraceCount:
-    """How many traces there are: exactly, or at least so many."""
+    """The number of traces: exact, or a lower bound."""
 
     number: int
     exact: bool
@@ -151,7 +151,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the traces of some datasets can be filtered by. ``rules`` are names of guardrails and messages of rules."""
+    """Values to filter traces of some datasets by. ``rules`` are names of guardrails and messages of rules."""
 
     models: Sequence[str]
     rules: Sequence[str]
@@ -179,7 +179,7 @@ class Narrowing:
 
     @property
     def selective(self) -> bool:
-        """Whether there may be places without an answer, which no index of words leaves out."""
+        """Return whether a search may meet traces that do not match, which no index of words excludes."""
         return self._matches is None and (bool(self._traits) or self._rule is not None)
 
     @property

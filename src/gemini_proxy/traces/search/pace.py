@@ -1,4 +1,4 @@
-"""How much of a dataset a search looks through at once, so that its page is there in a tenth of a second."""
+"""Decide how much of a dataset a search reads at once, so that its page is ready in a tenth of a second."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What a user types into a search box, as a query of the database's full-text index. No I/O.
+"""Translate the text of a search box into a query of the database's full-text index. No I/O.
 
 Words must all occur, in any order. ``"words in quotes"`` must stand side by side, ``word*`` is the beginning of a word,
 and what follows a ``-`` must not occur. Upper and lower case are the same, and so are letters with and without accents.
@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What must occur, and what must not."""
+    """The terms that must occur, and those that must not."""
 
     wanted: tuple[Term, ...]
     unwanted: tuple[Term, ...] = ()
@@ -46,7 +46,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """What else the index knows of a trace, so that a search does not go through what others have said.
+    """Terms of the index beside a trace's text, so that a search skips other users' traces.
 
     A search that names several outcomes finds traces with any of them. ``key`` tells which key the exchange came with.
     """

@@ -1,4 +1,4 @@
-"""What was said in a trace, as one bounded text for the search index: every string in its messages. No I/O.
+"""Build one bounded text of a trace for the search index, from every string in its messages. No I/O.
 
 Left out are roles, the kinds of things, names of fields, the ids of calls, declarations of tools, and what is not text,
 such as images.

@@ -1,4 +1,4 @@
-"""What is known of tools, from their labels, declarations and names."""
+"""Classify tools by their labels, declarations and names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

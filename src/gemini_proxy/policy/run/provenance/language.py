@@ -50,7 +50,7 @@ def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
     """Return the values of a call that contain something private, read before it and not said by the user.
 
     ``tools`` are names of tools whose outputs are private, beside those that are labelled so. What was masked and is
-    put back into the call is private, whoever said it.
+    put back into the call is private, whatever its source.
     """
     if not isinstance(call, Event) or call.kind != "ToolCall":
         raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")

@@ -105,7 +105,7 @@ class Found:
 
 
 class ConversationIndex:
-    """The texts of a conversation, told apart by who said them. Linear in them.
+    """The texts of a conversation, by speaker. Linear in their size.
 
     It grows as the conversation does, and keeps nothing of it but texts. Outputs are read when something is looked for
     in them. The sources of an event are numbered from ``first_of`` on.
@@ -120,7 +120,7 @@ class ConversationIndex:
         self.said = Spoken()
         self.heard = Spoken()
         self.asked = Folded()
-        """What the user said, whom ``said`` has among others."""
+        """The user's texts, which ``said`` has among others."""
         self.fields: dict[str, list[tuple[int, Field]]] = {}
         self._listened = 0
         self._clear: dict[tuple[int, str, bool], tuple[str, bytes]] = {}
@@ -204,7 +204,7 @@ def first_of(position: int) -> int:
 class Origins:
     """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``.
 
-    A value of ``restored`` was said by whoever said its placeholder.
+    A value of ``restored`` has the source of its placeholder.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Origins:
         thing = thing_of(name) if shape == "id" else ""
         called = [f"{word}{form}" for form in forms for word in ("id", thing) if word] if shape == "id" else []
         named = self._any(self._heard, called, limit, whole=True)
-        # A day of the user's is no id of theirs where a text gives it as one.
+        # A date that the user gave does not count as an id if a text uses it as one.
         meant = named is None or self._any(self._index.said, called, limit) is not None
         if said is not None and (meant or not self._is_day(said)):
             return None
@@ -371,7 +371,7 @@ class Origins:
 
     @property
     def _heard(self) -> Spoken:
-        """What outputs say, now that they are asked."""
+        """Return the texts of outputs, after reading them."""
         self._index.listen(self._events, self._meter)
         return self._index.heard
 
@@ -479,7 +479,7 @@ def _forms(value: str) -> list[str]:
 
 
 def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
-    """Return whether a field with the value vouches for it: not if people write in it, or it is no id of that thing."""
+    """Return whether a field with the value vouches for it: people do not write in it, and it is an id of that thing."""
     if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
         return False
     if shape != "id" or not thing or len(value) > _SHORT_ID:

@@ -31,10 +31,10 @@ _IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
 
 
 class PrivateData:
-    """What private outputs of a conversation say: values, and prose in runs of words. Linear in them.
+    """The texts of a conversation's private outputs: values, and prose in runs of words. Linear in their size.
 
     Private are the outputs of tools that are labelled so, and secrets and personal data in the others; and what was
-    masked, which is ``restored`` in calls, whoever said it.
+    masked, which is ``restored`` in calls, whatever its source.
     """
 
     def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter, restored: Restored) -> None:

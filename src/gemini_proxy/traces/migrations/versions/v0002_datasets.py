@@ -218,7 +218,7 @@ def _create_search(sqlite: bool) -> None:
 
 
 def _copy() -> None:
-    """What the first schema held was all one user's: keys had no names yet."""
+    """Copy the traces of the first schema, which had a single user: keys had no names yet."""
     bind = op.get_bind()
     for (name,) in bind.exec_driver_sql("SELECT DISTINCT coalesce(dataset, '') FROM traces_v1").fetchall():
         bind.exec_driver_sql(
