@@ -479,7 +479,7 @@ def _forms(value: str) -> list[str]:
 
 
 def _fits(shape: Shape, thing: str, value: str, field: Field, tool: str) -> bool:
-    """Return whether a field with the value vouches for it: people do not write in it, and it is an id of that thing."""
+    """Return whether a field with the value vouches for it: people do not write in it, and it is that thing's id."""
     if is_written(field.key) or (shape in _ADDRESSES_BY_FORM and is_naming(field.key)):
         return False
     if shape != "id" or not thing or len(value) > _SHORT_ID:
