@@ -74,7 +74,7 @@ async def test_a_name_that_cannot_be_is_given_back(browser: Browser, name: str) 
 async def test_a_name_is_taken_once(browser: Browser) -> None:
     await browser.post("/explorer", name="demo")
     page = await browser.post("/explorer", name="demo")
-    assert page.status == 400 and "The dataset demo exists already" in page.text
+    assert page.status == 400 and "The dataset demo already exists" in page.text
 
 
 async def test_a_dataset_is_deleted_after_a_question(proxy: Proxy, browser: Browser) -> None:

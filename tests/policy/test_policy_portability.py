@@ -110,7 +110,7 @@ NOTED: dict[str, tuple[str, list[tuple[int, int, str]]]] = {
     "only a source": (rule("(t: str) in text(m)"), [(2, 5, "on every trace")]),
     "a source that nothing asks for": (
         rule("(t: str) in image(m)", "empty(m.role)"),
-        [(3, 5, "where there is no t; ask something of t")],
+        [(3, 5, "where there is no t; add a condition on t")],
     ),
     "a count of all": (
         "from invariant import count\n" + rule("empty(m.role)", "count(min=2):", "    (c: ToolCall)"),

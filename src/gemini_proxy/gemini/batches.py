@@ -182,7 +182,7 @@ def results_file(body: bytes) -> str | None:
 
 
 def without_output(page: bytes) -> bytes:
-    """Return a page of batches that says of each how far it is, and nothing of its requests and responses."""
+    """Return a page of batches with the progress of each, without its requests and responses."""
     listing = _operation(page)
     operations = listing.get("operations", [])
     if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
@@ -236,7 +236,7 @@ class BatchReader:
         raise AssertionError("no answer about a batch is a stream")
 
     def _apart(self, holder: Mapping[str, Any], parts: list[Payload]) -> dict[str, Any]:
-        """Return what an object says beside the responses in it, whose parts are added to ``parts``."""
+        """Return an object's content without its responses, whose parts are added to ``parts``."""
         beside = {name: value for name, value in camel_keys(holder).items() if not _steers(name, value)}
         output = beside.get("output")
         if isinstance(output, dict):

@@ -52,7 +52,7 @@ def with_ids(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any
 
 
 def _linked(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, str, CallPlace | int]]:
-    """Yield every call and output in order: candidate, id, place. Each candidate goes on from the request."""
+    """Yield every call and output in order: candidate, id, place. Each candidate continues the request."""
     request = CallLinks()
     responses: dict[Any, CallLinks] = {}
     for index, message in enumerate(messages):
@@ -101,7 +101,7 @@ class CallLinks:
         return copied
 
     def call(self, given: str, name: str) -> str:
-        """Return the id of a new call: ``given`` where there is one and no call has it yet."""
+        """Return the id of a new call: ``given``, if there is one and no call has it yet."""
         call_id = self._new_id(given)
         own: tuple[_Key, ...] = ((given, name), (given, None)) if given else ()
         self._keys[call_id] = (*own, (None, name), (None, None))

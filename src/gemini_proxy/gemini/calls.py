@@ -18,8 +18,10 @@ DEFAULT_VERSION = "v1beta"
 """The version that clients mean that leave it out (litellm)."""
 _DEFAULT_VERSIONS: Final[Mapping[Host, str]] = {"gemini": DEFAULT_VERSION, "vertex": "v1beta1"}
 
-SUPPORTED = "it serves generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
-"and the other paths listed in docs/doors.md"
+SUPPORTED = (
+    "it serves generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
+    "and the other paths listed in docs/doors.md"
+)
 
 _PREFIX = re.compile(r"(?:/api/v1/gateway)?(?:/(?P<dataset>[A-Za-z0-9_-]{1,128}))?/gemini(?=/)")
 _SLASHES = re.compile("/{2,}")

@@ -198,7 +198,7 @@ class Candidate:
             run.pieces.append(text)
 
     def _add_call(self, part: dict[str, Any]) -> None:
-        """Add a call; what else than marks its part holds becomes a part of its own, so that none of it is lost."""
+        """Add a call; any field of its part that is not a mark becomes a separate part, so that nothing is lost."""
         self._note_other()
         marked = {key: value for key, value in part.items() if key in _CALL_MARKS}
         slot = self._calls.add(marked)

@@ -1,4 +1,4 @@
-"""The table of doors: every method of the API that is known, what the proxy does about it, and who reads it.
+"""List the doors: every known method of the API, what the proxy does about it, and its wire.
 
 A door is what the configuration opens and closes, a row one method behind it. What is in no row is not served.
 """

@@ -52,7 +52,7 @@ class StreamedCall:
         return all(call.get(key, "") in ("", self._call.get(key, call.get(key))) for key in ("name", "id"))
 
     def add(self, call: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
-        """Add a piece and what its part holds beside it (a signature), of which the first value stays."""
+        """Add a piece and the other fields of its part (a signature), of which the first value stays."""
         for key, value in call.items():
             if key not in _STREAMING and self._call.setdefault(key, value) != value:
                 raise DecodeError(f"The upstream sent a streamed function call with two values for {key}")

@@ -143,7 +143,7 @@ class GenerateWire:
         return SSE_TYPE if call.query.alt == "sse" else ARRAY_TYPE
 
     def new_framing(self, content_type: str, *, streams: bool) -> Framing:
-        """Return a framing by what the response says it is.
+        """Return the framing for the response's content type.
 
         ``alt=sse`` works on unary calls too, and streams without it are arrays.
         """

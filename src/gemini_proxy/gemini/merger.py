@@ -8,7 +8,7 @@ from gemini_proxy.gemini.candidates import Candidate, Delta
 from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts, is_id
 
 _RESPONSE = -1
-"""In place of a candidate's index, for what the response itself says."""
+"""Replaces a candidate's index, for content of the response itself."""
 # Both APIs have their own name for "no reason"; clients that ask for integers get 0.
 _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
 

@@ -152,7 +152,7 @@ def _file_reference(uri: str, mime_type: str) -> Reference | None:
 
 
 def unknown_payload(part: JsonObject) -> JsonObject:
-    """Return what a part holds beyond the kinds known here."""
+    """Return the fields of a part beyond the kinds known here."""
     return saying({name: value for name, value in part.items() if name not in _KNOWN}, _PART_CONTROL)
 
 

@@ -108,7 +108,7 @@ def _add_setting(read: MessageList, where: str, value: JsonObject) -> None:
 
 
 def _parts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield what a value says as parts of a content."""
+    """Yield the texts of a value as parts of a content."""
     if isinstance(value, Mapping):
         mime = next((kind for name, kind in value.items() if snake_case(name) in _TYPE and isinstance(kind, str)), "")
         for name, inner in value.items():

@@ -1,4 +1,4 @@
-"""Reads what a response says outside its parts: every string is text, except in a few control fields.
+"""Read the text of a response outside its parts: every string is text, except in a few control fields.
 
 The fields are Google's own (v1beta ``GenerateContentResponse``, and what google-genai knows beyond it). A field that is
 not listed is text as a whole, its names included. A value of another type than its field's hides nothing: its strings

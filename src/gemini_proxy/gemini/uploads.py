@@ -254,7 +254,7 @@ def _of_line(number: int, error: BadRequest) -> BadRequest:
 
 
 def _same(header: str | None, said: Any, what: str) -> str:
-    """Return what a header and the body say alike, or what only one of them says. Raises BadRequest."""
+    """Return a value that header and body agree on, or that only one of them has. Raises BadRequest."""
     values = {str(value).strip() for value in (header, said) if value is not None}
     if len(values) > 1:
         raise BadRequest(f"The request has two different values for the {what} of the file")

@@ -1,4 +1,4 @@
-"""Reads what Google says of its own errors: an HTTP error's body, or an error event within a stream."""
+"""Read Google's errors: an HTTP error's body, or an error event within a stream."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -46,11 +46,11 @@ class ResponseReader(Protocol):
         ...
 
     def read(self, payload: Payload) -> Iterable[Payload]:
-        """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
+        """Return the content of a frame. Raises DecodeError for a form in which some of it might go unread."""
         ...
 
     def end(self) -> Iterable[Payload]:
-        """Return what is left when the body has ended, such as a call that broke off. Raises DecodeError."""
+        """Return the rest at the end of the body, such as a call that broke off. Raises DecodeError."""
         ...
 
     def refusal_events(
@@ -87,7 +87,7 @@ class TextPlaces(Protocol):
         ...
 
     def ends(self, run: Run, payload: Payload) -> bool:
-        """Return whether a run ends with this frame: it is finished, or the candidate goes on with something else."""
+        """Return whether a run ends with this frame: it is finished, or the candidate continues with something else."""
         ...
 
     def is_opaque(self, path: Path) -> bool:

@@ -23,10 +23,10 @@ MAX_ROUNDS: Final = 5
 AT_ONCE: Final = 8
 """Questions that one service is asked at the same time."""
 REMEMBERED: Final = 10_000
-"""Answers that are kept. Each request of a chat repeats what was said before."""
+"""Cached answers; each request of a chat repeats the earlier messages."""
 
 LONGEST_REMEMBERED: Final = 4_000
-"""Characters of an answer that is kept: with so many answers, 40 MB at most."""
+"""Characters of a cached answer; all together take 40 MB at most."""
 
 
 _PLACE: Final = 80

@@ -126,7 +126,7 @@ class OnnxModel:
         return max(self._score(logits, within) for within, logits in self.windows(text))
 
     def windows(self, text: str) -> Iterator[tuple[str, list[float]]]:
-        """Yield the parts of the text that the model reads at once, and what it says of each."""
+        """Yield the windows of the text that the model reads, and its score for each."""
         first = self._tokenizer.encode(text)
         for window in (first, *first.overflowing):
             ends = [end for _, end in window.offsets]

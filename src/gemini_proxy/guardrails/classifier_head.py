@@ -59,6 +59,6 @@ def head_of(model: Path) -> ClassifierHead | None:
 
 
 def digest_of(model: Path) -> str:
-    """Return what a model is told from others by."""
+    """Return the fingerprint of a model."""
     with model.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -111,7 +111,7 @@ class GuardSession(Protocol):
         ...
 
     def check(self, turn: OpenTurn, text: str) -> Sequence[Violation]:
-        """Return violations of ``text``, which goes on from the turn's run. Their addresses are in the whole text."""
+        """Return violations of ``text``, which continues the turn's run. Their addresses are in the whole text."""
         ...
 
     def settle(self) -> None:

@@ -105,11 +105,11 @@ class Masks:
         return {placeholder: value for value, placeholder in self.placeholders.items()}
 
     def hide(self, text: str) -> str:
-        """Return ``text`` with placeholders in the place of values."""
+        """Return ``text`` with placeholders in place of values."""
         return _replaced(text, self.hidden(text, 0))
 
     def show(self, text: str) -> str:
-        """Return ``text`` with values in the place of placeholders, as models spell them."""
+        """Return ``text`` with values in place of placeholders, in any spelling of a model."""
         return _replaced(text, self.shown(text, 0))
 
     def shown(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
@@ -170,7 +170,7 @@ def _spelled_kind(kind: str) -> re.Pattern[str]:
 # After an underscore or an escaped one.
 _DIGITS_IN_JSON: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
 _SLICE: Final = 65_536
-"""Bytes of a body that are looked through before another thread gets its turn: a millisecond at most."""
+"""Bytes of a body to search before another thread gets its turn: a millisecond at most."""
 
 
 def may_hold_placeholder(body: bytes) -> bool:
@@ -544,7 +544,7 @@ def _bounded(found: Iterable[T]) -> Iterator[T]:
 
 
 def hide_in_messages(messages: Iterable[Mapping[str, Any]], masks: Masks) -> list[dict[str, Any]]:
-    """Return messages with placeholders in the place of values, in every text."""
+    """Return messages with placeholders in place of values, in every text."""
     return [_hidden(message, masks) for message in messages]
 
 
@@ -576,7 +576,7 @@ class Substitution(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """Values in the place of placeholders."""
+    """Puts values in place of placeholders."""
 
     masks: Masks
     whole: bool = False
@@ -593,7 +593,7 @@ class Restoring:
 
 @dataclass(frozen=True, slots=True)
 class Hiding:
-    """Placeholders in the place of values, in a response that is there as a whole."""
+    """Puts placeholders in place of values, in a whole response."""
 
     masks: Masks
     whole: bool = True

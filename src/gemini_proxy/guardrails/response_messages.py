@@ -138,7 +138,7 @@ def _field_messages(said: Texts) -> list[Message]:
 
 
 def _field_message(field: str, text: str) -> Message:
-    """Return what a field says: the model, or who said it before where a response repeats a request."""
+    """Return the message of a field: the model's, or an earlier speaker's if a response repeats a request."""
     role = _REPEATED.get(field, "assistant")
     return {"role": role, "content": [{"type": "text", "text": text}] if role == "user" else text, "field": field}
 

@@ -352,7 +352,7 @@ class ResponseStream:
         return pieces
 
     def _resume(self, session: GuardSession, checked: Sequence[CandidateMessages]) -> None:
-        """Go on after a check of the whole has passed: text goes on from the messages that it read."""
+        """Continue after a whole check has passed: text continues the messages that it read."""
         self._part_waits = False
         for event in self._pending:
             event.part = False

@@ -1,4 +1,4 @@
-"""The keys of a request: whose Gemini quota is used, whose rules and traces these are, who asks a service. No I/O."""
+"""Read the keys of a request: for Gemini's quota, for rules and traces, and for a guardrails service. No I/O."""
 
 import functools
 import hashlib

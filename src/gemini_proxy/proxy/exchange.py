@@ -67,14 +67,14 @@ class Made:
 
 @dataclass(slots=True)
 class Exchange:
-    """``owner`` is the user whose trace it becomes; ``client`` who asks (see ``credentials.client_of``).
+    """``owner`` is the user whose trace it becomes; ``client`` is the caller (see ``credentials.client_of``).
 
     ``conversation`` is the client's own name for the conversation, or that of the interaction which the request goes on
     with; "" where neither is known.
     ``earlier`` is what the request's references stand for, and ``origins`` the ids of the traces of the exchanges that
     made it; ``made`` is what Gemini keeps of the exchange under a name.
     ``spans`` are what OpenTelemetry is told of it, None where that is off.
-    ``file`` is what an upload brings in the place of a body.
+    ``file`` is the file of an upload, which has no body.
     ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
     the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
     one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
@@ -161,7 +161,7 @@ class Exchange:
 
     @property
     def model(self) -> str | None:
-        """Return the model's name, by the body or else by the path; None where neither has it."""
+        """Return the model's name from the body, else from the path; None if neither has it."""
         return (self.request.model if self.request else None) or self.call.model
 
     @property
@@ -193,7 +193,7 @@ class Exchange:
     def outcome(self) -> Outcome | None:
         """Return how it ended, None until then.
 
-        What passed unchecked is told from what passed, however the upstream or the client ended it.
+        An exchange that passed unchecked stays so, however the upstream or the client ended it.
         """
         if self._unchecked is not None and self._ending in _LET_GO_ON:
             return Outcome.UNCHECKED

@@ -81,7 +81,7 @@ class ExchangeMetrics:
         self._room += len(self._names) - before
 
     def add(self, exchange: Exchange) -> None:
-        """Count an exchange that has come to its end."""
+        """Count an exchange that has ended."""
         call, outcome = exchange.call, exchange.outcome or Outcome.FAILED
         self.exchanges[call.method, outcome] += 1
         if exchange.upstream_status is not None:

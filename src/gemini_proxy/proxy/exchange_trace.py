@@ -35,7 +35,7 @@ _UNDECIDED = (None, Outcome.CLIENT_GONE, Outcome.FAILED)
 
 
 _TELLING = (Outcome.COMPLETED, *REFUSED)
-"""Endings of exchanges whose tools are looked at."""
+"""Outcomes of exchanges whose tools are pinned."""
 
 
 class ExchangeRecorder:

@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 _HEARD: Final = "inputTranscription"
 _LEAST: Final = 2_048
-"""Bytes that what a client says counts as at least: each check reads all of it again, however short the pieces are."""
+"""The fewest bytes that a client's message counts as: each check reads all again, however short the messages."""
 _RESUMABLE: Final = 100_000.0
 """Seconds after a turn for which Google knows its handles: a day on Vertex AI, and the session's own time."""
 _NO_FRAME: Final = b"{}"
@@ -232,7 +232,7 @@ class LiveSession:
 
     @property
     def call(self) -> ModelCall:
-        """Return the call, with the names that its setup has in the place of a path."""
+        """Return the call, with the names from its setup, which has them in place of a path."""
         assert self._call is not None, "the setup comes first"
         return self._call
 
@@ -399,7 +399,7 @@ class LiveSession:
         return exchange.request
 
     def _input_turn(self) -> _LiveTurn:
-        """Return the turn to which what the client says now belongs: while the model speaks, the next one."""
+        """Return the turn that the client's next message belongs to: while the model speaks, the next turn."""
         if self._turn is None:
             self._turn = self._new_turn()
         elif self._turn.begun:
@@ -602,7 +602,7 @@ class LiveSession:
         return Leaving([self._frame(tool_errors(calls, _for_the_model(exchange, refusal)))] if calls else [], down)
 
     def _open(self, turn: _LiveTurn) -> None:
-        """Begin to hold back what the model says. What the client says from now on follows it."""
+        """Begin to hold back the model's turn. Later messages of the client follow it."""
         if self._listens and turn.heard is None:
             self._hear(turn, "")
         turn.exchange.frames = self._frames.new_framing
@@ -612,7 +612,7 @@ class LiveSession:
         self._pipeline.open_stream(turn.exchange, FRAMES_TYPE, bounded=False)
 
     def _hear(self, turn: _LiveTurn, text: str) -> None:
-        """Add to what the user has said by voice, in one message of the turn."""
+        """Add to the user's transcribed speech, in one message of the turn."""
         if turn.heard is None:
             if turn.begun:
                 turn = self._input_turn()
@@ -649,7 +649,7 @@ class LiveSession:
         return turn
 
     def _exchange(self, before: Exchange | None = None) -> Exchange:
-        """Return a new exchange, which goes on with the approvals of ``before``."""
+        """Return a new exchange, which keeps the approvals of ``before``."""
         exchange = self._new_exchange()
         exchange.call = replace(exchange.call, names=self._names)
         exchange.conversation = self._name or exchange.conversation
@@ -696,7 +696,7 @@ class LiveSession:
 
 
 async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
-    """Return what ``work`` returns: in a thread for so many bytes that the event loop would miss its turn."""
+    """Run ``work`` and return its result; in a thread for more bytes than the event loop may spend time on."""
     return await asyncio.to_thread(work, *arguments) if len(data) > _LARGE else work(*arguments)
 
 

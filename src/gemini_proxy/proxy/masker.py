@@ -275,7 +275,7 @@ class Masker:
         return await off_loop(len(file.data or b""), mask_file, file, masks.of(None))
 
     def restore_names(self, masks: Masks, body: bytes) -> bytes:
-        """Return ``body``, which says what Gemini keeps, with values in the place of placeholders.
+        """Return ``body``, about an object that Gemini keeps, with values in place of placeholders.
 
         Anything but a JSON object is returned as it is.
         """
@@ -375,7 +375,7 @@ def _occurrence(placeholder: str, kind: str) -> tuple[str, Occurrence]:
 
 
 def conversation_so_far(exchange: Exchange) -> str:
-    """Return the conversation that the request goes on with, as traces name it; "" for one that begins with it."""
+    """Return the conversation that the request continues, as traces name it; "" for a new one."""
     if exchange.conversation:
         return exchange.conversation
     stored = exchange.checked_request.stored

@@ -129,7 +129,7 @@ class Pipeline:
             await deciding
 
     async def check_input(self, exchange: Exchange, read_again: ReadAgain) -> None:
-        """Check what the client of a live session has said since the last exchange, before any of it leaves.
+        """Check the new messages of a live session's client, before any of them leaves.
 
         ``exchange.body`` is the frame that it said last, which is masked where something in it is to be; ``read_again``
         returns the whole request with that frame read again. Raises Refused.
@@ -184,7 +184,7 @@ class Pipeline:
         exchange.response.head(upstream.status, upstream.headers, streams=exchange.streams or sse)
 
     async def answer(self, exchange: Exchange, upstream: UpstreamResponse, body: bytes) -> None:
-        """Respond with a body that nothing holds back. A stream that has begun ends with what it says of an error."""
+        """Respond with a body without hold-back. A stream that has begun ends with its form of an error."""
         if not exchange.response.begun:
             exchange.response.whole(upstream.status, upstream.headers, body)
             return

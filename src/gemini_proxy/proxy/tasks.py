@@ -15,7 +15,7 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 30.0
 """Seconds between a failure of a task that must live and its next start; each is twice the one before."""
 SETTLED: Final = 60.0
-"""After so many seconds without a failure the next one is the first again: logged, and followed by a short pause."""
+"""Seconds without a failure after which the next one counts as the first: logged, with a short pause."""
 
 
 class Tasks:

@@ -28,7 +28,7 @@ SHARE_OF_CLIENT: Final = 4
 _DIGITS: Final = 4
 """Of the number of a process."""
 _LOOK: Final = 30.0
-"""Seconds between two looks for uploads that nobody goes on with."""
+"""Seconds between two searches for abandoned uploads."""
 _WRITTEN: Final = 1_048_576
 """Bytes that are written at once, in a thread."""
 _READ: Final = 8_388_608
@@ -197,7 +197,7 @@ class Uploads:
             return await asyncio.to_thread(_all, upload.file)
 
     async def replace(self, upload: Upload, file: UploadedFile) -> Examined:
-        """Let a file, which has been masked, go upstream in the place of the one that came. Return what it is."""
+        """Replace the received file by its masked form. Return what it is."""
         upload.announced, upload.body = file.announced, file.start
         if file.data is not None:
             await self.take(upload, 0, _whole(file.data))
@@ -223,7 +223,7 @@ class Uploads:
             upload.file.close()
 
     async def run(self) -> None:
-        """End uploads that nobody goes on with, until cancelled."""
+        """End abandoned uploads, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK)
             self.end_idle()

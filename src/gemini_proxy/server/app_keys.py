@@ -68,7 +68,7 @@ EXPLORER_SITE = web.AppKey("EXPLORER_SITE", ExplorerSite)
 STATE = web.AppKey("STATE", State)
 GROUP = web.AppKey("GROUP", Group)
 TELEMETRY: web.AppKey[ExchangeTelemetry | None] = web.AppKey("TELEMETRY")
-"""None where nothing is told to OpenTelemetry."""
+"""None if OpenTelemetry is off."""
 NOTEBOOK = web.AppKey("NOTEBOOK", Notebook)
 MEMORY = web.AppKey("MEMORY", Memory)
 STORAGE = web.AppKey("STORAGE", Storage)
@@ -88,7 +88,7 @@ ADDRESS = web.RequestKey("ADDRESS", str)
 """The client's, as ``Peers.client`` tells it."""
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
 UPLOAD = web.RequestKey("UPLOAD", Upload)
-"""The upload that a request goes on with."""
+"""The upload that a request continues."""
 KEY_TAKEN = web.RequestKey("KEY_TAKEN", bool)
 """True if the upstream has taken the client's key, though the answer is the proxy's own."""
 PIPELINE = web.RequestKey("PIPELINE", Pipeline)

@@ -21,7 +21,7 @@ from gemini_proxy.traces.handles import Handle, Holder, Kind
 _MOST_CHANGE: Final = 65_536
 """Bytes of a body that changes a cache."""
 _TOLD_BY: Final = 1_024
-"""Bytes by which a file of pictures or sound is told from text."""
+"""First bytes that identify a file of pictures or sound."""
 _COLLECTIONS: Final = {
     Kind.CACHE: "cachedContents",
     Kind.FILE: "files",
@@ -78,7 +78,7 @@ async def _page(keeper: HandleKeeper, holder: Holder, kind: Kind, answer: bytes)
 
 
 async def _follow(keeper: HandleKeeper, call: ModelCall, handle: Handle, status: int, answer: bytes) -> None:
-    """Remember what a call has done: deleted what there was, or let it last for another time."""
+    """Remember the effect of a call: a deleted object, or a changed end."""
     if call.http_method == "DELETE" and (status < 300 or status == 404):
         await keeper.forget(handle)
     elif call.http_method == "PATCH" and status < 300 and (kept := read_kept(answer)) is not None:

@@ -212,7 +212,7 @@ class Spending:
         return True
 
     def total(self, client: str, now: float) -> float:
-        """Return what the client has spent today."""
+        """Return the client's spending of today."""
         spent = self._of(client, now)
         if now - spent.asked >= ASK_AGAIN:
             self._wanted[client] = None
@@ -270,7 +270,7 @@ class Spending:
 
 
 class AtOnce:
-    """Counts what each client has under way."""
+    """Counts each client's exchanges in progress."""
 
     def __init__(self) -> None:
         self._under_way: Counter[str] = Counter()

@@ -182,7 +182,7 @@ def _unix_socket(path: str) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         opened.bind(path)
-        # nginx runs as another user; who may reach the socket is decided by its folder.
+        # nginx runs as another user; the permissions of the folder decide who can reach the socket.
         os.chmod(path, 0o666)
         return _listening(opened)
     except BaseException:
@@ -221,7 +221,7 @@ class Balance:
         return descriptor, cls(descriptor)
 
     def has(self, process: int, connections: int) -> None:
-        """Let the others know what a process has; processes count from 1 on."""
+        """Tell the others how many connections a process has; processes count from 1."""
         self._counts[process - 1] = connections
 
     def accepts_no_more(self, process: int) -> None:

@@ -47,7 +47,7 @@ def configure_logs(logs: Logs) -> None:
     handler = _Handler()
     handler.addFilter(StormFilter())
     logging.getLogger().addHandler(handler)
-    # Their lines carry raw request bytes and whole headers; what matters of them is said in our own.
+    # Their lines carry raw request bytes and whole headers; our own lines have the facts that matter.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""``GET /metrics``: what the server has counted, and how the push queue stands, in Prometheus' text format."""
+"""Serve ``GET /metrics``: the server's counts and the state of the push queue, in Prometheus' text format."""
 
 import hmac
 import logging
@@ -64,7 +64,7 @@ _MERGES: Final[Mapping[str, Merge]] = {
 class Metrics:
     """``/metrics``: for this machine if access is open, else for callers with a key.
 
-    Volumes and the names of rules are nobody's business who may not use the server.
+    Volumes and the names of rules are only for users of the server.
     """
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ async def queue_figures(push: PushWorker | None) -> Queued | None:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """The figures of one moment as metric families. No label holds what a client or a model said."""
+    """The figures of one moment as metric families. No label holds text of a client or a model."""
 
     exchanges: ExchangeMetrics
     in_flight: int
@@ -185,7 +185,7 @@ class _Snapshot:
         yield from self._traces()
         yield _limited(self.limiter.refused)
         yield _questions(self.questions)
-        soft = _counter("soft_limits_crossed", "Times that a client crossed a soft token limit in a dataset.", "limit")
+        soft = _counter("soft_limits_crossed", "Soft limits on tokens that a client crossed in a dataset.", "limit")
         for kind in TOKEN_KINDS:
             soft.add_metric([kind], self.limiter.soft[kind])
         yield soft
@@ -204,22 +204,18 @@ class _Snapshot:
         for (method, outcome), count in exchanges.exchanges.items():
             ended.add_metric([method.value, outcome.value], count)
         yield ended
-        answered = _counter("upstream_responses", "Upstream responses by status class.", "status")
+        answered = _counter("upstream_responses", "Responses of the upstream by the class of their status.", "status")
         for status, count in exchanges.upstream.items():
             answered.add_metric([status], count)
         yield answered
-        duration = _histogram(
-            "exchange_duration_seconds", "Time from the request to the end of its response.", "stream"
-        )
+        duration = _histogram("exchange_duration_seconds", "From the request to the end of its response.", "stream")
         for stream, observed in exchanges.duration.items():
             duration.add_metric([str(stream).lower()], observed.buckets, observed.sum)
         yield duration
-        first = _histogram("time_to_first_byte_seconds", "Time from the request to the first byte of its response.")
+        first = _histogram("time_to_first_byte_seconds", "From the request to the first byte of its response.")
         first.add_metric([], exchanges.first_byte.buckets, exchanges.first_byte.sum)
         yield first
-        check = _histogram(
-            "guardrail_duration_seconds", "Total time of the checks of an exchange that has blocking rules."
-        )
+        check = _histogram("guardrail_duration_seconds", "All checks of an exchange that has blocking rules.")
         check.add_metric([], exchanges.check.buckets, exchanges.check.sum)
         yield check
         refusals = _counter("guardrail_refusals", "Refused exchanges by the rules that fired.", "rule")
@@ -318,8 +314,8 @@ def _reloads(reloads: Reloads) -> Iterator[Metric]:
 
 
 def _tasks(tasks: Tasks) -> Iterator[Metric]:
-    restarts = _counter("task_restarts", "Background tasks restarted after a failure.", "task")
-    running = GaugeMetricFamily(f"{_PREFIX}task_up", "0 if a background task has failed.", labels=["task"])
+    restarts = _counter("task_restarts", "Background tasks started again after a failure.", "task")
+    running = GaugeMetricFamily(f"{_PREFIX}task_up", "0 while a background task has failed.", labels=["task"])
     for name, count in tasks.restarts.items():
         restarts.add_metric([name], count)
         running.add_metric([name], name not in tasks.down)
@@ -342,7 +338,7 @@ def _push(push: PushWorker) -> Iterator[Metric]:
 def _alerts(alerts: AlertWorker) -> Iterator[Metric]:
     sent = _counter("alerts_sent", "Messages of an alert that were accepted.", "alert")
     given_up = _counter("alerts_given_up", "Messages of an alert that will not be sent.", "alert")
-    failures = _counter("alert_failures", "Failed deliveries of an alert that will be retried.", "alert", "reason")
+    failures = _counter("alert_failures", "Attempts that are repeated.", "alert", "reason")
     for rule in alerts.rules:
         sent.add_metric([rule.name], alerts.sent[rule.name])
         given_up.add_metric([rule.name], alerts.given_up[rule.name])

@@ -258,7 +258,7 @@ class Parent:
         return _Child(process, channel, start)
 
     async def _watch(self, number: int, child: _Child) -> None:
-        """Kill a child that does not come to serve, or whose event loop stands still."""
+        """Kill a child that does not begin to serve, or whose event loop is blocked."""
         why = "it did not start in time"
         # The first ones may have to bring a large database to a new schema; how long that may take others know.
         if await child.serves_within(_START_PATIENCE if self._serving else None):

@@ -1,4 +1,4 @@
-"""Runs the application on its addresses until it is told to stop, and lets exchanges under way finish."""
+"""Run the application on its addresses until it must stop, and let exchanges in progress finish."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ _LINGER: Final = 1.0
 _LOOK: Final = 0.02
 """Seconds between two looks for connections that have ended."""
 _UNWIND: Final = 0.1
-"""Seconds in which a connection that outlasts the grace may end by itself once it is told to."""
+"""Seconds for a connection that outlasts the grace to end by itself once asked."""
 
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

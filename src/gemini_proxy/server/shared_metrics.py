@@ -54,14 +54,14 @@ def merged(parts: Iterable[Families], merges: Mapping[str, Merge]) -> Families:
 
 
 def counted(families: Families) -> Families:
-    """Without gauges: what is left of a process that has ended."""
+    """Return the families without gauges, as they count for a process that has ended."""
     return {name: family for name, family in families.items() if family.type != "gauge"}
 
 
 def process_families(serving: int, restarts: int) -> Families:
     """Return metrics of the processes themselves, from their parent or from the only process."""
     name = "gemini_proxy_processes"
-    processes = Family(name, "Processes that serve requests.", "gauge", {(name, ()): serving})
+    processes = Family(name, "Processes that serve.", "gauge", {(name, ()): serving})
     name = "gemini_proxy_process_restarts"
     says = "Processes started to replace an ended one."
     started = Family(name, says, "counter", {(f"{name}_total", ()): restarts})
@@ -136,7 +136,7 @@ class SharedMetrics:
         self._before = counted(self._own.read())
 
     def write(self, families: Families) -> None:
-        """Let the others see what this process has counted."""
+        """Show this process's counts to the others."""
         self._own.write(merged((self._before, families), {}))
 
     def all(self, families: Families, merges: Mapping[str, Merge]) -> Families:

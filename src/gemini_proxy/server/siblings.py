@@ -1,4 +1,4 @@
-"""Passes a request on to the process of this server that has what it goes on with: an upload is of one process."""
+"""Pass a request on to the process of this server that has its upload: an upload belongs to one process."""
 
 import asyncio
 import contextlib

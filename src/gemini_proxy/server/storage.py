@@ -215,7 +215,7 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
 async def _forget_old(
     what: str, forget: Callable[[float], Awaitable[object]], believed: BelievedClock, period: float
 ) -> None:
-    """Delete what is past its time, every so many seconds: not by a clock that may be ahead."""
+    """Delete expired data at an interval in seconds: not by a clock that may be ahead."""
     while True:
         now = believed.now()
         try:

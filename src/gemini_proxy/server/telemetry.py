@@ -69,7 +69,7 @@ class ExchangeTelemetry:
 
         instance = f"{socket.gethostname()}-{os.getpid()}-{process}"
         own = {"service.name": COMPONENT, "service.version": version(COMPONENT), "service.instance.id": instance}
-        # What the environment says of the service wins.
+        # The environment's settings for the service win.
         resource = Resource.get_empty().merge(Resource(own)).merge(OTELResourceDetector().detect())
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(_at(settings.endpoint, "traces"))))
@@ -84,7 +84,7 @@ class ExchangeTelemetry:
     def begin(self, exchange: Exchange, request: web.Request | None) -> "Spans":
         """Begin the spans of an exchange: below those of its client, if that sends a ``traceparent``.
 
-        ``request`` is None for one that is no request of HTTP, such as a turn of a live session.
+        ``request`` is None for an exchange without an HTTP request, such as a turn of a live session.
         """
         common = common_attributes(exchange, self._host, self._port)
         return Spans(self.tracer, self._figures, exchange, request, common, content=self._content)
@@ -175,7 +175,7 @@ class Spans:
         span.end(ended)
 
     def end(self, exchange: Exchange, status: int | None) -> None:
-        """End the spans and count the exchange. An exchange that was refused is no error of the server's."""
+        """End the spans and count the exchange. A refused exchange is not a server error."""
         from opentelemetry.trace import StatusCode
 
         call, server = self._call, self._server

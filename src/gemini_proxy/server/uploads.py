@@ -67,7 +67,7 @@ _TARGET: Final = re.compile(r"https?://[^/]+(?:/[^?#]*)?(/upload/[^#\s]+)")
 
 
 async def pass_on(request: web.Request, token: str) -> web.StreamResponse:
-    """Have another process of this server go on with an upload. Raises NotFound where none has it."""
+    """Let another process of this server continue an upload. Raises NotFound if none has it."""
     number, siblings = request.app[UPLOADS].process_of(token), request.app[GROUP].siblings
     if number is not None and siblings is not None:
         with contextlib.suppress(SiblingGone):
@@ -247,7 +247,7 @@ async def _send(request: web.Request, exchange: Exchange, upload: Upload, examin
 
 
 async def _answer(request: web.Request, exchange: Exchange, upstream: UpstreamResponse) -> bytes:
-    """Give the client what the upstream says of the file, and return its body."""
+    """Send the client the upstream's response about the file, and return its body."""
     exchange.upstream_status = upstream.status
     body = await upstream.read(request.app[CONFIG].upstream.max_answer_bytes)
     if upstream.status >= 400:

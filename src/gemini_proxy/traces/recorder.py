@@ -143,7 +143,7 @@ class Recorder:
             await asyncio.sleep(0)
 
     async def _write_next(self) -> None:
-        """Write a batch: whoever came while the one before was written, and in a crowd those just behind them."""
+        """Write a batch: the traces that came during the previous write, and in a crowd those just after them."""
         self._writing = self._take_batch()
         self._crowded = len(self._writing) > 1
         try:

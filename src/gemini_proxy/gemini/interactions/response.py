@@ -123,7 +123,7 @@ class InteractionReader:
         return bool(self._open)
 
     def read(self, payload: Payload) -> Iterable[Payload]:
-        """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
+        """Return the content of a frame. Raises DecodeError for a form in which some of it might go unread."""
         self._frames += 1
         self.carried_call = False
         try:
@@ -229,7 +229,7 @@ class InteractionReader:
     def _delta(self, index: int, delta: Payload) -> list[Part]:
         step = self._steps.get(index)
         if step is None:
-            # A stream that is taken up again goes on within a step.
+            # A resumed stream continues within a step.
             step = self._steps[index] = _StreamedStep("", {})
             self._marks.append((self._frames, index, True))
         kind = delta.get("type")
@@ -320,7 +320,7 @@ class InteractionReader:
         return joined
 
     def _interaction(self, interaction: Payload, *, whole: bool) -> dict[str, Any]:
-        """Return what an interaction says. ``whole`` says that no more of it follows in this response."""
+        """Return the content of an interaction. ``whole``: no more of it follows in this response."""
         told = _said(interaction, _INTERACTION, "interaction", "error", *_READ) | _usage(interaction.get("usage"))
         for name, into in (("id", "responseId"), ("model", "modelVersion")):
             if is_id(value := interaction.get(name)):

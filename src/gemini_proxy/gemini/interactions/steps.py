@@ -77,7 +77,7 @@ def contents_parts(contents: Any, where: str, *, thought: bool = False) -> list[
 
 
 def content_parts(content: JsonObject, *, thought: bool = False) -> list[Part]:
-    """Return the parts of one content: its text, its media, and as text what else it says. Raises BadRequest."""
+    """Return the parts of one content: its text, its media, and its other fields as text. Raises BadRequest."""
     parts: list[Part] = []
     if (text := content.get("text")) is not None:
         parts.append(_text(a_string(text, "text"), thought))
@@ -138,7 +138,7 @@ def call_part(step: JsonObject, arguments: Any) -> Part:
 
 
 def call_fields(step: JsonObject) -> list[Part]:
-    """Return what the step of a call says beside the call, as text."""
+    """Return the fields of a call's step beside the call, as text."""
     return _rest(step_type(step), step, "arguments")
 
 

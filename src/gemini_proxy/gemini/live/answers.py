@@ -28,7 +28,7 @@ def tool_errors(functions: Iterable[FunctionName], text: str) -> bytes:
 
 
 def go_away(seconds: float) -> bytes:
-    """Return the notice that the session ends in so many seconds, on which clients open another one."""
+    """Return the notice that the session ends in this many seconds; clients then open another one."""
     return _frame({"goAway": {"timeLeft": f"{seconds:g}s"}})
 
 

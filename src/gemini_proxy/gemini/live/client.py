@@ -1,4 +1,4 @@
-"""Reads what a client of the Live API says as rules read it: the setup, turns, realtime input, outputs of functions."""
+"""Read a Live API client's messages as rules see them: the setup, turns, realtime input, outputs of functions."""
 
 import hashlib
 import re
@@ -103,7 +103,7 @@ def names_in(frame: ClientFrame) -> Mapping[str, str]:
 
 
 def transcribes(frame: ClientFrame) -> bool:
-    """Return whether a setup asks for the text of what the model says by voice."""
+    """Return whether a setup asks for transcriptions of the model's speech."""
     return field(frame.message, "outputAudioTranscription") is not None
 
 

@@ -154,7 +154,7 @@ class ServerFrame(NamedTuple):
     def unread(self, *, transcribed: bool) -> Mapping[str, str]:
         """Return what no rule reads of it, by its path, and why.
 
-        ``transcribed`` says that the server was asked for the text of what the model says by voice.
+        ``transcribed``: the server was asked for transcriptions of the model's speech.
         """
         if self.kind != "serverContent":
             return {}

@@ -37,7 +37,7 @@ class TurnReader:
         self._seen = {0}
 
     def read(self, payload: Payload) -> Iterable[Payload]:
-        """Return what a frame says. Raises DecodeError for a shape in which text might go unread."""
+        """Return the content of a frame. Raises DecodeError for a form in which text might go unread."""
         frame = ServerFrame.of(payload)
         said: dict[str, Any] = {}
         if frame.usage is not None:

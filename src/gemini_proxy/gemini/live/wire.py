@@ -69,7 +69,7 @@ class LivePlaces:
         return None
 
     def ends(self, run: Run, payload: Payload) -> bool:
-        """Return whether a text ends: by its own mark or the turn's, or because the model goes on with something else.
+        """Return whether a text ends: by its own mark or the turn's, or because something else follows.
 
         Sound comes between the pieces of a text, and the transcription of it may come when all has been generated.
         """
@@ -105,7 +105,7 @@ class LiveWire:
         return read_setup(call, frame) if frame.kind == "setup" else read_input(call, frame)
 
     def contents_of_messages(self, call: ModelCall, body: bytes) -> tuple[int | None, ...]:
-        """Return nothing: what was said before has gone up, and cannot be changed any more."""
+        """Return nothing: earlier text has gone upstream, and cannot be changed any more."""
         return ()
 
     def content_of(self, path: Path) -> int | None:

@@ -275,7 +275,7 @@ def content_parts(content: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _part(part: JsonObject) -> Iterator[dict[str, Any]]:
-    """Yield what a part holds, whatever type it says it is of."""
+    """Yield all content of a part, whatever type it declares."""
     for name in ("text", "refusal"):
         if (text := part.get(name)) is not None:
             yield {"text": a_string(text, name)}

@@ -52,7 +52,7 @@ class ChatReader:
         return any(calls.open for calls in self._choices.values())
 
     def read(self, payload: Payload) -> Iterable[Payload]:
-        """Return what a frame says. Raises DecodeError for a shape in which some of it might go unread."""
+        """Return the content of a frame. Raises DecodeError for a form in which some of it might go unread."""
         self.carried_call = False
         told: dict[str, Any] = {f"openai.{name}": value for name, value in payload.items() if name not in _RESPONSE}
         told["responseId"] = payload.get("id")
@@ -192,7 +192,7 @@ class _ToolCall:
 
 
 class _Calls:
-    """The tool calls of one choice. Each is told once, when it is whole."""
+    """The tool calls of one choice. Each is reported once, when it is whole."""
 
     def __init__(self) -> None:
         self._slots: dict[int, _ToolCall] = {}
@@ -240,7 +240,7 @@ class _Calls:
         return [call.part() for call in waiting]
 
     def _begin(self, slot: int, before: _ToolCall | None) -> _ToolCall:
-        # Some clients join what stands in one slot. They must not come to a call that nobody has judged.
+        # Some clients join the pieces in one slot. The result must not be a call that no rule has checked.
         if before is not None and not before.whole:
             raise DecodeError("The upstream sent a tool call before the one in its place was whole")
         begun = self._slots[slot] = _ToolCall(joins=before is not None)

@@ -127,7 +127,7 @@ class OpenAIWire:
         return SSE_TYPE
 
     def new_framing(self, content_type: str, *, streams: bool) -> Framing:
-        """Return a framing by what the response says it is: a stream of events, or one object."""
+        """Return the framing for the response's content type: a stream of events, or one object."""
         return SseFraming() if content_type == SSE_TYPE else WholeBodyFraming()
 
     def new_reader(self, call: ModelCall) -> ResponseReader:

@@ -34,7 +34,7 @@ def pause(failures: int, jitter: float, asked: float | None = None) -> float:
 class Backoff:
     """The state of a service: whether it responds, and how long to leave it alone.
 
-    While ``probing`` one attempt at a time is enough to find out; so it is at the beginning, lest a process that
+    While ``probing`` one attempt at a time is enough to find out; so it is at the beginning, so that a process that
     restarts again and again brings a crowd each time.
     """
 

@@ -53,7 +53,7 @@ _BY_NAME: Final[dict[str, Shape]] = {
     **dict.fromkeys(("password", "passphrase", "secret", "token", "pin", "credential"), "secret"),
 }  # fmt: skip
 _MESSAGES: Final = frozenset("body content contents text message msg".split())
-# Fields in which anyone may write anything: an address that is all of one is no better than one within a text.
+# Fields in which anyone may write anything: an address that fills one counts no more than one within a text.
 _WRITTEN: Final = frozenset(
     "subject body content text message description title comment comments note notes summary review reviews bio about "
     "caption html snippet abstract memo remark remarks reason details purpose feedback answer headline topic "
