@@ -131,7 +131,7 @@ class Uploads:
                 f"{most // SHARE_OF_CLIENT}; finish or cancel some first"
             )
         if len(self._uploads) >= MOST_UPLOADS or (held and held + size > most):
-            raise Unavailable("The server has as many uploads under way as it may; try again later")
+            raise Unavailable("The server has reached its limit of uploads in progress; try again later")
 
     def of(self, address: str | None) -> int:
         """Return how many uploads are under way from an address."""

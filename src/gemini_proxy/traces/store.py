@@ -370,9 +370,7 @@ def _require_present_schema(connection: Connection) -> None:
     if found is None:
         raise StoreError("the database holds no traces: it was not made by gemini-proxy")
     if found != HEAD:
-        advice = (
-            "it was upgraded by a newer version: use that one" if found > HEAD else "start the server once to upgrade"
-        )
+        advice = "a newer version upgraded it: use that version" if found > HEAD else "start the server once to upgrade"
         raise StoreError(f"the database has schema {found}, this version reads {HEAD}: {advice}")
 
 
