@@ -100,7 +100,7 @@ def verify(settings: Settings, heads: Sequence[str], traces: bool) -> None:
     if traces:
         click.echo(
             f"sealed traces: {checked.unchanged} unchanged, {checked.grown} extended by the API since, "
-            f"{checked.gone} not there any more"
+            f"{checked.gone} no longer there"
         )
     click.echo(f"head {verifier.head}")
     if faults:
