@@ -1,5 +1,6 @@
 """Masking from outside: what the upstream is asked, what the client gets, what the trace keeps."""
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
+from tests.proxy.test_approvals import decide, waiting
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Abort, Call, Reply, ScriptedUpstream, call_part, candidate, sse, unary
 
@@ -425,3 +427,26 @@ async def test_a_trace_of_a_refused_response_hides_what_was_to_be_masked(
     assert trace.outcome is Outcome.REFUSED_RESPONSE
     assert OTHER not in str(trace)
     assert "swordfish" in str(trace.messages)
+
+
+async def test_so_does_a_trace_of_an_exchange_that_broke_off(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Where the client leaves, a person says no, or the upstream ends before a check."""
+    asks = 'raise "may it?" if:\n    (m: Message)\n    "merger" in m.content\n'
+    proxy = await start_proxy(ask_policy=asks, mask_policy=EVERYWHERE)
+    told = sse(candidate(f"ask {OTHER} or"))
+    upstream.reply(Reply([*told, Abort()], content_type="text/event-stream"))
+    async with client.post(proxy.stream, json=prompt("Who knows?")) as response:
+        assert response.status == 502
+    asking = asyncio.create_task(client.post(proxy.method(), json=prompt(f"Write of the merger to {OTHER}")))
+    await waiting(proxy)
+    asking.cancel()
+    await proxy.eventually(lambda trace: trace.outcome is Outcome.CLIENT_GONE)
+    asking = asyncio.create_task(client.post(proxy.method(), json=prompt(f"Write of the merger to {OTHER}")))
+    await decide(proxy, allow=False)
+    assert (await asking).status == 400
+    traces = [await proxy.store.get(one.id) for one in await proxy.store.recent(9)]
+    assert len(traces) == 3
+    assert OTHER not in str(traces)
+    assert len(PLACEHOLDER.findall(str([trace.messages for trace in traces if trace]))) == 3

@@ -4,7 +4,7 @@ import functools
 import hmac
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,12 +94,13 @@ class ExchangeRecorder:
             )
         self._learn(exchange)
 
-    def record_later(self, exchange: Exchange) -> None:
-        """Record an exchange whose client has left; shutdown waits for it."""
+    def record_later(self, exchange: Exchange, hiding: Coroutine[Any, Any, None]) -> None:
+        """Record an exchange whose client has left, after ``hiding`` what is masked; shutdown waits for it."""
         self._note(exchange)
-        self._tasks.spawn(self._record_left(exchange, self.coverage(exchange)), "record")
+        self._tasks.spawn(self._record_left(exchange, self.coverage(exchange), hiding), "record")
 
-    async def _record_left(self, exchange: Exchange, coverage: Coverage) -> None:
+    async def _record_left(self, exchange: Exchange, coverage: Coverage, hiding: Coroutine[Any, Any, None]) -> None:
+        await hiding
         trace = await off_loop(masked_bytes(exchange), self._trace, exchange, coverage)
         self._compare(exchange, trace)
         await self._recorder.commit(trace)

@@ -289,10 +289,10 @@ class Masker:
         """Have the trace of a refused request hide what was to be masked, as far as that is text."""
         self._hide(exchange, exchange.checked_request.messages, violations)
 
-    def hide_refused_response(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
-        """Have the trace of a refused response hide what was to be masked, as far as that is text.
+    def hide_ended(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
+        """Have the trace of an exchange that ended here hide what was to be masked, as far as that is text.
 
-        What the client has not sent itself it gets in no later exchange either.
+        What is not known to be the client's own comes back in no later exchange.
         """
         sent = exchange.masks.placeholders if exchange.masks else {}
         self._hide(exchange, exchange.messages, violations)

@@ -6,9 +6,11 @@ what may leave and when, and what the client gets instead, is decided here.
 
 import asyncio
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from gemini_proxy.errors import (
     DecodeError,
@@ -60,6 +62,8 @@ from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.trace import Outcome
+
+log = logging.getLogger(__name__)
 
 ReadAgain = Callable[[Exchange], Awaitable[GeminiRequest]]
 """Reads the request of an exchange again, whose body was masked."""
@@ -345,7 +349,7 @@ class Pipeline:
         exchange.end(outcome)
         self._remember(exchange)
         exchange.made += made_interactions(exchange) + made_operations(exchange)
-        self._recorder.record_later(exchange)
+        self._recorder.record_later(exchange, self._hide_unchecked(exchange))
 
     # Responses that replace what the client asked for.
 
@@ -406,6 +410,7 @@ class Pipeline:
             exchange.response.breaks_off = True
             return last
         self._remember(exchange)
+        await self._hide_unchecked(exchange)
         body = exchange.wire.error_body(error.status, error.message, error.code)
         exchange.response.error(error.status, body)
         return b""
@@ -478,7 +483,8 @@ class Pipeline:
                 self._masker.hide_refused(exchange, wanted)
             self._refuse_blocking(exchange, "request", violations)
             if not rounds:
-                await self._ask(exchange, "request", violations, original)
+                with self._hiding_if_refused(exchange, violations):
+                    await self._ask(exchange, "request", violations, original)
                 noted += violations
             if not wanted and (rounds or not masks.placeholders):
                 break
@@ -540,12 +546,34 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _hiding_if_refused(self, exchange: Exchange, violations: Sequence[Violation]) -> Iterator[None]:
-        """Have the trace hide what was to be masked of a response, if what is done within refuses it."""
+        """Have the trace hide what was to be masked, if what is done within refuses the exchange."""
         try:
             yield
         except Refused:
-            self._masker.hide_refused_response(exchange, [one for one in violations if one.action == "mask"])
+            self._masker.hide_ended(exchange, [one for one in violations if one.action == "mask"])
             raise
+
+    async def _hide_unchecked(self, exchange: Exchange) -> None:
+        """Have the trace hide what is to be masked in what an exchange that broke off has left without a check.
+
+        What a check gives no verdict on stands in the trace as it came.
+        """
+        request = exchange.request
+        if request is None or not exchange.rules.masks:
+            return
+        candidates = [list(said) for _, said in groupby(exchange.response_messages, lambda one: one.get("candidate"))]
+        start = offset = len(request.messages)
+        for said in candidates or [[]]:
+            visible = for_rules((*request.messages, *said), self._guardrails.thoughts)
+            try:
+                judged = self._engine.check(self._check(exchange, visible))
+                verdict = judged if isinstance(judged, Verdict) else await judged
+            except (EngineUnavailable, Unauthenticated) as error:
+                log.warning("what an exchange left cannot be checked, so nothing is masked in its trace: %s", error)
+                return
+            placed = _placed(verdict, start, offset - start)
+            self._masker.hide_ended(exchange, [one for one in placed.violations if one.action == "mask"])
+            offset += len(said)
 
     async def _ask(
         self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], messages: Sequence[Message]
