@@ -274,12 +274,12 @@ class Masker:
         """Return ``file``, as it came, masked. Raises CannotMask for one that cannot be changed."""
         return await off_loop(len(file.data or b""), mask_file, file, masks.of(None))
 
-    def restore_names(self, masks: Masks, body: bytes) -> bytes:
+    def restore_names(self, masks: Masks, body: bytes, most_added: int) -> bytes:
         """Return ``body``, about an object that Gemini keeps, with values in place of placeholders.
 
-        Anything but a JSON object is returned as it is.
+        Anything but a JSON object is returned as it is, and so is one that would grow by more than ``most_added``.
         """
-        editor = FrameEditor(WholeBodyFraming(), Restoring(masks), places=BodyPlaces())
+        editor = FrameEditor(WholeBodyFraming(), Restoring(masks), places=BodyPlaces(), most_added=most_added)
         try:
             return editor.edit(body)
         except DecodeError:

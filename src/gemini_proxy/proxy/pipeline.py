@@ -293,7 +293,7 @@ class Pipeline:
         """Return a response that no model wrote, such as the name of a cache, with the values that were masked."""
         if exchange.masks is None or self._guardrails.restore == "off":
             return body
-        return self._masker.restore_names(exchange.masks, body)
+        return self._masker.restore_names(exchange.masks, body, self._max_response_bytes)
 
     async def send(self, exchange: Exchange, leaving: bytes) -> None:
         """Send the client what may leave; before the first of it the head, with the coverage so far."""
