@@ -294,11 +294,12 @@ class Masker:
 
         What is not known to be the client's own comes back in no later exchange.
         """
-        sent = exchange.masks.placeholders if exchange.masks else {}
+        before = exchange.masks
+        sent = before.placeholders.keys() - before.unsent if before is not None else frozenset[str]()
         self._hide(exchange, exchange.messages, violations)
         if exchange.masks is not None:
             placeholders = exchange.masks.placeholders
-            exchange.masks = Masks(placeholders, unsent=[value for value in placeholders if value not in sent])
+            exchange.masks = Masks(placeholders, unsent=placeholders.keys() - sent)
 
     def _hide(self, exchange: Exchange, messages: Sequence[Message], violations: Sequence[Violation]) -> None:
         for violation in violations:

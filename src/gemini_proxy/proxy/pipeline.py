@@ -30,6 +30,7 @@ from gemini_proxy.gemini.refusal import (
 )
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.response_fields import counts_in
+from gemini_proxy.gemini.uploads import UploadedFile
 from gemini_proxy.gemini.upstream_fault import error_in
 from gemini_proxy.gemini.wire import ARRAY_TYPE, SSE_TYPE
 from gemini_proxy.guardrails.addresses import message_of
@@ -488,16 +489,7 @@ class Pipeline:
                 noted += violations
             if not wanted and (rounds or not masks.placeholders):
                 break
-            try:
-                if wanted:
-                    masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
-                if file is not None:
-                    exchange.file = await self._masker.mask_file(file, masks)
-                else:
-                    exchange.body = await self._masker.mask_request(exchange, body, masks)
-            except CannotMask as error:
-                self._masker.hide_refused(exchange, wanted)
-                raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
+            masks = await self._mask_again(exchange, body, file, masks, wanted, rounds)
             if not wanted and exchange.body == body:
                 break
             rounds += 1
@@ -514,6 +506,31 @@ class Pipeline:
         if noted:
             size = masked_bytes(exchange)
             exchange.violations.extend(await off_loop(size, moved_in_request, noted, masks, original))
+
+    async def _mask_again(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        file: UploadedFile | None,
+        masks: RequestMasks,
+        wanted: Sequence[Violation],
+        rounds: int,
+    ) -> RequestMasks:
+        """Mask the request, from the ``body`` or ``file`` that the client sent, and return all that is masked in it.
+
+        Raises a refusal if something in it cannot be masked.
+        """
+        try:
+            if wanted:
+                masks = await self._masker.add(exchange, masks, wanted, rounds=rounds)
+            if file is not None:
+                exchange.file = await self._masker.mask_file(file, masks)
+            else:
+                exchange.body = await self._masker.mask_request(exchange, body, masks)
+        except CannotMask as error:
+            self._masker.hide_refused(exchange, wanted)
+            raise self._violated(exchange, "request", wanted, f"cannot be masked: {error}") from None
+        return masks
 
     async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:
         """Return the violations of a request about which something is to be done."""
@@ -550,7 +567,8 @@ class Pipeline:
         try:
             yield
         except Refused:
-            self._masker.hide_ended(exchange, [one for one in violations if one.action == "mask"])
+            if wanted := [one for one in violations if one.action == "mask"]:
+                self._masker.hide_ended(exchange, wanted)
             raise
 
     async def _hide_unchecked(self, exchange: Exchange) -> None:
