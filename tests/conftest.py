@@ -21,7 +21,7 @@ from tests.support.sqlite import make_database
 from tests.support.upstream import ScriptedUpstream
 
 # Time tells of the machine, which may be busy with something else for as long as a deadline allows.
-hypothesis.settings.register_profile("any machine", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=35)
 hypothesis.settings.load_profile("any machine")
 
 

@@ -280,7 +280,7 @@ MEMBERS: dict[str, st.SearchStrategy[Any]] = {
 BODIES = st.fixed_dictionaries({}, optional={name: some | ANYTHING for name, some in MEMBERS.items()})
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(route=st.sampled_from(WRITING), body=BODIES)
 def test_whatever_members_hold_there_is_an_answer_of_the_contract(
     server: _Server, route: tuple[str, str], body: dict[str, Any]

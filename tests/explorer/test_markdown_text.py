@@ -39,7 +39,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     st.lists(WORDS, max_size=25).map("".join), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=3)
 )

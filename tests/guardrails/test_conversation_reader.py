@@ -75,7 +75,7 @@ def found(messages: Sequence[Message], reader: ConversationReader) -> list[Any]:
     return [(violation.message, violation.guardrail.name, violation.ranges) for violation in verdict.violations]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(REQUESTS, st.lists(RESPONSES, min_size=1, max_size=3))
 def test_checks_find_the_same_however_much_was_read_before(
     request_messages: list[Message], responses: list[list[Message]]

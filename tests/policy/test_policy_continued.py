@@ -77,7 +77,7 @@ def read(messages: Sequence[Message], answered: Mapping[int, tuple[int, int]] | 
     return outcome(conversation)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(MESSAGES, max_size=9), st.lists(st.integers(0, 9), min_size=1, max_size=3), st.booleans())
 def test_a_conversation_that_goes_on_is_the_whole_one(messages: list[Message], ends: list[int], link: bool) -> None:
     """Wherever it is cut, violations, ranges and costs are those of the conversation that is read at once."""

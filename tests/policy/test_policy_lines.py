@@ -24,7 +24,7 @@ TEXTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(TEXTS)
 def test_detectors_find_in_many_texts_what_they_find_in_each(texts: list[str]) -> None:
     """But for texts of one letter each, which are read together."""

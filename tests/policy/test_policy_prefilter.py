@@ -167,7 +167,7 @@ def outcome(policy: Policy, messages: list[Any], rules: Any) -> Any:
 
 
 @given(RULES_AND_MESSAGES, st.integers(0, 5))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_check_finds_the_same_with_and_without_it(drawn: tuple[list[str], list[Any]], first: int) -> None:
     """Whatever the rule and the messages: the same violations with the same ranges, or the same error. Also where the
     first messages were seen before and need not be seen again, wherever that is.
@@ -184,7 +184,7 @@ def test_a_check_finds_the_same_with_and_without_it(drawn: tuple[list[str], list
 
 
 @given(st.lists(lines_about("Message"), min_size=1, max_size=2), st.lists(TEXTS, min_size=1, max_size=5), st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_session_judges_the_same_with_and_without_it(
     rules: list[list[str]], pieces: list[str], data: st.DataObject
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_session_judges_the_same_with_and_without_it(
 
 
 @given(PATTERNS, TEXTS)
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_a_pattern_needs_is_wherever_it_matches(pattern: str, text: str) -> None:
     """In the JSON of the text, and in the text itself."""
     needs = needed_by_pattern(pattern)
@@ -225,7 +225,7 @@ def test_what_a_text_needs_is_wherever_it_stands(text: str) -> None:
 
 
 @given(st.characters(exclude_categories=["Cs"]))
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_json_writes_all_other_characters_as_they_are(char: str) -> None:
     """Which is why needs are looked for in it."""
     assert char in '"\\' or char < " " or orjson.dumps(char).decode() == f'"{char}"'

@@ -46,14 +46,14 @@ def load(text: str) -> None:
 
 
 @given(st.text() | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_loads_or_is_a_policy_error(text: str) -> None:
     """Whatever the text."""
     load(text)
 
 
 @given(st.sampled_from(VALID), st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_policy_loads_or_is_a_policy_error(text: str, data: st.DataObject) -> None:
     """Cut, doubled or spliced anywhere."""
     for _ in range(data.draw(st.integers(1, 3))):
@@ -78,7 +78,7 @@ NUMBERS = st.recursive(
 
 
 @given(NUMBERS, st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_expressions_mean_what_python_means(text: str, a: int, b: int, c: int) -> None:
     """Random boolean, comparison and arithmetic expressions, with operands in any shape."""
     # Of a list before "in" each item is looked for.
@@ -103,7 +103,7 @@ TEXTS = st.text(alphabet="abé😀\n \t1@.", max_size=30)
     st.lists(TEXTS.filter(bool), min_size=1, max_size=5),
     st.sampled_from(["a", "é", "😀+", r"\\d", "b.", r"\\w+@", "a|b", r"\\s", "[^a]", ""]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_ranges_hold_the_match(texts: list[str], pattern: str) -> None:
     """Each range of a find is, in the message, what the same search in Python finds there, in order."""
     import re
@@ -125,7 +125,7 @@ DATA = st.recursive(
 
 
 @given(DATA, st.sampled_from(["a", "é", "😀"]))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_data_of_any_shape_is_scanned(data: Any, needle: str) -> None:
     """A text anywhere in a tool's output or a call's arguments is found, and its range holds it."""
     messages = [assistant("", call("f", {"deep": data})), output({"deep": data})]
@@ -152,7 +152,7 @@ def strings(data: Any) -> list[str]:
         max_size=4,
     )
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_messages_are_read_or_refused(messages: list[Any]) -> None:
     """Anything in place of messages is a conversation or a ConversationError."""
     try:
@@ -172,7 +172,7 @@ def distance(query: str, text: str) -> int:
 
 
 @given(st.text(alphabet="abc", min_size=1, max_size=8), st.text(alphabet="abc", max_size=20), st.integers(0, 3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_fuzzy_search_is_edit_distance(query: str, text: str, allowed: int) -> None:
     """The bit vectors agree with the table."""
     found = search(query, text, allowed, Meter(Budget()))

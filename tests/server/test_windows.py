@@ -34,7 +34,7 @@ from tests.proxy.responses import (
 )
 
 OVERLAP = 40
-EXAMPLES = int(os.environ.get("WINDOW_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("WINDOW_EXAMPLES", "100"))
 CALL = {"functionCall": {"name": "good", "args": {"to": "a"}}}
 BAD_CALL = {"functionCall": {"name": "bad", "args": {}}}
 CODE = {"executableCode": {"language": "PYTHON", "code": "print(1)"}}
