@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, insert_into
 from gemini_proxy.traces.schema import budgets
 
 MOST_ASKS: Final = 500
@@ -101,9 +100,8 @@ def _settle(
     keys = [(client_digest(ask.client), ask.kind, ask.ends) for ask in asks]
     # Every transaction comes to its rows in the same order, so that none waits for one that waits for it.
     rows = sorted({*keys, (process, _PROCESS, until)})
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     new = [{"client": client, "kind": kind, "ends": ends, "taken": 0.0} for client, kind, ends in rows]
-    connection.execute(insert(budgets).on_conflict_do_nothing(), new)
+    connection.execute(insert_into(budgets, connection.dialect.name).on_conflict_do_nothing(), new)
     count = select(func.count(budgets.c.client.distinct())).where(budgets.c.kind == _PROCESS, budgets.c.ends > now)
     processes = max(1, connection.execute(count).scalar_one())
     if not asks:

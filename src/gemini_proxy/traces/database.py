@@ -3,9 +3,11 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, func, make_url, select
+from sqlalchemy import URL, Connection, Insert, Table, func, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -161,6 +163,22 @@ def parsed_url(url: str) -> URL:
         return make_url(url)
     except (ArgumentError, ValueError):
         raise StoreError("the database URL is not one") from None
+
+
+def insert_into(table: Table, dialect: str) -> "postgresql.Insert | sqlite.Insert":
+    """Return an insert of the dialect, which may say what to do where a row has the key already."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@cache
+def upsert(table: Table, dialect: str) -> Insert:
+    """Return an insert that takes the place of the row with the same primary key.
+
+    It is made once: each statement that is made leaves cycles of objects to the garbage collector.
+    """
+    insert, key = insert_into(table, dialect), list(table.primary_key.columns)
+    changed = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=key, set_=changed)
 
 
 def serialise_writers(connection: Connection) -> None:

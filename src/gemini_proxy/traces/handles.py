@@ -9,13 +9,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Insert, RowMapping, bindparam, delete, func, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, tuple_, update
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, upsert
 from gemini_proxy.traces.queries import whole_traces
 from gemini_proxy.traces.rows import dump, load
 from gemini_proxy.traces.schema import datasets, handles, traces
@@ -105,7 +103,9 @@ class Handles:
         """Keep a handle in the place of one of the same name, which Google has given away again."""
         if len(handle.name) <= MAX_NAME:
             row = _row(handle)
-            await self._database.write(lambda connection: connection.execute(_upsert(connection.dialect.name), row))
+            await self._database.write(
+                lambda connection: connection.execute(upsert(handles, connection.dialect.name), row)
+            )
 
     async def find(self, holder: Holder, kind: Kind, name: str) -> Handle | None:
         """Return the holder's handle of that name, None for a name that is not known. Raises ForeignHandle."""
@@ -169,13 +169,6 @@ _DELETE_OLD: Final = delete(handles).where(
         select(*(handles.c[name] for name in _KEY)).where(handles.c.expires < bindparam("before")).limit(_DELETED)
     )
 )
-
-
-@cache
-def _upsert(dialect: str) -> Insert:
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(handles)
-    changed = {column.name: insert.excluded[column.name] for column in handles.c if column.name not in _KEY}
-    return insert.on_conflict_do_update(index_elements=_KEY, set_=changed)
 
 
 def _is(holder: Holder, kind: Kind, name: str) -> "tuple[Any, ...]":

@@ -14,12 +14,11 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, insert, select
 from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, String, TypeEngine
 
-from gemini_proxy.traces.database import WRITERS_LOCK, serialise_writers
+from gemini_proxy.traces.database import WRITERS_LOCK, serialise_writers, upsert
 from gemini_proxy.traces.datasets import deal, known_places, places, reservations
 from gemini_proxy.traces.errors import RowRejected
-from gemini_proxy.traces.masked_values import insert_sealed
 from gemini_proxy.traces.rows import ANNOTATION_KEYS, JOB_KEYS, TRACE_KEYS, TraceRow
-from gemini_proxy.traces.schema import annotations, jobs, traces
+from gemini_proxy.traces.schema import annotations, jobs, masked_values, traces
 from gemini_proxy.traces.value_keys import SealedValue
 
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
@@ -247,7 +246,7 @@ def _statements(dialect: Dialect) -> _Statements:
         _compile(insert(traces), TRACE_KEYS, dialect),
         _compile(insert(annotations), ("trace", "dataset", *ANNOTATION_KEYS[1:]), dialect),
         _compile(insert(jobs).values(trace=_TRACE_SEQ), JOB_KEYS, dialect),
-        _compile(insert_sealed(dialect.name), SealedValue._fields, dialect),
+        _compile(upsert(masked_values, dialect.name), SealedValue._fields, dialect),
         str(_NUMBER.compile(dialect=dialect)),
     )
 

@@ -5,10 +5,9 @@ from collections.abc import Collection
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Connection, Delete, Insert, Table, bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Delete, Table, bindparam, delete, select
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, upsert
 
 _MOST_DIGESTS: Final = 100
 """Digests of one exchange that are remembered."""
@@ -31,7 +30,7 @@ class KnownDigests:
         rows = [{"digest": digest, "at": now} for digest in sorted(digests)[:_MOST_DIGESTS]]
 
         def work(connection: Connection) -> None:
-            connection.execute(_upsert(self._table, connection.dialect.name), rows)
+            connection.execute(upsert(self._table, connection.dialect.name), rows)
             connection.execute(_delete_old(self._table), {"before": now - _KEPT})
 
         if rows:
@@ -48,9 +47,3 @@ class KnownDigests:
 def _delete_old(table: Table) -> Delete:
     old = select(table.c.digest).where(table.c.at < bindparam("before")).limit(_DELETED)
     return delete(table).where(table.c.digest.in_(old))
-
-
-@cache
-def _upsert(table: Table, dialect: str) -> Insert:
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
-    return insert.on_conflict_do_update(index_elements=["digest"], set_={"at": insert.excluded.at})

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Double, cast, delete, exists, extract, func, literal, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, insert_into
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.schema import leases
 
@@ -109,8 +108,7 @@ def take(connection: Connection, name: str, holder: str, term: float) -> bool:
     # Those who only wait for it write nothing: each of them asks once a second, and a write has to reach the disk.
     if connection.scalar(select(literal(1)).where(exists().where(*others))) is not None:
         return False
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    new = insert(leases).values(name=name, holder=holder, until=now + term)
+    new = insert_into(leases, connection.dialect.name).values(name=name, holder=holder, until=now + term)
     free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > now + term)
     taken = new.on_conflict_do_update(
         index_elements=[leases.c.name],

@@ -17,7 +17,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Delete,
-    Insert,
     Update,
     bindparam,
     delete,
@@ -26,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gemini_proxy.traces.audit import AuditLog, Change
 from gemini_proxy.traces.database import Database
@@ -249,13 +247,6 @@ def _is_value(row: SealedValue) -> bool:
 async def forget_old_values(database: Database, now: float) -> None:
     """Delete a bounded number of values whose time is over."""
     await database.write(lambda connection: connection.execute(_DELETE_OLD, {"before": now}))
-
-
-def insert_sealed(dialect: str) -> Insert:
-    """Return the statement that keeps a sealed value in the place of the one that was there."""
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(masked_values)
-    changed = {column.name: insert.excluded[column.name] for column in masked_values.c if column.name not in _KEY}
-    return insert.on_conflict_do_update(index_elements=_KEY, set_=changed)
 
 
 def forget_values_of(connection: Connection, owner: str, dataset: str) -> None:

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, RowMapping, case, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gemini_proxy.policy import tool_declaration
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.audit import UNKNOWN, Change, append
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, insert_into
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.schema import datasets, pinned_tools
@@ -258,12 +257,11 @@ def _learn(connection: Connection, seen: DeclaredTools) -> None:
 
 def _pin(connection: Connection, dataset: int, tools: Mapping[str, Declared]) -> None:
     """Pin tools, but those that another process has pinned meanwhile."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     rows = [
         {"dataset": dataset, "name": name, "digest": tool.digest, "text": tool.text, "at": tool.at}
         for name, tool in tools.items()
     ]
-    connection.execute(insert(pinned_tools).on_conflict_do_nothing(), rows)
+    connection.execute(insert_into(pinned_tools, connection.dialect.name).on_conflict_do_nothing(), rows)
 
 
 def _keep_change(connection: Connection, dataset: int, name: str, declared: Declared) -> None:
