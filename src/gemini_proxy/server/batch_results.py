@@ -6,12 +6,10 @@ from typing import Final
 from aiohttp import web
 
 from gemini_proxy.gemini.batches import has_output, results_file, results_request
-from gemini_proxy.proxy.credentials import client_of
 from gemini_proxy.proxy.exchange import Exchange, Made
-from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
-from gemini_proxy.server.app_keys import ADDRESS, CALL, CONFIG, CREDENTIALS, MEMORY, OWNER, SETUPS, UPSTREAM
-from gemini_proxy.server.exchanges import configured_key, run_exchange
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, MEMORY, OWNER, SETUPS, UPSTREAM
+from gemini_proxy.server.exchanges import new_exchange, run_exchange
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.handles import Handle, Kind
 
@@ -34,7 +32,7 @@ async def relay_results(request: web.Request) -> web.StreamResponse:
         request.app[MEMORY].freed(upstream.received)
     if upstream.status >= 400 or not has_output(answer):
         return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
-    exchange = _exchange(request)
+    exchange = new_exchange(request)
 
     async def read() -> None:
         await _read(request, exchange, setup, name)
@@ -57,7 +55,7 @@ async def relay_result_file(
 
     ``first`` is the part of it that has been read. The handle says which batch it is of.
     """
-    setup, exchange = request.app[SETUPS].current, _exchange(request)
+    setup, exchange = request.app[SETUPS].current, new_exchange(request)
 
     async def read() -> None:
         await _read(request, exchange, setup, handle.details.get("results_of") if handle else None)
@@ -76,11 +74,6 @@ async def relay_result_file(
         return await run_exchange(request, exchange, setup, read, check)
     finally:
         request.app[MEMORY].freed(upstream.received)
-
-
-def _exchange(request: web.Request) -> Exchange:
-    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
-    return Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
 
 
 async def _read(request: web.Request, exchange: Exchange, setup: Setup, batch: str | None) -> None:

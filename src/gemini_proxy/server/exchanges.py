@@ -7,9 +7,24 @@ from aiohttp import web
 
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
+from gemini_proxy.proxy.credentials import client_of
 from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.upstream import UpstreamClient
-from gemini_proxy.server.app_keys import CONFIG, EXCHANGE, PIPELINE, STATE, TASKS, TELEMETRY, UPSTREAM, VERTEX
+from gemini_proxy.server.app_keys import (
+    ADDRESS,
+    CALL,
+    CONFIG,
+    CREDENTIALS,
+    EXCHANGE,
+    OWNER,
+    PIPELINE,
+    STATE,
+    TASKS,
+    TELEMETRY,
+    UPSTREAM,
+    VERTEX,
+)
 from gemini_proxy.server.interactions import delete_refused
 from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
@@ -24,6 +39,13 @@ def configured_key(request: web.Request) -> str | None:
     """Return the operator's own Gemini key."""
     key = request.app[CONFIG].upstream.api_key
     return key.get_secret_value() if key else None
+
+
+def new_exchange(request: web.Request) -> Exchange:
+    """Return an exchange for a request whose call and credentials have been read."""
+    credentials = request[CREDENTIALS]
+    client = client_of(credentials, configured_key(request), request[ADDRESS])
+    return Exchange(request[CALL], credentials, ClientResponse(request), request[OWNER], client)
 
 
 def upstream_of(request: web.Request, call: ModelCall) -> UpstreamClient:

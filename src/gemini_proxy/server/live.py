@@ -28,25 +28,22 @@ from gemini_proxy.errors import (
 )
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.live.answers import close_reason, go_away
-from gemini_proxy.proxy.credentials import client_of, goes_as_bearer
+from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings, SessionTooLarge
-from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import upstream_headers, vertex_url
 from gemini_proxy.sections import Upstream as UpstreamConfig
 from gemini_proxy.server.app_keys import (
-    ADDRESS,
     CALL,
     CREDENTIALS,
     LIMITER,
-    OWNER,
     SETUPS,
     STATE,
     TASKS,
     TELEMETRY,
 )
-from gemini_proxy.server.exchanges import configured_key
+from gemini_proxy.server.exchanges import new_exchange
 from gemini_proxy.server.limiter import Visit
 from gemini_proxy.server.middlewares import charged_client
 from gemini_proxy.server.reload import Setup
@@ -176,7 +173,7 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
         )
     if request.app[STATE].draining:
         raise Unavailable("The proxy is shutting down")
-    first = _new_exchange(request)
+    first = new_exchange(request)
     first.rules = await setup.reader.read_rules(first, request.headers)
     headers = upstream_headers(
         request.headers,
@@ -193,11 +190,6 @@ async def serve_session(request: web.Request) -> web.StreamResponse:
 
 _TOKEN: Final = "auth_tokens/"
 _NOT_FORWARDED: Final = frozenset({"accept-encoding", "content-type"})
-
-
-def _new_exchange(request: web.Request) -> Exchange:
-    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
-    return Exchange(request[CALL], request[CREDENTIALS], ClientResponse(request), request[OWNER], client)
 
 
 class _Relay:
@@ -232,8 +224,8 @@ class _Relay:
             max_bytes=live.max_session_bytes,
         )
 
-        def new_exchange() -> Exchange:
-            exchange = _new_exchange(request)
+        def exchange_of_turn() -> Exchange:
+            exchange = new_exchange(request)
             exchange.rules, exchange.conversation = first.rules, first.id
             return exchange
 
@@ -242,7 +234,9 @@ class _Relay:
                 exchange.spans = telemetry.begin(exchange, None)
 
         remember = setup.keeper.remember
-        self._session = LiveSession(setup.pipeline, setup.reader, settings, new_exchange, self._spend, remember, begin)
+        self._session = LiveSession(
+            setup.pipeline, setup.reader, settings, exchange_of_turn, self._spend, remember, begin
+        )
 
     async def run(self) -> None:
         """Serve the session until either side ends it. Its last trace is written, or under way, when this returns."""

@@ -12,9 +12,7 @@ from gemini_proxy.gemini.doors import Method
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.proxy.credentials import client_of, goes_as_token, own_key, read_credentials
-from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.response import ClientResponse
+from gemini_proxy.proxy.credentials import goes_as_token, own_key, read_credentials
 from gemini_proxy.server.app_keys import (
     ADDRESS,
     AUTHENTICATION,
@@ -30,7 +28,7 @@ from gemini_proxy.server.app_keys import (
     UPLOAD,
     UPLOADS,
 )
-from gemini_proxy.server.exchanges import configured_key, operators_key, run_exchange
+from gemini_proxy.server.exchanges import configured_key, new_exchange, operators_key, run_exchange
 from gemini_proxy.server.limits import Client
 from gemini_proxy.server.uploads import pass_on
 from gemini_proxy.traces.datasets import UNNAMED
@@ -163,9 +161,7 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     row = call.row
     if row.bare or row.kept or row.transport in ("upload", "websocket"):
         return await handler(request)
-    credentials = request[CREDENTIALS]
-    client = client_of(credentials, configured_key(request), request[ADDRESS])
-    exchange = Exchange(call, credentials, ClientResponse(request), request[OWNER], client)
+    exchange = new_exchange(request)
     setup = request.app[SETUPS].current
     return await run_exchange(
         request, exchange, setup, partial(setup.reader.read, exchange, request), partial(handler, request)
