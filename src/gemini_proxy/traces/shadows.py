@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
@@ -25,6 +25,9 @@ MAX_SHADOWS: Final = 10
 MAX_DIFFERENCES: Final = 1_000
 """Exchanges that are kept of one shadow in which the two found something else, the newest ones."""
 _COUNTS: Final = ("compared", "both", "only_old", "only_new", "action_differs", "ranges_differ", "failed", "skipped")
+_FOUND: Final = (*_COUNTS, "milliseconds", "slowest", "failure")
+_DESCRIBING: Final = ("policy", "name", "content", "action", "share", "started", "by", "since")
+"""Columns of a comparison, and those of the shadow itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,10 @@ class Shadows:
         """Return a dataset's shadows, the oldest first."""
         return await self._database.read(lambda connection: running(connection, dataset.seq))
 
+    async def of_policy(self, dataset: Dataset, policy: str) -> StoredShadow | None:
+        """Return the shadow of a policy; None if it has none."""
+        return next((shadow for shadow in await self.of(dataset) if shadow.policy == policy), None)
+
     async def start(
         self,
         dataset: Dataset,
@@ -187,7 +194,7 @@ class Shadows:
             connection.execute(update(policy_shadows).where(policy_shadows.c.seq == before.seq).values(share=share))
             shares = {"share": before.share}, {"share": share}
             append(connection, _change("shadow.changed", dataset, by, before, *shares))
-            return next(shadow for shadow in running(connection, dataset.seq) if shadow.policy == policy)
+            return replace(before, share=share)
 
         return await self._database.write(work)
 
@@ -246,6 +253,11 @@ class Shadows:
         await self._database.write(work)
 
 
+def difference_kind(name: str | None) -> DifferenceKind | None:
+    """Return the kind with that name; None if there is none."""
+    return next((kind for kind in DIFFERENCE_KINDS if kind == name), None)
+
+
 def running(connection: Connection, dataset: int) -> list[StoredShadow]:
     """Return the shadows of the dataset with that number, the oldest first."""
     query = select(policy_shadows).where(policy_shadows.c.dataset == dataset).order_by(policy_shadows.c.seq)
@@ -257,14 +269,7 @@ def begin_again(connection: Connection, policy: str) -> None:
     row = connection.execute(select(policy_shadows).where(policy_shadows.c.policy == policy).with_for_update()).first()
     if row is not None:
         connection.execute(delete(policy_shadows).where(policy_shadows.c.seq == row.seq))
-        old = _shadow(row._mapping)
-        _insert(
-            connection,
-            row.dataset,
-            StoredShadow(
-                0, policy, old.name, old.content, old.action, old.share, old.started, old.by, time.time(), Comparisons()
-            ),
-        )
+        _insert(connection, row.dataset, replace(_shadow(row._mapping), since=time.time(), found=Comparisons()))
 
 
 def end(connection: Connection, dataset: Dataset, policy: str, by: str) -> bool:
@@ -314,10 +319,9 @@ def _remove(
 
 
 def _insert(connection: Connection, dataset: int, shadow: StoredShadow) -> StoredShadow:
-    names = ("policy", "name", "content", "action", "share", "started", "by", "since")
-    counts: dict[str, Any] = {**dict.fromkeys(_COUNTS, 0), "milliseconds": 0.0, "slowest": 0.0, "failure": ""}
-    values = {name: getattr(shadow, name) for name in names}
-    made = insert(policy_shadows).values(dataset=dataset, **values, **counts).returning(policy_shadows)
+    values = {name: getattr(shadow, name) for name in _DESCRIBING}
+    found = {name: getattr(shadow.found, name) for name in _FOUND}
+    made = insert(policy_shadows).values(dataset=dataset, **values, **found).returning(policy_shadows)
     return _shadow(connection.execute(made).mappings().one())
 
 
@@ -328,7 +332,7 @@ def _count(connection: Connection, seq: int, more: Comparisons) -> bool:
     if row is None:
         return False
     found = _shadow(row).found.with_more(more)
-    values = {name: getattr(found, name) for name in (*_COUNTS, "milliseconds", "slowest", "failure")}
+    values = {name: getattr(found, name) for name in _FOUND}
     connection.execute(update(policy_shadows).where(c.seq == seq).values(**values))
     return True
 
@@ -367,9 +371,8 @@ def _difference(row: RowMapping) -> Difference:
 
 
 def _shadow(row: RowMapping) -> StoredShadow:
-    names = ("seq", "policy", "name", "content", "action", "share", "started", "by", "since")
-    counted = {name: row[name] for name in (*_COUNTS, "milliseconds", "slowest", "failure")}
-    return StoredShadow(**{name: row[name] for name in names}, found=Comparisons(**counted))
+    found = Comparisons(**{name: row[name] for name in _FOUND})
+    return StoredShadow(**{name: row[name] for name in ("seq", *_DESCRIBING)}, found=found)
 
 
 def _described(shadow: StoredShadow) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gemini_proxy.explorer.api.response_bodies import (
 from gemini_proxy.explorer.app_keys import POLICIES, SHADOWS
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
-from gemini_proxy.traces.shadows import DIFFERENCE_KINDS, StoredShadow
+from gemini_proxy.traces.shadows import StoredShadow, difference_kind
 
 MAX_DIFFERENCES_LISTED: Final = 100
 """Differences in one response; each has the violations of both versions."""
@@ -73,7 +73,7 @@ async def list_differences(call: ApiCall) -> list[ShadowDifferenceView]:
     """List exchanges in which a shadow and the rule in force differ, the newest first."""
     call.require_operator()
     shadow = await _running(call, await dataset_by_id(call), call.id("policy_id", NO_SHADOW))
-    kind = next((kind for kind in DIFFERENCE_KINDS if kind == call.request.query.get("kind")), None)
+    kind = difference_kind(call.request.query.get("kind"))
     limit = call.number("limit", MAX_DIFFERENCES_LISTED, MAX_DIFFERENCES_LISTED)
     before = call.number("before", 0, 10**15) or None
     found = await call.app[SHADOWS].differences(shadow.seq, limit, before, kind)
@@ -114,7 +114,7 @@ async def end_shadow(call: ApiCall) -> MessageView:
 
 async def _running(call: ApiCall, dataset: Dataset, policy: str) -> StoredShadow:
     """Return the shadow of a policy. Raise NotFound."""
-    for shadow in await call.app[SHADOWS].of(dataset):
-        if shadow.policy == policy:
-            return shadow
-    raise NotFound(NO_SHADOW)
+    found = await call.app[SHADOWS].of_policy(dataset, policy)
+    if found is None:
+        raise NotFound(NO_SHADOW)
+    return found

@@ -22,7 +22,7 @@ from gemini_proxy.explorer.app_keys import (
     SHADOWS,
     TRACES,
 )
-from gemini_proxy.explorer.pages.site import Form, PageVisit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import DATASET_GONE, Form, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import BATCH, MAX_TRIED, TRIALS, PolicyCheck
 from gemini_proxy.guardrails.plugins import installed_detectors
 from gemini_proxy.guardrails.rules import HEADER_NAME, Action, ToolFacts
@@ -143,7 +143,7 @@ async def add(visit: PageVisit) -> web.StreamResponse:
             dataset, draft.name, draft.content, enabled=draft.enabled, action=draft.action, by=visit.identity.named
         )
     except DatasetGone:
-        raise NotFound("The dataset has been deleted") from None
+        raise NotFound(DATASET_GONE) from None
     return see(f"{dataset_path(dataset)}/rules")
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.explorer.api.policy_api import version_of
 from gemini_proxy.explorer.app_keys import POLICIES, POLICY_VERSIONS
-from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import DATASET_GONE, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import TRIALS
 from gemini_proxy.traces.errors import DatasetGone
 from gemini_proxy.traces.policy_versions import PolicyVersion
@@ -75,7 +75,7 @@ async def restore(visit: PageVisit) -> web.StreamResponse:
     try:
         await visit.app[POLICIES].restore(dataset, version, by=visit.identity.named)
     except DatasetGone:
-        raise NotFound("The dataset has been deleted") from None
+        raise NotFound(DATASET_GONE) from None
     return see(f"{dataset_path(dataset)}/rules/{policy_id}/versions")
 
 

@@ -10,15 +10,14 @@ from gemini_proxy.explorer.api.shadow_api import CHANGED, NO_SHADOW
 from gemini_proxy.explorer.app_keys import GUARDRAILS, POLICIES, SHADOWS
 from gemini_proxy.explorer.pages.rule_pages import SHARE, Draft, editor
 from gemini_proxy.explorer.pages.rule_versions import shown_difference
-from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
+from gemini_proxy.explorer.pages.site import DATASET_GONE, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import TRIALS
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
-from gemini_proxy.traces.shadows import DIFFERENCE_KINDS, StoredShadow
+from gemini_proxy.traces.shadows import StoredShadow, difference_kind
 
 _SHOWN: Final = 50
 """Differences on one page."""
-_GONE: Final = "The dataset has been deleted"
 
 
 @page
@@ -27,7 +26,7 @@ async def shadow(visit: PageVisit) -> web.StreamResponse:
     visit.require_operator()
     dataset = await visit.dataset()
     shown = await _shadow(visit, dataset)
-    kind = next((kind for kind in DIFFERENCE_KINDS if kind == visit.query("kind")), None)
+    kind = difference_kind(visit.query("kind"))
     listed = await visit.app[SHADOWS].differences(shown.seq, _SHOWN + 1, visit.number("before"), kind)
     in_force = next((one for one in await visit.app[POLICIES].of(dataset) if one.id == shown.policy), None)
     return await visit.show(
@@ -92,7 +91,7 @@ async def promote(visit: PageVisit) -> web.StreamResponse:
     try:
         kept = await visit.app[POLICIES].promote(dataset, shown.policy, shown.seq, by=visit.identity.named)
     except DatasetGone:
-        raise NotFound(_GONE) from None
+        raise NotFound(DATASET_GONE) from None
     if kept is None:
         raise Conflict(CHANGED)
     return see(f"{dataset_path(dataset)}/rules/{shown.policy}/versions")
@@ -106,7 +105,7 @@ async def end(visit: PageVisit) -> web.StreamResponse:
     try:
         ended = await visit.app[SHADOWS].end(dataset, visit.id("id"), by=visit.identity.named)
     except DatasetGone:
-        raise NotFound(_GONE) from None
+        raise NotFound(DATASET_GONE) from None
     if not ended:
         raise NotFound(NO_SHADOW)
     return see(f"{dataset_path(dataset)}/rules")
@@ -124,18 +123,17 @@ async def _start(visit: PageVisit, policy_id: str | None) -> web.StreamResponse:
             dataset, draft.name, draft.content, draft.action, share, policy=policy_id, by=visit.identity.named
         )
     except DatasetGone:
-        raise NotFound(_GONE) from None
+        raise NotFound(DATASET_GONE) from None
     if started is None:
         raise NotFound("There is no such rule")
     return see(f"{dataset_path(dataset)}/rules/{started.policy}/shadow")
 
 
 async def _shadow(visit: PageVisit, dataset: Dataset) -> StoredShadow:
-    policy_id = visit.id("id")
-    for one in await visit.app[SHADOWS].of(dataset):
-        if one.policy == policy_id:
-            return one
-    raise NotFound(NO_SHADOW)
+    found = await visit.app[SHADOWS].of_policy(dataset, visit.id("id"))
+    if found is None:
+        raise NotFound(NO_SHADOW)
+    return found
 
 
 def _share(text: str) -> int:

@@ -35,6 +35,7 @@ from gemini_proxy.traces.keys import Identity
 
 Form = Mapping[str, str]
 
+DATASET_GONE: Final = "The dataset has been deleted"
 MAX_FORM: Final = 512_000
 """Bytes of a form: the longest policy with each of its characters escaped, and a little more."""
 _FIELDS: Final = 20
