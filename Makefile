@@ -11,6 +11,7 @@
 #   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
 #   make bench-fuzz                ten minutes of chance conversations against provenance and the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
+#   make bench-instructions        instructions of an exchange and of an event, the same on a busy machine; needs valgrind
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make bench-agentdojo           AgentDojo's attacks and honest tasks through the proxy under provenance.gr and confidential.gr, its declarations
 #                                  under pinned-tools.gr, in .venv-agentdojo; SUITES names others, ARGS=--direct checks without the proxy
@@ -33,7 +34,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-live bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-million bench-peers clients grammar vendor docs pictures oracle clean
+.PHONY: install run demo test test-fast fields coverage check bench bench-policies bench-lag bench-live bench-neighbours bench-detectors bench-fuzz bench-agentdojo bench-instructions bench-million bench-peers clients grammar vendor docs pictures oracle clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -117,6 +118,9 @@ bench-fuzz: $(VENV)/.installed-dev
 bench-agentdojo: $(VENV)/.installed-dev .venv-agentdojo/.installed
 	$(BIN)/python -m bench.agentdojo_report --python .venv-agentdojo/bin/python $(ARGS) $(SUITES)
 	$(BIN)/python -m bench.tool_declarations --python .venv-agentdojo/bin/python $(SUITES)
+
+bench-instructions: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.instructions $(ARGS)
 
 bench-million: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.million $(ARGS)

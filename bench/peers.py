@@ -56,8 +56,8 @@ litellm_settings:
 general_settings:
   dangerously_permit_weak_or_unset_master_key: true
 """
-_LITELLM_STARTS: Final = 90.0
-"""Seconds that LiteLLM may take to start."""
+_STARTS: Final = 90.0
+"""Seconds that a server may take to start: LiteLLM is slow, and so is what runs under another program."""
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -80,7 +80,8 @@ class Peer(StrEnum):
 class Setting:
     """What is measured. ``before`` is another checkout's folder, ``litellm`` that of an environment with LiteLLM.
 
-    ``policies`` are gemini-proxy's where they are not the bench's own.
+    ``policies`` are gemini-proxy's where they are not the bench's own. ``under`` is a command, and its arguments, that
+    runs each server as its last ones.
     """
 
     stream_check: str = "final"
@@ -88,6 +89,7 @@ class Setting:
     before: Path | None = None
     litellm: Path | None = None
     policies: tuple[Path, ...] = ()
+    under: tuple[str, ...] = ()
 
     @property
     def extra(self) -> Sequence[Peer]:
@@ -133,13 +135,17 @@ class Stage:
             case Peer.DIRECT:
                 yield upstream
             case Peer.PASS_THROUGH:
-                with serving(module("bench.passthrough", f"http://127.0.0.1:{upstream.process.port}"), log) as process:
+                argv = module("bench.passthrough", f"http://127.0.0.1:{upstream.process.port}")
+                with serving([*self._setting.under, *argv], log, timeout=_STARTS) as process:
                     yield Server(process)
             case Peer.BEFORE:
-                with serving(self._proxy(number, *self._setting.chosen_policies), log, source=self._source) as process:
+                with serving(
+                    self._proxy(number, *self._setting.chosen_policies), log, source=self._source, timeout=_STARTS
+                ) as process:
                     yield Server(process)
             case Peer.PROXY:
-                with serving(self._proxy(number, *self._setting.chosen_policies), log) as process:
+                argv = self._proxy(number, *self._setting.chosen_policies)
+                with serving(argv, log, timeout=_STARTS) as process:
                     yield Server(process)
             case Peer.WATCHED:
                 with serving(self._proxy(number), log) as process:
@@ -147,7 +153,7 @@ class Stage:
                     with watching(process.port) as audience:
                         yield Server(process, DATASET, audience)
             case Peer.LITELLM:
-                with serving(self._litellm(number), log, timeout=_LITELLM_STARTS) as process:
+                with serving(self._litellm(number), log, timeout=_STARTS) as process:
                     yield Server(process)
 
     @property
@@ -168,7 +174,7 @@ class Stage:
             stream_check=self._setting.stream_check,
         )
         file.write_text(text)
-        return module("gemini_proxy", "--config", str(file), "serve")
+        return [*self._setting.under, *module("gemini_proxy", "--config", str(file), "serve")]
 
     def _litellm(self, number: int) -> list[str]:
         """The command line of LiteLLM's proxy, which cannot choose a port by itself."""

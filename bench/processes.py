@@ -30,6 +30,11 @@ class ServerProcess:
         self.port = port
 
     @property
+    def pid(self) -> int:
+        """The process that was started, which may be another program that runs the server."""
+        return self._popen.pid
+
+    @property
     def cpu_seconds(self) -> float:
         """CPU time, user and system, of the process and its descendants so far. Resolution: a clock tick (10 ms)."""
         return cpu_seconds(self._popen.pid)
