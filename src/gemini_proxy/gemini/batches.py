@@ -209,7 +209,7 @@ def _operation(body: bytes) -> dict[str, Any]:
 
 
 class BatchReader:
-    """Reads the answer about a batch: its responses as one candidate, all else as what stands beside them."""
+    """Read the answer about a batch: its responses as one candidate, all else as what stands beside them."""
 
     carried_call = False
     has_open_call = False
@@ -317,7 +317,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 class ResultsReader:
-    """Reads the lines of a results file, each the response to one request, as one candidate."""
+    """Read the lines of a results file, each the response to one request, as one candidate."""
 
     carried_call = False
     has_open_call = False

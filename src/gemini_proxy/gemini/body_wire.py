@@ -26,7 +26,7 @@ def _as_it_is(payload: Payload) -> Iterable[Payload]:
 
 @dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Tells what one body says, by ``tell``. It is refused by HTTP 400, unless its client was shown life before."""
+    """Tell what one body says, by ``tell``. It is refused by HTTP 400, unless its client was shown life before."""
 
     tell: Callable[[Payload], Iterable[Payload]]
     carried_call: bool = False

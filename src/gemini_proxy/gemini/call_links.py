@@ -1,4 +1,4 @@
-"""Finds the call that an output answers, and gives every call an id of its own. Gemini gives none, or repeats them.
+"""Find the call that an output answers, and give every call its own id. Gemini gives none, or repeats them.
 
 Both work on messages as traces keep them, in which ids stand only where the wire gave them.
 """
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 class CallLinks:
-    """Links the calls and outputs of a conversation. Each step takes constant time on average, whatever the ids."""
+    """Link the calls and outputs of a conversation. Each step takes constant time on average, whatever the ids."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()

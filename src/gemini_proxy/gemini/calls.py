@@ -1,4 +1,4 @@
-"""Reads the model call that a request target names, by the table of doors.
+"""Read the model call that a request target names, by the table of doors.
 
 The raw path is matched: nothing is percent-decoded, so what was matched is what goes upstream. Any ``%``, ``..``, ``@``
 or second colon is outside the alphabet of model names and is a 404.

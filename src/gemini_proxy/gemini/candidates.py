@@ -1,4 +1,4 @@
-"""Puts one candidate of a response together from the events in which it came."""
+"""Put one candidate of a response together from the events in which it came."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ class Delta(NamedTuple):
 
 
 class Candidate:
-    """Puts one candidate together. Callers do not change what it returns, in which the ``args`` of an open call grow.
+    """Put one candidate together. Callers do not change what it returns, in which the ``args`` of an open call grow.
 
     ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known; ``finished``
     says that it ends the response, which does not go on elsewhere. ``fields`` has what its fields beside the content

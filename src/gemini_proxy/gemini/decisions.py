@@ -1,4 +1,4 @@
-"""Reads ``decisions``: closed questions about one input. The response has labels and numbers alone.
+"""Read ``decisions``: closed questions about one input. The response has labels and numbers alone.
 
 The input is a user's content, instructions and criteria are a system's. Source: the types of google-genai 3.6.
 """

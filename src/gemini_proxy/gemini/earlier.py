@@ -1,4 +1,4 @@
-"""Puts what a request refers to (a cache, a file, an earlier interaction) before its own messages, for every rule."""
+"""Put what a request refers to (a cache, a file, an earlier interaction) before its own messages, for every rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

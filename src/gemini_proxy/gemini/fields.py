@@ -1,6 +1,6 @@
-"""Reads Gemini's JSON as Google's parser does: camelCase or snake_case, one object where a list is meant.
+"""Read Gemini's JSON as Google's parser does: camelCase or snake_case, one object where a list is meant.
 
-Source: the ProtoJSON specification (both spellings of a name are accepted) and the behaviour of Google's parser, which
+Source: the ProtoJSON specification (both spellings of a name are accepted) and the behavior of Google's parser, which
 takes a single element in place of a list, flattens nested lists and skips nulls in them.
 """
 

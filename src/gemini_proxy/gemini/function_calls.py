@@ -1,4 +1,4 @@
-"""Puts the function calls of one candidate together, those included whose arguments are streamed.
+"""Put the function calls of one candidate together, those included whose arguments are streamed.
 
 Streamed arguments are values that come with a JSON path; together they make the object of arguments.
 """
@@ -131,7 +131,7 @@ def read_call(value: Any) -> dict[str, Any]:
 
 
 class StreamedArgs:
-    """Puts the arguments of one call together, from whole objects and from values by path.
+    """Put the arguments of one call together, from whole objects and from values by path.
 
     Strings for the same path are concatenated, other scalars replace each other. Replacing a string or a container
     would hide text that has come, and raises DecodeError.

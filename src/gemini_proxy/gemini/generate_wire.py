@@ -33,7 +33,7 @@ _OPAQUE: Final = frozenset({"data", "thoughtSignature", "thought_signature"})
 
 
 class GenerateReader:
-    """Passes on the payloads, which are what the merger reads."""
+    """Pass on the payloads as they are: the merger reads them."""
 
     carried_call = False
     has_open_call = False

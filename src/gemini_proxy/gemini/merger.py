@@ -1,4 +1,4 @@
-"""Puts a response together from the events in which it came."""
+"""Put a response together from the events in which it came."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_
 
 
 class Merger:
-    """Adds up ``GenerateContentResponse`` objects: text is a delta, counts are totals, what came once stays.
+    """Add up ``GenerateContentResponse`` objects: text is a delta, counts are totals, what came once stays.
 
     Names are read in camelCase and snake_case, null is absent. The cost of ``add`` is that of its payload; parts are
     put together when asked for.

@@ -1,4 +1,4 @@
-"""Makes the OpenAI-like message list that rules read and traces keep from Gemini contents.
+"""Make the OpenAI-like message list that rules read and traces keep from Gemini contents.
 
 A message is one of
 
@@ -47,7 +47,7 @@ _SERVER_OUTPUT = spellings("id", "toolType", "name", "response")
 
 
 class MessageList:
-    """Builds messages in the order of the wire, and names in ``unchecked`` what no rule can read of them.
+    """Build messages in the order of the wire, and name in ``unchecked`` what no rule can read of them.
 
     Raises BadRequest for parts that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Reads one part of a content whole: as text, a call, an output, media, or unchecked content."""
+"""Read one part of a content whole: as text, a call, an output, media, or unchecked content."""
 
 import base64
 import binascii

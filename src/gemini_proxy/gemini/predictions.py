@@ -1,4 +1,4 @@
-"""Reads ``predict`` and ``predictLongRunning``: prompts for pictures and videos, texts to embed, what comes of them.
+"""Read ``predict`` and ``predictLongRunning``: prompts for pictures and videos, texts to embed, what comes of them.
 
 The fields are those of google-genai 3.6 for Imagen, Veo and embeddings. A model of somebody's own behind an endpoint
 takes and returns what it likes: every string is text that is not known for something else, its name included.

@@ -1,4 +1,4 @@
-"""Writes refusals in the forms that every Gemini client shows, once, without retrying.
+"""Write refusals in the forms that every Gemini client shows, once, without retrying.
 
 A streamed refusal is one ordinary ``GenerateContentResponse`` event: a text part, a terminal finish reason and a finish
 message, so that clients show it and do not resume. The prompt feedback carries proto field names inside: clients that

@@ -1,4 +1,4 @@
-"""Reads a request body as the model will: everything in it becomes messages, or is named as unchecked content.
+"""Read a request body as the model will: everything in it becomes messages, or is named as unchecked content.
 
 A setting is text unless it is one of the fields that only steer the call (``_CONTROL``).
 """
@@ -163,7 +163,7 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
 
 
 class _ContentsReader:
-    """Reads one or several request objects into one message list.
+    """Read one or several request objects into one message list.
 
     ``ends`` are how many messages there were before the contents of the last request, and after each of them.
     """

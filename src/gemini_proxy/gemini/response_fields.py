@@ -145,7 +145,7 @@ _MAX_DEPTH: Final = 64
 
 
 class FieldTexts:
-    """Gathers what the fields of one object say in all its events: each string once, in order.
+    """Gather what the fields of one object say in all its events: each string once, in order.
 
     A string stays, whatever a later event says in the same field: clients have read the earlier event. ``size`` grows
     with every text, and with everything that cannot be checked.
@@ -285,7 +285,7 @@ def _is_control(shape: Any, value: Any) -> bool:
 
 
 class TokenTexts:
-    """Joins the tokens of ``logprobsResult`` to texts: the response again, and what else the model weighed."""
+    """Join the tokens of ``logprobsResult`` to texts: the response again, and what else the model weighed."""
 
     __slots__ = ("_chosen", "_ranks", "size")
 

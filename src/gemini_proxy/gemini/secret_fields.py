@@ -1,4 +1,4 @@
-"""Finds what a request gives Gemini's servers to log in elsewhere: header values, keys, tokens. Traces omit them."""
+"""Find what a request gives Gemini's servers to log in elsewhere: header values, keys, tokens. Traces omit them."""
 
 import re
 from collections.abc import Set

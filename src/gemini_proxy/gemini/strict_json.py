@@ -1,4 +1,4 @@
-"""Reads a JSON object in the one way that every parser reads it, or not at all.
+"""Read a JSON object in the one way that every parser reads it, or not at all.
 
 Google's front end concatenates repeated keys where other parsers keep the last one, so a body with a repeated key means
 two things and is refused. UTF-8 only; no byte order mark, no NaN, no lone surrogates, no trailing bytes.

@@ -172,7 +172,7 @@ def read_chunk(headers: Mapping[str, str]) -> Chunk:
 
 
 class TextTest:
-    """Tells from the bytes of a file, as they come, whether it is text: in UTF-8, or in what a mark at its start says.
+    """Tell from the bytes of a file, as they come, whether it is text: in UTF-8, or in what a mark at its start says.
 
     ``encoding`` is "" for bytes that are not text, such as any with a null character.
     """

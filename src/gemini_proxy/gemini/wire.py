@@ -25,7 +25,7 @@ The first item is the candidate's index, the second ``"argument"`` for an argume
 
 
 class ResponseReader(Protocol):
-    """Reads the frames of one response, in order. Stateful; the same for whole bodies, arrays and streams.
+    """Read the frames of one response, in order. Stateful; the same for whole bodies, arrays and streams.
 
     What a frame says is given to the ``Merger`` as payloads of a ``GenerateContentResponse``. Text is told as it comes.
     A function call that comes in pieces is told once it is whole; until then ``carried_call`` says of each frame that
@@ -73,7 +73,7 @@ class ResponseReader(Protocol):
 
 
 class TextPlaces(Protocol):
-    """Says where the texts of a response are, so that values in them can be masked and put back in the frames."""
+    """Say where the texts of a response are, so that values in them can be masked and put back in the frames."""
 
     def texts(self, payload: Payload) -> Iterable[str]:
         """Return the texts of a frame that run on from frame to frame."""

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class Framing(Protocol):
-    """Cuts a body that arrives in pieces into frames, at a cost linear in its length.
+    """Cut a body that arrives in pieces into frames, at a cost linear in its length.
 
     Both methods raise DecodeError for what cannot be read. Frames before a fault are not lost: the call that meets it
     behind good frames returns those, and the next call raises. After a fault a framing reads nothing more.
@@ -44,7 +44,7 @@ class Framing(Protocol):
 
 
 class FrameReader:
-    """Runs the steps of a framing so that no frame is lost with a fault, and a body takes time in line with its size.
+    """Run the steps of a framing so that no frame is lost with a fault, and a body takes time in line with its size.
 
     A flood of comments, blank lines or empty events would cost a hundred times what as many bytes cost otherwise.
     """

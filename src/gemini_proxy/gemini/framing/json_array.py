@@ -1,4 +1,4 @@
-"""Frames streamed bodies without ``alt=sse``: one JSON array, written element by element."""
+"""Frame streamed bodies without ``alt=sse``: one JSON array, written element by element."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class _Expects(Enum):
 
 
 class JsonArrayFraming:
-    """Makes a frame of each element with the separators before it. ``end`` makes a last one of the closing bracket.
+    """Make a frame of each element with the separators before it. ``end`` makes a last one of the closing bracket.
 
     A body that is a single JSON object (an error) is one frame.
     """

@@ -1,4 +1,4 @@
-"""Frames JSONL: a JSON object a line."""
+"""Frame JSONL: a JSON object a line."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class JsonLinesFraming:
-    """Makes a frame of each line with its line feed, without payload if it is blank. The last line needs none."""
+    """Make a frame of each line with its line feed, without payload if it is blank. The last line needs none."""
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._limit = max_frame_bytes

@@ -1,4 +1,4 @@
-"""Finds the end of a JSON object in bytes that arrive in pieces."""
+"""Find the end of a JSON object in bytes that arrive in pieces."""
 
 import re
 
@@ -9,7 +9,7 @@ _QUOTE, _BACKSLASH, _OPEN = b'"\\{'
 
 
 class ObjectScanner:
-    """Finds the end of one JSON object, looking at each byte a fixed number of times for any chunking.
+    """Find the end of one JSON object, looking at each byte a fixed number of times for any chunking.
 
     Only braces outside strings are counted; whether the bytes between are JSON is for the parser to say.
     """

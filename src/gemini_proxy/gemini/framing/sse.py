@@ -1,4 +1,4 @@
-"""Frames the bodies of ``alt=sse``, by the event stream format of the WHATWG HTML standard, section 9.2.
+"""Frame the bodies of ``alt=sse``, by the event stream format of the WHATWG HTML standard, section 9.2.
 
 Google ends a stream that fails on its side with a bare JSON object. That format has no such thing; it is read too.
 """
@@ -20,7 +20,7 @@ _OTHER_FIELDS = frozenset((b"", b"event", b"id", b"retry"))
 
 
 class SseFraming:
-    """Makes a frame of each event, its blank line included, and of each bare JSON object.
+    """Make a frame of each event, its blank line included, and of each bare JSON object.
 
     Line ends are CRLF, LF or CR in any mix. An event that ends in CR is complete without waiting for an LF behind
     it; that LF, further blank lines and the byte order mark come as frames of their own, without payload. ``data``
@@ -165,7 +165,7 @@ class SseFraming:
 
 
 class _LineEnds:
-    """Finds line ends in one piece of bytes, looking at each byte at most twice."""
+    """Find line ends in one piece of bytes, looking at each byte at most twice."""
 
     __slots__ = ("_line_feed", "_source")
 
@@ -183,7 +183,7 @@ class _LineEnds:
 
 
 class _EventLines:
-    """Reads the lines of one event as they come. Offsets count from the event's first byte."""
+    """Read the lines of one event as they come. Offsets count from the event's first byte."""
 
     __slots__ = ("_after_cr", "_data", "_line", "_reader", "_searched")
 

@@ -1,10 +1,10 @@
-"""Frames the body of a unary response: one JSON object."""
+"""Frame the body of a unary response: one JSON object."""
 
 from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, check_frame_size, decode_object
 
 
 class WholeBodyFraming:
-    """Makes one frame at the end of the body, without payload if that is blank."""
+    """Make one frame at the end of the body, without payload if that is blank."""
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._limit = max_frame_bytes

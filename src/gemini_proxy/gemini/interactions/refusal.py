@@ -1,4 +1,4 @@
-"""Writes refusals within a stream of the Interactions API, in the form that its clients show and do not resume.
+"""Write refusals within a stream of the Interactions API, in the form that its clients show and do not resume.
 
 The steps that are open are stopped, and a step of the model says what was refused: that is what readers of text show.
 An ``error`` event follows for programs: google-genai yields it, and Google's agent kit makes it an error of the turn

@@ -1,4 +1,4 @@
-"""Reads a request of the Interactions API: its history of steps becomes the messages that rules read of any request.
+"""Read a request of the Interactions API: its history of steps becomes the messages that rules read of any request.
 
 Names are snake_case there; both spellings of a name are read, as Google's parsers do elsewhere. A setting is text
 unless it is one of the fields that only steer the call.
@@ -113,7 +113,7 @@ def _read(root: JsonObject, outbound: Sequence[str]) -> "_InputReader":
 
 
 class _InputReader:
-    """Reads a request into one message list. ``contents`` says of each message which element of the input it is of."""
+    """Read a request into one message list. ``contents`` says of each message which element of the input it is of."""
 
     def __init__(self) -> None:
         self.list = MessageList()

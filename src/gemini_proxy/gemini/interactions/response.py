@@ -1,4 +1,4 @@
-"""Reads the responses of the Interactions API: whole interactions, and the events of a stream of steps.
+"""Read the responses of the Interactions API: whole interactions, and the events of a stream of steps.
 
 What is said in either becomes payloads of a ``GenerateContentResponse`` with one candidate, whose parts are the steps.
 """
@@ -99,7 +99,7 @@ class _StreamedStep:
 
 
 class InteractionReader:
-    """Reads the frames of one response in order, as ``wire.ResponseReader`` says.
+    """Read the frames of one response in order, as ``wire.ResponseReader`` says.
 
     A call for the client is told once its step has stopped. What an interaction repeats at the end of its stream is
     told again only where it differs from what came before.

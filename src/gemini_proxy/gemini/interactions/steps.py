@@ -1,4 +1,4 @@
-"""Reads the steps and contents of the Interactions API as parts of ``generateContent``, which rules know.
+"""Read the steps and contents of the Interactions API as parts of ``generateContent``, which rules know.
 
 Source: the types of google-genai 3.6. What a step says beside that becomes a part with the name of its field, which is
 text like any other.

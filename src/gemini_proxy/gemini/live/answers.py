@@ -1,4 +1,4 @@
-"""Writes the frames with which the proxy itself speaks in a live session: to the client, and to the model."""
+"""Write the frames with which the proxy itself speaks in a live session: to the client, and to the model."""
 
 import json
 from collections.abc import Iterable, Mapping

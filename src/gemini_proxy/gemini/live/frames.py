@@ -1,4 +1,4 @@
-"""Reads the frames of the Live API, each a JSON object that holds one message, whether it came as text or as binary.
+"""Read the frames of the Live API, each a JSON object that holds one message, whether it came as text or as binary.
 
 A frame that holds two messages, or one that is not known here, could make a guard and Google read different things: it
 is refused.

@@ -1,4 +1,4 @@
-"""Translates what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
+"""Translate what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ _TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|(?:start|end)(?:Offset|
 
 
 class TurnReader:
-    """Gives the payload of a ``GenerateContentResponse`` for each frame of one turn of the model.
+    """Give the payload of a ``GenerateContentResponse`` for each frame of one turn of the model.
 
     What it writes and the transcription of what it says by voice are texts of their own: where a turn has both, they
     are two candidates, so that neither cuts the other in pieces. Sound and moving pictures are left out, since they are

@@ -26,7 +26,7 @@ _OPAQUE: Final = frozenset(("data", "thoughtSignature"))
 
 
 class FrameSequence:
-    """Cuts frames that stand one behind the other, each with ``FRAME_END`` behind it."""
+    """Cut frames that stand one behind the other, each with ``FRAME_END`` behind it."""
 
     def __init__(self, read: Callable[[bytes], ServerFrame] = read_server_frame) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""Writes errors and refusals as OpenAI's clients know them."""
+"""Write errors and refusals as OpenAI's clients know them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Reads the requests of Gemini's OpenAI path as rules read any other: a message is read as Gemini's content.
+"""Read the requests of Gemini's OpenAI path as rules read any other: a message is read as Gemini's content.
 
 Google's parser of this path takes ProtoJSON, so either spelling of a field's name counts here as well. Every string is
 text, but in the fields that only steer the call (``_CONTROL``).
@@ -128,7 +128,7 @@ def _is_structured(root: JsonObject) -> bool:
 
 
 class _ChatRequestReader:
-    """Reads one request into one message list.
+    """Read one request into one message list.
 
     ``places`` says of each message which of the request's messages it is made of.
     """

@@ -1,4 +1,4 @@
-"""Reads ``chat.completion`` and ``chat.completion.chunk`` objects: tells in Gemini's words what is in them.
+"""Read ``chat.completion`` and ``chat.completion.chunk`` objects: tells in Gemini's words what is in them.
 
 Gemini sends each tool call whole, without an index; other servers send it in fragments that belong together by index.
 Both are read, and what clients could put together in two ways is not passed on.
@@ -37,7 +37,7 @@ _LEGACY: Final = -1
 
 
 class ChatReader:
-    """Reads the frames of one response in order: ``read`` and ``end`` return payloads for the merger.
+    """Read the frames of one response in order: ``read`` and ``end`` return payloads for the merger.
 
     ``carried_call`` says of the last frame that it had a call that the client would run, or a piece of one.
     """
