@@ -1,4 +1,4 @@
-"""Gets answers for detectors that are asked outside the engine: awaits, limits and remembers them.
+"""Get answers for detectors that are asked outside the engine: await, limit and remember them.
 
 A check runs, names the questions that have no answer, and runs again with the answers. All questions of a run are asked
 together, so a check takes as many rounds as its rules have questions that depend on each other. An incomplete run's
@@ -34,7 +34,7 @@ _PLACE: Final = 80
 
 
 class Answerer(Protocol):
-    """Asks one service or program."""
+    """Ask one service or program."""
 
     def payer(self, key: str | None) -> str:
         """Return the account that pays a question of a caller whose Gemini key is ``key``. Answers are kept by it.
@@ -49,7 +49,7 @@ class Answerer(Protocol):
 
 
 class Allowance:
-    """Limits the questions of a minute and of a day, by the clock ``now`` in seconds. 0 is no limit."""
+    """Limit the questions of a minute and of a day, by the clock ``now`` in seconds. 0 is no limit."""
 
     def __init__(self, per_minute: int = 0, per_day: int = 0, now: Callable[[], float] = time.time) -> None:
         self._limits = ((60, per_minute), (86_400, per_day))
@@ -81,7 +81,7 @@ class AskedService:
 
 
 class Asking:
-    """Asks ``services``, which are named by their detector.
+    """Ask ``services``, which are named by their detector.
 
     ``counts`` has the number of questions by detector and outcome: ``answered``, ``remembered``, ``failed`` or
     ``over_budget``.

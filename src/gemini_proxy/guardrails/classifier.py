@@ -1,4 +1,4 @@
-"""Classifies injections with an ONNX model, in a folder laid out as on Hugging Face.
+"""Classify injections with an ONNX model, in a folder laid out as on Hugging Face.
 
 It runs in processes of its own, one window of text at a time: the score of a quantized model depends on what else is in
 its batch, and no text may change the verdict on another.
@@ -38,7 +38,7 @@ def missing(folder: Path) -> str | None:
 
 
 class InjectionClassifier:
-    """Answers whether the model's score of a text is ``threshold`` or more. Texts that come together go together."""
+    """Answer whether the model's score of a text is at least ``threshold``. Score texts that come together at once."""
 
     def __init__(self, folder: Path, threshold: float, workers: Workers, seconds: float) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Judges a window of text by a classifier's logits together with the words in it.
+"""Judge a window of text by a classifier's logits together with the words in it.
 
 A classifier that knows the sense of a text misses attacks that are plain to who sees their words, and takes harmless
 texts for attacks that have none of these words. The weights are those of ``classifier_head.npz``, which

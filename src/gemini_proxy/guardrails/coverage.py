@@ -1,4 +1,4 @@
-"""States what was checked and what was not, in every trace and, summed up, in a response header."""
+"""State what was checked and what was not, in every trace and, summed up, in a response header."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

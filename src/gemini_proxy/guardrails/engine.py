@@ -12,7 +12,7 @@ from gemini_proxy.policy import CompiledRule, Conversation, FoundNeeds, OpenTurn
 
 
 class ConversationReader:
-    """Reads the messages of one exchange's checks. Those that its first check had are not read again.
+    """Read the messages of one exchange's checks. Those that its first check had are not read again.
 
     If the messages of a later check do not begin with the very same objects, they are the first from there on.
     """
@@ -82,7 +82,7 @@ class Check:
 
 
 class GuardSession(Protocol):
-    """Judges the text of a response as it comes, in one turn for each candidate.
+    """Judge the text of a response as it comes, in one turn for each candidate.
 
     A violation here is one that the whole response would be refused for. ``overlap`` characters at the end of a text
     have to stay behind: they may be the beginning of something. ``waiting`` names the guardrails that can be judged
@@ -120,7 +120,7 @@ class GuardSession(Protocol):
 
 
 class Engine(Protocol):
-    """Checks conversations."""
+    """Check conversations."""
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         """Open a session for the response to the messages of ``check``, which passed. None if there is no guardrail."""
@@ -136,7 +136,7 @@ class Engine(Protocol):
 
 
 class NoEngine:
-    """Checks nothing (``engine = "off"``): the proxy only streams and records."""
+    """Check nothing (``engine = "off"``): the proxy only streams and records."""
 
     def open_session(self, check: Check, overlap: int) -> GuardSession | None:
         return None

@@ -8,7 +8,7 @@ from gemini_proxy.guardrails.verdict import Verdict
 
 
 class FailOpenEngine:
-    """Allows what ``engine`` cannot check, and says so in the verdict (``unavailable = "allow"``).
+    """Allow what ``engine`` cannot check, and say so in the verdict (``unavailable = "allow"``).
 
     A key that a service did not accept is the caller's fault, so nothing passes because of it.
     """

@@ -1,4 +1,4 @@
-"""Asks the judge, a Gemini model, about texts: by ``generateContent`` with a schema for its answer.
+"""Ask the judge, a Gemini model, about texts: by ``generateContent`` with a schema for its answer.
 
 Its calls go straight to the API, past the proxy's own checks: checking a check would never end.
 """
@@ -37,7 +37,7 @@ _SAFETY: Final = [
 
 
 class GeminiJudge:
-    """Asks ``model`` at ``url``. Calls are paid with ``key``, else the caller's own Gemini key, else ``fallback``."""
+    """Ask ``model`` at ``url``. Calls are paid with ``key``, else the caller's own Gemini key, else ``fallback``."""
 
     def __init__(
         self, client: ServiceClient, url: str, model: str, key: str | None, fallback: str | None = None

@@ -48,7 +48,7 @@ class CannotMask(Exception):
 
 
 class Placeholders:
-    """Names values of one owner and dataset: the same value has the same placeholder on every machine with ``key``."""
+    """Name values of one owner and dataset: the same value has the same placeholder on every machine with ``key``."""
 
     def __init__(self, key: bytes, owner: str, dataset: str | None) -> None:
         self._key = hmac.digest(key, f"{owner}\0{dataset or ''}".encode(), "sha256")
@@ -465,7 +465,7 @@ def moved(violations: Iterable[Violation], masks: Masks, messages: Sequence[Mapp
 
 
 class _Shift:
-    """Maps positions in a text to positions in its masked form. It scans the text once for any number of lookups."""
+    """Map positions in a text to positions in its masked form. It scans the text once for any number of lookups."""
 
     def __init__(self, text: str, masks: Masks) -> None:
         self._ends, self._longer = [0], [0]
@@ -576,7 +576,7 @@ class Substitution(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """Puts values in place of placeholders."""
+    """Put values in place of placeholders."""
 
     masks: Masks
     whole: bool = False
@@ -593,7 +593,7 @@ class Restoring:
 
 @dataclass(frozen=True, slots=True)
 class Hiding:
-    """Puts placeholders in place of values, in a whole response."""
+    """Put placeholders in place of values, in a whole response."""
 
     masks: Masks
     whole: bool = True
@@ -641,7 +641,7 @@ class _Text:
 
 
 class FrameEditor:
-    """Replaces text in the frames of a response as they pass, also what is split over several of them.
+    """Replace text in the frames of a response as they pass, also what is split over several of them.
 
     A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
     which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places``

@@ -1,4 +1,4 @@
-"""Asks Google's Model Armor: runs a template's filters over one text."""
+"""Ask Google's Model Armor: runs a template's filters over one text."""
 
 import re
 import time
@@ -20,7 +20,7 @@ _MODERATION: Final = frozenset(("rai", "csam"))
 
 
 class ModelArmorAnswerer:
-    """Asks the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is used.
+    """Ask the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is used.
 
     ``url`` is the service's, by default the one of the template's location. ``clock`` counts seconds.
     """

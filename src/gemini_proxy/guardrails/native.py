@@ -1,4 +1,4 @@
-"""Checks with the policies compiled here: short checks on the event loop, long ones in processes of their own."""
+"""Check with the policies compiled here: short checks on the event loop, long ones in processes of their own."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ from gemini_proxy.policy import (
 )
 
 QUICK_MICROSECONDS: Final = 5_000
-"""The longest check, by its estimate, that runs on the event loop: what the neighbours of a stream may wait for it."""
+"""The longest check, by its estimate, that runs on the event loop: what the neighbors of a stream may wait for it."""
 QUICK_MESSAGES: Final = 1_000
 """The longest conversation that is read on the event loop, in messages and their parts. It takes two milliseconds to
 read, before anything is known of the check's cost."""
@@ -71,7 +71,7 @@ def foreign_workers(timeout: float) -> Workers:
 
 
 class NativeEngine:
-    """Checks with the policies compiled here.
+    """Check with the policies compiled here.
 
     ``timeout`` limits a check in seconds, for all its guardrails together. The wait for a process counts, the wait for
     answers of ``asking`` does not. Long checks of foreign guardrails run in ``foreign``, all others in ``workers``.

@@ -21,7 +21,7 @@ _MEMORY: Final = 1 << 30
 
 
 class Tesseract:
-    """Reads images that are in the conversation itself. Nothing is fetched."""
+    """Read images that are in the conversation itself. Nothing is fetched."""
 
     def payer(self, key: str | None) -> str:
         """Return "": nobody pays for what this machine reads."""

@@ -1,4 +1,4 @@
-"""Loads the detectors of other packages, by the entry point group ``gemini_proxy.detectors``, and policies with them.
+"""Load the detectors of other packages, by the entry point group ``gemini_proxy.detectors``, and policies with them.
 
 An entry point names a callable without arguments, such as a class, that returns a ``policy.Detector``. Policies import
 the detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and

@@ -1,4 +1,4 @@
-"""Presidio: names, places, organisations and what else presidio-analyzer finds, with a spaCy model on this machine.
+"""Presidio: names, places, organizations and what else presidio-analyzer finds, with a spaCy model on this machine.
 
 It runs in a process of its own, which loads both once. Nothing is fetched: left to itself Presidio downloads a model
 that is not there, and a list of domains.
@@ -32,7 +32,7 @@ def missing_for(model: str) -> str | None:
 
 
 class PresidioAnswerer:
-    """Answers what Presidio finds in a text with a score of ``threshold`` or more, within ``seconds`` for each text."""
+    """Answer what Presidio finds in a text with a score of ``threshold`` or more, within ``seconds`` for each text."""
 
     def __init__(self, model: str, language: str, threshold: float, workers: Workers, seconds: float) -> None:
         self._model = model
@@ -73,7 +73,7 @@ def find(
 ) -> tuple[LabelledSpan, ...]:
     """Return what Presidio finds in ``text``, limited to ``entities`` if given.
 
-    Raises EngineUnavailable, also for entities that Presidio does not know: a misspelt one would never be found.
+    Raises EngineUnavailable, also for entities that Presidio does not know: a misspelled one would never be found.
     """
     load(model, language)
     analyzer = _analyzer(model, language)

@@ -1,4 +1,4 @@
-"""Runs programs that read what strangers send: each by itself, without our secrets, within limits."""
+"""Run programs that read what strangers send: each by itself, without our secrets, within limits."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Checks with a service of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
+"""Check with a service of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
 
 aiohttp's errors end here. A check is sent a second time only if a kept connection closed as it was used.
 """
@@ -36,7 +36,7 @@ _LOADED_KEPT: Final = 1024
 
 
 class RemoteEngine:
-    """Asks the service at ``url``. ``timeout`` limits a call in seconds, connecting included.
+    """Ask the service at ``url``. ``timeout`` limits a call in seconds, connecting included.
 
     ``key`` is used when the caller supplies none. ``clock`` counts seconds. An asynchronous context manager: calls are
     possible inside it.

@@ -1,4 +1,4 @@
-"""Reads the responses of a guardrails service strictly: any other form gives no verdict. No I/O."""
+"""Read the responses of a guardrails service strictly: any other form gives no verdict. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Turns a merged response into the messages that rules read, one candidate at a time."""
+"""Turn a merged response into the messages that rules read, one candidate at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

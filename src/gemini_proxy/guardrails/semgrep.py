@@ -37,7 +37,7 @@ def program_path() -> str | None:
 
 
 class SemgrepAnswerer:
-    """Answers which rules a text breaks as code of the language that the question names, and where."""
+    """Answer which rules a text breaks as code of the language that the question names, and where."""
 
     def payer(self, key: str | None) -> str:
         """Return "": nobody pays for what this machine reads."""

@@ -58,7 +58,7 @@ def encoded(asked: object, who: str) -> bytes:
 
 
 class ServiceClient:
-    """Posts JSON to a service; ``who`` names it in errors. An asynchronous context manager.
+    """Post JSON to a service; ``who`` names it in errors. An asynchronous context manager.
 
     The body of a response with another status than 200 is not passed on: it may quote what was sent.
     """

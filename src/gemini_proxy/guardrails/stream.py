@@ -1,4 +1,4 @@
-"""Holds back a response until verdicts let it go: bytes from upstream go in, those that may leave come out. No I/O."""
+"""Hold back a response until verdicts let it go: bytes from upstream go in, those that may leave come out. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class _PendingEvent:
 
 
 class ResponseStream:
-    """Takes in the bytes of a response and returns those that may leave, in order and unchanged.
+    """Take in the bytes of a response and return those that may leave, in order and unchanged.
 
     ``final`` withholds from the first event that finishes every candidate on, and every event with a function call and
     what follows it. ``window`` judges text as it comes, with ``session``, and withholds an event until

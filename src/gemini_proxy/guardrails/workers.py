@@ -1,4 +1,4 @@
-"""Runs work in processes that would stall the event loop: large bodies, long checks.
+"""Run work in processes that would stall the event loop: large bodies, long checks.
 
 Processes start when they are first needed. Each is a pool of its own: in the standard library's pool, all processes end
 when one has to. They are forked from a process that has loaded what they need (multiprocessing's ``forkserver``), so
@@ -38,7 +38,7 @@ script, which multiprocessing runs in each process."""
 
 
 class Workers:
-    """Runs one kind of work in processes. The work takes and returns picklable values and keeps no state.
+    """Run one kind of work in processes. The work takes and returns picklable values and keeps no state.
 
     Each ``client`` has one process at a time (see FairLock, also for ``allowance``). ``longest`` limits the seconds of
     one call; without it the caller's own limit holds. ``nice`` is how far these processes give way to the event loop.

@@ -1,4 +1,4 @@
-"""Judges a response as its text comes: each piece of text together with the end of what came before.
+"""Judge a response as its text comes: each piece of text together with the end of what came before.
 
 The cost of a piece depends on its length and the overlap, never on what came before: of earlier text only the end is
 kept, once for each way in which readers join texts (see ``readings``). A session ignores calls, outputs and media: they
@@ -91,7 +91,7 @@ class OpenTurn:
 
 
 class Session:
-    """Judges the runs of text in the turns of a response's candidates.
+    """Judge the runs of text in the turns of a response's candidates.
 
     Every match of up to ``overlap`` characters is found before any of its text is ``overlap`` characters from the end.
     A violation is only reported when the whole text will have it, whatever follows; one that more text might undo makes

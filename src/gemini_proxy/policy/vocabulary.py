@@ -23,7 +23,7 @@ _ABOUT: Final[Mapping[str, tuple[str, str]]] = {
     "acts": ("(call)", "whether a call has an effect"),
     "all": ("(list)", "whether all items are true"),
     "any": ("(list)", "whether an item is true"),
-    "copyright": ("(x)", "copyright notices and licence texts"),
+    "copyright": ("(x)", "copyright notices and license texts"),
     "count": ("(min=, max=):", "whether the number of bindings for which the block below holds is within bounds"),
     "decision": ("(question, x)", "whether a model answers the question about the text with yes"),
     "empty": ("(x)", "whether it is empty"),

@@ -122,7 +122,7 @@ def constant(value: object, raw: str | None = None) -> CompiledExpression:
 
 
 class _Compiler:
-    """Compiles one policy. The code of a block returns True if its ``final`` asked to stop."""
+    """Compile one policy. The code of a block returns True if its ``final`` asked to stop."""
 
     def __init__(self, text: str, source: str, detectors: DetectorRegistry, max_program: int) -> None:
         self._text = text
@@ -505,7 +505,7 @@ class _Compiler:
     # Expressions
 
     def _compile(self, node: syntax.Expr, scope: Scope) -> CompiledExpression:
-        """Raises PolicyError."""
+        """Raise PolicyError."""
         return self._by_type[type(node)](node, scope)
 
     def _code(self, node: syntax.Expr, scope: Scope) -> Code:

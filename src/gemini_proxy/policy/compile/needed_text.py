@@ -99,7 +99,7 @@ def needed_by_value(value: str) -> frozenset[Need] | None:
 
 
 class _PatternReader:
-    """Reads as much of a pattern in Python's dialect as it takes to know what every match contains."""
+    """Read as much of a pattern in Python's dialect as it takes to know what every match contains."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern

@@ -29,7 +29,7 @@ def needs_of(rule: syntax.Raise, context: Context) -> Needs:
 
 
 class _NeedsReader:
-    """Reads the lines of one rule in their order; ``_kinds`` are those of the variables so far."""
+    """Read the lines of one rule in their order; ``_kinds`` are those of the variables so far."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

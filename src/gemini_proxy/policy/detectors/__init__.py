@@ -25,7 +25,7 @@ class Finding:
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds labelled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
+    """Find labeled spans. ``detect`` pays with ``meter.charge`` before long work and keeps no state between calls;
     any exception it raises makes the check unavailable. The result of a call in a rule is the list of labels.
     Optional attributes: ``positional`` names the options that may also be given by position, in order; ``labels`` all
     labels of a call without options; ``not_found`` names that are known but never found; ``models`` other detectors
@@ -43,7 +43,7 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Parser(Protocol):
-    """Turns a text into a value of its own shape instead of labels, as ``python_code`` does."""
+    """Turn a text into a value of its own shape instead of labels, as ``python_code`` does."""
 
     @property
     def name(self) -> str: ...

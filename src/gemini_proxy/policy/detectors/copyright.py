@@ -1,4 +1,4 @@
-"""``copyright``: notices and licence texts. ``threshold`` is accepted and changes nothing."""
+"""``copyright``: notices and license texts. ``threshold`` is accepted and changes nothing."""
 
 from gemini_proxy.policy.detectors.patterned import Form, Forms, PatternDetector
 

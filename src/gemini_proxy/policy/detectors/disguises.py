@@ -11,7 +11,7 @@ from gemini_proxy.policy.run.normalized import Normalized, is_plain, near_change
 from gemini_proxy.policy.run.regex import Literals
 from gemini_proxy.policy.run.texts import in_lines
 
-# Finds labelled spans in texts.
+# Finds labeled spans in texts.
 Find = Callable[[Sequence[str], Meter], Iterable[Finding]]
 
 _SMALL: Final = "abcdefghijklmnopqrstuvwxyz"

@@ -75,7 +75,7 @@ class Images:
     options: frozenset[str] = frozenset()
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
-        """Raises BudgetExceeded for a text of more than 200,000 characters that may hold an image."""
+        """Raise BudgetExceeded for a text of more than 200,000 characters that may hold an image."""
         addresses: list[str] = []
         findings: list[Finding] = []
         for index, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""Detectors that are lists of labelled regular expressions."""
+"""Detectors that are lists of labeled regular expressions."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

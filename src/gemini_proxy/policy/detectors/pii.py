@@ -419,7 +419,7 @@ class PiiDetector:
     models: frozenset[str] = frozenset(("presidio",))
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        """Raises EvaluationError for what nobody knows: a misspelt name would never be found."""
+        """Raise EvaluationError for what nobody knows: a misspelled name would never be found."""
         entities, countries = _names(options.get("entities")), _names(options.get("countries"))
         _refuse(entities - ENTITIES - NOT_FOUND)
         _refuse(countries - _COUNTRIES.keys())

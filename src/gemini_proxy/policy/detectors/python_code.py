@@ -23,7 +23,7 @@ _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_")
 class PythonCode:
     """A record: ``imports``, ``builtins``, ``function_calls``, ``names`` (lists of names), ``syntax_error`` (true when
     a text is not Python) and ``syntax_error_exception``. A module counts under its own and its first name: ``os.path``,
-    ``os``; ``names`` are all that the code reads: variables and attributes, as Python normalises them.
+    ``os``; ``names`` are all that the code reads: variables and attributes, as Python normalizes them.
     """
 
     name: str = "python_code"
@@ -31,7 +31,7 @@ class PythonCode:
     positional: tuple[str, ...] = ("ipython_mode",)
 
     def parse(self, texts: Sequence[str], args: Sequence[Any], options: Mapping[str, Any], meter: Meter) -> Parsed:
-        """Raises BudgetExceeded for code of more than 200,000 characters."""
+        """Raise BudgetExceeded for code of more than 200,000 characters."""
         found: dict[str, dict[str, None]] = {"imports": {}, "builtins": {}, "function_calls": {}, "names": {}}
         failure: str | None = None
         for text in texts:

@@ -1,1 +1,1 @@
-"""Notes on a policy that loads, where it may not mean what its author thinks."""
+"""Note where a policy that loads may not mean what its author thinks."""

@@ -67,7 +67,7 @@ def _same(one: object, other: object) -> bool:
 
 
 class _Formatter:
-    """Writes the tokens of a policy that parses, and the comments between them."""
+    """Write the tokens of a policy that parses, and the comments between them."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -202,7 +202,7 @@ def _width(line: str) -> int:
 
 
 class _Spacing:
-    """Decides whether a space stands between two tokens of a line, by what came before them."""
+    """Decide whether a space stands between two tokens of a line, by what came before them."""
 
     def __init__(self) -> None:
         self._after_operand = False

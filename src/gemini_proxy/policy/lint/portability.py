@@ -308,7 +308,7 @@ def _note(node: syntax.Node, message: str) -> PolicyWarning:
 
 
 def _grouping(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
-    """Notes on one node: how its operands group."""
+    """Yield notes on how the operands of one node group."""
     match node:
         case syntax.Unary(operator="not", operand=operand):
             loose = isinstance(operand, syntax.Comparison | syntax.Is | syntax.Binary)
@@ -349,7 +349,7 @@ def _stands_alone(operand: syntax.Expr, at_an_end: bool) -> bool:
 
 
 def _continuations(lines: Sequence[syntax.Line], brackets: Brackets) -> Iterator[PolicyWarning]:
-    """Notes on lines of one block that go on with the line before."""
+    """Yield notes on lines of one block that continue the line before."""
     for at, line in enumerate(lines):
         # A declaration ends where it does in the first line only.
         if not isinstance(line, syntax.Condition) or not at or (at == 1 and _ends_alone(lines[0])):
@@ -377,7 +377,7 @@ def _one_line(node: syntax.Raise | syntax.Quantifier, brackets: Brackets) -> Ite
 
 
 def _unknown_forms(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
-    """Notes on one node: what does not parse or load there."""
+    """Yield notes on parts of one node that do not parse or load there."""
     match node:
         case syntax.Comparison(rest=rest):
             yield from _comparators(node, [comparator for comparator, _ in rest], rest[0][1])
@@ -418,7 +418,7 @@ def _calls(node: syntax.Call, function: syntax.Expr) -> Iterator[PolicyWarning]:
 
 
 def _patterns(node: syntax.Node, brackets: Brackets) -> Iterator[PolicyWarning]:
-    """Notes on one node of a pattern after ``is``."""
+    """Yield notes on one node of a pattern after ``is``."""
     match node:
         case syntax.ToolPattern(name=name) if not _WORD.fullmatch(name):
             yield _note(node, f'it does not read this name; write x.function.name == "{name}"')
@@ -460,7 +460,7 @@ def _assigned_in(statement: syntax.Statement) -> dict[str, syntax.Expr]:
 
 
 def _imported(statement: syntax.Import) -> Iterator[PolicyWarning]:
-    """Notes on detectors that are not there, or that need what is not part of the engine."""
+    """Yield notes on detectors that are missing there, or that need something outside the engine."""
     for name, _ in statement.names:
         if name.name in _NEEDS:
             yield _note(name, f"{name.name} needs {_NEEDS[name.name]}, and without it the check ends in an error")

@@ -163,7 +163,7 @@ def _parameters(tool: Event) -> Iterator[Event]:
 
 
 class _EventReader:
-    """Collects events message by message."""
+    """Collect events message by message."""
 
     def __init__(self, answered: Mapping[int, tuple[int, int]] | None, silent: Mapping[int, Sequence[Within]]) -> None:
         self.events: dict[str, list[Event]] = {"Message": [], "ToolCall": [], "ToolOutput": [], "Tool": []}

@@ -19,7 +19,7 @@ from gemini_proxy.policy.run.values import Address, MarkedRecord, Piece, cut, wo
 def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
     """Return the values of a call or an argument that neither the user nor anyone trusted said before it.
 
-    ``trusted`` are names of tools whose outputs are trusted, beside those that are labelled so; ``shapes`` are the
+    ``trusted`` are names of tools whose outputs are trusted, beside those that are labeled so; ``shapes`` are the
     shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address,
     with "named" only if it says something of a thing that the user named. A value is marked where it stands in the call
     and where it came from.
@@ -49,7 +49,7 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
 def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
     """Return the values of a call that contain something private, read before it and not said by the user.
 
-    ``tools`` are names of tools whose outputs are private, beside those that are labelled so. What was masked and is
+    ``tools`` are names of tools whose outputs are private, beside those that are labeled so. What was masked and is
     put back into the call is private, whatever its source.
     """
     if not isinstance(call, Event) or call.kind != "ToolCall":

@@ -1,4 +1,4 @@
-"""Find who said a value: an index of the conversation's texts and fields, and the judgement on a call's arguments."""
+"""Find who said a value: an index of the conversation's texts and fields, and the judgment on a call's arguments."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -202,7 +202,7 @@ def first_of(position: int) -> int:
 
 
 class Origins:
-    """Traces the values of a conversation's calls by an index over its ``events``. Charges ``meter``.
+    """Trace the values of a conversation's calls by an index over its ``events``. Charges ``meter``.
 
     A value of ``restored`` has the source of its placeholder.
     """

@@ -33,7 +33,7 @@ _IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
 class PrivateData:
     """The texts of a conversation's private outputs: values, and prose in runs of words. Linear in their size.
 
-    Private are the outputs of tools that are labelled so, and secrets and personal data in the others; and what was
+    Private are the outputs of tools that are labeled so, and secrets and personal data in the others; and what was
     masked, which is ``restored`` in calls, whatever its source.
     """
 
