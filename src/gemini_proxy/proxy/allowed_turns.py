@@ -26,7 +26,7 @@ _MOST_TURNS: Final = 64
 
 
 class AllowedTurns:
-    """Finds and remembers which turns of conversations were allowed. ``known`` keeps the digests.
+    """Find and remember which turns of conversations were allowed. ``known`` keeps the digests.
 
     Nothing is read or written where no rule checks only what is new. Content counts as allowed where it stands as it
     stood: after the same messages, from the beginning on, up to the end of a turn of the model. What the client says

@@ -1,4 +1,4 @@
-"""Has a person decide over what guardrails ask for, while the exchange waits."""
+"""Have a person decide over what guardrails ask for, while the exchange waits."""
 
 import asyncio
 import hashlib
@@ -31,7 +31,7 @@ class NotAllowed(Exception):
 
 
 class ApprovalDesk:
-    """Asks for approvals that wait ``seconds`` at most."""
+    """Ask for approvals that wait ``seconds`` at most."""
 
     def __init__(self, approvals: Approvals, seconds: float) -> None:
         self._approvals = approvals

@@ -211,7 +211,7 @@ class Exchange:
 
 
 class Refused(Exception):
-    """Ends an exchange with ``refusal``; caught by the guardrail middleware alone."""
+    """End an exchange with ``refusal``; caught by the guardrail middleware alone."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.reason)

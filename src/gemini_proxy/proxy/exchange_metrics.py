@@ -30,7 +30,7 @@ _MOST_TOKENS: Final = 1_000_000_000
 
 
 class Histogram:
-    """Counts observations up to each bound, and sums them."""
+    """Count observations up to each bound, and sum them."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -55,7 +55,7 @@ class Histogram:
 
 
 class ExchangeMetrics:
-    """Counts exchanges as they are recorded.
+    """Count exchanges as they are recorded.
 
     ``rules`` are the operator's own, which always go by their names. ``learns`` is how many names of other rules are
     kept besides, those first seen; what more there is counts as ``other``.

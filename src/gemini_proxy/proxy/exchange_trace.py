@@ -39,7 +39,7 @@ _TELLING = (Outcome.COMPLETED, *REFUSED)
 
 
 class ExchangeRecorder:
-    """Counts every exchange and writes its trace.
+    """Count every exchange and write its trace.
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
     trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of

@@ -1,4 +1,4 @@
-"""Brings back what the references of a request stand for before it is checked, and remembers what an exchange made."""
+"""Bring back what the references of a request stand for before it is checked, and remember what an exchange made."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ _AT_GOOGLE: Final = re.compile(r"https?://generativelanguage(?:\.mtls)?\.googlea
 
 
 class HandleKeeper:
-    """Looks up and remembers handles. ``configured`` is the operator's own Gemini key."""
+    """Look up and remember handles. ``configured`` is the operator's own Gemini key."""
 
     def __init__(
         self, handles: Handles, configured: str | None, *, restores: bool = True, keeps_values: bool = False

@@ -97,7 +97,7 @@ class SessionSettings:
 
 
 class _ServerFrames:
-    """Reads a server's frames; a frame under decision is read only once."""
+    """Read a server's frames; a frame under decision is read only once."""
 
     def __init__(self) -> None:
         self._last: tuple[bytes, ServerFrame] | None = None
@@ -117,7 +117,7 @@ class _ServerFrames:
 
 
 class _HeldFrames:
-    """Keeps what the hold-back's byte stream loses about its frames, in their order."""
+    """Keep what the hold-back's byte stream loses about its frames, in their order."""
 
     def __init__(self) -> None:
         self._frames: deque[tuple[bool, int]] = deque()
@@ -175,7 +175,7 @@ class _LiveTurn:
 
 
 class LiveSession:
-    """Takes in frames and returns those that may leave, for one client and one server.
+    """Take in frames and return those that may leave, for one client and one server.
 
     One frame at a time is decided on; streamed sound and pictures, on which there is nothing to decide, do not wait.
     After a refusal of what the model says, the rest of that turn is withheld, and no handle leaves with which the

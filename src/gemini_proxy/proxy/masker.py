@@ -1,4 +1,4 @@
-"""Masks what guardrails find in an exchange, and what was refused before in its history."""
+"""Mask what guardrails find in an exchange, and what was refused before in its history."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ _PROCESS_KEY = os.urandom(32)
 
 
 class Masker:
-    """Decides what is masked, with one configuration. ``refused`` keeps what was refused, ``values`` what was masked.
+    """Decide what is masked, with one configuration. ``refused`` keeps what was refused, ``values`` what was masked.
 
     Without ``values`` only what an exchange masks itself comes back in it.
     """

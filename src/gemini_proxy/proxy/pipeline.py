@@ -83,7 +83,7 @@ _EVENT_END = b"\r\n\r\n"
 
 
 class Pipeline:
-    """Takes every exchange through the guardrails, with one engine and one configuration."""
+    """Take every exchange through the guardrails, with one engine and one configuration."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Reads what a request brings, once and whole: its body, its meaning, and the rules that hold for it."""
+"""Read what a request brings, once and whole: its body, its meaning, and the rules that hold for it."""
 
 import asyncio
 import re
@@ -50,7 +50,7 @@ _DEFLATED_STEP = 65_536
 
 
 class RequestReader:
-    """Fills an exchange from its request, or raises the error that the client gets."""
+    """Fill an exchange from its request, or raise the error that the client gets."""
 
     def __init__(
         self,

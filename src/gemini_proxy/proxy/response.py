@@ -16,7 +16,7 @@ _JSON_BEGINS: Final = re.compile(rb"^(?:\xef\xbb\xbf)?data: ?|(?<=[\r\n])data: ?
 
 
 class ClientResponse:
-    """Builds what the client of ``request`` gets. Streams leave chunk by chunk; anything else is sent whole at the end.
+    """Build what the client of ``request`` gets. Streams leave chunk by chunk; anything else is sent whole at the end.
 
     ``breaks_off`` says that the body ends as the upstream's did, before its end. ``first_byte_at`` is when the head was
     sent, of ``time.perf_counter``.

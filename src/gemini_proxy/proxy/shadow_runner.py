@@ -1,4 +1,4 @@
-"""Runs policies in shadow over recorded exchanges, beside the policies in force, and counts where the two differ.
+"""Run policies in shadow over recorded exchanges, beside the policies in force, and count where the two differ.
 
 Nothing here is part of an exchange. What is compared waits in memory, a few exchanges at most, and is checked one after
 the other; of more, some are skipped and counted.
@@ -66,7 +66,7 @@ class _Sample:
 
 
 class ShadowRunner:
-    """Compares in one task, ``run()``.
+    """Compare in one task, ``run()``.
 
     ``results`` counts what came of comparisons: ``same``, a kind of difference, ``failed`` or ``skipped``.
     """

@@ -19,7 +19,7 @@ SETTLED: Final = 60.0
 
 
 class Tasks:
-    """Keeps every task alive, reports what failed, and leaves none behind at shutdown."""
+    """Keep every task alive, report what failed, and leave none behind at shutdown."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         """``clock`` measures the pauses of tasks that are kept."""

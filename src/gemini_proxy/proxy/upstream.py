@@ -1,4 +1,4 @@
-"""Calls the upstream and reads its responses: which calls are made again, which headers come back, inflated bodies."""
+"""Call the upstream and read its responses: which calls are repeated, which headers come back, inflated bodies."""
 
 import asyncio
 import re
@@ -162,7 +162,7 @@ def _inflate(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
 
 
 class UpstreamClient:
-    """Calls one of Google's APIs, at ``base_url``; every call's connection is its own until it ends."""
+    """Call one of Google's APIs, at ``base_url``; every call's connection is its own until it ends."""
 
     def __init__(self, config: UpstreamConfig, base_url: str, tls: ssl.SSLContext | None = None) -> None:
         base = URL(base_url)
@@ -211,7 +211,7 @@ class UpstreamClient:
 
 
 class VertexUpstreams:
-    """Calls Vertex AI: an upstream for each location, or the configured one for all."""
+    """Call Vertex AI: an upstream for each location, or the configured one for all."""
 
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config

@@ -16,7 +16,7 @@ from gemini_proxy.errors import UpstreamCut, UpstreamError, UpstreamTimeout
 _READ_AHEAD: Final = 65_536
 """Bytes held for a slow reader before the socket is read no more: what bounds memory when a thousand readers stall."""
 _WRITE_STEP: Final = 262_144
-"""Bytes of a request written at once; neighbours get their turn between them."""
+"""Bytes of a request written at once; neighbors get their turn between them."""
 _MAX_HEAD: Final = 65_536
 """Bytes of header names and values in a response, interim responses and trailers included."""
 _MAX_INTERIM: Final = 32

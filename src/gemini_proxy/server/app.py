@@ -305,7 +305,7 @@ def _remote_engine(guardrails: Guardrails) -> RemoteEngine | None:
 
 
 class _Assembly:
-    """Builds setups from configurations, over the parts that are made once."""
+    """Build setups from configurations, over the parts that are made once."""
 
     def __init__(
         self, app: web.Application, storage: Storage, dataset_rules: DatasetRules, checkers: _Checkers

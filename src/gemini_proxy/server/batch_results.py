@@ -1,4 +1,4 @@
-"""Relays what has come of a batch: checked like the response of any other call, once there is one."""
+"""Relay what has come of a batch: checked like the response of any other call, once there is one."""
 
 import time
 from typing import Final

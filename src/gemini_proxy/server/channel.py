@@ -64,7 +64,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Tells a child to put sources into force: these, or the old ones after a failed reload. It responds with Held."""
+    """Tell a child to put sources into force: these, or the old ones after a failed reload. It responds with Held."""
 
     turn: int
     sources: bytes | None

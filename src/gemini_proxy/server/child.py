@@ -68,7 +68,7 @@ async def _show_life(channel: Channel, period: float) -> None:
 
 
 class _Following:
-    """Loads when this process is asked to, and lets hold what the parent gives to all."""
+    """Load when this process is asked to, and put into force what the parent gives to all."""
 
     def __init__(self, app: web.Application, channel: Channel, load: LoadAgain) -> None:
         self._setups = app[SETUPS]

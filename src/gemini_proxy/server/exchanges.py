@@ -1,4 +1,4 @@
-"""Runs an exchange that has been read: start, what answers it, end, record."""
+"""Run an exchange that has been read: start, what answers it, end, record."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

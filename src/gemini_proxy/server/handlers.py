@@ -1,4 +1,4 @@
-"""Relays calls upstream and their responses back, chunk by chunk through the pipeline. Knows nothing of rules."""
+"""Relay calls upstream and their responses back, chunk by chunk through the pipeline. Knows nothing of rules."""
 
 import asyncio
 import time

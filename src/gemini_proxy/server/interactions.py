@@ -1,4 +1,4 @@
-"""Deletes refused interactions at Google, where they could be read again, or gone on from."""
+"""Delete refused interactions at Google, where they could be read again, or gone on from."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Relays calls that list, show, change and delete what Gemini keeps: to each holder what is theirs alone."""
+"""Relay calls that list, show, change and delete what Gemini keeps: to each holder what is theirs alone."""
 
 from typing import Final
 

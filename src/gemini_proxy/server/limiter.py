@@ -1,4 +1,4 @@
-"""Holds exchanges to the limits of their clients, and counts what it refuses."""
+"""Hold exchanges to the limits of their clients, and count refusals."""
 
 import asyncio
 import contextlib

@@ -32,7 +32,7 @@ IDLE: Final = 2.0
 
 
 class Sharing:
-    """Tells whether this process shares its budgets now, and with how many others."""
+    """Tell whether this process shares its budgets now, and with how many others."""
 
     def __init__(self) -> None:
         self.on = False
@@ -270,7 +270,7 @@ class Spending:
 
 
 class AtOnce:
-    """Counts each client's exchanges in progress."""
+    """Count each client's exchanges in progress."""
 
     def __init__(self) -> None:
         self._under_way: Counter[str] = Counter()

@@ -265,7 +265,7 @@ class Share:
 
 
 class Acceptor:
-    """Gives the connections of one listening socket to protocols of ``make``, from ``start`` to ``stop``.
+    """Give the connections of one listening socket to protocols of ``make``, from ``start`` to ``stop``.
 
     A process that has more than its ``share`` lets the others go first, for a moment.
     """

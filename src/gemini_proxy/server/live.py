@@ -193,7 +193,7 @@ _NOT_FORWARDED: Final = frozenset({"accept-encoding", "content-type"})
 
 
 class _Relay:
-    """Moves the frames of one session."""
+    """Move the frames of one session."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ _BURST: Final = 20
 
 
 class StormFilter(logging.Filter):
-    """Lets ``_BURST`` lines of one kind (logger and unformatted text) pass a second, and says how many it dropped."""
+    """Let ``_BURST`` lines of one kind (logger and unformatted text) pass a second, and say how many were dropped."""
 
     def __init__(self) -> None:
         super().__init__()

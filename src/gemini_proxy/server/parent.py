@@ -135,7 +135,7 @@ class _Child:
 
 
 class Parent:
-    """Runs the processes of a plan on sockets that outlive each of them."""
+    """Run the processes of a plan on sockets that outlive each of them."""
 
     def __init__(self, plan: Plan, listeners: Sequence[Listener], notifier: Notifier, hangups: Hangups) -> None:
         self._plan = plan

@@ -77,7 +77,7 @@ def _known(read: Callable[[], int]) -> int | None:
 
 
 class Memory:
-    """Lets the system have what large bodies took, a moment after they are done with.
+    """Let the system have what large bodies took, a moment after they are done with.
 
     glibc keeps what was freed for the next allocation, hundreds of megabytes of it; other C libraries do not have the
     function.

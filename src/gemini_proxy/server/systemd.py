@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Notifier:
-    """Tells the service manager how the server is doing. Without an address it tells nobody."""
+    """Tell the service manager how the server is doing. Without an address, do nothing."""
 
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
         """``address`` is $NOTIFY_SOCKET, ``watchdog_seconds`` what $WATCHDOG_USEC says in seconds."""

@@ -53,7 +53,7 @@ _FAULTS: Final = (Outcome.FAILED, Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_CUT)
 
 
 class ExchangeTelemetry:
-    """Begins the spans of exchanges. ``close()`` sends what is left."""
+    """Begin the spans of exchanges. ``close()`` sends what is left."""
 
     def __init__(
         self, settings: TelemetrySettings, upstream: str, process: int, *, patience: float = _PATIENCE

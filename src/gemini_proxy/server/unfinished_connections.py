@@ -16,7 +16,7 @@ _PATIENCE: Final = 2.0
 
 
 class Unfinished:
-    """Counts a connection until a whole request has come, and again from the head of each next one to its end.
+    """Count a connection until a whole request has come, and again from the head of each next one to its end.
 
     What comes through a trusted proxy counts by the client that it names, and so from the head on.
     """

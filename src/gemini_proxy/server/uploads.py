@@ -1,4 +1,4 @@
-"""Takes uploads of files by the resumable protocol, and sends a file on once all of it has been checked."""
+"""Take uploads of files by the resumable protocol, and send a file on once all of it has been checked."""
 
 import asyncio
 import contextlib
