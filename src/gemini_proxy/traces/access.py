@@ -24,7 +24,7 @@ _NOBODY: Final = "0" * 64
 
 
 class AccessControl:
-    """Answers for keys and sessions. Every method raises StoreError."""
+    """Say whom keys and sessions stand for. Every method raises StoreError."""
 
     def __init__(self, database: Database, revisions: Revisions, mode: Literal["open", "keys"]) -> None:
         self.mode = mode

@@ -134,7 +134,7 @@ class AuditLog:
 
 
 class Verifier:
-    """Follows a chain from its beginning; ``faults`` is what does not fit, in words."""
+    """Follow a chain from its beginning; ``faults`` is what does not fit, in words."""
 
     def __init__(self) -> None:
         self.head = Head()

@@ -67,7 +67,7 @@ _REJECTED: Final = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "22", "23", "54")
 
 
 class Database(Protocol):
-    """Runs functions of a SQLAlchemy connection. Every failure of the database is a StoreError."""
+    """Run functions of a SQLAlchemy connection. Every failure of the database is a StoreError."""
 
     @property
     def lost(self) -> int:
@@ -109,7 +109,7 @@ class Database(Protocol):
 
 
 class Undone(Exception):
-    """Ends a transaction whose work is not wanted."""
+    """End a transaction whose work is not wanted."""
 
 
 def undoing(work: Callable[[Connection], object]) -> Callable[[Connection], None]:

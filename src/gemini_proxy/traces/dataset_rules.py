@@ -25,7 +25,7 @@ _KEPT: Final = 256
 
 
 class DatasetRules:
-    """Compiles a dataset's policies when they have changed."""
+    """Compile a dataset's policies when they have changed."""
 
     def __init__(self, database: Database, revisions: Revisions) -> None:
         self._database = database

@@ -23,7 +23,7 @@ class StoreUnavailable(StoreError):
 
 
 class RowRejected(StoreError):
-    """A value that cannot be serialised or stored; the same batch without its row may succeed."""
+    """A value that cannot be serialized or stored; the same batch without its row may succeed."""
 
 
 class AmbiguousTraceId(StoreError):

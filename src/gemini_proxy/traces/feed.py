@@ -92,7 +92,7 @@ class _Watcher:
 
 
 class Feed:
-    """Looks at the database once for all watchers of this process, and not at all without watchers.
+    """Look at the database once for all watchers of this process, and not at all without watchers.
 
     The owner runs ``run()`` and, before the server waits for its connections to end, calls ``close()``.
     """

@@ -90,7 +90,7 @@ class Recalled:
 
 
 class ForeignHandle(Exception):
-    """Says that a handle is another user's. Who asks is told that there is none."""
+    """Say that a handle is another user's. The caller is told that there is none."""
 
 
 class Handles:

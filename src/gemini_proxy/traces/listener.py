@@ -1,4 +1,4 @@
-"""Listens to PostgreSQL for changes of keys, policies and datasets, on a connection of its own."""
+"""Listen to PostgreSQL for changes of keys, policies and datasets, on a connection of its own."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ _LONGEST_PAUSE: Final = 30.0
 
 
 class ChangeListener:
-    """Keeps ``news`` complete while its connection lives.
+    """Keep ``news`` complete while its connection lives.
 
     A change is told at once. The number is read besides, a few times a second: that shows that the connection lives,
     and it finds what nobody told, such as changes by a version that does not.
@@ -53,7 +53,7 @@ class ChangeListener:
             await asyncio.sleep(pause)
 
     async def _listen(self, connection: Any) -> None:
-        """Raises StoreError when the connection is lost, or hears nothing of ``database``."""
+        """Raise StoreError when the connection is lost, or hears nothing of ``database``."""
         word, heard, lost = secrets.token_hex(8), asyncio.Event(), asyncio.Event()
 
         def told(_connection: object, _process: int, _channel: str, said: str) -> None:

@@ -32,7 +32,7 @@ class JobQueue(Protocol):
 
 
 class LogRuleWorker:
-    """Runs queued logging rules in one task, ``run()``.
+    """Run queued logging rules in one task, ``run()``.
 
     Each job's check runs at least once and its annotations are stored exactly once. A check that raises is tried again
     when the job's lease is over; after three attempts the job is removed and logged.

@@ -143,7 +143,7 @@ def _subject(name: str, dataset: Dataset) -> str:
 
 
 class ToolLearner:
-    """Learns the tools that exchanges declare in one task, ``run()``, without keeping an exchange waiting."""
+    """Learn the tools that exchanges declare in one task, ``run()``, without keeping an exchange waiting."""
 
     def __init__(self, pins: PinnedTools) -> None:
         self._pins = pins

@@ -162,7 +162,7 @@ class Policies:
 
 
 def _require_room(connection: Connection, dataset: Dataset) -> None:
-    """Raises DatasetGone and TooMany."""
+    """Raise DatasetGone and TooMany."""
     lock(connection, dataset)
     kept = select(func.count()).where(policies.c.dataset == dataset.seq)
     if connection.scalars(kept).one() >= MAX_POLICIES:

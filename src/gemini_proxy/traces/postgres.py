@@ -67,7 +67,7 @@ class PostgresDatabase:
     """No file of the server's is in anybody's way."""
 
     def __init__(self, url: URL, *, read_only: bool, limits: TimeLimits | None = None) -> None:
-        """Raises StoreError where asyncpg is not installed, or does not know an option of the URL."""
+        """Raise StoreError where asyncpg is not installed, or does not know an option of the URL."""
         self._limits = limits or TimeLimits()
         # Connections of their own, so that no page that is slow to read holds up an exchange.
         readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))

@@ -20,7 +20,7 @@ MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
 # Seconds between two attempts while the database takes nothing: the first, and the most.
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.25
-# Traces with more text than this are serialised in a thread, a message at a time, so that the loop gets its turn.
+# Traces with more text than this are serialized in a thread, a message at a time, so that the loop gets its turn.
 LARGE = 256 * 1024
 MANY = 1_000
 # Turns of the event loop without a trace after which no more are waited for, and seconds after which none are.
@@ -52,7 +52,7 @@ class _QueuedTrace:
 
 
 class Recorder:
-    """Writes traces in batches from one task, ``run()``, which the owner starts and ends with ``close()``.
+    """Write traces in batches from one task, ``run()``, which the owner starts and ends with ``close()``.
 
     While the database takes nothing a trace is tried again for ``patience`` seconds. ``dropped`` counts the traces for
     which ``commit`` said False, ``late`` those of them that were written after all.
@@ -202,7 +202,7 @@ class Recorder:
         return batch
 
     async def _write(self, batch: list[_QueuedTrace]) -> None:
-        """Write the batch at once; if one row is to blame, each by itself, so that its neighbours survive."""
+        """Write the batch at once; if one row is to blame, each by itself, so that its neighbors survive."""
         try:
             rows = await self._commit(batch)
         except StoreUnavailable:
@@ -295,7 +295,7 @@ def _answer(item: _QueuedTrace, written: bool) -> None:
 
 
 def text_length(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Return the characters of the text in messages, as a measure of what they cost to keep and to serialise."""
+    """Return the characters of the text in messages, as a measure of what they cost to keep and to serialize."""
     total = 0
     pending: list[Any] = [*messages]
     # The list grows while it is walked. Nearly everything is plain JSON, which its types tell without a call.

@@ -35,7 +35,7 @@ def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def redact_json(document: bytes) -> bytes:
-    """Redact a serialised document by the same patterns; it stays valid JSON."""
+    """Redact a serialized document by the same patterns; it stays valid JSON."""
     for byte, sign in _SIGNS:
         if byte in document and sign in document:
             return _IN_BYTES.sub(REDACTED.encode(), document)

@@ -50,7 +50,7 @@ class Deletes(Protocol):
 
 
 class Retention:
-    """Deletes traces in one task, ``run()``."""
+    """Delete traces in one task, ``run()``."""
 
     def __init__(
         self,

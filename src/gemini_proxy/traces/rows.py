@@ -40,7 +40,7 @@ JOB_KEYS: Final = ("trace_id", "kind", "payload", "created", "due", "attempts")
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """A trace serialised: parameters for the inserts, in the order of the key tuples above.
+    """A trace serialized: parameters for the inserts, in the order of the key tuples above.
 
     ``trace`` lacks the second and third, which the database assigns: the dataset's number, and the place in it.
     ``masked`` are the values behind its placeholders, which may be there already.
@@ -56,9 +56,9 @@ class TraceRow:
 
 
 def encode(trace: Trace, *, short: bool = False) -> TraceRow:
-    """Serialise a trace; keys are redacted in its metadata. Raises RowRejected when it cannot be written as JSON.
+    """Serialize a trace; keys are redacted in its metadata. Raises RowRejected when it cannot be written as JSON.
 
-    With ``short`` its messages are serialised in one call, which keeps the interpreter to itself.
+    With ``short`` its messages are serialized in one call, which keeps the interpreter to itself.
     """
     identity, created = trace.id, trace.created
     row = (
@@ -152,7 +152,7 @@ def dump(value: object) -> bytes:
 
 
 def _dump_slowly(value: object) -> bytes:
-    """Serialise what orjson refuses and JSON may hold: lone surrogates, integers over 64 bits, depth over 254."""
+    """Serialize what orjson refuses and JSON may hold: lone surrogates, integers over 64 bits, depth over 254."""
     try:
         return json.dumps(value, default=_plain, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -160,7 +160,7 @@ def _dump_slowly(value: object) -> bytes:
 
 
 def dump_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
-    """Serialise messages one at a time: orjson keeps the interpreter to itself for the length of a call."""
+    """Serialize messages one at a time: orjson keeps the interpreter to itself for the length of a call."""
     # Into one buffer: what orjson gives for a short message keeps four kilobytes from being used again.
     document = bytearray(b"[")
     for message in messages:

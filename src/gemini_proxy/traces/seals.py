@@ -53,7 +53,7 @@ Leaves = dict[int, bytes]
 
 
 class Sealer:
-    """Seals the traces of days that have ended, in one task, ``run()``.
+    """Seal the traces of days that have ended, in one task, ``run()``.
 
     ``believed()`` is the Unix time, None while no clock is believed; ``wanted()`` says whether traces are sealed.
     """

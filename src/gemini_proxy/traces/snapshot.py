@@ -53,7 +53,7 @@ class News:
 
 
 class Patience:
-    """Asks a database that is away again, until it has been away for so many seconds; from then on nobody waits."""
+    """Ask a database that is away again, until it has been away for so many seconds; from then on nobody waits."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -61,7 +61,7 @@ class Patience:
         self._last_away = -math.inf
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """Raises StoreError, and what ``question`` raises."""
+        """Raise StoreError, and what ``question`` raises."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -86,7 +86,7 @@ class Patience:
 
 
 class Revisions:
-    """Answers whether anything has changed: see ``revision``.
+    """Answer whether anything has changed: see ``revision``.
 
     Each answer comes of a look at the database that began after the question was asked, so that what another process
     had committed by then counts. Questions that come while a look is under way share the next one, and its failure.
@@ -146,7 +146,7 @@ class Revisions:
 
 
 class Snapshots(Generic[K, T]):
-    """Caches what ``load`` reads for a key, with its revision; reads again once the revision has changed.
+    """Cache what ``load`` reads for a key, with its revision; read again once the revision has changed.
 
     The ``most`` that were asked for last are kept.
     """

@@ -304,7 +304,7 @@ class _Glances:
         self._closed = False
 
     def value(self, query: str) -> Any:
-        """Raises sqlite3.Error, for a database that is locked as well."""
+        """Raise sqlite3.Error, for a database that is locked as well."""
         if self._closed:
             raise StoreError("the database is closed")
         files = _files(self._path)

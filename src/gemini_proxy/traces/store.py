@@ -124,7 +124,7 @@ class TraceStore:
         await self.write([encode(trace) for trace in batch])
 
     async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
-        """Write serialised traces as ``add`` does; with ``again``, leave out those that are there.
+        """Write serialized traces as ``add`` does; with ``again``, leave out those that are there.
 
         That an attempt failed does not say that it wrote nothing: its commit may have come through and the word of it
         not.

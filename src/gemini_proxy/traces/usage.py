@@ -128,7 +128,7 @@ class OwnerUsage:
 
 
 class DatasetUsage:
-    """Reads figures; what the indexer has not come to yet is missing in them."""
+    """Read figures; what the indexer has not come to yet is missing in them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

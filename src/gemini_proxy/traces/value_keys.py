@@ -1,4 +1,4 @@
-"""Encrypts masked values for the database, with keys of the operator's. No I/O."""
+"""Encrypt masked values for the database, with keys of the operator's. No I/O."""
 
 import base64
 import binascii

@@ -32,7 +32,7 @@ async def push_traces(call: ApiCall) -> PushView:
     again by the same user, even at the same time, it has the same id and nothing is written.
     """
     push = await call.body(TracePush)
-    # A thread gives the loop its turn while a large push is serialised.
+    # A thread gives the loop its turn while a large push is serialized.
     traces, rows = await asyncio.to_thread(_prepare, push, call.user, _uploader(call))
     await _keep(call, rows, push.dataset)
     call.app[FEED].committed()

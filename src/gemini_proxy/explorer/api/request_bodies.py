@@ -51,7 +51,7 @@ RECORD: Final = "gemini_proxy"
 """The member of a trace's metadata in which a proxy like this one describes the exchange."""
 INVALID: Final = "Input Validation Error: "
 EXCESSIVE: Final = "Excessive Policy: "
-"""Phrases by which Invariant's clients recognise the reason of a 400."""
+"""Phrases by which Invariant's clients recognize the reason of a 400."""
 
 _MAX_MODEL: Final = 256
 _DATASET: Final = re.compile(r"[a-zA-Z0-9_-]+")

@@ -10,7 +10,7 @@ from gemini_proxy.traces.trace import GUARDRAILS_SOURCE
 Kind = Literal["block", "ask", "mask", "log", "remark"]
 """The action of a rule; "remark" if a person or a program made the annotation."""
 _KINDS: Final[Sequence[Kind]] = ("block", "ask", "mask", "log", "remark")
-"""The heaviest first: a range has the colour of the heaviest."""
+"""The heaviest first: a range has the color of the heaviest."""
 Style = Kind | Literal[""]
 
 SHOWN: Final = 20_000

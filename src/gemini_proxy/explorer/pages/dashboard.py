@@ -34,7 +34,7 @@ _POINTS: Final = 62
 _SHOWN: Final = 12
 """Names in a table; the others share a row."""
 _COLOURS: Final = 6
-"""Names with a colour of their own in a plot; the others share one."""
+"""Names with a color of their own in a plot; the others share one."""
 _DAY: Final = 86_400
 REFRESHED: Final = {"": "off", "30": "every 30 s", "300": "every 5 min"}
 """Seconds between two refreshes in the browser."""

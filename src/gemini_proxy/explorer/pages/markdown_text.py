@@ -27,7 +27,7 @@ _BORDER = re.compile("([\ue000-\uf7ff])")
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _SYNTAX = re.compile(r"^ {0,3}(?:#{1,6} |[-*+] |\d{1,9}[.)] |>|```|~~~|\|)|\*\*|__|`[^`\n]|\]\(", re.MULTILINE)
 _LEXED: Final = 4_000
-"""Characters of code that are coloured: lexers take longer for some texts than for others."""
+"""Characters of code that are colored: lexers take longer for some texts than for others."""
 _LANGUAGES: Final = frozenset(
     "python py json bash sh shell javascript js typescript ts sql yaml toml html css diff go rust java c cpp".split()
 )
@@ -52,7 +52,7 @@ _TAGS: Final = {
 
 @dataclass(slots=True)
 class MarkdownTexts:
-    """Renders the texts of one page until it has rendered enough."""
+    """Render the texts of one page until it has rendered enough."""
 
     left: int = MAX_RENDERED
 
@@ -82,7 +82,7 @@ def _parser() -> MarkdownIt:
 
 
 class _Writer:
-    """Writes tokens as HTML. ``passed`` are the borders met so far, in order."""
+    """Write tokens as HTML. ``passed`` are the borders met so far, in order."""
 
     def __init__(self, runs: Sequence[StyledRun]) -> None:
         self.passed: list[str] = []

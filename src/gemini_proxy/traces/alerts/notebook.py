@@ -23,7 +23,7 @@ Totals = Callable[[], Mapping[str, int]]
 
 
 class Notebook:
-    """Counts until ``run()`` writes. While the database is away it goes on counting: nothing is lost but the times.
+    """Count until ``run()`` writes. While the database is away it goes on counting: nothing is lost but the times.
 
     ``wanted()`` are the kinds that an alert tells of now; others are not noted. ``totals`` are counted elsewhere: what
     they have grown is noted.

@@ -16,7 +16,7 @@ TIMEOUT: Final = 10.0
 
 
 class Webhooks:
-    """Posts messages. An asynchronous context manager; ``public_url`` is where the pages are, for links to them."""
+    """Post messages. An asynchronous context manager; ``public_url`` is where the pages are, for links to them."""
 
     def __init__(self, public_url: str | None, *, timeout: float = TIMEOUT) -> None:
         self._public_url = public_url

@@ -38,7 +38,7 @@ class Sender(Protocol):
 
 
 class AlertWorker:
-    """Gathers and sends from ``run()``. ``rules()`` are those that hold now.
+    """Gather and send alerts from ``run()``. ``rules()`` are those that hold now.
 
     A message is tried until it is taken, after pauses that grow, for a day at most; one about approvals until the last
     of them has expired. It is sent twice where this process ends between the answer and its removal.

@@ -20,7 +20,7 @@ def push_body(trace: Trace) -> dict[str, Any]:
     """Return the body of ``POST /api/v1/push/trace`` for one trace.
 
     As Invariant's Gateway sends it: members of a message that are null are left out, ``via_gateway`` is true. What
-    ``metadata.gemini_proxy`` says lets a receiving gemini-proxy recognise a trace that it has, and show how it ended.
+    ``metadata.gemini_proxy`` says lets a receiving gemini-proxy recognize a trace that it has, and show how it ended.
     """
     return {
         "messages": [
@@ -47,7 +47,7 @@ def push_body(trace: Trace) -> dict[str, Any]:
 
 
 def push_document(trace: Trace) -> bytes:
-    """Serialise the body, a message at a time, as ``dump_messages`` does. Raise RowRejected if JSON cannot hold it."""
+    """Serialize the body, a message at a time, as ``dump_messages`` does. Raise RowRejected if JSON cannot hold it."""
     body = push_body(trace)
     [messages] = body.pop("messages")
     return with_messages(body, b"[%b]" % dump_messages(messages))

@@ -25,7 +25,7 @@ def pause(failures: int, jitter: float, asked: float | None = None) -> float:
     """Return the seconds to wait after so many failures in a row: twice as long each time, from 1 to 300.
 
     ``jitter``, from 0 to 1, takes up to half of it away, so that those who failed together do not return together.
-    ``asked`` is what the service asks for, honoured up to an hour.
+    ``asked`` is what the service asks for, honored up to an hour.
     """
     grown = min(FIRST * 2.0 ** min(max(failures - 1, 0), 32), LONGEST) * (1 - jitter / 2)
     return max(grown, min(asked or 0.0, LONGEST_ASKED))
@@ -101,7 +101,7 @@ class Service(Protocol):
 
 
 class PushWorker:
-    """Sends queued traces from ``run()``; any number of processes may share the queue.
+    """Send queued traces from ``run()``; any number of processes may share the queue.
 
     A trace leaves the queue when the service has said that it has it, or never will. Every other attempt is repeated
     after a pause, however long that takes: nothing about a job is kept in memory alone. A trace is sent twice where the

@@ -82,7 +82,7 @@ class _Batch:
 
 
 class Indexer:
-    """Adds traces to the search index and to the figures, each once, however many processes share the database.
+    """Add traces to the search index and to the figures, each once, however many processes share the database.
 
     ``skipped`` counts those that could not be read, and are in neither. Those of an older version are indexed again.
     """

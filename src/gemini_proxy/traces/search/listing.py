@@ -163,7 +163,7 @@ Numbers = Select[int]
 
 
 class Narrowing:
-    """Finds the numbers of the traces in a dataset that answer a query."""
+    """Find the numbers of the traces in a dataset that answer a query."""
 
     def __init__(self, connection: Connection, dataset: int, asked: TraceQuery, terms: Terms | None) -> None:
         self._connection = connection
@@ -291,7 +291,7 @@ class Neighbours:
 
 
 class Listing:
-    """Reads pages of datasets. Every method raises StoreError."""
+    """Read pages of datasets. Every method raises StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

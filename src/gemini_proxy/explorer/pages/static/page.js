@@ -1,4 +1,4 @@
-// For every page: the colour switch, keyboard shortcuts, and selects that submit their form.
+// For every page: the color switch, keyboard shortcuts, and selects that submit their form.
 "use strict";
 
 (() => {

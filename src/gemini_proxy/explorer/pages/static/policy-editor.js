@@ -1,4 +1,4 @@
-// An editor of policies in place of a text field: colours, line numbers, completion, faults underlined as one types.
+// An editor of policies in place of a text field: colors, line numbers, completion, faults underlined as one types.
 "use strict";
 
 (() => {
@@ -25,7 +25,7 @@
     function: tags.function(tags.variableName),
     detector: tags.standard(tags.variableName),
   };
-  // By class, so that the style sheet has the colours of both themes.
+  // By class, so that the style sheet has the colors of both themes.
   const colours = HighlightStyle.define(Object.entries(roles).map(([role, tag]) => ({ tag, class: `policy-${role}` })));
 
   function language({ keywords, constants, kinds, types, callables, patterns }) {

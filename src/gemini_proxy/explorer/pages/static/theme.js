@@ -1,4 +1,4 @@
-// Runs before the body exists, so that nothing is drawn in the wrong colours.
+// Runs before the body exists, so that nothing is drawn in the wrong colors.
 "use strict";
 
 (() => {
