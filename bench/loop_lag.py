@@ -1,6 +1,6 @@
 """``python -m bench.loop_lag``: how long hostile policies and texts hold up the event loop of the proxy.
 
-A neighbour asks ``/healthz`` every 5 ms meanwhile. Late by the clock is also what the machine does to the process;
+A neighbor asks ``/healthz`` every 5 ms meanwhile. Late by the clock is also what the machine does to the process;
 the CPU time of the longest callback is what the proxy does to itself.
 """
 

@@ -126,7 +126,7 @@ async def questions(database: Database) -> list[Question]:
         return 0 if found is None else 1
 
     async def trace_page() -> int:
-        """Ask for a trace as its page does: with its neighbours, and with what shadows found in it."""
+        """Ask for a trace as its page does: with its neighbors, and with what shadows found in it."""
         found = await catalogue.stored(OWNER, newest.id)
         beside = await listing.neighbours(largest, newest.position)
         return (found is not None) + (beside.older is not None) + len(await shadows.of_trace(largest, newest.id))

@@ -60,7 +60,7 @@ def _group(pattern: str) -> str:
 
 
 def _operators(pattern: str) -> str:
-    """Return the pattern of operators without punctuation, which has no colour."""
+    """Return the pattern of operators without punctuation, which has no color."""
     return rf"(?![()\[\]{{}},.]|:(?!=))(?:{pattern})"
 
 

@@ -76,7 +76,7 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_is_complete(wheel: Path) -> None:
-    """It holds every module, the migrations among them, the marker of type hints, the licence, the command, and the
+    """It holds every module, the migrations among them, the marker of type hints, the license, the command, and the
     ready policies and the example configuration as they are.
     """
     with zipfile.ZipFile(wheel) as archive:

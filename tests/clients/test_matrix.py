@@ -1,4 +1,4 @@
-"""The matrix of clients where nothing has to be installed for it: those that are here, and its own judgement."""
+"""The matrix of clients where nothing has to be installed for it: those that are here, and its own judgment."""
 
 import shutil
 from pathlib import Path

@@ -114,7 +114,7 @@ async def say(proxy: Proxy, dataset: str, text: str) -> int:
 async def write(page: Page, policy: str) -> None:
     """Put a text in place of the one in the editor."""
     await page.get_by_label("Policy").press("Control+a")
-    # Chromium gives what replaces a whole text its colours as an attribute, which it then reports as forbidden.
+    # Chromium gives what replaces a whole text its colors as an attribute, which it then reports as forbidden.
     await page.keyboard.press("Delete")
     await page.keyboard.insert_text(policy)
 
@@ -166,7 +166,7 @@ async def test_from_a_rule_to_a_refusal_that_is_seen(proxy: Proxy, page: Page, w
 
 
 async def test_the_editor_knows_the_language(proxy: Proxy, page: Page) -> None:
-    """It completes names, with the import that they need, and underlines what a warning is about; words have colours.
+    """It completes names, with the import that they need, and underlines what a warning is about; words have colors.
     Tab indents, and leaves the editor after Escape."""
     await ensured(proxy.app[DATASETS], DEVELOPER, "edited")
     await page.goto(f"{proxy.url}/explorer/datasets/edited/rules/new")

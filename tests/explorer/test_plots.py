@@ -88,7 +88,7 @@ def test_seven_days_have_a_label_each(step: int) -> None:
 
 
 def test_the_dashboard_has_a_plot_for_each_question() -> None:
-    """Requests by how they ended, refusals by rule, and two times; many rules share one colour, pushed ones count."""
+    """Requests by how they ended, refusals by rule, and two times; many rules share one color, pushed ones count."""
     refusals = {f"rule {number}": 20 - number for number in range(9)} | {"": 1}
     one = Figures(
         {"completed": 3, "refused_request": 2, "client_gone": 1, "pushed": 4}, refusals, masked={"a": 2, "b": 1}

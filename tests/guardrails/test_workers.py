@@ -137,7 +137,7 @@ async def _refused(work: Awaitable[object]) -> str:
 
 
 async def test_work_over_its_time_ends_no_other() -> None:
-    """A neighbour's work goes on in its own process, and what took the place of the ended one works."""
+    """A neighbor's work goes on in its own process, and what took the place of the ended one works."""
     two = Workers(2)
     async with asyncio.TaskGroup() as tasks:
         neighbour = tasks.create_task(two.run_within("b", 60, _until_killed_or, 1.0))

@@ -159,7 +159,7 @@ def test_prompt_injection_heuristic(text: str) -> None:
 
 
 def test_copyright() -> None:
-    """Notices and licences."""
+    """Notices and licenses."""
     assert ["COPYRIGHT"] == labels("copyright", "Copyright by Someone")
     assert "COPYRIGHT" in labels("copyright", "Copyright (c) 2024 Someone")
     assert ["COPYRIGHT"] == labels("copyright", "Copyright (C) Unicorn Inc.")

@@ -41,7 +41,7 @@ def test_errors_have_place_and_suggestion() -> None:
 
 
 def test_fields_are_checked_at_load() -> None:
-    """A misspelt field of a declared event does not wait for a check."""
+    """A misspelled field of a declared event does not wait for a check."""
     with pytest.raises(PolicyError, match=r'Message has no field "contents" \(did you mean "content"\?\)'):
         compile_policy(rule(M, '"x" in m.contents'))
 
@@ -355,7 +355,7 @@ def test_records_with_a_type_are_data() -> None:
     "test", ['m.content + "!" == "ok!"', '"<" + m.content == "<ok"', "m.content + m.content == 'okok'"]
 )
 def test_chunks_are_added_as_their_text(test: str) -> None:
-    """One message's content may be chunks and its neighbour's a string: adding them gives a text either way."""
+    """One message's content may be chunks and its neighbor's a string: adding them gives a text either way."""
     for content in ("ok", [{"type": "text", "text": "o"}, {"type": "text", "text": "k"}]):
         assert fires(rule(M, test), {"role": "user", "content": content})
 

@@ -136,7 +136,7 @@ def test_what_nothing_finds_is_warned_of(entity: str, line: str) -> None:
 
 
 def test_a_name_that_nobody_knows_does_not_load() -> None:
-    """A misspelt entity would never be found."""
+    """A misspelled entity would never be found."""
     with pytest.raises(PolicyError, match="unknown entity <PERSONS>"):
         compile_policy('raise "x" if:\n    (c: ToolCall)\n    c is tool:send({to: <PERSONS>})\n')
 
@@ -145,7 +145,7 @@ def test_a_name_that_nobody_knows_does_not_load() -> None:
     "line", ['any(pii(m, ["X"], entities=["Y"]))', 'any(pii(m, ["X"], 3))', "prompt_injection(m, treshold=1)"]
 )
 def test_options_are_checked(line: str) -> None:
-    """Twice, too many, misspelt."""
+    """Twice, too many, misspelled."""
     with pytest.raises(PolicyError):
         compile_policy(about(line))
 

@@ -1,4 +1,4 @@
-"""Bodies and requests as hostile clients send them, over real sockets: what each gets, what its neighbours notice."""
+"""Bodies and requests as hostile clients send them, over real sockets: what each gets, what its neighbors notice."""
 
 import asyncio
 import contextlib
@@ -80,7 +80,7 @@ class Neighbour:
 
 @contextlib.asynccontextmanager
 async def neighbour(url: str) -> AsyncIterator[Neighbour]:
-    """A neighbour at work while the body of the block runs; it fails the test when it is disturbed."""
+    """A neighbor at work while the body of the block runs; it fails the test when it is disturbed."""
     one = Neighbour()
     async with asyncio.TaskGroup() as group:
         group.create_task(one.run(url))
@@ -164,7 +164,7 @@ def bomb(megabytes: int) -> bytes:
 
 
 async def test_bomb_costs_little(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """10 MB that inflate to 10 GB are 413 within the limit's time and memory, while a neighbour goes on."""
+    """10 MB that inflate to 10 GB are 413 within the limit's time and memory, while a neighbor goes on."""
     body = bomb(10_000)
     assert len(body) > 9_000_000
     data = post_bytes(PATH, GZIP, body=body)
@@ -498,7 +498,7 @@ async def test_innocent_neighbour_is_unharmed(proxy: Proxy, upstream: ScriptedUp
 
 
 async def test_small_body_of_many_values_does_not_stall(proxy: Proxy) -> None:
-    """Half a megabyte of empty parts takes long to read; it is read beside the loop, and the neighbour goes on."""
+    """Half a megabyte of empty parts takes long to read; it is read beside the loop, and the neighbor goes on."""
     body = b'{"contents":[{"parts":[' + b",".join([b'{"x":0}'] * 60_000) + b"]}]}"
     async with neighbour(proxy.url) as other:
         assert (await exchange(proxy.url, post_bytes(PATH, body=body))).status == 200

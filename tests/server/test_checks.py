@@ -69,7 +69,7 @@ async def test_no_verdict_passes_where_the_operator_chose_so(
 async def test_long_check_overlaps_and_stalls_nobody(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
-    """While a long request check runs elsewhere, the upstream is called, no byte leaves, and a neighbour is served."""
+    """While a long request check runs elsewhere, the upstream is called, no byte leaves, and a neighbor is served."""
     proxy = await start_proxy(policy=SLOW, guardrails={"timeout": 2.0})
     upstream.reply(unary(candidate("fine", "STOP")))
     slow = asyncio.ensure_future(client.post(proxy.method(), json=MANY_CALLS))

@@ -1,4 +1,4 @@
-"""Upstream answers that are none, or far more work than they look: what the client gets, what its neighbours notice."""
+"""Upstream answers that are none, or far more work than they look: what the client gets, what its neighbors notice."""
 
 import asyncio
 import gzip

@@ -45,7 +45,7 @@ Behaviour = Fault | Status | None
 
 @dataclass
 class ExplorerDouble:
-    """``script`` are its next behaviours, one a call; then it does as ``behaviour`` says, None being well.
+    """``script`` are its next behaviors, one a call; then it does as ``behaviour`` says, None being well.
 
     It answers 500 for traces that begin with ``heavy``. ``lost`` counts the answers that it gave and nobody got; with
     ``gate`` it answers when that is set.

@@ -29,7 +29,7 @@ class RawAnswer:
 
     @property
     def error(self) -> Any:
-        """The Google error in the body; fails where it is none, or is not labelled so."""
+        """The Google error in the body; fails where it is none, or is not labeled so."""
         assert b"content-type: application/json; charset=utf-8" in self.header_lines
         error = orjson.loads(self.body)["error"]
         assert error["code"] == self.status

@@ -1,4 +1,4 @@
-"""Traces as rows: what serialising one costs."""
+"""Traces as rows: what serializing one costs."""
 
 import subprocess
 import sys
