@@ -1,7 +1,7 @@
 """The wire of batches: many requests in one, all read or none, whose responses come later, in one answer. No I/O.
 
-All responses of a batch are read as one candidate, one behind the other: a check of each by itself, behind all of the
-requests, would take the square of their number.
+All responses of a batch are read as one candidate, one after another. Checking each of them alone, after all of the
+requests, would take time that grows with the square of their number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,7 +105,7 @@ def _file(name: str) -> Reference:
 
 
 def with_requests(named: GeminiRequest, requests: Iterable[tuple[int, JsonObject]], fault: str) -> GeminiRequest:
-    """Return ``named`` with requests behind each other, each in an object with what belongs to it, and its number.
+    """Return ``named`` with ``requests`` added in order, each a number and an object that holds the request.
 
     Raises BadRequest for one that cannot be read; ``fault`` says so with the number in its braces.
     """

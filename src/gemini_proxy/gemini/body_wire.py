@@ -75,7 +75,7 @@ class BodyPlaces:
 
 @dataclass(frozen=True, slots=True)
 class BodyWire:
-    """``read`` reads a request's body, ``is_text`` says of a path in it whether the model reads that string as text.
+    """``read`` reads a request's body. ``is_text`` tells for a path in it whether the model reads that string as text.
 
     ``tell`` says a response in Gemini's words, as ``ResponseReader.read`` does.
     """

@@ -112,8 +112,8 @@ class CallLinks:
     def output(self, given: str, name: str) -> str:
         """Return the id of the call that an output answers. An output without a call gets an id of its own.
 
-        The call is found by its id, else by its name, without either by its place: the first that waits, else the last
-        that was answered.
+        The call is found by its id, else by its name, else by its place: the first call without an output, else the
+        call that was answered last.
         """
         for key in _keys(given, name):
             if (call_id := self._next(key)) is not None:
@@ -136,7 +136,7 @@ class CallLinks:
     def _new_id(self, given: str) -> str:
         call_id = given
         while not call_id or call_id in self._ids:
-            # The number never goes back: ids chosen to be in the way cost one step each, once.
+            # The number only grows: each id that a client chose to collide costs one step, once.
             self._number += 1
             call_id = f"{given or 'call'}_{self._number}"
         self._ids.add(call_id)

@@ -39,9 +39,9 @@ Alt = Literal["json", "sse", "media"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The query parameters that count. ``key`` is a credential and never goes upstream as a parameter.
+    """The query parameters that matter. ``key`` is a credential and never goes upstream as a parameter.
 
-    ``passed`` are those that the method takes beside them.
+    ``passed`` holds the further parameters that the method takes.
     """
 
     alt: Alt | None = None
@@ -55,10 +55,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """A call that the proxy serves, by its ``row`` in the table of doors.
+    """A call that the proxy serves, with its ``row`` in the table of doors.
 
-    ``path`` is the upstream's, ``names`` what stands in the braces of its shape. ``host`` is the API that serves it:
-    the Gemini API, or Vertex AI in the call's ``location``.
+    ``path`` is the path at the upstream; ``names`` holds the values of the braces in its shape. ``host`` is the API
+    that serves it: the Gemini API, or Vertex AI in the call's ``location``.
     """
 
     row: Row
@@ -118,7 +118,7 @@ def read_call(http_method: str, target: str, duties: Mapping[str, Duty] = DEFAUL
     """Read ``target``, the request target as it came (path and query, undecoded). ``duties`` are by door.
 
     Raises NotFound for a path outside the table or behind a closed door, MethodNotAllowed for a known path with another
-    HTTP method, BadRequest for query parameters that are refused.
+    HTTP method, and BadRequest for query parameters that are refused.
     """
     path, _, raw_query = target.partition("?")
     read = _plain_call if raw_query in _PLAIN_QUERIES else _call
@@ -149,7 +149,7 @@ def _call(http_method: str, path: str, raw_query: str) -> ModelCall:
     )
 
 
-# Without the queries that may hold a key.
+# Queries without a key: targets with any other query are not cached.
 _PLAIN_QUERIES: Final = frozenset(("", "alt=sse"))
 _plain_call = lru_cache(maxsize=256)(_call)
 
@@ -180,8 +180,8 @@ def _closed(door: str) -> str:
 def read_query(raw: str, passed: frozenset[str] = frozenset(), *, media: bool = False) -> Query:
     """Read the query string, of which the parameters ``passed`` go upstream as well.
 
-    ``media`` lets ``alt=media`` ask for bytes. Raises BadRequest for parameters that hide content, repeat or
-    contradict.
+    ``media`` lets ``alt=media`` ask for bytes. Raises BadRequest for parameters that hide content, are repeated, or
+    contradict each other.
     """
     if not raw:
         return Query()

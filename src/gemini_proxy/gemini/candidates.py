@@ -27,7 +27,7 @@ _FINISH_REASONS = (
 _NOT_FINISHED = frozenset(("FINISH_REASON_UNSPECIFIED", "CONTINUATION"))
 _CALL_KEYS = frozenset(("functionCall", "function_call"))
 _CALL_MARKS = frozenset(("functionCall", "thought", "thoughtSignature"))
-# Keeps every later walk within Python's stack.
+# Recursion over what was read stays within Python's stack.
 _MAX_DEPTH = 256
 _TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
 
@@ -70,12 +70,13 @@ class Delta(NamedTuple):
 
 
 class Candidate:
-    """Put one candidate together. Callers do not change what it returns, in which the ``args`` of an open call grow.
+    """Put one candidate together. Callers must not change what it returns; in it the ``args`` of an open call still
+    grow.
 
-    ``finish_reason`` is the last one given, an integer as its name, or as digits where no name is known; ``finished``
-    says that it ends the response, which does not go on elsewhere. ``fields`` has what its fields beside the content
-    say, and those of the content beside its parts; ``tokens`` what its ``logprobsResult`` says. ``deltas``, where it is
-    a list, gets what each event adds, in order.
+    ``finish_reason`` is the last one given: an integer as its name, or as digits where no name is known. ``finished``
+    says that this reason ends the candidate, as ``CONTINUATION`` does not. ``fields`` has the texts of the fields
+    beside the content, and of those in the content beside its parts; ``tokens`` has the texts of its
+    ``logprobsResult``. If ``deltas`` is a list, each event's deltas are appended to it in order.
     """
 
     __slots__ = (

@@ -52,7 +52,7 @@ def _messages(root: JsonObject) -> MessageList:
         if not isinstance(question, Mapping):
             raise BadRequest('"questions" must hold objects')
         read.add_content("system", contents_parts(question.get("instructions") or "", "instructions"))
-        # What else a question says: its name and its options, which come back as labels.
+        # The other texts of a question: its name and its options, which come back as labels.
         rest = {inner: value for inner, value in question.items() if inner != "instructions"}
         texts = [name, *_texts(rest)]
         read.add_text("system", "\n".join(texts), field="request.questions")

@@ -1,6 +1,6 @@
 """List the doors: every known method of the API, what the proxy does about it, and its wire.
 
-A door is what the configuration opens and closes, a row one method behind it. What is in no row is not served.
+The configuration opens and closes doors; a row is one method behind a door. A method without a row is not served.
 """
 
 import re
@@ -196,18 +196,19 @@ Transport = Literal["json", "bytes", "upload", "websocket"]
 class Row:
     """One method: ``http`` on any of ``paths`` is a call of it, behind ``door``.
 
-    ``wire`` names what reads it (``gemini.wires``). ``generates`` says that the response is checked as well, and
-    ``streams`` that it is a stream whatever the body says. ``bare`` is a method with nothing of a user's in it, neither
-    checked nor recorded. ``query`` names the parameters that go upstream beside those of every call; ``media`` lets
-    ``alt=media`` be one. ``transport`` says what the bodies are: JSON, any bytes, parts of a file, or frames of a
+    ``wire`` names the reader of its bodies (``gemini.wires``). ``generates`` says that the response is checked as well,
+    and ``streams`` that it is a stream whatever the body says. A ``bare`` method carries no content of a user: it is
+    neither checked nor recorded. ``query`` names the parameters that go upstream besides those of every call; ``media``
+    allows ``alt=media``. ``transport`` is the kind of the bodies: JSON, any bytes, parts of a file, or frames of a
     WebSocket. ``bearer`` says that the Gemini key goes upstream as ``Authorization: Bearer``, and in no other header.
 
     ``keeps`` says that Gemini keeps something of the call under a name: its request is checked before it leaves, and
-    the name is remembered. ``kept`` is the kind of the things that a method shows, changes or deletes: to each holder
-    their own. One that is not bare shows what a model wrote, which is an exchange once there is some.
+    the name is remembered. ``kept`` is the kind of object that a method shows, changes or deletes; each holder reaches
+    only their own objects. Such a method that is not bare shows text that a model wrote, and becomes an exchange once
+    there is any.
 
-    In a path ``{v}`` is the version, which clients may leave out where it is a step of its own, and any other name in
-    braces is one of ``names`` of the call.
+    In a path ``{v}`` is the version, which clients may leave out where it is a step of its own. Any other name in
+    braces is one of the call's ``names``.
     """
 
     method: Method
@@ -603,14 +604,14 @@ ROWS: Final[Mapping[Method, Row]] = MappingProxyType({row.method: row for row in
 
 
 def carries_nothing(door: str) -> bool:
-    """Return whether nothing of a user's goes through a door."""
+    """Return whether a door carries no content of users."""
     return all(row.bare for row in _ROWS if row.door == door)
 
 
 _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VERSION: Final = "v1beta1|v1beta|v1alpha|v1"
 _ALPHABETS: Final[Mapping[str, str]] = {
-    # Built into a host name: no other character may be in it.
+    # It becomes part of a host name, so no other character is allowed.
     "location": "[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?",
     "project": "[a-z0-9][a-z0-9:.-]{0,59}",
     "id": "[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}",
@@ -635,7 +636,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A path that is one of a row's: ``names`` are what stands in its braces, the version only where it was given."""
+    """A path of a row. ``names`` holds the values of its braces, with the version only if the client gave it."""
 
     row: Row
     path: str
@@ -668,12 +669,12 @@ def _by_first_word() -> Mapping[str, list[tuple[Row, str]]]:
 
 
 def matches(path: str) -> Iterator[Match]:
-    """Yield the rows that ``path`` is one of, which differ in their HTTP method. The path is without a prefix of ours.
+    """Yield the rows with this path, which differ in their HTTP method. The path has no prefix of the proxy.
 
     The raw path is matched: nothing is percent-decoded, so what was matched is what goes upstream.
     """
     first = _FIRST.match(path)
-    # Only words of the table are remembered: the others are without number.
+    # Only words of the table are cached: the number of others has no bound.
     known = first is not None and first[1] in _by_first_word()
     for row, shape, pattern in _patterns(first[1]) if first and known else ():
         if match := pattern.fullmatch(path):

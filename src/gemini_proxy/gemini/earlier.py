@@ -10,10 +10,10 @@ from gemini_proxy.gemini.request import GeminiRequest
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The content of a reference: its messages, and the parts of them that no rule can read.
+    """The content of a reference: its messages, and those of their parts that no rule can read.
 
-    Addresses count from the first of these messages. ``unread`` says why the reference itself still stands for
-    something that is not in them, "" where all of it is.
+    Addresses count from the first of these messages. ``unread`` says why the reference also stands for something
+    outside them; it is "" if they are complete.
     """
 
     messages: tuple[Message, ...] = ()
@@ -28,16 +28,16 @@ def references_of(request: GeminiRequest) -> list[Reference]:
 
 
 def after_earlier(request: GeminiRequest, known: Mapping[Reference, Earlier]) -> GeminiRequest:
-    """Return the request with what its references stand for before it.
+    """Return the request with the content of its references before its own messages.
 
-    Messages that several references stand for come once. Addresses of the request's own messages move behind them; a
-    reference that is not known stays unchecked.
+    Messages behind several references are included once. Addresses of the request's own messages are moved accordingly.
+    An unknown reference stays unchecked.
     """
     if not known:
         return request
     before: list[Message] = []
     unread: list[Unchecked] = []
-    # One value for several references is one thing that they all name.
+    # References with the same value name the same object.
     for earlier in {id(earlier): earlier for earlier in known.values()}.values():
         unread += [moved(unchecked, len(before)) for unchecked in earlier.unchecked]
         before += earlier.messages

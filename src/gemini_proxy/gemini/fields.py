@@ -16,9 +16,9 @@ JsonObject = Mapping[str, Any]
 
 
 def field(source: JsonObject, name: str) -> Any:
-    """Return the value of ``name`` (camelCase) in either spelling, None if absent. Raises BadRequest for both.
+    """Return the value of ``name`` (camelCase) in either spelling, None if absent. Raises BadRequest if both are there.
 
-    A name of one word has one spelling, for which ``source.get`` does.
+    A name of one word has only one spelling: use ``source.get`` for it.
     """
     value = source.get(name)
     other = snake_case(name)

@@ -13,9 +13,9 @@ import orjson
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.casing import camel_case, camel_keys
 
-# Requests deeper than this are refused as well.
+# The same limit as for requests.
 MAX_DEPTH = 64
-# Elements without a leaf of their own (``{}``, ``[]``) are never mentioned, so an index may skip some, but not many.
+# Elements without a leaf (``{}``, ``[]``) are never mentioned, so an index may skip some, but not many.
 MAX_INDEX_GAP = 100
 
 _STEP = re.compile(
@@ -81,10 +81,11 @@ class FunctionCalls:
         self._by_id: dict[str, Any] = {}
 
     def add(self, part: Mapping[str, Any]) -> StreamedCall | dict[str, Any] | None:
-        """Add a part, keys in camelCase, that holds a ``functionCall`` and nothing but marks beside it.
+        """Add a part, keys in camelCase, that holds a ``functionCall`` and besides it only marks.
 
-        Return what takes a new place among the parts: a complete part, or a call that grows in that place. None for a
-        piece of the open call, an end mark, and the repeat of a call with an id. Raises DecodeError for other shapes.
+        Return the new element for the list of parts: a complete part, or a call that grows in its place. Return None
+        for a piece of the open call, an end mark, and the repetition of a call with an id. Raises DecodeError for other
+        shapes.
         """
         call = read_call(part["functionCall"])
         beside = {key: value for key, value in part.items() if key != "functionCall"}
@@ -133,8 +134,8 @@ def read_call(value: Any) -> dict[str, Any]:
 class StreamedArgs:
     """Put the arguments of one call together, from whole objects and from values by path.
 
-    Strings for the same path are concatenated, other scalars replace each other. Replacing a string or a container
-    would hide text that has come, and raises DecodeError.
+    Strings for the same path are concatenated; other scalars replace each other. Replacing a string or a container
+    would hide text that was received, so it raises DecodeError.
     """
 
     __slots__ = ("_strings", "_tree", "_unjoined")

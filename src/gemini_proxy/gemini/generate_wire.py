@@ -33,7 +33,7 @@ _OPAQUE: Final = frozenset({"data", "thoughtSignature", "thought_signature"})
 
 
 class GenerateReader:
-    """Pass on the payloads as they are: the merger reads them."""
+    """Pass payloads on as they are: the merger reads this form."""
 
     carried_call = False
     has_open_call = False
@@ -83,7 +83,8 @@ class GeneratePlaces:
                 piece = part[path[5]][path[6]][path[7]]
                 return (index, "argument", piece.get("jsonPath", piece.get("json_path")))
         except (LookupError, TypeError, AttributeError):
-            # A repeated name hides from a parser what stands in the text. The merger reads what the parser read.
+            # A parser does not see the value of a repeated name that stands in the text. The merger reads the parser's
+            # result.
             return None
         return None
 
@@ -133,7 +134,7 @@ class GenerateWire:
         within = names[at + 1 :]
         if "parts" not in within:
             return False
-        # The part's own fields and those of the call or output in it; what is deeper is the client's, but for media.
+        # The part's own fields and those of its call or output. Deeper values belong to the client, except media.
         own = within[within.index("parts") + 1 :]
         if own and isinstance(own[0], int):
             own = own[1:]

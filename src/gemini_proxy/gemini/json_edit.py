@@ -1,7 +1,7 @@
-"""Edit strings of a JSON text in place: every byte outside of what is replaced stays as it was. No I/O.
+"""Edit strings of a JSON text in place: every byte outside the replaced text stays as it was. No I/O.
 
-The text is one that a parser has read already: a request body, or one frame of a response with what its framing puts
-around the object (``data:`` before lines, a bracket or a comma before an element).
+A parser has already accepted the text: a request body, or one frame of a response with the framing around its object
+(``data:`` before lines, a bracket or a comma before an element).
 """
 
 import re

@@ -9,19 +9,19 @@ from gemini_proxy.gemini.response_fields import RESPONSE, FieldTexts, is_id
 
 _RESPONSE = -1
 """Replaces a candidate's index, for content of the response itself."""
-# Both APIs have their own name for "no reason"; clients that ask for integers get 0.
+# Each API has its own name for "no reason"; clients that ask for integers get 0.
 _NO_BLOCK = frozenset((None, "", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"))
 
 
 class Merger:
-    """Add up ``GenerateContentResponse`` objects: text is a delta, counts are totals, what came once stays.
+    """Add up ``GenerateContentResponse`` objects: text is a delta, counts are totals, a field stays once received.
 
-    Names are read in camelCase and snake_case, null is absent. The cost of ``add`` is that of its payload; parts are
-    put together when asked for.
+    Names are read in camelCase and snake_case; null means absent. ``add`` takes time in proportion to its payload;
+    parts are put together on request.
 
-    ``fields`` has what the response says beside its candidates. ``prompt_feedback`` is the last one given, though one
-    that blocks stays; ``error`` is the first one given. ``carried_call`` says whether the last event held a function
-    call, or a piece of one, in any candidate: what the client would run.
+    ``fields`` has the texts of the response beside its candidates. ``prompt_feedback`` is the last one given, except
+    that one that blocks stays; ``error`` is the first one given. ``carried_call`` says whether the last event held a
+    function call that the client would run, or a piece of one, in any candidate.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Merger:
     def finished(self, candidate_count: int | None = None) -> bool:
         """Return whether the response is over: an error, a blocked prompt, or a finish reason for every candidate.
 
-        These are all candidates so far, and at least ``candidate_count``. More events may follow all the same.
+        Every candidate means all so far, and at least ``candidate_count``. More events may still follow.
         """
         if self.error is not None or (self.prompt_feedback is not None and self.blocked):
             return True

@@ -3,15 +3,15 @@
 A message is one of
 
 - ``{"role": "system" | "assistant", "content": str}``,
-- ``{"role": "user", "content": [chunk, ...]}``, one chunk a part; also of the model, for an image or a file,
+- ``{"role": "user", "content": [chunk, ...]}``, one chunk a part; the model's images and files have this form too,
 - ``{"role": "assistant", "tool_calls": [...]}``, for calls that follow each other,
 - ``{"role": "tool", "tool_name": str, "content": str | list of chunks | object}``, for the output of a call,
 - ``{"tools": [...]}``, for declarations.
 
-Calls and outputs have an id only if the wire gave one; ``call_links`` makes the others. A thought is marked by
-``"thought": True``, a call that Gemini's servers made and its output by ``"provider": True``, and text that stands in
-no text part by ``"field": name``, on its message or its chunk. A call among a user's parts, or an output among the
-model's, has ``"turn": role``, which says whose turn it is in.
+Calls and outputs have an id only if the wire gave one; ``call_links`` makes the others. These marks stand on a message
+or a chunk: ``"thought": True`` on a thought, ``"provider": True`` on a call that Gemini's servers made and on its
+output, and ``"field": name`` on text outside text parts. A call among a user's parts, or an output among the model's,
+has ``"turn": role``, which names the side whose turn it is in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -210,7 +210,7 @@ class MessageList:
         self.messages.append(message)
 
 
-# google.ai.generativelanguage ToolType; any other is its own name.
+# google.ai.generativelanguage ToolType; any other type is shown under its own name.
 _SERVER_TOOLS = {"GOOGLE_SEARCH_WEB": "google_search", "GOOGLE_SEARCH_IMAGE": "google_search"}
 
 

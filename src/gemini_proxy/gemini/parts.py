@@ -68,12 +68,12 @@ _TEXT_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A name in a request for what Gemini keeps: of a ``cache``, a ``file``, a ``batch`` or so.
+    """A name in a request for an object that Gemini keeps, such as a ``cache``, a ``file`` or a ``batch``.
 
-    The name is as Gemini gave it (``cachedContents/abc``), "" where it cannot be told for certain, so that a request
-    with it is refused; ``said`` is what stands in the request, such as a file's URI.
-    ``of_requests`` says that it stands for the requests of a batch: one that is not known is refused. ``mime_type`` is
-    what a file is to be read as, in lower case without parameters, "" where the request leaves that to Gemini.
+    The name is as Gemini gave it (``cachedContents/abc``); it is "" if it is not certain, and then the request is
+    refused. ``said`` is the text in the request, such as a file's URI. ``of_requests`` says that it stands for the
+    requests of a batch; an unknown one is refused. ``mime_type`` is the type to read a file as, in lower case without
+    parameters, or "" if the request leaves it to Gemini.
     """
 
     kind: str
@@ -85,9 +85,9 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Unchecked:
-    """Something that reaches the model or the client and that no rule can read: its address, and the reason.
+    """Content that reaches the model or the client and that no rule can read: its address, and the reason.
 
-    ``reference`` is the name by which it may be known all the same, None if it has none.
+    ``reference`` is the name by which the proxy may still know it, None if it has none.
     """
 
     address: str
@@ -99,8 +99,8 @@ class Unchecked:
 class Media:
     """A chunk for an inline blob or a file reference. ``unchecked`` says why rules cannot read it, None if they can.
 
-    The chunk also has what stands beside the data and the type, such as a display name: for an image as its ``text``,
-    which rules read like any other. ``reference`` is that of a file which Gemini keeps.
+    The chunk also has the texts beside the data and the type, such as a display name. An image has them as its
+    ``text``, which rules read like any other. ``reference`` is that of a file that Gemini keeps.
     """
 
     chunk: Chunk
@@ -139,9 +139,9 @@ def file_media(reference: JsonObject) -> Media:
 
 
 def _file_reference(uri: str, mime_type: str) -> Reference | None:
-    """Return the reference to a file that Gemini keeps; without its name where readers may differ over the URI.
+    """Return the reference to a file that Gemini keeps; without its name if the URI can be read in several ways.
 
-    Any other URI is of what Gemini does not keep.
+    Any other URI is for something that Gemini does not keep.
     """
     if named := _FILE.fullmatch(uri):
         essence = mime_type.partition(";")[0].strip().lower()
@@ -191,7 +191,7 @@ def strings_in(value: Any) -> Iterator[str]:
 def text_beside(source: JsonObject, known: Set[str], control: Set[str] = frozenset()) -> str:
     """Return the strings of the fields of ``source`` whose names are not ``known``, a line each.
 
-    Fields named in ``control`` are left out if they hold what they are for.
+    Fields named in ``control`` are left out if their values have the expected form.
     """
     if source.keys() <= known:
         return ""
@@ -201,7 +201,7 @@ def text_beside(source: JsonObject, known: Set[str], control: Set[str] = frozens
 def output_content(response: JsonObject, plain: str) -> Any:
     """Return the content of a tool message for a ``functionResponse`` or the like.
 
-    If the response holds nothing but the key ``plain``, the content is its text, list or object. Any other response is
+    If the response has only the key ``plain``, the content is that key's text, list or object. Any other response is
     the content as it is, so that rules read its strings unescaped.
     """
     value = field(response, "response")

@@ -1,7 +1,7 @@
-"""Read ``predict`` and ``predictLongRunning``: prompts for pictures and videos, texts to embed, what comes of them.
+"""Read ``predict`` and ``predictLongRunning``: prompts for images and videos, texts to embed, and the results.
 
-The fields are those of google-genai 3.6 for Imagen, Veo and embeddings. A model of somebody's own behind an endpoint
-takes and returns what it likes: every string is text that is not known for something else, its name included.
+The fields are those of google-genai 3.6 for Imagen, Veo and embeddings. A custom model behind an endpoint may take and
+return anything: every string is text, its name included, unless it is known to be something else.
 """
 
 import re
@@ -123,7 +123,7 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
 def _field(name: str, value: Any, mime: str) -> Iterator[dict[str, Any]]:
     folded = snake_case(name)
     if folded in _BYTES and isinstance(value, str):
-        # Text would be read as text; nobody sends a picture as text.
+        # Text is read as text: an image never has a text type.
         yield {"inlineData": {"mimeType": mime if "/" in mime else "application/octet-stream", "data": value}}
     elif folded in _URIS and isinstance(value, str):
         yield {"fileData": {"mimeType": mime, "fileUri": value}}

@@ -1,8 +1,9 @@
-"""Write refusals in the forms that every Gemini client shows, once, without retrying.
+"""Write refusals in a form that every Gemini client shows once, without a retry.
 
 A streamed refusal is one ordinary ``GenerateContentResponse`` event: a text part, a terminal finish reason and a finish
-message, so that clients show it and do not resume. The prompt feedback carries proto field names inside: clients that
-read ``block_reason`` find it, those that drop the text at ``blockReason`` do not. A unary refusal is HTTP 400.
+message, so that clients show it and do not resume. Names inside the prompt feedback are in snake_case: clients that
+read ``block_reason`` find it, and those that drop the text if there is a ``blockReason`` keep the text. A unary refusal
+is HTTP 400.
 """
 
 import json
@@ -24,8 +25,8 @@ GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
 class Refusal:
     """A refusal and its reasons.
 
-    ``messages`` are those of the rules; ``errors`` has one JSON object a violation (args, kwargs, ranges, guardrail).
-    ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` if there was no verdict, or
+    ``messages`` are the rules' messages. ``errors`` has one JSON object per violation (args, kwargs, ranges,
+    guardrail). ``reason`` is ``GUARDRAIL_BLOCKED``, or ``GUARDRAIL_UNAVAILABLE`` if there was no verdict, or
     ``GUARDRAIL_UNAUTHENTICATED`` if that was because of the caller's key.
     """
 
@@ -61,9 +62,9 @@ def sse_refusal(refusal: Refusal, state: StreamState, feedback: Feedback) -> byt
 
 
 def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, elements: int) -> bytes:
-    """Return the last element of a refused JSON array and its end. Nothing may follow the bracket.
+    """Return the last element of a refused JSON array and its closing bracket, which nothing may follow.
 
-    Prompt feedback is left out: the legacy client that reads arrays raises an error on it.
+    There is no prompt feedback: the legacy client that reads arrays raises an error on it.
     """
     start = b"" if opened else b"["
     separator = b"\n,\r\n" if elements else b""

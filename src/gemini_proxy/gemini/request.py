@@ -40,13 +40,13 @@ _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT",
 class GeminiRequest:
     """A request as rules and traces see it.
 
-    ``messages`` ends where the response begins; ``unchecked`` names what no rule can read; ``settings`` are the fields
-    other than those that hold contents; ``candidate_count`` is None where the client left it out; ``structured`` says
-    that the response's text is to be parsed, such as JSON of a schema. ``outbound`` are the addresses of fields that
-    send the response to someone else. ``secrets`` are what the request gives Gemini to log in elsewhere: they are in
-    ``messages``, and neither in ``settings`` nor in ``stored``, which are the messages as a trace keeps them, with the
-    same addresses. ``model`` and ``streams`` are what the body says of them where the path says nothing. The first
-    ``earlier`` messages are what the request's references stand for.
+    ``messages`` ends where the response begins. ``unchecked`` names the content that no rule can read. ``settings``
+    holds the fields other than contents. ``candidate_count`` is None if the client left it out. ``structured`` says
+    that the response's text will be parsed, such as JSON of a schema. ``outbound`` has the addresses of fields that
+    send the response to someone else. ``secrets`` are given to Gemini to log in elsewhere: they are in ``messages``,
+    but neither in ``settings`` nor in ``stored``, the messages as a trace keeps them, which have the same addresses.
+    ``model`` and ``streams`` come from the body if the path does not say them. The first ``earlier`` messages are the
+    content of the request's references.
     """
 
     messages: tuple[Message, ...]
@@ -148,9 +148,9 @@ def is_parsed(mime_type: Any) -> bool:
 
 
 def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]:
-    """Return for each message of a request which of its ``contents`` it is made of, None for what is in none.
+    """Return for each message of a request the index of its source in ``contents``, None for a message without one.
 
-    Nothing for a request that holds other requests. Raises BadRequest as ``read_request`` does.
+    Return nothing for a request that holds other requests. Raises BadRequest as ``read_request`` does.
     """
     if call.method in _WRAPPERS:
         return ()
@@ -165,7 +165,7 @@ def contents_of_messages(call: ModelCall, body: bytes) -> tuple[int | None, ...]
 class _ContentsReader:
     """Read one or several request objects into one message list.
 
-    ``ends`` are how many messages there were before the contents of the last request, and after each of them.
+    ``ends`` has the number of messages before the contents of the last request, and after each of these contents.
     """
 
     def __init__(self) -> None:
@@ -239,9 +239,9 @@ def _named_model(root: JsonObject) -> str | None:
 
 
 def cache_reference(cached: Any) -> Reference | None:
-    """Return the reference to a cache by its name, with or without what stands before its last step.
+    """Return the reference to a cache by its name, with or without the steps before the last one.
 
-    Raises BadRequest for what is no name and may be read as one all the same.
+    Raises BadRequest for a text that is not a valid name but could be read as one.
     """
     if cached is None or cached == "":
         return None
@@ -252,7 +252,7 @@ def cache_reference(cached: Any) -> Reference | None:
 
 
 def add_settings(messages: MessageList, where: str, values: JsonObject, known: JsonObject) -> None:
-    """Add text outside the contents that the model may read, as system messages.
+    """Add text outside the contents that the model may read. It becomes system messages.
 
     ``known`` is a tree of ``control_fields``, which only steer the call.
     """
@@ -272,7 +272,7 @@ def declaration(function: JsonObject) -> Message:
     """Return the declaration of a function as rules read it, with a schema in JSON Schema's words."""
     schema, second = field(function, "parametersJsonSchema"), function.get("parameters")
     parameters = second if schema is None else schema
-    # One of the two schemas is meant; where both are given, the other one is read as text.
+    # Only one of the two schemas applies; if both are given, the other one is read as text.
     known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
     if steers(function.get("behavior")):
         known |= {"behavior"}
@@ -345,7 +345,7 @@ _OUTBOUND = re.compile(r"output_uri_prefix|webhook\w{0,40}", re.ASCII)
 
 
 def _read_setting(address: str, value: Any, known: JsonObject | None) -> Iterator[str | Unchecked]:
-    """Yield the strings of a field as rules read them, and what of it they cannot read.
+    """Yield the strings of a field as rules read them, and the parts that rules cannot read.
 
     ``known`` is the field's entry in ``_CONTROL``: None if it has none, empty if it only steers the call. The names of
     known fields are not text.

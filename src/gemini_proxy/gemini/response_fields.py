@@ -1,8 +1,8 @@
-"""Read the text of a response outside its parts: every string is text, except in a few control fields.
+"""Read the text of a response outside its parts. Every string is text, except in a few control fields.
 
 The fields are Google's own (v1beta ``GenerateContentResponse``, and what google-genai knows beyond it). A field that is
-not listed is text as a whole, its names included. A value of another type than its field's hides nothing: its strings
-are text as well, and it is named as unchecked content.
+not listed is text as a whole, its names included. A value of an unexpected type hides nothing: its strings are text as
+well, and it is named as unchecked content.
 """
 
 import base64
@@ -114,7 +114,7 @@ _CITATIONS: Final = (
     | {"startIndex": NUMBER, "endIndex": NUMBER}
     | {"publicationDate": dict.fromkeys(("year", "month", "day"), NUMBER)},
 )
-# Tokens are not texts by themselves: TokenTexts joins them.
+# Single tokens are not texts: TokenTexts joins them.
 _LOGPROB: Final = {"token": re.compile(r"(?s).*"), "tokenId": NUMBER, "logProbability": NUMBER}
 
 CANDIDATE: Final[dict[str, Any]] = {
@@ -145,10 +145,10 @@ _MAX_DEPTH: Final = 64
 
 
 class FieldTexts:
-    """Gather what the fields of one object say in all its events: each string once, in order.
+    """Gather the texts in the fields of one object over all its events: each string once, in order.
 
-    A string stays, whatever a later event says in the same field: clients have read the earlier event. ``size`` grows
-    with every text, and with everything that cannot be checked.
+    A string stays even if a later event replaces the field: clients have read the earlier event. ``size`` grows with
+    every text and every piece of unchecked content.
     """
 
     __slots__ = ("_said", "_shape", "_too_deep", "_unchecked", "last", "size")
@@ -166,7 +166,7 @@ class FieldTexts:
         last = self.last.get(key)
         self.last[key] = value
         if type(value) is dict and type(last) is dict:
-            # Most fields come again with every event, and little in them changes but counts.
+            # Most fields come with every event, and hardly anything but counts changes in them.
             value = {
                 name: inner
                 for name, inner in value.items()
@@ -181,7 +181,7 @@ class FieldTexts:
         elif not _is_control(shape, value):
             self._read(name, name, shape, value)
         if self._too_deep:
-            # To compare it would take more of Python's stack than there is.
+            # Comparing it would exceed Python's stack.
             del self.last[key]
             self._too_deep = False
 
@@ -285,7 +285,7 @@ def _is_control(shape: Any, value: Any) -> bool:
 
 
 class TokenTexts:
-    """Join the tokens of ``logprobsResult`` to texts: the response again, and what else the model weighed."""
+    """Join the tokens of ``logprobsResult`` to texts: the response again, and the alternatives to its tokens."""
 
     __slots__ = ("_chosen", "_ranks", "size")
 

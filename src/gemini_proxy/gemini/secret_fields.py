@@ -1,4 +1,4 @@
-"""Find what a request gives Gemini's servers to log in elsewhere: header values, keys, tokens. Traces omit them."""
+"""Find the credentials that Gemini's servers use elsewhere: header values, keys, tokens. Traces omit them."""
 
 import re
 from collections.abc import Set
@@ -28,10 +28,10 @@ _SHORTEST: Final = 8
 
 
 def without_secrets(request: JsonObject, others: Set[str] = _OTHER) -> tuple[JsonObject, tuple[str, ...]]:
-    """Return the request as a trace may keep it, and its secrets with each word of them.
+    """Return the request as a trace may keep it, and its secrets, each also split into words.
 
-    A mask is as long as its secret, so that addresses of the text around it stay true. Without secrets the very request
-    is returned. Fields named in ``others`` hold none, whatever the names in them.
+    A mask is as long as its secret, so that addresses of the text around it stay valid. A request without secrets is
+    returned itself. Fields named in ``others`` hold no secrets, whatever the names in them.
     """
     secrets: list[str] = []
     bare = _bare(request, secrets, others)

@@ -1,4 +1,4 @@
-"""Read a JSON object in the one way that every parser reads it, or not at all.
+"""Read a JSON object only if every parser reads it in the same way.
 
 Google's front end concatenates repeated keys where other parsers keep the last one, so a body with a repeated key means
 two things and is refused. UTF-8 only; no byte order mark, no NaN, no lone surrogates, no trailing bytes.
@@ -26,7 +26,7 @@ def read_object(body: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     if type(value) is not dict:
         raise BadRequest("The request body must be a JSON object")
     # Every key has one colon outside strings. If the text has as many colons as the keys and strings that were read, no
-    # key was lost to a repetition. An escaped colon could make up for a lost one: then the exact reading decides.
+    # key was lost to a repetition. An escaped colon could hide the loss of one: then a slower, exact pass decides.
     if _colons(value, body, max_depth) != body.count(b":") or b"\\u003a" in body or b"\\u003A" in body:
         _refuse_repeated_keys(body, max_depth)
     return value
@@ -74,5 +74,5 @@ def _refuse_repeated_keys(body: bytes, max_depth: int) -> None:
     try:
         json.loads(body, object_pairs_hook=pairs_once)
     except RecursionError:
-        # The depth was bounded above in what was read; what a repeated key hid may be deeper.
+        # The depth of the result was bounded above; the value of a repeated key, which is not in it, may be deeper.
         raise BadRequest(f"The request body is nested more than {max_depth} levels deep") from None

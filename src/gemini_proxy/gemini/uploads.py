@@ -1,7 +1,7 @@
 """The resumable protocol of file uploads, and a file's content as rules read it. No I/O.
 
 A file is text if its bytes are, whatever its sender declares: then rules read all of it. Of any other file only the
-names are read. What is declared as one and is the other is refused, for somebody would read it as declared.
+names are read. A file whose declaration does not match its bytes is refused, since someone would read it as declared.
 """
 
 import codecs
@@ -79,9 +79,10 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file whose bytes have all come: how it is announced, the ``start`` in JSON that says so, and its ``data``.
+    """A file that was received completely: its announcement, the ``start`` request in JSON that holds it, and its
+    ``data``.
 
-    ``data`` is None for one that is not text.
+    ``data`` is None for a file that is not text.
     """
 
     announced: Announced
@@ -89,9 +90,9 @@ class UploadedFile:
     data: bytes | None
 
     def changed(self, data: bytes | None, change: Callable[[str], str]) -> "UploadedFile":
-        """Return the file with other bytes, announced by their size and with ``change`` made to its names.
+        """Return the file with other bytes and their size, and with ``change`` applied to its names.
 
-        The name by which Gemini is to know the file stays.
+        The file's name at Gemini stays the same.
         """
         size = self.announced.size if data is None else len(data)
         start, names = self.start, dict(self.announced.names)
@@ -172,9 +173,10 @@ def read_chunk(headers: Mapping[str, str]) -> Chunk:
 
 
 class TextTest:
-    """Tell from the bytes of a file, as they come, whether it is text: in UTF-8, or in what a mark at its start says.
+    """Tell from the bytes of a file, as they come, whether it is text, in UTF-8 or in the encoding of its byte order
+    mark.
 
-    ``encoding`` is "" for bytes that are not text, such as any with a null character.
+    ``encoding`` is "" for bytes that are not text, such as those with a null character.
     """
 
     def __init__(self) -> None:
@@ -219,9 +221,9 @@ def _names(file: JsonObject) -> dict[str, str]:
 
 
 def read_file(file: UploadedFile) -> GeminiRequest:
-    """Read a file as a request that brings it: its names, then its text.
+    """Read a file as a request: its names, then its text.
 
-    A file of a batch is read as the requests in it. Raises BadRequest for one whose lines are no requests.
+    A file of a batch is read as the requests in it. Raises BadRequest if its lines are not requests.
     """
     announced, data = file.announced, file.data
     named = [_user(text, field=name) for name, text in announced.names.items()]

@@ -1,7 +1,7 @@
 """Describe a guarded door's wire, so that one pipeline, merger and hold-back serve all doors.
 
-A door's frames stay bytes: what is allowed leaves as it came. Beside them the door says in Gemini's words
-(``generateContent``) what is in them, and this is what rules, masks and traces are about.
+A door's frames stay bytes: allowed frames leave as they came. The wire also translates their content into the form of
+``generateContent``, which rules, masks and traces work on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +27,12 @@ The first item is the candidate's index, the second ``"argument"`` for an argume
 class ResponseReader(Protocol):
     """Read the frames of one response, in order. Stateful; the same for whole bodies, arrays and streams.
 
-    What a frame says is given to the ``Merger`` as payloads of a ``GenerateContentResponse``. Text is told as it comes.
-    A function call that comes in pieces is told once it is whole; until then ``carried_call`` says of each frame that
-    has a piece of it that it may not leave. What the door says beside that should be in fields of the payload that
-    ``GenerateContentResponse`` does not know: the merger reads their strings as text that the response says beside its
-    candidates. What no rule can read is declared the same way as in ``generateContent`` (``inlineData``, ``fileData``).
-    The end of the response is told by a ``finishReason``, an error by ``error``, use of tokens by ``usageMetadata``.
+    The content of a frame goes to the ``Merger`` as payloads of a ``GenerateContentResponse``. Text is passed on as it
+    comes. A function call that comes in pieces is passed on once it is whole; until then ``carried_call`` is true for
+    each frame with a piece of it, so that the frame may not leave. Other text belongs in fields that
+    ``GenerateContentResponse`` does not know: the merger reads their strings as text of the response beside its
+    candidates. Content that no rule can read is declared as in ``generateContent`` (``inlineData``, ``fileData``).
+    ``finishReason`` marks the end of the response, ``error`` an error, ``usageMetadata`` the use of tokens.
     """
 
     @property
@@ -56,18 +56,18 @@ class ResponseReader(Protocol):
     def refusal_events(
         self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
     ) -> bytes:
-        """Return the frames that end a refused stream, in place of all that is withheld.
+        """Return the frames that end a refused stream, in place of everything withheld.
 
-        ``framing`` is the content type of the stream that the client reads; ``left`` is how many frames with a payload
-        have left before, 0 where none has (then nothing may have been read either). What has left of those that were
-        read is for the reader to know, such as the steps that are open.
+        ``framing`` is the content type of the stream that the client reads. ``left`` is the number of frames with a
+        payload that have left; if it is 0, perhaps nothing was read either. The reader itself keeps track of what the
+        sent frames began, such as the steps that are open.
         """
         ...
 
     def error_events(self, body: Payload, framing: str) -> bytes:
-        """Return the frames of a stream that is nothing but an error, of which ``body`` is the JSON body.
+        """Return the frames of a stream that consists of an error alone; ``body`` is its JSON body.
 
-        They begin as every frame of the stream does, whatever the error is.
+        They begin like every frame of the stream, whatever the error is.
         """
         ...
 
@@ -80,9 +80,9 @@ class TextPlaces(Protocol):
         ...
 
     def run_of(self, path: Path, payload: Payload) -> Run | None:
-        """Return the run that the string at ``path`` of a frame is text of; None where it does not run on.
+        """Return the run of text that the string at ``path`` is part of; None if the text ends with that string.
 
-        Never raises, whatever the payload is.
+        Never raises, for any payload.
         """
         ...
 
@@ -100,9 +100,9 @@ class TextPlaces(Protocol):
 
 
 class Wire(Protocol):
-    """One door's wire. It has no state: a response's is in the reader.
+    """One door's wire. It has no state; the state of a response is in its reader.
 
-    ``refuses_by_event`` says what ``refusals.before_stream = "auto"`` means for a stream of which no byte has left.
+    ``refuses_by_event`` is the meaning of ``refusals.before_stream = "auto"`` for a stream of which no byte has left.
     """
 
     @property
@@ -112,16 +112,17 @@ class Wire(Protocol):
     def refuses_by_event(self) -> bool: ...
 
     def read_request(self, call: ModelCall, body: bytes) -> GeminiRequest:
-        """Read a body as the model will. Its ``streams`` and ``model`` say what the path does not.
+        """Read a body as the model will. Its ``streams`` and ``model`` apply if the path does not say them.
 
-        Raises BadRequest if it cannot be read, or can be read two ways. May run in another process.
+        Raises BadRequest if it cannot be read, or can be read in two ways. May run in another process.
         """
         ...
 
     def contents_of_messages(self, call: ModelCall, body: bytes) -> tuple[int | None, ...]:
-        """Return for each message of a request which of its contents (turns) it is made of, None for what is in none.
+        """Return for each message of a request the index of its content (turn), None for a message outside the
+        contents.
 
-        Nothing for a request that has no turns. Raises BadRequest as ``read_request`` does.
+        Return nothing for a request without turns. Raises BadRequest as ``read_request`` does.
         """
         ...
 

@@ -7,7 +7,7 @@ import orjson
 
 from gemini_proxy.errors import DecodeError
 
-# An inline image of 20 MB is 27 MB of base64 and an event may hold two; beyond that a frame only fills the memory.
+# An inline image of 20 MB is 27 MB of base64, and an event may hold two. A larger frame would only fill the memory.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _BYTES_PER_STEP: Final = 128
 """Bytes that pay for a step, which is a frame or a line of one and takes some 10 microseconds however short it is. A
@@ -30,8 +30,9 @@ class Frame(NamedTuple):
 class Framing(Protocol):
     """Cut a body that arrives in pieces into frames, at a cost linear in its length.
 
-    Both methods raise DecodeError for what cannot be read. Frames before a fault are not lost: the call that meets it
-    behind good frames returns those, and the next call raises. After a fault a framing reads nothing more.
+    Both methods raise DecodeError for bytes that cannot be read. Frames before a fault are not lost: a call that finds
+    good frames and then a fault returns the frames, and the next call raises. After a fault a framing reads nothing
+    more.
     """
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -57,7 +58,7 @@ class FrameReader:
         self._room = _FREE_STEPS * _BYTES_PER_STEP
 
     def read(self, steps: Iterable[Frame], size: int = 0) -> list[Frame]:
-        """Return the frames of ``steps``, in which ``size`` bytes more are read.
+        """Return the frames of ``steps``, which read ``size`` more bytes.
 
         A DecodeError of the steps is raised at once if there are no frames, else by the next call.
         """

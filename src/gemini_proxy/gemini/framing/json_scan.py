@@ -22,9 +22,9 @@ class ObjectScanner:
         self._in_string = False
 
     def find_end(self, source: bytes | bytearray, start: int) -> int:
-        """Return the index behind the object that begins at ``start``, -1 if more bytes are needed.
+        """Return the index after the end of the object that begins at ``start``, or -1 if more bytes are needed.
 
-        The next call takes the same bytes with more behind them; ``start`` may have moved with them.
+        Pass the same bytes with more appended to the next call; ``start`` may have moved with them.
         """
         at = start + self._at
         while True:

@@ -1,6 +1,6 @@
 """Frame the bodies of ``alt=sse``, by the event stream format of the WHATWG HTML standard, section 9.2.
 
-Google ends a stream that fails on its side with a bare JSON object. That format has no such thing; it is read too.
+Google ends a stream that fails on its side with a bare JSON object. The standard has no such form; it is read too.
 """
 
 import re
@@ -15,7 +15,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANKS = re.compile(rb"[ \t\r\n]+")
 _BRACE, _LF, _CR = b"{\n\r"
 _PLAIN_END = b"\r\n\r\n"
-# Clients may show or run what is in a field that the standard says to ignore, so unknown fields are refused.
+# Clients may show or run the value of a field that the standard says to ignore, so unknown fields are refused.
 _OTHER_FIELDS = frozenset((b"", b"event", b"id", b"retry"))
 
 
@@ -47,9 +47,10 @@ class SseFraming:
         return self._reader.read(self._frames(data), len(data))
 
     def _plain(self, data: bytes) -> list[Frame] | None:
-        """Return the frames of whole events of one data line each, None for any other bytes. Nearly all are such.
+        """Return the frames of whole events with one data line each, None for any other bytes. Nearly all events have
+        this form.
 
-        Faults are left to the long way, which meets them again behind the frames before them.
+        Faults are left to the general reader, which finds them again after the frames before them.
         """
         if not self._marked or self._line_begun or self._reader.fault is not None or len(data) > self._limit:
             return None

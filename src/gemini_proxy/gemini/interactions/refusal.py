@@ -1,9 +1,8 @@
 """Write refusals within a stream of the Interactions API, in the form that its clients show and do not resume.
 
-The steps that are open are stopped, and a step of the model says what was refused: that is what readers of text show.
-An ``error`` event follows for programs: google-genai yields it, and Google's agent kit makes it an error of the turn
-where it would take ``interaction.completed`` for the end of a good one. What is refused before a byte has left is
-HTTP 400, as in the rest of the API.
+Open steps are stopped, and a step of the model says why: clients that show text show it. An ``error`` event follows for
+programs: google-genai yields it, and Google's agent kit turns it into an error of the turn; it would take
+``interaction.completed`` for a successful end. A refusal before the first byte is HTTP 400, as in the rest of the API.
 """
 
 import json
@@ -20,10 +19,10 @@ _DONE: Final = b"event: done\ndata: [DONE]\n\n"
 def refusal_events(
     refusal: Refusal, state: StreamState, feedback: Feedback, opened: Sequence[int], following: int
 ) -> bytes:
-    """Return the events that end a refused stream in which the steps ``opened`` have not stopped.
+    """Return the events that end a refused stream in which the steps ``opened`` are still open.
 
-    ``following`` is the index of the step that says it. With ``feedback = "none"`` no error is told: the stream ends as
-    an interaction that is incomplete.
+    ``following`` is the index of the step with the refusal. With ``feedback = "none"`` there is no ``error`` event: the
+    stream ends as an incomplete interaction.
     """
     events = [_event("step.stop", index=index) for index in opened]
     events += [

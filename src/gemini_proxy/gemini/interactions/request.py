@@ -1,6 +1,6 @@
-"""Read a request of the Interactions API: its history of steps becomes the messages that rules read of any request.
+"""Read a request of the Interactions API: turn its history of steps into the same messages as any other request's.
 
-Names are snake_case there; both spellings of a name are read, as Google's parsers do elsewhere. A setting is text
+That API has snake_case names; both spellings of a name are read, as by Google's parsers elsewhere. A setting is text
 unless it is one of the fields that only steer the call.
 """
 
@@ -83,9 +83,9 @@ def interaction_reference(name: str) -> Reference:
 
 
 def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> GeminiRequest:
-    """Read what asks for the interaction ``name``, by the parameters of its ``query``. Raises BadRequest.
+    """Read a request for the stored interaction ``name`` by the parameters of its ``query``. Raises BadRequest.
 
-    It says nothing to a model. A stream that goes on after an event is a response whose beginning is not here.
+    It says nothing to a model. A stream that resumes after an event is a response without its beginning.
     """
     given = dict(query)
     if len(given) != len(query):
@@ -156,7 +156,7 @@ class _InputReader:
         named = {
             "previous_interaction_id": (before, "an earlier interaction", earlier),
             "cached_content": (cached := field(root, "cachedContent"), "cached content", cache_reference(cached)),
-            # With the interaction that it is of, a token says nothing more.
+            # Beside the name of its interaction, a token adds nothing.
             "continuation_token": (field(root, "continuationToken"), "the response that this one continues", earlier),
             "environment_id": (field(root, "environmentId"), "an environment at the provider", None),
             "environment": (root.get("environment"), "an environment at the provider", None),

@@ -1,6 +1,6 @@
 """Read the responses of the Interactions API: whole interactions, and the events of a stream of steps.
 
-What is said in either becomes payloads of a ``GenerateContentResponse`` with one candidate, whose parts are the steps.
+Either becomes payloads of a ``GenerateContentResponse`` with one candidate, whose parts are the steps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -87,8 +87,8 @@ _LIFE: Final = frozenset(("interaction.created", "interaction.completed", "inter
 class _StreamedStep:
     """A step of a stream: its initial ``head``, and the ``parts`` received for it.
 
-    ``fragments`` are the arguments of a call for the client so far, None for any other step; ``told`` says that the
-    call of a provider was told.
+    ``fragments`` holds the arguments so far of a call for the client, and is None for any other step. ``told`` says
+    that the call of a provider was passed to the merger.
     """
 
     kind: str
@@ -101,8 +101,8 @@ class _StreamedStep:
 class InteractionReader:
     """Read the frames of one response in order, as ``wire.ResponseReader`` says.
 
-    A call for the client is told once its step has stopped. What an interaction repeats at the end of its stream is
-    told again only where it differs from what came before.
+    A call for the client is passed on once its step has stopped. Content that an interaction repeats at the end of its
+    stream is passed on again only where it differs from what came before.
     """
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class InteractionReader:
             case "error":
                 return {**_said(event, _EVENT, "event", "error"), "error": event.get("error") or "error"}
             case _:
-                # What is not known may be a call all the same.
+                # A step of an unknown type may be a call too.
                 self.carried_call = True
                 return _said(event, {}, "event")
 
@@ -376,9 +376,10 @@ def _object(event: Payload, name: str) -> Payload:
 
 
 def _said(source: Payload, shape: Mapping[str, Any], where: str, *read: str) -> dict[str, Any]:
-    """Return what the fields of ``source`` say, by ``shape``, as fields of a response. Those in ``read`` are left out.
+    """Return the texts in the fields of ``source``, by ``shape``, as fields of a response. Leave out the fields in
+    ``read``.
 
-    ``where`` is before their names: none of them is one that a response has.
+    ``where`` is the prefix of their names, so that none of them is the name of a response's own field.
     """
     rest = {name: value for name, value in source.items() if name not in read}
     return {f"{where}.{name}": text for name, text in texts_beside(rest, shape)}

@@ -1,7 +1,7 @@
-"""Read the steps and contents of the Interactions API as parts of ``generateContent``, which rules know.
+"""Read the steps and contents of the Interactions API as parts of ``generateContent``.
 
-Source: the types of google-genai 3.6. What a step says beside that becomes a part with the name of its field, which is
-text like any other.
+Source: the types of google-genai 3.6. Any other text of a step becomes a part named after its field, which rules read
+like any text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

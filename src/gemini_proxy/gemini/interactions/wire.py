@@ -71,7 +71,7 @@ class InteractionPlaces:
 
 
 class InteractionsWire:
-    """Requests and responses of ``interactions``: created, read again, cancelled."""
+    """Requests and responses of the Interactions API: create, get and cancel."""
 
     places = InteractionPlaces()
     refuses_by_event = False

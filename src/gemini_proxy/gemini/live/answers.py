@@ -1,4 +1,4 @@
-"""Write the frames with which the proxy itself speaks in a live session: to the client, and to the model."""
+"""Write the frames that the proxy itself sends in a live session: to the client, and to the model."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ _LONGEST_REASON: Final = 123
 
 
 def refusal_frame(text: str, *, completes: bool) -> bytes:
-    """Return a turn of the model that says ``text``, which every client shows; or a piece of one."""
+    """Return a turn of the model that says ``text``, which every client shows, or a piece of such a turn."""
     content: dict[str, Any] = {"modelTurn": {"role": "model", "parts": [{"text": text}]}}
     if completes:
         content["turnComplete"] = True
@@ -33,7 +33,7 @@ def go_away(seconds: float) -> bytes:
 
 
 def close_reason(text: str) -> bytes:
-    """Return ``text`` as the reason of a close frame, cut where that has no more room."""
+    """Return ``text`` as the reason of a close frame, shortened to fit."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= _LONGEST_REASON:
         return raw

@@ -44,7 +44,7 @@ _CONTROL: Final = control_fields(
 _BLOB: Final = spellings("data", "mimeType")
 _NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _MODEL: Final = re.compile(
-    # The location becomes part of a host's name: no other character may be in it.
+    # The location becomes part of a host name, so no other character is allowed.
     r"(?:(?:projects/(?P<project>[a-z0-9][a-z0-9:.-]{0,59})/locations/(?P<location>[a-z0-9-]{1,40})/)?publishers/google/)?"
     rf"models/(?P<model>{_NAME})"
 )
@@ -54,7 +54,7 @@ _OPENING: Final = re.compile(rb'\s*\{\s*"setup"\s*:\s*\{')
 def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     """Read the setup of a session as the beginning of its conversation. Raises BadRequest.
 
-    A handle of an earlier session stands for the conversation so far.
+    A handle of an earlier session is a reference to the conversation so far.
     """
     setup = frame.message
     request = request_of(call, {name: value for name, value in setup.items() if name not in _SESSION_FIELDS})
@@ -94,7 +94,7 @@ def _continued(handle: str) -> Unchecked:
 def names_in(frame: ClientFrame) -> Mapping[str, str]:
     """Return the model that a setup names, and its project and location if it does. Raises BadRequest if it does not.
 
-    They are those that other calls have in their path.
+    Other calls have these names in their path.
     """
     match = _MODEL.fullmatch(a_string(field(frame.message, "model"), "setup.model"))
     if match is None:
@@ -108,9 +108,9 @@ def transcribes(frame: ClientFrame) -> bool:
 
 
 def with_transcriptions(data: bytes, frame: ClientFrame) -> bytes:
-    """Return the bytes of a setup that asks for the text of speech, both ways; all others stay as they were.
+    """Return the setup with a request for transcriptions of both sides' speech. All other bytes stay as they were.
 
-    Raises BadRequest for bytes in which the place to ask cannot be found.
+    Raises BadRequest for bytes in which there is no safe place to insert the request.
     """
     names = ("inputAudioTranscription", "outputAudioTranscription")
     added = [name for name in names if field(frame.message, name) is None]
@@ -126,13 +126,13 @@ def with_transcriptions(data: bytes, frame: ClientFrame) -> bytes:
 
 
 def read_input(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
-    """Read any other frame than a setup: the messages that it adds, and what in it no rule can read.
+    """Read any frame but a setup: the messages that it adds, and its content that no rule can read.
 
     Raises BadRequest.
     """
     media: list[Unchecked] = []
     root = _ROOTS[frame.kind](frame.message, media)
-    # Sound comes fifty times a second.
+    # Audio frames, which come fifty times a second, have no contents to read.
     request = request_of(call, root) if any(root.values()) else request_without_settings()
     return replace(request, unchecked=(*request.unchecked, *dict.fromkeys(media)))
 
@@ -142,7 +142,7 @@ def _turns(message: JsonObject, media: list[Unchecked]) -> JsonObject:
 
 
 def _realtime(message: JsonObject, media: list[Unchecked]) -> JsonObject:
-    """Return realtime input as contents. Sound and pictures are named as unchecked: they never end, so none is kept."""
+    """Return realtime input as contents. Name sound and pictures as unchecked: they never end, so none are kept."""
     parts: list[JsonObject] = []
     text = a_string(field(message, "text"), "realtimeInput.text")
     if text:

@@ -1,7 +1,6 @@
-"""Read the frames of the Live API, each a JSON object that holds one message, whether it came as text or as binary.
+"""Read the frames of the Live API. Each is a JSON object with one message, and comes as text or as binary.
 
-A frame that holds two messages, or one that is not known here, could make a guard and Google read different things: it
-is refused.
+A frame with two messages, or with an unknown one, is refused: the proxy and Google could read it differently.
 """
 
 import re
@@ -42,13 +41,13 @@ _FIELDS: Final = {
     "toolResponse": spellings("functionResponses"),
     "contextUpdate": spellings("systemInstruction", "tools"),
 }
-"""The fields of a client's messages. What a setup holds is read as a request is, whatever its fields are named."""
+"""The fields of a client's messages. A setup is read like a request, whatever the names of its fields."""
 _FLAGS: Final = frozenset({"turnComplete", "interrupted", "generationComplete", "waitingForInput"})
 _HEARD: Final = frozenset({"inputTranscription", "interimInputTranscription"})
 _MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
 """Fields of a ``serverContent`` in which the model says nothing."""
 _TRANSCRIPTION_MARKS: Final = spellings("finished", "languageCode")
-"""Fields of a transcription that are no text."""
+"""Fields of a transcription that hold no text."""
 _BLOB: Final = spellings("inlineData")
 _BLOB_FIELDS: Final = spellings("data", "mimeType")
 _MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
@@ -66,16 +65,16 @@ class ClientFrame:
 
 @dataclass(frozen=True, slots=True)
 class FunctionName:
-    """A function call by its id and name, which its response repeats."""
+    """The id and name of a function call, which its response repeats."""
 
     id: str
     name: str
 
 
 class ServerFrame(NamedTuple):
-    """A message of the server, its own fields in camelCase, and the ``usage`` that stands beside it.
+    """A message of the server, its own fields in camelCase, and the ``usage`` beside it.
 
-    A frame of usage alone has the kind ``usageMetadata`` and an empty message.
+    A frame with usage alone has the kind ``usageMetadata`` and an empty message.
     """
 
     kind: ServerKind
@@ -114,7 +113,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """True if the model waits after it: its turn is over, was interrupted, or needs the outputs of functions."""
+        """True if the model waits after it: its turn is over, was interrupted, or needs outputs of functions."""
         return self.kind == "toolCall" or self.turn_complete or self.interrupted
 
     @property
@@ -152,9 +151,9 @@ class ServerFrame(NamedTuple):
         return all(sound is not None and not sound.beside and len(part) == 1 for part, sound in found)
 
     def unread(self, *, transcribed: bool) -> Mapping[str, str]:
-        """Return what no rule reads of it, by its path, and why.
+        """Return the fields that no rule reads, by their paths, with the reasons.
 
-        ``transcribed``: the server was asked for transcriptions of the model's speech.
+        ``transcribed`` says that the server was asked for transcriptions of the model's speech.
         """
         if self.kind != "serverContent":
             return {}
@@ -169,7 +168,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def tokens(self) -> JsonObject:
-        """The counts of ``usage``, under the names that generateContent has for them."""
+        """The counts of ``usage``, under their names in ``generateContent``."""
         counts = counts_in(self.usage or {})
         said = counts.pop("responseTokenCount", None)
         return counts if said is None else {**counts, "candidatesTokenCount": said}
@@ -181,7 +180,7 @@ class ServerFrame(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """Sound or moving pictures: the field of a part that holds it, its type, and what stands ``beside`` it there."""
+    """Sound or video: the field of a part that holds it, its type, and the other fields of the blob in ``beside``."""
 
     field: str
     mime: str
@@ -189,7 +188,7 @@ class Sound(NamedTuple):
 
 
 def sound_in(part: Any) -> Sound | None:
-    """Return the sound or the moving pictures that a part of the model's turn holds."""
+    """Return the sound or video that a part of the model's turn holds."""
     if type(part) is dict and not _BLOB.isdisjoint(part):
         for name in part.keys() & _BLOB:
             blob = part[name]
@@ -200,7 +199,7 @@ def sound_in(part: Any) -> Sound | None:
 
 
 def _is_blob(name: str, value: Any) -> bool:
-    """Return whether a field of sound is its data or its type: any other text in it is for rules."""
+    """Return whether a field of a sound blob is its data or its type. Rules read any other text in it."""
     if type(value) is not str or name not in _BLOB_FIELDS:
         return False
     return name == "data" or _MIME.fullmatch(value) is not None
@@ -223,7 +222,7 @@ def read_client_frame(data: bytes) -> ClientFrame:
 
 
 def answered_functions(frame: ClientFrame) -> tuple[FunctionName, ...]:
-    """Return the functions whose outputs a ``toolResponse`` brings. Raises BadRequest as its reader does."""
+    """Return the functions whose outputs a ``toolResponse`` holds. Raises BadRequest as its reader does."""
     return _functions(field(frame.message, "functionResponses"))
 
 
@@ -278,7 +277,7 @@ def _camel(message: JsonObject) -> dict[str, Any]:
 
 
 def _check_marks(content: JsonObject) -> None:
-    """Refuse marks that hold anything but what they are for: no rule reads them."""
+    """Refuse marks with unexpected values: no rule reads them."""
     for name in content.keys() & _FLAGS:
         if type(content[name]) is not bool:
             raise DecodeError(f"The upstream sent {name} that is neither true nor false")
@@ -308,7 +307,7 @@ def _check_calls(message: JsonObject) -> None:
 
 
 def _check_control(kind: str, value: Any) -> None:
-    """Refuse text where names, ids and times belong: it would pass unread."""
+    """Refuse text where only names, ids and times belong: no rule would read it."""
     for text in strings_in(value):
         if len(text) > _LONGEST_TOKEN or any(character.isspace() for character in text):
             raise DecodeError(f"The upstream sent {kind} with text in it")

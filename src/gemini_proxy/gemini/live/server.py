@@ -1,4 +1,4 @@
-"""Translate what a Live server sends in one turn into the one response that rules, hold-back and traces know."""
+"""Translate the frames that a Live server sends in one turn into a single response for rules, hold-back and traces."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,9 +24,9 @@ _TIME: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?s|(?:start|end)(?:Offset|
 class TurnReader:
     """Give the payload of a ``GenerateContentResponse`` for each frame of one turn of the model.
 
-    What it writes and the transcription of what it says by voice are texts of their own: where a turn has both, they
-    are two candidates, so that neither cuts the other in pieces. Sound and moving pictures are left out, since they are
-    far larger than all text and no rule reads them; the frame says that they are ``unread``.
+    Written text and the transcription of speech are separate texts: a turn with both has two candidates, so that
+    neither interrupts the other. Sound and video are left out, since they are far larger than all text and no rule
+    reads them; ``ServerFrame.unread`` names them.
     """
 
     carried_call = False
@@ -37,7 +37,7 @@ class TurnReader:
         self._seen = {0}
 
     def read(self, payload: Payload) -> Iterable[Payload]:
-        """Return the content of a frame. Raises DecodeError for a form in which text might go unread."""
+        """Return the content of a frame. Raises DecodeError for a form in which text might stay unread."""
         frame = ServerFrame.of(payload)
         said: dict[str, Any] = {}
         if frame.usage is not None:
@@ -76,7 +76,7 @@ class TurnReader:
         if not message.keys() <= _NOT_SAID:
             fields = {name: value for name, value in message.items() if name not in _NOT_SAID}
             known = {name: value for name, value in fields.items() if name in _CANDIDATE_FIELDS}
-            # Under a name that no field of a candidate has: such a field is text as a whole.
+            # No field of a candidate has this name, so rules read all of it as text.
             other = {f"serverContent.{name}": value for name, value in fields.items() if name not in _CANDIDATE_FIELDS}
             yield {"index": 0, **known, **other}
 
@@ -92,7 +92,7 @@ class TurnReader:
     def _speech(self, transcription: Mapping[str, Any]) -> JsonObject:
         text = transcription.get("text") or ""
         parts: list[JsonObject] = [{"text": text}] if text else []
-        # The words again, and who said them.
+        # The words a second time, and their speakers.
         beside = {name: value for name, value in transcription.items() if name not in _TRANSCRIPTION}
         again = [said for said in strings_in(beside) if not _TIME.fullmatch(said)]
         candidate = self._candidate(self._index("speech"), parts)
@@ -104,7 +104,7 @@ class TurnReader:
         return {"index": index, "content": {"role": "model", **rest, "parts": parts}}
 
     def _index(self, kind: str) -> int:
-        """Return the candidate of a kind of text: the first kind that comes is in the same as calls and thoughts."""
+        """Return the candidate for a kind of text. The first kind shares its candidate with calls and thoughts."""
         return self._indexes.setdefault(kind, len(self._indexes))
 
 
@@ -113,7 +113,7 @@ def _without_sound(part: Any) -> Any:
     if sound is None:
         return part
     rest = {key: value for key, value in part.items() if key != sound.field}
-    # Under a name that no field of a part has: text as a whole, as what stands beside a candidate is.
+    # No field of a part has this name, so rules read all of it as text, as with fields beside a candidate.
     return {**rest, "inlineData.fields": sound.beside} if sound.beside else rest
 
 

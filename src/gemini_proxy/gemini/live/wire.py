@@ -1,4 +1,4 @@
-"""The wire of the Live API: frames of a WebSocket, of which those of the model make up the response of a turn."""
+"""The wire of the Live API: frames of a WebSocket. The model's frames in a turn make up one response."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -26,7 +26,7 @@ _OPAQUE: Final = frozenset(("data", "thoughtSignature"))
 
 
 class FrameSequence:
-    """Cut frames that stand one behind the other, each with ``FRAME_END`` behind it."""
+    """Split a body into its frames, each of which ends with ``FRAME_END``."""
 
     def __init__(self, read: Callable[[bytes], ServerFrame] = read_server_frame) -> None:
         self._read = read
@@ -37,7 +37,7 @@ class FrameSequence:
             data = b"".join((*self._begun, data))
             self._begun.clear()
         if data and data.find(FRAME_END) == len(data) - 1:
-            # One frame, as nearly always.
+            # Nearly always there is only one frame.
             return [Frame(data, self._read(data[:-1]).payload)]
         *frames, rest = data.split(FRAME_END)
         if rest:
@@ -71,7 +71,7 @@ class LivePlaces:
     def ends(self, run: Run, payload: Payload) -> bool:
         """Return whether a text ends: by its own mark or the turn's, or because something else follows.
 
-        Sound comes between the pieces of a text, and the transcription of it may come when all has been generated.
+        Sound comes between the pieces of a text, and its transcription may come after everything was generated.
         """
         content = payload.get("serverContent")
         if content is None:

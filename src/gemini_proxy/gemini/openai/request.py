@@ -1,7 +1,7 @@
-"""Read the requests of Gemini's OpenAI path as rules read any other: a message is read as Gemini's content.
+"""Read the requests of Gemini's OpenAI path for rules: each message becomes a content of Gemini's.
 
 Google's parser of this path takes ProtoJSON, so either spelling of a field's name counts here as well. Every string is
-text, but in the fields that only steer the call (``_CONTROL``).
+text, except in the fields that only steer the call (``_CONTROL``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -130,7 +130,7 @@ def _is_structured(root: JsonObject) -> bool:
 class _ChatRequestReader:
     """Read one request into one message list.
 
-    ``places`` says of each message which of the request's messages it is made of.
+    ``places`` has for each message the index of the request's message that it is made of.
     """
 
     def __init__(self) -> None:

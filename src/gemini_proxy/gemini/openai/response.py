@@ -1,7 +1,7 @@
-"""Read ``chat.completion`` and ``chat.completion.chunk`` objects: tells in Gemini's words what is in them.
+"""Read ``chat.completion`` and ``chat.completion.chunk`` objects as payloads in Gemini's form.
 
-Gemini sends each tool call whole, without an index; other servers send it in fragments that belong together by index.
-Both are read, and what clients could put together in two ways is not passed on.
+Gemini sends each tool call whole, without an index; other servers send fragments that belong together by index. Both
+are read. Pieces that clients could join in two ways are not passed on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ _LEGACY: Final = -1
 class ChatReader:
     """Read the frames of one response in order: ``read`` and ``end`` return payloads for the merger.
 
-    ``carried_call`` says of the last frame that it had a call that the client would run, or a piece of one.
+    ``carried_call`` says whether the last frame had a call that the client would run, or a piece of one.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class _ToolCall:
     def part(self) -> Payload:
         """Return the call as a part. Raises DecodeError for one without a name, and for arguments that cannot be read.
 
-        What a call of another kind than of a function is to do stands where no rule would look for it.
+        A call of another kind than a function has its input where no rule would look for it.
         """
         if not self.name:
             raise DecodeError("The upstream sent a tool call without the name of a function")
@@ -204,9 +204,9 @@ class _Calls:
         return bool(self._waiting)
 
     def add(self, call: Payload, place: int) -> list[Payload]:
-        """Add a piece of a call that stands at ``place`` of its list. Return the calls that are whole now.
+        """Add a piece of a call, which was at ``place`` in its list. Return the calls that are now whole.
 
-        Raises DecodeError for what cannot be read, or can be read in two ways.
+        Raises DecodeError for pieces that cannot be read, or can be read in two ways.
         """
         index = call.get("index")
         if index is not None and type(index) is not int:
@@ -240,7 +240,7 @@ class _Calls:
         return [call.part() for call in waiting]
 
     def _begin(self, slot: int, before: _ToolCall | None) -> _ToolCall:
-        # Some clients join the pieces in one slot. The result must not be a call that no rule has checked.
+        # Some clients join the pieces into one call. The result must not be a call that no rule has checked.
         if before is not None and not before.whole:
             raise DecodeError("The upstream sent a tool call before the one in its place was whole")
         begun = self._slots[slot] = _ToolCall(joins=before is not None)

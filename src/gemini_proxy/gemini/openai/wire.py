@@ -63,7 +63,8 @@ class OpenAIPlaces:
                 call = choice[path[2]][path[3]][path[4]]
                 return (index, "argument", call["index"])
         except (LookupError, TypeError, AttributeError):
-            # A repeated name hides from a parser what stands in the text; a call without index is whole.
+            # A parser does not see the value of a repeated name that stands in the text. A call without an index is
+            # whole.
             return None
         return None
 
