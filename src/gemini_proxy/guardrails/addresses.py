@@ -26,9 +26,9 @@ def renumbered(address: str, by: int) -> str:
 
 
 def value_at(messages: Sequence[Mapping[str, Any]], address: str) -> Any:
-    """Return what an address without offsets points at, None where there is nothing.
+    """Return the value at an address without offsets, None if there is none.
 
-    Names of fields may hold dots themselves. Where it leads into JSON text that stands for an object, that text.
+    Names of fields may hold dots. For an address into JSON text that stands for an object, return that text.
     """
     value: Any = messages
     path = address.partition(".")[2]

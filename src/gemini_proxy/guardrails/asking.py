@@ -1,8 +1,8 @@
 """Get answers for detectors that are asked outside the engine: await, limit and remember them.
 
-A check runs, names the questions that have no answer, and runs again with the answers. All questions of a run are asked
-together, so a check takes as many rounds as its rules have questions that depend on each other. An incomplete run's
-answers are kept, its violations are not.
+A check runs, names the questions without an answer, and runs again with the answers. All questions of a run are asked
+together, so a check takes more than one round only if some questions depend on the answers to others. The answers of an
+incomplete run are kept, its violations are not.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Answerer(Protocol):
     """Ask one service or program."""
 
     def payer(self, key: str | None) -> str:
-        """Return the account that pays a question of a caller whose Gemini key is ``key``. Answers are kept by it.
+        """Return the account that pays for a question of a caller with this Gemini key. Answers are kept by account.
 
         Raises EngineUnavailable if there is no key to ask with.
         """
@@ -81,7 +81,7 @@ class AskedService:
 
 
 class Asking:
-    """Ask ``services``, which are named by their detector.
+    """Ask ``services``, by the name of their detector.
 
     ``counts`` has the number of questions by detector and outcome: ``answered``, ``remembered``, ``failed`` or
     ``over_budget``.

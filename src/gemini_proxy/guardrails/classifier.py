@@ -1,7 +1,7 @@
 """Classify injections with an ONNX model, in a folder laid out as on Hugging Face.
 
-It runs in processes of its own, one window of text at a time: the score of a quantized model depends on what else is in
-its batch, and no text may change the verdict on another.
+It runs in processes of its own, one window of text at a time: the score of a quantized model depends on the rest of its
+batch, and no text may change the verdict on another.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class InjectionClassifier:
         finally:
             if self._waiting is batch:
                 self._waiting = []
-            # The first one is this caller, who gets the error itself.
+            # The first one belongs to this caller, who gets the error itself.
             for _, waiting in batch[1:]:
                 if not waiting.done():
                     waiting.set_exception(EngineUnavailable("The classifier gave no score"))
@@ -89,7 +89,7 @@ def score_texts(folder: str, texts: Sequence[str]) -> list[float]:
     except EngineUnavailable:
         raise
     except Exception as error:
-        # The runtime and the tokenizer raise types of their own, which say what is wrong.
+        # The runtime and the tokenizer raise their own error types, whose messages say what is wrong.
         raise EngineUnavailable(f"The classifier failed: {type(error).__name__}: {error}") from None
 
 
@@ -109,7 +109,7 @@ class OnnxModel:
         if (reason := missing(folder)) is not None or file is None:
             raise EngineUnavailable(f"The classifier needs {reason}")
         options = onnxruntime.SessionOptions()
-        # Processes already run side by side.
+        # The processes already run in parallel.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(str(file), options)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
@@ -146,7 +146,7 @@ class OnnxModel:
         if self._head is not None:
             return self._head.score(logits, text)
         if len(logits) == 1 or self._several_heads:
-            # The first head is the verdict; others only helped to train it.
+            # The first head is the verdict; the others were only used in training.
             return 1 / (1 + math.exp(-max(-50.0, min(50.0, logits[0]))))
         shares = [math.exp(value - max(logits)) for value in logits]
         return 1 - shares[self._harmless] / sum(shares)

@@ -1,8 +1,8 @@
-"""Judge a window of text by a classifier's logits together with the words in it.
+"""Judge a window of text by a classifier's logits and by its words.
 
-A classifier that knows the sense of a text misses attacks that are plain to who sees their words, and takes harmless
-texts for attacks that have none of these words. The weights are those of ``classifier_head.npz``, which
-``bench.classifier_head`` makes; they are of use with the very model that they were made with.
+A classifier of meaning misses attacks that their words give away, and takes harmless texts without any such words for
+attacks. The weights are in ``classifier_head.npz``, which ``bench.classifier_head`` makes; they only fit the model that
+they were made with.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _FILE: Final = Path(__file__).with_name("classifier_head.npz")
 
 
 class ClassifierHead:
-    """``weights`` are those of each logit, of the score of the words, and a constant; ``table`` has one of each word.
+    """``weights`` are those of each logit, of the words' score, and a constant; ``table`` has the weight of each word.
 
-    Words and pairs of them share the places of the table by a hash.
+    A hash maps words and pairs of words to the places of the table.
     """
 
     def __init__(self, weights: Sequence[float], table: Any) -> None:
@@ -50,7 +50,7 @@ def head_of(model: Path) -> ClassifierHead | None:
     import numpy
 
     if not _FILE.is_file():
-        # It is about to be made.
+        # The file is about to be made.
         return None
     with numpy.load(_FILE) as made:
         if str(made["model"]) != digest_of(model):

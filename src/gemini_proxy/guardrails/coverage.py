@@ -13,12 +13,12 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was checked of one exchange.
+    """The part of one exchange that was checked.
 
     ``verdict`` is ``passed``, ``refused``, ``unchecked`` or ``off``; it is ``pending`` in a header that is sent before
-    the end, and for an exchange that ended without its final check. ``unchecked`` says why a check gave no verdict,
-    None if all did; ``waiting`` names the guardrails for which ``window`` had to become ``hold``. ``masked`` counts the
-    values that were masked, and ``values_kept`` says that they come back in later responses as well.
+    the end, and for an exchange that ended without its final check. ``unchecked`` says why a check gave no verdict; it
+    is None if all did. ``waiting`` names the guardrails that turned ``window`` into ``hold``. ``masked`` counts the
+    masked values, and ``values_kept`` says that later responses restore them too.
     """
 
     mode: str

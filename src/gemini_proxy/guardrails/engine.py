@@ -12,9 +12,9 @@ from gemini_proxy.policy import CompiledRule, Conversation, FoundNeeds, OpenTurn
 
 
 class ConversationReader:
-    """Read the messages of one exchange's checks. Those that its first check had are not read again.
+    """Read the messages of one exchange's checks. The messages of its first check are read only once.
 
-    If the messages of a later check do not begin with the very same objects, they are the first from there on.
+    If a later check does not begin with these very objects, its messages count as the first from then on.
     """
 
     __slots__ = ("_answered", "_conversation", "_messages", "_seen")
@@ -56,15 +56,15 @@ class ConversationReader:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The question whether these guardrails allow these messages. Policies read ``parameters`` as ``input``.
+    """The input of a check: do these guardrails allow these messages? Policies read ``parameters`` as ``input``.
 
-    An engine that asks a service uses ``key``, which the caller gave for it; one that has no key of its own uses the
+    An engine that asks a service uses ``key``, which the caller gave for it; without a key of its own it uses the
     caller's ``invariant_key``. ``dataset`` is the one in the request's path, and ``session`` is the same for all checks
-    of an exchange. ``client`` is the caller, so that long checks are shared out fairly. ``gemini_key`` is the key that
-    the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a ``reader``.
-    ``allowed`` is how many messages at the beginning an earlier exchange was allowed with, under these guardrails.
-    ``restored`` has what was masked in the request and is put back into the response that is checked, each value by its
-    placeholder; no service is told.
+    of an exchange. ``client`` is the caller; long checks are distributed fairly among callers. ``gemini_key`` is the
+    key that the exchange uses upstream, for a judge that the caller pays for. Checks of one exchange share a
+    ``reader``. ``allowed`` is the number of messages at the beginning that these guardrails allowed in an earlier
+    exchange. ``restored`` has the values by placeholder that were masked in the request and are put back into the
+    checked response; no service gets them.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -82,11 +82,11 @@ class Check:
 
 
 class GuardSession(Protocol):
-    """Judge the text of a response as it comes, in one turn for each candidate.
+    """Judge the text of a response as it comes. Each candidate is one turn.
 
-    A violation here is one that the whole response would be refused for. ``overlap`` characters at the end of a text
-    have to stay behind: they may be the beginning of something. ``waiting`` names the guardrails that can be judged
-    only at the end. Never raises: without a verdict on a piece the session is not ``clear``.
+    A violation here would also refuse the whole response. The last ``overlap`` characters of a text must be withheld: a
+    match may begin in them. ``waiting`` names the guardrails that can be judged only at the end. Never raises: without
+    a verdict on a piece the session is not ``clear``.
     """
 
     overlap: int
@@ -127,7 +127,7 @@ class Engine(Protocol):
         ...
 
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
-        """Return the verdict, or an awaitable of it if the check takes long.
+        """Return the verdict, or an awaitable of the verdict if the check takes long.
 
         Raises EngineUnavailable if there is no verdict, Unauthenticated if a service did not accept the key, and
         nothing else, at once or when awaited.

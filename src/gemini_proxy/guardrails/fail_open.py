@@ -10,7 +10,7 @@ from gemini_proxy.guardrails.verdict import Verdict
 class FailOpenEngine:
     """Allow what ``engine`` cannot check, and say so in the verdict (``unavailable = "allow"``).
 
-    A key that a service did not accept is the caller's fault, so nothing passes because of it.
+    A key that a service rejects is the caller's fault: such a request is not allowed.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -32,7 +32,7 @@ _COMPILING = FairLock(allowance=COMPILE_ALLOWANCE)
 async def with_header(
     files: GuardrailSet, header: str | None, mode: Literal["add", "replace", "off"], client: str = ""
 ) -> GuardrailSet:
-    """Return the guardrails for a request with ``header``: added to those of the files, in their place, or ignored.
+    """Return the guardrails for a request whose ``header`` adds to those of the files, replaces them, or is ignored.
 
     Raises BadRequest if the header cannot be read or its policy does not load, and Unavailable if ``client`` waits too
     long for its policy to be compiled. A client replaces guardrails only if the operator allows it; those that log stay

@@ -1,6 +1,6 @@
 """Ask the judge, a Gemini model, about texts: by ``generateContent`` with a schema for its answer.
 
-Its calls go straight to the API, past the proxy's own checks: checking a check would never end.
+Its calls go directly to the API and skip the proxy's own checks: checking a check would never end.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _DECISION_SCHEMA: Final = {
     "properties": {"decision": {"type": "BOOLEAN"}},
     "required": ["decision"],
 }
-# A text that the model refuses to read cannot be judged.
+# The judge has no verdict on a text that the model refuses to read.
 _SAFETY: Final = [
     {"category": f"HARM_CATEGORY_{name}", "threshold": "BLOCK_NONE"}
     for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
@@ -74,7 +74,7 @@ class GeminiJudge:
 
 
 def _decided(question: str, text: str) -> dict[str, Any]:
-    # As a JSON value the text cannot end where it says that it does.
+    # As a JSON value, the text cannot fake its own end.
     asked = encoded({"question": question, "text": text}, "the judge").decode()
     return {
         "systemInstruction": {"parts": [{"text": _INSTRUCTIONS}]},

@@ -73,9 +73,9 @@ _KINDS: Final[dict[str, str]] = {}
 
 
 class Masks:
-    """The masked values of one exchange with their placeholders, and texts that are removed for good.
+    """The masked values of one exchange with their placeholders, and the texts that are removed for good.
 
-    ``unsent`` are those of the values that the client has not sent.
+    ``unsent`` has the values that the client did not send.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Masks:
         self.placeholders: Mapping[str, str] = dict(placeholders)
         self.unsent = frozenset(unsent)
         self._hiding = {**dict.fromkeys(removed, REMOVED), **placeholders}
-        # By its digits, a value and the kind that stands before them.
+        # By the digits of its placeholder: a value, and the kind before the digits.
         self._values = {
             placeholder[-_DIGITS - 1 : -1]: (placeholder[1 : -_DIGITS - 2], value)
             for value, placeholder in placeholders.items()
@@ -135,7 +135,7 @@ class Masks:
     def hidden(self, text: str, start: int) -> Iterator[tuple[int, int, str]]:
         """Yield the values in ``text`` from ``start`` on: where each begins and ends, and its placeholder."""
         here = [value for value in self._hiding if value in text]
-        # Merged as they are found: a text may have more of them than there is memory.
+        # Merged as they are found: a list of all of them could exceed the memory.
         for at, size, value in merge(*(_places(value, text, start) for value in here)) if here else ():
             if at >= start:
                 start = at - size
@@ -154,7 +154,7 @@ def _places(value: str, text: str, start: int) -> Iterator[tuple[int, int, str]]
         at = text.find(value, at + 1)
 
 
-# How models spell a placeholder: in another case, without brackets, with escapes of Markdown, JSON or HTML.
+# Models may spell a placeholder in another case, without brackets, or with escapes of Markdown, JSON or HTML.
 _SPELLED_DIGITS: Final = re.compile(rf"\\?_([0-9a-fA-F]{{{_DIGITS}}})(?:\\?>|&gt;|\\u003[eE])?")
 _SPELLING: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_<\\&;")
 _SPELLING_ROOM: Final = 32
@@ -167,7 +167,7 @@ def _spelled_kind(kind: str) -> re.Pattern[str]:
     return re.compile(rf"(?:\\?<|&lt;|\\u003c)?{kind.replace('_', chr(92) * 2 + '?_')}\Z", re.IGNORECASE)
 
 
-# After an underscore or an escaped one.
+# After an underscore, or the end of its JSON escape.
 _DIGITS_IN_JSON: Final = re.compile(rb"(?:_|5[fF])(?=([0-9a-fA-F]{%d}))" % _DIGITS)
 _SLICE: Final = 65_536
 """Bytes of a body to search before another thread gets its turn: a millisecond at most."""
@@ -182,7 +182,7 @@ def placeholder_digits(body: bytes, most: int) -> list[str]:
     """Return up to ``most`` possible digits of placeholders in JSON text, in any spelling of a model."""
     found: dict[str, None] = {}
     for start in range(0, len(body), _SLICE):
-        # Those that begin at the end of a slice end in the next one.
+        # A match that begins at the end of a slice may end in the next one.
         for match in _DIGITS_IN_JSON.finditer(body, start, start + _SLICE + _DIGITS + 1):
             found[match[1].decode().lower()] = None
             if len(found) == most:
@@ -248,9 +248,9 @@ def other_spellings(repetitions: Iterable[Repetition], masks: Masks) -> dict[Occ
 
 @dataclass(frozen=True, slots=True)
 class Spellings:
-    """The spellings of placeholders in a model's earlier turns, where it must find its own text again.
+    """The spellings of placeholders in a model's earlier turns, so that the model finds its own text unchanged.
 
-    ``turns`` says which turn a content is of, by the digest of the conversation up to its end.
+    ``turns`` has the turn of each content, by the digest of the conversation up to the end of the content.
     """
 
     turns: Mapping[int, str]
@@ -302,11 +302,11 @@ def _is_repeated_in_history(path: Path, payload: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class RequestMasks:
-    """The masks of a request: values anywhere in it, and texts that were refused earlier, in their contents.
+    """The masks of a request: values anywhere in it, and earlier refused texts in their contents.
 
-    ``earlier`` are values that were masked before, each by its placeholder, which stands in the request already, and
-    ``spellings`` what the model has made of placeholders.
-    ``dropped`` are the contents that are cut out; ``contents`` says of each message which of the contents it is of.
+    ``earlier`` has values that were masked before, by their placeholders, which are already in the request;
+    ``spellings`` has the model's own spellings of placeholders. ``dropped`` are the contents that are cut out;
+    ``contents`` has the index of its content for each message.
     """
 
     placeholders: Mapping[str, str] = field(default_factory=dict)
@@ -389,9 +389,9 @@ def _texts_of(value: Any) -> Iterator[str]:
 
 
 def is_history(contents: Sequence[int | None], violation: Violation, *, earlier: int = 0) -> bool:
-    """Tell whether all that a violation points at is in a content of the request before the last one.
+    """Tell whether a violation points only at contents of the request before the last one.
 
-    The first ``earlier`` messages, which the request only refers to, are before it in any case.
+    The first ``earlier`` messages, which the request only refers to, always count as before it.
     """
     last = max((content for content in contents if content is not None), default=0)
     for address in violation.ranges:
@@ -414,10 +414,10 @@ def evidence(messages: Sequence[Mapping[str, Any]], violation: Violation) -> lis
 
 
 def turn_of(content: int, contents: Sequence[int | None], messages: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-    """Return the contents that go where one of the history goes: a question and all that came of it.
+    """Return the contents to drop together with one of the history: a question and everything that followed from it.
 
-    ``contents`` says of each message which of the contents it is made of. Raises CannotMask where the content is in no
-    such turn, or in the one that goes on.
+    ``contents`` has the index of its content for each message. Raises CannotMask if the content is in no such turn, or
+    in the turn that is still open.
     """
     roles: dict[int, set[Any]] = {}
     for number, message in zip(contents, messages, strict=False):
@@ -489,9 +489,9 @@ def _moved(address: str, masks: Masks, messages: Sequence[Mapping[str, Any]], sh
 
 
 def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
-    """Return a request's body masked wherever the model reads text, without what is dropped; all other bytes stay.
+    """Return a request's body masked wherever the model reads text, without the dropped contents; all other bytes stay.
 
-    Raises CannotMask for what is in too many places.
+    Raises CannotMask if there are too many places to mask.
     """
     hiding = _hiding(json_strings(body), lambda path: masks.of(wire.content_of(path)))
     edits: Iterable[StringEdit] = _bounded(edit for edit in hiding if wire.is_request_text(edit.string.path))
@@ -502,9 +502,10 @@ def mask_body(body: bytes, masks: RequestMasks, wire: Wire = GENERATE) -> bytes:
 
 
 def mask_file(file: UploadedFile, masks: Masks) -> UploadedFile:
-    """Return an uploaded file masked: its names, and its text or that of the requests in it; all other bytes stay.
+    """Return an uploaded file masked: its names, and its text or the text of the requests in it. All other bytes stay.
 
-    Raises CannotMask for a document, in which other bytes count those of its text, and for what is in too many places.
+    Raises CannotMask for a document whose other bytes hold lengths of its text, and if there are too many places to
+    mask.
     """
     data = file.data
     if data is not None and file.announced.is_document:
@@ -559,9 +560,9 @@ def _hidden(value: Any, masks: Masks) -> Any:
 class Substitution(Protocol):
     """The replacements in the texts of a response.
 
-    ``find`` yields where each replacement begins and ends from ``start`` on, and what it is; ``unfinished`` returns
-    from where on more text may still change what is found. ``whole`` says that only the end of a text settles it.
-    ``passes`` may say of a frame and the texts in it that nothing is to be replaced, now or with what follows.
+    ``find`` yields the beginning, end and text of each replacement from ``start`` on. ``unfinished`` returns the place
+    from which on more text may still change the result. ``whole`` says that a text is settled only at its end.
+    ``passes`` may say of a frame and its texts that nothing in it will be replaced, now or with what follows.
     """
 
     @property
@@ -620,9 +621,9 @@ class _HeldFrame:
 
 @dataclass(slots=True)
 class _Text:
-    """The end of a run of text that is not settled, and the ``pieces`` that it came in.
+    """The unsettled end of a run of text, and the ``pieces`` that it came in.
 
-    ``new`` is what came since it was joined, ``scanned`` how much of it is settled already.
+    ``new`` is the text that came since the last join; ``scanned`` is the length of the part that is settled.
     """
 
     text: str = ""
@@ -641,13 +642,13 @@ class _Text:
 
 
 class FrameEditor:
-    """Replace text in the frames of a response as they pass, also what is split over several of them.
+    """Replace text in the frames of a response as they pass, including text that is split over several frames.
 
-    A frame leaves when nothing in it can be part of a replacement any more, and all before it have left. Frames in
-    which nothing is replaced leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places``
-    say where the frames have their texts. ``repetitions`` is told what was replaced of what clients will send again.
-    Replacements that make the body longer by more than ``most_added`` characters are a DecodeError: a value may have
-    many times the length of its placeholder.
+    A frame leaves when nothing in it can still be part of a replacement, and all frames before it have left. Frames
+    without a replacement leave as they came. ``texts_only`` leaves calls, code and other fields alone. ``places`` finds
+    the texts in frames. ``repetitions`` records replacements in text that clients will send again. Replacements that
+    make the body longer by more than ``most_added`` characters are a DecodeError: a value may have many times the
+    length of its placeholder.
     """
 
     def __init__(
@@ -748,7 +749,7 @@ class FrameEditor:
         """Make the replacements that end before ``safe``, and let go of the pieces that do."""
         for start, end, replacement in self._substitution.find(text.text, text.scanned):
             if end > safe:
-                # What closes it may begin another one, so it is not settled: none of it may leave.
+                # Its closing characters may begin another one, so it is not settled: none of it may leave.
                 safe = min(safe, start)
                 break
             waiting, string, offset = self._spread(text, start, end, replacement)
@@ -764,9 +765,9 @@ class FrameEditor:
         text.scanned = max(0, text.scanned - cut)
 
     def _spread(self, text: _Text, start: int, end: int, replacement: str) -> tuple[_HeldFrame, JsonString, int]:
-        """Replace characters of a run: the first piece gets the replacement, the others lose their part.
+        """Replace characters of a run: the first piece gets the replacement, the others lose their parts.
 
-        Return the first piece, and where in it the replacement stands.
+        Return the first piece, and the place of the replacement in it.
         """
         at = 0
         places: list[tuple[_HeldFrame, JsonString, int]] = []

@@ -20,7 +20,7 @@ _MODERATION: Final = frozenset(("rai", "csam"))
 
 
 class ModelArmorAnswerer:
-    """Ask the filters of ``template``. ``token`` is an OAuth token; without one the machine's own is used.
+    """Ask the filters of ``template``. ``token`` is an OAuth token, by default that of the machine's account.
 
     ``url`` is the service's, by default the one of the template's location. ``clock`` counts seconds.
     """

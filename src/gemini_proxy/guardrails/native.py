@@ -63,9 +63,9 @@ class PlainViolation:
 
 
 def foreign_workers(timeout: float) -> Workers:
-    """Make processes for checks of policies that clients send, so that these take none from other checks.
+    """Make processes for checks of policies that clients send, so that these checks take no process from others.
 
-    Such a check may run for half of ``timeout`` seconds: a caller who waits behind one still has the other half.
+    Such a check may run for half of ``timeout`` seconds: a caller who waits for another check still has the other half.
     """
     return Workers(longest=timeout / 2 + _GRACE, allowance=FOREIGN_ALLOWANCE, nice=FOREIGN_NICE)
 
@@ -73,9 +73,9 @@ def foreign_workers(timeout: float) -> Workers:
 class NativeEngine:
     """Check with the policies compiled here.
 
-    ``timeout`` limits a check in seconds, for all its guardrails together. The wait for a process counts, the wait for
-    answers of ``asking`` does not. Long checks of foreign guardrails run in ``foreign``, all others in ``workers``.
-    Without ``asking`` no detector outside can be asked.
+    ``timeout`` limits a check in seconds, for all its guardrails together. The wait for a process counts; the wait for
+    answers of ``asking`` does not. Long checks of foreign guardrails run in ``foreign``, all other long ones in
+    ``workers``. Without ``asking`` no detector outside the engine can be asked.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class NativeEngine:
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         """Check with all guardrails. Raises EngineUnavailable for a check that fails or exceeds its budget.
 
-        Foreign guardrails are checked apart: if they give no verdict, the others still decide.
+        Foreign guardrails are checked separately: if they give no verdict, the others still decide.
         """
         if check.restored:
             check = replace(check, parameters={**check.parameters, RESTORED_PARAMETER: check.restored})
@@ -140,9 +140,9 @@ class NativeEngine:
     def _check(
         self, check: Check, lane: "_Lane", answers: Mapping[Question, Answer] = _NO_ANSWERS
     ) -> Verdict | Awaitable[Verdict]:
-        """Check on the event loop, or in a process where that takes too long.
+        """Check on the event loop, or in a process if the check takes too long for it.
 
-        Raises Unanswered, at once or when awaited, if guardrails need other answers than ``answers``.
+        Raises Unanswered, at once or when awaited, if guardrails need answers that ``answers`` lacks.
         """
         started = time.perf_counter()
         if len(check.messages) > QUICK_MESSAGES:
@@ -199,7 +199,7 @@ class NativeEngine:
 class NativeSession:
     """A GuardSession of the policies compiled here. ``budget`` limits the check of one piece of text.
 
-    Without a rule that reads text nothing has to stay behind, so the overlap is 0.
+    Without a rule that reads text nothing has to be withheld, so the overlap is 0.
     """
 
     def __init__(self, check: Check, overlap: int, budget: Budget) -> None:
@@ -293,9 +293,9 @@ def _size(messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _allowed(check: Check) -> Sequence[int]:
-    """Return for each guardrail how many messages were allowed before.
+    """Return for each guardrail the number of messages that were allowed before.
 
-    None were for one that masks: clients send what was masked as it was before, and it is masked again.
+    For one that masks it is 0: clients send masked values in clear again, and they must be masked again.
     """
     if not check.allowed:
         return ()
@@ -324,7 +324,7 @@ def _check_all(
     rules: Sequence[Sequence[CompiledRule]] | None = None,
     allowed: Sequence[int] = (),
 ) -> list[list[PlainViolation]]:
-    """Check with each policy, or only with ``rules`` of each; ``allowed`` says for each what was allowed before.
+    """Check with each policy, or only with ``rules`` of each; ``allowed`` counts the messages allowed before, for each.
 
     Raises EvaluationError, and Unanswered with the questions of all policies.
     """
@@ -361,8 +361,7 @@ def check_in_worker(
 ) -> list[list[PlainViolation]]:
     """Check in a process of its own, which compiles each policy once.
 
-    The check ends after ``seconds``, or at ``ends`` by ``time.perf_counter``, the same clock in all processes of a
-    machine.
+    The check ends after ``seconds``, or at ``ends`` by ``time.perf_counter``, which all processes of a machine share.
     """
     budget = Budget(deadline=min(ends, time.perf_counter() + seconds))
     policies = [load_policy(text, source, asks=True) for text, source in texts]

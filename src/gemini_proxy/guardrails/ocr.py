@@ -46,7 +46,7 @@ async def _read(image: bytes) -> str:
     path = shutil.which(PROGRAM)
     if path is None:
         raise EngineUnavailable(f"ocr(...) needs the program {PROGRAM}, which is not installed")
-    # One processor for one image.
+    # Use one processor per image.
     environment = {"OMP_THREAD_LIMIT": "1"}
     if (data := os.environ.get("TESSDATA_PREFIX")) is not None:
         environment["TESSDATA_PREFIX"] = data

@@ -2,7 +2,7 @@
 
 An entry point names a callable without arguments, such as a class, that returns a ``policy.Detector``. Policies import
 the detector by its name from ``invariant.detectors``. It runs in the server's processes with the server's rights, and
-blocks them while it runs: one that waits for a network should give up within ``guardrails.timeout``.
+blocks them while it runs: a detector that waits for a network should give up within ``guardrails.timeout``.
 """
 
 import threading
@@ -50,7 +50,7 @@ def load_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, asks:
     """Compile a policy with all installed detectors, or return it if it was compiled before. Raises PolicyError.
 
     With ``asks`` it may use detectors that are asked outside the engine. They cost money or send texts away, so only
-    the operator's own policies may.
+    the operator's own policies may use them.
     """
     policy = loaded_policy(text, source, max_program, asks=asks)
     if policy is None:
@@ -72,7 +72,7 @@ def loaded_policy(text: str, source: str, max_program: int = MAX_PROGRAM, *, ask
         return policy
 
 
-# The key is the text itself, and a policy never changes: users who share one learn nothing of each other.
+# The key is the text itself, and a policy is immutable: users who share one learn nothing about each other.
 _kept: OrderedDict[tuple[str, str, int, bool], Policy] = OrderedDict()
 _kept_lock = threading.Lock()
 

@@ -1,7 +1,7 @@
-"""Presidio: names, places, organizations and what else presidio-analyzer finds, with a spaCy model on this machine.
+"""Presidio: names, places, organizations and other entities of presidio-analyzer, with a local spaCy model.
 
-It runs in a process of its own, which loads both once. Nothing is fetched: left to itself Presidio downloads a model
-that is not there, and a list of domains.
+It runs in a process of its own, which loads both once. Nothing is downloaded; by default Presidio would download a
+missing model and a list of domains.
 """
 
 import json
@@ -51,7 +51,7 @@ class PresidioAnswerer:
             raise EngineUnavailable(f"A text of more than {MAX_TEXT} characters is too long for Presidio")
         entities = json.loads(question.options).get("entities")
         wanted = None if entities is None else [entities] if isinstance(entities, str) else list(entities)
-        # Goes on after its caller has left: a process that is killed while it loads would never have loaded.
+        # Loading continues after its caller has left: if the process were killed each time, it would never finish.
         await self._workers.run_within("", LOADING, load, self._model, self._language)
         reading = partial(find, self._model, self._language, self._threshold)
         return await self._workers.run_within("", self._seconds, reading, question.text, wanted)
@@ -64,14 +64,14 @@ def load(model: str, language: str) -> None:
     except EngineUnavailable:
         raise
     except Exception as error:
-        # Presidio and spaCy raise types of their own, and say in them what was wrong.
+        # Presidio and spaCy raise their own error types, whose messages say what is wrong.
         raise EngineUnavailable(f"Presidio does not load: {type(error).__name__}: {error}") from None
 
 
 def find(
     model: str, language: str, threshold: float, text: str, entities: list[str] | None = None
 ) -> tuple[LabelledSpan, ...]:
-    """Return what Presidio finds in ``text``, limited to ``entities`` if given.
+    """Return the entities that Presidio finds in ``text``, limited to ``entities`` if given.
 
     Raises EngineUnavailable, also for entities that Presidio does not know: a misspelled one would never be found.
     """
@@ -84,7 +84,7 @@ def find(
     try:
         results = analyzer.analyze(text, language, entities, score_threshold=threshold)
     except Exception as error:
-        # Its text may quote what was read.
+        # The error's text may quote the text that was read.
         raise EngineUnavailable(f"Presidio failed: {type(error).__name__}") from None
     places = {(result.start, result.end, result.entity_type) for result in results}
     return tuple(LabelledSpan(*place) for place in sorted(places))
@@ -98,9 +98,9 @@ def _analyzer(model: str, language: str) -> Any:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
 
-    # The list of domains that comes inside the package: the default asks the network for a newer one.
+    # Use the list of domains inside the package: the default downloads a newer one.
     tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-    # What it logs may quote what it reads.
+    # Its log lines may quote the texts that it reads.
     logging.getLogger("presidio-analyzer").disabled = True
     models = [{"lang_code": language, "model_name": model}]
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()

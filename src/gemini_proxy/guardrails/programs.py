@@ -1,4 +1,4 @@
-"""Run programs that read what strangers send: each by itself, without our secrets, within limits."""
+"""Run programs that read untrusted input: each by itself, without our secrets, within limits."""
 
 import asyncio
 import contextlib
@@ -27,9 +27,9 @@ class IsolatedProgram:
     most: int
 
     async def run(self, given: bytes, folder: str = "/") -> tuple[bytes, int]:
-        """Run it in ``folder`` with ``given`` as its input. Return its output and its exit status.
+        """Run the program in ``folder`` with ``given`` as its input. Return its output and its exit status.
 
-        Raises OSError and TooMuch. Cancelling the call kills the program and those that it has started.
+        Raises OSError and TooMuch. Cancelling the call kills the program and its children.
         """
         kept = {name: value for name, value in os.environ.items() if name in _KEPT}
         process = await asyncio.create_subprocess_exec(
@@ -42,20 +42,20 @@ class IsolatedProgram:
             start_new_session=True,
         )
         try:
-            # It has read nothing yet. If it has ended already, its status says how.
+            # It has read nothing yet. If it has ended already, its status tells how.
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (self.memory, self.memory))
             return await self._exchange(process, given), await process.wait()
         finally:
             if process.returncode is None:
-                # It may have ended without our having been told.
+                # It may have ended without a notification.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
     async def _exchange(self, process: asyncio.subprocess.Process, given: bytes) -> bytes:
         assert process.stdin is not None and process.stdout is not None
-        # If it ends before it has read everything, its status says how.
+        # If it ends before it has read everything, its status tells how.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(given)
             await process.stdin.drain()

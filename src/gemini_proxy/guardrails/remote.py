@@ -1,6 +1,7 @@
 """Check with a service of the Guardrails contract: a client of ``policy/check/batch`` and ``policy/load``.
 
-aiohttp's errors end here. A check is sent a second time only if a kept connection closed as it was used.
+aiohttp's errors do not leave this module. A check is sent a second time only if a kept connection was closed as it was
+used.
 """
 
 import asyncio
@@ -38,8 +39,8 @@ _LOADED_KEPT: Final = 1024
 class RemoteEngine:
     """Ask the service at ``url``. ``timeout`` limits a call in seconds, connecting included.
 
-    ``key`` is used when the caller supplies none. ``clock`` counts seconds. An asynchronous context manager: calls are
-    possible inside it.
+    ``key`` is used when the caller supplies none. ``clock`` counts seconds. Enter this asynchronous context manager
+    before calling it.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class RemoteEngine:
         return read_verdict(response, check.guardrails, (time.perf_counter() - started) * 1000)
 
     async def preload(self, texts: Sequence[str]) -> bool:
-        """Send, with the engine's own key, the policies that the service was not sent within the hour.
+        """Send the policies that the service was not sent within the last hour, with the engine's own key.
 
-        Return whether it has them all now; failures are logged.
+        Return whether the service now has all of them; failures are logged.
         """
         return all([await self._load(text) for text in texts])
 
@@ -129,7 +130,7 @@ class RemoteEngine:
             try:
                 sent = in_pieces(data)
                 async with self._session.post(url, headers=headers, data=sent, allow_redirects=False) as response:
-                    # Whatever the body says: a key that was not accepted must not become a check that is missing.
+                    # Decide by the status alone: no body may turn a rejected key into a check without a verdict.
                     if response.status == 401:
                         return 401, b""
                     return response.status, await bounded(response.content, MAX_RESPONSE, "the guardrails service")

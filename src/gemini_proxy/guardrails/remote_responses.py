@@ -45,9 +45,9 @@ class _PolicyResult:
 def read_verdict(response: ServiceResponse, guardrails: Sequence[Guardrail], milliseconds: float) -> Verdict:
     """Read ``{"result": [{"errors": [{"args", "kwargs", "ranges"}], "error_message"?}]}``, one result a guardrail.
 
-    The first ``MAX_VIOLATIONS`` of a policy are read, as many as our own engine finds, and the key is removed. If
-    there are violations, policies that the service could not check are named in ``unchecked``; if there are none,
-    they raise EngineUnavailable. So does a response of any other status or shape; 401 raises Unauthenticated.
+    The first ``MAX_VIOLATIONS`` of a policy are read, as many as our own engine finds, and the key is removed. If there
+    are violations, ``unchecked`` names the policies that the service could not check. Without any violation, such a
+    policy raises EngineUnavailable, and so does a response of any other status or shape; 401 raises Unauthenticated.
     """
     if response.status != 200:
         raise _failed(response, _detail(response))
@@ -71,8 +71,8 @@ def read_verdict(response: ServiceResponse, guardrails: Sequence[Guardrail], mil
 def read_loaded(response: ServiceResponse) -> None:
     """Read the response to a policy that was sent ahead.
 
-    Raises EngineUnavailable if it did not load, Unauthenticated for 401. Neither has the service's own words, which may
-    quote the policy.
+    Raises EngineUnavailable if it did not load, Unauthenticated for 401. Neither repeats the service's own message,
+    which may quote the policy.
     """
     if response.status != 200:
         raise _failed(response)

@@ -16,10 +16,10 @@ from gemini_proxy.gemini.response_fields import Texts
 
 @dataclass(frozen=True, slots=True)
 class CandidateMessages:
-    """The messages of one candidate, and what in it no rule can read.
+    """The messages of one candidate, and its parts that no rule can read.
 
     Addresses count from the request's first message, as if this were the only candidate. The first ``turn`` messages
-    are what the model says; the others are what fields of the response say.
+    are the model's turn; the others are texts in fields of the response.
     """
 
     index: int
@@ -30,9 +30,9 @@ class CandidateMessages:
 
 @dataclass(frozen=True, slots=True)
 class _Tool:
-    """A tool that the provider runs by itself, and the fields of a response that say what it was asked and returned.
+    """A tool that the provider runs by itself, and the fields of a response with its input and output.
 
-    ``of_parts`` has the names of the tool in parts that say the same.
+    ``of_parts`` has the tool's names in parts with the same content.
     """
 
     name: str
@@ -62,7 +62,7 @@ _OF_TOOLS = frozenset(field for tool in _TOOLS for field in (*tool.asked, *tool.
 def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[CandidateMessages, ...]:
     """Read every candidate of ``merger``. Raises DecodeError for parts that cannot be read.
 
-    The last candidate has what the response itself says as well. If there is none, that stands alone.
+    The last candidate also has the texts of the response itself. Without a candidate they stand alone.
     """
     candidates = merger.candidates
     several = len(candidates) > 1
@@ -99,10 +99,10 @@ def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> C
 
 
 def _provider_messages(said: Texts, parts: Sequence[Message]) -> list[tuple[int, Message]]:
-    """Return calls of the provider and their results that only fields name, each with its place among ``parts``.
+    """Return the provider's calls and results that only fields name, each with its place among ``parts``.
 
-    That is the beginning, or behind what the parts say of the same tool. A call that is among the parts as well
-    happened once.
+    That place is the beginning, or after the parts about the same tool. A call that is also among the parts counts
+    once.
     """
     if _OF_TOOLS.isdisjoint(said):
         return []

@@ -39,10 +39,10 @@ _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 class Guardrail:
     """A policy in force and the action on its violations.
 
-    ``block`` refuses, ``ask`` has a person decide, ``mask`` hides it from the model, ``log`` only annotates the trace.
-    A rule of the policy may ask for a stronger action than its own, and never for a weaker one. A ``foreign`` guardrail
-    came with the request: its cost is borne by its sender alone. ``modified`` is when its file was changed last (a Unix
-    time), None for one that has no file.
+    ``block`` refuses, ``ask`` has a person decide, ``mask`` hides the match from the model, ``log`` only annotates the
+    trace. A rule of the policy may ask for a stronger action than the guardrail's, never for a weaker one. A
+    ``foreign`` guardrail came with the request, and only its sender bears its cost. ``modified`` is the Unix time of
+    the last change to its file, None without a file.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Guardrail:
     """Every action that a violation of it may have."""
 
     def __post_init__(self) -> None:
-        # Once: sets of guardrails are made for each exchange with a dataset.
+        # Computed once: sets of guardrails are made for each exchange with a dataset.
         actions = frozenset(stronger(self.action, rule.action) for rule in self.policy.rules)
         object.__setattr__(self, "actions", actions or frozenset({self.action}))
 
@@ -72,10 +72,10 @@ class Guardrail:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """A policy that runs beside the guardrail ``in_force`` that it may replace, and decides nothing.
+    """A policy that runs beside the guardrail ``in_force``, which it may replace, and decides nothing.
 
-    ``in_force`` is None for one that would be new. It is compiled when it runs: one that does not load harms no
-    exchange. ``seq`` numbers the comparison, which begins again where either side changes.
+    ``in_force`` is None for a policy that would be new. A shadow is compiled when it runs, so one that does not load
+    harms no exchange. ``seq`` numbers the comparison, which begins again when either side changes.
     """
 
     seq: int
@@ -89,7 +89,7 @@ class Shadow:
     def takes(self, conversation: str) -> bool:
         """Return whether a conversation is in the ``share`` percent that are compared.
 
-        Whoever grows the share keeps the conversations that are in it.
+        A larger share contains all conversations of a smaller one.
         """
         digest = hashlib.sha256(f"{self.policy} {conversation}".encode(errors="surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") * 100 < self.share << 64
@@ -103,9 +103,9 @@ class ToolFacts:
     pinned: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, configured: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return the ``configured`` parameters with those of these facts added that are about tools in ``messages``.
+        """Return the ``configured`` parameters, with the facts about tools in ``messages`` added.
 
-        The configuration's labels stay, and its digests go before those that were pinned.
+        The configuration's labels stay, and its digests take precedence over pinned ones.
         """
         added: dict[str, Any] = {}
         if self.labels:
@@ -222,8 +222,8 @@ async def compile_guardrail(name: str, text: str, action: Action) -> Guardrail:
     """Compile a policy that a user stored, a long one in a thread. Raises PolicyError.
 
     A thread lets the event loop run every few milliseconds. Long policies are compiled one at a time: several threads
-    would leave the loop a fraction of the processor. They have a thread of their own, so that policies that wait do not
-    hold up other work in threads. A policy that its sender repeats is compiled once.
+    would leave the loop only a fraction of the processor. They have their own thread, so that waiting policies do not
+    delay other work in threads. A policy that its sender repeats is compiled once.
     """
     if is_brief(name, text):
         return guardrail(name, text, action)
@@ -238,8 +238,8 @@ def parameters_missing(rules: Sequence[Guardrail], configured: dict[str, Any]) -
 def echo_warnings(policy: Policy, prefix: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[PolicyWarning]:
     """Warn of each rule whose refusal, sent back in a chat's history, would make a rule of ``policy`` fire again.
 
-    ``prefix`` is ``refusals.prefix``. Messages that depend on what the rule found are not tried, nor are policies that
-    read a parameter that ``parameters`` lacks.
+    ``prefix`` is ``refusals.prefix``. Messages that depend on the match are not tried, nor are policies that read a
+    parameter missing from ``parameters``.
     """
     return [
         PolicyWarning(rule.line, 1, "its refusal would refuse the rest of the chat")
@@ -261,9 +261,9 @@ def _is_refused(policy: Policy, said: str, parameters: Mapping[str, Any]) -> boo
 
 
 def nothing_checked(files: GuardrailSet, engine: str) -> str:
-    """Say why no exchange is checked before it goes on, "" if the rules of the policy files check some.
+    """Say why no exchange is checked before it goes on; "" if the policy files have rules that check.
 
-    Datasets may have rules of their own, which are said to hold unless the engine is off.
+    The text says that datasets may have rules of their own, unless the engine is off.
     """
     if engine == "off":
         return 'Nothing is checked: guardrails.engine is "off"'

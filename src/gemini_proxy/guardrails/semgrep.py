@@ -26,7 +26,7 @@ _MEMORY: Final = 4 << 30
 _FILES: Final = {"python": "code.py", "py": "code.py", "bash": "code.sh", "sh": "code.sh"}
 _OPTIONS: Final = (
     *("scan", "--metrics=off", "--disable-version-check", "--oss-only", "--no-git-ignore", "--quiet", "--json"),
-    # A comment in the code does not switch a rule off, and no length does.
+    # Neither a comment in the code nor its length may switch a rule off.
     *("--disable-nosem", "--max-target-bytes=0", "--jobs=1"),
 )
 
@@ -53,7 +53,7 @@ class SemgrepAnswerer:
         program = program_path()
         if program is None:
             raise EngineUnavailable(f"semgrep(...) needs the program {NAME}, which is not installed")
-        # As many characters as before.
+        # The number of characters stays the same.
         code = question.text.encode("utf-8", "replace")
         try:
             folder = await asyncio.to_thread(partial(TemporaryDirectory, prefix="code-"))
@@ -72,7 +72,7 @@ async def _scan(program: str, folder: Path, name: str, code: bytes) -> tuple[byt
     """Run the program. Raises OSError and TooMuch."""
     rules = files("gemini_proxy").joinpath("guardrails", "semgrep.yml")
     await asyncio.to_thread(partial(_write, folder, {name: code, "rules.yml": rules.read_bytes()}))
-    # What it keeps of its own goes with the folder.
+    # Its own files are removed with the folder.
     environment = {"PATH": _path(), "HOME": str(folder), "TMPDIR": str(folder), "SEMGREP_SEND_METRICS": "off"}
     command = (program, *_OPTIONS, "--config=rules.yml", name)
     return await IsolatedProgram(command, environment, _MEMORY, MAX_PRINTED).run(b"", str(folder))
@@ -97,7 +97,7 @@ def _read(printed: bytes, status: int, code: bytes) -> tuple[LabelledSpan, ...]:
 def _found(results: list[Any], code: bytes) -> Iterator[LabelledSpan]:
     for result in results:
         start, end = (len(code[: result[edge]["offset"]].decode("utf-8", "ignore")) for edge in ("start", "end"))
-        # The program puts the folder of the rules before their names.
+        # The program prefixes the names of rules with their folder.
         yield LabelledSpan(start, end, result["check_id"].rpartition(".")[2])
 
 

@@ -21,7 +21,7 @@ def service_session(*, keepalive: float = _KEEPALIVE) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
-        # The size of a response is counted as it comes over the wire.
+        # The limit on the size applies to the bytes on the wire.
         auto_decompress=False,
         trust_env=False,
     )
@@ -60,7 +60,7 @@ def encoded(asked: object, who: str) -> bytes:
 class ServiceClient:
     """Post JSON to a service; ``who`` names it in errors. An asynchronous context manager.
 
-    The body of a response with another status than 200 is not passed on: it may quote what was sent.
+    The body of a response with another status than 200 is not passed on: it may quote the request.
     """
 
     _MOST: Final = 1_048_576

@@ -29,11 +29,11 @@ class TextViolated(Exception):
 
 @dataclass(slots=True)
 class _CandidateText:
-    """The text of one candidate. ``turn`` has the run that it is in.
+    """The text of one candidate. ``turn`` has its current run.
 
-    ``message`` is the index of its last message, ``checked`` that message where a check of the whole read it and no
-    text has come since. ``text`` and ``all`` count its characters so far: of its text, and of its thoughts as well.
-    ``piece`` is the last of its text that waits for the session.
+    ``message`` is the index of its last message; ``checked`` is that message if a check of the whole has read it and no
+    text has come since. ``text`` counts its characters so far, ``all`` those of its thoughts as well. ``piece`` is the
+    newest text, which waits for the session.
     """
 
     turn: OpenTurn
@@ -64,7 +64,7 @@ class _End(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingEvent:
-    """An event that waits, with the bytes before it that are no event.
+    """A pending event, with the bytes before it that belong to no event.
 
     ``part`` says that something in it waits for a check of the whole, ``last`` that it waits for the final check.
     """
@@ -95,15 +95,16 @@ class ResponseStream:
     - a check of the whole has passed every part in it that is not plain text;
     - it is not one of the events that end the response.
 
-    ``hold`` withholds everything. ``window`` is ``final`` without a session and ``hold`` with one that names guardrails
-    in ``waiting``, which have to see the whole. ``mode`` is what came of that.
+    ``hold`` withholds everything. ``window`` becomes ``final`` without a session, and ``hold`` if the session names
+    guardrails in ``waiting``, which have to see the whole. ``mode`` is the result.
 
-    Verdicts come from outside. While ``wants_check`` is true, no more leaves before a check of everything so far: its
-    outcome goes to ``passed`` or ``postpone``. After ``close`` the final check decides over the rest, which ``release``
-    returns.
+    Verdicts come from outside. While ``wants_check`` is true, nothing more leaves before a check of everything so far:
+    report its outcome by ``passed`` or ``postpone``. After ``close`` the final check decides about the rest, which
+    ``release`` returns.
 
-    Calls, media and thoughts do not end a text, since readers join what follows them to it. Thoughts alone are joined
-    as well, but what they begin does not wait for another thought: then a response would wait to its end.
+    Calls, media and thoughts do not end a text, since readers join the text after them to it. Thoughts are joined with
+    each other as well, but the end of a thought does not wait for another thought: otherwise a response would wait
+    until its end.
     """
 
     __slots__ = (
@@ -143,9 +144,9 @@ class ResponseStream:
         skips_thoughts: bool = False,
         reader: ResponseReader | None = None,
     ) -> None:
-        """``first_message`` is the index of the response's first message. Skipped thoughts are not judged.
+        """Begin a response whose first message has the index ``first_message``. Skipped thoughts are not judged.
 
-        ``reader`` tells the merger what is in frames of another wire than that of ``generateContent``.
+        ``reader`` translates frames of other wires than ``generateContent`` for the merger.
 
         ``max_bytes`` bounds the response: it is kept whole for the final check.
         """
@@ -163,7 +164,8 @@ class ResponseStream:
         self._max_bytes = self._room = max_bytes
         self._ready: list[bytes] = []
         self._pending: list[_PendingEvent] = []
-        # Bytes after the last event. They may be the end of the body (an array's bracket), so they wait for the next.
+        # Bytes after the last event. They may be the end of the body (an array's bracket), so they wait for the next
+        # event.
         self._separators: list[bytes] = []
         self._ending = mode == "hold"
         self._part_waits = False
@@ -197,7 +199,7 @@ class ResponseStream:
         return self._separators[0] if self._separators else b""
 
     def read(self, data: bytes) -> None:
-        """Take in bytes of which more are at hand: nothing is decided yet.
+        """Take in bytes when more are already available: nothing is decided yet.
 
         Raises DecodeError for bytes that cannot be read, and for a response over ``max_bytes``.
         """
@@ -235,9 +237,9 @@ class ResponseStream:
         return self.take()
 
     def postpone(self) -> bytes:
-        """Leave everything that waits to the final check: more of the response may undo what a check found.
+        """Leave all pending events to the final check: more of the response may undo a violation.
 
-        Asking again with each chunk would be a check of the whole each time. Returns what may leave all the same.
+        Another check after each chunk would be a check of the whole each time. Return the bytes that may still leave.
         """
         self._postponed = True
         return self.take()
@@ -245,7 +247,7 @@ class ResponseStream:
     def close(self) -> None:
         """Take in the end of the body. What is withheld now waits for ``release``. Raises DecodeError as ``read``."""
         if self._session is not None:
-            # Nothing more leaves before the final check, which reads all text: it need not be judged as it comes.
+            # Nothing more leaves before the final check, which reads all text: no need to judge it as it comes.
             self._session, self._ending = None, True
         self._add(self._framing.end())
         self.settle()

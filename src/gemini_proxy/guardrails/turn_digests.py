@@ -13,10 +13,10 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 def turn_ends(messages: Messages) -> Iterator[tuple[int, str]]:
-    """Yield for each turn of the model how many messages end with it, and a digest of all of these.
+    """Yield for each turn of the model the number of messages up to its end, and a digest of these messages.
 
-    Two conversations have the same digest if they say the same in the same order. How a turn of the model was cut into
-    messages does not count: clients keep an answer as one text, or as the pieces in which it came.
+    Two conversations have the same digest if they have the same content in the same order. The division of a model's
+    turn into messages does not count: clients keep a response as one text, or as the pieces in which it came.
     """
     chain = hashlib.blake2b(digest_size=32)
     turn: list[Mapping[str, Any]] = []
@@ -37,7 +37,7 @@ def turn_ends(messages: Messages) -> Iterator[tuple[int, str]]:
 def answered(request: Messages, response: Messages) -> list[str]:
     """Return digests of a request with its response, as clients may send them in a history.
 
-    One candidate is kept. What fields of the response say is not; thoughts, and what Gemini's servers ran, may not be.
+    Clients keep one candidate. They drop texts in fields of the response, and may drop thoughts and server-side calls.
     """
     numbers = dict.fromkeys(message.get("candidate") for message in response)
     kept: list[list[Mapping[str, Any]]] = []
@@ -82,7 +82,7 @@ def _said(turn: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def _line(value: Any) -> bytes:
-    # Text that JSON cannot hold, such as half a character, still gets a digest of its own.
+    # Text that JSON cannot hold, such as half a surrogate pair, still gets a digest of its own.
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
     except TypeError:

@@ -14,8 +14,8 @@ _MESSAGE = re.compile(r"messages\.(\d+)(?=[.:]|$)")
 class Violation:
     """A rule that fired. ``ranges`` are addresses into the messages, such as ``messages.2.content:10-25``.
 
-    ``stays`` says that more of the response cannot undo the violation; ``healed`` that it is in the history and was
-    refused before, so that it is masked now.
+    ``stays`` says that more of the response cannot undo the violation. ``healed`` says that it is in the history and
+    was refused before, so that it is masked now.
     """
 
     args: tuple[Any, ...]

@@ -1,8 +1,8 @@
-"""Run work in processes that would stall the event loop: large bodies, long checks.
+"""Run work that would stall the event loop, such as large bodies and long checks, in processes.
 
 Processes start when they are first needed. Each is a pool of its own: in the standard library's pool, all processes end
-when one has to. They are forked from a process that has loaded what they need (multiprocessing's ``forkserver``), so
-that one that was killed is replaced in milliseconds.
+when one has to. They are forked from a process that has loaded the needed modules (multiprocessing's ``forkserver``),
+so that a killed process is replaced in milliseconds.
 """
 
 import asyncio
@@ -41,7 +41,8 @@ class Workers:
     """Run one kind of work in processes. The work takes and returns picklable values and keeps no state.
 
     Each ``client`` has one process at a time (see FairLock, also for ``allowance``). ``longest`` limits the seconds of
-    one call; without it the caller's own limit holds. ``nice`` is how far these processes give way to the event loop.
+    one call; without it the caller's own limit holds. ``nice`` is the niceness of these processes, by which they give
+    way to the event loop.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Workers:
     ) -> T:
         """Call ``function`` in a process within ``seconds``, the wait included. Its exceptions reach the caller.
 
-        Raises EngineUnavailable if no process is free for the client in time, if the time is over, which kills the
-        process, and if the process died. Work that has begun goes on, within its time, after its caller has left.
+        Raises EngineUnavailable if no process is free for the client in time, if the time runs out, which kills the
+        process, and if the process dies. Work that has begun continues, within its time, after its caller has left.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
@@ -91,7 +92,7 @@ class Workers:
         finally:
             self._busy.discard(process)
             if not self._closed:
-                # The process that replaces one that was killed starts at once.
+                # The replacement of a killed process starts at once.
                 self._idle.append(_Process(self._nice) if process.ended else process)
             give_back()
 
@@ -123,7 +124,7 @@ class Workers:
     def _ended(self, work: "asyncio.Task[Any]") -> None:
         self._tasks.discard(work)
         if not work.cancelled():
-            # Marks it as seen: a caller who has left does not ask for it.
+            # Retrieve the exception: a caller who has left does not.
             work.exception()
 
     def close(self) -> None:
