@@ -9,13 +9,13 @@ The language is Invariant's. What differs from its stock engine, and why:
 - ``in`` is literal. A text literal is raw as a pattern and has its escapes read elsewhere.
 - ``match`` and tool patterns take line ends with a dot; tool patterns match the whole argument.
 - Regular expressions are RE2's, with Python's meaning where RE2 has it; look-around and back references do not load.
-- Content of any shape is searched: None is ``""``, chunks one by one, data by every string, key and number inside. A
-  plain text is one TextChunk; ``(t: str) in x`` takes a text as one text.
+- Content of any shape is searched: None counts as ``""``, chunks are searched one by one, data by every string, key and
+  number inside. A plain text is one TextChunk; ``(t: str) in x`` takes a text as one text.
 - A tool output without ``tool_call_id`` answers the earliest call without an output; one without a call has no tool.
 - A missing argument, key or index is None, and tests of None are false. A missing parameter is an error.
 - Arguments that are not a JSON object are read as ``c.function.arguments.raw``.
 - ``json_loads`` of a text that is not JSON is None. ``print`` writes nothing. ``prompt_injection`` is a heuristic.
-- Ranges are those of the binding that fired; an event gives way to a more exact range within it.
+- Ranges are those of the binding that fired; a more exact range within an event replaces the event's.
 - At most 1,000 violations a rule and 1,000 ranges a violation are reported.
 """
 

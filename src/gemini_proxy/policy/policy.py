@@ -14,7 +14,7 @@ from gemini_proxy.policy.run.rules import Needs, Rule, RuleViolation
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.values import plain
 
-# Enough to read: a flow in which everything matches would report millions.
+# Enough for a reader: a flow in which everything matches would report millions.
 MAX_VIOLATIONS = 200
 _NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
@@ -58,7 +58,7 @@ class CompiledRule:
         except EvaluationError as error:
             error.line = self.rule.line
             raise
-        # The one boundary: whatever goes wrong in a rule, the check has no verdict.
+        # The only boundary: after any error in a rule, the check has no verdict.
         except Exception as error:
             raise EvaluationError(f"{type(error).__name__}: {error}", self.rule.line) from error
         return found
@@ -77,9 +77,9 @@ class CompiledRule:
         return len(found) >= MAX_VIOLATIONS
 
     def _was_allowed(self, run: Run, frame: Frame) -> bool:
-        """Return whether all that this binding is about was allowed before.
+        """Return whether all events of this binding were allowed before.
 
-        Such a rule asks for nothing but its events, so what comes after them changes nothing: see ``only_new``.
+        Such a rule asks only about its events, so later content changes nothing: see ``only_new``.
         """
         bound = [frame[slot] for slot in self._events if type(frame[slot]) is Event]
         return bool(bound) and all(_message_of(event) < run.allowed for event in bound)
@@ -94,8 +94,8 @@ class CompiledRule:
 class Policy:
     """Rules compiled from one text. Immutable and safe to share between threads.
 
-    ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls,
-    ``asks`` its detectors that are asked outside the engine. ``narrows`` says that a rule here checks only what is new.
+    ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls, ``asks``
+    its detectors that are asked outside the engine. ``narrows`` says that one of its rules checks only new content.
     """
 
     __slots__ = ("_costs", "_rules", "asks", "called", "narrows", "parameters", "rules", "source", "text", "warnings")
@@ -132,10 +132,10 @@ class Policy:
     ) -> tuple[RuleViolation, ...]:
         """Violations in the order of the rules, at most ``MAX_VIOLATIONS`` a rule.
 
-        Raises EvaluationError if there is no verdict: then nothing is known, neither that the conversation is clean nor
-        that it is not. BudgetExceeded and Unanswered are EvaluationErrors; the latter means that ``answers`` lacks some
-        that a rule needs. ``rules`` are those of ``compiled`` that are checked, by default all. ``allowed`` is how many
-        messages at the beginning were allowed before, in this order, up to the end of a turn.
+        Raises EvaluationError if there is no verdict: then the conversation is neither known to be clean nor known to
+        violate a rule. BudgetExceeded and Unanswered are EvaluationErrors; the latter means that ``answers`` lacks some
+        that a rule needs. ``rules`` are the rules of ``compiled`` to check, by default all. ``allowed`` is the number
+        of messages at the beginning that were allowed before, in this order, up to the end of a turn.
         """
         run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers, allowed)
         violations: list[RuleViolation] = []
@@ -145,7 +145,7 @@ class Policy:
             except BudgetExceeded:
                 raise
             except EvaluationError:
-                # The error may come from an answer that is still missing.
+                # The error may be caused by an answer that is still missing.
                 if not run.unanswered:
                     raise
         if run.unanswered:

@@ -1,8 +1,8 @@
-"""Tell which rules may fire on messages, by one search through their JSON before a conversation is built from them.
+"""Tell which rules may fire on messages, by one search through their JSON before a conversation is built.
 
 The ``Needs`` of a rule must be met for it to fire: kinds of event, and one pattern of each clause. They are necessary,
 not sufficient: a rule whose needs are met still has to run. All rules run if the messages have a form in which a search
-might overlook something.
+might miss something.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,15 +20,15 @@ from gemini_proxy.policy.run.values import count_chars
 
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}
 _MOST_CHARS: Final = 100_000
-# Calls of a message, or tools: a thousand take a millisecond.
+# The most calls of a message, or tools: a thousand take a millisecond.
 _MOST_LISTED: Final = 1_000
 _PIECE: Final = 4096
-# Seconds for a piece, many times what it takes. A search that has lost its automaton takes longer.
+# Seconds for a piece, many times the usual time. A search that has lost its automaton takes longer.
 _SLOW: Final = 0.002
 _MOST_RESULTS: Final = 256
 _MOST_PREFILTERS: Final = 64
 _MAX_MEMORY: Final = 2 << 20
-# Numbers that JSON may write in another way than rules read them: those with an exponent in either.
+# Numbers that JSON may write differently from the form that rules read: those with an exponent in either form.
 _OTHER_NUMBERS: Final = r"[0-9]e[+-]?[0-9]|0\.0000"
 
 
@@ -54,7 +54,7 @@ class Prefilter:
         self._set, numbers = _search_for([need for need in needs if not need.call])
         self._calls = {need.pattern: -number for number, need in enumerate((need for need in needs if need.call), 1)}
         numbers.update((need, (self._calls[need.pattern],)) for need in needs if need.call)
-        # The kinds of each rule, and for each clause the numbers of which one must be found.
+        # The kinds of each rule, and for each clause the numbers of its patterns, one of which must be found.
         self._needs = {
             id(rule): (
                 sum(_KINDS[kind] for kind in rule.needs.kinds),
@@ -69,7 +69,7 @@ class Prefilter:
     ) -> tuple[tuple[CompiledRule, ...], ...]:
         """Return for each policy its rules that may fire, in their order.
 
-        ``seen`` is what ``see`` returned for the ``first`` messages. They are not looked at again unless a turn joins
+        ``seen`` is the result of ``see`` for the ``first`` messages. These are not searched again unless a turn joins
         them to the others.
         """
         if first and begin_a_turn(messages[first:], messages[:first]):
@@ -157,7 +157,7 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
     options.never_capture = True
     options.max_mem = _MAX_MEMORY
     search = re2.Set.SearchSet(options)
-    # Found in any text, unless the search has run out of memory: then it finds nothing at all.
+    # This pattern is found in any text, unless the search runs out of memory: then it finds nothing at all.
     anything = search.Add("")
     other_number = search.Add(_OTHER_NUMBERS)
     numbers: dict[Need, tuple[int, ...]] = {}
@@ -170,7 +170,7 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
     try:
         search.Compile()
     except re2.error:
-        # There is not enough memory: every need counts as met.
+        # Out of memory: every need counts as met.
         return _search_for(())[0], dict.fromkeys(numbers, (anything,))
     return search, numbers
 
@@ -178,8 +178,8 @@ def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]
 def _seen(messages: Sequence[Mapping[str, Any]]) -> tuple[int, bool, list[str]] | None:
     """Return the sum of ``_KINDS`` of the messages' events, whether readers may join texts, and the tools called.
 
-    None where messages are long, of a form that rules cannot read, or of one in which a rule reads what their JSON does
-    not have.
+    None if messages are long, have a form that rules cannot read, or one in which a rule reads text that their JSON
+    does not have.
     """
     if not _ONLY_OBJECTS.issuperset(map(type, messages)):
         return None

@@ -92,7 +92,7 @@ def each_item(source: Code, kind: str, slot: int) -> Build:
             marks = run.marks
             before = len(marks)
             items = _select(source(frame), kind, run)
-            # The source may have found more: only the bound item belongs to the binding.
+            # The source may have marked more: only the bound item belongs to the binding.
             del marks[before:]
             for item in items:
                 run.left -= 1
@@ -211,7 +211,7 @@ def negation(code: Code) -> Code:
         run.negated = not run.negated
         if held:
             return False
-        # Nothing found inside made it true. A text that failed to match as a whole is the reason why it is.
+        # Nothing that was found inside made it true. A text that failed to match as a whole is the reason.
         if len(marks) > before:
             marks[before:] = [mark for mark in marks[before:] if type(mark) is tuple and mark[1] < 0]
         return True
@@ -300,9 +300,9 @@ def detector_call(detector: Detector | Parser) -> Callable[[list[str], list[Any]
 
 
 def marked(run: Run, answer: Answer, wholes: Sequence[Whole]) -> Answer:
-    """Drop what stands in other pieces of the text from an answer, and mark the places of the rest.
+    """Drop the labels of an answer that are in other pieces of the text, and mark the places of the rest.
 
-    Within a negation nothing is left out: what readers find in a text is missing from none of its pieces.
+    Within a negation nothing is dropped: a match that readers find in a text counts for each of its pieces.
     """
     if not isinstance(answer, tuple):
         return answer

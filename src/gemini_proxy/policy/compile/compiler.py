@@ -1,4 +1,4 @@
-"""Compile a policy's text: names are resolved, and what can be checked at load is checked.
+"""Compile a policy's text: resolve names, and check everything that can be checked at load.
 
 Statements come in order. The lines of a rule become steps, and expressions become closures. Names, fields, arguments
 and options of calls, patterns and the values of constants are known at load.
@@ -92,8 +92,8 @@ def compile_policy(
 ) -> Policy:
     """Compile a policy. Raises PolicyError and nothing else, whatever the text.
 
-    ``source`` names the text in errors; ``detectors`` are those a policy may import, by default the built-in ones.
-    ``max_program`` is how many instructions a regular expression may have, one that a rule computes included.
+    ``source`` names the text in errors; ``detectors`` are those that a policy may import, by default the built-in ones.
+    ``max_program`` limits the instructions of each regular expression, including those that a rule computes.
     """
     if len(text) > max_chars:
         raise PolicyError(source, 1, 1, f"the policy is longer than {max_chars} characters", fault="excess")
@@ -107,7 +107,7 @@ def compile_policy(
 class CompiledExpression:
     """A compiled expression.
 
-    ``known`` is its value and ``kind`` its event kind, if they are known at load; ``kind`` is "function" for the
+    ``known`` is its value and ``kind`` its event kind, if they are known at load. ``kind`` is "function" for the
     function of a tool call.
     """
 
@@ -296,8 +296,8 @@ class _Compiler:
     def _checks_only_new(self, rule: syntax.Raise, scope: Scope, binding: frozenset[str], *, may_mask: bool) -> bool:
         """Return whether a rule is about new content alone. Warn where its ``scope`` has no effect.
 
-        It must ask for its own events and nothing else: what a count stops at, or a search through all messages, may
-        stand before what is new. What is masked is so in every request, since clients send their history as it was.
+        It must ask only about its own events: a count or a search through all messages may depend on older content. A
+        masking rule is never limited to new content, since clients send their history unmasked.
         """
         given = _given(rule, "scope")
         if given is None:
@@ -328,7 +328,7 @@ class _Compiler:
             self._context.fail(error, "a rule must raise a text or PolicyViolation(...)")
         return [term.code], {}
 
-    # Lines: each step's code calls the code of what follows it, once for every binding
+    # Lines: each step's code calls the code of the next step, once for every binding
 
     def _block(self, lines: Sequence[syntax.Line], scope: Scope, final: Code, *, universal: bool = False) -> Code:
         """Compile lines that must all hold: ``final`` runs for each binding for which they do, until it returns True.

@@ -9,7 +9,7 @@ _BINDING = 0.6
 _CHARACTER = 6.0
 # Nanoseconds a character of the slower detectors, as `make bench-detectors` prints them.
 _DETECTORS = {"secrets": 65.0, "prompt_injection": 55.0, "pii": 45.0, "normalized": 30.0, "is_similar": 400.0}
-# Nanoseconds a character for an index of the conversation, which is made once a check: the share of one rule.
+# Nanoseconds a character for an index of the conversation, which is built once per check: the share of one rule.
 _INDEXED = 50.0
 
 
@@ -56,7 +56,7 @@ class Costs:
         alike: dict[tuple[str, ...], list[float]] = {}
         for cost in costs:
             alike.setdefault(cost.kinds, []).append(cost.per_character)
-        # Rules over the same kinds only differ in their cost per character. Every exchange asks twice.
+        # Cached, since every exchange asks twice: rules over the same kinds differ only in their cost per character.
         self._alike = tuple((kinds, len(rules), sum(rules)) for kinds, rules in alike.items())
 
     def microseconds(self, counts: Mapping[str, int], chars: int) -> float:

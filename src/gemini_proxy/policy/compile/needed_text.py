@@ -1,8 +1,8 @@
-"""Find what a text must have for a pattern to match it: short patterns to look for in a conversation's JSON.
+"""Find what a text must contain for a pattern to match it: short patterns to look for in a conversation's JSON.
 
 A need is a part of the pattern that every match contains: ``AIza`` of ``AIza[0-9A-Za-z_-]{35}``, and one part for each
-branch of an alternation. It only has characters that JSON writes as they are, so that it is in the JSON of any text
-that has it. If nothing is known of a pattern there is no need, and its rule always runs.
+branch of an alternation. It has only characters that JSON does not escape, so that the JSON of a text with the need
+contains it too. If nothing is known about a pattern, there is no need and its rule always runs.
 """
 
 import re
@@ -25,10 +25,10 @@ _ANCHORS: Final = frozenset("bBAZz")
 _CONTROLS: Final = frozenset("nrtfva")
 # JSON escapes these.
 _ESCAPED: Final = frozenset('"\\')
-# The characters of numbers, which JSON may write in another way than rules read them.
+# The characters of numbers, which JSON may write differently from the form that rules read.
 _OF_NUMBERS: Final = frozenset("0123456789.+-einfa")
 _NOT_IN_JSON: Final = ("inf", "-inf", "nan")
-# Characters that stand in most texts.
+# Characters that occur in most texts.
 _COMMON: Final = frozenset(" .,:;-/()'")
 _SIZES: Final = {"d": 10, "w": 63}
 _LONGEST: Final = 16
@@ -37,7 +37,7 @@ _LEAST_LITERAL: Final = 3
 _MOST_BRANCHES: Final = 32
 _MOST_ATOMS: Final = 100
 _LEAST_BITS: Final = 8.0
-# Enough: further classes would tell little and make the search larger.
+# Enough: further classes would add little and make the search larger.
 _ENOUGH_BITS: Final = 40.0
 
 
@@ -49,7 +49,7 @@ class _UnreadableError(Exception):
 class _Atom:
     """A character of a match: ``source`` is its part of the pattern, ``size`` the number of characters that fit.
 
-    ``numbers`` are those of them that occur in numbers.
+    ``numbers`` holds those of these characters that occur in numbers.
     """
 
     source: str
@@ -68,7 +68,7 @@ class _Choice:
     branches: "tuple[_Sequence, ...]"
 
 
-# None stands for anything, or nothing: what is before and after it may not be adjacent.
+# None stands for anything, or nothing: the parts before and after it may not be adjacent.
 _Sequence = tuple["_Atom | _Choice | None", ...]
 
 
@@ -190,7 +190,7 @@ class _PatternReader:
             self._at = code.end()
             return chr(int(code[1] or code[2] or code[3], 16))
         if not following or following in _CONTROLS:
-            # JSON escapes control characters: which one this is does not matter.
+            # JSON escapes all control characters, so it does not matter which one this is.
             self._at += 2
             return "\n"
         if following.isalnum() or following == "_":

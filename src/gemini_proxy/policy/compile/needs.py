@@ -1,8 +1,8 @@
-"""Find what must be in a conversation for a rule to fire, from its syntax tree at load.
+"""Find what a conversation must contain for a rule to fire, from the rule's syntax tree at load.
 
-All lines of a rule must hold. So it cannot fire if one of them is false for every binding, and leaving it out changes
-nothing if no line before that one can raise an error. Only what is certain counts: a line that may raise, all lines
-after it, and tests other than those below add no need.
+All lines of a rule must hold. So the rule cannot fire if one line is false for every binding, and skipping the rule
+changes nothing if no earlier line can raise an error. Only certain facts count: a line that may raise, all lines after
+it, and tests other than those below add no need.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from gemini_proxy.policy.compile.scope import Context
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.rules import Need, Needs
 
-# The kinds of event that are quickly found in messages.
+# The kinds of event that can be found quickly in messages.
 _EVENTS: Final = frozenset(("Message", "ToolCall", "ToolOutput", "Tool"))
 # The kind of a variable that holds a text of the conversation.
 _TEXT: Final = "text"
@@ -37,7 +37,7 @@ class _NeedsReader:
 
     def needs(self, lines: Sequence[syntax.Line]) -> Needs:
         known = Needs()
-        # What is known before a second event is bound.
+        # The needs that are known before a second event is bound.
         first: Needs | None = None
         steps = [step for line in lines for step in _steps(line)]
         for number, line in enumerate(steps):
@@ -78,7 +78,7 @@ class _NeedsReader:
         imported = self._context.imported.get(line.kind)
         return imported.name if imported is not None and imported.role == "kind" else line.kind
 
-    # What must be there for an expression to be true
+    # Needs for an expression to be true
 
     def _clauses(self, node: syntax.Expr) -> list[_Clause]:
         if isinstance(node, syntax.Logical):
@@ -147,7 +147,7 @@ class _NeedsReader:
         pattern = self._pattern(node.args[0]) if self._is_search(node) else None
         return needed_by_pattern(pattern) if pattern is not None else None
 
-    # What cannot end in an error, whatever the conversation
+    # Expressions that cannot end in an error, for any conversation
 
     def _is_certain(self, node: syntax.Expr) -> bool:
         if isinstance(node, syntax.Constant):

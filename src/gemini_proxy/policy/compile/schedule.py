@@ -1,8 +1,8 @@
 """Order the lines of a rule, as steps.
 
-A step binds a variable or tests something. Before another event is bound, tests that cannot raise are taken if their
-variables are bound, and so are lists that depend on bound variables only. A flow rule then only looks at pairs that can
-still match.
+A step binds a variable or tests something. Before another event is bound, all tests that cannot raise and whose
+variables are bound come first, and so do lists that depend only on bound variables. A flow rule then looks only at
+pairs that can still match.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.run import Code
 
-# Builds the code of a step from the code of what follows it.
+# Builds the code of a step from the code of the next one.
 Build = Callable[[Code], Code]
 
 
@@ -19,7 +19,7 @@ Build = Callable[[Code], Code]
 class Step:
     """A step. ``needs`` are the slots it reads, ``gives`` the slot it binds; a test has ``test`` instead of ``build``.
 
-    ``safe`` steps raise nothing but BudgetExceeded, ``binds_event`` ones go over events.
+    ``safe`` steps raise nothing but BudgetExceeded; ``binds_event`` steps iterate over events.
     """
 
     needs: frozenset[int]

@@ -17,13 +17,13 @@ from gemini_proxy.policy.run.regex import Mode, Regex, RegexError
 from gemini_proxy.policy.run.run import Code, Run
 
 VALUE_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "tuple": tuple}
-# All regular expressions of a policy together: compiling an instruction takes about a microsecond.
+# For all regular expressions of a policy together: compiling an instruction takes about a microsecond.
 _MAX_REGEX_SIZE = 100_000
 _MAX_REGEXES = 500
 _MAX_SLOTS = 200
-# What the evaluation of a policy's constants may cost.
+# The budget for evaluating a policy's constants.
 _LOAD_BUDGET = Budget(steps=100_000, max_chars=100_000, max_total_chars=2_000_000, max_items=10_000)
-# Predicates that call predicates: each level costs a few Python frames at run time.
+# The depth of predicates that call predicates: each level costs a few Python frames at run time.
 _MAX_CHAIN = 12
 
 Body = Callable[[Run, list[Any]], Any]

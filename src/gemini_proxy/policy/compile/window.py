@@ -1,9 +1,9 @@
 """Tell from a rule's syntax tree at load whether it can be judged while a response grows.
 
-A *slice* is a piece of one message's text with what stands before it. The tests accepted here ask only whether
-something stands in the text: the slice that holds it whole, and a character on either side, shows it, and more text
-does not take it away. A conjunction of them is as good: it rests on the span from the first to the last match.
-Any other test waits for the whole text.
+A *slice* is a piece of one message's text together with some text before it. The tests accepted here ask only whether
+something occurs in the text: a slice that contains it whole, and a character on either side, shows it, and more text
+does not undo it. A conjunction of such tests works too: it depends on the span from the first to the last match. Any
+other test waits for the whole text.
 """
 
 from collections.abc import Iterator

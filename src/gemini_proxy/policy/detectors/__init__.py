@@ -1,7 +1,7 @@
 """Detectors find secrets, personal data and the like in texts, without a network or a model.
 
-A detector has a name, the options it takes, and ``detect``. ``compile_policy`` takes the registry of detectors;
-plug-ins can be added to it.
+A detector has a name, options, and ``detect``. ``compile_policy`` takes the registry of detectors, to which plug-ins
+can be added.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """``prompt_injection``: a heuristic. Phrases that try to take over an assistant, and characters that hide text.
 
-It finds what is written plainly; a determined author can word around it. The result is True or False, as in the stock
-language, whose ``threshold`` and ``model`` are accepted and change nothing.
+It finds plainly written attacks; a determined author can find words that avoid it. The result is True or False, as in
+the stock language, whose ``threshold`` and ``model`` are accepted and have no effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from gemini_proxy.policy.detectors.unicode import UnicodeDetector
 from gemini_proxy.policy.run.budget import Meter
 
 _GAP = r"[ \n\t]+(?:[^ \n\t]+[ \n\t]+)"
-# What an assistant was told, as orders about it call it.
+# The names by which attacks refer to an assistant's instructions.
 _ORDERS = (
     r"(?:(?:system |initial |hidden |secret |original |internal |core )*(?:instructions?|prompts?|guidelines?"
     r"|directives?)"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LONGEST_MARKDOWN: Final = 200_000
 _STEPS_PER_CHARACTER: Final = 5
 _PAIRS_PER_STEP: Final = 100
-# What a browser fetches, or shows with something that it fetches, without being asked.
+# Elements that make a browser fetch something without a user's action.
 _FETCHING: Final = (
     r"<\s*/?(?:img|image|picture|source|video|audio|track|iframe|frame|object|embed|link|input|svg|use|style|script|body|"
     r"table|td|th)\b"
@@ -68,7 +68,7 @@ class Images:
     """A list of the addresses on other hosts that a client fetches to show the texts as Markdown, HTML in it included.
 
     Addresses are as browsers read them: with a scheme, without white space, backslashes as slashes, entities decoded.
-    The lines of the block that holds one are marked.
+    The lines of the block with such an address are marked.
     """
 
     name: str = "images"
@@ -119,7 +119,7 @@ def _sources(token: "Token") -> Iterable[str]:
         return ()
     images = [str(child.attrGet("src") or "") for child in token.children if child.type == "image"]
     tags = "".join(child.content for child in token.children if child.type == "html_inline")
-    # Browsers take more for a tag than Markdown does, such as one with "=" in a value without quotes.
+    # Browsers accept more as a tag than Markdown does, such as one with "=" in an unquoted value.
     text = "".join(child.content for child in token.children if child.type in ("text", "softbreak"))
     return [*images, *_in_html(tags), *_in_html("".join(_FETCHING_TAG.findall(text)))]
 
@@ -137,7 +137,7 @@ def _without_breaks(text: str) -> str:
 
 def _as_read(source: str) -> str:
     """Return an address on another host as browsers read it (URL Standard); empty if it has no host."""
-    # The parser of Markdown has written a backslash so.
+    # The parser of Markdown has percent-encoded the backslash.
     plain = _without_breaks(source).strip(_UNSEEN).replace("%5C", "\\")
     match = _HOST_FOLLOWS.match(plain)
     if match is None:

@@ -1,7 +1,7 @@
 """Detectors that ask a model, a service or a program.
 
-The engine does no input or output, so such a call only states its ``Question``. A check that meets questions without an
-answer ends with ``Unanswered``, which has all of them; the caller gets the answers and runs the check again with them.
+The engine does no input or output, so such a call only states its ``Question``. A check with unanswered questions ends
+with ``Unanswered``, which holds all of them; the caller gets the answers and runs the check again with them.
 """
 
 from bisect import bisect_left
@@ -54,7 +54,7 @@ class OutsideDetector:
     """A detector that is asked.
 
     ``positional`` are its arguments by position; it is asked about the one named ``subject``. ``nothing`` is its value
-    without an answer, and for no text. With ``images`` it is asked about images. A ``placed`` one answers with
+    without an answer, and without a text. With ``images`` it is asked about images. A ``placed`` detector answers with
     ``LabelledSpan``.
     """
 

@@ -19,8 +19,8 @@ def _always(text: str) -> bool:
 class Form:
     """``pattern`` finds candidates with this label; ``accept`` sees the text of each and has the last word.
 
-    One of ``words``, in small letters, stands in whatever the pattern finds; a form without them is tried on any text.
-    Where the words are frequent, ``sign`` says more: it matches, in any case, in whatever the pattern finds.
+    Every match of the pattern contains one of the lower-case ``words``; a form without words is tried on any text. If
+    the words are frequent, ``sign`` narrows this down: this pattern matches, in any letter case, within every match.
     """
 
     label: str
@@ -38,8 +38,8 @@ class Form:
 class Forms:
     """Forms behind one search for their words and one for the patterns of those without: most texts have neither.
 
-    ``stays`` says that of all forms what is accepted stays accepted when the text goes on. What begins or ends a text
-    has to begin or end a line as well.
+    ``stays`` says that for all forms an accepted match stays accepted when the text continues. What begins or ends a
+    text has to begin or end a line as well.
     """
 
     __slots__ = ("_any", "_by_sign", "_forms", "_regexes", "_signs", "_stays", "_wordless", "labels")
@@ -47,7 +47,7 @@ class Forms:
     def __init__(self, forms: Iterable[Form], *, stays: bool = False) -> None:
         self._forms = tuple(forms)
         self._stays = stays
-        # By pattern, compiled at first use: most are never used.
+        # By pattern, compiled on first use: most are never used.
         self._regexes: dict[str, Regex] = {}
         self.labels = frozenset(form.label for form in self._forms)
         signs = sorted({sign for form in self._forms for sign in form.signs})
@@ -77,7 +77,7 @@ class Forms:
         unseen = meter.sliced and not self._stays
         for number in sorted(tried):
             form = self._forms[number]
-            # Whether a word ends where a slice does is seen in the next one, which has this one's end.
+            # The next slice, which includes the end of this one, shows whether a word at that end continues.
             last = len(text) - 1 if meter.sliced and self._stays and form.pattern.endswith(r"\b") else len(text)
             for start, end in self._regex(form.pattern).spans(text, meter):
                 if end > last:

@@ -1,9 +1,8 @@
 """``pii``: personal data with a form that can be checked, under the names of Presidio.
 
-``pii(x)`` finds unmistakable forms. ``pii(x, entities=["US_PASSPORT"])`` finds what it names, bare numbers included.
-``pii(x, countries=["US"])`` adds the numbers of a country. Names and places need a model:
-``pii(x, model="presidio")`` asks Presidio itself. Without it a policy may name them, but nothing is found: a warning
-says so when the policy loads.
+``pii(x)`` finds unmistakable forms. ``pii(x, entities=["US_PASSPORT"])`` finds the named forms, bare numbers included.
+``pii(x, countries=["US"])`` adds the numbers of a country. Names and places need a model: ``pii(x, model="presidio")``
+asks Presidio itself. Without it a policy may name them, but nothing is found: a warning says so when the policy loads.
 """
 
 import re
@@ -320,7 +319,7 @@ _DISTINCT: Final = (
     Form("IP_ADDRESS", r"\b[0-9]{1,3}(?:[.][0-9]{1,3}){3}\b", accept=_is_ip4),
     Form("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}\b", accept=_is_ip6),
 )
-# Forms that other texts have as well: found only if a policy asks for them.
+# Forms that other texts have too: found only if a policy asks for them.
 _ON_REQUEST: Final = (
     Form("CRYPTO", r"\bbc1[02-9ac-hj-np-z]{39,59}\b|\b[13][1-9A-HJ-NP-Za-km-z]{25,34}\b", accept=_is_crypto),
     Form("DATE_TIME", r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?"

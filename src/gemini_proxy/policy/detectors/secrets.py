@@ -1,7 +1,7 @@
 """``secrets``: keys, tokens and passwords, by the forms that their vendors give them.
 
-``secrets(x, generic=False)`` leaves out values that only a word before them gives away, such as ``password = "..."``.
-With ``raw=True`` it does not look behind disguises.
+``secrets(x, generic=False)`` leaves out values that only the word before them identifies, such as ``password = "..."``.
+With ``raw=True`` it does not decode disguised text.
 """
 
 import re
@@ -16,10 +16,10 @@ from gemini_proxy.policy.detectors.patterned import Form, Forms
 from gemini_proxy.policy.run.budget import Meter
 
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-# Random text has many different characters; a name or a word that is repeated has few.
+# Random text has many different characters; a name or a repeated word has few.
 _DISTINCT: Final = 6
 _DISTINCT_GENERIC: Final = 11
-# What examples have in place of a password.
+# Placeholders for passwords in examples.
 _EXAMPLE: Final = re.compile(
     r"(?i)^(?:pass|passw|password|passwd|pwd|pw|secret|user|username|token|key|foo|bar|test|example|your.*|my.*|"
     r"x+|\*+|\.+|[%$<{\[(].*)$"
@@ -211,7 +211,7 @@ _FORMS: Final = (
          r"authorization:[ \t]*(?:basic|bearer|token|api-token)[ \t])[ \t]*[a-z0-9+/=_.~-]{8,}", ("curl",)),
 )  # fmt: skip
 
-# Vendors whose values are known by the name before them alone; the name of the kind, and how it is written.
+# Vendors whose values are recognized only by the name before them: the name of the kind, and the forms of that name.
 _VENDORS: Final[Mapping[str, tuple[str, ...]]] = {
     name.upper(): (name.replace("_", ""),)
     for name in (
@@ -282,5 +282,5 @@ class SecretsDetector:
         findings = _ALL.find(texts, meter) if options.get("raw") else _DISGUISES.find(_ALL.find, texts, meter)
         if options.get("generic", True):
             return findings
-        # Generic forms come last, so that they take no other form's place.
+        # Generic forms come last, so that they do not replace a more specific form.
         return (finding for finding in findings if finding.label != _GENERIC_LABEL)

@@ -1,6 +1,6 @@
-"""``is_similar``: a text, or a sentence of it, that is worded like another. It compares letters, not meaning.
+"""``is_similar``: a text, or a sentence of it, with wording like another's. It compares letters, not meaning.
 
-A text counts as its groups of three letters. The similarity of two texts is the cosine of their counts.
+A text is represented by the counts of its groups of three letters. The similarity of two texts is the cosine of these.
 """
 
 import re

@@ -3,7 +3,7 @@
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.lexer import Token, tokenize
 
-# What may follow a closing bracket when what is in it is only the beginning of an operand.
+# Tokens that may follow a closing bracket if the brackets hold only the beginning of an operand.
 _CONTINUES = frozenset("== != < <= > >= in is not + - * / // % ** . [ (".split())
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 

@@ -75,9 +75,9 @@ class _Formatter:
         self._line = ""
         self._indent = 0
         self._level = 0
-        # For each open block, and outside of all, how far its last line was indented in the source.
+        # The indentation in the source of the last line of each open block, and of the top level.
         self._widths = [0]
-        # Of each open bracket, what it is and the indentation of the line that it stands in.
+        # Each open bracket, and the indentation of its line.
         self._brackets: list[tuple[str, int]] = []
         self._spacing = _Spacing()
         self._in_long_statement = False
@@ -129,7 +129,7 @@ class _Formatter:
         first, *between, _ = gap.split("\n")
         goes_on = self._brackets or previous.text in WANTS_MORE or token.text in ("and", "or")
         if not goes_on:
-            # Then a backslash is what makes it go on.
+            # Then a backslash continues the line.
             self._line += " \\"
         if self._brackets:
             closes = token.kind == "op" and token.text in _CLOSING
@@ -145,7 +145,7 @@ class _Formatter:
         """End a line and begin that of ``token``, with the comments and blank lines between them."""
         first, *between = gap.split("\n")
         if not self._lines and not self._line:
-            # No line ends here: a comment may stand right at the beginning.
+            # No line ends here: a comment may stand at the very beginning.
             between.insert(0, first)
         last = between.pop() if between else ""
         self._flush(first)

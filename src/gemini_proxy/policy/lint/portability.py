@@ -1,9 +1,9 @@
-"""Note what reads differently in Invariant's engine, for authors who run one policy in both.
+"""Note differences from Invariant's engine, for authors who run one policy in both.
 
-The documentation of this package lists the differences. Those that only depend on the conversation, or only change what
-is reported, are left out: outputs that are data, calls without ids, the forms that ``secrets`` knows, budgets.
-``x in m.content`` is left out because it means the same there. A note is not among ``Policy.warnings``: the policy is
-right here.
+The documentation of this package lists the differences. Those that depend only on the conversation, or change only the
+report, are left out: outputs that are data, calls without ids, the forms that ``secrets`` knows, budgets.
+``x in m.content`` is left out because it means the same there. A note is not among ``Policy.warnings``: here the policy
+is correct.
 """
 
 import re
@@ -47,10 +47,10 @@ _LONGEST_TRIED = 1000
 
 
 def portability(text: str, source: str = "<policy>") -> tuple[PolicyWarning, ...]:
-    """List the places of a policy that read differently in Invariant's engine, in the order of the text.
+    """List the places of a policy that mean something else in Invariant's engine, in the order of the text.
 
-    A message says what happens there, and the spelling that means the same in both. Raises PolicyError where the text
-    does not parse.
+    A message says what happens in that engine, and gives the spelling that means the same in both. Raises PolicyError
+    if the text does not parse.
     """
     module = parse(text, source)
     found = dict.fromkeys(_PortabilityNotes(unify_lines(text), module).all())
@@ -292,8 +292,8 @@ def _taken_as_pattern(node: syntax.Expr, needle: syntax.Expr) -> Iterator[Policy
         yield _note(node, f"in marks what its left side matches as a pattern; write {search_for(text)}")
 
 
-# How operands group, and what does not parse: two operands of and or or group as in Python, and so do more when all are
-# calls of functions. A line that begins with a bracket or a sign goes on with the line before.
+# Grouping of operands, and forms that do not parse: two operands of and or or group as in Python, and so do more if all
+# are calls of functions. A line that begins with a bracket or a sign continues the line before.
 
 
 def _only_new(rule: syntax.Raise) -> Iterator[PolicyWarning]:

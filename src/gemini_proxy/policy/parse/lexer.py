@@ -23,7 +23,7 @@ OPERATOR = re.compile(r":=|->|~>|==|!=|<=|>=|\*\*|//|[-+*/%<>()\[\]{}:,.=]")
 # A line that ends in one of these continues. Not "*" and ">", which end patterns.
 WANTS_MORE = frozenset("and or not in == != < <= >= + - / // % ** -> ~> , .".split())
 _GOES_ON = re.compile(r"(?:[ \t\f\xa0]*(?:#[^\n]*)?\n)*[ \t\f\xa0]*(?:and|or)\b")
-# What is written for a character that other languages have.
+# Hints for characters that other languages use.
 _WORDS = {
     "!": "negation is the word not",
     "&": "write the word and",

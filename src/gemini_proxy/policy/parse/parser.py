@@ -455,7 +455,7 @@ class _PolicyParser:
         if self._take("("):
             arguments = None if self._at(")") else self._pattern()
             while self._take(","):
-                # The stock language allows further wildcards, which ask nothing.
+                # The stock language allows further wildcards, which match anything.
                 if not self._take("*"):
                     self._fail("expected one pattern for all arguments", suggestion="tool:name({key: pattern, ...})")
             self._expect(")", "after the argument pattern")
