@@ -1,8 +1,8 @@
-"""Judge a response as its text comes: each piece of text together with the end of what came before.
+"""Judge a response as its text comes: each piece of text together with the end of the text before it.
 
-The cost of a piece depends on its length and the overlap, never on what came before: of earlier text only the end is
-kept, once for each way in which readers join texts (see ``readings``). A session ignores calls, outputs and media: they
-are rare, and each is judged with the whole conversation. So is the end, whatever a session has found.
+The cost of a piece depends on its length and the overlap, never on the text before it: of that only the end is kept,
+once for each way in which readers join texts (see ``readings``). A session ignores calls, outputs and media: they are
+rare, and each is judged with the whole conversation. So is the complete response, whatever a session has found.
 """
 
 import re
@@ -24,11 +24,11 @@ from gemini_proxy.policy.run.values import Joined
 _JUDGED: Final = frozenset(("slice", "edge", "hint"))
 # A piece is judged on the event loop: ten rules take about a millisecond for this many characters.
 LONGEST_PIECE: Final = 65_536
-# How far a slice may reach back beyond the overlap to begin beside a word, where a pattern's edges are true ones.
+# How far a slice may reach back beyond the overlap to begin at a word boundary, where a pattern's anchors are valid.
 _BACK: Final = 64
-# What begins within so many characters of a slice may have lost a letter or part of an escape that stands before it.
+# A match that begins within this many characters of a slice may lack a letter or part of an escape before it.
 _CUT: Final = 16
-# At so many a list of ranges may have been cut short.
+# A list of this many ranges may have been truncated.
 _MANY: Final = 100
 _OFFSETS = re.compile(r":(\d+)-(\d+)$")
 
@@ -50,8 +50,8 @@ class Place:
 class _RunEnd:
     """The end of the run of text at ``place``: ``kept`` is what of it stays, from ``start`` on.
 
-    ``earlier`` has the ends of the texts that readers join it to, in each reading of it. ``open`` says that more text
-    may undo what was found at its end.
+    ``earlier`` has the ends of the texts that readers join it to, in each of its readings. ``open`` says that more text
+    may undo a match at its end.
     """
 
     __slots__ = ("earlier", "kept", "open", "place", "start")
@@ -94,9 +94,9 @@ class Session:
     """Judge the runs of text in the turns of a response's candidates.
 
     Every match of up to ``overlap`` characters is found before any of its text is ``overlap`` characters from the end.
-    A violation is only reported when the whole text will have it, whatever follows; one that more text might undo makes
-    the session not ``clear``. Once ``stuck`` a session is not clear again before ``settle``: only the whole can tell.
-    Not safe for use by several threads at a time.
+    A violation is reported only if the whole text will have it, whatever follows; one that more text might undo makes
+    the session not ``clear``. Once ``stuck``, a session is not clear before ``settle``: only a check of the whole can
+    decide. Not safe for use by several threads at a time.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Session:
         *,
         filtered: bool = False,
     ) -> None:
-        """``messages`` are those that the response follows: where they end in the model's turn, that goes on.
+        """Begin the response that follows ``messages``. If they end within the model's turn, it continues that turn.
 
-        With ``filtered`` a prefilter, kept for other sessions of the same policies, tells which rules may fire.
+        With ``filtered``, a prefilter tells which rules may fire; it is kept for other sessions of the same policies.
         """
         self.overlap = overlap
         self.stuck = False
@@ -193,9 +193,9 @@ class Session:
         return [_chained(self._end_pieces(pieces)) for pieces in readings if pieces]
 
     def check(self, turn: OpenTurn, piece: str, budget: Budget) -> Sequence[Sequence[RuleViolation]]:
-        """Judge ``piece``, which goes on from the run that the turn is in. Return each policy's certain violations.
+        """Judge ``piece``, which continues the current run of the turn. Return each policy's certain violations.
 
-        Never raises for what a rule does: a rule that fails, or a budget that does not last, leaves the session stuck.
+        Never raises for a rule: a rule that fails, or an exhausted budget, leaves the session stuck.
         """
         text = turn.text
         assert text is not None

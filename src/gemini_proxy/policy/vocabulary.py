@@ -1,7 +1,7 @@
-"""The words of the language, for what highlights and completes them: the Explorer's editor and the grammar for editors.
+"""The words of the language for highlighting and completion, in the Explorer's editor and the grammar for editors.
 
-Names come from the tables that the compiler reads. What they mean is written here in one line each, as
-``docs/policies.md`` has it at length.
+Names come from the compiler's tables. This module has their meanings in one line each; ``docs/policies.md`` has the
+details.
 """
 
 from collections.abc import Mapping

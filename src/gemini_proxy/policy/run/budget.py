@@ -99,5 +99,5 @@ class Meter:
         return taken
 
     def seconds_left(self) -> float | None:
-        """Seconds to the deadline, or None without one."""
+        """Return the seconds to the deadline, or None without one."""
         return None if self.deadline is None else self.deadline - perf_counter()

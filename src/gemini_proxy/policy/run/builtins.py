@@ -55,7 +55,7 @@ def find_all(run: Run, regex: Regex, value: Any) -> list[str]:
 def matches(run: Run, regex: Regex, value: Any) -> bool:
     """Return whether the pattern matches the beginning of the text, or of one of the texts of a message.
 
-    A text that does not match is marked as a whole: a rule that demands the pattern points at what lacks it.
+    A text that does not match is marked as a whole, so that a rule that requires the pattern points at that text.
     """
     if isinstance(value, str):
         if regex.test(value, run):

@@ -13,7 +13,7 @@ from gemini_proxy.policy.errors import ConversationError, EvaluationError
 from gemini_proxy.policy.run.readings import begin_a_turn, linked, linked_text
 from gemini_proxy.policy.run.values import Content, Within, count_chars, is_chunk
 
-# Characters. Beyond so many no check is quick, and it does not matter by how much.
+# Characters. With more no check is quick, and the exact number does not matter.
 _MANY_CHARS = 2_000_000
 
 EventKind = Literal["Message", "ToolCall", "ToolOutput", "Tool", "ToolParameter", "Image", "TextChunk", "Input"]
@@ -36,8 +36,8 @@ RAW_ARGUMENTS = "raw"
 class Event:
     """One event: its ``data`` as in the message, its ``address`` there, its ``position`` in the line of events.
 
-    ``calls`` are a message's tool calls, ``call`` the call a tool output answers. Never changed once built, but that
-    ``texts`` are kept once they were asked for.
+    ``calls`` are a message's tool calls, ``call`` is the call that a tool output answers. Immutable once built, except
+    that ``texts`` are cached on first use.
     """
 
     __slots__ = ("address", "call", "calls", "content", "data", "kind", "position", "texts")
@@ -91,9 +91,9 @@ class Conversation:
     ) -> "Conversation":
         """Read messages; raises ConversationError for shapes that cannot be read.
 
-        ``answered`` has for the index of each tool message the indices of the call that it answers: of its message, and
-        among that message's calls. Without it outputs are linked by their ids, and without ids by their order.
-        The messages must not change afterwards: events hold their very strings.
+        ``answered`` maps the index of each tool message to the call that it answers: the index of its message, and its
+        index among that message's calls. Without it outputs are linked by their ids, and without ids by their order.
+        The messages must not change afterwards: events hold the same string objects.
         """
         known, silent, chars = linked(messages)
         reader = _EventReader(answered, silent)
@@ -104,9 +104,9 @@ class Conversation:
     def continued(
         self, messages: Sequence[Mapping[str, Any]], answered: Mapping[int, tuple[int, int]] | None = None
     ) -> "Conversation":
-        """Return the conversation that goes on with ``messages``. Only these are read, if they begin a turn.
+        """Return the conversation continued with ``messages``. If they begin a turn, only they are read.
 
-        ``answered`` is that of all messages, and given if it was for these. Raises ConversationError as ``of`` does.
+        ``answered`` covers all messages; pass it if it was passed to ``of``. Raises ConversationError as ``of`` does.
         """
         if self._reader is None or not begin_a_turn(messages, self.messages):
             return Conversation.of((*self.messages, *messages), answered)

@@ -1,8 +1,8 @@
 """The methods of texts and dictionaries. Other values have none.
 
-A method on a text that is a piece of readings also changes the readings. That is exact as far as it can be: letters
-change case, blanks go from both ends of a reading, and a replacement is made in the reading as a whole. If a text
-becomes longer or shorter, only its pieces are known, not the places in them.
+A method on a text that is a piece of readings also changes the readings, as exactly as possible: letters change case,
+blanks are stripped from both ends of a reading, and a replacement is made in the whole reading. If a text becomes
+longer or shorter, only its pieces are known, not the places within them.
 """
 
 import re
@@ -235,6 +235,6 @@ def _once(run: Run, reading: Joined, key: tuple[Any, ...], make: Callable[[Joine
     known = run.scans.get((*key, id(reading)))
     if known is None:
         run.room(len(reading))
-        # The reading is kept too, so that no other object gets its identity.
+        # Keep the reading as well, so that no other object can get its id.
         known = run.scans[*key, id(reading)] = (reading, make(reading))
     return known[1]

@@ -48,8 +48,8 @@ class Normalized(str):
     source: str
     changes: list[tuple[int, int]]
     """The stretches that were changed, empty ones where characters were left out, in order."""
-    # Of each segment: where it begins here, where it begins and ends in the text before the pass, and whether its
-    # characters stand there one by one.
+    # For each segment: its beginning here, its beginning and end in the text before the pass, and whether its
+    # characters correspond one to one.
     _at: "array[int]"
     _from: "array[int]"
     _to: "array[int]"
@@ -134,7 +134,7 @@ def _look_alikes() -> dict[str, str]:
 
 _LOOK_ALIKES: Final = _look_alikes()
 _LEFT_OUT: Final = frozenset(("Cf", "Mn", "Me"))
-# Fillers of Hangul and a blank braille pattern are letters and symbols that nobody sees.
+# Hangul fillers and the blank braille pattern are invisible letters and symbols.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 
@@ -143,7 +143,7 @@ class _Characters(dict[str, str]):
 
     def __missing__(self, char: str) -> str:
         if unicodedata.category(char) in _LEFT_OUT or char in _BLANK:
-            # Tag characters carry ASCII that a model reads.
+            # Tag characters encode ASCII that a model reads.
             code = ord(char)
             plain = chr(code - 0xE0000) if 0xE0020 <= code <= 0xE007E else ""
         else:
@@ -206,7 +206,7 @@ def _escapes(text: str, meter: Meter) -> Iterator[Edit]:
 def _unquoted(run: str, start: int) -> Iterator[Edit]:
     data = unquote_to_bytes(run)
     if data.isascii():
-        # Each of three characters has a place of its own.
+        # Each of the three characters has its own place.
         for number, byte in enumerate(data):
             if (plain := _character(byte)) is not None:
                 yield Edit(start + 3 * number, start + 3 * number + 3, plain)
@@ -256,7 +256,7 @@ _BASE64: Final = r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t>]*[A-Za-z0-9+/_-]{4,})*={0,2
 _CODES: Final = r"\b(?:[0-9]{2,3}[ ,;]{1,2}){11,}[0-9]{2,3}\b"
 _ENCODED: Final = Regex(f"{_HEX}|{_BASE64}|{_CODES}", "find", tame=True)
 _TO_DECODE: Final = f"{_HEX}|[A-Za-z0-9+/_-]{{20}}|{_CODES}"
-# No readable text in base64 begins with one of these, and nothing in another encoding does.
+# Neither readable text in base64 nor text in the other encodings begins with one of these.
 _NEVER_FIRST: Final = frozenset("GHghijklmnopqrstuv+/_")
 _ONLY_HEX: Final = re.compile(r"(?:0x|[0-9A-Fa-f :,\n-])+")
 _ONLY_CODES: Final = re.compile(r"[0-9 ,;]+")
@@ -298,7 +298,7 @@ def _of_base64_digits(found: str) -> str:
         data = b64decode(digits + "=" * (-len(digits) % 4))
     except binascii.Error:
         return ""
-    # UTF-16, as PowerShell has it.
+    # UTF-16, as in PowerShell's encoded commands.
     if len(data) > _LEAST_ENCODED and not any(data[1:_LEAST_ENCODED:2]):
         data = data[::2]
     return _readable(data)
@@ -324,7 +324,7 @@ def _readable(data: bytes) -> str:
     return text if bad is None else text[: bad.start()]
 
 
-# Markup between two characters of a word, a backslash before punctuation, and texts that are joined in a program.
+# Markup between two characters of a word, a backslash before punctuation, and strings joined in a program.
 _MARKUP: Final = re.compile(
     r"(?<=[A-Za-z0-9_])"
     r"(?:\*{1,3}|`|~~|</?[A-Za-z]{1,6}/?>|<!--(?:[^-]|-[^-]){0,80}-->|[\"'][ \t]*+[+.&]?[ \t]*+[\"'])+"
@@ -345,7 +345,7 @@ def _unmarked(text: str, meter: Meter) -> Iterator[Edit]:
             yield Edit(match.start(), match.end(), "")
 
 
-# Letters with one and the same gap between any two of them.
+# Letters separated by the same gap.
 _GAPS: Final = (r"[\"'],[ \t]?[\"']", ",[ \t]?", r"[ \t\n|*_.-]")
 _SPACED: Final = re.compile(
     rf"(?<![^\s,'\"|\[(.*_-])[^\s,'\"](?P<gap>{'|'.join(_GAPS)})[^\s](?:(?P=gap){{1,4}}[^\s]){{5,}}+"
@@ -428,14 +428,14 @@ _ANY: Final = Patterns(_SIGNS)
 
 
 def normalize(text: str, meter: Meter) -> str:
-    """Return the text as a reader sees it: a Normalized, or the very text where there is nothing to change.
+    """Return the text as a reader sees it: a Normalized, or the same object if there is nothing to change.
 
-    Takes time and makes text in proportion to the text.
+    The time and the length of the result are in proportion to the text.
     """
     made = text
     for _ in range(_ROUNDS):
         before = made
-        # After the first round only what was changed, and what stands beside it, can show more.
+        # After the first round, only changed text and its neighborhood can reveal more.
         shown = "\n".join(made[start:end] for start, end in near_changes(made)) if type(made) is Normalized else made
         if not shown.isascii():
             made = _passed(_characters, made, meter)

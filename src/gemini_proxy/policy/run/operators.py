@@ -10,7 +10,7 @@ from gemini_proxy.policy.run.search import literally
 from gemini_proxy.policy.run.texts import searched_texts
 from gemini_proxy.policy.run.values import Content, Each, MarkedRecord, Piece, Record, cut, word_for
 
-# About 1,200 digits: arithmetic on message data needs less, and time grows with the square.
+# About 1,200 digits: arithmetic on message data needs fewer, and the time grows with their square.
 _MAX_BITS = 4096
 _MAX_MARKS_PER_TEST = 100
 _LONG = 4096
@@ -72,7 +72,7 @@ def slice_of(value: Any, start: Any, stop: Any, run: Run) -> Any:
 def contains(run: Run, needle: Any, hay: Any) -> bool | Each:
     """Implement ``needle in hay``: a literal substring, or a member. Mark up to a hundred occurrences.
 
-    A list is asked for item by item.
+    A list is compared item by item.
     """
     if type(needle) is list or type(needle) is tuple:
         run.items(len(needle))

@@ -59,7 +59,7 @@ def readable_pins(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 def tool_changed(run: Run, tool: Any) -> list[MarkedRecord]:
     """Return a record with name and digests if a tool's declaration differs from the pinned one, else nothing.
 
-    A tool that is not among the parameter's is pinned by the conversation's first declaration of its name.
+    A tool that the parameter lacks is pinned by the conversation's first declaration of its name.
     """
     if not isinstance(tool, Event) or tool.kind != "Tool":
         raise EvaluationError(f"tool_changed(...) needs a tool, not a {word_for(tool)}")

@@ -1,7 +1,7 @@
 """Turn marks into addresses in the messages: ``messages.2.content:10-25``, offsets in characters.
 
 The evaluation of a rule leaves marks: a string and the span found in it, or a string as a whole. Only if the rule fires
-are they turned into addresses, by finding the very string object in the events of the binding.
+are they turned into addresses, by finding the same string object in the events of the binding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from gemini_proxy.policy.run.values import Address, Joined, Piece
 # A string, and the start and end of what was found in it; start -1 marks the string as a whole.
 Mark = tuple[str, int, int]
 
-# Enough to show; a text of a million matches needs no million addresses.
+# Enough to show: a text with a million matches does not need a million addresses.
 MAX_RANGES = 1000
 
 
 def locate(
     marks: Iterable[Mark], events: Sequence[Event], everywhere: Callable[[], Mapping[int, str]]
 ) -> tuple[str, ...]:
-    """Addresses of events and marks, without those that a more exact one stands for.
+    """Return the addresses of events and marks, without those that a more exact one replaces.
 
-    ``everywhere`` gives the index of the whole conversation, asked for strings that none of ``events`` holds.
+    ``everywhere`` returns the index of the whole conversation, for strings that none of ``events`` holds.
     """
     addresses: dict[str, None] = {}
     index: Mapping[int, str] | None = None
@@ -54,9 +54,9 @@ def locate(
 
 
 def _original(text: str, start: int, end: int) -> tuple[str, int | None, int, int]:
-    """Follow a text to the string it was made of: that, the shift in it, and the start and end of what was found.
+    """Follow a text to the string it was made from. Return that string, the shift in it, and the found start and end.
 
-    The shift is None, and the start -1, where only the string as a whole is known.
+    The shift is None, and the start -1, if only the string as a whole is known.
     """
     root, shift = (text.root, text.shift) if type(text) is Piece else (text, 0)
     while type(root) is Normalized:

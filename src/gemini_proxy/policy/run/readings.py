@@ -1,9 +1,9 @@
 """Join the texts of a turn as readers do: the model and the SDKs.
 
-A turn is a run of messages of one side: the user's with the outputs of tools, or the model's, each candidate for
-itself. Its texts are read as one, its thoughts are, and both in the order in which they came. A text that is only a
-piece of such a reading knows where it stands in it (``Joined.readings``); ``search`` looks there as well. So does a
-message of the turn without text, such as a call: a negation over it asks what the turn says.
+A turn is a run of messages of one side: the user's with the outputs of tools, or the model's, each candidate by itself.
+There are three readings: its texts joined, its thoughts joined, and both joined in their order. A text that is only a
+piece of such a reading knows its place in it (``Joined.readings``), and ``search`` looks there as well. A message of
+the turn without text, such as a call, also knows the readings: a negation over it asks what the turn says.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,10 +38,10 @@ class Said(NamedTuple):
 
 
 class Linked(NamedTuple):
-    """Messages with texts that know their readings: the very messages where no turn has two texts.
+    """Messages with texts that know their readings; the same objects if no turn has two texts.
 
-    ``silent`` has the readings of the turn of each message that says nothing in a text part, and ``chars`` counts the
-    characters of all readings.
+    ``silent`` has the readings of the turn for each message without a text part; ``chars`` counts the characters of all
+    readings.
     """
 
     messages: Sequence[Mapping[str, Any]]

@@ -1,7 +1,7 @@
 """Regular expressions in linear time: google-re2, with offsets in characters and a charge for every search.
 
-RE2 wants bytes. For ASCII text a byte offset is a character offset; for other text offsets are counted from the last
-match on, so that all matches of a text cost one pass.
+RE2 takes bytes. For ASCII text a byte offset is a character offset; for other text characters are counted from the
+previous match on, so that all matches of a text cost one pass.
 """
 
 import re
@@ -15,7 +15,7 @@ from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.regex_dialect import DialectError, Split, split, translate
 
-# RE2 keeps the automaton of one pattern within this; beyond it searches get slower, never larger.
+# RE2 limits the automaton of a pattern to this; beyond it searches become slower, never larger.
 _MAX_MEMORY = 2 << 20
 MAX_PROGRAM = 10_000
 """The largest program accepted unless the caller says less: 7,000 instructions is "(?s).{0,500}z.{0,400}q"."""
@@ -26,7 +26,7 @@ _MAX_CONDITIONS = 10
 _SLOWEST = 1.5e-8
 # Seconds. A search that may take longer is charged by the time that it took.
 _TIMED = 5e-3
-# A text so short takes no program longer.
+# On a text this short no program takes longer than ``_TIMED``.
 _SHORT = int(_TIMED / (MAX_PROGRAM * _SLOWEST))
 # Seconds that the first texts of a large pattern take to build its automaton, which are not charged.
 _BUILDING = 5e-3
@@ -34,9 +34,9 @@ _PROBE = 16 << 10
 _LEAST_PROBE = 512
 _PROBE_SECONDS = 0.02
 
-# What every match begins with, if that is obvious: three characters or more, none of them optional.
+# The obvious beginning of every match, if there is one: at least three characters, none of them optional.
 _HEAD = re.compile(r"[A-Za-z0-9_]{3,}(?![A-Za-z0-9_?*+{])")
-# What asks for the beginning or the end of a text.
+# Operators that depend on the beginning or the end of a text.
 _ANCHOR = re.compile(r"\\[AZz]|(?<!\[)\^|\$")
 _SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
 _LONGEST_LITERAL = 200
@@ -60,8 +60,8 @@ class Regex:
 
     ``find`` searches; ``match`` and ``whole`` are anchored and their dot takes any character, so that a line end cannot
     hide what follows it. Look-aheads at the beginning of the pattern are conditions on the beginning of the text. A
-    pattern of more than ``max_program`` instructions is too large. A ``tame`` pattern only finds short texts, so that
-    pieces of a text tell how long the whole would take; the author of the pattern has to know.
+    pattern of more than ``max_program`` instructions is too large. A ``tame`` pattern finds only short texts, so that
+    pieces of a text show how long the whole would take; the author of the pattern must guarantee this.
     """
 
     __slots__ = (
@@ -117,7 +117,7 @@ class Regex:
         """Return whether it is known that the pattern is found in none of the texts that are these lines."""
         if self._mode != "find" or self._conditions or _ANCHOR.search(self.pattern) is not None:
             return False
-        # One search may not cost a check that many would not.
+        # One joined search must not fail a check that several short searches would pass.
         longest = 4 * _TIMED if meter.longest_search is None else meter.longest_search
         return lines.isascii() and len(lines) * self.size * _SLOWEST <= longest and not self.test(lines, meter)
 
@@ -233,9 +233,9 @@ def _conditions(parts: Split, mode: Mode) -> tuple[tuple[Regex, bool], ...]:
 
 
 def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:
-    """Yield the matches. Each can need a look at all that follows ("a.*z|a"), which only the clock can tell.
+    """Yield the matches. Each may have to scan the rest of the text ("a.*z|a"), which only the clock can tell.
 
-    It is the thread's own clock: what other processes take from this one is not this check's.
+    It is the thread's own clock, which does not count time that other processes take.
     """
     turns = 1 if len(data) > _PROBE else 64
     before = thread_time()
@@ -253,7 +253,7 @@ def _spans(compiled: Any, data: bytes, meter: Meter) -> Iterator[Span]:
 def _in_characters(spans: Iterator[Span], data: bytes) -> Iterator[Span]:
     at_byte = at_char = 0
     for start, end in spans:
-        # An empty match may stand inside a character: it has no place in the text.
+        # An empty match may be inside a character: it has no place in the text.
         if start == end and start < len(data) and data[start] & 0xC0 == 0x80:
             continue
         first = at_char + _count(data, at_byte, start)
@@ -270,7 +270,7 @@ def _encode(text: str) -> bytes:
 
 
 def _probe(compiled: Any, data: bytes, meter: Meter) -> None:
-    """Run over the text in pieces, looking at the clock between: a slow pattern shows before the whole is begun.
+    """Run over the text in pieces and watch the clock: a slow pattern shows before the whole search begins.
 
     The whole takes about as long again.
     """
@@ -302,7 +302,7 @@ def _compile(pattern: str, mode: Mode) -> Any:
         compiled = re2.compile(pattern, _options(mode))
     except (re2.error, UnicodeEncodeError) as error:
         reason = _reason(error)
-        # The errors of re2 only differ in their text.
+        # The errors of re2 differ only in their text.
         raise RegexError(reason, excess="pattern too large" in reason) from error
     finally:
         # Otherwise re2 keeps the last 128 patterns, each with its automaton.

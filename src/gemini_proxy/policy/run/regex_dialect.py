@@ -12,8 +12,8 @@ look-around, back references, possessive and atomic groups, conditions, ``(?x)``
 look-aheads at the beginning, which ``split`` takes off
 =====================  ==========================================================================================
 
-``^(?!A)(?=B)C`` fits where ``C`` does, ``A`` does not and ``B`` does, all three from the same place. That is exact
-where there is one place to begin at, and where no ``|`` outside of groups gives the conditions to one branch.
+``^(?!A)(?=B)C`` matches where ``C`` does, ``A`` does not and ``B`` does, all three from the same place. That is exact
+if there is only one place to begin at, and no ``|`` outside of groups limits the conditions to one branch.
 """
 
 import re
@@ -31,7 +31,7 @@ _OUTSIDE = {
     "d": f"[{_DIGIT}]", "D": f"[^{_DIGIT}]", "w": f"[{_WORD}]", "W": f"[^{_WORD}]",
     "s": f"[{_SPACE}]", "S": f"[{_NOT_SPACE}]",
 }  # fmt: skip
-# All categories except letters and numbers, and all connectors except the underscore.
+# All categories except letters and numbers, and all connector punctuation except the underscore.
 _NOT_WORD = (
     r"\p{M}\p{S}\p{Z}\p{C}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}"
     r"\x{203f}\x{2040}\x{2054}\x{fe33}\x{fe34}\x{fe4d}-\x{fe4f}\x{ff3f}"
@@ -80,7 +80,7 @@ class Translation:
 
 
 def translate(pattern: str, *, whole: bool = False) -> Translation:
-    """Rewrite a Python pattern for RE2; ``whole`` when the engine will demand that all of the text matches.
+    """Rewrite a Python pattern for RE2; ``whole`` says that the engine will require all of the text to match.
 
     Raises DialectError.
     """

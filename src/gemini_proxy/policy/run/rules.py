@@ -9,17 +9,17 @@ RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``line`` counts from 1; ``text`` is the rule's source; ``message`` what it says, None where that depends on what
-    it found; ``action`` what it asks to be done, as in ``PolicyViolation("...", action="mask")``, None where it does
-    not say. With ``only_new`` a match in content that was allowed before is not a violation: ``scope="new"``.
+    """``line`` counts from 1; ``text`` is the rule's source; ``message`` is its message, None if that depends on the
+    match; ``action`` is the requested action, as in ``PolicyViolation("...", action="mask")``, None if there is none.
+    With ``only_new`` a match in content that was allowed before is not a violation: ``scope="new"``.
 
     ``window`` says how the rule is judged while a response grows:
 
-    - ``slice``: a piece of the text decides, and what it shows stays true of any longer text;
-    - ``edge``: as ``slice``, but a match at the edge of the piece waits for what comes beside it;
+    - ``slice``: a piece of the text decides, and its result stays true for any longer text;
+    - ``edge``: as ``slice``, but a match at the edge of the piece waits for the text beside it;
     - ``hint``: a piece without a match is clean, one with a match waits for the whole text;
     - ``event``: only calls, outputs and media change the result, not the text, and a violation stays;
-    - ``late``: as ``event``, but what comes later can undo a violation;
+    - ``late``: as ``event``, but later content can undo a violation;
     - ``whole``: only the whole text decides.
     """
 
@@ -42,9 +42,9 @@ LONGEST_NEED: Final = 256
 
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """A pattern in RE2's syntax that is looked for in JSON; of a ``call`` the name of the tool that is called.
+    """A pattern in RE2's syntax to look for in JSON; for a ``call`` the name of the called tool.
 
-    A ``numeric`` pattern may match a number as rules read it, which JSON may write otherwise.
+    A ``numeric`` pattern may match a number as rules read it, which JSON may write differently.
     """
 
     pattern: str
@@ -56,7 +56,7 @@ class Need:
 class Needs:
     """The conditions on a conversation for a rule to fire: events of all ``kinds``, and of each clause one need.
 
-    They are necessary, not sufficient. If nothing is known of a rule, it needs nothing.
+    They are necessary, not sufficient. If nothing is known about a rule, it needs nothing.
     """
 
     kinds: frozenset[str] = frozenset()

@@ -15,7 +15,7 @@ from gemini_proxy.policy.run.regex import Mode, Regex
 Frame = list[Any]
 Code = Callable[[Frame], Any]
 
-# An event that a count found, or text: the string and the span within; start -1 stands for the whole string.
+# An event that a count found, or text: the string and the span within it; start -1 means the whole string.
 Mark = Event | tuple[str, int, int]
 
 _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})

@@ -1,7 +1,7 @@
 """Search texts as readers join them: across the seams between the texts of a turn.
 
-A match belongs to the text in which it ends. Within a negation it belongs to every text of the turn: what readers find
-there is missing from none of them. A reading is searched once a check for each pattern, however many texts it joins.
+A match belongs to the text in which it ends. Within a negation it belongs to every text of the turn: no text of the
+turn lacks what readers find there. A reading is searched once per check for each pattern, however many texts it joins.
 """
 
 from array import array
@@ -24,7 +24,7 @@ class Scanned:
     __slots__ = ("ends", "reading", "starts")
 
     def __init__(self, reading: Joined, spans: Iterator[Span]) -> None:
-        # Kept, so that no other object gets its identity.
+        # Kept, so that no other object can get its id.
         self.reading = reading
         self.starts, self.ends = array("q"), array("q")
         for start, end in spans:
@@ -147,10 +147,10 @@ def ends_with(run: Run, text: str, suffixes: tuple[str, ...]) -> bool:
 
 
 def by_detector(run: Run, key: tuple[Any, ...], scan: Scan, texts: Sequence[str], parsed: Parsed) -> Any:
-    """Return ``parsed``'s value with what ``scan`` finds in readings of ``texts``; that is marked.
+    """Return ``parsed``'s value with the finds of ``scan`` in readings of ``texts``, and mark them.
 
-    Lists get further items, a truth value becomes true. A record has no places: the text that a reading ends with gets
-    what its lists have for the reading.
+    Lists get further items, a truth value becomes true. A record has no places: the last text of a reading gets the
+    items of the lists for that reading.
     """
     value, more = parsed.value, []
     own: dict[tuple[int, str], list[Span]] = {}

@@ -9,15 +9,15 @@ from gemini_proxy.policy.run.values import Address, Content, leaves
 
 _MADE_UP = re.compile(r"call_\d{1,9}")
 """An id that links a call and its outputs where the client gave none."""
-# So many texts are looked through as one first, if they have no more characters than this.
+# This many texts, with no more than this many characters, are first searched as one.
 _SEVERAL: Final = 4
 _MOST_CHARS: Final = 8_000
 
 
 def searched_texts(value: Any) -> Sequence[str]:
-    """Return the texts that searches look through: ``texts_of``, and names and ids of calls and outputs.
+    """Return the texts to search: those of ``texts_of``, and names and ids of calls and outputs.
 
-    What says that something is missing (``match``, ``text``) does without: a name would do in its place.
+    Tests for something missing (``match``, ``text``) do not use them: a name could satisfy the test.
     """
     if type(value) is Event and value.kind in ("ToolCall", "ToolOutput"):
         return [*texts_of(value), *_names(value)]
@@ -37,8 +37,8 @@ def _names(event: Event) -> Iterator[str]:
 def texts_of(value: Any) -> Sequence[str]:
     """Return the strings of a value in order; None and truth values have none.
 
-    A text is itself, content its texts, a message or output its content, a call its arguments, a declaration all it
-    says. Lists and dictionaries give every string, key and number at any depth.
+    A text yields itself, content its texts, a message or output its content, a call its arguments, a declaration all of
+    its text. Lists and dictionaries yield every string, key and number at any depth.
     """
     if isinstance(value, str):
         return (value,)

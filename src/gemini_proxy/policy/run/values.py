@@ -1,7 +1,7 @@
 """The values that rules compute with, and how they remember their place in the messages.
 
 A string of a message stays the same object: a violation finds its place by identity, so reading costs nothing. A string
-made from one (a match, a slice, a stripped or lowered text) is a Piece that knows its root. No other value has a
+made from another (a match, a slice, a stripped or lowered text) is a Piece that knows its root. No other value has a
 place.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 
-# What an item of a list or a dictionary costs, in characters: it is a text of its own, with a place.
+# The cost of an item of a list or a dictionary, in characters: it is a text of its own, with a place.
 _ITEM_CHARS = 200
 # Deeper than the proxy's JSON readers accept.
 _MAX_DATA_DEPTH = 1000
@@ -42,8 +42,8 @@ class Piece(str):
 class Joined(str):
     """Texts of several places as one: the first ends at ``ends[0]`` and stands at ``addresses[0]``, and so on.
 
-    The first lacks its first ``skipped`` characters. A text that is not ``exact`` was changed: its characters stand
-    somewhere at their addresses. ``readings`` are the longer texts that it is a piece of.
+    The first text lacks its first ``skipped`` characters. A text that is not ``exact`` was changed: its characters are
+    somewhere within its addresses. ``readings`` are the longer texts that it is a piece of.
     """
 
     __slots__ = ("addresses", "ends", "exact", "readings", "skipped")
@@ -160,9 +160,9 @@ def derived(text: str, origin: str) -> Piece:
 class Content:
     """The content of a message or tool output that is not a plain string: chunks, or data of any shape.
 
-    For text operations (``in``, ``==``, ``len``, ``find``, ``match``, string methods, detectors) chunks stand for their
-    joined text, and what else is searched for text looks at all ``texts``; for indexing and iteration content is the
-    value itself. ``readings`` are those of its turn where it has no text part.
+    For text operations (``in``, ``==``, ``len``, ``find``, ``match``, string methods, detectors) chunks count as their
+    joined text, and any other value is searched in all its ``texts``. For indexing and iteration content is the value
+    itself. ``readings`` are those of its turn if it has no text part.
     """
 
     __slots__ = ("_text", "_texts", "address", "readings", "value")
@@ -285,9 +285,9 @@ def leaves(value: Any, address: str) -> Iterator[str]:
 
 
 def count_chars(value: Any, most: int) -> int:
-    """Return what JSON-like data costs to look through, in characters of a text that would cost as much.
+    """Return the cost of searching JSON-like data, in characters of a text with the same cost.
 
-    Counting ends when ``most`` is exceeded: then the value is known to be large, and need not be walked to its end.
+    Counting ends when ``most`` is exceeded: then the value is known to be large.
     """
     if isinstance(value, str):
         return len(value)

@@ -1,7 +1,7 @@
 """The fields of a tool's output: data as it is, and text that is one YAML or JSON document with names for its keys.
 
-A dump of data quotes or indents what a stranger wrote, so that nothing within a field becomes a field. A text of
-another form, and one that names no keys, has none.
+Dumped data quotes or indents a stranger's text, so that nothing within a field can pass for a field. A text of another
+form, or without keys, has no fields.
 """
 
 import re
@@ -16,11 +16,11 @@ from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.values import Address, Content, Piece, is_text_chunk
 
 _LOOKS_LIKE_DATA = re.compile(r"\s*(?:-\s+)*(?:[\w-]+['\"]?\s*:(?:\s|$)|[\[{\"'-])")
-# A key is one word, or a few that name something; a sentence before a colon is none.
+# A key is one word, or a few that name something; a sentence before a colon is not a key.
 _KEY = re.compile(r"\S{1,100}|[A-Za-z_][\w-]*(?: [\w-]+){0,2}")
 _NAME = re.compile(r"[A-Za-z_][\w -]*")
 _DEEPEST = 50
-# Keys under which an output is handed over as a text.
+# Keys whose value is the whole output as a text.
 _WRAPPERS = ("result", "output", "response")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -29,8 +29,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Field:
     """``value`` under ``key``, which is empty at the top, stands in ``text`` from ``start`` to ``end``.
 
-    ``record`` is a number of the thing that it says something of, 0 if it is none's: a mapping with what stands in it,
-    but for the mappings of a list, each of which is a thing of its own.
+    ``record`` is the number of the record that the field describes, 0 if there is none. A record is a mapping with
+    everything in it, except the mappings of a list, each of which is a record of its own.
     """
 
     key: str

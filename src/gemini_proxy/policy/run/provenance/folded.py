@@ -1,7 +1,7 @@
 """Texts as they are compared: letters and digits alone, in one case and one Unicode form, with the way back.
 
-What models and tools do to a value (case, white space, punctuation, quotes, Markdown, groups of four digits, thousands
-separators, full-width forms) changes nothing of its letters and digits in their order.
+The usual changes that models and tools make to a value (case, white space, punctuation, quotes, Markdown, groups of
+four digits, thousands separators, full-width forms) leave its letters and digits and their order unchanged.
 """
 
 import binascii
@@ -20,20 +20,20 @@ from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.provenance.spellings import days_of_ranges
 
 _WORD = re.compile(r"[^\W_]+")
-# Where a value may stand in another spelling: percent escapes, base64 and hexadecimal digits.
+# Other spellings of a value: percent escapes, base64 and hexadecimal digits.
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
-# The first byte of a text in UTF-8 leaves some letters out: words of prose are not tried.
+# Some letters cannot begin the encoding of UTF-8 text: so words of prose are not decoded.
 _ENCODED = re.compile(
     r"(?=[I-Za-fw-z0-9])(?<![A-Za-z0-9+/_=-])(?:(?:[A-Za-z0-9+/_-]{4})*[A-Za-z0-9+/_-]{2,3}={1,2}|(?:[A-Za-z0-9+/_-]{4}){2,})(?![A-Za-z0-9+/_=-])"
 )
 _HEX = re.compile(r"\b(?:0x)?((?:[2-7][0-9A-Fa-f]){2,})\b")
-# Below, a value must stand as whole words: shorter runs of letters and digits stand in others by chance.
+# A shorter value must occur as whole words: short runs of letters and digits occur within others by chance.
 SHORT: Final = 8
-# Places of one value in one text that are looked at for whole words.
+# The most places of one value in one text that are checked for whole words.
 _MOST_PLACES: Final = 1000
 
 
-# What becomes of each ASCII character, and those that are left out of a folded text.
+# The folded form of each ASCII character, and the characters that folding drops.
 _LETTERS: Final = bytes(code if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256)).lower()
 _SIGNS: Final = bytes(code for code in range(128) if not chr(code).isalnum())
 
@@ -71,8 +71,8 @@ class _Part:
 class Folded:
     """A text, or several after another, as one folded text.
 
-    It is only added to, and folds what was added when something is looked for. Where a word stood is worked out for a
-    text in which something is found.
+    It only grows, and folds added text at the next search. The places of words are computed only for a text with a
+    match.
     """
 
     __slots__ = ("_begins", "_lines", "_parts", "_spaced", "_text", "_worked_out")
@@ -87,9 +87,9 @@ class Folded:
         self._worked_out: dict[int, _Words] = {}
 
     def add(self, text: str, source: int, *, decoded_from: int | None = None) -> None:
-        """Add the words of a text that has the number ``source``, which is not less than those before.
+        """Add the words of a text with the number ``source``, which is not less than those before.
 
-        What is found in a text that was decoded from one of ``decoded_from`` characters stands somewhere in that.
+        A match in a text decoded from one of ``decoded_from`` characters is somewhere in the encoded text.
         """
         self._parts.append(_Part(text, source, decoded_from))
 
@@ -101,7 +101,7 @@ class Folded:
         begin = len(self._text)
         for part in added:
             self._begins.append(begin)
-            # A mark that no value has keeps values from going over two texts.
+            # A mark that no value contains keeps matches from spanning two texts.
             folded.append(f"{fold(part.text)}\n")
             begin += len(folded[-1])
         self._text = "".join(folded)
@@ -119,9 +119,9 @@ class Folded:
         self._spaced = "".join(spaced)
 
     def says(self, words: str, limit: int, meter: Meter) -> bool:
-        """Whether ``words`` stand in a source below ``limit`` as they are, but for the case and signs between them.
+        """Return whether a source below ``limit`` has these words unchanged, except for case and signs between them.
 
-        False says nothing: they may stand there in another spelling.
+        False is not conclusive: they may occur there in another spelling.
         """
         if len(self._lines) < len(self._parts):
             self._space(meter)

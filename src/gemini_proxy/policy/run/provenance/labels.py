@@ -16,9 +16,9 @@ LABELS_PARAMETER: Final = "tool_labels"
 class Labels:
     """Names of tools, in which ``*`` stands for anything.
 
-    ``trusted``: nobody else can write their outputs. ``reads`` and ``acts``: what their calls do, where their names do
-    not say so. ``free``: arguments, as ``tool.argument``, that may come from anywhere. ``private``: their outputs are
-    not for strangers.
+    ``trusted``: nobody else can write their outputs. ``reads`` and ``acts``: the effect of their calls, if their names
+    do not tell it. ``free``: arguments, as ``tool.argument``, that may come from anywhere. ``private``: their outputs
+    are not for strangers.
     """
 
     trusted: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Labels:
     def acts_by(self, tool: str, hint: bool | None = None) -> bool:
         """Return whether a call of the tool has an effect. ``hint`` is what its declaration says, None if nothing.
 
-        Labels go before hints, hints before names, and ``acts`` before ``reads``.
+        Labels take precedence over hints, hints over names, and ``acts`` over ``reads``.
         """
         if _is_one(tool, self.acts):
             return True

@@ -20,9 +20,8 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
     """Return the values of a call or an argument that neither the user nor anyone trusted said before it.
 
     ``trusted`` are names of tools whose outputs are trusted, beside those that are labeled so; ``shapes`` are the
-    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address,
-    with "named" only if it says something of a thing that the user named. A value is marked where it stands in the call
-    and where it came from.
+    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address;
+    with "named" it does only if its record is one that the user named. A value is marked in the call and at its source.
     """
     if value is None:
         return []
@@ -49,8 +48,8 @@ def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fie
 def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
     """Return the values of a call that contain something private, read before it and not said by the user.
 
-    ``tools`` are names of tools whose outputs are private, beside those that are labeled so. What was masked and is
-    put back into the call is private, whatever its source.
+    ``tools`` are names of tools whose outputs are private, beside those that are labeled so. A masked value that is
+    restored in the call is private, whatever its source.
     """
     if not isinstance(call, Event) or call.kind != "ToolCall":
         raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")
@@ -158,7 +157,7 @@ def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
 
 def _record(run: Run, found: Traced, call: Event) -> MarkedRecord:
     run.charge(2)
-    # A number has no characters of its own: its root is its path.
+    # A number has no string object of its own: its root is its path.
     if type(found.leaf) is Piece and isinstance(found.leaf.root, Address):
         marks: list[Mark] = [(Address(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
         value = found.value

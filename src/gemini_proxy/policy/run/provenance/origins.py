@@ -37,9 +37,9 @@ from gemini_proxy.policy.run.values import Address, Piece
 
 Origin = Literal["text", "field", "nowhere", "mixed"]
 
-# A value of one word without digits stands in texts by chance, and so does what is shorter than this.
+# A value of one word without digits occurs in texts by chance, and so does one shorter than this.
 _LEAST: Final = 4
-# Longer identifiers name one thing; shorter ones are told apart by what they number.
+# Longer identifiers are unique; shorter ones are told apart by the kind of thing that they number.
 _SHORT_ID: Final = 6
 _ADDRESSES_BY_FORM: Final = ("email", "url", "account", "phone")
 _FRAGMENT: Final = 16
@@ -76,7 +76,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A value of a call that nobody trusted said.
+    """A value of a call that no trusted source said.
 
     ``value`` stands in ``leaf`` from ``start`` on, ``path`` is that of the leaf in the arguments.
     """
@@ -91,10 +91,11 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a value came from.
+    """The source of a value.
 
-    ``share`` is how much of it stands in texts of others, from 0 to 1; ``place`` is where, ``tool`` whose output that
-    is. ``unnamed``: a whole field vouches for it, but the user named nothing of the thing that the field is of.
+    ``share`` is the part of it, from 0 to 1, that occurs in texts of others; ``place`` is the place of that text,
+    ``tool`` the tool whose output it is. ``unnamed`` says that a whole field vouches for it, but that the user named
+    nothing in the field's record.
     """
 
     origin: Origin
@@ -107,8 +108,8 @@ class Found:
 class ConversationIndex:
     """The texts of a conversation, by speaker. Linear in their size.
 
-    It grows as the conversation does, and keeps nothing of it but texts. Outputs are read when something is looked for
-    in them. The sources of an event are numbered from ``first_of`` on.
+    It grows with the conversation, and keeps only texts. Outputs are parsed at the first search in them. The sources of
+    an event are numbered from ``first_of`` on.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -221,13 +222,13 @@ class Origins:
         self._named: dict[tuple[int, int, int], bool] = {}
 
     def untrusted(self, arguments: Any, name: str, call: Event) -> Iterator[Traced]:
-        """Yield the values of a call's ``arguments`` that nobody trusted said before it.
+        """Yield the values of a call's ``arguments`` that no trusted source said before it.
 
         ``arguments`` are all, or those under ``name``. Those that are ``unnamed`` are among them.
         """
         limit = first_of(call.position)
         tool = call.data["function"]["name"]
-        # What is restored differs from check to check, so nothing is known of the same arguments before.
+        # Restored values differ from check to check, so results for the same arguments cannot be reused.
         as_json = b"" if self._restored else _written(arguments)
         if as_json and self._index.is_clear(call, name, as_json, self._vouching):
             return
@@ -236,7 +237,7 @@ class Origins:
             if self._index.labels.is_free(tool, path):
                 continue
             self._meter.charge(4 + (len(value) >> 3) + len(self._restored))
-            # Most values are the user's own words. An id may be the day of a date that they said.
+            # Most values are the user's own words. But an id may coincide with the day of a date that they said.
             if self._index.said.says(self._restored.hide(value), limit, self._meter) and named_shape(key) != "id":
                 continue
             for traced in self._judge(path, key, value, limit):
@@ -296,7 +297,7 @@ class Origins:
             return self._at("text", 1.0, place)
         if written is not None:
             return self._at("field", 1.0, written)
-        # A short number that is in no text is nobody's word either: the model counts.
+        # A short number that occurs in no text has no source: the model may have counted.
         counted = shape == "id" and len(value) < _SHORT_ID and value.isdigit()
         return None if counted else Found("nowhere", 0.0)
 
@@ -399,7 +400,7 @@ class Origins:
 
 
 class OriginsCache:
-    """Indices of the last conversations: the next check of one adds what is new, and asks only about new calls.
+    """Indices of the latest conversations: the next check of one adds only new texts and examines only new calls.
 
     For one thread. ``most`` bounds the conversations, ``chars`` the characters of all their texts together.
     """
@@ -437,7 +438,7 @@ class OriginsCache:
         return Origins(index, events, meter, fields, restored)
 
 
-# What of an event an index depends on: where it stands, whose output it is, and what it says.
+# The properties of an event that an index depends on: its position, its tool and its texts.
 _Seen = tuple[str, int, str, str | bytes | object]
 _At = tuple[int, int, int]
 
@@ -501,7 +502,7 @@ def _fragments(value: str) -> Iterator[str]:
 
 def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
     """Path, name and text of every value: the name is that of the nearest key."""
-    # Of paths within all arguments the first dot goes: an empty key has one of its own.
+    # Drop the first dot of a path within all arguments: an empty key has a dot of its own.
     cut = 0 if name else 1
     stack: list[tuple[str, str, Any]] = [(name, name, arguments)]
     while stack:

@@ -17,24 +17,24 @@ from gemini_proxy.policy.run.provenance.shapes import Shape, addresses_in, is_wr
 from gemini_proxy.policy.run.texts import texts_of
 
 _DETECTORS: Final = (SecretsDetector(), PiiDetector())
-# So many words of prose in a row, with so many characters, are somebody's sentence.
+# This many words of prose in a row, with this many characters, identify a sentence.
 _WORDS: Final = 3
 _LEAST_WORDS: Final = 12
-# A word with a digit is telling by itself, unless it is a year.
+# A word with a digit is distinctive by itself, unless it is a year.
 _LEAST_WORD: Final = 4
 _YEAR = re.compile(r"(?:19|20)\d\d")
-# A value may be spelled in groups; what is longer is found by its parts.
+# A value may be spelled in groups; a longer one is found by its parts.
 _LONGEST: Final = 64
 _FORMS: Final = ("email", "url", "phone", "account")
-# What sets the parts of a URL apart, each of which may be encoded.
+# Separators between the parts of a URL, each of which may be encoded.
 _IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
 
 
 class PrivateData:
     """The texts of a conversation's private outputs: values, and prose in runs of words. Linear in their size.
 
-    Private are the outputs of tools that are labeled so, and secrets and personal data in the others; and what was
-    masked, which is ``restored`` in calls, whatever its source.
+    Private are the outputs of tools labeled so, secrets and personal data in other outputs, and masked values, which
+    are ``restored`` in calls, whatever their source.
     """
 
     def __init__(self, events: Sequence[Event], labels: Labels, meter: Meter, restored: Restored) -> None:
@@ -76,7 +76,8 @@ class PrivateData:
         for path, name, value in leaves_of(call.data["function"]["arguments"], ""):
             self._meter.charge(4 + (len(value) >> 2))
             shape = shape_of(value, name)
-            # The destination of a call is not data in it: a link that was read, a participant of a private list.
+            # The destination of a call is not data in it, such as a link that was read or a participant of a private
+            # list.
             if _is_destination(value, name) and fold(value) in self._known:
                 continue
             if (restored := self._restored_in(path, name, value, shape)) is not None:

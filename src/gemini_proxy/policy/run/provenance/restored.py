@@ -7,7 +7,7 @@ from gemini_proxy.policy.errors import EvaluationError
 
 RESTORED_PARAMETER: Final = "restored_values"
 """The parameter of a policy that has them, each by its placeholder."""
-# Shorter values stand in words by chance, so they must be words themselves.
+# Shorter values occur within words by chance, so they must be whole words.
 _LEAST: Final = 4
 
 
@@ -38,9 +38,9 @@ class Restored:
         return text
 
     def in_text(self, text: str) -> tuple[int, str, str] | None:
-        """Return where a value stands in ``text``, the value and its placeholder; None where none does.
+        """Return the place of a value in ``text``, the value and its placeholder; None if there is no value in it.
 
-        The model knows a value only by its placeholder, so it can stand there in no other spelling.
+        The model knows a value only by its placeholder, so no other spelling of it can occur.
         """
         for value, placeholder in self._values:
             at = text.find(value)

@@ -1,4 +1,4 @@
-"""Tell what a value is by its form and the name of its argument: an address, a date, a number or a text.
+"""Tell the shape of a value by its form and the name of its argument: an address, a date, a number or a text.
 
 An address says where a call goes or what it changes. A tool's name says what the tool does.
 """
@@ -16,7 +16,7 @@ Shape = Literal[
 
 ADDRESSES: Final = frozenset(("email", "url", "account", "phone", "user", "path", "id", "secret"))
 
-# Every repetition is bounded: a text without any of these is looked through in linear time.
+# Every repetition is bounded: a text without any of these is scanned in linear time.
 _EMAIL = r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
 _URL = (
     r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s<>\"'`)\]}]+|www\.[^\s<>\"'`)\]}]+"
@@ -26,7 +26,7 @@ _URL = (
 _ACCOUNT = r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Za-z0-9])"
 _PHONE = r"(?<![\w+])\+[0-9][0-9 ()./-]{6,18}[0-9](?!\w)"
 _WITHIN = re.compile(f"(?P<email>{_EMAIL})|(?P<url>{_URL})|(?P<account>{_ACCOUNT})|(?P<phone>{_PHONE})")
-# What every address has one of.
+# Characters of which every address has at least one.
 _SIGN_OF_ADDRESS = re.compile(r"[@.:+\d]")
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ]\d{2}:\d{2}.*)?")
 _NUMBER = re.compile(r"[+-]?[\d.,' ]*\d%?")
@@ -53,7 +53,7 @@ _BY_NAME: Final[dict[str, Shape]] = {
     **dict.fromkeys(("password", "passphrase", "secret", "token", "pin", "credential"), "secret"),
 }  # fmt: skip
 _MESSAGES: Final = frozenset("body content contents text message msg".split())
-# Fields in which anyone may write anything: an address that fills one counts no more than one within a text.
+# Fields in which anyone may write anything: an address that fills one counts no more than an address within a text.
 _WRITTEN: Final = frozenset(
     "subject body content text message description title comment comments note notes summary review reviews bio about "
     "caption html snippet abstract memo remark remarks reason details purpose feedback answer headline topic "
@@ -71,7 +71,7 @@ _READS_DOCUMENTS: Final = frozenset("read fetch open visit browse download scrap
 _MONTHS: Final = frozenset(month[:3] for month in MONTHS)
 _ANSWERED = re.compile(r"(?:(?:re|fwd?|aw|wg): *)+", re.IGNORECASE)
 _ENDING = re.compile(r"\.\w{1,5}$")
-# Letters of a name, and digits of a number, by which a user may speak of something.
+# The fewest letters of a name, and digits of a number, by which a user may refer to something.
 _LEAST_NAME: Final = 3
 _LONG: Final = 120
 # Digits of a number that counts.
@@ -102,7 +102,7 @@ def shape_of(value: str, name: str) -> Shape:
         if _DATE.fullmatch(value):
             return "date"
     named = named_shape(name)
-    # How many guests says nothing of who they are.
+    # The number of guests does not identify them.
     counts = named in ("user", "url", "path", "email") and len(value) <= _FEW and _NUMBER.fullmatch(value) is not None
     if named is not None and not counts:
         return named
@@ -170,11 +170,11 @@ def is_identifying(key: str) -> bool:
 
 
 def names_in(value: str) -> Iterator[str]:
-    """Yield the names by which a field's value lets a user speak of a thing: its title, file or person, or a sum.
+    """Yield the names by which a user may refer to a thing, from a field's value: its title, file or person, or a sum.
 
-    An address gives the words of its person's name, a file's name is said without its ending and a subject without
-    ``Re:``. Of single words those that are written as names are, for others say in what state a thing is; a date and
-    a small number name nothing.
+    An address gives the words of its person's name; a file is named without its ending and a subject without ``Re:``. A
+    single word counts only if it is written like a name, since others describe a state. A date and a small number are
+    not names.
     """
     shape = shape_of(value, "")
     if shape == "email":
