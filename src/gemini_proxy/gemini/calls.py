@@ -6,7 +6,7 @@ or second colon is outside the alphabet of model names and is a 404.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode
@@ -69,49 +69,44 @@ class ModelCall:
     query: Query
     host: Host = "gemini"
     duty: Duty = Duty.GUARD
+    method: Method = field(init=False, repr=False, compare=False)
+    model: str | None = field(init=False, repr=False, compare=False)
+    """The model's name without its collection, None where the path names none."""
+    guarded: bool = field(init=False, repr=False, compare=False)
+    """True if what goes through is checked, and recorded: not for a door that is passed or carries nothing."""
+    generates: bool = field(init=False, repr=False, compare=False)
+    """True if the response is what a model wrote, and is checked as well."""
+    streams: bool = field(init=False, repr=False, compare=False)
+    """True if the path alone says that the response is a stream."""
+    upstream_target: str = field(init=False, repr=False, compare=False)
+    """The path and query for the upstream, made only of what was matched."""
 
-    @property
-    def method(self) -> Method:
-        return self.row.method
+    def __post_init__(self) -> None:
+        # Most calls are read once and made many times (``_plain_call``).
+        object.__setattr__(self, "method", self.row.method)
+        object.__setattr__(self, "model", self.names.get("model") or self.names.get("endpoint"))
+        object.__setattr__(self, "guarded", self.duty is Duty.GUARD and not self.row.bare)
+        object.__setattr__(self, "generates", self.row.generates and self.duty is Duty.GUARD)
+        object.__setattr__(self, "streams", self.row.streams)
+        object.__setattr__(self, "upstream_target", _target(self.path, self.query))
 
     @property
     def http_method(self) -> str:
         return self.row.http
 
     @property
-    def model(self) -> str | None:
-        """The model's name without its collection, None where the path names none."""
-        return self.names.get("model") or self.names.get("endpoint")
-
-    @property
     def location(self) -> str | None:
         """The location of Vertex AI that the path names; None for the global one."""
         return self.names.get("location")
 
-    @property
-    def guarded(self) -> bool:
-        """True if what goes through is checked, and recorded: not for a door that is passed or carries nothing."""
-        return self.duty is Duty.GUARD and not self.row.bare
 
-    @property
-    def generates(self) -> bool:
-        """True if the response is what a model wrote, and is checked as well."""
-        return self.row.generates and self.duty is Duty.GUARD
-
-    @property
-    def streams(self) -> bool:
-        """True if the path alone says that the response is a stream."""
-        return self.row.streams
-
-    @property
-    def upstream_target(self) -> str:
-        """The path and query for the upstream, made only of what was matched."""
-        pairs = list(self.query.passed)
-        if self.query.alt:
-            pairs.append(("alt", self.query.alt))
-        if self.query.int_enums:
-            pairs.append(("$alt", "json;enum-encoding=int"))
-        return f"{self.path}?{urlencode(pairs)}" if pairs else self.path
+def _target(path: str, query: Query) -> str:
+    pairs = list(query.passed)
+    if query.alt:
+        pairs.append(("alt", query.alt))
+    if query.int_enums:
+        pairs.append(("$alt", "json;enum-encoding=int"))
+    return f"{path}?{urlencode(pairs)}" if pairs else path
 
 
 def read_call(http_method: str, target: str, duties: Mapping[str, Duty] = DEFAULT_DUTIES) -> ModelCall:
