@@ -71,6 +71,10 @@ def test_short_secrets_go_as_well_and_take_nothing_else_along() -> None:
     assert headers == {"a": "*****", "b": "", "c": "*", "d": None}
 
 
+def test_the_list_of_secrets_is_in_no_repr() -> None:
+    assert "secrets" not in repr(read({"tools": {"mcpServers": {"token": CANARY}}})._replace(messages=()))
+
+
 def test_what_a_rule_found_is_at_the_same_place_in_what_is_kept() -> None:
     tool = {"mcpServers": {"streamableHttpTransport": {"headers": {"authorization": f"Bearer {CANARY}"}, "url": "x"}}}
     request = read({"contents": [], "tools": tool})

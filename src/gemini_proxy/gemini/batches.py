@@ -69,7 +69,7 @@ def read_batch(body: bytes) -> GeminiRequest:
     ]
     named = _without_requests(beside)
     if inline is None:
-        return replace(named, unchecked=(*named.unchecked, Unchecked(FILE, "a file of requests", _file(file))))
+        return named._replace(unchecked=(*named.unchecked, Unchecked(FILE, "a file of requests", _file(file))))
     requests = objects(field(inline, "requests"), "batch.inputConfig.requests.requests")
     if len(requests) > MAX_REQUESTS:
         raise BadRequest(f"The batch has more than {MAX_REQUESTS} requests; send several batches")
@@ -128,8 +128,7 @@ def with_requests(named: GeminiRequest, requests: Iterable[tuple[int, JsonObject
         stored += request.stored
         outbound += request.outbound
         secrets += request.secrets
-    return replace(
-        named,
+    return named._replace(
         messages=tuple(messages),
         stored=tuple(stored),
         unchecked=tuple(unchecked),

@@ -42,8 +42,7 @@ def after_earlier(request: GeminiRequest, known: Mapping[Reference, Earlier]) ->
         unread += [moved(unchecked, len(before)) for unchecked in earlier.unchecked]
         before += earlier.messages
     own = [moved(unchecked, len(before)) for unchecked in _still_unread(request.unchecked, known)]
-    return replace(
-        request,
+    return request._replace(
         messages=(*before, *request.messages),
         stored=(*before, *request.stored),
         unchecked=(*unread, *own),

@@ -19,7 +19,7 @@ from typing import Any
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.casing import spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field
 from gemini_proxy.gemini.parts import (
     Chunk,
     Media,
@@ -242,7 +242,3 @@ def _is_thought(role: str, part: JsonObject) -> bool:
     if thought is not None and not isinstance(thought, bool):
         raise BadRequest('"thought" must be true or false')
     return bool(thought) and role != "system"
-
-
-def content_parts(content: JsonObject) -> list[JsonObject]:
-    return objects(content.get("parts"), "parts")

@@ -5,18 +5,16 @@ A setting is text unless it is one of the fields that only steer the call (``_CO
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.casing import snake_case, spellings
 from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
-from gemini_proxy.gemini.messages import Message, MessageList, content_parts
+from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, strings_in, text_beside
 from gemini_proxy.gemini.secret_fields import without_secrets
 from gemini_proxy.gemini.strict_json import read_object
@@ -36,8 +34,7 @@ _CACHE = re.compile(r"(?:(?:projects/[^/]{1,60}/locations/[^/]{1,40}/)?cachedCon
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 
 
-@dataclass(frozen=True, slots=True)
-class GeminiRequest:
+class GeminiRequest(NamedTuple):
     """A request as rules and traces see it.
 
     ``messages`` ends where the response begins. ``unchecked`` names the content that no rule can read. ``settings``
@@ -56,10 +53,14 @@ class GeminiRequest:
     structured: bool
     outbound: tuple[str, ...]
     stored: tuple[Message, ...]
-    secrets: tuple[str, ...] = dataclass_field(repr=False)
+    secrets: tuple[str, ...]
     model: str | None = None
     streams: bool = False
     earlier: int = 0
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={value!r}" for name, value in self._asdict().items() if name != "secrets")
+        return f"GeminiRequest({', '.join(shown)})"
 
 
 def request_without_settings(
@@ -187,17 +188,22 @@ class _ContentsReader:
 
     def _content(self, content: JsonObject) -> None:
         role = a_string(content.get("role"), "role")
-        self.list.add_content("assistant" if role == "model" else "user", content_parts(content))
-        if not content.keys() <= _CONTENT:
-            add_settings(self.list, "contents", {k: v for k, v in content.items() if k not in _CONTENT}, {})
+        self.list.add_content("assistant" if role == "model" else "user", objects(content.get("parts"), "parts"))
+        if not _CONTENT.issuperset(content):
+            self._beside("contents", content)
 
     def _system(self, request: JsonObject) -> None:
         instruction = field(request, "systemInstruction")
         if instruction is None:
             return
         content = an_object(instruction, "systemInstruction") or {}
-        self.list.add_content("system", content_parts(content))
-        add_settings(self.list, "systemInstruction", {k: v for k, v in content.items() if k not in _CONTENT}, {})
+        self.list.add_content("system", objects(content.get("parts"), "parts"))
+        if not _CONTENT.issuperset(content):
+            self._beside("systemInstruction", content)
+
+    def _beside(self, where: str, content: JsonObject) -> None:
+        """Add what is in a content beside its role and parts."""
+        add_settings(self.list, where, {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _tools(self, request: JsonObject) -> None:
         tools = request.get("tools")
@@ -258,8 +264,11 @@ def add_settings(messages: MessageList, where: str, values: JsonObject, known: J
     """
     place = where if where == "request" else f"request.{where}"
     for name, value in values.items():
+        within = known.get(name)
+        if within is not None and not within and steers(value):
+            continue
         texts: list[str] = []
-        for text in _read_setting(f"{place}.{name}", value, known.get(name)):
+        for text in _read_setting(f"{place}.{name}", value, within):
             if isinstance(text, Unchecked):
                 messages.unchecked.append(text)
             else:
@@ -279,23 +288,26 @@ def declaration(function: JsonObject) -> Message:
     beside = text_beside(function, known)
     description = a_string(function.get("description"), "description")
     hints = function.get("annotations")
-    return {
+    declared: Message = {
         "name": a_string(function.get("name"), "name"),
         "description": f"{description}\n{beside}" if beside else description,
         "inputSchema": _lower_types({} if parameters is None else parameters),
-        **({"annotations": hints} if isinstance(hints, dict) else {}),
     }
+    if isinstance(hints, dict):
+        declared["annotations"] = hints
+    return declared
 
 
 def _lower_types(schema: Any) -> Any:
     """Turn Gemini's ``"type": "STRING"`` into JSON Schema's ``"string"``."""
     if type(schema) is dict:
-        return {
-            name: (value.lower() if name == "type" and value in _TYPES else value)
-            if type(value) is str
-            else _lower_types(value)
-            for name, value in schema.items()
-        }
+        lowered: dict[str, Any] = {}
+        for name, value in schema.items():
+            if type(value) is not str:
+                lowered[name] = _lower_types(value)
+            else:
+                lowered[name] = value.lower() if name == "type" and value in _TYPES else value
+        return lowered
     return [_lower_types(inner) for inner in schema] if type(schema) is list else schema
 
 

@@ -33,10 +33,25 @@ def without_secrets(request: JsonObject, others: Set[str] = _OTHER) -> tuple[Jso
     A mask is as long as its secret, so that addresses of the text around it stay valid. A request without secrets is
     returned itself. Fields named in ``others`` hold no secrets, whatever the names in them.
     """
+    if not _may_hold_secrets(request, others):
+        return request, ()
     secrets: list[str] = []
     bare = _bare(request, secrets, others)
     words = [word for secret in secrets for word in (secret, *secret.split()) if len(word) >= _SHORTEST]
     return (bare if secrets else request), tuple(dict.fromkeys(words))
+
+
+def _may_hold_secrets(value: Any, others: Set[str]) -> bool:
+    """Return whether a name or an address is in ``value`` for which ``_bare`` would look closer."""
+    if type(value) is dict:
+        for name, inner in value.items():
+            if name not in others and (_is_secret(name) or _may_hold_secrets(inner, others)):
+                return True
+    elif type(value) is list:
+        for item in value:
+            if _may_hold_secrets(item, others):
+                return True
+    return type(value) is str and "://" in value
 
 
 def _bare(value: Any, secrets: list[str], others: Set[str]) -> Any:

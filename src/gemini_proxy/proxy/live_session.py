@@ -262,7 +262,7 @@ class LiveSession:
             await self._record(exchange, Outcome.REFUSED_REQUEST)
             raise
         request = exchange.checked_request
-        self._base, self._call = replace(request, unchecked=()), exchange.call
+        self._base, self._call = request._replace(unchecked=()), exchange.call
         self._conversation = _pairs(request)
         self._unchecked.update(dict.fromkeys(request.unchecked))
         self._secrets.update(dict.fromkeys(request.secrets))
@@ -363,7 +363,7 @@ class LiveSession:
         exchange.sent = len(self._conversation) + len(turn.inputs)
 
         def request(said: GeminiRequest) -> GeminiRequest:
-            said = replace(said, unchecked=tuple(moved_behind(one, exchange.sent) for one in said.unchecked))
+            said = said._replace(unchecked=tuple(moved_behind(one, exchange.sent) for one in said.unchecked))
             return self._request([*turn.inputs, *_pairs(said)], said)
 
         async def read_again(exchange: Exchange) -> GeminiRequest:
@@ -446,7 +446,7 @@ class LiveSession:
         """Note a stream that no rule can read. Raises Refused where that is not allowed, once its trace is written."""
         if self._settings.blocks_unseen:
             exchange = self._exchange()
-            exchange.request = replace(self._request([]), unchecked=(unchecked,))
+            exchange.request = self._request([])._replace(unchecked=(unchecked,))
             exchange.sent = len(exchange.request.messages)
             try:
                 await self._pipeline.check_input(exchange, _unchanged)
@@ -666,8 +666,7 @@ class LiveSession:
         """Return the conversation with ``inputs`` at its end, of which ``said`` is the newest."""
         assert self._base is not None, "the setup comes first"
         conversation = (*self._conversation, *inputs)
-        return replace(
-            self._base,
+        return self._base._replace(
             messages=tuple([one.message for one in conversation]),
             stored=tuple([one.stored for one in conversation]),
             unchecked=tuple(dict.fromkeys((*self._unchecked, *(said.unchecked if said else ())))),

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
@@ -70,8 +69,7 @@ def read_setup(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     add_settings(said, "request", session, _CONTROL)
     for name in _SESSION_FIELDS & setup.keys():
         field(setup, name)
-    return replace(
-        request,
+    return request._replace(
         messages=(*request.messages, *said.messages),
         stored=(*request.stored, *said.messages),
         settings={**request.settings, **session},
@@ -134,7 +132,7 @@ def read_input(call: ModelCall, frame: ClientFrame) -> GeminiRequest:
     root = _ROOTS[frame.kind](frame.message, media)
     # Audio frames, which come fifty times a second, have no contents to read.
     request = request_of(call, root) if any(root.values()) else request_without_settings()
-    return replace(request, unchecked=(*request.unchecked, *dict.fromkeys(media)))
+    return request._replace(unchecked=(*request.unchecked, *dict.fromkeys(media)))
 
 
 def _turns(message: JsonObject, media: list[Unchecked]) -> JsonObject:
