@@ -28,9 +28,9 @@ _MOST_TURNS: Final = 64
 class AllowedTurns:
     """Find and remember which turns of conversations were allowed. ``known`` keeps the digests.
 
-    Nothing is read or written where no rule checks only what is new. Content counts as allowed where it stands as it
-    stood: after the same messages, from the beginning on, up to the end of a turn of the model. What the client says
-    last is always new. A digest holds for one owner, dataset and set of such rules, so that a new rule sees it all.
+    Nothing is read or written unless a rule checks only new content. Content counts as allowed only in the same place:
+    after the same messages, from the beginning on, up to the end of a turn of the model. The client's last messages are
+    always new. A digest is valid for one owner, dataset and set of such rules, so that a new rule sees everything.
     """
 
     def __init__(self, guardrails: Guardrails, known: KnownDigests) -> None:
@@ -53,7 +53,7 @@ class AllowedTurns:
     async def remember(self, exchange: Exchange) -> None:
         """Store digests of the turns allowed now, so that a history that repeats them is recognized.
 
-        What was refused before and is masked in a history was not allowed.
+        Content that was refused before and is masked in a history does not count as allowed.
         """
         if not self._applies(exchange) or exchange.asked is None:
             return
@@ -81,7 +81,7 @@ class AllowedTurns:
 
     def _keyed(self, exchange: Exchange) -> Callable[[str], str]:
         """Return the part that ties a digest to the exchange's owner, dataset and rules."""
-        # Traces hold the texts themselves, so without a key of its own a digest gives nothing away.
+        # Traces hold the texts themselves, so a digest without a key of its own reveals nothing more.
         names = names_of(self._guardrails, exchange, b"gemini-proxy")
         rules = self._rules(exchange.rules)
         return lambda digest: names.digest(f"{rules}\0{digest}")

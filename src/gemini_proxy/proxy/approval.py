@@ -1,4 +1,4 @@
-"""Have a person decide over what guardrails ask for, while the exchange waits."""
+"""Have a person decide about the approvals that guardrails ask for, while the exchange waits."""
 
 import asyncio
 import hashlib
@@ -46,10 +46,10 @@ class ApprovalDesk:
         *,
         is_history: bool,
     ) -> Approval:
-        """Return the approval that allows what ``violation`` points at in ``messages``, and is used up by the exchange.
+        """Return the approval that allows the ranges of ``violation`` in ``messages``; the exchange uses it up.
 
-        What is history was allowed if it ever was: then it has happened. ``show_life`` is called while it waits. Raises
-        NotAllowed, and StoreError.
+        History needs no approval if it was ever allowed: it has already happened. ``show_life`` is called during the
+        wait. Raises NotAllowed, and StoreError.
         """
         request = _request(exchange, violation, messages)
         if is_history and (allowed := await self._approvals.allowed(request.subject)) is not None:
@@ -81,9 +81,9 @@ class ApprovalDesk:
 
 
 def _request(exchange: Exchange, violation: Violation, messages: Sequence[Message]) -> ApprovalRequest:
-    """Return what is asked for: each call that the violation points into, whole, and each text that it points at.
+    """Return the request: each call that the violation points into, whole, and each text that it points at.
 
-    What is neither, such as an image, cannot be shown; an allowance holds for exactly the messages that it is in.
+    Anything else, such as an image, cannot be shown; an allowance then applies to exactly the messages with it.
     """
     asked: list[Any] = []
     unshown: list[Message] = []
@@ -117,7 +117,7 @@ def _asked_at(messages: Sequence[Message], address: str) -> tuple[list[Mapping[s
         one = calls[int(number) : int(number) + 1] if number.isdecimal() else []
         return one or calls, True
     if calls and not steps:
-        # A call's numbers and its name are part of it: its texts alone would stand for other calls as well.
+        # Include a call's numbers and its name: its texts alone would also match other calls.
         messages, address = [{name: value for name, value in message.items() if name != "tool_calls"}], "messages.0"
         if not message.get("content"):
             return calls, True

@@ -15,12 +15,11 @@ class Authentication:
         self._spends = spends
 
     async def owner(self, credentials: Credentials) -> str:
-        """The user a request is from, "" for one that brings no Invariant key and needs none.
+        """Return the user of a request, "" for one that has no Invariant key and needs none.
 
-        Raises Unauthenticated for a key that is not valid; and, where keys are asked for, for a request without one if
-        the operator's Gemini key could be spent: the proxy is nobody's open relay. Raises Forbidden for a key that
-        decides approvals: the party that asks must not be able to allow it. Raises Unavailable where the keys
-        cannot be read.
+        Raises Unauthenticated for an invalid key, and, if access needs keys, for a request without a key that could
+        spend the operator's Gemini key: the proxy must not be an open relay. Raises Forbidden for a key that decides
+        approvals: the party that asks must not be able to allow it. Raises Unavailable if the keys cannot be read.
         """
         if credentials.invariant is None:
             if self._access.mode == "open":

@@ -25,8 +25,8 @@ _INVARIANT = re.compile("invariant", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """``gemini`` goes upstream and nowhere else; ``invariant`` never does. ``guardrails`` is for a service that checks
-    (``engine = "remote"``), in place of any other key. None shows in a repr. ``bearer`` says that ``gemini`` came as
-    ``Authorization: Bearer`` alone, as an OAuth token does.
+    (``engine = "remote"``), in place of any other key. A repr shows none of them. ``bearer`` says that ``gemini`` came
+    only as ``Authorization: Bearer``, as an OAuth token does.
     """
 
     gemini: str | None
@@ -59,24 +59,24 @@ def goes_as_bearer(credentials: Credentials, call: ModelCall) -> bool:
 
 
 def client_of(credentials: Credentials, configured: str | None, address: str | None) -> str:
-    """Tell clients apart that share this server, for fair turns: by the key they bring, else by their address.
+    """Return a digest that tells clients apart for fair turns: of their key, else of their address.
 
-    A digest that is good for the life of this process; ``configured`` as for ``own_key``.
+    It is valid for the life of this process. ``configured`` is as for ``own_key``.
     """
     key = credentials.invariant or own_key(credentials, configured)
     return _client_digest(f"key {key}" if key else f"address {address}")
 
 
-# Few clients send most requests.
+# Cached, since few clients send most requests.
 @functools.lru_cache(maxsize=256)
 def _client_digest(said: str) -> str:
     return hashlib.blake2b(said.encode(), key=_SALT, digest_size=16).hexdigest()
 
 
 def account_of(credentials: Credentials, configured: str | None) -> str:
-    """Return a digest of the Gemini key that a client brings, "" for the operator's: the same on every machine.
+    """Return a digest of a client's Gemini key, the same on every machine; "" for the operator's key.
 
-    ``configured`` as for ``own_key``.
+    ``configured`` is as for ``own_key``.
     """
     key = own_key(credentials, configured)
     return hmac.digest(b"gemini-proxy account", key.encode(), "sha256").hex() if key else ""
@@ -88,13 +88,13 @@ def read_credentials(
     configured: str | None,
     dataset: str | None,
 ) -> Credentials:
-    """Find the keys. ``configured`` is the operator's own Gemini key, used where the client brings none.
+    """Find the keys of a request. ``configured`` is the operator's own Gemini key, used if the client has none.
 
-    The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else ``?key=``; an authorization of
-    another kind beside a key is ignored. An Invariant key in one of those places is one, and never goes upstream: so a
-    client names itself that brings no Gemini key and knows no other header. Raises BadRequest for a repeated header, a
-    malformed pair of keys, two different keys for one purpose (the upstream might take the other one), or a key that is
-    missing.
+    The Gemini key is that of ``x-goog-api-key``, else of ``Authorization: Bearer``, else of ``?key=``; an authorization
+    of another kind beside a key is ignored. An Invariant key in one of those places counts as an Invariant key and
+    never goes upstream, so a client without a Gemini key that can set no other header can identify itself. Raises
+    BadRequest for a repeated header, a malformed pair of keys, two different keys for one purpose (the upstream might
+    use the other one), or a missing key.
     """
     given = [tuple(headers.getall(name, ())) for name in _CARRIERS]
     return _read_credentials(*given, query_key, configured, dataset)
@@ -104,7 +104,7 @@ _CARRIERS = ("x-goog-api-key", "authorization", INVARIANT_HEADER, GUARDRAILS_HEA
 """Headers that carry keys."""
 
 
-# Few clients send most requests, each with the same headers.
+# Cached, since few clients send most requests, each with the same headers.
 @functools.lru_cache(maxsize=256)
 def _read_credentials(
     keys: tuple[str, ...],

@@ -67,25 +67,30 @@ class Made:
 
 @dataclass(slots=True)
 class Exchange:
-    """``owner`` is the user whose trace it becomes; ``client`` is the caller (see ``credentials.client_of``).
+    """``owner`` is the user who will own its trace; ``client`` is the caller (see ``credentials.client_of``).
 
-    ``conversation`` is the client's own name for the conversation, or that of the interaction which the request goes on
-    with; "" where neither is known.
-    ``earlier`` is what the request's references stand for, and ``origins`` the ids of the traces of the exchanges that
-    made it; ``made`` is what Gemini keeps of the exchange under a name.
-    ``spans`` are what OpenTelemetry is told of it, None where that is off.
-    ``file`` is the file of an upload, which has no body.
-    ``body`` is kept until the upstream has it, ``size`` are its bytes. ``request_check`` is a check that runs beside
-    the upstream call. ``framing`` is the content type of a response that goes through ``stream``, None before there is
-    one; ``waiting`` names the guardrails that see it only when it is whole. ``masks`` are the values that were masked,
-    and ``restoring`` puts them back into the response; ``heals`` says that what was refused before in the history may
-    be masked. ``repetitions`` are the placeholders that came back, noted where masked values are kept, and ``spelled``
-    what is kept of their spellings: placeholder, kind and text; ``lasting`` are placeholders whose values need not be
-    written again, by conversation. ``asked`` are the request's messages as they came, kept there, and where a rule
-    checks only what is new or a policy is in shadow; ``allowed`` is how many of them passed before.
-    ``checked_messages`` is how many messages a check has had a verdict on. Of a turn of a live session ``settled`` is
-    how many messages passed in earlier turns, ``sent`` how many the model has, in which nothing can be masked any more,
-    and ``frames`` makes what cuts the response. Times are of ``time.perf_counter``.
+    ``conversation`` is the client's own name for the conversation, or the conversation of the interaction that the
+    request continues; "" if neither is known. ``earlier`` is the content of the request's references, and ``origins``
+    has the ids of the traces of the exchanges that made it. ``made`` has the objects of this exchange that Gemini keeps
+    under a name. ``spans`` reports the exchange to OpenTelemetry, None if that is off.
+
+    ``file`` is the file of an upload, which has no body. ``body`` is kept until the upstream has it; ``size`` is its
+    length in bytes. ``request_check`` is a check that runs beside the upstream call. ``framing`` is the content type of
+    a response that goes through ``stream``, None before there is one; ``waiting`` names the guardrails that see the
+    response only when it is whole.
+
+    ``masks`` are the masked values, and ``restoring`` puts them back into the response. ``heals`` says that texts of
+    the history that were refused before may be masked. ``repetitions`` are the restored placeholders, noted if masked
+    values are kept; ``spelled`` has their spellings to keep (placeholder, kind and text); ``lasting`` has the
+    placeholders whose values need not be written again, by conversation.
+
+    ``asked`` are the request's messages as they came: kept if masked values are kept, if a rule checks only new
+    content, or if a policy is in shadow. ``allowed`` is the number of them that passed before. ``checked_messages`` is
+    the number of messages that a check has had a verdict on.
+
+    In a turn of a live session ``settled`` is the number of messages that passed in earlier turns, ``sent`` the number
+    of messages that the model has, in which nothing can be masked any more, and ``frames`` makes the framing of the
+    response. Times are of ``time.perf_counter``.
     """
 
     call: ModelCall
@@ -191,9 +196,9 @@ class Exchange:
 
     @property
     def outcome(self) -> Outcome | None:
-        """Return how it ended, None until then.
+        """Return the outcome, None until the exchange has ended.
 
-        An exchange that passed unchecked stays so, however the upstream or the client ended it.
+        An exchange that passed unchecked stays ``unchecked``, however the upstream or the client ended it.
         """
         if self._unchecked is not None and self._ending in _LET_GO_ON:
             return Outcome.UNCHECKED

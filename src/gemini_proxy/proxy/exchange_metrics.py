@@ -57,8 +57,8 @@ class Histogram:
 class ExchangeMetrics:
     """Count exchanges as they are recorded.
 
-    ``rules`` are the operator's own, which always go by their names. ``learns`` is how many names of other rules are
-    kept besides, those first seen; what more there is counts as ``other``.
+    ``rules`` are the operator's own rules, which always keep their names. ``learns`` is the number of names of other
+    rules to keep, in the order of their appearance; all further rules count as ``other``.
     """
 
     def __init__(self, rules: Iterable[str] = (), *, learns: int = MAX_LEARNT) -> None:
@@ -91,7 +91,7 @@ class ExchangeMetrics:
         if (first_byte_at := exchange.response.first_byte_at) is not None:
             self.first_byte.observe(first_byte_at - exchange.started_at)
         elif outcome is not Outcome.CLIENT_GONE:
-            # What was withheld to the end leaves now.
+            # Events withheld until the end leave now.
             self.first_byte.observe(seconds)
         if exchange.rules.deciding:
             self.check.observe(exchange.check_ms / 1000)

@@ -42,9 +42,9 @@ class ExchangeRecorder:
     """Count every exchange and write its trace.
 
     ``required`` makes an exchange that cannot be recorded an error; with ``deferred`` a response does not wait for its
-    trace, and with ``push`` traces are queued for the Explorer. ``learner`` is told of declared tools, ``notebook`` of
-    what alerts tell of. ``tell`` is called with exchanges whose spans nobody has begun. ``values`` keeps what was
-    masked, with the trace. ``shadows`` compares.
+    trace, and with ``push`` traces are queued for the Explorer. ``learner`` gets declared tools, ``notebook`` the
+    events for alerts. ``tell`` is called with exchanges whose spans were not begun. ``values`` keeps masked values,
+    with the trace. ``shadows`` runs the comparisons of policies in shadow.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ExchangeRecorder:
         self._note(exchange)
         trace = await off_loop(masked_bytes(exchange), self._trace, exchange, coverage)
         self._compare(exchange, trace)
-        # What a handle stands for is read from the trace, perhaps by the next request.
+        # The content of a handle is read from the trace, perhaps by the next request.
         if self._deferred and not exchange.made:
             self._write_later(trace)
             self._learn(exchange)
@@ -114,9 +114,9 @@ class ExchangeRecorder:
             self._shadows.offer(exchange, trace.metadata["conversation"], self._guardrails, _hiding(exchange))
 
     def _learn(self, exchange: Exchange) -> None:
-        """Let the tools be pinned that an exchange declared which was completed, and those compared of a refused one.
+        """Have the declared tools of a completed exchange pinned, and those of a refused one compared.
 
-        What passed unchecked, or was not answered, says nothing of its tools.
+        Do nothing for an exchange that passed unchecked or got no response.
         """
         request, outcome = exchange.request, exchange.outcome
         if request is not None and outcome in _TELLING:
@@ -209,7 +209,7 @@ class ExchangeRecorder:
             for value, placeholder in masks.placeholders.items()
         ]
         owner, dataset = exchange.owner, exchange.call.dataset
-        # Values that the conversation already has are not written again.
+        # Values that the conversation already has stored are not written again.
         lasting = exchange.lasting.get(conversation, ())
         new = [one for one in values if one[0] not in lasting]
         rows = self._values.sealed(ValueScope(owner, dataset, [conversation]), (*new, *exchange.spelled))
@@ -317,9 +317,9 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
 
 
 def _place(exchange: Exchange, messages: Sequence[Mapping[str, Any]]) -> dict[str, str | int]:
-    """Say where the exchange belongs, in the words that its trace keeps: its conversation, and what it asked.
+    """Return the trace's metadata on the place of the exchange: its conversation, and its question.
 
-    ``request_messages`` is how many of the messages are the request's.
+    ``request_messages`` is the number of the request's messages.
     """
     conversation = exchange.conversation
     if not conversation and exchange.call.generates:
@@ -348,7 +348,7 @@ def _said(exchange: Exchange) -> dict[str, str | int]:
     return {name: value for name, value in fields.items() if value}
 
 
-# Few keys send most requests, and a hash costs as much as the rest of a trace's values.
+# Cached, since few keys send most requests, and a hash costs as much as all other values of a trace.
 @functools.lru_cache(maxsize=256)
 def tenant(invariant_key: str) -> str:
     """Return a digest that identifies a key without showing it: the same on every machine."""

@@ -1,4 +1,4 @@
-"""Bring back what the references of a request stand for before it is checked, and remember what an exchange made."""
+"""Bring back the content of a request's references before its check, and remember the objects that an exchange made."""
 
 import contextlib
 import logging
@@ -48,10 +48,10 @@ class HandleKeeper:
         return self.holder(exchange.call, exchange.credentials, exchange.owner)
 
     async def bring_back(self, exchange: Exchange) -> Mapping[Reference, Earlier]:
-        """Return what is known of the references in an exchange's request, which joins an interaction's conversation.
+        """Return the known content of an exchange's references; the exchange joins the conversation of its interaction.
 
-        Raises NotFound for one that is another user's or was refused, Unavailable where that cannot be told, BadRequest
-        for a request with more references than are looked up.
+        Raises NotFound for a reference that is another user's or was refused, Unavailable if that cannot be determined,
+        and BadRequest for more references than are looked up.
         """
         references = references_of(exchange.checked_request)
         if not references:
@@ -92,10 +92,10 @@ class HandleKeeper:
         return _known(known, recalled, exchange.call.names.get("id"))
 
     async def admit(self, holder: Holder, kind: Kind, name: str) -> Handle | None:
-        """Return the handle of that name, None for one that is not known.
+        """Return the handle of that name, None if it is not known.
 
-        Raises NotFound for one that the holder may not have: another user's, one that was refused, and, where users
-        share the operator's key, one that is not known. Raises Unavailable where that cannot be told.
+        Raises NotFound for a handle that the holder may not have: another user's, one that was refused, and, if users
+        share the operator's key, an unknown one. Raises Unavailable if that cannot be determined.
         """
         try:
             found = await self._handles.find(holder, kind, name)
@@ -150,9 +150,9 @@ class HandleKeeper:
 
 
 def _origins(handles: Iterable[Handle], joined: str) -> tuple[str, ...]:
-    """Return in what the values are kept that were masked in what the handles stand for.
+    """Return the conversations under which the masked values of the handles' contents are kept.
 
-    A live session gives handles also between its turns, whose traces do not know of them: they are its conversation's.
+    A live session also gives handles between its turns. No trace names these: they belong to its conversation.
     """
     of_session = [joined for handle in handles if handle.kind is Kind.SESSION and joined]
     return tuple(dict.fromkeys([*(handle.trace for handle in handles if handle.trace), *of_session]))
@@ -200,9 +200,9 @@ def _read_otherwise(reference: Reference, handle: Handle) -> str:
 def _known(
     handles: Mapping[Reference, Handle], recalled: Mapping[str, Recalled], asked: str | None
 ) -> dict[Reference, Earlier]:
-    """Return what is known of references; of one whose trace is gone only what else is unread of it.
+    """Return the known content of references; for one whose trace is gone, only the reason why it is unread.
 
-    ``asked`` is the id of an interaction that is to be read again.
+    ``asked`` is the id of the interaction that the request asks for.
     """
     placed = {
         trace: Earlier(one.messages, tuple(Unchecked(address, reason) for address, reason in one.unread))

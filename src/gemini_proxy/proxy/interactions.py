@@ -39,10 +39,10 @@ def refuse_unopened(request: GeminiRequest, guardrails: Guardrails) -> None:
 
 
 def refuse_going_on(exchange: Exchange, handle: Handle, *, lost: bool) -> None:
-    """Raise what a request gets that goes on from an interaction, or asks for it, where it may not.
+    """Raise the error for a request that may not continue or read an interaction.
 
-    What was refused is not found, and nothing follows it. ``lost`` says that values which were masked in the request
-    were kept nowhere, so that a response to it could be given to the client only at once.
+    A refused interaction is not found and cannot be continued. ``lost`` says that its masked values were not stored, so
+    that only the original call could restore them in the response.
     """
     reads = handle.name == f"{COLLECTION}{exchange.call.names.get('id')}"
     if handle.refused and reads:
@@ -65,10 +65,10 @@ def asked_before(handle: Handle, recalled: Earlier) -> Earlier:
 
 
 def made_interactions(exchange: Exchange) -> list[Made]:
-    """Return the interaction that Gemini stores of an exchange, none where it stores none that is known.
+    """Return the interaction that Gemini stores for an exchange, nothing if none is known to be stored.
 
-    A refused one is remembered as such, and one whose response was not read to its end as not read. One that was asked
-    for is remembered again with the response that came, if it was known before.
+    A refused interaction is remembered as refused, and one whose response was not read to its end as unread. One that
+    the request asked for is remembered again with its new response, if it was known before.
     """
     call, request = exchange.call, exchange.request
     if call.row.wire != "interactions" or request is None or not exchange.call.generates:

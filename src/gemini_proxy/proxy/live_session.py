@@ -1,7 +1,7 @@
-"""Take the frames of a live session, from both sides, through the guardrails, one model turn at a time.
+"""Take the frames of both sides of a live session through the guardrails, one turn of the model at a time.
 
-A turn is an exchange like any other: its request is the conversation so far, its response what the model says until it
-waits for the client again. Its trace is written before its last frame leaves.
+A turn is an exchange like any other: its request is the conversation so far, its response is the model's output until
+it waits for the client again. Its trace is written before its last frame leaves.
 """
 
 import asyncio
@@ -84,9 +84,9 @@ class SessionTooLarge(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Settings of a session. ``prefix`` is that of refusals; ``max_bytes`` bounds what is kept of it at a time.
+    """Settings of a session. ``prefix`` is that of refusals; ``max_bytes`` bounds the bytes of it that are kept.
 
-    ``sound_waits`` says that sound of the model is held back as its text is.
+    ``sound_waits`` says that the model's sound is held back like its text.
     """
 
     prefix: str
@@ -156,10 +156,10 @@ class _KeptMessage(NamedTuple):
 
 @dataclass(slots=True)
 class _LiveTurn:
-    """A turn under way: ``inputs`` are what the client has said for it.
+    """A turn under way: ``inputs`` are the client's messages for it.
 
-    ``heard`` is the place among the inputs of what the user has said by voice. ``handle`` goes on from the middle of
-    the turn: it leaves when that has passed.
+    ``heard`` is the index among the inputs of the user's speech. ``handle`` continues from the middle of the turn: it
+    leaves once that part has passed.
     """
 
     exchange: Exchange
@@ -177,9 +177,9 @@ class _LiveTurn:
 class LiveSession:
     """Take in frames and return those that may leave, for one client and one server.
 
-    One frame at a time is decided on; streamed sound and pictures, on which there is nothing to decide, do not wait.
-    After a refusal of what the model says, the rest of that turn is withheld, and no handle leaves with which the
-    refused conversation could go on elsewhere.
+    Frames are decided one at a time; streamed sound and pictures need no decision and do not wait. After a refusal of
+    the model's output the rest of that turn is withheld, and no handle leaves that could continue the refused
+    conversation elsewhere.
     """
 
     def __init__(
@@ -192,10 +192,10 @@ class LiveSession:
         remember: Callable[[Exchange], Awaitable[None]],
         begin: Callable[[Exchange], None] = lambda exchange: None,
     ) -> None:
-        """``new_exchange`` makes one with its call and rules; ``spend`` is told the counts of tokens of each turn.
+        """``new_exchange`` makes an exchange with its call and rules; ``spend`` gets the token counts of each turn.
 
-        ``remember`` keeps what an exchange made, which is handles that another session can go on with. ``begin`` is
-        told of each exchange, whose spans end with it.
+        ``remember`` stores the handles that an exchange made, with which another session can continue. ``begin`` is
+        called with each exchange to begin its spans.
         """
         self._pipeline = pipeline
         self._reader = reader
@@ -206,13 +206,13 @@ class LiveSession:
         self._remember = remember
         self._lock = asyncio.Lock()
         self._frames = _ServerFrames()
-        # What the setup says: the call with its names, and what was noted of the setup for the first turn.
+        # From the setup: the call with its names, and notes for the first turn.
         self._call: ModelCall | None = None
         self._names: Mapping[str, str] = {}
         self._base: GeminiRequest | None = None
         self._transcribed = False
         self._noted: list[Violation] = []
-        # The conversation: its name, what has passed of it as the model knows it, and how many bytes are kept.
+        # The conversation: its name, the messages that passed as the model knows them, and the number of bytes kept.
         self._name = ""
         self._conversation: list[_KeptMessage] = []
         self._unchecked: dict[Unchecked, None] = {}
@@ -220,7 +220,7 @@ class LiveSession:
         self._masks: Masks | None = None
         self._last: Exchange | None = None
         self._kept = 0
-        # The turn under way, and the one for which the client speaks meanwhile.
+        # The turn under way, and the next one, to which the client's new messages belong.
         self._turn: _LiveTurn | None = None
         self._next: _LiveTurn | None = None
         self._listens = False
@@ -287,8 +287,8 @@ class LiveSession:
     async def from_client(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the client; it goes upstream masked if a rule masks something in it.
 
-        Raises BadRequest for one that cannot be read; the session then ends. Raises Refused for a stream of sound or
-        pictures where what no rule can read is refused: none of it goes up.
+        Raises BadRequest for a frame that cannot be read; the session then ends. Raises Refused for streamed sound or
+        pictures if content that no rule can read is refused: nothing of it goes upstream.
         """
         read, said = await _apart(frame.data, self._read_input, frame.data)
         self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
@@ -308,7 +308,7 @@ class LiveSession:
                 await self._record(exchange, Outcome.REFUSED_REQUEST)
                 self._replace(turn, noted)
                 return self._refuse_input(read, exchange, refused.refusal)
-            # A transcription that was refused may have been the last word of a turn that is over.
+            # A refused transcription may have been the last text of a finished turn.
             self._muted = self._muted and self._withheld
             return Leaving(up=[frame if passed == frame.data else replace(frame, data=passed)], checked=True)
 
@@ -343,7 +343,7 @@ class LiveSession:
                 _end_spans(turn.exchange)
         self._turn = self._next = None
 
-    # What the client says.
+    # Input of the client
 
     def _read_input(self, data: bytes) -> tuple[ClientFrame, GeminiRequest]:
         """Read a frame other than a setup. Raises BadRequest."""
@@ -353,7 +353,7 @@ class LiveSession:
         return frame, read_input(self._call, frame)
 
     async def _check_input(self, turn: _LiveTurn, said: GeminiRequest, data: bytes) -> bytes:
-        """Check messages of the client as the end of the conversation. Return their frame as it may go up.
+        """Check messages of the client as the end of the conversation. Return the frame that may go upstream.
 
         Raises Refused.
         """
@@ -455,7 +455,7 @@ class LiveSession:
                 raise
         self._unchecked[unchecked] = None
 
-    # What the model says.
+    # Output of the model
 
     async def _decide(self, read: ServerFrame, frame: LiveFrame) -> Leaving:
         if read.handle and self._tainted:
@@ -494,7 +494,7 @@ class LiveSession:
         try:
             await self._pipeline.check_input(turn.exchange, _unchanged)
         except Refused as refused:
-            # The model has heard it already: what it makes of it is withheld.
+            # The model has already heard it: its response to it is withheld.
             turn.inputs.pop(turn.heard if turn.heard is not None else -1)
             turn.heard = None
             return await self._refuse_turn(turn, refused.refusal, [], read)
@@ -528,7 +528,7 @@ class LiveSession:
         try:
             leaving = await self._pipeline.feed(exchange, data)
             if unread and self._settings.blocks_unseen:
-                # It is what is refused now.
+                # This frame itself is refused, so it must not leave.
                 leaving = leaving.removesuffix(data)
                 await self._pipeline.end(exchange)
             elif read.ends:
@@ -581,9 +581,9 @@ class LiveSession:
     async def _refuse_turn(
         self, turn: _LiveTurn, refusal: Refusal, passed: list[LiveFrame], read: ServerFrame | None
     ) -> Leaving:
-        """Return what passed of a turn and its refusal; the rest of the turn will be withheld.
+        """Return the passed part of a turn and its refusal; the rest of the turn will be withheld.
 
-        Refused calls are answered as errors, so that the model goes on.
+        Refused calls get errors as outputs, so that the model continues.
         """
         exchange = turn.exchange
         if exchange.stream is not None:
@@ -608,7 +608,7 @@ class LiveSession:
         turn.exchange.frames = self._frames.new_framing
         turn.exchange.head_at = time.perf_counter()
         turn.exchange.unchecked_content[:] = turn.exchange.checked_request.unchecked
-        # Sound passes and is not kept; what is kept is counted by the session.
+        # Sound passes and is not kept; the session counts the bytes that are kept.
         self._pipeline.open_stream(turn.exchange, FRAMES_TYPE, bounded=False)
 
     def _hear(self, turn: _LiveTurn, text: str) -> None:
@@ -628,7 +628,7 @@ class LiveSession:
             said for index, said in enumerate(turn.inputs) if index != turn.heard or _heard_text(said)
         ]
         if (masks := turn.exchange.masks) is not None:
-            # As the model has said it.
+            # In the model's own spelling.
             response = hide_in_messages(response, masks)
         self._conversation += [_KeptMessage(message, message) for message in response]
         self._turn, self._next = self._next, None
@@ -639,7 +639,7 @@ class LiveSession:
             following.settled = len(self._conversation)
             following.request = self._request(self._turn.inputs)
 
-    # What they share.
+    # Shared by both sides
 
     def _new_turn(self) -> _LiveTurn:
         turn = _LiveTurn(self._exchange(), [])
@@ -690,7 +690,7 @@ class LiveSession:
             raise SessionTooLarge("The session is larger than live.max_session_bytes allows; open another one")
 
     def _frame(self, data: bytes) -> LiveFrame:
-        # As the servers of Google send theirs.
+        # In the form that Google's servers use.
         return LiveFrame(data, binary=True)
 
 
@@ -720,9 +720,9 @@ async def _unchanged(exchange: Exchange) -> GeminiRequest:
 
 
 def _made(handle: str, exchange: Exchange, *, goes_on: bool) -> Made:
-    """Return what is remembered of a handle: that it stands for what the trace of an exchange has.
+    """Return the record of a handle, which stands for the messages in the trace of an exchange.
 
-    ``goes_on`` says that the client has said more since, which is in no trace yet.
+    ``goes_on`` says that the client has sent more since, which no trace has yet.
     """
     unchecked = "what was said last in the session that this one continues" if goes_on else ""
     return Made(Kind.SESSION, session_name(handle), exchange.created + _RESUMABLE, unchecked)

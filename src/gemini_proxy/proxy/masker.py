@@ -1,4 +1,4 @@
-"""Mask what guardrails find in an exchange, and what was refused before in its history."""
+"""Mask what guardrails find in an exchange, and texts in its history that were refused before."""
 
 import asyncio
 import contextlib
@@ -70,9 +70,9 @@ _PROCESS_KEY = os.urandom(32)
 
 
 class Masker:
-    """Decide what is masked, with one configuration. ``refused`` keeps what was refused, ``values`` what was masked.
+    """Decide what is masked, with one configuration. ``refused`` stores refused texts, ``values`` masked values.
 
-    Without ``values`` only what an exchange masks itself comes back in it.
+    Without ``values`` an exchange restores only the values that it masked itself.
     """
 
     def __init__(self, guardrails: Guardrails, refused: KnownDigests, values: MaskedValues | None) -> None:
@@ -83,7 +83,7 @@ class Masker:
     async def add(
         self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation], *, rounds: int
     ) -> RequestMasks:
-        """Return ``masks`` with what the violations of a request point at, which was masked ``rounds`` times before.
+        """Return ``masks`` with the ranges of a request's violations. The request was masked ``rounds`` times before.
 
         Raises CannotMask.
         """
@@ -103,10 +103,10 @@ class Masker:
         return masks.with_values(await off_loop(places * _NAMED, self._placeholders, exchange, messages, others))
 
     def _without(self, messages: Sequence[Message], masks: RequestMasks, violation: Violation) -> RequestMasks:
-        """Return ``masks`` without what a violation of the history points at, or without the turns that it is in.
+        """Return ``masks`` that remove the texts of a violation of the history, or the turns that contain it.
 
-        What is no text goes with its turn, and so does what is still found where texts were removed. What is to go with
-        a turn that goes on is removed alone.
+        Content that is not text is removed with its turn, and so is a match that remains after texts were removed. In a
+        turn that is still open only the content itself is removed.
         """
         removed, dropped = dict(masks.removed), set(masks.dropped)
         left = masks.contents_left
@@ -126,9 +126,9 @@ class Masker:
     async def healed(
         self, exchange: Exchange, masks: RequestMasks, violations: Sequence[Violation]
     ) -> tuple[Violation, ...]:
-        """Return the violations, marked as healed where they lie in the history alone and were refused before.
+        """Return the violations, marked as healed if they are only in the history and were refused before.
 
-        What is found there again, where ``masks`` have removed something, is of the same turn.
+        A new match in a place where ``masks`` removed something belongs to the same turn.
         """
         blocking = [violation for violation in violations if violation.action == "block"]
         if not blocking or not exchange.heals:
@@ -168,10 +168,11 @@ class Masker:
         return bool(exchange.origins) or bool(exchange.body and may_hold_placeholder(exchange.body))
 
     async def recall(self, exchange: Exchange, masks: RequestMasks, asked: Sequence[Message]) -> RequestMasks:
-        """Return ``masks`` with the values of placeholders that the request holds, or what it refers to.
+        """Return ``masks`` with the values of placeholders in the request or in the content of its references.
 
-        Only values that the client sent in an earlier exchange of the conversation, or in those that made what the
-        request refers to. Where the database does not answer there are none. ``asked`` are the messages before masking.
+        These are only values that the client sent in an earlier exchange of the conversation, or in the exchanges that
+        made the referenced objects. If the database does not answer, there are none. ``asked`` are the messages before
+        masking.
         """
         if not self.may_recall(exchange):
             return masks
@@ -218,9 +219,9 @@ class Masker:
         return Spellings(turns, known) if turns else None
 
     async def note_spellings(self, exchange: Exchange) -> None:
-        """Note for the trace how the model spelled placeholders, if in another way than it was given.
+        """Note the model's own spellings of placeholders for the trace, where they differ from the given ones.
 
-        Nothing of a response that the client did not get as it was restored.
+        Note nothing about a response that the client did not receive as restored.
         """
         masks, asked = exchange.masks, exchange.asked
         if not exchange.repetitions or masks is None or masks.unsent or asked is None:
@@ -239,10 +240,10 @@ class Masker:
     async def values_of(
         self, exchange: Exchange, conversations: Sequence[str], digits: Collection[str] | None = None
     ) -> Mapping[str, str]:
-        """Return the values of placeholders with these digits, or all, that the user sent in any of the conversations.
+        """Return the values of placeholders with these digits, or all values, that the user sent in the conversations.
 
-        The id of a trace is the conversation of what its exchange made. None where the database does not answer, and
-        where values are not kept.
+        An object that an exchange made has the id of the trace as its conversation. Return None if the database does
+        not answer, or if values are not kept.
         """
         return (await self._find(exchange, conversations, digits)).sent
 
@@ -259,9 +260,9 @@ class Masker:
             return KeptValues()
 
     async def mask_request(self, exchange: Exchange, body: bytes, masks: RequestMasks) -> bytes:
-        """Return ``body``, the request's as it came, masked.
+        """Return ``body``, the original body of the request, masked.
 
-        Raises CannotMask where no value could come back, and for a call that only reads what Gemini keeps.
+        Raises CannotMask if no value could be restored, and for a call that only reads an object that Gemini keeps.
         """
         if not body:
             raise CannotMask("it is in what Gemini keeps already")
@@ -275,9 +276,9 @@ class Masker:
         return await off_loop(len(file.data or b""), mask_file, file, masks.of(None))
 
     def restore_names(self, masks: Masks, body: bytes, most_added: int) -> bytes:
-        """Return ``body``, about an object that Gemini keeps, with values in place of placeholders.
+        """Return ``body``, which describes an object that Gemini keeps, with values in place of placeholders.
 
-        Anything but a JSON object is returned as it is, and so is one that would grow by more than ``most_added``.
+        Anything but a JSON object is returned unchanged, and so is one that would grow by more than ``most_added``.
         """
         editor = FrameEditor(WholeBodyFraming(), Restoring(masks), places=BodyPlaces(), most_added=most_added)
         try:
@@ -290,9 +291,9 @@ class Masker:
         self._hide(exchange, exchange.checked_request.messages, violations)
 
     def hide_ended(self, exchange: Exchange, violations: Sequence[Violation]) -> None:
-        """Have the trace of an exchange that ended here hide what was to be masked, as far as that is text.
+        """Have the trace of an exchange that ended here hide the texts that were to be masked.
 
-        What is not known to be the client's own comes back in no later exchange.
+        Values that are not known to be the client's own are restored in no later exchange.
         """
         before = exchange.masks
         sent = before.placeholders.keys() - before.unsent if before is not None else frozenset[str]()
@@ -310,9 +311,9 @@ class Masker:
                 exchange.masks = Masks({**(exchange.masks.placeholders if exchange.masks else {}), **hidden})
 
     async def mask_response(self, exchange: Exchange, violations: Sequence[Violation], body: bytes, left: int) -> bytes:
-        """Return ``body``, what is left of a response, with what the violations point at hidden. Raises CannotMask.
+        """Return ``body``, the rest of a response, with the ranges of the violations hidden. Raises CannotMask.
 
-        What the client has sent itself stays. ``left`` is how many events have left before.
+        Values that the client itself sent stay. ``left`` is the number of events that have left.
         """
         sent = exchange.masks.placeholders if exchange.masks else {}
         found = self._placeholders(exchange, exchange.messages, violations)

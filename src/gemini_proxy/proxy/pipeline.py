@@ -1,7 +1,7 @@
 """Run an exchange from its first check to its trace: start, open, feed, end; then refuse or fail, and record.
 
-The guardrail middleware calls the steps, the handler between them moves bytes and knows of no rules. What is checked,
-what may leave and when, and what the client gets instead, is decided here.
+The guardrail middleware calls the steps; between them the handler moves bytes and knows nothing about rules. This
+module decides what is checked, what may leave and when, and what the client gets instead.
 """
 
 import asyncio
@@ -112,10 +112,10 @@ class Pipeline:
     # The steps of an exchange, in their order.
 
     async def start(self, exchange: Exchange) -> None:
-        """Check the request, and mask what is to be masked in it. Raises Refused.
+        """Check the request, and mask what the rules want masked. Raises Refused.
 
-        A check that takes a while goes on beside the upstream call, where that is configured and nothing may be masked:
-        neither what a rule finds, nor what was refused before in a history that holds a refusal.
+        If so configured, a long check goes on beside the upstream call, unless something may be masked: the find of a
+        rule, or an earlier refused text in a history with a refusal.
         """
         request = exchange.checked_request
         exchange.unchecked_content.extend(request.unchecked)
@@ -136,20 +136,20 @@ class Pipeline:
     async def check_input(self, exchange: Exchange, read_again: ReadAgain) -> None:
         """Check the new messages of a live session's client, before any of them leaves.
 
-        ``exchange.body`` is the frame that it said last, which is masked where something in it is to be; ``read_again``
-        returns the whole request with that frame read again. Raises Refused.
+        ``exchange.body`` is the client's last frame, which is masked if rules want it; ``read_again`` returns the whole
+        request with that frame read again. Raises Refused.
         """
         request = exchange.checked_request
         exchange.unchecked_content[:] = request.unchecked
         self._note_thoughts(exchange, request.messages)
-        # What only annotates is found again by each check.
+        # Every check finds violations that only annotate again.
         exchange.violations[:] = [violation for violation in exchange.violations if violation.action != "log"]
         await self._decide_request(exchange, self._judge(exchange, "request", request.messages), read_again)
 
     def _may_overlap(self, exchange: Exchange, request: GeminiRequest) -> bool:
         """Tell whether the upstream may be called before the verdict.
 
-        Nothing can be masked any more then, and what Gemini keeps cannot be taken back.
+        After the call nothing can be masked, and an object that Gemini keeps cannot be taken back.
         """
         if exchange.call.row.keeps:
             return False
@@ -175,7 +175,7 @@ class Pipeline:
             exchange.request_check = None
 
     def open(self, exchange: Exchange, upstream: UpstreamResponse) -> None:
-        """Hold back a response whose head has come, and give its head to the client's, if that has none yet.
+        """Hold back a response whose head has come, and give the client's response its head, if that has none yet.
 
         Raises UpstreamError for another stream than the one that has begun.
         """
@@ -203,7 +203,7 @@ class Pipeline:
         settings, request = self._guardrails, exchange.checked_request
         if exchange.masks is not None:
             self.restore(exchange, exchange.masks)
-        # What may have to be masked must not have left before it is found.
+        # Text that may have to be masked must not leave before its check.
         mode = "window" if exchange.rules.masks and settings.stream_check == "final" else settings.stream_check
         session = self._open_session(exchange) if mode == "window" else None
         exchange.waiting = session.waiting if session is not None else ()
@@ -239,10 +239,10 @@ class Pipeline:
             exchange.restoring.replace_by(Restoring(masks))
 
     def pass_on(self, exchange: Exchange, data: bytes) -> bytes | None:
-        """Send the client what may leave of ``data``, where there is nothing to wait for, and return None.
+        """If there is nothing to wait for, send the client the part of ``data`` that may leave, and return None.
 
-        Else return the bytes that ``feed`` is to be called with: ``data``, or none if they wait for a verdict. Raises
-        as ``feed`` does.
+        Otherwise return the bytes to call ``feed`` with: ``data``, or none if they wait for a verdict. Raises as
+        ``feed`` does.
         """
         response, stream = exchange.response, exchange.stream
         if len(data) > _SLICE or exchange.request_check is not None or stream is None or not response.flows:
@@ -264,10 +264,10 @@ class Pipeline:
         assert stream is not None
         if exchange.request_check is not None:
             await self.admit(exchange)
-        # A frame of a live session has been read already, and is only passed on.
+        # A frame of a live session was already read, and is only passed on.
         start, began = 0, time.perf_counter()
         while len(data) - start > _SLICE and exchange.frames is None:
-            # Framings read whole events with less work than those that are cut.
+            # Framings read whole events with less work than split ones.
             last = data.rfind(_EVENT_END, start, start + _SLICE)
             end = start + _SLICE if last < 0 else last + len(_EVENT_END)
             stream.read(await _restored(exchange, data[start:end]))
@@ -304,8 +304,8 @@ class Pipeline:
     async def end(self, exchange: Exchange) -> bytes:
         """Return the bytes that may leave now that the body has ended, after the final check. Raises as ``feed`` does.
 
-        A response that nothing holds back (an upstream error, a call that generates nothing) has left already. Raises
-        UpstreamError for one in which there was nothing.
+        A response that nothing holds back (an upstream error, a call that generates nothing) has already left. Raises
+        UpstreamError for an empty one.
         """
         await self.admit(exchange)
         last = b""
@@ -329,7 +329,7 @@ class Pipeline:
         except (Refused, DecodeError) as later:
             error = later
         if isinstance(error, DecodeError):
-            # What cannot be checked is not passed on.
+            # Unreadable bytes cannot be checked, so they are not passed on.
             self._refused(exchange, "response", [error.message], reason="ANSWER_UNREADABLE")
         return self._refuse(exchange)
 
@@ -372,17 +372,17 @@ class Pipeline:
 
     def _refuses_by_event(self, exchange: Exchange) -> bool:
         """Tell whether a stream of which no byte has left is refused by an event; else it is by HTTP 400."""
-        # A client that parses the text would show the event as a fault of its own, without the reason.
+        # A client that parses the text would show the event as a parsing error, without the reason.
         structured = exchange.request is not None and exchange.request.structured
         before_stream = self._refusals.before_stream
         by_event = exchange.wire.refuses_by_event and not structured
         return before_stream == "event" or (before_stream == "auto" and by_event)
 
     def _refusal_event(self, exchange: Exchange, refusal: Refusal) -> bytes:
-        """Return what is sent in place of everything withheld.
+        """Return the refusal to send in place of everything withheld.
 
-        Where a part of the response has left, it goes on in the framing of that. Else the framing is the one asked for,
-        whatever the upstream's was; where they differ, what passed does not leave.
+        If a part of the response has left, the refusal has its framing. Otherwise the framing is the one that the
+        client asked for, whatever the upstream's was; if the two differ, the passed part does not leave.
         """
         asked = exchange.wire.stream_type(exchange.call)
         framing = exchange.framing if exchange.response.begun else asked
@@ -395,9 +395,9 @@ class Pipeline:
         return passed + reader.refusal_events(refusal, _stream_state(exchange), self._refusals.feedback, framing, left)
 
     async def _cut(self, exchange: Exchange, error: UpstreamError) -> bytes:
-        """Return what passes the check of a response that failed; after it the body breaks off as the upstream's did.
+        """Return the part of a failed response that passes the check. After it the body breaks off like the upstream's.
 
-        Raises Refused for what does not pass, DecodeError for what cannot be read.
+        Raises Refused if it does not pass, DecodeError if it cannot be read.
         """
         await self.admit(exchange)
         exchange.error = error.message
@@ -426,9 +426,9 @@ class Pipeline:
         return exchange.wire.new_reader(exchange.call).error_events(body, exchange.framing)
 
     async def _show_life(self, exchange: Exchange) -> None:
-        """Show the client of a stream that the connection lives, while a verdict or a person takes long.
+        """Show the client of a stream that the connection is alive, while a verdict or a person takes long.
 
-        Sending anything settles that a refusal is an event, so it must be one in any case.
+        After sending anything a refusal must be an event, so do it only if it would be one anyway.
         """
         if not (exchange.response.begun or self._refuses_by_event(exchange)):
             return
@@ -443,7 +443,7 @@ class Pipeline:
     async def _show_life_early(self, exchange: Exchange) -> None:
         """Begin the stream that the client asked for before the upstream has been called.
 
-        Its head is the proxy's own, and whatever comes of the call, an error as well, comes as an event.
+        The head is the proxy's own, and any result of the call, even an error, becomes an event.
         """
         if not exchange.streams or exchange.call.row.transport != "json":
             return
@@ -452,7 +452,7 @@ class Pipeline:
             exchange.framing = framing
             exchange.response.stream_head(SSE_TYPE if framing == SSE_TYPE else JSON_TYPE)
             self._note_coverage(exchange)
-        # What will come first begins as every frame of this door does.
+        # The first bytes will be those of any frame of this door.
         following = self._error_events(exchange, {})
         await exchange.response.keep_alive(following, sse=framing == SSE_TYPE)
 
@@ -461,15 +461,15 @@ class Pipeline:
         asked = exchange.wire.stream_type(exchange.call).partition(";")[0]
         return exchange.streams and asked == exchange.framing == ARRAY_TYPE
 
-    # Checks: what is asked of the engine, and what follows from its verdicts.
+    # Checks: questions to the engine, and the consequences of its verdicts
 
     async def _decide_request(
         self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict], read_again: ReadAgain
     ) -> None:
-        """Apply the verdict on a request: refuse it, or mask what is to be masked and check it again.
+        """Apply the verdict on a request: refuse it, or mask what the rules want masked and check it again.
 
-        What was masked before, in a live session, is masked wherever it is said. What is found again is masked as well,
-        a few times; what cannot be masked is refused.
+        Values masked earlier in a live session are masked wherever they occur. New matches are masked as well, in a few
+        rounds; a request that cannot be masked is refused.
         """
         violations = await self._unsettled(exchange, verdict)
         exchange.checked_messages = exchange.message_count
@@ -495,7 +495,7 @@ class Pipeline:
             rounds += 1
             exchange.masks = masks.restorable
             if not masks.dropped.isdisjoint(masks.contents[: exchange.allowed]):
-                # What is left no longer stands where it stood.
+                # The remaining content has moved.
                 exchange.allowed = 0
             exchange.request = await read_again(exchange)
             violations = await self._unsettled(exchange, self._judge(exchange, "request", exchange.request.messages))
@@ -516,7 +516,7 @@ class Pipeline:
         wanted: Sequence[Violation],
         rounds: int,
     ) -> RequestMasks:
-        """Mask the request, from the ``body`` or ``file`` that the client sent, and return all that is masked in it.
+        """Mask the request, from the ``body`` or ``file`` that the client sent, and return all masks in it.
 
         Raises a refusal if something in it cannot be masked.
         """
@@ -572,9 +572,9 @@ class Pipeline:
             raise
 
     async def _hide_unchecked(self, exchange: Exchange) -> None:
-        """Have the trace hide what is to be masked in what an exchange that broke off has left without a check.
+        """Have the trace hide values to be masked in the unchecked rest of an exchange that broke off.
 
-        What a check gives no verdict on stands in the trace as it came.
+        Without a verdict the trace keeps that rest as it came.
         """
         request = exchange.request
         if request is None or not exchange.rules.masks:
@@ -659,7 +659,7 @@ class Pipeline:
     ) -> list[Violation]:
         """Check all of the response. Return its violations. Raises Refused.
 
-        With ``until_now`` more of it follows: only violations that this cannot undo are refused for.
+        With ``until_now`` more of it follows: then only violations that more text cannot undo are refused.
         """
         request = exchange.checked_request
         verdicts: list[Verdict] = []
@@ -689,10 +689,10 @@ class Pipeline:
         return violations
 
     def _is_settled(self, exchange: Exchange, phase: Phase, violation: Violation) -> bool:
-        """Tell whether a violation needs nothing more to be done about it.
+        """Tell whether a violation needs no further action.
 
-        A person has allowed it in this exchange, or it is in what passed earlier in a live session; or it is in a
-        response, and all that it points at is what the client has sent, and was masked.
+        That is so if a person has allowed it in this exchange, if it is in an earlier, passed part of a live session,
+        or if it is in a response and points only at masked values that the client itself sent.
         """
         if exchange.settled and violation.action != "block" and _ends_before(violation, exchange.settled):
             return True
@@ -734,7 +734,7 @@ class Pipeline:
             dataset=dataset,
             session=exchange.id,
             client=exchange.client,
-            # What asks a model asks the Gemini API: a token for Vertex AI is nothing that it may have.
+            # Detectors that ask a model call the Gemini API, which must not get a token for Vertex AI.
             gemini_key=given.gemini if exchange.call.host == "gemini" else None,
             reader=exchange.reader,
             restored=exchange.masks.values if exchange.masks is not None and exchange.restoring is not None else {},
@@ -845,7 +845,7 @@ def _stream_state(exchange: Exchange) -> StreamState:
     indexes = tuple(candidate.index for candidate in merger.candidates)
     return StreamState(
         indexes=indexes or tuple(range(min(expected, 8))),
-        # Nothing that rules read may stand in the refusal that came of it.
+        # The refusal must not repeat text that rules read.
         usage=counts_in(merger.usage or {}),
         model_version=merger.model_version or exchange.model,
         response_id=merger.response_id,
