@@ -178,18 +178,18 @@ def _conversation(request: web.Request) -> str:
 
 
 async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
-    """The body without its content encoding, of at most ``limit`` bytes before and after decompression.
+    """Return the body without its content encoding, of at most ``limit`` bytes before and after decompression.
 
-    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, BadRequest for gzip that is
-    truncated, corrupt or goes on after its end, and for a body that is not there within ``seconds``. Raises Unavailable
-    where the server holds too much of other bodies.
+    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, and BadRequest for gzip that is truncated, corrupt
+    or continues after its end, and for a body that does not arrive within ``seconds``. Raises Unavailable if the server
+    holds too many bytes of other bodies.
     """
     encoding = _encoding(request)
     declared = request.content_length or 0
     if declared > limit:
         raise too_large(limit)
     if encoding == "identity" and request.content.is_eof() and 0 < declared <= min(limit, SMALL):
-        # All of it is here already, as it is for most requests: nothing to wait for.
+        # All of it has arrived, as with most requests: nothing to wait for.
         return request.content.read_nowait(-1)
     try:
         async with asyncio.timeout(seconds):

@@ -16,10 +16,10 @@ _JSON_BEGINS: Final = re.compile(rb"^(?:\xef\xbb\xbf)?data: ?|(?<=[\r\n])data: ?
 
 
 class ClientResponse:
-    """Build what the client of ``request`` gets. Streams leave chunk by chunk; anything else is sent whole at the end.
+    """Build the response to ``request``. Streams leave chunk by chunk; anything else is sent whole at the end.
 
-    ``breaks_off`` says that the body ends as the upstream's did, before its end. ``first_byte_at`` is when the head was
-    sent, of ``time.perf_counter``.
+    ``breaks_off`` says that the body breaks off like the upstream's. ``first_byte_at`` is the time of sending the head,
+    by ``time.perf_counter``.
     """
 
     __slots__ = ("_chunked", "_event_open", "_http", "_request", "_transport", "breaks_off", "first_byte_at")
@@ -27,7 +27,7 @@ class ClientResponse:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._http: web.StreamResponse | None = None
-        # Where what follows the head is written, and whether in chunks; None before the head.
+        # The writer of the body, and whether it writes chunks; None before the head.
         self._transport: asyncio.Transport | None = None
         self._chunked = False
         self._event_open = False
@@ -88,7 +88,7 @@ class ClientResponse:
     def write_now(self, data: bytes) -> None:
         """Send ``data`` without waiting, while ``flows`` is true.
 
-        It is what aiohttp's ``write`` would send, which takes five coroutines even where it waits for nothing.
+        It sends the same bytes as aiohttp's ``write``, which takes five coroutines even if it waits for nothing.
         """
         assert self._transport is not None
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -101,7 +101,7 @@ class ClientResponse:
             self._transport = self._request.transport
             self._chunked = self.http.headers.get("transfer-encoding") == "chunked"
         if self._event_open:
-            # What stands before the event's JSON, such as comments, has no place within it.
+            # Text before the event's JSON, such as comments, may not come within it.
             if (begins := _JSON_BEGINS.search(data)) is None:
                 return
             self._event_open = False
@@ -109,11 +109,11 @@ class ClientResponse:
         await (self.http.write_eof(data) if ends else self.http.write(data))
 
     async def keep_alive(self, following: bytes, *, sse: bool) -> None:
-        """Show a waiting client that the connection lives, by a space before the JSON of the event that will come.
+        """Show a waiting client that the connection is alive, by a space before the JSON of the next event.
 
-        White space there is the one thing that every client ignores; comments in SSE break several. In an SSE stream
-        nothing is sent unless ``following``, the first bytes of what will be sent next, begins an event with JSON.
-        Before one with a name a comment is sent.
+        Every client ignores white space there, and nothing else; comments in SSE break several clients. In an SSE
+        stream nothing is sent unless ``following``, the first bytes that will be sent next, begins an event with JSON.
+        Before an event with a name a comment is sent.
         """
         if self._event_open:
             await self.http.write(b" ")
@@ -129,7 +129,7 @@ class ClientResponse:
     async def finish(self, last: bytes) -> web.StreamResponse:
         """Send the last bytes, and the end of the body with them. Return the response.
 
-        Where there are none, aiohttp sends the end after the middlewares have returned.
+        Without any bytes, aiohttp sends the end after the middlewares have returned.
         """
         response = self.http
         if isinstance(response, web.Response):

@@ -1,7 +1,7 @@
 """Run policies in shadow over recorded exchanges, beside the policies in force, and count where the two differ.
 
-Nothing here is part of an exchange. What is compared waits in memory, a few exchanges at most, and is checked one after
-the other; of more, some are skipped and counted.
+Nothing here is part of an exchange. A few exchanges at most wait in memory for their comparison, and are checked one
+after another; beyond that, exchanges are skipped and counted.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ _LONGEST: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """An exchange to compare. ``check`` has its messages as they came, and no guardrails yet; ``hidden`` takes out of a
+    """An exchange to compare. ``check`` has its messages as they came, and no guardrails yet; ``hidden`` removes from a
     text what is masked in the trace, or secret."""
 
     trace: str
@@ -68,7 +68,7 @@ class _Sample:
 class ShadowRunner:
     """Compare in one task, ``run()``.
 
-    ``results`` counts what came of comparisons: ``same``, a kind of difference, ``failed`` or ``skipped``.
+    ``results`` counts the results of comparisons: ``same``, a kind of difference, ``failed`` or ``skipped``.
     """
 
     def __init__(self, shadows: Shadows, engine: Engine) -> None:
@@ -138,7 +138,7 @@ class ShadowRunner:
     async def _compare(self, sample: _Sample) -> None:
         self._characters -= sample.size
         for shadow in sample.shadows:
-            # Others get their turn between two checks.
+            # Other tasks get their turn between two checks.
             await asyncio.sleep(0)
             try:
                 candidate = await compile_guardrail(shadow.name, shadow.content, shadow.action)
@@ -189,7 +189,7 @@ class ShadowRunner:
     def _add(self, seq: int, found: Comparisons, *differences: Difference) -> None:
         results = self._unwritten.setdefault(seq, Results())
         results.found = results.found.with_more(found)
-        # While the database is away the first ones stay: memory is bounded.
+        # While the database is unavailable only the first ones are kept: memory is bounded.
         results.differences += differences[: max(0, MAX_WAITING - len(results.differences))]
 
 

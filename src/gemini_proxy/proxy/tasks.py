@@ -56,7 +56,7 @@ class Tasks:
                 await work()
                 return
             except (Exception, asyncio.CancelledError) as error:
-                # A future that was cancelled beneath it is a failure as any other.
+                # If ``work`` waited for a future that was cancelled, that is a failure like any other.
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
                 if not pause or self._clock.time() - started > SETTLED:
@@ -87,7 +87,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Marks it as seen: the caller may have left before the task failed.
+            # Retrieve the exception: the caller may have left before the task failed.
             task.exception()
 
     async def settle(self, name: str, grace: float) -> None:

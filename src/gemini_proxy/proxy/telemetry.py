@@ -1,6 +1,6 @@
 """Report an exchange to OpenTelemetry, under the names of its conventions for generative AI.
 
-Those for guardrails are a draft of theirs. Names and values only: who sends them is ``server/telemetry.py``.
+Those for guardrails are a draft. This module has only names and values; ``server/telemetry.py`` sends them.
 """
 
 import re
@@ -38,7 +38,7 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "bidiGenerateContent": "generate_content",
 }
 _PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai"}
-# By their names in camelCase, which is what a generation's settings are brought to.
+# By their names in camelCase, the form of a generation's settings here.
 _SETTINGS: Final[Mapping[str, tuple[str, type]]] = {
     "temperature": ("gen_ai.request.temperature", float),
     "topP": ("gen_ai.request.top_p", float),
@@ -166,9 +166,9 @@ def content_attributes(exchange: Exchange, messages: Sequence[Message]) -> dict[
 
 
 def client_trace(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers with which a client tells of its trace, as far as they are in form and hold no key.
+    """Return the headers that describe a client's trace, if they are well-formed and hold no key.
 
-    They are the client's words: the SDK would write others into the log, and send the state on.
+    They are the client's words: the SDK would write malformed ones into the log, and send the state on.
     """
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
     if not _PARENT.fullmatch(parent):

@@ -47,8 +47,8 @@ class Examined:
 class Upload:
     """An upload: its first request, with keys and headers, and the bytes received so far.
 
-    ``client`` and ``owner`` are as for an exchange, ``address`` is where the client is.
-    ``busy`` says that a request is adding to it.
+    ``client`` and ``owner`` are as for an exchange, ``address`` is where the client is. ``busy`` says that a request is
+    adding bytes.
     """
 
     token: str
@@ -69,7 +69,7 @@ class Upload:
 class Uploads:
     """The uploads of this process. ``settings`` are asked each time; ``processes`` share what may be spooled.
 
-    ``number`` is that of this process among them, and stands before every token.
+    ``number`` is that of this process among them, and begins every token.
     """
 
     def __init__(self, settings: Callable[[], Files], processes: int = 1, number: int = 1) -> None:
@@ -92,7 +92,7 @@ class Uploads:
     ) -> Upload:
         """Begin an upload. Raises PayloadTooLarge for a file over the limit, Unavailable where there is no room."""
         folder = self._settings().folder
-        # One at a time: the room that one found must not be found by the next while the file is being made.
+        # One at a time: while a file is being made, no other upload may count on the same room.
         async with self._beginning:
             self._require_room(client, announced.size)
             with _spooling():

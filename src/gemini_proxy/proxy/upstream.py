@@ -42,7 +42,7 @@ class UpstreamResponse:
     __slots__ = ("_connection", "_encoding", "_headers", "_inflate", "_inflated", "_received", "content_type", "status")
 
     def __init__(self, connection: Connection) -> None:
-        # None once the body has been read: the connection then serves another call.
+        # None after the whole body was read: the connection then serves other calls.
         self._connection: Connection | None = connection
         self._headers, connection.headers = connection.headers, []
         self.status = connection.status
@@ -54,9 +54,9 @@ class UpstreamResponse:
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """The headers that go on to the client: not those of this connection, no cookies, no length or encoding.
+        """The headers for the client: none of this connection, no cookies, no length or encoding.
 
-        Nor the address of an upload.
+        Nor is the address of an upload among them.
         """
         hidden = _NOT_FOR_CLIENTS
         if named := self.header("connection"):
@@ -79,7 +79,7 @@ class UpstreamResponse:
     async def read(self, limit: int) -> bytes:
         """Return the whole body. Raises as ``receive`` does, and DecodeError for a body over ``limit`` bytes.
 
-        Raises UpstreamError for one of no bytes, unless the status says what is wrong.
+        Raises UpstreamError for an empty one, unless the status says what is wrong.
         """
         pieces: list[bytes] = []
         size = 0
@@ -95,8 +95,8 @@ class UpstreamResponse:
     async def receive(self) -> bytes:
         """Return the next bytes of the body without content encoding, ``b""`` at its end.
 
-        Raises UpstreamCut when it breaks off, UpstreamTimeout when it falls silent, DecodeError when it is compressed
-        in a way that was not asked for and cannot be read.
+        Raises UpstreamCut when it breaks off, UpstreamTimeout when it falls silent, and DecodeError when it has a
+        content encoding that was not requested and cannot be read.
         """
         if self._encoding in ("", "identity"):
             return await self._receive()
@@ -113,10 +113,10 @@ class UpstreamResponse:
         return piece
 
     async def flow(self, sink: Sink) -> bytes | None:
-        """Hand the body to ``sink`` as it comes. Return the bytes that it leaves, and None at the body's end.
+        """Pass the body to ``sink`` as it comes. Return the bytes that it does not take, and None at the body's end.
 
-        What had come before is returned, too, and so is a body that has to be inflated. Raises as ``receive`` does, and
-        what ``sink`` raises. Headers are not kept meanwhile: a stream may be open for long.
+        Earlier bytes are returned too, and so is a body that must be inflated. Raises as ``receive`` does, and what
+        ``sink`` raises. Headers are not kept meanwhile: a stream may stay open for a long time.
         """
         self._headers = []
         if self._encoding not in ("", "identity"):
@@ -173,10 +173,10 @@ class UpstreamClient:
         self._pool = Pool(base, config.connect_timeout, config.read_timeout, tls)
 
     async def open(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> UpstreamResponse:
-        """Send the call and wait for the head of its answer, which the caller has to close.
+        """Send the call and wait for the head of its response, which the caller must close.
 
-        Raises UpstreamError when there is no head or one of a status without an answer (a redirect, 101, 204),
-        UpstreamTimeout when it took too long.
+        Raises UpstreamError if there is no head, or a status without a usable response (a redirect, 101, 204), and
+        UpstreamTimeout if it takes too long.
         """
         head = self._head(method, target, headers, body)
         connection = await self._pool.take()
@@ -184,8 +184,8 @@ class UpstreamClient:
             try:
                 await connection.call(head, body or b"")
             except Stale:
-                # The upstream closed it as it was taken again, and has read nothing. Whatever else goes wrong may have
-                # been answered and billed, and is not sent twice.
+                # The upstream closed the connection as it was reused, and has read nothing. A call that fails in any
+                # other way may have been executed and billed, and is not sent twice.
                 connection = await self._pool.connect()
                 await connection.call(head, body or b"")
             status = connection.status
@@ -218,10 +218,10 @@ class VertexUpstreams:
         self._by_url: dict[str, UpstreamClient] = {}
 
     def at(self, location: str | None) -> UpstreamClient:
-        """Return the upstream of a location as the table of doors matched it.
+        """Return the upstream of a location, which the table of doors has matched.
 
-        Of the locations that were asked for least lately none is kept beyond some number: clients name them. Idle
-        connections there end by themselves.
+        Only a bounded number of locations is kept, those used last, since clients name them. Idle connections of the
+        others end by themselves.
         """
         configured = self._config.vertex
         url = vertex_url(location) if configured == "google" else configured
@@ -261,12 +261,12 @@ def upstream_headers(
     *,
     bearer: bool = False,
 ) -> Mapping[str, str]:
-    """The headers for the upstream, by allow-list; the key goes in one header, whatever way it came.
+    """Return the headers for the upstream, by allow-list; the key goes in one header, however it came.
 
-    That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API that gets it twice refuses it. What begins
-    an upload is left out: the door of files writes its own.
+    That is ``x-goog-api-key``, or ``Authorization`` with ``bearer``: an API refuses a call with both. Headers that
+    begin an upload are left out: the door of files writes its own.
 
-    Raises BadRequest for a header that would change what of the answer can be checked.
+    Raises BadRequest for a header that would make part of the response uncheckable.
     """
     if "x-goog-fieldmask" in headers:
         raise BadRequest("The header X-Goog-FieldMask hides parts of the response; send the request without it")
@@ -282,7 +282,7 @@ def upstream_headers(
     return outgoing
 
 
-# Most requests have the same headers.
+# Cached, since most requests have the same headers.
 @lru_cache(maxsize=256)
 def _is_forwarded(name: str, extra: tuple[str, ...]) -> bool:
     """Return whether a header of that name in lower case goes upstream, which those with keys do in another way."""

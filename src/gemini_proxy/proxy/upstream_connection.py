@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
     """A connection that carries one call at a time: ``call()``, then ``receive()`` until it returns ``b""``.
 
     ``flow()`` may be called in place of ``receive()``, and ends with None. After that the connection belongs to the
-    pool again; ``abandon()`` ends a call before. ``received`` counts the bytes of the body that have been read.
+    pool again; ``abandon()`` ends a call early. ``received`` counts the bytes of the body that were read.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        # The parser holds this object, and this object the parser, until the connection is lost.
+        # The parser and this object refer to each other until the connection is lost.
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._look_again: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self.received = 0
         self._complete = False
         self._keep = True
-        # The error's class and message: an error that is kept would keep the frames that it was raised in.
+        # The error's class and message: a stored error would keep alive the frames that raised it.
         self._fault: tuple[type[UpstreamError], str] | None = None
 
     @property
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
     async def call(self, head: bytes, body: bytes) -> None:
         """Send a request and wait for the head of its response, which ``status`` and ``headers`` then hold.
 
-        Raises UpstreamError when none comes, UpstreamTimeout when it does not come in time, and Stale.
+        Raises UpstreamError if none comes, UpstreamTimeout if it does not come in time, and Stale.
         """
         self._start_call()
         self._calls += 1
@@ -159,8 +159,8 @@ class Connection(asyncio.Protocol):
     async def flow(self, sink: Sink) -> bytes | None:
         """Hand the body to ``sink`` as it comes from the socket. Return what that leaves, and None at the body's end.
 
-        What had come before is returned, too. No task wakes for what ``sink`` takes in, which would be much of what an
-        event of a stream costs. Raises as ``receive`` does, and what ``sink`` raises.
+        Earlier bytes are returned too. No task wakes for the bytes that ``sink`` takes: waking one would be a large
+        part of the cost of a stream's event. Raises as ``receive`` does, and what ``sink`` raises.
         """
         while not self._readable and self._fault is None:
             self._sink = sink
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
                 self._keep = False
                 return
             self._transport.write(memoryview(body)[begin : begin + _WRITE_STEP])
-            # Where the socket takes all at once, others have their turn too.
+            # Even if the socket takes everything at once, other tasks get their turn.
             await asyncio.sleep(0)
 
     def _raise_early(self) -> None:
@@ -258,10 +258,10 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _look(self) -> None:
-        """End what has lasted too long: a wait for the upstream, or an idle connection.
+        """End a wait for the upstream, or an idle connection, that has lasted too long.
 
-        One timer a connection, which looks again when it has run down: one for each piece of a response would be a
-        tenth of what a streamed event costs.
+        There is one timer per connection, which is set again when it expires: a timer for each piece of a response
+        would be a tenth of the cost of a streamed event.
         """
         now = self._loop.time()
         if not self._busy:
@@ -277,10 +277,10 @@ class Connection(asyncio.Protocol):
                 rest = self._patience
         self._look_again = self._loop.call_later(min(rest, self._patience), self._look)
 
-    # asyncio's side.
+    # Callbacks of asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by inheritance.
+        # uvloop's transports do not inherit from this class.
         self._transport = cast(asyncio.Transport, transport)
         self._look_again = self._loop.call_later(self._patience, self._look)
 
@@ -308,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._busy or self._complete or self._fault is not None:
-            # Nobody asked for this. What was asked for has come, or will not be read.
+            # These are bytes without a request. The requested response has come, or will not be read.
             self._keep = False
             if not self._busy:
                 self._transport.abort()
@@ -331,11 +331,11 @@ class Connection(asyncio.Protocol):
         if self._held > _READ_AHEAD and self._reading and not self._complete:
             self._reading = False
             self._transport.pause_reading()
-        # Bytes that bring nothing to read (of a head, a chunk's extension) leave the patience running.
+        # Bytes without content (of a head, a chunk's extension) do not extend the time limit.
         if self._readable or self._has_head is not had_head:
             self._wake()
 
-    # llhttp's side.
+    # Callbacks of llhttp
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -372,7 +372,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._has_head:
-            # An interim response: what it says is not passed on, and the upstream is still at work.
+            # An interim response is not passed on: the upstream is still at work.
             self.headers = []
             if self._waiter is not None:
                 self._waiting_since = self._loop.time()
@@ -419,7 +419,7 @@ class Pool:
     async def close(self) -> None:
         for connection in self._connections:
             connection.close()
-        # The transports tell their connections in the loop's next turn.
+        # The transports notify their connections in the loop's next turn.
         await asyncio.sleep(0)
 
     async def _connect(self) -> Connection:

@@ -117,10 +117,10 @@ def create_app(
     group: Group | None = None,
     clock: Callable[[], float] = time.time,
 ) -> web.Application:
-    """The proxy as an aiohttp application. ``rules`` are those of the configured policy files, compiled.
+    """Return the proxy as an aiohttp application. ``rules`` are the compiled rules of the configured policy files.
 
-    ``engine`` checks in place of the one that the configuration names. ``group`` is what other processes serve beside
-    this one; None for none. ``clock`` gives the Unix seconds that limits count by.
+    ``engine`` replaces the engine that the configuration names. ``group`` is the group of processes that serve
+    together, None for a single process. ``clock`` returns the Unix seconds that limits use.
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
     app[CONFIG] = config
@@ -132,14 +132,14 @@ def create_app(
     app[MEMORY] = memory = Memory()
     app[RELOADS] = Reloads()
     app[GROUP] = group = group or Group()
-    # It is the machine's memory that is bounded.
+    # The limit is for the machine, so each process gets a part.
     app[MEMORY_BUDGET] = MemoryBudget(config.server.max_held_bytes // group.processes)
     app[TASKS] = tasks = Tasks()
-    # Where there are several users, the names of their rules are nobody else's business.
+    # With several users, the names of their rules are not for others.
     app[EXCHANGE_METRICS] = ExchangeMetrics(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
-    # Neither what policies cost that clients send nor what bodies do is taken from the checks of the operator's rules.
+    # Neither policies that clients send nor large bodies take processes from the checks of the operator's rules.
     checks, foreign, bodies = Workers(), foreign_workers(config.guardrails.timeout), Workers(1)
-    # What users ask for keeps no process from the exchanges, and ends none of theirs; nor do policies in shadow.
+    # Neither users' requests nor policies in shadow take processes from the exchanges, or end one of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
     asked_services = AskedServices(config)
@@ -233,7 +233,7 @@ def _notebook(app: web.Application, storage: Storage) -> Notebook:
 
 @dataclass(frozen=True, slots=True)
 class _Checkers:
-    """The engines, made once: for exchanges, and for users' requests in the Explorer (``asked_for``).
+    """The engines, made once: for exchanges, and for users' checks in the Explorer (``asked_for``).
 
     ``bodies`` are the processes that read large bodies.
     """
@@ -396,8 +396,8 @@ class _Assembly:
 def _settle_interpreter() -> None:
     """Keep the loop responsive.
 
-    What is loaded by now stays: the collector need not walk it again with every few requests. And where a thread works
-    beside the loop, the loop gets its turn after one millisecond, not five.
+    Loaded objects stay: the collector need not walk them again every few requests. And if a thread works beside the
+    loop, the loop gets its turn after one millisecond, not five.
     """
     sys.setswitchinterval(0.001)
     gc.collect()

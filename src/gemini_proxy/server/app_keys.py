@@ -40,8 +40,8 @@ class State:
 class Group:
     """This process among those of the server: its number from 1 on, and how many there are.
 
-    ``metrics`` are what all of them count, ``share`` is the part of this one in their connections, ``siblings`` are the
-    others, to which it passes requests; all are None where there is only this one.
+    ``metrics`` are the shared metrics, ``share`` is this process's share of the connections, ``siblings`` are the other
+    processes, to which it passes requests. All are None if there is only one process.
     """
 
     number: int = 1

@@ -1,4 +1,4 @@
-"""Relay what has come of a batch: checked like the response of any other call, once there is one."""
+"""Relay the results of a batch, checked like the response of any other call, once there are any."""
 
 import time
 from typing import Final
@@ -51,9 +51,9 @@ async def relay_results(request: web.Request) -> web.StreamResponse:
 async def relay_result_file(
     request: web.Request, upstream: UpstreamResponse, first: bytes, handle: Handle | None
 ) -> web.StreamResponse:
-    """Relay a file in which the responses of a batch are, a line each: all of it is checked before any of it leaves.
+    """Relay a file with the responses of a batch, one a line: all of it is checked before any of it leaves.
 
-    ``first`` is the part of it that has been read. The handle says which batch it is of.
+    ``first`` is the part of it that was read already. The handle names the batch.
     """
     setup, exchange = request.app[SETUPS].current, new_exchange(request)
 

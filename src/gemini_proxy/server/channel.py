@@ -24,10 +24,10 @@ class Inherited:
 class Start:
     """A child's instructions, the first message to it.
 
-    ``sources`` are what it serves with, as another child packed them; None where it has to read ``config_file``.
-    In ``folder`` each has a socket by which the others reach it; None where there is none.
-    ``pages`` are the descriptors of all processes' metrics, ``balance`` is that of their connections. ``alive_every``
-    is how often it shows that its event loop turns, in seconds.
+    ``sources`` are the sources to serve with, as another child packed them; None if it has to read ``config_file``. In
+    ``folder`` each child has a socket by which the others reach it; None if there is no folder. ``pages`` are the
+    descriptors of all processes' metrics, ``balance`` is that of their connection counts. ``alive_every`` is the
+    interval, in seconds, at which it reports that its event loop turns.
     """
 
     number: int

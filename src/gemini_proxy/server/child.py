@@ -47,9 +47,10 @@ async def led(
     sources: Sources,
     load: LoadAgain,
 ) -> AsyncIterator[None]:
-    """Follow the parent at the other end of a socket, whose end is the end of this process as well. For ``serve``.
+    """Follow the parent at the other end of a socket, and end with the parent. For ``serve``.
 
-    ``sources`` are what the app was made of; ``load`` reads them again where this process is the one to do so.
+    ``sources`` are those that the app was made from; ``load`` reads them again if the parent chooses this process for
+    it.
     """
     app[RELOADS].last_failed = start.reload_failed
     channel = await Channel.over(end)

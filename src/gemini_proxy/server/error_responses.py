@@ -26,7 +26,7 @@ def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
     response.headers.update(error.headers)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
-        # What is left of its body would be read for nothing.
+        # Reading the rest of its body would be useless.
         response.force_close()
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
@@ -58,7 +58,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return _answer(request, ProxyError("The proxy failed on this request"))
     finally:
         state.in_flight -= 1
-        # An idle connection keeps its last request, and with it would keep all that was said.
+        # An idle connection keeps its last request alive, and with it the whole conversation.
         request.pop(EXCHANGE, None)
         app[MEMORY].freed(app[MEMORY_BUDGET].release(request))
 

@@ -1,4 +1,4 @@
-"""Run an exchange that has been read: start, what answers it, end, record."""
+"""Run an exchange that was read: start, get the response, end, record."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

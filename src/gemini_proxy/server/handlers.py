@@ -76,7 +76,7 @@ async def _call(request: web.Request, exchange: Exchange) -> UpstreamResponse:
             _abandon(call)
             raise
     exchange.head_at = time.perf_counter()
-    # The upstream has it; the response may take minutes.
+    # The upstream has the body; the response may take minutes.
     exchange.body = b""
     return upstream
 

@@ -23,6 +23,6 @@ class Hangups:
         if self._loop is None:
             self._noted.set()
         else:
-            # A signal handler runs between any two steps of the loop, or after its end.
+            # A signal handler may run between any two steps of the loop, or after its end.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._noted.set)

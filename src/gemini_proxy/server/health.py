@@ -25,9 +25,10 @@ async def ready(request: web.Request) -> web.Response:
     """``/readyz``: 503 while the server stops, while the trace store takes no writes, and while a task that must live
     has failed and was not started again yet.
 
-    Traces that wait for an Explorer are shown and are no reason for 503: they are safe in the store, and taking this
-    server out of service would help neither them nor its clients. Nor is a reload that failed, for what held before
-    holds, or a replica that is away, for the database answers in its place, or an alert that nobody takes.
+    The following are shown but no reason for 503: traces that wait for an Explorer, which are safe in the store, so
+    that taking this server out of service would help neither them nor its clients; a failed reload, since the previous
+    configuration stays in force; a replica that is away, since the database answers instead; and an alert that was not
+    delivered.
     """
     storage = request.app[STORAGE]
     if request.app[STATE].draining:

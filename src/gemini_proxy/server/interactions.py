@@ -1,4 +1,4 @@
-"""Delete refused interactions at Google, where they could be read again, or gone on from."""
+"""Delete refused interactions at Google, where they could otherwise be read or continued."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Relay calls that list, show, change and delete what Gemini keeps: to each holder what is theirs alone."""
+"""Relay calls that list, show, change and delete objects that Gemini keeps: each holder reaches only their own."""
 
 from typing import Final
 

@@ -89,9 +89,9 @@ class Limiter:
         """Clients and datasets that have spent more than a soft limit on a day, by limit."""
 
     def client(self, invariant: str | None, gemini: str | None, address: str, project: str | None = None) -> Client:
-        """Return whom to charge: ``invariant`` is a key that is valid here, ``gemini`` one that the client brought.
+        """Return the client to charge: ``invariant`` is a key that is valid here, ``gemini`` one that the client sent.
 
-        ``project`` is given where that is a token for a project of Vertex AI, "" where none is named.
+        ``project`` is given if that is a token for a project of Vertex AI, "" if none is named.
         """
         address = f"address {network(address)}"
         if invariant:
@@ -99,7 +99,7 @@ class Limiter:
         if not gemini:
             return Client(address, address)
         if project is not None:
-            # A token that is good for one project says nothing of another.
+            # A token that is valid for one project proves nothing about another.
             proof, account = key_name(f"{project}\n{gemini}"), key_name(f"project {project}") if project else address
             if proof in self._proven:
                 return Client(account, address, proof=proof)
@@ -119,7 +119,7 @@ class Limiter:
     async def charge(self, client: Client, size: int) -> Visit:
         """Charge a request of ``size`` bytes that is not an exchange. Raises LimitExceeded.
 
-        Where it has to be known first what other processes have granted, this waits for the background to learn it.
+        If it must first know what other processes have granted, it waits for the background task to learn that.
         """
         limits = self._limits()
         charges = [
@@ -138,7 +138,7 @@ class Limiter:
         for budgets, name, cost, limit in charges:
             if budgets.take(name, cost, limit, now):
                 continue
-            # It took too long to learn, or a minute has begun of which nothing is known yet.
+            # Learning took too long, or a new minute has begun, of which nothing is known yet.
             if not (budgets.lacks(name, limit, now) and budgets.take(name, cost, limit, now, known=False)):
                 raise self._exceeded(budgets.kind, name, budgets.retry_after(now), limit)
         if any([budgets.wanted for budgets, *_ in charges]):
@@ -151,11 +151,11 @@ class Limiter:
         self.settle(visit, size, accepted=accepted, stored=stored)
 
     def settle(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
-        """Charge what is known at the end: the request had ``size`` bytes in all, which may have been unknown before.
+        """Charge the final costs: the request had ``size`` bytes in all, which may have been unknown before.
 
-        ``accepted`` says whether the client's key was taken, None where it did not say. What the address was
-        charged for a key that turns out to be good is charged to the key. A request that was refused before anything of
-        it was ``stored`` says nothing of its key, and what it was charged for not being proven is given back.
+        ``accepted`` says whether the upstream took the client's key, None if it did not say. If the key turns out to be
+        valid, the address's charges move to the key. A request that was refused before anything of it was ``stored``
+        says nothing about its key, and its charge as unproven is given back.
         """
         now, client = self._clock(), visit.client
         more = max(0, size - visit.size)
@@ -215,9 +215,9 @@ class Limiter:
             self._wake.clear()
 
     async def learn(self, budgets: SharedBudgets) -> None:
-        """Ask the database once for what is wanted, and let those go on who wait for it.
+        """Ask the database once for all pending budgets, and wake the requests that wait for them.
 
-        Once before the first request: until then this process knows nothing of the others.
+        Call it once before the first request: until then this process knows nothing about the others.
         """
         now = self._clock()
         asks: list[Ask] = []
@@ -281,7 +281,7 @@ class Limiter:
         return LimitExceeded(f"You have reached the limit {_KEYS[kind]} = {limit} of this server", kind, seconds)
 
     def spent_budgets(self) -> dict[str, int]:
-        """Return how often a budget of tokens was met that is spent, by budget: hard ones by requests, soft ones by
+        """Return how often budgets of tokens were found spent, by budget: hard ones count requests, soft ones count the
         clients and datasets that crossed them."""
         hard = {kind: self.refused[kind] for kind in TOKEN_KINDS}
         return {**hard, **{f"soft_{kind}": self.soft[kind] for kind in TOKEN_KINDS}}
@@ -317,7 +317,7 @@ def _subject(client: Client, dataset: str) -> str:
     return f"{client.account or client.trying or client.name}\n{dataset}"
 
 
-# Few keys and addresses send most requests.
+# Cached, since few keys and addresses send most requests.
 @functools.lru_cache(maxsize=1024)
 def key_name(key: str) -> str:
     """Return a name for a key that does not show it: the same in every process and on every machine."""

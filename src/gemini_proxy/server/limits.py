@@ -1,8 +1,8 @@
-"""Budgets of clients: what each may still use of a limit. No I/O; times are Unix seconds that callers pass in.
+"""Budgets of clients: the rest of a limit for each of them. No I/O; callers pass times in, as Unix seconds.
 
-A budget is of one client, for one minute or one day of the clock. Processes that share a database share budgets by
-leases: a process grants what it has a lease for, and a small part without one. Leases are asked for ahead, in the
-background.
+A budget belongs to one client, for one minute or one day of the clock. Processes that share a database share budgets by
+leases: a process grants as much as it has a lease for, and a small part without one. Leases are requested in advance,
+in the background.
 """
 
 import math
@@ -41,10 +41,10 @@ class Sharing:
         self._free_from = math.inf
 
     def joined(self, processes: int, now: float) -> None:
-        """The database says how many share it.
+        """Note the number of processes that share the database.
 
-        Without leases a process grants from the first minute on of which all others have known it from the beginning:
-        so the parts that are granted in a minute never add up to more than FREE.
+        A process grants without leases only from the first minute that began after all others knew of it: so the parts
+        granted in a minute never add up to more than FREE.
         """
         if self._free_from == math.inf:
             self._free_from = math.ceil((now + REFRESH) / MINUTE) * MINUTE
@@ -73,7 +73,7 @@ class Budgets:
     """Each client's use of one limit in the current window.
 
     ``kind`` names the limit, ``period`` is the length of its windows in seconds. The last request of a budget may take
-    more than is left of it, so that a limit on bytes refuses no body for its size alone.
+    more than the rest of it, so that a limit on bytes refuses no body for its size alone.
     """
 
     def __init__(self, kind: str, period: float, sharing: Sharing | None = None) -> None:
@@ -96,9 +96,9 @@ class Budgets:
         return True
 
     def take(self, client: str, cost: float, limit: float, now: float, *, known: bool = True) -> bool:
-        """Use ``cost`` of the client's budget; False where nothing is left of it. A limit of 0 is none.
+        """Use ``cost`` of the client's budget; return False if nothing is left. A limit of 0 means no limit.
 
-        Where it is not ``known`` what others have used, this process grants the whole limit; it asks for it afterwards.
+        While the use by others is not ``known``, this process grants the whole limit, and asks for it afterwards.
         """
         use = self._use(client, now)
         if not limit:
@@ -115,7 +115,7 @@ class Budgets:
         return True
 
     def add(self, client: str, cost: float, now: float) -> None:
-        """Charge what is known only afterwards; a negative ``cost`` is given back."""
+        """Charge a cost that is known only afterwards; a negative ``cost`` is given back."""
         use = self._use(client, now)
         use.used = max(0.0, use.used + cost)
 
@@ -313,14 +313,14 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Whom a request is charged to: ``name`` is a digest of a key that is known to be good, else the address.
+    """The client that pays for a request: ``name`` is a digest of a key known to be valid, else the address.
 
-    ``trying`` is the digest of a key of which nothing is known yet. Whoever makes up keys stays one client by this
-    rule, that of the address, and clients who share an address are told apart as soon as their keys have worked.
+    ``trying`` is the digest of a key that is not proven yet. So a client that makes up keys stays one client, that of
+    the address, and clients who share an address are told apart as soon as their keys have worked.
 
-    A token of OAuth is another one every hour, or whenever its owner likes: it proves who is charged, which is the
-    project, and is not charged itself. ``account`` is then who that is once ``trying`` has worked, and ``proof`` the
-    digest of the token that has.
+    An OAuth token changes every hour, or whenever its owner likes: it proves which project is charged, and is not
+    charged itself. ``account`` is then the project to charge once ``trying`` has worked, and ``proof`` the digest of
+    the token that worked.
     """
 
     name: str

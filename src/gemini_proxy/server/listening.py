@@ -1,8 +1,8 @@
 """The sockets that the server listens on: those that were passed to it, and those that it opens itself.
 
-A socket that was passed outlives the process. Who connects while nobody accepts waits in its queue, and is served by
-the next process. Processes share one such socket rather than have one each (SO_REUSEPORT): the queue of a socket dies
-with its process, and whoever waits in it is reset.
+A socket that was passed outlives the process. A client that connects while no process accepts waits in its queue, and
+is served by the next process. Processes share one such socket rather than have one each (SO_REUSEPORT): then the queue
+of a socket would die with its process, and reset the clients in it.
 """
 
 import asyncio
@@ -96,10 +96,10 @@ def listening(addresses: Sequence[ListenAddress], passed: Sequence[Listener] = (
 
 
 def _open(addresses: Sequence[ListenAddress], passed: Sequence[Listener]) -> list[Listener]:
-    """Listen on ``addresses``: by the sockets that were passed where these are for one, else by new ones.
+    """Listen on ``addresses``: by the passed sockets that are for one of them, else by new ones.
 
-    Raises OSError where it cannot, and NotAsked for a socket that ``addresses`` do not name: what may be listened on is
-    checked in the configuration.
+    Raises OSError if it cannot, and NotAsked for a passed socket that ``addresses`` do not name: only addresses in the
+    configuration were checked.
     """
     left = list(passed)
     listeners: list[Listener] = []
@@ -279,7 +279,7 @@ class Acceptor:
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
-        # Of what processes share, each takes one a turn: those that have time for it take the next.
+        # Of a shared socket each process accepts one connection per turn, so that processes with time take the next.
         self._at_once = 1 if listener.lasting or listener.shared else _AT_ONCE
 
     def start(self) -> None:
@@ -307,7 +307,7 @@ class Acceptor:
             self._accept(_QUEUE)
             self._pause()
         self._listener.socket.close()
-        # Those who have been accepted are not yet known to the server.
+        # Accepted connections are not yet known to the server.
         await self._tasks.settle(_CONNECTING, _PAUSE)
 
     def _pause(self) -> None:

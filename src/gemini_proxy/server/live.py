@@ -1,6 +1,7 @@
 """Live sessions over WebSocket: connects a client with the upstream and moves frames between the two.
 
-What may leave is decided by ``proxy.live_session``. Each side is read only as fast as the other one takes what comes.
+``proxy.live_session`` decides which frames may leave. Each side is read only as fast as the other side takes its
+frames.
 """
 
 import asyncio
@@ -343,7 +344,7 @@ class _Relay:
 
     async def _leave(self, server: Server, leaving: Leaving) -> None:
         if not server.closed:
-            # Where it has just ended, what it had sent before comes first, and why it did.
+            # If it has just ended, relay its earlier frames first, then the reason of its end.
             with contextlib.suppress(ConnectionError):
                 await _send(server, leaving.up)
         await _send(self._client, leaving.down)
@@ -360,7 +361,7 @@ class _Relay:
             raise UpstreamCut("The upstream broke off the session")
         await self._close(code, self._reason)
 
-    # What the client is charged.
+    # Charges for the client
 
     async def _charge(self, size: int, *, checked: bool) -> None:
         """Charge a frame like a request, streamed sound and pictures by their bytes. Raises LimitExceeded."""
@@ -381,7 +382,7 @@ class _Relay:
             visit, self._visit = self._visit, None
             self._limiter.settle(visit, visit.size, accepted=accepted)
 
-    # How it ends.
+    # The end of a session
 
     async def _fail(self, error: ProxyError | ConnectionError) -> None:
         """Close the client's side with a code and the sentence of the error."""
@@ -410,7 +411,7 @@ class _Relay:
 class _Inbox:
     """The messages of one side, read ahead while one of them is decided on, up to some bytes.
 
-    A WebSocket answers pings as it is read, and who gets no answer for some seconds takes the session for lost.
+    A WebSocket answers pings while it is read. A side without an answer for some seconds considers the session lost.
     """
 
     def __init__(self, side: Server | Client, noted: Callable[[], None]) -> None:

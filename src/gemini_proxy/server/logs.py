@@ -47,7 +47,7 @@ def configure_logs(logs: Logs) -> None:
     handler = _Handler()
     handler.addFilter(StormFilter())
     logging.getLogger().addHandler(handler)
-    # Their lines carry raw request bytes and whole headers; our own lines have the facts that matter.
+    # Their lines contain raw request bytes and whole headers; our own lines have the facts that matter.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -64,7 +64,7 @@ def change_logs(logs: Logs) -> None:
     as_text = terminal if logs.format == "auto" else logs.format == "text"
     handler.setFormatter(formatter(as_text=as_text, colors=terminal))
     level = logging.getLevelNamesMapping()[logs.level.upper()]
-    # What the libraries say to those who debug them holds whole statements, and in these what was said.
+    # The libraries' debug lines contain whole statements, and thus the texts of conversations.
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("gemini_proxy").setLevel(level)
 
@@ -97,7 +97,7 @@ def _with_traceback(logger: Any, name: str, event: EventDict) -> EventDict:
     if isinstance(error, BaseException):
         event["exception"] = origin_of(error)
     if event.get("logger") == "asyncio":
-        # Below its first line asyncio shows the objects concerned, and in them the texts of exceptions.
+        # After the first line asyncio shows the objects concerned, and with them the texts of exceptions.
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
 

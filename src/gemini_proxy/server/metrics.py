@@ -55,7 +55,7 @@ _MERGES: Final[Mapping[str, Merge]] = {
     f"{_PREFIX}background_lease_held": max,
     f"{_PREFIX}last_reload_failed": max,
     f"{_PREFIX}task_up": min,
-    # Each process notices the same loss.
+    # Every process notices the same loss.
     f"{_PREFIX}traces_lost_with_file": max,
 }
 """How to merge metrics that are not sums over a server's processes."""
@@ -71,9 +71,9 @@ class Metrics:
         self._accepted = ""
 
     async def show(self, request: web.Request) -> web.Response:
-        """Where the database gives no figures of the queue, their lines are missing and the rest is there.
+        """If the database gives no figures about the queue, only their lines are missing.
 
-        Raises WrongHost, ThroughProxy, Unauthenticated, and Unavailable where keys cannot be read.
+        Raises WrongHost, ThroughProxy, Unauthenticated, and Unavailable if keys cannot be read.
         """
         await self._admit(request)
         app = request.app

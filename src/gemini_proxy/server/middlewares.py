@@ -39,10 +39,10 @@ _UNLIMITED: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/gatew
 
 @web.middleware
 async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find the call, the keys, and who they are from. Raises what makes any of them unusable.
+    """Find the call, the keys and their user. Raises an error if any of them is unusable.
 
-    Where no key is asked for, a page of any site could spend the operator's, and so could everyone who reaches a proxy
-    on this machine: both are refused.
+    If no key is required, a page of any site could spend the operator's key, and so could anyone who reaches a proxy on
+    this machine: both are refused.
     """
     if "target" not in request.match_info:
         return await handler(request)
@@ -95,7 +95,8 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
 async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve the Explorer within its client's limits.
 
-    A call of the API counts by its key, once that has been accepted; a page, and whatever brings no key, by address.
+    A call of the API counts by its key, once that was accepted; a page, and any request without a key, counts by
+    address.
     """
     site = request.app[EXPLORER_SITE]
     keyed = site.is_api(request) and request.app[CONFIG].access.mode == "keys"
@@ -152,8 +153,8 @@ def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | 
 async def guardrail_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Own the exchange: start, the handler's chunks, end, record. A bare call carries nothing to check.
 
-    An upload is an exchange once its file has come whole, a batch once something has come of it, a file that is read if
-    it is text, and every turn of a live session is one.
+    An upload is an exchange once its whole file has come, a batch once it has results, reading a file if that is text,
+    and every turn of a live session is one.
     """
     if CALL not in request:
         return await handler(request)

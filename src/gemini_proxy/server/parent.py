@@ -1,8 +1,8 @@
-"""Several processes that serve together on the same sockets: started, told what to hold, and replaced when they end.
+"""Run several processes that serve on the same sockets: start them, give them sources, and replace those that end.
 
 Each child is a program of its own and not a copy of this process: detectors may have started threads, which do not
-survive a fork. This process serves nobody and imports neither the server nor the store, so it takes little memory and
-has little that can break.
+survive a fork. This process serves no requests and imports neither the server nor the store, so it takes little memory
+and little in it can break.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ _FAILED: Final = 1
 class Plan:
     """The processes to run: their number and the file of their configuration. Times are in seconds.
 
-    ``command`` is what starts a child; the descriptor of its channel is added. ``watchdog`` is for how long a child's
-    event loop may stand still; None for ever.
+    ``command`` starts a child; the descriptor of its channel is appended. ``watchdog`` is how long a child's event loop
+    may stand still; None means forever.
     """
 
     command: tuple[str, ...]
@@ -155,14 +155,15 @@ class Parent:
         self._page = Page(self._pages[0])
         self._connections, self._balance = Balance.create(plan.processes)
         self._folder: Path | None = None
-        # Without a folder of theirs the processes do all but pass requests to each other.
+        # Without a shared folder the processes do everything except pass requests to each other.
         with contextlib.suppress(OSError):
             self._folder = Path(tempfile.mkdtemp(prefix="gemini-proxy-"))
 
     async def run(self, announce: Callable[[], None]) -> int:
         """Serve until SIGTERM or SIGINT, and return the exit code.
 
-        ``announce`` is called when all serve. Where one cannot before that, none does, and its code is returned.
+        ``announce`` is called when all of them serve. If one fails before that, none serves, and its exit code is
+        returned.
         """
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -226,10 +227,10 @@ class Parent:
             raise ChildEnded
 
     async def _started(self, number: int) -> _Child:
-        """Start a process, and tell it what to do once the first one serves.
+        """Start a process, and give it its instructions once the first one serves.
 
-        That one makes the database, and says what is wrong with the configuration. The others load their modules
-        meanwhile, and serve with what it has read.
+        The first one creates the database and reports errors of the configuration. The others load their modules
+        meanwhile, and serve with the sources that it read.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -260,7 +261,8 @@ class Parent:
     async def _watch(self, number: int, child: _Child) -> None:
         """Kill a child that does not begin to serve, or whose event loop is blocked."""
         why = "it did not start in time"
-        # The first ones may have to bring a large database to a new schema; how long that may take others know.
+        # The first ones may have to upgrade a large database: there is no limit here, others know how long that may
+        # take.
         if await child.serves_within(_START_PATIENCE if self._serving else None):
             if self._plan.watchdog is None:
                 return

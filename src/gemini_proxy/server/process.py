@@ -23,9 +23,9 @@ _SOON = 1.0
 
 
 def raise_descriptor_limit() -> None:
-    """Take as many descriptors as the service manager or the shell allows; the soft limit is often 1024.
+    """Raise the limit of descriptors to what the service manager or the shell allows; the soft limit is often 1024.
 
-    It is low for the sake of select(), which neither we nor our event loops use.
+    The soft limit is low because of select(), which neither we nor our event loops use.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
@@ -77,10 +77,9 @@ def _known(read: Callable[[], int]) -> int | None:
 
 
 class Memory:
-    """Let the system have what large bodies took, a moment after they are done with.
+    """Return the memory of large bodies to the system, a moment after they are done.
 
-    glibc keeps what was freed for the next allocation, hundreds of megabytes of it; other C libraries do not have the
-    function.
+    glibc keeps freed memory for the next allocation, up to hundreds of megabytes; other C libraries lack the function.
     """
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class Memory:
             asyncio.get_running_loop().call_later(_SOON, self._give_back, _TRIM)
 
     async def give_back_regularly(self) -> None:
-        """Let the system have what is free again and again, until cancelled."""
+        """Return free memory to the system again and again, until cancelled."""
         while True:
             await asyncio.sleep(_REGULARLY)
             if _TRIM is not None:

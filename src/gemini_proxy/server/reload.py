@@ -82,7 +82,7 @@ class Reloader:
             return await asyncio.to_thread(self._load)
         except ConfigError as error:
             self._failed("; ".join(str(error).splitlines()))
-        # Such as a detector plug-in's: the next SIGHUP must find somebody who listens.
+        # For example a detector plug-in's error: the next SIGHUP must still be handled.
         except Exception as error:
             self._failed(type(error).__name__)
         return None

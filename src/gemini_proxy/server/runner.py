@@ -121,7 +121,7 @@ def _checking(handler: _Handler, unfinished: Unfinished) -> _Handler:
         error = _fault(request)
         if error is None:
             return await handler(request)
-        # The response takes over the version of its request, which aiohttp reads once.
+        # The response takes its request's version, which aiohttp reads once.
         request._version = min(max(request._version, HttpVersion10), HttpVersion11)
         response = error_response(error)
         response.force_close()
@@ -150,12 +150,13 @@ class Runner(web.AppRunner):
             access_log=None,
             # A client that leaves ends its upstream call; aiohttp tells the handler only when asked to.
             handler_cancellation=True,
-            # Bodies are inflated by ourselves, in bounded steps.
+            # The proxy inflates bodies itself, in bounded steps.
             auto_decompress=False,
             keepalive_timeout=_KEEPALIVE,
             lingering_time=2.0,
             read_bufsize=65_536,
-            # The time for each of its two steps, after ours: to wait for a handler, and then for one that is cancelled.
+            # The time for each of aiohttp's two steps, after our own wait: for a handler, and then for a cancelled
+            # handler.
             shutdown_timeout=_UNWIND,
         )
         self._grace = shutdown_grace
@@ -189,7 +190,7 @@ async def _say_close(request: web.Request, response: web.StreamResponse) -> None
 async def _drained(server: _ConnectionServer, grace: float) -> None:
     """Wait until no connection is open, ``grace`` seconds at most. Idle ones are closed ``_LINGER`` seconds later.
 
-    What a client sends on one before that is served: it may be on its way already.
+    A request that a client sends on one before that is served: it may already be on its way.
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + grace
@@ -224,8 +225,8 @@ async def running(
 async def accepting(app: web.Application, listeners: Sequence[Listener], shutdown_grace: float) -> AsyncIterator[None]:
     """Serve ``app`` on ``listeners``.
 
-    Leaving accepts nobody any more, lets exchanges under way finish for ``shutdown_grace`` seconds, and writes all
-    traces.
+    On exit it accepts no more connections, lets exchanges under way finish for ``shutdown_grace`` seconds, and writes
+    all traces.
     """
     runner = Runner(app, shutdown_grace)
     share = app[GROUP].share
@@ -281,9 +282,9 @@ async def managed(
     hangups: Hangups,
     load: Load,
 ) -> AsyncIterator[None]:
-    """Tell the service manager how the server does. At each SIGHUP what ``load`` gives takes the place of what holds.
+    """Tell the service manager how the server is doing. At each SIGHUP put the result of ``load`` into force.
 
-    For ``serve``, where this is the only process of the server.
+    For ``serve``, if this is the only process of the server.
     """
     status = listening_status(listeners)
     notifier.ready(status)

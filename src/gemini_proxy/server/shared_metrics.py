@@ -1,7 +1,7 @@
-"""Combine metrics of several processes: each writes its own where all can read them, and any process can sum them.
+"""Combine the metrics of several processes: each writes its own where all can read them, and any process can sum them.
 
-What a process shows it has written before, and what it has written outlives it: its successor goes on from there. So no
-counter ever falls, whichever process is asked and whatever became of the others.
+A process writes its counts before it shows them, and they outlive it: its successor continues from them. So no counter
+ever decreases, whichever process is asked and whatever happened to the others.
 """
 
 import asyncio
@@ -75,8 +75,8 @@ def _sum(one: float, other: float) -> float:
 class Page:
     """The file to which one process writes its families for the others to read.
 
-    There are two versions, of which the older one is written: a process that is killed while it writes leaves the
-    newer one.
+    It has two versions, and the older one is overwritten: a process that is killed during a write leaves the newer one
+    intact.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -100,7 +100,7 @@ class Page:
         return {family.name: family for family in found}
 
     def _newest(self) -> tuple[int, bytes]:
-        # A version that is overwritten while it is read shows by its checksum; the other one is newer then.
+        # The checksum reveals a version that is overwritten while it is read; the other one is newer then.
         for _ in range(_ATTEMPTS):
             heads = [os.pread(self._descriptor, _HEAD, half * _HALF) for half in (0, 1)]
             for half in sorted((0, 1), key=lambda half: heads[half][:8], reverse=True):
@@ -126,7 +126,7 @@ def _loaded(dumped: Any) -> Family:
 class SharedMetrics:
     """One process's part of what all processes of a server count.
 
-    Families are given as they are counted since the start of this process; what its predecessors counted is added.
+    Families are passed in as counted since the start of this process; the counts of its predecessors are added.
     """
 
     def __init__(self, pages: Sequence[Page], number: int) -> None:

@@ -34,7 +34,7 @@ class Siblings:
         """Serve what other processes pass on; if this fails, they respond that the upload is unknown."""
         path = self._folder / str(self._number)
         try:
-            # That of a process that this one has taken the place of.
+            # The socket of this process's predecessor.
             path.unlink(missing_ok=True)
             own = await asyncio.get_running_loop().create_unix_server(server, path)
         except OSError as error:
@@ -45,7 +45,7 @@ class Siblings:
             yield
         finally:
             own.close()
-            # The last one to end leaves nothing, even where nobody is left to clean up after it.
+            # The last process to end leaves nothing, even if no other is left to clean up.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 self._folder.rmdir()

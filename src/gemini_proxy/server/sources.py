@@ -42,7 +42,7 @@ def load_sources(file: Path | None) -> Sources:
 def read_sources(config: Config, file: Path | None) -> Sources:
     """Read the policies that ``config`` names, relative to its file.
 
-    Raises PolicyFaults for files that cannot be read, with the faults of the others as well.
+    Raises PolicyFaults for files that cannot be read, together with the faults in the others.
     """
     folder = file.parent if file else Path()
     guardrails = config.guardrails

@@ -99,9 +99,9 @@ async def open_storage(
     alert_rules: Callable[[], Sequence[AlertRule]],
     masked_values: Callable[[], MaskedValues | None],
 ) -> Storage:
-    """Open the store and start what works on it. They end in reverse: what is queued is written before it closes.
+    """Open the store and start its workers. They end in reverse order: queued traces are written before it closes.
 
-    ``engine`` runs logging rules, ``shadow_engine`` policies in shadow. ``kept`` is asked each time before traces are
+    ``engine`` runs logging rules, ``shadow_engine`` policies in shadow. ``kept`` is called each time before traces are
     deleted, ``alert_rules`` before alerts are gathered, and ``masked_values`` before values get another key.
     """
     store = await TraceStore.open(config.traces.database)
@@ -152,7 +152,7 @@ async def open_storage(
     tasks.keep(partial(lease.during, sealer.run), "seals")
     news = News()
     if (url := listened_to(config.traces)) is not None:
-        # Only with PostgreSQL, whose driver takes its time to load.
+        # Imported only for PostgreSQL, since its driver loads slowly.
         from gemini_proxy.traces.listener import ChangeListener
 
         tasks.keep(ChangeListener(store.database, url, news).run, "listener")
@@ -204,7 +204,7 @@ def _log_rules_check(engine: Engine) -> LogRulesCheck:
             judged = engine.check(Check((one,), messages, rule.get("parameters", {}), allowed=rule.get("allowed", 0)))
             verdict = judged if isinstance(judged, Verdict) else await judged
             if verdict.unchecked is not None and not verdict.violations:
-                # No client waits for this: rather once more than not at all.
+                # No client waits for this: better once more than not at all.
                 raise EngineUnavailable(verdict.unchecked)
             found.extend(annotations_for(verdict.violations))
         return found

@@ -1,7 +1,7 @@
 """OpenTelemetry: spans, metrics and guardrail results of exchanges, sent by OTLP over HTTP. The extra ``otel``.
 
-Only this module imports the SDK, and only where it is switched on. What is sent leaves by the SDK's own threads: an
-exchange waits for nothing, and what a receiver does not take in time is dropped.
+Only this module imports the SDK, and only if it is switched on. The SDK sends in threads of its own: no exchange waits
+for it, and data that a receiver does not take in time is dropped.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class ExchangeTelemetry:
 
         instance = f"{socket.gethostname()}-{os.getpid()}-{process}"
         own = {"service.name": COMPONENT, "service.version": version(COMPONENT), "service.instance.id": instance}
-        # The environment's settings for the service win.
+        # The environment's settings for the service take precedence.
         resource = Resource.get_empty().merge(Resource(own)).merge(OTELResourceDetector().detect())
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(_at(settings.endpoint, "traces"))))
@@ -82,7 +82,7 @@ class ExchangeTelemetry:
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
     def begin(self, exchange: Exchange, request: web.Request | None) -> "Spans":
-        """Begin the spans of an exchange: below those of its client, if that sends a ``traceparent``.
+        """Begin the spans of an exchange, as children of its client's if that sends a ``traceparent``.
 
         ``request`` is None for an exchange without an HTTP request, such as a turn of a live session.
         """
@@ -103,7 +103,7 @@ class ExchangeTelemetry:
             self._spans.shutdown()
             self._metrics.shutdown()
             with contextlib.suppress(RuntimeError):
-                # The loop is closed if that took longer than somebody waits.
+                # The loop may be closed already if this took longer than the caller waits.
                 loop.call_soon_threadsafe(sent.set)
 
         # Not a thread of the loop's executor: the process would wait for its end.

@@ -1,4 +1,4 @@
-"""Connections whose clients keep the server waiting: those that have sent no whole request, counted by address."""
+"""Connections whose clients keep the server waiting: those without a complete request, counted by address."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,9 +16,9 @@ _PATIENCE: Final = 2.0
 
 
 class Unfinished:
-    """Count a connection until a whole request has come, and again from the head of each next one to its end.
+    """Count a connection until a complete request has come, and again from the head of each later one to its end.
 
-    What comes through a trusted proxy counts by the client that it names, and so from the head on.
+    A connection through a trusted proxy counts for the client that the proxy names, and so only from the head on.
     """
 
     def __init__(self, peers: Peers, limiter: Limiter, most: Callable[[], int]) -> None:
@@ -35,9 +35,9 @@ class Unfinished:
             asyncio.get_running_loop().call_later(_PATIENCE, self._end_silent, connection, transport)
 
     def head(self, request: web.BaseRequest) -> None:
-        """A request's head has come. Raises LimitExceeded where others of the client's are unfinished and this one is.
+        """Note a request's head. Raises LimitExceeded for an unfinished one if the client has others unfinished.
 
-        A request that is whole already is always served.
+        A request that is already complete is always served.
         """
         connection, content = request.protocol, request.content
         self.done(connection)

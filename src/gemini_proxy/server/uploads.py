@@ -125,9 +125,9 @@ async def _begin(request: web.Request) -> web.Response:
 
 
 async def _try_key(request: web.Request) -> web.Response | None:
-    """Ask the upstream whether it takes the client's key. Return its answer if it does not.
+    """Ask the upstream whether it accepts the client's key. Return its response if it does not.
 
-    A key that is not known yet may bring few bytes, and the file's own call comes only once all are here.
+    An unproven key may send only few bytes, and the file's own call is made only once all of them have come.
     """
     config, key = request.app[CONFIG], request[CREDENTIALS].gemini or ""
     headers = upstream_headers(CIMultiDict(), key)
