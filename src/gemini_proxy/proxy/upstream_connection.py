@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         return self._take()
 
     async def flow(self, sink: Sink) -> bytes | None:
-        """Hand the body to ``sink`` as it comes from the socket. Return what that leaves, and None at the body's end.
+        """Pass the body from the socket to ``sink``. Return the bytes that it leaves, and None at the body's end.
 
         Earlier bytes are returned too. No task wakes for the bytes that ``sink`` takes: waking one would be a large
         part of the cost of a stream's event. Raises as ``receive`` does, and what ``sink`` raises.

@@ -154,8 +154,8 @@ class Limiter:
         """Charge the final costs: the request had ``size`` bytes in all, which may have been unknown before.
 
         ``accepted`` says whether the upstream took the client's key, None if it did not say. If the key turns out to be
-        valid, the address's charges move to the key. A request that was refused before anything of it was ``stored``
-        says nothing about its key, and its charge as unproven is given back.
+        valid, the address's charges for it move to the key. A request that was refused before anything of it was
+        ``stored`` says nothing about its key, and its charge as unproven is given back.
         """
         now, client = self._clock(), visit.client
         more = max(0, size - visit.size)

@@ -24,7 +24,7 @@ _NOBODY: Final = "0" * 64
 
 
 class AccessControl:
-    """Say whom keys and sessions stand for. Every method raises StoreError."""
+    """Identify the users of keys and sessions. Every method raises StoreError."""
 
     def __init__(self, database: Database, revisions: Revisions, mode: Literal["open", "keys"]) -> None:
         self.mode = mode
@@ -34,10 +34,10 @@ class AccessControl:
         self._uses: dict[str, float] = {}
 
     async def identity(self, key: str | None) -> Identity | None:
-        """Return whom a key stands for. None if it is not valid.
+        """Return the identity behind a key, None if the key is not valid.
 
-        A key that is unknown takes as long as one that is known: they are told apart by their digests, of which the
-        time says nothing that helps to find a key.
+        An unknown key takes as long as a known one: they are compared by their digests, whose timing does not help to
+        find a key.
         """
         if self.mode == "open":
             return _OPEN if key and _KEY.fullmatch(key) else None

@@ -16,9 +16,9 @@ _COUNTED: Final = tuple(annotations.c[name] for name in ("content", "address", "
 
 
 def require_room(connection: Connection, trace: int, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Raise TooMany where the trace of that number cannot take these rows of ``annotation_rows`` as well.
+    """Raise TooMany if the trace of that number cannot take these further rows of ``annotation_rows``.
 
-    The trace has to be locked: of two transactions at once each would see room.
+    The trace must be locked: otherwise two transactions at once could both see room.
     """
     if not rows:
         return

@@ -12,7 +12,7 @@ from typing import Any
 from gemini_proxy.traces.trace import TRACED, Annotation, End
 from gemini_proxy.traces.visible import as_json
 
-# Digits enough for any text: int() refuses thousands of them.
+# Enough digits for any text: int() refuses thousands of them.
 _ADDRESS = re.compile(
     r"(?P<path>.*?)(?::(?:(?P<start>[0-9]{1,12})-(?P<end>[0-9]{1,12})|L(?P<line>[0-9]{1,12})))?", re.S
 )

@@ -54,9 +54,9 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """``until`` is how long an allowance holds for the same subject, 0 for one exchange. Times are Unix seconds.
+    """``until`` is the end of an allowance for the same subject, 0 for one exchange. Times are Unix seconds.
 
-    With ``for_conversation`` it holds as long as the conversation that asked for it goes on.
+    With ``for_conversation`` it is valid as long as the conversation that asked for it continues.
     """
 
     id: str
@@ -100,7 +100,7 @@ class Approvals:
         self._opened = opened
 
     async def open(self, request: ApprovalRequest, seconds: float) -> Approval:
-        """Return the approval for what is asked: one that allows it already and is used up by this, one that waits, or
+        """Return the approval for a request: one that already allows it and is used up by this call, one that waits, or
         a new one that waits for ``seconds``."""
         now = time.time()
 
@@ -157,9 +157,9 @@ class Approvals:
         seconds: float = 0.0,
         for_conversation: bool = False,
     ) -> Approval | None:
-        """Decide an approval that waits: ``allow`` it for one exchange, for ``seconds``, or for the conversation.
+        """Decide a waiting approval: ``allow`` it for one exchange, for ``seconds``, or for the conversation.
 
-        None if none waits. Where the conversation is not known, it is for one exchange.
+        Return None if none waits. If the conversation is not known, the approval is for one exchange.
         """
         now = time.time()
         decided = {

@@ -31,9 +31,9 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that somebody did. ``owner`` is the user whose it is, None for what is the server's.
+    """An action of a person. ``owner`` is the user whom it concerns, None for the server.
 
-    ``action`` is what was done, such as ``rule.changed``, to ``subject``; ``before`` and ``after`` are JSON, None where
+    ``action`` names what was done to ``subject``, such as ``rule.changed``; ``before`` and ``after`` are JSON, None if
     there was nothing.
     """
 
@@ -134,7 +134,7 @@ class AuditLog:
 
 
 class Verifier:
-    """Follow a chain from its beginning; ``faults`` is what does not fit, in words."""
+    """Follow a chain from its beginning; ``faults`` describes the entries that do not fit."""
 
     def __init__(self) -> None:
         self.head = Head()
@@ -149,9 +149,9 @@ class Verifier:
             self._passed[entry.seq] = entry.digest
 
     def end(self, stated: Iterable[Head], last: Head | None = None) -> None:
-        """Compare the chain with heads that were stated: by the log itself, or kept by somebody since earlier.
+        """Compare the chain with stated heads: those of the log itself, or one that somebody kept since earlier.
 
-        ``last`` is where the log says, after all entries were taken, that it ends.
+        ``last`` is the end that the log itself states, after all entries were taken.
         """
         for head in stated:
             if head.seq > self.head.seq:

@@ -25,10 +25,10 @@ from gemini_proxy.traces.excerpts import ShownViolation
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Trace
 
-# Violations of one trace that are kept; the rest are counted.
+# The most violations of one trace that are kept; the rest are counted.
 _KEPT: Final = 20
 _INDEX = re.compile(r"messages\.(\d+)")
-# Summaries read at once: to count traces, and to go through them, which holds whole traces one at a time.
+# Summaries read at once, to count the traces and to iterate over them; whole traces are in memory one at a time.
 _COUNTED, _PAGE = 5_000, 200
 
 
@@ -70,7 +70,7 @@ class FlaggedTrace:
 class Backtest:
     """A policy under the conditions of the proxy: its parameters, ``thoughts`` and seconds for a check.
 
-    ``answers`` are those that its detectors outside the engine have been given.
+    ``answers`` are those given to its detectors outside the engine.
     """
 
     policy: Policy
@@ -96,7 +96,7 @@ class Backtest:
                 continue
             for violation in violations:
                 moved = _moved(violation, places)
-                # What is found in the request is found beside every candidate.
+                # A violation in the request is found again with every candidate.
                 by_place.setdefault((moved.rule.line, moved.message, moved.ranges), moved)
         if questions:
             raise Unanswered(tuple(questions))

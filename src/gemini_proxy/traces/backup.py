@@ -13,13 +13,13 @@ from gemini_proxy.traces.errors import StoreError
 
 
 def back_up(url: str, target: Path) -> None:
-    """Copy the database of ``url`` into the new file ``target``. Raises StoreError, also where that is there already.
+    """Copy the database of ``url`` into the new file ``target``. Raises StoreError, also if the file already exists.
 
-    Writers go on meanwhile: the copy reads one state of the write-ahead log.
+    Writers continue meanwhile: the copy reads one state of the write-ahead log.
     """
     source = _file(parsed_url(url))
     try:
-        # Nobody else's business, like the database; and of two that would make it, one is refused.
+        # Private, like the database; and if two processes create it at once, one is refused.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         raise StoreError(f"{target} already exists; a backup does not overwrite files") from None
@@ -40,7 +40,7 @@ def _copy(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as copy,
     ):
         running.backup(copy)
-        # One file, without a log beside it, until a server opens it.
+        # A single file, without a log beside it, until a server opens it.
         copy.execute("PRAGMA journal_mode = DELETE")
 
 

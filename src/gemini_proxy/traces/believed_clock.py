@@ -1,4 +1,4 @@
-"""Believe the wall clock once it has agreed with a clock that nobody sets, also across restarts.
+"""Believe the wall clock once it has agreed for a while with a clock that nobody sets, even across restarts.
 
 Everything that deletes by age asks ``BelievedClock.now()``, since a wall clock that jumps ahead would delete history.
 How long the two clocks have agreed is kept in the database, so that a server which is restarted every few minutes can
@@ -18,8 +18,8 @@ from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.schema import clock_mark
 
-# How much the wall clock may differ from the monotonic one between two looks: seconds, and for each second that passed.
-# A clock that is set right gradually gains or loses half a thousandth.
+# How much the wall clock may differ from the monotonic one between two looks: in seconds, and per elapsed second. A
+# clock that is corrected gradually gains or loses half a thousandth.
 TOLERANCE: Final = 5.0
 DRIFT: Final = 0.001
 PLAUSIBLE_AFTER: Final = 3_600.0
@@ -102,7 +102,7 @@ def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
-        # Where the system does not tell, each process counts as on a machine of its own.
+        # If the system does not tell, each process counts as on a machine of its own.
         return str(uuid.uuid4())
 
 

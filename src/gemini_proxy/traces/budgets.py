@@ -1,4 +1,4 @@
-"""Keep clients' use of limits that all processes on a database share, and the leases on the rest.
+"""Store the clients' use of limits that all processes on a database share, and the leases on the rest.
 
 A row is of one limit, one client and one minute or day. It names the client by a digest, never by a key or an address.
 """
@@ -30,8 +30,8 @@ _GRACE: Final = 120
 class Ask:
     """One process's request on a client's budget ``kind`` that runs until ``ends`` (Unix seconds).
 
-    ``settle`` is added to what is taken, whatever is left: use that had no lease, or, negative, a lease given back.
-    Then a lease is taken of what is left of ``limit``; 0 for none.
+    ``settle`` is added to the use, whatever is left: use without a lease, or, if negative, a lease given back. Then a
+    lease is taken from the rest of ``limit``; 0 means no lease.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class SharedBudgets:
     async def settle(self, asks: Sequence[Ask], process: str, until: int, now: float) -> tuple[int, list[Answer]]:
         """Answer ``asks``, at most MOST_ASKS of different budgets, in one transaction.
 
-        ``process`` counts among those that share the limits until ``until``; the first value is how many they are.
+        ``process`` counts among those that share the limits until ``until``; the first value is the number of these.
         """
         return await self._database.write(lambda connection: _settle(connection, asks, process, until, now))
 
@@ -98,7 +98,7 @@ def _settle(
     connection: Connection, asks: Sequence[Ask], process: str, until: int, now: float
 ) -> tuple[int, list[Answer]]:
     keys = [(client_digest(ask.client), ask.kind, ask.ends) for ask in asks]
-    # Every transaction comes to its rows in the same order, so that none waits for one that waits for it.
+    # Every transaction takes its rows in the same order, so that no two wait for each other.
     rows = sorted({*keys, (process, _PROCESS, until)})
     new = [{"client": client, "kind": kind, "ends": ends, "taken": 0.0} for client, kind, ends in rows]
     connection.execute(insert_into(budgets, connection.dialect.name).on_conflict_do_nothing(), new)

@@ -199,7 +199,7 @@ def _owned(connection: Connection, owner: str, trace_id: str) -> int | None:
 
 def _locked(connection: Connection, owner: str, trace_id: str) -> int | None:
     """Keep others from annotating a user's trace until this transaction ends; return its number."""
-    # Rows elsewhere may still refer to it: the indexer's, which else would wait for this, and this for the indexer.
+    # Rows elsewhere may still refer to it, such as the indexer's. Otherwise both could wait for each other.
     return connection.scalar(_number(owner, trace_id).with_for_update(of=traces, key_share=True))
 
 

@@ -27,8 +27,8 @@ POOLER: Final = "pooler"
 # Any number, the same in every version and on every machine that shares a database.
 WRITERS_LOCK: Final = 0x67_70_01
 
-# Words for the failures that an operator can do something about, by the beginning of the database's name for them:
-# SQLite's, or PostgreSQL's five-character state (appendix A of its manual), of which two name the class.
+# Descriptions of failures that an operator can fix, by the beginning of the database's name for them: SQLite's, or
+# PostgreSQL's five-character state (appendix A of its manual), whose first two characters name the class.
 _WORDS: Final = {
     "SQLITE_BUSY": "the database is locked",
     "SQLITE_LOCKED": "the database is locked",
@@ -57,12 +57,12 @@ _WORDS: Final = {
     "57014": "the database took too long",
     "57P": "the database is stopping or starting",
 }
-# Failures that are no fault of what was to be done.
+# Failures that are not caused by the work itself.
 _UNAVAILABLE: Final = (
     *("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB"),
     *("SQLITE_CORRUPT", "SQLITE_IOERR", "08", "25006", "25P03", "28", "3D", "40", "53", "55P03", "57"),
 )
-# A value that the database cannot hold, or must not, for a constraint.
+# A value that the database cannot store, or that violates a constraint.
 _REJECTED: Final = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "22", "23", "54")
 
 
@@ -77,7 +77,7 @@ class Database(Protocol):
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         """Run ``work`` on a connection that other work does not share.
 
-        ``owner`` is the user who asked for it: their reads never take all connections, those of nobody may.
+        ``owner`` is the user who asked for it. Reads of one user never take all connections; reads without a user may.
         """
         ...
 
@@ -128,7 +128,7 @@ def connect(url: str, *, read_only: bool = False) -> Database:
     Nothing is opened yet; with ``read_only`` a missing SQLite file is an error and is not created.
     """
     parsed = parsed_url(url)
-    # Of the two only the one in use is loaded; and each needs ``translated`` from here.
+    # Only the one in use is loaded, and both need ``translated`` from here.
     with translated():
         if parsed.get_backend_name() == "sqlite":
             from gemini_proxy.traces.sqlite import sqlite_database
@@ -172,9 +172,9 @@ def insert_into(table: Table, dialect: str) -> "postgresql.Insert | sqlite.Inser
 
 @cache
 def upsert(table: Table, dialect: str) -> Insert:
-    """Return an insert that takes the place of the row with the same primary key.
+    """Return an insert that replaces the row with the same primary key.
 
-    It is made once: each statement that is made leaves cycles of objects to the garbage collector.
+    Make it once: each new statement leaves cycles of objects to the garbage collector.
     """
     insert, key = insert_into(table, dialect), list(table.primary_key.columns)
     changed = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
@@ -182,7 +182,7 @@ def upsert(table: Table, dialect: str) -> Insert:
 
 
 def serialise_writers(connection: Connection) -> None:
-    """Let no other transaction that calls this go on, on any machine, until this one ends.
+    """Block all other transactions that call this, on any machine, until this one ends.
 
     Readers follow the traces by "a larger number than the last one seen". So a number must not become visible after a
     larger one, and PostgreSQL gives numbers out before it commits. SQLite has one writer at a time as it is.

@@ -34,9 +34,9 @@ class DatasetRules:
     async def of(self, owner: str, dataset: str, files: GuardrailSet) -> GuardrailSet:
         """Return the rules for a request to the dataset now; ``files`` are the rules of the policy files.
 
-        Raises StoreError; BadRequest for a dataset that is not there and cannot be made, as the owner has too many; and
-        Unavailable for a policy that does not load any more, such as one whose detector was uninstalled: rather no
-        answer than one that is not checked.
+        Raises StoreError; BadRequest for a missing dataset that cannot be created because the owner has too many; and
+        Unavailable for a policy that no longer loads, such as one whose detector was uninstalled: better no response
+        than an unchecked one.
         """
         own = await self._rules.now((owner, dataset))
         rest = files.without(own.actions)
@@ -65,7 +65,7 @@ def _stored(
     query = select(datasets.c.seq, datasets.c.metadata).where(datasets.c.owner == owner, datasets.c.name == dataset)
     found = connection.execute(query).first()
     if found is None:
-        # The first trace makes it.
+        # The first trace creates it.
         if dataset != UNNAMED:
             require_room(connection, owner)
         return [], ToolFacts(), []

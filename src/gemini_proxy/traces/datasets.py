@@ -31,7 +31,7 @@ MAX_ALL_METADATA_BYTES: Final = 33_554_432
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """``seq`` is its number in the database; ``size`` counts the traces ever put in, which is the next one's position.
+    """``seq`` is its number in the database; ``size`` counts all traces ever added, and is the next one's position.
 
     ``created`` and ``latest``, the time of its newest trace, are in Unix seconds.
     """
@@ -92,7 +92,7 @@ class Datasets:
     async def ensure(self, owner: str, name: str) -> None:
         """Make a dataset if it is missing. Raises TooMany."""
         if await self.get(owner, name) is None:
-            # Another call may make it meanwhile.
+            # Another call may create it meanwhile.
             with contextlib.suppress(NameTaken):
                 await self.create(owner, name)
 
@@ -118,10 +118,10 @@ class Datasets:
     async def change_metadata(
         self, owner: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], *, by: str = UNKNOWN
     ) -> Dataset | None:
-        """Say of a dataset what ``change`` makes of what was said; None if there is none of that name.
+        """Replace a dataset's metadata with ``change(old)``. Return None if the dataset does not exist.
 
-        One transaction, so that two changes at once both count; what ``change`` raises is raised. Raises TooMany for
-        what would be over MAX_ALL_METADATA_BYTES.
+        This is one transaction, so that two changes at once both count. Errors of ``change`` are passed on. Raises
+        TooMany for metadata over MAX_ALL_METADATA_BYTES.
         """
 
         def work(connection: Connection) -> Dataset | None:
@@ -142,7 +142,7 @@ class Datasets:
         return await self._database.write(work)
 
     async def delete(self, owner: str, dataset_id: str, *, by: str = UNKNOWN) -> bool:
-        """Delete a dataset with all that is kept of it: nobody finds it from now on. False if there is none.
+        """Delete a dataset and everything in it: from now on nobody finds it. Return False if there is none.
 
         Its traces are removed later, in small steps (``TraceStore.empty_deleted``): there may be a million of them.
         """
@@ -217,9 +217,9 @@ def _require_space(connection: Connection, owner: str, described: bytes, of: Dat
 
 
 def places(connection: Connection, wanted: Sequence[tuple[str, str, float]]) -> list[tuple[int, int]]:
-    """Reserve a dataset's number and next position for each of (owner, name, time). Create datasets that are missing.
+    """Reserve a dataset's number and next position for each (owner, name, time). Create missing datasets.
 
-    Of exchanges that are over nothing is lost for a bound: who would go beyond MAX_DATASETS is refused before.
+    Finished exchanges are never lost to a limit: an owner over MAX_DATASETS is refused earlier.
     """
     return deal(wanted, {key: _reserve(connection, *key, *reserved) for key, reserved in reservations(wanted)})
 
@@ -239,7 +239,7 @@ def known_places(
 
 
 def reservations(wanted: Sequence[tuple[str, str, float]]) -> list[tuple[tuple[str, str], tuple[int, float]]]:
-    """Datasets by owner and name, each with how many places it is to give and the newest of their times.
+    """Return datasets by owner and name, each with the number of places to reserve and the newest of their times.
 
     Always in the same order, so that two transactions cannot wait for each other.
     """

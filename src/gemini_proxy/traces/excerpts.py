@@ -8,7 +8,7 @@ from gemini_proxy.guardrails.addresses import value_at, without_offsets
 from gemini_proxy.policy import RuleViolation
 from gemini_proxy.traces.visible import as_json
 
-# Characters shown of what was found, and of the text on each side of it.
+# Characters shown of a match, and of the text on each side of it.
 _FOUND, _AROUND = 160, 40
 # Ranges of one violation that are shown: a text in which everything matches is not printed a thousand times.
 _RANGES = 20

@@ -31,15 +31,15 @@ MAX_REPLAYED: Final = 1_000
 MAX_LOOKED_THROUGH: Final = 10_000
 """The most traces, of all users, to search for those: some hundred milliseconds of the database."""
 
-# Seconds. Other processes that write to the database cannot wake this one.
+# Seconds. Other processes that write to the database cannot wake this one up.
 PERIOD: Final = 0.5
-# Between two looks: under load it lets a group gather, which is encoded and written once for each watcher.
+# Between two looks: under load several traces gather, which are encoded once and written together for each watcher.
 SPACING: Final = 0.2
 # Below the 60 s after which nginx and the like give up a silent connection, by far.
 KEEP_ALIVE: Final = 15.0
 # Traces read at a time: reading them keeps the loop busy for a few milliseconds.
 PAGE: Final = 250
-# A restart brings every watcher back at once: their reading must not take all of the database's readers.
+# A restart brings every watcher back at once: they must not take all of the database's readers.
 _REPLAYS_AT_ONCE: Final = 2
 
 
@@ -92,7 +92,7 @@ class _Watcher:
 
 
 class Feed:
-    """Look at the database once for all watchers of this process, and not at all without watchers.
+    """Look at the database once for all watchers of this process, and never without watchers.
 
     The owner runs ``run()`` and, before the server waits for its connections to end, calls ``close()``.
     """
@@ -147,12 +147,12 @@ class Feed:
     async def watch(
         self, interest: Interest, *, after: int | None = None, last: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """Chunks of Server-Sent Events, for as long as the caller reads them; the caller must close it.
+        """Yield chunks of Server-Sent Events for as long as the caller reads them; the caller must close the iterator.
 
-        The first chunk comes at once and means that no later exchange will be left out. It holds what followed the
-        event of id ``after``, at most ``MAX_REPLAYED`` events and a word on those left out, or else the ``last``
-        exchanges. Who reads too slowly misses events and is told how many. Raises Unavailable when too many watch or
-        the feed is closed, and StoreError when the database does not answer.
+        The first chunk comes at once and means that no later exchange will be left out. It holds the events after the
+        id ``after``, at most ``MAX_REPLAYED`` and a note on the others, or else the ``last`` exchanges. A slow reader
+        misses events and is told how many. Raises Unavailable if there are too many watchers or the feed is closed, and
+        StoreError if the database does not answer.
         """
         self._refuse(interest)
         watcher = _Watcher(interest)
@@ -190,9 +190,9 @@ class Feed:
         return await is_set_within(watcher.ready, self._keep_alive)
 
     async def _wait(self) -> bool:
-        """Wait until this process wrote traces or a watcher joins: True; or until it is time to look: False.
+        """Return True once this process wrote traces or a watcher joins, and False when it is time to look.
 
-        Without watchers it is never time to look.
+        Without watchers it never is.
         """
         return await is_set_within(self._wake, self._period if self._watchers else None)
 

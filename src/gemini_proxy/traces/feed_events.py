@@ -1,8 +1,9 @@
-"""The feed's events as bytes, and what waits to be written to one watcher. No I/O.
+"""The feed's events as bytes, and the queue of events for one watcher. No I/O.
 
 The form is that of Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ``exchange``
-for a trace, ``missed`` where some could not be told, ``position`` to say how far the feed is. The id of each is the
-number of the newest trace that it and those before it account for: who comes back with it is told what follows.
+for a trace, ``missed`` for events that were left out, ``position`` for the place of the feed. The id of each is the
+number of the newest trace that it and the earlier events cover: a watcher that returns with it gets the events after
+it.
 """
 
 from collections import deque
@@ -118,7 +119,7 @@ class FeedPage:
 class Outbox:
     """The events that wait for one watcher. Events that do not fit are dropped, the oldest first, and counted exactly.
 
-    The newest batch is always kept: it is the same bytes for all watchers.
+    The newest batch is always kept: all watchers share its bytes.
     """
 
     def __init__(self, reached: int, limit: int = MAX_QUEUED) -> None:

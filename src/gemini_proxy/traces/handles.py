@@ -1,8 +1,8 @@
 """Remember objects that Gemini keeps under a name (a cache, a file, a live session): their owners and contents.
 
-A request that names such a handle brings what it stands for into the model's context. What that was is in the trace of
-the exchange that made it: ``Handles.recall`` reads it again, as the trace keeps it, which is without secrets and with
-what was masked hidden, as it was sent to Gemini. Where the trace is gone, what the handle stands for is unread again.
+A request that names such a handle brings its content into the model's context. That content is in the trace of the
+exchange that made the object: ``Handles.recall`` reads it from there, without secrets and with masked values hidden, as
+Gemini got it. If the trace is gone, the content of the handle is unread again.
 """
 
 import time
@@ -45,8 +45,8 @@ class Kind(StrEnum):
 class Holder:
     """The owner of a handle: the user ``owner`` who made it, with the Gemini key whose digest is ``account``.
 
-    ``account`` is "" for the operator's key, which several users share. Names are told apart by account: two projects
-    at Google may have the same one.
+    ``account`` is "" for the operator's key, which several users share. Names are unique per account: two projects at
+    Google may have the same name.
     """
 
     account: str
@@ -57,10 +57,10 @@ class Holder:
 class Handle:
     """A name and its object. Times are Unix seconds.
 
-    ``trace`` is the id of the trace that has the messages it stands for, "" where none has them. ``guardrails`` is the
-    digest of the guardrails that it passed, "" where it passed none; ``unchecked`` says why no rule has read it, "" if
-    one could. ``refused`` is set where it holds what was refused, so that nobody may have it. ``digest`` is the SHA-256
-    of the bytes, "" where they were not here. ``details`` is a small JSON object with what code of its kind needs.
+    ``trace`` is the id of the trace with its messages, "" if there is none. ``guardrails`` is the digest of the
+    guardrails that it passed, "" if it passed none; ``unchecked`` says why no rule could read it, "" if rules could.
+    ``refused`` says that it holds refused content, so that nobody may use it. ``digest`` is the SHA-256 of the bytes,
+    "" if they were not here. ``details`` is a small JSON object for the code of its kind.
     """
 
     kind: Kind
@@ -79,9 +79,9 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The messages of a handle, and what no rule could read of them: addresses and reasons.
+    """The messages of a handle, and their parts that no rule could read: addresses and reasons.
 
-    ``conversation`` is the one that the exchange which made it belongs to, "" if that is not known.
+    ``conversation`` is that of the exchange that made it, "" if it is not known.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -136,9 +136,9 @@ class Handles:
         )
 
     async def recall(self, wanted: Sequence[Handle]) -> Mapping[str, Recalled]:
-        """Return what handles of one holder stand for, by the ids of their traces.
+        """Return the content of handles of one holder, by the ids of their traces.
 
-        Left out are those whose trace is gone, and the last of those that are more than MAX_RECALLED bytes together.
+        Handles whose trace is gone are left out, and so are the last ones if all together exceed MAX_RECALLED bytes.
         """
         ids = list(dict.fromkeys(handle.trace for handle in wanted if handle.trace))
         if not ids:
@@ -162,7 +162,7 @@ class Handles:
         return {(handle.kind, handle.name): handle for handle in await self._database.read(work)}
 
 
-# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+# Statements are made once: each new one leaves cycles of objects to the garbage collector.
 _KEY: Final = ("account", "kind", "name")
 _DELETE_OLD: Final = delete(handles).where(
     tuple_(*(handles.c[name] for name in _KEY)).in_(

@@ -34,7 +34,7 @@ class HitExcerpt:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A trace in a line of a listing: what was asked last, and what the upstream said if it failed.
+    """A trace in a line of a listing: its last question, and the upstream's error if there was one.
 
     ``status`` is the HTTP status of the upstream's response, None if there was none.
     """
@@ -88,11 +88,11 @@ def tools_called(messages: Messages) -> list[str]:
 
 
 def conversation_of(messages: Messages) -> str:
-    """Return an id that the exchanges of one conversation share: a digest of how it began.
+    """Return an id that the exchanges of one conversation share: a digest of its beginning.
 
-    That is everything up to the model's first turn, which every later request repeats: as one text, or in the pieces in
-    which it came. Thoughts do not count, because clients leave them out, nor do declared tools, which change; of
-    several candidates only the first one does.
+    The beginning is everything up to the end of the model's first turn, which every later request repeats, as one text
+    or in the pieces in which it came. Thoughts do not count, because clients leave them out, nor do declared tools,
+    which change. Of several candidates only the first one counts.
     """
     said: list[str] = []
     pieces: list[str] = []

@@ -24,7 +24,7 @@ from gemini_proxy.traces.value_keys import SealedValue
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
 
-# The trace is not deleted until this transaction ends. SQLite has one that writes at a time.
+# The trace cannot be deleted until this transaction ends. SQLite has one writing transaction at a time.
 _NUMBER: Final = (
     select(traces.c.seq, traces.c.dataset)
     .where(traces.c.id == bindparam("id"))
@@ -36,7 +36,7 @@ _MOST_TOGETHER: Final = 128
 # PostgreSQL holds the values of a statement in memory, several times over.
 _MOST_BYTES_AT_ONCE: Final = 4_194_304
 
-# By PostgreSQL's names. A text is cut by nobody: what is too long for its column is an error.
+# By PostgreSQL's names. No text is truncated: one that is too long for its column is an error.
 _ARRAYS: Final[tuple[tuple[type[TypeEngine[Any]], str], ...]] = (
     (String, "text"),
     (LargeBinary, "bytea"),
@@ -47,7 +47,7 @@ _ARRAYS: Final[tuple[tuple[type[TypeEngine[Any]], str], ...]] = (
 )
 
 # Each part reads what the one before returns, so the lock comes first, and numbers are given out while it is held.
-# Places are given out only if all datasets are there: otherwise there is nothing to undo.
+# Places are given out only if all datasets exist; otherwise there is nothing to undo.
 _AT_ONCE: Final = """
 WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock({lock})),
 wanted AS MATERIALIZED (
@@ -97,12 +97,12 @@ class _Statements:
 def insert_rows(connection: Connection, rows: Sequence[TraceRow], *, again: bool = False) -> None:
     """Insert traces with their annotations and jobs, each kind in one statement, into datasets made where missing.
 
-    With ``again`` those that are there are left as they are, with all that hangs on them.
+    With ``again`` traces that exist already are left as they are, with everything that belongs to them.
     """
     sql = _statements(connection.dialect)
     serialise_writers(connection)
     if again:
-        # An earlier attempt whose end is unknown is over by now, or still waits for the lock of writers: then it will
+        # An earlier attempt with an unknown result is over by now, or still waits for the writers' lock: then it will
         # fail, since its ids are taken.
         rows = _missing(connection, rows)
         if not rows:
@@ -126,7 +126,7 @@ def _missing(connection: Connection, rows: Sequence[TraceRow]) -> list[TraceRow]
 def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequence[TraceRow]) -> bool:
     """Do what ``insert_rows`` does by the driver alone, in the transaction that the caller has begun.
 
-    False where a dataset is missing: then what was done is to be undone.
+    Return False if a dataset is missing: then the caller must undo the work.
     """
     sql = _statements(dialect)
     placed = known_places(connection, dialect, _wanted(rows))
@@ -153,11 +153,11 @@ def fits_one_statement(rows: Sequence[TraceRow]) -> bool:
 def insert_at_once(connection: Connection, rows: Sequence[TraceRow]) -> bool:
     """Do what ``insert_rows`` does in one statement of PostgreSQL, which may be a transaction of its own.
 
-    False where a dataset is missing: then nothing was done.
+    Return False if a dataset is missing: then nothing was done.
     """
     wanted = _wanted(rows)
     reserved = reservations(wanted)
-    # In place of a dataset's number its number among these, in place of a position the one among the rows.
+    # The dataset's number is replaced by its index among these, a position by the index of the row.
     counted = deal(wanted, {key: (number, 0) for number, (key, _) in enumerate(reserved, 1)})
     values = (
         *_columns([(*key, *reservation) for key, reservation in reserved], 4),

@@ -61,7 +61,7 @@ def take(connection: Connection, limit: int, now: float, lease: float) -> list[J
 def finish(connection: Connection, job: Job, rows: Sequence[tuple[Any, ...]]) -> bool:
     """Remove log rules and store their annotations, unless someone else has finished them (then False).
 
-    A push of the same trace has waited for this, and is due from now on.
+    A push of the same trace has waited for this, and is now due.
     """
     # First, so that everyone locks in one order.
     counted = indexed(connection) if rows else 0
@@ -113,7 +113,7 @@ def queued(connection: Connection, kind: str) -> Queued:
 
 def trim(connection: Connection, kind: str, most: int, step: int) -> int:
     """Remove the oldest jobs of which there are more than ``most``, at most ``step`` of them; how many."""
-    # Two that count at once would remove twice as many.
+    # Two processes that count at once would remove twice as many.
     serialise_writers(connection)
     excess = queued(connection, kind).waiting - most
     return _remove(connection, list(connection.scalars(_oldest(kind, min(excess, step))))) if excess > 0 else 0
@@ -129,7 +129,7 @@ def _claim(connection: Connection, kind: str, limit: int, now: float, lease: flo
     due = (
         select(jobs.c.seq)
         .where(jobs.c.kind == kind, jobs.c.due <= now)
-        # The index's order: by ``seq`` alone, the whole queue would be sorted for each taking.
+        # The index's order: with ``seq`` alone, each query would sort the whole queue.
         .order_by(jobs.c.due, jobs.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)

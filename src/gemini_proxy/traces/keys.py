@@ -42,7 +42,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """``owner`` is the user it stands for, ``hint`` its last four characters; times in Unix seconds.
+    """``owner`` is the user of the key, ``hint`` its last four characters. Times are in Unix seconds.
 
     ``used`` is when it was last used, to a minute.
     """
@@ -59,16 +59,16 @@ class KeyRecord:
 class Keys:
     """The keys of a database; every method raises StoreError.
 
-    Changes hold from the next request on, with PostgreSQL within a second.
+    Changes apply from the next request on, with PostgreSQL within a second.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, owner: str, role: Role = "operator", *, by: str = UNKNOWN) -> tuple[KeyRecord, str]:
-        """A new key for a user, who may have others: its record, and the key itself, which is not kept.
+        """Create a key for a user, who may have others. Return its record, and the key itself, which is not stored.
 
-        ``by`` is who adds it, for the audit log.
+        ``by`` is the person who adds it, for the audit log.
         """
         key = f"inv-{secrets.token_hex(32)}"
         record = KeyRecord(secrets.token_hex(4), owner, key[-4:], time.time(), None, role)
@@ -126,9 +126,9 @@ class Sessions:
         self._database = database
 
     async def open(self, key: str, seconds: float) -> str | None:
-        """Create a token for the browser to keep, valid for so long. Return None if the key is not valid.
+        """Create a token for the browser, valid for this long. Return None if the key is not valid.
 
-        Of more than MAX_SESSIONS with one key, those that would end first end now.
+        If a key has more than MAX_SESSIONS, those that would end first end now.
         """
         token = secrets.token_urlsafe(32)
         now = time.time()

@@ -42,7 +42,7 @@ class KnownDigests:
         return await self._database.read(lambda connection: frozenset(connection.scalars(query)))
 
 
-# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+# Statements are made once: each new one leaves cycles of objects to the garbage collector.
 @cache
 def _delete_old(table: Table) -> Delete:
     old = select(table.c.digest).where(table.c.at < bindparam("before")).limit(_DELETED)

@@ -1,4 +1,4 @@
-"""Leases in the database: of all the processes that share it, one does the work that is to be done once."""
+"""Leases in the database: of all the processes that share it, only one does certain work."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,18 @@ from gemini_proxy.traces.schema import leases
 
 logger = logging.getLogger(__name__)
 
-# For how long a lease holds without being renewed, in seconds: so long nobody works after a holder was killed.
+# The life of a lease without renewal, in seconds: for this long nobody works after a holder was killed.
 TERM: Final = 8.0
-# In a term; as often it is looked whether the lease is free, and whether the database is still there at all.
+# Renewals in a term; equally often a process looks whether the lease is free and the database still available.
 RENEWALS: Final = 8
 
 
 class Lease:
     """A lease by its name. ``run()`` takes and renews it; ``during(work)`` works while it is held.
 
-    The holder stops when its own clock says that the lease has run out, whatever became of a renewal: before anybody
-    else is given it. Work is done in transactions, so one that was begun in time and ends late does no harm.
+    The holder stops when its own clock says that the lease has expired, whatever the result of a renewal: so it stops
+    before anyone else gets the lease. Work is done in transactions, so one that began in time and ends late does no
+    harm.
     """
 
     def __init__(self, database: Database, name: str, *, term: float = TERM) -> None:
@@ -72,7 +73,7 @@ class Lease:
                 self._works.discard(scope)
 
     async def _renew(self) -> None:
-        # What counts is when it was asked for: the answer may come late.
+        # The time of the request counts: the answer may come late.
         until = asyncio.get_running_loop().time() + self._term
         try:
             taken = await self._database.write(self._take)
@@ -98,14 +99,14 @@ class Lease:
 
 
 def take(connection: Connection, name: str, holder: str, term: float) -> bool:
-    """Take a lease for ``term`` seconds, or renew one's own; False while another holds it.
+    """Take a lease for ``term`` seconds, or renew one's own. Return False while another process holds it.
 
-    One that would run for longer than a term was given by a clock that has been set back since, or before the machine
-    was restarted: it counts as over.
+    A lease that would run for longer than a term was given before the clock was set back or the machine restarted: it
+    counts as expired.
     """
     now = _now(connection)
     others = (leases.c.name == name, leases.c.holder != holder, leases.c.until > now, leases.c.until <= now + term)
-    # Those who only wait for it write nothing: each of them asks once a second, and a write has to reach the disk.
+    # Waiting processes write nothing: each of them asks once a second, and a write has to reach the disk.
     if connection.scalar(select(literal(1)).where(exists().where(*others))) is not None:
         return False
     new = insert_into(leases, connection.dialect.name).values(name=name, holder=holder, until=now + term)
@@ -124,9 +125,10 @@ def give_back(connection: Connection, name: str, holder: str) -> None:
 
 
 def _now(connection: Connection) -> ColumnElement[float]:
-    """Return the time on a clock that all who share the database have in common, in seconds.
+    """Return the time in seconds on a clock that all processes on the database share.
 
-    PostgreSQL's own; for SQLite, whose processes are on one machine, how long that has been running: nobody sets it.
+    This is PostgreSQL's own clock; for SQLite, whose processes are on one machine, the machine's uptime: nobody sets
+    it.
     """
     if connection.dialect.name == "postgresql":
         return cast(extract("epoch", func.clock_timestamp()), Double)

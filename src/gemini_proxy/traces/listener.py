@@ -25,8 +25,8 @@ _LONGEST_PAUSE: Final = 30.0
 class ChangeListener:
     """Keep ``news`` complete while its connection lives.
 
-    A change is told at once. The number is read besides, a few times a second: that shows that the connection lives,
-    and it finds what nobody told, such as changes by a version that does not.
+    Changes are announced at once. The number is also read a few times a second: that shows that the connection is
+    alive, and finds unannounced changes, such as those of an older version.
     """
 
     def __init__(self, database: Database, url: str, news: News) -> None:
@@ -68,7 +68,7 @@ class ChangeListener:
 
         connection.add_termination_listener(terminated)
         await connection.add_listener(revision.CHANNEL, told)
-        # One that leads elsewhere would make a revoked key good for ever.
+        # A connection to another database would keep a revoked key valid forever.
         await self._database.write(lambda other: revision.notify(other, word))
         try:
             async with asyncio.timeout(HEARD_WITHIN):

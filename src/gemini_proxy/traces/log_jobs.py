@@ -12,10 +12,10 @@ from gemini_proxy.traces.trace import Annotation
 
 logger = logging.getLogger(__name__)
 
-# A job that ended its worker, or its process, this often is given up.
+# A job that ended its worker or its process this often is given up.
 MAX_ATTEMPTS: Final = 3
-# How many traces are held in memory at once; and what is checked, one after the other, before their lease is over: else
-# another process checks them as well, and an attempt is counted that was none.
+# How many traces are in memory at once. They are checked one after another before their lease is over; otherwise
+# another process would check them as well, and a false attempt would be counted.
 TAKEN_AT_ONCE: Final = 8
 # How often to look without being woken: for jobs whose lease ran out, and for those of other processes that died.
 POLL_SECONDS: Final = 15.0
@@ -74,7 +74,7 @@ class LogRuleWorker:
                 self._done.set()
 
     async def _run(self, job: Job) -> None:
-        # Over the limit without having been removed: the process died with it each time.
+        # Over the limit but not removed: the process died with it each time.
         if job.attempts > MAX_ATTEMPTS:
             await self._abandon(job, "its process ended")
             return

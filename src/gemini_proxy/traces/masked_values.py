@@ -1,7 +1,7 @@
 """Keep the values of placeholders after the exchange that masked them: encrypted, and for a bounded time.
 
-A value is of one owner, dataset and conversation, and found by these alone: a placeholder that somebody else writes, or
-that stands in another conversation, has no value here.
+A value belongs to one owner, dataset and conversation, and is found only by these: a placeholder that another user
+writes, or in another conversation, has no value here.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ _SEALED_AGAIN: Final = 200
 class ValueScope:
     """The scope of a lookup: values masked for one owner and dataset in any of the conversations.
 
-    What has no conversation, such as a cache, has the id of its trace in the place of one.
+    An object without a conversation, such as a cache, uses the id of its trace instead.
     """
 
     owner: str
@@ -75,10 +75,10 @@ class ValueScope:
 
 @dataclass(frozen=True, slots=True)
 class KeptValues:
-    """The values found. ``sent`` are values by their placeholders; ``spellings`` how the model spelled a placeholder.
+    """The found values. ``sent`` has them by placeholder; ``spellings`` has the model's spellings of placeholders.
 
-    Those are by the placeholder and which of its occurrences it is. ``lasting`` are placeholders whose values were
-    written of late, and need not be written again.
+    Spellings are keyed by the placeholder and the number of its occurrence. ``lasting`` has placeholders whose values
+    were written recently, and need not be written again.
     """
 
     sent: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Revealed:
 class MaskedValues:
     """The values in a database, encrypted with ``keys`` and kept for ``days``. Methods that wait raise StoreError.
 
-    ``counts`` is told of values that were ``read``, and that could not be: ``unreadable``, or ``unavailable``.
+    ``counts`` counts values that were ``read``, and those that were ``unreadable`` or ``unavailable``.
     """
 
     def __init__(self, database: Database, keys: ValueKeys, days: int, counts: Counter[str]) -> None:
@@ -125,9 +125,9 @@ class MaskedValues:
         )
 
     async def find(self, scope: ValueScope, digits: Collection[str] | None = None) -> KeptValues:
-        """Return what is kept of at most MOST_ASKED placeholders by their digits, or of all.
+        """Return the values of at most MOST_ASKED placeholders by their digits, or of all.
 
-        What is unreadable is left out.
+        Unreadable values are left out.
         """
         if digits is not None and not digits:
             return KeptValues()
@@ -163,9 +163,9 @@ class MaskedValues:
         return frozenset(row.placeholder for row in await self._rows(scope_of(trace), asked) if _is_value(row))
 
     async def reveal(self, trace: Trace, placeholder: str, by: str) -> Revealed:
-        """Return the value behind a placeholder of a trace, also one that the client has never had.
+        """Return the value behind a placeholder of a trace, even one that the client never received.
 
-        ``by`` is who reads it: nobody gets a value of which the audit log does not tell.
+        ``by`` is the reader: the audit log records every value that is returned.
         """
         state: State = "not_kept"
         for row in await self._rows(scope_of(trace), masked_values.c.placeholder == placeholder):
@@ -200,7 +200,7 @@ class MaskedValues:
         try:
             new = self._keys.seal(self._keys.open(row), row)
         except ValueUnreadable:
-            # What nobody can read stays so. It counts as the first key's, so that it is not tried for ever.
+            # Unreadable values stay unreadable. They count as the first key's, so that they are not tried forever.
             new = row._replace(key=self._keys.first)
         where = {f"of_{name}": getattr(row, name) for name in (*_KEY, "key")}
         return {**where, "key": new.key, "sealed": new.sealed}
@@ -224,7 +224,7 @@ class MaskedValues:
             masked_values.c.expires > time.time(),
             *wanted,
         )
-        # What was masked last is what is asked for most.
+        # The latest values are requested most.
         query = query.order_by(masked_values.c.expires.desc()).limit(_MOST_ROWS)
         try:
             return await self._database.read(
@@ -258,7 +258,7 @@ def forget_values_of(connection: Connection, owner: str, dataset: str) -> None:
 # Before the bracket that ends a placeholder: how a model spells the rest does not matter.
 _DIGITS_OF: Final = func.substr(masked_values.c.placeholder, func.length(masked_values.c.placeholder) - 10, 10)
 _KEY: Final = ("holder", "conversation", "placeholder", "kind")
-# Statements are made once: each that is made leaves cycles of objects to the garbage collector.
+# Statements are made once: each new one leaves cycles of objects to the garbage collector.
 _DELETE_OLD: Final[Delete] = delete(masked_values).where(
     tuple_(*(masked_values.c[name] for name in _KEY)).in_(
         select(*(masked_values.c[name] for name in _KEY))

@@ -23,10 +23,10 @@ Totals = Callable[[], Mapping[str, int]]
 
 
 class Notebook:
-    """Count until ``run()`` writes. While the database is away it goes on counting: nothing is lost but the times.
+    """Count until ``run()`` writes. While the database is unavailable it continues to count: only the times are lost.
 
-    ``wanted()`` are the kinds that an alert tells of now; others are not noted. ``totals`` are counted elsewhere: what
-    they have grown is noted.
+    ``wanted()`` returns the kinds that some alert reports now; others are not noted. ``totals`` are counted elsewhere:
+    their increase is noted.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ BUCKETS: Final = 60
 class AlertRule:
     """One entry of ``[[alerts]]``: the events to send to ``url``. Times are in seconds.
 
-    A message is due when ``threshold`` notices with the same key came within ``window``; of one key there is at most
-    one message in ``silence``. ``guardrails`` bounds those that are told of, none means all.
+    A message is due when ``threshold`` notices with the same key came within ``window``; for one key there is at most
+    one message in ``silence``. ``guardrails`` limits the reported guardrails; empty means all.
     """
 
     name: str
@@ -41,7 +41,7 @@ class AlertRule:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """``count`` events of one kind at about one time. ``key`` is what they have in common, such as the guardrail.
+    """``count`` events of one kind at about the same time. ``key`` is what they have in common, such as the guardrail.
 
     ``example`` describes the last of them, without anything that a client or a model said.
     """
@@ -87,7 +87,7 @@ class Gathered:
     def is_due(self, now: float, rule: AlertRule) -> bool:
         """Return whether a message is to be sent now.
 
-        A silence that would last longer than the rule's was begun by a clock that has been set back: it is over.
+        A silence longer than the rule's was begun before the clock was set back: it is over.
         """
         return self.crossed and not now < self.silent_until <= now + rule.silence
 
@@ -100,7 +100,7 @@ class Gathered:
 class AlertMessage:
     """A message that waits to be sent: ``count`` notices from ``since`` on.
 
-    ``id`` stays the same when it is sent again, ``attempts`` counts this one, ``expires`` is when it is given up.
+    ``id`` stays the same when it is sent again; ``attempts`` includes this one; ``expires`` is the time to give it up.
     Times are in Unix seconds.
     """
 

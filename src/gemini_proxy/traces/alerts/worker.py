@@ -38,11 +38,11 @@ class Sender(Protocol):
 
 
 class AlertWorker:
-    """Gather and send alerts from ``run()``. ``rules()`` are those that hold now.
+    """Gather and send alerts from ``run()``. ``rules()`` returns those in force.
 
-    A message is tried until it is taken, after pauses that grow, for a day at most; one about approvals until the last
-    of them has expired. It is sent twice where this process ends between the answer and its removal.
-    The counters, by the name of the alert, and ``last_errors`` are this process's.
+    A message is tried until it is accepted, with growing pauses, for a day at most; one about approvals until the last
+    of them has expired. It is sent twice if this process ends between the response and the removal of the message. The
+    counters, by the name of the alert, and ``last_errors`` belong to this process.
     """
 
     def __init__(
