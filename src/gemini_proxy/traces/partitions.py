@@ -25,14 +25,14 @@ WIDTH: Final = 1 << 40
 """Numbers in a partition's range: as many as two thousand exchanges a second would use up in fifteen years."""
 PARTS: Final = 8
 """A partition takes this part of the size that the database may have, at most; and so much is left of the traces."""
-# A statement that comes so many traces after its repetition is no longer expected.
+# No statement is expected to come this many traces after its repetition.
 _WATCHED: Final = 1 << 20
-# By the first traces it is told when a partition was begun: one of them may have the time of a wrong clock.
+# The first traces show when a partition was begun: several, since one may have the time of a wrong clock.
 _FIRST: Final = 100
 # Rows read or deleted in one transaction.
 _READ: Final = 100_000
 _DELETED: Final = 500
-# The planner's estimate is good enough for the count of more traces than this.
+# For more traces than this the planner's estimate is good enough as a count.
 _COUNTED: Final = 1_000_000
 
 _TABLES: Final = ("traces", "search")
@@ -51,7 +51,7 @@ _FOUND: Final = text(r"""
 class Partition:
     """A range of traces. ``size`` is what it takes on the disk in bytes, with indexes and search.
 
-    One that is not ``whole`` has lost a table: it was about to be dropped.
+    A partition that is not ``whole`` has lost a table: it was about to be dropped.
     """
 
     number: int
@@ -112,7 +112,7 @@ def most_between(connection: Connection, after: int, to: int) -> int:
 
 def open_partition(connection: Connection, number: int) -> None:
     """Make a partition, which no writer uses yet."""
-    # Making it takes locks for which writers that are at work would be waited for, and others behind them.
+    # Creating it takes locks that would wait for active writers, and delay others behind them.
     serialise_writers(connection)
     first, end = number * WIDTH, (number + 1) * WIDTH
     watched = f"WHEN (NEW.seq < {first + _WATCHED})"
@@ -147,12 +147,12 @@ class Partitions:
     async def turn(self, before: float | None, most: int | None) -> bool:
         """Begin a new partition if the current one was begun before a Unix time, or has more than ``most`` bytes.
 
-        Return whether it was begun. None asks for nothing.
+        Return whether it was begun. None disables either condition.
         """
         number = await self._database.read(partial(_due, before=before, most=most))
         if number is None:
             return False
-        # In two transactions: a sequence is not rolled back, and must not lead to a partition that has been.
+        # In two transactions: a sequence is not rolled back, and must not point to a partition that was.
         await self._database.write(partial(_open_missing, number=number))
         await self._database.write(partial(leap, number=number))
         return True
@@ -166,7 +166,7 @@ class Partitions:
     async def drop_before(self, created: float, *, thorough: bool) -> int:
         """Drop the partitions whose traces all began before a Unix time; return how many traces those were.
 
-        Go on behind a younger partition only if ``thorough``. The current partition stays.
+        Continue after a younger partition only if ``thorough``. The current partition stays.
         """
         total = 0
         for partition in await self._database.read(closed):
@@ -178,7 +178,7 @@ class Partitions:
         return total
 
     async def drop_oldest(self, size: int) -> Dropped | None:
-        """Drop the oldest partition if the database has more than ``size`` bytes; return what it was.
+        """Drop the oldest partition if the database has more than ``size`` bytes; return the dropped partition.
 
         The current partition stays, and the last one before it until the current one has ``size / PARTS`` bytes: a
         database that had no partitions does not lose all of its traces when the first one is closed.
@@ -213,7 +213,7 @@ class Partitions:
                 await self._database.run_alone(f"ALTER TABLE {table} DETACH PARTITION {name} CONCURRENTLY")
             elif state == "pending":
                 await self._database.run_alone(f"ALTER TABLE {table} DETACH PARTITION {name} FINALIZE")
-        # Once nobody finds the traces any more: one may have been annotated since.
+        # After the traces are detached: one may have been annotated in the meantime.
         await self._forget(partition)
         names = ", ".join(f"{table}_{partition.number}" for table in _TABLES)
         await self._database.write(lambda connection: _execute(connection, f"DROP TABLE IF EXISTS {names}"))
@@ -230,7 +230,7 @@ def closed(connection: Connection) -> list[Partition]:
 
 
 def closed_and_current(connection: Connection) -> tuple[list[Partition], Partition | None]:
-    """Return the partitions that no further trace comes into, the oldest first, and the one that the next comes into.
+    """Return the partitions that get no more traces, the oldest first, and the one that gets the next trace.
 
     There is none in SQLite.
     """

@@ -164,8 +164,8 @@ class ToolLearner:
     ) -> None:
         """Take note of the tools in ``messages``, of a request of ``size`` bytes.
 
-        ``stored`` are the same messages without secrets: a declaration that holds one is not pinned. ``pinned`` are the
-        digests that the exchange was checked with, None where they were not read.
+        ``stored`` are the same messages without secrets: a declaration with a secret is not pinned. ``pinned`` are the
+        digests that the exchange was checked with, None if they were not read.
         """
         if size > _MAX_BODY or len(self._waiting) >= _MAX_WAITING:
             return
@@ -191,7 +191,7 @@ class ToolLearner:
             self._wake.clear()
             taken, self._waiting = self._waiting, {}
             try:
-                # Each in a transaction of its own: traces wait for one at most.
+                # Each in its own transaction, so that traces wait for one at most.
                 for key, seen in taken.items():
                     await self._pins.learn(seen)
                     self._remember(key)

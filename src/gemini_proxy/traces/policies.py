@@ -37,9 +37,9 @@ class StoredPolicy:
 
 
 class Policies:
-    """Every change holds for the requests that come after it, in every process on the database.
+    """Every change applies to later requests, in every process on the database.
 
-    Whether a text loads is the caller's to check before it is kept. Every method raises StoreError.
+    The caller must check that a text loads before storing it. Every method raises StoreError.
     """
 
     def __init__(self, database: Database) -> None:
@@ -99,14 +99,14 @@ class Policies:
         return await self._database.write(work)
 
     async def restore(self, dataset: Dataset, version: PolicyVersion, *, by: str = UNKNOWN) -> StoredPolicy:
-        """Make a policy what it was, also one that was removed since; the policy as it is then.
+        """Restore a version of a policy, even if the policy was removed since. Return the restored policy.
 
         Raises DatasetGone, and TooMany if there is no room left to restore a removed one.
         """
         values = {name: getattr(version, name) for name in ("name", "content", "enabled", "action")}
 
         def work(connection: Connection) -> StoredPolicy:
-            # Before the policy, so that two who bring back a removed one do so in turn.
+            # Before the policy, so that two restorations of a removed policy happen in turn.
             lock(connection, dataset)
             before = _of(connection, dataset, version.policy)
             if before is not None:
@@ -119,14 +119,14 @@ class Policies:
         return await self._database.write(work)
 
     async def promote(self, dataset: Dataset, policy_id: str, seq: int, *, by: str = UNKNOWN) -> StoredPolicy | None:
-        """Make a policy what its shadow is, enabled, and end the shadow; the policy as it is then.
+        """Replace a policy by its shadow, enabled, and end the shadow. Return the new policy.
 
-        None if no shadow of it has the number ``seq`` any more. Raises DatasetGone, and TooMany where it is a new
-        policy for which there is no room.
+        Return None if no shadow of it has the number ``seq`` any more. Raises DatasetGone, and TooMany for a new policy
+        without room.
         """
 
         def work(connection: Connection) -> StoredPolicy | None:
-            # Everyone locks in this order: dataset, policy, revision, shadow, and the audit log last.
+            # All transactions lock in this order: dataset, policy, revision, shadow, and the audit log last.
             lock(connection, dataset)
             before = _of(connection, dataset, policy_id)
             revision.advance(connection)
@@ -196,7 +196,7 @@ def _change_to(
 
 def _of(connection: Connection, dataset: Dataset, policy_id: str) -> StoredPolicy | None:
     """Return a policy that nobody else changes until the transaction ends."""
-    # A version refers to the dataset. Its row is locked first, as by those who delete it with its policies.
+    # A version refers to the dataset. Lock its row first, as the deletion of a dataset with its policies does.
     there = select(datasets.c.seq).where(datasets.c.seq == dataset.seq)
     connection.execute(there.with_for_update(read=True, key_share=True))
     query = select(policies).where(policies.c.dataset == dataset.seq, policies.c.id == policy_id).with_for_update()

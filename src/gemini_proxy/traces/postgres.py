@@ -23,17 +23,17 @@ T = TypeVar("T")
 # Idle connections are replaced, because a firewall in between may have dropped them.
 _RECYCLE_SECONDS: Final = 300
 
-# Connections for reading, of which one user has so many at once: what others ask for does not wait for a single one.
+# Connections for reading, and how many one user may have at once, so that one user cannot make all others wait.
 _READERS: Final = 5
 _READERS_OF_ONE: Final = 2
 
 _MIGRATION_LOCK: Final = 0x67_70_00
 
-# asyncpg's own name for libpq's sslmode, and what it takes.
+# asyncpg's own name for libpq's sslmode, and its values.
 _SSL: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # SQLAlchemy takes these for itself.
 _OF_THE_DIALECT: Final = frozenset({"prepared_statement_cache_size"})
-# Settings that say nothing in a transaction that has begun, or of statements that are not kept.
+# Settings without effect in a transaction that has begun, or on statements that are not kept.
 _OF_A_SESSION: Final = frozenset({"default_transaction_read_only", "plan_cache_mode"})
 LISTENER: Final = "gemini-proxy listener"
 """By what name the database knows the connection of a ``Listener``."""
@@ -43,9 +43,9 @@ LISTENER: Final = "gemini-proxy listener"
 class TimeLimits:
     """Seconds of waiting before a StoreError: to connect, for a lock, for a transaction to end.
 
-    A recorder says after 5 that a trace was not written; its transaction may go on, for late evidence is better than
-    none. ``orphan`` is the server's patience with a transaction whose proxy has fallen silent: without it, a machine
-    that lost its network would hold up every other one's writers.
+    A recorder reports after 5 that a trace was not written; its transaction may continue, for late evidence is better
+    than none. ``orphan`` is the server's patience with a transaction whose proxy has fallen silent: without it, a
+    machine that lost its network would block the writers of all others.
     """
 
     connect: float = 3.0
@@ -69,10 +69,10 @@ class PostgresDatabase:
     def __init__(self, url: URL, *, read_only: bool, limits: TimeLimits | None = None) -> None:
         """Raise StoreError where asyncpg is not installed, or does not know an option of the URL."""
         self._limits = limits or TimeLimits()
-        # Connections of their own, so that no page that is slow to read holds up an exchange.
+        # Separate connections, so that no slow page delays an exchange.
         readers, glances = (_engine(url, self._limits, count, "on") for count in (_READERS, 2))
         self._readers = readers.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        # A transaction of its own where a pooler could hand its second round trip to another connection.
+        # A transaction of its own if a pooler could give its second round trip to another connection.
         alone: dict[str, Any] = {} if _is_pooled(url) else {"isolation_level": "AUTOCOMMIT"}
         self._glances = glances.execution_options(**(alone or {"postgresql_readonly": True}))
         self._writers = None if read_only else _engine(url, self._limits, 5, "off")
@@ -83,7 +83,7 @@ class PostgresDatabase:
     async def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         if owner is None:
             return await self._run(self._readers, work)
-        # Before the time begins in which there has to be an answer.
+        # Before the time limit for the answer begins.
         give_back = await self._per_user.acquire(owner)
         try:
             return await self._run(self._readers, work)
@@ -145,8 +145,7 @@ class PostgresDatabase:
 async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
     """Run and commit ``work``; once more on a new connection where the server had closed this one, as in a restart.
 
-    To find out first would cost every transaction a round trip. Only a commit is not tried again: it may have
-    happened.
+    Testing first would cost every transaction a round trip. Only a commit is not repeated: it may have succeeded.
     """
     async with engine.connect() as connection:
         try:
@@ -164,7 +163,7 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Connection], T]) -> 
 async def _insert(alone: AsyncEngine, together: AsyncEngine, rows: Sequence[TraceRow], *, again: bool) -> None:
     """Insert rows at once over ``alone``, where a statement may be a transaction; otherwise by ``insert_rows``.
 
-    Where the server had closed the connection nobody knows whether the rows are there.
+    If the server closed the connection, it is unknown whether the rows were written.
     """
     if not again and fits_one_statement(rows):
         async with alone.connect() as connection:
@@ -186,7 +185,7 @@ async def _run_alone(engine: AsyncEngine, statement: str) -> None:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         asyncpg = import_module("asyncpg")
         try:
-            # In one message: to prepare it first, a pooler could take another connection.
+            # In one message: with a separate preparation, a pooler could use another connection.
             await raw.execute(statement)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DBAPIError(statement, None, error) from error
@@ -264,7 +263,7 @@ def _settings(limits: TimeLimits, read_only: str) -> dict[str, str]:
         "lock_timeout": _milliseconds(limits.lock),
         "statement_timeout": _milliseconds(limits.transaction),
         "idle_in_transaction_session_timeout": _milliseconds(limits.orphan),
-        # For reading, a plan for any words and any place in a dataset is the wrong one for most.
+        # For reading, a generic plan for any words and any place in a dataset is wrong for most queries.
         "plan_cache_mode": "force_custom_plan" if read_only == "on" else "auto",
     }
 

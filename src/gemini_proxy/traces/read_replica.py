@@ -44,7 +44,7 @@ class ReadReplica:
             try:
                 result = await self._replica.read(work, owner=owner)
             except StoreError as error:
-                # The other kinds say something of the question, and the primary would say the same.
+                # The other kinds are about the query itself, and the primary would fail in the same way.
                 if type(error) not in (StoreError, StoreUnavailable):
                     raise
                 self._leave(error)

@@ -14,16 +14,16 @@ from gemini_proxy.traces.trace import Trace
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 256
-# What a database that hangs may hold up in memory: in traces, and in characters of their texts.
+# The most that may wait in memory for a hanging database: in traces, and in characters of their texts.
 MAX_WAITING = 10_000
 MAX_WAITING_CHARACTERS = 64 * 1024 * 1024
-# Seconds between two attempts while the database takes nothing: the first, and the most.
+# Seconds between two attempts while the database accepts nothing: at first, and at most.
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.25
 # Traces with more text than this are serialized in a thread, a message at a time, so that the loop gets its turn.
 LARGE = 256 * 1024
 MANY = 1_000
-# Turns of the event loop without a trace after which no more are waited for, and seconds after which none are.
+# Stop waiting for further traces after this many turns of the event loop without one, or after these seconds.
 QUIET_TURNS = 4
 LONGEST_GATHERING = 0.02
 
@@ -34,7 +34,7 @@ class TraceSink(Protocol):
     async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         """Commit the rows in one transaction; with ``again`` without those that an earlier attempt has committed.
 
-        Raises StoreUnavailable where a later attempt may succeed, RowRejected if a row is to blame.
+        Raises StoreUnavailable if a later attempt may succeed, RowRejected if a row is to blame.
         """
         ...
 
@@ -54,8 +54,8 @@ class _QueuedTrace:
 class Recorder:
     """Write traces in batches from one task, ``run()``, which the owner starts and ends with ``close()``.
 
-    While the database takes nothing a trace is tried again for ``patience`` seconds. ``dropped`` counts the traces for
-    which ``commit`` said False, ``late`` those of them that were written after all.
+    While the database accepts nothing, a trace is retried for ``patience`` seconds. ``dropped`` counts the traces for
+    which ``commit`` returned False, ``late`` those of them that were still written later.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Recorder:
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._queue: deque[_QueuedTrace] = deque()
-        # Those that ``commit`` waits for, the longest wait first, and the timer that ends waits: one for all.
+        # The traces that ``commit`` waits for, the longest wait first, and one timer that ends all waits.
         self._unsettled: deque[_QueuedTrace] = deque()
         self._patience_ends: asyncio.TimerHandle | None = None
         self._writing: list[_QueuedTrace] = []
@@ -96,9 +96,9 @@ class Recorder:
         return len(self._queue)
 
     async def commit(self, trace: Trace, size: int | None = None) -> bool:
-        """Write a trace durably; return whether that was done, False after ``patience`` seconds at the latest.
+        """Write a trace durably; return whether it was written, False after ``patience`` seconds at the latest.
 
-        ``size`` is how many bytes its messages were read from; their text is measured where that is not known.
+        ``size`` is the number of bytes that its messages were read from; if that is not known, their text is measured.
         Cancelling the caller withdraws nothing: the trace is queued before the first await.
         """
         item = self._enqueue(trace, text_length(trace.messages) if size is None else size)
@@ -107,9 +107,9 @@ class Recorder:
         return await item.written
 
     async def run(self) -> None:
-        """Write what is queued until ``close``; when it is cancelled before, all who wait are told False.
+        """Write queued traces until ``close``; if this is cancelled earlier, all waiting callers get False.
 
-        What fails unexpectedly is raised, and costs the trace that it failed on alone: run it again for the others.
+        An unexpected error is raised and loses only the trace that caused it: run this again for the others.
         """
         try:
             while True:
@@ -131,7 +131,7 @@ class Recorder:
             raise
 
     async def _gather(self) -> None:
-        """Wait for traces that are about to come: a transaction costs as much as several traces.
+        """Wait for traces that are about to come: a transaction costs as much as writing several traces.
 
         Only after a batch of several, so that an exchange that comes alone is not kept waiting.
         """
@@ -193,7 +193,7 @@ class Recorder:
         return item
 
     def _is_full(self, size: int) -> bool:
-        # One trace is always taken, however long it is.
+        # At least one trace is always taken, however long it is.
         return len(self._queue) >= self._max_waiting or 0 < self._characters > MAX_WAITING_CHARACTERS - size
 
     def _take_batch(self) -> list[_QueuedTrace]:
@@ -238,7 +238,7 @@ class Recorder:
         self._drop_settled()
 
     def _end_waits(self) -> None:
-        """Give up what has waited too long, and look again when the next one will have.
+        """Give up traces that have waited too long, and look again when the next one has.
 
         A trace that is given up stays until its next attempt: late evidence is better than none.
         """
@@ -289,7 +289,7 @@ class Recorder:
 
 
 def _answer(item: _QueuedTrace, written: bool) -> None:
-    # Done already when its caller was cancelled or told before.
+    # It is already done if its caller was cancelled or got a result before.
     if not item.written.done():
         item.written.set_result(written)
 

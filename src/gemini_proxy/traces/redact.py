@@ -27,7 +27,7 @@ _SECRET_NAMES = frozenset(
 
 
 def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Copy a text or JSON value without keys, and without what stands under the name of a header that carries one.
+    """Copy a text or JSON value without keys, and without the values of headers that carry one.
 
     ``secrets`` are further texts to remove wherever they occur, such as the configured keys.
     """

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 DAY: Final = 86_400.0
 # Seconds between two looks at the clocks and at the database's size.
 _LOOK: Final = 60.0
-# And between two for traces past their time: their age is counted in days.
+# Between two looks for expired traces, whose age is counted in days.
 _PERIOD: Final = 3_600.0
 # Periods between two full searches, because old traces can stay behind younger ones: a clock that was
 # ahead and has been set back since leaves such.

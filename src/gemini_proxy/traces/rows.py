@@ -15,7 +15,7 @@ from gemini_proxy.traces.value_keys import SealedValue
 
 LOG_RULES = "log_rules"
 PUSH = "push"
-# A push waits for the logging rules of its trace, so that what they find goes along; but for a day at most.
+# A push waits for the logging rules of its trace, so that it includes their annotations; but for a day at most.
 PUSH_HOLD: Final = 86_400.0
 # Characters of a rule's name, or of a message in its place: PostgreSQL takes 2,700 bytes into an index.
 MAX_RULE: Final = 200
@@ -161,7 +161,7 @@ def _dump_slowly(value: object) -> bytes:
 
 def dump_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
     """Serialize messages one at a time: orjson keeps the interpreter to itself for the length of a call."""
-    # Into one buffer: what orjson gives for a short message keeps four kilobytes from being used again.
+    # Into one buffer: orjson's result for a short message would block four kilobytes from reuse.
     document = bytearray(b"[")
     for message in messages:
         document += dump(message)

@@ -80,7 +80,7 @@ traces = Table(
     Column("messages", LargeBinary, nullable=False),
     # The listing of a dataset, with what it is filtered by: a million traces are looked through without reading one.
     Index("ix_traces_listing", "dataset", "position", "created", "outcome", "model"),
-    # The few that did not simply complete, which are what one looks for: found without looking through the others.
+    # The few that did not simply complete, which users look for: found without scanning the others.
     Index(
         "ix_traces_notable",
         "dataset",
@@ -108,7 +108,7 @@ annotations = Table(
     # The name of the rule, or the message where no rule is named; cut, see rows.py, for it is in an index.
     Column("rule", Text, nullable=False),
     Column("guardrail", LargeBinary, nullable=False),
-    # What else a client that annotates says of it.
+    # Further data from a client that annotates.
     Column("extra", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Index(None, "dataset", "rule", "trace"),
@@ -411,7 +411,7 @@ alert_messages = Table(
     sqlite_autoincrement=True,
 )
 
-# What was done to what judges exchanges, and by whom: see audit.py. Triggers refuse to change and to delete entries.
+# Changes of rules, keys and settings, and who made them: see audit.py. Triggers refuse to change or delete entries.
 audit_log = Table(
     "audit_log",
     metadata,
@@ -428,7 +428,7 @@ audit_log = Table(
     Index(None, "owner", "seq"),
 )
 
-# One row: the last entry's number and digest, so that one that is missing at the end is missed.
+# One row: the last entry's number and digest, so that a missing last entry is noticed.
 audit_head = Table(
     "audit_head",
     metadata,

@@ -53,8 +53,8 @@ class SqliteDatabase:
     Whatever is done is one hop to a thread that has a connection of its own. Through aiosqlite each statement is a hop,
     cursor and commit included: four times the processor time; and work whose caller is cancelled outlives the database.
 
-    A file that was deleted or replaced is noticed with each transaction. One that wrote into it is a StoreError; the
-    next one goes to the file that is at the path then, or to a new one.
+    Each transaction notices a deleted or replaced file. A transaction that wrote into such a file raises StoreError;
+    the next one uses the file that is at the path then, or a new one.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:

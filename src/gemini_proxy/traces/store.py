@@ -126,8 +126,7 @@ class TraceStore:
     async def write(self, rows: Sequence[TraceRow], *, again: bool = False) -> None:
         """Write serialized traces as ``add`` does; with ``again``, leave out those that are there.
 
-        That an attempt failed does not say that it wrote nothing: its commit may have come through and the word of it
-        not.
+        A failed attempt may still have written: its commit may have succeeded without the confirmation.
         """
         if rows:
             await self._database.insert(rows, again=again)

@@ -28,9 +28,9 @@ def scripts() -> Config:
 
 
 def upgrade(connection: Connection) -> bool:
-    """Run what is missing, in the caller's transaction; return True if more is left for a transaction after it.
+    """Run the missing migrations in the caller's transaction; return True if more are left for a later transaction.
 
-    Raises StoreError when the database was written by a version that this one does not know.
+    Raises StoreError if an unknown version has written the database.
     """
     config = scripts()
     config.attributes["connection"] = connection
@@ -52,9 +52,9 @@ def _has_unchecked_traces(connection: Connection) -> bool:
 
 
 def try_upgrade(connection: Connection) -> None:
-    """Raise what ``upgrade`` would, in a transaction that the caller undoes.
+    """Raise the errors that ``upgrade`` would raise, in a transaction that the caller rolls back.
 
-    Traces of an older schema are not upgraded for it: that may take long, and keeps a running server from writing.
+    Traces of an older schema are not upgraded for this: that may take long, and would block a running server's writes.
     """
     with _known_schema():
         present = MigrationContext.configure(connection).get_current_revision()

@@ -8,8 +8,8 @@ from typing import Final
 
 import orjson
 
-# What a service finds wrong with one trace, and would find wrong with it again. Everything else may pass: a key can be
-# renewed, an address corrected, a service repaired.
+# Statuses for a fault of one trace, which would fail again. Every other failure may be temporary: a key can be renewed,
+# an address corrected, a service repaired.
 _REJECTIONS: Final = frozenset({400, 409, 413, 422})
 
 
@@ -50,8 +50,8 @@ Answer = Delivered | Rejected | Failed
 def read_answer(status: int, retry_after: str | None, body: bytes, now: float) -> Answer:
     """Read an answer; ``now`` is in Unix seconds, for a Retry-After that is a date.
 
-    Success has to name the trace (``{"id": [...]}``): a page that somebody else's server shows for every address must
-    not pass for a delivery.
+    Success has to name the trace (``{"id": [...]}``): the page that some other server shows for every address must not
+    count as a delivery.
     """
     if 200 <= status < 300:
         return Delivered() if _names_trace(body) else Failed(Failure.UNEXPECTED)

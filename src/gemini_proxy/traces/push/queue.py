@@ -19,8 +19,8 @@ from gemini_proxy.traces.trace import Trace, annotation_json
 def push_body(trace: Trace) -> dict[str, Any]:
     """Return the body of ``POST /api/v1/push/trace`` for one trace.
 
-    As Invariant's Gateway sends it: members of a message that are null are left out, ``via_gateway`` is true. What
-    ``metadata.gemini_proxy`` says lets a receiving gemini-proxy recognize a trace that it has, and show how it ended.
+    It has the form that Invariant's Gateway sends: null members of a message are left out, ``via_gateway`` is true. By
+    ``metadata.gemini_proxy`` a receiving gemini-proxy recognizes a trace that it already has, and shows its outcome.
     """
     return {
         "messages": [

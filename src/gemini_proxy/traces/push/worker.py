@@ -17,15 +17,15 @@ from gemini_proxy.traces.push.queue import LARGE, PushQueue
 
 FIRST: Final = 1.0
 LONGEST: Final = 300.0
-# A service may ask for more patience than we have by ourselves; not for so much that it is forgotten.
+# A service may ask for a longer pause than ours, but not for one so long that it is forgotten.
 LONGEST_ASKED: Final = 3600.0
 
 
 def pause(failures: int, jitter: float, asked: float | None = None) -> float:
-    """Return the seconds to wait after so many failures in a row: twice as long each time, from 1 to 300.
+    """Return the seconds to wait after this many failures in a row: doubled each time, from 1 to 300.
 
-    ``jitter``, from 0 to 1, takes up to half of it away, so that those who failed together do not return together.
-    ``asked`` is what the service asks for, honored up to an hour.
+    ``jitter``, from 0 to 1, subtracts up to half of it, so that processes that failed together do not return together.
+    ``asked`` is the pause that the service requests, honored up to an hour.
     """
     grown = min(FIRST * 2.0 ** min(max(failures - 1, 0), 32), LONGEST) * (1 - jitter / 2)
     return max(grown, min(asked or 0.0, LONGEST_ASKED))
@@ -34,8 +34,8 @@ def pause(failures: int, jitter: float, asked: float | None = None) -> float:
 class Backoff:
     """The state of a service: whether it responds, and how long to leave it alone.
 
-    While ``probing`` one attempt at a time is enough to find out; so it is at the beginning, so that a process that
-    restarts again and again brings a crowd each time.
+    While ``probing``, one attempt at a time tests the service. A process also begins this way, so that repeated
+    restarts do not flood the service.
     """
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Backoff:
         self._pause = 0.0
 
     def failed(self, begun_in: int, jitter: float, asked: float | None = None) -> None:
-        """Note that an attempt of round ``begun_in`` failed. Of those under way together the first one counts.
+        """Note that an attempt of round ``begun_in`` failed. Of simultaneous attempts only the first failure counts.
 
-        Rounds and not times, for clocks are set back.
+        It uses rounds instead of times, because clocks may be set back.
         """
         if begun_in != self.round:
             return
@@ -71,15 +71,15 @@ logger = logging.getLogger(__name__)
 
 # Attempts under way at once: what a service a hundred milliseconds away needs to take a few hundred traces a second.
 LANES: Final = 16
-# How long a job is this process's alone, in seconds; after it, what a killed process had taken is taken up again.
+# How long a job belongs to this process alone, in seconds; then other processes take over the jobs of a killed one.
 LEASE: Final = 180.0
-# What is left of a lease when an attempt begins: more than any attempt takes, so that no two run at once.
+# The rest of a lease at the beginning of an attempt: longer than any attempt, so that no two run at once.
 _ATTEMPT: Final = 90.0
 # How often to look without being woken: for jobs that are due again, and for those that other processes queued.
 POLL: Final = 5.0
-# What lies between two looks at a job that is due and that another process is just taking.
+# Between two looks at a due job that another process is just taking.
 _SHORTEST: Final = 0.5
-# How often the queue's length and age are looked at.
+# How often to check the queue's length and age.
 TRIM: Final = 10.0
 
 
@@ -103,10 +103,10 @@ class Service(Protocol):
 class PushWorker:
     """Send queued traces from ``run()``; any number of processes may share the queue.
 
-    A trace leaves the queue when the service has said that it has it, or never will. Every other attempt is repeated
-    after a pause, however long that takes: nothing about a job is kept in memory alone. A trace is sent twice where the
-    answer to its first sending was lost, or this process ended between the answer and the removal of the job. A failing
-    service is asked by one attempt at a time, after pauses that grow.
+    A trace leaves the queue when the service has confirmed it, or rejected it for good. Every other attempt is repeated
+    after a pause, however long that takes: nothing about a job is only in memory. A trace is sent twice if the answer
+    to the first attempt was lost, or if this process ended between the answer and the removal of the job. A failing
+    service gets one attempt at a time, after growing pauses.
 
     The counters and ``last_error`` are this process's.
     """
@@ -123,10 +123,11 @@ class PushWorker:
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``ready`` says that there may be jobs.
+        """``ready`` is set when there may be jobs.
 
-        More than ``max_queue``, or older than ``max_age()`` seconds, are given up. Their age is that at ``believed()``,
-        a Unix time; None gives none up by age. Without it, the age goes by ``clock``.
+        Jobs beyond ``max_queue``, or older than ``max_age()`` seconds, are given up. Their age is that at
+        ``believed()``, a Unix time; if it is None, no job is given up by age. Without ``believed``, the age goes by
+        ``clock``.
         """
         self._queue = queue
         self._service = service
@@ -183,7 +184,7 @@ class PushWorker:
             async with self._turn:
                 job = await self._next()
                 if self._patience.probing:
-                    # The others wait for what comes of it.
+                    # The others wait for its result.
                     await self._attempt(job)
                     continue
             await self._attempt(job)
@@ -212,11 +213,11 @@ class PushWorker:
             await self._clock.wait(self._ready, min(max(rest, _SHORTEST), POLL))
 
     async def _attempt(self, job: PushJob) -> None:
-        # Of large traces one at a time is in memory.
+        # Only one large trace at a time is in memory.
         async with self._large if job.size > LARGE else contextlib.nullcontext():
             begun_in = self._patience.round
             if self._clock.time() >= job.leased - _ATTEMPT:
-                # It lay here through a pause, and may be another process's by now.
+                # It waited here during a pause, and may belong to another process by now.
                 return
             try:
                 document = await self._queue.document(job)
@@ -267,9 +268,9 @@ class PushWorker:
         self.given_up[GivenUp.REJECTED] += removed
 
     async def _remove(self, job: PushJob) -> int:
-        """Remove the job, however long the database does not let us: what is delivered must not be sent again.
+        """Remove the job, however long the database refuses: a delivered trace must not be sent again.
 
-        How many that were: none where another process had the same answer first.
+        Return the number of removed jobs: none if another process had the same answer first.
         """
         while True:
             try:

@@ -46,7 +46,7 @@ def read_headlines(
         asked = metadata_of.get("asked") if isinstance(metadata_of, Mapping) and updated is None else None
         line = headline_of(metadata_of, asked if isinstance(asked, str) else "")
         known = isinstance(asked, str)
-        # What pages show of a trace beside that is read only as long as there is time for it.
+        # Further details for pages are read only while there is time.
         if (hit is not None or not known) and time.perf_counter() < ends:
             messages = _beginning(connection, one.seq)
             if not known:

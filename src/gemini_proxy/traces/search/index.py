@@ -91,9 +91,9 @@ class Matches(Protocol):
     def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:
         """Return the condition for rows between two numbers.
 
-        An index goes through all it has of a word before it says that nothing is found. ``carefully`` it costs no more
-        than the traces between the numbers: it is asked for blocks of them, and beginnings of words, for which it puts
-        together first what it has of them, are looked for in each row in which the rest is found.
+        An index scans all its entries for a word before it reports that nothing is found. ``carefully`` limits the cost
+        to the traces between the numbers: the index is asked for blocks of them, and beginnings of words, whose entries
+        it would have to merge first, are looked for in each row that matches the rest.
         """
         ...
 

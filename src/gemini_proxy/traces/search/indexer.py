@@ -36,7 +36,7 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_AGAIN: Final = 64
 # Metadata that a client made this large is not looked into for tokens and latencies.
 _MAX_METADATA: Final = 256 * 1024
-# For each second of work, seconds of rest: a twentieth of one processor at most goes into what nobody waits for.
+# Seconds of rest for each second of work: work that nobody waits for takes at most a twentieth of one processor.
 REST: Final = 19.0
 # And a fiftieth while the exchanges take more than half of one.
 BUSY_REST: Final = 49.0
@@ -130,7 +130,7 @@ class Indexer:
         return steps
 
     async def step(self) -> bool:
-        """Take in some traces; False where there was none. Raises StoreUnavailable.
+        """Index some traces; return False if there are none. Raises StoreUnavailable.
 
         Large texts are read outside of the transaction and of the event loop. When another process was faster, or a
         trace has changed since it was read, nothing is written and the next step starts over. After a failure fewer are
@@ -375,9 +375,9 @@ def _write(connection: Connection, batch: _Batch, entries: Sequence[Entry], coun
 
 
 def _write_again(connection: Connection, batch: _Batch, entries: Sequence[Entry]) -> None:
-    """Replace what the index has of a batch, and move the mark below it; remove the mark where there is nothing left.
+    """Replace a batch's entries in the index, and move the mark below it; remove the mark if nothing is left.
 
-    Nothing is written where another process was faster, or a trace is not as it was read.
+    Nothing is written if another process was faster, or if a trace has changed since it was read.
     """
     # Who indexes moves either mark: what is below this one is not indexed for the first time meanwhile.
     indexed(connection)

@@ -37,7 +37,7 @@ from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.trace import Outcome, TraceSummary
 from gemini_proxy.traces.usage import AGAIN, WIDTHS
 
-# Of a menu: models and rules are named by clients, who may name many.
+# The most entries of a menu: clients name models and rules, and may name many.
 MAX_CHOICES: Final = 200
 # What is more is "1,000+".
 MAX_COUNTED: Final = 1_000

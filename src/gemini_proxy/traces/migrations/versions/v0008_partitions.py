@@ -34,7 +34,7 @@ def upgrade() -> None:
         return
     for table in ("traces", "search"):
         op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT ck_{table}_0")
-    # From here on it is quick, and takes locks in an order that writers do not.
+    # From here on it is quick, and takes locks in another order than writers do.
     serialise_writers(op.get_bind())
     op.execute("LOCK TABLE datasets, traces, annotations, jobs, search IN ACCESS EXCLUSIVE MODE")
     for table, key in (
