@@ -111,7 +111,7 @@ class ExchangeMetrics:
 
     def _count_tokens(self, usage: Mapping[str, Any]) -> None:
         for key, kind in _TOKENS.items():
-            if count := tokens(usage, key):
+            if key in usage and (count := tokens(usage, key)):
                 self.tokens[kind] += count
 
     def _name(self, name: str) -> str:

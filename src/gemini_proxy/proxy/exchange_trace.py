@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from gemini_proxy.errors import Unavailable
+from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.upstream_fault import read_fault
 from gemini_proxy.guardrails.coverage import Coverage
-from gemini_proxy.guardrails.masking import hide_in_messages, moved
+from gemini_proxy.guardrails.masking import Masks, hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
 from gemini_proxy.proxy.masker import masked_bytes, off_loop
@@ -167,14 +168,12 @@ class ExchangeRecorder:
     def _trace(self, exchange: Exchange, coverage: Coverage) -> Trace:
         call = exchange.call
         invariant = exchange.credentials.invariant
-        rules, parameters, masks = exchange.rules, self._guardrails.parameters, exchange.masks
-        messages, violations, allowed = exchange.messages, exchange.violations, exchange.allowed or exchange.settled
+        messages, violations, masks = exchange.messages, exchange.violations, exchange.masks
         if masks is not None:
             violations = moved(violations, masks, messages)
             messages = hide_in_messages(messages, masks)
-        if rules.annotating:
-            parameters = rules.tools.within(parameters, messages)
-        place = _place(exchange, messages)
+        metadata = _metadata(exchange, coverage)
+        metadata |= _place(exchange, messages)
         trace = Trace(
             id=exchange.id,
             created=exchange.created,
@@ -182,27 +181,31 @@ class ExchangeRecorder:
             owner=exchange.owner,
             tenant=tenant(invariant) if invariant else None,
             outcome=exchange.outcome or Outcome.FAILED,
-            model=exchange.model,
+            model=metadata["model"],
             stream=exchange.streams,
             messages=messages,
             annotations=annotations_for(violations) if violations else (),
-            metadata={**_metadata(exchange, coverage), **place},
+            metadata=metadata,
             duration_ms=_milliseconds(exchange.started_at, time.perf_counter()),
-            log_rules=tuple(
-                {**rule.described, "parameters": parameters, **({"allowed": allowed} if allowed else {})}
-                for rule in rules.annotating
-            ),
+            log_rules=self._log_rules(exchange, messages) if exchange.rules.annotating else (),
             push=self._push,
-            masked=self._kept(exchange, str(place["conversation"])),
+            masked=() if masks is None else self._kept(exchange, masks, metadata["conversation"]),
         )
         if masks is not None:
             trace = _with_texts(trace, masks.hide)
         return _without(exchange.request.secrets, trace) if exchange.request and exchange.request.secrets else trace
 
-    def _kept(self, exchange: Exchange, conversation: str) -> tuple[SealedValue, ...]:
+    def _log_rules(self, exchange: Exchange, messages: Sequence[Message]) -> tuple[Mapping[str, Any], ...]:
+        """Return the rules to run once the trace is written, each with its parameters."""
+        rules = exchange.rules
+        terms: dict[str, Any] = {"parameters": rules.tools.within(self._guardrails.parameters, messages)}
+        if allowed := exchange.allowed or exchange.settled:
+            terms["allowed"] = allowed
+        return tuple({**rule.described, **terms} for rule in rules.annotating)
+
+    def _kept(self, exchange: Exchange, masks: Masks, conversation: str) -> tuple[SealedValue, ...]:
         """Return the masked values to store, of the conversation and of objects that Gemini keeps from the exchange."""
-        masks = exchange.masks
-        if self._values is None or masks is None or not exchange.is_of_user:
+        if self._values is None or not exchange.is_of_user:
             return ()
         values = [
             (placeholder, SAID if value in masks.unsent else SENT, value)
@@ -296,7 +299,10 @@ def _metadata(exchange: Exchange, coverage: Coverage) -> dict[str, Any]:
         metadata["prompt_feedback"] = merger.prompt_feedback
     if exchange.upstream_status is not None:
         metadata["upstream_status"] = exchange.upstream_status
-    if (fault := exchange.upstream_error or read_fault(merger.error)) is not None:
+    fault = exchange.upstream_error
+    if fault is None and merger.error is not None:
+        fault = read_fault(merger.error)
+    if fault is not None:
         metadata["upstream_error"] = fault.described
     if exchange.refusal is not None:
         metadata["refusal"] = {"reason": exchange.refusal.reason, "text": exchange.refusal.text}
@@ -373,8 +379,12 @@ def _verdict(exchange: Exchange, *, off: bool) -> str:
 
 
 def _latencies(exchange: Exchange) -> dict[str, float]:
-    marks = {"upstream_head": exchange.head_at, "first_byte": exchange.response.first_byte_at}
-    return {name: _milliseconds(exchange.started_at, at) for name, at in marks.items() if at is not None}
+    latencies = {}
+    if (head_at := exchange.head_at) is not None:
+        latencies["upstream_head"] = _milliseconds(exchange.started_at, head_at)
+    if (first_byte_at := exchange.response.first_byte_at) is not None:
+        latencies["first_byte"] = _milliseconds(exchange.started_at, first_byte_at)
+    return latencies
 
 
 def _milliseconds(start: float, end: float) -> float:

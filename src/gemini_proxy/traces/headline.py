@@ -98,13 +98,13 @@ def conversation_of(messages: Messages) -> str:
     pieces: list[str] = []
     answered = False
     for message in messages:
-        role = message.get("role")
+        role, content = message.get("role"), message.get("content")
         if role == "assistant":
             if message.get("thought") or message.get("candidate"):
                 continue
             answered = True
-            if isinstance(text := message.get("content"), str) and not message.get("tool_calls"):
-                pieces.append(text)
+            if isinstance(content, str) and not message.get("tool_calls"):
+                pieces.append(content)
                 continue
         elif answered:
             break
@@ -113,31 +113,31 @@ def conversation_of(messages: Messages) -> str:
         if pieces:
             said += ("assistant", "".join(pieces))
             pieces.clear()
-        said += (str(role), *_texts(message), *_calls(message))
+        said.append(str(role))
+        said += _texts(content)
+        if "tool_calls" in message:
+            said += _called(message["tool_calls"])
     if pieces:
         said += ("assistant", "".join(pieces))
-    digested = "".join([f"{len(text)}\0{ends}\0" for text, ends in zip(said, _ends(said), strict=True)])
+    digested = "".join([f"{len(text)}\0{text if len(text) <= 2 * _DIGESTED else _ends(text)}\0" for text in said])
     return hashlib.blake2b(digested.encode(errors="replace"), digest_size=12).hexdigest()
 
 
-def _ends(texts: Sequence[str]) -> Sequence[str]:
-    """Return what is digested of each text: all of it, or the beginning and the end of a long one."""
-    if max(map(len, texts), default=0) <= 2 * _DIGESTED:
-        return texts
-    return [text if len(text) <= 2 * _DIGESTED else f"{text[:_DIGESTED]}{text[-_DIGESTED:]}" for text in texts]
+def _ends(text: str) -> str:
+    """Return what is digested of a long text: its beginning and its end."""
+    return f"{text[:_DIGESTED]}{text[-_DIGESTED:]}"
 
 
 def _first_words(message: Mapping[str, Any]) -> str:
     words: list[str] = []
-    for text in _texts(message):
+    for text in _texts(message.get("content")):
         words += text[:_LOOKED_INTO].split()
         if sum(map(len, words)) > LONGEST:
             break
     return " ".join(words)[:LONGEST]
 
 
-def _texts(message: Mapping[str, Any]) -> Sequence[str]:
-    content = message.get("content")
+def _texts(content: object) -> Sequence[str]:
     if isinstance(content, str):
         return (content,)
     if not isinstance(content, list):
@@ -146,8 +146,7 @@ def _texts(message: Mapping[str, Any]) -> Sequence[str]:
     return [chunk["text"] for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("text"), str)]
 
 
-def _calls(message: Mapping[str, Any]) -> Sequence[str]:
-    calls = message.get("tool_calls")
+def _called(calls: object) -> Sequence[str]:
     if not isinstance(calls, list):
         return ()
     functions = [call.get("function") for call in calls if isinstance(call, Mapping)]

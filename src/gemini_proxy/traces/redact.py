@@ -18,8 +18,8 @@ _PATTERN = (
 _IN_TEXT = re.compile(_PATTERN)
 _IN_BYTES = re.compile(_PATTERN.encode())
 # Looked for first: most metadata holds none of them, and a substring search costs a tenth of the pattern; a search for
-# one byte, the rarest of the substring, a tenth of that.
-_SIGNS = ((b"z", b"AIza"), (b"Q", b"AQ."), (b"-", b"inv-"), (b" ", b"earer "), (b"=", b"key="))
+# one character, the rarest of the substring, a tenth of that.
+_SIGNS = (("z", "AIza"), ("Q", "AQ."), ("-", "inv-"), (" ", "earer "), ("=", "key="))
 _SECRET_NAMES = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-goog-api-key", "x-api-key", "api_key", "apikey"}
     | {"invariant-authorization", "invariant-guardrails-authorization"}
@@ -36,8 +36,10 @@ def redact(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 def redact_json(document: bytes) -> bytes:
     """Redact a serialized document by the same patterns; it stays valid JSON."""
-    for byte, sign in _SIGNS:
-        if byte in document and sign in document:
+    # A text is searched in half the time that bytes are, and Latin-1 has a character for each byte.
+    text = document.decode("latin-1")
+    for character, sign in _SIGNS:
+        if character in text and sign in text:
             return _IN_BYTES.sub(REDACTED.encode(), document)
     return document
 

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import RowMapping
@@ -38,8 +38,7 @@ ANNOTATION_KEYS: Final = ("trace_id", "content", "address", "source", "rule", "g
 JOB_KEYS: Final = ("trace_id", "kind", "payload", "created", "due", "attempts")
 
 
-@dataclass(frozen=True, slots=True)
-class TraceRow:
+class TraceRow(NamedTuple):
     """A trace serialized: parameters for the inserts, in the order of the key tuples above.
 
     ``trace`` lacks the second and third, which the database assigns: the dataset's number, and the place in it.
@@ -77,7 +76,7 @@ def encode(trace: Trace, *, short: bool = False) -> TraceRow:
         _text(trace.dataset) or "",
         created,
         row,
-        annotation_rows(identity, trace.annotations, created),
+        annotation_rows(identity, trace.annotations, created) if trace.annotations else (),
         _job_rows(trace),
         trace.masked,
     )
