@@ -128,6 +128,11 @@ def test_metadata_that_a_client_made_up_does_no_harm(metadata: dict[str, Any]) -
     assert figures_of("completed", metadata, 1.0).requests == 1
 
 
+def test_a_true_count_of_tokens_is_one() -> None:
+    """As Python has it, and in JSON a number all the same."""
+    assert json.dumps(as_json(figures_of("pushed", {"usage": {"promptTokenCount": True}}, 0.0))["tokens"]) == "[1, 0]"
+
+
 def test_resampled_buckets_are_equal_in_width_and_leave_out_no_time() -> None:
     def bucket(start: int, count: int) -> Bucket:
         return Bucket(start, 300, Figures({"completed": count}))

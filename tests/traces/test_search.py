@@ -67,6 +67,7 @@ def test_what_nobody_types_is_cut() -> None:
     assert terms is not None
     assert len(terms.wanted) == MAX_TERMS
     assert words_of("x" * 10_000) == ("x" * MAX_WORD,)
+    assert words_of(f"a {'x' * MAX_WORD} b {'y' * (MAX_WORD + 1)}") == ("a", "x" * MAX_WORD, "b", "y" * MAX_WORD)
     assert len(" ".join(words_of("\ufdfa" * 10_000))) <= 20_100
 
 

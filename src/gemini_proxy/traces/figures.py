@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from gemini_proxy.traces.headline import headline_of
+from gemini_proxy.traces.headline import upstream_status
 from gemini_proxy.traces.trace import REFUSED, Outcome
 
 # A fifth from bound to bound: a quantile is told from the geometric middle of its interval, at most 9.6 % off.
@@ -70,6 +70,9 @@ class DurationHistogram:
             if rank <= 0:
                 return _middle(interval)
         return None
+
+
+_NO_DURATIONS: Final = DurationHistogram()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +142,11 @@ def figures_of(
     """
     found = findings or {}
     usage = _mapping(metadata.get("usage"))
-    status = headline_of(metadata, "").status
+    status = upstream_status(metadata)
     latencies = _mapping(metadata.get("latencies_ms"))
-    prompt, output, cached = (
-        sum(_count(usage.get(name)) for name in names)
-        for names in (
-            ("promptTokenCount",),
-            ("candidatesTokenCount", "thoughtsTokenCount"),
-            ("cachedContentTokenCount",),
-        )
-    )
+    prompt = _count(usage.get("promptTokenCount"))
+    output = _count(usage.get("candidatesTokenCount")) + _count(usage.get("thoughtsTokenCount"))
+    cached = _count(usage.get("cachedContentTokenCount"))
     refused_by = (rule for action, rules in found.items() if action != "log" for rule in rules)
     return Figures(
         outcomes={outcome: 1},
@@ -156,7 +154,7 @@ def figures_of(
         prompt_tokens=prompt,
         output_tokens=output,
         # A pushed trace took no time here.
-        durations=DurationHistogram() if outcome == Outcome.PUSHED else DurationHistogram.of([duration_ms]),
+        durations=_NO_DURATIONS if outcome == Outcome.PUSHED else _duration(duration_ms),
         first_bytes=_duration(latencies.get("first_byte")),
         models=_of_model(model, 1),
         statuses={} if status is None else {str(status): 1},
@@ -271,13 +269,13 @@ def _of_model(model: str | None, count: int) -> Counts:
 
 
 def _duration(value: object) -> DurationHistogram:
-    return DurationHistogram.of([value]) if isinstance(value, int | float) else DurationHistogram()
+    return DurationHistogram({_interval(value): 1}) if isinstance(value, int | float) else _NO_DURATIONS
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _count(value: object) -> int:
     # A pushed trace may say anything; a column of numbers must not grow beyond what JSON readers take.
-    return value if isinstance(value, int) and 0 <= value < 1 << 40 else 0
+    return int(value) if isinstance(value, int) and 0 <= value < 1 << 40 else 0

@@ -56,13 +56,14 @@ def question_of(messages: Messages) -> str:
 def headline_of(metadata: object, asked: str) -> Headline:
     """Return the line of a trace; values of the wrong type count for nothing."""
     told = metadata if isinstance(metadata, Mapping) else {}
-    status = told.get("upstream_status")
     failure = upstream_failure(told) or told.get("error")
-    return Headline(
-        asked[:LONGEST],
-        status if isinstance(status, int) and 100 <= status <= 999 else None,
-        failure[:LONGEST] if isinstance(failure, str) else "",
-    )
+    return Headline(asked[:LONGEST], upstream_status(told), failure[:LONGEST] if isinstance(failure, str) else "")
+
+
+def upstream_status(metadata: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status of the upstream's response; None if there was none, or none that can be one."""
+    status = metadata.get("upstream_status")
+    return status if isinstance(status, int) and 100 <= status <= 999 else None
 
 
 def upstream_failure(metadata: Mapping[str, Any]) -> str:

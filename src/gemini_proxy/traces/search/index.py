@@ -55,10 +55,8 @@ def _word(size: int, block: int) -> str:
 _FTS5: Final = table("search", column("rowid", Integer), column("body", Text), column("facets", Text), column("search"))
 _VECTORS: Final = table("search", column("trace", BigInteger), column("body", TSVECTOR))
 
-_INSERT: Final = {
-    "sqlite": text("INSERT INTO search (rowid, body, facets) VALUES (:trace, :body, :facets)"),
-    "postgresql": text("INSERT INTO search (trace, body) VALUES (:trace, CAST(CAST(:body AS text) AS tsvector))"),
-}
+_INSERT_FTS5: Final = "INSERT INTO search (rowid, body, facets) VALUES (?, ?, ?)"
+_INSERT_VECTOR: Final = text("INSERT INTO search (trace, body) VALUES (:trace, CAST(CAST(:body AS text) AS tsvector))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +179,12 @@ def _has_one(tokens: Sequence[str]) -> ColumnElement[bool]:
 
 def add_entries(connection: Connection, entries: Sequence[Entry]) -> None:
     """Add traces that the index does not have."""
-    name = connection.dialect.name
-    if entries:
-        row = _fts5_row if name == "sqlite" else _vector_row
-        connection.execute(_INSERT[name], [row(entry) for entry in entries])
+    if not entries:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_INSERT_FTS5, [_fts5_row(entry) for entry in entries])
+    else:
+        connection.execute(_INSERT_VECTOR, [_vector_row(entry) for entry in entries])
 
 
 def replace_entries(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -201,8 +201,8 @@ def forget(connection: Connection, numbers: Sequence[int]) -> None:
         connection.execute(delete(index).where(number.in_(numbers)))
 
 
-def _fts5_row(entry: Entry) -> dict[str, object]:
-    return {"trace": entry.trace, "body": " ".join(entry.words), "facets": " ".join(entry.labels)}
+def _fts5_row(entry: Entry) -> tuple[object, ...]:
+    return entry.trace, " ".join(entry.words), " ".join(entry.labels)
 
 
 def _vector_row(entry: Entry) -> dict[str, object]:

@@ -18,7 +18,7 @@ from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import RowRejected, StoreError, StoreUnavailable
 from gemini_proxy.traces.figures import Figures, figures_of
-from gemini_proxy.traces.headline import KEY_LENGTH, conversation_of, headline_of, tools_called
+from gemini_proxy.traces.headline import KEY_LENGTH, conversation_of, tools_called, upstream_status
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import annotations, progress, traces
 from gemini_proxy.traces.search.index import Entry, add_entries, replace_entries
@@ -354,7 +354,7 @@ def _facets(
         dataset,
         outcome,
         model,
-        headline_of(metadata, "").status,
+        upstream_status(metadata),
         tools,
         tenant[:KEY_LENGTH] if tenant else None,
         conversation if isinstance(conversation, str) else None,

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 # Far more than anyone types; the rest is not looked for.
@@ -65,8 +66,8 @@ class Facets:
         outcomes = () if self.outcome is None else (self.outcome,) if isinstance(self.outcome, str) else self.outcome
         clauses: list[tuple[str, ...]] = [(f"d{self.dataset}",)]
         if outcomes:
-            clauses.append(tuple("o" + outcome.replace("_", "") for outcome in outcomes))
-        named = (("m", self.model), *(("t", tool) for tool in self.tools), ("k", self.key), ("c", self.conversation))
+            clauses.append(tuple(["o" + outcome.replace("_", "") for outcome in outcomes]))
+        named = (("m", self.model), *[("t", tool) for tool in self.tools], ("k", self.key), ("c", self.conversation))
         clauses += [(_token(kind, name),) for kind, name in named if name]
         if self.status is not None:
             clauses.append((f"s{self.status}",))
@@ -75,7 +76,7 @@ class Facets:
     @property
     def tokens(self) -> tuple[str, ...]:
         """Return all words: what a trace with these facets is found by."""
-        return tuple(token for clause in self.clauses for token in clause)
+        return tuple(chain.from_iterable(self.clauses))
 
     @property
     def selective(self) -> bool:
@@ -135,10 +136,25 @@ def _shortened(term: Term, length: int) -> Term | None:
 
 def words_of(text: str) -> tuple[str, ...]:
     """Return the words of a text as they are indexed and looked for: small letters without accents."""
-    words = text.lower().translate(_SPACES).split() if text.isascii() else _WORD.findall(_plain(text))
-    if max(map(len, words), default=0) > MAX_WORD:
-        words = [word[:MAX_WORD] for word in words]
-    return tuple(words)
+    if text.isascii():
+        text = text.lower().translate(_SPACES)
+        words = text.split()
+        are_short = not may_have_longer(text, MAX_WORD)
+    else:
+        words = _WORD.findall(_plain(text))
+        are_short = max(map(len, words), default=0) <= MAX_WORD
+    return tuple(words) if are_short else tuple([word[:MAX_WORD] for word in words])
+
+
+def may_have_longer(text: str, most: int) -> bool:
+    """Return False where no word of a text is longer than ``most`` characters: at least every so often is a space."""
+    place = 0
+    while len(text) - place > most:
+        space = text.rfind(" ", place, place + most + 1)
+        if space < 0:
+            return True
+        place = space + 1
+    return False
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from gemini_proxy.traces.rows import load
+from gemini_proxy.traces.search.query import may_have_longer
 
 # Characters of a trace that can be found: a long book chapter. Beyond, the index would grow with the longest traces.
 MAX_TEXT: Final = 64 * 1024
@@ -55,7 +56,7 @@ def _strings(messages: bytes) -> Iterator[str]:
 
 def _readable(text: str) -> str:
     """Remove encoded contents, and what a database does not accept in a text."""
-    if len(text) >= _LONG and max(map(len, text.split()), default=0) >= _LONG:
+    if may_have_longer(text, _LONG - 1) and max(map(len, text.split()), default=0) >= _LONG:
         text = _ENCODED.sub(" ", text)
     return text.replace("\0", " ") if text.isascii() else text.encode(errors="replace").decode().replace("\0", " ")
 
@@ -68,19 +69,18 @@ def _leaves(messages: Any) -> Iterator[str]:
         if isinstance(value, str):
             yield value
         elif isinstance(value, list):
-            stack.extend((item, framed) for item in reversed(value))
+            stack += [(item, framed) for item in reversed(value)]
+        elif isinstance(value, dict) and framed:
+            kept = [(item, _is_frame(name, item)) for name, item in value.items() if name not in _SKIPPED]
+            stack += reversed(kept)
         elif isinstance(value, dict):
-            stack.extend(
-                (item, framed and _is_frame(name, item))
-                for name, item in reversed(list(value.items()))
-                if not (framed and name in _SKIPPED)
-            )
+            stack += [(item, False) for item in reversed(value.values())]
 
 
 def _is_frame(name: str, value: Any) -> bool:
     """Return whether what is below a key belongs to the format: content other than a list of chunks is a tool's."""
     if name == "content":
-        return isinstance(value, list) and all(isinstance(item, dict) and _is_chunk(item) for item in value)
+        return isinstance(value, list) and all([isinstance(item, dict) and _is_chunk(item) for item in value])
     return name in ("tool_calls", "function")
 
 
