@@ -3,7 +3,7 @@
 import asyncio
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -72,20 +72,18 @@ class RequestReader:
 
     async def read(self, exchange: Exchange, request: web.Request) -> None:
         """Read rules, headers and body. Raises BadRequest and its kinds, and Unavailable for rules not to be had."""
-        if exchange.call.guarded:
+        call, credentials, server = exchange.call, exchange.credentials, self._server
+        if call.guarded:
             exchange.rules = await self.read_rules(exchange, request.headers)
         exchange.conversation = _conversation(request)
-        key = exchange.credentials.gemini or ""
-        exchange.headers = upstream_headers(
-            request.headers, key, self._forwarded, bearer=goes_as_bearer(exchange.credentials, exchange.call)
-        )
-        row, server = exchange.call.row, self._server
-        if row.transport == "json":
+        bearer = goes_as_bearer(credentials, call)
+        exchange.headers = upstream_headers(request.headers, credentials.gemini or "", self._forwarded, bearer=bearer)
+        if call.row.transport == "json":
             check_type(request)
         exchange.body = await read_body(request, server.max_request_bytes, server.request_timeout)
         exchange.size = len(exchange.body)
-        if not exchange.call.guarded:
-            exchange.request = passed_request(exchange.call)
+        if not call.guarded:
+            exchange.request = passed_request(call)
             return
         exchange.request = await self._read(exchange)
         await self.follow_references(exchange)
@@ -99,7 +97,22 @@ class RequestReader:
         await self.follow_references(exchange)
 
     async def follow_references(self, exchange: Exchange) -> None:
-        """Put before the request what its references stand for. Raises BadRequest for where it sends its response."""
+        """Put before the request what its references stand for.
+
+        Raises BadRequest for a reference that cannot be checked, and for where the request sends its response.
+        """
+        request = exchange.checked_request
+        # A request that rules can read whole refers to nothing.
+        if request.unchecked:
+            await self._bring_back(exchange)
+        if request.outbound and self._outbound == "refuse":
+            raise BadRequest(
+                f'The field "{request.outbound[0][:_SHOWN]}" sends the response elsewhere, unchecked; '
+                'this server accepts it only with guardrails.outbound_fields = "allow"'
+            )
+
+    async def _bring_back(self, exchange: Exchange) -> None:
+        """Put before the request what its references stand for. Raises BadRequest for what cannot be checked."""
         for unread in exchange.checked_request.unchecked:
             if unread.reference is not None and not unread.reference.name:
                 raise BadRequest("The URI of a file is ambiguous; send it exactly as Google returned it")
@@ -112,16 +125,15 @@ class RequestReader:
                     "proxy, with the type application/jsonl"
                 )
         refuse_unopened(exchange.request, self._guardrails)
-        if exchange.request.outbound and self._outbound == "refuse":
-            raise BadRequest(
-                f'The field "{exchange.request.outbound[0][:_SHOWN]}" sends the response elsewhere, unchecked; '
-                'this server accepts it only with guardrails.outbound_fields = "allow"'
-            )
 
     async def read_rules(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
         """Return the rules that hold for a request. Raises BadRequest, and Unavailable for rules not to be had."""
-        rules = await self._with_header(exchange, headers, await self._stored_rules(exchange, self._rules))
-        if exchange.call.dataset is None and rules.compares_tools:
+        rules, dataset = self._rules, exchange.call.dataset
+        if dataset is not None:
+            rules = await self._stored_rules(exchange, rules, dataset)
+        if given := headers.getall(HEADER_NAME, ()):
+            rules = await self._with_header(exchange, given, rules)
+        if dataset is None and rules.compares_tools:
             rules = await self._stored_rules(exchange, rules, UNNAMED)
         return rules
 
@@ -129,21 +141,16 @@ class RequestReader:
         """Return the request that the body or file, which has changed, holds now. Raises as ``read`` does."""
         return after_earlier(await self._read(exchange), exchange.earlier)
 
-    async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str | None = None) -> GuardrailSet:
-        """Return ``rules`` with a dataset's own, by default the path's, in place of those of the same action."""
-        if dataset is None and (dataset := exchange.call.dataset) is None:
-            return rules
+    async def _stored_rules(self, exchange: Exchange, rules: GuardrailSet, dataset: str) -> GuardrailSet:
+        """Return ``rules`` with a dataset's own in place of those of the same action."""
         try:
             return await self._dataset_rules.of(exchange.owner, dataset, rules)
         except StoreError:
             raise Unavailable("The rules of the dataset cannot be read now") from None
 
-    async def _with_header(self, exchange: Exchange, headers: Headers, stored: GuardrailSet) -> GuardrailSet:
-        given = headers.getall(HEADER_NAME, ())
+    async def _with_header(self, exchange: Exchange, given: Sequence[str], stored: GuardrailSet) -> GuardrailSet:
         if len(given) > 1:
             raise BadRequest(f"The header {HEADER_NAME} is given more than once")
-        if not given:
-            return stored
         try:
             return await with_header(stored, given[0], self._header_mode, exchange.client)
         except UnicodeEncodeError:
@@ -155,7 +162,8 @@ class RequestReader:
             if file.data is None or len(file.data) < _LARGE:
                 return read_file(file)
             return await self._apart(exchange, read_file, file)
-        if len(body) < _LARGE and body.count(b"{") + body.count(b"[") + body.count(b":") < _MANY:
+        # No body has more values than bytes.
+        if len(body) < _MANY or (len(body) < _LARGE and _values(body) < _MANY):
             return read_request(exchange.call, body)
         return await self._apart(exchange, read_request, exchange.call, body)
 
@@ -165,6 +173,11 @@ class RequestReader:
             return await self._workers.run_within(exchange.client, _READ_SECONDS, work, *arguments)
         except EngineUnavailable as error:
             raise Unavailable(f"The body could not be read in time: {error.message}") from None
+
+
+def _values(body: bytes) -> int:
+    """Count at least the objects, lists and members of a body: its strings are not told apart."""
+    return body.count(b"{") + body.count(b"[") + body.count(b":")
 
 
 def _conversation(request: web.Request) -> str:
@@ -217,6 +230,8 @@ def check_type(request: web.Request) -> None:
 
 def _encoding(request: web.Request) -> str:
     given = request.headers.getall("content-encoding", ())
+    if not given:
+        return "identity"
     encoding = ",".join(given).strip().lower() or "identity"
     if encoding not in ("identity", "gzip"):
         raise UnsupportedMediaType("Content-Encoding must be gzip or identity")
