@@ -40,6 +40,7 @@ CODE_TOOL = "code_execution"
 """The tool name under which ``executableCode`` and ``codeExecutionResult`` appear."""
 _CALL = spellings("id", "name", "args")
 _CALL_CONTROL = spellings("willContinue")
+_ONLY_TEXT = spellings("text", "thought")
 _TEXT_MARKS = spellings("text", "thought", "thoughtSignature")
 """The fields of a part that do not end a run of text."""
 _SERVER_CALL = spellings("id", "toolType", "name", "args")
@@ -94,6 +95,8 @@ class MessageList:
         text = field(part, "text")
         if text is not None:
             self._add_text_part(role, a_string(text, "text"), thought=_is_thought(role, part))
+            if _ONLY_TEXT.issuperset(part):
+                return
         elif self._texts and not part.keys() <= _TEXT_MARKS:
             self._close()
         if (blob := an_object(field(part, "inlineData"), "inlineData")) is not None:
