@@ -213,7 +213,7 @@ class _ContentsReader:
         for tool in objects(tools, "tools"):
             for name, value in tool.items():
                 if snake_case(name) == "function_declarations":
-                    declared.extend(declaration(function) for function in objects(value, name))
+                    declared.extend([declaration(function) for function in objects(value, name)])
                 elif value is not None:
                     declared.append({"name": name, "description": "\n".join(strings_in(value)), "inputSchema": {}})
                     self._unchecked("request.tools", f"{name} runs at the provider")
@@ -223,7 +223,8 @@ class _ContentsReader:
     def _prompting_settings(self, request: JsonObject) -> None:
         config = an_object(field(request, "generationConfig"), "generationConfig") or {}
         add_settings(self.list, "generationConfig", config, _CONTROL["generationConfig"])
-        add_settings(self.list, "request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
+        if not _KNOWN.issuperset(request):
+            add_settings(self.list, "request", {k: v for k, v in request.items() if k not in _KNOWN}, _CONTROL)
 
     def _references(self, request: JsonObject) -> None:
         if _REFERENCES.isdisjoint(request):
@@ -283,7 +284,7 @@ def declaration(function: JsonObject) -> Message:
     parameters = second if schema is None else schema
     # Only one of the two schemas applies; if both are given, the other one is read as text.
     known = _DECLARED if schema is None or second is None else _DECLARED - {"parameters"}
-    if steers(function.get("behavior")):
+    if (behavior := function.get("behavior")) is not None and steers(behavior):
         known |= {"behavior"}
     beside = text_beside(function, known)
     description = a_string(function.get("description"), "description")
