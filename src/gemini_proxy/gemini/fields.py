@@ -6,7 +6,7 @@ takes a single element in place of a list, flattens nested lists and skips nulls
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.casing import snake_case
@@ -31,8 +31,12 @@ def field(source: JsonObject, name: str) -> Any:
 
 def objects(value: Any, where: str) -> list[JsonObject]:
     """Return the objects of a repeated field. Raises BadRequest for anything but an object or a list of them."""
-    if type(value) is list and _ONLY_OBJECTS.issuperset(map(type, value)):
-        return value
+    if type(value) is list:
+        for item in value:
+            if type(item) is not dict:
+                break
+        else:
+            return value
     if value is None:
         return []
     if isinstance(value, Mapping):
@@ -40,9 +44,6 @@ def objects(value: Any, where: str) -> list[JsonObject]:
     if not isinstance(value, list):
         raise BadRequest(f'"{where}" must be an object or a list of objects')
     return [inner for item in value for inner in objects(item, where)]
-
-
-_ONLY_OBJECTS: Final = frozenset({dict})
 
 
 def an_object(value: Any, where: str) -> JsonObject | None:
