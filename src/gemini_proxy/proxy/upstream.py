@@ -12,7 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gemini_proxy.errors import BadRequest, DecodeError, UpstreamCut, UpstreamError
-from gemini_proxy.proxy.upstream_connection import Connection, Pool, Sink, Stale, tls_context
+from gemini_proxy.proxy.upstream_connection import NO_FIELDS, Connection, Pool, Sink, Stale, tls_context
 from gemini_proxy.sections import Upstream as UpstreamConfig
 
 _HOP_BY_HOP: Final = frozenset(
@@ -39,12 +39,23 @@ _CARRIERS: Final = frozenset({"authorization", "x-goog-api-key"})
 class UpstreamResponse:
     """An upstream response whose head has come. ``received`` counts the bytes of its body that have been read."""
 
-    __slots__ = ("_connection", "_encoding", "_headers", "_inflate", "_inflated", "_received", "content_type", "status")
+    __slots__ = (
+        "_connection",
+        "_encoding",
+        "_fields",
+        "_headers",
+        "_inflate",
+        "_inflated",
+        "_received",
+        "content_type",
+        "status",
+    )
 
     def __init__(self, connection: Connection) -> None:
         # None after the whole body was read: the connection then serves other calls.
         self._connection: Connection | None = connection
         self._headers, connection.headers = connection.headers, []
+        self._fields, connection.fields = connection.fields, NO_FIELDS
         self.status = connection.status
         self.content_type = self.header("content-type").partition(";")[0].strip().lower()
         self._encoding = self.header("content-encoding").strip().lower()
@@ -65,7 +76,7 @@ class UpstreamResponse:
 
     def header(self, wanted: str) -> str:
         """Return the first header of that name in lower case, empty where there is none."""
-        return next((value for name, value in self._headers if name.lower() == wanted), "")
+        return self._fields.get(wanted, "")
 
     @property
     def received(self) -> int:
@@ -118,7 +129,7 @@ class UpstreamResponse:
         Earlier bytes are returned too, and so is a body that must be inflated. Raises as ``receive`` does, and what
         ``sink`` raises. Headers are not kept meanwhile: a stream may stay open for a long time.
         """
-        self._headers = []
+        self._headers, self._fields = [], NO_FIELDS
         if self._encoding not in ("", "identity"):
             return await self.receive() or None
         if self._connection is None:
@@ -179,7 +190,7 @@ class UpstreamClient:
         UpstreamTimeout if it takes too long.
         """
         head = self._head(method, target, headers, body)
-        connection = await self._pool.take()
+        connection = self._pool.idle() or await self._pool.connect()
         try:
             try:
                 await connection.call(head, body or b"")

@@ -4,7 +4,8 @@ import asyncio
 import math
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -29,6 +30,7 @@ _NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address is tried beside one that does not answer (RFC 8305, section 5)."""
 
 Headers = list[tuple[str, str]]
+NO_FIELDS: Final[Mapping[str, str]] = MappingProxyType({})
 Sink = Callable[[bytes], bytes | None]
 """Takes in bytes of a body. Returns those over which it has to wait for something, None where it has not."""
 
@@ -46,6 +48,7 @@ class Connection(asyncio.Protocol):
 
     ``flow()`` may be called in place of ``receive()``, and ends with None. After that the connection belongs to the
     pool again; ``abandon()`` ends a call early. ``received`` counts the bytes of the body that were read.
+    ``headers`` are the response's, and ``fields`` the first value of each by its name in lower case.
     """
 
     __slots__ = (
@@ -75,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "_waiting_since",
         "_writable",
+        "fields",
         "headers",
         "received",
         "status",
@@ -105,6 +109,7 @@ class Connection(asyncio.Protocol):
     def _start_call(self) -> None:
         self.status = 0
         self.headers = []
+        self.fields: Mapping[str, str] = NO_FIELDS
         self._busy = True
         self._heard = False
         self._head_bytes = 0
@@ -129,13 +134,16 @@ class Connection(asyncio.Protocol):
         return self._complete or bool(self._pieces)
 
     async def call(self, head: bytes, body: bytes) -> None:
-        """Send a request and wait for the head of its response, which ``status`` and ``headers`` then hold.
+        """Send a request and wait for the head of its response: ``status``, ``headers`` and ``fields`` are then set.
 
         Raises UpstreamError if none comes, UpstreamTimeout if it does not come in time, and Stale.
         """
         self._start_call()
         self._calls += 1
-        await self._send(head, body)
+        if len(body) <= _WRITE_STEP:
+            self._transport.write(head + body)
+        else:
+            await self._send_in_steps(head, body)
         while not self._has_head:
             if self._fault is not None:
                 self._raise_early()
@@ -146,15 +154,9 @@ class Connection(asyncio.Protocol):
 
         Raises UpstreamCut when it breaks off, UpstreamTimeout when it falls silent.
         """
-        while not self._pieces:
-            if self._complete:
-                self._finish()
-                return b""
-            if self._fault is not None:
-                error, message = self._fault
-                raise error(message)
+        while not self._pieces and not self._complete and self._fault is None:
             await self._progress()
-        return self._take()
+        return self._next()
 
     async def flow(self, sink: Sink) -> bytes | None:
         """Pass the body from the socket to ``sink``. Return the bytes that it leaves, and None at the body's end.
@@ -162,13 +164,13 @@ class Connection(asyncio.Protocol):
         Earlier bytes are returned too. No task wakes for the bytes that ``sink`` takes: waking one would be a large
         part of the cost of a stream's event. Raises as ``receive`` does, and what ``sink`` raises.
         """
-        while not self._readable and self._fault is None:
+        while not self._pieces and not self._complete and self._fault is None:
             self._sink = sink
             try:
                 await self._progress()
             finally:
                 self._sink = None
-        return self._take() if self._pieces else await self.receive() or None
+        return self._next() or None
 
     def abandon(self) -> None:
         """End the call, if it has not ended by itself, and the connection with it."""
@@ -179,11 +181,8 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._transport.abort()
 
-    async def _send(self, head: bytes, body: bytes) -> None:
-        """Write the request, as far as the upstream wants it: it may answer before it has all."""
-        if len(body) <= _WRITE_STEP:
-            self._transport.write(head + body)
-            return
+    async def _send_in_steps(self, head: bytes, body: bytes) -> None:
+        """Write a long request, as far as the upstream wants it: it may answer before it has all."""
         self._transport.write(head)
         for begin in range(0, len(body), _WRITE_STEP):
             while not self._writable and not self._has_head and self._fault is None:
@@ -211,6 +210,17 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
             self._waiting_since = math.inf
+
+    def _next(self) -> bytes:
+        """Return what has come of the body, or ``b""`` and end the call; raise the fault if there is neither."""
+        if self._pieces:
+            return self._take()
+        if self._complete:
+            self._finish()
+            return b""
+        assert self._fault is not None
+        error, message = self._fault
+        raise error(message)
 
     def _take(self) -> bytes:
         pieces = self._pieces
@@ -356,14 +366,15 @@ class Connection(asyncio.Protocol):
             if self._interim > _MAX_INTERIM:
                 raise _Unread
             return
-        self._until_close = True
+        fields: dict[str, str] = {}
         for name, value in self.headers:
             folded = name.lower()
             if folded == "transfer-encoding" and value.lower() != "chunked":
                 raise _Unread
-            if folded in ("transfer-encoding", "content-length"):
-                self._until_close = False
+            fields.setdefault(folded, value)
+        self._until_close = "transfer-encoding" not in fields and "content-length" not in fields
         self.status = status
+        self.fields = fields
         self._has_head = True
 
     def on_body(self, body: bytes) -> None:
@@ -398,13 +409,13 @@ class Pool:
         self._addresses: Sequence[AddrInfoType] = ()
         self._resolved_until = -math.inf
 
-    async def take(self) -> Connection:
-        """Return an idle connection, or a new one. Raises as ``connect()`` does."""
+    def idle(self) -> Connection | None:
+        """Return an idle connection, None where there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 return connection
-        return await self.connect()
+        return None
 
     async def connect(self) -> Connection:
         """Open a connection. Raises UpstreamError when it cannot be had, UpstreamTimeout when that takes too long."""
