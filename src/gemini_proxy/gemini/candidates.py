@@ -76,7 +76,8 @@ class Candidate:
     ``finish_reason`` is the last one given: an integer as its name, or as digits where no name is known. ``finished``
     says that this reason ends the candidate, as ``CONTINUATION`` does not. ``fields`` has the texts of the fields
     beside the content, and of those in the content beside its parts; ``tokens`` has the texts of its
-    ``logprobsResult``. If ``deltas`` is a list, each event's deltas are appended to it in order.
+    ``logprobsResult``, None before there is one. If ``deltas`` is a list, each event's deltas are appended to it in
+    order.
     """
 
     __slots__ = (
@@ -97,13 +98,13 @@ class Candidate:
         self.index = index
         self.finish_reason: str | None = None
         self.fields = FieldTexts(CANDIDATE)
-        self.tokens = TokenTexts()
+        self.tokens: TokenTexts | None = None
         self.finished = False
         self.deltas: list[Delta] | None = None
         self._carried_call = False
         self._slots: list[_Slot] = []
         self._run: TextRun | None = None
-        self._calls = FunctionCalls()
+        self._calls: FunctionCalls | None = None
         self._parts: list[dict[str, Any]] | None = None
 
     @property
@@ -116,7 +117,7 @@ class Candidate:
     @property
     def has_open_call(self) -> bool:
         """True while a streamed call is not complete."""
-        return self._calls.open is not None
+        return self._calls is not None and self._calls.open is not None
 
     def add(self, candidate: Mapping[str, Any]) -> bool:
         """Add one event's candidate. Return whether it carried a function call, or a piece of one.
@@ -125,15 +126,19 @@ class Candidate:
         """
         self._carried_call = False
         fields = self.fields
-        before = fields.size + self.tokens.size
+        last, before = fields.last, fields.size
         for key, value in candidate.items():
-            if value is not None:
-                read = _READERS.get(key)
-                if read is not None:
-                    read(self, value)
-                if key not in _NO_TEXT and fields.last.get(key) != value:
-                    fields.add(key, value)
-        if fields.size + self.tokens.size != before:
+            if value is None or key == "index":
+                continue
+            if key == "content":
+                self._add_content(value)
+                continue
+            read = _READERS.get(key)
+            if read is not None:
+                read(self, value)
+            if last.get(key) != value:
+                fields.add(key, value)
+        if fields.size != before:
             self._note_other()
         return self._carried_call
 
@@ -154,16 +159,15 @@ class Candidate:
             return
         self._parts = None
         for part in parts:
-            self._add_part(part)
+            if type(part) is dict and len(part) == 1 and type(text := part.get("text")) is str:
+                self._add_text(text, False, None)
+            else:
+                self._add_part(part)
 
     def _add_part(self, part: Any) -> None:
         if not isinstance(part, dict):
             if part is not None:
                 raise DecodeError("The upstream sent a part that is not an object")
-            return
-        text = part.get("text")
-        if len(part) == 1 and type(text) is str:
-            self._add_text(text, False, None)
             return
         if not _CALL_KEYS.isdisjoint(part):
             self._carried_call = True
@@ -202,6 +206,8 @@ class Candidate:
         """Add a call; any field of its part that is not a mark becomes a separate part, so that nothing is lost."""
         self._note_other()
         marked = {key: value for key, value in part.items() if key in _CALL_MARKS}
+        if self._calls is None:
+            self._calls = FunctionCalls()
         slot = self._calls.add(marked)
         if slot is not None:
             self._append(slot)
@@ -231,7 +237,12 @@ class Candidate:
             self.fields.declare("continuationToken", "a token for more of the response")
 
     def _add_tokens(self, result: Any) -> None:
+        if self.tokens is None:
+            self.tokens = TokenTexts()
+        before = self.tokens.size
         self.tokens.add(result)
+        if self.tokens.size != before:
+            self._note_other()
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -248,7 +259,6 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 
 _READERS: dict[str, Callable[[Candidate, Any], None]] = {
-    "content": Candidate._add_content,
     "finishReason": Candidate._set_finish_reason,
     "finish_reason": Candidate._set_finish_reason,
     "continuationToken": Candidate._see_token,
@@ -256,6 +266,5 @@ _READERS: dict[str, Callable[[Candidate, Any], None]] = {
     "logprobsResult": Candidate._add_tokens,
     "logprobs_result": Candidate._add_tokens,
 }
-"""Fields that are more than their text."""
-_NO_TEXT = frozenset(("content", "index"))
+"""Fields that are more than their text, beside the content."""
 _CONTENT = frozenset(("role", "parts"))

@@ -57,7 +57,8 @@ class Merger:
     @property
     def candidates(self) -> Sequence[Candidate]:
         """The candidates so far, ordered by index. They grow with the merger."""
-        return [self._candidates[index] for index in sorted(self._candidates)]
+        candidates = self._candidates
+        return [candidates[index] for index in sorted(candidates)] if len(candidates) > 1 else list(candidates.values())
 
     @property
     def blocked(self) -> bool:
@@ -82,14 +83,14 @@ class Merger:
     def add(self, payload: Mapping[str, Any]) -> None:
         """Add one event's response. Raises DecodeError for a shape in which some of it might go unread."""
         fields = self.fields
-        before = fields.size
+        last, before = fields.last, fields.size
         self.carried_call = False
         for key, value in payload.items():
             if value is None:
                 continue
             if key == "candidates":
                 self._add_candidates(value)
-            elif fields.last.get(key) != value:
+            elif last.get(key) != value:
                 read = _READERS.get(key)
                 if read is not None:
                     read(self, value)

@@ -165,6 +165,8 @@ class FieldTexts:
         """Add a field of an event, its name in either spelling. A value equal to that in ``last`` may be left out."""
         last = self.last.get(key)
         self.last[key] = value
+        if _is_control(self._shape.get(key), value):
+            return
         if type(value) is dict and type(last) is dict:
             # Most fields come with every event, and hardly anything but counts changes in them.
             value = {
@@ -178,7 +180,7 @@ class FieldTexts:
         shape = self._shape.get(name)
         if shape is None:
             self._unknown(name, name, key, value)
-        elif not _is_control(shape, value):
+        else:
             self._read(name, name, shape, value)
         if self._too_deep:
             # Comparing it would exceed Python's stack.
@@ -202,6 +204,11 @@ class FieldTexts:
         if text and text not in texts:
             texts[text] = None
             self.size += 1
+
+    @property
+    def has_unchecked(self) -> bool:
+        """True where something cannot be checked."""
+        return bool(self._unchecked)
 
     def unchecked(self, prefix: str) -> list[Unchecked]:
         """Return what cannot be checked, addressed by its path behind ``prefix``."""
@@ -229,7 +236,8 @@ class FieldTexts:
             self._misread(field, path, value)
             return
         for key, inner in value.items():
-            if _is_control(shape.get(key), inner):
+            known = shape.get(key)
+            if (type(inner) is int and known is NUMBER) or _is_control(known, inner):
                 continue
             name = camel_case(key)
             known = shape.get(name)

@@ -70,6 +70,8 @@ def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[Candidat
         read = [_candidate(request, candidate, several) for candidate in candidates]
     except BadRequest as error:
         raise DecodeError(f"The upstream's response cannot be read: {error.message}") from None
+    if not merger.fields.said and not merger.fields.has_unchecked:
+        return tuple(read)
     beside, unchecked = _field_messages(merger.fields.said), merger.fields.unchecked("response")
     if beside or unchecked:
         last = read.pop() if read else CandidateMessages(0, (), (), 0)
@@ -80,12 +82,16 @@ def candidate_messages(request: GeminiRequest, merger: Merger) -> tuple[Candidat
 def _candidate(request: GeminiRequest, candidate: Candidate, several: bool) -> CandidateMessages:
     builder = MessageList()
     builder.add_content("assistant", candidate.parts)
+    beside_parts = candidate.fields.said or candidate.fields.has_unchecked or candidate.tokens is not None
+    if not beside_parts and not builder.unchecked and not several:
+        return CandidateMessages(candidate.index, tuple(builder.messages), (), len(builder.messages))
     said = list(builder.messages)
     ran = _provider_messages(candidate.fields.said, builder.messages)
     for place, message in reversed(ran):
         said.insert(place, message)
     beside = _field_messages({field: texts for field, texts in candidate.fields.said.items() if field not in _OF_TOOLS})
-    beside += _field_messages(candidate.tokens.said)
+    if candidate.tokens is not None:
+        beside += _field_messages(candidate.tokens.said)
     messages = [*said, *beside]
     if several:
         messages = [{**message, "candidate": candidate.index} for message in messages]

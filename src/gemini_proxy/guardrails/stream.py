@@ -260,8 +260,9 @@ class ResponseStream:
     def release(self) -> bytes:
         """Return everything withheld, after a verdict that covers it."""
         self.events_left += len(self._pending)
-        self._ready.extend(event.raw for event in self._pending)
-        self._ready.extend(self._separators)
+        for event in self._pending:
+            self._ready.append(event.raw)
+        self._ready += self._separators
         self._pending.clear()
         self._separators.clear()
         self._part_waits = False
@@ -288,7 +289,8 @@ class ResponseStream:
                 continue
             carried_call = self._merge(payload)
             self.empty = False
-            self._ending = self._ending or self._merger.finished(self._candidate_count)
+            if not self._ending:
+                self._ending = self._merger.finished(self._candidate_count)
             if self._separators:
                 raw = b"".join((*self._separators, raw))
                 self._separators.clear()

@@ -12,6 +12,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _BYTES_PER_STEP: Final = 128
 """Bytes that pay for a step, which is a frame or a line of one and takes some 10 microseconds however short it is. A
 model's events are longer than this, or few."""
+_TOO_MANY: Final = "The upstream's response is in too many pieces for its size"
 _FREE_STEPS: Final = 50_000
 """Steps that no bytes have to pay for: half a second of work."""
 
@@ -75,11 +76,18 @@ class FrameReader:
                 raise
         return frames
 
+    def take(self, frames: list[Frame], size: int) -> list[Frame]:
+        """Return ``frames``, which ``size`` bytes more were read into without a fault."""
+        self._room += size - len(frames) * _BYTES_PER_STEP
+        if self._room < 0:
+            self.fault = DecodeError(_TOO_MANY)
+        return frames
+
     def spend(self, steps: int) -> None:
         """Count ``steps`` more. Raises DecodeError if the body has far too many for its size."""
         self._room -= steps * _BYTES_PER_STEP
         if self._room < 0:
-            raise DecodeError("The upstream's response is in too many pieces for its size")
+            raise DecodeError(_TOO_MANY)
 
 
 def decode_object(data: bytes | bytearray) -> dict[str, Any]:

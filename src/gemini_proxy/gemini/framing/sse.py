@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
+
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.framing.frames import MAX_FRAME_BYTES, Frame, FrameReader, check_frame_size, decode_object
 from gemini_proxy.gemini.framing.json_scan import ObjectScanner
@@ -43,7 +45,7 @@ class SseFraming:
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes. Raises DecodeError for what cannot be read."""
         if data.endswith(_PLAIN_END) and not self._held and (frames := self._plain(data)) is not None:
-            return self._reader.read(frames, len(data))
+            return self._reader.take(frames, len(data))
         return self._reader.read(self._frames(data), len(data))
 
     def _plain(self, data: bytes) -> list[Frame] | None:
@@ -62,8 +64,10 @@ class SseFraming:
                 return None
             end = line_end + len(_PLAIN_END)
             try:
-                payload = decode_object(data[start + 5 : line_end])
-            except DecodeError:
+                payload = orjson.loads(data[start + 5 : line_end])
+            except orjson.JSONDecodeError:
+                return None
+            if type(payload) is not dict:
                 return None
             frames.append(Frame(data[start:end], payload))
             start = end
