@@ -55,6 +55,10 @@ class GenerateReader:
         return error_event(body) if framing == SSE_TYPE else error_array(body)
 
 
+GENERATE_READER: Final = GenerateReader()
+"""It has no state, so one serves all responses."""
+
+
 class GeneratePlaces:
     """The texts of a ``GenerateContentResponse``: parts, and streamed arguments of calls."""
 
@@ -153,7 +157,7 @@ class GenerateWire:
         return JsonArrayFraming() if streams else WholeBodyFraming()
 
     def new_reader(self, call: ModelCall) -> ResponseReader:
-        return GenerateReader()
+        return GENERATE_READER
 
     def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
         return error_body(status, message, code, details)

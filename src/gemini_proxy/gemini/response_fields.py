@@ -154,10 +154,11 @@ class FieldTexts:
     __slots__ = ("_said", "_shape", "_too_deep", "_unchecked", "last", "size")
 
     def __init__(self, shape: Mapping[str, Any]) -> None:
-        self._said: dict[str, dict[str, None]] = {}
+        # Most responses have none of either, and many are open at a time.
+        self._said: dict[str, dict[str, None]] | None = None
         self._shape = shape
         self.last: dict[str, Any] = {}
-        self._unchecked: dict[str, str] = {}
+        self._unchecked: dict[str, str] | None = None
         self.size = 0
         self._too_deep = False
 
@@ -190,16 +191,20 @@ class FieldTexts:
     @property
     def said(self) -> Texts:
         """The texts, by field."""
-        return self._said
+        return self._said or {}
 
     def declare(self, path: str, reason: str) -> None:
         """Name something as unchecked content."""
+        if self._unchecked is None:
+            self._unchecked = {}
         if path not in self._unchecked:
             self._unchecked[path] = reason
             self.size += 1
 
     def say(self, field: str, text: str) -> None:
         """Add a text of a field."""
+        if self._said is None:
+            self._said = {}
         texts = self._said.setdefault(field, {})
         if text and text not in texts:
             texts[text] = None
@@ -208,11 +213,11 @@ class FieldTexts:
     @property
     def has_unchecked(self) -> bool:
         """True where something cannot be checked."""
-        return bool(self._unchecked)
+        return self._unchecked is not None
 
     def unchecked(self, prefix: str) -> list[Unchecked]:
         """Return what cannot be checked, addressed by its path behind ``prefix``."""
-        return [Unchecked(f"{prefix}.{path}", reason) for path, reason in self._unchecked.items()]
+        return [Unchecked(f"{prefix}.{path}", reason) for path, reason in (self._unchecked or {}).items()]
 
     def _read(self, field: str, path: str, shape: Any, value: Any) -> None:
         if value is None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.candidates import Delta
 from gemini_proxy.gemini.framing.frames import Frame, Framing
-from gemini_proxy.gemini.generate_wire import GenerateReader
+from gemini_proxy.gemini.generate_wire import GENERATE_READER
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.wire import ResponseReader
@@ -159,7 +159,7 @@ class ResponseStream:
         """The number of events that have left, which a refusal inside a JSON array depends on."""
         self._framing = framing
         self._merger = merger
-        self._reader: ResponseReader = reader or GenerateReader()
+        self._reader: ResponseReader = reader or GENERATE_READER
         self._candidate_count = candidate_count
         self._max_bytes = self._room = max_bytes
         self._ready: list[bytes] = []
@@ -171,11 +171,12 @@ class ResponseStream:
         self._part_waits = False
         self._postponed = False
         self._session = session if mode == "window" else None
-        self._deltas: list[Delta] = merger.follow() if mode == "window" else []
         self._first_message = first_message
         self._thoughts = "skip" if skips_thoughts else "check"
-        self._candidates: dict[int, _CandidateText] = {}
-        self._pieces: list[_NewText] = []
+        if mode == "window":
+            self._deltas: list[Delta] = merger.follow()
+            self._candidates: dict[int, _CandidateText] = {}
+            self._pieces: list[_NewText] = []
 
     @property
     def size(self) -> int:

@@ -54,13 +54,13 @@ class UpstreamResponse:
     def __init__(self, connection: Connection) -> None:
         # None after the whole body was read: the connection then serves other calls.
         self._connection: Connection | None = connection
-        self._headers, connection.headers = connection.headers, []
+        self._headers = connection.headers
         self._fields, connection.fields = connection.fields, NO_FIELDS
         self.status = connection.status
         self.content_type = self.header("content-type").partition(";")[0].strip().lower()
         self._encoding = self.header("content-encoding").strip().lower()
         self._inflate: zlib._Decompress | None = None
-        self._inflated: Iterator[bytes] = iter(())
+        self._inflated: Iterator[bytes]
         self._received = 0
 
     @property
@@ -112,7 +112,7 @@ class UpstreamResponse:
         if self._encoding in ("", "identity"):
             return await self._receive()
         if self._inflate is None:
-            self._inflate = _inflater(self._encoding)
+            self._inflate, self._inflated = _inflater(self._encoding), iter(())
         while not (piece := next(self._inflated, b"")):
             data = await self._receive()
             if not data:
@@ -129,7 +129,8 @@ class UpstreamResponse:
         Earlier bytes are returned too, and so is a body that must be inflated. Raises as ``receive`` does, and what
         ``sink`` raises. Headers are not kept meanwhile: a stream may stay open for a long time.
         """
-        self._headers, self._fields = [], NO_FIELDS
+        self._headers.clear()
+        self._fields = NO_FIELDS
         if self._encoding not in ("", "identity"):
             return await self.receive() or None
         if self._connection is None:

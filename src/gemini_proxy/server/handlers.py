@@ -43,6 +43,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
             while (data := await upstream.flow(partial(pipeline.pass_on, exchange))) is not None:
                 if leaving := await pipeline.feed(exchange, data):
                     await pipeline.send(exchange, leaving)
+                # None of these are kept while the stream is silent.
+                data = leaving = b""
         else:
             body = await upstream.read(_most_bytes(request))
             if upstream.status >= 400:
