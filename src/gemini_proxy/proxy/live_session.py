@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import orjson
 from multidict import CIMultiDict
@@ -43,12 +43,11 @@ from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.masking import Masks, evidence, hide_in_messages
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange, Made, Refused
+from gemini_proxy.proxy.masker import off_loop
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import Outcome
-
-T = TypeVar("T")
 
 _HEARD: Final = "inputTranscription"
 _LEAST: Final = 2_048
@@ -57,8 +56,8 @@ _RESUMABLE: Final = 100_000.0
 """Seconds after a turn for which Google knows its handles: a day on Vertex AI, and the session's own time."""
 _NO_FRAME: Final = b"{}"
 """The body of an exchange between frames."""
-_LARGE: Final = 262_144
-"""Bytes of a frame that take some milliseconds to read."""
+_READ_AT_ONCE: Final = 4
+"""Bytes of a frame that are read in the time that it takes to look for values in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +289,7 @@ class LiveSession:
         Raises BadRequest for a frame that cannot be read; the session then ends. Raises Refused for streamed sound or
         pictures if content that no rule can read is refused: nothing of it goes upstream.
         """
-        read, said = await _apart(frame.data, self._read_input, frame.data)
+        read, said = await off_loop(len(frame.data) // _READ_AT_ONCE, self._read_input, frame.data)
         self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
         if not said.messages:
             for unchecked in said.unchecked:
@@ -314,7 +313,7 @@ class LiveSession:
 
     async def from_server(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
-        read = await _apart(frame.data, self._frames.read, frame.data)
+        read = await off_loop(len(frame.data) // _READ_AT_ONCE, self._frames.read, frame.data)
         async with self._lock:
             leaving = await self._decide(read, frame)
             self._frames.forget()
@@ -367,7 +366,7 @@ class LiveSession:
             return self._request([*turn.inputs, *_pairs(said)], said)
 
         async def read_again(exchange: Exchange) -> GeminiRequest:
-            _, masked = await _apart(exchange.body, self._read_input, exchange.body)
+            _, masked = await off_loop(len(exchange.body) // _READ_AT_ONCE, self._read_input, exchange.body)
             return request(await self._with_earlier(masked))
 
         exchange.request = request(said)
@@ -692,11 +691,6 @@ class LiveSession:
     def _frame(self, data: bytes) -> LiveFrame:
         # In the form that Google's servers use.
         return LiveFrame(data, binary=True)
-
-
-async def _apart(data: bytes, work: Callable[..., T], *arguments: Any) -> T:
-    """Run ``work`` and return its result; in a thread for more bytes than the event loop may spend time on."""
-    return await asyncio.to_thread(work, *arguments) if len(data) > _LARGE else work(*arguments)
 
 
 def _neutral(phase: Any, prefix: str) -> str:
