@@ -78,6 +78,7 @@ class Workers:
             raise EngineUnavailable("No worker process was free for the check in time") from None
         except Unavailable as error:
             raise EngineUnavailable(error.message) from None
+        # The server's other tasks may end by themselves at shutdown; this one is not waited for, its process is killed.
         work = loop.create_task(self._work(ends, give_back, partial(function, *args, **kwargs)))
         self._tasks.add(work)
         work.add_done_callback(self._ended)
