@@ -86,7 +86,7 @@ from gemini_proxy.explorer.pages import (
     trace_reruns,
 )
 from gemini_proxy.explorer.pages.site import error_page, missing
-from gemini_proxy.explorer.pages.static_files import STATIC, static_file, static_files
+from gemini_proxy.explorer.pages.static_files import static_file
 from gemini_proxy.explorer.pages.templating import set_up
 from gemini_proxy.traces.feed import MAX_REPLAYED
 from gemini_proxy.traces.rows import dump
@@ -325,27 +325,31 @@ _POST: Final[dict[str, Handler]] = {
 
 def add_routes(app: web.Application) -> None:
     """Add the Explorer's routes. They go before a route that takes every path."""
+    set_up(app)
+    for resource in _resources():
+        app.router.register_resource(resource)
+
+
+@cache
+def _resources() -> tuple[web.AbstractResource, ...]:
+    """Make the resources. They know no application, so that all applications of a process share them."""
+    router = web.UrlDispatcher()
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
         by_path.setdefault(endpoint.path, []).append(endpoint)
     for path, endpoints in by_path.items():
-        resource = app.router.add_resource(path)
+        resource = router.add_resource(path)
         for endpoint in endpoints:
             resource.add_route(endpoint.method, api(endpoint.handler))
         resource.add_route("*", _not_allowed(endpoint.method for endpoint in endpoints))
     for area in _AREAS:
-        app.router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
-    _add_page_routes(app)
-
-
-def _add_page_routes(app: web.Application) -> None:
-    app[STATIC] = static_files()
-    set_up(app)
+        router.add_route("*", f"{_API}/{area}{{rest:(/.*)?}}", _not_found)
     for path, handler in _GET.items():
-        app.router.add_get(path, handler)
+        router.add_get(path, handler)
     for path, handler in _POST.items():
-        app.router.add_post(path, handler)
-    app.router.add_route("*", "/explorer{rest:(/.*)?}", missing)
+        router.add_post(path, handler)
+    router.add_route("*", "/explorer{rest:(/.*)?}", missing)
+    return tuple(router.resources())
 
 
 def is_api(request: web.Request) -> bool:

@@ -24,7 +24,7 @@ class StaticFile:
     version: str
 
 
-def static_files() -> dict[str, StaticFile]:
+def _load_files() -> dict[str, StaticFile]:
     """Return the static files of this package, by name; third-party files begin with ``vendor/``."""
     loaded: dict[str, StaticFile] = {}
     static = files("gemini_proxy.explorer.pages") / "static"
@@ -37,18 +37,18 @@ def static_files() -> dict[str, StaticFile]:
     return loaded
 
 
-STATIC = web.AppKey("STATIC", dict[str, StaticFile])
+_FILES: Final = _load_files()
 
 
-def static_path(app: web.Application, name: str) -> str:
+def static_path(name: str) -> str:
     """Return the URL path of a file, with its version."""
-    return f"/explorer/static/{name}?v={app[STATIC][name].version}"
+    return f"/explorer/static/{name}?v={_FILES[name].version}"
 
 
 @guarded
 async def static_file(request: web.Request) -> web.StreamResponse:
     """Send one file; for a version that is no longer there, the present one, uncached."""
-    file = request.app[STATIC].get(request.match_info["file"])
+    file = _FILES.get(request.match_info["file"])
     if file is None:
         raise NotFound("There is no such file")
     cached = request.query.get("v") == file.version

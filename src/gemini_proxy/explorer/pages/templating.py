@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -24,9 +25,14 @@ class Exact(str):
 
 
 def set_up(app: web.Application) -> None:
-    """Let ``app`` render pages. Templates escape everything, without exception."""
-    aiohttp_jinja2.setup(
-        app,
+    """Let ``app`` render pages."""
+    app[aiohttp_jinja2.APP_KEY] = _environment()
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Make the environment of the templates, which compiles each once. They escape everything, without exception."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(files("gemini_proxy.explorer.pages") / "templates")),
         autoescape=True,
         auto_reload=False,
@@ -34,12 +40,10 @@ def set_up(app: web.Application) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
-        filters=_FILTERS,
     )
-    environment = aiohttp_jinja2.get_env(app)
-    environment.globals["static"] = lambda name: static_path(app, name)
-    environment.globals["zone"] = zone
-    environment.globals["zone_seconds"] = zone_seconds
+    environment.filters.update(_FILTERS)
+    environment.globals.update(static=static_path, zone=zone, zone_seconds=zone_seconds)
+    return environment
 
 
 def _shown(value: Any) -> Any:
