@@ -1,9 +1,10 @@
 """Builders of small conversations and one-rule policies."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from gemini_proxy.policy import Budget, Conversation, Prefilter, RuleViolation, compile_policy
+from gemini_proxy.policy import Budget, Conversation, Policy, Prefilter, RuleViolation, compile_policy
 
 Message = dict[str, Any]
 
@@ -45,12 +46,19 @@ def check(
     budget: Budget | None = None,
 ) -> tuple[RuleViolation, ...]:
     """Check messages against a policy. Where no budget is given, the prefilter must not change what is found."""
-    compiled, conversation = compile_policy(policy), Conversation.of(messages)
+    (compiled, prefilter), conversation = _compiled(policy), Conversation.of(messages)
     violations = compiled.check(conversation, parameters or {}, budget)
     if budget is None:
-        rules = Prefilter([compiled]).rules(messages)[0]
+        rules = prefilter.rules(messages)[0]
         assert compiled.check(conversation, parameters or {}, rules=rules) == violations
     return violations
+
+
+@lru_cache(maxsize=64)
+def _compiled(policy: str) -> tuple[Policy, Prefilter]:
+    # They do not change, and many tests check hundreds of texts against one.
+    compiled = compile_policy(policy)
+    return compiled, Prefilter([compiled])
 
 
 def fires(policy: str, *messages: Message, parameters: Mapping[str, Any] | None = None) -> bool:
