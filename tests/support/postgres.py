@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import create_async_engine
 
 SUPERUSER: Final = "tests"
 TEMPLATE: Final = "template_traces"
@@ -139,11 +139,15 @@ class PostgresServer:
 
     async def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements, each in a transaction of its own."""
-        engine = create_async_engine(self.url(database), isolation_level="AUTOCOMMIT")
-        async with engine.connect() as connection:
+        # An engine would first ask the server about itself: twice for each database that a test has.
+        connection = await asyncpg.connect(
+            host=str(self.socket_folder), port=self.port, user=SUPERUSER, database=database
+        )
+        try:
             for statement in statements:
-                await connection.exec_driver_sql(statement)
-        await engine.dispose()
+                await connection.execute(statement)
+        finally:
+            await connection.close()
 
     def _check(self, name: str, *arguments: str) -> None:
         done = _run(self._programs / name, *arguments)
