@@ -1,5 +1,6 @@
 """``gemini-proxy demo``, and the sample model it talks to."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from click.testing import CliRunner, Result
 
+from gemini_proxy.cli import main
 from gemini_proxy.cli.sample_model import SAMPLE_KEY, sample_model
 from tests.cli.process import run
 
@@ -29,12 +32,18 @@ async def test_demo_shows_what_is_allowed_masked_refused_and_recorded(tmp_path: 
     assert SAMPLE_KEY not in answers
     assert records.count("refused_response") == 3 and records.count("completed") == 3
     assert SAMPLE_KEY in records and "messages.1.content:42-81" in records
-    kept = {"GEMINI_PROXY_TRACES__DATABASE": f"sqlite:///{database}"}
-    code, listed, _ = await run("traces", "list", "--json", **kept)
-    assert code == 0 and listed.count('"outcome"') == 5
-    masked = next(one for one in map(orjson.loads, listed.splitlines()) if one["rule"] == "mail addresses are masked")
-    code, shown, _ = await run("traces", "show", masked["id"], **kept)
-    assert code == 0 and "ann@example.com" not in shown
+    listed = await traces(database, "list", "--json")
+    assert listed.exit_code == 0 and listed.stdout.count('"outcome"') == 5
+    rows = map(orjson.loads, listed.stdout.splitlines())
+    masked = next(row for row in rows if row["rule"] == "mail addresses are masked")
+    shown = await traces(database, "show", masked["id"])
+    assert shown.exit_code == 0 and "ann@example.com" not in shown.stdout
+
+
+async def traces(database: Path, *arguments: str) -> Result:
+    """Run ``gemini-proxy traces ARGUMENTS`` in this process, on the traces in ``database``."""
+    runner = CliRunner(env={"GEMINI_PROXY_TRACES__DATABASE": f"sqlite:///{database}"})
+    return await asyncio.to_thread(runner.invoke, main, ["traces", *arguments])
 
 
 async def test_demo_is_not_set_up_by_what_is_for_another_server(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``serve``, ``check-config`` and ``healthcheck`` as processes: addresses, signals, exit codes."""
+"""``serve`` as a process, ``check-config`` and ``healthcheck``: addresses, signals, exit codes."""
 
 import asyncio
 import contextlib
@@ -85,14 +85,14 @@ async def test_healthcheck(tmp_path: Path) -> None:
             assert (code, out) == (1, "") and address in err
 
 
-async def test_check_config_lists_what_holds(tmp_path: Path) -> None:
+def test_check_config_lists_what_holds(tmp_path: Path) -> None:
     """Each policy with its action and file, and what clients' own are worth."""
     for name in ("first", "second"):
         (tmp_path / f"{name}.gr").write_text('raise "no" if:\n    (m: Message)\n    "x" in m.content\n')
     settings = {"policies": ["first.gr"], "log_policies": ["second.gr"], "header_policies": "replace"}
     config = write_config(tmp_path, guardrails=settings)
-    code, out, _ = await run("--config", str(config), "check-config")
-    assert code == 0 and out.splitlines()[1:5] == [
+    result = CliRunner().invoke(main, ["--config", str(config), "check-config"])
+    assert result.exit_code == 0 and result.stdout.splitlines()[1:5] == [
         "block  first.gr",
         "log    second.gr",
         'access.mode = "open": everyone on this machine may use it; requests through a proxy are refused',
