@@ -61,7 +61,7 @@ _TO_ONE_PROCESS: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 _Model = TypeVar("_Model", bound=BaseModel)
 _LONGEST_VALUE: Final = 200
 """Characters of a wrong value that are shown."""
-# What TOML calls it, by the beginning of pydantic's name for the fault.
+# TOML's names for types, by the beginning of pydantic's name for the fault.
 _EXPECTED_KINDS: Final = {
     "tuple_type": "a list",
     "model_": "a table",
@@ -72,7 +72,7 @@ _EXPECTED_KINDS: Final = {
     "float_": "a number",
     "string_type": "a text in quotes",
 }
-# A table may hold keys, and so may what stands in its place: of these only the kind is shown.
+# A table may hold keys, and so may a value in its place: only their kind is shown.
 _HIDDEN_KINDS: Final = ("model_", "dict_type", "mapping_type")
 _TOML_KINDS: Final = {str: "a text", list: "a list", dict: "a table", bool: "true or false"}
 _URL_QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
@@ -137,7 +137,7 @@ class ServiceManager:
 def service_manager() -> ServiceManager:
     """Read $NOTIFY_SOCKET and $WATCHDOG_USEC, and $LISTEN_FDS where $LISTEN_PID is this process (sd_listen_fds(3)).
 
-    The descriptors have the names of $LISTEN_FDNAMES, "" where that has none for them.
+    The descriptors have the names of $LISTEN_FDNAMES, "" for those without a name there.
     """
     usec = os.environ.get("WATCHDOG_USEC", "")
     count = os.environ.get("LISTEN_FDS", "") if os.environ.get("LISTEN_PID") == str(os.getpid()) else ""
@@ -157,8 +157,7 @@ def child_environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy as read: its path as the configuration's user knows it, its text, and when the file was changed last (a
-    Unix time)."""
+    """A policy file: its path as the configuration's user knows it, its text, and the Unix time of its last change."""
 
     path: str
     text: str
@@ -166,9 +165,9 @@ class PolicyFile:
 
 
 def load_config(file: Path | None = None) -> Config:
-    """The configuration from ``file`` (TOML; none means defaults), the environment and systemd's credentials.
+    """Return the configuration from ``file`` (TOML; None means defaults), the environment and systemd's credentials.
 
-    Raises ConfigError with one line a fault.
+    Raises ConfigError with one line per fault.
     """
     values = _read_toml(file) if file else {}
     _check_environment(os.environ)
@@ -280,9 +279,9 @@ def _changed(running: BaseModel, loaded: BaseModel, prefix: str) -> Iterator[str
 
 
 def read_policies(patterns: Sequence[str], folder: Path, key: str = "guardrails.policies") -> tuple[PolicyFile, ...]:
-    """The files that ``patterns`` name, the value of ``key``: relative to ``folder``, each once and in order.
+    """Return the files that ``patterns``, the value of ``key``, name relative to ``folder``, each once and in order.
 
-    Raises ConfigError for a pattern that names no file: a policy that is not there would silently check nothing.
+    Raises ConfigError for a pattern without a file: a missing policy would silently check nothing.
     """
     found: dict[str, PolicyFile] = {}
     for pattern in patterns:
@@ -460,7 +459,7 @@ def _shown_value(path: Sequence[str], value: object) -> str:
     if key.endswith(("api_key", "signing_secret", "value_keys")) or (path[0] == "alerts" and key == "url"):
         return "***"
     if key.endswith("database") and isinstance(value, str):
-        # Imports SQLAlchemy, which is more than the rest of reading a configuration takes.
+        # This imports SQLAlchemy, which takes longer than everything else in reading a configuration.
         from gemini_proxy.traces.database import shown_url
 
         return repr(shown_url(value))
@@ -485,7 +484,7 @@ def _without_credentials(value: object) -> object:
 def _known_keys(config: type[BaseModel], path: Sequence[str]) -> set[str]:
     model: Any = config
     for step in path:
-        # A step into a list or a table of tables is a number or any name: what they hold is known already.
+        # A step into a list or a table of tables is a number or any name: their contents are known already.
         if step in model.model_fields:
             kind = model.model_fields[step].annotation
             model = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[-1:]}.get(get_origin(kind), (kind,))[0]

@@ -160,9 +160,9 @@ _CAUSES: Final = 5
 
 
 def origin_of(error: BaseException) -> str:
-    """Return the traceback and the class of an error, after those of the errors that led to it.
+    """Return the traceback and class of an error, after those of the errors that caused it.
 
-    The error's text is left out: that of a foreign exception may quote what a client sent.
+    The error's text is left out: that of a foreign exception may quote a client's data.
     """
     return "".join(_origin_lines(error, _CAUSES)).rstrip()
 

@@ -97,9 +97,9 @@ def _process_count(value: object) -> object:
 
 
 class Server(Section):
-    """Where and how the proxy listens. Addresses are ``host:port`` or ``unix:/path``; times in seconds.
+    """The proxy's listeners. Addresses are ``host:port`` or ``unix:/path``; times are in seconds.
 
-    ``processes`` serve together; ``auto`` is one for each processor that this process may use.
+    ``processes`` is the number of processes; ``auto`` means one for each processor that this process may use.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:8005",)
@@ -161,10 +161,10 @@ class Remote(Section):
 
 
 class Judge(Section):
-    """A Gemini model that policies ask. ``timeout`` is in seconds, for questions that are asked together.
+    """A Gemini model that policies ask. ``timeout`` is in seconds, for all questions asked together.
 
-    ``api_key`` pays for it. Without one the client's own Gemini key does, which goes nowhere but to the upstream: so a
-    ``url`` needs a key of its own.
+    ``api_key`` pays for it. Without one the client's own Gemini key does, which goes only to the upstream: so a ``url``
+    needs its own key.
     """
 
     model: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = None
@@ -178,7 +178,7 @@ class Judge(Section):
 class ModelArmor(Section):
     """Google's Model Armor, which policies ask: the filters of ``template``. ``timeout`` as for ``Judge``.
 
-    ``token`` is an OAuth token. Without one that of this machine's service account is asked for.
+    ``token`` is an OAuth token. Without one, that of this machine's service account is used.
     """
 
     template: Annotated[str | None, Field(pattern=r"^projects/[\w.:-]+/locations/[a-z0-9-]+/templates/[\w-]+$")] = None
@@ -255,7 +255,7 @@ class Guardrails(Section):
     @field_validator("parameters")
     @classmethod
     def _about_tools(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        # Imports the language, which a healthcheck has no use for.
+        # This imports the language, which a healthcheck does not need.
         from gemini_proxy.policy import readable_parameters, readable_pins
 
         return readable_pins(readable_parameters(value))
@@ -278,9 +278,9 @@ def value_keys(guardrails: Guardrails) -> ValueKeys | None:
 
 
 class Files(Section):
-    """Uploads of files, which wait in ``folder`` until they are checked: by default where temporary files are.
+    """Uploads of files, which wait in ``folder`` until they are checked; by default it is that of temporary files.
 
-    ``upload_timeout`` is in seconds, for an upload that nobody goes on with.
+    ``upload_timeout`` is in seconds, for an upload that its client does not continue.
     """
 
     folder: Path | None = None
@@ -324,7 +324,7 @@ else:
 class Refusals(Section):
     """The form of a refusal; every client shows the default form.
 
-    ``before_stream`` is for a stream of which no byte has left: ``auto`` refuses with an event, and by status where the
+    ``before_stream`` applies before the first byte of a stream: ``auto`` refuses with an event, or by status if the
     client asked for structured output.
     """
 
@@ -337,8 +337,8 @@ class Refusals(Section):
 class Traces(Section):
     """The recording of exchanges. With ``required``, an exchange that cannot be recorded is refused.
 
-    With ``deferred`` an answer does not wait for its trace, which is written right after it.
-    ``notify_database`` leads to the same database without a pooler, ``read_database`` to a replica of it.
+    With ``deferred`` a response does not wait for its trace, which is written right after it. ``notify_database`` is
+    the same database without a pooler, ``read_database`` a replica of it.
     """
 
     database: Annotated[str, Field(repr=False)] = "sqlite:///gemini-proxy.db"
@@ -399,7 +399,7 @@ class Push(Section):
 class Explorer(Section):
     """The pages and the HTTP API over the traces. ``hosts`` are names, beside this machine's own, they answer to.
 
-    ``public_url`` is where browsers find the pages, for links in alerts.
+    ``public_url`` is the address of the pages for browsers, for links in alerts.
     """
 
     enabled: bool = True
@@ -484,10 +484,11 @@ class Price(Section):
 
 
 class Limits(Section):
-    """The limits of one client, 0 for none. A client is a key that is known to be valid, else an address.
+    """The limits of one client; 0 means no limit. A client is a key that is known to be valid, else an address.
 
-    ``unproven`` are requests with Gemini keys that the upstream has not accepted yet, all those of an address together.
-    Tokens are of a client and a dataset; one that has spent a ``soft`` limit is told of in the log and goes on.
+    ``unproven`` limits requests with Gemini keys that the upstream has not accepted yet, for all of an address
+    together. Limits on tokens are for a client and a dataset; if they exceed a ``soft`` limit, the log says so and they
+    continue.
     """
 
     unfinished_connections: Limit = 512
@@ -505,8 +506,9 @@ class Limits(Section):
 class Live(Section):
     """Sessions of the Live API. Sizes are in bytes, ``idle_timeout`` in seconds without a frame from either side.
 
-    ``max_sessions`` are those of a process at a time. ``max_session_bytes`` bounds what is kept of one: what was said,
-    and frames that wait for a verdict. ``transcription`` adds to each setup that speech is to come as text as well.
+    ``max_sessions`` limits the sessions of a process at a time. ``max_session_bytes`` bounds the bytes kept of one: its
+    conversation, and frames that wait for a verdict. ``transcription`` adds a request for the text of speech to each
+    setup.
     """
 
     max_sessions: Annotated[int, Field(ge=0)] = 1000
@@ -519,9 +521,9 @@ class Live(Section):
 class Access(Section):
     """Settings for access to the proxy.
 
-    ``open`` is for this machine only: the server will not start on another address. ``keys`` knows the keys that
-    ``gemini-proxy keys add`` made. ``trusted_proxies`` are those whose ``X-Forwarded-For`` is believed, and through
-    which requests may come where access is open.
+    ``open`` is for this machine only: the server will not start on another address. ``keys`` accepts the keys that
+    ``gemini-proxy keys add`` made. ``trusted_proxies`` are the proxies whose ``X-Forwarded-For`` is believed, and
+    through which requests may come with open access.
     """
 
     mode: Literal["open", "keys"] = "open"
@@ -549,7 +551,7 @@ class Access(Section):
 class Telemetry(Section):
     """OpenTelemetry by OTLP over HTTP, to ``endpoint`` or where the standard environment variables say.
 
-    ``content`` sends what was said as well.
+    ``content`` also sends the texts of conversations.
     """
 
     enabled: bool = False

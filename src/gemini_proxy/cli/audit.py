@@ -85,7 +85,7 @@ def verify(settings: Settings, heads: Sequence[str], traces: bool) -> None:
 
     async def work(store: TraceStore) -> tuple[Verifier, Checked]:
         log, verifier = AuditLog(store.database), Verifier()
-        # The head before and after: what is appended meanwhile comes between the two.
+        # The head before and after: entries that are appended meanwhile come between the two.
         stated, after = await log.head(), BEFORE_ALL
         while entries := await log.page(after):
             verifier.follow(entries)

@@ -11,7 +11,7 @@ from gemini_proxy.cli.main import collect_seldom
 
 def main(descriptor: int) -> None:
     """Serve as the parent says at the other end of the socket ``descriptor``."""
-    # All processes of a terminal get these; only the parent acts on them.
+    # All processes of a terminal get these signals; only the parent acts on them.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     collect_seldom()

@@ -66,7 +66,7 @@ class _Asked:
         return {"contents": [{"role": "user", "parts": [{"text": self.prompt}]}, *self.history]}
 
 
-# What the tutorial in docs/policies.md is about.
+# The example of the tutorial in docs/policies.md.
 _FOUND = (
     {"role": "model", "parts": [{"functionCall": {"name": "get_customer", "args": {"mail": "ann@example.com"}}}]},
     {
@@ -105,11 +105,11 @@ def demo(port: int, leave: bool, database: Path) -> None:
 async def _demo(port: int, leave: bool, database: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         model = await _serve_model(stack)
-        # Without the environment, whose settings are for another server.
+        # Ignore the environment, whose settings are for another server.
         config = Config.model_construct(
             server=Server(listen=(f"127.0.0.1:{port}",)),
             upstream=Upstream(base_url=model, api_key=SecretStr("demo-needs-no-key")),
-            # Nothing leaves before the verdict, so that what is refused is not seen at all.
+            # Nothing leaves before the verdict, so that refused text does not appear at all.
             guardrails=Guardrails(stream_check="hold"),
             traces=Traces(database=f"sqlite:///{database}"),
         )

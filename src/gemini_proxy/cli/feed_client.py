@@ -55,10 +55,10 @@ class Missed:
 
 
 class FeedClient:
-    """Follow one feed by its events' ids. ``tell`` gets a sentence when the connection is lost or comes back.
+    """Follow one feed by the ids of its events. ``tell`` gets a sentence when the connection is lost or restored.
 
-    The library reads the stream. Connecting again is done here, with a new reader each time: the library gives up at
-    the first refused connection, and continues with half an event that an old connection left behind.
+    The library reads the stream. This class reconnects, with a new reader each time: the library gives up at the first
+    refused connection, and would continue with half an event from the old connection.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ def _translated() -> Iterator[None]:
     except (aiohttp.ClientError, OSError) as error:
         raise _Lost(f"the connection was lost ({type(error).__name__})") from None
     except (ValueError, LineTooLong) as error:
-        # ValueError for what is not UTF-8.
+        # ValueError: not UTF-8.
         raise FeedRefused(f"the server sent something other than the feed ({type(error).__name__})") from None
 
 

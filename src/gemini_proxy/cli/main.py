@@ -1,4 +1,4 @@
-"""The command group, and what every command takes: ``--config``, ``-h``.
+"""The command group, and the options of every command: ``--config``, ``-h``.
 
 Commands are imported when they are called: ``--version`` and ``--help`` import neither server nor store.
 """

@@ -1,4 +1,4 @@
-"""Cases of a policy: conversations, and what must fire on each. Read from JSON or YAML, and run.
+"""Read the cases of a policy from JSON or YAML, and run them: conversations, and the rules that must fire on each.
 
 ``fires`` is true (some rule), false (none), or the messages of exactly those rules that must fire.
 

@@ -78,7 +78,7 @@ def _serve_together(settings: Settings, first_key_file: Path | None, hangups: "H
 
 @contextlib.contextmanager
 def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listener]]":
-    """Listen as ``config`` says, on the sockets of the service manager if it has passed some.
+    """Listen as ``config`` says, on the sockets of the service manager if it passed some.
 
     End the program with a reason if that is not possible.
     """

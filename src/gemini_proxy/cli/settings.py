@@ -21,7 +21,7 @@ EX_CONFIG = 78
 class Settings:
     """The file that ``--config`` names. Reading an invalid one ends the program with exit code 78.
 
-    ``given`` says that the file was named on the command line. ``file`` is None if there is none.
+    ``given`` says that the command line named the file. ``file`` is None if there is none.
     """
 
     def __init__(self, file: Path | None, *, given: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Copy what comes with the program: ``policy list`` and ``policy copy`` for ready-made policies, and ``init``.
+"""Copy files that come with the program: ``policy list`` and ``policy copy`` for ready-made policies, and ``init``.
 
 In the repository these files are at its root, where ``shipped`` links to them; a wheel holds them itself.
 """

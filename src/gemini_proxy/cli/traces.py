@@ -365,11 +365,11 @@ def _opened(output: Path | None) -> AbstractContextManager[BinaryIO]:
     return output.open("wb")
 
 
-# Images and the like: --json has them whole.
+# Images and similar data: --json prints them whole.
 _SHOWN = 8_000
 _BLOCK_STYLE, _LOG_STYLE = "bold white on red", "black on yellow"
 _LIST_WIDTH = 120
-# Ranges that a value came from, or goes to, printed below each of its ends.
+# The other end of a traced value, its source or its destination, printed below each end.
 _ENDS = 5
 _CHUNK = re.compile(r"content\.\d+\.(type|text)")
 
@@ -386,7 +386,7 @@ def print_list(summaries: Sequence[TraceSummary]) -> None:
         spent = f"{summary.duration_ms:.0f}"
         table.add_row(local_time(summary.created), *(line(word) for word in words), spent, line(summary.rule or ""))
     console = terminal()
-    # A narrow terminal breaks the line itself; squeezed columns would be a letter wide.
+    # A narrow terminal breaks the line itself; fitted columns would be one letter wide.
     console.width = max(console.width, _LIST_WIDTH)
     console.print(table)
 

@@ -76,8 +76,8 @@ def setup(
 ) -> None:
     """Set the keys of ``app`` once the store is open.
 
-    ``engine`` must never let pass what it cannot check. ``file_rules`` returns the rules of the policy files, and
-    ``guardrails`` the settings, as they are when called.
+    ``engine`` must never allow what it cannot check. ``file_rules`` returns the current rules of the policy files, and
+    ``guardrails`` the current settings.
     """
     database = store.database
     app[SERVER], app[EXPLORER] = config.server, config.explorer

@@ -60,7 +60,7 @@ async def try_on(
                 continue
             for violation in verdict.violations:
                 placed = replace(violation, ranges=at_places(violation.ranges, places))
-                # What is found in the request is found beside every candidate.
+                # A violation in the request is found again with every candidate.
                 found.setdefault((placed.message, placed.ranges), placed)
         tried.append(TriedGuardrail(guardrail, tuple(found.values()), failure))
     return tried

@@ -65,7 +65,7 @@ class BrowserGuard:
     def is_own_host(self, request: web.Request) -> bool:
         """Return whether the Host header names this server.
 
-        Nothing else reveals a foreign site whose name was made to lead to this machine (DNS rebinding).
+        Only this reveals a foreign site whose name was made to lead to this machine (DNS rebinding).
         """
         values = request.headers.getall("host", ())
         host = _host_name(values[0]) if len(values) == 1 else ""

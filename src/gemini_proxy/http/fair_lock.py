@@ -39,8 +39,8 @@ class _User:
 class FairLock:
     """Admit ``places`` calls at once, ``per_user`` of them for one user. The user who held it least lately goes first.
 
-    Time is counted in seconds that a place is held, and half of it is forgotten every ``HALF_LIFE`` seconds. A user who
-    has spent ``allowance`` seconds is refused until enough is forgotten. Among equals, first come is first served.
+    A user's time is the seconds that they hold places, and half of it is forgotten every ``HALF_LIFE`` seconds. A user
+    who has spent ``allowance`` seconds is refused until enough is forgotten. Among equals the first call goes first.
     """
 
     def __init__(

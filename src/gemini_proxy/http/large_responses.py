@@ -20,5 +20,5 @@ def bytes_response(body: bytes, headers: Mapping[str, str]) -> web.Response:
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), _PIECE):
         yield body[start : start + _PIECE]
-        # Writing to a client that reads fast never waits, and so never lets others run.
+        # Writing to a client that reads fast never waits, and so never lets other tasks run.
         await asyncio.sleep(0)

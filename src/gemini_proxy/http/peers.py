@@ -47,9 +47,9 @@ class Proxies:
     def client(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address of the client that ``peer`` sends a request for.
 
-        ``forwarded`` are the values of ``X-Forwarded-For``. Each proxy appends the address that it was connected from;
-        so the rightmost address that is not a trusted proxy's is the client's, and the client itself may have written
-        what stands before it. Return ``peer`` itself if it is not trusted, or names no client.
+        ``forwarded`` are the values of ``X-Forwarded-For``. Each proxy appends the address that connected to it, so the
+        rightmost address that is not a trusted proxy's is the client's; the client itself may have written those before
+        it. Return ``peer`` itself if it is not trusted, or names no client.
         """
         if not self.trusts(peer):
             return peer
@@ -91,9 +91,9 @@ class Peers:
     def check(self, request: web.Request) -> None:
         """Raise ThroughProxy or WrongHost if access is open and the request comes from elsewhere.
 
-        A proxy on this machine makes every stranger look like a local client. What gives it away is a header that
-        proxies add; a Host header that names the public site; or, if it sends neither, HTTP/1.0, which nginx speaks
-        unless configured otherwise, and hardly any client does.
+        A proxy on this machine makes every stranger look like a local client. It is recognized by a header that proxies
+        add, by a Host header with the public site, or, if it sends neither, by HTTP/1.0, which nginx speaks unless
+        configured otherwise, and hardly any client does.
         """
         if not self._open or self._proxies.trusts(peer_of(request.transport)):
             return

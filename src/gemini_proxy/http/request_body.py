@@ -33,7 +33,7 @@ async def read_bytes(request: web.Request, limit: int, seconds: float) -> bytes:
 
 
 async def read_pieces(request: web.Request, limit: int) -> bytes:
-    """Return what is left of the body, as it arrives.
+    """Return the rest of the body as it arrives.
 
     Raise PayloadTooLarge once it is over ``limit`` bytes, Unavailable if it exceeds the memory budget.
     """

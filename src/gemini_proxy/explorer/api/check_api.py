@@ -21,7 +21,7 @@ MAX_BATCH_SECONDS: Final = 10.0
 _LATE: Final = "Error during analysis: the policies of the call timed out"
 _NAME: Final = "policy"
 
-# What Invariant's clients look for in the reason of a 400, to tell their own exceptions apart.
+# Phrases that Invariant's clients look for in the reason of a 400, to choose their own exceptions.
 _MISSING_PARAMETER: Final = "Missing Policy Parameter: "
 _ATTRIBUTE: Final = "Invariant Attribute Error: "
 _ANALYSIS: Final = "Error during analysis: "

@@ -95,7 +95,7 @@ class ApiCall:
             raise BadRequest("The request holds too many values")
         if len(body) <= _BRIEF:
             return model.read(read_object(body, MAX_DEPTH))
-        # A thread gives the loop its turn while a large body is read.
+        # In a thread, so that the loop gets its turn while a large body is read.
         return await asyncio.to_thread(lambda: model.read(read_object(body, MAX_DEPTH)))
 
     def name(self, part: str) -> str:
@@ -157,7 +157,7 @@ class Endpoint:
 
 
 def api(handler: CallHandler) -> Handler:
-    """Return a handler of requests that finds out who calls, and responds with what ``handler`` returns as JSON.
+    """Return a handler of requests that identifies the caller, and responds with the result of ``handler`` as JSON.
 
     A response that ``handler`` returns is passed on. Errors before the response has begun become the API's.
     """
@@ -194,7 +194,7 @@ def error_response(error: ProxyError) -> web.Response:
     """Return an error as Invariant's clients read it. The rest of a refused body is not waited for."""
     response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
-        # The rest of its body would be read for nothing.
+        # Reading the rest of its body would be useless.
         response.force_close()
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
@@ -202,10 +202,10 @@ def error_response(error: ProxyError) -> web.Response:
 
 
 async def identified(request: web.Request) -> ApiCall:
-    """Find out who calls. Raise Unauthenticated without a valid key or session, and WrongHost and ThroughProxy.
+    """Identify the caller. Raise Unauthenticated without a valid key or session, and WrongHost and ThroughProxy.
 
-    If access is open a call needs neither: but it must not come from a page of another site, nor from one whose name
-    leads here.
+    With open access a call needs neither; but it must not come from a page of another site, or of a site whose name was
+    made to lead here.
     """
     access = request.app[ACCESS]
     request.app[PEERS].check(request)

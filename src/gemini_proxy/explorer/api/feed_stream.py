@@ -35,7 +35,7 @@ async def stream_feed(call: ApiCall) -> web.StreamResponse:
     """
     interest, after, last = await _asked(call)
     async with contextlib.aclosing(call.app[FEED].watch(interest, after=after, last=last)) as chunks:
-        # Before the first byte: what is raised here still becomes an error response.
+        # Before the first byte: errors raised here still become error responses.
         first = await anext(chunks)
         return await _stream(call.request, call.user, first, chunks)
 
@@ -83,7 +83,7 @@ async def _write(request: web.Request, response: web.StreamResponse, chunk: byte
         async with asyncio.timeout(STALLED):
             await response.write(chunk)
     except TimeoutError:
-        # Nothing that is still written would arrive, not even the end.
+        # No further bytes would arrive, not even the end.
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionError("the watcher has stopped reading") from None

@@ -1,7 +1,6 @@
-"""The JSON that requests to the API bring, as pydantic models: types, bounds, and what a client is told of a fault.
+"""The JSON of requests to the API as pydantic models: types, bounds, and the messages about faults.
 
-A member that is null is the same as one that is absent: clients send either. Members that a model does not name are
-ignored.
+A null member is the same as an absent one: clients send either. Members that a model does not name are ignored.
 """
 
 import re
@@ -228,7 +227,7 @@ class PolicyChange(RequestBody):
     }
     may_be_empty = False
 
-    # Not None: a null is a fault here.
+    # Not None: null is a fault here.
     name: PolicyName = Field("", json_schema_extra=_without_default)
     policy: PolicyText = Field("", json_schema_extra=_without_default)
     enabled: bool | None = None

@@ -23,9 +23,9 @@ _NAMED: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class StyledRun:
-    """A run of text that is marked alike. ``starts`` and ``ends`` are the numbers of the marks that start and end here.
+    """A run of text with the same marks. ``starts`` and ``ends`` are the numbers of the marks that start and end here.
 
-    ``wide`` says that only something around the text is marked. A gap has no text, but ``skipped`` characters.
+    ``wide`` says that only a larger range around the text is marked. A gap has no text, but ``skipped`` characters.
     """
 
     at: int

@@ -72,10 +72,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: who speaks, and what. ``cut`` says that not all of it is here.
+    """One message: its speaker and its content. ``cut`` says that it was shortened.
 
-    ``field`` names the field that the text is from, unless that is a text part; ``provider`` says that Gemini's servers
-    ran the call themselves.
+    ``field`` names the source field of a text outside text parts; ``provider`` says that Gemini's servers ran the call
+    themselves.
     """
 
     index: int
@@ -126,7 +126,7 @@ class BlockReader:
             if self.spent:
                 self._cut = True
                 return
-            # Images have no text that would count.
+            # The text of images does not count.
             self._values -= 1
             yield item
 
@@ -194,7 +194,7 @@ class BlockReader:
         lines = [line for name, value in rest.items() for line in self._lines(value, f"{address}.{name}", name)]
         noted = self._noted(f"{address}.image_url.url")
         if not url.startswith("data:"):
-            # A page never fetches what a model or a user names.
+            # A page never fetches an address that a model or a user names.
             lines = [self._text(url, f"{address}.image_url.url", "address"), *lines]
             return Block("image", "at a URL", None, tuple(lines), "", noted)
         image = self._shown_image(url)
@@ -277,7 +277,7 @@ class BlockReader:
         marks = self._marks.on(address)
         annotated = annotate_text(text, address, marks, self.known)
         self.known.update(number for note in annotated.notes for number in note.numbers)
-        # A thousand marks on one value are as much work as many values.
+        # A thousand marks on one value are as much work as a thousand values.
         self._values -= 1 + len(marks) // _MARKS_OF_A_VALUE
         self._characters -= len(annotated.text)
         return annotated
@@ -318,9 +318,9 @@ _AROUND, _EXCERPT = 30, 120
 
 @dataclass(frozen=True, slots=True)
 class TracedEnd:
-    """The other end of a traced value: ``words`` says how it is connected, ``text`` is what stands there.
+    """The other end of a traced value: ``words`` describes the connection, ``text`` is the text at that end.
 
-    ``number`` is that of its annotation, and ``page`` the message that the page with it begins at; -1 for none.
+    ``number`` is that of its annotation; ``page`` is the first message of the page with it, or -1.
     """
 
     words: str
@@ -333,7 +333,7 @@ class TracedEnd:
 class LinkedNote:
     """A rule's message about the trace, with links.
 
-    ``ranges`` are the numbers of its marks, each with the message that the page with it begins at; -1 for none.
+    ``ranges`` are the numbers of its marks, each with the first message of the page with it, or -1.
     """
 
     note: Note
@@ -344,8 +344,8 @@ class LinkedNote:
 class ConversationPage:
     """The messages from ``first`` on that fit a page, of ``total``.
 
-    ``elsewhere`` are notes on no text of the page; ``ends`` has the other ends of traced values by the numbers of their
-    annotations.
+    ``elsewhere`` has the notes on texts outside the page; ``ends`` has the other ends of traced values by the numbers
+    of their annotations.
     """
 
     messages: tuple[Message, ...]

@@ -30,9 +30,10 @@ _MARKS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ConversationStep:
-    """One exchange: the messages that are new in it, and its annotations.
+    """One exchange: its new messages, and its annotations.
 
-    ``missing`` says why there are no messages. ``repeated`` is how many both have in common at the beginning.
+    ``missing`` says why there are no messages. ``repeated`` is the number of messages at the beginning that the
+    exchange before it has too.
     """
 
     trace: Trace
@@ -102,7 +103,7 @@ def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
             continue
         marks = AnnotationRanges(one.trace.annotations[:_MARKS])
         reader = BlockReader(marks)
-        # Their notes stand above the messages: numbers of marks are those of one exchange, not of a page.
+        # Their notes are above the messages: marks are numbered per exchange, not per page.
         reader.known.update(mark.number for mark in marks.all)
         shown: list[Message] = []
         for index in range(repeated, len(messages)):
@@ -115,9 +116,9 @@ def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
 
 
 def _key(message: Any) -> str:
-    """Return what makes a message the same in the next request; clients leave out thoughts and which candidate it was.
+    """Return the identity of a message in later requests; clients leave out thoughts and the candidate's index.
 
-    "" for what is not compared at all.
+    Return "" for a message that is not compared.
     """
     if not isinstance(message, Mapping) or message.get("thought") or "role" not in message:
         return ""

@@ -90,7 +90,7 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         dataset=name,
         path=dataset_path("" if name == NO_DATASET else name),
         since=found.buckets[0].start,
-        # The sums of many names: not in the event loop.
+        # Sums over many names: not in the event loop.
         **await asyncio.to_thread(plots_and_tables, found, visit.app[PRICES]()),
     )
     if refresh:
@@ -107,7 +107,7 @@ def breakdowns(
     found = [figures.refusals, figures.asked, figures.masked, figures.logged]
     requests = {name: one.requests for name, one in datasets.items()}
     refused = {name: one.refused for name, one in datasets.items()}
-    # In the query the dataset without a name has one; "" are the others in a table.
+    # In the query the unnamed dataset has a name; "" means the others in a table.
     named = [{name or NO_DATASET: count for name, count in counts.items()} for counts in (requests, refused)]
     tables = [
         Breakdown("Models", ("requests", "tokens in", "tokens out", "cached", *(["cost"] * len(cost))), models),
@@ -139,7 +139,7 @@ def _traffic(dataset: str, start: float, end: float, filters: Mapping[str, str])
 
 
 def _times(start: float, end: float) -> Mapping[str, float]:
-    # To the minute, as the list's form has them: the last one whole.
+    # To the minute, as in the list's form, and with the whole last minute.
     return {"since": start, "until": -(-end // 60) * 60}
 
 

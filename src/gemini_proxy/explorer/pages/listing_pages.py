@@ -129,7 +129,7 @@ async def _export(visit: PageVisit, datasets: Sequence[Dataset]) -> web.StreamRe
             "cache-control": "no-store",
         }
     )
-    # Before the first byte: what cannot be read is an error page.
+    # Before the first byte: failed reads still become an error page.
     first = await _numbers(visit, datasets, query)
     await response.prepare(visit.request)
     await response.write(exporter.head)

@@ -68,7 +68,7 @@ class MarkdownTexts:
         borders = [chr(_FIRST + index) for index in range(len(runs) - 1)]
         marked = "".join(f"{run.text}{border}" for run, border in zip(runs, [*borders, ""], strict=True))
         writer = _Writer(runs)
-        # Definitions of references are not shown, and nothing may be hidden.
+        # Markdown does not show definitions of references, but nothing may be hidden.
         environment: dict[str, object] = {}
         tokens = _parser().parse(marked, environment)
         if environment.get("references"):
@@ -119,7 +119,7 @@ class _Writer:
             elif token.type == "link_open":
                 self._targets.append(_target(token, "href"))
             elif token.type == "link_close":
-                # Where it leads is to be seen, not to be followed.
+                # Its target is shown, but not as a link.
                 yield Markup(" <span class=target>({})</span>").format(self._run(self._targets.pop(), last=False))
             elif token.type == "image":
                 yield from self._inline(token.children or ())

@@ -10,7 +10,7 @@ from gemini_proxy.explorer.pages.costs import money
 
 WIDTH: Final = 560
 HEIGHT: Final = 190
-# On a phone the letters take a third more of the canvas: "0.06 ms" must fit beside it.
+# On a phone letters are a third larger on the canvas: "0.06 ms" must fit beside it.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 8, 10, 24
 _LABEL: Final = 58
 """Canvas units for one label of the time axis."""
@@ -189,7 +189,7 @@ def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
     since, until = starts[0], starts[-1] + seconds
     scale = (WIDTH - _LEFT - _RIGHT) / (until - since)
     if seconds >= _DAY:
-        # One bar is a day or more, of UTC: its day is that of its noon, wherever this machine is.
+        # One bar is a day or more in UTC: its date is that of its noon, in any time zone of this machine.
         form, every = "%a %d" if until - since <= 8 * _DAY else "%d %b", math.ceil(_LABEL / (seconds * scale))
         moments: Iterable[int] = (start + _DAY // 2 for start in starts[::every])
     elif until - since <= 2 * _DAY:

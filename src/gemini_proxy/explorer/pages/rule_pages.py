@@ -265,9 +265,9 @@ async def editor(
     share: int = SHARE,
     of_shadow: bool = False,
 ) -> web.StreamResponse:
-    """Show the form of a rule, with what is wrong if it was checked; with ``of_shadow`` that of a rule in shadow.
+    """Show the form of a rule, with the faults if it was checked; with ``of_shadow`` that of a rule in shadow.
 
-    ``share`` is what it says of the conversations that the rule may run on in shadow.
+    ``share`` is the form's share of the conversations for the rule in shadow.
     """
     return await visit.show(
         "rule.html",

@@ -42,7 +42,7 @@ _FIELDS: Final = 20
 
 
 async def read_form(request: web.Request) -> Form:
-    """Return the fields of an urlencoded form, with line ends as ``\\n``.
+    """Return the fields of a urlencoded form, with line ends as ``\\n``.
 
     Raise UnsupportedMediaType, PayloadTooLarge, and BadRequest for a form that does not arrive in time, is not UTF-8,
     or has a field twice.
@@ -188,7 +188,7 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
     title = _WORDS.get(error.status, "Error")
     response = _error(request, error.status, title, error.message)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
-        # The rest of its body would be read for nothing.
+        # Reading the rest of its body would be useless.
         response.force_close()
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
@@ -212,7 +212,7 @@ def dataset_path(dataset: Dataset | str) -> str:
 
 
 def _sign_in_first(request: web.Request) -> web.Response:
-    """Ask to sign in. Show a page that was asked for afterwards; say that a form which was sent is lost."""
+    """Ask to sign in. Show the requested page afterwards; say that a submitted form is lost."""
     if request.method in SAFE:
         return see(f"/explorer/sign-in?next={quote(request.path_qs, safe='')}")
     return _error(request, 401, _WORDS[401], "You are no longer signed in")

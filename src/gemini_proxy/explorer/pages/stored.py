@@ -1,7 +1,7 @@
-"""Read messages from the JSON that is stored, and decode only what is asked for. No I/O.
+"""Read messages from stored JSON, and decode only the requested ones. No I/O.
 
-A decoder holds the interpreter for as long as a document takes, and so does freeing what it made: with twenty megabytes
-nothing else runs for a second. Here no step takes more than a few milliseconds, so that this can be done in a thread.
+A decoder holds the interpreter for a whole document, and so does freeing its result: with twenty megabytes nothing else
+runs for a second. Here no step takes more than a few milliseconds, so that it can run in a thread.
 """
 
 import re
@@ -31,11 +31,11 @@ _CUT_OFF: Final = "the messages of a trace are cut off"
 _QUOTE, _OPEN, _CLOSE = b'"'[0], b"[{", b"]}"
 # Each match is of bounded length, and possessive: it never goes back.
 _RUN = re.compile(rb'[^"\[\]{}]{0,8192}+(?:"[^"\\]{0,512}+"[^"\[\]{}]{0,512}+){0,32}+')
-# It never ends within an escape.
+# A match never ends within an escape.
 _TEXT = re.compile(rb'(?:[^"\\]{1,1024}+|\\(?:u[0-9a-fA-F]{4}|.)?+){0,256}+', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]}\s]*+")
 _BETWEEN = re.compile(rb"[\s,:]*+")
-# Two escapes that are one character.
+# Two escapes for one character.
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
@@ -135,7 +135,7 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
             below, path = fitting.get(name), path[len(name) + 1 :]
         else:
             inner = decoded(_text_at(document, at, "")) if first == _QUOTE else None
-            # The structure that the text of a call's arguments stands for.
+            # The structure in the text of a call's arguments.
             return _text_at(as_json(inner).encode(), 0, path) if isinstance(inner, dict) else None
         if below is None:
             return None

@@ -59,7 +59,7 @@ def _text(text: str) -> str:
 class RecordedRequest:
     """The request of a trace, as it may be sent to this server again: ``path`` with its query, and the JSON ``body``.
 
-    Signatures of thoughts are not in it, for a trace does not hold them.
+    It lacks the signatures of thoughts, since a trace does not hold them.
     """
 
     path: str
@@ -95,7 +95,7 @@ def why_not_repeated(trace: Trace) -> str:
 def curl_command(base_url: str, trace: Trace, messages: Messages) -> str | None:
     """Write the trace's request as a command that sends it to this server, the key left to the caller's environment.
 
-    None for what is not a call of a model's two generating methods.
+    Return None for any call but those of a model's two generating methods.
     """
     request = recorded_request(trace, messages)
     if request is None:

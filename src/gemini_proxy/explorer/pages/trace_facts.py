@@ -37,10 +37,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``timing``, ``tokens`` and ``checks`` are a few words each; ``unchecked`` lists what no rule read, and why.
+    """``timing``, ``tokens`` and ``checks`` are a few words each; ``unchecked`` lists unread content with reasons.
 
-    ``warning`` says what was not checked of the whole exchange, "" where it was. ``upstream`` is what the upstream said
-    of its error, ``parameters`` are the request's.
+    ``warning`` says what was not checked in the whole exchange, "" if nothing. ``upstream`` is the upstream's error
+    message, ``parameters`` are the request's.
     """
 
     model: Fact

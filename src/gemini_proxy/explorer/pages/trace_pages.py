@@ -53,7 +53,7 @@ async def trace(visit: PageVisit) -> web.StreamResponse:
 async def reveal_value(visit: PageVisit) -> web.StreamResponse:
     """Show one trace with the value behind one of its placeholders, to a key with the role operator.
 
-    It is shown in the response to the form alone: no address leads to it, so no browser fetches it by itself.
+    Only the response to the form shows it: it has no address, so no browser fetches it by itself.
     """
     stored, placeholder = await stored_trace(visit), (await visit.form()).get("placeholder", "")
     if not is_placeholder(placeholder):

@@ -78,7 +78,7 @@ async def replay(visit: PageVisit) -> web.StreamResponse:
     keys = [form.get("key", "").strip(), *([form.get("own_key", "").strip()] if _needs_own_key(visit, stored) else ())]
     if not all(_KEY.fullmatch(key) for key in keys):
         return await _ask(visit, stored, "A key must have visible characters only and must not be empty.")
-    # It names the new trace: the response itself does not say which one that is.
+    # It names the new trace, which the response itself does not.
     conversation = f"replay-{stored.trace.id[:8]}-{uuid.uuid4().hex[:12]}"
     headers = {"x-goog-api-key": keys[0], "content-type": "application/json", CONVERSATION_HEADER: conversation}
     if len(keys) > 1:
@@ -132,9 +132,9 @@ def _messages(stored: StoredTrace) -> Sequence[Mapping[str, Any]]:
 
 
 async def _send(visit: web.Request, request: RecordedRequest, headers: Mapping[str, str]) -> str:
-    """Send a request to the server that this visit came to, at the very address. Return what is known if no trace is.
+    """Send a request to this server, at the address of this visit. Return the outcome if there is no trace.
 
-    Raise Unavailable if it is not answered.
+    Raise Unavailable if there is no response.
     """
     address = visit.transport.get_extra_info("sockname") if visit.transport else None
     if isinstance(address, tuple):
@@ -153,7 +153,7 @@ async def _send(visit: web.Request, request: RecordedRequest, headers: Mapping[s
                 url + request.path, data=request.body.encode(), headers=headers, allow_redirects=False
             ) as response,
         ):
-            # The trace is there before the last byte is.
+            # The trace exists before the last byte comes.
             async for _ in response.content.iter_chunked(_PIECE):
                 pass
     except TimeoutError:

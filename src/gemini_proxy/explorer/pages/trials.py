@@ -77,9 +77,9 @@ class Trial:
 
 
 class Trials:
-    """Check and try policies as the proxy would: with its parameters, its way with thoughts and its time for a check.
+    """Check and try policies as the proxy would: with its parameters, its treatment of thoughts and its timeout.
 
-    Users take turns. Raise Unavailable if too much of a user's waits.
+    Users take turns. Raise Unavailable if too many of a user's requests wait.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Trials:
             )
         if len(text) <= BRIEF_POLICY:
             return _check(text, self._guardrails().parameters)
-        # A thread gives the loop its turn; several that compile would leave it a fraction of the processor.
+        # A thread gives the loop its turn; several compiling threads would leave it only a fraction of the processor.
         async with self._compiling.hold(user):
             return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
