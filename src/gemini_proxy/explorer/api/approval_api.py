@@ -40,7 +40,7 @@ async def show_approval(call: ApiCall) -> ApprovalView:
 async def decide_approval(call: ApiCall) -> ApprovalView:
     """Allow or deny what an approval asks for, with a key of the role approver. Show the approval.
 
-    403 for another key, and for all where access is open; 409 if the approval does not wait any more.
+    403 for a key of another role, and for every key if access is open; 409 if the approval no longer waits.
     """
     require_approver(call.app, call.identity)
     decision = await call.body(ApprovalDecision)
@@ -67,7 +67,7 @@ def require_approver(app: web.Application, identity: Identity) -> None:
 
 
 async def decide(app: web.Application, identity: Identity, approval_id: str, decision: ApprovalDecision) -> Approval:
-    """Decide an approval that waits. Raise Forbidden, NotFound, and Conflict if it does not wait any more."""
+    """Decide a waiting approval. Raise Forbidden, NotFound, and Conflict if it no longer waits."""
     require_approver(app, identity)
     decided = await app[APPROVALS].decide(
         approval_id,

@@ -29,7 +29,7 @@ class AuditEntryView(TypedDict):
 
 
 async def list_entries(call: ApiCall) -> list[AuditEntryView]:
-    """List what was changed, the newest first: for a key with the role operator, and of its user."""
+    """List the changes that concern the key's user, the newest first. The key needs the role operator."""
     call.require_operator()
     limit = call.number("limit", MAX_ENTRIES_LISTED, MAX_ENTRIES_LISTED)
     before = call.number("before", 0, 10**15) or None

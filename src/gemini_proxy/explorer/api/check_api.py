@@ -76,7 +76,7 @@ async def check_messages(call: ApiCall) -> CheckView:
 async def check_batch(call: ApiCall) -> BatchView:
     """Check messages with several policies. The results have the order of the policies.
 
-    A policy without a verdict has an ``error_message`` and no errors; the others have theirs all the same. At most 100
+    A policy without a verdict has an ``error_message`` and no errors; the other results are not affected. At most 100
     policies, which share ten seconds.
     """
     check = await call.body(BatchCheck)
@@ -120,7 +120,7 @@ async def _violations(call: ApiCall, policy: str, checked: _CheckInput) -> list[
 
 
 async def _verdict(call: ApiCall, check: Check) -> Verdict:
-    """Check at once what is quick; what goes to another process waits for its turn there. Raise Unavailable."""
+    """Run a quick check at once; a check in another process waits for its turn. Raise Unavailable."""
     judged = call.app[ENGINE].check(check)
     if isinstance(judged, Verdict):
         return judged

@@ -87,7 +87,7 @@ async def show_metadata(call: ApiCall) -> dict[str, Any]:
 
 
 async def change_metadata(call: ApiCall) -> dict[str, Any]:
-    """Merge into a dataset's metadata, or with ``replace_all`` replace it. Show what it is then.
+    """Merge into a dataset's metadata, or with ``replace_all`` replace it. Show the new metadata.
 
     A member that is null changes nothing; objects are merged member by member. ``tool_labels`` holds the labels of the
     dataset's tools from the next request on: 400 if they are not labels.

@@ -30,8 +30,8 @@ _HEADERS: Final = {
 async def stream_feed(call: ApiCall) -> web.StreamResponse:
     """Stream the caller's exchanges as they end.
 
-    The header ``Last-Event-ID`` wins over ``after`` and ``last``. 404 for a dataset that does not exist; 503 if too
-    many watch or the database does not answer.
+    The header ``Last-Event-ID`` takes precedence over ``after`` and ``last``. 404 for a dataset that does not exist;
+    503 if there are too many watchers or the database does not answer.
     """
     interest, after, last = await _asked(call)
     async with contextlib.aclosing(call.app[FEED].watch(interest, after=after, last=last)) as chunks:

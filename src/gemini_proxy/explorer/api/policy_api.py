@@ -35,10 +35,10 @@ _NO_POLICY_TO_UPDATE: Final = "Policy to update not found"
 
 
 async def list_policies(call: ApiCall) -> PoliciesView:
-    """List a dataset's policies, the oldest first, and what else holds for its exchanges.
+    """List a dataset's policies, the oldest first, and the other rules that apply to its exchanges.
 
-    ``files`` are the rules of the policy files that hold beside the enabled policies, and ``header_policies`` is what
-    the policies in a client's header do. Neither is in Invariant's API, whose clients read ``policies`` alone.
+    ``files`` are the rules of the policy files that apply beside the enabled policies, and ``header_policies`` is the
+    effect of policies in a client's header. Neither is in Invariant's API, whose clients read only ``policies``.
     """
     policies = await call.app[POLICIES].of(await dataset_by_name(call))
     files = files_in_force(policies, call.app[FILE_RULES]())
@@ -77,7 +77,7 @@ async def add_policy(call: ApiCall) -> DatasetView:
 
 
 async def change_policy(call: ApiCall) -> DatasetView:
-    """Change what is given of a policy. Show the dataset with its policies."""
+    """Change the given members of a policy. Show the dataset with its policies."""
     call.require_operator()
     dataset = await dataset_by_id(call)
     policy_id = call.id("policy_id", _NO_POLICY_TO_UPDATE)
@@ -104,7 +104,7 @@ async def change_policy(call: ApiCall) -> DatasetView:
 
 
 async def remove_policy(call: ApiCall) -> DatasetView:
-    """Remove a policy. Show the dataset with the policies it has left."""
+    """Remove a policy. Show the dataset with its other policies."""
     call.require_operator()
     dataset = await dataset_by_id(call)
     if not await call.app[POLICIES].remove(dataset, call.id("policy_id", _NO_POLICY), by=call.identity.named):
@@ -113,7 +113,7 @@ async def remove_policy(call: ApiCall) -> DatasetView:
 
 
 async def list_versions(call: ApiCall) -> list[PolicyVersionView]:
-    """List what a policy has been, the newest first, also one that was removed: for a key with the role operator."""
+    """List the versions of a policy, the newest first, even if it was removed. The key needs the role operator."""
     call.require_operator()
     dataset = await dataset_by_id(call)
     policy_id, limit = call.id("policy_id", _NO_POLICY), call.number("limit", MAX_VERSIONS_LISTED, MAX_VERSIONS_LISTED)
@@ -125,9 +125,9 @@ async def list_versions(call: ApiCall) -> list[PolicyVersionView]:
 
 
 async def restore_version(call: ApiCall) -> DatasetView:
-    """Make a version of a policy the current one, also of one that was removed. Show the dataset with its policies.
+    """Make a version of a policy the current one, even if it was removed. Show the dataset with its policies.
 
-    400 with line and reason for a version that does not load any more.
+    400 with line and reason for a version that no longer loads.
     """
     call.require_operator()
     dataset = await dataset_by_id(call)
@@ -142,7 +142,7 @@ async def restore_version(call: ApiCall) -> DatasetView:
 
 
 async def version_of(app: web.Application, dataset: Dataset, policy_id: str, written: str) -> PolicyVersion:
-    """Return the version of a policy with the number that a path has. Raise NotFound."""
+    """Return the version of a policy with the number in the path. Raise NotFound."""
     if written.isascii() and written.isdecimal() and len(written) <= 9:
         number = int(written)
         for version in await app[POLICY_VERSIONS].of(dataset, policy_id, 1, number + 1):

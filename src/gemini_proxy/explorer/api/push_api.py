@@ -26,10 +26,10 @@ _TRIES: Final = 3
 
 
 async def push_traces(call: ApiCall) -> PushView:
-    """Keep traces, and make their dataset if it does not exist. Show their ids in order.
+    """Store traces, and create their dataset if it does not exist. Show their ids in order.
 
-    At most 1,000 traces and 100,000 annotations. A trace whose metadata has ``gemini_proxy.id`` is kept once: pushed
-    again by the same user, even at the same time, it has the same id and nothing is written.
+    At most 1,000 traces and 100,000 annotations. A trace whose metadata has ``gemini_proxy.id`` is stored once: if the
+    same user pushes it again, even at the same time, it has the same id and nothing is written.
     """
     push = await call.body(TracePush)
     # A thread gives the loop its turn while a large push is serialized.

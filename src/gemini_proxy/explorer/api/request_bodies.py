@@ -241,7 +241,7 @@ _SHARE_FAULT: Final = "share must be a whole number from 0 to 100, in percent"
 
 class ShadowStart(RequestBody):
     """A policy to run in shadow on ``share`` percent of the conversations: beside the rule ``policy_id``, whose name
-    and action it has unless others are given; or, without ``policy_id``, as a rule that would be new."""
+    and action it takes unless others are given; or, without ``policy_id``, as a new rule."""
 
     messages_of_faults = {
         **PolicyCreation.messages_of_faults,
@@ -291,9 +291,9 @@ class ToolRemoval(RequestBody):
 
 
 class ApprovalDecision(RequestBody):
-    """A decision. ``seconds`` is how long exactly the same is allowed again, ``conversation`` whether it is in all
-    of the conversation that asks for it; without either for one exchange. What is denied is refused with ``reason``,
-    which the model can read."""
+    """A decision. ``seconds`` is how long exactly the same is allowed again; ``conversation`` allows it in all of the
+    conversation that asks for it; without either it is allowed for one exchange. A denied exchange is refused with
+    ``reason``, which the model can read."""
 
     messages_of_faults = {
         "decision": 'decision must be "allow" or "deny"',

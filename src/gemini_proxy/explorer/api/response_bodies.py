@@ -50,7 +50,7 @@ class UserView(TypedDict):
 
 
 class DatasetView(TypedDict):
-    """A dataset. Times are ISO 8601; ``extra_metadata`` has its policies if one dataset was asked for."""
+    """A dataset. Times are ISO 8601; ``extra_metadata`` has its policies in a response about a single dataset."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class DatasetView(TypedDict):
 
 
 class PolicyView(TypedDict):
-    """A rule of a dataset. ``last_updated_time`` is in UTC, without saying so."""
+    """A rule of a dataset. ``last_updated_time`` is in UTC, without a zone."""
 
     id: str
     name: str
@@ -89,11 +89,12 @@ class PolicyVersionView(TypedDict):
 
 
 class ShadowView(TypedDict):
-    """A rule in shadow. ``id`` is of one comparison, which begins again where the rule in force changes.
+    """A rule in shadow. ``id`` belongs to one comparison, which begins again when the rule in force changes.
 
-    Since ``time_since``, ``compared`` exchanges were. Of ``both``, where both versions found something,
-    ``action_differs`` and ``ranges_differ`` count those in which they would do something else, or elsewhere.
-    ``milliseconds`` is what a check by the shadow takes on average; ``failure`` is why the last of ``failed`` did.
+    Since ``time_since``, ``compared`` exchanges were compared. In ``both`` of them both versions found something; of
+    these ``action_differs`` counts those with another action, ``ranges_differ`` those with other ranges.
+    ``milliseconds`` is the average time of a check by the shadow; ``failure`` is the reason of the last of the
+    ``failed`` checks.
     """
 
     id: int
@@ -147,7 +148,7 @@ class FileRuleView(TypedDict):
 
 
 class PoliciesView(TypedDict):
-    """A dataset's rules; ``files`` are those of the policy files that hold beside the enabled ones."""
+    """A dataset's rules; ``files`` are the rules of the policy files that apply beside the enabled ones."""
 
     policies: list[PolicyView]
     files: list[FileRuleView]
@@ -163,7 +164,7 @@ class DeclarationView(TypedDict):
 
 
 class ToolView(TypedDict):
-    """A tool as it is pinned, and as it was declared since if that differs."""
+    """A tool as it is pinned, and its later declaration if that differs."""
 
     name: str
     pinned: DeclarationView
@@ -236,12 +237,13 @@ class ReplacedView(TypedDict):
 
 
 class ApprovalView(TypedDict):
-    """An approval that a guardrail asks a person for. Times are ISO 8601.
+    """An approval that a guardrail asks a person for. Times are in ISO 8601.
 
-    ``shown`` holds in ``asked`` the calls with their arguments and the texts that the rule points at, and ``unshown``
-    if it points at something else as well. ``trace`` is the id of the exchange's trace, which is written when the
-    exchange ends; ``until`` is how long exactly the same is allowed, and ``for_conversation`` whether it is in all of
-    ``conversation``, which is null where it is not known; without either it is for one exchange.
+    ``shown`` has in ``asked`` the calls with their arguments and the texts that the rule points at, and ``unshown`` if
+    it also points at something else. ``trace`` is the id of the exchange's trace, which is written when the exchange
+    ends. ``until`` is the end of the time in which exactly the same is allowed; ``for_conversation`` says that it is
+    allowed in all of ``conversation``, which is null if it is not known. Without either the approval is for one
+    exchange.
     """
 
     id: str
@@ -265,7 +267,8 @@ class ApprovalView(TypedDict):
 class MaskedValueView(TypedDict):
     """The value behind a placeholder, null unless it could be ``read``.
 
-    It is ``not_kept`` if this server has none, or not any more, and ``unreadable`` if its key is not there.
+    The state is ``not_kept`` if this server has no such value, or no longer has it, and ``unreadable`` if its key is
+    missing.
     """
 
     placeholder: str

@@ -34,9 +34,9 @@ async def list_shadows(call: ApiCall) -> list[ShadowView]:
 
 
 async def start_shadow(call: ApiCall) -> ShadowView:
-    """Run a new version of a rule beside the one in force, or a rule that would be new.
+    """Run a new version of a rule beside the one in force, or a new rule.
 
-    A rule has one shadow: this takes its place. 400 with line and reason for a policy that does not load.
+    A rule has one shadow: this one replaces it. 400 with line and reason for a policy that does not load.
     """
     call.require_operator()
     dataset = await dataset_by_id(call)
@@ -83,7 +83,7 @@ async def list_differences(call: ApiCall) -> list[ShadowDifferenceView]:
 async def promote_shadow(call: ApiCall) -> DatasetView:
     """Make a shadow the rule in force, enabled, and end it. Show the dataset with its policies.
 
-    409 if ``id`` is not the shadow's any more: it or the rule in force has changed. 400 if it does not load any more.
+    409 if ``id`` is no longer the shadow's: it or the rule in force has changed. 400 if it no longer loads.
     """
     call.require_operator()
     dataset = await dataset_by_id(call)

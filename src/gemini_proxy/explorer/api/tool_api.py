@@ -26,7 +26,7 @@ async def list_tools(call: ApiCall) -> ToolsView:
 async def accept_tool(call: ApiCall) -> MessageView:
     """Pin the changed declaration of a tool.
 
-    404 if the last changed declaration no longer is the one with this digest.
+    404 if the latest changed declaration no longer has this digest.
     """
     call.require_operator()
     dataset = await dataset_by_id(call)

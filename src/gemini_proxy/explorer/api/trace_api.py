@@ -116,7 +116,7 @@ async def reveal(app: web.Application, trace: Trace, placeholder: str, identity:
 
 
 async def append_messages(call: ApiCall) -> SuccessView:
-    """Add messages to a trace, merged with those that are there by their timestamps, and annotations."""
+    """Add messages to a trace, merged with the existing ones by their timestamps, and annotations."""
     trace_id = call.id("trace_id", NO_TRACE)
     appended = await call.body(MessageAppend)
     added = with_timestamps(appended.messages, time.time())

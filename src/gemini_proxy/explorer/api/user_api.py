@@ -5,5 +5,5 @@ from gemini_proxy.explorer.api.response_bodies import IdentityView
 
 
 async def show_identity(call: ApiCall) -> IdentityView:
-    """Show whom the key belongs to."""
+    """Show the user of the key."""
     return {"username": call.user}
