@@ -225,7 +225,7 @@ def _is_json(text: str) -> bool:
 
 
 def configuration_digest(config: Config) -> str:
-    """Return the SHA-256 of all settings but secrets, and URLs that may hold one: who has it learns none of them."""
+    """Return the SHA-256 of all settings except secrets, and URLs that may hold one: it reveals none of these."""
     hidden: Any = {"traces": {"database", "notify_database", "read_database"}, "alerts": {"__all__": {"url"}}}
     settings = config.model_dump(mode="json", exclude=hidden)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

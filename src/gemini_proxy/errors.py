@@ -91,7 +91,7 @@ class MethodNotAllowed(ProxyError):
 
 
 class Conflict(ProxyError):
-    """The request is too late: what it is about has changed meanwhile."""
+    """The request is too late: its object has changed meanwhile."""
 
     status = 409
     code = "ABORTED"

@@ -60,7 +60,7 @@ def _json(value: Mapping[str, Any], status: int = 200) -> web.Response:
 
 
 def _last_text(body: Mapping[str, Any]) -> str:
-    """Return the last text part: some clients put what they know of their surroundings before what the user typed."""
+    """Return the last text part: some clients put facts about their environment before the user's text."""
     contents = objects(field(body, "contents"), "contents")
     texts = _texts(contents[-1]) if contents else []
     return texts[-1] if texts else ""

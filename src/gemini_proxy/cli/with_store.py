@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def shell_user() -> str:
-    """Return who uses the command line, for what is kept of what they did."""
+    """Return the user of the command line, for the records of their actions."""
     return f"{getpass.getuser()} (command line)"
 
 

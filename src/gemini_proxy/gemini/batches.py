@@ -47,7 +47,7 @@ _SOURCES: Final = spellings("requests", "fileName")
 _STATE: Final = frozenset(
     "@type name model displayName state createTime endTime updateTime batchStats priority".split()
 )
-"""What ``metadata`` has of a batch that is not done."""
+"""The fields in ``metadata`` of an unfinished batch."""
 _SMALL: Final = 65_536
 """Bytes of an answer that takes no time to be read twice."""
 
@@ -208,7 +208,7 @@ def _operation(body: bytes) -> dict[str, Any]:
 
 
 class BatchReader:
-    """Read the answer about a batch: its responses as one candidate, all else as what stands beside them."""
+    """Read the answer about a batch: its responses as one candidate, everything else as fields beside it."""
 
     carried_call = False
     has_open_call = False
@@ -264,7 +264,7 @@ def _steers(name: str, value: Any) -> bool:
 
 
 def _beside_response(inlined: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands beside the parts of one response."""
+    """Return the fields beside the parts of one response."""
     beside = {name: value for name, value in inlined.items() if name != "response" and value is not None}
     response = inlined.get("response")
     if isinstance(response, dict):
@@ -355,7 +355,8 @@ class BatchPlaces:
             try:
                 part = part[step]
             except (LookupError, TypeError):
-                # A repeated name hides from a parser what stands in the text. Rules read what the parser read.
+                # A parser does not see the value of a repeated name that stands in the text. Rules read the parser's
+                # result.
                 return None
         return (path[:-2], "text", isinstance(part, dict) and bool(part.get("thought")))
 

@@ -90,7 +90,7 @@ class CallLinks:
         self._last: dict[_Key, str] = {}
 
     def copy(self) -> "CallLinks":
-        """Copy the calls so far, to go on from separately."""
+        """Copy the calls so far, to continue from them separately."""
         copied = CallLinks()
         copied._ids = set(self._ids)
         copied._number = self._number

@@ -33,7 +33,7 @@ _TEXT_KEYS = frozenset(("text", "thought", "thoughtSignature"))
 
 
 class TextRun:
-    """Consecutive text with one ``thought`` flag; its ``pieces`` are joined when asked for."""
+    """Consecutive text with one ``thought`` flag; its ``pieces`` are joined on request."""
 
     __slots__ = ("pieces", "signature", "thought")
 

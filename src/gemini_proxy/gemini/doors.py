@@ -654,7 +654,7 @@ class Match:
 
 @cache
 def _patterns(first: str) -> tuple[tuple[Row, str, re.Pattern[str]], ...]:
-    """Return the paths whose first step, the version apart, begins with the word ``first``."""
+    """Return the paths whose first step after the version begins with the word ``first``."""
     return tuple((row, path, _pattern(path)) for row, path in _by_first_word().get(first, ()))
 
 

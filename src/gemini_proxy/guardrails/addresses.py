@@ -1,4 +1,4 @@
-"""Addresses into the messages of an exchange: ``messages.2.content:10-25``. What they point at."""
+"""Addresses into the messages of an exchange (``messages.2.content:10-25``), and the values that they point at."""
 
 import re
 from collections.abc import Mapping, Sequence

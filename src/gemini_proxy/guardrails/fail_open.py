@@ -1,4 +1,4 @@
-"""Let an exchange go on without a verdict, for ``guardrails.unavailable = "allow"``."""
+"""Let an exchange continue without a verdict, for ``guardrails.unavailable = "allow"``."""
 
 from collections.abc import Awaitable
 

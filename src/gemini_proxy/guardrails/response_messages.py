@@ -164,5 +164,5 @@ def for_rules(messages: Sequence[Message], thoughts: str) -> Sequence[Message]:
 
 
 def is_thought(message: Message) -> bool:
-    """Return whether it is a thought of the model: a prompt that a client marks as one is a prompt all the same."""
+    """Return whether it is a thought of the model: a prompt that a client marks as one is still a prompt."""
     return "thought" in message and message["role"] == "assistant"

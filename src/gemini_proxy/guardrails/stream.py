@@ -270,7 +270,7 @@ class ResponseStream:
         return self.take()
 
     def take(self) -> bytes:
-        """Return the bytes that may leave now. They have to: a refusal goes on where they end."""
+        """Return the bytes that may leave now. They have to: a refusal continues where they end."""
         ready = self._ready
         if not ready:
             return b""
@@ -376,7 +376,7 @@ class ResponseStream:
             candidate.checked = messages[-1] if messages else None
 
     def _let_leave(self) -> None:
-        """Let the events leave that nothing holds back any more: all text so far has passed."""
+        """Let the events leave that nothing holds back now: all text so far has passed."""
         assert self._session is not None
         overlap = self._session.overlap
         leaving = 0
@@ -402,5 +402,5 @@ def _begin(session: GuardSession, candidate: _CandidateText, thought: bool, fres
 
 
 def _continues(checked: Message, thought: bool, fresh: bool) -> bool:
-    """Return whether text goes on in the message: in the same run, which nothing came between."""
+    """Return whether text continues in the message: in the same run, which nothing came between."""
     return not fresh and isinstance(checked.get("content"), str) and bool(checked.get("thought")) is thought

@@ -68,7 +68,7 @@ class Proxies:
 
 
 class Peers:
-    """Find a request's client, and, if access is open, refuse what came through a proxy."""
+    """Find a request's client, and, if access is open, refuse a request through a proxy."""
 
     def __init__(self, guard: BrowserGuard, trusted_proxies: Iterable[str], *, open_access: bool) -> None:
         self._guard = guard

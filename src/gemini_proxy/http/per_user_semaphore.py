@@ -19,7 +19,7 @@ class PerUserSemaphore:
         self._entries: dict[str, _UserSemaphore] = {}
 
     async def acquire(self, user: str) -> Callable[[], None]:
-        """Wait until the user may go on. Return what releases the place, to be called once."""
+        """Wait until the user may continue. Return what releases the place, to be called once."""
         entry = self._entries.setdefault(user, _UserSemaphore(asyncio.Semaphore(self._limit)))
         entry.users += 1
         try:

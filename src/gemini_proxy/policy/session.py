@@ -64,7 +64,7 @@ class _RunEnd:
         self.earlier = earlier
 
     def read(self, whole: str) -> str:
-        """Return ``whole``, which goes on from ``kept``, with the readings that begin before it."""
+        """Return ``whole``, which continues ``kept``, with the readings that begin before it."""
         if self.start or not self.earlier:
             return whole
         text = Joined(whole, (self.place.address,), (len(whole),))

@@ -23,7 +23,7 @@ _MOST_SHOWN: Final = 4_000
 
 
 class NotAllowed(Exception):
-    """Nobody allows what was asked for: ``approval`` was denied, or nobody has decided in time."""
+    """The request was not allowed: ``approval`` was denied, or nobody has decided in time."""
 
     def __init__(self, approval: Approval) -> None:
         super().__init__(approval.state)

@@ -36,7 +36,7 @@ _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, O
 
 
 class ExchangeSpans(Protocol):
-    """The spans of one exchange while it goes on."""
+    """The spans of one exchange in progress."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -181,7 +181,7 @@ class Exchange:
         return self.wire.new_framing(self.framing or SSE_TYPE, streams=self.streams)
 
     def pass_unchecked(self, reason: str) -> None:
-        """Note that a check gave no verdict and let the exchange go on, which nothing after it undoes."""
+        """Note that a check gave no verdict and let the exchange continue; nothing later undoes this."""
         if self._unchecked is None:
             self._unchecked = reason
 

@@ -32,7 +32,7 @@ from gemini_proxy.traces.value_keys import SealedValue
 log = logging.getLogger(__name__)
 
 _UNDECIDED = (None, Outcome.CLIENT_GONE, Outcome.FAILED)
-"""While the exchange goes on, and where it ended before its final check."""
+"""While the exchange is in progress, and if it ended before its final check."""
 
 
 _TELLING = (Outcome.COMPLETED, *REFUSED)

@@ -58,7 +58,7 @@ def refuse_going_on(exchange: Exchange, handle: Handle, *, lost: bool) -> None:
 
 
 def asked_before(handle: Handle, recalled: Earlier) -> Earlier:
-    """Return of what is known of an interaction what it was asked: the rest is in the response that reads it again."""
+    """Return the request's part of an interaction's known content: the response that reads it has the rest."""
     count = handle.details.get("request", 0)
     asked = tuple(one for one in recalled.unchecked if not _is_behind(one.address, count))
     return Earlier(recalled.messages[:count], asked)

@@ -389,7 +389,7 @@ class LiveSession:
                         self._pipeline.restore(turn.exchange, masks)
 
     async def _with_earlier(self, said: GeminiRequest) -> GeminiRequest:
-        """Return messages of the client with what they refer to before them. Raises as the reader does."""
+        """Return messages of the client after the content of their references. Raises as the reader does."""
         if not said.outbound and not references_of(said):
             return said
         exchange = self._exchange()

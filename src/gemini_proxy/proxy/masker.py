@@ -147,7 +147,7 @@ class Masker:
         return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
 
     async def remember_refused(self, exchange: Exchange) -> None:
-        """Keep digests of what was refused, so that a chat whose history repeats it can go on."""
+        """Store digests of refused texts, so that a chat whose history repeats them can continue."""
         if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
             return
         blocking = [violation for violation in exchange.violations if violation.action == "block"]

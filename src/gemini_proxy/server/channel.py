@@ -98,7 +98,7 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: object) -> None:
-        """Send without waiting. What the other process does not take any more is lost."""
+        """Send without waiting. Messages that the other process no longer takes are lost."""
         if not self._writer.is_closing():
             self._writer.write(_packed(message))
 

@@ -6,7 +6,7 @@ import signal
 
 
 class Hangups:
-    """SIGHUP noted from here on, before there is an event loop and after its end too: it ends nothing any more."""
+    """SIGHUP noted from here on, before there is an event loop and after its end too: it no longer ends the process."""
 
     def __init__(self) -> None:
         self._noted = asyncio.Event()

@@ -43,7 +43,7 @@ _LEARNING: Final = 3.0
 _ROUNDS: Final = 3
 """Answers of the database that a request waits for at most: the one under way when it came, and its own."""
 _GATHER: Final = 0.01
-"""Seconds between two transactions, in which what is asked for gathers."""
+"""Seconds between two transactions, in which requests gather."""
 _AFTER_FAILURE: Final = 1.0
 """Seconds between two when the database is away."""
 _NETWORK: Final = 64

@@ -117,7 +117,7 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def _declared(request: web.Request) -> int:
-    """The bytes of the body as declared; 0 for one that is refused unread, whatever length somebody claims."""
+    """The bytes of the body as declared; 0 for one that is refused unread, whatever its declared length."""
     size = request.content_length or 0
     if CALL in request and request[CALL].row.transport == "upload":
         return size if size <= request.app[SETUPS].current.config.files.max_bytes else 0

@@ -188,7 +188,7 @@ class Parent:
         return [child for child in self._children.values() if child.serves]
 
     def _change(self) -> None:
-        """Wake who waits for something, and let what is counted here be seen."""
+        """Wake the waiting tasks, and publish the counts of this process."""
         self._page.write(process_families(len(self._ready), sum(self._tasks.restarts.values())))
         self._changed.set()
 
@@ -293,7 +293,7 @@ class Parent:
             self._notifier.ready(f"{status}; the last reload failed" if self._reload_failed else status)
 
     async def _reload(self) -> None:
-        """Have one child load, and all of them hold what it loaded, or what they held before."""
+        """Have one child load the sources, and put them into force in all; if that fails, the old ones stay."""
         await self._until(lambda: bool(self._ready))
         sources = await self._loaded()
         self._reload_failed = sources is None
@@ -309,7 +309,7 @@ class Parent:
         return None
 
     async def _end(self) -> None:
-        """Accept nobody any more, and let the children finish their exchanges."""
+        """Accept no more connections, and let the children finish their exchanges."""
         for listener in self._listeners:
             if not listener.lasting:
                 listener.remove_path()

@@ -62,7 +62,7 @@ class Reloads:
 
 
 class Reloader:
-    """Load again and replace, all of it or nothing. Exchanges under way, their streams and the workers go on."""
+    """Load again and replace, all of it or nothing. Exchanges under way, their streams and the workers continue."""
 
     def __init__(self, setups: Setups, reloads: Reloads, load: Load) -> None:
         self._setups = setups

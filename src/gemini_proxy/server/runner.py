@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _KEEPALIVE = 75.0
 """Seconds an idle connection is kept: longer than nginx keeps its own, so that nginx closes first."""
 _LINGER: Final = 1.0
-"""Seconds for which a server that stops still serves what comes over an idle connection."""
+"""Seconds for which a stopping server still serves requests on idle connections."""
 _LOOK: Final = 0.02
 """Seconds between two looks for connections that have ended."""
 _UNWIND: Final = 0.1

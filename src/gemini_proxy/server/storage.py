@@ -51,7 +51,7 @@ _BACKGROUND = "background"
 """The lease of what one process does for all that share the database. Logging rules are not of it: each of their jobs
 is claimed by itself, and checks are work that all share."""
 _DELETION_PERIOD = 10.0
-"""Seconds between two looks for deleted datasets, whose traces nobody sees any more, and for old budgets."""
+"""Seconds between two looks for deleted datasets, whose traces are no longer visible, and for old budgets."""
 _HANDLES_PERIOD = 60.0
 """Seconds between two looks for handles past their time, which is counted in hours."""
 _VALUES_PERIOD = 60.0

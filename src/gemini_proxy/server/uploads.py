@@ -62,7 +62,7 @@ _FEW: Final = 16
 _SLOWEST: Final = 16_384
 """Bytes a second that a chunk comes with at least, beyond ``server.request_timeout``."""
 _CANCELLED: Final = {STATUS: "cancelled"}
-"""What ends an upload for its client, which would send the chunk again without it."""
+"""The header that ends an upload for its client, which would otherwise send the chunk again."""
 _TARGET: Final = re.compile(r"https?://[^/]+(?:/[^?#]*)?(/upload/[^#\s]+)")
 
 
@@ -81,7 +81,7 @@ async def pass_on(request: web.Request, token: str) -> web.StreamResponse:
 
 
 async def take_upload(request: web.Request) -> web.StreamResponse:
-    """Begin an upload, or go on with one. An error ends it."""
+    """Begin an upload, or continue one. An error ends it."""
     if UPLOAD not in request:
         return await _begin(request)
     upload, uploads = request[UPLOAD], request.app[UPLOADS]
@@ -180,7 +180,7 @@ async def _pieces(request: web.Request, chunk: Chunk, upload: Upload) -> AsyncIt
 
 
 async def _until(request: web.Request, ends: float) -> AsyncIterator[bytes]:
-    """Yield what is left of a body, as it arrives. Raises BadRequest if it has not come by then, or breaks off."""
+    """Yield the rest of a body as it arrives. Raises BadRequest if it has not come by then, or breaks off."""
     while True:
         try:
             async with asyncio.timeout(ends - time.monotonic()):

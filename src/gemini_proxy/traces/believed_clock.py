@@ -90,7 +90,7 @@ class BelievedClock:
         self._mark = await self._database.read(_read)
 
     async def look(self) -> None:
-        """Look at both clocks and keep what they say. Raises StoreError, when only this process knows of the look."""
+        """Read both clocks and store their times. Raises StoreError, when only this process knows of the look."""
         self._mark = mark = self._next()
         await self._database.write(lambda connection: _write(connection, mark))
 

@@ -159,7 +159,7 @@ class Catalogue:
     async def replace_annotations(
         self, owner: str, trace_id: str, source: str, added: Iterable[Annotation]
     ) -> int | None:
-        """Put ``added`` in the place of all annotations from ``source``; how many those were. None: no such trace.
+        """Replace all annotations from ``source`` by ``added``. Return their old number, None if there is no trace.
 
         Raises TooMany.
         """

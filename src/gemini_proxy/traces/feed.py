@@ -27,7 +27,7 @@ MAX_WATCHERS: Final = 100
 MAX_WATCHERS_OF_ONE: Final = 25
 """So that one user's forgotten scripts leave room for others."""
 MAX_REPLAYED: Final = 1_000
-"""Events that who comes back is told of; more is a listing's business."""
+"""Events that a returning watcher gets; more is a listing's business."""
 MAX_LOOKED_THROUGH: Final = 10_000
 """The most traces, of all users, to search for those: some hundred milliseconds of the database."""
 
@@ -119,12 +119,12 @@ class Feed:
         return len(self._joining) + len(self._watchers)
 
     def committed(self) -> None:
-        """Say that traces were written, so that they are told at once."""
+        """Say that traces were written, so that watchers get them at once."""
         if self._watchers:
             self._wake.set()
 
     def close(self) -> None:
-        """End every watch, after what waits to be told, and take no more."""
+        """End every watch after its waiting events, and accept no more."""
         self._closed = True
         self._wake.set()
         for watcher in self._joining:
@@ -238,7 +238,7 @@ class Feed:
         self._failing = True
 
     async def _first(self, interest: Interest, reached: int, after: int | None, last: int) -> bytes:
-        """Return what a watcher is told before anything happens."""
+        """Return the events that a watcher gets first."""
         if after is not None and after < reached:
             async with self._replays:
                 oldest = await self._source.seq_before(reached, MAX_LOOKED_THROUGH)

@@ -1,4 +1,4 @@
-"""Work queued in the same transaction as its trace, so that neither is ever there without the other."""
+"""Work queued in the same transaction as its trace, so that neither exists without the other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ class Identity:
 
     @property
     def named(self) -> str:
-        """Return who it is, for what is kept of what they did."""
+        """Return the name for records of this user's actions."""
         return f"{self.owner} (key {self.key})" if self.key else f"{self.owner} (without a key)"
 
 

@@ -12,7 +12,7 @@ from gemini_proxy.traces.database import Database, upsert
 _MOST_DIGESTS: Final = 100
 """Digests of one exchange that are remembered."""
 _KEPT: Final = 90 * 86_400.0
-"""Seconds for which a digest is remembered, longer than chats go on."""
+"""Seconds for which a digest is stored, longer than chats last."""
 _DELETED: Final = 200
 """Rows past that time that are deleted when others are written: twice as many as come."""
 

@@ -40,7 +40,7 @@ SENT: Final = "sent"
 SAID: Final = "said"
 """The kind of a value that was masked in what the model said: the client has never had it."""
 READ: Final = "value.read"
-"""The action in the audit log of somebody who has seen a value."""
+"""The audit log's action for a value that was shown."""
 MAX_VALUE: Final = 262_144
 """Characters of a value that is kept: a rule that says no place masks whole texts."""
 MOST_ASKED: Final = 1_000

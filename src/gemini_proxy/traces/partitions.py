@@ -158,7 +158,7 @@ class Partitions:
         return True
 
     async def tidy(self) -> None:
-        """Drop what is left of partitions whose dropping was interrupted."""
+        """Drop the rest of partitions whose dropping was interrupted."""
         for partition in await self._database.read(partitions):
             if not partition.whole:
                 await self._drop(partition)
@@ -204,7 +204,7 @@ class Partitions:
             total, after = total + count, last
 
     async def _drop(self, partition: Partition) -> None:
-        """Remove a partition without making writers or readers wait. Interrupted, it goes on where it was."""
+        """Remove a partition without making writers or readers wait. If interrupted, call it again to continue."""
         await self._forget(partition)
         for table in _TABLES:
             name = f"{table}_{partition.number}"
@@ -219,7 +219,7 @@ class Partitions:
         await self._database.write(lambda connection: _execute(connection, f"DROP TABLE IF EXISTS {names}"))
 
     async def _forget(self, partition: Partition) -> None:
-        """Delete what hangs on a partition's traces, in small steps."""
+        """Delete the rows that belong to a partition's traces, in small steps."""
         while await self._database.write(partial(_forget, partition=partition)):
             pass
 

@@ -181,7 +181,7 @@ def _insert(connection: Connection, dataset: Dataset, made: StoredPolicy, by: st
 def _change_to(
     connection: Connection, dataset: Dataset, before: StoredPolicy, values: Mapping[str, Any], by: str
 ) -> StoredPolicy:
-    """Change a policy that nobody else changes meanwhile. What changes nothing makes no version."""
+    """Change a policy that nobody else changes meanwhile. A change without effect makes no version."""
     connection.execute(update(policies).where(policies.c.id == before.id).values(**values, updated=time.time()))
     revision.advance(connection)
     after = _of(connection, dataset, before.id)

@@ -67,7 +67,7 @@ class Recorder:
         max_batch: int = MAX_BATCH,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """``written`` is called with what was committed, to wake who follows it; ``patience`` is in seconds."""
+        """``written`` is called with the committed traces, to wake their followers; ``patience`` is in seconds."""
         self._sink = sink
         self._written = written
         self._patience = patience

@@ -10,7 +10,7 @@ from gemini_proxy.traces.schema import revision
 T = TypeVar("T")
 
 CURRENT: Final = "SELECT number FROM revision"
-"""As text: it is asked for with every request to a dataset."""
+"""As text: every request to a dataset asks for it."""
 CHANNEL: Final = "gemini_proxy"
 """The PostgreSQL channel that announces that the number has grown. The same in every version."""
 CHANGED: Final = "changed"

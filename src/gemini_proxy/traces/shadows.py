@@ -130,7 +130,7 @@ class Results:
 class Shadows:
     """The shadows of a database. A change holds for the exchanges that begin after it. Every method raises StoreError.
 
-    Whether a text loads is the caller's to check before it is kept.
+    The caller must check that a text loads before storing it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -157,8 +157,8 @@ class Shadows:
     ) -> StoredShadow | None:
         """Run a text beside a policy, or without ``policy`` as one that would be new, on ``share`` percent.
 
-        It takes the place of a shadow that the policy has. None if the dataset has no such policy. Raises DatasetGone,
-        and TooMany for a shadow beyond MAX_SHADOWS.
+        It replaces a shadow that the policy has. None if the dataset has no such policy. Raises DatasetGone, and
+        TooMany for a shadow beyond MAX_SHADOWS.
         """
 
         def work(connection: Connection) -> StoredShadow | None:

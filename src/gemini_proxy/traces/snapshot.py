@@ -48,7 +48,7 @@ class News:
         self._complete_until = moment + HEARD_WITHIN
 
     def lost(self) -> None:
-        """Nobody listens any more."""
+        """The listener has stopped."""
         self._complete_until = float("-inf")
 
 
@@ -77,7 +77,7 @@ class Patience:
 
     def _away_for(self) -> float:
         now = time.monotonic()
-        # Whether it came back between two questions that are far apart, nobody knows.
+        # Between two distant questions it may have come back for a while.
         if now - self._last_away > self._seconds:
             self._away_since = now
         self._away_since = min(self._away_since, now)
@@ -148,7 +148,7 @@ class Revisions:
 class Snapshots(Generic[K, T]):
     """Cache what ``load`` reads for a key, with its revision; read again once the revision has changed.
 
-    The ``most`` that were asked for last are kept.
+    The ``most`` latest ones are kept.
     """
 
     def __init__(self, revisions: Revisions, load: Callable[[K], Awaitable[tuple[int, T]]], most: int = 1) -> None:

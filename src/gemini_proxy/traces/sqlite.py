@@ -114,7 +114,7 @@ class SqliteDatabase:
             raise StoreError("the database file cannot be made in its folder")
 
     def opened(self, connection: Connection) -> None:
-        """Make a file that takes the place of another one ready, in the writer's thread."""
+        """Prepare a file that replaces another one, in the writer's thread."""
         file = _identity(self._path)
         if self._schema is not None and (self._left is not None or file != self._file):
             with connection.begin():
@@ -125,7 +125,7 @@ class SqliteDatabase:
         self._file, self._left = file, None
 
     def leave(self, connection: Connection, files: "_Files") -> None:
-        """Note what is in a file that is not at its path any more; where only its log is gone, write that back."""
+        """Note the contents of a file that is no longer at its path; where only its log is gone, write that back."""
         with contextlib.suppress(StoreError, sqlite3.Error), translated():
             with connection.begin():
                 self._left = left_in(connection)
@@ -225,7 +225,7 @@ class _Threads:
                 connection = self._connection()
                 yield connection
                 if self._owner is not None and self._moved():
-                    # What was written is in a file that nobody will find.
+                    # The write went to a file that nobody will find.
                     self._leave(connection)
                     raise StoreError("the database file was deleted or replaced")
             except BaseException:

@@ -263,7 +263,7 @@ class TraceStore:
     async def delete_before(
         self, created: float, *, step: int = 500, thorough: bool = True, together: float = 0.0
     ) -> int:
-        """Delete traces older than a Unix time with all that hangs on them; return how many traces that was.
+        """Delete traces older than a Unix time with everything that belongs to them; return how many traces that was.
 
         A partition of which all traces are older is dropped. Other traces are deleted by ``step`` in each transaction,
         so that writers wait for one step at most: in PostgreSQL only those that are older by ``together`` seconds more,
@@ -327,7 +327,7 @@ class TraceStore:
         return total
 
     async def empty_deleted(self, *, step: int = 500) -> int:
-        """Remove what is left of deleted datasets, in steps as ``delete_before``; how many traces that was."""
+        """Remove the rest of deleted datasets, in steps as ``delete_before``; how many traces that was."""
         total = 0
         while (
             deleted := await self._database.write(lambda connection: _delete_of_deleted(connection, step))

@@ -114,7 +114,7 @@ def _sum_of(parts: Sequence[_Sum]) -> _Sum:
 
 # Seconds. The steps that figures are shown in: multiples of a width, and of which a clock or a calendar speaks.
 STEPS: Final = (300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 7 * 86_400, 28 * 86_400)
-# What one question may read, where wider buckets can help it: a user may have hundreds of datasets.
+# The most rows that one question may read if wider buckets can reduce them: a user may have hundreds of datasets.
 MAX_ROWS: Final = 3_000
 MAX_POINTS: Final = 1_000
 

@@ -13,7 +13,7 @@ from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.keys import Identity
 
 MAX_APPROVALS_LISTED: Final = 100
-"""Approvals in one response: each holds up to some thousand characters of what is asked for."""
+"""Approvals in one response: each holds up to some thousand characters of the request for approval."""
 STATES: Final = ("any", "waiting")
 _MISSING: Final = "Approval not found"
 

@@ -23,7 +23,7 @@ from gemini_proxy.traces.trace import Trace, TraceSummary
 EXCHANGES: Final = 50
 """Exchanges of one page, the newest."""
 _MOST: Final = 8_000_000
-"""Bytes of messages that one page reads; exchanges beyond are named without what they said."""
+"""Bytes of messages that one page reads; further exchanges are named without their content."""
 _MARKS: Final = 200
 """Annotations of one exchange that are drawn."""
 

@@ -79,7 +79,7 @@ class DatasetChecks:
 
     @property
     def deciding(self) -> list[tuple[str, str]]:
-        """Return what checks an exchange before it goes on: action and name of each."""
+        """Return the guardrails that check an exchange before it continues: action and name of each."""
         own = [(one.policy.action, one.policy.name) for one in self.own if one.policy.enabled]
         found = [*own, *((one.action, one.name) for one in self.files)]
         return [one for one in found if one[0] != "log"]

@@ -24,13 +24,13 @@ async def sign_in_form(request: web.Request) -> web.StreamResponse:
 
 @guarded
 async def sign_in(request: web.Request) -> web.StreamResponse:
-    """Take a key and go on to the page that was asked for."""
+    """Take a key and continue to the requested page."""
     form = await read_form(request)
     wanted = local_path(form.get("next", ""))
     if not keys_needed(request):
         return see(wanted)
     key = form.get("key", "").strip()
-    # AccessControl takes the same time for every wrong key; only a right one goes on to the session.
+    # AccessControl takes the same time for every wrong key; only a right one continues to the session.
     valid = await request.app[ACCESS].identity(key) is not None
     token = await Sessions(request.app[DATABASE]).open(key, SESSION_SECONDS) if valid else None
     if token is None:

@@ -28,7 +28,7 @@ from gemini_proxy.traces.search.listing import Listing
 from gemini_proxy.traces.trace import Annotation, trace_json
 
 PERSON: Final = "person:"
-"""What the source of a note begins with, before the name of the user who wrote it."""
+"""The prefix of a note's source, before the name of the user who wrote it."""
 LABEL: Final = "label"
 MASKED_SHOWN: Final = 100
 """Placeholders of a trace that are listed."""

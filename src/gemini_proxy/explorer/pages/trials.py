@@ -53,7 +53,7 @@ class PolicyCheck:
 
 @dataclass(slots=True)
 class Trial:
-    """What a policy says about the newest traces. ``complete`` is False if the time was up before the last one."""
+    """The results of a policy on the newest traces. ``complete`` is False if the time was up before the last one."""
 
     checked: int = 0
     findings: list[FlaggedTrace] = field(default_factory=list)

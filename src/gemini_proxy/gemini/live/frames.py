@@ -118,7 +118,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def handle(self) -> str:
-        """The handle that it gives, with which another session can go on from here; "" where it gives none."""
+        """The handle that it gives, with which another session can continue from here; "" where it gives none."""
         handle = self.message.get("newHandle") if self.kind == "sessionResumptionUpdate" else None
         return str(handle) if handle else ""
 

@@ -85,7 +85,7 @@ def messages_read(body: bytes) -> tuple[int | None, ...]:
 
 
 def _streams(root: JsonObject) -> bool:
-    """Return whether the response is asked for as a stream. Raises BadRequest for anything but true or false."""
+    """Return whether the request asks for a stream. Raises BadRequest for anything but true or false."""
     stream = root.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise BadRequest('"stream" must be true or false')

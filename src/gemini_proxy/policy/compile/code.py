@@ -162,7 +162,7 @@ class Count:
         self._kept: list[Any] = []
 
     def add(self, frame: Frame, events: list[int]) -> bool:
-        """Count one more binding. Return True if the result cannot change any more."""
+        """Count one more binding. Return True if the result is final."""
         self._count += 1
         self._run.items(len(self._kept))
         self._kept.extend(frame[slot] for slot in events if type(frame[slot]) is Event)

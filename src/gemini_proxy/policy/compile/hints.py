@@ -1,4 +1,4 @@
-"""Say what an author may mean who writes what another language, or another field, has."""
+"""Suggest what an author may mean who writes the words of another language or another field."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -28,7 +28,7 @@ class UnicodeDetector:
     labels: frozenset[str] = HIDDEN
 
     def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        """Raise EvaluationError for a category that Unicode has not."""
+        """Raise EvaluationError for a category that Unicode does not have."""
         wanted = options.get("categories")
         names = HIDDEN if wanted is None else frozenset((wanted,) if isinstance(wanted, str) else wanted)
         if unknown := names - CATEGORIES:

@@ -672,7 +672,7 @@ class _PolicyParser:
         return found
 
     def _meant(self, expected: str = "") -> str | None:
-        """Return what an author may mean by the token, who writes what another language has."""
+        """Suggest the meaning of a token from another language."""
         if self._token.text == "=" and self._token.kind == "op":
             return "a definition is written :=" if expected == ":=" else "equality is written =="
         return _MEANT.get(self._token.text) if self._token.kind == "name" else None

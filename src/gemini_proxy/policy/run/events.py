@@ -178,7 +178,7 @@ class _EventReader:
     def fork(
         self, answered: Mapping[int, tuple[int, int]] | None, silent: Mapping[int, Sequence[Within]]
     ) -> "_EventReader":
-        """Copy the reader, to go on from here separately."""
+        """Copy the reader, to continue from here separately."""
         forked = _EventReader(answered, silent)
         forked.events = {kind: list(events) for kind, events in self.events.items()}
         forked.chars = self.chars

@@ -36,7 +36,7 @@ class AlertOutbox:
 
     async def gather(self, rules: Sequence[AlertRule], now: float) -> int:
         """Gather notices into messages where these are due, and return how many notices there were: there may be more
-        beyond a step. What no rule wants is forgotten."""
+        beyond a step. Notices that no rule wants are dropped."""
 
         def work(connection: Connection) -> int:
             _serialise(connection)

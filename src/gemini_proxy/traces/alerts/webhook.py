@@ -32,7 +32,7 @@ class Webhooks:
             await self._session.close()
 
     async def send(self, message: AlertMessage, rule: AlertRule) -> Answer:
-        """Post a message once; without raising. What is answered is not read beyond its status."""
+        """Post a message once; without raising. Only the status of the response is read."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._post(message, rule)

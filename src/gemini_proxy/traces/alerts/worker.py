@@ -19,9 +19,9 @@ from gemini_proxy.traces.push.worker import pause
 logger = logging.getLogger(__name__)
 
 _PERIOD: Final = 1.0
-"""Seconds between two looks at what is to be told."""
+"""Seconds between two looks for messages to send."""
 _IDLE_PERIOD: Final = 10.0
-"""The same while nothing is to be told to anyone."""
+"""The same while there is no alert rule."""
 _BATCH: Final = 50
 _LEASE: Final = 120.0
 """Seconds that taken messages are this process's alone: more than one round of sending takes."""
@@ -86,7 +86,7 @@ class AlertWorker:
             await self._clock.sleep(_PERIOD if self._rules() else _IDLE_PERIOD)
 
     async def _send_due(self) -> None:
-        """Send what is due: the messages of one alert one by one, so that who hangs holds up nobody else."""
+        """Send what is due: the messages of one alert one by one, so that a receiver that hangs delays no other."""
         taken = await self._outbox.take(_BATCH, self._clock.time(), _LEASE)
         until = self._clock.time() + _ROUND
         async with asyncio.TaskGroup() as group:

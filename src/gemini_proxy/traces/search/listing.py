@@ -1,4 +1,4 @@
-"""A dataset's traces, newest first, narrowed down by what they are and by what was said in them."""
+"""A dataset's traces, newest first, filtered by their properties and by their texts."""
 
 import asyncio
 import time
@@ -77,7 +77,7 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
-    """The conditions that traces must meet, all of them; None is no condition.
+    """The conditions that traces must meet, all of them; None means no condition.
 
     ``outcome`` may be several, of which a trace has one. ``rule`` is the name of a guardrail that annotated the trace,
     or the message of one of its rules. ``since`` and ``until`` are Unix seconds, the second one excluded. ``text`` is
