@@ -153,6 +153,8 @@ def _file_reference(uri: str, mime_type: str) -> Reference | None:
 
 def unknown_payload(part: JsonObject) -> JsonObject:
     """Return the fields of a part beyond the kinds known here."""
+    if _KNOWN.issuperset(part):
+        return {}
     return saying({name: value for name, value in part.items() if name not in _KNOWN}, _PART_CONTROL)
 
 
