@@ -1,8 +1,7 @@
 """State what was checked and what was not, in every trace and, summed up, in a response header."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemini_proxy.gemini.parts import Unchecked
 
@@ -11,8 +10,7 @@ _LISTED = 20
 """Parts that a trace names one by one; the rest is counted. A thousand images need no thousand lines."""
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """The part of one exchange that was checked.
 
     ``verdict`` is ``passed``, ``refused``, ``unchecked`` or ``off``; it is ``pending`` in a header that is sent before

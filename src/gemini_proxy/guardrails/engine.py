@@ -31,9 +31,11 @@ class ConversationReader:
         """Return for each policy of the prefilter its rules that may fire on ``messages``."""
         self._begin(messages)
         first = self._messages
-        if prefilter not in self._seen:
-            self._seen[prefilter] = prefilter.see(first)
-        return prefilter.rules(messages, len(first), self._seen[prefilter])
+        try:
+            seen = self._seen[prefilter]
+        except KeyError:
+            seen = self._seen[prefilter] = prefilter.see(first)
+        return prefilter.rules(messages, len(first), seen)
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Conversation:
         """Return the conversation of ``messages``. Raises ConversationError."""
@@ -54,7 +56,8 @@ class ConversationReader:
             self._seen.clear()
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for each check, and that would take as long as finding that no rule may fire.
+@dataclass(slots=True)
 class Check:
     """The input of a check: do these guardrails allow these messages? Policies read ``parameters`` as ``input``.
 

@@ -100,6 +100,13 @@ class NativeEngine:
         """
         if check.restored:
             check = replace(check, parameters={**check.parameters, RESTORED_PARAMETER: check.restored})
+        for guardrail in check.guardrails:
+            if guardrail.foreign or guardrail.policy.asks:
+                return self._check_by_kind(check)
+        return self._check(check, self._own)
+
+    def _check_by_kind(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        """Check foreign guardrails, and those that ask outside, each in their own way."""
         foreign = tuple(guardrail for guardrail in check.guardrails if guardrail.foreign)
         if not foreign:
             return self._check_own(check)
@@ -148,7 +155,6 @@ class NativeEngine:
         if len(check.messages) > QUICK_MESSAGES:
             return self._check_elsewhere(check, lane, started, answers)
         policies = tuple([guardrail.policy for guardrail in check.guardrails])
-        allowed = _allowed(check)
         rules = check.reader.rules(prefilter_of(policies), check.messages) if lane is self._own else None
         if rules is not None and not any(rules):
             return Verdict((), (time.perf_counter() - started) * 1000)
@@ -157,7 +163,9 @@ class NativeEngine:
         try:
             conversation = check.reader.conversation(check.messages)
             if self._expected(check, conversation) <= QUICK_MICROSECONDS:
-                violations = _check_all(policies, conversation, check.parameters, self._quick, answers, rules, allowed)
+                violations = _check_all(
+                    policies, conversation, check.parameters, self._quick, answers, rules, _allowed(check)
+                )
                 return _verdict(check, violations, started)
         except Unanswered:
             raise

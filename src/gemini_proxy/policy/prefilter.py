@@ -62,7 +62,7 @@ class Prefilter:
             )
             for rule in rules
         }
-        self._results: dict[tuple[int, tuple[int, ...]], tuple[tuple[CompiledRule, ...], ...]] = {}
+        self._results: dict[FoundNeeds, tuple[tuple[CompiledRule, ...], ...]] = {}
 
     def rules(
         self, messages: Sequence[Mapping[str, Any]], first: int = 0, seen: "FoundNeeds | None" = None
@@ -72,22 +72,21 @@ class Prefilter:
         ``seen`` is the result of ``see`` for the ``first`` messages. These are not searched again unless a turn joins
         them to the others.
         """
-        if first and begin_a_turn(messages[first:], messages[:first]):
-            seen = seen and _both(seen, self.see(messages[first:]))
-        elif first != len(messages) or not first:
+        if not first:
             seen = self.see(messages)
+        elif rest := messages[first:]:
+            begins = begin_a_turn(rest, messages[:first])
+            seen = (seen and _both(seen, self.see(rest))) if begins else self.see(messages)
         if seen is None:
             return self._policies
-        return self._may_fire_on(*seen)
+        return self._may_fire_on(seen)
 
-    def _may_fire_on(self, kinds: int, found: tuple[int, ...]) -> tuple[tuple[CompiledRule, ...], ...]:
-        known = self._results.get((kinds, found))
+    def _may_fire_on(self, seen: FoundNeeds) -> tuple[tuple[CompiledRule, ...], ...]:
+        known = self._results.get(seen)
         if known is None:
-            known = tuple(
-                tuple(rule for rule in rules if self._may_fire(rule, kinds, found)) for rules in self._policies
-            )
+            known = tuple(tuple(rule for rule in rules if self._may_fire(rule, *seen)) for rules in self._policies)
             if len(self._results) < _MOST_RESULTS:
-                self._results[kinds, found] = known
+                self._results[seen] = known
         return known
 
     def rules_on(self, piece: str, readings: Sequence[str]) -> tuple[tuple[CompiledRule, ...], ...]:
@@ -97,7 +96,7 @@ class Prefilter:
         except (TypeError, ValueError):
             return self._policies
         found = self._found(texts)
-        return self._policies if found is None else self._may_fire_on(_KINDS["Message"], found)
+        return self._policies if found is None else self._may_fire_on(FoundNeeds(_KINDS["Message"], found))
 
     def see(self, messages: Sequence[Mapping[str, Any]]) -> "FoundNeeds | None":
         """Look for the needs in messages. Return None if one may be overlooked."""
@@ -147,7 +146,8 @@ def prefilter_of(policies: tuple[Policy, ...], windows: frozenset[RuleWindow] = 
 def _both(seen: FoundNeeds, other: FoundNeeds | None) -> FoundNeeds | None:
     if other is None:
         return None
-    return FoundNeeds(seen.kinds | other.kinds, tuple(sorted({*seen.found, *other.found})))
+    found = seen.found if seen.found == other.found else tuple(sorted({*seen.found, *other.found}))
+    return FoundNeeds(seen.kinds | other.kinds, found)
 
 
 def _search_for(needs: Iterable[Need]) -> tuple[Any, dict[Need, tuple[int, ...]]]:
@@ -234,7 +234,12 @@ def _are_calls(calls: object) -> bool:
 
 
 def _are_tools(tools: object) -> bool:
-    return _is_short_list(tools) and all(type(tool) is dict and type(tool.get("name")) is str for tool in tools)
+    if not _is_short_list(tools):
+        return False
+    for tool in tools:
+        if type(tool) is not dict or type(tool.get("name")) is not str:
+            return False
+    return True
 
 
 def _is_short_list(items: object) -> TypeGuard[list[Any]]:

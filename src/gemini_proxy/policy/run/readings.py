@@ -113,8 +113,16 @@ def joined_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def begin_a_turn(messages: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether ``messages`` begin a turn behind those ``before`` them, so that no reading joins the two."""
-    side = next(filter(None, map(_side, messages)), "")
-    return bool(side) and side != next(filter(None, map(_side, reversed(before))), "")
+    side = _first_side(messages)
+    return bool(side) and side != _first_side(reversed(before))
+
+
+def _first_side(messages: Iterable[Mapping[str, Any]]) -> str:
+    """Return whose turn the first message is part of that is part of one; "" where none is."""
+    for message in messages:
+        if side := _side(message):
+            return side
+    return ""
 
 
 def _may_have_seams(messages: Sequence[Mapping[str, Any]]) -> bool:
