@@ -62,7 +62,7 @@ from gemini_proxy.proxy.video_operations import made_operations
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.trace import REFUSED, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ class Pipeline:
         if not exchange.call.guarded:
             exchange.pass_unchecked(request.unchecked[0].reason)
         self._note_thoughts(exchange, request.messages)
-        await self._turns.find(exchange)
+        if exchange.rules.narrows:
+            await self._turns.find(exchange)
         if exchange.rules.shadows:
             exchange.asked = request.messages
         verdict = self._judge(exchange, "request", request.messages)
@@ -275,7 +276,8 @@ class Pipeline:
             if time.perf_counter() - began > _TURN:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
-        leaving = self._read(exchange, stream, await _restored(exchange, data[start:]))
+        rest = data[start:] if exchange.restoring is None else await _restored(exchange, data[start:])
+        leaving = self._read(exchange, stream, rest)
         if not stream.wants_check:
             return leaving
         candidates = self._read_response(exchange, exchange.checked_request)
@@ -307,7 +309,8 @@ class Pipeline:
         A response that nothing holds back (an upstream error, a call that generates nothing) has already left. Raises
         UpstreamError for an empty one.
         """
-        await self.admit(exchange)
+        if exchange.request_check is not None:
+            await self.admit(exchange)
         last = b""
         if exchange.stream is not None:
             if exchange.restoring is not None:
@@ -335,9 +338,12 @@ class Pipeline:
 
     async def record(self, exchange: Exchange) -> None:
         """Return once the trace is durable or dropped. Raises Unavailable if a required trace was not written."""
-        await self._masker.remember_refused(exchange)
-        await self._turns.remember(exchange)
-        await self._masker.note_spellings(exchange)
+        if exchange.outcome in REFUSED:
+            await self._masker.remember_refused(exchange)
+        if exchange.rules.narrows:
+            await self._turns.remember(exchange)
+        if exchange.repetitions:
+            await self._masker.note_spellings(exchange)
         exchange.made += made_interactions(exchange) + made_operations(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
@@ -474,6 +480,9 @@ class Pipeline:
         violations = await self._unsettled(exchange, verdict)
         exchange.checked_messages = exchange.message_count
         self._refuse_unread(exchange, "request", exchange.unchecked_content)
+        if not violations and exchange.masks is None and not self._masker.may_recall(exchange):
+            # Nothing is masked in it, and nothing that was masked before stands in it.
+            return
         body, file = exchange.body, exchange.file
         original, noted = exchange.checked_request.messages, list[Violation]()
         masks, rounds = RequestMasks(exchange.masks.placeholders if exchange.masks is not None else {}), 0
@@ -534,8 +543,12 @@ class Pipeline:
 
     async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:
         """Return the violations of a request about which something is to be done."""
-        violations = (await self._wait(exchange, "request", verdict)).violations
-        return [violation for violation in violations if not self._is_settled(exchange, "request", violation)]
+        if not isinstance(verdict, Verdict):
+            verdict = await self._wait(exchange, "request", verdict)
+        self._note_verdict(exchange, "request", verdict)
+        if not verdict.violations:
+            return ()
+        return [violation for violation in verdict.violations if not self._is_settled(exchange, "request", violation)]
 
     def _open_session(self, exchange: Exchange) -> GuardSession | None:
         """Return what judges the response's text as it comes; None where no rule is in force."""
@@ -548,6 +561,8 @@ class Pipeline:
         """Return what may still leave of a response of which no more will come, after a check. Raises Refused."""
         assert exchange.stream is not None
         violations = await self._check_response(exchange, self._read_response(exchange, exchange.checked_request))
+        if not violations:
+            return exchange.stream.release()
         with self._hiding_if_refused(exchange, violations):
             await self._ask(exchange, "response", violations, exchange.messages)
             left, body = exchange.stream.events_left, exchange.stream.release()
@@ -666,12 +681,17 @@ class Pipeline:
         unseen: list[Unchecked] = []
         offset = len(request.messages)
         for candidate in candidates:
-            judged = self._judge(exchange, "response", (*request.messages, *candidate.messages))
-            verdict = await self._wait(exchange, "response", judged)
-            verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
+            verdict = self._judge(exchange, "response", (*request.messages, *candidate.messages))
+            if not isinstance(verdict, Verdict):
+                verdict = await self._wait(exchange, "response", verdict)
+            self._note_verdict(exchange, "response", verdict)
+            if verdict.violations:
+                verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
             unseen.extend(candidate.unchecked)
             offset += len(candidate.messages)
         exchange.checked_messages = exchange.message_count
+        if not verdicts and not unseen:
+            return []
         violations = [
             violation
             for verdict in verdicts
@@ -741,17 +761,20 @@ class Pipeline:
             allowed=exchange.allowed or exchange.settled,
         )
 
-    async def _wait(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
+    async def _wait(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
+        """Wait for a verdict that takes a while. Raises Refused where there is none."""
         try:
-            verdict = judged if isinstance(judged, Verdict) else await self._patiently(exchange, phase, judged)
+            return await self._patiently(exchange, phase, judged)
         except (EngineUnavailable, Unauthenticated) as error:
             raise self._no_verdict(exchange, phase, error) from None
+
+    def _note_verdict(self, exchange: Exchange, phase: Phase, verdict: Verdict) -> None:
+        """Note how long a check took, and whether it let the exchange go on without a verdict."""
         exchange.check_ms += verdict.milliseconds
         if exchange.spans is not None and exchange.rules.deciding:
             exchange.spans.checked(phase, verdict.milliseconds, verdict.unchecked)
         if verdict.unchecked is not None:
             exchange.pass_unchecked(verdict.unchecked)
-        return verdict
 
     async def _patiently(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
         """Wait for a verdict; while it takes long on a response, show the client that the connection lives."""
