@@ -217,11 +217,7 @@ class NativeSession:
         own = not any(guardrail.foreign for guardrail in check.guardrails)
         self._session = Session(policies, check.parameters, overlap, check.messages, filtered=own)
         self.overlap = overlap if self._session.reads_text else 0
-        self.waiting: tuple[str, ...] = tuple(
-            guardrail.name
-            for guardrail in check.guardrails
-            if any(rule.window == "whole" for rule in guardrail.policy.rules)
-        )
+        self.waiting = tuple([guardrail.name for guardrail in check.guardrails if guardrail.policy.waits])
 
     @property
     def clear(self) -> bool:

@@ -10,7 +10,7 @@ from gemini_proxy.policy.errors import BudgetExceeded, EvaluationError, PolicyWa
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.ranges import locate
-from gemini_proxy.policy.run.rules import Needs, Rule, RuleViolation
+from gemini_proxy.policy.run.rules import TEXT_WINDOWS, Needs, Rule, RuleViolation
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.values import plain
 
@@ -96,9 +96,24 @@ class Policy:
 
     ``parameters`` are the names that it reads as ``input``, ``called`` the built-in functions that it calls, ``asks``
     its detectors that are asked outside the engine. ``narrows`` says that one of its rules checks only new content.
+    ``compiled`` are the rules as code, in the order of ``rules``, and ``judged`` those of them that are judged as text
+    comes. ``waits`` says that one of the rules is judged only at the end.
     """
 
-    __slots__ = ("_costs", "_rules", "asks", "called", "narrows", "parameters", "rules", "source", "text", "warnings")
+    __slots__ = (
+        "_costs",
+        "asks",
+        "called",
+        "compiled",
+        "judged",
+        "narrows",
+        "parameters",
+        "rules",
+        "source",
+        "text",
+        "waits",
+        "warnings",
+    )
 
     def __init__(
         self,
@@ -118,7 +133,9 @@ class Policy:
         self.warnings = warnings
         self.rules: tuple[Rule, ...] = tuple(compiled.rule for compiled in rules)
         self.narrows = any(rule.only_new for rule in self.rules)
-        self._rules = rules
+        self.compiled = rules
+        self.judged = tuple(compiled for compiled in rules if compiled.rule.window in TEXT_WINDOWS)
+        self.waits = any(rule.window == "whole" for rule in self.rules)
         self._costs = Costs(compiled.cost for compiled in rules)
 
     def check(
@@ -139,7 +156,7 @@ class Policy:
         """
         run = Run(conversation, parameters, budget if budget is not None else _DEFAULT_BUDGET, answers, allowed)
         violations: list[RuleViolation] = []
-        for rule in self._rules if rules is None else rules:
+        for rule in self.compiled if rules is None else rules:
             try:
                 violations.extend(rule.check(run))
             except BudgetExceeded:
@@ -151,11 +168,6 @@ class Policy:
         if run.unanswered:
             raise Unanswered(tuple(run.unanswered))
         return tuple(violations)
-
-    @property
-    def compiled(self) -> tuple[CompiledRule, ...]:
-        """Return the rules as code, in the order of ``rules``."""
-        return self._rules
 
     def expected_cost(self, conversation: Conversation) -> int:
         """Estimate the cost of a check in microseconds, rather too high, without looking at the messages."""

@@ -17,11 +17,10 @@ from gemini_proxy.policy.prefilter import prefilter_of
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.readings import Said, said, said_last
-from gemini_proxy.policy.run.rules import Rule, RuleViolation
+from gemini_proxy.policy.run.rules import TEXT_WINDOWS, RuleViolation
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.values import Joined
 
-_JUDGED: Final = frozenset(("slice", "edge", "hint"))
 # A piece is judged on the event loop: ten rules take about a millisecond for this many characters.
 LONGEST_PIECE: Final = 65_536
 # How far a slice may reach back beyond the overlap to begin at a word boundary, where a pattern's anchors are valid.
@@ -115,16 +114,10 @@ class Session:
         self.overlap = overlap
         self.stuck = False
         self._parameters = parameters
-        self._rules = tuple(
-            tuple(rule for rule in policy.compiled if rule.rule.window in _JUDGED) for policy in policies
-        )
-        self._prefilter = prefilter_of(tuple(policies), _JUDGED) if filtered else None
+        self._rules = tuple([policy.judged for policy in policies])
+        self._prefilter = prefilter_of(tuple(policies), TEXT_WINDOWS) if filtered else None
         self._messages = messages
         self._turns: list[OpenTurn] = []
-        self.waiting: tuple[Rule, ...] = tuple(
-            rule for policy in policies for rule in policy.rules if rule.window == "whole"
-        )
-        """Rules that can be judged only at the end."""
         self.reads_text = any(self._rules)
         """Some rule is judged as text comes."""
 

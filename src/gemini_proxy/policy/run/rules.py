@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 RuleWindow = Literal["slice", "edge", "hint", "event", "late", "whole"]
+TEXT_WINDOWS: Final[frozenset[RuleWindow]] = frozenset(("slice", "edge", "hint"))
+"""Windows of rules that are judged as text comes."""
 
 
 @dataclass(frozen=True, slots=True)
