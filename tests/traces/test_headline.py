@@ -28,6 +28,7 @@ messages = st.lists(
 def test_the_last_question_is_cut_to_a_line() -> None:
     assert question_of([USER, ANSWER, {"role": "user", "content": []}]) == "Where is it?"
     assert len(question_of([{"role": "user", "content": "a" * 5_000}])) == LONGEST
+    assert question_of([{"role": "user", "content": "a  " * 500}]) == "a " * (LONGEST // 2)
     assert question_of([ANSWER]) == ""
 
 

@@ -1,12 +1,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_proxy.traces.trace import Annotation, annotations_for, innermost, trace_json
+from gemini_proxy.traces.trace import Annotation, annotations_for, innermost, new_id, trace_json
 from tests.traces.samples import ANNOTATION, GUARDRAIL, trace
 
 
@@ -16,6 +17,13 @@ class Violation:
     ranges: Sequence[str] = ()
     described: Mapping[str, Any] = field(default_factory=lambda: GUARDRAIL)
     traced: bool = False
+
+
+def test_ids_are_random_uuids() -> None:
+    made = [new_id() for _ in range(100)]
+    read = [UUID(one) for one in made]
+    assert [str(one) for one in read] == made
+    assert {(one.version, one.variant) for one in read} == {(4, RFC_4122)} and len(set(read)) == 100
 
 
 @pytest.mark.parametrize(

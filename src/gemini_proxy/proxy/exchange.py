@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ from gemini_proxy.proxy.credentials import Credentials
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.handles import Kind
-from gemini_proxy.traces.trace import Outcome
+from gemini_proxy.traces.trace import Outcome, new_id
 
 _NO_RULES = GuardrailSet()
 _LET_GO_ON = (Outcome.COMPLETED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE)
@@ -99,7 +98,7 @@ class Exchange:
     owner: str = ""
     client: str = ""
     conversation: str = ""
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=new_id)
     created: float = field(default_factory=time.time)
     started_at: float = field(default_factory=time.perf_counter)
 

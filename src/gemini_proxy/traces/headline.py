@@ -15,6 +15,8 @@ MAX_TOOLS: Final = 32
 """Names of tools that one trace is found by."""
 _LOOKED_INTO: Final = 2_000
 """Characters of a text that are looked into for its first words."""
+_MOST_WORDS: Final = LONGEST // 2 + 1
+"""Words that fill what is kept of a question, however short they are."""
 _DIGESTED: Final = 4_096
 """Characters from the beginning and the end of a text that tell it from another."""
 _MOST_TEXTS: Final = 256
@@ -132,7 +134,7 @@ def _ends(text: str) -> str:
 def _first_words(message: Mapping[str, Any]) -> str:
     words: list[str] = []
     for text in _texts(message.get("content")):
-        words += text[:_LOOKED_INTO].split()
+        words += text[:_LOOKED_INTO].split(maxsplit=_MOST_WORDS)
         if sum(map(len, words)) > LONGEST:
             break
     return " ".join(words)[:LONGEST]

@@ -138,7 +138,8 @@ def insert_directly(connection: sqlite3.Connection, dialect: Dialect, rows: Sequ
         [place] = connection.execute(sql.number, (row.trace[0],)).fetchall()
         connection.executemany(sql.annotation, [place + annotation[1:] for annotation in row.annotations])
     _insert_together(connection, sql.job, [job for row in rows for job in row.jobs])
-    connection.executemany(sql.masked, [value for row in rows for value in row.masked])
+    if masked := [value for row in rows for value in row.masked]:
+        connection.executemany(sql.masked, masked)
     return True
 
 

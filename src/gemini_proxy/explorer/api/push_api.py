@@ -15,7 +15,7 @@ from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, FEED, TRACES
 from gemini_proxy.http.browser_guard import is_same_origin
 from gemini_proxy.traces.errors import RowRejected
 from gemini_proxy.traces.rows import TraceRow, dump, encode
-from gemini_proxy.traces.trace import Annotation, Outcome, Trace
+from gemini_proxy.traces.trace import Annotation, Outcome, Trace, new_id
 
 Rows = dict[str, TraceRow]
 
@@ -98,7 +98,7 @@ class _Pushed:
     def trace(self, now: float) -> Trace:
         """Return a trace with an id of its own."""
         return Trace(
-            str(uuid.uuid4()),
+            new_id(),
             now,
             Outcome.PUSHED,
             self.messages,
