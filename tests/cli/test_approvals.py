@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from gemini_proxy.cli import main
 from gemini_proxy.traces.approvals import Approval, ApprovalRequest, Approvals
 from gemini_proxy.traces.store import TraceStore
+from tests.support.sqlite import make_database
 
 T = TypeVar("T")
 ASKED = ApprovalRequest(
@@ -38,7 +39,7 @@ def run(config: Path, *arguments: str) -> Result:
 
 def on_store(config: Path, work: Callable[[Approvals], Awaitable[T]]) -> T:
     async def act() -> T:
-        store = await TraceStore.open(f"sqlite:///{config.parent}/traces.db")
+        store = await TraceStore.open(make_database(config.parent / "traces.db"))
         try:
             return await work(Approvals(store.database))
         finally:

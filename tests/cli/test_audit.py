@@ -8,13 +8,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemini_proxy.cli import main
+from tests.support.sqlite import make_database
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A configuration whose database holds three changes."""
     file = tmp_path / "config.toml"
-    file.write_text(f'[traces]\ndatabase = "sqlite:///{tmp_path}/traces.db"\n')
+    file.write_text(f'[traces]\ndatabase = "{make_database(tmp_path / "traces.db")}"\n')
     for words in (("keys", "add", "ada"), ("keys", "revoke", "ada"), ("keys", "add", "bob", "--role", "client")):
         assert CliRunner().invoke(main, ["--config", str(file), *words]).exit_code == 0
     return file

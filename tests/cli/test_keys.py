@@ -15,7 +15,7 @@ from gemini_proxy.traces.keys import KeyRecord, Keys
 from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.store import TraceStore
 from tests.cli.process import write_config
-from tests.traces.samples import url
+from tests.support.sqlite import make_database
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def run(config: Path, *arguments: str) -> Result:
 
 def with_store(config: Path, work: Callable[[TraceStore], Awaitable[T]]) -> T:
     async def run() -> T:
-        store = await TraceStore.open(url(config.parent / "traces.db"))
+        store = await TraceStore.open(make_database(config.parent / "traces.db"))
         try:
             return await work(store)
         finally:
@@ -43,6 +43,7 @@ def with_store(config: Path, work: Callable[[TraceStore], Awaitable[T]]) -> T:
 
 def add(config: Path, name: str, *options: str) -> str:
     """The key, which is all that standard output holds."""
+    make_database(config.parent / "traces.db")
     result = run(config, "add", name, *options)
     assert result.exit_code == 0, result.output
     key = result.stdout.removesuffix("\n")

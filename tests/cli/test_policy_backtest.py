@@ -11,12 +11,13 @@ from gemini_proxy.traces.backtest import count
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome, Trace
 from tests.cli.policy_runs import HOSTILE, rule, run
-from tests.traces.samples import trace, url
+from tests.support.sqlite import make_database
+from tests.traces.samples import trace
 
 
 def record(folder: Path, batch: Iterable[Trace]) -> None:
     async def write() -> None:
-        store = await TraceStore.open(url(folder / "gemini-proxy.db"))
+        store = await TraceStore.open(make_database(folder / "gemini-proxy.db"))
         await store.add(list(batch))
         await store.close()
 
@@ -83,7 +84,7 @@ def test_backtest_goes_from_the_newest_back(folder: Path) -> None:
 
 async def test_the_progress_bar_knows_how_many_there_are(tmp_path: Path) -> None:
     """All of a dataset, or the last ones if there are so many."""
-    store = await TraceStore.open(url(tmp_path / "traces.db"))
+    store = await TraceStore.open(make_database(tmp_path / "traces.db"))
     await store.add([said("", dataset="a") for _ in range(3)] + [said("", dataset="b")])
     assert [await count(store, *which) for which in ((None, None), ("a", None), ("a", 2), ("b", 2))] == [4, 3, 2, 1]
     await store.close()

@@ -26,15 +26,16 @@ from tests.cli.process import serving, start, write_config
 from tests.support.feed import SOON
 from tests.support.feed_server import feed_server
 from tests.support.proxy import MODEL, prompt
+from tests.support.sqlite import make_database
 from tests.support.upstream import ScriptedUpstream, candidate, unary
-from tests.traces.samples import ANNOTATION, trace, url
+from tests.traces.samples import ANNOTATION, trace
 
 HOSTILE = "[red]no markup[/red] \x1b[31mno colour\x9b1m\r\n\u202eflip"
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[TraceStore]:
-    opened = await TraceStore.open(url(tmp_path / "traces.db"))
+    opened = await TraceStore.open(make_database(tmp_path / "traces.db"))
     yield opened
     await opened.close()
 
@@ -149,7 +150,7 @@ async def test_a_restart_of_the_server_loses_and_repeats_nothing(
         tmp_path, server={"listen": [f"unix:{path}", "127.0.0.1:0"]}, upstream={"base_url": upstream.url}
     )
     upstream.reply(unary(candidate("Cork", "STOP")))
-    store = await TraceStore.open(url(tmp_path / "traces.db"))
+    store = await TraceStore.open(make_database(tmp_path / "traces.db"))
     ids = []
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(store.close)

@@ -18,6 +18,7 @@ from gemini_proxy.traces.policies import Policies
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, Trace, trace_json
+from tests.support.sqlite import make_database
 from tests.traces.samples import ANNOTATION, ensured, trace, url
 
 RULE = 'raise "a town" if:\n    (m: Message)\n    "Dublin" in m.content\n'
@@ -43,7 +44,7 @@ def database(tmp_path: Path) -> Path:
 
 def write(database: Path, batch: Iterable[Trace]) -> None:
     async def run() -> None:
-        store = await TraceStore.open(url(database))
+        store = await TraceStore.open(make_database(database))
         await store.add(list(batch))
         await store.close()
 
@@ -67,7 +68,7 @@ def test_the_rules_in_force_are_tried_on_one_trace(database: Path, tmp_path: Pat
     write(database, [one, other])
 
     async def add_rule() -> None:
-        store = await TraceStore.open(url(database))
+        store = await TraceStore.open(make_database(database))
         made = await ensured(Datasets(store.database), "ann", "demo")
         await Policies(store.database).add(
             made, "own", RULE.replace("Dublin", "secret").replace("a town", "a secret"), action="block"
@@ -287,6 +288,6 @@ def test_list_and_export_take_the_filters_of_the_pages(database: Path) -> None:
 
 
 async def _indexed(database: Path) -> None:
-    store = await TraceStore.open(url(database))
+    store = await TraceStore.open(make_database(database))
     await Indexer(store.database, asyncio.Event()).catch_up()
     await store.close()

@@ -21,12 +21,13 @@ from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Outcome
 from tests.support.feed import SOON, Traces
 from tests.support.feed_server import KEY, FeedServer, feed_server, listening
-from tests.traces.samples import trace, url
+from tests.support.sqlite import make_database
+from tests.traces.samples import trace
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[TraceStore]:
-    opened = await TraceStore.open(url(tmp_path / "traces.db"))
+    opened = await TraceStore.open(make_database(tmp_path / "traces.db"))
     yield opened
     await opened.close()
 
