@@ -502,6 +502,16 @@ class Limits(Section):
     soft_input_tokens_per_day: Limit = 0
     soft_output_tokens_per_day: Limit = 0
 
+    @property
+    def bounds_tokens(self) -> bool:
+        """Return whether any limit is one of tokens."""
+        return (
+            self.input_tokens_per_day > 0
+            or self.output_tokens_per_day > 0
+            or self.soft_input_tokens_per_day > 0
+            or self.soft_output_tokens_per_day > 0
+        )
+
 
 class Live(Section):
     """Sessions of the Live API. Sizes are in bytes, ``idle_timeout`` in seconds without a frame from either side.

@@ -126,7 +126,7 @@ def create_app(
     app[CONFIG] = config
     app[BROWSER_GUARD] = guard = BrowserGuard(config.explorer.hosts, config.server.listen)
     app[PEERS] = Peers(guard, config.access.trusted_proxies, open_access=config.access.mode == "open")
-    app[LIMITER] = limiter = Limiter(lambda: _limits(app), clock)
+    app[LIMITER] = limiter = Limiter(partial(_limits, app), clock)
     app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
     app[MEMORY] = memory = Memory()

@@ -132,8 +132,8 @@ class Limiter:
                 (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
             ]
         now = self._clock()
-        if any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]):
-            await self._await(lambda now: any([budgets.lacks(name, limit, now) for budgets, name, _, limit in charges]))
+        if _any_lacks(charges, now):
+            await self._await(lambda now: _any_lacks(charges, now))
             now = self._clock()
         for budgets, name, cost, limit in charges:
             if budgets.take(name, cost, limit, now):
@@ -141,8 +141,9 @@ class Limiter:
             # Learning took too long, or a new minute has begun, of which nothing is known yet.
             if not (budgets.lacks(name, limit, now) and budgets.take(name, cost, limit, now, known=False)):
                 raise self._exceeded(budgets.kind, name, budgets.retry_after(now), limit)
-        if any([budgets.wanted for budgets, *_ in charges]):
-            self._wake.set()
+        for budgets, *_ in charges:
+            if budgets.wanted:
+                self._wake.set()
         return Visit(client, size)
 
     def leave(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
@@ -177,9 +178,10 @@ class Limiter:
 
     async def afford(self, client: Client, dataset: str) -> None:
         """Raise LimitExceeded where the client has spent the tokens of a day in ``dataset``."""
-        spendings = [(spending, hard) for spending, soft, hard in self._token_limits() if hard or soft]
-        if not spendings:
+        limits = self._limits()
+        if not limits.bounds_tokens:
             return
+        spendings = [(spending, hard) for spending, soft, hard in self._token_limits(limits) if hard or soft]
         subject = _subject(client, dataset)
         await self._await(lambda now: any([spending.lacks(subject, now) for spending, _ in spendings]))
         now = self._clock()
@@ -191,16 +193,18 @@ class Limiter:
 
     def spend(self, client: Client, dataset: str, usage: Mapping[str, object]) -> None:
         """Note the tokens of an exchange, as its ``usageMetadata`` counts them."""
+        limits = self._limits()
+        if not limits.bounds_tokens:
+            return
         subject, now = _subject(client, dataset), self._clock()
-        for spending, soft, hard in self._token_limits():
+        for spending, soft, hard in self._token_limits(limits):
             if not (soft or hard):
                 continue
             if count := sum(tokens(usage, name) for name in _TOKENS[spending.kind]):
                 spending.add(subject, count, now)
                 self._wake.set()
 
-    def _token_limits(self) -> Iterable[tuple[Spending, int, int]]:
-        limits = self._limits()
+    def _token_limits(self, limits: Limits) -> Iterable[tuple[Spending, int, int]]:
         return (
             (self._input, limits.soft_input_tokens_per_day, limits.input_tokens_per_day),
             (self._output, limits.soft_output_tokens_per_day, limits.output_tokens_per_day),
@@ -256,7 +260,7 @@ class Limiter:
 
     def _notice(self, ask: Ask, answer: Answer) -> None:
         """Tell of a soft limit that this process was the one to cross: of all that share it, one is."""
-        (soft,) = (soft for spending, soft, _ in self._token_limits() if spending.kind == ask.kind)
+        (soft,) = (soft for spending, soft, _ in self._token_limits(self._limits()) if spending.kind == ask.kind)
         if answer.taken - ask.settle < soft <= answer.taken:
             self.soft[ask.kind] += 1
             client, _, dataset = ask.client.partition("\n")
@@ -311,6 +315,15 @@ _TOKENS: Final = {
     "input_tokens": ("promptTokenCount", "toolUsePromptTokenCount"),
     "output_tokens": ("candidatesTokenCount", "thoughtsTokenCount"),
 }
+
+
+def _any_lacks(charges: Sequence[tuple[Budgets, str, int, int]], now: float) -> bool:
+    """Return whether a lease is needed to tell what is left for a charge. All of them are requested, for one wait."""
+    lacks = False
+    for budgets, name, _, limit in charges:
+        if budgets.lacks(name, limit, now):
+            lacks = True
+    return lacks
 
 
 def _subject(client: Client, dataset: str) -> str:

@@ -6,10 +6,10 @@ in the background.
 """
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gemini_proxy.traces.budgets import Answer, Ask
 
@@ -80,15 +80,17 @@ class Budgets:
         self.kind = kind
         self._period = period
         self._sharing = sharing or Sharing()
-        self._ends = 0.0
+        self._begins = self._ends = 0.0
         self._uses: dict[str, _Use] = {}
         self._wanted: dict[str, float] = {}
         self._leased: set[str] = set()
 
     def lacks(self, client: str, limit: float, now: float) -> bool:
         """Return whether only a lease can tell if anything is left for the client; request one then."""
+        if not limit:
+            return False
         use = self._use(client, now)
-        if not limit or use.used < use.leased <= limit or use.used >= limit:
+        if use.used < use.leased <= limit or use.used >= limit:
             return False
         if use.used < self._granted(use, limit, now) or now < use.empty_until:
             return False
@@ -162,7 +164,8 @@ class Budgets:
         return min(limit, use.leased + self._sharing.free(limit, now))
 
     def _use(self, client: str, now: float) -> _Use:
-        self._turn(now)
+        if not self._begins <= now < self._ends:
+            self._turn(now)
         use = self._uses.get(client)
         if use is None:
             if len(self._uses) >= MAX_CLIENTS:
@@ -175,8 +178,9 @@ class Budgets:
 
     def _turn(self, now: float) -> None:
         """Begin another window where the last one has ended."""
-        if not self._ends - self._period <= now < self._ends:
+        if not self._begins <= now < self._ends:
             self._ends = (now // self._period + 1) * self._period
+            self._begins = self._ends - self._period
             self._uses.clear()
             self._wanted.clear()
             self._leased.clear()
@@ -273,20 +277,22 @@ class AtOnce:
     """Count each client's exchanges in progress."""
 
     def __init__(self) -> None:
-        self._under_way: Counter[str] = Counter()
+        self._under_way: dict[str, int] = {}
 
     def __getitem__(self, client: str) -> int:
-        return self._under_way[client]
+        return self._under_way.get(client, 0)
 
     def begin(self, client: str) -> int:
         """Count one more, and return how many there are."""
-        self._under_way[client] += 1
-        return self._under_way[client]
+        count = self._under_way[client] = self._under_way.get(client, 0) + 1
+        return count
 
     def end(self, client: str) -> None:
         """Count one less."""
-        self._under_way[client] -= 1
-        if not self._under_way[client]:
+        left = self._under_way[client] - 1
+        if left:
+            self._under_way[client] = left
+        else:
             del self._under_way[client]
 
 
@@ -311,8 +317,7 @@ class Proven:
         self._keys.pop(key, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """The client that pays for a request: ``name`` is a digest of a key known to be valid, else the address.
 
     ``trying`` is the digest of a key that is not proven yet. So a client that makes up keys stays one client, that of

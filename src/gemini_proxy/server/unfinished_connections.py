@@ -63,7 +63,8 @@ class Unfinished:
         """Count it, and return whether it is one too many."""
         name = f"address {network(address)}"
         self._counted[connection] = name
-        return 0 < self._most() < self._open.begin(name)
+        count = self._open.begin(name)
+        return 0 < self._most() < count
 
     def _end_silent(self, connection: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
         if (name := self._counted.get(connection)) is not None and not transport.is_closing():
