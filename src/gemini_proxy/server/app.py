@@ -289,7 +289,9 @@ def _add_routes(app: web.Application) -> None:
     if app[CONFIG].explorer.enabled:
         add_routes(app)
         app[EXPLORER_SITE] = ExplorerSite(is_api, error_response)
-    app.router.add_route("*", "/{target:.*}", relay)
+    # Most calls name a version first. A resource of their own spares the router what else begins at the root.
+    for prefix in ("/v1beta", "/v1", ""):
+        app.router.add_route("*", f"{prefix}/{{target:.*}}", relay)
 
 
 def _own_engine(guardrails: Guardrails, checks: Workers, foreign: Workers, asking: Asking) -> Engine:
