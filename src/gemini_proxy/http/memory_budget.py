@@ -38,6 +38,8 @@ class MemoryBudget:
 
     def release(self, request: web.Request) -> int:
         """Uncount a request's bytes, once it has been answered. Return how many there were."""
+        if not self._used:
+            return 0
         reserved: int = request.get(_RESERVED, 0)
         self._used -= reserved
         return reserved

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
 from aiohttp import HttpVersion11, web
+from multidict import CIMultiDictProxy
 
 from gemini_proxy.errors import ProxyError
 from gemini_proxy.http.addresses import UNIX
@@ -97,7 +98,7 @@ class Peers:
         """
         if not self._open or self._proxies.trusts(peer_of(request.transport)):
             return
-        if request.version < HttpVersion11 or any(name in request.headers for name in _ADDED):
+        if request.version < HttpVersion11 or _is_passed_on(request.headers):
             raise ThroughProxy(
                 'This request came through a proxy, and access.mode = "open" is for this machine only: set access.mode '
                 '= "keys", or name the proxy in access.trusted_proxies if everyone who reaches it may use this server'
@@ -110,6 +111,14 @@ class Peers:
 
 
 PEERS = web.AppKey("PEERS", Peers)
+
+
+def _is_passed_on(headers: CIMultiDictProxy[str]) -> bool:
+    """Return whether a proxy has added a header."""
+    for name in _ADDED:
+        if name in headers:
+            return True
+    return False
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> str:

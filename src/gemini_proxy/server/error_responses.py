@@ -60,7 +60,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         state.in_flight -= 1
         # An idle connection keeps its last request alive, and with it the whole conversation.
         request.pop(EXCHANGE, None)
-        app[MEMORY].freed(app[MEMORY_BUDGET].release(request))
+        if reserved := app[MEMORY_BUDGET].release(request):
+            app[MEMORY].freed(reserved)
 
 
 def _answer(request: web.Request, error: ProxyError) -> web.Response:

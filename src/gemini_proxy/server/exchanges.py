@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from gemini_proxy.config import Config
 from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.credentials import client_of
@@ -30,21 +31,21 @@ from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.trace import Outcome
 
 
-def operators_key(request: web.Request, call: ModelCall) -> str | None:
+def operators_key(config: Config, call: ModelCall) -> str | None:
     """Return the key for clients that bring none: it is one for the Gemini API, and of no use elsewhere."""
-    return configured_key(request) if call.host == "gemini" else None
+    return configured_key(config) if call.host == "gemini" else None
 
 
-def configured_key(request: web.Request) -> str | None:
+def configured_key(config: Config) -> str | None:
     """Return the operator's own Gemini key."""
-    key = request.app[CONFIG].upstream.api_key
+    key = config.upstream.api_key
     return key.get_secret_value() if key else None
 
 
 def new_exchange(request: web.Request) -> Exchange:
     """Return an exchange for a request whose call and credentials have been read."""
     credentials = request[CREDENTIALS]
-    client = client_of(credentials, configured_key(request), request[ADDRESS])
+    client = client_of(credentials, configured_key(request.app[CONFIG]), request[ADDRESS])
     return Exchange(request[CALL], credentials, ClientResponse(request), request[OWNER], client)
 
 
@@ -61,17 +62,17 @@ async def run_exchange(
     answer: Callable[[], Awaitable[object]],
 ) -> web.StreamResponse:
     """Take an exchange to its end: ``read`` fills it, ``answer`` calls the upstream. Return the client's response."""
-    request[EXCHANGE], request[PIPELINE] = exchange, setup.pipeline
-    pipeline = setup.pipeline
+    app, pipeline = request.app, setup.pipeline
+    request[EXCHANGE], request[PIPELINE] = exchange, pipeline
 
     def give_up(outcome: Outcome) -> None:
         if not exchange.recorded:
             pipeline.give_up(exchange, outcome)
             if exchange.made:
-                request.app[TASKS].spawn(setup.keeper.remember(exchange), "remember")
+                app[TASKS].spawn(setup.keeper.remember(exchange), "remember")
 
     await read()
-    if (telemetry := request.app[TELEMETRY]) is not None:
+    if (telemetry := app[TELEMETRY]) is not None:
         spans = exchange.spans = telemetry.begin(exchange, request)
         exchange.headers = {**exchange.headers, **spans.headers}
     try:
@@ -87,7 +88,7 @@ async def run_exchange(
             delete_refused(request, exchange)
         return await exchange.response.finish(last)
     except (asyncio.CancelledError, ConnectionError):
-        give_up(Outcome.FAILED if request.app[STATE].draining else Outcome.CLIENT_GONE)
+        give_up(Outcome.FAILED if app[STATE].draining else Outcome.CLIENT_GONE)
         raise
     except Exception:
         give_up(Outcome.FAILED)

@@ -25,16 +25,17 @@ _MAKING: Final = frozenset({Method.CREATE_CACHED_CONTENT, Method.BATCH_GENERATE,
 
 async def relay(request: web.Request) -> web.StreamResponse:
     """Relay a call that the allow-list let through."""
-    if request[CALL].row.transport == "websocket":
-        return await serve_session(request)
-    if EXCHANGE not in request:
+    exchange: Exchange | None = request.get(EXCHANGE)
+    if exchange is None:
         row = request[CALL].row
+        if row.transport == "websocket":
+            return await serve_session(request)
         if row.transport == "upload":
             return await take_upload(request)
         if row.method is Method.GET_BATCH:
             return await relay_results(request)
         return await (relay_kept(request) if row.kept else _relay_bare(request))
-    exchange, pipeline = request[EXCHANGE], request[PIPELINE]
+    pipeline = request[PIPELINE]
     upstream = await _call(request, exchange)
     try:
         exchange.upstream_status = upstream.status

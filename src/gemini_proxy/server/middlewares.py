@@ -7,12 +7,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import LimitExceeded
-from gemini_proxy.gemini.calls import read_call
+from gemini_proxy.gemini.calls import ModelCall, read_call
 from gemini_proxy.gemini.doors import Method
 from gemini_proxy.http.bearer_key import bearer_key
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, CrossSite
 from gemini_proxy.http.peers import PEERS
 from gemini_proxy.proxy.credentials import goes_as_token, own_key, read_credentials
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.server.app_keys import (
     ADDRESS,
     AUTHENTICATION,
@@ -47,8 +48,8 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     if "target" not in request.match_info:
         return await handler(request)
     app = request.app
-    peers = app[PEERS]
-    if app[CONFIG].access.mode == "open" and app[BROWSER_GUARD].is_from_foreign_page(request):
+    config, peers = app[CONFIG], app[PEERS]
+    if config.access.mode == "open" and app[BROWSER_GUARD].is_from_foreign_page(request):
         raise CrossSite("Pages of other sites may not use this server")
     peers.check(request)
     call = read_call(request.method, request.raw_path, app[SETUPS].current.duties)
@@ -63,7 +64,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         request[CREDENTIALS], request[OWNER] = upload.credentials, upload.owner
         return await handler(request)
     request[CREDENTIALS] = credentials = read_credentials(
-        request.headers, call.query.key, operators_key(request, call), call.dataset
+        request.headers, call.query.key, operators_key(config, call), call.dataset
     )
     request[OWNER] = await app[AUTHENTICATION].owner(credentials)
     return await handler(request)
@@ -74,9 +75,9 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Hold the client to its limits, before anything of the body is read. Raises LimitExceeded for a model call."""
     if "target" not in request.match_info:
         return await (handler(request) if request.path in _UNLIMITED else _explore(request, handler))
-    limiter, size = request.app[LIMITER], _declared(request)
+    app, call = request.app, request[CALL]
+    limiter, size = app[LIMITER], _declared(request, app, call)
     visit = await limiter.enter(charged_client(request), size)
-    call = request[CALL]
     accepted, stored, dataset = None, True, call.dataset or UNNAMED
     try:
         if not call.row.bare:
@@ -85,8 +86,8 @@ async def limit_middleware(request: web.Request, handler: Handler) -> web.Stream
         accepted = _key_accepted(request, response)
         return response
     finally:
-        if EXCHANGE in request:
-            exchange = request[EXCHANGE]
+        exchange: Exchange | None = request.get(EXCHANGE)
+        if exchange is not None:
             size, stored = exchange.size, exchange.recorded
             limiter.spend(visit.client, dataset, exchange.merger.usage or {})
         limiter.leave(visit, size, accepted=accepted, stored=stored)
@@ -100,7 +101,7 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
     """
     site = request.app[EXPLORER_SITE]
     keyed = site.is_api(request) and request.app[CONFIG].access.mode == "keys"
-    limiter, size = request.app[LIMITER], _declared(request)
+    limiter, size = request.app[LIMITER], _declared(request, request.app)
     address = request.app[PEERS].client(request)
     try:
         visit = await limiter.charge(limiter.client(None, bearer_key(request) if keyed else None, address), size)
@@ -116,27 +117,28 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
         limiter.settle(visit, max(size, request.content.total_bytes), accepted=accepted)
 
 
-def _declared(request: web.Request) -> int:
+def _declared(request: web.Request, app: web.Application, call: ModelCall | None = None) -> int:
     """The bytes of the body as declared; 0 for one that is refused unread, whatever its declared length."""
     size = request.content_length or 0
-    if CALL in request and request[CALL].row.transport == "upload":
-        return size if size <= request.app[SETUPS].current.config.files.max_bytes else 0
-    return size if size <= request.app[CONFIG].server.max_request_bytes else 0
+    if call is not None and call.row.transport == "upload":
+        return size if size <= app[SETUPS].current.config.files.max_bytes else 0
+    return size if size <= app[CONFIG].server.max_request_bytes else 0
 
 
 def charged_client(request: web.Request) -> Client:
     """Return whom to charge: where access is open an Invariant key is anyone's to make up, and names nobody."""
     app, given, call = request.app, request[CREDENTIALS], request[CALL]
-    invariant = given.invariant if app[CONFIG].access.mode == "keys" else None
+    config = app[CONFIG]
+    invariant = given.invariant if config.access.mode == "keys" else None
     project = call.names.get("project", "") if goes_as_token(given, call) else None
-    return app[LIMITER].client(invariant, own_key(given, configured_key(request)), request[ADDRESS], project)
+    return app[LIMITER].client(invariant, own_key(given, configured_key(config)), request[ADDRESS], project)
 
 
 def _key_accepted(request: web.Request, response: web.StreamResponse) -> bool | None:
     """Return whether the upstream accepted the client's key; None if its response does not tell."""
     status = response.status
-    if EXCHANGE in request:
-        exchange = request[EXCHANGE]
+    exchange: Exchange | None = request.get(EXCHANGE)
+    if exchange is not None:
         if exchange.merger.error is not None:
             return None
         status = exchange.upstream_status or 0
@@ -156,9 +158,9 @@ async def guardrail_middleware(request: web.Request, handler: Handler) -> web.St
     An upload is an exchange once its whole file has come, a batch once it has results, reading a file if that is text,
     and every turn of a live session is one.
     """
-    if CALL not in request:
+    call: ModelCall | None = request.get(CALL)
+    if call is None:
         return await handler(request)
-    call = request[CALL]
     row = call.row
     if row.bare or row.kept or row.transport in ("upload", "websocket"):
         return await handler(request)

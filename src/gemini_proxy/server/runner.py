@@ -113,27 +113,33 @@ class _ConnectionServer(web.Server):
 def _checking(handler: _Handler, unfinished: Unfinished) -> _Handler:
     """Refuse what aiohttp lets pass, or answers in plain text with the words of the client in it."""
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         try:
             unfinished.head(request)
         except LimitExceeded as exceeded:
-            return error_response(exceeded)
+            return _respond(error_response(exceeded))
         error = _fault(request)
         if error is None:
-            return await handler(request)
+            return handler(request)
         # The response takes its request's version, which aiohttp reads once.
         request._version = min(max(request._version, HttpVersion10), HttpVersion11)
         response = error_response(error)
         response.force_close()
-        return response
+        return _respond(response)
 
     return handle
 
 
+async def _respond(response: web.StreamResponse) -> web.StreamResponse:
+    """Return ``response``, as a handler does that waits for nothing."""
+    return response
+
+
 def _fault(request: web.BaseRequest) -> ProxyError | None:
-    if request._version.major > 1:
+    version = request._version.major
+    if version > 1:
         return VersionNotSupported("This server speaks HTTP/1.1")
-    if request._version.major < 1:
+    if version < 1:
         return BadRequest("The HTTP request cannot be read")
     expected = request.headers.get("expect", "")
     if expected and expected.lower() != "100-continue":

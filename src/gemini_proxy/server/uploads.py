@@ -99,10 +99,11 @@ async def _begin(request: web.Request) -> web.Response:
     if request.can_read_body:
         check_type(request)
     body = await read_body(request, _MOST_START, server.request_timeout)
-    client = client_of(request[CREDENTIALS], configured_key(request), request[ADDRESS])
+    configured = configured_key(request.app[CONFIG])
+    client = client_of(request[CREDENTIALS], configured, request[ADDRESS])
     announced = read_start(request.headers, body)
     begun = request.app[UPLOADS].of(request[ADDRESS])
-    if (announced.size > _LARGE or begun >= _FEW) and own_key(request[CREDENTIALS], configured_key(request)):
+    if (announced.size > _LARGE or begun >= _FEW) and own_key(request[CREDENTIALS], configured):
         refused = await _try_key(request)
         if refused is not None:
             return refused
