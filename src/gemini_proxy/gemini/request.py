@@ -202,7 +202,7 @@ class _ContentsReader:
             self._beside("systemInstruction", content)
 
     def _beside(self, where: str, content: JsonObject) -> None:
-        """Add what is in a content beside its role and parts."""
+        """Add the fields of a content beside its role and parts."""
         add_settings(self.list, where, {k: v for k, v in content.items() if k not in _CONTENT}, {})
 
     def _tools(self, request: JsonObject) -> None:

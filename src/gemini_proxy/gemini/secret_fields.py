@@ -42,7 +42,7 @@ def without_secrets(request: JsonObject, others: Set[str] = _OTHER) -> tuple[Jso
 
 
 def _may_hold_secrets(value: Any, others: Set[str]) -> bool:
-    """Return whether a name or an address is in ``value`` for which ``_bare`` would look closer."""
+    """Return whether ``value`` has a name or an address that ``_bare`` would examine."""
     if type(value) is dict:
         for name, inner in value.items():
             if name not in others and (_is_secret(name) or _may_hold_secrets(inner, others)):

@@ -112,7 +112,7 @@ class RequestReader:
             )
 
     async def _bring_back(self, exchange: Exchange) -> None:
-        """Put before the request what its references stand for. Raises BadRequest for what cannot be checked."""
+        """Put the content of a request's references before it. Raises BadRequest for content that cannot be checked."""
         for unread in exchange.checked_request.unchecked:
             if unread.reference is not None and not unread.reference.name:
                 raise BadRequest("The URI of a file is ambiguous; send it exactly as Google returned it")
@@ -176,7 +176,7 @@ class RequestReader:
 
 
 def _values(body: bytes) -> int:
-    """Count at least the objects, lists and members of a body: its strings are not told apart."""
+    """Return an upper bound of the objects, lists and members of a body: it does not recognize strings."""
     return body.count(b"{") + body.count(b"[") + body.count(b":")
 
 

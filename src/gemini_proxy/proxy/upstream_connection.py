@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     async def _send_in_steps(self, head: bytes, body: bytes) -> None:
-        """Write a long request, as far as the upstream wants it: it may answer before it has all."""
+        """Write a long request, as far as the upstream wants it: it may respond before it has everything."""
         self._transport.write(head)
         for begin in range(0, len(body), _WRITE_STEP):
             while not self._writable and not self._has_head and self._fault is None:
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
             self._waiting_since = math.inf
 
     def _next(self) -> bytes:
-        """Return what has come of the body, or ``b""`` and end the call; raise the fault if there is neither."""
+        """Return the received bytes of the body, or ``b""`` and end the call; raise the fault if there is neither."""
         if self._pieces:
             return self._take()
         if self._complete:
@@ -410,7 +410,7 @@ class Pool:
         self._resolved_until = -math.inf
 
     def idle(self) -> Connection | None:
-        """Return an idle connection, None where there is none."""
+        """Return an idle connection, None if there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:

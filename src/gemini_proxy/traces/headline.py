@@ -127,7 +127,7 @@ def conversation_of(messages: Messages) -> str:
 
 
 def _ends(text: str) -> str:
-    """Return what is digested of a long text: its beginning and its end."""
+    """Return the digested parts of a long text: its beginning and its end."""
     return f"{text[:_DIGESTED]}{text[-_DIGESTED:]}"
 
 

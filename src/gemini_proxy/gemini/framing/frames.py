@@ -77,7 +77,7 @@ class FrameReader:
         return frames
 
     def take(self, frames: list[Frame], size: int) -> list[Frame]:
-        """Return ``frames``, which ``size`` bytes more were read into without a fault."""
+        """Return ``frames``, made from ``size`` more bytes without a fault."""
         self._room += size - len(frames) * _BYTES_PER_STEP
         if self._room < 0:
             self.fault = DecodeError(_TOO_MANY)

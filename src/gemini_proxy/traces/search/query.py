@@ -147,7 +147,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def may_have_longer(text: str, most: int) -> bool:
-    """Return False where no word of a text is longer than ``most`` characters: at least every so often is a space."""
+    """Return False if no word of a text is longer than ``most`` characters: then a space comes at least that often."""
     place = 0
     while len(text) - place > most:
         space = text.rfind(" ", place, place + most + 1)
