@@ -163,6 +163,26 @@ async def flowed(head: bytes, pieces: Sequence[bytes], takes: Sequence[bool]) ->
     return body
 
 
+async def test_a_sink_that_leaves_no_bytes_has_not_ended_the_body() -> None:
+    """It has to wait for something, such as a verdict, before it takes more."""
+    connection, call = await called()
+    connection.data_received(OK + b"content-length: 4\r\n\r\n")
+    await call
+    taken: list[bytes] = []
+
+    def sink(data: bytes) -> bytes:
+        taken.append(data)
+        return b""
+
+    for piece in (b"hi", b"ho"):
+        flowing = asyncio.ensure_future(connection.flow(sink))
+        await asyncio.sleep(0)
+        connection.data_received(piece)
+        assert await flowing == b""
+    assert await connection.flow(sink) is None
+    assert taken == [b"hi", b"ho"]
+
+
 @st.composite
 def responses(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A body and a response that carries it."""

@@ -274,6 +274,29 @@ async def test_function_call_waits_for_its_verdict(
     await asyncio.wait_for(upstream.closed_by_caller.wait(), 5)
 
 
+async def test_a_stream_goes_on_after_function_calls(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
+) -> None:
+    """Also where each event comes alone, and is cut, while the client has all that came before."""
+    proxy = await start_proxy(policy=NO_DELETE)
+    events = sse(candidate("One"), call_part("read_file", path="/"), call_part("read_file"), candidate("Two", "STOP"))
+    pieces = [piece for event in events for piece in (event[:9], event[9:])]
+    gates = [asyncio.Event() for _ in pieces]
+    # The head of the response comes with its first event.
+    gates[0].set()
+    upstream.reply(stream(*[step for gate, piece in zip(gates, pieces, strict=True) for step in (piece, gate)]))
+    async with client.post(proxy.stream, json=prompt("go")) as response:
+        received = b""
+        for number, gate in enumerate(gates):
+            if number % 2 and number < len(gates) - 1:
+                while not received.endswith(pieces[number]):
+                    more = await response.content.readany()
+                    assert more, "the stream has ended"
+                    received += more
+            gate.set()
+        assert received + await response.read() == b"".join(events)
+
+
 async def test_allowed_function_call_goes_on_at_once(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:

@@ -170,6 +170,9 @@ class Connection(asyncio.Protocol):
                 await self._progress()
             finally:
                 self._sink = None
+        if self._pieces:
+            # A sink that has to wait for a verdict may leave no bytes, which is not the end.
+            return self._take()
         return self._next() or None
 
     def abandon(self) -> None:
