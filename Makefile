@@ -11,7 +11,7 @@
 #   make bench-detectors           false alarms and cost of the detectors; what they find of injections, in .injections
 #   make bench-fuzz                ten minutes of chance conversations against provenance and the detectors
 #   make bench-neighbours          what clients notice of others whose header policies never end
-#   make bench-instructions        instructions of an exchange and of an event, the same on a busy machine; needs valgrind
+#   make bench-instructions        instructions of an exchange and of an event, to compare two versions; needs valgrind
 #   make bench-million             the pages' questions to a store of a million traces, eight gigabytes under /tmp
 #   make bench-agentdojo           AgentDojo's attacks and honest tasks through the proxy under provenance.gr and confidential.gr, its declarations
 #                                  under pinned-tools.gr, in .venv-agentdojo; SUITES names others, ARGS=--direct checks without the proxy

@@ -1,7 +1,8 @@
 """``python -m bench.instructions``: counts the instructions of an exchange and of an event, beside the pass-through.
 
-Valgrind counts them, so the figures are the same again within a percent whatever else the machine does: for comparing
-two versions where the clock says nothing. Servers run fifty times slower under it: CPU time is what ``bench`` measures.
+Valgrind counts them, so that a quiet machine gives the same figures again within a percent, where the clock gives a
+tenth more or less: for comparing two versions. Servers run fifty times slower under it, and work that timers begin
+counts with the time that passes: run it alone. CPU time is what ``bench`` measures.
 """
 
 import re
