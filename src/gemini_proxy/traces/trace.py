@@ -83,7 +83,7 @@ class Annotation:
 # Not frozen, which would triple the cost of making one, and each exchange does.
 @dataclass(slots=True)
 class Trace:
-    """The record of one exchange. Nobody changes it.
+    """The record of one exchange. Treat it as immutable.
 
     ``id`` is a UUID in text, ``created`` in Unix seconds, as is ``updated``, when messages were last added to it.
     ``owner`` is the user whose trace it is, "" for nobody's; ``tenant`` the keyed hash of the key it came with.
