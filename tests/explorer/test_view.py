@@ -270,13 +270,13 @@ def test_a_page_stays_bounded(message: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "addresses",
     [
-        ["messages.0.content"] * 2000,
-        [f"messages.0.content.key{number}:{number}-9999" for number in range(2000)],
-        ["m" * number for number in range(2000)],
-        [f"messages.0.content.key1:{number}-{9999 - number}" for number in range(2000)],
+        ["messages.0.content"] * 1000,
+        [f"messages.0.content.key{number}:{number}-9999" for number in range(1000)],
+        ["m" * number for number in range(1000)],
+        [f"messages.0.content.key1:{number}-{9999 - number}" for number in range(1000)],
     ],
 )
-def test_thousands_of_marks_take_bounded_time(addresses: list[str]) -> None:
+def test_a_thousand_marks_take_bounded_time(addresses: list[str]) -> None:
     """On everything at once, one within the other, of any length."""
     content = {f"key{number}": "x" * (9999 if number == 1 else 9) for number in range(3000)}
     annotations = tuple(annotation(address, f"said {number}") for number, address in enumerate(addresses))

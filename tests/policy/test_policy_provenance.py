@@ -500,7 +500,8 @@ def test_a_quick_check_is_a_quick_one(lines: str, said: str, heard: str, argumen
         return time.thread_time() - started
 
     with ThreadPoolExecutor(1) as pool:
-        assert min(pool.submit(seconds).result() for _ in range(6)) < 0.025
+        # A quick machine takes a third of this, and a slow one with others at work not all of it.
+        assert min(pool.submit(seconds).result() for _ in range(6)) < 0.075
 
 
 CARD, HIDDEN, EVES = "4111 1111 1111 1111", "<CREDIT_CARD_0123456789>", "<EMAIL_ADDRESS_0123456789>"
