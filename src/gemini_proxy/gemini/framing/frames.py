@@ -12,7 +12,6 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _BYTES_PER_STEP: Final = 128
 """Bytes that pay for a step, which is a frame or a line of one and takes some 10 microseconds however short it is. A
 model's events are longer than this, or few."""
-_TOO_MANY: Final = "The upstream's response is in too many pieces for its size"
 _FREE_STEPS: Final = 50_000
 """Steps that no bytes have to pay for: half a second of work."""
 
@@ -78,16 +77,18 @@ class FrameReader:
 
     def take(self, frames: list[Frame], size: int) -> list[Frame]:
         """Return ``frames``, made from ``size`` more bytes without a fault."""
-        self._room += size - len(frames) * _BYTES_PER_STEP
-        if self._room < 0:
-            self.fault = DecodeError(_TOO_MANY)
+        self._room += size
+        try:
+            self.spend(len(frames))
+        except DecodeError as fault:
+            self.fault = fault
         return frames
 
     def spend(self, steps: int) -> None:
         """Count ``steps`` more. Raises DecodeError if the body has far too many for its size."""
         self._room -= steps * _BYTES_PER_STEP
         if self._room < 0:
-            raise DecodeError(_TOO_MANY)
+            raise DecodeError("The upstream's response is in too many pieces for its size")
 
 
 def decode_object(data: bytes | bytearray) -> dict[str, Any]:
