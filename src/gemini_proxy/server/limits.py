@@ -164,8 +164,7 @@ class Budgets:
         return min(limit, use.leased + self._sharing.free(limit, now))
 
     def _use(self, client: str, now: float) -> _Use:
-        if not self._begins <= now < self._ends:
-            self._turn(now)
+        self._turn(now)
         use = self._uses.get(client)
         if use is None:
             if len(self._uses) >= MAX_CLIENTS:
