@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 from multidict import CIMultiDict
@@ -48,6 +48,8 @@ from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import Outcome
+
+T = TypeVar("T")
 
 _HEARD: Final = "inputTranscription"
 _LEAST: Final = 2_048
@@ -289,7 +291,7 @@ class LiveSession:
         Raises BadRequest for a frame that cannot be read; the session then ends. Raises Refused for streamed sound or
         pictures if content that no rule can read is refused: nothing of it goes upstream.
         """
-        read, said = await off_loop(len(frame.data) // _READ_AT_ONCE, self._read_input, frame.data)
+        read, said = await _read(self._read_input, frame.data)
         self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
         if not said.messages:
             for unchecked in said.unchecked:
@@ -313,7 +315,7 @@ class LiveSession:
 
     async def from_server(self, frame: LiveFrame) -> Leaving:
         """Decide on a frame of the server. Raises DecodeError for one that cannot be read; the session then ends."""
-        read = await off_loop(len(frame.data) // _READ_AT_ONCE, self._frames.read, frame.data)
+        read = await _read(self._frames.read, frame.data)
         async with self._lock:
             leaving = await self._decide(read, frame)
             self._frames.forget()
@@ -366,7 +368,7 @@ class LiveSession:
             return self._request([*turn.inputs, *_pairs(said)], said)
 
         async def read_again(exchange: Exchange) -> GeminiRequest:
-            _, masked = await off_loop(len(exchange.body) // _READ_AT_ONCE, self._read_input, exchange.body)
+            _, masked = await _read(self._read_input, exchange.body)
             return request(await self._with_earlier(masked))
 
         exchange.request = request(said)
@@ -706,6 +708,11 @@ def _for_the_model(exchange: Exchange, refusal: Refusal) -> str:
         found = [text for violation in exchange.violations for text in evidence(messages, violation)]
         quoted = quoted or any(text in refusal.text for text in found)
     return _neutral(refusal.phase, refusal.prefix) if quoted else refusal.text
+
+
+async def _read(reader: Callable[[bytes], T], data: bytes) -> T:
+    """Return what ``reader`` makes of a frame, off the event loop if the frame is large."""
+    return await off_loop(len(data) // _READ_AT_ONCE, reader, data)
 
 
 async def _unchanged(exchange: Exchange) -> GeminiRequest:
