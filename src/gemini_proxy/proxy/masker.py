@@ -47,7 +47,7 @@ from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.headline import conversation_of
 from gemini_proxy.traces.known_digests import KnownDigests
 from gemini_proxy.traces.masked_values import MOST_ASKED, KeptValues, MaskedValues, ValueScope
-from gemini_proxy.traces.trace import REFUSED, Outcome
+from gemini_proxy.traces.trace import Outcome
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -147,8 +147,8 @@ class Masker:
         return tuple(replace(one, healed=True) if id(one) in heals else one for one in violations)
 
     async def remember_refused(self, exchange: Exchange) -> None:
-        """Store digests of refused texts, so that a chat whose history repeats them can continue."""
-        if self._guardrails.history == "refuse" or exchange.outcome not in REFUSED:
+        """Store digests of the texts of a refused exchange, so that a chat whose history repeats them can continue."""
+        if self._guardrails.history == "refuse":
             return
         blocking = [violation for violation in exchange.violations if violation.action == "block"]
         digests = await off_loop(exchange.size, self._digests, exchange, exchange.messages, blocking)

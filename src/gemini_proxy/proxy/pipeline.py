@@ -342,8 +342,7 @@ class Pipeline:
             await self._masker.remember_refused(exchange)
         if exchange.rules.narrows:
             await self._turns.remember(exchange)
-        if exchange.repetitions:
-            await self._masker.note_spellings(exchange)
+        await self._masker.note_spellings(exchange)
         exchange.made += made_interactions(exchange) + made_operations(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
