@@ -15,6 +15,7 @@ from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.traces.annotation_ranges import AnnotationRanges, leaves
 from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation
+from tests.support.machine_speed import allowed
 from tests.traces.samples import trace
 
 JSON = st.recursive(
@@ -270,19 +271,19 @@ def test_a_page_stays_bounded(message: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "addresses",
     [
-        ["messages.0.content"] * 1000,
-        [f"messages.0.content.key{number}:{number}-9999" for number in range(1000)],
-        ["m" * number for number in range(1000)],
-        [f"messages.0.content.key1:{number}-{9999 - number}" for number in range(1000)],
+        ["messages.0.content"] * 2000,
+        [f"messages.0.content.key{number}:{number}-9999" for number in range(2000)],
+        ["m" * number for number in range(2000)],
+        [f"messages.0.content.key1:{number}-{9999 - number}" for number in range(2000)],
     ],
 )
-def test_a_thousand_marks_take_bounded_time(addresses: list[str]) -> None:
+def test_thousands_of_marks_take_bounded_time(addresses: list[str]) -> None:
     """On everything at once, one within the other, of any length."""
     content = {f"key{number}": "x" * (9999 if number == 1 else 9) for number in range(3000)}
     annotations = tuple(annotation(address, f"said {number}") for number, address in enumerate(addresses))
     started = time.process_time()
     page_of({"role": "user", "content": content}, annotations=annotations)
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < allowed(4)
 
 
 @pytest.mark.parametrize("content", [{"rows": [1] * 9_000}, ["row"] * 9_000, [{"text": "row"}] * 9_000])

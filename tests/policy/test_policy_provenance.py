@@ -18,6 +18,7 @@ from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.provenance.folded import Folded, fold
 from gemini_proxy.sections import Guardrails
 from tests.policy.conversations import Message, assistant, at, call, calling, check, output, rule, user
+from tests.support.machine_speed import allowed
 
 UNTRUSTED = rule("(c: ToolCall)", "acts(c)", "(v: dict) in untrusted(c)")
 EVE = "eve@evil.example"
@@ -500,8 +501,7 @@ def test_a_quick_check_is_a_quick_one(lines: str, said: str, heard: str, argumen
         return time.thread_time() - started
 
     with ThreadPoolExecutor(1) as pool:
-        # A quick machine takes a third of this, and a slow one with others at work not all of it.
-        assert min(pool.submit(seconds).result() for _ in range(6)) < 0.075
+        assert min(pool.submit(seconds).result() for _ in range(6)) < allowed(0.025)
 
 
 CARD, HIDDEN, EVES = "4111 1111 1111 1111", "<CREDIT_CARD_0123456789>", "<EMAIL_ADDRESS_0123456789>"
