@@ -86,7 +86,7 @@ from gemini_proxy.explorer.pages import (
     trace_reruns,
 )
 from gemini_proxy.explorer.pages.site import error_page, missing
-from gemini_proxy.explorer.pages.static_files import static_file
+from gemini_proxy.explorer.pages.static_files import static_file, static_files
 from gemini_proxy.explorer.pages.templating import set_up
 from gemini_proxy.traces.feed import MAX_REPLAYED
 from gemini_proxy.traces.rows import dump
@@ -325,6 +325,7 @@ _POST: Final[dict[str, Handler]] = {
 
 def add_routes(app: web.Application) -> None:
     """Add the Explorer's routes. They go before a route that takes every path."""
+    static_files()  # read now, not by the first page
     set_up(app)
     for resource in _resources():
         app.router.register_resource(resource)

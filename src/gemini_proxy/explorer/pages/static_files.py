@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -24,8 +25,12 @@ class StaticFile:
     version: str
 
 
-def _load_files() -> dict[str, StaticFile]:
-    """Return the static files of this package, by name; third-party files begin with ``vendor/``."""
+@cache
+def static_files() -> dict[str, StaticFile]:
+    """Return the static files of this package, by name; third-party files begin with ``vendor/``.
+
+    They are read once: pages and files of one process are of one version, whatever is installed meanwhile.
+    """
     loaded: dict[str, StaticFile] = {}
     static = files("gemini_proxy.explorer.pages") / "static"
     for folder, prefix in ((static, ""), (static / "vendor", "vendor/")):
@@ -37,18 +42,15 @@ def _load_files() -> dict[str, StaticFile]:
     return loaded
 
 
-_FILES: Final = _load_files()
-
-
 def static_path(name: str) -> str:
     """Return the URL path of a file, with its version."""
-    return f"/explorer/static/{name}?v={_FILES[name].version}"
+    return f"/explorer/static/{name}?v={static_files()[name].version}"
 
 
 @guarded
 async def static_file(request: web.Request) -> web.StreamResponse:
     """Send one file; for a version that is no longer there, the present one, uncached."""
-    file = _FILES.get(request.match_info["file"])
+    file = static_files().get(request.match_info["file"])
     if file is None:
         raise NotFound("There is no such file")
     cached = request.query.get("v") == file.version
