@@ -9,8 +9,16 @@ from typing import NoReturn, TypeVar
 
 from gemini_proxy.policy.errors import Fault, PolicyError
 from gemini_proxy.policy.parse import syntax
-from gemini_proxy.policy.parse.lexer import LexError, Token, tokenize, unify_lines
-from gemini_proxy.policy.parse.literals import StringLiteral, cook, read_string, split_template
+from gemini_proxy.policy.parse.lexer import (
+    LexError,
+    StringLiteral,
+    Token,
+    cook,
+    read_string,
+    split_template,
+    tokenize,
+    unify_lines,
+)
 
 # A tree this high is evaluated within a few hundred Python frames.
 MAX_DEPTH = 60
