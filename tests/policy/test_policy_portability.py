@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.policy import Conversation, PolicyError, PolicyWarning, compile_policy
-from gemini_proxy.policy.lint.brackets import Brackets, leftmost
-from gemini_proxy.policy.lint.portability import compiles, portability, search_for
+from gemini_proxy.policy.lint.portability import Brackets, compiles, leftmost, portability, search_for
 from gemini_proxy.policy.parse.parser import parse
 from gemini_proxy.policy.parse.syntax import Condition, Logical, Raise
 
