@@ -20,7 +20,7 @@ from gemini_proxy.policy import (
     Session,
     compile_policy,
 )
-from gemini_proxy.policy.compile.needed_text import needed_by_pattern, needed_by_text
+from gemini_proxy.policy.compile.needs import needed_by_pattern, needed_by_text
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.regex import Regex, RegexError
 from tests.policy.conversations import assistant, call, calling, output, rule, user
