@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from gemini_proxy.explorer.pages.annotated_text import AnnotatedText, Note, annotate_text, notes
-from gemini_proxy.explorer.pages.stored import StoredMessages
-from gemini_proxy.explorer.pages.values import decoded, message_index, values
+from gemini_proxy.explorer.pages.stored_messages import StoredMessages, decoded_arguments, message_index
 from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges
 from gemini_proxy.traces.trace import Annotation
 from gemini_proxy.traces.visible import as_json
@@ -233,7 +232,7 @@ class BlockReader:
         """Return what arguments in JSON text stand for, unless a rule annotated a range of the text itself."""
         if any(mark.ranged for mark in self._marks.on(address)):
             return arguments
-        return decoded(arguments)
+        return decoded_arguments(arguments)
 
     def _tool(self, tool: Any, address: str) -> Block:
         function = tool.get("function") if isinstance(tool, Mapping) else None
@@ -257,7 +256,7 @@ class BlockReader:
         found: list[Line] = []
         # A structure without a name is not indented.
         outer = 0 if name else -1
-        for one in values(value, address):
+        for one in _values(value, address):
             if self.spent:
                 self._cut = True
                 break
@@ -287,6 +286,35 @@ class BlockReader:
         marks = [mark for mark in self._marks.on(address) if mark.number not in self.known]
         self.known.update(mark.number for mark in marks)
         return notes(marks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """``text`` is None for a structure whose values follow; ``literal`` marks what is not text: a number, true, {}."""
+
+    address: str
+    depth: int
+    name: str
+    text: str | None
+    literal: bool = False
+
+
+def _values(value: Any, address: str) -> Iterator[_Value]:
+    """Yield ``value`` and everything below it, in order."""
+    stack: list[tuple[str, int, str, Any]] = [(address, 0, "", value)]
+    while stack:
+        path, depth, name, item = stack.pop()
+        if isinstance(item, Mapping) and item:
+            yield _Value(path, depth, name, None)
+            inner = [(f"{path}.{key}", depth + 1, str(key), below) for key, below in item.items()]
+            stack.extend(reversed(inner))
+        elif isinstance(item, list) and item:
+            yield _Value(path, depth, name, None)
+            stack.extend((f"{path}.{at}", depth + 1, f"{at}", item[at]) for at in range(len(item) - 1, -1, -1))
+        elif isinstance(item, str):
+            yield _Value(path, depth, name, item)
+        else:
+            yield _Value(path, depth, name, as_json(item), literal=True)
 
 
 def _plain(value: Any) -> str:

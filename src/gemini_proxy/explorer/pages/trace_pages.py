@@ -13,7 +13,7 @@ from gemini_proxy.explorer.pages.annotated_text import SHOWN, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, conversation_page
 from gemini_proxy.explorer.pages.markdown_text import MarkdownTexts
 from gemini_proxy.explorer.pages.site import PageVisit, dataset_path, page, see
-from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.explorer.pages.stored_messages import StoredMessages
 from gemini_proxy.explorer.pages.trace_copies import MAX_COPIED, curl_command, policy_case
 from gemini_proxy.explorer.pages.trace_facts import facts
 from gemini_proxy.guardrails.masking import is_placeholder, placeholders_of_trace

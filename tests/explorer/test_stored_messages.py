@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.explorer.pages.conversation import conversation_page
-from gemini_proxy.explorer.pages.stored import StoredMessages
+from gemini_proxy.explorer.pages.stored_messages import StoredMessages
 from gemini_proxy.traces.annotation_ranges import leaves
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.rows import dump_messages, load

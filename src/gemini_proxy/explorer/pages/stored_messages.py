@@ -1,4 +1,4 @@
-"""Read messages from stored JSON, and decode only the requested ones. No I/O.
+"""Read a trace's messages, and texts in them, from stored JSON; decode only the requested ones. No I/O.
 
 A decoder holds the interpreter for a whole document, and so does freeing its result: with twenty megabytes nothing else
 runs for a second. Here no step takes more than a few milliseconds, so that it can run in a thread.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from gemini_proxy.explorer.pages.values import decoded, message_index
+import orjson
+
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.visible import as_json
@@ -25,9 +26,12 @@ _DEEPEST: Final = 100
 _TEXT_AT_ONCE: Final = 1_000_000
 _WALKED: Final = 100_000
 """Items, or members, among which the next step of an address is looked for."""
+_DECODED: Final = 500_000
+"""Characters of arguments that are decoded: nothing else runs in the meantime."""
 
 _CUT_OFF: Final = "the messages of a trace are cut off"
 
+_INDEX = re.compile("[0-9]{1,9}")
 _QUOTE, _OPEN, _CLOSE = b'"'[0], b"[{", b"]}"
 # Each match is of bounded length, and possessive: it never goes back.
 _RUN = re.compile(rb'[^"\[\]{}]{0,8192}+(?:"[^"\\]{0,512}+"[^"\[\]{}]{0,512}+){0,32}+')
@@ -71,6 +75,22 @@ class StoredMessages:
         if place is None or place >= len(self):
             return None
         return _text_at(self._document, self._starts[place], rest[0] if rest else "")
+
+
+def decoded_arguments(arguments: Any) -> Any:
+    """Return a call's arguments: the object that they are the JSON text of, as rules read it; long ones stay text."""
+    if not isinstance(arguments, str) or len(arguments) > _DECODED or not arguments.lstrip().startswith("{"):
+        return arguments
+    try:
+        return orjson.loads(arguments)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return arguments
+
+
+def message_index(address: str) -> int | None:
+    """Return the number of the message that an address is in; None if it is in none."""
+    head, *rest = address.split(".", 2)
+    return int(rest[0]) if head == "messages" and rest and _INDEX.fullmatch(rest[0]) else None
 
 
 class _ValueReader:
@@ -134,7 +154,7 @@ def _text_at(document: bytes, at: int, path: str) -> str | None:
             name = max(fitting, key=len, default="")
             below, path = fitting.get(name), path[len(name) + 1 :]
         else:
-            inner = decoded(_text_at(document, at, "")) if first == _QUOTE else None
+            inner = decoded_arguments(_text_at(document, at, "")) if first == _QUOTE else None
             # The structure in the text of a call's arguments.
             return _text_at(as_json(inner).encode(), 0, path) if isinstance(inner, dict) else None
         if below is None:
