@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemini_proxy.explorer.app_keys import DATABASE, POLICIES
-from gemini_proxy.explorer.pages.rule_versions import DiffLine, differing
+from gemini_proxy.explorer.pages.rule_pages import DiffLine, differing
 from gemini_proxy.traces.schema import policy_versions
 from tests.explorer.browsing import SECRETIVE, Browser, dataset, rule, rules
 from tests.support.proxy import Proxy

@@ -8,8 +8,7 @@ from aiohttp import web
 from gemini_proxy.errors import BadRequest, Conflict, NotFound
 from gemini_proxy.explorer.api.shadow_api import CHANGED, NO_SHADOW
 from gemini_proxy.explorer.app_keys import GUARDRAILS, POLICIES, SHADOWS
-from gemini_proxy.explorer.pages.rule_pages import SHARE, Draft, editor
-from gemini_proxy.explorer.pages.rule_versions import shown_difference
+from gemini_proxy.explorer.pages.rule_pages import SHARE, Draft, editor, shown_difference
 from gemini_proxy.explorer.pages.site import DATASET_GONE, PageVisit, dataset_path, page, see
 from gemini_proxy.explorer.pages.trials import TRIALS
 from gemini_proxy.traces.datasets import Dataset
