@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gemini_proxy.explorer.pages.annotated_text import SHOWN, AnnotatedText, annotate_text, text_window
 from gemini_proxy.explorer.pages.conversation import MARKS, MESSAGES, ConversationPage, conversation_page
 from gemini_proxy.explorer.pages.stored_messages import StoredMessages
-from gemini_proxy.explorer.pages.trace_facts import facts
+from gemini_proxy.explorer.pages.trace_pages import facts
 from gemini_proxy.traces.annotation_ranges import AnnotationRanges, leaves
 from gemini_proxy.traces.rows import dump_messages, load
 from gemini_proxy.traces.trace import Annotation
