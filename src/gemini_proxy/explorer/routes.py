@@ -19,7 +19,6 @@ from gemini_proxy.explorer.api import (
     shadow_api,
     tool_api,
     trace_api,
-    user_api,
 )
 from gemini_proxy.explorer.api.audit_api import AuditEntryView
 from gemini_proxy.explorer.api.endpoints import ApiCall, Endpoint, Handler, QueryParameter, api, document_response
@@ -106,6 +105,11 @@ _AREAS: Final = ("user", "approvals", "audit", "dataset", "push", "trace", "poli
 JsonObject = dict[str, Any]
 
 
+async def show_identity(call: ApiCall) -> IdentityView:
+    """Show the user of the key."""
+    return {"username": call.user}
+
+
 async def show_openapi(call: ApiCall) -> web.Response:
     """Show this document."""
     return document_response(await asyncio.to_thread(_openapi, open_access=call.app[ACCESS].mode == "open"))
@@ -130,7 +134,7 @@ _OWNER: Final = "The owner. Any user other than the caller is not found (404)."
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/openapi.json", show_openapi, JsonObject),
-    Endpoint("GET", f"{_API}/user/identity", user_api.show_identity, IdentityView),
+    Endpoint("GET", f"{_API}/user/identity", show_identity, IdentityView),
     Endpoint("POST", f"{_API}/dataset/create", dataset_api.create_dataset, DatasetView, DatasetCreation),
     Endpoint(
         "GET",
