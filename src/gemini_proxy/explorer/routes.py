@@ -20,7 +20,6 @@ from gemini_proxy.explorer.api import (
     tool_api,
     trace_api,
 )
-from gemini_proxy.explorer.api.audit_api import AuditEntryView
 from gemini_proxy.explorer.api.endpoints import ApiCall, Endpoint, Handler, QueryParameter, api, document_response
 from gemini_proxy.explorer.api.endpoints import error_response as api_error
 from gemini_proxy.explorer.api.openapi import openapi_document
@@ -47,6 +46,7 @@ from gemini_proxy.explorer.api.request_bodies import (
 from gemini_proxy.explorer.api.response_bodies import (
     AnnotationView,
     ApprovalView,
+    AuditEntryView,
     BatchView,
     CheckView,
     DatasetView,

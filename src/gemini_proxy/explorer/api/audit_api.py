@@ -1,31 +1,15 @@
 """The API's route for the audit log."""
 
-from typing import Any, Final
-
-from typing_extensions import TypedDict
+from typing import Final
 
 from gemini_proxy.explorer.api.endpoints import ApiCall
+from gemini_proxy.explorer.api.response_bodies import AuditEntryView
 from gemini_proxy.explorer.app_keys import ACCESS, AUDIT
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.keys import Identity
 
 MAX_ENTRIES_LISTED: Final = 100
 """Entries in one response: each may hold a rule before and after its change."""
-
-
-class AuditEntryView(TypedDict):
-    """A change, who made it, and what was before and after. ``digest`` covers it and the ``previous`` one's digest."""
-
-    seq: int
-    at: float
-    by: str
-    action: str
-    subject: str
-    owner: str | None
-    before: Any
-    after: Any
-    previous: str
-    digest: str
 
 
 async def list_entries(call: ApiCall) -> list[AuditEntryView]:

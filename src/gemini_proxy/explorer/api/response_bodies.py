@@ -264,6 +264,21 @@ class ApprovalView(TypedDict):
     for_conversation: bool
 
 
+class AuditEntryView(TypedDict):
+    """A change, who made it, and what was before and after. ``digest`` covers it and the ``previous`` one's digest."""
+
+    seq: int
+    at: float
+    by: str
+    action: str
+    subject: str
+    owner: str | None
+    before: Any
+    after: Any
+    previous: str
+    digest: str
+
+
 class MaskedValueView(TypedDict):
     """The value behind a placeholder, null unless it could be ``read``.
 
