@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemini_proxy.explorer.api import feed_stream
+from gemini_proxy.explorer.api import feed_api
 from gemini_proxy.explorer.api.endpoints import BAD_KEY
 from gemini_proxy.explorer.app_keys import SESSION_COOKIE
 from gemini_proxy.traces.access import DEVELOPER
@@ -177,7 +177,7 @@ async def test_a_revoked_key_ends_its_watch(
     way: str,
 ) -> None:
     """What is recorded later is not told, though the connection was opened while the key was good."""
-    monkeypatch.setattr(feed_stream, "RECHECK", 0.0)
+    monkeypatch.setattr(feed_api, "RECHECK", 0.0)
     keys = Keys(store.database)
     record, key = await keys.add("alice")
     token = await Sessions(store.database).open(key, 60.0)
@@ -225,7 +225,7 @@ async def test_who_stops_reading_is_cut_off(
     store: TraceStore, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while its place is free; meanwhile another hears everything."""
-    monkeypatch.setattr(feed_stream, "STALLED", 0.2)
+    monkeypatch.setattr(feed_api, "STALLED", 0.2)
     traces = Traces()
     async with feed_server(store, source=traces) as server, listening(session, server.url) as fast:
         await fast.joined()

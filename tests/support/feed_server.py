@@ -9,7 +9,7 @@ from typing import Literal
 import aiohttp
 from aiohttp import web
 
-from gemini_proxy.explorer.api import feed_stream
+from gemini_proxy.explorer.api import feed_api
 from gemini_proxy.explorer.api.endpoints import api
 from gemini_proxy.explorer.app_keys import ACCESS, DATASETS, FEED
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
@@ -52,7 +52,7 @@ async def feed_server(
     app[ACCESS] = AccessControl(store.database, Revisions(store.database), mode)
     app[DATASETS] = Datasets(store.database)
     app[FEED] = feed = Feed(source or store, period=0.01, spacing=0.0)
-    app.router.add_get("/api/v1/feed", api(feed_stream.stream_feed), allow_head=False)
+    app.router.add_get("/api/v1/feed", api(feed_api.stream_feed), allow_head=False)
 
     async def end_watches(_: web.Application) -> None:
         feed.close()

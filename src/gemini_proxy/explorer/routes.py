@@ -13,7 +13,7 @@ from gemini_proxy.explorer.api import (
     audit_api,
     check_api,
     dataset_api,
-    feed_stream,
+    feed_api,
     policy_api,
     push_api,
     shadow_api,
@@ -69,7 +69,7 @@ from gemini_proxy.explorer.api.response_bodies import (
 from gemini_proxy.explorer.app_keys import ACCESS
 from gemini_proxy.explorer.pages import (
     approval_pages,
-    audit_page,
+    audit_pages,
     conversation_pages,
     dashboard,
     dataset_pages,
@@ -240,7 +240,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET",
         f"{_API}/feed",
-        feed_stream.stream_feed,
+        feed_api.stream_feed,
         str,
         query=(
             _text("dataset", "Only exchanges of this dataset."),
@@ -279,7 +279,7 @@ _GET: Final[dict[str, Handler]] = {
     "/explorer/live": dashboard.live,
     "/explorer/dashboard": dashboard.dashboard,
     approval_pages.PATH: approval_pages.approvals,
-    audit_page.PATH: audit_page.audit,
+    audit_pages.PATH: audit_pages.audit,
     "/explorer/sign-in": sign_in.sign_in_form,
     "/explorer/static/{file:.+}": static_file,
     _DATASET: listing_pages.traces,
