@@ -14,14 +14,14 @@ from urllib.parse import parse_qsl, urlencode
 from gemini_proxy.errors import BadRequest, MethodNotAllowed, NotFound
 from gemini_proxy.gemini.doors import DEFAULT_DUTIES, DOORS, Duty, Host, Match, Method, Row, matches
 
-DEFAULT_VERSION = "v1beta"
-"""The version that clients mean that leave it out (litellm)."""
-_DEFAULT_VERSIONS: Final[Mapping[Host, str]] = {"gemini": DEFAULT_VERSION, "vertex": "v1beta1"}
+_DEFAULT_VERSIONS: Final[Mapping[Host, str]] = {"gemini": "v1beta", "vertex": "v1beta1"}
+"""The versions that clients mean that leave theirs out (litellm)."""
 
-SUPPORTED = (
-    "it serves generateContent and streamGenerateContent on models/, tunedModels/ and dynamic/, GET models, "
-    "and the other paths listed in docs/doors.md"
+NOT_SERVED: Final = (
+    "The proxy does not serve this path; it serves generateContent and streamGenerateContent on models/, tunedModels/ "
+    "and dynamic/, GET models, and the other paths listed in docs/doors.md"
 )
+"""The message of the 404 for a target that is not in the table of doors."""
 
 _PREFIX = re.compile(r"(?:/api/v1/gateway)?(?:/(?P<dataset>[A-Za-z0-9_-]{1,128}))?/gemini(?=/)")
 _SLASHES = re.compile("/{2,}")
@@ -159,7 +159,7 @@ def _match(http_method: str, path: str) -> Match:
         raise MethodNotAllowed(f"This path takes {' and '.join(match.row.http for match in found)} only")
     if _TWO_VERSIONS.match(path):
         raise NotFound("The path contains the version twice; give the client a base URL without the version")
-    raise NotFound(f"The proxy does not serve this path; {SUPPORTED}")
+    raise NotFound(NOT_SERVED)
 
 
 def _closed(door: str) -> str:

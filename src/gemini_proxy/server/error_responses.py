@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gemini_proxy.errors import LimitExceeded, MethodNotAllowed, NotFound, PayloadTooLarge, ProxyError, Unavailable
-from gemini_proxy.gemini.calls import SUPPORTED
+from gemini_proxy.gemini.calls import NOT_SERVED
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.refusal import JSON_TYPE, retry_info
 from gemini_proxy.gemini.wire import Wire
@@ -79,7 +79,8 @@ def _translated(error: web.HTTPException) -> ProxyError:
     if error.status == 405:
         return MethodNotAllowed("This path does not take that HTTP method")
     if error.status == 404:
-        return NotFound(f"The proxy does not serve this path; {SUPPORTED}")
+        # A target that is no path, such as that of OPTIONS *: ``read_call`` refuses the others.
+        return NotFound(NOT_SERVED)
     return ProxyError("The proxy failed on this request")
 
 
