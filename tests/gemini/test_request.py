@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.casing import snake_case
+from gemini_proxy.gemini.fields import snake_case
 from gemini_proxy.gemini.parts import Unchecked
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.policy import Conversation, compile_policy

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gemini_proxy.gemini.casing import snake_case
+from gemini_proxy.gemini.fields import snake_case
 from gemini_proxy.policy import Conversation, compile_policy
 from tests.gemini.reading import read, said, spelled
 

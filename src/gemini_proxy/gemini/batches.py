@@ -13,9 +13,18 @@ import orjson
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import ModelCall, read_call
-from gemini_proxy.gemini.casing import camel_case, camel_keys, spellings
 from gemini_proxy.gemini.earlier import moved
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
+from gemini_proxy.gemini.fields import (
+    JsonObject,
+    a_string,
+    an_object,
+    camel_case,
+    camel_keys,
+    field,
+    objects,
+    spellings,
+    steers,
+)
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_lines import JsonLinesFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.casing import camel_keys
+from gemini_proxy.gemini.fields import camel_keys
 from gemini_proxy.gemini.function_calls import FunctionCalls, StreamedCall
 from gemini_proxy.gemini.response_fields import CANDIDATE, FieldTexts, TokenTexts
 

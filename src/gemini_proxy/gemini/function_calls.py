@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gemini_proxy.errors import DecodeError
-from gemini_proxy.gemini.casing import camel_case, camel_keys
+from gemini_proxy.gemini.fields import camel_case, camel_keys
 
 # The same limit as for requests.
 MAX_DEPTH = 64

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.fields import camel_case
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming

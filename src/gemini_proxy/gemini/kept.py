@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from gemini_proxy.errors import BadRequest, DecodeError
-from gemini_proxy.gemini.casing import spellings
+from gemini_proxy.gemini.fields import spellings
 from gemini_proxy.gemini.strict_json import read_object
 
 _CHANGES: Final = spellings("ttl", "expireTime")

@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.casing import spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, spellings
 from gemini_proxy.gemini.parts import (
     Chunk,
     Media,

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.casing import spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings, steers
 
 Chunk = dict[str, Any]
 """One element of a message's content list: ``{"type": "text" | "image_url" | "file", …}``."""

@@ -11,9 +11,8 @@ from typing import Any, Final
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.body_wire import BodyPlaces, BodyWire
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import snake_case
 from gemini_proxy.gemini.doors import Method
-from gemini_proxy.gemini.fields import JsonObject, a_string, field, steers
+from gemini_proxy.gemini.fields import JsonObject, a_string, field, snake_case, steers
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked

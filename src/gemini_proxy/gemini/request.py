@@ -11,9 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import snake_case, spellings
 from gemini_proxy.gemini.doors import Method
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings, steers
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, strings_in, text_beside
 from gemini_proxy.gemini.secret_fields import without_secrets

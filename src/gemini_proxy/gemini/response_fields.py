@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
-from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.fields import camel_case
 from gemini_proxy.gemini.parts import Unchecked
 
 # Values of control fields. Anything else in such a field is text.

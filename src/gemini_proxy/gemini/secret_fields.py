@@ -5,8 +5,7 @@ from collections.abc import Set
 from functools import lru_cache
 from typing import Any, Final
 
-from gemini_proxy.gemini.casing import snake_case, spellings
-from gemini_proxy.gemini.fields import JsonObject
+from gemini_proxy.gemini.fields import JsonObject, snake_case, spellings
 
 _MASK: Final = "[redacted]"
 _SECRET = re.compile(

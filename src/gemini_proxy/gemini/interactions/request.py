@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.casing import spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, field, objects, steers
+from gemini_proxy.gemini.fields import JsonObject, a_string, field, objects, spellings, steers
 from gemini_proxy.gemini.interactions.steps import Part, contents_parts, is_content, step_parts, step_type
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, strings_in

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import snake_case
 from gemini_proxy.gemini.doors import Method
+from gemini_proxy.gemini.fields import snake_case
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming

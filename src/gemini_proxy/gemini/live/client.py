@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, spellings
 from gemini_proxy.gemini.live.frames import ClientFrame
 from gemini_proxy.gemini.messages import MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from gemini_proxy.errors import BadRequest, DecodeError
-from gemini_proxy.gemini.casing import camel_case, spellings
-from gemini_proxy.gemini.fields import JsonObject, field, objects
+from gemini_proxy.gemini.fields import JsonObject, camel_case, field, objects, spellings
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.gemini.strict_json import read_object

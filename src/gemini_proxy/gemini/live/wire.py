@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import camel_case
+from gemini_proxy.gemini.fields import camel_case
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.json_edit import Path

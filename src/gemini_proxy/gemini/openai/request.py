@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
-from gemini_proxy.gemini.casing import snake_case, spellings
-from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, steers
+from gemini_proxy.gemini.fields import JsonObject, a_string, an_object, field, objects, snake_case, spellings, steers
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Unchecked, strings_in
 from gemini_proxy.gemini.request import (

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.casing import snake_case
 from gemini_proxy.gemini.doors import Method
+from gemini_proxy.gemini.fields import snake_case
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
