@@ -58,7 +58,7 @@ class StreamState:
 
 def sse_refusal(refusal: Refusal, state: StreamState, feedback: Feedback) -> bytes:
     """Return the last event of a refused stream."""
-    return b"data: " + _ascii_json(_response(refusal, state, feedback)) + b"\r\n\r\n"
+    return b"data: " + ascii_json(_response(refusal, state, feedback)) + b"\r\n\r\n"
 
 
 def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, elements: int) -> bytes:
@@ -68,17 +68,17 @@ def array_refusal(refusal: Refusal, state: StreamState, *, opened: bool, element
     """
     start = b"" if opened else b"["
     separator = b"\n,\r\n" if elements else b""
-    return start + separator + _ascii_json(_response(refusal, state, "none")) + b"\n]"
+    return start + separator + ascii_json(_response(refusal, state, "none")) + b"\n]"
 
 
 def error_event(body: Mapping[str, Any]) -> bytes:
     """Return the only event of a stream that consists of an error, in the form of Google's own streams."""
-    return b"data: " + _ascii_json(body) + b"\r\n\r\n"
+    return b"data: " + ascii_json(body) + b"\r\n\r\n"
 
 
 def error_array(body: Mapping[str, Any]) -> bytes:
     """Return a JSON array that consists of an error, as Google returns it for array streams."""
-    return b"[" + _ascii_json(body) + b"\n]"
+    return b"[" + ascii_json(body) + b"\n]"
 
 
 def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[str, Any]:
@@ -130,6 +130,6 @@ def _candidate(text: str, index: int) -> dict[str, Any]:
     }
 
 
-def _ascii_json(value: Mapping[str, Any]) -> bytes:
+def ascii_json(value: Mapping[str, Any]) -> bytes:
     """Encode JSON in ASCII: several clients split lines at a raw U+2028 and the like."""
     return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")

@@ -1,17 +1,17 @@
-"""Read ``chat.completion`` and ``chat.completion.chunk`` objects as payloads in Gemini's form.
+"""Read the responses of the OpenAI path as payloads in Gemini's form, and write refusals and errors in their place.
 
 Gemini sends each tool call whole, without an index; other servers send fragments that belong together by index. Both
 are read. Pieces that clients could join in two ways are not passed on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.framing.json_scan import ObjectScanner
 from gemini_proxy.gemini.openai.request import content_parts, read_arguments, without_signature
-
-Payload = Mapping[str, Any]
+from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState, ascii_json
+from gemini_proxy.gemini.wire import Payload
 
 _FINISH_REASONS: Final = {
     "stop": "STOP",
@@ -34,13 +34,21 @@ _TYPES: Final = (None, "", "function")
 _AUDIO: Final = frozenset({"data", "transcript", "expires_at"})
 _LEGACY: Final = -1
 """The slot of the one call in ``function_call``."""
+_ERROR_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_COUNTS: Final = {
+    "prompt_tokens": ("promptTokenCount",),
+    "completion_tokens": ("candidatesTokenCount", "thoughtsTokenCount"),
+    "total_tokens": ("totalTokenCount",),
+}
 
 
 class ChatReader:
-    """Read the frames of one response in order: ``read`` and ``end`` return payloads for the merger.
-
-    ``carried_call`` says whether the last frame had a call that the client would run, or a piece of one.
-    """
+    """Read the frames of one response in order, as ``wire.ResponseReader`` says."""
 
     def __init__(self) -> None:
         self.carried_call = False
@@ -78,6 +86,28 @@ class ChatReader:
             if (parts := calls.close())
         ]
         return ({"candidates": candidates},) if candidates else ()
+
+    def refusal_events(
+        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
+    ) -> bytes:
+        """Return the end of a refused stream: a chunk for each choice that says why and finishes it, and ``[DONE]``."""
+        head = {
+            "id": state.response_id or refusal.trace_id,
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": state.model_version or "",
+        }
+        chunks = [{**head, "choices": [_refused_choice(refusal, index)]} for index in state.indexes]
+        chunks[-1]["guardrails"] = {"errors": list(refusal.errors)}
+        if state.usage:
+            chunks[-1]["usage"] = {
+                name: sum(state.usage.get(count, 0) for count in counts) for name, counts in _COUNTS.items()
+            }
+        return b"".join(b"data: %s\n\n" % ascii_json(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
+
+    def error_events(self, body: Payload, framing: str) -> bytes:
+        """Return a stream that consists of an error: clients raise it when they read the event."""
+        return b"data: %s\n\ndata: [DONE]\n\n" % ascii_json(body)
 
     def _choice(self, choice: Payload) -> Payload:
         index = choice.get("index")
@@ -122,6 +152,32 @@ class ChatReader:
         for place, call in enumerate(_objects(message.get("tool_calls"), "tool_calls")):
             self.carried_call = True
             yield from calls.add(call, place)
+
+
+def error_body(status: int, message: str, code: str, details: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the body of an error: an object, of which clients show the message."""
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    error: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": code}
+    if details:
+        error["details"] = list(details)
+    return {"error": error}
+
+
+def refusal_body(refusal: Refusal, code: str) -> dict[str, Any]:
+    """Return the body of a refusal by HTTP 400. ``code`` is that of errors of the kind."""
+    body = error_body(400, refusal.text, refusal.reason)
+    metadata = {"guardrail": refusal.guardrail, "phase": refusal.phase, "trace": refusal.trace_id, "status": code}
+    body["error"] |= {"guardrails": {**metadata, "errors": list(refusal.errors)}}
+    return body
+
+
+def _refused_choice(refusal: Refusal, index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "delta": {"role": "assistant", "content": refusal.text},
+        "logprobs": None,
+        "finish_reason": "content_filter",
+    }
 
 
 class _ToolCall:

@@ -11,10 +11,9 @@ from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
 from gemini_proxy.gemini.json_edit import Path
-from gemini_proxy.gemini.openai.refusal import error_body, error_events, refusal_body, refusal_events
 from gemini_proxy.gemini.openai.request import messages_read, read_chat, read_embeddings
-from gemini_proxy.gemini.openai.response import ChatReader
-from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
+from gemini_proxy.gemini.openai.response import ChatReader, error_body, refusal_body
+from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.wire import SSE_TYPE, Payload, ResponseReader, Run
 
@@ -22,18 +21,6 @@ _TEXTS: Final = ("content", "refusal", "reasoning_content", "reasoning")
 _ARGUMENTS: Final = (("function", "arguments"), ("custom", "input"))
 _SAID: Final = frozenset({"delta", "message"})
 _OPAQUE: Final = frozenset({"id", "model", "object", "data", "thought_signature", "thoughtSignature", "finish_reason"})
-
-
-class _Reader(ChatReader):
-    """Also ends a stream that is refused, or fails."""
-
-    def refusal_events(
-        self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
-    ) -> bytes:
-        return refusal_events(refusal, state)
-
-    def error_events(self, body: Payload, framing: str) -> bytes:
-        return error_events(body)
 
 
 class OpenAIPlaces:
@@ -132,7 +119,7 @@ class OpenAIWire:
         return SseFraming() if content_type == SSE_TYPE else WholeBodyFraming()
 
     def new_reader(self, call: ModelCall) -> ResponseReader:
-        return _Reader()
+        return ChatReader()
 
     def error_body(self, status: int, message: str, code: str, details: Sequence[Payload] = ()) -> Payload:
         return error_body(status, message, code, details)
