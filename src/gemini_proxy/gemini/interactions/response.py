@@ -1,6 +1,11 @@
 """Read the responses of the Interactions API: whole interactions, and the events of a stream of steps.
 
 Either becomes payloads of a ``GenerateContentResponse`` with one candidate, whose parts are the steps.
+
+A refusal within a stream has the form that clients show and do not resume. Open steps are stopped, and a step of the
+model says why: clients that show text show it. An ``error`` event follows for programs: google-genai yields it, and
+Google's agent kit turns it into an error of the turn; it would take ``interaction.completed`` for a successful end. A
+refusal before the first byte is HTTP 400, as in the rest of the API.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +15,6 @@ from typing import Any, Final
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.candidates import Candidate
 from gemini_proxy.gemini.fields import a_string, an_object
-from gemini_proxy.gemini.interactions.refusal import error_events, refusal_events
 from gemini_proxy.gemini.interactions.steps import (
     Part,
     annotation_parts,
@@ -27,11 +31,10 @@ from gemini_proxy.gemini.interactions.steps import (
     texts_beside,
 )
 from gemini_proxy.gemini.parts import strings_in
-from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
+from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState, ascii_json
 from gemini_proxy.gemini.response_fields import ANYTHING, ID, NUMBER, TEXT, TIME, TOKEN, WORD, is_id
 from gemini_proxy.gemini.strict_json import read_object
-
-Payload = Mapping[str, Any]
+from gemini_proxy.gemini.wire import Payload
 
 _TOKENS: Final = ({"modality": WORD, "tokens": NUMBER},)
 _USAGE: Final = {f"{kind}TokensByModality": _TOKENS for kind in ("cached", "input", "output", "toolUse")} | {
@@ -80,6 +83,9 @@ _OUTPUTS: Final = ("output_audio", "output_image", "output_video")
 _READ: Final = frozenset(("input", "steps", "output_text", *_OUTPUTS))
 _MEDIA: Final = frozenset(("inlineData", "fileData"))
 _OF_STEPS: Final = frozenset(("event_type", "index", "event_id"))
+_BLOCKED: Final = "content_blocked"
+"""The code of Google's own refusals on this API."""
+_DONE: Final = b"event: done\ndata: [DONE]\n\n"
 _LIFE: Final = frozenset(("interaction.created", "interaction.completed", "interaction.status_update"))
 
 
@@ -146,12 +152,37 @@ class InteractionReader:
     def refusal_events(
         self, refusal: Refusal, state: StreamState, feedback: Feedback, framing: str, left: int
     ) -> bytes:
-        """Return the events that end a refused stream of which ``left`` frames have left."""
-        return refusal_events(refusal, state, feedback, *self._steps_left(left))
+        """Return the events that end a refused stream of which ``left`` frames have left.
+
+        With ``feedback = "none"`` there is no ``error`` event: the stream ends as an incomplete interaction.
+        """
+        opened, following = self._steps_left(left)
+        events = [_event_bytes("step.stop", index=index) for index in opened]
+        events += [
+            _event_bytes("step.start", index=following, step={"type": "model_output"}),
+            _event_bytes("step.delta", index=following, delta={"type": "text", "text": refusal.text}),
+            _event_bytes("step.stop", index=following),
+        ]
+        if feedback == "none":
+            ended = {
+                "id": state.response_id or refusal.trace_id,
+                "status": "incomplete",
+                "model": state.model_version,
+            }
+            events.append(_event_bytes("interaction.completed", interaction=ended))
+        else:
+            guardrails = {"errors": list(refusal.errors)}
+            events.append(
+                _event_bytes("error", error={"code": _BLOCKED, "message": refusal.text}, guardrails=guardrails)
+            )
+        return b"".join([*events, _DONE])
 
     def error_events(self, body: Payload, framing: str) -> bytes:
         """Return the events of a stream that consists of an error."""
-        return error_events(body)
+        error = body.get("error")
+        told = error if isinstance(error, Mapping) else {}
+        code = str(told.get("status") or told.get("code") or "error").lower()
+        return _event_bytes("error", error={"code": code, "message": str(told.get("message") or "")}) + _DONE
 
     def _steps_left(self, frames: int) -> tuple[Sequence[int], int]:
         """Return which steps were open after the first ``frames`` frames, and the first index that was not used."""
@@ -357,6 +388,10 @@ class InteractionReader:
             if is_client_call(step_type(step)):
                 self.carried_call = True
             yield from parts
+
+
+def _event_bytes(event_type: str, **fields: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (event_type.encode(), ascii_json({"event_type": event_type, **fields}))
 
 
 def _index(event: Payload) -> int:
