@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.live.answers import close_reason, refusal_frame, tool_errors
 from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
-from gemini_proxy.gemini.live.frames import FunctionName, ServerFrame, read_client_frame, read_server_frame
+from gemini_proxy.gemini.live.frames import (
+    FunctionName,
+    ServerFrame,
+    close_reason,
+    read_client_frame,
+    read_server_frame,
+    refusal_frame,
+    tool_errors,
+)
 from gemini_proxy.gemini.live.server import TurnReader
 from gemini_proxy.gemini.merger import Merger
 

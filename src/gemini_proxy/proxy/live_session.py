@@ -18,7 +18,6 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
 from gemini_proxy.gemini.earlier import references_of
-from gemini_proxy.gemini.live.answers import refusal_frame, tool_errors
 from gemini_proxy.gemini.live.client import (
     names_in,
     read_input,
@@ -34,6 +33,8 @@ from gemini_proxy.gemini.live.frames import (
     answered_functions,
     read_client_frame,
     read_server_frame,
+    refusal_frame,
+    tool_errors,
 )
 from gemini_proxy.gemini.live.wire import FRAME_END, FRAMES_TYPE, FrameSequence
 from gemini_proxy.gemini.messages import Message

@@ -28,7 +28,7 @@ from gemini_proxy.errors import (
     origin_of,
 )
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.live.answers import close_reason, go_away
+from gemini_proxy.gemini.live.frames import close_reason, go_away
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.live_session import Leaving, LiveFrame, LiveSession, SessionSettings, SessionTooLarge

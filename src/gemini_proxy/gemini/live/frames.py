@@ -1,16 +1,18 @@
-"""Read the frames of the Live API. Each is a JSON object with one message, and comes as text or as binary.
+"""Read the frames of the Live API, and write those that the proxy itself sends to the client and to the model.
 
-A frame with two messages, or with an unknown one, is refused: the proxy and Google could read it differently.
+Each is a JSON object with one message, and comes as text or as binary. A frame with two messages, or with an unknown
+one, is refused: the proxy and Google could read it differently.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.fields import JsonObject, camel_case, field, objects, spellings
 from gemini_proxy.gemini.parts import strings_in
+from gemini_proxy.gemini.refusal import ascii_json
 from gemini_proxy.gemini.response_fields import counts_in
 from gemini_proxy.gemini.strict_json import read_object
 
@@ -51,7 +53,8 @@ _BLOB: Final = spellings("inlineData")
 _BLOB_FIELDS: Final = spellings("data", "mimeType")
 _MIME: Final = re.compile(r"[a-z0-9]{1,20}/[a-zA-Z0-9.+-]{1,60}(?:; ?[a-z]{1,20}=[a-zA-Z0-9.-]{1,20}){0,4}")
 _LONGEST_TOKEN: Final = 4096
-_MAX_DEPTH: Final = 64
+_LONGEST_REASON: Final = 123
+"""Bytes of a close frame's reason (RFC 6455, section 5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +254,39 @@ def read_server_frame(data: bytes) -> ServerFrame:
     return ServerFrame(kind, fields, usage)
 
 
+def refusal_frame(text: str, *, completes: bool) -> bytes:
+    """Return a turn of the model that says ``text``, which every client shows, or a piece of such a turn."""
+    content: dict[str, Any] = {"modelTurn": {"role": "model", "parts": [{"text": text}]}}
+    if completes:
+        content["turnComplete"] = True
+    return ascii_json({"serverContent": content})
+
+
+def tool_errors(functions: Iterable[FunctionName], text: str) -> bytes:
+    """Return the outputs of ``functions`` as errors: a model whose call is never answered waits for ever."""
+    responses = []
+    for function in functions:
+        response: dict[str, Any] = {"id": function.id} if function.id else {}
+        responses.append({**response, "name": function.name, "response": {"error": text}})
+    return ascii_json({"toolResponse": {"functionResponses": responses}})
+
+
+def go_away(seconds: float) -> bytes:
+    """Return the notice that the session ends in this many seconds; clients then open another one."""
+    return ascii_json({"goAway": {"timeLeft": f"{seconds:g}s"}})
+
+
+def close_reason(text: str) -> bytes:
+    """Return ``text`` as the reason of a close frame, shortened to fit."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= _LONGEST_REASON:
+        return raw
+    return raw[: _LONGEST_REASON - 3].decode("utf-8", "ignore").encode() + b"..."
+
+
 def _read(data: bytes) -> dict[str, Any]:
     try:
-        return read_object(data, _MAX_DEPTH)
+        return read_object(data)
     except BadRequest as error:
         raise BadRequest(error.message.replace("request body", "frame")) from None
 

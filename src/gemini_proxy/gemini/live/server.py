@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.fields import JsonObject, objects
-from gemini_proxy.gemini.live.answers import refusal_frame
-from gemini_proxy.gemini.live.frames import ServerFrame, sound_in
+from gemini_proxy.gemini.live.frames import ServerFrame, refusal_frame, sound_in
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState
 from gemini_proxy.gemini.wire import Payload
