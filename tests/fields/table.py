@@ -24,7 +24,7 @@ from gemini_proxy.gemini.interactions.request import read_request as read_intera
 from gemini_proxy.gemini.interactions.response import InteractionReader
 from gemini_proxy.gemini.live.client import read_input, read_setup
 from gemini_proxy.gemini.live.frames import read_client_frame, read_server_frame
-from gemini_proxy.gemini.live.server import TurnReader
+from gemini_proxy.gemini.live.wire import TurnReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.openai.request import read_chat, read_embeddings

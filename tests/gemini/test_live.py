@@ -19,7 +19,7 @@ from gemini_proxy.gemini.live.frames import (
     refusal_frame,
     tool_errors,
 )
-from gemini_proxy.gemini.live.server import TurnReader
+from gemini_proxy.gemini.live.wire import TurnReader
 from gemini_proxy.gemini.merger import Merger
 
 CALL = read_call("GET", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent")
