@@ -22,8 +22,8 @@ from gemini_proxy.gemini.calls import read_call
 from gemini_proxy.gemini.decisions import DECISIONS
 from gemini_proxy.gemini.interactions.request import read_request as read_interaction
 from gemini_proxy.gemini.interactions.response import InteractionReader
-from gemini_proxy.gemini.live.client import read_input, read_setup
 from gemini_proxy.gemini.live.frames import read_client_frame, read_server_frame
+from gemini_proxy.gemini.live.request import read_input, read_setup
 from gemini_proxy.gemini.live.wire import TurnReader
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message

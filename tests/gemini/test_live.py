@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.live.client import names_in, read_input, read_setup, transcribes, with_transcriptions
 from gemini_proxy.gemini.live.frames import (
     FunctionName,
     ServerFrame,
@@ -19,6 +18,7 @@ from gemini_proxy.gemini.live.frames import (
     refusal_frame,
     tool_errors,
 )
+from gemini_proxy.gemini.live.request import names_in, read_input, read_setup, transcribes, with_transcriptions
 from gemini_proxy.gemini.live.wire import TurnReader
 from gemini_proxy.gemini.merger import Merger
 

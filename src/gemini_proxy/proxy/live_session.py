@@ -18,14 +18,6 @@ from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.earlier import moved as moved_behind
 from gemini_proxy.gemini.earlier import references_of
-from gemini_proxy.gemini.live.client import (
-    names_in,
-    read_input,
-    read_setup,
-    session_name,
-    transcribes,
-    with_transcriptions,
-)
 from gemini_proxy.gemini.live.frames import (
     ClientFrame,
     FunctionName,
@@ -35,6 +27,14 @@ from gemini_proxy.gemini.live.frames import (
     read_server_frame,
     refusal_frame,
     tool_errors,
+)
+from gemini_proxy.gemini.live.request import (
+    names_in,
+    read_input,
+    read_setup,
+    session_name,
+    transcribes,
+    with_transcriptions,
 )
 from gemini_proxy.gemini.live.wire import FRAME_END, FRAMES_TYPE, FrameSequence
 from gemini_proxy.gemini.messages import Message

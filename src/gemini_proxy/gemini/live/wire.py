@@ -10,8 +10,8 @@ from gemini_proxy.gemini.fields import JsonObject, camel_case, objects
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.json_edit import Path
-from gemini_proxy.gemini.live.client import read_input, read_setup
 from gemini_proxy.gemini.live.frames import ServerFrame, read_client_frame, read_server_frame, refusal_frame, sound_in
+from gemini_proxy.gemini.live.request import read_input, read_setup
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState, error_body, error_refusal
 from gemini_proxy.gemini.request import GeminiRequest
