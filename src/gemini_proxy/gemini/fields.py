@@ -5,7 +5,7 @@ takes a single element in place of a list, flattens nested lists and skips nulls
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -76,6 +76,11 @@ def objects(value: Any, where: str) -> list[JsonObject]:
     if not isinstance(value, list):
         raise BadRequest(f'"{where}" must be an object or a list of objects')
     return [inner for item in value for inner in objects(item, where)]
+
+
+def objects_in(value: Any) -> Iterator[JsonObject]:
+    """Yield the objects in a list, and nothing if it is none."""
+    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
 
 
 def an_object(value: Any, where: str) -> JsonObject | None:

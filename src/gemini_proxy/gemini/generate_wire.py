@@ -1,10 +1,10 @@
 """The wire of ``generateContent`` and the methods that take requests like its own: Gemini's own words."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.fields import camel_case
+from gemini_proxy.gemini.fields import camel_case, objects_in
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.json_array import JsonArrayFraming
 from gemini_proxy.gemini.framing.sse import SseFraming
@@ -63,14 +63,14 @@ class GeneratePlaces:
     """The texts of a ``GenerateContentResponse``: parts, and streamed arguments of calls."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
-        for candidate in _objects(payload.get("candidates")):
+        for candidate in objects_in(payload.get("candidates")):
             content = candidate.get("content")
-            for part in _objects(content.get("parts") if isinstance(content, Mapping) else None):
+            for part in objects_in(content.get("parts") if isinstance(content, Mapping) else None):
                 if isinstance(text := part.get("text"), str):
                     yield text
                 call = part.get("functionCall", part.get("function_call"))
                 if isinstance(call, Mapping):
-                    for piece in _objects(call.get("partialArgs", call.get("partial_args"))):
+                    for piece in objects_in(call.get("partialArgs", call.get("partial_args"))):
                         if isinstance(text := piece.get("stringValue", piece.get("string_value")), str):
                             yield text
 
@@ -93,13 +93,13 @@ class GeneratePlaces:
         return None
 
     def ends(self, run: Run, payload: Payload) -> bool:
-        for candidate in _objects(payload.get("candidates")):
+        for candidate in objects_in(payload.get("candidates")):
             if candidate.get("index", 0) != run[0]:
                 continue
             if candidate.get("finishReason") or candidate.get("finish_reason"):
                 return True
             content = candidate.get("content")
-            parts = list(_objects(content.get("parts"))) if isinstance(content, Mapping) else []
+            parts = list(objects_in(content.get("parts"))) if isinstance(content, Mapping) else []
             if run[1] == "text":
                 return bool(parts) and "text" not in parts[-1]
             return any("text" in part for part in parts)
@@ -167,8 +167,3 @@ class GenerateWire:
 
 
 GENERATE: Final = GenerateWire()
-
-
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a list; nothing where it is none."""
-    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())

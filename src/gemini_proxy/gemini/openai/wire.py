@@ -1,12 +1,12 @@
 """The wire of Gemini's OpenAI path: chats, streamed as events or whole, and embeddings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.doors import Method
-from gemini_proxy.gemini.fields import snake_case
+from gemini_proxy.gemini.fields import objects_in, snake_case
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.framing.sse import SseFraming
 from gemini_proxy.gemini.framing.whole_body import WholeBodyFraming
@@ -27,12 +27,12 @@ class OpenAIPlaces:
     """The texts of a chunk or a whole completion: contents, thoughts and arguments, which are JSON text."""
 
     def texts(self, payload: Payload) -> Iterator[str]:
-        for choice in _objects(payload.get("choices")):
+        for choice in objects_in(payload.get("choices")):
             for said in (choice.get("delta"), choice.get("message")):
                 if not isinstance(said, Mapping):
                     continue
                 yield from (text for name in _TEXTS if isinstance(text := said.get(name), str))
-                for call in _objects(said.get("tool_calls")):
+                for call in objects_in(said.get("tool_calls")):
                     function = call.get("function")
                     if isinstance(function, Mapping) and isinstance(text := function.get("arguments"), str):
                         yield text
@@ -56,7 +56,7 @@ class OpenAIPlaces:
         return None
 
     def ends(self, run: Run, payload: Payload) -> bool:
-        for choice in _objects(payload.get("choices")):
+        for choice in objects_in(payload.get("choices")):
             if (choice.get("index") or 0) != run[0]:
                 continue
             if choice.get("finish_reason"):
@@ -68,7 +68,7 @@ class OpenAIPlaces:
             if run[1] != "argument":
                 return bool(calls) or (run[1] != "content" and bool(said.get("content")))
             if calls:
-                return all(call.get("index") != run[2] for call in _objects(calls))
+                return all(call.get("index") != run[2] for call in objects_in(calls))
             return bool(said.get("content"))
         return False
 
@@ -129,8 +129,3 @@ class OpenAIWire:
 
 
 OPENAI: Final = OpenAIWire()
-
-
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a list; nothing where it is none."""
-    return (item for item in value if isinstance(item, Mapping)) if isinstance(value, list) else iter(())
