@@ -20,7 +20,7 @@ from gemini_proxy.explorer.pages.templating import clock
 from gemini_proxy.guardrails.plugins import load_policy
 from gemini_proxy.traces.backtest import Backtest
 from gemini_proxy.traces.leases import TERM, take
-from gemini_proxy.traces.search import headlines, listing
+from gemini_proxy.traces.search import listing
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, Outcome, trace_json
@@ -142,7 +142,7 @@ async def test_filters_are_the_address(proxy: Proxy, browser: Browser) -> None:
 async def test_all_traffic_is_one_list(proxy: Proxy, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces of every dataset and of none, with what the upstream said; outcomes are counted, filters are links."""
     monkeypatch.setattr(listing, "BUDGET", 10.0)
-    monkeypatch.setattr(headlines, "_READING", 10.0)
+    monkeypatch.setattr(listing, "_READING", 10.0)
     quota = {
         "asked": "weather",
         "upstream_status": 429,

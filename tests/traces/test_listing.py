@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from gemini_proxy.traces.datasets import Dataset, Datasets
-from gemini_proxy.traces.search import headlines, pace
 from gemini_proxy.traces.search import listing as listing_module
+from gemini_proxy.traces.search import pace
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.search.listing import Choices, Listing, Neighbours, TraceCount, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
@@ -393,7 +393,7 @@ async def test_what_the_index_alone_knows_finds_traces(store: TraceStore) -> Non
 
 
 async def test_a_line_shows_the_hit_of_a_search(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headlines, "_READING", 10.0)
+    monkeypatch.setattr(listing_module, "_READING", 10.0)
     await store.add([trace("Where is the RED apple? " + "x" * 90), trace("pear")])
     await Indexer(store.database, asyncio.Event()).catch_up()
     listing, demo = Listing(store.database), (await store.datasets("demo"))[0]

@@ -1,10 +1,11 @@
-"""A dataset's traces, newest first, filtered by their properties and by their texts."""
+"""A dataset's traces, newest first, filtered by their properties and texts, each with a line of what it is about."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Select,
     TextClause,
     bindparam,
+    case,
     exists,
     func,
     literal_column,
@@ -24,15 +26,15 @@ from sqlalchemy import (
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import from_json
-from gemini_proxy.traces.headline import Headline
+from gemini_proxy.traces.headline import Headline, HitExcerpt, headline_of, question_of
 from gemini_proxy.traces.partitions import WIDTH
 from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import MAX_RULE, load
 from gemini_proxy.traces.schema import MESSAGE, annotations, progress, traces, usage
-from gemini_proxy.traces.search.headlines import read_headlines
 from gemini_proxy.traces.search.index import Matches, matches
 from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
-from gemini_proxy.traces.search.query import Facets, Terms, parse
+from gemini_proxy.traces.search.query import Facets, Term, Terms, parse
+from gemini_proxy.traces.search.searchable_text import text_of
 from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.trace import Outcome, TraceSummary
 from gemini_proxy.traces.usage import AGAIN, WIDTHS
@@ -45,6 +47,16 @@ MAX_COUNTED: Final = 1_000
 _LEAST_SHARE: Final = 0.004
 # Buckets of six hours, the newest: some months of one dataset.
 _MOST_FIGURES: Final = 500
+
+_MAX_METADATA: Final = 65_536
+"""Bytes of metadata that are read for a line: a client says how much a trace has."""
+_MAX_BEGINNING: Final = 262_144
+"""Bytes of messages in which a hit is looked for."""
+_READING: Final = 0.03
+"""Seconds for reading messages, for all lines of a page together."""
+_AROUND: Final = 60
+_HIT: Final = 80
+"""Characters shown beside a hit, and of it."""
 
 
 # The names of an index's second column, one seek each: the distinct values without reading every row.
@@ -399,7 +411,7 @@ def _page(connection: Connection, dataset: Dataset, query: TraceQuery, limit: in
     shown = _shown(connection, found[:limit])
     # Nothing to show of what was found: the dataset is being deleted.
     older = shown[-1].position if shown and len(found) > limit else older
-    return TracePage(shown, older, read_headlines(connection, shown, query.text))
+    return TracePage(shown, older, _read_headlines(connection, shown, query.text))
 
 
 def _page_over(
@@ -419,7 +431,7 @@ def _page_over(
             floor = max(floor, _number(connection, dataset.seq, older - 1))
     complete = sorted((number for number in found if number > floor), reverse=True)
     shown = _shown(connection, complete[:limit])
-    headlines = read_headlines(connection, shown, query.text)
+    headlines = _read_headlines(connection, shown, query.text)
     if len(complete) > limit:
         return TracePage(shown, complete[limit - 1], headlines)
     return TracePage(shown, floor + 1 if floor else None, headlines)
@@ -587,3 +599,80 @@ def _ends(connection: Connection, dataset: int) -> tuple[int | None, int | None]
     """Return the positions of a dataset's oldest and newest trace."""
     place = {"dataset": dataset}
     return connection.scalar(_OLDEST, place), connection.scalar(_NEWEST, place)
+
+
+def _read_headlines(
+    connection: Connection, found: Sequence[TraceSummary], text: str | None = None
+) -> dict[int, Headline]:
+    """Read the headlines of traces in a listing; for a search each with the first hit of ``text``."""
+    if not found:
+        return {}
+    metadata = case((func.length(traces.c.metadata) <= _MAX_METADATA, traces.c.metadata))
+    query = select(traces.c.seq, traces.c.updated, metadata).where(traces.c.seq.in_([one.seq for one in found]))
+    told = {
+        seq: (updated, {} if document is None else load(document))
+        for seq, updated, document in connection.execute(query)
+    }
+    hit = _first_hit(text or "")
+    lines: dict[int, Headline] = {}
+    ends = time.perf_counter() + _READING
+    for one in found:
+        updated, metadata_of = told.get(one.seq, (None, {}))
+        asked = metadata_of.get("asked") if isinstance(metadata_of, Mapping) and updated is None else None
+        line = headline_of(metadata_of, asked if isinstance(asked, str) else "")
+        known = isinstance(asked, str)
+        # Further details for pages are read only while there is time.
+        if (hit is not None or not known) and time.perf_counter() < ends:
+            messages = _beginning(connection, one.seq)
+            if not known:
+                line = replace(line, asked=_question_in(messages))
+            if hit is not None:
+                line = replace(line, excerpt=_excerpt_of(text_of(messages), hit))
+        lines[one.seq] = line
+    return lines
+
+
+def _beginning(connection: Connection, seq: int) -> bytes:
+    """Return the first messages of a trace, cut off where they are long."""
+    query = select(func.substr(traces.c.messages, 1, _MAX_BEGINNING)).where(traces.c.seq == seq)
+    return connection.scalar(query) or b""
+
+
+def _question_in(messages: bytes) -> str:
+    """Return the first words of the last user message, "" where the JSON is cut off."""
+    try:
+        found = load(messages)
+    except (ValueError, RecursionError):
+        return ""
+    return (
+        question_of([message for message in found if isinstance(message, Mapping)]) if isinstance(found, list) else ""
+    )
+
+
+def _first_hit(typed: str) -> re.Pattern[str] | None:
+    """Return what finds one of the terms that a user typed; None where none of them must occur."""
+    terms = parse(typed)
+    if terms is None or not terms.wanted:
+        return None
+    return re.compile("|".join(_pattern(term) for term in terms.wanted), re.IGNORECASE)
+
+
+def _pattern(term: Term) -> str:
+    # A word's boundary, with the underscore taken for none: the index reads it as a space.
+    words = r"[\W_]{1,20}".join(re.escape(word) for word in term.words)
+    return rf"(?<![^\W_]){words}" + (r"[^\W_]{0,40}" if term.prefix else r"(?![^\W_])")
+
+
+def _excerpt_of(text: str, hit: re.Pattern[str]) -> HitExcerpt | None:
+    """Return the first hit in a text, with the text around it on one line."""
+    found = hit.search(text)
+    if found is None:
+        return None
+    start, end = found.span()
+    before = text[max(0, start - _AROUND) : start]
+    after = text[end : end + _AROUND]
+    return HitExcerpt(
+        f"…{before}" if start > _AROUND else before,
+        found[0][:_HIT],
+        f"{after}…" if len(text) > end + _AROUND else after,
+    )
