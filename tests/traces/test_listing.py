@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from gemini_proxy.traces.database import OutOfTime
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
 from gemini_proxy.traces.search import pace
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.search.listing import Choices, Listing, Neighbours, TraceCount, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
-from gemini_proxy.traces.search.time_limit import OutOfTime
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import REFUSED, Annotation, Outcome, Trace, TraceSummary
 from tests.traces.samples import trace

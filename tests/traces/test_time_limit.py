@@ -4,8 +4,8 @@ import time
 import pytest
 from sqlalchemy import Connection, text
 
+from gemini_proxy.traces.database import OutOfTime, limited
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.store import TraceStore
 
 

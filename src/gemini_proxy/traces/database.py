@@ -1,6 +1,8 @@
 """A database as runners of functions: for transactions that write, and for reads. SQLAlchemy's errors end here."""
 
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -64,6 +66,14 @@ _UNAVAILABLE: Final = (
 )
 # A value that the database cannot store, or that violates a constraint.
 _REJECTED: Final = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "22", "23", "54")
+
+# SQLite looks at the clock each time it has done so many of its steps: reading a page of an index takes about five.
+_STEPS_BETWEEN_LOOKS: Final = 500
+# Seconds: less would be over for the statement that ends the limit, too; and how often that is tried.
+_LEAST_LIMIT: Final = 0.02
+_TRIES_TO_END: Final = 5
+# PostgreSQL's state for a statement that was cancelled.
+_CANCELLED: Final = "57014"
 
 
 class Database(Protocol):
@@ -204,6 +214,70 @@ def bytes_in_use(connection: Connection) -> int:
         for name in ("page_count", "freelist_count", "page_size")
     )
     return int((pages - free) * page_size)
+
+
+class OutOfTime(Exception):
+    """A statement took longer than it was given. The transaction goes on."""
+
+
+@contextmanager
+def limited(connection: Connection, seconds: float) -> Iterator[None]:
+    """Read for so long at most, then raise OutOfTime; for PostgreSQL that is the time of each statement.
+
+    Nothing may be written meanwhile: PostgreSQL takes it back.
+    """
+    begun = time.monotonic()
+    within = _limited_sqlite if connection.dialect.name == "sqlite" else _limited_postgresql
+    try:
+        with within(connection, seconds):
+            yield
+    except DBAPIError as error:
+        # Others cancel statements, too.
+        if _was_cancelled(error.orig) and time.monotonic() - begun >= seconds:
+            raise OutOfTime from None
+        raise
+
+
+@contextmanager
+def _limited_sqlite(connection: Connection, seconds: float) -> Iterator[None]:
+    driver: Any = connection.connection.driver_connection
+    ends = time.monotonic() + seconds
+    driver.set_progress_handler(lambda: time.monotonic() >= ends, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+@contextmanager
+def _limited_postgresql(connection: Connection, seconds: float) -> Iterator[None]:
+    connection.exec_driver_sql("SAVEPOINT limited")
+    try:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {math.ceil(max(_LEAST_LIMIT, seconds) * 1000)}")
+        yield
+    except DBAPIError:
+        _take_back(connection)
+        raise
+    # Whatever else ends it, a cancellation for one, ends the transaction.
+    _take_back(connection)
+
+
+def _take_back(connection: Connection) -> None:
+    """Go back to before the limit, which holds until then: on a busy machine for this very statement, too."""
+    for left in reversed(range(_TRIES_TO_END)):
+        try:
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT limited")
+        except DBAPIError as error:
+            if not (left and _was_cancelled(error.orig)):
+                raise
+        else:
+            return
+
+
+def _was_cancelled(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+    return getattr(error, "sqlstate", None) == _CANCELLED
 
 
 @contextmanager

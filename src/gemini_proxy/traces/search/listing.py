@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-from gemini_proxy.traces.database import Database
+from gemini_proxy.traces.database import Database, OutOfTime, limited
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.figures import from_json
 from gemini_proxy.traces.headline import Headline, HitExcerpt, headline_of, question_of
@@ -35,7 +35,6 @@ from gemini_proxy.traces.search.index import Matches, matches
 from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import Facets, Term, Terms, parse
 from gemini_proxy.traces.search.searchable_text import text_of
-from gemini_proxy.traces.search.time_limit import OutOfTime, limited
 from gemini_proxy.traces.trace import Outcome, TraceSummary
 from gemini_proxy.traces.usage import AGAIN, WIDTHS
 
