@@ -1,4 +1,4 @@
-"""Typed keys for what the Explorer needs of the application it is part of, and ``setup``, which sets them."""
+"""Define typed keys for what the Explorer needs of its application, and set them with ``setup``."""
 
 from collections.abc import Callable, Mapping
 from typing import Final

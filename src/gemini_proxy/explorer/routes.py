@@ -1,4 +1,4 @@
-"""Which path is whose: the endpoints of the API, which is also described as OpenAPI, and the pages."""
+"""Map the Explorer's paths to handlers: the endpoints of the API, also for its OpenAPI document, and the pages."""
 
 import asyncio
 from collections.abc import Iterable
@@ -327,7 +327,7 @@ _POST: Final[dict[str, Handler]] = {
 
 
 def add_routes(app: web.Application) -> None:
-    """Add the Explorer's routes. They go before a route that takes every path."""
+    """Add the Explorer's routes to ``app``. Call it before a route that takes every path is added."""
     static_files()  # read now, not by the first page
     set_up(app)
     for resource in _resources():
@@ -336,7 +336,7 @@ def add_routes(app: web.Application) -> None:
 
 @cache
 def _resources() -> tuple[web.AbstractResource, ...]:
-    """Make the resources. They know no application, so that all applications of a process share them."""
+    """Create the resources. They refer to no application, so all applications of a process share them."""
     router = web.UrlDispatcher()
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:

@@ -1,4 +1,4 @@
-"""The API's routes for approvals: what guardrails ask a person for, and the person's decision."""
+"""Serve the API's routes for approvals: list and show what guardrails ask a person for, and take the decision."""
 
 from typing import Final
 
@@ -48,7 +48,7 @@ async def decide_approval(call: ApiCall) -> ApprovalView:
 
 
 def visible_owner(identity: Identity) -> str | None:
-    """Return the user whose approvals a key sees, None for those of all users."""
+    """Return the user whose approvals a key may see; None if it may see those of all users."""
     return None if identity.role == "approver" else identity.owner
 
 

@@ -1,4 +1,4 @@
-"""The API's route for the audit log."""
+"""Serve the API's route for the audit log."""
 
 from typing import Final
 
@@ -22,5 +22,5 @@ async def list_entries(call: ApiCall) -> list[AuditEntryView]:
 
 
 def visible_owner(access: AccessControl, identity: Identity) -> str | None:
-    """Return the user whose entries are shown; None for everyone's and the server's, if everyone is the operator."""
+    """Return the user whose entries are shown; None for those of all users and of the server, with open access."""
     return None if access.mode == "open" else identity.owner

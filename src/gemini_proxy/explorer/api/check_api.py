@@ -1,4 +1,4 @@
-"""The API's routes that check policies for others, as Invariant's Guardrails service did, by this server's engine."""
+"""Serve the API's routes that check messages with policies of the caller, as Invariant's Guardrails service did."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ async def _entry(call: ApiCall, policy: str, checked: _CheckInput, deadline: flo
 
 
 async def _violations(call: ApiCall, policy: str, checked: _CheckInput) -> list[ViolationView]:
-    """Raise NoVerdict."""
+    """Return the violations of a policy in the messages. Raise NoVerdict."""
     guardrail = await _compiled(call, policy)
     missing = sorted(guardrail.policy.parameters - set(checked.parameters))
     if missing:
@@ -140,7 +140,8 @@ async def _compiled(call: ApiCall, policy: str) -> Guardrail:
 
 
 async def _require_readable(checked: _CheckInput) -> None:
-    """Find out before any policy is compiled. A thread gives the loop its turn while many messages are read."""
+    """Raise NoVerdict for messages that no policy can read. It is called before any policy is compiled."""
+    # A thread gives the loop its turn while many messages are read.
     try:
         await asyncio.to_thread(Conversation.of, checked.messages)
     except ConversationError as error:

@@ -1,4 +1,4 @@
-"""The API's routes for datasets: create, read, list, delete, and their metadata."""
+"""Serve the API's routes for datasets: create, read, list, delete, and their metadata."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -128,6 +128,7 @@ async def owned_dataset(call: ApiCall, name: str) -> Dataset:
 
 
 async def dataset_with_policies(call: ApiCall, dataset: Dataset) -> DatasetView:
+    """Return the JSON of a dataset with its policies as they are now."""
     return dataset_view(dataset, await call.app[POLICIES].of(dataset))
 
 

@@ -74,7 +74,7 @@ class ApiCall:
 
     @property
     def user(self) -> str:
-        """Return whose data the call is about."""
+        """Return the user whose data the call is about."""
         return self.identity.owner
 
     def require_operator(self) -> None:
@@ -99,7 +99,7 @@ class ApiCall:
         return await asyncio.to_thread(lambda: model.read(read_object(body, MAX_DEPTH)))
 
     def name(self, part: str) -> str:
-        """Return a part of the path."""
+        """Return the part of the path with that name, decoded."""
         return self.request.match_info[part]
 
     def id(self, part: str, missing: str) -> str:
@@ -107,7 +107,7 @@ class ApiCall:
         return read_uuid(self.request.match_info[part], missing)
 
     def only_user(self, part: str, missing: str) -> None:
-        """Raise NotFound with ``missing`` if the path names another user: for this one nothing of theirs exists."""
+        """Raise NotFound with ``missing`` if the path names another user, whose data does not exist for the caller."""
         if self.request.match_info[part] != self.user:
             raise NotFound(missing)
 
@@ -122,7 +122,7 @@ class ApiCall:
 
 
 def require_operator(identity: Identity, does: str = "changes this") -> None:
-    """Raise Forbidden for a key that may not do what an operator ``does``: change what calls are checked with."""
+    """Raise Forbidden for a key without the role operator. ``does`` completes the message with what it may not do."""
     if identity.role != "operator":
         raise Forbidden(f"This key has the role {identity.role}: only a key with the role operator {does}")
 
@@ -181,17 +181,17 @@ def api(handler: CallHandler) -> Handler:
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] = _HEADERS) -> web.Response:
-    """Return a response with ``value`` as JSON; what JSON lacks becomes text."""
+    """Return a response with ``value`` as JSON. A value of a type that JSON does not have is written as text."""
     return web.Response(status=status, body=dump(value), headers=headers)
 
 
 def document_response(document: bytes) -> web.Response:
-    """Return a response with JSON that is written already."""
+    """Return a response with ``document``, which is JSON already."""
     return bytes_response(document, _HEADERS)
 
 
 def error_response(error: ProxyError) -> web.Response:
-    """Return an error as Invariant's clients read it. The rest of a refused body is not waited for."""
+    """Return an error as Invariant's clients read it. Close the connection if the rest of a body will not be read."""
     response = web.Response(status=error.status, body=orjson.dumps({"detail": error.message}), headers=_HEADERS)
     if isinstance(error, PayloadTooLarge | LimitExceeded):
         # Reading the rest of its body would be useless.

@@ -1,4 +1,4 @@
-"""The API's route for exchanges as they happen, in Server-Sent Events, for the live view and ``tail``."""
+"""Serve the API's route for exchanges as they happen, in Server-Sent Events, to the live view and ``tail``."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,10 @@ async def stream_feed(call: ApiCall) -> web.StreamResponse:
 
 
 async def _asked(call: ApiCall) -> tuple[Interest, int | None, int]:
-    """Return what to watch, after which event, or from how many exchanges back. Raise BadRequest and NotFound."""
+    """Return what to watch, the event to begin after, and how many past exchanges to begin with.
+
+    Raise BadRequest and NotFound.
+    """
     query = call.request.query
     dataset = query.get("dataset") or None
     if dataset is not None and await call.app[DATASETS].get(call.user, dataset) is None:
@@ -61,7 +64,7 @@ def _number(name: str, text: str) -> int:
 async def _stream(
     request: web.Request, user: str, first: bytes, chunks: AsyncGenerator[bytes, None]
 ) -> web.StreamResponse:
-    """Write until the watcher leaves, takes in nothing, may watch no longer, or the feed ends."""
+    """Write chunks until the feed ends, or the watcher leaves, stops reading or may watch no longer."""
     response = web.StreamResponse(headers=_HEADERS)
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ConnectionError):
@@ -78,7 +81,7 @@ async def _stream(
 
 
 async def _write(request: web.Request, response: web.StreamResponse, chunk: bytes) -> None:
-    """Raise ConnectionError if the watcher has gone, or has stopped reading."""
+    """Write a chunk. Raise ConnectionError if the watcher has gone, or has read nothing for ``STALLED`` seconds."""
     try:
         async with asyncio.timeout(STALLED):
             await response.write(chunk)
@@ -90,7 +93,7 @@ async def _write(request: web.Request, response: web.StreamResponse, chunk: byte
 
 
 async def _may_still_watch(request: web.Request, user: str) -> bool:
-    """Return whether the key or session is still valid; if that cannot be found out, it is not."""
+    """Return whether the key or session is still valid; False if that cannot be found out."""
     try:
         return (await identified(request)).user == user
     except (ProxyError, StoreError):

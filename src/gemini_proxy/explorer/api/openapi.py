@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API, made from its endpoints and the types of their JSON."""
+"""Write the OpenAPI document of the API from its endpoints and the types of their JSON."""
 
 import inspect
 import re
@@ -32,7 +32,7 @@ database or a check is not available."""
 
 
 def openapi_document(endpoints: Iterable[Endpoint], *, open_access: bool) -> dict[str, Any]:
-    """Return the document. If access is open, calls need no key."""
+    """Return the OpenAPI document of ``endpoints``. It says that calls need no key if access is open."""
     listed = list(endpoints)
     schemas, components = _schemas(listed)
     paths: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Any], dict[str, A
 
 
 def _key(kind: Any) -> int:
-    """Identify a type: generic types are equal to others, and not always hashable."""
+    """Return a key for a type: its identity, since generic types are not always hashable and may equal others."""
     return id(kind)
 
 

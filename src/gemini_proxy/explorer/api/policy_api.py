@@ -1,4 +1,4 @@
-"""The API's routes for a dataset's policies: what is kept loads, and holds from the next request to the dataset on."""
+"""Serve the API's routes for a dataset's policies. Each stored one loads, and applies from the next request on."""
 
 from typing import Any, Final
 
@@ -152,7 +152,7 @@ async def version_of(app: web.Application, dataset: Dataset, policy_id: str, wri
 
 
 async def compiled(call: ApiCall, name: str, content: str) -> Guardrail:
-    """Compile a policy that the caller brings, a long one when it is their turn. Raise PolicyError and Unavailable."""
+    """Compile a policy of the caller's, a long one when it is the caller's turn. Raise PolicyError and Unavailable."""
     if is_brief(name, content):
         return await compile_guardrail(name, content, "block")
     async with call.app[COMPILING].hold(call.user):
@@ -160,7 +160,7 @@ async def compiled(call: ApiCall, name: str, content: str) -> Guardrail:
 
 
 def why(error: PolicyError) -> str:
-    """Return where and why a policy does not load, and what may be meant."""
+    """Return line, column and reason of a fault in a policy, with the suggestion if there is one."""
     hint = f" ({error.suggestion})" if error.suggestion else ""
     return f"line {error.line}, column {error.column}: {error.reason}{hint}"
 

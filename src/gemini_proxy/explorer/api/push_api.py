@@ -1,4 +1,4 @@
-"""The API's route for traces from elsewhere, each kept once however often it is pushed."""
+"""Serve the API's route that stores traces recorded elsewhere, each once however often it is pushed."""
 
 import asyncio
 import time
@@ -41,13 +41,13 @@ async def push_traces(call: ApiCall) -> PushView:
 
 
 def _prepare(push: TracePush, user: str, uploader: str) -> tuple[Sequence[Trace], Rows]:
-    """Return the traces in order, and their rows by id. Traces that are the same one have the same id."""
+    """Return the traces in order, and their rows by id. A trace that is in the push twice has one row."""
     traces = _traces(push, user, uploader, time.time())
     return traces, {trace.id: encode(trace) for trace in traces}
 
 
 async def _keep(call: ApiCall, rows: Rows, dataset: str | None) -> None:
-    """Write what is not there yet, each once. Raise TooMany for a dataset that cannot be made."""
+    """Write the rows that are not in the database yet. Raise TooMany if the user may have no further dataset."""
     for tries_left in reversed(range(_TRIES)):
         present = await call.app[CATALOGUE].present(rows)
         new = [row for key, row in rows.items() if key not in present]
@@ -67,7 +67,7 @@ def _uploader(call: ApiCall) -> str:
 
 
 def _traces(push: TracePush, owner: str, uploader: str, now: float) -> list[Trace]:
-    """Raise BadRequest in the words that Invariant's clients know."""
+    """Return the traces of a push. Raise BadRequest in the words that Invariant's clients know."""
     count = len(push.messages)
     for name, beside in (("annotations", push.annotations), ("metadata", push.metadata)):
         if beside is not None and len(beside) != count:
@@ -132,7 +132,7 @@ def pushed_id(owner: str, record_id: str) -> str:
 
 
 def _outcome(name: str | None) -> Outcome:
-    """Return how the exchange ended; pushed, if only a later version knows the outcome. The metadata keeps it."""
+    """Return the outcome with that name; PUSHED for none, or one of a later version, which the metadata still names."""
     try:
         return Outcome.PUSHED if name is None else Outcome(name)
     except ValueError:

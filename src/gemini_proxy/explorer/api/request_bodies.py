@@ -1,4 +1,4 @@
-"""The JSON of requests to the API as pydantic models: types, bounds, and the messages about faults.
+"""Read the JSON of requests to the API with pydantic models: types, bounds, and the messages about faults.
 
 A null member is the same as an absent one: clients send either. Members that a model does not name are ignored.
 """
@@ -359,7 +359,7 @@ class AnnotationCreation(RequestBody):
     extra_metadata: AnnotationMetadata | None = None
 
     def annotation(self) -> Annotation:
-        """Return it as it is stored."""
+        """Return the annotation as it is stored."""
         metadata = self.extra_metadata or AnnotationMetadata()
         source = USER_SOURCE if metadata.source is None else metadata.source
         return Annotation(self.content, self.address, source, metadata.guardrail or {}, metadata.model_extra or {})
@@ -432,7 +432,7 @@ class TraceMetadata(RequestBody):
 
 
 def _within_bounds(annotations: object) -> object:
-    """Count before the annotations are read."""
+    """Return ``annotations``. Raise BadRequest, before any is read, if there are too many in all."""
     if isinstance(annotations, list):
         count = sum(len(entry) for entry in annotations if isinstance(entry, list))
         if count > MAX_ANNOTATIONS:

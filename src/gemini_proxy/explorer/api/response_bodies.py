@@ -1,4 +1,4 @@
-"""The JSON that the API responds with, in the shape that Invariant's clients read."""
+"""Write the JSON that the API responds with, in the shape that Invariant's clients read."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -342,7 +342,7 @@ class BatchView(TypedDict):
 
 
 def user_id(owner: str) -> str:
-    """Return the id of a user."""
+    """Return the id of a user: the same for the same name on every server."""
     return str(uuid.uuid5(_USERS, owner))
 
 
@@ -366,7 +366,7 @@ def dataset_view(dataset: Dataset, policies: Iterable[StoredPolicy] | None = Non
 
 
 def without_policies(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dataset's metadata as it may be read and set."""
+    """Return a dataset's metadata without the key for its policies, which no request can set."""
     return {key: value for key, value in metadata.items() if key != POLICIES_KEY}
 
 

@@ -1,4 +1,4 @@
-"""The API's routes for rules in shadow, which run beside those in force and decide nothing: for keys of operators."""
+"""Serve the API's routes for rules in shadow, which run beside those in force and decide nothing, to operators."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The API's routes for a dataset's tools: as they are pinned, and what they were declared as since."""
+"""Serve the API's routes for a dataset's pinned tools: list them, accept a changed declaration, forget a tool."""
 
 from typing import Final
 

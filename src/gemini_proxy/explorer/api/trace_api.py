@@ -1,4 +1,4 @@
-"""The API's routes for traces: list, read, append messages, annotate."""
+"""Serve the API's routes for traces: list, read, append messages, annotate, try rules, reveal masked values."""
 
 import asyncio
 import re
@@ -180,7 +180,7 @@ async def _traces(call: ApiCall, dataset: Dataset) -> list[TraceOutlineView]:
 
 
 def _indices(text: str | None) -> Sequence[int] | None:
-    """Return places in a dataset, without those larger than any. Raise BadRequest."""
+    """Return the positions in a list such as ``0,7``, sorted, without those that no trace has. Raise BadRequest."""
     if text is None:
         return None
     matches = [_INDEX.fullmatch(item) for item in text.split(",")]
@@ -201,13 +201,13 @@ def with_timestamps(messages: Sequence[Mapping[str, Any]], now: float) -> list[d
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Messages in the order of time; ``indexes`` says where the messages that were there are now."""
+    """Messages in the order of time; ``indexes`` are the new positions of the messages that were there before."""
 
     messages: Sequence[Mapping[str, Any]]
     indexes: Sequence[int]
 
     def moved(self, annotation: Annotation) -> Annotation:
-        """Return an annotation of a message that was there, with the address that the message has now."""
+        """Return an annotation of a message that was there before, with the message's new address."""
         match = _MESSAGE.match(annotation.address)
         if match is None or len(match[1]) > _DIGITS or int(match[1]) >= len(self.indexes):
             return annotation
@@ -216,9 +216,9 @@ class Merged:
 
 
 def merge(before: Sequence[Mapping[str, Any]], added: Sequence[Mapping[str, Any]], created: float) -> Merged:
-    """Return both lists as one, in the order of time. Each keeps its own order; at one moment what is there goes first.
+    """Merge ``added`` into the messages ``before`` in the order of time; at the same moment ``before`` goes first.
 
-    A message that is there without a readable timestamp is from the moment of ``created``.
+    Both keep their own order. A message without a readable timestamp counts as one of the moment ``created``.
     """
     merged: list[Mapping[str, Any]] = []
     indexes: list[int] = []
@@ -254,7 +254,7 @@ def _moment(timestamp: object, created: float) -> datetime:
 
 
 def _read(timestamp: object) -> datetime | None:
-    """Return a moment in UTC; None for what is not ISO 8601, or lies outside the years that can be written."""
+    """Return a timestamp as a moment in UTC; None if it is not ISO 8601, or outside the years 1 to 9999."""
     if not isinstance(timestamp, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Cut an annotated text to what a page can carry, in runs that are annotated alike. No I/O."""
+"""Split an annotated text into runs with the same annotations, cut to what a page can show. No I/O."""
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class AnnotatedText:
 def annotate_text(
     text: str, address: str, marks: Sequence[AnnotationRange], known: Set[int] = frozenset()
 ) -> AnnotatedText:
-    """Return ``text`` with its ``marks``. Those in ``known`` have a note elsewhere; marks outside the text get none."""
+    """Return ``text`` with its ``marks`` and notes on them, without notes on those in ``known`` or outside the text."""
     here = [mark for mark in marks if mark.span(text) is not None]
     windows = _windows(text, here)
     runs = _runs(segments(text, here), windows, len(text), address, known)
@@ -83,7 +83,7 @@ def text_window(text: str, address: str, marks: Sequence[AnnotationRange], start
 
 
 def notes(marks: Iterable[AnnotationRange]) -> tuple[Note, ...]:
-    """Return one note for all marks of which one rule says the same."""
+    """Return the notes of marks, one for all marks with the same rule and message."""
     alike: dict[tuple[Kind, str, str], list[AnnotationRange]] = {}
     for mark in marks:
         annotation = mark.annotation
@@ -95,7 +95,7 @@ def notes(marks: Iterable[AnnotationRange]) -> tuple[Note, ...]:
 
 
 def kind(mark: AnnotationRange) -> Kind:
-    """Return what kind of annotation a mark is of."""
+    """Return the kind of a mark's annotation."""
     if mark.logged:
         return "log"
     annotation = mark.annotation
@@ -111,7 +111,7 @@ def rule_name(mark: AnnotationRange) -> str:
 
 
 def _windows(text: str, marks: Sequence[AnnotationRange]) -> list[tuple[int, int]]:
-    """Return the parts of the text that are shown, in order and apart from each other."""
+    """Return start and end of the parts of the text that are shown, in order and without overlaps."""
     windows = [(0, min(len(text), SHOWN))]
     starts = sorted({span[0] for mark in marks if (span := mark.span(text)) is not None and span[1] > SHOWN})
     ends = {span[0]: span[1] for mark in marks if (span := mark.span(text)) is not None}

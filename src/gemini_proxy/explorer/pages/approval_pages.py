@@ -1,4 +1,4 @@
-"""The page of approvals: what waits for a person, and what was decided."""
+"""Serve the page of approvals: those that wait for a person, and the last decisions."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _DECISIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class AskedItem:
-    """A call or a text that is asked for. Characters that cannot be seen are spelled out in ``text``."""
+    """A call or a text that needs the approval. Invisible characters are spelled out in ``text``."""
 
     kind: str
     name: str
@@ -39,7 +39,7 @@ class AskedItem:
 
 @page
 async def approvals(visit: PageVisit) -> web.StreamResponse:
-    """Show what waits, that which expires first at the top, and below it the last decisions."""
+    """Show the approvals that wait, the first to expire at the top, and below them the last decisions."""
     store, owner = visit.app[APPROVALS], visible_owner(visit.identity)
     waiting = await store.latest(_WAITING_SHOWN, owner, waiting=True)
     decided = await store.latest(_DECIDED_SHOWN, owner, waiting=False)

@@ -1,4 +1,4 @@
-"""The page of the audit log."""
+"""Serve the page of the audit log."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SHOWN: Final = 50
 
 @page
 async def audit(visit: PageVisit) -> web.StreamResponse:
-    """Show what was changed, the newest first, to a key with the role operator."""
+    """Show the changes, the newest first, to a key with the role operator."""
     visit.require_operator()
     owner = visible_owner(visit.app[ACCESS], visit.identity)
     entries = await visit.app[AUDIT].latest(_SHOWN + 1, visit.number("before"), owner)
@@ -28,7 +28,7 @@ async def audit(visit: PageVisit) -> web.StreamResponse:
 
 
 def _sides(entry: AuditEntry) -> Sequence[tuple[str, str]]:
-    """Return what was before and after, as text in which nothing is hidden; without what was not there."""
+    """Return the values before and after a change that exist, as text with invisible characters spelled out."""
     details = load(entry.details)
     return [(side, spelled_out(_pretty(details[side]))) for side in ("before", "after") if details[side] is not None]
 

@@ -1,4 +1,4 @@
-"""Show the conversation of a trace as a page does, in bounded size. No I/O."""
+"""Turn the messages of a trace into what a page shows of them, in bounded size. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -229,7 +229,7 @@ class BlockReader:
         return self._named("call", _plain(call.get("id")), function.get("name"), tuple(lines), f"{address}.function")
 
     def _arguments(self, arguments: Any, address: str) -> Any:
-        """Return what arguments in JSON text stand for, unless a rule annotated a range of the text itself."""
+        """Return the object in arguments that are JSON text; the text itself if a rule annotated a range of it."""
         if any(mark.ranged for mark in self._marks.on(address)):
             return arguments
         return decoded_arguments(arguments)
@@ -327,7 +327,7 @@ def _mime(url: str) -> str:
 
 
 def _size(data: str) -> str:
-    """Return about how many bytes a base64 text stands for."""
+    """Write the approximate size of the data in a base64 text, as ``12 kB`` or ``1.2 MB``."""
     size = len(data) * 3 / 4
     return f"{size / 1_000_000:.1f} MB" if size >= 1_000_000 else f"{max(1, round(size / 1000))} kB"
 
@@ -390,12 +390,12 @@ class ConversationPage:
 
     @property
     def before(self) -> int:
-        """Return where the previous page begins."""
+        """Return the first message of the previous page."""
         return max(0, self.first - MESSAGES)
 
     @property
     def last(self) -> int:
-        """Return where the page with the last messages begins."""
+        """Return the first message of the last page."""
         return max(0, self.total - MESSAGES)
 
 

@@ -1,4 +1,4 @@
-"""The page of a conversation: what its exchanges said, once, with where each of them began."""
+"""Serve the page of a conversation: the messages of all its exchanges, each message once, under its exchange."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def _exchanges(visit: PageVisit, name: str) -> tuple[list[TraceSummary], b
 
 
 async def _stored(visit: PageVisit, found: Sequence[TraceSummary]) -> list[StoredTrace]:
-    """Return the traces; the messages of those that are too much for one page are left out."""
+    """Return the traces, without the messages of those that no longer fit on the page."""
     traces: list[StoredTrace] = []
     left = _MOST
     for summary in found:
@@ -86,7 +86,7 @@ async def _stored(visit: PageVisit, found: Sequence[TraceSummary]) -> list[Store
 
 
 def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
-    """Return the exchanges with what each of them added to those before it."""
+    """Return the exchanges, each with the messages that it added to the conversation."""
     reader_full = False
     said: list[str] = []
     made: list[ConversationStep] = []
@@ -127,7 +127,7 @@ def _key(message: Any) -> str:
 
 
 def _common(before: Sequence[str], now: Sequence[str]) -> int:
-    """Return how many messages at the beginning of ``now`` are those of ``before``, in order."""
+    """Return how many messages at the beginning of ``now`` repeat those of ``before``."""
     theirs = [key for key in before if key]
     place = 0
     for index, key in enumerate(now):

@@ -36,14 +36,14 @@ def prices_of(models: Iterable[str], prices: Mapping[str, Price]) -> dict[str, P
 
 
 def costs_of(figures: Figures, prices: Mapping[str, Price]) -> ModelCosts:
-    """Return what the tokens of the figures cost. ``prices`` are by model, as ``prices_of`` returns them."""
+    """Return the cost of the figures' tokens. ``prices`` are by model, as ``prices_of`` returns them."""
     models = sorted({*figures.prompts, *figures.outputs})
     priced = {model: _cost(figures, model, prices[model]) for model in models if model in prices}
     return ModelCosts(priced, tuple(model for model in models if model not in prices))
 
 
 def money(value: float) -> str:
-    """Write ``$1,234.50``, and less than a dollar as ``$0.0123``."""
+    """Write US dollars as ``$1,234.50``, less than one as ``$0.0123``, none as ``0``."""
     return "0" if not value else f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
 
 

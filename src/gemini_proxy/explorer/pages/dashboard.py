@@ -1,4 +1,4 @@
-"""The dashboard with requests, refusals and times over an hour, a day, a week or a month; and the live view's page."""
+"""Serve the dashboard, with figures over an hour, a day, a week or a month, and the page of the live view."""
 
 import asyncio
 import time
@@ -101,7 +101,7 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
 def breakdowns(
     figures: Figures, datasets: Mapping[str, Figures], prices: Mapping[str, Price] | None = None
 ) -> list[Breakdown]:
-    """Return the tables below the plots. ``datasets`` are empty where one alone is shown."""
+    """Return the tables below the plots. ``datasets`` is empty if the dashboard is that of one dataset."""
     cost = [costs_of(figures, prices).models] if prices else []
     models = _rows("model", figures.models, [figures.models, figures.prompts, figures.outputs, figures.cached, *cost])
     found = [figures.refusals, figures.asked, figures.masked, figures.logged]
@@ -144,7 +144,7 @@ def _times(start: float, end: float) -> Mapping[str, float]:
 
 
 def plots_and_tables(usage: OwnerUsage, listed: Mapping[str, Price]) -> dict[str, Any]:
-    """Return what the page shows of the figures, by the names that its template has for it."""
+    """Return the values of the page's template that come from the figures, by their names in it."""
     summed = total(bucket.figures for bucket in usage.buckets)
     prices = prices_of({*summed.prompts, *summed.outputs}, listed)
     return {
@@ -156,7 +156,7 @@ def plots_and_tables(usage: OwnerUsage, listed: Mapping[str, Price]) -> dict[str
 
 
 def _cost_plot(buckets: Sequence[Bucket], prices: Mapping[str, Price]) -> Plot:
-    """Draw what models cost: over days by the day, which is one of UTC."""
+    """Draw the cost of models; over more than two days, by days in UTC."""
     since, until = buckets[0].start, buckets[-1].start + buckets[-1].seconds
     daily = until - since > 2 * _DAY
     shown = resampled(buckets, since, until, _DAY) if daily else buckets
@@ -230,7 +230,7 @@ def _findings(figures: Sequence[Figures]) -> list[Series]:
 
 
 def _compared(figures: Sequence[Figures]) -> list[Series]:
-    """Return how long checks took in an exchange, and how long its upstream took to begin its response."""
+    """Return the times of an exchange's checks beside those until its upstream began to respond."""
     checks, heads = _quantiles([one.checks for one in figures]), _quantiles([one.heads for one in figures])
     return [
         *(replace(one, name=f"checks, {one.name}") for one in checks),

@@ -1,4 +1,4 @@
-"""The page of datasets, where they are created and deleted."""
+"""Serve the pages of datasets: list, create and delete them."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ _SHOWN: Final = 500
 
 @page
 async def home(visit: PageVisit) -> web.StreamResponse:
-    """Lead to the first page."""
+    """Redirect to the first page."""
     return see("/explorer")
 
 
@@ -29,7 +29,7 @@ async def datasets(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def create(visit: PageVisit) -> web.StreamResponse:
-    """Create a dataset and go there."""
+    """Create a dataset and redirect to it; show the list again with what is wrong with the name."""
     name = (await visit.form()).get("name", "").strip()
     if not is_dataset_name(name):
         return await _datasets(
@@ -44,7 +44,7 @@ async def create(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def ask_delete(visit: PageVisit) -> web.StreamResponse:
-    """Ask whether to delete a dataset."""
+    """Ask whether to delete a dataset with its traces and rules."""
     dataset = await _named(visit)
     extents = await visit.app[DATASETS].extents(visit.user)
     return await visit.show("delete_dataset.html", dataset=dataset, extent=extents.get(dataset.seq, Extent()))
@@ -52,7 +52,7 @@ async def ask_delete(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def delete(visit: PageVisit) -> web.StreamResponse:
-    """Delete a dataset."""
+    """Delete a dataset with its traces and rules."""
     visit.require_operator()
     await visit.app[DATASETS].delete(visit.user, (await _named(visit)).id, by=visit.identity.named)
     return see("/explorer")

@@ -1,4 +1,4 @@
-"""The page of all guardrails: where each comes from, what it does, where it holds, and what it found of late."""
+"""Serve the page of all guardrails: origin, action, datasets and recent findings of each."""
 
 import asyncio
 import time
@@ -95,7 +95,7 @@ class SlowCheck:
 
 @page
 async def guardrails(visit: PageVisit) -> web.StreamResponse:
-    """Show every guardrail that holds for some exchange of the user."""
+    """Show every guardrail that applies to exchanges of the user."""
     files, settings = visit.app[FILE_RULES](), visit.app[GUARDRAILS]()
     datasets = (await visit.app[DATASETS].all(visit.user))[:_DATASETS]
     policies = {dataset.seq: await visit.app[POLICIES].of(dataset) for dataset in datasets}
@@ -128,7 +128,7 @@ async def _hits(
     files: GuardrailSet,
     policies: Mapping[int, Sequence[StoredPolicy]],
 ) -> dict[Key, TraceCount]:
-    """Count the traces of the last day that each guardrail annotated, as far as there is time for it."""
+    """Count the traces of the last day that each guardrail annotated, for as many guardrails as there is time for."""
     listing, since = Listing(visit.app[READ_DATABASE]), time.time() - _DAY
     names = [guardrail.name for guardrail in files.all][:_COUNTED]
     queries = [TraceQuery(rule=name, since=since) for name in names]

@@ -1,4 +1,4 @@
-"""The page of keys: those of the visitor's user, to make, look over and revoke."""
+"""Serve the page of the user's keys: list, create and revoke them."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ async def keys(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def add(visit: PageVisit) -> web.StreamResponse:
-    """Make a key for the visitor's user and show it, this once."""
+    """Create a key for the visitor's user and show it, this once."""
     _require_keys(visit)
     role = _MADE_HERE.get((await visit.form()).get("role", ""))
     if role is None:
@@ -52,7 +52,7 @@ async def revoke(visit: PageVisit) -> web.StreamResponse:
 
 
 def _require_keys(visit: PageVisit) -> None:
-    """Raise for a visitor who may not change keys. Where access is open that is everyone: any program comes here."""
+    """Raise Forbidden or BadRequest for a visitor who may not change keys: with open access, for everyone."""
     visit.require_operator()
     if visit.app[ACCESS].mode == "open":
         raise BadRequest("Without access.mode = keys, keys are made and revoked on the command line only")

@@ -1,4 +1,4 @@
-"""The lists of traces: all of a user's traffic, or one dataset's; filtered, counted and exported."""
+"""Serve the lists of traces, of all the user's traffic or one dataset: filter, count and export them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -59,13 +59,13 @@ async def traces(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def export_traffic(visit: PageVisit) -> web.StreamResponse:
-    """Write the newest of all traces that the query asks for into a file."""
+    """Send the newest traces of the user that fit the query as a file."""
     return await _export(visit, await _datasets(visit))
 
 
 @page
 async def export_traces(visit: PageVisit) -> web.StreamResponse:
-    """Write the newest traces of a dataset that the query asks for into a file."""
+    """Send the newest traces of a dataset that fit the query as a file."""
     return await _export(visit, [await visit.dataset()])
 
 
@@ -105,7 +105,7 @@ async def _list(
 
 
 def _shown_counts(path: str, filters: Filters, counts: Mapping[str, TraceCount]) -> list[tuple[str, str, TraceCount]]:
-    """Return the groups of outcomes that have traces, and the one asked for: its name, its list, and how many."""
+    """Return name, path of the list and count of each group of outcomes that has traces or is asked for."""
     rest = {name: value for name, value in filters.items() if name != "outcome"}
     asked = filters.get("outcome", "")
     return [

@@ -57,7 +57,7 @@ class MarkdownTexts:
     left: int = MAX_RENDERED
 
     def render(self, text: AnnotatedText) -> Markup | None:
-        """Return the text as HTML; None for one that is better shown as it is."""
+        """Return the text as HTML; None to show it as it is: it has no Markdown, is too long, or would lose a mark."""
         runs = text.runs
         if len(runs) > _MOST or any(run.skipped for run in runs) or text.length > self.left:
             return None
@@ -186,6 +186,6 @@ def _coloured(code: str, language: str) -> Markup:
 
 
 def _target(token: Piece, name: str) -> str:
-    """Return where a link or an image leads, with its title."""
+    """Return the address of a link or an image, with its title."""
     title = token.attrs.get("title")
     return f'{token.attrs.get(name, "")} "{title}"' if title else str(token.attrs.get(name, ""))

@@ -113,7 +113,7 @@ def stacked(
     filters: Mapping[str, str] | None = None,
     unit: Literal["", "$"] = "",
 ) -> Plot:
-    """Draw counts, or dollars, stacked. ``filters`` are those of the list of what is counted."""
+    """Draw counts, or dollars, as stacked bars. ``filters`` select the counted traces in a list."""
     totals = [sum(layer.values[index] or 0 for layer in series) for index in range(len(starts))]
     ceiling = _ceiling(max(totals, default=0), whole=not unit)
     bars: list[Bar] = []
@@ -130,7 +130,7 @@ def stacked(
 
 
 def lines(identity: str, title: str, starts: Sequence[int], seconds: int, series: Sequence[Series]) -> Plot:
-    """Draw durations in milliseconds."""
+    """Draw durations in milliseconds as lines."""
     values = [value for curve in series for value in curve.values if value is not None]
     ceiling = _ceiling(max(values, default=0), whole=False)
     drawn = tuple(_line(curve, len(starts), ceiling) for curve in series)
@@ -183,7 +183,7 @@ def _line(series: Series, count: int, ceiling: float) -> Curve:
 
 
 def _x_labels(starts: Sequence[int], seconds: int) -> tuple[Label, ...]:
-    """Label round times of this machine's clock, each where it is; over days the midnights, none of them left out."""
+    """Return labels at round times of this machine's clock; over days at its midnights, at regular distances."""
     if not starts:
         return ()
     since, until = starts[0], starts[-1] + seconds

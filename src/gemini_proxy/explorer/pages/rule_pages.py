@@ -93,7 +93,7 @@ class Draft:
 
     @property
     def wrong_name(self) -> str:
-        """Return what is wrong with the name, "" if nothing is."""
+        """Return the fault of the name, "" if it has none."""
         if not self.name:
             return "A rule needs a name"
         if len(self.name) > MAX_POLICY_NAME or "\0" in self.name:
@@ -142,7 +142,7 @@ async def edit(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def add(visit: PageVisit) -> web.StreamResponse:
-    """Save a new rule if it loads; otherwise show it again with what is wrong."""
+    """Save a new rule if it loads; otherwise show the form again with its faults."""
     visit.require_operator()
     dataset = await visit.dataset()
     draft = Draft.from_form(await visit.form())
@@ -160,7 +160,7 @@ async def add(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def save(visit: PageVisit) -> web.StreamResponse:
-    """Save a changed rule if it loads; otherwise show it again with what is wrong."""
+    """Save a changed rule if it loads; otherwise show the form again with its faults."""
     visit.require_operator()
     dataset = await visit.dataset()
     policy_id = visit.id("id")
@@ -302,7 +302,7 @@ def _vocabulary() -> str:
 
 @dataclass(frozen=True, slots=True)
 class DiffLine:
-    """A line of both texts, of the new one, of the old one, or in place of lines that are left out."""
+    """A line of a difference: in both texts, only in the new or the old one, or a gap for lines that are left out."""
 
     kind: Literal["same", "added", "removed", "gap"]
     text: str
@@ -339,7 +339,7 @@ async def versions(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def restore(visit: PageVisit) -> web.StreamResponse:
-    """Make a version the current one, if it still loads."""
+    """Make a version the current one. Raise BadRequest if it no longer loads."""
     visit.require_operator()
     dataset, policy_id = await visit.dataset(), visit.id("id")
     version = await version_of(visit.app, dataset, policy_id, visit.request.match_info["version"])
@@ -395,7 +395,7 @@ def _cut(lines: Iterator[DiffLine]) -> Iterator[DiffLine]:
 
 
 def _facts(before: PolicyVersion, after: PolicyVersion) -> Iterator[str]:
-    """Say what changed beside the text."""
+    """Yield the changes of a version other than those of its text, in words."""
     if after.removed:
         yield "deleted"
     elif before.removed:

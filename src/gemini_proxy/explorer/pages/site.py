@@ -94,7 +94,7 @@ class PageVisit:
 
     @property
     def user(self) -> str:
-        """Return whose data the page shows."""
+        """Return the user whose data the page shows."""
         return self.identity.owner
 
     def require_operator(self) -> None:
@@ -128,7 +128,7 @@ class PageVisit:
         return dataset
 
     async def form(self) -> Form:
-        """Return what a form sends. Raise BadRequest and its kinds."""
+        """Return the fields of the submitted form. Raise as ``read_form``."""
         return await read_form(self.request)
 
     async def show(self, template: str, status: int = 200, *, nonce: str | None = None, **values: Any) -> web.Response:
@@ -162,7 +162,7 @@ def page(shows: Shows) -> Handler:
 
 
 def guarded(handler: Handler) -> Handler:
-    """Return a handler for all browsers; errors become pages."""
+    """Return a handler behind the checks of peers and browsers. Errors become pages."""
 
     @wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -196,6 +196,7 @@ def error_page(request: web.Request, error: ProxyError) -> web.Response:
 
 
 def page_response(body: str, status: int = 200, nonce: str | None = None) -> web.Response:
+    """Return a page, with the headers that confine it; ``nonce`` allows the style sheets that carry it."""
     headers = PAGE_HEADERS if nonce is None else page_headers(nonce)
     return web.Response(text=body, status=status, content_type="text/html", headers=headers)
 
@@ -224,7 +225,7 @@ def _error(request: web.Request, status: int, title: str, message: str) -> web.R
 
 
 def _visitor(request: web.Request) -> dict[str, Any]:
-    """Return what every template knows of the visitor."""
+    """Return the values about the visitor that every template gets."""
     identity = request.get(VISITOR)
     return {
         "user": None if identity is None else identity.owner,
@@ -243,4 +244,5 @@ async def missing(visit: PageVisit) -> web.StreamResponse:
 
 
 def keys_needed(request: web.Request) -> bool:
+    """Return whether visitors sign in with a key; not if access is open."""
     return request.app[ACCESS].mode == "keys"

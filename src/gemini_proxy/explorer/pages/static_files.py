@@ -1,4 +1,4 @@
-"""The files that pages load: kept in memory, and cached by browsers until they change."""
+"""Serve the files that pages load, from memory; browsers cache them until they change."""
 
 import hashlib
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def static_path(name: str) -> str:
 
 @guarded
 async def static_file(request: web.Request) -> web.StreamResponse:
-    """Send one file; for a version that is no longer there, the present one, uncached."""
+    """Send one file. A request for another version gets the current one, which browsers do not cache then."""
     file = static_files().get(request.match_info["file"])
     if file is None:
         raise NotFound("There is no such file")

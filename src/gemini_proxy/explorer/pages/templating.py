@@ -25,13 +25,13 @@ class Exact(str):
 
 
 def set_up(app: web.Application) -> None:
-    """Let ``app`` render pages."""
+    """Give ``app`` the templates of the pages."""
     app[aiohttp_jinja2.APP_KEY] = _environment()
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Make the environment of the templates, which compiles each once. They escape everything, without exception."""
+    """Return the environment of the templates, which compiles each once and escapes everything, without exception."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(files("gemini_proxy.explorer.pages") / "templates")),
         autoescape=True,
@@ -65,7 +65,7 @@ def clock(at: float) -> str:
 
 
 def iso(at: float) -> str:
-    """Write a Unix time for machines."""
+    """Write a Unix time as ISO 8601, to the millisecond and with the offset of this machine's zone."""
     return _moment(at).isoformat(timespec="milliseconds")
 
 
@@ -84,12 +84,12 @@ def _moment(at: float) -> datetime:
 
 
 def grouped(number: float) -> str:
-    """Write ``12,345``."""
+    """Write a number rounded, with its thousands separated: ``12,345``."""
     return f"{number:,.0f}"
 
 
 def milliseconds(value: float) -> str:
-    """Write ``12 ms``, ``1.2 s``, ``3.4 min``."""
+    """Write a duration in milliseconds as ``12 ms``, ``1.2 s`` or ``3.4 min``."""
     if value < 10:
         return f"{value:.1f} ms"
     if value < 1000:

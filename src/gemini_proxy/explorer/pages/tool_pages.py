@@ -1,4 +1,4 @@
-"""The pages of the tools of a dataset: as they are pinned, beside what they were declared as since."""
+"""Serve the page of a dataset's tools: the pinned declarations beside changed ones, and the tools' labels."""
 
 import difflib
 import re
@@ -130,7 +130,7 @@ def shown_tool(tool: PinnedTool) -> ShownTool:
 
 
 def differences(old: str, new: str) -> tuple[list[DiffSpan], list[DiffSpan]]:
-    """Return both texts in pieces, by words; mark those that the other text does not have."""
+    """Return both texts in spans of words, those marked that the other text does not have."""
     first, second = _WORD.findall(old), _WORD.findall(new)
     start = _common(first, second)
     end = _common(first[start:][::-1], second[start:][::-1])
@@ -160,7 +160,7 @@ def _common(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _texts(declared: Declared) -> tuple[str, str]:
-    """Return description and parameters, with hints below if there are any; invisible characters are spelled out."""
+    """Return description and parameters, with hints below if any; invisible characters are spelled out."""
     if not declared.text:
         return "", ""
     declaration: dict[str, Any] = load(declared.text)

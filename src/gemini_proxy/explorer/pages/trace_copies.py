@@ -1,4 +1,4 @@
-"""What a person takes out of a trace: a case for ``policy test``, and a request for the command line. No I/O."""
+"""Write a trace as a case for ``policy test``, and its request as it can be sent again. No I/O."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def parameters(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def policy_case(trace: Trace, messages: Messages) -> str:
-    """Write the trace as a case file: what its first guardrail found must be found again; or else nothing may be."""
+    """Write the trace as a case file that expects the violations of its first guardrail; none if there is none."""
     fires = _fired(trace.annotations)
     case = {"name": f"trace {trace.id[:8]}", "fires": fires or False, "messages": [dict(one) for one in messages]}
     return yaml.safe_dump({"cases": [_plain(case)]}, allow_unicode=True, sort_keys=False, width=110)
@@ -121,7 +121,7 @@ def _asked(trace: Trace, messages: Messages) -> Messages:
 
 
 def request_body(messages: Messages) -> dict[str, Any]:
-    """Return a request of the Gemini API that says what the messages say."""
+    """Return the messages as the body of a request of the Gemini API."""
     contents: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     tools: list[Any] = []

@@ -135,7 +135,7 @@ async def copy(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def add_note(visit: PageVisit) -> web.StreamResponse:
-    """Add what a person says of a trace."""
+    """Add a person's note to a trace."""
     trace_id, form = visit.id("id"), await visit.form()
     text = form.get("note", "").strip()
     if not 0 < len(text) <= MAX_NOTE:
@@ -149,7 +149,7 @@ async def add_note(visit: PageVisit) -> web.StreamResponse:
 
 @page
 async def remove_note(visit: PageVisit) -> web.StreamResponse:
-    """Remove what a person said of a trace."""
+    """Remove a person's note from a trace."""
     trace_id, note = visit.id("id"), visit.id("note")
     if not await visit.app[CATALOGUE].remove_annotation(visit.user, trace_id, note, PERSON):
         raise NotFound("There is no such note")
@@ -192,7 +192,7 @@ async def trace_raw(visit: PageVisit) -> web.StreamResponse:
 
 
 async def stored_trace(visit: PageVisit) -> StoredTrace:
-    """Return the trace. Raise NotFound for another user's trace as for none."""
+    """Return the trace that the path names. Raise NotFound, also for a trace of another user."""
     stored = await visit.app[CATALOGUE].stored(visit.user, visit.id("id"))
     if stored is None:
         raise NotFound(NO_TRACE)
@@ -231,6 +231,8 @@ _TOLD: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fact:
+    """One value about an exchange under its name; ``detail`` is shown with it."""
+
     name: str
     value: str
     detail: str = ""
@@ -308,7 +310,7 @@ def _warning(coverage: Mapping[str, Any]) -> str:
 
 
 def _upstream(metadata: Mapping[str, Any]) -> Fact | None:
-    """Return the status of a response that was an error, with what it said."""
+    """Return status and message of an upstream response that was an error; None for any other."""
     status, error = _number(metadata.get("upstream_status")), _mapping(metadata.get("upstream_error"))
     if not error and (status is None or status < _ERRORS):
         return None

@@ -1,4 +1,4 @@
-"""Run the rules in force on a trace, and send its request again."""
+"""Serve the pages that run the rules in force on a trace, and that send its request again."""
 
 import asyncio
 import re
@@ -89,7 +89,7 @@ async def replay(visit: PageVisit) -> web.StreamResponse:
 
 
 async def _newest_of(visit: PageVisit, dataset: Dataset, conversation: str) -> Trace | None:
-    """Return the trace of a conversation that ended just now: the index by which others are found comes later."""
+    """Return the trace of a conversation among the dataset's newest, since it is not indexed yet; None if not there."""
     listed = await Listing(visit.app[DATABASE]).page(dataset, TraceQuery(), _LOOKED_AT)
     positions = [summary.position for summary in listed.traces]
     for start in range(0, len(positions), _AT_ONCE):
@@ -113,7 +113,7 @@ async def _ask(visit: PageVisit, stored: StoredTrace, wrong: str = "") -> web.St
 
 
 def _needs_own_key(visit: PageVisit, stored: StoredTrace) -> bool:
-    """Return whether the call needs a key of this server, to become the visitor's trace in the same dataset."""
+    """Return whether the request needs a key of this server too, to be recorded for the visitor in the same dataset."""
     return keys_needed(visit.request) or stored.trace.dataset is not None
 
 

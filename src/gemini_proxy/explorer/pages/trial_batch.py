@@ -1,4 +1,4 @@
-"""What another process does for a trial. It imports this module, and little else."""
+"""Try a policy on a batch of traces in a worker process, which imports this module and little else."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ def try_batch(
     seconds: float,
     left: float,
 ) -> tuple[int, list[FlaggedTrace]]:
-    """Return how many traces there was time for in ``left`` seconds, and what the policy found in them."""
+    """Return how many traces were checked within ``left`` seconds, and those of them that the policy flags."""
     backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
     until = time.perf_counter() + left
     findings: list[FlaggedTrace] = []

@@ -85,14 +85,14 @@ class Trials:
     def __init__(
         self, workers: Workers, guardrails: Callable[[], Guardrails], compiling: FairLock, checking: FairLock
     ) -> None:
-        """``guardrails`` returns the settings as they are when it is called."""
+        """Take ``guardrails``, which returns the current settings, and the locks by which users take turns."""
         self._workers = workers
         self._guardrails = guardrails
         self._compiling = compiling
         self._checking = checking
 
     async def check(self, user: str, text: str) -> PolicyCheck:
-        """Say whether ``text`` loads."""
+        """Return whether ``text`` loads, and if not, where and why. Raise Unavailable."""
         if len(text) > MAX_POLICY:
             return PolicyCheck(False, line=1, column=1, reason=f"the policy is over {MAX_POLICY} characters")
         if not text.strip():
@@ -108,7 +108,10 @@ class Trials:
             return await asyncio.to_thread(_check, text, self._guardrails().parameters)
 
     async def over(self, user: str, text: str, tools: ToolFacts, batches: AsyncIterator[Sequence[Trace]]) -> Trial:
-        """Try a policy that loads, with what is known of ``tools``. Raise EngineUnavailable for an endless check."""
+        """Try a policy that loads on the traces, which come in batches, with ``tools`` as its facts about tools.
+
+        Raise EngineUnavailable for a check that does not end, and Unavailable.
+        """
         trial = Trial()
         guardrails = self._guardrails()
         parameters = tools.within(guardrails.parameters, ())
