@@ -61,7 +61,7 @@ class Breakdown:
 @page
 async def live(visit: PageVisit) -> web.StreamResponse:
     """Show the page of the live view, which its script fills."""
-    return await visit.show("live.html", datasets=await _names(visit))
+    return await visit.show("live.html", datasets=await visit.dataset_names())
 
 
 @page
@@ -85,7 +85,7 @@ async def dashboard(visit: PageVisit) -> web.StreamResponse:
         asked_at=now,
         traffic=partial(_traffic, name),
         ranges={key: words for key, (words, _) in RANGES.items()},
-        datasets=await _names(visit),
+        datasets=await visit.dataset_names(),
         unnamed=NO_DATASET,
         dataset=name,
         path=dataset_path("" if name == NO_DATASET else name),
@@ -243,10 +243,6 @@ def _quantiles(histograms: Sequence[DurationHistogram]) -> list[Series]:
         Series("median", "plot-1", [histogram.quantile(0.5) for histogram in histograms]),
         Series("95 %", "plot-2", [histogram.quantile(0.95) for histogram in histograms]),
     ]
-
-
-async def _names(visit: PageVisit) -> list[str]:
-    return sorted(dataset.name for dataset in await visit.app[DATASETS].all(visit.user) if dataset.name)
 
 
 async def _dataset(visit: PageVisit, name: str) -> Dataset:

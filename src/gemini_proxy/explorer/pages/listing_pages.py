@@ -95,7 +95,7 @@ async def _list(
         outcomes=[outcome.value for outcome in Outcome],
         counts=_shown_counts(path, filters, dict(zip(names, counts, strict=True))),
         choices=choices,
-        datasets=[] if dataset is not None else await _names(visit),
+        datasets=[] if dataset is not None else await visit.dataset_names(),
         no_dataset=NO_DATASET,
         older=older,
         newest=f"{path}?{urlencode(filters)}" if before is not None else None,
@@ -160,10 +160,6 @@ async def _datasets(visit: PageVisit) -> list[Dataset]:
     if not chosen or not (wanted == UNNAMED or is_dataset_name(wanted)):
         raise NotFound("You have no such dataset")
     return chosen
-
-
-async def _names(visit: PageVisit) -> list[str]:
-    return sorted(dataset.name for dataset in await visit.app[DATASETS].all(visit.user) if dataset.name)
 
 
 def _filters(visit: PageVisit) -> Filters:

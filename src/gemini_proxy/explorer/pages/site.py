@@ -127,6 +127,10 @@ class PageVisit:
             raise NotFound(f"You have no dataset {name}" if name else "There are no traces without a dataset")
         return dataset
 
+    async def dataset_names(self) -> list[str]:
+        """Return the names of the user's datasets, sorted."""
+        return sorted(dataset.name for dataset in await self.app[DATASETS].all(self.user) if dataset.name)
+
     async def form(self) -> Form:
         """Return the fields of the submitted form. Raise as ``read_form``."""
         return await read_form(self.request)
