@@ -10,10 +10,9 @@ from gemini_proxy.explorer.api.endpoints import ApiCall
 from gemini_proxy.explorer.api.policy_api import compiled, why
 from gemini_proxy.explorer.api.request_bodies import EXCESSIVE, INVALID, BatchCheck, MessageCheck, PolicyLoad
 from gemini_proxy.explorer.api.response_bodies import BatchEntryView, BatchView, CheckView, LoadView, ViolationView
-from gemini_proxy.explorer.app_keys import CHECKING, ENGINE
+from gemini_proxy.explorer.checks import verdict_of
 from gemini_proxy.guardrails.engine import Check
 from gemini_proxy.guardrails.rules import Guardrail
-from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.policy import Conversation, ConversationError, Fault, PolicyError
 
 MAX_BATCH_SECONDS: Final = 10.0
@@ -108,7 +107,7 @@ async def _violations(call: ApiCall, policy: str, checked: _CheckInput) -> list[
     if missing:
         raise NoVerdict(_MISSING_PARAMETER, ", ".join(missing))
     try:
-        verdict = await _verdict(call, Check((guardrail,), checked.messages, checked.parameters))
+        verdict = await verdict_of(call.app, call.user, Check((guardrail,), checked.messages, checked.parameters))
     except EngineUnavailable as error:
         raise NoVerdict(_ANALYSIS, error.message) from None
     if verdict.unchecked is not None:
@@ -117,19 +116,6 @@ async def _violations(call: ApiCall, policy: str, checked: _CheckInput) -> list[
         {"args": list(violation.args), "kwargs": dict(violation.kwargs), "ranges": list(violation.ranges)}
         for violation in verdict.violations
     ]
-
-
-async def _verdict(call: ApiCall, check: Check) -> Verdict:
-    """Run a quick check at once; a check in another process waits for its turn. Raise Unavailable."""
-    judged = call.app[ENGINE].check(check)
-    if isinstance(judged, Verdict):
-        return judged
-    try:
-        async with call.app[CHECKING].hold(call.user):
-            return await judged
-    finally:
-        if asyncio.iscoroutine(judged):
-            judged.close()
 
 
 async def _compiled(call: ApiCall, policy: str) -> Guardrail:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from gemini_proxy.explorer.rules_in_force import TriedGuardrail
+from gemini_proxy.explorer.checks import TriedGuardrail
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
 from gemini_proxy.traces.datasets import Dataset

@@ -33,7 +33,7 @@ from gemini_proxy.explorer.api.response_bodies import (
     tried_guardrail_view,
 )
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, MASKED_VALUES, TRACES
-from gemini_proxy.explorer.rules_in_force import MAX_TRIED_BYTES, rules_in_force, try_on
+from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, rules_in_force, try_on
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.keys import Identity

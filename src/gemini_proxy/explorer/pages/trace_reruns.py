@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.explorer.app_keys import DATABASE, TRACES
+from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, rules_in_force, try_on
 from gemini_proxy.explorer.pages.conversation import conversation_page
 from gemini_proxy.explorer.pages.site import PageVisit, keys_needed, page, see
 from gemini_proxy.explorer.pages.trace_copies import (
@@ -20,7 +21,6 @@ from gemini_proxy.explorer.pages.trace_copies import (
     why_not_repeated,
 )
 from gemini_proxy.explorer.pages.trace_pages import dataset_of, stored_trace
-from gemini_proxy.explorer.rules_in_force import MAX_TRIED_BYTES, rules_in_force, try_on
 from gemini_proxy.guardrails.rules import strongest
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import Dataset

@@ -1,4 +1,4 @@
-"""Run the rules in force on a trace. Nothing is sent, changed or recorded."""
+"""Run checks for the Explorer's users, and try the rules in force on a trace. Nothing is sent, changed or recorded."""
 
 import asyncio
 import time
@@ -32,6 +32,22 @@ class TriedGuardrail:
     failure: str
 
 
+async def verdict_of(app: web.Application, user: str, check: Check) -> Verdict:
+    """Run a quick check at once, and one in another process when it is the user's turn.
+
+    Raise EngineUnavailable if there is no verdict, and Unavailable if too many of the user's checks wait.
+    """
+    judged = app[ENGINE].check(check)
+    if isinstance(judged, Verdict):
+        return judged
+    try:
+        async with app[CHECKING].hold(user):
+            return await judged
+    finally:
+        if asyncio.iscoroutine(judged):
+            judged.close()
+
+
 async def rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
     """Return the rules that now apply to an exchange of the trace's user in its dataset, without a header's."""
     files = app[FILE_RULES]()
@@ -41,7 +57,7 @@ async def rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
 async def try_on(
     app: web.Application, user: str, rules: GuardrailSet, messages: Sequence[Mapping[str, Any]]
 ) -> list[TriedGuardrail]:
-    """Try each guardrail on each candidate's conversation: what is quick at once, the rest in a process of its own."""
+    """Try each guardrail on each candidate's conversation. Raise Unavailable."""
     settings, until = app[GUARDRAILS](), time.perf_counter() + _SECONDS
     parameters = rules.tools.within(settings.parameters, messages)
     conversations = [
@@ -54,7 +70,9 @@ async def try_on(
         failure = ""
         for places, visible, reader in conversations:
             try:
-                verdict = await _verdict(app, user, Check((guardrail,), visible, parameters, reader=reader), until)
+                verdict = await _verdict_until(
+                    until, app, user, Check((guardrail,), visible, parameters, reader=reader)
+                )
             except EngineUnavailable as error:
                 failure = error.message
                 continue
@@ -66,20 +84,14 @@ async def try_on(
     return tried
 
 
-async def _verdict(app: web.Application, user: str, check: Check, until: float) -> Verdict:
+async def _verdict_until(until: float, app: web.Application, user: str, check: Check) -> Verdict:
     """Return the verdict. Raise EngineUnavailable, also when the trial times out."""
     # Many quick checks in a row would block the loop.
     await asyncio.sleep(0)
     if (left := until - time.perf_counter()) <= 0:
         raise EngineUnavailable("No time was left to try it")
-    judged = app[ENGINE].check(check)
-    if isinstance(judged, Verdict):
-        return judged
     try:
-        async with asyncio.timeout(left), app[CHECKING].hold(user):
-            return await judged
+        async with asyncio.timeout(left):
+            return await verdict_of(app, user, check)
     except TimeoutError:
         raise EngineUnavailable("The trial timed out") from None
-    finally:
-        if asyncio.iscoroutine(judged):
-            judged.close()
