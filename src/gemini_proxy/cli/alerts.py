@@ -1,4 +1,4 @@
-"""``gemini-proxy alerts``: whether those who are to be told can be."""
+"""``gemini-proxy alerts``: send a sample message to the webhooks of alerts."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ async def _send(rules: list[AlertRule], public_url: str | None) -> list[Answer]:
 
 
 def _sample(rule: AlertRule) -> AlertMessage:
-    """Return a message of the first kind that the alert tells of."""
+    """Return a message of the first kind that the alert sends."""
     kind, now = min(rule.on), time.time()
     key = min(rule.guardrails, default="sample")
     return AlertMessage(0, f"msg_sample{int(now)}", rule.name, kind, key, 1, now, now, now, 1, {"dataset": "sample"})

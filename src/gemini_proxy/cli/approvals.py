@@ -1,4 +1,4 @@
-"""``gemini-proxy approvals``: what guardrails ask a person for. Works while the server runs, on the same database."""
+"""``gemini-proxy approvals``: list, allow and deny what guardrails ask a person for, while the server may run."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""``gemini-proxy audit``: who changed what, and whether the log and the traces are as they were."""
+"""``gemini-proxy audit``: show who changed what, and verify that the log and the traces are unaltered."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""``gemini-proxy check-config``: do what precedes serving, without serving."""
+"""``gemini-proxy check-config``: report every fault that would keep ``serve`` from serving."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""``python -m gemini_proxy.cli.child_process DESCRIPTOR``: serve as one of several processes, as their parent says."""
+"""``python -m gemini_proxy.cli.child_process DESCRIPTOR``: serve as one of several processes, for their parent."""
 
 import pickle
 import signal
@@ -10,7 +10,7 @@ from gemini_proxy.cli.main import collect_seldom
 
 
 def main(descriptor: int) -> None:
-    """Serve as the parent says at the other end of the socket ``descriptor``."""
+    """Serve what the parent sends over the socket ``descriptor``; exit with 1 if the parent is gone."""
     # All processes of a terminal get these signals; only the parent acts on them.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""``gemini-proxy demo``: the proxy in front of a built-in sample model; no configuration, no key, no network."""
+"""``gemini-proxy demo``: run the proxy in front of a built-in sample model, without configuration, key or network."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""``gemini-proxy keys``: who may use the server if ``access.mode`` is ``keys``. Works while the server runs."""
+"""``gemini-proxy keys``: add, list and revoke the keys of ``access.mode = "keys"``, while the server may run."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""The command group, and the options of every command: ``--config``, ``-h``.
+"""Group the commands, and give each the common options ``--config`` and ``-h``.
 
 Commands are imported when they are called: ``--version`` and ``--help`` import neither server nor store.
 """

@@ -85,7 +85,7 @@ class CheckedFile:
 
     @property
     def lines(self) -> list[str]:
-        """Return it in words."""
+        """Return the result in words."""
         if self.policy is None:
             return [described_error(self.error)] if self.error is not None else []
         warnings = [described_warning(self.policy, warning) for warning in self.warnings]
@@ -94,7 +94,7 @@ class CheckedFile:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Return it for programs. ``waits`` are the lines of the rules that need a whole response."""
+        """Return the result for programs. ``waits`` are the lines of the rules that need a whole response."""
         loaded, error = self.policy, self.error
         return {
             "file": str(self.file),
@@ -283,7 +283,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _over_traces(settings: Settings, trial: Backtest, dataset: str | None, last: int | None) -> Report:
-    """Raise Unusable if there is no database to read."""
+    """Return what the policy finds in recorded traces. Raise Unusable if there is no database to read."""
 
     async def run(store: TraceStore) -> Report:
         total = await count(store, dataset, last)

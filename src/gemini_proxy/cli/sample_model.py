@@ -1,4 +1,4 @@
-"""A small Gemini of our own for ``gemini-proxy demo``: it speaks the API and says what sets off the guardrails."""
+"""Answer as a small Gemini of our own for ``gemini-proxy demo``, with what violates the demo's guardrails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -138,7 +138,7 @@ def _whole(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pieces(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Yield the response in the events of a stream, a few words each."""
+    """Return the response as the events of a stream, a few words each."""
     parts = _parts(body)
     if "text" not in parts[0]:
         return [_response(parts, _usage(body, 1), last=True)]

@@ -1,4 +1,4 @@
-"""``gemini-proxy serve``: one process that serves, or the parent of several."""
+"""``gemini-proxy serve``: serve in this process, or as the parent of several that do."""
 
 import asyncio
 import contextlib

@@ -47,7 +47,7 @@ def serve_alone(settings: Settings, first_key_file: Path | None, hangups: Hangup
 
 
 def prepare(config: Config, first_key_file: Path | None) -> None:
-    """Do what precedes serving."""
+    """Configure logs, raise the limit of descriptors, and create the first key if it is wanted and missing."""
     configure_logs(config.logs)
     raise_descriptor_limit()
     if first_key_file and config.access.mode == "keys":
@@ -83,7 +83,7 @@ def fail_for_database(config: Config, error: StoreError) -> NoReturn:
 
 
 def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the configured event loop. End the program if it is not installed."""
+    """Return the factory of the configured event loop. End the program if it is not installed."""
     if config.server.loop == "asyncio":
         return asyncio.new_event_loop
     try:

@@ -1,4 +1,4 @@
-"""The configuration as commands get it: read at first use, its faults reported once, in words."""
+"""Read the configuration for commands, at first use; report its faults once, in words."""
 
 import sys
 from functools import cached_property

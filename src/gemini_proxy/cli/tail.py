@@ -1,4 +1,4 @@
-"""``gemini-proxy tail``: exchanges as they happen, from a running server."""
+"""``gemini-proxy tail``: print the exchanges of a running server as they happen."""
 
 import asyncio
 import contextlib

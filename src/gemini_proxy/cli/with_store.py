@@ -1,4 +1,4 @@
-"""Run a command's work on the trace database: opened for it, closed after it, its errors reported in words."""
+"""Run a command's work on the trace database, opened for it and closed after it; report its errors in words."""
 
 import asyncio
 import getpass
