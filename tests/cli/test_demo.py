@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 
 from gemini_proxy.cli import main
-from gemini_proxy.cli.sample_model import SAMPLE_KEY, sample_model
+from gemini_proxy.cli.demo import SAMPLE_KEY, sample_model
 from tests.cli.process import run
 
 
