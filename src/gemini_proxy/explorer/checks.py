@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from gemini_proxy.guardrails.response_messages import for_rules
 from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet
 from gemini_proxy.guardrails.verdict import Verdict, Violation
 from gemini_proxy.traces.backtest import at_places, candidates
+from gemini_proxy.traces.catalogue import StoredTrace
+from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.trace import Trace
 
 MAX_TRIED_BYTES: Final = 1_000_000
@@ -48,16 +50,13 @@ async def verdict_of(app: web.Application, user: str, check: Check) -> Verdict:
             judged.close()
 
 
-async def rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
-    """Return the rules that now apply to an exchange of the trace's user in its dataset, without a header's."""
-    files = app[FILE_RULES]()
-    return files if trace.dataset is None else await app[DATASET_RULES].of(trace.owner, trace.dataset, files)
+async def try_rules_in_force(app: web.Application, user: str, stored: StoredTrace) -> list[TriedGuardrail]:
+    """Try the rules that now apply to exchanges like this on each candidate's conversation, without a header's rules.
 
-
-async def try_on(
-    app: web.Application, user: str, rules: GuardrailSet, messages: Sequence[Mapping[str, Any]]
-) -> list[TriedGuardrail]:
-    """Try each guardrail on each candidate's conversation. Raise Unavailable."""
+    Raise Unavailable. The trace's messages must not be longer than ``MAX_TRIED_BYTES``.
+    """
+    messages: list[Mapping[str, Any]] = [item for item in load(stored.messages) if isinstance(item, Mapping)]
+    rules = await _rules_in_force(app, stored.trace)
     settings, until = app[GUARDRAILS](), time.perf_counter() + _SECONDS
     parameters = rules.tools.within(settings.parameters, messages)
     conversations = [
@@ -82,6 +81,11 @@ async def try_on(
                 found.setdefault((placed.message, placed.ranges), placed)
         tried.append(TriedGuardrail(guardrail, tuple(found.values()), failure))
     return tried
+
+
+async def _rules_in_force(app: web.Application, trace: Trace) -> GuardrailSet:
+    files = app[FILE_RULES]()
+    return files if trace.dataset is None else await app[DATASET_RULES].of(trace.owner, trace.dataset, files)
 
 
 async def _verdict_until(until: float, app: web.Application, user: str, check: Check) -> Verdict:

@@ -33,12 +33,12 @@ from gemini_proxy.explorer.api.response_bodies import (
     tried_guardrail_view,
 )
 from gemini_proxy.explorer.app_keys import CATALOGUE, DATASETS, MASKED_VALUES, TRACES
-from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, rules_in_force, try_on
+from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, try_rules_in_force
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
 from gemini_proxy.traces.keys import Identity
 from gemini_proxy.traces.masked_values import Revealed
-from gemini_proxy.traces.rows import load, with_messages
+from gemini_proxy.traces.rows import with_messages
 from gemini_proxy.traces.trace import Annotation, Trace
 
 NO_TRACE: Final = "Trace not found"
@@ -89,9 +89,7 @@ async def try_rules(call: ApiCall) -> list[TriedGuardrailView]:
         raise NotFound(NO_TRACE)
     if len(stored.messages) > MAX_TRIED_BYTES:
         raise BadRequest("The trace is too long to try rules on here")
-    messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
-    tried = await try_on(call.app, call.user, await rules_in_force(call.app, stored.trace), messages)
-    return [tried_guardrail_view(one) for one in tried]
+    return [tried_guardrail_view(tried) for tried in await try_rules_in_force(call.app, call.user, stored)]
 
 
 async def reveal_value(call: ApiCall) -> MaskedValueView:

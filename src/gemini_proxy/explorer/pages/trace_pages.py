@@ -109,7 +109,7 @@ async def copy(visit: PageVisit) -> web.StreamResponse:
         raise BadRequest("The parameter as must be case or curl")
     if len(stored.messages) > MAX_COPIED:
         raise NotFound("The trace is too long for this page; its JSON is complete")
-    messages = [one for one in load(stored.messages) if isinstance(one, Mapping)]
+    messages = messages_of(stored)
     if kind == "case":
         text: str | None = await asyncio.to_thread(policy_case, stored.trace, messages)
         title, about = (
@@ -197,6 +197,11 @@ async def stored_trace(visit: PageVisit) -> StoredTrace:
     if stored is None:
         raise NotFound(NO_TRACE)
     return stored
+
+
+def messages_of(stored: StoredTrace) -> list[Mapping[str, Any]]:
+    """Return the messages of a trace, without list items that are not objects, which a push may hold."""
+    return [message for message in load(stored.messages) if isinstance(message, Mapping)]
 
 
 async def dataset_of(visit: PageVisit, stored: StoredTrace) -> Dataset:

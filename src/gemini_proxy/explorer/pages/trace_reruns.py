@@ -3,15 +3,15 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import aiohttp
 from aiohttp import web
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.explorer.app_keys import DATABASE, TRACES
-from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, rules_in_force, try_on
+from gemini_proxy.explorer.checks import MAX_TRIED_BYTES, try_rules_in_force
 from gemini_proxy.explorer.pages.conversation import conversation_page
 from gemini_proxy.explorer.pages.site import PageVisit, keys_needed, page, see
 from gemini_proxy.explorer.pages.trace_copies import (
@@ -20,12 +20,11 @@ from gemini_proxy.explorer.pages.trace_copies import (
     recorded_request,
     why_not_repeated,
 )
-from gemini_proxy.explorer.pages.trace_pages import dataset_of, stored_trace
+from gemini_proxy.explorer.pages.trace_pages import dataset_of, messages_of, stored_trace
 from gemini_proxy.guardrails.rules import strongest
 from gemini_proxy.traces.catalogue import StoredTrace
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.headline import CONVERSATION_HEADER
-from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.trace import Trace, annotations_for
 
@@ -45,9 +44,8 @@ async def try_rules(visit: PageVisit) -> web.StreamResponse:
     stored = await stored_trace(visit)
     if len(stored.messages) > MAX_TRIED_BYTES:
         raise NotFound("The trace is too long to try rules on here; policy backtest does")
-    messages = _messages(stored)
-    tried = await try_on(visit.app, visit.user, await rules_in_force(visit.app, stored.trace), messages)
-    violations = [violation for one in tried for violation in one.violations]
+    tried = await try_rules_in_force(visit.app, visit.user, stored)
+    violations = [violation for guardrail in tried for violation in guardrail.violations]
     first = visit.number("from", 0) or 0
     shown = await asyncio.to_thread(conversation_page, stored.messages, annotations_for(violations), first)
     coverage = stored.trace.metadata.get("coverage")
@@ -123,12 +121,8 @@ def _request(stored: StoredTrace) -> tuple[RecordedRequest | None, str]:
         return None, why_not
     if len(stored.messages) > MAX_COPIED:
         return None, "It is too long to be rebuilt from the trace."
-    request = recorded_request(stored.trace, _messages(stored))
+    request = recorded_request(stored.trace, messages_of(stored))
     return request, "" if request is not None else "The trace does not hold what was asked."
-
-
-def _messages(stored: StoredTrace) -> Sequence[Mapping[str, Any]]:
-    return [one for one in load(stored.messages) if isinstance(one, Mapping)]
 
 
 async def _send(visit: web.Request, request: RecordedRequest, headers: Mapping[str, str]) -> str:
