@@ -33,7 +33,7 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import line, local_time, print_finding, sight_lines, terminal
+from gemini_proxy.cli.terminal import line, local_time, print_finding, terminal, violation_lines
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
@@ -69,7 +69,7 @@ def check(files: tuple[Path, ...], strict: bool, portable: bool, as_json_: bool)
     checks = [_checked(file, portable) for file in files]
     for checked in checks:
         click.echo(as_json(checked.json) if as_json_ else "\n".join(checked.lines))
-    faults = (each.error or each.notes or (strict and each.warnings) for each in checks)
+    faults = (checked.error or checked.notes or (strict and checked.warnings) for checked in checks)
     sys.exit(1 if any(faults) else 0)
 
 
@@ -104,8 +104,10 @@ class CheckedFile:
             "asks": sorted(loaded.asks) if loaded else [],
             "waits": _waiting(loaded) if loaded else [],
             "errors": [] if error is None else [_placed(error.line, error.column, error.reason, error.suggestion)],
-            "warnings": [_placed(each.line, each.column, each.message, each.suggestion) for each in self.warnings],
-            "notes": [_placed(each.line, each.column, each.message, each.suggestion) for each in self.notes],
+            "warnings": [
+                _placed(warning.line, warning.column, warning.message, warning.suggestion) for warning in self.warnings
+            ],
+            "notes": [_placed(note.line, note.column, note.message, note.suggestion) for note in self.notes],
         }
 
 
@@ -365,7 +367,7 @@ def _print_failure(console: Console, result: Result) -> None:
     for message in result.missing:
         console.print(Text.assemble(("- ", "red"), line(message)), soft_wrap=True)
     for violation in result.surplus:
-        head, *rest = sight_lines(ShownViolation.of(result.case.conversation.messages, violation))
+        head, *rest = violation_lines(ShownViolation.of(result.case.conversation.messages, violation))
         console.print(Text.assemble(("+ ", "green"), head), *rest, sep="\n", soft_wrap=True)
 
 

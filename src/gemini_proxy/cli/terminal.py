@@ -28,14 +28,14 @@ def local_time(created: float) -> str:
 _FOUND_STYLE = "bold white on red"
 
 
-def sight_lines(sight: ShownViolation) -> list[Text]:
+def violation_lines(violation: ShownViolation) -> list[Text]:
     """Return the message and its line, then each range with its text."""
-    lines = [Text.assemble(line(sight.message, "bold"), (f"  line {sight.rule_line}", "dim"))]
-    for excerpt in sight.excerpts:
+    lines = [Text.assemble(line(violation.message, "bold"), (f"  line {violation.rule_line}", "dim"))]
+    for excerpt in violation.excerpts:
         lines.append(Text.assemble("    ", line(excerpt.address, "dim")))
         lines.append(Text.assemble("      ", excerpt_line(excerpt)))
-    if sight.more:
-        lines.append(Text(f"    and {sight.more} more ranges", "dim"))
+    if violation.more:
+        lines.append(Text(f"    and {violation.more} more ranges", "dim"))
     return lines
 
 
@@ -44,7 +44,7 @@ def print_finding(console: Console, finding: FlaggedTrace) -> None:
     if finding.failure is not None:
         console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
     for violation in finding.violations:
-        for text in sight_lines(violation):
+        for text in violation_lines(violation):
             console.print(Text.assemble("  ", text), soft_wrap=True)
     if finding.more:
         console.print(Text(f"  and {finding.more} more violations", "dim"))

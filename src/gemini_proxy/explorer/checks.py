@@ -39,15 +39,15 @@ async def verdict_of(app: web.Application, user: str, check: Check) -> Verdict:
 
     Raise EngineUnavailable if there is no verdict, and Unavailable if too many of the user's checks wait.
     """
-    judged = app[ENGINE].check(check)
-    if isinstance(judged, Verdict):
-        return judged
+    verdict = app[ENGINE].check(check)
+    if isinstance(verdict, Verdict):
+        return verdict
     try:
         async with app[CHECKING].hold(user):
-            return await judged
+            return await verdict
     finally:
-        if asyncio.iscoroutine(judged):
-            judged.close()
+        if asyncio.iscoroutine(verdict):
+            verdict.close()
 
 
 async def try_rules_in_force(app: web.Application, user: str, stored: StoredTrace) -> list[TriedGuardrail]:

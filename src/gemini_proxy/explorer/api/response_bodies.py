@@ -524,7 +524,8 @@ def iso(seconds: float) -> str:
 
 def tried_guardrail_view(tried: TriedGuardrail) -> TriedGuardrailView:
     violations: list[ViolationView] = [
-        {"args": list(one.args), "kwargs": dict(one.kwargs), "ranges": list(one.ranges)} for one in tried.violations
+        {"args": list(violation.args), "kwargs": dict(violation.kwargs), "ranges": list(violation.ranges)}
+        for violation in tried.violations
     ]
     guardrail = tried.guardrail
     return {

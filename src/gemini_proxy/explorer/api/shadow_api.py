@@ -42,7 +42,7 @@ async def start_shadow(call: ApiCall) -> ShadowView:
     dataset = await dataset_by_id(call)
     start = await call.body(ShadowStart)
     policy = None if start.policy_id is None else read_uuid(start.policy_id, _NO_POLICY)
-    before = next((one for one in await call.app[POLICIES].of(dataset) if one.id == policy), None)
+    before = next((rule for rule in await call.app[POLICIES].of(dataset) if rule.id == policy), None)
     name, action = start.name or (before.name if before else ""), start.action or (before.action if before else "log")
     if not name:
         raise BadRequest(ShadowStart.messages_of_faults["name"])

@@ -43,7 +43,9 @@ async def approvals(visit: PageVisit) -> web.StreamResponse:
     store, owner = visit.app[APPROVALS], visible_owner(visit.identity)
     waiting = await store.latest(_WAITING_SHOWN, owner, waiting=True)
     decided = await store.latest(_DECIDED_SHOWN, owner, waiting=False)
-    traced = await visit.app[CATALOGUE].existing(visit.user, {one.request.trace for one in (*waiting, *decided)})
+    traced = await visit.app[CATALOGUE].existing(
+        visit.user, {approval.request.trace for approval in (*waiting, *decided)}
+    )
     return await visit.show(
         "approvals.html",
         queue=sorted(waiting, key=lambda approval: approval.expires),

@@ -256,14 +256,14 @@ class BlockReader:
         found: list[Line] = []
         # A structure without a name is not indented.
         outer = 0 if name else -1
-        for one in _values(value, address):
+        for part in _values(value, address):
             if self.spent:
                 self._cut = True
                 break
-            depth, label = min(max(0, one.depth + outer), _DEEP), name if one.address == address else one.name
-            if one.text is not None:
-                kind: Literal["string", "other"] = "other" if one.literal else "string"
-                found.append(Line(depth, label, self._value(one.text, one.address), kind))
+            depth, label = min(max(0, part.depth + outer), _DEEP), name if part.address == address else part.name
+            if part.text is not None:
+                kind: Literal["string", "other"] = "other" if part.literal else "string"
+                found.append(Line(depth, label, self._value(part.text, part.address), kind))
             elif label:
                 self._values -= 1
                 found.append(Line(depth, label, None, "group"))

@@ -67,7 +67,7 @@ async def _exchanges(visit: PageVisit, name: str) -> tuple[list[TraceSummary], b
     """Return the newest exchanges of a conversation, the oldest first, and whether there are older ones."""
     datasets = await visit.app[DATASETS].all(visit.user)
     listing = Listing(visit.app[READ_DATABASE])
-    found = [one async for one in listing.each(datasets, TraceQuery(conversation=name), EXCHANGES + 1)]
+    found = [summary async for summary in listing.each(datasets, TraceQuery(conversation=name), EXCHANGES + 1)]
     return found[:EXCHANGES][::-1], len(found) > EXCHANGES
 
 
@@ -90,18 +90,18 @@ def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
     reader_full = False
     said: list[str] = []
     made: list[ConversationStep] = []
-    for one in stored:
-        if not one.messages:
-            made.append(ConversationStep(one.trace, (), 0, "This exchange is too long for this page."))
+    for exchange in stored:
+        if not exchange.messages:
+            made.append(ConversationStep(exchange.trace, (), 0, "This exchange is too long for this page."))
             continue
-        messages = load(one.messages)
+        messages = load(exchange.messages)
         keys = [_key(message) for message in messages]
         repeated = _common(said, keys)
         said = keys
         if reader_full:
-            made.append(ConversationStep(one.trace, (), repeated, "No more fits on this page."))
+            made.append(ConversationStep(exchange.trace, (), repeated, "No more fits on this page."))
             continue
-        marks = AnnotationRanges(one.trace.annotations[:_MARKS])
+        marks = AnnotationRanges(exchange.trace.annotations[:_MARKS])
         reader = BlockReader(marks)
         # Their notes are above the messages: marks are numbered per exchange, not per page.
         reader.known.update(mark.number for mark in marks.all)
@@ -111,7 +111,7 @@ def steps(stored: Sequence[StoredTrace]) -> list[ConversationStep]:
                 reader_full = True
                 break
             shown.append(reader.message(index, messages[index]))
-        made.append(ConversationStep(one.trace, tuple(shown), repeated, notes=notes(marks.all)))
+        made.append(ConversationStep(exchange.trace, tuple(shown), repeated, notes=notes(marks.all)))
     return made
 
 

@@ -161,16 +161,16 @@ def _cost_plot(buckets: Sequence[Bucket], prices: Mapping[str, Price]) -> Plot:
     daily = until - since > 2 * _DAY
     shown = resampled(buckets, since, until, _DAY) if daily else buckets
     costs = [costs_of(bucket.figures, prices).models for bucket in shown]
-    names = sorted(prices, key=lambda name: (-sum(one.get(name, 0) for one in costs), name))
+    names = sorted(prices, key=lambda name: (-sum(cost.get(name, 0) for cost in costs), name))
     series = [
-        Series(name, f"plot-{index}", [one.get(name, 0) for one in costs])
+        Series(name, f"plot-{index}", [cost.get(name, 0) for cost in costs])
         for index, name in enumerate(names[:_COLOURS], start=1)
     ]
     if others := names[_COLOURS:]:
-        rest = [sum(one.get(name, 0) for name in others) for one in costs]
+        rest = [sum(cost.get(name, 0) for name in others) for cost in costs]
         series.append(Series("other models", "plot-other", rest))
     title = "Cost by day (UTC)" if daily else "Cost"
-    return stacked("cost", title, [one.start for one in shown], shown[0].seconds, series, unit="$")
+    return stacked("cost", title, [bucket.start for bucket in shown], shown[0].seconds, series, unit="$")
 
 
 def plots(buckets: Sequence[Bucket]) -> list[Plot]:
@@ -231,7 +231,7 @@ def _findings(figures: Sequence[Figures]) -> list[Series]:
 
 def _compared(figures: Sequence[Figures]) -> list[Series]:
     """Return the times of an exchange's checks beside those until its upstream began to respond."""
-    checks, heads = _quantiles([one.checks for one in figures]), _quantiles([one.heads for one in figures])
+    checks, heads = _quantiles([bucket.checks for bucket in figures]), _quantiles([bucket.heads for bucket in figures])
     return [
         *(replace(one, name=f"checks, {one.name}") for one in checks),
         *(replace(one, name=f"upstream, {one.name}", style=f"plot-{number}") for number, one in enumerate(heads, 3)),

@@ -80,9 +80,9 @@ class DatasetChecks:
     @property
     def deciding(self) -> list[tuple[str, str]]:
         """Return the guardrails that check an exchange before it continues: action and name of each."""
-        own = [(one.policy.action, one.policy.name) for one in self.own if one.policy.enabled]
-        found = [*own, *((one.action, one.name) for one in self.files)]
-        return [one for one in found if one[0] != "log"]
+        own = [(guardrail.policy.action, guardrail.policy.name) for guardrail in self.own if guardrail.policy.enabled]
+        found = [*own, *((guardrail.action, guardrail.name) for guardrail in self.files)]
+        return [(action, name) for action, name in found if action != "log"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ async def add(visit: PageVisit) -> web.StreamResponse:
             "Keys made in the pages have the role client or operator; make others with gemini-proxy keys add"
         )
     store = Keys(visit.app[DATABASE])
-    valid = [one for one in await store.all() if one.owner == visit.user and one.revoked is None]
+    valid = [record for record in await store.all() if record.owner == visit.user and record.revoked is None]
     if len(valid) >= MAX_KEYS:
         raise BadRequest(f"{visit.user} has {MAX_KEYS} valid keys: revoke some first")
     _, key = await store.add(visit.user, role, by=visit.identity.named)
@@ -45,7 +45,7 @@ async def revoke(visit: PageVisit) -> web.StreamResponse:
     """Revoke a key of the visitor's user."""
     _require_keys(visit)
     store, key_id = Keys(visit.app[DATABASE]), visit.request.match_info["id"]
-    own = {one.id for one in await store.all() if one.owner == visit.user and one.role in _MADE_HERE}
+    own = {record.id for record in await store.all() if record.owner == visit.user and record.role in _MADE_HERE}
     if key_id not in own or not await store.revoke(key_id, by=visit.identity.named):
         raise NotFound("You have no valid key with that id")
     return see(PATH)
@@ -59,11 +59,11 @@ def _require_keys(visit: PageVisit) -> None:
 
 
 async def _show(visit: PageVisit, made: str = "") -> web.StreamResponse:
-    found = [one for one in await Keys(visit.app[DATABASE]).all() if one.owner == visit.user]
+    found = [record for record in await Keys(visit.app[DATABASE]).all() if record.owner == visit.user]
     limits = visit.app[LIMITS]()
     return await visit.show(
         "keys.html",
-        keys=sorted(found, key=lambda one: (one.revoked is not None, -one.created)),
+        keys=sorted(found, key=lambda record: (record.revoked is not None, -record.created)),
         made=made,
         own=visit.identity.key,
         made_here=list(_MADE_HERE),

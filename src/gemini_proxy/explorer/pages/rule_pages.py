@@ -110,7 +110,7 @@ async def rules(visit: PageVisit) -> web.StreamResponse:
     in_force = files_in_force(policies, files).actions
     operates = visit.identity.role == "operator"
     removed = await visit.app[POLICY_VERSIONS].removed(dataset) if operates else ()
-    shadows = {one.policy: one for one in await visit.app[SHADOWS].of(dataset)} if operates else {}
+    shadows = {shadow.policy: shadow for shadow in await visit.app[SHADOWS].of(dataset)} if operates else {}
     known = {policy.id for policy in policies}
     return await visit.show(
         "rules.html",

@@ -27,7 +27,7 @@ async def shadow(visit: PageVisit) -> web.StreamResponse:
     shown = await _shadow(visit, dataset)
     kind = difference_kind(visit.query("kind"))
     listed = await visit.app[SHADOWS].differences(shown.seq, _SHOWN + 1, visit.number("before"), kind)
-    in_force = next((one for one in await visit.app[POLICIES].of(dataset) if one.id == shown.policy), None)
+    in_force = next((rule for rule in await visit.app[POLICIES].of(dataset) if rule.id == shown.policy), None)
     return await visit.show(
         "shadow.html",
         dataset=dataset,

@@ -33,13 +33,18 @@ def parameters(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def policy_case(trace: Trace, messages: Messages) -> str:
     """Write the trace as a case file that expects the violations of its first guardrail; none if there is none."""
     fires = _fired(trace.annotations)
-    case = {"name": f"trace {trace.id[:8]}", "fires": fires or False, "messages": [dict(one) for one in messages]}
+    case = {
+        "name": f"trace {trace.id[:8]}",
+        "fires": fires or False,
+        "messages": [dict(message) for message in messages],
+    }
     return yaml.safe_dump({"cases": [_plain(case)]}, allow_unicode=True, sort_keys=False, width=110)
 
 
 def _fired(annotations: Iterable[Annotation]) -> list[str]:
-    named = [one for one in annotations if one.guardrail.get("name")]
-    return list(dict.fromkeys(one.content for one in named if one.guardrail["name"] == named[0].guardrail["name"]))
+    named = [annotation for annotation in annotations if annotation.guardrail.get("name")]
+    first = (annotation for annotation in named if annotation.guardrail["name"] == named[0].guardrail["name"])
+    return list(dict.fromkeys(annotation.content for annotation in first))
 
 
 def _plain(value: Any) -> Any:

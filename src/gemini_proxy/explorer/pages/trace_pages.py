@@ -68,7 +68,7 @@ async def _show(visit: PageVisit, stored: StoredTrace, revealed: Revealed | None
     shown, dataset = stored.trace, await dataset_of(visit, stored)
     neighbours = await Listing(visit.app[READ_DATABASE]).neighbours(dataset, shown.position)
     first = visit.number("from", 0) or 0
-    said = [one for one in shown.annotations if not one.source.startswith(PERSON)]
+    said = [annotation for annotation in shown.annotations if not annotation.source.startswith(PERSON)]
     conversation = await asyncio.to_thread(conversation_page, stored.messages, said, first)
     operates = visit.identity.role == "operator"
     return await visit.show(

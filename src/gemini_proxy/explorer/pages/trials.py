@@ -165,14 +165,14 @@ def _finding_json(finding: FlaggedTrace) -> dict[str, Any]:
         "more": finding.more,
         "violations": [
             {
-                "message": sight.message,
-                "line": sight.rule_line,
-                "more": sight.more,
+                "message": violation.message,
+                "line": violation.rule_line,
+                "more": violation.more,
                 "excerpts": [
                     {"role": excerpt.role, "before": excerpt.before, "found": excerpt.found, "after": excerpt.after}
-                    for excerpt in sight.excerpts[:3]
+                    for excerpt in violation.excerpts[:3]
                 ],
             }
-            for sight in finding.violations[:5]
+            for violation in finding.violations[:5]
         ],
     }
