@@ -1,6 +1,6 @@
 """Split an annotated text into runs with the same annotations, cut to what a page can show. No I/O."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -69,7 +69,7 @@ def annotate_text(
     """Return ``text`` with its ``marks`` and notes on them, without notes on those in ``known`` or outside the text."""
     here = [mark for mark in marks if mark.span(text) is not None]
     windows = _windows(text, here)
-    runs = _runs(segments(text, here), windows, len(text), address, known)
+    runs = _runs(text, here, windows, len(text), address, known)
     return AnnotatedText(address, len(text), tuple(runs), notes(mark for mark in here if mark.number not in known))
 
 
@@ -78,7 +78,7 @@ def text_window(text: str, address: str, marks: Sequence[AnnotationRange], start
     here = [mark for mark in marks if mark.span(text) is not None]
     end = min(len(text), start + SHOWN)
     inside = [mark for mark in here if (span := mark.span(text)) is not None and span[0] < end and span[1] > start]
-    runs = _runs(segments(text, inside), [(start, end)], end, address, frozenset())
+    runs = _runs(text, inside, [(start, end)], end, address, frozenset())
     return AnnotatedText(address, len(text), tuple(run for run in runs if not run.skipped), notes(inside))
 
 
@@ -126,8 +126,16 @@ def _windows(text: str, marks: Sequence[AnnotationRange]) -> list[tuple[int, int
 
 
 def _runs(
-    cut: Sequence[Segment], windows: Sequence[tuple[int, int]], length: int, address: str, known: Set[int]
+    text: str,
+    marks: Sequence[AnnotationRange],
+    windows: Sequence[tuple[int, int]],
+    length: int,
+    address: str,
+    known: Set[int],
 ) -> list[StyledRun]:
+    cut = segments(text, marks)
+    # Once for each mark: thousands may cover each of thousands of segments.
+    kinds = {mark.number: kind(mark) for mark in marks}
     runs: list[StyledRun] = []
     begun: set[int] = set(known)
     at = windows[0][0] if windows else 0
@@ -139,7 +147,7 @@ def _runs(
         while index < len(cut) and cut[index].start + len(cut[index].text) <= start:
             index += 1
         while index < len(cut) and cut[index].start < end:
-            runs.append(_run(cut[index], start, end, address, begun, last))
+            runs.append(_run(cut[index], start, end, address, begun, last, kinds))
             if cut[index].start + len(cut[index].text) > end:
                 break
             index += 1
@@ -149,7 +157,15 @@ def _runs(
     return runs
 
 
-def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], last: dict[int, int]) -> StyledRun:
+def _run(
+    segment: Segment,
+    start: int,
+    end: int,
+    address: str,
+    begun: set[int],
+    last: Mapping[int, int],
+    kinds: Mapping[int, Kind],
+) -> StyledRun:
     low, high = max(start, segment.start), min(end, segment.start + len(segment.text))
     text = segment.text[low - segment.start : high - segment.start]
     marks = segment.marks
@@ -160,10 +176,11 @@ def _run(segment: Segment, start: int, end: int, address: str, begun: set[int], 
     begun.update(starts)
     closes = high == segment.start + len(segment.text)
     ends = [mark.number for mark in own if last[mark.number] == segment.start and closes]
+    here = {kinds[mark.number] for mark in own or marks}
     return StyledRun(
         low,
         text,
-        min((kind(mark) for mark in own or marks), key=_KINDS.index),
+        next(style for style in _KINDS if style in here),
         not own,
         tuple(mark.number for mark in marks[:_NAMED]),
         tuple(starts),
