@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from gemini_proxy.traces.alerts.notebook import MAX_NOTED, OTHER, Notebook
 from gemini_proxy.traces.alerts.outbox import KEPT, AlertOutbox, note_approval
 from gemini_proxy.traces.alerts.rules import AlertMessage, AlertRule, Gathered, Kind, Notice
-from gemini_proxy.traces.alerts.webhook import Webhooks
-from gemini_proxy.traces.alerts.wording import body_of, signature
+from gemini_proxy.traces.alerts.webhook import Webhooks, body_of, signature
 from gemini_proxy.traces.alerts.worker import AlertWorker
 from gemini_proxy.traces.approvals import ApprovalRequest, Approvals
 from gemini_proxy.traces.push.answers import Failure
