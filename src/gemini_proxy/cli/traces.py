@@ -28,7 +28,6 @@ from gemini_proxy.policy import Unanswered
 from gemini_proxy.sections import SMALLEST_DATABASE, value_keys
 from gemini_proxy.traces.annotation_ranges import AnnotationRange, AnnotationRanges, leaves, segments
 from gemini_proxy.traces.backtest import Backtest, FlaggedTrace
-from gemini_proxy.traces.backup import back_up
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.excerpts import excerpts
@@ -39,6 +38,7 @@ from gemini_proxy.traces.retention import DAY
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.sqlite import back_up
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json
 from gemini_proxy.traces.visible import VISIBLE, as_json

@@ -1,4 +1,4 @@
-"""A SQLite file as the trace database: one writer in a thread of its own, readers in others beside it."""
+"""A SQLite file as the trace database: one writer in a thread of its own, readers in others beside it, and a backup."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, func, select
 
 from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
-from gemini_proxy.traces.database import Undone, translated, undoing
+from gemini_proxy.traces.database import Undone, parsed_url, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
 from gemini_proxy.traces.rows import TraceRow
@@ -394,3 +394,46 @@ def follow(connection: Connection, left: Left) -> int:
     connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('traces', ?)", (last,))
     connection.execute(revision.update().values(number=max(here.revision, left.revision) + 1))
     return max(0, left.traces - here.traces)
+
+
+def back_up(url: str, target: Path) -> None:
+    """Copy the database of ``url`` into the new file ``target``, by SQLite's own online backup.
+
+    Writers continue meanwhile: the copy reads one state of the write-ahead log. Raises StoreError, also if the file
+    already exists.
+    """
+    source = _file_of(parsed_url(url))
+    try:
+        # Private, like the database; and if two processes create it at once, one is refused.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise StoreError(f"{target} already exists; a backup does not overwrite files") from None
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        _copy(source, target)
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"the backup failed ({error.sqlite_errorname})") from None
+        raise
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as running,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        running.backup(copy)
+        # A single file, without a log beside it, until a server opens it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _file_of(url: URL) -> Path:
+    """Return the file of a SQLite database that exists. Raises StoreError."""
+    if url.get_backend_name() != "sqlite":
+        raise StoreError("this command backs up SQLite databases only; for PostgreSQL use pg_dump")
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise StoreError(f"there is no trace database at {path}")
+    return path
