@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gemini_proxy.traces.believed_clock import PLAUSIBLE_AFTER, BelievedClock, ClockMark, next_mark
-from gemini_proxy.traces.retention import DAY, Kept, Retention
+from gemini_proxy.traces.retention import DAY, PLAUSIBLE_AFTER, BelievedClock, ClockMark, Kept, Retention, next_mark
 from gemini_proxy.traces.store import LOOK, TraceStore
 from tests.traces.samples import trace
 

@@ -20,7 +20,6 @@ from gemini_proxy.traces.alerts.outbox import AlertOutbox
 from gemini_proxy.traces.alerts.rules import AlertRule
 from gemini_proxy.traces.alerts.webhook import Webhooks
 from gemini_proxy.traces.alerts.worker import AlertWorker
-from gemini_proxy.traces.believed_clock import BelievedClock
 from gemini_proxy.traces.budgets import SharedBudgets
 from gemini_proxy.traces.database import Database, connect, is_direct_postgres
 from gemini_proxy.traces.errors import StoreError
@@ -36,7 +35,7 @@ from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
-from gemini_proxy.traces.retention import DAY, Kept, Retention
+from gemini_proxy.traces.retention import DAY, BelievedClock, Kept, Retention
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.seals import Sealer
 from gemini_proxy.traces.search.indexer import Indexer

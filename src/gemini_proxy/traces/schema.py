@@ -446,7 +446,7 @@ trace_seals = Table(
     Column("leaves", LargeBinary, nullable=False),
 )
 
-# One row: what both clocks said at the last look, and for how many seconds they had agreed; see believed_clock.py.
+# One row: what both clocks said at the last look, and for how many seconds they had agreed; see retention.py.
 clock_mark = Table(
     "clock_mark",
     metadata,
