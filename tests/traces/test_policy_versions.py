@@ -2,12 +2,10 @@
 
 import pytest
 
-from gemini_proxy.traces import policies as policy_bounds
-from gemini_proxy.traces import policy_versions as bounds
+from gemini_proxy.traces import policies as bounds
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.errors import DatasetGone, TooMany
-from gemini_proxy.traces.policies import Policies
-from gemini_proxy.traces.policy_versions import PolicyVersions
+from gemini_proxy.traces.policies import Policies, PolicyVersions
 from gemini_proxy.traces.store import TraceStore
 
 
@@ -67,7 +65,7 @@ async def test_there_must_be_room_for_what_comes_back(
     store: TraceStore, policies: Policies, versions: PolicyVersions, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for what is added; nothing comes back to a deleted dataset, which forgets its versions."""
-    monkeypatch.setattr(policy_bounds, "MAX_POLICIES", 1)
+    monkeypatch.setattr(bounds, "MAX_POLICIES", 1)
     gone = await policies.add(dataset, "p", "")
     await policies.remove(dataset, gone.id)
     [version, _] = await versions.of(dataset, gone.id, 2)

@@ -20,8 +20,7 @@ from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
 from gemini_proxy.traces.masked_values import MaskedValues
 from gemini_proxy.traces.pinned_tools import PinnedTools
-from gemini_proxy.traces.policies import Policies
-from gemini_proxy.traces.policy_versions import PolicyVersions
+from gemini_proxy.traces.policies import Policies, PolicyVersions
 from gemini_proxy.traces.shadows import Shadows
 from gemini_proxy.traces.store import TraceStore
 

@@ -1,8 +1,8 @@
-"""The policies of datasets, as their owners keep them."""
+"""Keep the policies of datasets, and their history: a version for each time that one was saved, switched or removed."""
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,13 +14,16 @@ from gemini_proxy.traces.audit import UNKNOWN, Change, append
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset, lock
 from gemini_proxy.traces.errors import TooMany
-from gemini_proxy.traces.policy_versions import PolicyVersion, keep
 from gemini_proxy.traces.rows import dump, load
-from gemini_proxy.traces.schema import datasets, policies
+from gemini_proxy.traces.schema import datasets, policies, policy_versions
 from gemini_proxy.traces.shadows import begin_again, end, promoted
 
 MAX_POLICIES: Final = 100
 """Policies of one dataset: every exchange is checked against all of them."""
+MAX_VERSIONS: Final = 100
+"""Versions that are kept of one policy, the newest ones."""
+MAX_REMOVED: Final = 100
+"""Removed policies of one dataset whose versions are kept, those that were removed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Policies:
 
         return await self._database.write(work)
 
-    async def restore(self, dataset: Dataset, version: PolicyVersion, *, by: str = UNKNOWN) -> StoredPolicy:
+    async def restore(self, dataset: Dataset, version: "PolicyVersion", *, by: str = UNKNOWN) -> StoredPolicy:
         """Restore a version of a policy, even if the policy was removed since. Return the restored policy.
 
         Raises DatasetGone, and TooMany if there is no room left to restore a removed one.
@@ -154,7 +157,7 @@ class Policies:
             if removed.rowcount and before is not None:
                 revision.advance(connection)
                 end(connection, dataset, policy_id, by)
-                keep(connection, dataset.seq, policy_id, _described(before), by, removed=True)
+                _keep_version(connection, dataset.seq, policy_id, _described(before), by, removed=True)
                 append(connection, _change("rule.removed", dataset, by, before, None))
             return removed.rowcount > 0
 
@@ -174,7 +177,7 @@ def _insert(connection: Connection, dataset: Dataset, made: StoredPolicy, by: st
     values = {**described, "metadata": dump(made.metadata)}
     connection.execute(insert(policies).values(id=made.id, dataset=dataset.seq, updated=made.updated, **values))
     revision.advance(connection)
-    keep(connection, dataset.seq, made.id, described, by)
+    _keep_version(connection, dataset.seq, made.id, described, by)
     append(connection, _change("rule.added", dataset, by, None, made))
 
 
@@ -187,7 +190,7 @@ def _change_to(
     after = _of(connection, dataset, before.id)
     assert after is not None
     if _described(after) != _described(before):
-        keep(connection, dataset.seq, after.id, _described(after), by)
+        _keep_version(connection, dataset.seq, after.id, _described(after), by)
     if (after.content, after.action, after.enabled) != (before.content, before.action, before.enabled):
         begin_again(connection, after.id)
     append(connection, _change("rule.changed", dataset, by, before, after))
@@ -229,3 +232,89 @@ def stored(connection: Connection, dataset: int) -> list[StoredPolicy]:
 def _policy(row: RowMapping) -> StoredPolicy:
     keys = ("id", "name", "content", "enabled", "action", "updated")
     return StoredPolicy(**{key: row[key] for key in keys}, metadata=load(row["metadata"]))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """A policy as ``by`` left it at a Unix time; with ``removed``, as it was when they removed it."""
+
+    policy: str
+    number: int
+    at: float
+    by: str
+    removed: bool
+    name: str
+    content: str
+    enabled: bool
+    action: Action
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedPolicy:
+    """A policy that ``by`` removed at a Unix time, with the name that it had."""
+
+    policy: str
+    name: str
+    at: float
+    by: str
+
+
+class PolicyVersions:
+    """The versions of a database. Every method raises StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, dataset: Dataset, policy: str, limit: int, before: int | None = None) -> list[PolicyVersion]:
+        """Return versions of a policy, removed or not, the newest first; those before a number, if one is given."""
+        c = policy_versions.c
+        query = select(policy_versions).where(c.dataset == dataset.seq, c.policy == policy)
+        if before is not None:
+            query = query.where(c.number < before)
+        query = query.order_by(c.number.desc()).limit(limit)
+        return await self._database.read(lambda connection: list(map(_version, connection.execute(query).mappings())))
+
+    async def last_by(self, datasets: Collection[int]) -> dict[str, str]:
+        """Return who changed each policy of the datasets with these numbers last, by the policy's id."""
+        c = policy_versions.c
+        last = select(func.max(c.number)).where(c.policy == policies.c.id).correlate(policies).scalar_subquery()
+        query = (
+            select(c.policy, c.by)
+            .join(policies, (c.policy == policies.c.id) & (c.number == last))
+            .where(policies.c.dataset.in_(datasets))
+        )
+        return await self._database.read(lambda connection: {row.policy: row.by for row in connection.execute(query)})
+
+    async def removed(self, dataset: Dataset) -> list[RemovedPolicy]:
+        """Return the policies that were removed and whose versions are kept, the last one first."""
+        c = policy_versions.c
+        last = select(func.max(c.seq)).where(c.dataset == dataset.seq, _is_gone(dataset.seq)).group_by(c.policy)
+        query = select(c.policy, c.name, c.at, c.by).where(c.seq.in_(last)).order_by(c.seq.desc()).limit(MAX_REMOVED)
+        return await self._database.read(lambda connection: [RemovedPolicy(*row) for row in connection.execute(query)])
+
+
+def _keep_version(
+    connection: Connection, dataset: int, policy: str, described: Mapping[str, Any], by: str, *, removed: bool = False
+) -> None:
+    """Keep what a policy is, in the transaction that makes it so or removes it. Forget what is beyond the limits."""
+    c = policy_versions.c
+    number = (connection.scalar(select(func.max(c.number)).where(c.policy == policy)) or 0) + 1
+    values = {**described, "metadata": dump(described["metadata"])}
+    place = {"dataset": dataset, "policy": policy, "number": number}
+    connection.execute(insert(policy_versions).values(**place, at=time.time(), by=by, removed=removed, **values))
+    connection.execute(delete(policy_versions).where(c.policy == policy, c.number <= number - MAX_VERSIONS))
+    if removed:
+        gone = select(c.policy).where(c.dataset == dataset, _is_gone(dataset)).group_by(c.policy)
+        beyond = connection.scalars(gone.order_by(func.max(c.seq).desc()).offset(MAX_REMOVED)).all()
+        if beyond:
+            connection.execute(delete(policy_versions).where(c.dataset == dataset, c.policy.in_(beyond)))
+
+
+def _is_gone(dataset: int) -> Any:
+    return policy_versions.c.policy.not_in(select(policies.c.id).where(policies.c.dataset == dataset))
+
+
+def _version(row: RowMapping) -> PolicyVersion:
+    names = ("policy", "number", "at", "by", "removed", "name", "content", "enabled", "action")
+    return PolicyVersion(**{name: row[name] for name in names}, metadata=load(row["metadata"]))

@@ -129,7 +129,7 @@ policies = Table(
     Column("updated", Double, nullable=False),
 )
 
-# What policies have been, and removed ones were: see policy_versions.py. A policy that is removed keeps its versions.
+# What policies have been, and removed ones were: see policies.py. A policy that is removed keeps its versions.
 policy_versions = Table(
     "policy_versions",
     metadata,

@@ -22,7 +22,7 @@ from gemini_proxy.policy import PolicyError
 from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import DatasetGone
-from gemini_proxy.traces.policy_versions import PolicyVersion
+from gemini_proxy.traces.policies import PolicyVersion
 from gemini_proxy.traces.rows import dump
 
 MAX_POLICY_METADATA_BYTES: Final = 16_384

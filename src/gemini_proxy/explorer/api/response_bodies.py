@@ -12,8 +12,7 @@ from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.catalogue import Outline, StoredAnnotation
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.pinned_tools import Declared, PinnedTool
-from gemini_proxy.traces.policies import StoredPolicy
-from gemini_proxy.traces.policy_versions import PolicyVersion
+from gemini_proxy.traces.policies import PolicyVersion, StoredPolicy
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.shadows import Difference, KeptViolation, StoredShadow
 from gemini_proxy.traces.trace import Trace

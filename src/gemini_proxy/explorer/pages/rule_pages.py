@@ -33,8 +33,7 @@ from gemini_proxy.policy.vocabulary import vocabulary
 from gemini_proxy.traces.dataset_rules import files_in_force
 from gemini_proxy.traces.datasets import UNNAMED, Dataset, labels_of
 from gemini_proxy.traces.errors import DatasetGone
-from gemini_proxy.traces.policies import StoredPolicy
-from gemini_proxy.traces.policy_versions import PolicyVersion
+from gemini_proxy.traces.policies import PolicyVersion, StoredPolicy
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
 from gemini_proxy.traces.shadows import StoredShadow
 from gemini_proxy.traces.trace import Trace
