@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from gemini_proxy.cli import main
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.keys import KeyRecord, Keys
-from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.store import TraceStore
 from tests.cli.process import write_config
 from tests.support.sqlite import make_database

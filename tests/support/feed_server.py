@@ -17,7 +17,7 @@ from gemini_proxy.http.peers import PEERS, Peers
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.datasets import Datasets
 from gemini_proxy.traces.feed import Feed
-from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.store import TraceStore
 from tests.support.feed import SOON, Event, Traces, events, following
 

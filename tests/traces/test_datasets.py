@@ -11,7 +11,7 @@ from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import Datasets, Extent
 from gemini_proxy.traces.errors import NameTaken, TooMany
 from gemini_proxy.traces.policies import Policies
-from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.store import TraceStore
 from tests.traces.samples import ensured, trace
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 from gemini_proxy.traces import keys as bounds
 from gemini_proxy.traces.access import AccessControl
 from gemini_proxy.traces.keys import Identity, Keys, Role, Sessions
-from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.store import TraceStore
 
 

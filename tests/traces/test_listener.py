@@ -14,7 +14,7 @@ from gemini_proxy.traces.database import Database, connect
 from gemini_proxy.traces.keys import Keys
 from gemini_proxy.traces.listener import ChangeListener
 from gemini_proxy.traces.postgres import LISTENER
-from gemini_proxy.traces.snapshot import News, Revisions
+from gemini_proxy.traces.revision import News, Revisions
 from gemini_proxy.traces.store import TraceStore
 from tests.conftest import StartProxy
 from tests.support.postgres import PostgresServer

@@ -9,7 +9,7 @@ from gemini_proxy.traces import policies as bounds
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.errors import DatasetGone, TooMany
 from gemini_proxy.traces.policies import Policies
-from gemini_proxy.traces.snapshot import Revisions
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.store import TraceStore
 
 

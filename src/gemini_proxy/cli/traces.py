@@ -35,9 +35,9 @@ from gemini_proxy.traces.export import FORMATS
 from gemini_proxy.traces.headline import KEY_LENGTH
 from gemini_proxy.traces.masked_values import MaskedValues, Revealed
 from gemini_proxy.traces.retention import DAY
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.rows import dump
 from gemini_proxy.traces.search.listing import Listing, TraceQuery
-from gemini_proxy.traces.snapshot import Revisions
 from gemini_proxy.traces.sqlite import back_up
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json

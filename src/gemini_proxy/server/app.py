@@ -98,8 +98,8 @@ from gemini_proxy.traces.handles import Handles
 from gemini_proxy.traces.known_digests import KnownDigests
 from gemini_proxy.traces.masked_values import MaskedValues
 from gemini_proxy.traces.retention import Kept
+from gemini_proxy.traces.revision import Revisions
 from gemini_proxy.traces.schema import allowed_turns, refused_texts
-from gemini_proxy.traces.snapshot import Revisions
 
 log = logging.getLogger(__name__)
 

@@ -36,11 +36,11 @@ from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.read_replica import ReadReplica
 from gemini_proxy.traces.recorder import Recorder
 from gemini_proxy.traces.retention import DAY, BelievedClock, Kept, Retention
+from gemini_proxy.traces.revision import News
 from gemini_proxy.traces.rows import TraceRow
 from gemini_proxy.traces.seals import Sealer
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.shadows import Shadows
-from gemini_proxy.traces.snapshot import News
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import Annotation, annotations_for
 

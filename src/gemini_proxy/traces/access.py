@@ -11,7 +11,7 @@ from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.keys import Identity, Keys, Sessions, digest, valid_identities
-from gemini_proxy.traces.snapshot import Revisions, Snapshots
+from gemini_proxy.traces.revision import Revisions, Snapshots
 
 log = logging.getLogger(__name__)
 

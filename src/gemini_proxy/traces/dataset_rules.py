@@ -15,10 +15,10 @@ from gemini_proxy.traces.datasets import UNNAMED, labels_of, require_room
 from gemini_proxy.traces.errors import TooMany
 from gemini_proxy.traces.pinned_tools import pinned_digests
 from gemini_proxy.traces.policies import StoredPolicy, stored
+from gemini_proxy.traces.revision import Revisions, Snapshots
 from gemini_proxy.traces.rows import load
 from gemini_proxy.traces.schema import datasets
 from gemini_proxy.traces.shadows import StoredShadow, running
-from gemini_proxy.traces.snapshot import Revisions, Snapshots
 
 _KEPT: Final = 256
 """Datasets whose rules stay compiled: more than are in use at a time on one machine."""

@@ -11,7 +11,7 @@ from gemini_proxy.traces.clock import is_set_within
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.postgres import direct_connection
-from gemini_proxy.traces.snapshot import HEARD_WITHIN, News
+from gemini_proxy.traces.revision import HEARD_WITHIN, News
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pytest
 from gemini_proxy.traces import revision
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
-from gemini_proxy.traces.snapshot import Revisions, Snapshots
+from gemini_proxy.traces.revision import Revisions, Snapshots
 from gemini_proxy.traces.store import TraceStore
 
 
