@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from gemini_proxy.traces import annotation_bounds, catalogue, store
+from gemini_proxy.traces import catalogue, inserts, store
 from gemini_proxy.traces.rows import dump, dump_messages, load
 from tests.explorer.api import KEY, SAMPLE, Api
 from tests.explorer.browsing import mine, record
@@ -285,7 +285,7 @@ NOT_ANNOTATED: list[tuple[str, object]] = [
 
 async def test_a_trace_takes_so_many_annotations(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond that each way to add one is refused, and what came with it is not kept either."""
-    monkeypatch.setattr(annotation_bounds, "MAX_ANNOTATIONS", 1)
+    monkeypatch.setattr(inserts, "MAX_ANNOTATIONS", 1)
     note = {"content": "c", "address": "a"}
     [trace] = await api.push(SAMPLE, annotations=[[note]])
     for path, body in (

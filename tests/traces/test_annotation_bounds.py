@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gemini_proxy.traces import annotation_bounds as bounds
+from gemini_proxy.traces import inserts as bounds
 from gemini_proxy.traces.catalogue import Catalogue
 from gemini_proxy.traces.errors import TooMany
 from gemini_proxy.traces.store import TraceStore

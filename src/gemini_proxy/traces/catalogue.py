@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, delete, func, select
 
-from gemini_proxy.traces.annotation_bounds import require_room
 from gemini_proxy.traces.database import Database
 from gemini_proxy.traces.datasets import Dataset
 from gemini_proxy.traces.errors import TooMuchAtOnce
-from gemini_proxy.traces.inserts import insert_annotations
+from gemini_proxy.traces.inserts import insert_annotations, require_annotation_room
 from gemini_proxy.traces.queries import whole_traces
 from gemini_proxy.traces.rows import annotation_rows, decode_annotation, decode_apart, load
 from gemini_proxy.traces.schema import annotations, datasets, traces
@@ -132,7 +131,7 @@ class Catalogue:
             seq = _locked(connection, owner, trace_id)
             if seq is None:
                 return None
-            require_room(connection, seq, rows)
+            require_annotation_room(connection, seq, rows)
             insert_annotations(connection, rows)
             return _newest(connection, seq, trace_id)
 
@@ -172,7 +171,7 @@ class Catalogue:
             removed = connection.execute(
                 delete(annotations).where(annotations.c.trace == seq, annotations.c.source == source)
             )
-            require_room(connection, seq, rows)
+            require_annotation_room(connection, seq, rows)
             insert_annotations(connection, rows)
             return removed.rowcount
 

@@ -1,4 +1,4 @@
-"""The inserts of the hot path: Core statements compiled once, run with ready tuples.
+"""Insert traces, and annotations up to their bounds: by Core statements compiled once, run with ready tuples.
 
 SQLAlchemy's own executemany builds a dict and a tuple for each row again, a third of the cost of a batch. In SQLite the
 traces of exchanges go without SQLAlchemy altogether: for one that comes alone it costs as much as the insert. In
@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, insert, select
+from sqlalchemy import Connection, Dialect, Insert, Table, bindparam, func, insert, select
 from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, String, TypeEngine
 
 from gemini_proxy.traces.database import WRITERS_LOCK, serialise_writers, upsert
 from gemini_proxy.traces.datasets import deal, known_places, places, reservations
-from gemini_proxy.traces.errors import RowRejected
+from gemini_proxy.traces.errors import RowRejected, TooMany
 from gemini_proxy.traces.rows import ANNOTATION_KEYS, JOB_KEYS, TRACE_KEYS, TraceRow
 from gemini_proxy.traces.schema import annotations, jobs, masked_values, traces
 from gemini_proxy.traces.value_keys import SealedValue
+
+MAX_ANNOTATIONS: Final = 100_000
+"""Annotations of one trace: what the rules of one exchange may find many times over."""
+MAX_ANNOTATED: Final = 104_857_600
+"""Characters of them, and bytes of what else is said of them: as much as one push brings."""
+_BOUNDED: Final = tuple(annotations.c[name] for name in ("content", "address", "source", "guardrail", "extra"))
 
 # Rows below a trace name it by its id: the batch that holds them does not know its number yet.
 _TRACE_SEQ = select(traces.c.seq).where(traces.c.id == bindparam("trace_id")).scalar_subquery()
@@ -239,6 +245,28 @@ def insert_annotations(connection: Connection, rows: Sequence[tuple[Any, ...]]) 
     if None in numbers.values():
         raise RowRejected("an annotation's trace is not there")
     connection.exec_driver_sql(sql.annotation, [(*(numbers[row[0]] or ()), *row[1:]) for row in rows])
+
+
+def require_annotation_room(connection: Connection, trace: int, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Raise TooMany if the trace of that number cannot take these further rows of ``annotation_rows``.
+
+    The bounds hold over any number of calls: to view a trace is to read all of its annotations. The trace must be
+    locked: otherwise two transactions at once could both see room.
+    """
+    if not rows:
+        return
+    size = sum((func.length(column) for column in _BOUNDED), start=0)
+    there = select(func.count(), func.coalesce(func.sum(size), 0)).where(annotations.c.trace == trace)
+    count, taken = connection.execute(there).one()
+    if count + len(rows) > MAX_ANNOTATIONS:
+        raise TooMany(f"A trace must not have more than {MAX_ANNOTATIONS} annotations")
+    if taken + sum(_annotation_size(row) for row in rows) > MAX_ANNOTATED:
+        raise TooMany(f"The annotations of a trace must not be larger than {MAX_ANNOTATED} bytes")
+
+
+def _annotation_size(row: tuple[Any, ...]) -> int:
+    _, content, address, source, _, guardrail, extra, _ = row
+    return len(content) + len(address) + len(source) + len(guardrail) + len(extra)
 
 
 @lru_cache(maxsize=4)

@@ -9,11 +9,10 @@ from typing import Self
 from sqlalchemy import Connection, delete, func, insert, inspect, select, text, update
 
 from gemini_proxy.traces import jobs
-from gemini_proxy.traces.annotation_bounds import require_room
 from gemini_proxy.traces.database import Database, bytes_in_use, connect
 from gemini_proxy.traces.datasets import Dataset, all_datasets, find_datasets
 from gemini_proxy.traces.errors import AmbiguousDataset, AmbiguousTraceId, RowRejected, StoreError
-from gemini_proxy.traces.inserts import insert_annotations
+from gemini_proxy.traces.inserts import insert_annotations, require_annotation_room
 from gemini_proxy.traces.jobs import Job
 from gemini_proxy.traces.partitions import (
     WIDTH,
@@ -393,7 +392,7 @@ def _change(connection: Connection, owner: str, trace_id: str, change: Callable[
     reindex(connection, seq, messages)
     _move(connection, seq, before.annotations, after.annotations)
     added = annotation_rows(trace_id, after.annotations[len(before.annotations) :], now)
-    require_room(connection, seq, added)
+    require_annotation_room(connection, seq, added)
     insert_annotations(connection, added)
     return True
 

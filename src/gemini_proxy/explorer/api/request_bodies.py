@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema
 
 from gemini_proxy.errors import BadRequest, NotFound
 from gemini_proxy.guardrails.masking import PLACEHOLDER
-from gemini_proxy.traces.annotation_bounds import MAX_ANNOTATIONS
+from gemini_proxy.traces.inserts import MAX_ANNOTATIONS
 from gemini_proxy.traces.trace import Annotation
 
 MAX_DATASET_NAME: Final = 128
