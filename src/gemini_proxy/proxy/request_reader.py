@@ -1,15 +1,13 @@
 """Read what a request brings, once and whole: its body, its meaning, and the rules that hold for it."""
 
-import asyncio
 import re
-import zlib
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gemini_proxy.config import Config
-from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable, UnsupportedMediaType
+from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
 from gemini_proxy.gemini.earlier import after_earlier
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.uploads import UploadedFile, read_file
@@ -17,8 +15,7 @@ from gemini_proxy.gemini.wires import passed_request, read_request
 from gemini_proxy.guardrails.header_policy import with_header
 from gemini_proxy.guardrails.rules import HEADER_NAME, GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
-from gemini_proxy.http.request_body import joined, read_pieces, too_large
+from gemini_proxy.http.request_body import check_type, read_body
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
@@ -41,12 +38,6 @@ _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 _READ_SECONDS = 10.0
 """Seconds for reading a large body, including the wait for a process: several times what the largest takes."""
-_UTF8 = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
-"""The only allowed parameter of the content type, given once: a second one could change how the text is read."""
-_INFLATE_STEP = 262_144
-"""Bytes inflated before the loop gets its turn: well under a millisecond."""
-_DEFLATED_STEP = 65_536
-"""Bytes given to zlib at a time: it copies what it has not used yet at every step."""
 
 
 class RequestReader:
@@ -188,78 +179,3 @@ def _conversation(request: web.Request) -> str:
     if len(given) > 1 or not _CONVERSATION.fullmatch(given[0]):
         raise BadRequest(f"The header {CONVERSATION_HEADER} must be given once, with 1 to 128 visible ASCII characters")
     return str(redact(given[0]))
-
-
-async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
-    """Return the body without its content encoding, of at most ``limit`` bytes before and after decompression.
-
-    Raises PayloadTooLarge, UnsupportedMediaType for other encodings, and BadRequest for gzip that is truncated, corrupt
-    or continues after its end, and for a body that does not arrive within ``seconds``. Raises Unavailable if the server
-    holds too many bytes of other bodies.
-    """
-    encoding = _encoding(request)
-    declared = request.content_length or 0
-    if declared > limit:
-        raise too_large(limit)
-    if encoding == "identity" and request.content.is_eof() and 0 < declared <= min(limit, SMALL):
-        # All of it has arrived, as with most requests: nothing to wait for.
-        return request.content.read_nowait(-1)
-    try:
-        async with asyncio.timeout(seconds):
-            raw = await read_pieces(request, limit)
-            return raw if encoding == "identity" else await _gunzip(request, raw, limit)
-    except TimeoutError:
-        raise BadRequest(f"The request body did not arrive within {seconds:g} seconds") from None
-    except web.HTTPException:
-        raise BadRequest("The request body cannot be read") from None
-
-
-def check_type(request: web.Request) -> None:
-    """Raise UnsupportedMediaType for a body that is not JSON in UTF-8, BadRequest for a repeated type."""
-    given = request.headers.getall("content-type", ())
-    if len(given) > 1:
-        raise BadRequest("The header Content-Type is given more than once")
-    if not given or given[0] == "application/json":
-        return
-    mime, _, parameters = given[0].lower().partition(";")
-    if mime.strip() != "application/json":
-        raise UnsupportedMediaType("The request body must be JSON: send the header Content-Type: application/json")
-    if not _UTF8.fullmatch(parameters):
-        raise UnsupportedMediaType("The request body must be in UTF-8")
-
-
-def _encoding(request: web.Request) -> str:
-    given = request.headers.getall("content-encoding", ())
-    if not given:
-        return "identity"
-    encoding = ",".join(given).strip().lower() or "identity"
-    if encoding not in ("identity", "gzip"):
-        raise UnsupportedMediaType("Content-Encoding must be gzip or identity")
-    return encoding
-
-
-async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
-    budget = request.app[MEMORY_BUDGET]
-    inflate = zlib.decompressobj(wbits=31)
-    pieces: list[bytes] = []
-    size = start = 0
-    while not inflate.eof:
-        data = inflate.unconsumed_tail or raw[start : start + _DEFLATED_STEP]
-        if not data:
-            raise BadRequest("The gzip body is truncated")
-        if not inflate.unconsumed_tail:
-            start += len(data)
-        try:
-            piece = inflate.decompress(data, _INFLATE_STEP)
-        except zlib.error:
-            raise BadRequest("The gzip body is corrupt") from None
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise too_large(limit)
-        if size > SMALL:
-            budget.reserve(request, len(piece))
-        await asyncio.sleep(0)
-    if inflate.unused_data or start < len(raw):
-        raise BadRequest("The gzip body goes on after its end")
-    return await joined(pieces, size)

@@ -8,10 +8,10 @@ from gemini_proxy.gemini.batches import without_output
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
 from gemini_proxy.gemini.uploads import TextTest
+from gemini_proxy.http.request_body import check_type, read_body
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Made
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
-from gemini_proxy.proxy.request_reader import check_type, read_body
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS
 from gemini_proxy.server.batch_results import relay_result_file
