@@ -11,8 +11,7 @@ import aiohttp
 import pytest
 
 from gemini_proxy.config import Config, ConfigError, check_secrets
-from gemini_proxy.proxy.telemetry import plain
-from gemini_proxy.server.telemetry import ExchangeTelemetry
+from gemini_proxy.server.telemetry import ExchangeTelemetry, plain
 from tests.support.keys import GEMINI_KEYS
 from tests.support.live import asks, running_live, says, session
 from tests.support.otlp import OtlpReceiver, otlp_receiver
