@@ -16,8 +16,8 @@ from gemini_proxy.cli.settings import Settings, fail
 # A parent imports neither the server nor the store, and "--help" not even this.
 if TYPE_CHECKING:
     from gemini_proxy.config import Config, ServiceManager
-    from gemini_proxy.server.hangups import Hangups
     from gemini_proxy.server.listening import Listener
+    from gemini_proxy.server.service_manager import Hangups
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ CHILD = (sys.executable, "-P", "-m", "gemini_proxy.cli.child_process")
 @click.pass_obj
 def serve(settings: Settings, first_key_file: Path | None) -> None:
     """Serve until SIGTERM. SIGHUP reloads the configuration and policies."""
-    from gemini_proxy.server.hangups import Hangups
     from gemini_proxy.server.process import usable_processors
+    from gemini_proxy.server.service_manager import Hangups
 
     hangups = Hangups()
     wanted = settings.serving.server.processes
@@ -54,7 +54,7 @@ def _serve_together(settings: Settings, first_key_file: Path | None, hangups: "H
     from gemini_proxy.config import service_manager
     from gemini_proxy.server.logs import configure_logs
     from gemini_proxy.server.parent import Parent, Plan
-    from gemini_proxy.server.systemd import Notifier
+    from gemini_proxy.server.service_manager import Notifier
 
     config = settings.serving
     configure_logs(config.logs)

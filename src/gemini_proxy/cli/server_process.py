@@ -14,13 +14,12 @@ from gemini_proxy.config import Config, service_manager
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import Group
-from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.listening import Listener
 from gemini_proxy.server.logs import configure_logs
 from gemini_proxy.server.process import raise_descriptor_limit
 from gemini_proxy.server.runner import Oversight, managed
 from gemini_proxy.server.runner import serve as serve_app
-from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.server.service_manager import Hangups, Notifier
 from gemini_proxy.traces.database import shown_url
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.keys import Keys

@@ -22,10 +22,9 @@ from typing import Final
 from gemini_proxy.config import child_environment
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.server.channel import Channel, Held, Hold, Inherited, Load, Loaded, Ready, Start
-from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.listening import Balance, Listener, listening_status
+from gemini_proxy.server.service_manager import Hangups, Notifier
 from gemini_proxy.server.shared_metrics import Page, counted, process_families
-from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.clock import is_set_within
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,9 @@ from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
-from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.logs import change_logs
+from gemini_proxy.server.service_manager import Hangups, Notifier
 from gemini_proxy.server.sources import Sources
-from gemini_proxy.server.systemd import Notifier
 from gemini_proxy.traces.alerts.rules import AlertRule
 from gemini_proxy.traces.masked_values import MaskedValues
 

@@ -15,10 +15,9 @@ from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
 from gemini_proxy.http.addresses import ListenAddress
 from gemini_proxy.server.app_keys import GROUP, RELOADS, SETUPS, STATE, TASKS
 from gemini_proxy.server.error_responses import error_response
-from gemini_proxy.server.hangups import Hangups
 from gemini_proxy.server.listening import Acceptor, Listener, Share, listening, listening_status
 from gemini_proxy.server.reload import Load, Reloader
-from gemini_proxy.server.systemd import Notifier
+from gemini_proxy.server.service_manager import Hangups, Notifier
 from gemini_proxy.server.unfinished_connections import UNFINISHED, Unfinished
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,11 @@
-"""The part of systemd's notification protocol that Type=notify needs: one datagram a message (sd_notify(3))."""
+"""Listen to the service manager and tell it how the server is doing: SIGHUP to here, and systemd's notifications back.
+
+Of systemd's protocol this is the part that Type=notify needs: one datagram a message (sd_notify(3)).
+"""
 
 import asyncio
+import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -40,3 +45,29 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.setblocking(False)
             channel.sendto(message.encode(), self._address)
+
+
+class Hangups:
+    """Note each SIGHUP from here on, by which an operator asks for a reload: it no longer ends the process.
+
+    That holds before there is an event loop, and after its end too.
+    """
+
+    def __init__(self) -> None:
+        self._noted = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        signal.signal(signal.SIGHUP, lambda *_: self._note())
+
+    async def next(self) -> None:
+        """Return when there was one since the last time; several at once are one."""
+        self._loop = asyncio.get_running_loop()
+        await self._noted.wait()
+        self._noted.clear()
+
+    def _note(self) -> None:
+        if self._loop is None:
+            self._noted.set()
+        else:
+            # A signal handler may run between any two steps of the loop, or after its end.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._noted.set)
