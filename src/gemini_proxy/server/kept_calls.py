@@ -1,21 +1,25 @@
-"""Relay calls that list, show, change and delete objects that Gemini keeps: each holder reaches only their own."""
+"""Relay calls about objects that Gemini keeps, of which each holder reaches only their own, and the results of batches.
 
+Results, in their batch or in a file, are checked like the response of any other call.
+"""
+
+import time
 from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.gemini.batches import without_output
+from gemini_proxy.gemini.batches import has_output, results_file, results_request, without_output
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
 from gemini_proxy.gemini.uploads import TextTest
 from gemini_proxy.http.request_body import check_type, read_body
 from gemini_proxy.proxy.credentials import goes_as_bearer
-from gemini_proxy.proxy.exchange import Made
+from gemini_proxy.proxy.exchange import Exchange, Made
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
-from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, OWNER, SETUPS
-from gemini_proxy.server.batch_results import relay_result_file
-from gemini_proxy.server.exchanges import upstream_of
+from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, MEMORY, OWNER, SETUPS, UPSTREAM
+from gemini_proxy.server.exchanges import new_exchange, run_exchange, upstream_of
+from gemini_proxy.server.reload import Setup
 from gemini_proxy.traces.handles import Handle, Holder, Kind
 
 _MOST_CHANGE: Final = 65_536
@@ -30,6 +34,9 @@ _COLLECTIONS: Final = {
 }
 _PAGES: Final = {**_COLLECTIONS, Kind.BATCH: "operations"}
 """The field of a listing that has the things themselves."""
+_FILE_SECONDS: Final = 30 * 86_400.0
+"""Seconds for which a results file is remembered: Google states no end."""
+_RESULTS: Final = "results of a batch, which are read where they are downloaded"
 
 
 async def relay_kept(request: web.Request) -> web.StreamResponse:
@@ -92,10 +99,80 @@ async def _download(request: web.Request, upstream: UpstreamResponse, handle: Ha
         test.feed(piece)
         first += piece
     if test.encoding or (handle is not None and "results_of" in handle.details):
-        return await relay_result_file(request, upstream, first, handle)
+        return await _relay_result_file(request, upstream, first, handle)
     response = web.StreamResponse(status=upstream.status, headers=upstream.headers)
     await response.prepare(request)
     await response.write(first)
     while piece := await upstream.receive():
         await response.write(piece)
     return response
+
+
+async def relay_results(request: web.Request) -> web.StreamResponse:
+    """Relay how far a batch is; with what it has brought forth, it is an exchange of its requests and responses."""
+    call, config, setup = request[CALL], request.app[CONFIG], request.app[SETUPS].current
+    name = f"batches/{call.names['id']}"
+    await setup.keeper.admit(setup.keeper.holder(call, request[CREDENTIALS], request[OWNER]), Kind.BATCH, name)
+    headers = upstream_headers(request.headers, request[CREDENTIALS].gemini or "", config.upstream.forward_headers)
+    upstream = await request.app[UPSTREAM].open(call.http_method, call.upstream_target, headers, None)
+    try:
+        answer = await upstream.read(config.upstream.max_answer_bytes)
+    finally:
+        upstream.close()
+        request.app[MEMORY].freed(upstream.received)
+    if upstream.status >= 400 or not has_output(answer):
+        return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
+    exchange = new_exchange(request)
+
+    async def read() -> None:
+        await _read_results(request, exchange, setup, name)
+
+    async def check() -> None:
+        exchange.upstream_status = upstream.status
+        exchange.head_at = time.perf_counter()
+        setup.pipeline.open(exchange, upstream)
+        await setup.pipeline.feed(exchange, answer)
+        if (file := results_file(answer)) is not None:
+            exchange.made.append(_results_made(file, name, exchange))
+
+    return await run_exchange(request, exchange, setup, read, check)
+
+
+async def _relay_result_file(
+    request: web.Request, upstream: UpstreamResponse, first: bytes, handle: Handle | None
+) -> web.StreamResponse:
+    """Relay a file with the responses of a batch, one a line: all of it is checked before any of it leaves.
+
+    ``first`` is the part of it that was read already. The handle names the batch.
+    """
+    setup, exchange = request.app[SETUPS].current, new_exchange(request)
+
+    async def read() -> None:
+        await _read_results(request, exchange, setup, handle.details.get("results_of") if handle else None)
+
+    async def check() -> None:
+        exchange.upstream_status = upstream.status
+        exchange.head_at = time.perf_counter()
+        setup.pipeline.open(exchange, upstream)
+        data = first
+        while data:
+            if leaving := await setup.pipeline.feed(exchange, data):
+                await setup.pipeline.send(exchange, leaving)
+            data = await upstream.receive()
+
+    try:
+        return await run_exchange(request, exchange, setup, read, check)
+    finally:
+        request.app[MEMORY].freed(upstream.received)
+
+
+async def _read_results(request: web.Request, exchange: Exchange, setup: Setup, batch: str | None) -> None:
+    """Read the rules that hold for the responses of a batch, and what it was asked."""
+    exchange.rules = await setup.reader.read_rules(exchange, request.headers)
+    exchange.request = results_request(batch)
+    await setup.reader.follow_references(exchange)
+
+
+def _results_made(file: str, batch: str, exchange: Exchange) -> Made:
+    """Return the file that responses are in, which is whose the batch is. It is read when it is downloaded."""
+    return Made(Kind.FILE, file, exchange.created + _FILE_SECONDS, unchecked=_RESULTS, details={"results_of": batch})
