@@ -13,7 +13,6 @@ from gemini_proxy.gemini.earlier import Earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked, is_text_type
 from gemini_proxy.proxy.credentials import Credentials, account_of
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.interactions import COLLECTION, asked_before, refuse_going_on
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.handles import MOST_AT_ONCE, ForeignHandle, Handle, Handles, Holder, Kind, Recalled
 
@@ -21,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _VERTEX: Final = "vertex"
 """The account of all that is kept on Vertex AI: tokens change every hour, and names there are told apart without it."""
+INTERACTIONS: Final = "interactions/"
+"""The start of an interaction's name."""
 _ANOTHER_TYPE: Final = "a file that is read as another type than it was checked as"
 _OWNED: Final = (Kind.OPERATION, Kind.SESSION)
 """Kinds of handles that users who share the operator's key may use only if the handle is known to be theirs."""
@@ -72,11 +73,11 @@ class HandleKeeper:
             for handle in known.values():
                 if handle.kind is Kind.INTERACTION:
                     lost = self._restores and not (self._keeps_values and handle.details.get("kept"))
-                    refuse_going_on(exchange, handle, lost=lost)
+                    _refuse_going_on(exchange, handle, lost=lost)
                 elif handle.refused:
                     raise ForeignHandle
             if len(known) < len(references) and (asked := exchange.call.names.get("id")):
-                await self.admit(holder, Kind.INTERACTION, f"{COLLECTION}{asked}")
+                await self.admit(holder, Kind.INTERACTION, f"{INTERACTIONS}{asked}")
             if not holder.account and any(one.kind in _OWNED for one in references if one not in known):
                 raise ForeignHandle
             recalled = await self._handles.recall([*known.values()])
@@ -149,6 +150,25 @@ class HandleKeeper:
                 await self._handles.remember(handle)
 
 
+def _refuse_going_on(exchange: Exchange, handle: Handle, *, lost: bool) -> None:
+    """Raise the error for a request that may not continue or read an interaction.
+
+    A refused interaction is not found and cannot be continued. ``lost`` says that its masked values were not stored, so
+    that only the original call could restore them in the response.
+    """
+    reads = handle.name == f"{INTERACTIONS}{exchange.call.names.get('id')}"
+    if handle.refused and reads:
+        raise NotFound("There is no such interaction here")
+    if handle.refused:
+        raise BadRequest("The earlier interaction was refused; send the rest of the conversation as input")
+    if lost and handle.details.get("masked"):
+        what = "be read again" if reads else "be continued"
+        raise BadRequest(
+            f"An interaction with masked values cannot {what}, because the values were not kept; "
+            "send the conversation as input"
+        )
+
+
 def _origins(handles: Iterable[Handle], joined: str) -> tuple[str, ...]:
     """Return the conversations under which the masked values of the handles' contents are kept.
 
@@ -211,11 +231,25 @@ def _known(
     known: dict[Reference, Earlier] = {}
     for reference, handle in handles.items():
         earlier = placed.get(handle.trace)
-        reads = asked is not None and handle.name == f"{COLLECTION}{asked}"
+        reads = asked is not None and handle.name == f"{INTERACTIONS}{asked}"
         if earlier is not None and (reads or handle.kind is Kind.OPERATION):
-            known[reference] = asked_before(handle, earlier)
+            known[reference] = _asked_before(handle, earlier)
         elif unread := handle.unchecked or _read_otherwise(reference, handle):
             known[reference] = Earlier(earlier.messages if earlier else (), unread=unread)
         elif earlier is not None:
             known[reference] = earlier
     return known
+
+
+def _asked_before(handle: Handle, recalled: Earlier) -> Earlier:
+    """Return the request's part of an interaction's known content: the response that reads it has the rest."""
+    count = handle.details.get("request", 0)
+    asked = tuple(one for one in recalled.unchecked if not _is_behind(one.address, count))
+    return Earlier(recalled.messages[:count], asked)
+
+
+def _is_behind(address: str, count: int) -> bool:
+    """Return whether an address is in a message from the one of index ``count`` on."""
+    root, _, rest = address.partition(".")
+    index = rest.partition(".")[0]
+    return root == "messages" and index.isdecimal() and int(index) >= count

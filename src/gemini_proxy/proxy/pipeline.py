@@ -53,12 +53,11 @@ from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
-from gemini_proxy.proxy.interactions import made_interactions
+from gemini_proxy.proxy.made_objects import made_objects
 from gemini_proxy.proxy.masker import Masker, contents_of, masked_bytes, off_loop
 from gemini_proxy.proxy.request_reader import RequestReader
 from gemini_proxy.proxy.tasks import Tasks
 from gemini_proxy.proxy.upstream import UpstreamResponse
-from gemini_proxy.proxy.video_operations import made_operations
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval
 from gemini_proxy.traces.errors import StoreError
@@ -343,7 +342,7 @@ class Pipeline:
         if exchange.rules.narrows:
             await self._turns.remember(exchange)
         await self._masker.note_spellings(exchange)
-        exchange.made += made_interactions(exchange) + made_operations(exchange)
+        exchange.made += made_objects(exchange)
         coverage = self._recorder.coverage(exchange)
         exchange.response.note(HEADER, coverage.header)
         await self._recorder.record(exchange, coverage)
@@ -354,7 +353,7 @@ class Pipeline:
             return
         exchange.end(outcome)
         self._remember(exchange)
-        exchange.made += made_interactions(exchange) + made_operations(exchange)
+        exchange.made += made_objects(exchange)
         self._recorder.record_later(exchange, self._hide_unchecked(exchange))
 
     # Responses that replace what the client asked for.

@@ -19,8 +19,8 @@ from gemini_proxy.http.request_body import check_type, read_body
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
-from gemini_proxy.proxy.interactions import refuse_unopened
 from gemini_proxy.proxy.upstream import upstream_headers
+from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.dataset_rules import DatasetRules
 from gemini_proxy.traces.datasets import UNNAMED
 from gemini_proxy.traces.errors import StoreError
@@ -38,6 +38,12 @@ _MANY = 10_000
 """Values in a body (its objects, lists and members) whose reading takes tens of milliseconds, however small it is."""
 _READ_SECONDS = 10.0
 """Seconds for reading a large body, including the wait for a process: several times what the largest takes."""
+_SETTINGS = {
+    "request.agent": "agents",
+    "request.environment": "environments",
+    "request.environment_id": "environments",
+}
+"""Fields of a request that name what runs at Google, and the settings that allow them."""
 
 
 class RequestReader:
@@ -115,7 +121,7 @@ class RequestReader:
                     f"No rule has checked the requests in {unread.reference.name}: upload the file through this "
                     "proxy, with the type application/jsonl"
                 )
-        refuse_unopened(exchange.request, self._guardrails)
+        _refuse_unopened(exchange.request, self._guardrails)
 
     async def read_rules(self, exchange: Exchange, headers: Headers) -> GuardrailSet:
         """Return the rules that hold for a request. Raises BadRequest, and Unavailable for rules not to be had."""
@@ -169,6 +175,18 @@ class RequestReader:
 def _values(body: bytes) -> int:
     """Return an upper bound of the objects, lists and members of a body: it does not recognize strings."""
     return body.count(b"{") + body.count(b"[") + body.count(b":")
+
+
+def _refuse_unopened(request: GeminiRequest, guardrails: Guardrails) -> None:
+    """Raise BadRequest for a request that names an agent or an environment where the settings do not allow it."""
+    for unchecked in request.unchecked:
+        setting = _SETTINGS.get(unchecked.address)
+        if setting is not None and getattr(guardrails, setting) == "refuse":
+            name = unchecked.address.removeprefix("request.")
+            raise BadRequest(
+                f'The field "{name}" makes Gemini run something that the proxy cannot see; '
+                f'this server accepts it only with guardrails.{setting} = "allow"'
+            )
 
 
 def _conversation(request: web.Request) -> str:

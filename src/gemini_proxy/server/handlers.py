@@ -11,10 +11,11 @@ from gemini_proxy.gemini.doors import Method
 from gemini_proxy.gemini.upstream_fault import fault_in
 from gemini_proxy.proxy.credentials import goes_as_bearer
 from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.made_objects import made_by
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, EXCHANGE, MEMORY, PIPELINE, TASKS
 from gemini_proxy.server.exchanges import upstream_of
-from gemini_proxy.server.kept_calls import made_by, relay_kept, relay_results
+from gemini_proxy.server.kept_calls import relay_kept, relay_results
 from gemini_proxy.server.live import serve_session
 from gemini_proxy.server.uploads import take_upload
 

@@ -63,13 +63,6 @@ async def relay_kept(request: web.Request) -> web.StreamResponse:
     return web.Response(status=upstream.status, headers=upstream.headers, body=answer)
 
 
-def made_by(call: ModelCall, answer: bytes) -> list[Made]:
-    """Return the cache or the batch that a call has made, by the upstream's answer; none where that names none."""
-    kept = read_kept(answer)
-    kind = Kind.BATCH if call.row.wire == "batch" else Kind.CACHE
-    return [] if kept is None else [Made(kind, kept.name, kept.expires)]
-
-
 async def _change(request: web.Request) -> bytes:
     check_type(request)
     return read_change(await read_body(request, _MOST_CHANGE, request.app[CONFIG].server.request_timeout))
