@@ -11,7 +11,8 @@ from gemini_proxy.gemini.messages import Message
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.turn_digests import answered, turn_ends
 from gemini_proxy.proxy.exchange import Exchange
-from gemini_proxy.proxy.masker import names_of, off_loop
+from gemini_proxy.proxy.masker import names_of
+from gemini_proxy.proxy.tasks import off_loop
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.known_digests import KnownDigests

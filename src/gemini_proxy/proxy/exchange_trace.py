@@ -15,9 +15,9 @@ from gemini_proxy.guardrails.coverage import Coverage
 from gemini_proxy.guardrails.masking import Masks, hide_in_messages, moved
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.exchange_metrics import ExchangeMetrics
-from gemini_proxy.proxy.masker import masked_bytes, off_loop
+from gemini_proxy.proxy.masker import masked_bytes
 from gemini_proxy.proxy.shadow_runner import ShadowRunner
-from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.tasks import Tasks, off_loop
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.alerts.notebook import Notebook
 from gemini_proxy.traces.datasets import UNNAMED

@@ -44,9 +44,9 @@ from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.masking import Masks, evidence, hide_in_messages
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange, Made, Refused
-from gemini_proxy.proxy.masker import off_loop
 from gemini_proxy.proxy.pipeline import Pipeline
 from gemini_proxy.proxy.request_reader import RequestReader
+from gemini_proxy.proxy.tasks import off_loop
 from gemini_proxy.traces.handles import Kind
 from gemini_proxy.traces.trace import Outcome
 

@@ -1,13 +1,11 @@
 """Mask what guardrails find in an exchange, and texts in its history that were refused before."""
 
-import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import ParamSpec, TypeVar
 
 from gemini_proxy.errors import DecodeError
 from gemini_proxy.gemini.body_wire import BodyPlaces
@@ -42,6 +40,7 @@ from gemini_proxy.guardrails.masking import (
 from gemini_proxy.guardrails.turn_digests import answered, is_of_model, turn_ends
 from gemini_proxy.guardrails.verdict import Violation
 from gemini_proxy.proxy.exchange import Exchange
+from gemini_proxy.proxy.tasks import off_loop
 from gemini_proxy.sections import Guardrails
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.headline import conversation_of
@@ -50,13 +49,9 @@ from gemini_proxy.traces.masked_values import MOST_ASKED, KeptValues, MaskedValu
 from gemini_proxy.traces.trace import Outcome
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _AT_ONCE = 16
 """Values that are looked for in a text in the time that it takes to read it as JSON."""
-_LARGE = 65_536
-"""Bytes whose strings take more than the five milliseconds that the loop may lose."""
 _TURN_DIGITS = 24
 """Digits of a keyed digest that tell turns of one conversation apart."""
 _MOST_SPELLINGS = 256
@@ -399,13 +394,6 @@ def masked_bytes(exchange: Exchange) -> int:
     size = max(exchange.size, len(exchange.file.data or b"") if exchange.file is not None else 0)
     size += exchange.stream.size if exchange.stream is not None else 0
     return size * max(1, len(exchange.masks.placeholders) // _AT_ONCE)
-
-
-async def off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Return what ``work`` returns on ``size`` bytes: in a thread if it may take long."""
-    if size > _LARGE:
-        return await asyncio.to_thread(work, *arguments, **options)
-    return work(*arguments, **options)
 
 
 def _lies_in(removed: Collection[int], contents: Sequence[int | None], violation: Violation) -> bool:

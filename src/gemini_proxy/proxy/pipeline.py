@@ -54,9 +54,9 @@ from gemini_proxy.proxy.approval import ApprovalDesk, NotAllowed
 from gemini_proxy.proxy.exchange import Exchange, Refused
 from gemini_proxy.proxy.exchange_trace import ExchangeRecorder
 from gemini_proxy.proxy.made_objects import made_objects
-from gemini_proxy.proxy.masker import Masker, contents_of, masked_bytes, off_loop
+from gemini_proxy.proxy.masker import Masker, contents_of, masked_bytes
 from gemini_proxy.proxy.request_reader import RequestReader
-from gemini_proxy.proxy.tasks import Tasks
+from gemini_proxy.proxy.tasks import Tasks, off_loop
 from gemini_proxy.proxy.upstream import UpstreamResponse
 from gemini_proxy.sections import Guardrails, Refusals
 from gemini_proxy.traces.approvals import Approval

@@ -1,14 +1,15 @@
-"""Start all background tasks, and own them until they end."""
+"""Start all background tasks, own them until they end, and take long work off the event loop."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from gemini_proxy.errors import origin_of
 from gemini_proxy.traces.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.1
@@ -16,6 +17,15 @@ LONGEST_PAUSE: Final = 30.0
 """Seconds between a failure of a task that must live and its next start; each is twice the one before."""
 SETTLED: Final = 60.0
 """Seconds without a failure after which the next one counts as the first: logged, with a short pause."""
+_LARGE: Final = 65_536
+"""Bytes whose strings take more than the five milliseconds that the loop may lose."""
+
+
+async def off_loop(size: int, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Return what ``work`` returns on ``size`` bytes: in a thread if it may take long."""
+    if size > _LARGE:
+        return await asyncio.to_thread(work, *arguments, **options)
+    return work(*arguments, **options)
 
 
 class Tasks:
