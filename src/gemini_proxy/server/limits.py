@@ -288,11 +288,8 @@ class AtOnce:
 
     def end(self, client: str) -> None:
         """Count one less."""
-        left = self._under_way[client] - 1
-        if left:
+        if (left := self._under_way.pop(client, 0) - 1) > 0:
             self._under_way[client] = left
-        else:
-            del self._under_way[client]
 
 
 class Proven:
