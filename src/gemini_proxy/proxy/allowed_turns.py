@@ -29,18 +29,21 @@ _MOST_TURNS: Final = 64
 class AllowedTurns:
     """Find and remember which turns of conversations were allowed. ``known`` keeps the digests.
 
-    Nothing is read or written unless a rule checks only new content. Content counts as allowed only in the same place:
-    after the same messages, from the beginning on, up to the end of a turn of the model. The client's last messages are
-    always new. A digest is valid for one owner, dataset and set of such rules, so that a new rule sees everything.
+    They are for exchanges of which a rule checks only new content (``GuardrailSet.narrows``). Content counts as allowed
+    only in the same place: after the same messages, from the beginning on, up to the end of a turn of the model. The
+    client's last messages are always new. A digest is valid for one owner, dataset and set of such rules, so that a new
+    rule sees everything.
     """
 
     def __init__(self, guardrails: Guardrails, known: KnownDigests) -> None:
         self._guardrails = guardrails
         self._known = known
+        # Other engines check the whole conversation, whatever a rule says.
+        self._used = guardrails.engine == "native"
 
     async def find(self, exchange: Exchange) -> None:
         """Set how many messages of the request were allowed before."""
-        if not self._applies(exchange):
+        if not self._used:
             return
         exchange.asked = messages = exchange.checked_request.messages
         by_digest = await off_loop(exchange.size, self._ends, exchange, messages)
@@ -56,7 +59,7 @@ class AllowedTurns:
 
         Content that was refused before and is masked in a history does not count as allowed.
         """
-        if not self._applies(exchange) or exchange.asked is None:
+        if not self._used or exchange.asked is None:
             return
         if exchange.outcome is not Outcome.COMPLETED or not exchange.response_messages:
             return
@@ -67,9 +70,6 @@ class AllowedTurns:
             await self._known.remember(digests)
         except StoreError as error:
             log.warning("allowed turns cannot be stored, so they count as new in the next request: %s", error)
-
-    def _applies(self, exchange: Exchange) -> bool:
-        return exchange.rules.narrows and self._guardrails.engine == "native"
 
     def _ends(self, exchange: Exchange, messages: Sequence[Message]) -> dict[str, int]:
         """Return the ends of the model's turns in a history, each by its digest."""

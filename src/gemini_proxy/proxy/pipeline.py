@@ -1,7 +1,7 @@
 """Run an exchange from its first check to its trace: start, open, feed, end; then refuse or fail, and record.
 
-The guardrail middleware calls the steps; between them the handler moves bytes and knows nothing about rules. This
-module decides what is checked, what may leave and when, and what the client gets instead.
+Between the steps the handler moves bytes and knows nothing about rules. This module decides what is checked, what may
+leave and when, and what the client gets instead.
 """
 
 import asyncio
@@ -107,6 +107,21 @@ class Pipeline:
         self._recorder = recorder
         self._tasks = tasks
         self._max_response_bytes = max_response_bytes
+
+    async def run(self, exchange: Exchange, answer: Callable[[], Awaitable[object]]) -> bytes:
+        """Take an exchange from its first check to its trace, and return its last bytes, which may leave now.
+
+        ``answer`` calls the upstream and feeds its response to the steps below. So the trace is written before the last
+        byte leaves. Raises Unavailable if a required trace was not written.
+        """
+        try:
+            await self.start(exchange)
+            await answer()
+            last = await self.end(exchange)
+        except (Refused, UpstreamError) as error:
+            last = await self.fail(exchange, error)
+        await self.record(exchange)
+        return last
 
     # The steps of an exchange, in their order.
 
@@ -541,9 +556,7 @@ class Pipeline:
 
     async def _unsettled(self, exchange: Exchange, verdict: Verdict | Awaitable[Verdict]) -> Sequence[Violation]:
         """Return the violations of a request about which something is to be done."""
-        if not isinstance(verdict, Verdict):
-            verdict = await self._wait(exchange, "request", verdict)
-        self._note_verdict(exchange, "request", verdict)
+        verdict = await self._verdict_on(exchange, "request", verdict)
         if not verdict.violations:
             return ()
         return [violation for violation in verdict.violations if not self._is_settled(exchange, "request", violation)]
@@ -679,10 +692,8 @@ class Pipeline:
         unseen: list[Unchecked] = []
         offset = len(request.messages)
         for candidate in candidates:
-            verdict = self._judge(exchange, "response", (*request.messages, *candidate.messages))
-            if not isinstance(verdict, Verdict):
-                verdict = await self._wait(exchange, "response", verdict)
-            self._note_verdict(exchange, "response", verdict)
+            judged = self._judge(exchange, "response", (*request.messages, *candidate.messages))
+            verdict = await self._verdict_on(exchange, "response", judged)
             if verdict.violations:
                 verdicts.append(_placed(verdict, len(request.messages), offset - len(request.messages)))
             unseen.extend(candidate.unchecked)
@@ -759,20 +770,21 @@ class Pipeline:
             allowed=exchange.allowed or exchange.settled,
         )
 
-    async def _wait(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
-        """Wait for a verdict that takes a while. Raises Refused where there is none."""
+    async def _verdict_on(self, exchange: Exchange, phase: Phase, judged: Verdict | Awaitable[Verdict]) -> Verdict:
+        """Return a verdict, once it is there, and note how long its check took. Raises Refused where there is none.
+
+        The exchange also notes if the check let it go on without a verdict.
+        """
         try:
-            return await self._patiently(exchange, phase, judged)
+            verdict = judged if isinstance(judged, Verdict) else await self._patiently(exchange, phase, judged)
         except (EngineUnavailable, Unauthenticated) as error:
             raise self._no_verdict(exchange, phase, error) from None
-
-    def _note_verdict(self, exchange: Exchange, phase: Phase, verdict: Verdict) -> None:
-        """Note how long a check took, and whether it let the exchange go on without a verdict."""
         exchange.check_ms += verdict.milliseconds
         if exchange.spans is not None and exchange.rules.deciding:
             exchange.spans.checked(phase, verdict.milliseconds, verdict.unchecked)
         if verdict.unchecked is not None:
             exchange.pass_unchecked(verdict.unchecked)
+        return verdict
 
     async def _patiently(self, exchange: Exchange, phase: Phase, judged: Awaitable[Verdict]) -> Verdict:
         """Wait for a verdict; while it takes long on a response, show the client that the connection lives."""

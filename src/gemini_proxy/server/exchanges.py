@@ -1,4 +1,4 @@
-"""Run an exchange that was read: start, get the response, end, record."""
+"""Begin an exchange, take it through the pipeline, and remember what it made."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gemini_proxy.config import Config
-from gemini_proxy.errors import UpstreamError
 from gemini_proxy.gemini.calls import ModelCall
 from gemini_proxy.proxy.credentials import client_of
-from gemini_proxy.proxy.exchange import Exchange, Refused
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.response import ClientResponse
 from gemini_proxy.proxy.upstream import UpstreamClient
 from gemini_proxy.server.app_keys import (
@@ -76,13 +75,7 @@ async def run_exchange(
         spans = exchange.spans = telemetry.begin(exchange, request)
         exchange.headers = {**exchange.headers, **spans.headers}
     try:
-        try:
-            await pipeline.start(exchange)
-            await answer()
-            last = await pipeline.end(exchange)
-        except (Refused, UpstreamError) as error:
-            last = await pipeline.fail(exchange, error)
-        await pipeline.record(exchange)
+        last = await pipeline.run(exchange, answer)
         if exchange.made:
             await setup.keeper.remember(exchange)
             delete_refused(request, exchange)
