@@ -33,7 +33,7 @@ from gemini_proxy.policy.errors import (
 )
 from gemini_proxy.policy.lint.formatter import format_policy
 from gemini_proxy.policy.lint.portability import portability
-from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy
+from gemini_proxy.policy.policy import MAX_VIOLATIONS, CompiledRule, Policy, Rule, RuleViolation, RuleWindow
 from gemini_proxy.policy.prefilter import FoundNeeds, Prefilter, prefilter_of
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation
@@ -42,7 +42,6 @@ from gemini_proxy.policy.run.provenance.labels import LABELS_PARAMETER, joined_l
 from gemini_proxy.policy.run.provenance.restored import RESTORED_PARAMETER
 from gemini_proxy.policy.run.ranges import MAX_RANGES
 from gemini_proxy.policy.run.regex import MAX_PROGRAM
-from gemini_proxy.policy.run.rules import Rule, RuleViolation, RuleWindow
 from gemini_proxy.policy.session import OpenTurn, Place, Session
 
 __all__ = [

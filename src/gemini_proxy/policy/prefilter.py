@@ -13,9 +13,8 @@ from typing import Any, Final, NamedTuple, TypeGuard
 import orjson
 import re2
 
-from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.policy import LONGEST_NEED, CompiledRule, Need, Policy, RuleWindow
 from gemini_proxy.policy.run.readings import begin_a_turn, joined_texts
-from gemini_proxy.policy.run.rules import LONGEST_NEED, Need, RuleWindow
 from gemini_proxy.policy.run.values import count_chars
 
 _KINDS: Final[Mapping[str, int]] = {"Message": 1, "ToolCall": 2, "ToolOutput": 4, "Tool": 8}

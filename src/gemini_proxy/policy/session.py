@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any, Final
 
 from gemini_proxy.policy.errors import EvaluationError
-from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.policy import TEXT_WINDOWS, CompiledRule, Policy, RuleViolation
 from gemini_proxy.policy.prefilter import prefilter_of
 from gemini_proxy.policy.run.budget import Budget
 from gemini_proxy.policy.run.events import Conversation, Event
 from gemini_proxy.policy.run.readings import Said, said, said_last
-from gemini_proxy.policy.run.rules import TEXT_WINDOWS, RuleViolation
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.values import Joined
 

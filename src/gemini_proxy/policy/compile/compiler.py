@@ -53,7 +53,7 @@ from gemini_proxy.policy.detectors.outside import OutsideDetector, Question, who
 from gemini_proxy.policy.errors import EvaluationError, PolicyError
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.parser import parse
-from gemini_proxy.policy.policy import CompiledRule, Policy
+from gemini_proxy.policy.policy import CompiledRule, Policy, Rule
 from gemini_proxy.policy.run.builtins import FUNCTIONS, Function, as_text, find_all, matches
 from gemini_proxy.policy.run.events import FIELDS
 from gemini_proxy.policy.run.methods import ARITY
@@ -68,7 +68,6 @@ from gemini_proxy.policy.run.operators import (
     slice_of,
 )
 from gemini_proxy.policy.run.regex import MAX_PROGRAM, Mode, literal_finder
-from gemini_proxy.policy.run.rules import Rule
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.search import by_detector
 from gemini_proxy.policy.run.texts import images_of, searched_texts

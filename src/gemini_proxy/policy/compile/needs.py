@@ -19,8 +19,8 @@ import orjson
 
 from gemini_proxy.policy.compile.scope import Context
 from gemini_proxy.policy.parse import syntax
+from gemini_proxy.policy.policy import LONGEST_NEED, Need, Needs
 from gemini_proxy.policy.run.regex_dialect import DialectError, translate
-from gemini_proxy.policy.run.rules import LONGEST_NEED, Need, Needs
 
 # The kinds of event that can be found quickly in messages.
 _EVENTS: Final = frozenset(("Message", "ToolCall", "ToolOutput", "Tool"))

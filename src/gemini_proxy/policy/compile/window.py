@@ -14,9 +14,9 @@ from gemini_proxy.policy.compile.scope import Context
 from gemini_proxy.policy.detectors import positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
 from gemini_proxy.policy.parse import syntax
+from gemini_proxy.policy.policy import RuleWindow
 from gemini_proxy.policy.run.events import FIELDS
 from gemini_proxy.policy.run.regex_dialect import split
-from gemini_proxy.policy.run.rules import RuleWindow
 
 _ORDER: Final[tuple[RuleWindow, ...]] = ("slice", "edge", "hint", "whole")
 _SLICE, _EDGE, _HINT, _WHOLE = range(4)
