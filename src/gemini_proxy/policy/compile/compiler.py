@@ -30,7 +30,7 @@ from gemini_proxy.policy.compile.code import (
     tested,
     without_marks,
 )
-from gemini_proxy.policy.compile.cost import Cost, declarations
+from gemini_proxy.policy.compile.cost import Cost
 from gemini_proxy.policy.compile.hints import FIELDS_ELSEWHERE, METHODS_ELSEWHERE, MODULES_ELSEWHERE
 from gemini_proxy.policy.compile.imports import (
     MODULES,
@@ -258,7 +258,7 @@ class _Compiler:
         args, kwargs = self._error(statement.error, scope)
         events = [slot for name, slot in scope.slots.items() if scope.kinds.get(name) in FIELDS]
         predicates = [predicate.node for predicate in self._context.predicates.values()]
-        binding = frozenset(predicate.name for predicate in predicates if declarations(predicate.body))
+        binding = frozenset(predicate.name for predicate in predicates if syntax.declarations(predicate.body))
         window = window_of(statement, self._context, binding)
         message, action = self._constant_message(statement.error, scope), self._named_text(statement, "action", scope)
         may_mask = action == "mask" or (action is None and _given(statement, "action") is not None)

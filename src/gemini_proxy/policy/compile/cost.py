@@ -1,6 +1,6 @@
 """Estimate what the check of a rule costs, from its syntax tree at load."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gemini_proxy.policy.parse import syntax
 
@@ -13,32 +13,13 @@ _DETECTORS = {"secrets": 65.0, "prompt_injection": 55.0, "pii": 45.0, "normalize
 _INDEXED = 50.0
 
 
-def lines_within(lines: Sequence[syntax.Line]) -> Iterator[syntax.Line]:
-    """Lines, those of quantifiers' blocks included."""
-    for line in lines:
-        yield line
-        if isinstance(line, syntax.Quantifier):
-            yield from lines_within(line.body)
-
-
-def declarations(lines: Sequence[syntax.Line]) -> list[syntax.Declaration]:
-    """Return every declaration in the lines, those in flows and quantifiers included."""
-    found = []
-    for line in lines_within(lines):
-        if isinstance(line, syntax.Declaration):
-            found.append(line)
-        elif isinstance(line, syntax.Flow):
-            found.extend(link for link in line.links if isinstance(link, syntax.Declaration))
-    return found
-
-
 class Cost:
     """The cost of one rule: the ``kinds`` of event that it goes over, and microseconds ``per_character``."""
 
     __slots__ = ("kinds", "per_character")
 
     def __init__(self, rule: syntax.Raise, predicates: Sequence[syntax.Predicate]) -> None:
-        self.kinds = tuple(line.kind for line in declarations(rule.body) if line.source is None)
+        self.kinds = tuple(line.kind for line in syntax.declarations(rule.body) if line.source is None)
         nodes = [node for part in (rule, *predicates) for node in syntax.walk(part)]
         tests = sum(isinstance(node, syntax.Call | syntax.Comparison) for node in nodes)
         names = [node.name for node in nodes if isinstance(node, syntax.Name)]

@@ -9,7 +9,6 @@ other test waits for the whole text.
 from collections.abc import Iterator
 from typing import Final
 
-from gemini_proxy.policy.compile.cost import declarations, lines_within
 from gemini_proxy.policy.compile.scope import Context
 from gemini_proxy.policy.detectors import positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
@@ -34,12 +33,12 @@ _MORE_THAN_NONE = ((">", 0), (">=", 1), ("!=", 0))
 
 def window_of(rule: syntax.Raise, context: Context, binding_predicates: frozenset[str]) -> RuleWindow:
     """Tell how a rule is judged while a response grows; ``binding_predicates`` declare events of their own."""
-    lines = list(lines_within(rule.body))
+    lines = list(syntax.lines_within(rule.body))
     named = {node.name for node in syntax.walk(rule) if isinstance(node, syntax.Name)}
     # A predicate may call one that declares events.
     if binding_predicates and named & context.predicates.keys():
         return "whole"
-    events = [line for line in declarations(rule.body) if line.source is None]
+    events = [line for line in syntax.declarations(rule.body) if line.source is None]
     if not any(_reads_response(event, rule, context) for event in events):
         quantifiers = [line for line in lines if isinstance(line, syntax.Quantifier)]
         nested = any(isinstance(inner, syntax.Quantifier) for quantifier in quantifiers for inner in quantifier.body)
@@ -57,9 +56,9 @@ def reads_all_messages(rule: syntax.Raise, context: Context, binding_predicates:
     named = {node.name for node in syntax.walk(rule) if isinstance(node, syntax.Name)}
     if binding_predicates and named & context.predicates.keys():
         return True
-    if any(isinstance(line, syntax.Quantifier) for line in lines_within(rule.body)):
+    if any(isinstance(line, syntax.Quantifier) for line in syntax.lines_within(rule.body)):
         return True
-    return any(_kind(line, context) == "Input" for line in declarations(rule.body))
+    return any(_kind(line, context) == "Input" for line in syntax.declarations(rule.body))
 
 
 def _kind(line: syntax.Declaration, context: Context) -> str:

@@ -1,6 +1,6 @@
 """The syntax tree: frozen values, each with the line and column of its first character."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -276,3 +276,22 @@ def walk(node: Node) -> Iterator[Node]:
 def names_in(node: Node) -> set[str]:
     """Return every name that a node mentions."""
     return {inner.name for inner in walk(node) if isinstance(inner, Name)}
+
+
+def lines_within(lines: Iterable[Line]) -> Iterator[Line]:
+    """Yield lines, those of quantifiers' blocks included."""
+    for line in lines:
+        yield line
+        if isinstance(line, Quantifier):
+            yield from lines_within(line.body)
+
+
+def declarations(lines: Iterable[Line]) -> list[Declaration]:
+    """Return every declaration in the lines, those in flows and quantifiers included."""
+    found = []
+    for line in lines_within(lines):
+        if isinstance(line, Declaration):
+            found.append(line)
+        elif isinstance(line, Flow):
+            found.extend(link for link in line.links if isinstance(link, Declaration))
+    return found
