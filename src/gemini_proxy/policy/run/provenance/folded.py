@@ -1,7 +1,8 @@
 """Texts as they are compared: letters and digits alone, in one case and one Unicode form, with the way back.
 
 The usual changes that models and tools make to a value (case, white space, punctuation, quotes, Markdown, groups of
-four digits, thousands separators, full-width forms) leave its letters and digits and their order unchanged.
+four digits, thousands separators, full-width forms) leave its letters and digits and their order unchanged. What is
+encoded is decoded, and dates and numbers are looked for in their other spellings.
 """
 
 import binascii
@@ -17,7 +18,6 @@ from typing import Final
 from urllib.parse import unquote
 
 from gemini_proxy.policy.run.budget import Meter
-from gemini_proxy.policy.run.provenance.spellings import days_of_ranges
 
 _WORD = re.compile(r"[^\W_]+")
 # Other spellings of a value: percent escapes, base64 and hexadecimal digits.
@@ -227,7 +227,7 @@ class Spoken:
     def _decode(self, meter: Meter) -> None:
         meter.charge(sum(1 + (len(text) >> 2) for text, _ in self._encoded))
         for text, source in self._encoded:
-            for made in (*decoded(text), *days_of_ranges(text)):
+            for made in (*decoded(text), *_days_of_ranges(text)):
                 self._read.add(made, source, decoded_from=len(text))
         self._encoded.clear()
 
@@ -280,3 +280,50 @@ def _readable(data: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return text if text.isprintable() and text.strip() else None
+
+
+# Other spellings of a date and of a number, folded
+
+MONTHS: Final = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
+)  # fmt: skip
+_MONTH = "|".join(f"{name}|{name[:3]}" for name in MONTHS)
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_RANGE = re.compile(
+    rf"\b({_DAY}) ?(?:to|-|–|until|till|through|and) ?(?:the )?({_DAY}) (?:of )?({_MONTH})\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(?:[,' ]\d{3})+|\d+)(?:\.(\d*))?")
+
+
+def spellings_of_date(year: int, month: int, day: int) -> list[str]:
+    """Return how a date is written: as in ISO 8601 first, then with the month's name or number."""
+    if not 1 <= month <= len(MONTHS):
+        return [f"{year:04}{month:02}{day:02}"]
+    name, ordinal = MONTHS[month - 1], _ordinal(day)
+    found = [f"{year:04}{month:02}{day:02}", f"{day:02}{month:02}{year:04}", f"{month:02}{day:02}{year:04}"]
+    for called in dict.fromkeys((name, name[:3])):
+        for number in (str(day), ordinal):
+            found.extend((f"{called}{number}", f"{number}{called}", f"{number}of{called}", f"{called}the{number}"))
+    return found
+
+
+def _days_of_ranges(text: str) -> Iterator[str]:
+    """Yield the first day of each range that names its month once: ``1 May`` of "the 1st to the 5th of May"."""
+    for match in _RANGE.finditer(text):
+        yield f"{match[1]} {match[3]}"
+
+
+def _ordinal(day: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th") if day not in (11, 12, 13) else "th"
+    return f"{day}{ending}"
+
+
+def spellings_of_number(value: str) -> list[str]:
+    """Return a number without thousands separators, with and without zeros after the point."""
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        return []
+    whole, behind = re.sub(r"\D", "", match[1]), (match[2] or "").rstrip("0")
+    return [whole + behind] if behind else [whole, f"{whole}0", f"{whole}00"]

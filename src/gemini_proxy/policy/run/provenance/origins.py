@@ -10,7 +10,14 @@ import orjson
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.fields import Field, fields_of
-from gemini_proxy.policy.run.provenance.folded import Folded, Spoken, decoded, fold
+from gemini_proxy.policy.run.provenance.folded import (
+    Folded,
+    Spoken,
+    decoded,
+    fold,
+    spellings_of_date,
+    spellings_of_number,
+)
 from gemini_proxy.policy.run.provenance.labels import Labels
 from gemini_proxy.policy.run.provenance.restored import Restored
 from gemini_proxy.policy.run.provenance.shapes import (
@@ -30,7 +37,6 @@ from gemini_proxy.policy.run.provenance.shapes import (
     thing_of,
     words_of,
 )
-from gemini_proxy.policy.run.provenance.spellings import spellings_of_date, spellings_of_number
 from gemini_proxy.policy.run.ranges import Mark
 from gemini_proxy.policy.run.texts import texts_of
 from gemini_proxy.policy.run.values import Address, Piece

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, Literal
 
-from gemini_proxy.policy.run.provenance.spellings import MONTHS
+from gemini_proxy.policy.run.provenance.folded import MONTHS
 
 Shape = Literal[
     "email", "url", "account", "phone", "user", "path", "id", "secret", "date", "number", "word", "message", "text"
