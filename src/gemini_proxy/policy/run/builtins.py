@@ -11,7 +11,9 @@ from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.normalized import normalize
 from gemini_proxy.policy.run.operators import items_of
 from gemini_proxy.policy.run.pinning import tool_changed
-from gemini_proxy.policy.run.provenance.language import acts, private, untrusted
+from gemini_proxy.policy.run.provenance.labels import acts
+from gemini_proxy.policy.run.provenance.origins import untrusted
+from gemini_proxy.policy.run.provenance.private import private
 from gemini_proxy.policy.run.regex import Regex
 from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.search import at_beginning, by_pattern

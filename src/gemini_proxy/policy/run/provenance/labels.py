@@ -1,4 +1,4 @@
-"""Classify tools by their labels, declarations and names."""
+"""Classify tools by their labels, declarations and names; ``acts(call)`` in the language."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -6,7 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.events import Event
 from gemini_proxy.policy.run.provenance.shapes import reads_by_name
+from gemini_proxy.policy.run.run import Run
+from gemini_proxy.policy.run.values import word_for
 
 LABELS_PARAMETER: Final = "tool_labels"
 """The parameter of a policy that has the labels."""
@@ -60,7 +63,42 @@ class Labels:
         return bool(self.free) and _is_one(f"{tool}.{path}", [*self.free, *(f"{name}.*" for name in self.free)])
 
 
-def acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
+def acts(run: Run, call: Any) -> bool:
+    """Return whether a call has an effect: by labels, else hints, else the tool's name. Unknown tools have one."""
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"acts(...) needs a tool call, not a {word_for(call)}")
+    run.charge(1)
+    name = call.data["function"]["name"]
+    key = ("acts", name)
+    known: bool | None = run.scans.get(key)
+    if known is None:
+        known = run.scans[key] = labels_of(run, ()).acts_by(name, _hints(run).get(name))
+    return known
+
+
+def _hints(run: Run) -> dict[str, bool]:
+    """Return what declarations say of their tools' calls; if two of one tool differ, that they have an effect."""
+    key = ("hints",)
+    if key not in run.scans:
+        tools = run.events("Tool")
+        run.charge(1 + len(tools))
+        hints = [(tool.data["name"], _acts_by_hint(tool.data)) for tool in tools]
+        acting = {name for name, hint in hints if hint}
+        run.scans[key] = {name: name in acting for name, hint in hints if hint is not None}
+    found: dict[str, bool] = run.scans[key]
+    return found
+
+
+def labels_of(run: Run, trusted: tuple[Any, ...]) -> Labels:
+    """Return the labels of this check, read once."""
+    key = ("labels", trusted)
+    if key not in run.scans:
+        run.scans[key] = Labels.of(run.parameters, trusted)
+    found: Labels = run.scans[key]
+    return found
+
+
+def _acts_by_hint(tool: Mapping[str, Any]) -> bool | None:
     """Return whether MCP's ``annotations`` of a tool say that a call has an effect; None if they say nothing."""
     hints = tool.get("annotations")
     if not isinstance(hints, Mapping):

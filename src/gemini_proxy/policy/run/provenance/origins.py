@@ -1,5 +1,9 @@
-"""Find who said a value: an index of the conversation's texts and fields, and the judgment on a call's arguments."""
+"""``untrusted(call)``: find who said a value.
 
+Here are an index of the conversation's texts and fields, and the judgment on a call's arguments.
+"""
+
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -7,8 +11,10 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
+from gemini_proxy.policy.run.operators import items_of
 from gemini_proxy.policy.run.provenance.fields import Field, fields_of
 from gemini_proxy.policy.run.provenance.folded import (
     Folded,
@@ -18,8 +24,8 @@ from gemini_proxy.policy.run.provenance.folded import (
     spellings_of_date,
     spellings_of_number,
 )
-from gemini_proxy.policy.run.provenance.labels import Labels
-from gemini_proxy.policy.run.provenance.restored import Restored
+from gemini_proxy.policy.run.provenance.labels import Labels, labels_of
+from gemini_proxy.policy.run.provenance.restored import Restored, restored_of
 from gemini_proxy.policy.run.provenance.shapes import (
     ADDRESSES,
     Shape,
@@ -38,8 +44,9 @@ from gemini_proxy.policy.run.provenance.shapes import (
     words_of,
 )
 from gemini_proxy.policy.run.ranges import Mark
+from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.texts import texts_of
-from gemini_proxy.policy.run.values import Address, Piece
+from gemini_proxy.policy.run.values import Address, MarkedRecord, Piece, cut, word_for
 
 Origin = Literal["text", "field", "nowhere", "mixed"]
 
@@ -442,6 +449,99 @@ class OriginsCache:
         while len(self._indices) > self._most or sum(each.chars for each in self._indices) > self._chars:
             self._indices.pop()
         return Origins(index, events, meter, fields, restored)
+
+
+def untrusted(run: Run, value: Any, trusted: Any = None, shapes: Any = None, fields: Any = True) -> list[MarkedRecord]:
+    """Return the values of a call or an argument that neither the user nor anyone trusted said before it.
+
+    ``trusted`` are names of tools whose outputs are trusted, beside those that are labeled so; ``shapes`` are the
+    shapes that are asked for, all by default. Without ``fields`` a whole field of an output vouches for no address;
+    with "named" it does only if its record is one that the user named. A value is marked in the call and at its source.
+    """
+    if value is None:
+        return []
+    call, name, arguments = _of_call(run, value)
+    added = () if trusted is None else tuple(items_of(trusted, run))
+    key = ("untrusted", added, bool(fields), id(arguments))
+    traced = run.scans.get(key)
+    if traced is None:
+        traced = run.scans[key] = list(_origins(run, added, bool(fields)).untrusted(arguments, name, call))
+    if not traced:
+        run.charge(1)
+        return []
+    wanted = None if shapes is None else items_of(shapes, run)
+    records = [
+        record_of(run, trace, call)
+        for trace in traced
+        if (wanted is None or trace.shape in wanted) and (fields == "named" or not trace.source.unnamed)
+    ]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
+
+
+def _origins(run: Run, trusted: tuple[Any, ...], fields: bool) -> Origins:
+    """Return what traces the conversation's values if these tools are trusted as well, made once a check."""
+    key = ("origins", trusted, fields)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput", "Tool") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = _kept().origins(events, labels_of(run, trusted), run, fields=fields, restored=restored_of(run))
+    found: Origins = run.scans[key]
+    return found
+
+
+_THREAD = threading.local()
+
+
+def _kept() -> OriginsCache:
+    """Return this thread's indices: a check runs in one thread from beginning to end."""
+    if not hasattr(_THREAD, "kept"):
+        _THREAD.kept = OriginsCache()
+    kept: OriginsCache = _THREAD.kept
+    return kept
+
+
+def _of_call(run: Run, value: Any) -> tuple[Event, str, Any]:
+    """Return the call, the name of the argument if the value is one, and the arguments."""
+    if isinstance(value, Event) and value.kind == "ToolCall":
+        return value, "", value.data["function"]["arguments"]
+    if isinstance(value, dict | list | str):
+        key = ("arguments",)
+        if key not in run.scans:
+            run.scans[key] = dict(_arguments(run))
+        known = run.scans[key].get(id(value))
+        if known is not None:
+            return *known, value
+    raise EvaluationError(f"untrusted(...) needs a tool call or one of its arguments, not a {word_for(value)}")
+
+
+def _arguments(run: Run) -> Iterator[tuple[int, tuple[Event, str]]]:
+    """Yield every call and argument by the identity of its value, the first of one identity last."""
+    for call in reversed(run.events("ToolCall")):
+        arguments = call.data["function"]["arguments"]
+        run.charge(1 + len(arguments))
+        yield from ((id(item), (call, name)) for name, item in arguments.items())
+        yield id(arguments), (call, "")
+
+
+def record_of(run: Run, found: Traced, call: Event) -> MarkedRecord:
+    run.charge(2)
+    # A number has no string object of its own: its root is its path.
+    if type(found.leaf) is Piece and isinstance(found.leaf.root, Address):
+        marks: list[Mark] = [(Address(f"{call.address}.function.arguments.{found.path}"), -1, -1)]
+        value = found.value
+    else:
+        marks = [(found.leaf, found.start, found.start + len(found.value))]
+        value = cut(found.leaf, found.start, found.start + len(found.value))
+    source = found.source
+    if source.place is not None:
+        marks.append(source.place)
+    fields = {
+        "path": found.path, "value": value, "shape": found.shape, "origin": source.origin, "share": source.share,
+        "tool": source.tool,
+    }  # fmt: skip
+    return MarkedRecord(fields, marks)
 
 
 # The properties of an event that an index depends on: its position, its tool and its texts.

@@ -1,20 +1,24 @@
-"""Private data in a call: what private outputs said, found in its arguments however it is spelled."""
+"""``private(call)``: what private outputs said, found in a call's arguments however it is spelled."""
 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from gemini_proxy.policy.detectors.pii import PiiDetector
 from gemini_proxy.policy.detectors.secrets import SecretsDetector
+from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 from gemini_proxy.policy.run.events import Event
+from gemini_proxy.policy.run.operators import items_of
 from gemini_proxy.policy.run.provenance.folded import decoded, fold, folded_words
 from gemini_proxy.policy.run.provenance.labels import Labels
-from gemini_proxy.policy.run.provenance.origins import Found, Traced, leaves_of, tool_of
-from gemini_proxy.policy.run.provenance.restored import Restored
+from gemini_proxy.policy.run.provenance.origins import Found, Traced, leaves_of, record_of, tool_of
+from gemini_proxy.policy.run.provenance.restored import Restored, restored_of
 from gemini_proxy.policy.run.provenance.shapes import Shape, addresses_in, is_written, shape_of
+from gemini_proxy.policy.run.run import Run
 from gemini_proxy.policy.run.texts import texts_of
+from gemini_proxy.policy.run.values import MarkedRecord, word_for
 
 _DETECTORS: Final = (SecretsDetector(), PiiDetector())
 # This many words of prose in a row, with this many characters, identify a sentence.
@@ -28,6 +32,27 @@ _LONGEST: Final = 64
 _FORMS: Final = ("email", "url", "phone", "account")
 # Separators between the parts of a URL, each of which may be encoded.
 _IN_URLS = re.compile(r"[?&#;/]|=(?=[^=&])")
+
+
+def private(run: Run, call: Any, tools: Any = None) -> list[MarkedRecord]:
+    """Return the values of a call that contain something private, read before it and not said by the user.
+
+    ``tools`` are names of tools whose outputs are private, beside those that are labeled so. A masked value that is
+    restored in the call is private, whatever its source.
+    """
+    if not isinstance(call, Event) or call.kind != "ToolCall":
+        raise EvaluationError(f"private(...) needs a tool call, not a {word_for(call)}")
+    names = () if tools is None else tuple(items_of(tools, run))
+    key = ("private", names)
+    if key not in run.scans:
+        events = [event for kind in ("Message", "ToolOutput") for event in run.events(kind)]
+        events.sort(key=lambda event: event.position)
+        run.scans[key] = PrivateData(events, Labels.of(run.parameters, (), names), run, restored_of(run))
+    data: PrivateData = run.scans[key]
+    records = [record_of(run, found, call) for found in data.carried_by(call)]
+    run.items(len(records))
+    run.marks.extend(mark for record in records for mark in record.marks)
+    return records
 
 
 class PrivateData:

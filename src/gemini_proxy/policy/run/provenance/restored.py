@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gemini_proxy.policy.errors import EvaluationError
+from gemini_proxy.policy.run.run import Run
 
 RESTORED_PARAMETER: Final = "restored_values"
 """The parameter of a policy that has them, each by its placeholder."""
@@ -50,6 +51,15 @@ class Restored:
                     return at, value, placeholder
                 at = text.find(value, at + 1)
         return None
+
+
+def restored_of(run: Run) -> Restored:
+    """Return what is put back into the response that is checked, read once."""
+    key = ("restored",)
+    if key not in run.scans:
+        run.scans[key] = Restored.of(run.parameters)
+    found: Restored = run.scans[key]
+    return found
 
 
 def _by_length(pair: tuple[str, str]) -> int:
