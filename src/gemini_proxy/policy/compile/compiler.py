@@ -1,7 +1,8 @@
 """Compile a policy's text: resolve names, and check everything that can be checked at load.
 
-Statements come in order. The lines of a rule become steps, and expressions become closures. Names, fields, arguments
-and options of calls, patterns and the values of constants are known at load.
+Statements come in order. The lines of a rule become steps, and expressions become closures; patterns after ``is``
+become tests of a value. Names, fields, arguments and options of calls, patterns and the values of constants are known
+at load.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,6 @@ from gemini_proxy.policy.compile.imports import (
 )
 from gemini_proxy.policy.compile.needs import needs_of
 from gemini_proxy.policy.compile.never_holds import warn_of_comparison, warn_of_uncalled
-from gemini_proxy.policy.compile.patterns import compile_pattern
 from gemini_proxy.policy.compile.schedule import Step, is_safe, schedule
 from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope, nearest
 from gemini_proxy.policy.compile.window import reads_all_messages, window_of
@@ -55,7 +55,7 @@ from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.parse.parser import parse
 from gemini_proxy.policy.policy import CompiledRule, Policy, Rule
 from gemini_proxy.policy.run.builtins import FUNCTIONS, Function, as_text, find_all, matches
-from gemini_proxy.policy.run.events import FIELDS
+from gemini_proxy.policy.run.events import FIELDS, Event
 from gemini_proxy.policy.run.methods import ARITY
 from gemini_proxy.policy.run.operators import (
     arithmetic,
@@ -67,11 +67,11 @@ from gemini_proxy.policy.run.operators import (
     negated,
     slice_of,
 )
-from gemini_proxy.policy.run.regex import MAX_PROGRAM, Mode, literal_finder
+from gemini_proxy.policy.run.regex import MAX_PROGRAM, Mode, Regex, literal_finder
 from gemini_proxy.policy.run.run import Code, Frame, Run
 from gemini_proxy.policy.run.search import by_detector
-from gemini_proxy.policy.run.texts import images_of, searched_texts
-from gemini_proxy.policy.run.values import Joined, plain, word_for
+from gemini_proxy.policy.run.texts import images_of, searched_texts, texts_of
+from gemini_proxy.policy.run.values import Content, Joined, plain, word_for
 
 # A megabyte of policy is a mistake. Callers that take policies from strangers set a lower limit.
 MAX_CHARS = 1_000_000
@@ -706,7 +706,7 @@ class _Compiler:
 
     def _is(self, node: syntax.Is, scope: Scope) -> CompiledExpression:
         value = self._code(node.value, scope)
-        matcher = compile_pattern(self._context, node.pattern)
+        matcher = _matcher(self._context, node.pattern)
         if node.negated:
             return CompiledExpression(negation(lambda frame: matcher(frame[0], value(frame))))
         return CompiledExpression(lambda frame: matcher(frame[0], value(frame)))
@@ -976,3 +976,114 @@ def _joined_raw(left: Known, right: Known) -> str | None:
 def _given(rule: syntax.Raise, name: str) -> syntax.Expr | None:
     """Return what a rule gives its violation as ``name``, None if it gives nothing."""
     return dict(rule.error.kwargs).get(name) if isinstance(rule.error, syntax.Call) else None
+
+
+# Patterns after ``is``: which tool, and what its arguments must look like
+
+_Matcher = Callable[[Run, Any], bool]
+
+
+def _matcher(context: Context, pattern: syntax.Pattern) -> _Matcher:
+    """Compile a test of a value. A tool output is tested as its call, without a call by its own ``name``."""
+    if isinstance(pattern, syntax.ToolPattern):
+        return _tool_matcher(context, pattern)
+    if isinstance(pattern, syntax.TextPattern):
+        return _text_matcher(context, pattern)
+    if isinstance(pattern, syntax.Wildcard):
+        return lambda run, value: True
+    if isinstance(pattern, syntax.EntityPattern):
+        return _entity_matcher(context, pattern)
+    if isinstance(pattern, syntax.ListPattern):
+        return _list_matcher([_matcher(context, item) for item in pattern.items])
+    if isinstance(pattern, syntax.MappingPattern):
+        return _mapping_matcher([(key, _matcher(context, item)) for key, item in pattern.entries])
+    return _literal_matcher(pattern.value)
+
+
+def _tool_matcher(context: Context, pattern: syntax.ToolPattern) -> _Matcher:
+    name = pattern.name
+    arguments = None if pattern.arguments is None else _matcher(context, pattern.arguments)
+
+    def match_tool(run: Run, value: Any) -> bool:
+        if type(value) is not Event:
+            return False
+        call = value.call if value.kind == "ToolOutput" else value
+        if call is None:
+            # The client left the call out of the history: only the output itself names its tool.
+            return arguments is None and value.data.get("name") == name
+        if call.kind != "ToolCall":
+            return False
+        function = call.data["function"]
+        return function["name"] == name and (arguments is None or arguments(run, function["arguments"]))
+
+    return match_tool
+
+
+def _text_matcher(context: Context, pattern: syntax.TextPattern) -> _Matcher:
+    written = pattern.value
+    if isinstance(written, syntax.Name):
+        known = context.constants.get(written.name)
+        if known is None:
+            context.unknown(written, written.name, ())
+        if not isinstance(known.value, str):
+            return _literal_matcher(known.value)
+        literal, raw = known.value, known.raw
+    else:
+        literal, raw = str(written.value), written.raw
+    regex = context.regex(pattern, raw if raw is not None else literal, "whole")
+    return _whole_matcher(regex, literal)
+
+
+def _whole_matcher(regex: Regex, literal: str) -> _Matcher:
+    def match_text(run: Run, value: Any) -> bool:
+        if isinstance(value, str):
+            if value == literal or regex.test(value, run):
+                return True
+            run.marks.append((value, -1, -1))
+            return False
+        return type(value) is Content and any([match_text(run, text) for text in value.texts])
+
+    return match_text
+
+
+def _entity_matcher(context: Context, pattern: syntax.EntityPattern) -> _Matcher:
+    detector = context.detectors.detectors.get("pii")
+    if not isinstance(detector, Detector):
+        context.fail(pattern, f"<{pattern.entity}> needs the pii detector, which is not installed")
+    known = getattr(detector, "entities", frozenset((pattern.entity,)))
+    context.warn_if_not_found(pattern, "pii", pattern.entity)
+    if pattern.entity not in known | getattr(detector, "not_found", frozenset()):
+        context.fail(pattern, f"unknown entity <{pattern.entity}>", f"one of {', '.join(sorted(known))}")
+    options = {"entities": [pattern.entity]}
+
+    def match_entity(run: Run, value: Any) -> bool:
+        texts = list(texts_of(value))
+        findings = list(detector.detect(texts, options, run))
+        run.marks.extend((texts[found.text], found.start, found.end) for found in findings)
+        return bool(findings)
+
+    return match_entity
+
+
+def _list_matcher(items: list[_Matcher]) -> _Matcher:
+    def match_list(run: Run, value: Any) -> bool:
+        if not isinstance(value, list | tuple) or len(value) != len(items):
+            return False
+        return all(matcher(run, item) for matcher, item in zip(items, value, strict=True))
+
+    return match_list
+
+
+def _mapping_matcher(entries: list[tuple[str, _Matcher]]) -> _Matcher:
+    def match_mapping(run: Run, value: Any) -> bool:
+        if not isinstance(value, dict):
+            return False
+        return all(key in value and matcher(run, value[key]) for key, matcher in entries)
+
+    return match_mapping
+
+
+def _literal_matcher(expected: object) -> _Matcher:
+    if isinstance(expected, bool) or expected is None:
+        return lambda run, value: value is expected
+    return lambda run, value: not isinstance(value, bool) and bool(value == expected)
