@@ -32,7 +32,19 @@ from gemini_proxy.policy.compile.code import (
     without_marks,
 )
 from gemini_proxy.policy.compile.cost import Cost
-from gemini_proxy.policy.compile.hints import FIELDS_ELSEWHERE, METHODS_ELSEWHERE, MODULES_ELSEWHERE
+from gemini_proxy.policy.compile.hints import (
+    FIELDS_ELSEWHERE,
+    METHODS_ELSEWHERE,
+    MODULES_ELSEWHERE,
+    fail_unknown,
+    knows,
+    nearest,
+    warn_of_comparison,
+    warn_of_entities,
+    warn_of_entity,
+    warn_of_labels,
+    warn_of_uncalled,
+)
 from gemini_proxy.policy.compile.imports import (
     MODULES,
     PYTHON_MODULES,
@@ -43,9 +55,8 @@ from gemini_proxy.policy.compile.imports import (
     resolve,
 )
 from gemini_proxy.policy.compile.needs import needs_of
-from gemini_proxy.policy.compile.never_holds import warn_of_comparison, warn_of_uncalled
 from gemini_proxy.policy.compile.schedule import Step, is_safe, schedule
-from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope, nearest
+from gemini_proxy.policy.compile.scope import VALUE_KINDS, Body, CompiledPredicate, Context, Known, Scope
 from gemini_proxy.policy.compile.window import reads_all_messages, window_of
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry, positional
 from gemini_proxy.policy.detectors.builtin import BUILTIN
@@ -431,7 +442,7 @@ class _Compiler:
                 steps.append(self._declare(link, scope))
             return scope.slots[link.name]
         if link.name not in scope.slots:
-            self._context.unknown(link, link.name, scope.slots)
+            fail_unknown(self._context, link, link.name, scope.slots)
         if link.name not in scope.kinds or scope.kinds[link.name] not in FIELDS:
             self._context.fail(link, f'"{link.name}" is not an event, so a flow cannot connect it')
         return scope.slots[link.name]
@@ -452,7 +463,7 @@ class _Compiler:
     def _quantifier(self, line: syntax.Quantifier, scope: Scope) -> Code:
         imported = self._context.imported.get(line.name)
         if imported is None or imported.role != "quantifier":
-            self._context.unknown(line, line.name, scope.slots)
+            fail_unknown(self._context, line, line.name, scope.slots)
         self._nested += 1
         if self._nested > _MAX_NESTED:
             self._context.fail(line, f"quantifiers are nested more than {_MAX_NESTED} deep", fault="excess")
@@ -540,7 +551,7 @@ class _Compiler:
             )
         if node.name in self._context.predicates or imported is not None:
             self._context.fail(node, f'"{node.name}" must be called', f"{node.name}(...)")
-        self._context.unknown(node, node.name, scope.slots)
+        fail_unknown(self._context, node, node.name, scope.slots)
 
     def _attribute(self, node: syntax.Attribute, scope: Scope) -> CompiledExpression:
         if isinstance(node.value, syntax.Name) and node.value.name == "input" and "input" not in scope.slots:
@@ -660,7 +671,7 @@ class _Compiler:
         self._require_known(node, scope)
         warn_of_comparison(self._context, node, scope)
         if left.known is not None and node.rest[0][0] in ("in", "not in"):
-            self._warn_of_labels(node, left.known.value, node.rest[0][1])
+            warn_of_labels(self._context, node, left.known.value, node.rest[0][1])
         if len(node.rest) == 1 and node.rest[0][0] == "in" and left.known is not None:
             return self._in(left.known.value, node.rest[0][1], scope)
         first = left.code
@@ -684,16 +695,10 @@ class _Compiler:
         """Complain of an unknown name on the right, which may be meant as a tool or as a text."""
         kind = scope.kinds.get(node.first.name) if isinstance(node.first, syntax.Name) else None
         for _, operand in node.rest:
-            if isinstance(operand, syntax.Name) and not self._context.knows(operand.name, scope.slots):
+            if isinstance(operand, syntax.Name) and not knows(self._context, operand.name, scope.slots):
                 tool = f"write {node.first.name} is tool:{operand.name}" if isinstance(node.first, syntax.Name) else ""
                 hint = tool if kind in ("ToolCall", "ToolOutput") else f'a text is written in quotes: "{operand.name}"'
-                self._context.unknown(operand, operand.name, scope.slots, hint)
-
-    def _warn_of_labels(self, node: syntax.Node, wanted: object, among: syntax.Expr) -> None:
-        if isinstance(among, syntax.Call):
-            for label in wanted if isinstance(wanted, list | tuple) else [wanted]:
-                if isinstance(label, str):
-                    self._context.warn_of_label(node, among, label)
+                fail_unknown(self._context, operand, operand.name, scope.slots, hint)
 
     def _in(self, needle: object, hay_node: syntax.Expr, scope: Scope) -> CompiledExpression:
         """Compile ``in`` with a left side that is known at load."""
@@ -773,7 +778,7 @@ class _Compiler:
             self._context.fail(node, "a violation can only be raised")
         if name in UNAVAILABLE:
             self._context.fail(node, f"{name} is not available: it needs {UNAVAILABLE[name]}")
-        self._context.unknown(node, name, scope.slots)
+        fail_unknown(self._context, node, name, scope.slots)
 
     def _module_of(self, node: syntax.Expr, scope: Scope) -> str | None:
         """Return the Python module that a name stands for."""
@@ -846,7 +851,7 @@ class _Compiler:
         by_position = positional(detector)
         most = 1 + len(by_position) if by_position or isinstance(detector, Detector) else 3
         self._check(node, name, 1, most, detector.options)
-        self._warn_of_not_found(node, name, by_position)
+        warn_of_entities(self._context, node, name, by_position)
         args, kwargs = self._arguments(node, scope)
         value, rest = args[0], args[1:]
         named = dict(zip(by_position, rest, strict=False))
@@ -919,15 +924,6 @@ class _Compiler:
             return detector.joined(answers)
 
         return CompiledExpression(ask)
-
-    def _warn_of_not_found(self, node: syntax.Call, name: str, by_position: tuple[str, ...]) -> None:
-        """Warn of entities that the call asks for and that nothing finds."""
-        options = dict(node.kwargs) | dict(zip(by_position, node.args[1:], strict=False))
-        wanted = options.get("entities")
-        items = wanted.items if isinstance(wanted, syntax.Sequence) else [wanted]
-        for item in items:
-            if isinstance(item, syntax.Constant) and isinstance(item.value, str):
-                self._context.warn_if_not_found(item, name, item.value)
 
     def _predicate_call(self, node: syntax.Call, predicate: CompiledPredicate, scope: Scope) -> CompiledExpression:
         if node.kwargs or len(node.args) != len(predicate.parameters):
@@ -1024,7 +1020,7 @@ def _text_matcher(context: Context, pattern: syntax.TextPattern) -> _Matcher:
     if isinstance(written, syntax.Name):
         known = context.constants.get(written.name)
         if known is None:
-            context.unknown(written, written.name, ())
+            fail_unknown(context, written, written.name, ())
         if not isinstance(known.value, str):
             return _literal_matcher(known.value)
         literal, raw = known.value, known.raw
@@ -1051,7 +1047,7 @@ def _entity_matcher(context: Context, pattern: syntax.EntityPattern) -> _Matcher
     if not isinstance(detector, Detector):
         context.fail(pattern, f"<{pattern.entity}> needs the pii detector, which is not installed")
     known = getattr(detector, "entities", frozenset((pattern.entity,)))
-    context.warn_if_not_found(pattern, "pii", pattern.entity)
+    warn_of_entity(context, pattern, "pii", pattern.entity)
     if pattern.entity not in known | getattr(detector, "not_found", frozenset()):
         context.fail(pattern, f"unknown entity <{pattern.entity}>", f"one of {', '.join(sorted(known))}")
     options = {"entities": [pattern.entity]}

@@ -1,17 +1,14 @@
 """Keep the state of a compilation: names, slots, constants, predicates, warnings, and how to fail."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from gemini_proxy.policy.compile.hints import NAMES_ELSEWHERE
 from gemini_proxy.policy.compile.imports import Imported
 from gemini_proxy.policy.detectors import DetectorRegistry
 from gemini_proxy.policy.errors import Fault, PolicyError, PolicyWarning
 from gemini_proxy.policy.parse import syntax
 from gemini_proxy.policy.run.budget import Budget
-from gemini_proxy.policy.run.builtins import FUNCTIONS
 from gemini_proxy.policy.run.events import Conversation
 from gemini_proxy.policy.run.regex import Mode, Regex, RegexError
 from gemini_proxy.policy.run.run import Code, Run
@@ -91,44 +88,6 @@ class Context:
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    def warn_if_not_found(self, node: syntax.Node, detector: str, entity: str) -> None:
-        """Warn where a detector knows an entity by name and never finds it."""
-        if entity in getattr(self.detectors.detectors.get(detector), "not_found", ()):
-            self.warn(
-                node,
-                f"{entity} is never found here: {detector} finds only values of a known format. "
-                f'In a policy file of a server, {detector}(x, model="presidio") finds more',
-            )
-
-    def warn_of_label(self, node: syntax.Node, call: syntax.Call, label: str) -> None:
-        """Warn where a label is looked for among those of a detector's call that never gives it."""
-        if not isinstance(call.function, syntax.Name) or len(call.args) != 1 or call.kwargs:
-            return
-        imported = self.imported.get(call.function.name)
-        if imported is None or imported.role != "detector":
-            return
-        self.warn_if_not_found(node, imported.name, label)
-        detector = self.detectors.detectors[imported.name]
-        labels: frozenset[str] | None = getattr(detector, "labels", None)
-        if labels is not None and label not in labels | getattr(detector, "not_found", frozenset()):
-            near = nearest(label, labels) or f"it finds {', '.join(sorted(labels)[:8])}"
-            self.warn(node, f"{imported.name} without options finds no {label}, so this is never true; {near}")
-
-    def unknown(self, node: syntax.Node, name: str, local: Iterable[str], otherwise: str | None = None) -> NoReturn:
-        """Complain about a name, with the nearest one that would do, or else with what is said ``otherwise``."""
-        if name in self.detectors.names or name in ("count", "forall"):
-            module = "invariant" if name in ("count", "forall") else "invariant.detectors"
-            self.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}", fault="unknown")
-        hint = NAMES_ELSEWHERE.get(name) or nearest(name, {*self._known(local), *self.detectors.names}) or otherwise
-        self.fail(node, f'unknown name "{name}"', hint, fault="unknown")
-
-    def knows(self, name: str, local: Iterable[str]) -> bool:
-        """Return whether a name stands for something, or would if it was imported."""
-        return name in self._known(local) or name in self.detectors.names or name in ("count", "forall")
-
-    def _known(self, local: Iterable[str]) -> set[str]:
-        return {*local, *self.constants, *self.predicates, *self.imported, *FUNCTIONS, "find", "match", "input"}
-
     def regex(self, node: syntax.Node, pattern: str, mode: Mode) -> Regex:
         """Compile a pattern that is known at load, once a policy."""
         regex = self._regexes.get((pattern, mode))
@@ -189,9 +148,3 @@ class CompiledPredicate:
     def apply(self, run: Run, args: list[Any]) -> Any:
         assert self._body is not None
         return self._body(run, args)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return ``did you mean "..."?`` with the closest known name, None if none is close."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f'did you mean "{close[0]}"?' if close else None
