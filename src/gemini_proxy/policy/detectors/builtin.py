@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from gemini_proxy.policy.detectors import Detector, DetectorRegistry
-from gemini_proxy.policy.detectors.copyright import COPYRIGHT
+from gemini_proxy.policy.detectors.copyright import CopyrightDetector
 from gemini_proxy.policy.detectors.fuzzy import FuzzyContains
 from gemini_proxy.policy.detectors.injection import InjectionHeuristic
 from gemini_proxy.policy.detectors.markup import HtmlCode, Images, Links
@@ -22,7 +22,7 @@ BUILTIN = DetectorRegistry.of(
     HtmlCode(),
     Links(),
     Images(),
-    COPYRIGHT,
+    CopyrightDetector(),
     InjectionHeuristic(),
     FuzzyContains(),
     Similarity(),

@@ -1,9 +1,8 @@
-"""Detectors that are lists of labeled regular expressions."""
+"""Lists of labeled regular expressions, of which detectors are made."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.run.budget import Meter
@@ -92,19 +91,3 @@ class Forms:
         if regex is None:
             regex = self._regexes[pattern] = Regex(pattern, "find", tame=True)
         return regex
-
-
-@dataclass(frozen=True, slots=True)
-class PatternDetector:
-    """A detector of fixed forms, whose options change nothing."""
-
-    name: str
-    forms: Forms
-    options: frozenset[str] = frozenset()
-
-    @property
-    def labels(self) -> frozenset[str]:
-        return self.forms.labels
-
-    def detect(self, texts: Sequence[str], options: Mapping[str, Any], meter: Meter) -> Iterable[Finding]:
-        return self.forms.find(texts, meter)
