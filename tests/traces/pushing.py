@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from gemini_proxy.traces.database import Database
-from gemini_proxy.traces.jobs import PushJob
-from gemini_proxy.traces.push.queue import PushQueue
+from gemini_proxy.traces.push.queue import PushJob, PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.store import TraceStore

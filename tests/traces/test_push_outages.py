@@ -4,9 +4,8 @@ import asyncio
 from dataclasses import replace
 
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.jobs import PushJob
 from gemini_proxy.traces.push.answers import Failure
-from gemini_proxy.traces.push.queue import PushQueue
+from gemini_proxy.traces.push.queue import PushJob, PushQueue
 from gemini_proxy.traces.push.service import ExplorerService
 from gemini_proxy.traces.push.worker import PushWorker
 from gemini_proxy.traces.store import TraceStore

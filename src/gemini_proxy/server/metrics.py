@@ -42,9 +42,9 @@ from gemini_proxy.server.shared_metrics import Families, Family, Merge, process_
 from gemini_proxy.server.storage import Storage
 from gemini_proxy.traces.alerts.worker import AlertWorker
 from gemini_proxy.traces.errors import StoreError
-from gemini_proxy.traces.jobs import Queued
 from gemini_proxy.traces.keys import digest
 from gemini_proxy.traces.push.answers import Failure
+from gemini_proxy.traces.push.queue import Queued
 from gemini_proxy.traces.push.worker import PushWorker
 
 log = logging.getLogger(__name__)

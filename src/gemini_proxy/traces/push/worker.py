@@ -11,9 +11,8 @@ from typing import Final, Protocol
 
 from gemini_proxy.traces.clock import Clock, SystemClock
 from gemini_proxy.traces.errors import RowRejected, StoreError
-from gemini_proxy.traces.jobs import PushJob
 from gemini_proxy.traces.push.answers import Answer, Failed, Failure, Rejected
-from gemini_proxy.traces.push.queue import LARGE, PushQueue
+from gemini_proxy.traces.push.queue import LARGE, PushJob, PushQueue
 
 FIRST: Final = 1.0
 LONGEST: Final = 300.0
