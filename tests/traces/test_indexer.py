@@ -61,7 +61,8 @@ async def _indexed(store: TraceStore) -> int:
 
 
 async def _figures(store: TraceStore, since: float = NOON - 86_400, until: float = NOON + 86_400) -> Figures:
-    return total(bucket.figures for bucket in await DatasetUsage(store.database).of_owner("", since, until))
+    usage = await DatasetUsage(store.database).by_dataset("", since, until)
+    return total(bucket.figures for bucket in usage.buckets)
 
 
 def _refused(*rules: Annotation, **fields: Any) -> Trace:
@@ -319,7 +320,7 @@ async def test_any_time_is_shown_in_no_more_points_than_asked_for(
     await store.add([trace(created=NOON - 86_400 * age) for age in range(days)])
     await indexer.catch_up()
     since = NOON - 86_400 * (days - 1)
-    buckets = await DatasetUsage(store.database).of_owner("", since, NOON + 1, 100)
+    buckets = (await DatasetUsage(store.database).by_dataset("", since, NOON + 1, 100)).buckets
     assert len(buckets) <= 100
     assert {bucket.seconds for bucket in buckets} < set(STEPS)
     assert [one.start + one.seconds for one in buckets[:-1]] == [one.start for one in buckets[1:]]
@@ -330,7 +331,7 @@ async def test_any_time_is_shown_in_no_more_points_than_asked_for(
 @pytest.mark.parametrize(("since", "until", "points"), [(0, 1, 1), (0, 1, 5000), (1, 1, 9), (2, 1, 9), (0, 1e12, 9)])
 async def test_a_time_that_makes_no_plot_is_refused(store: TraceStore, since: float, until: float, points: int) -> None:
     with pytest.raises(ValueError, match="points|time"):
-        await DatasetUsage(store.database).of_owner("", since, until, points)
+        await DatasetUsage(store.database).by_dataset("", since, until, points)
 
 
 async def test_only_the_widest_figures_are_kept_for_ever(store: TraceStore, indexer: Indexer) -> None:

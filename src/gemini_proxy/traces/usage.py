@@ -143,10 +143,6 @@ class DatasetUsage:
         found = await self._between(dataset.owner, [datasets.c.seq == dataset.seq], since, until, points)
         return found.buckets
 
-    async def of_owner(self, owner: str, since: float, until: float, points: int = 120) -> list[Bucket]:
-        """Return the same for all of a user's datasets together."""
-        return (await self.by_dataset(owner, since, until, points)).buckets
-
     async def by_dataset(self, owner: str, since: float, until: float, points: int = 120) -> OwnerUsage:
         """Return the same for all of a user's datasets, together and apart."""
         return await self._between(owner, [], since, until, points)
