@@ -28,12 +28,12 @@ class Exporter:
     line: Callable[[Trace], bytes]
 
 
-def json_line(trace: Trace) -> bytes:
+def _json_line(trace: Trace) -> bytes:
     """Write a whole trace as one line of JSON."""
     return dump(trace_json(trace)) + b"\n"
 
 
-def csv_line(trace: Trace) -> bytes:
+def _csv_line(trace: Trace) -> bytes:
     """Write what a list shows of a trace as one line of CSV."""
     line = headline_of(trace.metadata, question_of(trace.messages))
     first = trace.annotations[0] if trace.annotations else None
@@ -61,6 +61,6 @@ def _csv(*cells: str) -> bytes:
 
 
 FORMATS: Final = {
-    "jsonl": Exporter("jsonl", "application/x-ndjson", b"", json_line),
-    "csv": Exporter("csv", "text/csv; charset=utf-8", _csv(*_COLUMNS), csv_line),
+    "jsonl": Exporter("jsonl", "application/x-ndjson", b"", _json_line),
+    "csv": Exporter("csv", "text/csv; charset=utf-8", _csv(*_COLUMNS), _csv_line),
 }

@@ -61,19 +61,19 @@ def missed_event(reached: int, count: int, *, exact: bool) -> bytes:
     return b"id: %d\nevent: missed\ndata: %b\n\n" % (reached, dump({"count": count, "exact": exact}))
 
 
-def position_event(reached: int) -> bytes:
+def _position_event(reached: int) -> bytes:
     """Return an event saying that there is nothing else up to number ``reached``."""
     return b"id: %d\nevent: position\ndata: {}\n\n" % reached
 
 
 def opening(events: bytes, reached: int) -> bytes:
     """Return the beginning of a feed: how soon to come back, what was found, and how far that goes."""
-    return b"retry: %d\n\n%b%b" % (RETRY_MS, events, position_event(reached))
+    return b"retry: %d\n\n%b%b" % (RETRY_MS, events, _position_event(reached))
 
 
 def keep_alive(reached: int) -> bytes:
     """Return what is said when nothing happens."""
-    return b": ping\n" + position_event(reached)
+    return b": ping\n" + _position_event(reached)
 
 
 def _short(text: str | None) -> str | None:

@@ -58,7 +58,7 @@ def question_of(messages: Messages) -> str:
 def headline_of(metadata: object, asked: str) -> Headline:
     """Return the line of a trace; values of the wrong type count for nothing."""
     told = metadata if isinstance(metadata, Mapping) else {}
-    failure = upstream_failure(told) or told.get("error")
+    failure = _upstream_failure(told) or told.get("error")
     return Headline(asked[:LONGEST], upstream_status(told), failure[:LONGEST] if isinstance(failure, str) else "")
 
 
@@ -68,7 +68,7 @@ def upstream_status(metadata: Mapping[str, Any]) -> int | None:
     return status if isinstance(status, int) and 100 <= status <= 999 else None
 
 
-def upstream_failure(metadata: Mapping[str, Any]) -> str:
+def _upstream_failure(metadata: Mapping[str, Any]) -> str:
     """Return what the upstream said of its error, "" if it said nothing."""
     error = metadata.get("upstream_error")
     message = error.get("message") if isinstance(error, Mapping) else None

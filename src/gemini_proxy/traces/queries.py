@@ -1,9 +1,8 @@
 """Build the queries that read traces: a trace with its dataset's owner and name, and a listing."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, select
+from sqlalchemy import Connection, Select, select
 
 from gemini_proxy.traces.rows import decode, decode_annotation
 from gemini_proxy.traces.schema import annotations, datasets, traces
@@ -47,7 +46,12 @@ def summaries() -> Query:
 def read_traces(connection: Connection, query: Query) -> list[tuple[int, Trace]]:
     """Read the traces of a query with their annotations, each with its number."""
     found = connection.execute(query).mappings().all()
-    return _with_annotations(connection, found)
+    numbers = [row["seq"] for row in found]
+    of_them = select(annotations).where(annotations.c.trace.in_(numbers)).order_by(annotations.c.seq)
+    by_trace: dict[int, list[Annotation]] = {number: [] for number in numbers}
+    for row in connection.execute(of_them).mappings():
+        by_trace[row["trace"]].append(decode_annotation(row))
+    return [(row["seq"], decode(row, by_trace[row["seq"]])) for row in found]
 
 
 def read_summaries(connection: Connection, query: Query) -> list[TraceSummary]:
@@ -57,13 +61,3 @@ def read_summaries(connection: Connection, query: Query) -> list[TraceSummary]:
         TraceSummary(seq, position, trace_id, created, owner, dataset or None, model, Outcome(outcome), *rest)
         for seq, position, trace_id, created, owner, dataset, model, outcome, *rest in connection.execute(query)
     ]
-
-
-def _with_annotations(connection: Connection, found: Sequence[RowMapping]) -> list[tuple[int, Trace]]:
-    query = (
-        select(annotations).where(annotations.c.trace.in_([row["seq"] for row in found])).order_by(annotations.c.seq)
-    )
-    by_trace: dict[int, list[Annotation]] = {row["seq"]: [] for row in found}
-    for row in connection.execute(query).mappings():
-        by_trace[row["trace"]].append(decode_annotation(row))
-    return [(row["seq"], decode(row, by_trace[row["seq"]])) for row in found]

@@ -90,7 +90,7 @@ class Sealer:
         while after < last:
             leaves: Leaves = {}
             while after < last and len(leaves) < MAX_SEALED:
-                read = await read_leaves(self._database, after, last)
+                read = await _read_leaves(self._database, after, last)
                 if not read:
                     after = last
                     break
@@ -129,16 +129,16 @@ async def check_seals(database: Database) -> Checked:
     return checked
 
 
-async def read_leaves(database: Database, after: int, last: int) -> Leaves:
+async def _read_leaves(database: Database, after: int, last: int) -> Leaves:
     """Return the digests of the next traces after a number, by their numbers; none if there are no more up to ``last``.
 
     They are made in a thread: the event loop has no time for it.
     """
     rows = await database.read(lambda connection: _rows(connection, after, last))
-    return await asyncio.to_thread(lambda: {row["seq"]: leaf_of(row) for row in rows})
+    return await asyncio.to_thread(lambda: {row["seq"]: _leaf_of(row) for row in rows})
 
 
-def leaf_of(row: RowMapping) -> bytes:
+def _leaf_of(row: RowMapping) -> bytes:
     """Return the digest of what does not change of a trace: all but its dataset, which may be deleted."""
     digest = hashlib.sha256(dump([row[name] for name in _COLUMNS[:-2]]))
     for name in _COLUMNS[-2:]:
@@ -159,7 +159,7 @@ async def _check_seal(database: Database, stated: Mapping[str, Any], reached: in
     sealed = dict(_LEAF.iter_unpack(blob))
     grown = await database.read(lambda connection: _grown(connection, first, last))
     there, after = 0, min(reached, first - 1)
-    while found := await read_leaves(database, after, last):
+    while found := await _read_leaves(database, after, last):
         there += sum(seq in sealed for seq in found)
         checked.faults += _faults(sealed, found, grown)
         checked.unchanged += sum(sealed.get(seq) == leaf for seq, leaf in found.items())

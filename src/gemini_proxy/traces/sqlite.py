@@ -128,7 +128,7 @@ class SqliteDatabase:
         """Note the contents of a file that is no longer at its path; where only its log is gone, write that back."""
         with contextlib.suppress(StoreError, sqlite3.Error), translated():
             with connection.begin():
-                self._left = left_in(connection)
+                self._left = _left_in(connection)
             # Not in a transaction, which SQLAlchemy would begin.
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA wal_checkpoint(FULL)")
@@ -377,7 +377,7 @@ class Left:
     revision: int = 0
 
 
-def left_in(connection: Connection) -> Left:
+def _left_in(connection: Connection) -> Left:
     """Return what a database holds, as a connection to it still sees it."""
     count = connection.scalar(select(func.count()).select_from(traces)) or 0
     last = connection.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = 'traces'").scalar()
@@ -388,7 +388,7 @@ def follow(connection: Connection, left: Left) -> int:
     """Let a SQLite database go on where another one was: its numbers are not given again, and who keeps keys or rules
     in memory reads them again. How many traces of the other one are not here.
     """
-    here = left_in(connection)
+    here = _left_in(connection)
     last = max(here.last, left.last)
     connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'traces'")
     connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('traces', ?)", (last,))
