@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemini_proxy.policy.detectors import Finding
-from gemini_proxy.policy.detectors.patterned import Form, Forms
+from gemini_proxy.policy.detectors.forms import Form, Forms
 from gemini_proxy.policy.run.budget import Meter
 
 _NOTICES = Forms(

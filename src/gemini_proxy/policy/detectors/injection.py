@@ -10,7 +10,7 @@ from typing import Any
 
 from gemini_proxy.policy.detectors import Parsed
 from gemini_proxy.policy.detectors.disguises import Disguises
-from gemini_proxy.policy.detectors.patterned import Form, Forms
+from gemini_proxy.policy.detectors.forms import Form, Forms
 from gemini_proxy.policy.detectors.unicode import UnicodeDetector
 from gemini_proxy.policy.run.budget import Meter
 

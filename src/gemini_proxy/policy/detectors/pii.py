@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.disguises import Disguises
-from gemini_proxy.policy.detectors.patterned import Form, Forms
+from gemini_proxy.policy.detectors.forms import Form, Forms
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Meter
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.policy.detectors import Finding
 from gemini_proxy.policy.detectors.disguises import Disguises
-from gemini_proxy.policy.detectors.patterned import Form, Forms
+from gemini_proxy.policy.detectors.forms import Form, Forms
 from gemini_proxy.policy.run.budget import Meter
 
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"

@@ -1,4 +1,4 @@
-"""Lists of labeled regular expressions, of which detectors are made."""
+"""The forms of what detectors find: labeled regular expressions, behind one search for their words."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
