@@ -8,15 +8,12 @@ from gemini_proxy.policy.detectors.outside import MAX_QUESTIONS, Answer, Questio
 from gemini_proxy.policy.errors import EvaluationError
 from gemini_proxy.policy.run.budget import Budget, Meter
 from gemini_proxy.policy.run.events import Conversation, Event
-from gemini_proxy.policy.run.ranges import index_of
+from gemini_proxy.policy.run.ranges import Mark, index_of
 from gemini_proxy.policy.run.regex import Mode, Regex
 
 # A compiled expression or line: takes the frame, whose slot 0 is the Run and whose other slots are variables.
 Frame = list[Any]
 Code = Callable[[Frame], Any]
-
-# An event that a count found, or text: the string and the span within it; start -1 means the whole string.
-Mark = Event | tuple[str, int, int]
 
 _NO_ANSWERS: Mapping[Question, Answer] = MappingProxyType({})
 
@@ -55,7 +52,8 @@ class Run(Meter):
         """The questions for detector services that a verdict depends on."""
         self.conversation = conversation
         self.parameters = parameters
-        self.marks: list[Mark] = []
+        self.marks: list[Event | Mark] = []
+        """Texts that tests found something in, and events that a count found."""
         self.scans: dict[tuple[Any, ...], Any] = {}
         """Results of searches in readings, and of methods on them."""
         self.negated = False
