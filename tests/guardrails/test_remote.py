@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_proxy.errors import EngineUnavailable, ProxyError, Unauthenticated
-from gemini_proxy.guardrails.engine import Check
-from gemini_proxy.guardrails.fail_open import FailOpenEngine
+from gemini_proxy.guardrails.engine import Check, FailOpenEngine
 from gemini_proxy.guardrails.remote import MAX_RESPONSE, RELOAD_SECONDS, RemoteEngine
 from gemini_proxy.guardrails.remote_responses import ServiceResponse, read_verdict
 from gemini_proxy.guardrails.rules import Guardrail, guardrail

@@ -9,8 +9,7 @@ import orjson
 import pytest
 
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails.engine import Check, GuardSession
-from gemini_proxy.guardrails.fail_open import FailOpenEngine
+from gemini_proxy.guardrails.engine import Check, FailOpenEngine, GuardSession
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.verdict import Verdict
 from gemini_proxy.guardrails.workers import Workers

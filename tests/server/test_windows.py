@@ -8,8 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_proxy.guardrails.engine import NoEngine
-from gemini_proxy.guardrails.fail_open import FailOpenEngine
+from gemini_proxy.guardrails.engine import FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine
 from gemini_proxy.guardrails.response_messages import candidate_messages, for_rules
 from gemini_proxy.guardrails.workers import Workers

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, Protocol
 
+from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.gemini.call_links import CallPlace, answered_calls
 from gemini_proxy.guardrails.rules import Guardrail
 from gemini_proxy.guardrails.verdict import Verdict, Violation
@@ -146,3 +147,30 @@ class NoEngine:
 
     def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
         return Verdict()
+
+
+class FailOpenEngine:
+    """Allow what ``engine`` cannot check, and say so in the verdict (``unavailable = "allow"``).
+
+    A key that a service rejects is the caller's fault: such a request is not allowed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def open_session(self, check: Check, overlap: int) -> GuardSession | None:
+        """Open the engine's session: a piece without a verdict waits for the end, where this engine decides."""
+        return self._engine.open_session(check, overlap)
+
+    def check(self, check: Check) -> Verdict | Awaitable[Verdict]:
+        try:
+            verdict = self._engine.check(check)
+        except EngineUnavailable as error:
+            return Verdict(unchecked=error.message)
+        return verdict if isinstance(verdict, Verdict) else self._wait(verdict)
+
+    async def _wait(self, verdict: Awaitable[Verdict]) -> Verdict:
+        try:
+            return await verdict
+        except EngineUnavailable as error:
+            return Verdict(unchecked=error.message)

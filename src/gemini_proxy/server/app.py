@@ -27,8 +27,7 @@ from gemini_proxy.explorer.app_keys import setup as set_up_explorer
 from gemini_proxy.explorer.pages.trials import TRIALS, Trials
 from gemini_proxy.explorer.routes import add_routes, error_response, is_api
 from gemini_proxy.guardrails.asking import Asking
-from gemini_proxy.guardrails.engine import Engine, NoEngine
-from gemini_proxy.guardrails.fail_open import FailOpenEngine
+from gemini_proxy.guardrails.engine import Engine, FailOpenEngine, NoEngine
 from gemini_proxy.guardrails.native import NativeEngine, foreign_workers
 from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import GuardrailSet
