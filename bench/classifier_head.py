@@ -19,8 +19,7 @@ import click
 
 from bench.detectors import sources
 from bench.injections import parquet_rows, samples
-from gemini_proxy.guardrails.classifier import OnnxModel, model_file
-from gemini_proxy.guardrails.classifier_head import digest_of, word_places
+from gemini_proxy.guardrails.classifier import OnnxModel, digest_of, model_file, word_places
 
 _SIZE: Final = 2**14
 _STRENGTH: Final = 10.0

@@ -9,9 +9,16 @@ import pytest
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import EngineUnavailable
-from gemini_proxy.guardrails import classifier_head
-from gemini_proxy.guardrails.classifier import MAX_TEXT, InjectionClassifier, missing, score_texts
-from gemini_proxy.guardrails.classifier_head import ClassifierHead, head_of, word_places
+from gemini_proxy.guardrails import classifier
+from gemini_proxy.guardrails.classifier import (
+    MAX_TEXT,
+    ClassifierHead,
+    InjectionClassifier,
+    head_of,
+    missing,
+    score_texts,
+    word_places,
+)
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Question
 from gemini_proxy.sections import Classifier as Section
@@ -139,6 +146,6 @@ def test_the_weights_that_are_shipped_are_of_another_model(folder: Path) -> None
     """Any other model is judged by itself."""
     numpy = pytest.importorskip("numpy")
     assert head_of(folder / "model.onnx") is None
-    with numpy.load(Path(classifier_head.__file__).with_name("classifier_head.npz")) as made:
+    with numpy.load(Path(classifier.__file__).with_name("classifier_head.npz")) as made:
         assert len(str(made["model"])) == 64
         assert (made["weights"].shape, made["table"].shape) == ((4,), (2**14,))
