@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Connection, TextClause, text
 
-from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
+from gemini_proxy.http.fair_lock import PerUserSemaphore
 from gemini_proxy.traces.sqlite import READERS, READERS_OF_ONE
 from gemini_proxy.traces.store import TraceStore
 

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, NullPool, event, func, make_url, select,
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
+from gemini_proxy.http.fair_lock import PerUserSemaphore
 from gemini_proxy.traces.database import POOLER, Undone, translated, undoing
 from gemini_proxy.traces.errors import StoreError, StoreUnavailable
 from gemini_proxy.traces.inserts import fits_one_statement, insert_at_once, insert_rows

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Dialect, Engine, NullPool, create_engine, event, func, select
 
-from gemini_proxy.http.per_user_semaphore import PerUserSemaphore
+from gemini_proxy.http.fair_lock import PerUserSemaphore
 from gemini_proxy.traces.database import Undone, parsed_url, translated, undoing
 from gemini_proxy.traces.errors import StoreError
 from gemini_proxy.traces.inserts import insert_directly, insert_rows
