@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 from gemini_proxy.config import Config
 from gemini_proxy.errors import Unavailable
 from gemini_proxy.guardrails.rules import GuardrailSet
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
+from gemini_proxy.http.request_body import MEMORY_BUDGET, SMALL
 from gemini_proxy.sections import Server
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import Group

@@ -1,4 +1,7 @@
-"""Read a request body in bounded time and memory, and check the type that it says it has."""
+"""Read request bodies in bounded time and memory, and check the type that they say they have.
+
+Each has a limit, and the large ones are within one memory budget.
+"""
 
 import asyncio
 import re
@@ -7,9 +10,11 @@ from typing import Final
 
 from aiohttp import web
 
-from gemini_proxy.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET, SMALL
+from gemini_proxy.errors import BadRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 
+SMALL: Final = 65_536
+"""Bytes of a body that are not counted: they are read ahead of a connection anyway, and ``server.max_exchanges`` bounds
+the connections. So a few large bodies keep other large ones out, and no small ones."""
 _LARGE: Final = 4_194_304
 """Bytes that take some milliseconds to be copied."""
 _UTF8: Final = re.compile(r"\s*(charset\s*=\s*(utf-?8|\"utf-?8\")\s*)?;?\s*")
@@ -144,3 +149,41 @@ async def _gunzip(request: web.Request, raw: bytes, limit: int) -> bytes:
     if inflate.unused_data or start < len(raw):
         raise BadRequest("The gzip body goes on after its end")
     return await _joined(pieces, size)
+
+
+class MemoryBudget:
+    """Count the bytes of large bodies from their arrival until their requests have been answered.
+
+    A single body may exceed ``limit``: another limit bounds what one request may bring.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        """Return the bytes counted now."""
+        return self._used
+
+    def reserve(self, request: web.Request, size: int) -> None:
+        """Count ``size`` more bytes for a request. Raise Unavailable if other requests leave no room for them."""
+        own = request.get(_RESERVED, 0)
+        if self._used > own and self._used + size > self._limit:
+            raise Unavailable(
+                "The server holds as many bytes of large requests as server.max_held_bytes allows; try again later"
+            )
+        self._used += size
+        request[_RESERVED] = own + size
+
+    def release(self, request: web.Request) -> int:
+        """Uncount a request's bytes, once it has been answered. Return how many there were."""
+        if not self._used:
+            return 0
+        reserved: int = request.get(_RESERVED, 0)
+        self._used -= reserved
+        return reserved
+
+
+MEMORY_BUDGET = web.AppKey("MEMORY_BUDGET", MemoryBudget)
+_RESERVED = web.RequestKey("RESERVED", int)

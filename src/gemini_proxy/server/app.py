@@ -33,8 +33,8 @@ from gemini_proxy.guardrails.remote import RemoteEngine
 from gemini_proxy.guardrails.rules import GuardrailSet
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.http.browser_guard import BROWSER_GUARD, BrowserGuard
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.http.peers import PEERS, Peers
+from gemini_proxy.http.request_body import MEMORY_BUDGET, MemoryBudget
 from gemini_proxy.proxy.allowed_turns import AllowedTurns
 from gemini_proxy.proxy.approval import ApprovalDesk
 from gemini_proxy.proxy.authentication import Authentication

@@ -12,7 +12,7 @@ from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.refusal import JSON_TYPE, retry_info
 from gemini_proxy.gemini.wire import Wire
 from gemini_proxy.gemini.wires import wire_of, wire_of_path
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET
+from gemini_proxy.http.request_body import MEMORY_BUDGET
 from gemini_proxy.proxy.response import break_off
 from gemini_proxy.server.app_keys import CALL, CONFIG, EXCHANGE, MEMORY, STATE
 

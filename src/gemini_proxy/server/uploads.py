@@ -27,9 +27,8 @@ from gemini_proxy.gemini.uploads import (
     start_headers,
 )
 from gemini_proxy.gemini.upstream_fault import fault_in
-from gemini_proxy.http.memory_budget import MEMORY_BUDGET
 from gemini_proxy.http.peers import PEERS
-from gemini_proxy.http.request_body import check_type, read_body
+from gemini_proxy.http.request_body import MEMORY_BUDGET, check_type, read_body
 from gemini_proxy.proxy.credentials import client_of, own_key
 from gemini_proxy.proxy.exchange import Exchange, Made
 from gemini_proxy.proxy.response import ClientResponse
