@@ -41,7 +41,7 @@ class AnnotationRange:
 
     @property
     def value_end(self) -> End | None:
-        """Which end of a value this is, of those that a rule traced to their source."""
+        """Return which end of a traced value this is; None if no rule traced one here."""
         told = self._traced.get("end")
         return told if told in ("call", "source") else None
 
@@ -57,7 +57,7 @@ class AnnotationRange:
         return told if isinstance(told, Mapping) else {}
 
     def span(self, text: str) -> tuple[int, int] | None:
-        """Start and end of what is marked in ``text``, the text at the path; None where that is outside of it."""
+        """Return start and end of the range in ``text``, the text at the path; None if it lies outside."""
         if self.line is not None:
             return _line_span(text, self.line)
         if self.start is None or self.end is None:

@@ -130,12 +130,12 @@ class Report:
 
     @property
     def refused(self) -> list[FlaggedTrace]:
-        """The newest first."""
+        """Return the traces that would have been refused, the newest first."""
         return [finding for finding in self._newest() if finding.refused]
 
     @property
     def undecided(self) -> list[FlaggedTrace]:
-        """Traces without a verdict: with ``guardrails.unavailable = "block"`` they would have been refused as well."""
+        """Return the traces without a verdict: ``guardrails.unavailable = "block"`` would have refused them as well."""
         return [finding for finding in self._newest() if not finding.refused]
 
     def _newest(self) -> list[FlaggedTrace]:
@@ -143,7 +143,7 @@ class Report:
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Of all traces together, of the median trace and of the slowest."""
+        """Return the time for all traces together, for the median trace and for the slowest."""
         times = self.seconds or array("d", [0.0])
         figures = {"total": sum(times), "median": median(times), "most": max(times)}
         return {name: round(seconds * 1000, 3) for name, seconds in figures.items()}

@@ -225,7 +225,7 @@ def _annotation(row: RowMapping, trace_id: str) -> StoredAnnotation:
 
 
 def _annotation_id(trace_id: str, seq: int) -> str:
-    """Clients expect a UUID: the trace's, with the annotation's number in the place of its last group."""
+    """Return the UUID that clients expect: the trace's, with the annotation's number in place of its last group."""
     return f"{trace_id[:24]}{seq:012x}"
 
 

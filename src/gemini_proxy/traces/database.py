@@ -307,7 +307,7 @@ def _store_error(error: BaseException | None, *, lost: bool = False) -> StoreErr
 
 
 def _error_name(error: BaseException | None) -> str:
-    """SQLite's name for the error, PostgreSQL's five-character state, or the exception's type."""
+    """Return SQLite's name for the error, PostgreSQL's five-character state, or the exception's type."""
     if isinstance(error, sqlite3.Error) and hasattr(error, "sqlite_errorname"):
         return error.sqlite_errorname
     return str(getattr(error, "sqlstate", None) or type(error).__name__)

@@ -328,7 +328,7 @@ def _dataset(row: RowMapping) -> Dataset:
 
 
 def _sizes(connection: Connection, owner: str) -> list[tuple[int, int, int | None]]:
-    """Number, size and the oldest position of each dataset: traces leave a dataset at its old end only."""
+    """Return number, size and oldest position of each dataset: traces leave a dataset at its old end only."""
     oldest = (
         select(func.min(traces.c.position))
         .where(traces.c.dataset == datasets.c.seq)

@@ -115,7 +115,7 @@ class Feed:
 
     @property
     def watchers(self) -> int:
-        """The current number of watchers."""
+        """Return the current number of watchers."""
         return len(self._joining) + len(self._watchers)
 
     def committed(self) -> None:

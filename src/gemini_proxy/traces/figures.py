@@ -190,7 +190,7 @@ def starts(since: int, until: int, seconds: int) -> range:
 
 
 def resampled(buckets: Iterable[Bucket], since: int, until: int, seconds: int) -> list[Bucket]:
-    """Buckets merged into those of ``seconds`` each that cover ``since`` to ``until``, the empty ones included."""
+    """Merge buckets into those of ``seconds`` each that cover ``since`` to ``until``, the empty ones included."""
     merged: dict[int, list[Figures]] = {start: [] for start in starts(since, until, seconds)}
     for bucket in buckets:
         into = merged.get(bucket.start - bucket.start % seconds)
@@ -216,7 +216,7 @@ def _most_used(counts: Counts, most: int) -> Counts:
 
 
 def as_json(figures: Figures) -> dict[str, Any]:
-    """Plain JSON for ``from_json``."""
+    """Return figures as plain JSON for ``from_json``."""
     histograms = {name: getattr(figures, name).counts for name in _TIMES}
     return {
         "tokens": [figures.prompt_tokens, figures.output_tokens],

@@ -201,7 +201,7 @@ def _at_once() -> str:
 
 
 def _array(table: Table, key: str) -> str:
-    """PostgreSQL's name for the type of a column's values; ``trace_id`` is a trace's id."""
+    """Return PostgreSQL's name for the type of a column's values; ``trace_id`` is a trace's id."""
     column = traces.c.id if key == "trace_id" else table.c[key]
     return next(name for kind, name in _ARRAYS if isinstance(column.type, kind))
 

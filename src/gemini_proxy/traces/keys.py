@@ -87,7 +87,7 @@ class Keys:
         return record, key
 
     async def all(self) -> list[KeyRecord]:
-        """Every key, revoked ones too, the oldest first."""
+        """Return every key, revoked ones too, the oldest first."""
         shown = (keys.c.id, keys.c.owner, keys.c.hint, keys.c.created, keys.c.revoked, keys.c.role, keys.c.used)
         query = select(*shown).order_by(keys.c.created)
         return await self._database.read(

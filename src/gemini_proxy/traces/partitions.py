@@ -60,12 +60,12 @@ class Partition:
 
     @property
     def first(self) -> int:
-        """The smallest number of a trace in it."""
+        """Return the smallest number that a trace in it can have."""
         return self.number * WIDTH
 
     @property
     def end(self) -> int:
-        """The number after the largest one."""
+        """Return the number after the largest one."""
         return self.first + WIDTH
 
 

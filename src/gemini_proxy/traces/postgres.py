@@ -241,7 +241,7 @@ def _is_pooled(url: URL) -> bool:
 
 @contextlib.asynccontextmanager
 async def direct_connection(url: str) -> AsyncIterator[Any]:
-    """asyncpg's own connection, for what SQLAlchemy has no words for. Raises StoreError, also for what it raises."""
+    """Open asyncpg's own connection, for what SQLAlchemy cannot express. Raises StoreError, also for its errors."""
     engine = _create(make_url(url), TimeLimits(), {"application_name": LISTENER}, poolclass=NullPool)
     asyncpg = import_module("asyncpg")
     with translated():

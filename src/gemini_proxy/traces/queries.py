@@ -20,7 +20,7 @@ _FIRST_RULE = (
 
 
 def whole_traces() -> Query:
-    """Traces that are not of a deleted dataset, to be narrowed down and given to ``read_traces``."""
+    """Return the query for ``read_traces``: all traces but those of deleted datasets, for the caller to narrow."""
     return (
         select(traces, datasets.c.owner, datasets.c.name)
         .join(datasets, datasets.c.seq == traces.c.dataset)

@@ -187,7 +187,7 @@ class BelievedClock:
         return mark.wall if mark.believed else None
 
     async def load(self) -> None:
-        """Go on from the last look of whichever process looked before. Raises StoreError."""
+        """Continue from the last look of whichever process looked before. Raises StoreError."""
         self._mark = await self._database.read(_read)
 
     async def look(self) -> None:

@@ -71,7 +71,7 @@ class News:
         return time.monotonic() < self._complete_until
 
     def changed(self) -> None:
-        """Something has changed, or may have."""
+        """Note that something has changed, or may have."""
         self.changes += 1
 
     def heard_by(self, moment: float) -> None:
@@ -79,7 +79,7 @@ class News:
         self._complete_until = moment + HEARD_WITHIN
 
     def lost(self) -> None:
-        """The listener has stopped."""
+        """Note that the listener has stopped."""
         self._complete_until = float("-inf")
 
 
@@ -153,7 +153,7 @@ class Revisions:
         return self._seen
 
     async def _look(self) -> None:
-        """All who wait are woken at once, one after the other would cost each of them a turn of the loop."""
+        """Look at the database, and wake all waiting questions at once: in turn, each would cost a turn of the loop."""
         self._looking = over = asyncio.Event()
         self._begun = number = self._begun + 1
         try:

@@ -96,7 +96,7 @@ RULE: Final = 4
 
 
 def annotation_rows(trace_id: str, annotations: Iterable[Annotation], created: float) -> tuple[tuple[Any, ...], ...]:
-    """Annotations as insert parameters. Raises RowRejected."""
+    """Return annotations as insert parameters, in the order of ANNOTATION_KEYS. Raises RowRejected."""
     return tuple(
         (
             trace_id,
@@ -143,7 +143,7 @@ def decode_annotation(row: RowMapping) -> Annotation:
 
 
 def dump(value: object) -> bytes:
-    """JSON for any value: what JSON lacks becomes text. Raises RowRejected for a cycle or boundless depth."""
+    """Serialize any value as JSON: what JSON lacks becomes text. Raises RowRejected for a cycle or boundless depth."""
     try:
         return orjson.dumps(value, _plain, orjson.OPT_NON_STR_KEYS)
     except TypeError:
@@ -172,7 +172,7 @@ def dump_messages(messages: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def with_messages(rest: Mapping[str, Any], messages: bytes) -> bytes:
-    """JSON of ``rest``, which has a member at least, with ``messages`` as the last one: JSON that is written already.
+    """Serialize ``rest``, which is not empty, with ``messages``, which are JSON already, as its last member.
 
     Raises RowRejected as ``dump`` does.
     """
@@ -199,7 +199,7 @@ def _plain(value: object) -> object:
 
 
 def _text(text: str | None) -> str | None:
-    """Text that every database takes: no lone surrogates, no NUL (which PostgreSQL refuses)."""
+    """Return text that every database takes: no lone surrogates, no NUL (which PostgreSQL refuses)."""
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.encode(errors="replace").decode().replace("\0", "\ufffd")

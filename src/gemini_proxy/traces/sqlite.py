@@ -219,7 +219,7 @@ class _Threads:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """This thread's connection. After a failure the next one is fresh, whatever became of this one."""
+        """Yield this thread's connection. After a failure it is closed, and the next one is new."""
         with translated():
             try:
                 connection = self._connection()
@@ -385,8 +385,9 @@ def _left_in(connection: Connection) -> Left:
 
 
 def follow(connection: Connection, left: Left) -> int:
-    """Let a SQLite database go on where another one was: its numbers are not given again, and who keeps keys or rules
-    in memory reads them again. How many traces of the other one are not here.
+    """Let a SQLite database continue where another one was. Return how many traces of that one are not here.
+
+    Its numbers are not given out again, and caches of keys and rules are read again.
     """
     here = _left_in(connection)
     last = max(here.last, left.last)

@@ -335,7 +335,7 @@ class TraceStore:
         return total
 
     async def take_jobs(self, limit: int, *, now: float | None = None, lease: float = JOB_LEASE) -> list[Job]:
-        """Queued log rules, oldest first, which nobody else is given until ``lease`` seconds have passed."""
+        """Take queued log rules, oldest first; nobody else is given them until ``lease`` seconds have passed."""
         at = time.time() if now is None else now
         return await self._database.write(lambda connection: jobs.take(connection, limit, at, lease))
 
@@ -410,7 +410,7 @@ def _move(connection: Connection, trace: int, before: Sequence[Annotation], afte
 
 
 def _narrowed(query: Query, dataset: Dataset | None, outcome: Outcome | None, before: int | None, limit: int) -> Query:
-    """Newest first, from the index of the dataset or of all."""
+    """Narrow a query to the newest traces, newest first, by the index of the dataset or of all."""
     place = traces.c.seq if dataset is None else traces.c.position
     if dataset is not None:
         query = query.where(traces.c.dataset == dataset.seq)
@@ -440,7 +440,7 @@ def _find(connection: Connection, prefix: str) -> Trace | None:
 
 
 def _export_page(connection: Connection, dataset: Dataset | None, after: int, limit: int) -> list[tuple[int, Trace]]:
-    """Oldest first, each with its cursor."""
+    """Return the next traces, oldest first, each with the cursor that continues after it."""
     if dataset is None:
         return read_traces(connection, whole_traces().where(traces.c.seq > after).order_by(traces.c.seq).limit(limit))
     query = whole_traces().where(traces.c.dataset == dataset.seq, traces.c.position > after)

@@ -141,7 +141,7 @@ class ViolationLike(Protocol):
 
 
 def annotations_for(violations: Iterable[ViolationLike]) -> tuple[Annotation, ...]:
-    """One annotation for each of a violation's most precise ranges, or one with address ``""`` where it has none.
+    """Return an annotation for each of a violation's most precise ranges, or one with address ``""`` if it has none.
 
     Those of a traced violation say in ``extra`` which end of a value they are, if there are both.
     """

@@ -20,7 +20,7 @@ _CHECKS: Final = "0007"
 
 
 def scripts() -> Config:
-    """Alembic's configuration for the migrations of this package."""
+    """Return Alembic's configuration for the migrations of this package."""
     config = Config()
     # The configuration file's parser takes a percent sign for an interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))

@@ -82,7 +82,7 @@ def _names_trace(body: bytes) -> bool:
 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:
-    """Retry-After (RFC 9110, section 10.2.3): a number of seconds, or a date."""
+    """Read Retry-After (RFC 9110, section 10.2.3): a number of seconds, or a date. Return the seconds from ``now``."""
     if retry_after is None:
         return None
     text = retry_after.strip()
