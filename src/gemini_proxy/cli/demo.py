@@ -206,7 +206,7 @@ def sample_model() -> web.Application:
     It responds to the calls of Gemini's clients, to some prompts with what violates the demo's guardrails.
     """
     app = web.Application(client_max_size=2**27)
-    app.router.add_post("/{version}/models/{name}:{method}", _answer)
+    app.router.add_post("/{version}/models/{name}:{method}", _respond)
     app.router.add_get("/{version}/models", _models)
     app.router.add_get("/{version}/models/{name}", _model)
     return app
@@ -225,7 +225,7 @@ def _described(name: str) -> dict[str, Any]:
     return {"name": f"models/{name}", "displayName": "Sample model", "supportedGenerationMethods": methods}
 
 
-async def _answer(request: web.Request) -> web.StreamResponse:
+async def _respond(request: web.Request) -> web.StreamResponse:
     body = orjson.loads(await request.read())
     method = request.match_info["method"]
     if method == "generateContent":
@@ -281,7 +281,7 @@ def _parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _customer(body: Mapping[str, Any]) -> Any:
-    """Return the number that the last content has of a customer, None where it has none."""
+    """Return the customer's number in the last content; None if it has none."""
     contents = objects(field(body, "contents"), "contents")
     for part in objects(field(contents[-1], "parts"), "parts") if contents else ():
         response = field(field(part, "functionResponse") or {}, "response")

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import click
 import orjson
@@ -42,39 +42,6 @@ from gemini_proxy.traces.sqlite import back_up
 from gemini_proxy.traces.store import TraceStore
 from gemini_proxy.traces.trace import OUTCOME_GROUPS, Outcome, Trace, TraceSummary, outcomes_named, trace_json
 from gemini_proxy.traces.visible import VISIBLE, as_json
-
-
-class _TracesSettings(Protocol):
-    @property
-    def database(self) -> str: ...
-
-    @property
-    def retention_days(self) -> int: ...
-
-    @property
-    def max_size(self) -> int: ...
-
-
-class _Size(click.ParamType[int]):
-    """A number of bytes, also with a unit."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = TypeAdapter(ByteSize).validate_python(value)
-        except ValidationError:
-            size = ByteSize(0)
-        if size < SMALLEST_DATABASE:
-            self.fail('not a size of at least "10 MB"', param, ctx)
-        return size
-
-
-class TracesConfig(Protocol):
-    """The part of the configuration that these commands need."""
-
-    @property
-    def traces(self) -> _TracesSettings: ...
 
 
 @click.group()
@@ -151,9 +118,9 @@ async def _found(store: TraceStore, dataset: str | None, query: TraceQuery, limi
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many traces to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
-def list_(config: TracesConfig, dataset: str | None, query: TraceQuery, limit: int, as_json: bool) -> None:
+def list_(settings: Settings, dataset: str | None, query: TraceQuery, limit: int, as_json: bool) -> None:
     """List traces, the newest first."""
-    summaries = with_store(config.traces.database, lambda store: _found(store, dataset, query, limit))
+    summaries = with_store(settings.traces.database, lambda store: _found(store, dataset, query, limit))
     if not as_json:
         print_list(summaries)
         return
@@ -165,11 +132,11 @@ def list_(config: TracesConfig, dataset: str | None, query: TraceQuery, limit: i
 @click.argument("trace_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole trace as one JSON object.")
 @click.pass_obj
-def show(config: TracesConfig, trace_id: str, as_json: bool) -> None:
+def show(settings: Settings, trace_id: str, as_json: bool) -> None:
     """Show one trace as a conversation. ID is the trace's id or its beginning, six characters or more."""
 
     try:
-        trace = with_store(config.traces.database, lambda store: store.get(trace_id))
+        trace = with_store(settings.traces.database, lambda store: store.get(trace_id))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if trace is None:
@@ -274,7 +241,7 @@ def reveal(settings: Settings, trace_id: str, placeholder: str, by: str | None) 
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
 )
 @click.pass_obj
-def export(config: TracesConfig, dataset: str | None, query: TraceQuery, form: str, output: Path | None) -> None:
+def export(settings: Settings, dataset: str | None, query: TraceQuery, form: str, output: Path | None) -> None:
     """Write traces, one a line: whole as JSON, or what a list shows of them as CSV.
 
     All traces are written the oldest first; with filters besides --dataset, those that fit, the newest first.
@@ -290,7 +257,7 @@ def export(config: TracesConfig, dataset: str | None, query: TraceQuery, form: s
             file.flush()
 
     try:
-        with_store(config.traces.database, write)
+        with_store(settings.traces.database, write)
     except OSError as error:
         raise click.ClickException(f"cannot write {output or 'standard output'}: {error.strerror}") from None
 
@@ -302,6 +269,21 @@ async def _each(store: TraceStore, dataset: str | None, query: TraceQuery) -> As
             yield trace
 
 
+class _Size(click.ParamType[int]):
+    """A number of bytes, also with a unit."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = TypeAdapter(ByteSize).validate_python(value)
+        except ValidationError:
+            size = ByteSize(0)
+        if size < SMALLEST_DATABASE:
+            self.fail('not a size of at least "10 MB"', param, ctx)
+        return size
+
+
 @traces.command()
 @click.option(
     "--older-than", type=click.IntRange(1), metavar="DAYS", help="Use this age instead of traces.retention_days."
@@ -311,20 +293,20 @@ async def _each(store: TraceStore, dataset: str | None, query: TraceQuery) -> As
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, without deleting it.")
 @click.pass_obj
-def prune(config: TracesConfig, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
+def prune(settings: Settings, older_than: int | None, max_size: int | None, dry_run: bool) -> None:
     """Delete old traces now, in small steps; a server may be running.
 
     Without options, the configured age and size apply; with one of --older-than and --max-size, only that one.
     """
     alone = (older_than is None) != (max_size is None)
-    days = older_than or (0 if alone else config.traces.retention_days)
-    size = max_size or (0 if alone else config.traces.max_size)
+    days = older_than or (0 if alone else settings.traces.retention_days)
+    size = max_size or (0 if alone else settings.traces.max_size)
     if not days and not size:
         raise click.UsageError("traces.retention_days keeps traces forever; use --older-than DAYS or --max-size SIZE")
     if days:
-        _prune_by_age(config.traces.database, days, dry_run)
+        _prune_by_age(settings.traces.database, days, dry_run)
     if size:
-        _prune_by_size(config.traces.database, size, dry_run)
+        _prune_by_size(settings.traces.database, size, dry_run)
 
 
 def _prune_by_age(database: str, days: int, dry_run: bool) -> None:
@@ -486,10 +468,10 @@ def _style(marks: Sequence[AnnotationRange]) -> str:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
-def backup(config: TracesConfig, file: Path) -> None:
+def backup(settings: Settings, file: Path) -> None:
     """Copy the SQLite database into the new file FILE, while the server runs. For PostgreSQL use pg_dump."""
     try:
-        back_up(config.traces.database, file)
+        back_up(settings.traces.database, file)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{file} holds the traces, keys and policies as of now")
