@@ -42,7 +42,7 @@ async def decide_approval(call: ApiCall) -> ApprovalView:
 
     403 for a key of another role, and for every key if access is open; 409 if the approval no longer waits.
     """
-    require_approver(call.app, call.identity)
+    _require_approver(call.app, call.identity)
     decision = await call.body(ApprovalDecision)
     return approval_view(await decide(call.app, call.identity, call.name("approval_id"), decision))
 
@@ -52,7 +52,7 @@ def visible_owner(identity: Identity) -> str | None:
     return None if identity.role == "approver" else identity.owner
 
 
-def require_approver(app: web.Application, identity: Identity) -> None:
+def _require_approver(app: web.Application, identity: Identity) -> None:
     """Raise Forbidden, with what to do instead, for everyone but a key with the role approver."""
     if app[ACCESS].mode == "open":
         raise Forbidden(
@@ -68,7 +68,7 @@ def require_approver(app: web.Application, identity: Identity) -> None:
 
 async def decide(app: web.Application, identity: Identity, approval_id: str, decision: ApprovalDecision) -> Approval:
     """Decide a waiting approval. Raise Forbidden, NotFound, and Conflict if it no longer waits."""
-    require_approver(app, identity)
+    _require_approver(app, identity)
     decided = await app[APPROVALS].decide(
         approval_id,
         allow=decision.decision == "allow",

@@ -83,7 +83,7 @@ async def show_metadata(call: ApiCall) -> dict[str, Any]:
     for name in ("owner_username", "owner"):
         if call.request.query.get(name, call.user) != call.user:
             raise NotFound(NO_DATASET)
-    return without_policies((await owned_dataset(call, call.name("dataset"))).metadata)
+    return without_policies((await _owned_dataset(call, call.name("dataset"))).metadata)
 
 
 async def change_metadata(call: ApiCall) -> dict[str, Any]:
@@ -102,7 +102,7 @@ async def change_metadata(call: ApiCall) -> dict[str, Any]:
     def change(before: Mapping[str, Any]) -> Mapping[str, Any]:
         return checked_metadata(added if requested.replace_all else _merged(without_policies(before), added))
 
-    dataset = await owned_dataset(call, call.name("dataset"))
+    dataset = await _owned_dataset(call, call.name("dataset"))
     changed = await call.app[DATASETS].change_metadata(call.user, dataset.name, change, by=call.identity.named)
     if changed is None:
         raise NotFound(NO_DATASET)
@@ -117,10 +117,10 @@ async def dataset_by_id(call: ApiCall) -> Dataset:
 async def dataset_by_name(call: ApiCall) -> Dataset:
     """Return the caller's dataset that the path names by user and name. Raise NotFound."""
     call.only_user("user", NO_DATASET)
-    return await owned_dataset(call, call.name("dataset"))
+    return await _owned_dataset(call, call.name("dataset"))
 
 
-async def owned_dataset(call: ApiCall, name: str) -> Dataset:
+async def _owned_dataset(call: ApiCall, name: str) -> Dataset:
     """Return the caller's dataset of that name. Raise NotFound, also for a name that no dataset can have."""
     if not is_dataset_name(name):
         raise NotFound(NO_DATASET)

@@ -111,7 +111,7 @@ class _Pushed:
     def recorded_trace(self, record: ProxyRecord, now: float) -> Trace:
         """Return the trace of an exchange that a proxy recorded, with what it recorded."""
         return Trace(
-            pushed_id(self.owner, record.id),
+            _pushed_id(self.owner, record.id),
             # Another machine's clock may be ahead.
             now if record.created is None else min(record.created, now),
             _outcome(record.outcome),
@@ -126,7 +126,7 @@ class _Pushed:
         )
 
 
-def pushed_id(owner: str, record_id: str) -> str:
+def _pushed_id(owner: str, record_id: str) -> str:
     """Return the id under which a user's push of a recorded exchange is kept: the same for every push of it."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"gemini-proxy:{owner}:{record_id}"))
 

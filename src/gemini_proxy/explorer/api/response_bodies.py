@@ -345,7 +345,7 @@ def user_id(owner: str) -> str:
     return str(uuid.uuid5(_USERS, owner))
 
 
-def user_view(owner: str) -> UserView:
+def _user_view(owner: str) -> UserView:
     return {"id": user_id(owner), "username": owner, "image_url_hash": ""}
 
 
@@ -358,7 +358,7 @@ def dataset_view(dataset: Dataset, policies: Iterable[StoredPolicy] | None = Non
         "extra_metadata": {**without_policies(dataset.metadata), **shown},
         "is_public": False,
         "user_id": user_id(dataset.owner),
-        "user": user_view(dataset.owner),
+        "user": _user_view(dataset.owner),
         "time_created": iso(dataset.created),
         "latest_trace_time": None if dataset.latest is None else iso(dataset.latest),
     }
@@ -501,7 +501,7 @@ def trace_outline_view(outline: Outline) -> TraceOutlineView:
 
 def annotation_views(trace_id: str, owner: str, annotations: Iterable[StoredAnnotation]) -> list[AnnotationView]:
     """Return the annotations of a trace; all are its owner's, who alone can write them."""
-    user = user_view(owner)
+    user = _user_view(owner)
     return [
         {
             "id": stored.id,

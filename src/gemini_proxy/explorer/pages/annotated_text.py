@@ -87,7 +87,7 @@ def notes(marks: Iterable[AnnotationRange]) -> tuple[Note, ...]:
     alike: dict[tuple[Kind, str, str], list[AnnotationRange]] = {}
     for mark in marks:
         annotation = mark.annotation
-        alike.setdefault((kind(mark), annotation.content, rule_name(mark)), []).append(mark)
+        alike.setdefault((kind(mark), annotation.content, _rule_name(mark)), []).append(mark)
     return tuple(
         Note(tuple(mark.number for mark in same), *key, tuple(mark.annotation.address for mark in same))
         for key, same in alike.items()
@@ -105,7 +105,7 @@ def kind(mark: AnnotationRange) -> Kind:
     return "block" if annotation.guardrail or annotation.source == GUARDRAILS_SOURCE else "remark"
 
 
-def rule_name(mark: AnnotationRange) -> str:
+def _rule_name(mark: AnnotationRange) -> str:
     """Return the name of the rule that made a mark, else the source of the annotation."""
     return str(mark.annotation.guardrail.get("name") or mark.annotation.source)
 

@@ -71,7 +71,7 @@ async def tools(visit: PageVisit) -> web.StreamResponse:
         dataset=dataset,
         path=dataset_path(dataset),
         tools=pinned[:_SHOWN],
-        shown=shown_tool,
+        shown=_shown_tool,
         following=start + _SHOWN if len(pinned) > _SHOWN else None,
         first=not start,
         labels=[(kind, words, labels_of(dataset.metadata).get(kind, ())) for kind, words in LABELS.items()],
@@ -119,7 +119,7 @@ async def label(visit: PageVisit) -> web.StreamResponse:
     return see(f"{dataset_path(dataset)}/tools")
 
 
-def shown_tool(tool: PinnedTool) -> ShownTool:
+def _shown_tool(tool: PinnedTool) -> ShownTool:
     """Mark the differences of a tool. Takes up to half a second for the longest declarations."""
     before = _texts(tool.pinned)
     if tool.changed is None:
