@@ -1,4 +1,4 @@
-"""The audit log: who changed what judges exchanges, in an append-only table whose entries are chained by digests."""
+"""Keep the audit log: who changed what judges exchanges, in an append-only table of entries chained by digests."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""A policy over recorded traces: what it would have refused, and where it gave no verdict."""
+"""Run a policy over recorded traces: what it would have refused, and where it gave no verdict."""
 
 import re
 from array import array

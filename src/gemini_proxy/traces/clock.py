@@ -1,4 +1,4 @@
-"""Time as something that can be handed over, so that hours pass in a test at once."""
+"""Pass time in as a value, so that in a test hours pass at once."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""A database as runners of functions: for transactions that write, and for reads. SQLAlchemy's errors end here."""
+"""Run functions as transactions of a database, for writing or for reading. SQLAlchemy's errors end here."""
 
 import math
 import sqlite3

@@ -1,4 +1,4 @@
-"""The rules that hold for a dataset: its enabled policies, and the files' of any action that none of them has."""
+"""Find the rules in force for a dataset: its enabled policies, and the files' of any action that none of them has."""
 
 from collections.abc import Iterable
 from dataclasses import replace

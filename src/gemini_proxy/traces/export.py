@@ -1,4 +1,4 @@
-"""The forms that traces are exported in: whole as JSON, a line each, or the lines of a list as CSV. No I/O."""
+"""Write traces for export: whole as JSON, one in a line, or the lines of a list as CSV. No I/O."""
 
 import csv
 import io

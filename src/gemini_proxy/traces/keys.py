@@ -1,4 +1,4 @@
-"""The keys of those who may use the server, and the browsers that have signed in with one. Only hashes are kept."""
+"""Keep the keys of users, and the browsers that have signed in with one. Only hashes are stored."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""Leases in the database: of all the processes that share it, only one does certain work."""
+"""Lease work in the database, so that of all processes that share it only one does it."""
 
 import asyncio
 import contextlib

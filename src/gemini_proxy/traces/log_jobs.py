@@ -1,4 +1,4 @@
-"""Logging rules run after their exchange: taken from the queue in the database, their findings added to the trace."""
+"""Run logging rules after their exchange: take them from the queue in the database, add what they find to the trace."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The tools of datasets as they were first declared, what they are declared as since, and the learning of both."""
+"""Learn the tools of datasets as they are first declared, and which declarations have differed since."""
 
 import asyncio
 import hashlib

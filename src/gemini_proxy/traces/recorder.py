@@ -1,4 +1,4 @@
-"""Group commit: exchanges wait for their traces to be written, and those that wait together are written together."""
+"""Commit traces in groups: exchanges wait for their traces, and those that wait together are written together."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Traces as rows of the tables, and back."""
+"""Encode traces as rows of the tables, and decode them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set

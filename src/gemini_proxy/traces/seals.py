@@ -1,4 +1,4 @@
-"""Traces sealed once a day: their digests are kept apart from them, and the digest of those in the audit log.
+"""Seal traces once a day: keep their digests apart from them, and the digest of those in the audit log.
 
 A seal covers what does not change after an exchange, and outlives its traces: what is still there is compared with it.
 """

@@ -1,4 +1,4 @@
-"""Policies that run in shadow: beside the ones that they may replace, to see in which exchanges the two differ."""
+"""Keep policies that run in shadow: beside those that they may replace, to see in which exchanges the two differ."""
 
 import time
 import uuid

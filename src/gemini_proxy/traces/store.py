@@ -1,4 +1,4 @@
-"""Traces in a database: written in batches, listed newest first, annotated, exported and, after their time, deleted."""
+"""Store traces: write them in batches, list the newest first, annotate, export and, after their time, delete them."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence

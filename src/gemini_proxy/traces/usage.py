@@ -1,4 +1,4 @@
-"""The figures of datasets over time, as the indexer has added them up."""
+"""Read the figures of datasets over time, and add to them what the indexer has counted."""
 
 import asyncio
 import math

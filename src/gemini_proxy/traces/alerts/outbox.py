@@ -1,4 +1,4 @@
-"""The database's part in alerts: notices come in from every process, messages wait to be sent by one."""
+"""Store notices of every process and the messages made of them, until one process has sent these."""
 
 import secrets
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Alerts gathered and sent: by one process for all that share the database, until they are there or given up."""
+"""Gather and send alerts, in one process for all that share the database, until they arrive or are given up."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The client of an Explorer: ``POST /api/v1/push/trace``. aiohttp's errors end here."""
+"""Post traces to an Explorer: ``POST /api/v1/push/trace``. aiohttp's errors end here."""
 
 import asyncio
 import time

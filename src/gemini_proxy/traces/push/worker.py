@@ -1,4 +1,4 @@
-"""Traces sent on to an Explorer: taken from the queue in the database, tried until they are there or refused."""
+"""Send traces to an Explorer: take them from the queue in the database, try until they arrive or are refused."""
 
 import asyncio
 import contextlib
