@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gemini_proxy.config import Config
 from gemini_proxy.guardrails.rules import GuardrailSet
-from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.http.listen_addresses import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running
 

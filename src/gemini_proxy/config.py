@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gemini_proxy.http.addresses import listen_address
+from gemini_proxy.http.listen_addresses import listen_address
 from gemini_proxy.sections import (
     Access,
     Alert,

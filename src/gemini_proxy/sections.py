@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from gemini_proxy.gemini.doors import DOORS, Duty, carries_nothing
-from gemini_proxy.http.addresses import UNIX, is_loopback, listen_address
+from gemini_proxy.http.listen_addresses import UNIX, is_loopback, listen_address
 from gemini_proxy.traces.alerts.rules import AlertRule, Format, Kind
 from gemini_proxy.traces.value_keys import ValueKeys, read_value_keys
 

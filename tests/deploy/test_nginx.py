@@ -16,7 +16,7 @@ import pytest
 
 from gemini_proxy.config import Config, load_config
 from gemini_proxy.guardrails.rules import GuardrailSet
-from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.http.listen_addresses import ListenAddress
 from gemini_proxy.sections import Access, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.runner import running

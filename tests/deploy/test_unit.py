@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from gemini_proxy.cli import main
 from gemini_proxy.config import load_config
-from gemini_proxy.http.addresses import listen_address
+from gemini_proxy.http.listen_addresses import listen_address
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "gemini-proxy.service"

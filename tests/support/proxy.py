@@ -13,7 +13,7 @@ from aiohttp import web
 from gemini_proxy.config import Config
 from gemini_proxy.guardrails.engine import Engine
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
-from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.http.listen_addresses import ListenAddress
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import STORAGE
 from gemini_proxy.server.runner import running

@@ -22,7 +22,7 @@ from gemini_proxy.config import Config
 from gemini_proxy.gemini.fields import field, objects
 from gemini_proxy.gemini_keys import GEMINI_KEY
 from gemini_proxy.guardrails.rules import GuardrailSet, guardrail
-from gemini_proxy.http.addresses import listen_address
+from gemini_proxy.http.listen_addresses import listen_address
 from gemini_proxy.sections import Guardrails, Logs, Server, Traces, Upstream
 from gemini_proxy.server.app import create_app
 from gemini_proxy.server.app_keys import STORAGE

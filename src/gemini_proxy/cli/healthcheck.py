@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPException
 import click
 
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.http.addresses import ListenAddress, listen_address
+from gemini_proxy.http.listen_addresses import ListenAddress, listen_address
 
 _LONGEST = 65_536
 """Bytes of the response that are shown."""

@@ -82,7 +82,7 @@ def opened(config: "Config", manager: "ServiceManager") -> "Iterator[list[Listen
 
     End the program with a reason if that is not possible.
     """
-    from gemini_proxy.http.addresses import listen_address
+    from gemini_proxy.http.listen_addresses import listen_address
     from gemini_proxy.server.listening import NotAsked, listening, passed_listeners
 
     addresses = [listen_address(text) for text in config.server.listen]

@@ -15,7 +15,7 @@ from rich.text import Text
 from gemini_proxy.cli.feed_client import FeedClient, FeedExchange, FeedRefused, Missed
 from gemini_proxy.cli.settings import Settings
 from gemini_proxy.cli.terminal import line, local_time, terminal
-from gemini_proxy.http.addresses import ListenAddress, listen_address
+from gemini_proxy.http.listen_addresses import ListenAddress, listen_address
 from gemini_proxy.sections import service_url
 from gemini_proxy.traces.feed import MAX_REPLAYED
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from gemini_proxy.errors import ProxyError
-from gemini_proxy.http.addresses import is_loopback, listen_address
+from gemini_proxy.http.listen_addresses import is_loopback, listen_address
 
 SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""

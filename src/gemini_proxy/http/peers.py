@@ -10,8 +10,8 @@ from aiohttp import HttpVersion11, web
 from multidict import CIMultiDictProxy
 
 from gemini_proxy.errors import ProxyError
-from gemini_proxy.http.addresses import UNIX
 from gemini_proxy.http.browser_guard import BrowserGuard, WrongHost
+from gemini_proxy.http.listen_addresses import UNIX
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ADDED: Final = ("x-forwarded-for", "x-real-ip", "forwarded", "via")

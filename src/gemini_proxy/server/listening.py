@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.http.listen_addresses import ListenAddress
 from gemini_proxy.proxy.tasks import Tasks
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gemini_proxy.errors import BadRequest, LimitExceeded, ProxyError, VersionNotSupported
 from gemini_proxy.gemini.refusal import JSON_TYPE, error_body
-from gemini_proxy.http.addresses import ListenAddress
+from gemini_proxy.http.listen_addresses import ListenAddress
 from gemini_proxy.server.app_keys import GROUP, RELOADS, SETUPS, STATE, TASKS
 from gemini_proxy.server.error_responses import error_response
 from gemini_proxy.server.listening import Acceptor, Listener, Share, listening, listening_status
