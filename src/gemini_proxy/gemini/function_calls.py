@@ -41,7 +41,7 @@ class StreamedCall:
     __slots__ = ("_args", "_beside", "_call")
 
     def __init__(self) -> None:
-        self._args = StreamedArgs()
+        self._args = _StreamedArgs()
         self._call: dict[str, Any] = {}
         self._beside: dict[str, Any] = {}
 
@@ -131,7 +131,7 @@ def read_call(value: Any) -> dict[str, Any]:
     return {key: value for key, value in call.items() if value or key not in ("partialArgs", "willContinue")}
 
 
-class StreamedArgs:
+class _StreamedArgs:
     """Put the arguments of one call together, from whole objects and from values by path.
 
     Strings for the same path are concatenated; other scalars replace each other. Replacing a string or a container
@@ -160,7 +160,7 @@ class StreamedArgs:
         path = partial.get("jsonPath", partial.get("json_path"))
         if kind is None:
             return
-        steps = parse_path(path) if isinstance(path, str) else ()
+        steps = _parse_path(path) if isinstance(path, str) else ()
         if not steps:
             raise DecodeError("The upstream sent a streamed argument that has no path of its own")
         if kind == "stringValue":
@@ -211,7 +211,7 @@ class StreamedArgs:
         return container
 
 
-def parse_path(path: str) -> tuple[Step, ...]:
+def _parse_path(path: str) -> tuple[Step, ...]:
     """Parse ``$.a.b[0]['c']`` to ``("a", "b", 0, "c")``. Raises DecodeError for anything but names and indexes."""
     if not path.startswith("$"):
         raise DecodeError("The upstream sent a streamed argument whose path does not begin with $")

@@ -35,7 +35,7 @@ from gemini_proxy.gemini.parts import (
 
 Message = dict[str, Any]
 
-CODE_TOOL = "code_execution"
+_CODE_TOOL = "code_execution"
 """The tool name under which ``executableCode`` and ``codeExecutionResult`` appear."""
 _CALL = spellings("id", "name", "args")
 _CALL_CONTROL = spellings("willContinue")
@@ -107,11 +107,11 @@ class MessageList:
             self._add_field(role, "functionCall", text_beside(call, _CALL, _CALL_CONTROL))
         if (code := an_object(field(part, "executableCode"), "executableCode")) is not None:
             arguments = {name: value for name, value in code.items() if name != "id"}
-            self.add_provider_call(CODE_TOOL, arguments, a_string(code.get("id"), "executableCode.id"))
+            self.add_provider_call(_CODE_TOOL, arguments, a_string(code.get("id"), "executableCode.id"))
         if (result := an_object(field(part, "codeExecutionResult"), "codeExecutionResult")) is not None:
             output = {name: value for name, value in saying(result, {"outcome"}).items() if name != "id"}
             call_id = a_string(result.get("id"), "codeExecutionResult.id")
-            self.add_provider_output(CODE_TOOL, output_content({"response": output}, "output"), call_id)
+            self.add_provider_output(_CODE_TOOL, output_content({"response": output}, "output"), call_id)
         if (response := an_object(field(part, "functionResponse"), "functionResponse")) is not None:
             self._add_output(response)
         if (call := an_object(field(part, "toolCall"), "toolCall")) is not None:
@@ -216,7 +216,7 @@ class MessageList:
 _SERVER_TOOLS = {"GOOGLE_SEARCH_WEB": "google_search", "GOOGLE_SEARCH_IMAGE": "google_search"}
 
 
-def server_tool(tool_type: Any) -> str:
+def _server_tool(tool_type: Any) -> str:
     """Return the name under which rules see a tool of Gemini's servers: ``google_maps`` for ``GOOGLE_MAPS``."""
     if not isinstance(tool_type, str) or not tool_type:
         return "server_tool" if tool_type is None or tool_type == "" else f"server_tool_{tool_type}"
@@ -225,7 +225,7 @@ def server_tool(tool_type: Any) -> str:
 
 def _named_tool(source: JsonObject, where: str) -> str:
     """Return the name that a call of Gemini's servers or its output gives the tool, else that of its type."""
-    return a_string(source.get("name"), where) or server_tool(field(source, "toolType"))
+    return a_string(source.get("name"), where) or _server_tool(field(source, "toolType"))
 
 
 def _tool_message(name: str, call_id: str, content: Any) -> Message:

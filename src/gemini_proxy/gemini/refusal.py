@@ -14,11 +14,11 @@ from typing import Any, Literal
 Phase = Literal["request", "response"]
 Feedback = Literal["compat", "none", "native"]
 
-ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
-RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+_ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+_RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 JSON_TYPE = "application/json; charset=UTF-8"
 """The content type of Google's error JSON."""
-GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
+_GUARDRAIL_ERRORS = "type.googleapis.com/gemini_proxy.GuardrailErrors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ def error_array(body: Mapping[str, Any]) -> bytes:
 def error_refusal(refusal: Refusal, code: str = "FAILED_PRECONDITION") -> dict[str, Any]:
     """Return the body of a refusal by HTTP 400: Google's error JSON, whose ``details`` are a list."""
     metadata = {"guardrail": refusal.guardrail, "phase": refusal.phase, "trace": refusal.trace_id}
-    info = {"@type": ERROR_INFO, "reason": refusal.reason, "domain": "gemini-proxy", "metadata": metadata}
-    errors = {"@type": GUARDRAIL_ERRORS, "errors": list(refusal.errors)}
+    info = {"@type": _ERROR_INFO, "reason": refusal.reason, "domain": "gemini-proxy", "metadata": metadata}
+    errors = {"@type": _GUARDRAIL_ERRORS, "errors": list(refusal.errors)}
     return error_body(400, refusal.text, code, [info, errors])
 
 
@@ -99,7 +99,7 @@ def error_body(status: int, message: str, code: str, details: Sequence[Mapping[s
 
 def retry_info(seconds: int) -> dict[str, Any]:
     """Return the detail of an error that says when to try again."""
-    return {"@type": RETRY_INFO, "retryDelay": f"{seconds}s"}
+    return {"@type": _RETRY_INFO, "retryDelay": f"{seconds}s"}
 
 
 def _response(refusal: Refusal, state: StreamState, feedback: Feedback) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MAX_ROUNDS: Final = 5
 """Runs of a check: four for lines of a rule that each wait for the one before, and one for the verdict."""
 AT_ONCE: Final = 8
 """Questions that one service is asked at the same time."""
-REMEMBERED: Final = 10_000
+_REMEMBERED: Final = 10_000
 """Cached answers; each request of a chat repeats the earlier messages."""
 
 LONGEST_REMEMBERED: Final = 4_000
@@ -150,7 +150,7 @@ class Asking:
         answers[question] = answer
         if _size(answer) <= LONGEST_REMEMBERED:
             self._kept[digest] = answer
-            if len(self._kept) > REMEMBERED:
+            if len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
 
     def _service(self, name: str) -> AskedService:

@@ -25,7 +25,7 @@ from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.workers import Workers
 from gemini_proxy.policy import Answer, Question
 
-PACKAGES: Final = ("numpy", "onnxruntime", "tokenizers")
+_PACKAGES: Final = ("numpy", "onnxruntime", "tokenizers")
 MAX_TEXT: Final = 100_000
 """Characters of one text: about 110 windows, which took 2.3 seconds of processor time with a model of 23 MB."""
 _WINDOW: Final = 256
@@ -39,7 +39,7 @@ _HEAD_FILE: Final = Path(__file__).with_name("classifier_head.npz")
 
 def missing(folder: Path) -> str | None:
     """Name what a classifier in the folder lacks, None if it can be loaded."""
-    if any(find_spec(name) is None for name in PACKAGES):
+    if any(find_spec(name) is None for name in _PACKAGES):
         return 'the packages of pip install "gemini-proxy[classifier]"'
     if model_file(folder) is None or not (folder / "tokenizer.json").is_file():
         return f"a model: {folder} has no tokenizer.json with one of {', '.join(_FILES)}"

@@ -266,7 +266,7 @@ class Spellings:
             if turn is None:
                 yield edit
                 continue
-            thought = is_thought_text(edit.string.path, document)
+            thought = _is_thought_text(edit.string.path, document)
             key = (turn, edit.text, thought)
             spelled = self.known.get((turn, (edit.text, thought, counts[key])), edit.text)
             counts[key] += 1
@@ -276,7 +276,7 @@ class Spellings:
 _THOUGHTS: Final = frozenset(("reasoning_content", "reasoning", "thought_summary", "summary"))
 
 
-def is_thought_text(path: Path, document: Any) -> bool:
+def _is_thought_text(path: Path, document: Any) -> bool:
     """Return whether the string at ``path`` of a request or a frame belongs to a thought, on any wire."""
     if not _THOUGHTS.isdisjoint(path):
         return True
@@ -723,7 +723,7 @@ class FrameEditor:
                 for start, end, text in self._substitution.find(string.text, 0):
                     self._replace(waiting, string, start, end, text)
                     if self._repetitions is not None and _is_repeated_in_history(string.path, payload):
-                        thought = is_thought_text(string.path, payload)
+                        thought = _is_thought_text(string.path, payload)
                         self._note(waiting, string, start, thought, text, string.text[start:end])
         for run in [run for run in self._runs if places.ends(run, payload)]:
             self._close(run)
@@ -734,7 +734,7 @@ class FrameEditor:
             text = self._runs[run] = _Text()
             if self._repetitions is not None:
                 text.noted = _is_repeated_in_history(string.path, payload)
-                text.thought = is_thought_text(string.path, payload)
+                text.thought = _is_thought_text(string.path, payload)
         text.new.append(string.text)
         text.pieces.append((waiting, string))
         waiting.open += 1

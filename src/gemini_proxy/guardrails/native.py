@@ -184,7 +184,7 @@ class NativeEngine:
             violations = await lane.workers.run_within(
                 check.client,
                 ends - time.perf_counter() + _GRACE,
-                check_in_worker,
+                _check_in_worker,
                 texts,
                 check.messages,
                 check.parameters,
@@ -354,7 +354,7 @@ def _check_all(
     return by_policy
 
 
-def check_in_worker(
+def _check_in_worker(
     texts: Sequence[tuple[str, str]],
     messages: Sequence[Mapping[str, Any]],
     parameters: Mapping[str, Any],

@@ -78,16 +78,16 @@ class Peers:
 
     def untrusted(self, transport: asyncio.BaseTransport) -> str | None:
         """Return the address of a client that has connected, or None for a trusted proxy."""
-        peer = peer_of(transport)
+        peer = _peer_of(transport)
         return None if self._proxies.trusts(peer) else peer
 
     def trusts(self, request: web.BaseRequest) -> bool:
         """Return whether a request comes from a trusted proxy, whose word on the client's connection is taken."""
-        return self._proxies.trusts(peer_of(request.transport))
+        return self._proxies.trusts(_peer_of(request.transport))
 
     def client(self, request: web.BaseRequest) -> str:
         """Return the client's address, ``"unix"`` for one that came by a unix socket, or "" if it is not known."""
-        return self._proxies.client(peer_of(request.transport), request.headers.getall(_FORWARDED_FOR, ()))
+        return self._proxies.client(_peer_of(request.transport), request.headers.getall(_FORWARDED_FOR, ()))
 
     def check(self, request: web.Request) -> None:
         """Raise ThroughProxy or WrongHost if access is open and the request comes from elsewhere.
@@ -96,7 +96,7 @@ class Peers:
         add, by a Host header with the public site, or, if it sends neither, by HTTP/1.0, which nginx speaks unless
         configured otherwise, and hardly any client does.
         """
-        if not self._open or self._proxies.trusts(peer_of(request.transport)):
+        if not self._open or self._proxies.trusts(_peer_of(request.transport)):
             return
         if request.version < HttpVersion11 or _is_passed_on(request.headers):
             raise ThroughProxy(
@@ -121,7 +121,7 @@ def _is_passed_on(headers: CIMultiDictProxy[str]) -> bool:
     return False
 
 
-def peer_of(transport: asyncio.BaseTransport | None) -> str:
+def _peer_of(transport: asyncio.BaseTransport | None) -> str:
     """Return the address that a connection comes from, ``"unix"`` for a unix socket, "" if it is closed."""
     if transport is None:
         return ""

@@ -73,7 +73,7 @@ def read_request(body: bytes) -> GeminiRequest:
     )
 
 
-def interaction_reference(name: str) -> Reference:
+def _interaction_reference(name: str) -> Reference:
     """Return the reference to an interaction by its id. Raises BadRequest for what Google may read as another one."""
     interaction = name.removeprefix(_COLLECTION)
     if not INTERACTION_ID.fullmatch(interaction):
@@ -91,7 +91,7 @@ def read_get(name: str, query: Sequence[tuple[str, str]], body: bytes) -> Gemini
         raise BadRequest("A query parameter is given more than once")
     if body.strip() not in (b"", b"{}"):
         raise BadRequest("A request about an existing interaction takes no body")
-    unchecked = [Unchecked("request.id", "what an earlier interaction was asked", interaction_reference(name))]
+    unchecked = [Unchecked("request.id", "what an earlier interaction was asked", _interaction_reference(name))]
     if given.get("last_event_id"):
         unchecked.append(Unchecked("request.last_event_id", "the events before"))
     streams = given.get("stream", "").lower() in ("true", "1")
@@ -151,7 +151,7 @@ class _InputReader:
     def _state(self, root: JsonObject) -> None:
         """Name what the request brings that is kept, or runs, at Google."""
         before = a_string(field(root, "previousInteractionId"), "previous_interaction_id") or None
-        earlier = interaction_reference(before) if before else None
+        earlier = _interaction_reference(before) if before else None
         named = {
             "previous_interaction_id": (before, "an earlier interaction", earlier),
             "cached_content": (cached := field(root, "cachedContent"), "cached content", cache_reference(cached)),
