@@ -61,8 +61,8 @@ async def _indexed(store: TraceStore) -> int:
 
 
 async def _figures(store: TraceStore, since: float = NOON - 86_400, until: float = NOON + 86_400) -> Figures:
-    usage = await DatasetUsage(store.database).by_dataset("", since, until)
-    return total(bucket.figures for bucket in usage.buckets)
+    found = await DatasetUsage(store.database).by_dataset("", since, until)
+    return total(bucket.figures for bucket in found.buckets)
 
 
 def _refused(*rules: Annotation, **fields: Any) -> Trace:
