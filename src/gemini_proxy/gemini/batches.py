@@ -13,7 +13,6 @@ import orjson
 
 from gemini_proxy.errors import BadRequest, DecodeError
 from gemini_proxy.gemini.calls import ModelCall, read_call
-from gemini_proxy.gemini.earlier import moved
 from gemini_proxy.gemini.fields import (
     JsonObject,
     a_string,
@@ -32,6 +31,7 @@ from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.json_edit import Path
 from gemini_proxy.gemini.messages import Message, MessageList
 from gemini_proxy.gemini.parts import Reference, Unchecked, file_media, strings_in
+from gemini_proxy.gemini.references import moved
 from gemini_proxy.gemini.refusal import JSON_TYPE, Feedback, Refusal, StreamState, error_body, error_refusal
 from gemini_proxy.gemini.request import (
     GeminiRequest,

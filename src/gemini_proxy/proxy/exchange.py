@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.earlier import Earlier
 from gemini_proxy.gemini.framing.frames import Framing
 from gemini_proxy.gemini.merger import Merger
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Reference, Unchecked
+from gemini_proxy.gemini.references import Earlier
 from gemini_proxy.gemini.refusal import Phase, Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.uploads import UploadedFile

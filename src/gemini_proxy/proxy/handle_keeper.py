@@ -9,8 +9,8 @@ from typing import Final
 
 from gemini_proxy.errors import BadRequest, NotFound, Unavailable
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.earlier import Earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked, is_text_type
+from gemini_proxy.gemini.references import Earlier, references_of
 from gemini_proxy.proxy.credentials import Credentials, account_of
 from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.traces.errors import StoreError

@@ -16,8 +16,6 @@ from multidict import CIMultiDict
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import ModelCall
-from gemini_proxy.gemini.earlier import moved as moved_behind
-from gemini_proxy.gemini.earlier import references_of
 from gemini_proxy.gemini.live.frames import (
     ClientFrame,
     FunctionName,
@@ -39,6 +37,8 @@ from gemini_proxy.gemini.live.request import (
 from gemini_proxy.gemini.live.wire import FRAME_END, FRAMES_TYPE, FrameSequence
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.parts import Unchecked
+from gemini_proxy.gemini.references import moved as moved_behind
+from gemini_proxy.gemini.references import references_of
 from gemini_proxy.gemini.refusal import Refusal
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.guardrails.masking import Masks, evidence, hide_in_messages

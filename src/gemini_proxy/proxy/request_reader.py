@@ -8,7 +8,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from gemini_proxy.config import Config
 from gemini_proxy.errors import BadRequest, EngineUnavailable, Unavailable
-from gemini_proxy.gemini.earlier import after_earlier
+from gemini_proxy.gemini.references import after_earlier
 from gemini_proxy.gemini.request import GeminiRequest
 from gemini_proxy.gemini.uploads import UploadedFile, read_file
 from gemini_proxy.gemini.wires import passed_request, read_request

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gemini_proxy.errors import BadRequest
 from gemini_proxy.gemini.calls import read_call
-from gemini_proxy.gemini.earlier import Earlier, after_earlier, references_of
 from gemini_proxy.gemini.parts import Reference, Unchecked, file_media
+from gemini_proxy.gemini.references import Earlier, after_earlier, references_of
 from gemini_proxy.gemini.request import GeminiRequest, read_request
 from gemini_proxy.guardrails.addresses import value_at
 
