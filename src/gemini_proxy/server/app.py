@@ -122,75 +122,108 @@ def create_app(
     together, None for a single process. ``clock`` returns the Unix seconds that limits use.
     """
     app = web.Application(middlewares=[error_middleware, auth_middleware, limit_middleware, guardrail_middleware])
+    _set_values(app, config, group or Group(), clock)
+    checkers = _make_checkers(config, engine)
+    app[ASKING] = checkers.services.asking
+    app.cleanup_ctx.append(partial(_resources, rules=rules, checkers=checkers))
+    app.on_shutdown.append(_end_watches)
+    _add_routes(app)
+    return app
+
+
+def _set_values(app: web.Application, config: Config, group: Group, clock: Callable[[], float]) -> None:
+    """Give the application what needs neither the store nor the event loop."""
     app[CONFIG] = config
     app[BROWSER_GUARD] = guard = BrowserGuard(config.explorer.hosts, config.server.listen)
     app[PEERS] = Peers(guard, config.access.trusted_proxies, open_access=config.access.mode == "open")
     app[LIMITER] = limiter = Limiter(partial(_limits, app), clock)
     app[UNFINISHED] = Unfinished(app[PEERS], limiter, lambda: _limits(app).unfinished_connections)
     app[STATE] = State()
-    app[MEMORY] = memory = Memory()
+    app[MEMORY] = Memory()
     app[RELOADS] = Reloads()
-    app[GROUP] = group = group or Group()
+    app[GROUP] = group
     # The limit is for the machine, so each process gets a part.
     app[MEMORY_BUDGET] = MemoryBudget(config.server.max_held_bytes // group.processes)
-    app[TASKS] = tasks = Tasks()
+    app[TASKS] = Tasks()
     # With several users, the names of their rules are not for others.
     app[EXCHANGE_METRICS] = ExchangeMetrics(learns=0 if config.access.mode == "keys" else MAX_LEARNT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkers:
+    """The engines, made once: for exchanges, and for users' checks in the Explorer (``asked_for``).
+
+    ``services`` answer what detectors ask. ``bodies`` are the processes that read large bodies, and ``workers`` all
+    processes here.
+    """
+
+    engine: Engine
+    remote: RemoteEngine | None
+    services: AskedServices
+    bodies: Workers
+    asked_for: Workers
+    workers: tuple[Workers, ...]
+
+
+def _make_checkers(config: Config, engine: Engine | None) -> _Checkers:
     # Neither policies that clients send nor large bodies take processes from the checks of the operator's rules.
     checks, foreign, bodies = Workers(), foreign_workers(config.guardrails.timeout), Workers(1)
     # Neither users' requests nor policies in shadow take processes from the exchanges, or end one of theirs.
     asked_for = Workers(1)
     remote = _remote_engine(config.guardrails) if engine is None else None
-    asked_services = AskedServices(config)
-    app[ASKING] = asked_services.asking
-    checking = engine or remote or _own_engine(config.guardrails, checks, foreign, asked_services.asking)
+    services = AskedServices(config)
+    checking = engine or remote or _own_engine(config.guardrails, checks, foreign, services.asking)
+    return _Checkers(checking, remote, services, bodies, asked_for, (checks, foreign, bodies, asked_for))
 
-    async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            for workers in (checks, foreign, bodies, asked_for):
-                stack.callback(workers.close)
-            await stack.enter_async_context(asked_services)
-            if remote is not None:
-                await stack.enter_async_context(remote)
-            native = config.guardrails.engine == "native"
-            storage = await open_storage(
-                config,
-                tasks,
-                stack,
-                checking,
-                NativeEngine(asked_for, config.guardrails.timeout) if native else checking,
-                lambda: _kept(app),
-                lambda: _alert_rules(app),
-                lambda: _masked_values(app),
-            )
-            app[TELEMETRY] = telemetry = _telemetry(config, group)
-            if telemetry is not None:
-                stack.push_async_callback(telemetry.close)
-            _compose(app, storage, rules, _Checkers(checking, remote, bodies, asked_for))
-            tasks.keep(app[NOTEBOOK].run, "notices")
-            budgets = SharedBudgets(storage.database)
-            await app[LIMITER].learn(budgets)
-            tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
-            tasks.keep(memory.give_back_regularly, "memory")
-            app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes, group.number)
-            stack.callback(uploads.close)
-            tasks.keep(uploads.run, "uploads")
-            app[UPSTREAM] = upstream = UpstreamClient(config.upstream, config.upstream.base_url)
-            stack.push_async_callback(upstream.close)
-            app[VERTEX] = vertex = VertexUpstreams(config.upstream)
-            stack.push_async_callback(vertex.close)
-            app[LIVE] = await stack.enter_async_context(LiveDoor(config.upstream, tasks))
-            if group.metrics is not None:
-                tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
-                stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
-            stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
-            _settle_interpreter()
-            yield
 
-    app.cleanup_ctx.append(resources)
-    app.on_shutdown.append(_end_watches)
-    _add_routes(app)
-    return app
+async def _resources(app: web.Application, rules: GuardrailSet, checkers: _Checkers) -> AsyncIterator[None]:
+    """Open what the application needs while it runs, and close it in the opposite order."""
+    config, tasks, group = app[CONFIG], app[TASKS], app[GROUP]
+    async with contextlib.AsyncExitStack() as stack:
+        for workers in checkers.workers:
+            stack.callback(workers.close)
+        await stack.enter_async_context(checkers.services)
+        if checkers.remote is not None:
+            await stack.enter_async_context(checkers.remote)
+        storage = await _open_storage(app, stack, checkers)
+        app[TELEMETRY] = telemetry = _telemetry(config, group)
+        if telemetry is not None:
+            stack.push_async_callback(telemetry.close)
+        _compose(app, storage, rules, checkers)
+        tasks.keep(app[NOTEBOOK].run, "notices")
+        budgets = SharedBudgets(storage.database)
+        await app[LIMITER].learn(budgets)
+        tasks.keep(partial(app[LIMITER].share, budgets), "limits", longest=_LIMITS_PAUSE)
+        tasks.keep(app[MEMORY].give_back_regularly, "memory")
+        app[UPLOADS] = uploads = Uploads(lambda: app[SETUPS].current.config.files, group.processes, group.number)
+        stack.callback(uploads.close)
+        tasks.keep(uploads.run, "uploads")
+        app[UPSTREAM] = upstream = UpstreamClient(config.upstream, config.upstream.base_url)
+        stack.push_async_callback(upstream.close)
+        app[VERTEX] = vertex = VertexUpstreams(config.upstream)
+        stack.push_async_callback(vertex.close)
+        app[LIVE] = await stack.enter_async_context(LiveDoor(config.upstream, tasks))
+        if group.metrics is not None:
+            tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
+            stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
+        stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
+        _settle_interpreter()
+        yield
+
+
+async def _open_storage(app: web.Application, stack: contextlib.AsyncExitStack, checkers: _Checkers) -> Storage:
+    config = app[CONFIG]
+    native = config.guardrails.engine == "native"
+    return await open_storage(
+        config,
+        app[TASKS],
+        stack,
+        checkers.engine,
+        NativeEngine(checkers.asked_for, config.guardrails.timeout) if native else checkers.engine,
+        lambda: _kept(app),
+        lambda: _alert_rules(app),
+        lambda: _masked_values(app),
+    )
 
 
 def _limits(app: web.Application) -> Limits:
@@ -228,19 +261,6 @@ def _notebook(app: web.Application, storage: Storage) -> Notebook:
         return frozenset[Kind]().union(*(rule.on for rule in _alert_rules(app)))
 
     return Notebook(AlertOutbox(storage.database), wanted, totals)
-
-
-@dataclass(frozen=True, slots=True)
-class _Checkers:
-    """The engines, made once: for exchanges, and for users' checks in the Explorer (``asked_for``).
-
-    ``bodies`` are the processes that read large bodies.
-    """
-
-    engine: Engine
-    remote: RemoteEngine | None
-    bodies: Workers
-    asked_for: Workers
 
 
 def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checkers: _Checkers) -> None:
