@@ -38,11 +38,9 @@ class DatasetRules:
         Unavailable for a policy that no longer loads, such as one whose detector was uninstalled: better no response
         than an unchecked one.
         """
-        own = await self._rules.now((owner, dataset))
-        rest = files.without(own.actions)
-        return GuardrailSet.of((*own.all, *rest.all), own.tools, own.shadows)
+        return (await self._rules.now((owner, dataset))).beside(files)
 
-    async def _load(self, key: tuple[str, str]) -> tuple[int, GuardrailSet]:
+    async def _load(self, key: tuple[str, str]) -> tuple[int, "_OwnRules"]:
         try:
             seen, found = await self._database.read(revision.stamped(lambda connection: _stored(connection, *key)))
         except TooMany as error:
@@ -51,7 +49,25 @@ class DatasetRules:
         compiled = await _compiled(policy for policy in policies if policy.enabled)
         by_id = {guardrail.id: guardrail for guardrail in compiled.all}
         beside = tuple(shadow.beside(by_id.get(shadow.policy)) for shadow in shadows)
-        return seen, replace(compiled, tools=tools, shadows=beside)
+        return seen, _OwnRules(replace(compiled, tools=tools, shadows=beside))
+
+
+class _OwnRules:
+    """A dataset's own rules, which are the same for many requests, and so are those that they stand beside."""
+
+    __slots__ = ("_all", "_files", "_own")
+
+    def __init__(self, own: GuardrailSet) -> None:
+        self._own = own
+        self._files: GuardrailSet | None = None
+        self._all = own
+
+    def beside(self, files: GuardrailSet) -> GuardrailSet:
+        """Return the rules with those of ``files`` of any action that none of them has."""
+        if files is not self._files:
+            own, rest = self._own, files.without(self._own.actions)
+            self._files, self._all = files, GuardrailSet.of((*own.all, *rest.all), own.tools, own.shadows)
+        return self._all
 
 
 def files_in_force(policies: Iterable[StoredPolicy], files: GuardrailSet) -> GuardrailSet:
