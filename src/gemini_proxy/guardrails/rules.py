@@ -133,6 +133,8 @@ class GuardrailSet:
     """Policies to compare with those in force once the exchange is recorded."""
     deciding: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
     """Guardrails that are checked before any part of a request or response leaves."""
+    deciding_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Their names, for the coverage of every exchange."""
     annotating: tuple[Guardrail, ...] = field(init=False, repr=False, compare=False)
     """Guardrails that are checked once the exchange is recorded: they only annotate."""
     masks: bool = field(init=False, repr=False, compare=False)
@@ -148,6 +150,7 @@ class GuardrailSet:
         stronger_rules = tuple(guardrail for guardrail in self.logging if guardrail.actions != {"log"})
         deciding = (*self.blocking, *self.asking, *self.masking, *stronger_rules)
         object.__setattr__(self, "deciding", deciding)
+        object.__setattr__(self, "deciding_names", tuple(guardrail.name for guardrail in deciding))
         annotating = tuple(guardrail for guardrail in self.logging if guardrail not in stronger_rules)
         object.__setattr__(self, "annotating", annotating)
         actions = frozenset(action for guardrail in deciding for action in guardrail.actions)

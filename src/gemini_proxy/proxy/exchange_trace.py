@@ -154,7 +154,7 @@ class ExchangeRecorder:
         guardrails = self._guardrails
         return Coverage(
             mode=_mode(exchange, guardrails),
-            rules=tuple(guardrail.name for guardrail in exchange.rules.deciding),
+            rules=exchange.rules.deciding_names,
             checked_messages=exchange.checked_messages if exchange.rules.deciding and exchange.unchecked is None else 0,
             unchecked_content=tuple(exchange.unchecked_content),
             verdict=_verdict(exchange, off=guardrails.engine == "off"),
