@@ -9,9 +9,10 @@ import aiohttp
 import orjson
 import pytest
 
+from gemini_proxy.traces.approvals import Approvals
 from gemini_proxy.traces.trace import Outcome
 from tests.conftest import StartProxy
-from tests.proxy.test_approvals import decide, waiting
+from tests.proxy.test_approvals import waiting
 from tests.support.proxy import Proxy, prompt
 from tests.support.upstream import Abort, Call, Reply, ScriptedUpstream, call_part, candidate, sse, unary
 
@@ -433,7 +434,7 @@ async def test_so_does_a_trace_of_an_exchange_that_broke_off(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession
 ) -> None:
     """Where the client leaves, a person says no, or the upstream ends before a check."""
-    asks = 'raise "may it?" if:\n    (m: Message)\n    "merger" in m.content\n'
+    asks = 'raise "may it?" if:\n    (m: Message)\n    any(find("merger|sale", m.content))\n'
     proxy = await start_proxy(ask_policy=asks, mask_policy=EVERYWHERE)
     told = sse(candidate(f"ask {OTHER} or"))
     upstream.reply(Reply([*told, Abort()], content_type="text/event-stream"))
@@ -443,8 +444,10 @@ async def test_so_does_a_trace_of_an_exchange_that_broke_off(
     await waiting(proxy)
     asking.cancel()
     await proxy.eventually(lambda trace: trace.outcome is Outcome.CLIENT_GONE)
-    asking = asyncio.create_task(client.post(proxy.method(), json=prompt(f"Write of the merger to {OTHER}")))
-    await decide(proxy, allow=False)
+    # Of another thing: the approval of the request that is gone still waits, and would be decided before this one asks.
+    asking = asyncio.create_task(client.post(proxy.method(), json=prompt(f"Tell {OTHER} of the sale")))
+    newest, _ = await waiting(proxy, 2)
+    await Approvals(proxy.store.database).decide(newest.id, allow=False, by="ada")
     assert (await asking).status == 400
     traces = [await proxy.store.get(one.id) for one in await proxy.store.recent(9)]
     assert len(traces) == 3
