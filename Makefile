@@ -46,12 +46,12 @@ demo: $(VENV)/.installed
 	$(BIN)/gemini-proxy demo $(ARGS)
 
 # Files side by side, each as a whole: what its tests share is made once. Many tests wait, so that one process more than
-# there are cores keeps them busy; more than four wait for each other's disk. Servers that tests start compile no module
-# again.
+# there are cores keeps them busy; more than four wait for each other's disk. The longest files begin first (tests/conftest.py). Servers that tests
+# start compile no module again.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --quiet tests/gemini tests/policy $(ARGS)
