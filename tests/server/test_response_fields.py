@@ -75,14 +75,13 @@ async def test_rules_read_what_fields_say(
     start_proxy: StartProxy, upstream: ScriptedUpstream, client: aiohttp.ClientSession, response: Payload
 ) -> None:
     """The word is found in unary responses and in every way to check a stream, in either spelling of the names."""
-    proxy = await start_proxy(policy=RULES)
-    for payload in (response, snake_case(response)):
-        upstream.reply(unary(payload))
-        async with client.post(proxy.method(), json=prompt("hi")) as answer:
-            assert answer.status == 400
-            assert WORD not in await answer.text()
     for check in ("final", "window", "hold"):
         proxy = await start_proxy(policy=RULES, guardrails={"stream_check": check})
+        for payload in (response, snake_case(response)):
+            upstream.reply(unary(payload))
+            async with client.post(proxy.method(), json=prompt("hi")) as answer:
+                assert answer.status == 400
+                assert WORD not in await answer.text()
         upstream.reply(stream(*sse(response)))
         async with client.post(proxy.stream, json=prompt("hi")) as answer:
             body = await answer.text()
