@@ -49,11 +49,13 @@ class Forms:
         # By pattern, compiled on first use: most are never used.
         self._regexes: dict[str, Regex] = {}
         self.labels = frozenset(form.label for form in self._forms)
-        signs = sorted({sign for form in self._forms for sign in form.signs})
+        by_sign: dict[str, list[int]] = {}
+        for number, form in enumerate(self._forms):
+            for sign in form.signs:
+                by_sign.setdefault(sign, []).append(number)
+        signs = sorted(by_sign)
         self._signs = Patterns([f"(?i){sign}" for sign in signs]) if signs else None
-        self._by_sign = [
-            frozenset(number for number, form in enumerate(self._forms) if sign in form.signs) for sign in signs
-        ]
+        self._by_sign = [frozenset(by_sign[sign]) for sign in signs]
         self._wordless = frozenset(number for number, form in enumerate(self._forms) if not form.signs)
         patterns = [self._forms[number].pattern for number in sorted(self._wordless)]
         self._any = "|".join(f"(?:{pattern})" for pattern in patterns)
