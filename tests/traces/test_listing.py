@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ from sqlalchemy import Connection, event
 from gemini_proxy.traces.database import OutOfTime
 from gemini_proxy.traces.datasets import Dataset, Datasets
 from gemini_proxy.traces.search import listing as listing_module
-from gemini_proxy.traces.search import pace
 from gemini_proxy.traces.search.indexer import Indexer
 from gemini_proxy.traces.search.listing import Choices, Listing, Neighbours, TraceCount, TracePage, TraceQuery
 from gemini_proxy.traces.search.query import Term, parse
@@ -155,8 +155,8 @@ async def test_a_search_without_time_gives_what_it_has_and_goes_on(
 ) -> None:
     monkeypatch.setattr(listing_module, "BUDGET", 0.0)
     monkeypatch.setattr(listing_module, "limited", _out_of_time)
-    monkeypatch.setattr(pace, "FIRST_WINDOW", 8)
-    monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
+    monkeypatch.setattr(listing_module, "FIRST_WINDOW", 8)
+    monkeypatch.setattr(listing_module, "FIRST_TEXTS", 8)
     monkeypatch.setattr(listing_module, "FEW", few)
     for query in (
         TraceQuery(model="pro"),
@@ -199,7 +199,7 @@ async def test_whatever_its_time_a_search_finds_all_in_the_end(
 ) -> None:
     """Each hit once, newest first: also where the first look at the index takes all the time there is."""
     monkeypatch.setattr(listing_module, "BUDGET", budget)
-    monkeypatch.setattr(pace, "FIRST_TEXTS", 9)
+    monkeypatch.setattr(listing_module, "FIRST_TEXTS", 9)
     if hasty:
         monkeypatch.setattr(listing_module, "limited", _out_of_time)
     for typed, model in zip(TYPED, itertools.cycle((None, "pro", None)), strict=False):
@@ -213,10 +213,31 @@ async def test_a_search_that_comes_to_nothing_says_where_it_goes_on(
 ) -> None:
     monkeypatch.setattr(listing_module, "BUDGET", 0.0)
     monkeypatch.setattr(listing_module, "limited", _out_of_time)
-    monkeypatch.setattr(pace, "FIRST_TEXTS", 8)
+    monkeypatch.setattr(listing_module, "FIRST_TEXTS", 8)
     for typed in ('"apple red"', "apple -a", "nothing"):
         page = await listing.page(demo, TraceQuery(text=typed), 5)
         assert page == TracePage([], COUNT - 8)
+
+
+async def test_a_text_that_takes_too_long_at_once_is_found_in_parts(
+    listing: Listing, demo: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing_module, "BUDGET", 60.0)
+    monkeypatch.setattr(listing_module, "FIRST_TEXTS", 2)
+    looks: list[float] = []
+
+    def too_long_at_first(_connection: Connection, seconds: float) -> nullcontext[None]:
+        looks.append(seconds)
+        if len(looks) == 1:
+            raise OutOfTime
+        return nullcontext()
+
+    monkeypatch.setattr(listing_module, "limited", too_long_at_first)
+    page = await listing.page(demo, TraceQuery(text="red -pear"), COUNT)
+    assert [one.position for one in page.traces] == [n for n in reversed(range(COUNT - 10)) if n % 3 == 0]
+    assert page.older is None
+    # The look at everything leaves time for those after it.
+    assert looks[0] == listing_module.HASTE and all(seconds > 50 for seconds in looks[1:])
 
 
 async def test_a_search_that_excludes_words_leaves_them_out(listing: Listing, demo: Dataset) -> None:
@@ -353,7 +374,7 @@ async def test_time_that_runs_out_loses_no_trace(
 ) -> None:
     query = TraceQuery(model="pro")
     expected = [one.seq for one in await _merged(listing, both, query, 100)]
-    monkeypatch.setattr(pace, "FIRST_WINDOW", 4)
+    monkeypatch.setattr(listing_module, "FIRST_WINDOW", 4)
     monkeypatch.setattr(listing_module, "BUDGET", 0.0)
     monkeypatch.setattr(listing_module, "_LEAST_SHARE", 0.0)
     assert [one.seq for one in await _merged(listing, both, query, 5)] == expected

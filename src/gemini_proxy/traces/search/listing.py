@@ -32,7 +32,6 @@ from gemini_proxy.traces.queries import read_summaries, summaries
 from gemini_proxy.traces.rows import MAX_RULE, load
 from gemini_proxy.traces.schema import MESSAGE, annotations, progress, traces, usage
 from gemini_proxy.traces.search.index import Matches, matches
-from gemini_proxy.traces.search.pace import BUDGET, Pace, place_pace, text_pace
 from gemini_proxy.traces.search.query import Facets, Term, Terms, parse
 from gemini_proxy.traces.search.searchable_text import text_of
 from gemini_proxy.traces.trace import Outcome, TraceSummary
@@ -42,8 +41,20 @@ from gemini_proxy.traces.usage import AGAIN, WIDTHS
 MAX_CHOICES: Final = 200
 # What is more is "1,000+".
 MAX_COUNTED: Final = 1_000
+# Seconds after which a search gives back what it has; and how much later a look is broken off.
+BUDGET: Final = 0.08
+GRACE: Final = 0.01
 # Seconds for one dataset of many, or for one count.
 _LEAST_SHARE: Final = 0.004
+# Seconds for looking up a text in the whole index, which is done in a few milliseconds, but where words are very
+# frequent and traces that answer are rare; and the share of a search's time that this takes at most.
+HASTE: Final = 0.045
+_SHARE: Final = 0.6
+# Places of a dataset that are looked at first; and in how many times as many the next look goes on. A text may be said
+# at every place.
+FIRST_WINDOW: Final = 4_096
+FIRST_TEXTS: Final = 1_024
+GROWTH: Final = 4
 # Buckets of six hours, the newest: some months of one dataset.
 _MOST_FIGURES: Final = 500
 
@@ -187,11 +198,6 @@ class Narrowing:
         if terms is None and facets.selective:
             terms = Terms(())
         self._matches = None if terms is None else matches(connection, terms, facets)
-
-    @property
-    def selective(self) -> bool:
-        """Return whether a search may meet traces that do not match, which no index of words excludes."""
-        return self._matches is None and (bool(self._traits) or self._rule is not None)
 
     @property
     def looks_for_text(self) -> bool:
@@ -447,8 +453,7 @@ def _find(
     time until ``ends`` was short."""
     narrowing = Narrowing(connection, dataset.seq, query, parse(query.text or ""))
     pieces = stretches(connection, dataset.seq, query.since, query.until, before)
-    pace = text_pace(ends) if narrowing.looks_for_text else place_pace(ends, narrowing.selective)
-    return _search(connection, dataset.seq, narrowing, pieces, limit, pace)
+    return _search(connection, dataset.seq, narrowing, pieces, limit, ends)
 
 
 def _counts(
@@ -493,28 +498,39 @@ def _most_named(counts: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _search(
-    connection: Connection, dataset: int, narrowing: Narrowing, pieces: Sequence[Stretch], limit: int, pace: Pace
+    connection: Connection, dataset: int, narrowing: Narrowing, pieces: Sequence[Stretch], limit: int, ends: float
 ) -> tuple[list[int], int | None]:
-    """Return the newest numbers, at most one more than ``limit``, and where to go on if time was short."""
+    """Return the newest numbers, at most one more than ``limit``, and where to go on if time was short.
+
+    The first look takes as long as it needs, so that each page comes further, and every later one what time is left.
+    After the first, a text is looked for in all the rest at once; if that takes too long, carefully in larger and
+    larger windows (see ``Matches.between``).
+    """
     found: list[int] = []
+    for_text = narrowing.looks_for_text
+    size, first, at_once = FIRST_TEXTS if for_text else FIRST_WINDOW, True, False
     for bottom, top in pieces:
         while top > bottom:
-            if pace.over:
+            left = ends - time.perf_counter()
+            if left <= 0 and not (first or at_once):
                 return found, top + 1
-            window = _window(connection, dataset, max(bottom, top - pace.size), top)
-            if pace.carefully:
+            window = _window(connection, dataset, bottom if at_once else max(bottom, top - size), top)
+            carefully = for_text and not at_once
+            if carefully:
                 window = _in_partition(connection, dataset, window)
+            patience = min(HASTE, max(_LEAST_SHARE, _SHARE * left)) if at_once else left + GRACE
             try:
-                with nullcontext() if pace.patience is None else limited(connection, pace.patience):
-                    found += narrowing.newest(window, limit + 1 - len(found), carefully=pace.carefully)
+                with nullcontext() if first else limited(connection, patience):
+                    found += narrowing.newest(window, limit + 1 - len(found), carefully=carefully)
             except OutOfTime:
-                if pace.late():
+                if not at_once:
                     return found, top + 1
+                at_once = False
                 continue
             if len(found) > limit:
                 return found, None
             top = window.bottom
-            pace.step(window.places)
+            first, at_once, size = False, at_once or (first and for_text), size * GROWTH
     return found, None
 
 
