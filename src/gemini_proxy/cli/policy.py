@@ -198,9 +198,9 @@ def test(settings: Settings, file: Path, cases_file: Path, only: tuple[str, ...]
         raise Unusable(f"{cases_file}: no case matches {', '.join(only)}")
     results = asyncio.run(_results(settings, loaded, cases))
     if as_json_:
-        click.echo(as_json(results_json(file, results)))
+        click.echo(as_json(_results_json(file, results)))
     else:
-        print_results(file, results)
+        _print_results(file, results)
     sys.exit(0 if all(result.ok for result in results) else 1)
 
 
@@ -270,7 +270,7 @@ def backtest(
     if as_json_:
         click.echo(as_json({"policy": str(file), **report.json()}))
     else:
-        print_report(file, report, show)
+        _print_report(file, report, show)
     sys.exit(1 if report.findings else 0)
 
 
@@ -319,7 +319,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def results_json(policy: Path, results: Sequence[Result]) -> dict[str, Any]:
+def _results_json(policy: Path, results: Sequence[Result]) -> dict[str, Any]:
     """Return all results as plain JSON."""
     passed = sum(result.ok for result in results)
     return {
@@ -342,7 +342,7 @@ def _result_json(result: Result) -> dict[str, Any]:
     }
 
 
-def print_results(policy: Path, results: Sequence[Result]) -> None:
+def _print_results(policy: Path, results: Sequence[Result]) -> None:
     """Print the table, a diff for each case that failed, and the count."""
     console = terminal()
     table = Table(box=None, pad_edge=False)
@@ -371,7 +371,7 @@ def _print_failure(console: Console, result: Result) -> None:
         console.print(Text.assemble(("+ ", "green"), head), *rest, sep="\n", soft_wrap=True)
 
 
-def print_report(policy: Path, report: Report, shown: int) -> None:
+def _print_report(policy: Path, report: Report, shown: int) -> None:
     """Print the first ``shown`` findings of each kind and the counts."""
     console = terminal()
     refused, undecided = report.refused, report.undecided

@@ -172,7 +172,7 @@ class Masker:
         if not self.may_recall(exchange):
             return masks
         named = await off_loop(len(exchange.body), placeholder_digits, exchange.body, MOST_ASKED)
-        said = conversation_so_far(exchange) if named else ""
+        said = _conversation_so_far(exchange) if named else ""
         kept = await self._find(exchange, [said], named) if said else KeptValues()
         exchange.lasting = {said: kept.lasting}
         own = set(masks.placeholders.values())
@@ -371,7 +371,7 @@ def _occurrence(placeholder: str, kind: str) -> tuple[str, Occurrence]:
     return turn, (placeholder, rest[:1] == "t", int(rest[1:]))
 
 
-def conversation_so_far(exchange: Exchange) -> str:
+def _conversation_so_far(exchange: Exchange) -> str:
     """Return the conversation that the request continues, as traces name it; "" for a new one."""
     if exchange.conversation:
         return exchange.conversation

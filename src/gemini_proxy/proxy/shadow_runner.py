@@ -161,7 +161,7 @@ class ShadowRunner:
         return verdict
 
     def _keep(self, sample: _Sample, shadow: Shadow, old: Verdict, new: Verdict) -> None:
-        kind = difference_of(old, new)
+        kind = _difference_of(old, new)
         took = new.milliseconds
         found = Comparisons(
             compared=1,
@@ -196,7 +196,7 @@ class ShadowRunner:
 SHADOW_RESULTS: Final = ("same", *DIFFERENCE_KINDS, "failed", "skipped")
 
 
-def difference_of(old: Verdict, new: Verdict) -> DifferenceKind | None:
+def _difference_of(old: Verdict, new: Verdict) -> DifferenceKind | None:
     """Say in what two verdicts on the same messages differ: who finds something, what is done about it, or where."""
     if not old.violations or not new.violations:
         return "only_old" if old.violations else "only_new" if new.violations else None

@@ -96,16 +96,16 @@ class Limiter:
         """
         address = f"address {network(address)}"
         if invariant:
-            return Client(key_name(invariant), address)
+            return Client(_key_name(invariant), address)
         if not gemini:
             return Client(address, address)
         if project is not None:
             # A token that is valid for one project proves nothing about another.
-            proof, account = key_name(f"{project}\n{gemini}"), key_name(f"project {project}") if project else address
+            proof, account = _key_name(f"{project}\n{gemini}"), _key_name(f"project {project}") if project else address
             if proof in self._proven:
                 return Client(account, address, proof=proof)
             return Client(address, address, proof, account)
-        key = key_name(gemini)
+        key = _key_name(gemini)
         return Client(key, address) if key in self._proven else Client(address, address, key)
 
     async def enter(self, client: Client, size: int) -> Visit:
@@ -334,7 +334,7 @@ def _subject(client: Client, dataset: str) -> str:
 
 # Cached, since few keys and addresses send most requests.
 @functools.lru_cache(maxsize=1024)
-def key_name(key: str) -> str:
+def _key_name(key: str) -> str:
     """Return a name for a key that does not show it: the same in every process and on every machine."""
     return "key " + hmac.digest(b"gemini-proxy limits", key.encode(), "sha256").hex()
 

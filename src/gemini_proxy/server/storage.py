@@ -150,7 +150,7 @@ async def open_storage(
     sealer = Sealer(store.database, believed.now, lambda: config.traces.daily_seals)
     tasks.keep(partial(lease.during, sealer.run), "seals")
     news = News()
-    if (url := listened_to(config.traces)) is not None:
+    if (url := _listened_to(config.traces)) is not None:
         # Imported only for PostgreSQL, since its driver loads slowly.
         from gemini_proxy.traces.listener import ChangeListener
 
@@ -163,7 +163,7 @@ async def open_storage(
     return Storage(store, recorder, log_rules, feed, push, indexer, lease, news, replica, tool_learner, alerts, shadows)
 
 
-def listened_to(traces: Traces) -> str | None:
+def _listened_to(traces: Traces) -> str | None:
     """Where changes are told: on no connection of SQLite, and on none that a pooler gives to others."""
     if traces.notify_database is not None:
         return traces.notify_database

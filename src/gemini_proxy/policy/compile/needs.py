@@ -137,7 +137,7 @@ class _NeedsReader:
                 event = ""
         if self._kinds.get(event) == "ToolCall":
             return frozenset((Need(value, call=True),))
-        return needed_by_value(value)
+        return _needed_by_value(value)
 
     def _counted(self, node: syntax.Expr) -> _Clause | None:
         """Return what is needed for ``len(find(..)) + ..`` to be above 0."""
@@ -398,7 +398,7 @@ def needed_by_text(text: str) -> frozenset[Need] | None:
     return None if best is None else best[1]
 
 
-def needed_by_value(value: str) -> frozenset[Need] | None:
+def _needed_by_value(value: str) -> frozenset[Need] | None:
     """Return the need that is met wherever a string is ``value`` as a whole."""
     try:
         written = orjson.dumps(value).decode()

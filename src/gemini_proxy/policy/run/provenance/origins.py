@@ -122,7 +122,7 @@ class ConversationIndex:
     """The texts of a conversation, by speaker. Linear in their size.
 
     It grows with the conversation, and keeps only texts. Outputs are parsed at the first search in them. The sources of
-    an event are numbered from ``first_of`` on.
+    an event are numbered from ``_first_of`` on.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -156,7 +156,7 @@ class ConversationIndex:
     def add(self, event: Event, seen: "_Seen", meter: Meter) -> None:
         """Index an event that comes after all others, unless it is an output that anyone may have written."""
         if event.kind != "ToolOutput":
-            number = first_of(event.position)
+            number = _first_of(event.position)
             for text in _choices(event.data) if event.kind == "Tool" else texts_of(event):
                 meter.charge(1 + (len(text) >> 5))
                 self._add(self.said, Source(event.position, text), number)
@@ -181,7 +181,7 @@ class ConversationIndex:
         """Index an output, all of it or nothing."""
         tool = tool_of(event)
         fields = None if is_document(tool) else fields_of(event.content, f"{event.address}.content", meter)
-        number = first_of(event.position)
+        number = _first_of(event.position)
         if fields is None:
             texts = list(texts_of(event))
             meter.charge(sum(1 + (len(text) >> 5) for text in texts))
@@ -210,7 +210,7 @@ class ConversationIndex:
                 known.append((number, field))
 
 
-def first_of(position: int) -> int:
+def _first_of(position: int) -> int:
     """Return the number of the first source of the event at ``position``."""
     return position << 32
 
@@ -239,7 +239,7 @@ class Origins:
 
         ``arguments`` are all, or those under ``name``. Those that are ``unnamed`` are among them.
         """
-        limit = first_of(call.position)
+        limit = _first_of(call.position)
         tool = call.data["function"]["name"]
         # Restored values differ from check to check, so results for the same arguments cannot be reused.
         as_json = b"" if self._restored else _written(arguments)
@@ -331,7 +331,7 @@ class Origins:
         """Return the fields of the output at ``position`` by their records."""
         if position not in self._records:
             found: dict[int, list[Field]] = {}
-            number = first_of(position)
+            number = _first_of(position)
             while (source := self._index.sources.get(number)) is not None:
                 self._meter.charge(1)
                 if source.within is not None:
