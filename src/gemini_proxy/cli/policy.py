@@ -33,7 +33,7 @@ from gemini_proxy.cli.policy_files import (
     usable_policy,
 )
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import line, local_time, print_finding, terminal, violation_lines
+from gemini_proxy.cli.terminal import line, local_time, print_flagged, terminal, violation_lines
 from gemini_proxy.cli.with_store import with_store
 from gemini_proxy.errors import EngineUnavailable
 from gemini_proxy.guardrails.asking import Asking
@@ -271,7 +271,7 @@ def backtest(
         click.echo(as_json({"policy": str(file), **report.json()}))
     else:
         _print_report(file, report, show)
-    sys.exit(1 if report.findings else 0)
+    sys.exit(1 if report.flagged else 0)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -308,7 +308,7 @@ async def _add(asking: Asking, report: Report, trial: Backtest, trace: Trace) ->
     try:
         await asking.verdict(add, None)
     except EngineUnavailable as error:
-        report.findings.append(FlaggedTrace.undecided(trace, error.message))
+        report.flagged.append(FlaggedTrace.undecided(trace, error.message))
         report.seconds.append(0.0)
 
 
@@ -372,7 +372,7 @@ def _print_failure(console: Console, result: Result) -> None:
 
 
 def _print_report(policy: Path, report: Report, shown: int) -> None:
-    """Print the first ``shown`` findings of each kind and the counts."""
+    """Print the first ``shown`` traces of each kind and the counts."""
     console = terminal()
     refused, undecided = report.refused, report.undecided
     _print_all(console, refused, shown, "would be refused")
@@ -387,15 +387,15 @@ def _print_report(policy: Path, report: Report, shown: int) -> None:
     )
 
 
-def _print_all(console: Console, findings: Sequence[FlaggedTrace], shown: int, what: str) -> None:
-    for finding in findings[:shown]:
-        _print(console, finding)
-    if len(findings) > shown:
-        console.print(Text(f"and {len(findings) - shown} more that {what}\n", "dim"))
+def _print_all(console: Console, traces: Sequence[FlaggedTrace], shown: int, what: str) -> None:
+    for trace in traces[:shown]:
+        _print(console, trace)
+    if len(traces) > shown:
+        console.print(Text(f"and {len(traces) - shown} more that {what}\n", "dim"))
 
 
-def _print(console: Console, finding: FlaggedTrace) -> None:
-    facts = [finding.trace_id, local_time(finding.created), finding.dataset or "-", f"was {finding.outcome}"]
+def _print(console: Console, trace: FlaggedTrace) -> None:
+    facts = [trace.trace_id, local_time(trace.created), trace.dataset or "-", f"was {trace.outcome}"]
     console.print(line("  ".join(facts), "cyan"), soft_wrap=True)
-    print_finding(console, finding)
+    print_flagged(console, trace)
     console.print()

@@ -39,15 +39,15 @@ def violation_lines(violation: ShownViolation) -> list[Text]:
     return lines
 
 
-def print_finding(console: Console, finding: FlaggedTrace) -> None:
+def print_flagged(console: Console, flagged: FlaggedTrace) -> None:
     """Print the violations in a trace, and the reasons for any missing verdict."""
-    if finding.failure is not None:
-        console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(finding.failure)), soft_wrap=True)
-    for violation in finding.violations:
+    if flagged.failure is not None:
+        console.print(Text.assemble("  ", ("no verdict: ", "bold yellow"), line(flagged.failure)), soft_wrap=True)
+    for violation in flagged.violations:
         for text in violation_lines(violation):
             console.print(Text.assemble("  ", text), soft_wrap=True)
-    if finding.more:
-        console.print(Text(f"  and {finding.more} more violations", "dim"))
+    if flagged.more:
+        console.print(Text(f"  and {flagged.more} more violations", "dim"))
 
 
 def excerpt_line(excerpt: Excerpt) -> Text:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemini_proxy.cli.settings import Settings
-from gemini_proxy.cli.terminal import excerpt_line, line, local_time, print_finding, terminal
+from gemini_proxy.cli.terminal import excerpt_line, line, local_time, print_flagged, terminal
 from gemini_proxy.cli.with_store import shell_user, with_store
 from gemini_proxy.errors import ProxyError
 from gemini_proxy.guardrails.rules import Guardrail, GuardrailSet
@@ -162,16 +162,16 @@ def try_(settings: Settings, trace_id: str, as_json_: bool) -> None:
     clean = True
     for rule in rules.all:
         try:
-            finding = Backtest(rule.policy, parameters, guardrails.thoughts, guardrails.timeout).run(trace)
+            flagged = Backtest(rule.policy, parameters, guardrails.thoughts, guardrails.timeout).run(trace)
         except Unanswered:
-            finding = FlaggedTrace.undecided(trace, "it needs a detector service, which this command does not call")
-        clean = clean and finding is None
+            flagged = FlaggedTrace.undecided(trace, "it needs a detector service, which this command does not call")
+        clean = clean and flagged is None
         if as_json_:
-            found = {} if finding is None else finding.json()
+            found = {} if flagged is None else flagged.json()
             told = {name: found.get(name) for name in ("violations", "more_violations", "failure")}
             click.echo(as_json({"guardrail": rule.name, "action": rule.action, **told}))
         else:
-            _print_tried(rule, finding)
+            _print_tried(rule, flagged)
     if not rules.all and not as_json_:
         click.echo("no guardrail applies to exchanges like this")
     sys.exit(0 if clean else 1)
@@ -194,12 +194,12 @@ async def _with_rules(store: TraceStore, trace_id: str, files: GuardrailSet) -> 
         raise click.ClickException(error.message) from None
 
 
-def _print_tried(rule: Guardrail, finding: FlaggedTrace | None) -> None:
+def _print_tried(rule: Guardrail, flagged: FlaggedTrace | None) -> None:
     console = terminal()
-    nothing = "" if finding is not None else "  nothing"
+    nothing = "" if flagged is not None else "  nothing"
     console.print(Text.assemble((f"{rule.action:5}  ", "bold"), line(rule.name), (nothing, "dim")), soft_wrap=True)
-    if finding is not None:
-        print_finding(console, finding)
+    if flagged is not None:
+        print_flagged(console, flagged)
 
 
 @traces.command()

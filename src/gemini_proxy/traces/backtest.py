@@ -103,9 +103,9 @@ class Backtest:
         found = list(by_place.values())
         if not found and failure is None:
             return None
-        sights = tuple(ShownViolation.of(trace.messages, violation) for violation in found[:_KEPT])
-        more = len(found) - len(sights)
-        return FlaggedTrace(trace.id, trace.created, trace.dataset, trace.outcome.value, sights, more, failure)
+        shown = tuple(ShownViolation.of(trace.messages, violation) for violation in found[:_KEPT])
+        more = len(found) - len(shown)
+        return FlaggedTrace(trace.id, trace.created, trace.dataset, trace.outcome.value, shown, more, failure)
 
     def _check(self, messages: Sequence[Mapping[str, Any]]) -> tuple[RuleViolation, ...]:
         read = for_rules([dict(message) for message in messages], self.thoughts)
@@ -117,29 +117,29 @@ class Backtest:
 class Report:
     """All of a backtest."""
 
-    findings: list[FlaggedTrace] = field(default_factory=list)
+    flagged: list[FlaggedTrace] = field(default_factory=list)
     seconds: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add(self, backtest: Backtest, trace: Trace) -> None:
         """Check one more trace, and measure."""
         before = perf_counter()
-        finding = backtest.run(trace)
+        flagged = backtest.run(trace)
         self.seconds.append(perf_counter() - before)
-        if finding is not None:
-            self.findings.append(finding)
+        if flagged is not None:
+            self.flagged.append(flagged)
 
     @property
     def refused(self) -> list[FlaggedTrace]:
         """Return the traces that would have been refused, the newest first."""
-        return [finding for finding in self._newest() if finding.refused]
+        return [trace for trace in self._newest() if trace.refused]
 
     @property
     def undecided(self) -> list[FlaggedTrace]:
         """Return the traces without a verdict: ``guardrails.unavailable = "block"`` would have refused them as well."""
-        return [finding for finding in self._newest() if not finding.refused]
+        return [trace for trace in self._newest() if not trace.refused]
 
     def _newest(self) -> list[FlaggedTrace]:
-        return sorted(self.findings, key=lambda finding: finding.created, reverse=True)
+        return sorted(self.flagged, key=lambda trace: trace.created, reverse=True)
 
     @property
     def milliseconds(self) -> dict[str, float]:
@@ -152,8 +152,8 @@ class Report:
         """Return the same as plain JSON."""
         return {
             "traces": len(self.seconds),
-            "refused": [finding.json() for finding in self.refused],
-            "no_verdict": [finding.json() for finding in self.undecided],
+            "refused": [trace.json() for trace in self.refused],
+            "no_verdict": [trace.json() for trace in self.undecided],
             "milliseconds": self.milliseconds,
         }
 

@@ -20,10 +20,10 @@ def try_batch(
     """Return how many traces were checked within ``left`` seconds, and those of them that the policy flags."""
     backtest = Backtest(load_policy(text, "policy"), parameters, thoughts, seconds)
     until = time.perf_counter() + left
-    findings: list[FlaggedTrace] = []
+    flagged: list[FlaggedTrace] = []
     for done, trace in enumerate(batch):
         if time.perf_counter() > until:
-            return done, findings
-        if (finding := backtest.run(trace)) is not None:
-            findings.append(finding)
-    return len(batch), findings
+            return done, flagged
+        if (found := backtest.run(trace)) is not None:
+            flagged.append(found)
+    return len(batch), flagged

@@ -56,14 +56,14 @@ class Trial:
     """The results of a policy on the newest traces. ``complete`` is False if the time was up before the last one."""
 
     checked: int = 0
-    findings: list[FlaggedTrace] = field(default_factory=list)
+    flagged: list[FlaggedTrace] = field(default_factory=list)
     milliseconds: float = 0.0
     complete: bool = True
 
     @property
     def json(self) -> dict[str, Any]:
-        refused = [finding for finding in self.findings if finding.refused]
-        undecided = [finding for finding in self.findings if not finding.refused]
+        refused = [trace for trace in self.flagged if trace.refused]
+        undecided = [trace for trace in self.flagged if not trace.refused]
         return {
             "ok": True,
             "checked": self.checked,
@@ -71,8 +71,8 @@ class Trial:
             "milliseconds": round(self.milliseconds, 1),
             "refused": len(refused),
             "undecided": len(undecided),
-            "findings": [_finding_json(finding) for finding in self.findings[:_SHOWN]],
-            "more": max(0, len(self.findings) - _SHOWN),
+            "findings": [_flagged_json(trace) for trace in self.flagged[:_SHOWN]],
+            "more": max(0, len(self.flagged) - _SHOWN),
         }
 
 
@@ -122,7 +122,7 @@ class Trials:
                 if left <= 0:
                     trial.complete = False
                     break
-                done, findings = await self._workers.run_within(
+                done, flagged = await self._workers.run_within(
                     user,
                     left + guardrails.timeout + _GRACE,
                     try_batch,
@@ -134,7 +134,7 @@ class Trials:
                     left,
                 )
                 trial.checked += done
-                trial.findings.extend(findings)
+                trial.flagged.extend(flagged)
                 trial.complete = done == len(batch)
             trial.milliseconds = (time.perf_counter() - started) * 1000
         return trial
@@ -155,14 +155,14 @@ def _check(text: str, parameters: Mapping[str, Any]) -> PolicyCheck:
     return PolicyCheck(True, len(loaded.rules), warnings=(*loaded.warnings, *unset))
 
 
-def _finding_json(finding: FlaggedTrace) -> dict[str, Any]:
+def _flagged_json(trace: FlaggedTrace) -> dict[str, Any]:
     return {
-        "trace": finding.trace_id,
-        "created": finding.created,
-        "time": clock(finding.created),
-        "outcome": finding.outcome,
-        "failure": finding.failure,
-        "more": finding.more,
+        "trace": trace.trace_id,
+        "created": trace.created,
+        "time": clock(trace.created),
+        "outcome": trace.outcome,
+        "failure": trace.failure,
+        "more": trace.more,
         "violations": [
             {
                 "message": violation.message,
@@ -173,6 +173,6 @@ def _finding_json(finding: FlaggedTrace) -> dict[str, Any]:
                     for excerpt in violation.excerpts[:3]
                 ],
             }
-            for violation in finding.violations[:5]
+            for violation in trace.violations[:5]
         ],
     }
