@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gemini_proxy.errors import Unavailable
-from gemini_proxy.http.fair_lock import HALF_LIFE, FairLock
+from gemini_proxy.http.fair_lock import HALF_LIFE, FairLock, PerUserSemaphore
 
 
 class Clock:
@@ -72,3 +72,21 @@ async def test_a_place_granted_to_one_who_leaves_goes_to_the_next() -> None:
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     (await asyncio.wait_for(lock.acquire("cid"), 5))()
+
+
+async def test_places_are_given_in_turn_and_users_forgotten() -> None:
+    semaphore = PerUserSemaphore(1)
+    order: list[str] = []
+
+    async def use(name: str) -> None:
+        release = await semaphore.acquire("user")
+        order.append(name)
+        await asyncio.sleep(0)
+        release()
+
+    tasks = [asyncio.create_task(use(name)) for name in "abc"]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["a", "c"]
+    assert not semaphore._entries
