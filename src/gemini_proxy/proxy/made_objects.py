@@ -1,4 +1,4 @@
-"""Name the objects that Gemini keeps from an exchange, as far as its response shows them: each becomes a handle."""
+"""Find the objects that Gemini keeps of an exchange, by its response, so that each is remembered as a handle."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ _ASKING: Final = frozenset({Method.GET_OPERATION, Method.FETCH_PREDICT_OPERATION
 
 
 def made_objects(exchange: Exchange) -> list[Made]:
-    """Return the interaction, the operation or the files that an exchange has made; nothing else shows at its end."""
+    """Return the interaction, the operation or the files that an exchange has made: those that show at its end."""
     wire = exchange.call.row.wire
     if wire == "interactions":
         return _interaction(exchange)
@@ -36,14 +36,14 @@ def made_objects(exchange: Exchange) -> list[Made]:
 
 
 def made_by(call: ModelCall, answer: bytes) -> list[Made]:
-    """Return the cache or the batch that a call has made, by the upstream's answer; none where that names none."""
+    """Return the cache or the batch that a call has made, by the upstream's response; nothing if that names none."""
     kept = read_kept(answer)
     kind = Kind.BATCH if call.row.wire == "batch" else Kind.CACHE
     return [] if kept is None else [Made(kind, kept.name, kept.expires)]
 
 
 def _interaction(exchange: Exchange) -> list[Made]:
-    """Return the interaction that Gemini stores for an exchange, nothing if none is known to be stored.
+    """Return the interaction that Gemini stores for an exchange; nothing if it is not known to store one.
 
     A refused interaction is remembered as refused, and one whose response was not read to its end as unread. One that
     the request asked for is remembered again with its new response, if it was known before.
@@ -58,7 +58,7 @@ def _interaction(exchange: Exchange) -> list[Made]:
     creates = call.method is Method.CREATE_INTERACTION
     if not refused and (request.settings.get("store") is False or not (creates or exchange.earlier)):
         return []
-    if not refused and any(one.address == "request.last_event_id" for one in request.unchecked):
+    if not refused and any(unchecked.address == "request.last_event_id" for unchecked in request.unchecked):
         return []
     finished = [candidate.finish_reason for candidate in exchange.merger.candidates]
     read = exchange.outcome in _READ and bool(finished) and _GOES_ON.isdisjoint(map(str, finished))
@@ -75,7 +75,7 @@ def _interaction(exchange: Exchange) -> list[Made]:
 
 
 def _files_of(exchange: Exchange) -> list[Made]:
-    """Return the files that the response about an operation names, which are whose it is. No rule sees a video."""
+    """Return the files named in a response about an operation; they belong to its owner. No rule sees a video."""
     if not exchange.earlier or exchange.outcome not in _READ:
         return []
     parts = [part for candidate in exchange.merger.candidates for part in candidate.parts]
@@ -94,7 +94,7 @@ def _files_of(exchange: Exchange) -> list[Made]:
 
 
 def _operation(exchange: Exchange) -> list[Made]:
-    """Return the operation that an exchange began, such as the making of a video, which is the user's who began it."""
+    """Return the operation that an exchange has begun, such as the making of a video; it belongs to the same user."""
     name, request = exchange.merger.response_id, exchange.request
     if exchange.call.method is not Method.PREDICT_LONG_RUNNING or not exchange.call.generates:
         return []

@@ -1,4 +1,4 @@
-"""Relay calls about objects that Gemini keeps, of which each holder reaches only their own, and the results of batches.
+"""Relay calls about objects that Gemini keeps, each to its holder only, and the results of batches.
 
 Results, in their batch or in a file, are checked like the response of any other call.
 """
@@ -33,14 +33,14 @@ _COLLECTIONS: Final = {
     Kind.BATCH: "batches",
 }
 _PAGES: Final = {**_COLLECTIONS, Kind.BATCH: "operations"}
-"""The field of a listing that has the things themselves."""
+"""The field of a listing that holds the objects."""
 _FILE_SECONDS: Final = 30 * 86_400.0
 """Seconds for which a results file is remembered: Google states no end."""
 _RESULTS: Final = "results of a batch, which are read where they are downloaded"
 
 
 async def relay_kept(request: web.Request) -> web.StreamResponse:
-    """Relay a call about one thing that Gemini keeps, or a page of them. Raises NotFound for what is another's."""
+    """Relay a call about an object that Gemini keeps, or a page of them. Raises NotFound for another user's object."""
     call, config, keeper = request[CALL], request.app[CONFIG], request.app[SETUPS].current.keeper
     kind = Kind(call.row.kept)
     holder = keeper.holder(call, request[CREDENTIALS], request[OWNER])
@@ -69,7 +69,7 @@ async def _change(request: web.Request) -> bytes:
 
 
 async def _page(keeper: HandleKeeper, holder: Holder, kind: Kind, answer: bytes) -> bytes:
-    """Return a page of a listing without what is another's."""
+    """Return a page of a listing without the objects of other users."""
     collection = _PAGES[kind]
     if kind is Kind.BATCH:
         answer = without_output(answer)
@@ -102,7 +102,7 @@ async def _download(request: web.Request, upstream: UpstreamResponse, handle: Ha
 
 
 async def relay_results(request: web.Request) -> web.StreamResponse:
-    """Relay how far a batch is; with what it has brought forth, it is an exchange of its requests and responses."""
+    """Relay the state of a batch. With results it is an exchange, of the batch's requests and responses."""
     call, config, setup = request[CALL], request.app[CONFIG], request.app[SETUPS].current
     name = f"batches/{call.names['id']}"
     await setup.keeper.admit(setup.keeper.holder(call, request[CREDENTIALS], request[OWNER]), Kind.BATCH, name)
@@ -160,12 +160,12 @@ async def _relay_result_file(
 
 
 async def _read_results(request: web.Request, exchange: Exchange, setup: Setup, batch: str | None) -> None:
-    """Read the rules that hold for the responses of a batch, and what it was asked."""
+    """Read the rules for the responses of a batch, and the batch's requests."""
     exchange.rules = await setup.reader.read_rules(exchange, request.headers)
     exchange.request = results_request(batch)
     await setup.reader.follow_references(exchange)
 
 
 def _results_made(file: str, batch: str, exchange: Exchange) -> Made:
-    """Return the file that responses are in, which is whose the batch is. It is read when it is downloaded."""
+    """Return the file of a batch's responses; it belongs to the batch's owner. It is read when it is downloaded."""
     return Made(Kind.FILE, file, exchange.created + _FILE_SECONDS, unchecked=_RESULTS, details={"results_of": batch})

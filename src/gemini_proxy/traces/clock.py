@@ -33,7 +33,7 @@ class SystemClock:
 
 
 async def is_set_within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait for an event: whether it was set in so many seconds. None waits for ever."""
+    """Wait at most ``seconds`` for an event, without a limit if None. Return whether it was set."""
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()
