@@ -44,8 +44,9 @@ _FIELDS: Final = {
 }
 """The fields of a client's messages. A setup is read like a request, whatever the names of its fields."""
 _FLAGS: Final = frozenset({"turnComplete", "interrupted", "generationComplete", "waitingForInput"})
-_HEARD: Final = frozenset({"inputTranscription", "interimInputTranscription"})
-_MARKS: Final = _FLAGS | _HEARD | {"turnCompleteReason", "interactionStatus"}
+HEARD: Final = frozenset({"inputTranscription", "interimInputTranscription"})
+"""The fields that hold what the model heard: transcriptions of the user's speech."""
+_MARKS: Final = _FLAGS | HEARD | {"turnCompleteReason", "interactionStatus"}
 """Fields of a ``serverContent`` in which the model says nothing."""
 _TRANSCRIPTION_MARKS: Final = spellings("finished", "languageCode")
 """Fields of a transcription that hold no text."""
@@ -313,7 +314,7 @@ def _check_marks(content: JsonObject) -> None:
     for name in content.keys() & _FLAGS:
         if type(content[name]) is not bool:
             raise DecodeError(f"The upstream sent {name} that is neither true nor false")
-    for name in content.keys() & (_HEARD | {"outputTranscription"}):
+    for name in content.keys() & (HEARD | {"outputTranscription"}):
         text = _object(name, content[name]).get("text")
         if text is not None and type(text) is not str:
             raise DecodeError(f"The upstream sent {name} whose text is not a string")

@@ -1,4 +1,4 @@
-"""The wire of the Live API: frames of a WebSocket. The model's frames in a turn make up one response."""
+"""Read and write the wire of the Live API: WebSocket frames. Those of the model's turn make up one response."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,14 @@ from gemini_proxy.gemini.fields import JsonObject, camel_case, objects
 from gemini_proxy.gemini.framing.frames import Frame, Framing
 from gemini_proxy.gemini.generate_wire import GENERATE
 from gemini_proxy.gemini.json_edit import Path
-from gemini_proxy.gemini.live.frames import ServerFrame, read_client_frame, read_server_frame, refusal_frame, sound_in
+from gemini_proxy.gemini.live.frames import (
+    HEARD,
+    ServerFrame,
+    read_client_frame,
+    read_server_frame,
+    refusal_frame,
+    sound_in,
+)
 from gemini_proxy.gemini.live.request import read_input, read_setup
 from gemini_proxy.gemini.parts import strings_in
 from gemini_proxy.gemini.refusal import Feedback, Refusal, StreamState, error_body, error_refusal
@@ -22,7 +29,6 @@ FRAMES_TYPE: Final = "application/x-live-frames"
 FRAME_END: Final = b"\x1e"
 """The separator after each frame in a body of several: no JSON text holds this byte."""
 _SPEECH: Final = (0, "speech")
-_HEARD: Final = frozenset(("inputTranscription", "interimInputTranscription"))
 _OPAQUE: Final = frozenset(("data", "thoughtSignature"))
 _CANDIDATE_FIELDS: Final = frozenset({"groundingMetadata", "urlContextMetadata"})
 _NOT_SAID: Final = frozenset(
@@ -183,7 +189,7 @@ class LivePlaces:
         names = _camel(path)
         if names[0] == "toolCall":
             return names[-1] == "id" and "args" not in names
-        return names[0] != "serverContent" or names[1] in _HEARD or names[-1] in _OPAQUE
+        return names[0] != "serverContent" or names[1] in HEARD or names[-1] in _OPAQUE
 
     def is_json(self, path: Path) -> bool:
         return False
