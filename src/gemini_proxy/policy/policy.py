@@ -1,4 +1,4 @@
-"""A compiled policy: its rules, the check of a conversation against them, and the violations that they report."""
+"""Check conversations against a compiled policy: its rules, and the violations that they report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

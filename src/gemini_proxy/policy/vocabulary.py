@@ -1,4 +1,4 @@
-"""The words of the language for highlighting and completion, in the Explorer's editor and the grammar for editors.
+"""List the words of the language for highlighting and completion, in the Explorer's editor and in other editors.
 
 Names come from the compiler's tables. This module has their meanings in one line each; ``docs/policies.md`` has the
 details.

@@ -1,1 +1,1 @@
-"""From a syntax tree to code: names are resolved, and what can be checked at load is checked."""
+"""Compile a syntax tree to code: names are resolved, and what can be checked at load is checked."""

@@ -1,4 +1,4 @@
-"""The code that rules are made of: closures over the code of their parts, without a syntax tree."""
+"""Build the code of rules: closures over the code of their parts, without a syntax tree."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence

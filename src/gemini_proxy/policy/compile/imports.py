@@ -1,4 +1,4 @@
-"""The allow-list of imports. Nothing is imported: a name on the list stands for something built in."""
+"""List the allowed imports. Nothing is imported: a name on the list stands for something built in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The detectors that come with the proxy. None needs a network or a model."""
+"""List the detectors that come with the proxy. None needs a network or a model."""
 
 from typing import Any, Final
 

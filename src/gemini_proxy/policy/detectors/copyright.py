@@ -1,4 +1,4 @@
-"""``copyright``: notices and license texts. ``threshold`` is accepted and changes nothing."""
+"""Find copyright notices and license texts: ``copyright``. ``threshold`` is accepted and changes nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

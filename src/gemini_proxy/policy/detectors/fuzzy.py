@@ -1,4 +1,4 @@
-"""``fuzzy_contains``: a text that contains the words of a query, except for a few letters.
+"""Find a text that contains the words of a query, except for a few letters: ``fuzzy_contains``.
 
 Edit distance by bit vectors (Myers 1999, as a search): one addition and a few masks a character.
 """

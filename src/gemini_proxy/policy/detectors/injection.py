@@ -1,4 +1,4 @@
-"""``prompt_injection``: a heuristic. Phrases that try to take over an assistant, and characters that hide text.
+"""Find phrases that try to take over an assistant, and characters that hide text: ``prompt_injection``, a heuristic.
 
 It finds plainly written attacks; a determined author can find words that avoid it. The result is True or False, as in
 the stock language, whose ``threshold`` and ``model`` are accepted and have no effect.

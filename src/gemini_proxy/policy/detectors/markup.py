@@ -1,4 +1,4 @@
-"""``links``, ``images`` and ``html_code``: where a text points, and what HTML shows only to machines."""
+"""Tell where a text points, and what HTML shows only to machines: ``links``, ``images`` and ``html_code``."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

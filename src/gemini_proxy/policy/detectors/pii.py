@@ -1,4 +1,4 @@
-"""``pii``: personal data with a form that can be checked, under the names of Presidio.
+"""Find personal data with a form that can be checked, under the names of Presidio: ``pii``.
 
 ``pii(x)`` finds unmistakable forms. ``pii(x, entities=["US_PASSPORT"])`` finds the named forms, bare numbers included.
 ``pii(x, countries=["US"])`` adds the numbers of a country. Names and places need a model: ``pii(x, model="presidio")``

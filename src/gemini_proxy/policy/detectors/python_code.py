@@ -1,4 +1,4 @@
-"""``python_code``: what a piece of Python imports and calls, from its syntax tree. It is never run."""
+"""Tell what a piece of Python imports and calls, from its syntax tree: ``python_code``. It is never run."""
 
 import ast
 import builtins

@@ -1,4 +1,4 @@
-"""``secrets``: keys, tokens and passwords, by the forms that their vendors give them.
+"""Find keys, tokens and passwords by the forms that their vendors give them: ``secrets``.
 
 ``secrets(x, generic=False)`` leaves out values that only the word before them identifies, such as ``password = "..."``.
 With ``raw=True`` it does not decode disguised text.

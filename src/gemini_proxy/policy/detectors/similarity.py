@@ -1,4 +1,4 @@
-"""``is_similar``: a text, or a sentence of it, with wording like another's. It compares letters, not meaning.
+"""Find a text, or a sentence of it, with wording like another's: ``is_similar``. It compares letters, not meaning.
 
 A text is represented by the counts of its groups of three letters. The similarity of two texts is the cosine of these.
 """

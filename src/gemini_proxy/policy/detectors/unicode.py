@@ -1,4 +1,4 @@
-"""``unicode``: characters of some Unicode categories, by default invisible ones."""
+"""Find characters of some Unicode categories, by default invisible ones: ``unicode``."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence

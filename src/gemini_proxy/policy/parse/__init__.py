@@ -1,1 +1,1 @@
-"""From the text of a policy to its syntax tree: ``lexer`` makes tokens, ``parser`` makes ``syntax`` nodes."""
+"""Turn the text of a policy into its syntax tree: ``lexer`` makes tokens, ``parser`` makes ``syntax`` nodes."""

@@ -1,4 +1,4 @@
-"""The syntax tree: frozen values, each with the line and column of its first character."""
+"""Define the syntax tree: frozen values, each with the line and column of its first character."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""The functions that every policy can call. Each takes the Run first, and charges for its work before doing it."""
+"""Define the functions that every policy can call. Each takes the Run first, and charges for work before doing it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

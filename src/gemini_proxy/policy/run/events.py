@@ -1,4 +1,4 @@
-"""A conversation: the OpenAI-like list of messages as the events that rules bind.
+"""Read a conversation, an OpenAI-like list of messages, as the events that rules bind.
 
 Events stand in one line: a message, then its tool calls, then what comes after. A tool output belongs to the call its
 ``tool_call_id`` names, without an id to the earliest call that has no output yet.

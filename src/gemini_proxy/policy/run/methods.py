@@ -1,4 +1,4 @@
-"""The methods of texts and dictionaries. Other values have none.
+"""Define the methods of texts and dictionaries. Other values have none.
 
 A method on a text that is a piece of readings also changes the readings, as exactly as possible: letters change case,
 blanks are stripped from both ends of a reading, and a replacement is made in the whole reading. If a text becomes

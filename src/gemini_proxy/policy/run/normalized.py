@@ -1,4 +1,4 @@
-"""Texts as a reader sees them: without what hides, splits or encodes words, and with the way back to the original.
+"""Show texts as a reader sees them: without what hides, splits or encodes words, and with the way back.
 
 Rounds of passes change a text until nothing is left to change: characters (invisible ones, combining marks,
 compatibility forms, look-alikes), escapes (percent, HTML, JSON, RTF, UTF-7, quoted-printable), encoded text (base64,

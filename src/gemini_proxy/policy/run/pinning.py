@@ -1,4 +1,4 @@
-"""Pinned tools: the digest of a declaration, and ``tool_changed(tool)``, which compares it with the pinned one.
+"""Pin tools: compute the digest of a declaration, and compare it with the pinned one in ``tool_changed(tool)``.
 
 A server can change the declaration of a tool after somebody has reviewed it. The engine keeps no state: the digests
 come with each check, in the parameter ``pinned_tools``.

@@ -1,4 +1,4 @@
-"""Regular expressions in linear time: google-re2, with offsets in characters and a charge for every search.
+"""Match regular expressions in linear time: google-re2, with offsets in characters and a charge for every search.
 
 RE2 takes bytes. For ASCII text a byte offset is a character offset; for other text characters are counted from the
 previous match on, so that all matches of a text cost one pass.

@@ -1,4 +1,4 @@
-"""The state of one check: its meter, its marks, and what rules can reach. Never shared, so nothing needs a lock."""
+"""Hold the state of one check: its meter, its marks, and what rules can reach. Never shared, so it needs no lock."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

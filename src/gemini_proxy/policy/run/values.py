@@ -1,4 +1,4 @@
-"""The values that rules compute with, and how they remember their place in the messages.
+"""Define the values that rules compute with, and how they remember their place in the messages.
 
 A string of a message stays the same object: a violation finds its place by identity, so reading costs nothing. A string
 made from another (a match, a slice, a stripped or lowered text) is a Piece that knows its root. No other value has a

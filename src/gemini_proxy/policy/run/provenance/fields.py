@@ -1,4 +1,4 @@
-"""The fields of a tool's output: data as it is, and text that is one YAML or JSON document with names for its keys.
+"""Read the fields of a tool's output: data as it is, or a text that is one YAML or JSON document with names as keys.
 
 Dumped data quotes or indents a stranger's text, so that nothing within a field can pass for a field. A text of another
 form, or without keys, has no fields.

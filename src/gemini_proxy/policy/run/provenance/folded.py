@@ -1,4 +1,4 @@
-"""Texts as they are compared: letters and digits alone, in one case and one Unicode form, with the way back.
+"""Fold texts for comparison: letters and digits alone, in one case and one Unicode form, with the way back.
 
 The usual changes that models and tools make to a value (case, white space, punctuation, quotes, Markdown, groups of
 four digits, thousands separators, full-width forms) leave its letters and digits and their order unchanged. What is

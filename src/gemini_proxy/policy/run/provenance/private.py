@@ -1,4 +1,4 @@
-"""``private(call)``: what private outputs said, found in a call's arguments however it is spelled."""
+"""Find in a call's arguments what private outputs said, however it is spelled: ``private(call)``."""
 
 import re
 from collections.abc import Iterator, Sequence

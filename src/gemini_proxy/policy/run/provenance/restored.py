@@ -1,4 +1,4 @@
-"""Values that were masked in what the model read, and that a call has again because they were put back into it."""
+"""Tell the values that were masked in what the model read, and that were put back into a call."""
 
 from collections.abc import Mapping
 from typing import Any, Final
