@@ -1,4 +1,4 @@
-"""The protocol of engines, which check conversations, and what happens when a check gives no verdict."""
+"""Define the protocol of engines, which check conversations, and what happens when a check gives no verdict."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field

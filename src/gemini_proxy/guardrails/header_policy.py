@@ -1,4 +1,4 @@
-"""The policy that a client sends with a request, in the header ``Invariant-Guardrails``: decoded, compiled, added."""
+"""Decode, compile and add the policy that a client sends in the header ``Invariant-Guardrails``."""
 
 import asyncio
 import re

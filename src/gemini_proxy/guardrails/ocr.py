@@ -1,4 +1,4 @@
-"""``ocr``: reads text in images with the program tesseract, in a process of its own: strangers send images."""
+"""Read text in images for ``ocr``, with the program tesseract in a process of its own: strangers send images."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Presidio: names, places, organizations and other entities of presidio-analyzer, with a local spaCy model.
+"""Find names, places, organizations and other entities with presidio-analyzer and a local spaCy model.
 
 It runs in a process of its own, which loads both once. Nothing is downloaded; by default Presidio would download a
 missing model and a list of domains.

@@ -1,4 +1,4 @@
-"""Guardrails, which are policies with a name and an action, and the set of them that one exchange goes by."""
+"""Define guardrails, which are policies with a name and an action, and the set of them that an exchange goes by."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""``semgrep``: finds dangerous code by the program of that name, with rules of our own. It asks no network."""
+"""Find dangerous code for ``semgrep``, with the program of that name and rules of our own. It asks no network."""
 
 import asyncio
 import json

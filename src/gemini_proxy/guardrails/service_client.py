@@ -1,4 +1,4 @@
-"""HTTP clients of services: what those of Guardrails, Explorer and the asked detectors share."""
+"""Call services over HTTP: the parts that the clients of Guardrails, Explorer and asked detectors share."""
 
 import io
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The outcome of a check: its violations, where they are, and how long it took."""
+"""Define the verdict of a check: its violations, where they are, and how long it took."""
 
 import re
 from collections.abc import Mapping

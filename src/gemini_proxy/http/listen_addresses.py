@@ -1,4 +1,4 @@
-"""Addresses to listen on, and which of them only this machine can reach."""
+"""Read addresses to listen on, and tell which of them only this machine can reach."""
 
 import functools
 import ipaddress

@@ -1,4 +1,4 @@
-"""One request and its response, from the first byte read to the trace written: the only mutable value of a request."""
+"""Hold one request and its response, from the first byte read to the trace written: a request's only mutable value."""
 
 import asyncio
 import time

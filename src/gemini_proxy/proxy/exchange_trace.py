@@ -1,4 +1,4 @@
-"""The trace of an exchange: how it is made, and how it gets into the store before the last byte leaves."""
+"""Make the trace of an exchange, and have it stored before the last byte leaves."""
 
 import functools
 import hmac

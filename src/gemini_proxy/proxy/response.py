@@ -1,4 +1,4 @@
-"""The response to one client: its head is sent with its first byte; until then it can still become another one."""
+"""Write the response to one client. Its head is sent with its first byte; until then it can become another one."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Uploads under way: their bytes wait in files without a name until the last has come and all can be checked."""
+"""Keep the bytes of uploads in files without a name, until the last has come and all can be checked."""
 
 import asyncio
 import contextlib

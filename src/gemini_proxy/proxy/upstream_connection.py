@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to one origin: read by llhttp, strict as it is, and kept for the next call."""
+"""Speak HTTP/1.1 to one origin: responses are read by llhttp, strictly, and connections are kept for the next call."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""The application, composed from values: what it serves, what it needs while it runs, and how it ends."""
+"""Compose the application from values: what it serves, what it needs while it runs, and how it ends."""
 
 import asyncio
 import contextlib

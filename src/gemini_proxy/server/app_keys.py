@@ -1,4 +1,4 @@
-"""Typed keys for what the application and its requests carry."""
+"""Define typed keys for what the application and its requests carry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

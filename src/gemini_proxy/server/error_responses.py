@@ -1,4 +1,4 @@
-"""Every error the proxy answers with, as Google error JSON; and the middleware that makes it so."""
+"""Write every error of the proxy as Google error JSON, by a middleware."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Is the process alive, and is it ready for exchanges."""
+"""Answer whether the process is alive, and whether it is ready for exchanges."""
 
 from typing import Any
 

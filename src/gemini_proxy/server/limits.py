@@ -1,4 +1,4 @@
-"""Budgets of clients: the rest of a limit for each of them. No I/O; callers pass times in, as Unix seconds.
+"""Keep the budgets of clients: the rest of a limit for each. No I/O; callers pass times in, as Unix seconds.
 
 A budget belongs to one client, for one minute or one day of the clock. Processes that share a database share budgets by
 leases: a process grants as much as it has a lease for, and a small part without one. Leases are requested in advance,

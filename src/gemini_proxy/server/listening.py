@@ -1,4 +1,4 @@
-"""The sockets that the server listens on: those that were passed to it, and those that it opens itself.
+"""Open the sockets that the server listens on, or take passed ones, and accept connections in turn with its siblings.
 
 A socket that was passed outlives the process. A client that connects while no process accepts waits in its queue, and
 is served by the next process. Processes share one such socket rather than have one each (SO_REUSEPORT): then the queue

@@ -1,4 +1,4 @@
-"""Live sessions over WebSocket: connects a client with the upstream and moves frames between the two.
+"""Connect the WebSocket of a live session's client with the upstream, and move frames between the two.
 
 ``proxy.live_session`` decides which frames may leave. Each side is read only as fast as the other side takes its
 frames.

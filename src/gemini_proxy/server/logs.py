@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, JSON elsewhere; without keys, without control characters, and no storms."""
+"""Write log lines: for people on a terminal, JSON elsewhere; without keys, control characters or storms."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Around every model call: who it is from, and the guardrail lifecycle from its first byte to its trace."""
+"""Surround every model call: find its user, apply the limits, and guard it from its first byte to its trace."""
 
 from functools import partial
 from typing import Final

@@ -1,4 +1,4 @@
-"""The trace database of a running server: opened, followed by what works on it beside the exchanges, and closed."""
+"""Open the trace database of a running server, start what works on it beside the exchanges, and close it."""
 
 import asyncio
 import contextlib
