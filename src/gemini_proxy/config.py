@@ -1,4 +1,4 @@
-"""The configuration: one TOML file, environment variables over it, secrets from systemd credentials.
+"""Read the configuration: one TOML file, environment variables over it, secrets from systemd credentials.
 
 This is the only module that reads files and the environment; everything else takes values.
 """

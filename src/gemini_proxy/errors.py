@@ -1,4 +1,4 @@
-"""The proxy's own errors, each with the HTTP status and the Google status word its client sees.
+"""Define the proxy's own errors, each with the HTTP status and the Google status word that its client sees.
 
     ProxyError                      500 INTERNAL
     ├── BadRequest                  400 INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""The sections of the configuration: what each key may be, and its default."""
+"""Define the sections of the configuration: the allowed values of each key, and its default."""
 
 import base64
 import ipaddress

@@ -1,4 +1,4 @@
-"""The wire of batches: many requests in one, all read or none, whose responses come later, in one answer. No I/O.
+"""Read and write the wire of batches: many requests in one, all read or none, with responses later in one body. No I/O.
 
 All responses of a batch are read as one candidate, one after another. Checking each of them alone, after all of the
 requests, would take time that grows with the square of their number.

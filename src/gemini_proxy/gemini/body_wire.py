@@ -1,4 +1,4 @@
-"""The wire of methods that take one JSON body and return one, whose texts do not run on from one to the next."""
+"""Read and write the wire of methods with one JSON body each way, whose texts do not run on from one to the next."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

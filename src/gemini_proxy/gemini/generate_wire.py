@@ -1,4 +1,4 @@
-"""The wire of ``generateContent`` and the methods that take requests like its own: Gemini's own words."""
+"""Read and write the wire of ``generateContent``, and of methods whose requests are like its own."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""The resumable protocol of file uploads, and a file's content as rules read it. No I/O.
+"""Speak the resumable protocol of file uploads, and read a file's content as rules do. No I/O.
 
 A file is text if its bytes are, whatever its sender declares: then rules read all of it. Of any other file only the
 names are read. A file whose declaration does not match its bytes is refused, since someone would read it as declared.

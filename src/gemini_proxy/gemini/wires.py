@@ -1,4 +1,4 @@
-"""The wires of the guarded doors, by the names that the table of doors has for them."""
+"""Find the wire of a guarded door, by the name that the table of doors has for it."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Datasets: named sets of one user's traces, with policies of their own."""
+"""Keep datasets: named sets of one user's traces, with policies of their own."""
 
 import contextlib
 import sqlite3

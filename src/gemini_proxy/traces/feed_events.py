@@ -1,4 +1,4 @@
-"""The feed's events as bytes, and the queue of events for one watcher. No I/O.
+"""Write the feed's events as bytes, and queue them for one watcher. No I/O.
 
 The form is that of Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ``exchange``
 for a trace, ``missed`` for events that were left out, ``position`` for the place of the feed. The id of each is the

@@ -1,4 +1,4 @@
-"""The tables, in types that SQLite and PostgreSQL share. JSON is bytes that we write and read ourselves."""
+"""Define the tables, in types that SQLite and PostgreSQL share. JSON is bytes that we write and read ourselves."""
 
 from sqlalchemy import (
     BigInteger,

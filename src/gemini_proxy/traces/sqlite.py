@@ -1,4 +1,4 @@
-"""A SQLite file as the trace database: one writer in a thread of its own, readers in others beside it, and a backup."""
+"""Use a SQLite file as the trace database: one writer in a thread, readers in others beside it, and a backup."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A trace: what one exchange said, how it ended, and which ranges the rules objected to. Values only, no I/O."""
+"""Define a trace: what one exchange said, how it ended, and what rules objected to. Values only, no I/O."""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence

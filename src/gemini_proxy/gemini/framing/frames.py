@@ -1,4 +1,4 @@
-"""Frames, into which a framing cuts an upstream body: their bytes joined in order are the body."""
+"""Define the frames into which a framing cuts an upstream body: their bytes, joined in order, are the body."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol

@@ -1,4 +1,4 @@
-"""The wire of the Interactions API: a request of steps, an interaction in return, whole or as events."""
+"""Read and write the wire of the Interactions API: a request of steps, an interaction in return, whole or as events."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The wire of Gemini's OpenAI path: chats, streamed as events or whole, and embeddings."""
+"""Read and write the wire of Gemini's OpenAI path: chats, streamed as events or whole, and embeddings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final

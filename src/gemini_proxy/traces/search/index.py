@@ -1,4 +1,4 @@
-"""The full-text index in the database, a row for each trace: of FTS5 in SQLite, with a ``tsvector`` in PostgreSQL."""
+"""Keep the full-text index in the database, a row for each trace: FTS5 in SQLite, a ``tsvector`` in PostgreSQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
