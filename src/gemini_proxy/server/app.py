@@ -1,4 +1,4 @@
-"""Compose the application from values: what it serves, what it needs while it runs, and how it ends."""
+"""Set up the application from values: what it serves, what it needs while it runs, and how it ends."""
 
 import asyncio
 import contextlib
@@ -189,7 +189,7 @@ async def _resources(app: web.Application, rules: GuardrailSet, checkers: _Check
         app[TELEMETRY] = telemetry = _telemetry(config, group)
         if telemetry is not None:
             stack.push_async_callback(telemetry.close)
-        _compose(app, storage, rules, checkers)
+        _set_up(app, storage, rules, checkers)
         tasks.keep(app[NOTEBOOK].run, "notices")
         budgets = SharedBudgets(storage.database)
         await app[LIMITER].learn(budgets)
@@ -207,7 +207,7 @@ async def _resources(app: web.Application, rules: GuardrailSet, checkers: _Check
             tasks.keep(partial(group.metrics.follow, partial(own_families, app)), "metrics")
             stack.callback(lambda metrics: metrics.write(own_families(app)), group.metrics)
         stack.push_async_callback(tasks.settle, "record", _CLOSING_GRACE)
-        _settle_interpreter()
+        _tune_interpreter()
         yield
 
 
@@ -250,7 +250,7 @@ def _alert_rules(app: web.Application) -> Sequence[AlertRule]:
 
 
 def _notebook(app: web.Application, storage: Storage) -> Notebook:
-    """This process's counts for alerts."""
+    """Return this process's counts for alerts."""
     recorder, limiter = storage.recorder, app[LIMITER]
     totals: dict[Kind, Totals] = {
         "unrecorded_traces": lambda: {"traces": recorder.dropped},
@@ -263,7 +263,7 @@ def _notebook(app: web.Application, storage: Storage) -> Notebook:
     return Notebook(AlertOutbox(storage.database), wanted, totals)
 
 
-def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checkers: _Checkers) -> None:
+def _set_up(app: web.Application, storage: Storage, rules: GuardrailSet, checkers: _Checkers) -> None:
     """Give the parts of an exchange, and the Explorer, what they need of the open store."""
     config, database = app[CONFIG], storage.database
     revisions = Revisions(database, storage.news)
@@ -293,7 +293,7 @@ def _compose(app: web.Application, storage: Storage, rules: GuardrailSet, checke
 
 
 async def _end_watches(app: web.Application) -> None:
-    """Before connections are waited for: those of the feed end only when told to, and live sessions go on for long."""
+    """End feeds and live sessions before connections are waited for: neither would end soon without it."""
     if FEED in app:
         app[FEED].close()
     if LIVE in app:
@@ -340,7 +340,7 @@ class _Assembly:
         self._ahead: asyncio.Task[None] | None = None
 
     def build(self, config: Config, rules: GuardrailSet) -> Setup:
-        """The setup for ``config`` with ``rules`` of its policy files."""
+        """Return the setup for ``config`` with ``rules`` of its policy files."""
         self._metrics.know(rule.name for rule in rules.all if rule.action != "log")
         guardrails, storage, checkers = config.guardrails, self._storage, self._checkers
         keys = value_keys(guardrails)
@@ -391,7 +391,7 @@ class _Assembly:
         )
 
     async def _keep_settings(self, config: Config, rules: GuardrailSet) -> None:
-        """Have the audit log tell of settings and policies that hold from now on, if they are others than before."""
+        """Record the settings and policies in force from now on in the audit log, if they have changed."""
         after = {
             "configuration": configuration_digest(config),
             "policies": {rule.name: rule.loaded for rule in rules.all},
@@ -414,7 +414,7 @@ class _Assembly:
             log.warning("guardrails.remote.api_key is not set: logging rules cannot be checked")
 
 
-def _settle_interpreter() -> None:
+def _tune_interpreter() -> None:
     """Keep the loop responsive.
 
     Loaded objects stay: the collector need not walk them again every few requests. And if a thread works beside the
