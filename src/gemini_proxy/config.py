@@ -151,7 +151,7 @@ def service_manager() -> ServiceManager:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a process that serves for this one: without what the service manager said to this one."""
+    """Return the environment for a process that serves beside this one, without what is for this one only."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_TO_ONE_PROCESS)}
 
 
@@ -199,7 +199,7 @@ def _sources(file: Path | None) -> Callable[[Sequence[str]], str]:
 
 
 def _not_json(environ: Mapping[str, str]) -> Iterator[str]:
-    """A line for each variable that should be JSON and is not; without its value, which may be a key."""
+    """Yield a line for each variable that should be JSON and is not; without its value, which may be a key."""
     for name, value in environ.items():
         path = name.upper().removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if name.upper().startswith(ENVIRONMENT_PREFIX) and value and _wants_json(path) and not _is_json(value):
@@ -253,7 +253,7 @@ IN_PLACE: Final = frozenset(
 
 
 def reloaded(running: Config, loaded: Config) -> tuple[Config, tuple[str, ...]]:
-    """``running`` with those of ``loaded``'s values that need no restart, and the names of the changed keys that do."""
+    """Return ``running`` with what ``loaded`` can change without a restart, and the names of the other changed keys."""
     found = _in_place(running, loaded, "")
     return found, tuple(_changed(found, loaded, ""))
 
@@ -345,13 +345,13 @@ def _with_alert_credentials(alert: Alert) -> Alert:
 
 
 def _replaced(model: _Model, path: Sequence[str], value: object) -> _Model:
-    """A copy of a section, or of the whole, with one key set."""
+    """Return a copy of a section, or of the whole, with one key set."""
     first, *rest = path
     return model.model_copy(update={first: _replaced(getattr(model, first), rest, value) if rest else value})
 
 
 def _credential(name: str) -> str | None:
-    """A secret that systemd placed for this unit (LoadCredential=), without its trailing newline."""
+    """Return a secret that systemd placed for this unit (LoadCredential=), without its trailing newline."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     path = Path(folder) / name if folder else None
     return _read_text(path).strip() if path and path.exists() else None
@@ -439,7 +439,7 @@ def _explain(error: ValidationError, config: type[BaseModel], source: Callable[[
 
 
 def _nearest(name: str, known: set[str]) -> str:
-    """The hint behind an unknown name: the one that was probably meant, or all."""
+    """Return the hint about an unknown name: the one that was probably meant, or all."""
     close = difflib.get_close_matches(name, known, n=1)
     return f' (did you mean "{close[0]}"?)' if close else f" (known are {', '.join(sorted(known))})"
 
@@ -454,7 +454,7 @@ def _kind(value: object) -> str:
 
 
 def _shown_value(path: Sequence[str], value: object) -> str:
-    """A wrong value without what is secret in it."""
+    """Return a wrong value without what is secret in it."""
     key = path[-1]
     if key.endswith(("api_key", "signing_secret", "value_keys")) or (path[0] == "alerts" and key == "url"):
         return "***"
@@ -470,7 +470,7 @@ def _shown_value(path: Sequence[str], value: object) -> str:
 
 
 def _without_credentials(value: object) -> object:
-    """A URL without its user, password, query and fragment; a list of such."""
+    """Return a URL without its user, password, query and fragment; also a list of them."""
     if isinstance(value, list):
         return [_without_credentials(one) for one in value]
     if not isinstance(value, str):

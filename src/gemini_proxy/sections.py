@@ -36,7 +36,7 @@ _SECRET = re.compile(r"[\x21-\x7e]+")
 
 
 def sendable(secret: SecretStr) -> SecretStr:
-    """A key as it is, if a header can carry it. Raises ValueError saying what was expected."""
+    """Return a key as it is if a header can carry it. Raises ValueError saying what was expected."""
     if not _SECRET.fullmatch(secret.get_secret_value()):
         raise ValueError("a key: visible ASCII characters, without spaces or line breaks")
     return secret
@@ -88,7 +88,7 @@ MAX_PROCESSES = 64
 
 
 def _process_count(value: object) -> object:
-    """A whole number, also as text (from the environment), or ``auto``. Raises ValueError saying what was expected."""
+    """Read a whole number, also as text (from the environment), or ``auto``. Raises ValueError with what it expects."""
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if value == "auto" or (type(value) is int and 1 <= value <= MAX_PROCESSES):
@@ -303,7 +303,7 @@ class DoorDuties(Section):
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """A sentence for each door that is open and unguarded."""
+        """Return a sentence for each door that is open and unguarded."""
         return tuple(
             f'doors.{name} = "pass": {DOORS[name].about}: unchecked'
             for name, duty in self.duties.items()

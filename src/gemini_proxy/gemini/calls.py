@@ -96,7 +96,7 @@ class ModelCall:
 
     @property
     def location(self) -> str | None:
-        """The location of Vertex AI that the path names; None for the global one."""
+        """Return the location of Vertex AI that the path names; None for the global one."""
         return self.names.get("location")
 
 

@@ -44,7 +44,7 @@ class TextRun:
 
     @property
     def part(self) -> dict[str, Any]:
-        """The run as one part."""
+        """Return the run as one part."""
         self.pieces = ["".join(self.pieces)]
         part: dict[str, Any] = {"text": self.pieces[0]}
         if self.thought:
@@ -109,7 +109,7 @@ class Candidate:
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """The parts in order, keys in camelCase: runs of text joined, function calls whole, the others as they came."""
+        """Return the parts in order, keys in camelCase: texts joined by run, calls whole, others as they came."""
         if self._parts is None:
             self._parts = [slot if isinstance(slot, dict) else slot.part for slot in self._slots]
         return self._parts

@@ -67,7 +67,7 @@ class StreamedCall:
 
     @property
     def part(self) -> dict[str, Any]:
-        """The part as far as it is known. Its ``args`` grow with the call."""
+        """Return the part as far as it is known. Its ``args`` grow with the call."""
         return {"functionCall": {**self._call, "args": self._args.value()}, **self._beside}
 
 

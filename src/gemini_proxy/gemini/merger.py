@@ -56,7 +56,7 @@ class Merger:
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """The candidates so far, ordered by index. They grow with the merger."""
+        """Return the candidates so far, ordered by index. They grow with the merger."""
         candidates = self._candidates
         return [candidates[index] for index in sorted(candidates)] if len(candidates) > 1 else list(candidates.values())
 

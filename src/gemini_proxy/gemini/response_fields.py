@@ -190,7 +190,7 @@ class FieldTexts:
 
     @property
     def said(self) -> Texts:
-        """The texts, by field."""
+        """Return the texts, by field."""
         return self._said or {}
 
     def declare(self, path: str, reason: str) -> None:
@@ -321,7 +321,7 @@ class TokenTexts:
 
     @property
     def said(self) -> "Texts":
-        """The tokens that were chosen as one text, and those of each rank as another, by field."""
+        """Return the tokens that were chosen as one text, and those of each rank as another, by field."""
         if not self.size:
             return {}
         return {

@@ -32,14 +32,14 @@ class Coverage(NamedTuple):
 
     @property
     def header(self) -> str:
-        """The header's value. Only tokens: it must not carry text from a policy, a request or a response."""
+        """Return the header's value. Only tokens: it must not carry text from a policy, a request or a response."""
         counts = f"rules={len(self.rules)}; unseen={len(self.unchecked_content)}"
         masked = f"masked={self.masked}; " if self.masked else ""
         return f"verdict={self.verdict}; mode={self.mode}; {counts}; {masked}ms={self.milliseconds:.1f}"
 
     @property
     def described(self) -> dict[str, Any]:
-        """The coverage as traces keep it."""
+        """Return the coverage as traces keep it."""
         described: dict[str, Any] = {
             "verdict": self.verdict,
             "mode": self.mode,

@@ -61,7 +61,7 @@ class Guardrail:
 
     @property
     def described(self) -> dict[str, str]:
-        """The guardrail as annotations and refusals name it."""
+        """Return the guardrail as annotations and refusals name it."""
         return {"id": self.id, "name": self.name, "content": self.policy.text, "action": self.action}
 
     @property

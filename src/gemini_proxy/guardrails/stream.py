@@ -181,7 +181,7 @@ class ResponseStream:
 
     @property
     def size(self) -> int:
-        """The bytes received so far."""
+        """Return the number of bytes received so far."""
         return self._max_bytes - self._room
 
     @property
@@ -193,7 +193,7 @@ class ResponseStream:
 
     @property
     def following(self) -> bytes:
-        """The first bytes that will leave next, empty where nothing waits."""
+        """Return the first bytes that will leave next, empty if nothing waits."""
         if self._ready:
             return self._ready[0]
         if self._pending:

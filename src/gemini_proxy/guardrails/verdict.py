@@ -27,7 +27,7 @@ class Violation:
 
     @property
     def message(self) -> str:
-        """The rule's message."""
+        """Return the rule's message."""
         return str(self.args[0]) if self.args else ""
 
     @property
@@ -37,7 +37,7 @@ class Violation:
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """The guardrail as annotations name it."""
+        """Return the guardrail as annotations name it."""
         return {**self.guardrail.described, "action": self.action}
 
     @property

@@ -39,7 +39,7 @@ class ExchangeSpans(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers by which the upstream continues the trace."""
+        """Return the headers by which the upstream continues the trace."""
         ...
 
     def checked(self, source: Phase, milliseconds: float, unchecked: str | None) -> None:

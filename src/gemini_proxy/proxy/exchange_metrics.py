@@ -45,7 +45,7 @@ class Histogram:
 
     @property
     def buckets(self) -> list[tuple[str, float]]:
-        """Each bound with the observations up to it, the last one without bound."""
+        """Return each bound with the observations up to it, the last one without bound."""
         total = 0
         buckets = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):

@@ -886,7 +886,7 @@ def _stream_state(exchange: Exchange) -> StreamState:
 
 
 def _standing(verdict: Verdict) -> Verdict:
-    """The verdict with those violations alone that the rest of the answer cannot undo."""
+    """Return the verdict with only the violations that the rest of the response cannot undo."""
     kept = tuple(violation for violation in verdict.violations if violation.stays)
     return Verdict(kept, verdict.milliseconds, verdict.unchecked)
 
@@ -898,7 +898,7 @@ def _ends_before(violation: Violation, message: int) -> bool:
 
 
 def _placed(verdict: Verdict, start: int, by: int) -> Verdict:
-    """The verdict on one candidate, with its addresses counted through all candidates' messages."""
+    """Return the verdict on one candidate, with its addresses counted through all candidates' messages."""
     if not by or not verdict.violations:
         return verdict
     moved = tuple(violation.moved(start, by) for violation in verdict.violations)

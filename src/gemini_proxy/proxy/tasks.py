@@ -45,7 +45,7 @@ class Tasks:
 
     @property
     def down(self) -> Sequence[str]:
-        """The names of the tasks that are kept and do not run now, for they have failed."""
+        """Return the names of kept tasks that do not run now because they have failed."""
         return tuple(self._down)
 
     def keep(

@@ -65,7 +65,7 @@ class UpstreamResponse:
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """The headers for the client: none of this connection, no cookies, no length or encoding.
+        """Return the headers for the client: none of this connection, no cookies, no length or encoding.
 
         Nor is the address of an upload among them.
         """

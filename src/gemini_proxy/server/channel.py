@@ -103,7 +103,7 @@ class Channel:
             self._writer.write(_packed(message))
 
     async def receive(self) -> Any:
-        """The next message; None where there will be no more."""
+        """Return the next message; None if there will be no more."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH))
             return pickle.loads(await self._reader.readexactly(length))
@@ -115,7 +115,7 @@ class Channel:
 
 
 def receive_start(end: socket.socket) -> Start:
-    """A child's first message, waited for. Raises EOFError where the parent has gone."""
+    """Wait for a child's first message and return it. Raises EOFError if the parent is gone."""
     with end.makefile("rb", buffering=0) as stream:
         length = int.from_bytes(_exactly(stream, _LENGTH))
         start = pickle.loads(_exactly(stream, length))

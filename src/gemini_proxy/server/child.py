@@ -32,7 +32,7 @@ def group_of(start: Start) -> Group:
 
 
 def listeners_of(start: Start) -> list[Listener]:
-    """The sockets that a child inherits."""
+    """Return the sockets that a child inherits."""
     return [inherited(one.descriptor, lasting=one.lasting, shared=True, name=one.name) for one in start.listeners]
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def error_response(error: ProxyError, wire: Wire = GENERATE) -> web.Response:
-    """``error`` as the client sees it, in the words of its ``wire``. The rest of a refused body is not waited for."""
+    """Return ``error`` as the client sees it, in the words of its ``wire``. The rest of a body is not waited for."""
     details = [retry_info(error.retry_after)] if isinstance(error, LimitExceeded) else ()
     body = orjson.dumps(wire.error_body(error.status, error.message, error.code, details))
     response = web.Response(status=error.status, body=body, headers={"content-type": JSON_TYPE})
@@ -85,5 +85,5 @@ def _translated(error: web.HTTPException) -> ProxyError:
 
 
 def _trace_id(request: web.Request) -> dict[str, str]:
-    """The field of a log line that leads to the trace, where there may be one."""
+    """Return the field of a log line that leads to the trace, if there may be one."""
     return {"trace_id": request[EXCHANGE].id} if EXCHANGE in request else {}

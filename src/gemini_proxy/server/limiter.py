@@ -149,7 +149,7 @@ class Limiter:
         return Visit(client, size)
 
     def leave(self, visit: Visit, size: int, *, accepted: bool | None, stored: bool = True) -> None:
-        """The exchange is over; otherwise as ``settle``."""
+        """Note that the exchange is over; otherwise do as ``settle``."""
         self._under_way.end(visit.client.name)
         self.settle(visit, size, accepted=accepted, stored=stored)
 

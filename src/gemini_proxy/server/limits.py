@@ -51,7 +51,7 @@ class Sharing:
         self.on, self._processes = True, processes
 
     def left(self) -> None:
-        """The database is away: each process holds clients to its own limits."""
+        """Note that the database is away: each process holds clients to its own limits."""
         self.on = False
 
     def free(self, limit: float, now: float) -> float:
@@ -302,14 +302,14 @@ class Proven:
         return key in self._keys
 
     def accept(self, key: str) -> None:
-        """The upstream has answered a request with this key."""
+        """Note that the upstream has answered a request with this key."""
         self._keys[key] = None
         self._keys.move_to_end(key)
         if len(self._keys) > MAX_PROVEN:
             self._keys.popitem(last=False)
 
     def reject(self, key: str) -> None:
-        """The upstream has refused this key."""
+        """Note that the upstream has refused this key."""
         self._keys.pop(key, None)
 
 

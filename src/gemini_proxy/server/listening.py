@@ -57,7 +57,7 @@ class Listener:
 
     @property
     def shown(self) -> str:
-        """The address, with the socket's name if it has one."""
+        """Return the address, with the socket's name if it has one."""
         return f"{self.address} ({self.name})" if self.name else str(self.address)
 
     def remove_path(self) -> None:
@@ -72,12 +72,12 @@ class NotAsked(Exception):
 
 
 def passed_listeners(descriptors: Mapping[int, str]) -> list[Listener]:
-    """The sockets of systemd's descriptors, which have names; no process that is started later inherits them."""
+    """Return the sockets of systemd's descriptors, which have names. Processes started later do not inherit them."""
     return [inherited(number, lasting=True, name=name) for number, name in descriptors.items()]
 
 
 def inherited(descriptor: int, *, lasting: bool, shared: bool = False, name: str = "") -> Listener:
-    """The listener of a descriptor that this process was started with, and does not leave to those it starts."""
+    """Return the listener of an inherited descriptor. Processes that this one starts do not inherit it."""
     found = socket.socket(fileno=descriptor)
     found.set_inheritable(False)
     found.setblocking(False)
@@ -131,7 +131,7 @@ def _address(opened: socket.socket) -> ListenAddress:
 
 
 def _meanings(address: ListenAddress) -> Iterator[ListenAddress]:
-    """The addresses that a name stands for; an address stands for itself."""
+    """Yield the addresses that a name stands for; an address stands for itself."""
     yield address
     if not address.path:
         for _, host, port in _resolved(address):

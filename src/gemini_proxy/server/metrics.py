@@ -353,7 +353,7 @@ def _queue(queued: Queued) -> Iterator[Metric]:
 
 
 def oldest_seconds(queued: Queued) -> float:
-    """For how long the oldest job has waited; 0 where none does."""
+    """Return for how many seconds the oldest job has waited; 0 if none does."""
     return max(0.0, round(time.time() - queued.oldest, 3)) if queued.oldest is not None else 0.0
 
 

@@ -118,7 +118,7 @@ async def _explore(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def _declared(request: web.Request, app: web.Application, call: ModelCall | None = None) -> int:
-    """The bytes of the body as declared; 0 for one that is refused unread, whatever its declared length."""
+    """Return the bytes of the body as declared; 0 for one that is refused unread, whatever its declared length."""
     size = request.content_length or 0
     if call is not None and call.row.transport == "upload":
         return size if size <= app[SETUPS].current.config.files.max_bytes else 0

@@ -86,7 +86,7 @@ class Memory:
         self._due = False
 
     def freed(self, size: int) -> None:
-        """A body of ``size`` bytes is done with, or is about to be."""
+        """Note that a body of ``size`` bytes is done with, or is about to be."""
         if size >= _LARGE and not self._due and _TRIM is not None:
             self._due = True
             asyncio.get_running_loop().call_later(_SOON, self._give_back, _TRIM)

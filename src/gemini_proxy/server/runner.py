@@ -99,7 +99,7 @@ class _ConnectionServer(web.Server):
 
     @property
     def opened(self) -> list[_ClientConnection]:
-        """The connections that are open."""
+        """Return the connections that are open."""
         return [connection for connection in self.connections if isinstance(connection, _ClientConnection)]
 
     def pre_shutdown(self) -> None:

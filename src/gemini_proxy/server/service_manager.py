@@ -24,7 +24,7 @@ class Notifier:
         self._send(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """To be followed by ``ready``, however the reload ends. A manager with Type=notify-reload needs the time."""
+        """Say that a reload begins; call ``ready`` however it ends. Managers with Type=notify-reload need the time."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:

@@ -140,7 +140,7 @@ class SharedMetrics:
         self._own.write(merged((self._before, families), {}))
 
     def all(self, families: Families, merges: Mapping[str, Merge]) -> Families:
-        """``families`` of this process with those of the others: see ``merged``."""
+        """Return ``families`` of this process with those of the others: see ``merged``."""
         self.write(families)
         return merged((page.read() for page in self._pages), merges)
 

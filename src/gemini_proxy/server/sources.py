@@ -78,7 +78,7 @@ def _read(key: str, patterns: Sequence[str], folder: Path, faults: list[Exceptio
 
 
 def _compile(sources: Sources, faults: list[Exception]) -> GuardrailSet:
-    """The rules of the files that have no fault; those of the others are added to ``faults``."""
+    """Return the rules of the files without a fault; add the faults of the others to ``faults``."""
     rules = GuardrailSet(
         _compiled(sources.policies, "block", faults),
         _compiled(sources.log_policies, "log", faults),

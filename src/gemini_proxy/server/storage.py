@@ -84,7 +84,7 @@ class Storage:
 
     @property
     def read_database(self) -> Database:
-        """The database for reads that may be some seconds old: the replica if there is one."""
+        """Return the database for reads that may be some seconds old: the replica if there is one."""
         return self.store.database if self.replica is None else self.replica
 
 
@@ -164,7 +164,7 @@ async def open_storage(
 
 
 def _listened_to(traces: Traces) -> str | None:
-    """Where changes are told: on no connection of SQLite, and on none that a pooler gives to others."""
+    """Return the URL to listen for changes on; None for SQLite, and for a pooler, which shares its connections."""
     if traces.notify_database is not None:
         return traces.notify_database
     return traces.database if is_direct_postgres(traces.database) else None
@@ -178,7 +178,7 @@ async def _push(
     kept: Callable[[], Kept],
     believed: BelievedClock,
 ) -> PushWorker | None:
-    """What sends traces to the configured Explorer; None without one."""
+    """Return the worker that sends traces to the configured Explorer; None if there is none."""
     push = config.explorer.push
     if push.url is None or push.api_key is None:
         return None
@@ -194,7 +194,7 @@ async def _push(
 
 
 def _log_rules_check(engine: Engine) -> LogRulesCheck:
-    """What the logging rules' worker calls: compile the rules as they were queued, and ask the engine."""
+    """Return the check for the logging rules' worker: it compiles rules as they were queued, and asks the engine."""
 
     async def check(messages: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]) -> Sequence[Annotation]:
         found: list[Annotation] = []

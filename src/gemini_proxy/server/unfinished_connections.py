@@ -29,7 +29,7 @@ class Unfinished:
         self._counted: dict[web.RequestHandler, str] = {}
 
     def opened(self, connection: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Note that a client has connected."""
         peer = self._peers.untrusted(transport)
         if peer is not None and self._count(connection, peer):
             asyncio.get_running_loop().call_later(_PATIENCE, self._end_silent, connection, transport)
@@ -55,7 +55,7 @@ class Unfinished:
         content.on_eof(lambda: self.done(connection))
 
     def done(self, connection: web.RequestHandler) -> None:
-        """A whole request has come, or the connection has ended."""
+        """Note that a whole request has come, or that the connection has ended."""
         if (name := self._counted.pop(connection, None)) is not None:
             self._open.end(name)
 

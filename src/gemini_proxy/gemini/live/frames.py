@@ -95,7 +95,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def payload(self) -> Mapping[str, Any]:
-        """The frame as one JSON object, its own fields in camelCase."""
+        """Return the frame as one JSON object, its own fields in camelCase."""
         payload: dict[str, Any] = {} if self.kind == "usageMetadata" else {self.kind: self.message}
         if self.usage is not None:
             payload["usageMetadata"] = self.usage
@@ -121,7 +121,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def handle(self) -> str:
-        """The handle that it gives, with which another session can continue from here; "" where it gives none."""
+        """Return the handle with which another session can continue from here; "" if the frame gives none."""
         handle = self.message.get("newHandle") if self.kind == "sessionResumptionUpdate" else None
         return str(handle) if handle else ""
 
@@ -133,7 +133,7 @@ class ServerFrame(NamedTuple):
 
     @property
     def sound(self) -> str:
-        """The type of the sound or the moving pictures in it, "" where there are none."""
+        """Return the type of the sound or video in the frame; "" if there is none."""
         turn = self.message.get("modelTurn")
         parts = turn.get("parts") if type(turn) is dict else None
         for part in parts if type(parts) is list else (parts,):
@@ -171,14 +171,14 @@ class ServerFrame(NamedTuple):
 
     @property
     def tokens(self) -> JsonObject:
-        """The counts of ``usage``, under their names in ``generateContent``."""
+        """Return the counts of ``usage``, under their names in ``generateContent``."""
         counts = counts_in(self.usage or {})
         said = counts.pop("responseTokenCount", None)
         return counts if said is None else {**counts, "candidatesTokenCount": said}
 
     @property
     def calls(self) -> tuple[FunctionName, ...]:
-        """The functions that it calls."""
+        """Return the functions that the frame calls."""
         return _functions(self.message.get("functionCalls")) if self.kind == "toolCall" else ()
 
 

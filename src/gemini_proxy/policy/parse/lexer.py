@@ -66,12 +66,12 @@ class LexError(Exception):
 
 
 def unify_lines(text: str) -> str:
-    """CRLF and CR become LF; nothing else changes."""
+    """Replace CRLF and CR by LF; nothing else changes."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def tokenize(text: str) -> tuple[Token, ...]:
-    """Tokens of a text whose lines end in LF; the last is ``end``. Raises LexError."""
+    """Return the tokens of a text whose lines end in LF; the last is ``end``. Raises LexError."""
     return tuple(_Lexer(text).run())
 
 
@@ -270,7 +270,7 @@ def _cook_one(found: re.Match[str]) -> str:
 
 
 def split_template(body: str) -> Iterator[tuple[bool, str, int]]:
-    """Parts of an f-string's body: (is an expression, text, offset). Raises ValueError where braces do not pair."""
+    """Return an f-string's parts: (is an expression, text, offset). Raises ValueError if braces do not pair."""
     at, text_start, text = 0, 0, ""
     while at < len(body):
         char = body[at]

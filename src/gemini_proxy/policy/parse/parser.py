@@ -169,7 +169,7 @@ class _PolicyParser:
         return syntax.Raise(token.line, token.column, error, body, self._text[token.start : self._tokens[last].end])
 
     def _body(self) -> tuple[syntax.Line, ...]:
-        """Lines of an indented block, or the one line that follows the colon."""
+        """Read the lines of an indented block, or the one line that follows the colon."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._too_deep()

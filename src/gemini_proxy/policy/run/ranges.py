@@ -98,7 +98,7 @@ def _has_offsets(address: str) -> bool:
 
 
 def index_of(events: Sequence[Event]) -> dict[int, str]:
-    """Addresses of all strings inside events, by the identity of the string object."""
+    """Return the addresses of all strings inside events, by the identity of the string object."""
     found: dict[int, str] = {}
     for event in events:
         _add(found, event)

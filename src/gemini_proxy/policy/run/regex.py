@@ -199,7 +199,7 @@ class Literals:
         self._set.Compile()
 
     def found(self, text: str, meter: Meter) -> Sequence[int]:
-        """The numbers of those that stand in the text."""
+        """Return the numbers of those that stand in the text."""
         meter.charge(1 + (len(text) >> 7))
         numbers: Sequence[int] | None = self._set.Match(_encode(text))
         return numbers or ()
@@ -217,7 +217,7 @@ class Patterns:
         self._set.Compile()
 
     def found(self, text: str, meter: Meter) -> Sequence[int]:
-        """The numbers of those that match somewhere in the text."""
+        """Return the numbers of those that match somewhere in the text."""
         meter.charge(1 + (len(text) >> 7))
         numbers: Sequence[int] | None = self._set.Match(_encode(text))
         return numbers or ()

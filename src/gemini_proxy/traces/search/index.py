@@ -78,12 +78,12 @@ class Matches(Protocol):
 
     @property
     def number(self) -> ColumnElement[int]:
-        """The column with the trace's number."""
+        """Return the column with the trace's number."""
         ...
 
     @property
     def holds(self) -> ColumnElement[bool]:
-        """The condition for a row that is found by its number."""
+        """Return the condition for a row that is found by its number."""
         ...
 
     def between(self, after: int, to: int, *, carefully: bool) -> ColumnElement[bool]:

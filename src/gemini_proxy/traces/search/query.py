@@ -62,7 +62,7 @@ class Facets:
 
     @property
     def clauses(self) -> tuple[tuple[str, ...], ...]:
-        """Each as words of letters and digits, of which a trace must have one."""
+        """Return the clauses, each as words of letters and digits of which a trace must have one."""
         outcomes = () if self.outcome is None else (self.outcome,) if isinstance(self.outcome, str) else self.outcome
         clauses: list[tuple[str, ...]] = [(f"d{self.dataset}",)]
         if outcomes:

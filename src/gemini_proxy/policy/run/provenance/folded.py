@@ -53,7 +53,7 @@ def _fold_word(word: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """The folded words of a text with spaces for all else. Of an ASCII text characters keep their places."""
+    """Return the folded words of a text with spaces for all else; in ASCII text characters keep their places."""
     if text.isascii():
         return text.encode().translate(_LETTERS).decode()
     return " ".join(folded_words(text))
@@ -159,7 +159,7 @@ class Folded:
         return None
 
     def _word(self, needle: str, limit: int, meter: Meter) -> tuple[int, int, int] | None:
-        """The first place of a value that is one word."""
+        """Return the first place of a value that is one word."""
         if len(self._lines) < len(self._parts):
             self._space(meter)
         at = self._spaced.find(f" {needle} ")

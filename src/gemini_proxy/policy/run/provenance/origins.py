@@ -607,7 +607,7 @@ def _fragments(value: str) -> Iterator[str]:
 
 
 def leaves_of(arguments: Any, name: str) -> Iterator[tuple[str, str, str]]:
-    """Path, name and text of every value: the name is that of the nearest key."""
+    """Yield path, name and text of every value: the name is that of the nearest key."""
     # Drop the first dot of a path within all arguments: an empty key has a dot of its own.
     cut = 0 if name else 1
     stack: list[tuple[str, str, Any]] = [(name, name, arguments)]

@@ -134,7 +134,7 @@ def host_of(url: str) -> str:
 
 
 def date_of(value: str) -> tuple[int, int, int] | None:
-    """Year, month and day of a value that begins with an ISO date."""
+    """Return year, month and day of a value that begins with an ISO date."""
     match = _DATE.fullmatch(value)
     return (int(match[1]), int(match[2]), int(match[3])) if match is not None else None
 
