@@ -136,7 +136,7 @@ clean:
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 
-# pip is the last thing that venv makes: without it an earlier try broke off, and is begun anew.
+# pip is the last thing that venv makes: without it an earlier try broke off, and must start again.
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
 	@echo "Making an environment in $(VENV)"
