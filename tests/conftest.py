@@ -40,7 +40,7 @@ LONGEST = (
     "tests/server/test_readings.py",
     "tests/server/test_lifecycle.py",
     "tests/server/test_response_fields.py",
-    "tests/explorer/test_view.py",
+    "tests/explorer/test_conversation.py",
     "tests/explorer/test_api_bad_input.py",
     "tests/explorer/test_pages.py",
     "tests/explorer/test_api_traces.py",

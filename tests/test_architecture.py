@@ -1,10 +1,12 @@
-"""docs/architecture.md says where things are: a function that it names is there."""
+"""docs/architecture.md says where things are: a function that it names is there. So are files named elsewhere."""
 
 import importlib
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
@@ -28,3 +30,8 @@ def test_every_package_is_in_the_table() -> None:
     packages = {path.parent.name for path in (ROOT / "src" / "gemini_proxy").glob("*/__init__.py")} - {"shipped"}
     rows = set(re.findall(r"^\| `([a-z]+)` \|", TEXT, re.MULTILINE))
     assert packages <= rows
+
+
+def test_every_test_file_that_begins_early_is_there() -> None:
+    for file in LONGEST:
+        assert (ROOT / file).is_file(), file
