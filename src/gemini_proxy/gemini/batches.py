@@ -193,9 +193,9 @@ def without_output(page: bytes) -> bytes:
     """Return a page of batches with the progress of each, without its requests and responses."""
     listing = _operation(page)
     operations = listing.get("operations", [])
-    if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
+    if not isinstance(operations, list) or not all(isinstance(operation, dict) for operation in operations):
         raise DecodeError("The upstream's list of batches cannot be read")
-    return orjson.dumps({**listing, "operations": [_state(one) for one in operations]})
+    return orjson.dumps({**listing, "operations": [_state(operation) for operation in operations]})
 
 
 def _state(operation: Mapping[str, Any]) -> dict[str, Any]:

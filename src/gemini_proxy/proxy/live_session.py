@@ -293,7 +293,9 @@ class LiveSession:
         pictures if content that no rule can read is refused: nothing of it goes upstream.
         """
         read, said = await _read(self._read_input, frame.data)
-        self._listens = self._listens or any(one.address.startswith("realtimeInput") for one in said.unchecked)
+        self._listens = self._listens or any(
+            unchecked.address.startswith("realtimeInput") for unchecked in said.unchecked
+        )
         if not said.messages:
             for unchecked in said.unchecked:
                 if unchecked not in self._unchecked:
@@ -365,7 +367,9 @@ class LiveSession:
         exchange.sent = len(self._conversation) + len(turn.inputs)
 
         def request(said: GeminiRequest) -> GeminiRequest:
-            said = said._replace(unchecked=tuple(moved_behind(one, exchange.sent) for one in said.unchecked))
+            said = said._replace(
+                unchecked=tuple(moved_behind(unchecked, exchange.sent) for unchecked in said.unchecked)
+            )
             return self._request([*turn.inputs, *_pairs(said)], said)
 
         async def read_again(exchange: Exchange) -> GeminiRequest:
@@ -416,7 +420,7 @@ class LiveSession:
         turn.exchange.violations.extend(noted)
         turn.exchange.request = self._request(turn.inputs)
         if not turn.inputs:
-            self._turn, self._next = (None if one is turn else one for one in (self._turn, self._next))
+            self._turn, self._next = (None if kept is turn else kept for kept in (self._turn, self._next))
 
     def _refuse_input(self, read: ClientFrame, exchange: Exchange, refusal: Refusal) -> Leaving:
         """Return what tells the client that its frame was refused. Errors go up in place of outputs of functions."""
@@ -637,7 +641,7 @@ class LiveSession:
         if self._turn is not None:
             following = self._turn.exchange
             moved = len(self._conversation) - following.settled
-            following.violations[:] = [one.moved(following.settled, moved) for one in following.violations]
+            following.violations[:] = [violation.moved(following.settled, moved) for violation in following.violations]
             following.settled = len(self._conversation)
             following.request = self._request(self._turn.inputs)
 
@@ -669,8 +673,8 @@ class LiveSession:
         assert self._base is not None, "the setup comes first"
         conversation = (*self._conversation, *inputs)
         return self._base._replace(
-            messages=tuple([one.message for one in conversation]),
-            stored=tuple([one.stored for one in conversation]),
+            messages=tuple([kept.message for kept in conversation]),
+            stored=tuple([kept.stored for kept in conversation]),
             unchecked=tuple(dict.fromkeys((*self._unchecked, *(said.unchecked if said else ())))),
             secrets=tuple(dict.fromkeys((*self._secrets, *(said.secrets if said else ())))),
         )

@@ -593,7 +593,7 @@ class Pipeline:
         try:
             yield
         except Refused:
-            if wanted := [one for one in violations if one.action == "mask"]:
+            if wanted := [violation for violation in violations if violation.action == "mask"]:
                 self._masker.hide_ended(exchange, wanted)
             raise
 
@@ -605,7 +605,9 @@ class Pipeline:
         request = exchange.request
         if request is None or not exchange.rules.masks:
             return
-        candidates = [list(said) for _, said in groupby(exchange.response_messages, lambda one: one.get("candidate"))]
+        candidates = [
+            list(said) for _, said in groupby(exchange.response_messages, lambda message: message.get("candidate"))
+        ]
         start = offset = len(request.messages)
         for said in candidates or [[]]:
             visible = for_rules((*request.messages, *said), self._guardrails.thoughts)
@@ -616,7 +618,9 @@ class Pipeline:
                 log.warning("what an exchange left cannot be checked, so nothing is masked in its trace: %s", error)
                 return
             placed = _placed(verdict, start, offset - start)
-            self._masker.hide_ended(exchange, [one for one in placed.violations if one.action == "mask"])
+            self._masker.hide_ended(
+                exchange, [violation for violation in placed.violations if violation.action == "mask"]
+            )
             offset += len(said)
 
     async def _ask(
@@ -710,7 +714,9 @@ class Pipeline:
         if until_now:
             verdicts = [_standing(verdict) for verdict in verdicts]
         with self._hiding_if_refused(exchange, violations):
-            self._refuse_blocking(exchange, "response", [one for verdict in verdicts for one in verdict.violations])
+            self._refuse_blocking(
+                exchange, "response", [violation for verdict in verdicts for violation in verdict.violations]
+            )
             self._refuse_unread(exchange, "response", unseen)
         exchange.unchecked_content.extend(one for one in unseen if one not in exchange.unchecked_content)
         if not until_now:
@@ -805,7 +811,7 @@ class Pipeline:
     def _refuse_unread(self, exchange: Exchange, phase: Phase, missed: Sequence[Unchecked]) -> None:
         """Raise Refused for content that no rule can read, where that is not allowed."""
         if missed and self._guardrails.unseen_content == "block":
-            named = ", ".join(dict.fromkeys(one.reason for one in missed))
+            named = ", ".join(dict.fromkeys(unchecked.reason for unchecked in missed))
             raise self._refused(exchange, phase, [f"content that cannot be checked ({named})"])
 
     def _violated(self, exchange: Exchange, phase: Phase, violations: Sequence[Violation], *reasons: str) -> Refused:
