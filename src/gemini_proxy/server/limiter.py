@@ -12,7 +12,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from gemini_proxy.errors import LimitExceeded
@@ -133,11 +132,10 @@ class Limiter:
                 (self._unproven_bytes, client.address, size, limits.unproven_bytes_per_minute),
             ]
         now = self._clock()
-        for index, (budgets, name, cost, limit) in enumerate(charges):
-            if budgets.take(name, cost, limit, now):
-                continue
-            await self._await(partial(_any_lacks, charges[index:]))
+        if _any_lacks(charges, now):
+            await self._await(lambda now: _any_lacks(charges, now))
             now = self._clock()
+        for budgets, name, cost, limit in charges:
             if budgets.take(name, cost, limit, now):
                 continue
             # Learning took too long, or a new minute has begun, of which nothing is known yet.
