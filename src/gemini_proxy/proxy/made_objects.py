@@ -16,8 +16,10 @@ _INTERACTION_SECONDS: Final = 55 * 86_400.0
 """The longest time for which Google stores an interaction."""
 _OPERATION_SECONDS: Final = 30 * 86_400.0
 """Seconds for which an operation is remembered: Google states no end, and keeps videos for days."""
-_FILE_SECONDS: Final = 48 * 3_600.0
+_VIDEO_SECONDS: Final = 48 * 3_600.0
 """Seconds for which Google keeps a video's file."""
+_RESULTS_SECONDS: Final = 30 * 86_400.0
+"""Seconds for which the file of a batch's responses is remembered: Google states no end."""
 _MOST_FILES: Final = 64
 _READ: Final = (Outcome.COMPLETED, Outcome.UNCHECKED)
 _UNREAD: Final = "the response of an earlier interaction, which was not read whole"
@@ -40,6 +42,17 @@ def made_by(call: ModelCall, answer: bytes) -> list[Made]:
     kept = read_kept(answer)
     kind = Kind.BATCH if call.row.wire == "batch" else Kind.CACHE
     return [] if kept is None else [Made(kind, kept.name, kept.expires)]
+
+
+def made_results(exchange: Exchange, file: str, batch: str) -> Made:
+    """Return the file of a batch's responses; it belongs to the batch's owner. It is read when it is downloaded."""
+    return Made(
+        Kind.FILE,
+        file,
+        exchange.created + _RESULTS_SECONDS,
+        unchecked="results of a batch, which are read where they are downloaded",
+        details={"results_of": batch},
+    )
 
 
 def _interaction(exchange: Exchange) -> list[Made]:
@@ -84,7 +97,7 @@ def _files_of(exchange: Exchange) -> list[Made]:
         Made(
             Kind.FILE,
             reference.name,
-            exchange.created + _FILE_SECONDS,
+            exchange.created + _VIDEO_SECONDS,
             unchecked="a video that a model made",
             details={"uri": reference.said},
         )

@@ -14,8 +14,9 @@ from gemini_proxy.gemini.kept import names_in, page_of, read_change, read_kept
 from gemini_proxy.gemini.uploads import TextTest
 from gemini_proxy.http.request_body import check_type, read_body
 from gemini_proxy.proxy.credentials import goes_as_bearer
-from gemini_proxy.proxy.exchange import Exchange, Made
+from gemini_proxy.proxy.exchange import Exchange
 from gemini_proxy.proxy.handle_keeper import HandleKeeper
+from gemini_proxy.proxy.made_objects import made_results
 from gemini_proxy.proxy.upstream import UpstreamResponse, upstream_headers
 from gemini_proxy.server.app_keys import CALL, CONFIG, CREDENTIALS, MEMORY, OWNER, SETUPS, UPSTREAM
 from gemini_proxy.server.exchanges import new_exchange, run_exchange, upstream_of
@@ -34,9 +35,6 @@ _COLLECTIONS: Final = {
 }
 _PAGES: Final = {**_COLLECTIONS, Kind.BATCH: "operations"}
 """The field of a listing that holds the objects."""
-_FILE_SECONDS: Final = 30 * 86_400.0
-"""Seconds for which a results file is remembered: Google states no end."""
-_RESULTS: Final = "results of a batch, which are read where they are downloaded"
 
 
 async def relay_kept(request: web.Request) -> web.StreamResponse:
@@ -126,7 +124,7 @@ async def relay_results(request: web.Request) -> web.StreamResponse:
         setup.pipeline.open(exchange, upstream)
         await setup.pipeline.feed(exchange, answer)
         if (file := results_file(answer)) is not None:
-            exchange.made.append(_results_made(file, name, exchange))
+            exchange.made.append(made_results(exchange, file, name))
 
     return await run_exchange(request, exchange, setup, read, check)
 
@@ -164,8 +162,3 @@ async def _read_results(request: web.Request, exchange: Exchange, setup: Setup, 
     exchange.rules = await setup.reader.read_rules(exchange, request.headers)
     exchange.request = results_request(batch)
     await setup.reader.follow_references(exchange)
-
-
-def _results_made(file: str, batch: str, exchange: Exchange) -> Made:
-    """Return the file of a batch's responses; it belongs to the batch's owner. It is read when it is downloaded."""
-    return Made(Kind.FILE, file, exchange.created + _FILE_SECONDS, unchecked=_RESULTS, details={"results_of": batch})

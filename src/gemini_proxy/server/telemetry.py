@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from gemini_proxy.gemini.fields import camel_case
 from gemini_proxy.gemini.messages import Message
 from gemini_proxy.gemini.refusal import Phase
 from gemini_proxy.guardrails.masking import hide_in_messages
@@ -438,7 +439,7 @@ def _settings(exchange: Exchange) -> dict[str, Value]:
         return {}
     found: dict[str, Value] = {}
     for name, value in config.items():
-        camel = _camel(name)
+        camel = camel_case(name)
         known = _SETTINGS.get(camel)
         if known is not None and isinstance(value, int | float) and _fits(value, known[1]):
             found[known[0]] = int(value) if camel == "topK" else value
@@ -452,11 +453,6 @@ def _fits(value: float, kind: type) -> bool:
     if isinstance(value, bool) or not abs(value) < 2**63:
         return False
     return kind is float or isinstance(value, int)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
 
 
 def _source(ranges: Sequence[str], before: int) -> str:

@@ -330,9 +330,15 @@ def sqlite_database(url: URL, *, read_only: bool) -> SqliteDatabase:
     if url.database in (None, "", ":memory:"):
         raise StoreError("the database must be a file: sqlite:///FILE")
     path = Path(url.database or "")
-    if read_only and not path.is_file():
-        raise StoreError(f"there is no trace database at {path}")
+    if read_only:
+        _require_file(path)
     return SqliteDatabase(path, read_only=read_only)
+
+
+def _require_file(path: Path) -> None:
+    """Raise StoreError unless there is a database file."""
+    if not path.is_file():
+        raise StoreError(f"there is no trace database at {path}")
 
 
 def _writer_engine(path: Path) -> Engine:
@@ -435,6 +441,5 @@ def _file_of(url: URL) -> Path:
     if url.get_backend_name() != "sqlite":
         raise StoreError("this command backs up SQLite databases only; for PostgreSQL use pg_dump")
     path = Path(url.database or "")
-    if not path.is_file():
-        raise StoreError(f"there is no trace database at {path}")
+    _require_file(path)
     return path

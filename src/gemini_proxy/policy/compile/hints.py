@@ -80,7 +80,7 @@ def fail_unknown(
     context: Context, node: syntax.Node, name: str, local: Iterable[str], otherwise: str | None = None
 ) -> NoReturn:
     """Complain about a name, with the nearest one that would do, or else with what is said ``otherwise``."""
-    if name in context.detectors.names or name in ("count", "forall"):
+    if _is_importable(context, name):
         module = "invariant" if name in ("count", "forall") else "invariant.detectors"
         context.fail(node, f'"{name}" is not imported', f"add: from {module} import {name}", fault="unknown")
     hint = _NAMES_ELSEWHERE.get(name) or nearest(name, {*_known(context, local), *context.detectors.names}) or otherwise
@@ -89,7 +89,11 @@ def fail_unknown(
 
 def knows(context: Context, name: str, local: Iterable[str]) -> bool:
     """Return whether a name stands for something, or would if it was imported."""
-    return name in _known(context, local) or name in context.detectors.names or name in ("count", "forall")
+    return name in _known(context, local) or _is_importable(context, name)
+
+
+def _is_importable(context: Context, name: str) -> bool:
+    return name in context.detectors.names or name in ("count", "forall")
 
 
 def _known(context: Context, local: Iterable[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""A dataset's traces, newest first, filtered by their properties and texts, each with a line of what it is about."""
+"""List a dataset's traces, newest first, filtered by properties and texts, each with a line of what it is about."""
 
 import asyncio
 import re
