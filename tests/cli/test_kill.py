@@ -18,7 +18,7 @@ from tests.cli.process import Serving, serving, write_config
 from tests.support.proxy import MODEL, asked, prompt
 from tests.support.upstream import candidate, sse
 
-KILLS = int(os.environ.get("TEST_KILLS", "3"))
+KILLS = int(os.environ.get("TEST_KILLS", "5"))
 CLIENTS = 24
 POLICY = """
 raise "no Dublin" if:
